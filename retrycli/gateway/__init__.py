@@ -2,6 +2,6 @@
 
 import sys
 
-# Prevent httpx from importing click, rich and pygments, if they are installed, for its own command line. httpx works
-# without this module.
+# Prevent httpx from importing its command line, which would load click, rich and pygments if they are installed. The
+# rest of httpx works without its command line.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]

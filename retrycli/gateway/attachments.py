@@ -20,20 +20,20 @@ from retrycli.gateway.delivery import NotSent, in_thread, invalid
 from retrycli.system import process
 from retrycli.system.trust import others_may_have_linked
 
-MAX_ATTACHMENTS = 100  # per message; every file is opened twice, and may need a separate upload
+MAX_ATTACHMENTS = 100  # per message, because every file is opened twice and may need its own upload request
 ANY_TYPE = "application/octet-stream"
 RESTRICTED_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"  # a type or a subtype (RFC 6838, section 4.2)
 MEDIA_TYPE = re.compile(f"{RESTRICTED_NAME}/{RESTRICTED_NAME}")  # without parameters
-# Control characters, line breaks, and marks that change the text direction and so disguise a name.
+# Control characters, line breaks, and marks that change the text direction, which can disguise a file's extension.
 FORBIDDEN_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-# Flags for the directories of a path. With O_PATH, they need not be readable.
+# Flags to open the directories of a path. O_PATH needs no read permission.
 DIRECTORY_FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 # Without O_NONBLOCK, open() would block on a pipe until a writer opens it, and on a leased file until the lease ends.
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Unusable(Exception):
-    """Signals an unusable attachment. The error text continues a sentence that begins with the attachment."""
+    """Signals an unusable attachment. The error text completes a sentence that begins with "attachment 1"."""
 
 
 class FileChanged(OSError):
@@ -42,20 +42,20 @@ class FileChanged(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One file to send. Only `_open_file` opens it."""
+    """One file to send. Read it only through `read_again`, which follows no links."""
 
-    name: str  # the name that the recipient sees: the last part of a path, on one line
+    name: str  # the file name that the recipient sees, without directories or line breaks
     content_type: str
-    path: Path  # without links or ".."
+    path: Path  # absolute, without symbolic links or ".."
     size: int  # in bytes, at the time of the check
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The folder of attachments."""
+    """The folder that contains the attachments."""
 
-    named: Path  # as in the settings; entries may be absolute paths below this one
-    real: Path  # with links resolved once for all messages
+    named: Path  # as in the settings, but absolute; entries may be absolute paths below it
+    real: Path  # the same folder with symbolic links resolved, once for all messages
 
     @classmethod
     def of(cls, path: Path | None) -> Self | None:
@@ -64,17 +64,17 @@ class Folder:
 
 
 async def find(message: Message, folder: Folder | None, limit_bytes: int) -> list[Attachment]:
-    """Return the files that the ``attachments`` column names, in its order.
+    """Return the files that the ``attachments`` column names, in the column's order.
 
     Args:
-        message: the message. The column's entries are paths or objects. An object has ``path`` (otherwise ``filename``
-            or ``name`` is the path), and optionally ``filename``, the name to show, and ``content_type``.
+        message: the message. The column's entries are paths or objects. An object may have ``path``, ``filename`` (the
+            name to show) and ``content_type``. Without ``path``, ``filename`` or ``name`` is the path.
         folder: the folder that must contain the files; None if ``gateway.attachments_dir`` is not set.
         limit_bytes: the maximum total size of the files, in bytes.
 
     Raises:
-        NotSent: `INVALID` if a file can't be sent; the error says why, and what to do. `UNREACHABLE` if a file can't be
-            checked at present, which is not the message's fault.
+        NotSent: `INVALID` if a file can't be sent; the error says why. `UNREACHABLE` or `TRANSIENT` if a file can't be
+            checked at present, for example because file descriptors are short.
     """
     entries = message.fields["attachments"]
     assert isinstance(entries, list)  # noqa: S101  for the type checker
@@ -97,7 +97,7 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
         try:
             found.append(_attachment(entry, folder))
         except Unusable as error:
-            # Name the attachment by its number: lists show errors, and a file name may contain a customer's words.
+            # Identify the attachment by its number. Lists show errors, and a file name may contain personal data.
             raise invalid(f"attachment {number} {error}") from error
         except OSError as error:
             # Do not use the error's own text: it contains the file's name.
@@ -138,8 +138,8 @@ def _check_regular(file: os.stat_result, folder: os.stat_result) -> None:
 
 
 def read_again(path: Path, size: int, block: int) -> Iterator[bytes]:
-    """Read a file again in blocks, to send it. If the file grew, fail before the last block, so that no request
-    completes.
+    """Read a checked file in blocks while it is sent. If the file grew, fail before the last block, so that the request
+    stays incomplete.
 
     Raises:
         FileChanged: the file's size has changed, or it is no longer a regular file.
@@ -168,7 +168,7 @@ def _open_part(part: str, flags: int, folder: int) -> int:
     try:
         return os.open(part, flags, dir_fd=folder)
     except OSError as error:
-        # For a link, some systems report "not a directory".
+        # For a symbolic link, the error is ELOOP, ENOTDIR or EMLINK, depending on the flags and the system.
         if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK} and _is_link(part, folder):
             raise Unusable("is reached through a symbolic link; put the file itself there") from None
         raise
@@ -212,8 +212,9 @@ def _text_of(given: Mapping[str, object], name: str) -> str | None:
 
 
 def _file_name(given: str) -> str:
-    """Return the last part of a path from any operating system, so that the name can't lead out of the folder in which
-    a recipient saves the file.
+    """Return the last part of a path, which may come from any operating system.
+
+    With a directory in its name, the file could be saved outside the folder that the recipient chose.
     """
     name = re.split(r"[/\\]", given.rstrip("/\\"))[-1].strip()
     if name in {"", ".", ".."} or FORBIDDEN_IN_NAMES.search(name):
@@ -222,7 +223,7 @@ def _file_name(given: str) -> str:
 
 
 def _path_beneath(folder: Folder, where: str) -> Path:
-    # `normpath` lets ".." remove the part before it. This is correct, because no link is followed.
+    # `normpath` removes each ".." with the part before it. This is correct, because `_open_file` rejects links.
     for root in (folder.named, folder.real):
         path = Path(os.path.normpath(root / where))
         if path.is_relative_to(root):
@@ -231,17 +232,17 @@ def _path_beneath(folder: Folder, where: str) -> Path:
 
 
 def _readable_size(path: Path) -> int:
-    """Open a file to return its size, so that an unreadable file is detected before anything is sent."""
+    """Open a file, and return its size in bytes. This detects an unreadable file before anything is sent."""
     try:
         with _open_file(path) as file:
             return os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise Unusable("is not in gateway.attachments_dir; put it there, or remove it from the list") from None
-    except ValueError:  # a NUL
+    except ValueError:  # the path contains a NUL character
         raise Unusable("has an invalid path") from None
     except OSError as error:
         if _shortage(error):
-            raise  # the file is not to blame
+            raise  # not caused by the file, so the message is not invalid
         raise Unusable(f"can't be read: {error.strerror}") from None
 
 

@@ -24,12 +24,12 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 WAIT_SECONDS = (0.1, 0.5)  # minimum and maximum wait before an immediate retry
-LATE_SECONDS = 0.05  # a timer later than this shows that the process was suspended or its event loop blocked
-GRACE_SECONDS = 0.5  # extra time for such a process to read answers that have arrived meanwhile
+LATE_SECONDS = 0.05  # if a timer fires later than this, the process was suspended or its event loop was blocked
+GRACE_SECONDS = 0.5  # maximum extra time after such a delay, to read answers that arrived during the delay
 
 
 class NotSent(Exception):
-    """Ends a delivery before its message is sent. `outcome` is the outcome of the attempt."""
+    """Ends a delivery before its message is completely sent. `outcome` is the outcome of the attempt."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.error)
@@ -43,15 +43,15 @@ def invalid(error: str) -> NotSent:
 
 @dataclass(slots=True)
 class DeliveryProgress:
-    """Progress of one delivery, for the code that handles its timeout or failure."""
+    """Progress of one delivery. The code that handles a timeout or an exception reads it."""
 
-    in_flight: bool = False  # the request may be on its way or may have arrived
+    in_flight: bool = False  # the message may be in transit or may have arrived
     answered: bool = False  # the request has an outcome other than `UNREACHABLE`
     landed: Outcome | None = None  # the outcome, once the message is known to be delivered
 
 
 class BaseGateway(ABC):
-    """The common parts of the gateways. Use a gateway as an asynchronous context manager."""
+    """The base of all gateways. Use a gateway as an asynchronous context manager."""
 
     _secrets: Sequence[str]
 
@@ -59,15 +59,15 @@ class BaseGateway(ABC):
         return self
 
     async def __aexit__(self, *_: object) -> None:  # noqa: B027  not every gateway has something to close
-        """Close what the gateway has opened; by default do nothing."""
+        """Close the gateway's connections. By default, do nothing."""
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
-        """Send one message, within ``request_timeout_seconds`` in total."""
+        """Send one message, and return the outcome. ``request_timeout_seconds`` limits all steps together."""
         progress = DeliveryProgress()
         return await guard(self._deliver_cleaned(queued, progress), queued.message_id, progress)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
-        """Return why a message can't be sent; None if it can. Send nothing."""
+        """Return why a message can't be sent; None if it can, or if this can't be checked at present. Send nothing."""
         try:
             await self._prepare(queued)
         except NotSent as error:
@@ -78,7 +78,7 @@ class BaseGateway(ABC):
 
     @abstractmethod
     async def _prepare(self, queued: QueuedMessage) -> object:
-        """Check that a message can be sent. Send nothing.
+        """Prepare a message, to check that it can be sent. Send nothing.
 
         Raises:
             NotSent: the message can't be sent.
@@ -94,10 +94,10 @@ class BaseGateway(ABC):
 
     @abstractmethod
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask whether a message has arrived. Send nothing."""
+        """Ask the destination whether a message has arrived. Do not send the message."""
 
     def redact_secrets(self, text: str) -> str:
-        """Mask retrycli's secrets in a string."""
+        """Mask the gateway's credentials in a string."""
         return redact_secrets(text, self._secrets)
 
     async def _deliver_cleaned(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
@@ -108,7 +108,7 @@ class BaseGateway(ABC):
         return self._cleaned(outcome, queued.message)
 
     def _cleaned(self, outcome: Outcome, message: Message) -> Outcome:
-        """Return the outcome as it may be stored: the error on one line, without secrets or customers' words."""
+        """Return an outcome that is safe to store: no secrets, and a one-line error that does not quote the message."""
         if outcome.external_id is not None and self.redact_secrets(outcome.external_id) != outcome.external_id:
             outcome = replace(outcome, external_id=None)
         return outcome if outcome.error is None else replace(outcome, error=self._clean(outcome.error, message))
@@ -118,13 +118,13 @@ class BaseGateway(ABC):
 
 
 async def guard(delivery: Awaitable[Outcome], message_id: int, progress: DeliveryProgress) -> Outcome:
-    """Return the outcome of a delivery, even if the delivery raises an unexpected error: such an error ends one
-    delivery, not the pass.
+    """Return the outcome of a delivery. If the delivery raises an unexpected exception, return an outcome for that too:
+    the exception ends one delivery, not the pass.
 
     Args:
         delivery: the delivery of one message.
         message_id: the message's id, for the log.
-        progress: the progress, which the delivery updates.
+        progress: the delivery's progress, which the delivery updates.
 
     Raises:
         ConfigurationError: the error affects every message, so it ends the pass.
@@ -133,7 +133,7 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
         return await delivery
     except ConfigurationError:
         raise
-    except Exception as error:  # noqa: BLE001  the guard: other messages must still go out
+    except Exception as error:  # noqa: BLE001  other messages must still be sent
         text = f"an internal error: {_locate(error)}"
         logger.error("Message %s caused %s", message_id, text)  # noqa: TRY400  a traceback may quote the message
         if progress.landed is not None:
@@ -144,7 +144,7 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
 
 
 def _locate(error: Exception) -> str:
-    """Describe an error by its type and place, without its text, which may quote a message."""
+    """Describe an error by its type, module and line. Omit its text, because the text may quote a message."""
     lines = [(frame.f_globals.get("__name__", ""), number) for frame, number in walk_tb(error.__traceback__)]
     module, number = next(line for line in reversed(lines) if line[0].startswith("retrycli."))
     return f"{type(error).__name__} at {module}:{number}"
@@ -157,13 +157,13 @@ async def retry_unreachable(
     within: float,
     sleep: Callable[[float], Awaitable[None]],
 ) -> Outcome:
-    """Make an attempt, and repeat it while its outcome is `UNREACHABLE`: the message was certainly not sent.
+    """Make an attempt. Repeat it while the outcome is `UNREACHABLE`, which proves that the message was not sent.
 
     Args:
         attempt: makes one attempt.
         retries: the maximum number of retries.
-        within: the number of seconds from now in which the last retry must start.
-        sleep: waits between retries.
+        within: the maximum time from now to the start of the last retry, in seconds.
+        sleep: waits for a number of seconds before each retry.
 
     Returns:
         The outcome of the last attempt.
@@ -192,10 +192,11 @@ async def retry_unreachable(
 class TimeLimit:
     """Cancel a block after a time limit, like `asyncio.timeout`.
 
-    `asyncio` runs due timers before it delivers received data. After a suspended virtual machine, a SIGSTOP or a slow
-    fsync, `asyncio.timeout` would discard an answer that arrived in time, and the message would be sent twice. If the
-    timer fires late, the block gets `GRACE_SECONDS` more, or the length of the delay if that is shorter. The block gets
-    this time only once, so that a server that keeps the loop busy can't extend the limit indefinitely.
+    `asyncio` runs due timers before the tasks that wait for received data. If a suspended virtual machine, a SIGSTOP or
+    a slow fsync delayed the process, `asyncio.timeout` would discard an answer that arrived in time, and the message
+    would be sent twice. So if the timer fires late, the block gets `GRACE_SECONDS` more, or the length of the delay if
+    that is shorter. The block gets this time only once, so that a server that keeps the loop busy can't extend the
+    limit indefinitely.
 
     Args:
         seconds: the time limit.
@@ -232,10 +233,10 @@ class TimeLimit:
 
 
 async def in_thread(work: Callable[Given, Result], *args: Given.args, **options: Given.kwargs) -> Result:
-    """Call a blocking function in its own thread. If the wait is cancelled, discard the result.
+    """Call a blocking function in its own daemon thread. If the caller is cancelled, the thread's result is discarded.
 
-    asyncio's thread pool is unsuitable: it is small, DNS look-ups share it, and the process waits for it at exit. A
-    file on a dead network share would block a pass beyond its deadline, even after SIGTERM.
+    asyncio's thread pool is unsuitable: it is small, DNS look-ups share it, and the process waits for it at exit.
+    With that pool, a file on a dead network share would block a pass beyond its deadline, even after SIGTERM.
     """
     done: Future[Result] = Future()
     done.set_running_or_notify_cancel()
@@ -243,7 +244,7 @@ async def in_thread(work: Callable[Given, Result], *args: Given.args, **options:
     def run() -> None:
         try:
             done.set_result(work(*args, **options))
-        except BaseException as error:  # noqa: BLE001  raised in the waiting task
+        except BaseException as error:  # noqa: BLE001  raised again in the waiting task
             done.set_exception(error)
 
     Thread(target=run, name=getattr(work, "__qualname__", "work"), daemon=True).start()

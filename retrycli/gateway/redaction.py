@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 
 from retrycli.domain.message import Message
 
-QUOTED = 16  # minimum length of a quotation: the number of consecutive characters that also occur in the message
-# Number of characters of the subject or body to compare with an error. An error is short: if it quotes a long text, it
-# quotes the beginning.
+QUOTED = 16  # minimum number of consecutive characters shared with the message that count as a quotation
+# Maximum number of characters of the subject or body to compare with an error. Errors are short, so an error that
+# repeats a longer text contains only its beginning.
 LOOKED_AT = 16 * 1024
 
 
 def without_quotations(error: str, message: Message) -> str:
-    """Replace quotations of the message's subject or body in a one-line error by ``…``."""
+    """Replace quotations of the message's subject or body in a one-line error with ``…``."""
     words = "\0".join(_written_forms(message))
     kept, at = "", 0
     while at < len(error):
@@ -29,7 +29,7 @@ def without_quotations(error: str, message: Message) -> str:
 
 
 def _written_forms(message: Message) -> Iterator[str]:
-    """Yield subject and body in the forms that an answer may quote: on one line, or as in the request's JSON."""
+    """Yield the subject and body in the forms that an answer may quote: on one line, unescaped or as JSON escapes."""
     for name in ("subject", "body"):
         text = str(message.fields[name] or "")[:LOOKED_AT]
         for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
@@ -47,7 +47,7 @@ def redact_secrets(text: str, secrets: Sequence[str]) -> str:
 def _spellings(secret: str) -> list[str]:
     """Return the forms of a secret, longest first: unchanged, escaped by JSON or by Python, and escaped twice.
 
-    An error quotes an answer's JSON as JSON, and invalid HTTP in Python's notation for bytes.
+    An error may quote JSON with its escapes, and invalid HTTP as a Python bytes literal.
     """
     found = {secret}
     for _ in range(2):
@@ -56,6 +56,6 @@ def _spellings(secret: str) -> list[str]:
 
 
 def _escaped(text: str) -> tuple[str, ...]:
-    as_bytes = repr(b'"' + text.encode())[3:-1]  # because of the quotation mark, Python encloses it in apostrophes
+    as_bytes = repr(b'"' + text.encode())[3:-1]  # the leading quotation mark makes repr() delimit with apostrophes
     as_json = (json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False))
     return as_bytes, as_bytes.replace(r"\'", "'"), *as_json

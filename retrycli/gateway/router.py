@@ -1,4 +1,4 @@
-"""Choose the gateway by message type and ``gateway.kind``. Load only the modules of configured gateways."""
+"""Choose the gateway of each message type. Import only the modules that the configured gateways need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _GatewayRouter:
-    """Call the open gateway for a message's type. Several types may share a gateway."""
+    """Pass each call to the open gateway of the message's type. Several types may share one gateway."""
 
     gateways: Mapping[MessageType, BaseGateway]
 
@@ -40,7 +40,7 @@ async def open_router(
     """Open the gateways of all message types.
 
     Raises:
-        ConfigurationError: a gateway can't be used; no gateway stays open.
+        ConfigurationError: a gateway can't be used. The gateways that were already open have been closed.
     """
     async with AsyncExitStack() as opened:
         gateways = {
@@ -88,7 +88,7 @@ def gateway_of(
 
 
 def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
-    """Return whether the gateway looks up a message that may have arrived before it sends it again.
+    """Return whether a message that may have arrived is looked up before it is sent again.
 
     Raises:
         ConfigurationError: the preset is invalid.
@@ -102,7 +102,7 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
 
 
 def check_columns(settings: GatewaySettings, columns: Collection[str]) -> None:
-    """Check that the table has every column that the preset or the subject names.
+    """Check that the table has every column to which the preset or the subject's template refers.
 
     Raises:
         ConfigurationError: a column is missing, or the preset is invalid.

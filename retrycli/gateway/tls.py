@@ -7,7 +7,7 @@ from retrycli.domain.errors import ConfigurationError
 
 
 def verifying(ca_file: Path | None) -> ssl.SSLContext:
-    """Return a context that trusts the system's certificates, and the certificates in a file.
+    """Return a TLS context that trusts the system's certificates and, if it is set, those in ``gateway.ca_file``.
 
     Raises:
         ConfigurationError: the file can't be used.

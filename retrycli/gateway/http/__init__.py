@@ -1,1 +1,1 @@
-"""Deliver to an HTTP API."""
+"""Deliver messages to an HTTP API."""

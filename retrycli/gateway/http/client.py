@@ -1,4 +1,4 @@
-"""The client of a ticketing system: its credentials, the log-in that gets a token, requests and their answers."""
+"""The client of a ticketing system's API: credentials, log-ins, requests and their answers."""
 
 import asyncio
 import re
@@ -38,9 +38,9 @@ class ApiReply:
     answer: Answer | None = None
 
 
-# Builds a request with the token of a log-in, if there is one. Called every time the request is sent.
+# Builds a request. The argument is the token of the log-in; None without a log-in. Called before each transmission.
 BuildRequest = Callable[[str | None], Request]
-# Called with every request, its content and its answer.
+# Called with every answered request, its content and its answer.
 Watch = Callable[[httpx.Request, Content | None, Answer], None]
 
 
@@ -77,8 +77,8 @@ class ApiClient:
     async def send(
         self, build: BuildRequest, *, limit: int = ANSWER_LIMIT, progress: DeliveryProgress | None = None
     ) -> ApiReply:
-        """Send a request with credentials. After a 401, log in once and send again, because a request answered by 401
-        has no effect.
+        """Send a request with credentials. If it is unauthorized and there is a log-in, log in once and send it again,
+        because an unauthorized request has no effect.
 
         Args:
             build: builds the request.
@@ -86,7 +86,7 @@ class ApiClient:
             progress: the progress, updated while the request is in flight.
 
         Returns:
-            The answer, if any, and its outcome without the success rule (`outcome_of_question`).
+            The answer, if any, and the outcome before the preset's success rule is applied (`outcome_of_question`).
         """
         credentials = self.credentials
         if credentials.by_log_in and credentials.session is None and (problem := await self._log_in(None)):
@@ -124,13 +124,13 @@ class ApiClient:
         headers = {**request.headers, **self.credentials.headers()}
         if request.content is not None:
             headers |= {"content-type": request.content.content_type, "content-length": str(len(request.content))}
-        # Use a stream. For bytes, httpx and aiohttp both compute headers, and aiohttp warns about large bodies.
+        # Pass a stream. With bytes, httpx and aiohttp both compute headers, and aiohttp warns about large bodies.
         sent = httpx.Request(request.method, url, headers=headers, stream=request.content)
-        sent.url = url  # httpx copied the URL without the path
+        sent.url = url  # httpx.Request copies the URL without the path of `_UrlBelow`
         return sent
 
     async def exchange(self, request: httpx.Request, limit: int = ANSWER_LIMIT) -> Answer:
-        """Send a request unchanged.
+        """Send a request without adding credentials, and read its answer.
 
         Raises:
             ConfigurationError: the transport rejects the URL. Nothing was sent.
@@ -150,7 +150,7 @@ class Credentials:
 
     Args:
         settings: the credentials and ``gateway.auth``, which overrides the preset's method.
-        preset: the method, and the paths of the error texts in the answer to a log-in.
+        preset: the method, and the paths of error texts in the answer to a log-in.
 
     Raises:
         ConfigurationError: a credential is missing, or can't be put into a header.
@@ -158,11 +158,11 @@ class Credentials:
 
     def __init__(self, settings: GatewaySettings, preset: Preset) -> None:
         self._auth = _auth_of_settings(settings, preset.auth) or preset.auth or Auth()
-        self.by_log_in = self._auth.session is not None  # requests need a log-in first, which can be repeated
-        self.session: str | None = None  # the token of the log-in; None before the log-in, or without one
+        self.by_log_in = self._auth.session is not None  # requests need the token of a log-in
+        self.session: str | None = None  # the token of the last log-in; None before the first log-in
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: secret_text(value) for name, value in given.items()}
-        self.secrets = [self._values["token"], self._values["password"]]  # replaced tokens are secrets too
+        self.secrets = [self._values["token"], self._values["password"]]  # each log-in adds its token
         for name in self._auth.needs:
             if not self._values[name]:
                 raise ConfigurationError(f"gateway.{name} is not set, but the preset {settings.preset} needs it")
@@ -198,10 +198,10 @@ class Credentials:
         exchange: Callable[[httpx.Request], Awaitable[Answer]],
         now: Callable[[], datetime],
     ) -> Outcome | None:
-        """Get a token, unless another request has already got a new one.
+        """Log in, and store the new token. Do nothing if another request has already done so.
 
         Args:
-            used: the token of the session that was refused; None for the first log-in.
+            used: the token that was refused; None for the first log-in.
             exchange: sends a request and reads its answer.
             now: the clock, for a Retry-After that is a date.
 

@@ -1,4 +1,4 @@
-"""The HTTP gateway: one message, one attempt, one outcome."""
+"""The HTTP gateway, which sends each message to a ticketing system's API."""
 
 import asyncio
 import time
@@ -24,12 +24,12 @@ from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Upload
 from retrycli.gateway.presets.template import fill_header, fill_path, fill_text, plain
 
-# Maximum length of an answer, as a multiple of the length of the message's body. An answer may repeat the body three
-# times, and in escaped form.
+# Maximum bytes of an answer for each character of the message's body. An answer may contain the body three times, and
+# JSON may escape a character as six bytes.
 MAX_REPETITION = 20
 NOT_AS_EXPECTED = "is not as intended; check it in the ticketing system immediately"
 
-# Exceptions for a value that is not allowed where its template puts it.
+# Exceptions for a value that is invalid in the path, header or body into which its template inserts it.
 UNBUILDABLE = (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError)
 
 
@@ -50,7 +50,8 @@ class HttpGateway(BaseGateway):
         section: the name of the section of the settings, for errors.
 
     Raises:
-        ConfigurationError: the base URL is missing, the token can't be used, or the preset is invalid.
+        ConfigurationError: the base URL or a credential is missing, or a credential, the preset or the CA file can't be
+            used.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class HttpGateway(BaseGateway):
         await self._client.transport.aclose()
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask whether a message has arrived, within ``request_timeout_seconds``. Send nothing."""
+        """Ask whether a message has arrived, within ``request_timeout_seconds``. Do not send the message."""
         limit = self._settings.request_timeout_seconds
         if not self._preset.look_up:
             return LookUp(Presence.UNKNOWN, f"the preset {self._settings.preset} has no look-up")
@@ -133,11 +134,11 @@ class HttpGateway(BaseGateway):
     # -- before the request -----------------------------------------------------------------------------------
 
     async def _prepare(self, queued: QueuedMessage, *, ask: bool = False) -> PreparedRequest:
-        """Build a message's request. With ``ask``, also ask the preset's questions and upload the attachments."""
+        """Build a message's request. With ``ask``, also send the preset's questions and upload the attachments."""
         try:
             prepared = await self._builder.prepare(queued)
             prepared.fields["marker"] = await self._marker(prepared, ask=ask)
-            # Find errors before any request goes out.
+            # Build the request first, to find errors before the look-up and the uploads.
             prepared.request = self._builder.build(prepared, None)
             if ask:
                 await self._ask(queued, prepared)

@@ -1,6 +1,7 @@
 """Ask a ticketing system whether a message has arrived, whether a note stays internal, and what the system supports.
 
-A question changes nothing. If it gets no usable answer, it proves nothing, and the message is not sent.
+A question changes nothing in the ticketing system. Without a usable answer, nothing is proven, and a message that needs
+the proof is not sent.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ from retrycli.gateway.redaction import redact_secrets
 
 CACHE_SIZE = 100  # maximum number of cached answers for preflights
 MAX_PAGES = 100  # maximum number of pages of an answer to read
-# Returned for a step that proves the whole preflight. Recognised by its identity.
+# `_take_step` returns this object if a step proves the whole preflight. Compare it by identity.
 ENOUGH: Mapping[str, object] = {}
 
 
@@ -45,10 +46,10 @@ class Lookups:
     """
 
     client: ApiClient
-    answers: dict[str, Answer] = field(default_factory=dict)  # cached, of preflights, by path
+    answers: dict[str, Answer] = field(default_factory=dict)  # cached answers to preflights, by path
 
     async def proven(self, name: str, fields: Fields) -> bool:
-        """Return whether a preflight is proven that only decides about a marker. A permanent refusal means no."""
+        """Return whether a preflight that only decides on a marker is proven. A permanent refusal counts as no."""
         try:
             await self.preflight(name, fields)
         except NotSent as error:
@@ -65,13 +66,13 @@ class Lookups:
                 if await self.holds_on_a_page(rule, fields, "look-up", believe_no=False):
                     return True
             except NotSent as error:
-                if error.outcome.kind is OutcomeKind.PERMANENT:  # about the question, not the message
+                if error.outcome.kind is OutcomeKind.PERMANENT:  # concerns the look-up, not the message
                     raise NotSent(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
                 raise
         return False
 
     async def preflight(self, name: str, fields: Fields) -> None:
-        """Check the conditions of a message before it is sent.
+        """Check the preflight's conditions before a message is sent.
 
         Raises:
             NotSent: the preflight is not proven.
@@ -86,7 +87,9 @@ class Lookups:
             fields = {**fields, **taken}
 
     async def _take_step(self, step: Step, fields: Fields, what: str) -> Mapping[str, object] | None:
-        """Return the fields that a step adds; None if its condition does not hold, or a value is missing."""
+        """Return the fields that a step adds; `ENOUGH` if it proves the whole preflight; None if its condition does not
+        hold, or a value is missing.
+        """
         values = fields.get(step.each) if step.each else [None]
         proven = step.holds is None
         taken: dict[str, object] = {}
@@ -120,7 +123,7 @@ class Lookups:
             question: the question.
             fields: the values for its templates.
             what: the question's name, for errors.
-            believe_no: accept an answer as a no, even if it lacks a value that the question reads.
+            believe_no: accept an answer as a no, even if a value that the question reads is missing.
         """
         for page in range(1, MAX_PAGES + 1):
             with_page = {**fields, "page": page}
@@ -152,7 +155,7 @@ class Lookups:
 
 
 def _check_complete(question: Question, answer: Answer, fields: Fields, what: str) -> None:
-    """Require every value that a question reads. If one is missing, a message that is not shown may still exist."""
+    """Require every value that a question reads. If one is missing, the answer does not prove the message absent."""
     for condition in (question.holds, question.more):
         path = None if condition is None else condition.path
         if path is not None and (gap := first_gap(answer.json, path, fields)) is not None:
@@ -169,8 +172,8 @@ def _unreadable(what: str, answer: Answer, error: ValueError) -> NotSent:
 class Probe:
     """The result of a probe of the ticketing system.
 
-    The outcome is `DELIVERED` if a log-in returned a token or the preset's check succeeded; otherwise it is the outcome
-    of the request that failed, or of a GET of the base URL.
+    The outcome is that of the last request: the log-in, the preset's check, or the GET of the base URL. A log-in that
+    returned a token is `DELIVERED`.
     """
 
     outcome: Outcome
@@ -180,7 +183,7 @@ class Probe:
 
 
 async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Probe:
-    """Log in if deliveries do, then run the preset's check. If there is neither, send a GET to the base URL.
+    """Log in if deliveries need a log-in, then run the preset's check. Without either, send a GET to the base URL.
 
     Raises:
         ConfigurationError: the base URL, token, preset or CA file can't be used.

@@ -1,5 +1,5 @@
-"""Build the request of a message, by the rules of a preset. Bodies are streamed, so no attachment is ever completely in
-memory.
+"""Build the request of a message, by the rules of a preset. Bodies are streamed, so attachments are never loaded into
+memory completely.
 """
 
 import json
@@ -24,7 +24,7 @@ from retrycli.gateway.presets.model import ATTACHMENTS, MessageRule
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, plain
 
 TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)
-CHUNK = 48 * 1024  # bytes of a file to read in one step: whole groups of three, for base64
+CHUNK = 48 * 1024  # bytes of a file to read in one step; a multiple of 3, so that base64 needs no padding
 # A path, with its query, that a URL parser leaves unchanged (RFC 3986, sections 2 and 5.2.4).
 PLAIN = re.compile(r"(?!.*/\.)(?:[\w~./?=&-]|%[0-9A-F]{2}){1,2000}", re.ASCII)
 
@@ -34,9 +34,9 @@ class FilePart:
     """A file within a request body."""
 
     path: Path
-    size: int  # in bytes, when the request was built; exactly this number is sent, because a header announces it
+    size: int  # in bytes, when the file was checked; exactly this size must be sent, because Content-Length includes it
     as_base64: bool = False
-    # Stands for the file's contents in a JSON string until the string is sent. It is random, so no message contains it.
+    # A placeholder for the file's contents in the encoded JSON. It is random, so that no message contains it.
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __str__(self) -> str:
@@ -140,7 +140,7 @@ class RequestBuilder:
         self._folder = Folder.of(settings.attachments_dir)
 
     async def prepare(self, queued: QueuedMessage) -> PreparedRequest:
-        """Check that the preset supports the message, and collect what the request needs.
+        """Check that the preset supports the message, and collect the data for its request.
 
         Raises:
             NotSent: the preset does not support the message, the row lacks a value, or an attachment can't be sent.
@@ -162,7 +162,7 @@ class RequestBuilder:
         return PreparedRequest(rule, fields, files, parts)
 
     def fields(self, queued: QueuedMessage) -> dict[str, object]:
-        """Return the values for the templates of a question."""
+        """Return a message's values for templates: its columns, its delivery key, and ``{identity}``."""
         return {**queued.message.fields, "delivery_key": queued.delivery_key, "identity": self._identity}
 
     def _rule(self, message: Message) -> MessageRule:
@@ -189,7 +189,8 @@ class RequestBuilder:
         """Build the request of a message.
 
         Raises:
-            InvalidMessage, ValueError, httpx.InvalidURL: a value is not allowed where its template puts it.
+            InvalidMessage, ValueError, httpx.InvalidURL: a value is invalid in the path, header or body into which its
+                template inserts it.
         """
         rule, fields = prepared.rule, {**prepared.fields, "session": session}
         own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
@@ -223,7 +224,7 @@ def json_content(tree: object, files: Sequence[FilePart] = ()) -> Content:
     if not files:
         return Content("application/json", (text.encode(),))
     by_mark = {file.mark: file for file in files}
-    # The pattern has one group, so texts and marks alternate.
+    # The pattern has one group, so `re.split` returns texts and marks alternately.
     pieces = re.split(f"({'|'.join(by_mark)})", text)
     return Content(
         "application/json",

@@ -17,11 +17,11 @@ from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Condition, Reclassification, SuccessRule
 from retrycli.gateway.presets.template import Fields, fill_text, plain
 
-# Maximum number of bytes to read from an answer. Answers to a long message, which they may repeat, and to a question
-# have higher limits.
+# Default maximum number of bytes to read from an answer. The limit is higher for the answer to a question, and for the
+# answer to a long message, which it may repeat.
 ANSWER_LIMIT = 64 * 1024
 # Maximum number of bytes of any answer. The answer to a question may contain a ticket's whole history. The event loop
-# parses such an answer, which takes up to 0.2 s, and 25 times the answer's size in memory if it contains empty lists.
+# parses such an answer. This takes up to 0.2 s and, if the answer contains empty lists, 25 times its size in memory.
 LOOK_UP_LIMIT = 2 * 1024 * 1024
 EXTERNAL_ID_LENGTH = 200
 # The codec is looked up during import, because nothing may be imported while requests are in flight.
@@ -75,7 +75,7 @@ class Answer:
 
 @lru_cache(maxsize=1)
 def _parse(text: str) -> object:
-    """Parse an answer only once for all conditions. Callers must not change the result."""
+    """Parse JSON. The result is cached for all conditions on an answer, so callers must not change it."""
     parsed: object = json.loads(text)
     return parsed
 
@@ -85,8 +85,8 @@ def outcome_of(answer: Answer, outcome: Outcome, preset: Preset) -> Outcome:
 
     Args:
         answer: the answer.
-        outcome: its outcome without the success rule (`outcome_of_question`).
-        preset: the rules. The success rule applies unless an exception sets the outcome.
+        outcome: the outcome before the success rule is applied (`outcome_of_question`).
+        preset: the rules. The success rule applies unless an entry of ``[[classify]]`` sets the outcome.
 
     Returns:
         The outcome. Its error may quote text of any length from the destination.
@@ -104,7 +104,7 @@ def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcom
 
     Args:
         answer: the answer.
-        preset: the rules. Exceptions apply first, then the table of `kind_of_status`.
+        preset: the rules. Entries of ``[[classify]]`` apply first, then the table of `kind_of_status`.
         now: the time of the answer, for a Retry-After that is a date.
     """
     retry_after = parse_retry_after(answer.retry_after, now)
@@ -123,8 +123,8 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
     """Return whether an answer meets a condition.
 
     Raises:
-        ValueError: the answer was cut off or is nested too deeply, or the condition has a path and the answer is not
-            valid JSON.
+        ValueError: the answer was cut off. For a condition with a path: the answer is not valid JSON, or is nested too
+            deeply.
     """
     if condition.text is not None:
         wanted = plain(fill_text(condition.text, fields))

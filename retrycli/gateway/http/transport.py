@@ -1,9 +1,9 @@
 """The HTTP transport, and what its exceptions prove about whether a request was sent.
 
-The work of httpx's own pool grows with the square of the concurrency, so httpx's API runs on aiohttp's connections.
-The transport that connects them misnames some errors: if a server closes the connection after it has read the request,
-the transport raises ``ConnectTimeout``. So the cause of the exception, which aiohttp raised, decides. The outcome is
-unknown unless this cause proves that nothing was sent.
+httpx's own pool needs quadratic time in the number of concurrent requests, so httpx's API runs on aiohttp's
+connections. The adapter between them, httpx-aiohttp, misnames some errors: if a server closes the connection after it
+has read the request, the adapter raises ``ConnectTimeout``. So the cause of the exception, which aiohttp raised,
+decides. The outcome is unknown unless this cause proves that nothing was sent.
 """
 
 import inspect
@@ -32,31 +32,31 @@ from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.tls import verifying
 from retrycli.system import process
 
-# Maximum idle time of a connection that is reused. If the server closes it just as the next request is written, nothing
-# shows whether the request was read.
+# Maximum idle time of a connection that is reused. If the server closes the connection just as the next request is
+# written, nothing shows whether the server read the request.
 # By default servers close after 1 s (Starman), 2 s (gunicorn), 5 s (Apache, Node.js, uvicorn) or 75 s (nginx). A server
 # sees a connection idle for one round trip longer than the client does. So the limit is half of the shortest default,
-# which leaves the other half for the round trip. A later message needs a new connection, which takes a fraction of the
-# idle time.
+# which leaves the other half for the round trip. After a longer idle time, a message needs a new connection. Opening
+# one takes a fraction of that time.
 IDLE_SECONDS = 0.5
 
-# Maximum bytes of an answer's header, and maximum number of headers. The outcome of an answer that exceeds them is
-# unknown. Headers of proxies and content policies can exceed aiohttp's defaults of 8 KiB and 128.
+# Maximum bytes of each header of an answer, and maximum number of headers. If an answer exceeds them, its outcome is
+# unknown. Headers from proxies and content security policies can exceed aiohttp's defaults of 8 KiB and 128.
 HEADER_LIMIT, HEADERS_LIMIT = 64 * 1024, 256
 
-# Headers of every request, by name in lower case, so that a preset's header replaces a default one, however it is
-# written (RFC 9110, section 5.1).
+# Headers of every request, by name in lower case, so that a preset's header replaces a default one regardless
+# of case (RFC 9110, section 5.1).
 HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "retrycli"}
 
 # aiohttp's exceptions for a connection that was never opened.
 NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
-# Exceptions for a URL that the transport rejects. A message's values are escaped in a URL, so the settings are wrong
-# and every message is affected.
+# Exceptions for a URL that the transport rejects. A message's values are percent-encoded in a URL, so the settings are
+# wrong, and every message is affected.
 REFUSED_URL = (httpx.UnsupportedProtocol, httpx.InvalidURL, aiohttp.InvalidURL)
 
-# Receive buffer of a connection, in bytes. With a larger buffer, a server that sends "100" forever would block the
-# event loop, and so all other requests, for five times as long.
+# Receive buffer of a connection, in bytes. Without this limit, a server that keeps sending "100 Continue" would block
+# the event loop, and so all other requests, for five times as long.
 READ_AHEAD = 65_536
 
 # Every exception that a request can raise for an error of the network or the destination. `TimeoutError` is an
@@ -86,10 +86,10 @@ class _Response(aiohttp.ClientResponse):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Reuse a connection only after a short idle time, and only if the server has sent nothing since its last answer.
+    """Reuse a connection only if its idle time was short, and the server has sent nothing since its last answer.
 
-    aiohttp uses such data as the answer to the next request, although the data is not a valid response (RFC 9112,
-    section 9.2). The answer to one message could mark another message as delivered.
+    aiohttp would use such data as the answer to the next request, although the data does not answer any request (RFC
+    9112, section 9.2). The answer to one message could mark another message as delivered.
 
     Args:
         elapsed: a monotonic clock, in seconds.
@@ -117,7 +117,7 @@ class _Connector(aiohttp.TCPConnector):
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Return a connection to the pool. Abort it if it will not be reused, as in `_Response`. Also abort it if the
-        answer came before its request was complete, so that nothing more is written.
+        answer came before the request was completely written, so that nothing more is sent.
         """
         transport = protocol.transport
         if transport is not None and (should_close or protocol.should_close or transport.get_write_buffer_size()):
@@ -211,11 +211,11 @@ def open_transport(
 
 
 def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
-    """Open a socket for a connection. Check its descriptor here, because aiohttp may open several sockets for a request
-    at the same time.
+    """Open a socket for a connection. Check its file descriptor here, because aiohttp may open several sockets for a
+    request at the same time.
 
     Raises:
-        OSError: the socket can't be opened, or its descriptor is needed to record outcomes.
+        OSError: the socket can't be opened, or its descriptor is reserved (`process.require_low`).
     """
     family, kind, protocol, *_ = address
     opened = socket.socket(family, kind, protocol)

@@ -1,4 +1,4 @@
-"""Paths into an answer's JSON, such as ``errors.0``, ``items.*.id``,
+"""Paths to values in an answer's JSON, such as ``errors.0``, ``items.*.id``,
 ``journals.[notes*={delivery_key}].private_notes``.
 """
 
@@ -34,7 +34,7 @@ def check_path(path: str) -> str:
 JsonPath = Annotated[str, AfterValidator(check_path)]
 
 
-def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa: B006  it is only read
+def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa: B006  never changed
     """Return all values at a path; an empty list if there are none.
 
     Args:
@@ -51,11 +51,11 @@ def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa:
     return found
 
 
-def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # noqa: B006  it is only read
+def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # noqa: B006  never changed
     """Return the first step of a path that is missing in a tree; None if the path can be followed to its end.
 
-    A list may be empty, and the last value may be null. Two kinds of steps may be missing, because conditions test for
-    them: the last name within brackets, and a position at the end of the path.
+    A list may be empty, and the last value may be null. Two kinds of steps may be missing, because conditions test
+    whether they exist: the last name within brackets, and a list position at the end of the path.
 
     Args:
         tree: parsed JSON.

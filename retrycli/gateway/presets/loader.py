@@ -40,7 +40,7 @@ Names = frozenset[str]
 NONE: Names = frozenset()
 SESSION: Names = frozenset({"session"})
 OF_A_FILE: Names = frozenset(f"{EACH}.{part}" for part in OF_ATTACHMENTS - {"token"})
-# Errors for a name that gets its value from another part of the preset, if that part is missing.
+# Errors for names whose value comes from another part of the preset, if that part is missing.
 REMEDIES = {
     "session": "comes from [auth.session], which is missing",
     "identity": "comes from identity in [auth], which is missing",
@@ -59,7 +59,7 @@ class _Part:
     where: str
     names: Names
     known: Names  # the names defined by retrycli that have a value in this part
-    has_row: bool = True  # columns of the message also have a value in this part
+    has_row: bool = True  # the message's columns also have a value in this part
 
     @property
     def columns(self) -> Names:
@@ -96,7 +96,7 @@ class Preset(Table):
     @model_validator(mode="before")
     @classmethod
     def _expand_like(cls, values: object) -> object:
-        """Expand ``like``: copy the keys of another message type."""
+        """Expand ``like``, which copies the keys of another message type."""
         messages = values.get("messages") if isinstance(values, dict) else None
         if not isinstance(values, dict) or not isinstance(messages, dict):
             return values
@@ -115,7 +115,7 @@ class Preset(Table):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         """Check that every name in a template has a value. Without a value, an empty string would be sent, and a
-        condition with an empty string matches anything.
+        condition with an empty string would match any answer.
         """
         has_session = self.auth is not None and self.auth.session is not None
         problems = []
@@ -135,7 +135,7 @@ class Preset(Table):
 
     @property
     def columns(self) -> set[str]:
-        """Return the columns in the preset's templates."""
+        """Return the columns to which the preset's templates refer."""
         return {name for part in self._parts for name in part.columns if part.has_row}
 
     def check_columns(self, columns: Collection[str]) -> None:
@@ -274,7 +274,7 @@ def _parse(name: str, text: str) -> Preset:
 
 
 def _relevant_errors(error: ValidationError) -> list[ErrorDetails]:
-    """Return the errors of a preset. Omit missing keys in a table that has a misspelt key, which explains them."""
+    """Return the errors of a preset. Omit missing keys in a table with an unknown key, which is probably misspelt."""
     found = error.errors(include_url=False)
     misspelt = {mistake["loc"][:-1] for mistake in found if mistake["type"] == "extra_forbidden"}
     return [mistake for mistake in found if mistake["type"] != "missing" or mistake["loc"][:-1] not in misspelt]
@@ -282,7 +282,7 @@ def _relevant_errors(error: ValidationError) -> list[ErrorDetails]:
 
 def _describe(error: ErrorDetails, text: str) -> str:
     at = error["loc"]
-    if at[:2] == ("look_up", 0) and "[[look_up]]" not in text:  # a single [look_up] has no position
+    if at[:2] == ("look_up", 0) and "[[look_up]]" not in text:  # a [look_up] outside an array has no position
         at = (at[0], *at[2:])
     where = ".".join(str(part) for part in at if part != "[key]")
     line = line_of(text, at)
@@ -314,7 +314,7 @@ def _tables_in(annotation: object) -> Iterator[type[Table]]:
 
 
 def line_of(text: str, key: Sequence[str | int]) -> int | None:
-    """Return the line of a key or, if the key is missing, of its innermost table; None if there is neither.
+    """Return the line of a key or, if the key is missing, of its innermost existing table; None if there is neither.
 
     Args:
         text: valid TOML.

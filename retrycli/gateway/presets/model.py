@@ -13,7 +13,7 @@ from retrycli.gateway.presets.template import Template, Tree, places
 
 # Names in templates that retrycli defines, even if the application's table has columns with these names.
 OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
-CREDENTIALS = frozenset({"token", "username", "password", "session"})  # in the templates of [auth]
+CREDENTIALS = frozenset({"token", "username", "password", "session"})  # names for the templates of [auth]
 KEY = "delivery_key"
 ATTACHMENTS = "attachments"
 OF_ATTACHMENTS = frozenset({"name", "type", "size", "content", "token"})  # the parts of an attachment in {each.…}
@@ -65,7 +65,7 @@ class Table(BaseModel):
 
 
 class Condition(Table):
-    """A condition on an answer. By default, some value at the path must be neither empty, zero nor false."""
+    """A condition on an answer. By default, it holds if any value at the path is not null, empty, zero or false."""
 
     path: JsonPath | None = None
     equals: Any = None
@@ -107,7 +107,7 @@ class Question(Get):
 class LookupRule(Question):
     """A GET whose condition holds if a message has arrived."""
 
-    # Time after an attempt during which its message may still appear. A message not found after that counts as absent.
+    # Time after an attempt during which its message may still appear. If it is not found later, it counts as absent.
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
 
     @model_validator(mode="after")
@@ -122,13 +122,13 @@ class Step(Get):
 
     # Values from the answer for the templates of later steps. If a value is missing, the preflight is not proven.
     take: dict[Annotated[str, Field(pattern=r"^\w+$")], JsonPath] = {}
-    each: str | None = None  # a name from `take`: ask once for each of its values
+    each: str | None = None  # a list from an earlier `take`, or a column: send the GET once per value
     enough: Condition | None = None  # if it holds, the preflight is proven without further steps
     holds: Condition | None = None  # must hold for at least one answer to this step
 
 
 class Preflight(Table):
-    """A proof that is required before a message is sent. Its steps change nothing in the ticketing system."""
+    """A proof that a message needs before it is sent. Its steps change nothing in the ticketing system."""
 
     remedy: str  # the operator's next step if the preflight is not proven
     steps: tuple[Step, ...] = Field(min_length=1)
@@ -152,17 +152,17 @@ class MessageRule(Table):
     format: Literal["text", "html"] = "text"
     body: Tree = {}
     files: str | None = None  # for multipart requests: the field of the attachments
-    # Accepted extensions of attachments, in lower case, with "" for no extension: the system mishandles other files. By
+    # Accepted extensions of attachments, in lower case, if the system mishandles other files; "" means no extension. By
     # default, all extensions are accepted.
     endings: tuple[Annotated[str, Field(pattern=r"^[^.A-Z]*$")], ...] = ()
-    # Columns that must not be empty. Otherwise nothing, or an empty message, would arrive.
+    # Columns that must not be empty, because the system would store nothing or an empty message.
     required: tuple[str, ...] = ()
-    # Columns whose values may be dropped. If another of these columns has a value and the rule does not use the column,
-    # the message is not sent.
+    # Unsupported columns whose values may be dropped. A message with a value in another unsupported list column is not
+    # sent.
     ignores: tuple[Literal["cc_emails", "bcc_emails", "attachments"], ...] = ()
     marker: Marker | None = None
     preflight: str | None = None
-    confirmed: Condition | None = None  # on the answer; if it fails, the message arrived, but not as intended
+    confirmed: Condition | None = None  # on the answer; if it fails, the message has arrived, but not as intended
     verify: Question | None = None  # reads a delivered message back, if gateway.verify is set
 
     @cached_property
@@ -215,11 +215,11 @@ class Session(Table):
     headers: dict[HeaderName, SecretHeader] = {}
     body: SecretTree = {}
     encoding: Literal["json", "form"] = "json"  # of the body; OAuth (RFC 6749) requires a form
-    token: JsonPath  # in the answer; the value there becomes {session}
+    token: JsonPath  # path of the token in the answer; the token becomes {session}
 
 
 class Auth(Table):
-    """The credentials in requests."""
+    """The method and the credentials that authenticate requests."""
 
     headers: dict[HeaderName, SecretHeader] = {}
     basic: tuple[Secret, Secret] | None = None  # user and password (RFC 7617)
@@ -228,7 +228,7 @@ class Auth(Table):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Return the settings of ``gateway`` in the templates, except those with ``|optional`` or ``|default``."""
+        """Return the credentials that the templates require. Exclude those with ``|optional`` or ``|default``."""
         session = () if self.session is None else (self.session.headers, self.session.body)
         found = places([self.headers, self.basic or (), self.identity, *session])
         named = {place.name for place in found if not {name for name, _ in place.filters} & {"default", "optional"}}
@@ -280,7 +280,7 @@ class Reclassification(Table):
     status: tuple[int, ...] = ()
     text: str | None = None
     outcome: OutcomeKind
-    remedy: str | None = None  # for the operator, appended to the error
+    remedy: str | None = None  # appended to the error, for the operator
 
     @model_validator(mode="after")
     def _has_a_condition(self) -> Self:

@@ -1,8 +1,8 @@
 """Templates: strings with placeholders for a row's columns, and filters for their values.
 
-A placeholder is ``{column}`` or ``{column|filter|filter:argument}``; ``{{`` and ``}}`` are braces. Values are
-inserted into parsed structures, never into text that is parsed afterwards. So a quote or a brace in a body arrives
-unchanged.
+A placeholder is ``{column}`` or ``{column|filter|filter:argument}``; ``{{`` and ``}}`` are literal
+braces. Values are inserted into parsed structures, never into text that is parsed afterwards. So a quote or a brace in
+a body arrives unchanged.
 """
 
 import re
@@ -36,7 +36,7 @@ HUGE_NUMBER = re.compile("&(?=#[0-9]{100})")
 
 
 class Left(Enum):
-    """The value that stands for a key to leave out."""
+    """``OUT`` marks a value to leave out, together with its key or list entry."""
 
     OUT = "out"
 
@@ -96,7 +96,7 @@ def _templates(tree: object) -> list[str]:
 
 
 def places(tree: object) -> list[_Placeholder]:
-    """Return all placeholders in the strings of a body."""
+    """Return all placeholders in a string, or in the strings of a nested structure."""
     return [part for text in _templates(tree) for part in _parse(text) if isinstance(part, _Placeholder)]
 
 
@@ -150,7 +150,7 @@ def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> s
     """Fill a path and its query. Every value remains one segment or one parameter.
 
     Raises:
-        InvalidMessage: as a segment, a value would be empty, ``.`` or ``..``.
+        InvalidMessage: a value for the path is empty, ``.`` or ``..``.
     """
     parts = []
     for part in _parse(template):
@@ -232,7 +232,7 @@ def _entry_fields(fields: Fields, value: object) -> Fields:
 
 
 def plain_text(html: str) -> str:
-    """Convert HTML to plain text, line by line. No input makes it fail or take long."""
+    """Convert HTML to plain text, with a line for each block. No input causes an error or needs quadratic time."""
     reader = _Reader()
     reader.feed(_escape_unended(_escape_unended(HUGE_NUMBER.sub("&amp;", html), "<!--", "-->"), "<", ">"))
     reader.close()
@@ -302,8 +302,8 @@ def _int(value: object, _argument: str) -> object:
 def _django(value: object, _argument: str) -> object:
     """Escape text so that Django's template language renders it unchanged.
 
-    A variable tag with a string replaces each character that opens or closes a tag. The result must not contain ``{%``,
-    because django-helpdesk first encloses every ``{%`` in tags of its own.
+    A variable tag with a string, such as ``{{'{'}}``, replaces each character that can open or close a tag. The result
+    must not contain ``{%``, because django-helpdesk first encloses every ``{%`` in tags of its own.
     """
     return re.sub(r"\{|%(?=\})", r"{{'\g<0>'}}", plain(value))
 
@@ -317,7 +317,7 @@ FILTERS: dict[str, Callable[[object, str], object]] = {
     "django": _django,
     "raw": lambda value, _: value,
     "base64": lambda value, _: _base64(value),
-    # An encoded word of any length (RFC 2047), for systems that copy the value into a mail header as it is.
+    # An encoded word of any length (RFC 2047), for systems that copy the value into a mail header unchanged.
     "mime": lambda value, _: f"=?utf-8?b?{_base64(value)}?=",
     "int": _int,
 }

@@ -1,1 +1,1 @@
-"""Deliver by mail."""
+"""Deliver messages by e-mail."""

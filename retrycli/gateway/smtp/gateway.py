@@ -1,4 +1,4 @@
-"""The SMTP gateway: one message, one mail, one session, one outcome."""
+"""The SMTP gateway, which sends each message as one mail."""
 
 import asyncio
 import base64
@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from urllib.parse import urlsplit
 
-import idna  # noqa: F401  addresses need it, and nothing may be imported during a delivery
+import idna  # noqa: F401  used to parse addresses; nothing may be imported during a delivery
 
 from retrycli.config.gateway import GatewaySettings, secret_text
 from retrycli.domain.email_address import Address
@@ -31,8 +31,8 @@ from retrycli.gateway.tls import verifying
 from retrycli.system import process
 
 PORTS = {"smtp": 587, "smtps": 465}
-# Seconds to wait for a session whose connection was cut. A session that reads a file on a dead network share may never
-# end, but it can't send anything more.
+# Maximum seconds to wait for a session to end after its connection was cut. A session that reads a file on a dead
+# network share may never end, but it can't send anything more.
 CUT_SECONDS = 2.0
 
 
@@ -41,13 +41,13 @@ class SmtpGateway(BaseGateway):
 
     Args:
         settings: the server and the credentials.
-        columns: the columns of the application's table, to check the subject; None without a table.
+        columns: the columns of the application's table, to check the subject's template; None without a table.
         connections: the maximum number of concurrent sessions. Every session has its own thread.
         now: the clock, for a mail's date.
         sleep: waits between immediate retries.
 
     Raises:
-        ConfigurationError: the base URL or the CA file can't be used, or the subject names an unknown column.
+        ConfigurationError: the base URL or the CA file can't be used, or the subject refers to an unknown column.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class SmtpGateway(BaseGateway):
         self._secrets = [password, *(base64.b64encode(secret.encode()).decode() for secret in as_encoded if password)]
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Return `UNKNOWN`: a mail server can't be asked about a mail."""
+        """Return `UNKNOWN`, because SMTP has no command that shows whether a mail has arrived."""
         del queued
         return LookUp(Presence.UNKNOWN, "a mail server can't show whether a mail has arrived")
 
     async def probe(self) -> Outcome:
-        """Open a session up to the point where a mail could be sent. Send none."""
+        """Test the connection, TLS and the log-in, without sending a mail."""
         deadline = asyncio.get_running_loop().time() + self._settings.request_timeout_seconds
         outcome = await self._send(None, DeliveryProgress(), deadline)
         if outcome.error is None:
@@ -149,7 +149,7 @@ class SmtpGateway(BaseGateway):
             progress.in_flight = session.in_doubt
 
     def _outcome_of_cut(self, session: SmtpSession, outcome: Outcome | None) -> Outcome:
-        # If the server has replied, its reply decides.
+        # A reply that the server sent before the connection was cut decides the outcome.
         if outcome is not None and (outcome.status_code is not None or outcome.kind is OutcomeKind.DELIVERED):
             return outcome
         limit = f"{self._settings.request_timeout_seconds:g} s"
@@ -158,7 +158,7 @@ class SmtpGateway(BaseGateway):
         return Outcome(OutcomeKind.TRANSIENT, error=f"not sent within {limit}; the last step was {session.step}")
 
     async def _connect(self) -> socket.socket:
-        """Connect to the first of the server's addresses that answers.
+        """Try the server's addresses in order, and return the first connection.
 
         smtplib would connect in the session's thread, which can't be interrupted while it resolves a name or connects.
         """

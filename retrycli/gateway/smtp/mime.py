@@ -1,7 +1,7 @@
 """Compose a mail: recipients, headers and parts. Files are streamed from disk.
 
-`email.message.EmailMessage` does not write the headers, because it decodes its input: a subject of
-``=?utf-8?q?=0D=0ABcc:_…?=`` would become a line break and a header of the customer's choice.
+`email.message.EmailMessage` is not used for the headers, because it decodes encoded words in its input. A customer's
+subject, such as ``=?utf-8?q?=0D=0ABcc:_…?=``, could then add a header.
 """
 
 import base64
@@ -21,30 +21,30 @@ from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.gateway.attachments import ANY_TYPE, Attachment, read_again
 from retrycli.gateway.presets.template import fill_text, plain
 
-TO_ASCII = SMTP.clone(cte_type="7bit")  # every server accepts ASCII lines, so a body needs no extension (RFC 6152)
-LINE = 76  # maximum length of a line of base64, and of a header line
+TO_ASCII = SMTP.clone(cte_type="7bit")  # encodes bodies as ASCII, so 8BITMIME (RFC 6152) is not needed
+LINE = 76  # maximum length of a line of base64, and of a header with encoded words
 LONGEST_SUBJECT = 900  # in characters
 # An approximation of RFC 5322, section 3.6.4: visible ASCII with an @, in angle brackets.
 MESSAGE_ID = re.compile(r"<[!-;=?A-~]{1,250}@[!-;=?A-~]{1,250}>")
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-BLOCK = 57 * 1024  # bytes of a file to read in one step: whole lines of base64
+BLOCK = 57 * 1024  # bytes of a file to read in one step; a multiple of 57, which fills a line of base64
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail. Every attempt sends the same one."""
+    """A composed mail. Every attempt composes the same Message-ID and date."""
 
     sender: Address
     to: tuple[Address, ...]
     cc: tuple[Address, ...]
     envelope: tuple[Address, ...]  # the recipients that don't have the mail yet, without duplicates
-    headers: bytes  # all except To, Cc and those of MIME
-    body: bytes  # a complete MIME part
+    headers: bytes  # all headers except To, Cc and the MIME headers
+    body: bytes  # a complete MIME part, with its own headers
     attachments: tuple[Attachment, ...]
     boundary: str
 
     def size(self, *, utf8: bool) -> int:
-        """Return the size in bytes."""
+        """Return the size of the mail in bytes, without doubled dots."""
         return sum(
             len(part) if isinstance(part, bytes) else _encoded_size(part.size) for part in self._parts(utf8=utf8)
         )
@@ -53,7 +53,7 @@ class Mail:
         """Yield the mail as it is transmitted, with leading dots doubled (RFC 5321, section 4.5.2). Omit the final dot.
 
         Raises:
-            FileChanged, OSError: an attachment was changed or removed.
+            FileChanged, OSError: an attachment has changed or can't be read.
         """
         for part in self._parts(utf8=utf8):
             if isinstance(part, bytes):
@@ -64,8 +64,8 @@ class Mail:
                     yield base64.encodebytes(block).replace(b"\n", b"\r\n")
 
     def _parts(self, *, utf8: bool) -> Iterator[bytes | Attachment]:
-        """Yield the mail in pieces, which all start a new line. Without ``utf8``, leave non-ASCII addresses out of the
-        headers, because the server does not accept them.
+        """Yield the mail in pieces. Each piece starts on a new line, so that leading dots can be doubled in each piece.
+        Without ``utf8``, leave non-ASCII addresses out of the headers, because the server does not accept them.
         """
         head = b""
         for name, addresses in (("To", self.to), ("Cc", self.cc)):
@@ -101,7 +101,7 @@ def compose(
         sender: the sender's address.
         fixed: ``gateway.recipient``.
         subject: the template of the subject.
-        now: the current time, which limits the mail's date.
+        now: the current time. The mail's date is never later.
 
     Raises:
         InvalidMessage: a column's value can't be used in a mail; the error names the column.
@@ -134,7 +134,7 @@ def compose(
 def _recipients(
     message: Message, fixed: Address | None
 ) -> tuple[tuple[Address, ...], tuple[Address, ...], tuple[Address, ...]]:
-    """Return To, Cc and Bcc. An internal note never goes to the addresses in its row, because they belong to
+    """Return To, Cc and Bcc. An internal note never goes to the addresses in its row, because they may belong to
     customers.
     """
     if message.message_type is MessageType.INTERNAL:
@@ -192,8 +192,8 @@ def _addresses(addresses: Sequence[Address]) -> str:
 def _phrase(name: str) -> str:
     """Return a name as a quoted string, or as encoded words if necessary (RFC 2047, section 5).
 
-    A long name needs encoded words, which can be folded, because no line may have more than 998 octets (RFC 5322,
-    section 2.1.1).
+    A long name becomes encoded words too, because they can be folded, and no line may have more than 998 octets (RFC
+    5322, section 2.1.1).
     """
     if name.isascii() and "=?" not in name and len(name) <= LINE:
         return '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
@@ -212,7 +212,7 @@ def _subject(template: str, fields: Mapping[str, object]) -> str:
 
 
 def _thread_headers(fields: Mapping[str, object]) -> dict[str, str]:
-    """Return the headers of a reply. Without references, refer to the answered mail (RFC 5322, section 3.6.4)."""
+    """Return In-Reply-To and References. By default, References repeats In-Reply-To (RFC 5322, section 3.6.4)."""
     reply_to, references = _message_ids("in_reply_to", fields), _message_ids("references", fields)
     headers = {"In-Reply-To": reply_to, "References": references or reply_to}
     return {name: "\r\n ".join(ids) for name, ids in headers.items() if ids}
@@ -240,7 +240,7 @@ def _body(text: str) -> bytes:
 
 def _part_header(attachment: Attachment) -> bytes:
     own_type = attachment.content_type
-    # message/* and multipart/* must not be base64 (RFC 2046, section 5.2.1); such a file is sent as a general file.
+    # message/* and multipart/* must not be encoded in base64 (RFC 2046, section 5.2.1), so such a file gets ANY_TYPE.
     content_type = ANY_TYPE if own_type.startswith(("message/", "multipart/")) else own_type
     return (
         f"Content-Type: {content_type}\r\n"
@@ -250,7 +250,7 @@ def _part_header(attachment: Attachment) -> bytes:
 
 
 def _filename_parameter(name: str) -> str:
-    """Return the filename parameter, split into pieces if it is long (RFC 2231, sections 3 and 4)."""
+    """Return the filename parameter, encoded and split into pieces if necessary (RFC 2231, sections 3 and 4)."""
     if re.fullmatch(r"[\w .,()+-]{1,60}", name, re.ASCII):
         return f' filename="{name}"'
     pieces = ["utf-8''"]

@@ -1,6 +1,6 @@
-"""One session with a mail server (RFC 5321), run by smtplib in a separate thread, and the meaning of its replies.
+"""One session with a mail server (RFC 5321), run by smtplib in a separate thread, and the outcomes of its replies.
 
-The dot that ends a mail is decisive. Before the dot is sent, no server may deliver anything (RFC 5321, section
+The final dot of a mail is decisive. Before the dot is sent, no server may deliver anything (RFC 5321, section
 4.1.1.4), so an earlier error proves that nothing was delivered. After the dot, only a reply shows the outcome.
 """
 
@@ -21,22 +21,23 @@ from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.delivery import NotSent
 from retrycli.gateway.smtp.mime import Mail
 
-# Maximum octets per line of a reply, of which the standard allows 512 (RFC 5321, section 4.5.3.1.5), and lines.
+# Maximum octets of a reply's line, for which the standard allows 512 (RFC 5321, section 4.5.3.1.5), and maximum lines.
 LONGEST_LINE, MOST_LINES = 2048, 100
 REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?\r?\n", re.DOTALL)
 GO_AHEAD = 354
 SHUTTING_DOWN = 421
 # Log-in required, stronger log-in mechanism required, log-in refused (RFC 4954, section 6).
 ASKS_FOR_LOG_IN = frozenset({530, 534, 535})
-BAD_CREDENTIALS = "5.7.8"  # log-in refused, for servers whose basic code is only 550 (RFC 4954, section 6)
+BAD_CREDENTIALS = "5.7.8"  # log-in refused; some servers send it with a basic code of 550 (RFC 4954, section 6)
 ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?=\s|$)")  # enhanced status code (RFC 3463, section 2)
-QUEUED_AS = re.compile(r"(?:queued as |id=)([\w.+-]{1,100})", re.IGNORECASE)  # of Postfix, Exim and Exchange
+# The queue id in the replies of Postfix, Exim and Exchange.
+QUEUED_AS = re.compile(r"(?:queued as |id=)([\w.+-]{1,100})", re.IGNORECASE)
 END = "the end of the mail"
-# Order in which recipients' refusals decide: the mail is retried as long as any recipient may still be accepted.
+# Order in which recipients' refusals decide. The mail is retried as long as any recipient may still be accepted.
 WORST_FIRST = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT)
 QUIT_SECONDS = 2.0  # timeout of QUIT; the outcome is already known
-# All exceptions that a session raises for errors at the destination. `ValueError` covers invalid replies, and text that
-# can't be encoded.
+# All exceptions that a session raises for errors of the network, the server or a file. `ValueError` covers invalid
+# replies, and text that can't be encoded.
 SESSION_ERRORS = (smtplib.SMTPException, OSError, ValueError)
 
 
@@ -59,10 +60,10 @@ class SmtpReply:
 
     @property
     def kind(self) -> OutcomeKind:
-        """Return the outcome of a negative or invalid reply.
+        """Return the outcome of a reply that is not positive.
 
-        The enhanced code decides if there is one, because some servers send a basic code of the wrong class. The class
-        says whether another attempt makes sense (RFC 3463, section 2).
+        The enhanced code takes precedence, because some servers send a basic code of the wrong class. Class 5 is
+        permanent (RFC 3463, section 2).
         """
         enhanced = ENHANCED.match(self.text)
         if self.code in ASKS_FOR_LOG_IN or (enhanced and enhanced[0] == BAD_CREDENTIALS):
@@ -85,15 +86,16 @@ class SmtpReply:
 class _Client(smtplib.SMTP):
     def __init__(self, connection: socket.socket) -> None:
         name = socket.gethostname()
-        if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):  # use the address (RFC 5321, section 4.1.4)
+        # Without a fully qualified name, EHLO sends the client's address (RFC 5321, section 4.1.4).
+        if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):
             address = str(connection.getsockname()[0]).partition("%")[0]
             name = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
         super().__init__(local_hostname=name)
         self.sock = connection
-        self.command_encoding = "utf-8"  # as smtplib itself does for SMTPUTF8
+        self.command_encoding = "utf-8"  # as smtplib does for SMTPUTF8
 
     def getreply(self) -> tuple[int, bytes]:
-        """Read a reply. smtplib's own method reads endless lines, and reports an invalid reply as a 500."""
+        """Read a reply. smtplib's own method reads any number of lines, and returns code -1 for an invalid reply."""
         assert self.sock is not None  # noqa: S101  for the type checker
         if self.file is None:
             self.file = self.sock.makefile("rb")
@@ -112,15 +114,15 @@ class _Client(smtplib.SMTP):
 
 
 class SmtpSession:
-    """One session: a delivery, or a test that stops before the mail.
+    """One session: a delivery, or a test that ends before a mail is sent.
 
     Args:
         settings: the server and the credentials.
-        context: the context of an encrypted connection; None without encryption.
+        context: the TLS context; None without encryption.
         connection: an open, unused connection to the server.
 
     Raises:
-        OSError: no file descriptor is left; the connection is closed.
+        OSError: no file descriptor is left. The connection has been closed.
     """
 
     def __init__(self, settings: GatewaySettings, context: ssl.SSLContext | None, connection: socket.socket) -> None:
@@ -130,7 +132,7 @@ class SmtpSession:
         except OSError:
             connection.close()
             raise
-        connection.settimeout(2 * settings.request_timeout_seconds)  # a fallback: the deadline comes first
+        connection.settimeout(2 * settings.request_timeout_seconds)  # a fallback: `cut` normally comes first
         self._settings = settings
         self._context = context
         self._client = _Client(connection)
@@ -138,12 +140,12 @@ class SmtpSession:
         self._begun = False
 
     def cut(self) -> None:
-        """End the session from another thread: blocked calls fail immediately."""
+        """End the session from another thread. Blocked calls of the session fail immediately."""
         with suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
 
     def deliver(self, mail: Mail | None) -> Outcome:
-        """Send a mail. If it is None, stop at the point where a mail could be sent."""
+        """Send a mail, and return the outcome. If the mail is None, end the session after the log-in."""
         try:
             self._open()
             self._begun = True
@@ -196,12 +198,12 @@ class SmtpSession:
     def _say_hello(self) -> None:
         self.step = "EHLO"
         code, text = self._client.ehlo()
-        if code // 100 == 5:  # noqa: PLR2004  EHLO unknown: an older server (RFC 5321, section 3.2)
+        if code // 100 == 5:  # noqa: PLR2004  an older server without EHLO (RFC 5321, section 3.2)
             code, text = self._client.helo()
         self._require_success(SmtpReply.of(code, text), if_permanent=OutcomeKind.TRANSIENT)
 
     def _encrypt(self, context: ssl.SSLContext) -> None:
-        """Start TLS. Discard what the server sent before, read or not (RFC 3207, section 4.2)."""
+        """Start TLS. Discard unread plaintext, because an attacker may have injected it (RFC 3207, section 6)."""
         self.step = "TLS"
         client = self._client
         assert client.sock is not None  # noqa: S101  for the type checker
@@ -214,7 +216,7 @@ class SmtpSession:
         mechanisms = self._client.esmtp_features.get("auth", "").upper().split()
         if not mechanisms:
             raise self._unauthorized("the server offers no log-in; remove gateway.username or fix gateway.base_url")
-        if "PLAIN" in mechanisms:  # RFC 4616, section 2: UTF-8; smtplib supports only ASCII
+        if "PLAIN" in mechanisms:  # PLAIN uses UTF-8 (RFC 4616, section 2), but smtplib only ASCII
             secret = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
             reply = self._command(f"AUTH PLAIN {secret}")
         else:
@@ -257,12 +259,12 @@ class SmtpSession:
         options = ["SMTPUTF8", "BODY=8BITMIME"] if utf8 else []
         if self._client.has_extn("size"):
             most = self._client.esmtp_features["size"].strip()
-            if re.fullmatch(r"\d{1,18}", most) and 0 < int(most) < size:  # 0: no limit (RFC 1870, section 4)
+            if re.fullmatch(r"\d{1,18}", most) and 0 < int(most) < size:  # 0 means no limit (RFC 1870, section 4)
                 error = f"the mail has {size} bytes, but the server accepts at most {int(most)}"
                 raise NotSent(Outcome(OutcomeKind.PERMANENT, error=error))
             options.append(f"SIZE={size}")
         reply = self._command(" ".join([f"MAIL FROM:<{sender.spec}>", *options]))
-        if not reply.good and reply.text.startswith("5.7.0 "):  # about security, not about this mail
+        if not reply.good and reply.text.startswith("5.7.0 "):  # concerns retrycli's access, not this mail
             raise self._unauthorized(str(reply), reply.code)
         if not reply.good:
             raise self._refusal(reply)
@@ -270,7 +272,7 @@ class SmtpSession:
     def _send_recipients(
         self, recipients: tuple[Address, ...], *, utf8: bool
     ) -> tuple[list[Address], list[tuple[Address, SmtpReply]]]:
-        """Return the accepted recipients, and the refused ones with their replies."""
+        """Send the recipients. Return the accepted ones, and the refused ones with their replies."""
         accepted: list[Address] = []
         refused: list[tuple[Address, SmtpReply]] = []
         for address in recipients:
@@ -296,7 +298,7 @@ class SmtpSession:
             for chunk in mail.chunks(utf8=utf8):
                 line.sendall(chunk)
         except ConnectionError:
-            # A server that refuses a mail, for example as too big, replies before it closes the connection.
+            # A server that refuses a mail, for example because of its size, replies before it closes the connection.
             with suppress(*SESSION_ERRORS):
                 raise self._refusal(SmtpReply.of(*self._client.getreply())) from None
             raise
@@ -327,7 +329,7 @@ def _outcome_of_refusals(
 ) -> Outcome:
     by_kind = {reply.kind: reply for _, reply in reversed(refused)}
     if sent is not None and (needs_log_in := by_kind.pop(OutcomeKind.UNAUTHORIZED, None)):
-        # The server accepted some recipients, so it refused the others for a reason other than a missing log-in.
+        # The server accepted some recipients, so a missing log-in is not the reason why it refused the others.
         by_kind.setdefault(OutcomeKind.PERMANENT, needs_log_in)
     kind = next(candidate for candidate in WORST_FIRST if candidate in by_kind)
     text = "; ".join(f"RCPT {address.spec}: {reply}" for address, reply in refused)
