@@ -1,4 +1,4 @@
-"""Settings of gateways, common and by message type; types and checks that all settings share."""
+"""Settings of the common gateway and of separate gateways for message types, and validators that all settings use."""
 
 import re
 from collections.abc import Collection
@@ -51,14 +51,14 @@ def _split_list(value: object) -> object:
 
 
 def _reject_empty(value: object) -> object:
-    """Reject an empty path: it would mean the settings file's folder, or the working directory."""
+    """Reject an empty path, because it would resolve to the settings file's folder or the working directory."""
     if value == "":
         raise ValueError("the path is empty; write a path, or remove the key")
     return value
 
 
 def matching(pattern: str, error: str) -> AfterValidator:
-    """Return a check that a whole string matches a pattern."""
+    """Return a validator that requires a whole string to match a pattern."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text, re.DOTALL):
@@ -75,7 +75,7 @@ Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split_list)]
 
 
 class SettingsModel(BaseModel):
-    """A section of the settings: frozen, and without unknown keys. Errors do not quote values."""
+    """A section of the settings. It is frozen, and unknown keys are errors. Errors do not quote values."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -92,7 +92,7 @@ def secret_text(value: object) -> str:
 
 
 def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https")) -> str:
-    """Check a URL to which paths will be appended. Return it with a lower-case scheme and no slash at its end.
+    """Check a URL to which paths will be appended. Return the URL with a lower-case scheme and without a final slash.
 
     Raises:
         ValueError: the URL is invalid, or has another scheme.
@@ -121,7 +121,7 @@ class GatewaySettings(SettingsModel):
         "http", description="how to deliver: http (to a ticketing API) or smtp (by e-mail)"
     )
     preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
-    base_url: str | None = Field(  # the length of the column that stores a breaker's destination
+    base_url: str | None = Field(  # max_length: the size of the column for a breaker's destination
         None, max_length=255, description="URL of the ticketing API, or smtp://HOST:587 or smtps://HOST:465"
     )
     auth: Literal["none", "bearer", "basic", "login"] | None = Field(
@@ -202,7 +202,7 @@ class GatewaySettings(SettingsModel):
     @field_validator("sender", "recipient")
     @classmethod
     def _check_address(cls, text: str | None) -> str | None:
-        from retrycli.domain.email_address import Address  # only e-mail gateways need it
+        from retrycli.domain.email_address import Address  # imported here, because only e-mail gateways need it
 
         if text is not None and not Address.parse(text).local.isascii():
             raise ValueError("the part before the @ must be ASCII, because many servers refuse anything else")
@@ -219,7 +219,7 @@ class GatewaySettings(SettingsModel):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        """Reject keys without effect: a user who sets one expects it to do something."""
+        """Reject keys without effect, because a user who sets one expects an effect. Check required SMTP keys."""
         for name in UNUSED_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove one of them")
@@ -255,7 +255,7 @@ class RoutedGatewaySettings(GatewaySettings):
     @model_validator(mode="before")
     @classmethod
     def _share_common_keys(cls, values: object) -> object:
-        """Copy the common values that do not depend on a destination to the separate gateways."""
+        """Copy the values of `COMMON_KEYS` to the separate gateways, whose own values take precedence."""
         if not isinstance(values, dict):
             return values
         common = {name: values[name] for name in COMMON_KEYS if name in values}

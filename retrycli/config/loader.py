@@ -15,7 +15,7 @@ from retrycli.system.trust import find_weakness, trusted_users
 
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
-# Ends every error about settings. The command works even if the settings are invalid, because it does not read them.
+# Appended to every validation error. `retrycli manual` works with invalid settings, because it does not read them.
 HINT = ". `retrycli manual settings` lists every setting"
 NO_FILE = "is not a readable file (a directory, or a broken link)"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
@@ -45,8 +45,8 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     """Read the settings: the environment overrides the file, and the file overrides the defaults.
 
     Args:
-        path: the configuration file; by default ``$RETRYCLI_CONFIG``, ``./retrycli.toml``, the user's
-            configuration folder and ``/etc/retrycli/retrycli.toml``, the first that exists.
+        path: the configuration file; by default ``$RETRYCLI_CONFIG`` or, if it is not set, the first that exists of
+            ``./retrycli.toml``, the file in the user's configuration folder and ``/etc/retrycli/retrycli.toml``.
         environment: the environment variables; by default those of the process.
 
     Raises:
@@ -79,7 +79,7 @@ def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
 
 
 def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the paths to search for a configuration file, in order, if none is named."""
+    """Yield the default paths of the configuration file, in order of precedence."""
     yield Path("retrycli.toml")
     home = environment.get("HOME", "")
     if folder := environment.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else ""):
@@ -113,7 +113,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
 
 
 def _check_trust(found: Path) -> None:
-    """Check a file that was found in the current folder or the user's folder: another user may have planted it."""
+    """Reject a file found in the current or user's folder if another user can change it and may have planted it."""
     if (weakness := find_weakness(found, trusted_users())) is not None:
         named = f"./{found}" if not found.is_absolute() else found
         whose = "" if weakness.place == found.absolute() else f"{found.absolute()} is not read, because "
@@ -145,7 +145,7 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
 
 
 def _resolve(file: Path, key: str, value: object) -> object:
-    """Resolve a path, even a default one, relative to the settings file, because cron runs jobs in another folder."""
+    """Resolve a path, even a default one, against the settings file's folder, because cron runs jobs in another one."""
     folder = file.absolute().parent
     if key == "database.url" and isinstance(value, str):
         return re.sub(

@@ -63,7 +63,7 @@ class DatabaseSettings(SettingsModel):
 
 
 class TypeScheduleSettings(SettingsModel):
-    """Schedule of one message type; None means the common value."""
+    """Overrides of the schedule for one message type. None means that the common value applies."""
 
     max_retries: int | None = Field(None, ge=1, le=1000)
     backoff: BackoffKind | None = None
@@ -76,7 +76,7 @@ class TypeScheduleSettings(SettingsModel):
 
 
 class ScheduleSettings(SettingsModel):
-    """Settings of retries."""
+    """Settings that decide when and how often messages are retried."""
 
     retry_interval_minutes: Minutes = Field(15.0, description="how often cron starts a pass")
     max_retries: int = Field(10, ge=1, le=1000, description="retries before a message is escalated")
@@ -135,7 +135,7 @@ class ScheduleSettings(SettingsModel):
 
     @model_validator(mode="after")
     def _check_waits(self) -> Self:
-        """Reject a wait within `due_slack_seconds`: its message would be due again in the same pass."""
+        """Reject a wait of at most `due_slack_seconds`, because the message would be due again in the same pass."""
         own = {f"schedule.types.{message_type}": self._with(rules) for message_type, rules in self.types.items()}
         for name, rules in {"schedule": self, **own}.items():
             if rules.backoff is BackoffKind.LIST and not rules.waits_minutes:
@@ -224,7 +224,7 @@ class NotifySettings(SettingsModel):
 
     @property
     def remind(self) -> timedelta:
-        """Return the interval of reminders."""
+        """Return the interval between reminders of a persistent problem."""
         return timedelta(hours=self.remind_hours)
 
     @field_validator("urls")

@@ -36,7 +36,7 @@ EXAMPLES = {
 
 
 def template(values: Mapping[str, object]) -> str:
-    """Return a configuration file with every key, its description and its default; set the given values."""
+    """Return the text of a configuration file with the keys, descriptions and defaults. Set the given values."""
     lines = [HEAD]
     for section, model in Settings():
         lines.append(f"[{section}]")
@@ -59,11 +59,11 @@ def with_value(text: str, section: str, name: str, value: object) -> str | None:
     Args:
         text: the contents of the file.
         section: the value's section, which the file may lack.
-        name: its key, which may be commented out in the file.
+        name: the value's key, which may be commented out in the file.
         value: the value.
 
     Returns:
-        The new text; None if adding a line can't set the value.
+        The new text; None if adding or uncommenting a line can't set the value.
     """
     line = f"{name} = {_toml(value)}\n"
     head, header, rest = _split(text, rf"^\[{section}\][ \t]*(?:#.*)?\n")
@@ -82,7 +82,7 @@ def with_value(text: str, section: str, name: str, value: object) -> str | None:
 
 
 def _split(text: str, pattern: str) -> tuple[str, str, str]:
-    """Split a string at the first match. Without a match, the first part is the whole string."""
+    """Return the text before the first match, the match, and the rest. Without a match, the last two are empty."""
     found = re.search(pattern, text, re.MULTILINE)
     return (text, "", "") if found is None else (text[: found.start()], found[0], text[found.end() :])
 
@@ -127,7 +127,7 @@ def _mask(value: object) -> str | None:
 
 def masked_url(url: str) -> str:
     """Mask the passwords in a URL. Return any other string unchanged."""
-    # Match up to the last @, not the first: the user name and password may contain characters that a URL should escape.
+    # Match up to the last @, not the first, because a password may contain an @ that was not percent-encoded.
     masked = re.sub(r"(://[^/:]*):.+@", rf"\1:{HIDDEN}@", url)
     # PostgreSQL's URL parameters include password, sslpassword and oauth_client_secret.
     return re.sub(r"([?&]\w*(?:password|secret)=)[^&]*", rf"\1{HIDDEN}", masked)
