@@ -81,7 +81,7 @@ class Delivery:
 
     @property
     def ended_by(self) -> Destination | PassLimits:
-        """Return the object that knows why the delivery ended. A problem of the destination outranks the limit."""
+        """Return the object that knows why the delivery ended. A problem of the destination takes priority."""
         is_limit = self._limits.stop_reason in {None, StopReason.LIMIT}
         return self._destination if is_limit and self._destination.stop_reason else self._limits
 

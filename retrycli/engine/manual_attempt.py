@@ -28,7 +28,7 @@ async def attempt_through(
 
     Raises:
         NoSuchMessage: the application's table has no such row.
-        NotActionable: the message is not failed, or is being sent at present.
+        NotActionable: the message is not failed, or is already being sent.
         InvalidMessage: the message's data can't be turned into a request.
     """
     now = deps.now()
@@ -56,8 +56,8 @@ async def look_up_through(
 ) -> LookUp:
     """Ask whether a message has arrived, and record it as delivered if it has. Send nothing.
 
-    The message is claimed during the look-up, so that no pass sends it. Unless the message has arrived, its state is
-    unchanged.
+    The message is claimed during the look-up, so that no pass sends it. If the message has not arrived, its state does
+    not change.
 
     Raises:
         NoSuchMessage: the application's table has no such row.

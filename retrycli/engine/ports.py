@@ -76,7 +76,7 @@ class Database(Protocol):
         if readers of a SQLite file block the commit, and may be called again.
 
         Raises:
-            DatabaseBusy: the application holds a lock; without `wait` this is raised immediately.
+            DatabaseBusy: the application holds a lock. Without `wait`, this error is raised almost immediately.
         """
 
     def patience(self) -> timedelta:
@@ -300,7 +300,7 @@ class PassRules:
         return self.request_timeout + CLAIM_MARGIN
 
     def due_by(self, started_at: datetime) -> datetime:
-        """Return the time by which messages must be due to belong to a pass. The slack allows for inexact starts."""
+        """Return the latest due time of messages that belong to a pass. The slack allows for inexact start times."""
         return started_at + self.due_slack
 
 

@@ -171,7 +171,7 @@ def _silence(attempts: Collection[_Attempt]) -> Iterator[None]:
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     for logger in loggers:
         logger.handlers, logger.propagate = [logging.NullHandler()], False
-    loggers[0].setLevel(logging.DEBUG)  # only `_reason` reads these lines
+    loggers[0].setLevel(logging.DEBUG)  # `_reason` needs the debug lines, and nothing else reads them
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

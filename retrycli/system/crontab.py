@@ -105,14 +105,14 @@ def cron_is_running(host: Host) -> bool | None:
 
 
 def heeded_since(host: Host, caller: Caller) -> datetime | None:
-    """Return when cron began to use a line in its present form; None if this is unknown, or for a timer."""
+    """Return when cron began to use a line in its current form; None if this is unknown, or the caller is a timer."""
     if caller.kind != "cron":
         return None
     return max(filter(None, (_cron_started_at(host.root / "proc"), *_modified_at(host, caller))), default=None)
 
 
 def _modified_at(host: Host, caller: Caller) -> Iterator[datetime]:
-    """Yield the modification time of a line's file. Often only root may read the time of a user's crontab."""
+    """Yield the modification time of a line's file, if it is readable. Often only root can read user crontabs."""
     own = [host.root / spool / caller.owner for spool in SPOOLS]
     for path in own if caller.title == UserCrontab(host, caller.owner).title else [Path(caller.title)]:
         with suppress(OSError):

@@ -39,7 +39,7 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
 
 
 def stripped_by_sudo(environment: Mapping[str, str]) -> bool:
-    """Return whether no editor is named because sudo, by default, drops ``$VISUAL`` and ``$EDITOR``."""
+    """Return whether sudo may have dropped ``$VISUAL`` and ``$EDITOR``, which it does by default."""
     return "SUDO_USER" in environment and not any(environment.get(name, "").strip() for name in NAMED_BY)
 
 

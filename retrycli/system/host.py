@@ -22,8 +22,8 @@ from retrycli.system.trust import user_name, user_number
 DEFUNCT = ("Z", "X")  # states of a process that has ended but has not been reaped yet (proc(5))
 NOT_THERE = 127  # a shell's exit status for an unknown program
 TIMED_OUT = 124  # exit status of timeout(1)
-SECONDS = 120  # time after which a program counts as failed
-ANSWER_SECONDS = 3  # the same for commands that only read
+SECONDS = 120  # default timeout of a program
+ANSWER_SECONDS = 3  # timeout of a program that a read-only command runs
 READABLE_BY_ALL = 0o644  # mode of files that other users' programs read, regardless of cron's umask
 # File systems whose locks SQLite can't rely on.
 NETWORK_FILE_SYSTEMS = {
@@ -38,7 +38,7 @@ Runner = Callable[[Sequence[str], bytes], Finished]
 def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS) -> Finished:
     """Run a program. If it can't be run or times out, return `NOT_THERE` or `TIMED_OUT` as its exit status."""
     try:
-        return subprocess.run(  # noqa: S603  our own words and paths, and no shell
+        return subprocess.run(  # noqa: S603  retrycli's own arguments and paths, and no shell
             command,
             input=given,
             capture_output=True,

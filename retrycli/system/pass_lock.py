@@ -44,7 +44,7 @@ class Holder:
             return cls()
 
     def in_words(self, now: datetime) -> str:
-        """Describe pid, host and age, for an error."""
+        """Describe the holder by pid, host and age, for an error message."""
         if self.since is None:
             return "an unidentified process"
         return f"pid {self.pid} on {self.host}, for {max((now - self.since).total_seconds(), 0):.0f} s"

@@ -115,7 +115,7 @@ def _through(kind: type[FileIO], stream: TextIO) -> TextIOWrapper:
 
 
 class _Stdout(FileIO):
-    """Raises the first error, then discards output, so that Python's flush at exit does not fail again."""
+    """A stdout that raises its first error, then discards output. So Python's flush at exit does not fail again."""
 
     _failed = False
 
@@ -133,7 +133,7 @@ class _Stdout(FileIO):
 
 
 class _Stderr(FileIO):
-    """Ignores every error, because there is nowhere else to report it."""
+    """A stderr that ignores every error, because there is nowhere else to report it."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:

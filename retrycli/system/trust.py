@@ -64,7 +64,7 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
         users: the permitted users, by number; see `trusted_users`.
 
     Returns:
-        The first weakness on the way, from the root folder down; None if nothing is weak.
+        The first weakness on the way, from the root folder down; None if there is none.
     """
     try:
         for place, found, is_near in _places_on_path(path.absolute()):
@@ -91,8 +91,8 @@ def group_readers(path: Path, users: Collection[int]) -> str | None:
 
 
 def is_planted(file: os.stat_result, folder: os.stat_result) -> bool:
-    """Return whether a file belongs to another user, in a folder that is open to everybody. Files of root and of the
-    folder's owner do not count, because these users can replace any file in the folder anyway.
+    """Return whether a file belongs to another user, in a folder that everybody may write to. Files of root and of
+    the folder's owner do not count, because these users can replace any file in the folder anyway.
     """
     return bool(folder.st_mode & stat.S_IWOTH) and file.st_uid not in {os.geteuid(), folder.st_uid, ROOT}
 
