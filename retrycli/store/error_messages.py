@@ -97,7 +97,7 @@ def without_details(error: DBAPIError) -> DBAPIError:
 class RowError(Enum):
     """The kinds of error that a change to a row can raise."""
 
-    REFUSED = "refused"  # the table rejects the values, for example by a constraint or a trigger
+    REFUSED = "refused"  # the table rejects the values, for example because of a constraint or a trigger
     LOCKED = "locked"  # another transaction has locked the row, or a row that a trigger writes
     EVERY_ROW = "every row"  # every row would fail, because the cause is the table, the role, the server or the disk
 

@@ -83,7 +83,7 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
 def require_free(
     database: Database, connection: Connection, message_id: int, verb: str, now: datetime
 ) -> MessageStanding:
-    """Check that an operator may act on a message now, and return its standing.
+    """Check that an operator may act on a message now, and return the data that show it.
 
     Args:
         database: holds the queue and the application's table.
@@ -121,7 +121,7 @@ def act_values(act: OperatorAction) -> dict[str, Any]:
 
 
 def _as_json(values: Mapping[str, object] | None) -> str | None:
-    # By default, `json.dumps` escapes NUL and all non-ASCII characters, so every database can store the result.
+    # By default, `json.dumps` escapes NUL and all non-ASCII characters, so every database can store the text.
     return None if values is None else json.dumps(values, default=_text)
 
 

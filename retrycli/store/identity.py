@@ -131,7 +131,7 @@ def _histories(connection: Connection, ids: Collection[int]) -> Mapping[int, His
         made[message_id].append(PastAttempt(by_pass=made_by == BY_PASS, **values))
     requeued = connection.execute(REQUEUES, {"ids": list(made)}).all() if made else []
     after = {
-        # A version before 0005 recorded only the time of a requeue: find the last attempt that started by then.
+        # A version before 0005 recorded only the time of a requeue, so find the last attempt that started by then.
         message_id: max((attempt.number for attempt in made[message_id] if attempt.started_at <= at), default=0)
         if number is None
         else number
@@ -152,8 +152,8 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
     if isinstance(message, UnusableMessage):
         return replace(message, delivery_key=key, birth=birth, digest=digest, as_read=as_read)
-    # The queue's count belongs to the queue's key. Without a digest, only a version before 0005 can have counted, and
-    # its count applies to any key.
+    # The queue counts unknown outcomes for one delivery key. If the queue row has no digest, only a version before 0005
+    # can have counted any, and its count applies to every key.
     unknown_count = own.unknown_count if own.digest is None or key == own.delivery_key else 0
     had = own.delivered_to if own.digest is None or same_content(own.digest, digest) else None
     queued = QueuedMessage(
@@ -186,7 +186,8 @@ def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | Non
         return tried
     if own.digest is not None:
         return own.delivery_key if own.digest == digest else None
-    # Without a digest the key is provisional, unless a version before 0005 may have sent requests with it.
+    # If the queue row has no digest, its key is provisional, unless a version before 0005 may have sent requests with
+    # this key.
     return own.delivery_key if own.birth is None or history.sent_by_0004() else None
 
 

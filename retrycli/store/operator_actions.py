@@ -186,7 +186,7 @@ class Acts(Queries):
         Args:
             message_id: a message in the queue.
             act: the action to record.
-            read: the values that the operator edited, as they were read, by column.
+            read: the values before the edit, as they were read, by column.
             changes: the new values by column.
 
         Raises:
@@ -219,7 +219,8 @@ class Acts(Queries):
                     f"See `retrycli show {message_id}`, and edit the message again"
                 )
             self._check_room(connection, message_id, changes)
-            # A version before 0005 stored no digest. Store it before the edit, so that the key stays with the old text.
+            # If the queue row has no digest, store the digest of the old text. Otherwise the new text would also use a
+            # key that a version before 0005 chose.
             self._remember(connection, message_id, queue.c.digest.is_(None))
             written = write_text(self._database, connection, message_id, changes)
             if message_id in written.unchanged:

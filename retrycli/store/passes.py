@@ -50,7 +50,7 @@ class Ledger(Queries):
             connection.execute(update(passes).where(passes.c.id == pass_id).values(heartbeat_at=now))
 
     def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
-        """Record the end of a pass."""
+        """Record the end of a pass, and the id at which its sweep stopped."""
         values = {name: getattr(summary, name) for name in (*COUNTS, "result", "reason", "detail")}
         with self._database.write() as connection:
             running = select(func.count()).where(passes.c.id == summary.pass_id, passes.c.finished_at.is_(None))

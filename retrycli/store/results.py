@@ -144,7 +144,7 @@ class Results(Queries):
     def record_arrival(
         self, claim: Claim, decision: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
-        """Record that a look-up found a claimed message at its destination, as an attempt with an outcome.
+        """Record a look-up that found a claimed message at its destination. In the history, the look-up is an attempt.
 
         The message stays claimed until `record` writes its row. If the process dies first, a later pass writes the row.
         """

@@ -1,4 +1,4 @@
-"""Counts of messages by state, ages of messages, times of the last passes, and escalated messages by cause."""
+"""Count messages by state, find the oldest messages and the last passes, and group escalated messages by cause."""
 
 from array import array
 from collections.abc import Mapping
@@ -107,7 +107,7 @@ MAX_GROUPS = 1000  # maximum number of causes to return, because no operator rea
 
 
 def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[EscalationGroup]:
-    """Group escalated messages by cause, the largest groups first, at most `MAX_GROUPS`.
+    """Group escalated messages by cause, the largest groups first. Return at most `MAX_GROUPS` groups.
 
     Messages that the application has withdrawn are left out.
     """

@@ -47,10 +47,10 @@ ORDER BY n.nspname, r.rolname
 
 
 def creators(database: Database) -> list[tuple[str, str | None]]:
-    """Return the schemas of the search path in which other roles may create functions, each with the role; None stands
-    for every role.
+    """Return the schemas of the search path in which other roles may create functions, each with the role.
 
-    Owners of the schema or the table are left out, because they may change the table and its triggers in any case.
+    A role of None stands for every role. Owners of the schema or the table are left out, because they may change the
+    table and its triggers in any case.
     """
     if database.is_sqlite:
         return []
@@ -63,7 +63,7 @@ CLOCK_READINGS = 3
 
 
 def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
-    """Return how far a server's clock is ahead of this machine's; zero for a file.
+    """Return how far a server's clock is ahead of this machine's clock; zero for a file.
 
     The server is assumed to read its clock halfway through the round trip (RFC 5905, section 8), so the error is at
     most half the round trip. Of several readings, only the one with the shortest round trip is used (section 10).
