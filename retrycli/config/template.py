@@ -126,7 +126,7 @@ def _mask(value: object) -> str | None:
 
 
 def masked_url(url: str) -> str:
-    """Mask the passwords in a URL. Return any other string unchanged."""
+    """Mask passwords and other secrets in a URL. Return any other string unchanged."""
     # Match up to the last @, not the first, because a password may contain an @ that was not percent-encoded.
     masked = re.sub(r"(://[^/:]*):.+@", rf"\1:{HIDDEN}@", url)
     # PostgreSQL's URL parameters include password, sslpassword and oauth_client_secret.

@@ -118,8 +118,8 @@ class BaseGateway(ABC):
 
 
 async def guard(delivery: Awaitable[Outcome], message_id: int, progress: DeliveryProgress) -> Outcome:
-    """Return the outcome of a delivery. If the delivery raises an unexpected exception, return an outcome for that too:
-    the exception ends one delivery, not the pass.
+    """Return the outcome of a delivery. An unexpected exception becomes an outcome too, so that it ends one delivery
+    and not the pass.
 
     Args:
         delivery: the delivery of one message.

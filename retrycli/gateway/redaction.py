@@ -29,7 +29,7 @@ def without_quotations(error: str, message: Message) -> str:
 
 
 def _written_forms(message: Message) -> Iterator[str]:
-    """Yield the subject and body in the forms that an answer may quote: on one line, unescaped or as JSON escapes."""
+    """Yield the subject and body in the forms that an answer may quote: on one line, unescaped or escaped for JSON."""
     for name in ("subject", "body"):
         text = str(message.fields[name] or "")[:LOOKED_AT]
         for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):

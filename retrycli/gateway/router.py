@@ -37,7 +37,7 @@ class _GatewayRouter:
 async def open_router(
     settings: RoutedGatewaySettings, *, columns: Collection[str], connections: int, now: Callable[[], datetime]
 ) -> AsyncIterator[_GatewayRouter]:
-    """Open the gateways of all message types.
+    """Open the gateways of all message types. Close them at the end of the context.
 
     Raises:
         ConfigurationError: a gateway can't be used. The gateways that were already open have been closed.

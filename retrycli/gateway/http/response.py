@@ -24,7 +24,8 @@ ANSWER_LIMIT = 64 * 1024
 # parses such an answer. This takes up to 0.2 s and, if the answer contains empty lists, 25 times its size in memory.
 LOOK_UP_LIMIT = 2 * 1024 * 1024
 EXTERNAL_ID_LENGTH = 200
-# The codec is looked up during import, because nothing may be imported while requests are in flight.
+# The codec is looked up here, because a look-up may import a module. While requests are in flight, an import may fail,
+# because too few file descriptors are left.
 UTF_8 = codecs.lookup("utf-8-sig")
 
 

@@ -11,7 +11,7 @@ from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.presets.json_path import JsonPath
 from retrycli.gateway.presets.template import Template, Tree, places
 
-# Names in templates that retrycli defines, even if the application's table has columns with these names.
+# Names that retrycli defines in templates. They take precedence over columns with the same names.
 OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
 CREDENTIALS = frozenset({"token", "username", "password", "session"})  # names for the templates of [auth]
 KEY = "delivery_key"
@@ -101,7 +101,7 @@ class Question(Get):
     """A GET with a condition on its answer."""
 
     holds: Condition
-    more: Condition | None = None  # if it holds, there are more pages: ask again with {page} 2, 3 and so on
+    more: Condition | None = None  # if it holds, ask again with {page} 2, 3 and so on
 
 
 class LookupRule(Question):
@@ -151,7 +151,7 @@ class MessageRule(Table):
     encoding: Literal["json", "multipart"] = "json"
     format: Literal["text", "html"] = "text"
     body: Tree = {}
-    files: str | None = None  # for multipart requests: the field of the attachments
+    files: str | None = None  # the form field for the attachments in a multipart request
     # Accepted extensions of attachments, in lower case, if the system mishandles other files; "" means no extension. By
     # default, all extensions are accepted.
     endings: tuple[Annotated[str, Field(pattern=r"^[^.A-Z]*$")], ...] = ()
@@ -260,7 +260,7 @@ class SuccessRule(Table):
     status: tuple[int, ...] = ()  # accepted statuses; by default 200 to 299
     field: JsonPath | None = None
     equals: Any = True
-    required: bool = False  # an answer without the field means refused
+    required: bool = False  # an answer without the field counts as refused
     present: JsonPath | None = None
     not_empty: JsonPath | None = None
     absent: JsonPath | None = None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from urllib.parse import urlsplit
 
-import idna  # noqa: F401  used to parse addresses; nothing may be imported during a delivery
+import idna  # noqa: F401  needed to parse addresses; an import during a delivery may find no free file descriptor
 
 from retrycli.config.gateway import GatewaySettings, secret_text
 from retrycli.domain.email_address import Address

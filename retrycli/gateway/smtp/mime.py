@@ -108,13 +108,13 @@ def compose(
     """
     message = queued.message
     to, cc, bcc = _recipients(message, fixed)
-    # The time of writing, not of sending (RFC 5322, section 3.6.1), so that every attempt sends the same date.
+    # Use the time at which the message was written (RFC 5322, section 3.6.1), so that every attempt has the same date.
     made_at = min(message.created_at or queued.first_failed_at, now).astimezone(UTC)
     body = _body(str(message.fields["body"]))
     headers = {
         "From": _addresses([sender]),
         "Date": format_datetime(made_at),
-        # The same for every attempt, so that duplicates can be detected (RFC 5322, section 3.6.4).
+        # Every attempt has the same id, so that duplicates can be detected (RFC 5322, section 3.6.4).
         "Message-ID": f"<{queued.delivery_key}@{sender.domain}>",
         "Subject": _subject(subject, message.fields),
         **_thread_headers(message.fields),
