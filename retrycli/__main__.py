@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _exit(code: object) -> None:
-    # Skip the clean-up if no other thread runs: the command has already flushed its output and closed its files.
+    # Skip the clean-up if no other thread is running: the command has already flushed its output and closed its files.
     if isinstance(code, int | None) and threading.active_count() == 1:
         atexit._run_exitfuncs()  # noqa: SLF001  as the interpreter does at exit
         os._exit(code or 0)

@@ -18,7 +18,7 @@ class Attempt(NamedTuple):
     # Number of times that the message was the probe since the breaker opened, including this attempt; 0 if this attempt
     # is not a probe.
     probe: int = 0
-    # The attempt is part of a trial, which shows whether answers in doubt concern single messages or all access; see
+    # The attempt is part of a trial, which shows whether answers in doubt concern messages or retrycli's access; see
     # `retrycli.domain.doubt`.
     trial: bool = False
     counts_as_retry: bool = True  # a failure uses up one of the message's retries

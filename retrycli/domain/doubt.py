@@ -44,7 +44,7 @@ class Doubt:
         return attempt.outcome.in_doubt or (attempt.trial and answered)
 
     def hold(self, attempt: Attempt) -> None:
-        """Withhold an attempt until other answers show whether its answer concerns the message or all access."""
+        """Withhold an attempt until other answers show whether its answer concerns the message or retrycli's access."""
         self._held = [*self._held, attempt]
         self._new = [*self._new, attempt]
         if self.status is None and len(self._tickets_with(attempt.outcome.status_code)) >= TICKETS:

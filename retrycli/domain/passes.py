@@ -207,7 +207,7 @@ class MessageRescheduled(NamedTuple):
 
 
 class MessageReleased(NamedTuple):
-    """A message waits again and has used up no retry."""
+    """A message waits again, without using up a retry."""
 
     message_id: int
     ticket_id: int | str

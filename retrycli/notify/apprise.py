@@ -15,7 +15,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.notify.message import Notice
 from retrycli.system.process import install
 
-MISSING = f"apprise is not installed; {install('notify')}"
+MISSING = f"apprise is not installed; run `{install('notify')}`"
 
 # Time limit for all targets, which are notified in parallel. Apprise has no limit for a whole mail, only a timeout for
 # each of its dozen SMTP steps.

@@ -62,7 +62,7 @@ class _DryRunEnrolment:
         return {}
 
     def _is_spent(self, settled: Decision, failed_at: datetime) -> bool:
-        """Return whether a new message would be escalated instead of sent: now, or when its first attempt is due."""
+        """Return whether the pass would escalate a new message instead of sending it."""
         message, due = self._new_messages[settled.message_id], settled.transition.next_attempt_at
         if isinstance(message, UnusableMessage) or due is None:
             return True
@@ -184,7 +184,7 @@ def _spent(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
     """Return the due messages in the queue that a pass would escalate instead of attempting them."""
     policies = rules.policies
     ages = any(policy.expires_after is not None for policy in policies.values())
-    # Without an age limit, read only messages that may have used up their retries. There are nearly always none.
+    # Without an age limit, read only messages that may have used up their retries. Usually there are none.
     tries = None if ages else min(policy.max_retries for policy in policies.values())
     return {
         message_id

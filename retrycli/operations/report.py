@@ -105,7 +105,7 @@ def write(path: Path, text: str) -> None:
         ConfigurationError: the file can't be written; the old page is unchanged.
     """
     try:
-        # A pipe or a device must not be replaced, nor /dev/stdout, which may lead to a regular file.
+        # Never replace a pipe, a device, or /dev/stdout, which may lead to a regular file.
         is_special = path.exists() and not path.is_file() and not path.is_dir()
         if is_special or str(path.parent) in {"/dev", "/dev/fd"} or path.is_relative_to("/proc"):
             with path.open("a", encoding="utf-8") as stream:  # appends, as a shell's >> to /dev/stdout does

@@ -15,7 +15,7 @@ from retrycli.system.trust import write_private
 
 
 def check(settings: Settings) -> dict[str, str]:
-    """Check everything that a pass needs except sending: settings, preset, credentials, database, tables, lock.
+    """Check everything that a pass needs, but send nothing: settings, preset, credentials, database, tables, lock.
 
     Returns:
         The facts found, by name.

@@ -146,7 +146,7 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
     Args:
         settings: the settings.
         limit: the maximum number of attempts; by default ``run.limit``.
-        probe: probe a destination that is down immediately.
+        probe: if a destination is down, probe it immediately.
         to_send: False if nothing will be sent, so that no base URL is needed.
 
     Raises:

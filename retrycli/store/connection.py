@@ -93,7 +93,7 @@ def make_engine(url: URL, patience: int) -> Engine:
     except ImportError as error:
         from retrycli.system.process import install
 
-        remedy = "" if is_sqlite else f"; {install('postgres')}"
+        remedy = "" if is_sqlite else f"; run `{install('postgres')}`"
         raise ConfigurationError(f"database.url: the driver {error.name} is not installed{remedy}") from error
 
 

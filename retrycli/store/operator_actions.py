@@ -251,8 +251,8 @@ class Acts(Queries):
                 )
         if lacking := self._database.unencodable(connection, "".join(changes.values())):
             raise NotActionable(
-                f"message {message_id} can't have these characters, because the database's encoding lacks them: "
-                f"{' '.join(lacking)}. Nothing was written"
+                f"message {message_id}: the database's encoding can't represent these characters: {' '.join(lacking)}; "
+                "remove them. Nothing was written"
             )
 
     def check_editable(self, message_id: int, now: datetime) -> bool:

@@ -74,7 +74,7 @@ SYMBOLS = {
 
 
 class _Number(types.Numeric[Any]):
-    """A number whose parameters get an explicit cast.
+    """A numeric type whose bind parameters get an explicit cast.
 
     Otherwise the driver would send small numbers as ``smallint``, and the catalogue has no operator for ``numeric`` and
     ``smallint``.

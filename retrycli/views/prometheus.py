@@ -83,7 +83,7 @@ def _families(measured: Mapping[str, Values]) -> list[Metric]:
     try:
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
     except ModuleNotFoundError:
-        raise ConfigurationError(f"metrics need prometheus-client: {install('metrics')}") from None
+        raise ConfigurationError(f"metrics need prometheus-client; run `{install('metrics')}`") from None
     families: list[Metric] = []
     for name, (about, *labels) in METRICS.items():
         values = measured[name]

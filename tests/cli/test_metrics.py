@@ -152,7 +152,7 @@ def test_a_missing_prometheus_client_is_reported_with_a_remedy(
 ) -> None:
     """The command fails; a pass does not."""
     ours = Path(sys.executable).parent
-    remedy = rf"metrics need prometheus-client: {ours}/python\S* -m pip install 'retrycli\[metrics\]'"
+    remedy = rf"metrics need prometheus-client; run `{ours}/python\S* -m pip install 'retrycli\[metrics\]'`"
     done = measuring("metrics", env=without_the_extra)
     assert (done.returncode, done.stdout) == (78, "")
     assert re.fullmatch(f"retrycli: {remedy}\n", done.stderr)

@@ -247,7 +247,7 @@ def test_a_pass_without_apprise_runs_and_suggests_a_remedy(
     done, tried = bare("run-once"), bare("notify", "test")
     assert done.returncode == 0
     ours = Path(sys.executable).parent
-    remedy = rf"apprise is not installed; {ours}/python\S* -m pip install 'retrycli\[notify\]'"
+    remedy = rf"apprise is not installed; run `{ours}/python\S* -m pip install 'retrycli\[notify\]'`"
     assert re.search(remedy, done.stderr)
     assert tried.returncode == 78
     assert re.fullmatch(f"retrycli: {remedy}\n", tried.stderr)

@@ -190,5 +190,5 @@ def test_a_character_missing_from_the_encoding_costs_no_message(cli: Cli) -> Non
         assert application.rows()[1]["last_error"] == r"HTTP 503: überlastet: \u4e2d \u2026"
         edited = at_work("edit", "1", "--subject", "Grüße, 中", "--yes")
         assert edited.returncode == 4
-        assert "the database's encoding lacks them: 中. Nothing was written" in edited.stderr
+        assert "the database's encoding can't represent these characters: 中; remove them" in edited.stderr
         assert application.rows()[1]["subject"] == "Grüße"

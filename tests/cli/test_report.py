@@ -127,7 +127,7 @@ def test_an_invalid_time_is_wrong_usage(at_work: Cli, tmp_path: Path, since: str
 def test_without_jinja2_the_error_suggests_how_to_install_it(at_work: Cli, tmp_path: Path) -> None:
     done = replace(at_work, program=WITHOUT_JINJA2)("report", "--html", "page.html")
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr == f"retrycli: a report needs Jinja2: {sys.executable} -m pip install 'retrycli[report]'\n"
+    assert done.stderr == f"retrycli: a report needs Jinja2; run `{sys.executable} -m pip install 'retrycli[report]'`\n"
     assert not (tmp_path / "page.html").exists()
 
 
@@ -190,7 +190,7 @@ def test_a_pass_renews_the_page_if_it_acted_or_the_page_is_an_hour_old(
             "nowhere/page.html",
             "can't write the report nowhere/page.html: No such file or directory; choose a file",
         ),
-        (WITHOUT_JINJA2, "page.html", "a report needs Jinja2: "),
+        (WITHOUT_JINJA2, "page.html", "a report needs Jinja2; run `"),
     ],
 )
 def test_a_page_that_cannot_be_renewed_fails_no_pass(

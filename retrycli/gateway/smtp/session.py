@@ -228,7 +228,7 @@ class SmtpSession:
                 raise
             except (smtplib.SMTPException, UnicodeError):
                 ways = " ".join(mechanisms)[:80]
-                raise self._unauthorized(f"the server offers no supported log-in mechanism: {ways}") from None
+                raise self._unauthorized(f"the server offers only unsupported log-in mechanisms: {ways}") from None
         self._require_success(reply, if_permanent=OutcomeKind.UNAUTHORIZED)
 
     def _send(self, mail: Mail) -> Outcome:

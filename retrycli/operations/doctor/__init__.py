@@ -1,7 +1,7 @@
 """Examine the installation: each check examines one thing and returns findings with their remedies.
 
-To add a check, add a function that takes a `Context` to `CHECKS`. If the check needs the database, add a function that
-takes a `Context` and a `Database` to `DATABASE_CHECKS`. Checks write nothing and send no message.
+To add a check, write a function that takes a `Context`, and add it to `CHECKS`. If the check needs the database, the
+function also takes a `Database`; add it to `DATABASE_CHECKS`. Checks write nothing and send no message.
 """
 
 import json

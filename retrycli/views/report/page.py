@@ -23,12 +23,12 @@ from retrycli.system.process import install
 from retrycli.views.formatting import count
 from retrycli.views.report import charts
 
-MOST_CAUSES = 12  # maximum number of causes shown, of escalations and of failed attempts
+MOST_CAUSES = 12  # maximum number of causes shown for escalations, and for failed attempts
 MAX_ERROR = 140  # maximum length of an error on the page; its tooltip has more
 MAX_TOOLTIP = 600  # maximum length of an error in its tooltip
 MOST_TRIES = 10  # deliveries after more tries share one bar
-MOST_DAYS = 14  # maximum number of days of passes shown
-MOST_TICKS = 8  # maximum number of times under a chart
+MOST_DAYS = 14  # maximum number of days for which passes are shown
+MOST_TICKS = 8  # maximum number of time labels under a chart
 LAST_TICK = 94  # the rightmost position of a label, in hundredths of the width; beyond it a label would be cut off
 LAST_TICK_ON_A_PHONE = 82
 
@@ -77,7 +77,7 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError:
-        raise ConfigurationError(f"a report needs Jinja2: {install('report')}") from None
+        raise ConfigurationError(f"a report needs Jinja2; run `{install('report')}`") from None
 
     # Use one offset for all times: otherwise a day on which the clock changes would have a gap of an hour.
     offset = timezone(in_zone(report.figures.until, zone).utcoffset() or timedelta())
