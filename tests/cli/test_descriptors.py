@@ -105,7 +105,10 @@ def limited(cli: Cli, soft: int, hard: int) -> Cli:
 
 
 @pytest.mark.databases("sqlite", "postgresql", "sqlite-wal", once=True)
-@pytest.mark.parametrize(("soft", "hard", "messages"), [(256, 256, 300), (64, 64, 60), (64, 4096, 600)])
+@pytest.mark.parametrize(
+    ("soft", "hard", "messages"),
+    [pytest.param(256, 256, 300, marks=pytest.mark.long), (64, 64, 60), (64, 4096, 600)],
+)
 def test_a_pass_with_few_descriptors_sends_each_message_once(
     cli: Cli, application: Application, soft: int, hard: int, messages: int
 ) -> None:

@@ -228,6 +228,8 @@ AGAIN: dict[str, Callable[[Story], None]] = {
     "fails again on a third ticket": lambda story: fail_again(story, p=True, ticket_id=THIRD_TICKET),
 }
 """Changes by the application to a message that was delivered for another ticket. None of them changes the text."""
+SOME = {"a new error", "fails again, with P", "moves back", "moves on"}
+"""One change of each kind; the long tests try the others."""
 THIRD_TICKET = 4713
 
 
@@ -239,7 +241,10 @@ def fail_again(story: Story, *, p: bool, **columns: object) -> None:
 
 
 @DATED
-@pytest.mark.parametrize("again", AGAIN.values(), ids=AGAIN)
+@pytest.mark.parametrize(
+    "again",
+    [pytest.param(again, id=name, marks=() if name in SOME else pytest.mark.long) for name, again in AGAIN.items()],
+)
 def test_a_message_moved_in_flight_and_delivered_stays_escalated(
     begin: Begin, without: tuple[str, ...], again: Callable[[Story], None]
 ) -> None:

@@ -320,6 +320,8 @@ def commands_in(text: str, start: str) -> list[str]:
     return found
 
 
+LEFT_TO_LONG = {"just paused", "explained, late", "explained, invalid", "invalid, listed", "rejected"}
+"""Situations that only the long tests try: another one shows the same suggestions, or the same command."""
 SITUATIONS: dict[str, tuple[list[str], str, int]] = {
     "nothing yet": ([], "status", 2),
     "late": (["late"], "status", 2),
@@ -366,7 +368,10 @@ def prepare(step: str, cli: Cli, application: Application, file: Path) -> None:
             file.write_text(file.read_text() + '[notify]\nping_url = "http://127.0.0.1:9/x"\n')
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize(
+    "situation",
+    [pytest.param(name, marks=pytest.mark.long) if name in LEFT_TO_LONG else name for name in SITUATIONS],
+)
 def test_every_suggestion_can_be_pasted(far: Cli, application: Application, situation: str) -> None:
     """The shell does not find retrycli by its name, and is in another folder than the settings."""
     before, command, least = SITUATIONS[situation]
