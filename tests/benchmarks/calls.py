@@ -25,7 +25,9 @@ SHOWN = 25
 IMPORTED_LATE = (
     "retrycli.engine.delivery",
     "retrycli.gateway.http.gateway",
-    "retrycli.operations.wiring",
+    "retrycli.gateway.router",
+    "retrycli.operations.run_pass",
+    "retrycli.store.results",
     "retrycli.store.write_check",
 )
 """Modules that a pass imports on demand."""
