@@ -352,7 +352,9 @@ SHOWN: dict[str, dict[str, object]] = {
 
 @SEEN
 @pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
-@pytest.mark.parametrize("without", [(), ("updated_at",)], ids=["dated", "undated"])
+@pytest.mark.parametrize(
+    "without", [(), pytest.param(("updated_at",), marks=pytest.mark.long)], ids=["dated", "undated"]
+)
 def test_an_escalated_message_that_fails_again_is_sent(
     begin: Begin, shown: dict[str, object], without: tuple[str, ...], *, seen: bool
 ) -> None:

@@ -34,7 +34,7 @@ PAGE = 4096
 
 TOLD = "the file is damaged; restore it|no table pending_messages in"
 
-both_modes = pytest.mark.parametrize("mode", ["wal", "delete"])
+both_modes = pytest.mark.parametrize("mode", ["wal", pytest.param("delete", marks=pytest.mark.long)])
 
 
 @pytest.fixture
