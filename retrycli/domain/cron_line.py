@@ -84,7 +84,7 @@ class Caller:
     # None if unknown.
     since: datetime | None = None
 
-    # The difference from what `cron install` would write; None if there is none, or if it was not checked.
+    # The difference from what `cron install` would write; None if the line is the same, or was not checked.
     objection: str | None = None
 
     @property

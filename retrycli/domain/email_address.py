@@ -25,7 +25,7 @@ class Address(NamedTuple):
 
     local: str
     domain: str  # in ASCII and lower case
-    name: str = ""  # display name; empty if there is none
+    name: str = ""  # display name; may be empty
 
     @property
     def spec(self) -> str:

@@ -112,7 +112,7 @@ def follow(
     """Return what to report about an incident or its absence, and the last report to remember.
 
     Args:
-        incident: the incident; None if there is none at present.
+        incident: the present incident; None if all is well.
         told: the last report; None if there was none.
         at: the present time.
         remind: the interval between reminders.

@@ -154,7 +154,7 @@ class QueuedMessage:
     birth: str = ""  # see `retrycli.domain.identity`
     digest: str = ""
     deliveries: int = 0  # number of recorded deliveries of this text
-    # The last delivery of this text; None if there is none, or if an operator has requeued the message since.
+    # The last delivery of this text; None before the first delivery, or after an operator has requeued the message.
     delivered_at: datetime | None = None
     # Number of requests with this key that passes sent and the destination examined, since the last requeue.
     requests: int = 0

@@ -186,9 +186,7 @@ class RetryPolicy:
         if queued.elsewhere is not None:
             return Transition.changed(f"Not sent: this text may have arrived under ticket {queued.elsewhere}")
         if self.expired(queued, now):
-            return Transition.escalated(
-                EscalationReason.EXPIRED, last_error="Expired: the message is too old to be sent"
-            )
+            return Transition.expired()
         if not self.has_retries_left(queued.message) or queued.requests >= BOUND * self.max_retries:
             return self._escalate_exhausted(queued.message)
         if queued.unknown_count > self.unknown_limit and not has_lookup:

@@ -132,6 +132,11 @@ class Transition(NamedTuple):
         return cls.escalated(EscalationReason.INVALID, last_error=None)
 
     @classmethod
+    def expired(cls) -> "Transition":
+        """Escalate the message, because it is too old to be sent."""
+        return cls.escalated(EscalationReason.EXPIRED, last_error="Expired: the message is too old to be sent")
+
+    @classmethod
     def changed(cls, why: str) -> "Transition":
         """Escalate a message whose row differs from what was sent, or whose text was already delivered."""
         return cls.escalated(EscalationReason.CHANGED, last_error=why)

@@ -167,7 +167,8 @@ class _Pass:
         return self.finish(RESULTS.get(reason, PassResult.STOPPED), reason, detail)
 
     def _untried_outage(self) -> str | None:
-        """Describe a destination that was down before this pass and that this pass did not try; None if there is none.
+        """Describe a destination that was down before this pass and that this pass did not try, or return None.
+
         Deliveries to other destinations do not show whether this one works again.
         """
         tried = {delivery.destination for delivery in self._deliveries}

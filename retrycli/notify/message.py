@@ -72,8 +72,8 @@ HEADLINES = {
     (Topic.CREDENTIALS, Turn.BEGAN): "the credentials are refused",
     (Topic.CREDENTIALS, Turn.LASTS): "the credentials are still refused",
     (Topic.CREDENTIALS, Turn.ENDED): "the credentials are accepted again",
-    (Topic.SAME_ANSWER, Turn.BEGAN): "the ticketing API answers every request alike",
-    (Topic.SAME_ANSWER, Turn.LASTS): "the ticketing API still answers every request alike",
+    (Topic.SAME_ANSWER, Turn.BEGAN): "the ticketing API gives every request the same response",
+    (Topic.SAME_ANSWER, Turn.LASTS): "the ticketing API still gives every request the same response",
     (Topic.SAME_ANSWER, Turn.ENDED): "the ticketing API works again",
     (Topic.DEADLINE, Turn.BEGAN): "a pass ran out of time",
     (Topic.DEADLINE, Turn.LASTS): "passes still run out of time",
@@ -119,7 +119,7 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
         return {
             Topic.DOWN: f"{where} accepts messages again. It had been down {lasted}; no message was lost.",
             Topic.CREDENTIALS: f"{where} accepts the credentials again. It refused them {times}.",
-            Topic.SAME_ANSWER: f"{where} works again. It answered every request alike {times}.",
+            Topic.SAME_ANSWER: f"{where} works again. It gave every request the same response {times}.",
             Topic.DEADLINE: f"The pass sent all due messages. Earlier passes had run out of time {lasted}.",
             Topic.EXPIRY: f"Waiting messages are no longer about to expire. Some had been {lasted}; those that "
             "expired are escalated.",
@@ -130,7 +130,7 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
     detail = f" ({inert(incident.detail, LONGEST_CAUSE)})" if incident.detail else ""
     said = inert(incident.detail or "", LONGEST_SAME)
     fault = f": {said}" if said else ""
-    same = said or f"{context.destination} answers every request alike"
+    same = said or f"{context.destination} gives every request the same response"
     waiting = _count(context.waiting, "message")
     step = incident.next_step or "list-failed --state waiting"
     return {

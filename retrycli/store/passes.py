@@ -112,7 +112,7 @@ class Ledger(Queries):
         return dict(self._database.rows(lately.group_by(passes.c.host).order_by(passes.c.host)))
 
     def last_start(self) -> str | None:
-        """Return the destination of the last pass's first attempt among the newest attempts; None if there is none."""
+        """Return the destination of the last pass's first attempt among the newest attempts, if any."""
         newest = (
             select(attempts.c.id, attempts.c.destination, attempts.c.pass_id)
             .order_by(attempts.c.id.desc())
@@ -132,7 +132,7 @@ class Ledger(Queries):
         return f"paused by {found.by}{until}" + (f": {found.reason}" if found.reason else "")
 
     def pause(self, now: datetime) -> Pause | None:
-        """Return the pause in force; None if there is none."""
+        """Return the pause in force; None if deliveries are not paused."""
         in_force = select(pause).where(or_(pause.c.until.is_(None), pause.c.until > now)).limit(1)
         found = [Pause(row.since, row.until, row.by, row.reason) for row in self._database.rows(in_force)]
         return found[0] if found else None

@@ -64,7 +64,7 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
         users: the permitted users, by number; see `trusted_users`.
 
     Returns:
-        The first weakness on the way, from the root folder down; None if there is none.
+        The first weakness on the way, from the root folder down; None if the path is safe.
     """
     try:
         for place, found, is_near in _places_on_path(path.absolute()):

@@ -100,7 +100,7 @@ def _mail_server(context: Context, gateway: GatewaySettings, refusal: str | None
     elif found.kind is OutcomeKind.UNREACHABLE:
         yield failure("smtp", f"{where} can't be reached: {said}", "check the network, or fix gateway.base_url")
     elif found.kind is not OutcomeKind.DELIVERED:
-        yield warning("smtp", f"{where} has a problem: {said}", "check the server; passes resume when it is back")
+        yield warning("smtp", f"{where} has a problem: {said}", "check the server; deliveries resume when it is back")
     elif refusal is not None and not gateway.username:
         yield failure("smtp", f"{where} responds, but {refusal}", CHECK_CREDENTIALS)
     else:
@@ -144,7 +144,7 @@ def _probe_finding(
     if outcome.status_code is None and outcome.kind in OUTAGE:
         return failure("api", f"{where} can't be reached: {said}", "check the network, or fix gateway.base_url")
     if outcome.kind in {*OUTAGE, OutcomeKind.THROTTLED}:
-        return warning("api", f"{where} has a problem: {said}", "check the API; passes resume when it is back")
+        return warning("api", f"{where} has a problem: {said}", "check the API; deliveries resume when it is back")
     if proves_credentials and outcome.kind is OutcomeKind.DELIVERED:
         return ok("api", f"{where} responds and accepts the credentials")
     if refusal is not None:
