@@ -62,6 +62,11 @@ def program() -> str:
     return shlex.join(_Now.call.program)
 
 
+def full_program() -> Sequence[str]:
+    """Return the words before a command that start this program from any folder."""
+    return _Now.call.full
+
+
 def with_config(file: str | None) -> None:
     """Register the configuration file that the user gave, if any."""
     if file != _Now.call.config:
