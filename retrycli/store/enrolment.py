@@ -3,7 +3,6 @@
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
@@ -149,7 +148,7 @@ class Enrolment:
         decides = [column for column in columns_without_body(self._database) if column.name in DECIDING_COLUMNS]
         statement = (
             select(*decides)
-            .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
+            .join_from(self._database.messages, queue, _same_id(m.id, queue.c.message_id, span), isouter=True)
             .where(
                 m.status == status_text(MessageStatus.FAILED),
                 or_(unknown, id_in(m.id)) if replaced else unknown,
@@ -242,7 +241,7 @@ class Enrolment:
         rest = span
         while True:
             with self._database.read() as connection:
-                rows = list(rows_of(connection.execute(self._differing.where(*_within(queue.c.message_id, rest)))))
+                rows = list(rows_of(connection.execute(self._differing(rest))))
             if not rows:
                 return
             ids = {row["message_id"] for row in rows if row["over"] or _is_another(row)}
@@ -252,8 +251,7 @@ class Enrolment:
             )
             rest = IdRange(rows[-1]["message_id"], span.upto)
 
-    @cached_property
-    def _differing(self) -> Select[Any]:
+    def _differing(self, span: IdRange) -> Select[Any]:
         m = self._database.messages
         over = m.c.status.is_distinct_from(status_text(MessageStatus.FAILED))  # null if the row does not exist
         birth = birth_text(m)
@@ -271,10 +269,13 @@ class Enrolment:
                 queue.c.ticket,
                 m.c.ticket_id,
             )
-            .join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
+            .join_from(queue, m, _same_id(queue.c.message_id, m.c.id, span), isouter=True)
             # The same time or ticket may be written in two formats. `_is_another` compares the values, and `_follow`
             # stores the current format.
-            .where(or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ))
+            .where(
+                *_within(queue.c.message_id, span),
+                or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ),
+            )
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
         )
@@ -328,6 +329,14 @@ def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     free = list(connection.execute(UNLOCKED, {"ids": list(moved)}).scalars()) if moved else []
     if free:
         connection.execute(FOLLOW, [moved[message_id] for message_id in free])
+
+
+def _same_id(left: ColumnElement[int], right: ColumnElement[int], span: IdRange) -> ColumnElement[bool]:
+    """Return the condition to join two tables by id.
+
+    A range on both sides lets PostgreSQL read both tables in the order of ids, instead of looking up each row.
+    """
+    return and_(left == right, *_within(right, span))
 
 
 def _within(column: ColumnElement[int], span: IdRange) -> list[ColumnElement[bool]]:

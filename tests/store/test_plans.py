@@ -341,6 +341,21 @@ def test_a_message_for_the_trial_write_is_found_by_an_index(big: Database) -> No
     assert set().union(*found.values()) == {"queue by due", "messages by its key"}, found
 
 
+def test_a_sweep_reads_its_slice_of_each_table_once(big: Database) -> None:
+    """It neither looks up row by row nor reads the rest of a table. SQLite has to look up row by row."""
+    if big.is_sqlite:
+        pytest.skip("SQLite joins tables by nested loops alone")
+    rows = 1200
+    span = IdRange(1000, 1000 + rows)
+    with big.rollback_at_end(), statements(big) as seen:
+        Enrolment(big).retire(span)
+        Enrolment(big).newly_failed(span, 500)
+    plans = [executed(big, *row) for row in seen if "JOIN" in row[0]]
+    assert len(plans) >= 2
+    assert {most_loops(plan) for plan in plans} == {1}
+    assert max(map(_rows_read, plans)) <= rows + rows / FAILED
+
+
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_a_pass_reads_the_same_number_of_attempts_however_many_are_kept(big: Database, *, goes_on: bool) -> None:
     """This holds for a new round and for a continued one."""
@@ -369,8 +384,21 @@ def effort(database: Database, sql: str, values: Any) -> int:  # noqa: ANN401  a
             connection.exec_driver_sql(sql, values).all()
             driver.set_progress_handler(None, 1)
             return next(steps)
+    return round(_rows_read(executed(database, sql, values)))
+
+
+def executed(database: Database, sql: str, values: Any) -> Mapping[str, Any]:  # noqa: ANN401  as drivers take them
+    """Return PostgreSQL's plan of a statement, with what its execution measured."""
+    with database.read() as connection:
         [[plan]] = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", values)
-        return round(_rows_read((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]))
+    root: Mapping[str, Any] = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+    return root
+
+
+def most_loops(node: Mapping[str, Any]) -> int:
+    """Return how often a step of a plan ran at most."""
+    own: int = round(node["Actual Loops"])
+    return max(own, *map(most_loops, node.get("Plans", ())), 0)
 
 
 def _rows_read(node: Mapping[str, Any]) -> float:
