@@ -48,7 +48,7 @@ NOT_TABLES = {"view": "view", "v": "view", "f": "foreign table", "p": PARTITIONE
 
 
 def check_ids(database: Database) -> None:
-    """Check that every failed message has an id that no other row has.
+    """Check that the id of each failed message is unique and not null.
 
     Read only the catalogue if it shows that the ids are unique and not null. Otherwise also read the rows.
 
@@ -86,7 +86,7 @@ def repeated(database: Database, message_id: object) -> SchemaMismatch:
 
 def _require_indexable(database: Database, *, make: str, drop: str | None) -> None:
     # `make` is the statement that creates the index, with a placeholder for the table's name. `drop` is the statement
-    # that drops the index, or None if the index is to be created.
+    # that drops the index; None if the caller creates the index.
     with database.read() as connection:
         found = _ask_catalogue(database, connection, KIND_IN_SQLITE, KIND_IN_POSTGRESQL).scalar()
     kind = NOT_TABLES.get(str(found))
@@ -147,7 +147,7 @@ class FailedIndex(Queries):
 
     @property
     def holds_writers_up(self) -> bool:
-        """Return whether creating the index blocks writers. It does on SQLite, which allows one writer at a time."""
+        """Return whether creating the index blocks writers, as on SQLite, which allows only one writer at a time."""
         return self._database.is_sqlite
 
     def statements(self, *, drop: bool = False) -> list[str]:
@@ -181,7 +181,7 @@ class FailedIndex(Queries):
         return [*drops, f"CREATE INDEX {concurrently}{where} (id) WHERE {failed}"]
 
     def execute(self, statements: Sequence[str]) -> None:
-        """Execute statements one by one, not in one transaction.
+        """Execute statements one by one, because PostgreSQL does not allow ``CONCURRENTLY`` in a transaction.
 
         Raises:
             DatabaseUnavailable: a statement fails.
@@ -199,7 +199,6 @@ class FailedIndex(Queries):
             ) from error
 
     def _find(self) -> tuple[IndexState, str]:
-        """Return the state of the index, and its full name."""
         schema, _ = self._database.quoted_table
         with self._database.read() as connection:
             found = _ask_catalogue(self._database, connection, IN_SQLITE, IN_POSTGRESQL).one_or_none()

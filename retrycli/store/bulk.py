@@ -160,11 +160,11 @@ class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy names its function
     """
 
     inherit_cache = True
-    name = "among_ids"  # no type: SQLAlchemy would add `= 1` to a boolean, and SQLite would then use no index
+    name = "among_ids"  # no Boolean `type`: SQLAlchemy would add `= 1`, and SQLite would then use no index
 
 
 @compiles(id_in)
-def _one_by_one(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401  SQLAlchemy's own
+def _one_by_one(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401  SQLAlchemy's options
     [its_column] = element.clauses
     return compiler.process(its_column.in_(bindparam("ids", expanding=True)), **how)
 
@@ -173,7 +173,8 @@ def _one_by_one(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # no
 def _as_an_array(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
     [its_column] = element.clauses
     kind = its_column.type
-    # Other ids are integers. The type of an application's column is unknown here, or is used only for reading.
+    # All other ids are sent as integers. The column's type can't be used, because the type of an application's column
+    # is unknown or is used only for reading.
     array = bindparam("ids", type_=ARRAY(kind) if isinstance(kind, String) else _Numbers())
     return compiler.process(its_column == any_(array), **how)
 

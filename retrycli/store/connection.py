@@ -15,8 +15,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.store.dialects import COMPILED
 
-# Default number of seconds to wait for a lock that the application holds; less than the duration of a claim. The URL of
-# a SQLite file may set another `timeout`, and the role on a server may have another `lock_timeout`.
+# Default number of seconds to wait for a lock that the application holds. The wait is shorter than a claim's lease, so
+# that claims do not expire during one wait. The URL of a SQLite file may set another `timeout`, and the role on a
+# server may have another `lock_timeout`.
 BUSY_SECONDS = 30
 
 # Maximum number of milliseconds to wait for a lock on a server while requests are in flight. The limit is low, because
@@ -59,7 +60,7 @@ KEEPALIVE = {
 # application's own handlers still get psycopg's log.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
-# Keys in a file connection's info: the configured and the current lock wait, in milliseconds.
+# Keys in the `info` of a SQLite connection: the configured and the current lock wait, in milliseconds.
 PATIENCE, WAITS = "patience", "waits"
 
 
@@ -71,7 +72,7 @@ def parsed(url: str) -> URL:
     """
     try:
         return make_url(url)
-    except (exc.ArgumentError, ValueError):  # the error's text may quote the password
+    except (exc.ArgumentError, ValueError):  # its text is dropped, because it may quote the password
         raise ConfigurationError(
             "database.url is not a valid database URL; check its port and its percent-encoding"
         ) from None
@@ -103,16 +104,16 @@ def _postgresql(url: URL, patience: int) -> Engine:
         url.set(drivername="postgresql+retrycli"),
         connect_args={
             **{name: value for name, value in wishes.items() if name not in url.query},
-            "prepare_threshold": None,  # a prepared statement would stay in a pooler's server connection
+            "prepare_threshold": None,  # behind a pooler, another session would lack the prepared statement
             "autocommit": True,  # retrycli sends BEGIN itself
         },
         hide_parameters=True,
         **ONE_CONNECTION,
     )
     engine.update_execution_options(compiled_cache=COMPILED)
-    from retrycli.store.postgresql import prepare  # imports the driver
+    from retrycli.store.postgresql import prepare  # imported here because it imports the driver
 
-    event.listen(engine, "connect", prepare, insert=True)  # before SQLAlchemy reads the server's version
+    event.listen(engine, "connect", prepare, insert=True)  # first: SQLAlchemy's own listener fails with SQL_ASCII
     event.listen(engine, "begin", _BeginTransaction(patience))
     event.listen(engine, "after_cursor_execute", _sync_pipeline)
     return engine
@@ -161,7 +162,7 @@ def _sync_pipeline(
     _statement: str,
     _parameters: object,
     context: ExecutionContext,
-    _executemany: bool,  # noqa: FBT001  as SQLAlchemy calls it
+    _executemany: bool,  # noqa: FBT001  SQLAlchemy passes it by position
 ) -> None:
     pipeline = context.execution_options.get("pipeline")
     if pipeline is not None and "unread" not in context.execution_options:
@@ -173,7 +174,7 @@ def pipelined(connection: Connection) -> Iterator[None]:
     """Run the block in libpq's pipeline mode: wait for a server only for reads and at the end, not for each statement.
 
     Raises:
-        DBAPIError: a statement has failed. It may be an earlier statement than the one that raises the error.
+        DBAPIError: a statement has failed, possibly before the statement that raises the error.
     """
     if connection.dialect.name == "sqlite":
         yield
@@ -200,7 +201,7 @@ def pipeline_errors(connection: Connection) -> Iterator[None]:
     when the block ends.
 
     Raises:
-        DBAPIError: a statement has failed. It may be an earlier statement than the one that raises the error.
+        DBAPIError: a statement has failed, possibly before the statement that raises the error.
     """
     pipeline = connection.get_execution_options().get("pipeline")
     if pipeline is None:
@@ -227,7 +228,7 @@ class _BeginTransaction:
         options = connection.get_execution_options()
         if "on_its_own" in options:
             return
-        if not self._patient:  # at the first transaction: adopt the role's own settings if they are safe
+        if not self._patient:  # first transaction: keep the role's settings, unless they are unsafe
             own_ms, commits = connection.exec_driver_sql(OWN_SETTINGS).one()
             waits_ms = own_ms or self._patience * 1000
             commits = "local" if commits == "off" else commits

@@ -42,8 +42,8 @@ from retrycli.store.schema import acts, attempts, metadata, passes, queue, selec
 Key = tuple[Any, ...]
 Row = tuple[Any, ...]
 
-# The tables to copy. The table that stores the name of the application's table is left out, because the target has its
-# own.
+# The tables to copy. The table that stores the name of the application's table is left out, because the target has
+# stored its own name.
 COPIED = [table for table in metadata.sorted_tables if table is not selection]
 
 # Maximum number of rows to read from each side in one step. Each step writes its changes in one transaction.
@@ -70,7 +70,7 @@ class CopiedTable:
 def copy_tables(
     source: Database, target: Database, *, batch: int = BATCH, listen: Callable[[str, int], None] = lambda *_: None
 ) -> list[CopiedTable]:
-    """Make every table of the target equal to the source's.
+    """Make each copied table in the target equal to the same table in the source.
 
     Args:
         source: the database to copy from.
@@ -91,9 +91,6 @@ def copy_tables(
         CopiedTable(table.name, _count(source, table), _count(target, table), *numbers)
         for table, numbers in written.items()
     ]
-
-
-# -- one table ---------------------------------------------------------------------------------------------------------
 
 
 def _copy(
@@ -140,7 +137,7 @@ def _rows_after(database: Database, table: Table, after: Key | None, batch: int)
 
 
 def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
-    # Sort the keys in the same order on both sides as in Python.
+    # Sort the keys on both sides in Python's order, because `_side_by_side` compares them in Python.
     key = [
         # SQLite orders strings by code point by default; PostgreSQL does so with the collation "C".
         collate(column, "C") if isinstance(column.type, String) and not database.is_sqlite else column
@@ -250,11 +247,11 @@ TELLING_APART = 0x72657472  # first key of the advisory lock that shows whether 
 
 
 def is_same(one: Database, other: Database) -> bool:
-    """Return whether two URLs lead to the same database."""
+    """Return whether two objects refer to the same database."""
     if one.is_sqlite or other.is_sqlite:
         return one.is_sqlite and other.is_sqlite and _file(one).samefile(_file(other))
-    # An advisory lock belongs to one database. While the first connection holds the lock, a second one to the same
-    # database can't acquire it. No other process uses this lock, because its key contains the pid of the backend.
+    # An advisory lock belongs to one database. While the first connection holds the lock, a second connection to the
+    # same database can't acquire it. No other process uses this lock, because its key contains the pid of the backend.
     with one.read() as holding, other.read() as asking:
         number: int = holding.execute(select(func.pg_backend_pid())).scalar_one()
         holding.execute(select(func.pg_advisory_xact_lock(TELLING_APART, number)))
@@ -286,7 +283,7 @@ def last_used(database: Database) -> datetime | None:
 
 def left_behind(source: Database, target: Database, *, batch: int = BATCH) -> tuple[int, int | None]:
     """Return the number of queued messages that are missing in the target's application table, and the lowest of their
-    ids; None if none is missing.
+    ids; None if no message is missing.
 
     Do not count messages that are also missing in the source's table, because the next pass drops them from the queue.
     """

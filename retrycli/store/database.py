@@ -33,7 +33,7 @@ ADVISORY_LOCK = 0x7265747279  # key of the advisory lock that all processes usin
 
 
 class Database:
-    """The application's database.
+    """The application's database, in which retrycli also keeps its own tables.
 
     Args:
         url: the SQLAlchemy URL of the database.
@@ -57,11 +57,10 @@ class Database:
         # rows.
         self.ends_transactions: dict[int, str] = {}
 
-        # True if a change has rolled back a transaction. Rows are then written one by one, which shows which row is the
-        # cause.
+        # True after a change has rolled back a transaction. Rows are then written one by one, to identify the row that
+        # caused it.
         self.row_by_row = False
 
-        # True if the database is a SQLite file. Otherwise it is PostgreSQL.
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             require_file(self._url)
@@ -81,7 +80,7 @@ class Database:
         return Path(path_of(self._url)) if self.is_sqlite else None
 
     def unencodable(self, connection: Connection, text: str) -> str:
-        """Return the distinct characters of a string that the database's encoding lacks; an empty string for SQLite."""
+        """Return the characters of a text that the database's encoding can't represent; an empty string for SQLite."""
         driver = connection.connection.driver_connection
         if self.is_sqlite or driver is None:
             return ""
@@ -90,8 +89,8 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open a short writing transaction. On SQLite, acquire the write lock immediately, so that another process
-        can't get it first.
+        """Open a short writing transaction. On SQLite, acquire the write lock immediately, so that no other process can
+        write between this transaction's reads and writes.
 
         Raises:
             DatabaseUnavailable: the driver reports an error.
@@ -126,10 +125,10 @@ class Database:
 
         The transaction is committed at the end. On SQLite, the application's readers may block the commit. The block
         therefore gets a function that tries to commit before the end. The function returns False if readers block the
-        commit, and may be called again. On a server, and within another transaction, it only returns True.
+        commit, and may be called again. On a server, and within another transaction, it does nothing and returns True.
 
         Args:
-            wait: wait for a lock that the application holds. Otherwise do not wait for a file's lock, and wait at most
+            wait: wait for locks that the application holds. If false, do not wait for a file's lock, and wait at most
                 `IMPATIENT_MS` for a server's lock.
 
         Raises:
@@ -155,8 +154,8 @@ class Database:
             return timedelta(milliseconds=wait.scalar_one())
 
     def advisory_lock(self, connection: Connection) -> None:
-        """Acquire the advisory lock, and hold it until the transaction ends. SQLite needs no such lock, because its
-        writers always wait for each other.
+        """Acquire the advisory lock, and hold it until the transaction ends. SQLite needs no such lock, because it
+        allows only one writer at a time.
         """
         if not self.is_sqlite:
             connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
@@ -299,7 +298,7 @@ class Database:
             connection.close()
             if not error.connection_invalidated:
                 raise
-        # The connection was lost since the last transaction, for example because the server restarted: connect again.
+        # The connection has been lost since the last transaction, for example because the server restarted. Reconnect.
         return self._engine.connect().execution_options(writes=writes, wait=wait).begin()
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Explanations of database errors, with remedies."""
+"""Explain database errors with remedies, and classify errors that changes to rows raise."""
 
 import sqlite3
 from enum import Enum
@@ -84,7 +84,7 @@ NO_DESCRIPTOR = ("unable to open database file", "disk I/O error", "Too many ope
 
 
 def without_details(error: DBAPIError) -> DBAPIError:
-    """Keep only the first line of an error's text, so that a traceback shows no customers' words.
+    """Keep only the first line of an error's text, so that a traceback shows no customer data.
 
     The other lines are the server's details, which quote rows.
     """

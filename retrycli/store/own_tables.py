@@ -26,7 +26,8 @@ WHERE c.oid = CAST(pg_catalog.to_regclass(:name) AS oid)
 """)
 UPGRADING = Lock()  # Alembic keeps the current upgrade in module globals, so a process upgrades one database at a time
 
-# Recorded times may lie this far in the future, because hosts' clocks differ. A message may wait this much longer.
+# Recorded times may lie this far in the future, because hosts' clocks differ slightly. Such times are not repaired, so
+# a message may wait up to this much longer.
 LEEWAY = timedelta(minutes=30)
 
 # Number of newest passes whose times are checked. One pass is not enough, because its host's clock may be right while
@@ -35,7 +36,7 @@ NEWEST_PASSES = 10
 NEWEST = select(passes.c.heartbeat_at).order_by(passes.c.started_at.desc()).limit(NEWEST_PASSES).subquery()
 LATEST = select(
     select(func.max(NEWEST.c.heartbeat_at, type_=passes.c.heartbeat_at.type)).scalar_subquery(),
-    # Operators' attempts and actions record times without a pass.
+    # Operators' attempts and actions may be newer than the last pass.
     select(attempts.c.started_at).order_by(attempts.c.id.desc()).limit(1).scalar_subquery(),
     select(acts.c.at).order_by(acts.c.id.desc()).limit(1).scalar_subquery(),
 )
@@ -89,7 +90,7 @@ def downgrade_tables(database: Database) -> None:
 
 
 @contextmanager
-def _migrating(database: Database) -> Iterator[tuple[Any, Connection]]:  # Alembic's Config, and the connection
+def _migrating(database: Database) -> Iterator[tuple[Any, Connection]]:  # Any is Alembic's Config
     from alembic.config import Config
 
     config = Config()
@@ -128,7 +129,7 @@ def check_selection(database: Database) -> None:
 
 
 def compare(database: Database) -> Belonging:
-    """Compare the queue with the configured table."""
+    """Return the queue's table, the configured table, and how many queued messages have failed rows in the latter."""
     m = database.messages.c
     size = select(func.count()).select_from(queue)
     failed = size.join_from(queue, database.messages, m.id == queue.c.message_id)
@@ -166,7 +167,7 @@ def _remembered(connection: Connection) -> str | None:
 
 
 def is_clock_ahead(database: Database, now: datetime) -> bool:
-    """Return whether future times were recorded while a clock was ahead (see `retrycli.store.clock_repair`)."""
+    """Return whether a recorded time lies more than `LEEWAY` in the future, because a host's clock was ahead."""
     with database.read() as connection:
         return time_ahead(connection, now) > LEEWAY
 

@@ -8,7 +8,7 @@ operators of the server's own catalogue. The search path must not be changed, be
 table find their tables through it.
 
 A value that Python can't represent is read as a string, so that errors can name its row. A character that the
-database's encoding lacks is escaped, so that the result can be recorded.
+database's encoding can't represent is escaped, so that a response with such a character can be recorded.
 """
 
 from functools import lru_cache
@@ -49,7 +49,7 @@ from sqlalchemy.sql import operators
 from retrycli.domain.errors import ConfigurationError
 from retrycli.store.dialects import SharesStatements
 
-# Syntax that looks like a function but can't be schema-qualified. The same is true of `unnest` with several arrays.
+# Syntax that looks like a function but can't be schema-qualified. `unnest` with several arrays is also such syntax.
 #
 # `nullif` is missing on purpose, so that its use fails. A server would look up the `=` of `nullif` in the search path.
 SYNTAX = frozenset({"coalesce", "greatest", "least"})
@@ -84,7 +84,10 @@ class _Number(types.Numeric[Any]):
 
 
 class _Compiler(PGCompiler_psycopg):
-    """Schema-qualify functions and operators, or cast operands to types for which the catalogue has the operator."""
+    """A compiler that schema-qualifies functions and operators.
+
+    If the catalogue has an operator only for other types, the compiler casts the operands to these types.
+    """
 
     def visit_function(self, func: Function[Any], add_to_result_map: Any = None, **how: Any) -> str:  # noqa: ANN401
         text: str = super().visit_function(func, add_to_result_map=add_to_result_map, **how)
@@ -133,7 +136,7 @@ def _matched(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnE
     if is_resolved:
         if any(_is_of_texts(getattr(side, "type", None)) for side in sides):
             return _as_text(binary.left, binary.operator), _as_text(binary.right, binary.operator)
-        if any(isinstance(side.type, OID) for side in sides):  # SQLAlchemy's own reflection queries
+        if any(isinstance(side.type, OID) for side in sides):  # only in SQLAlchemy's reflection queries
             return _as_oid(binary.left), _as_oid(binary.right)
     return sides
 
@@ -164,8 +167,8 @@ def _as_comparisons(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
     return not_(both) if binary.operator is operators.not_between_op else both
 
 
-def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  SQLAlchemy's own
-    is_syntax = operator in {operators.is_, operators.is_not}  # `is_comparison` excludes COLLATE
+def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  a SQLAlchemy operator
+    is_syntax = operator in {operators.is_, operators.is_not}
     return operator is operators.concat_op or (operators.is_comparison(operator) and not is_syntax)
 
 
@@ -173,7 +176,7 @@ def _is_of_texts(kind: object) -> bool:
     return isinstance(kind, types.String) and not isinstance(kind, types.Enum)
 
 
-def _as_text(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # noqa: ANN401  SQLAlchemy's own
+def _as_text(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # noqa: ANN401  a SQLAlchemy operator
     if isinstance(side, ScalarSelect) and operator in LISTS:
         return _selected_as(Text(), side.element)
     is_list = isinstance(side, CollectionAggregate) or (operator in LISTS and not isinstance(side, ColumnClause))
@@ -190,7 +193,7 @@ def _is_numeric(side: ColumnElement[Any]) -> bool:
     return isinstance(kind, types.Numeric) and not isinstance(kind, types.Float)
 
 
-def _as_numeric(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # noqa: ANN401  SQLAlchemy's own
+def _as_numeric(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # noqa: ANN401  a SQLAlchemy operator
     if isinstance(side, CollectionAggregate):
         return any_(cast(side.element, ARRAY(types.Numeric)))
     if isinstance(side, ScalarSelect) and operator in LISTS:
@@ -239,7 +242,7 @@ def prepare(connection: Connection, _record: object) -> None:
 
 
 class _EscapingDumper(StrDumperUnknown):
-    r"""Escape characters that the database's encoding lacks, for example as ``\u2026``.
+    r"""A dumper that escapes characters that the database's encoding can't represent, for example as ``\u2026``.
 
     Otherwise the driver would raise an error, and a response that contains such a character could not be recorded.
     """

@@ -24,8 +24,8 @@ from sqlalchemy.types import NullType, TypeEngine
 from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import REQUIRED_COLUMNS
 
-# Unsuitable column types, with the reasons. Columns of a SQLite file accept values of other types. Only the id's type
-# matters there, because a text column would convert ids to strings.
+# Unsuitable column types, with the reasons. A SQLite column also accepts values of other types, so only the type of the
+# id is checked in a file: a text column would convert ids to strings.
 UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((String, Uuid), "is not of an integer type; retrycli identifies messages by integer ids"),
     "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
@@ -46,7 +46,7 @@ class _IntegralNumeric(TypeDecorator[Any]):
 
 
 class _Unpadded(TypeDecorator[str]):
-    """A string of ``CHAR(n)`` without its padding, which the server ignores in comparisons."""
+    """A ``CHAR(n)`` column that is read without its padding, which the server ignores in comparisons."""
 
     impl = NullType
     cache_ok = True
@@ -75,7 +75,7 @@ def table_of(
     Args:
         columns: the table's columns, by name.
         name: the name of the table.
-        schema: the schema of the table, if one is named.
+        schema: the table's schema, if it is configured.
         place: the table and the database, for errors.
         is_sqlite: the table is in a SQLite file.
 

@@ -1,6 +1,6 @@
 """retrycli's own tables.
 
-`migrations/` creates these tables. A test compares the two definitions.
+`migrations/` creates the same tables, and a test checks that both definitions agree.
 """
 
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ HEAD = "0006"
 
 
 class _UtcDateTime(TypeDecorator[datetime]):
-    """An aware time in UTC, which SQLite stores without a zone."""
+    """Column type for aware times in UTC; SQLite stores the times without a time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -42,9 +42,9 @@ class _UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
 
 
-MAX_INT = 2**31 - 1  # the largest value of a column of the type `Integer` on every database
+MAX_INT = 2**31 - 1  # PostgreSQL's maximum for an `Integer` column; SQLite allows more
 
-# In SQLite, only a column declared as INTEGER PRIMARY KEY becomes the row id. The row id also has 64 bits.
+# In SQLite, only a column declared as INTEGER PRIMARY KEY generates ids. Its values have 64 bits, like a BIGINT.
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
 metadata = MetaData()
@@ -194,7 +194,7 @@ totals = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-# The time of the first escalation with a delivery key and a reason. Operators are notified once for each pair.
+# The time of the first escalation for each pair of delivery key and reason. Operators are notified once for each pair.
 escalations = Table(
     "retrycli_escalations",
     metadata,
@@ -203,7 +203,7 @@ escalations = Table(
     Column("at", _UtcDateTime, nullable=False),
 )
 
-# The application's table that the queue belongs to.
+# The name of the application's table to which the queue belongs.
 selection = Table("retrycli_selection", metadata, Column("table_name", String(255), primary_key=True))
 
 # The table in which Alembic stores the version. It has its own metadata, because Alembic creates it.

@@ -21,7 +21,8 @@ INDEXES = {"retrycli_acts_message": ["message_id", "id"], "retrycli_acts_at": ["
 
 @contextmanager
 def _acts() -> Iterator[BatchOperations]:
-    # On SQLite, Alembic recreates the table, and would recreate its indexes in an arbitrary order.
+    # On SQLite, Alembic recreates the table, and would recreate its indexes in an arbitrary order. So the indexes are
+    # dropped first, and created in a fixed order.
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     for name in INDEXES if is_sqlite else ():
         op.drop_index(name, "retrycli_acts")
