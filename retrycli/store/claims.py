@@ -1,4 +1,4 @@
-"""Claim messages.
+"""Claim queued messages, and renew, release and take over claims.
 
 Each change applies only to messages in the expected state, so a pass whose claims have expired changes nothing.
 """
@@ -65,7 +65,7 @@ class Claims(Queries):
         return self._database.scalar(due.limit(1)) is not None
 
     def is_due(self, message_id: int, due_by: datetime) -> bool:
-        """Return whether a pass may claim this message."""
+        """Return whether a message is waiting and due."""
         due = select(queue.c.message_id).where(queue.c.message_id == message_id, *is_due(due_by))
         return self._database.scalar(due) is not None
 
@@ -118,7 +118,7 @@ class Claims(Queries):
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim one due message as a probe, and return its id, or an empty list if there is none.
+        """Claim one due message as a probe. Return a list with its id; an empty list if no message was claimed.
 
         Args:
             claim: the claim's owner and expiry.
@@ -148,8 +148,8 @@ class Claims(Queries):
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim the due message with the latest due time that belongs to none of the tickets. Return its id, or an
-        empty list if there is none.
+        """Claim the due message with the latest due time that does not belong to the given tickets. Return a list with
+        its id; an empty list if no message was claimed.
         """
         due = self._due(due_by, route, per_ticket_order=per_ticket_order)
         others = due.where(or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(tickets)))
@@ -222,7 +222,7 @@ class Claims(Queries):
         return Results(self._database)
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
-        """Claim messages whose lease has expired, in the order of their ids. Return an empty list if there is none.
+        """Claim messages whose lease has expired, in the order of their ids, and return the expired claims.
 
         Skip messages whose rows the application has locked; a later pass takes them over.
 
@@ -283,8 +283,8 @@ def _take_over(
     from retrycli.store.results import finish_attempts  # needed only after a pass has died
 
     rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
-    # Unfinished attempts by message id. If such an attempt has an outcome, its answer was recorded, but the message's
-    # row was not updated yet.
+    # Unfinished attempts by message id. If such an attempt has an outcome, the destination's answer was recorded, but
+    # the message's row was not updated yet.
     open_by_id = {row["message_id"]: row for row in rows}
     free = _without_locked(database, connection, ids)
     parameters = {"ids": free, "owner": claim.owner}
@@ -315,7 +315,7 @@ def _expired_claim(message: QueuedMessage | UnusableMessage, attempt: RowMapping
     if attempt is None:
         return ExpiredClaim(message, None)
     outcome = _outcome_of(attempt)
-    if attempt["digest"] is None:  # recorded by a version before 0005
+    if attempt["digest"] is None:  # recorded by a version before migration 0005
         return ExpiredClaim(message, attempt["made_by"], outcome)
     took = None if attempt["duration_ms"] is None else timedelta(milliseconds=attempt["duration_ms"])
     before = MessageIdentity(birth_of(attempt["birth"]), attempt["digest"], attempt["ticket"])

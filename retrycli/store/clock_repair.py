@@ -25,8 +25,9 @@ AT_ONCE = 5_000  # maximum number of messages to hold in memory
 DUE = queue.c.next_attempt_at
 
 # End of the last attempt by a pass that may have set the message's wait. A wait counts from the start of the pass, and
-# may be over before the attempt ends. In this case, the start of the pass is used. Manual attempts set no wait.
-# Throttled attempts set none either, but they usually end after the message's due time, which excludes them.
+# may be over before the attempt ends. In this case, the start of the pass is used. Manual and throttled attempts set no
+# wait. Manual attempts are excluded by their missing pass. Throttled attempts usually end after the message's due time,
+# which excludes them.
 TRIED_AT = (
     select(
         func.max(
@@ -155,7 +156,7 @@ def _wait_start(row: RowMapping) -> datetime | None:
 def _repair_breakers(connection: Connection, now: datetime, ahead: timedelta) -> None:
     """Restart the waits for probes. Each wait keeps its length, counted from the latest recorded time.
 
-    Leave a rest that a destination asked for unchanged if it is no longer than the cap, because it may be correct.
+    Leave the wait of a Retry-After unchanged if it is at most `RETRY_AFTER_CAP`, because it may be correct.
     """
     blocking = or_(
         and_(breakers.c.state == BreakerState.OPEN.value, breakers.c.probe_at > now),

@@ -201,10 +201,11 @@ def _step(
     """Examine the next attempts after an id, and delete the attempts that are not needed. Also delete the oldest
     actions and passes.
 
-    Actions and passes need no cursor. Almost all old ones can be deleted, so each step begins at the oldest.
+    Actions and passes need no cursor. Almost all old actions and passes can be deleted, so each step begins at the
+    oldest.
 
     Returns:
-        The number of deleted rows, the id of the last examined attempt, and whether no attempt follows it.
+        The number of deleted rows, the id of the last examined attempt, and whether the round is complete.
     """
     a = attempts.c
     looked_at = select(a.id).where(a.id > after).order_by(a.id).limit(limit).subquery()
@@ -212,8 +213,8 @@ def _step(
     upto = after if last is None else last
     may_go = row_by_row(a.finished_at < before, ~IN_THE_QUEUE, ~_is_needed(database))
     leaving = a.id.in_(connection.execute(select(a.id).where(a.id > after, a.id <= upto, may_go)).scalars().all())
-    # From here on, the lock on the watermark makes passes on other hosts wait. They may have found the same attempts,
-    # which must be counted only once.
+    # From here on, the lock on the watermark makes passes on other hosts wait. These passes may have found the same
+    # attempts, which must be counted only once.
     mark: int = connection.execute(_mark().with_for_update()).scalar_one()
     # Of the attempts to delete, count those above the watermark. They have ended, so their outcomes are final, even if
     # unsettled attempts lie between them and the watermark.
@@ -230,7 +231,7 @@ def _step(
 
 
 def _is_needed(database: Database) -> ColumnElement[bool]:
-    """Build the condition that an attempt decides whether its text may be sent again, and that its row still exists.
+    """Build the condition that an attempt decides whether its text may be sent again, and that its message's row exists.
 
     Such an attempt may have delivered the text, has reached some recipients, or is the last delivery of the text.
     Earlier deliveries are not needed, because the last one stores their number.

@@ -32,7 +32,7 @@ from retrycli.store.schema import attempts, passes
 MAX_TEXTS = 20_000
 MAX_CAUSES = 1000
 MAX_PASSES = 20_000  # maximum number of passes to read: two weeks of one pass per minute
-DISORDER = DAY  # maximum time between two attempts that were recorded in reverse order
+DISORDER = DAY  # assumed limit: an attempt with a higher id started at most this much earlier
 
 # Number of leading characters that all times within a period share when they are written as text.
 PREFIX_LENGTHS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
@@ -109,7 +109,8 @@ class Statistics(Queries):
 
 
 def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
-    # Ids grow with time, except within `DISORDER`. With a lower bound on the ids, older attempts need not be read.
+    # Ids grow with the start times, except within `DISORDER`. With a lower bound on the ids, older attempts need not be
+    # read.
     return and_(a.id >= _first_id(connection, since - DISORDER), a.started_at >= since)
 
 

@@ -123,8 +123,8 @@ class Enrolment:
         return select(m.id)
 
     def _id_at(self, rows: Select[Any], number: int, *, after: int | None = None, newest: bool = False) -> int | None:
-        """Return the id `number` rows after the first id above `after`, or, with `newest`, `number` rows before the
-        newest id; None if there is no such row.
+        """Return the id at position `number`, counted from 0 upward from `after`, or downward from the newest id if
+        `newest` is set. Return None if there are too few rows.
         """
         ids = self._database.messages.c.id
         ordered = rows.where(*_within(ids, IdRange(after, None))).order_by(ids.desc() if newest else ids)
@@ -141,7 +141,8 @@ class Enrolment:
         Args:
             span: the range of ids.
             limit: the maximum number of messages.
-            replaced: ids that belong to other messages in the queue; the new messages are read as well.
+            replaced: ids that are queued for earlier messages with the same ids. The current messages with these ids
+                are also read.
         """
         unknown: ColumnElement[bool] = queue.c.message_id.is_(None)
         m = self._database.messages.c
@@ -198,7 +199,7 @@ class Enrolment:
             return escalate(self._database, connection, escalated, now)
 
     def retire(self, span: IdRange) -> Sequence[int]:
-        """Remove messages from the queue that the application has sent, rejected, withdrawn or deleted.
+        """Remove from the queue the messages that the application has sent, rejected, withdrawn or deleted.
 
         Also remove a message whose id now belongs to another message. The other message is then enrolled as new.
 
@@ -236,7 +237,7 @@ class Enrolment:
         """Yield queue rows that differ from the application's rows, in batches: the rows that leave the queue, and the
         rows that stay.
         """
-        if self._database.scalar(select(func.min(queue.c.message_id))) is None:  # usually empty, and fast to check
+        if self._database.scalar(select(func.min(queue.c.message_id))) is None:  # fast, and usually true
             return
         rest = span
         while True:
@@ -253,7 +254,7 @@ class Enrolment:
 
     def _differing(self, span: IdRange) -> Select[Any]:
         m = self._database.messages
-        over = m.c.status.is_distinct_from(status_text(MessageStatus.FAILED))  # null if the row does not exist
+        over = m.c.status.is_distinct_from(status_text(MessageStatus.FAILED))  # also true if the row does not exist
         birth = birth_text(m)
         may_differ = and_(ESCALATED, self._may_differ())
         return (
@@ -282,10 +283,10 @@ class Enrolment:
 
     def _may_differ(self) -> ColumnElement[bool]:
         m = self._database.messages
-        if "updated_at" not in m.c:  # then any row may differ: `review` compares the texts
+        if "updated_at" not in m.c:  # without this column, `review` must compare every text
             return true()
         return or_(
-            queue.c.digest.is_(None),  # a version before 0005 stored no digest: `review` stores it
+            queue.c.digest.is_(None),  # a version before migration 0005 stored no digest
             m.c.retry_count.is_distinct_from(queue.c.seen_count),
             func.substr(m.c.last_error, 1, REMEMBERED).is_distinct_from(queue.c.seen_error),
             updated_at_text(m).is_distinct_from(queue.c.seen_updated_at),
@@ -307,8 +308,8 @@ def _is_another(row: Mapping[str, Any]) -> bool:
     birth = birth_in(row)
     if row["birth"] is not None:
         return bool(birth_of(row["birth"]) != birth)
-    # Versions before 0005 stored no birth, so compare the ticket and the first failure. Versions before 0003 stored no
-    # ticket.
+    # Versions before migration 0005 stored no birth, so compare the ticket and the first failure. Versions before
+    # migration 0003 stored no ticket.
     if row["ticket"] in {None, ticket_text(row["ticket_id"])}:
         return False
     return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))

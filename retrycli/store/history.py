@@ -25,7 +25,7 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
         database: holds the queue and the application's table.
         message_id: the message's id.
         body: also read the body, and the texts of edits. Otherwise the body is an empty string, or null if the row has
-            none.
+            no body.
 
     Raises:
         NoSuchMessage: no row has the id.
@@ -83,7 +83,7 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
 def require_free(
     database: Database, connection: Connection, message_id: int, verb: str, now: datetime
 ) -> MessageStanding:
-    """Check that an operator may act on a message now, and return the data that show it.
+    """Check that an operator may act on a message now, and return its `MessageStanding`.
 
     Args:
         database: holds the queue and the application's table.

@@ -131,7 +131,7 @@ def _histories(connection: Connection, ids: Collection[int]) -> Mapping[int, His
         made[message_id].append(PastAttempt(by_pass=made_by == BY_PASS, **values))
     requeued = connection.execute(REQUEUES, {"ids": list(made)}).all() if made else []
     after = {
-        # A version before 0005 recorded only the time of a requeue, so find the last attempt that started by then.
+        # Versions before migration 0005 recorded only the time of a requeue: find the last attempt that began by then.
         message_id: max((attempt.number for attempt in made[message_id] if attempt.started_at <= at), default=0)
         if number is None
         else number
@@ -152,8 +152,8 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
     if isinstance(message, UnusableMessage):
         return replace(message, delivery_key=key, birth=birth, digest=digest, as_read=as_read)
-    # The queue counts unknown outcomes for one delivery key. If the queue row has no digest, only a version before 0005
-    # can have counted any, and its count applies to every key.
+    # The queue's count of unknown outcomes applies to one delivery key. A count without a digest was stored by a
+    # version before migration 0005, and applies to every key.
     unknown_count = own.unknown_count if own.digest is None or key == own.delivery_key else 0
     had = own.delivered_to if own.digest is None or same_content(own.digest, digest) else None
     queued = QueuedMessage(
@@ -186,13 +186,13 @@ def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | Non
         return tried
     if own.digest is not None:
         return own.delivery_key if own.digest == digest else None
-    # If the queue row has no digest, its key is provisional, unless a version before 0005 may have sent requests with
-    # this key.
+    # If the queue row has no digest, its key is provisional, unless a version before migration 0005 may have sent
+    # requests with this key.
     return own.delivery_key if own.birth is None or history.sent_by_0004() else None
 
 
 def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
-    """Build messages from rows of `with_queue`, in the order of ids. Leave out rows that belong to other messages."""
+    """Build messages from rows of `with_queue`, in the order of `ids`. Leave out messages whose ids were reused."""
     rows = {row["id"]: row for row in rows_of(found) if is_the_queues(row)}
     past = _histories(connection, [message_id for message_id, row in rows.items() if row[OWN + "attempt_number"] > 1])
     return [_identified(rows[message_id], past.get(message_id, NONE)) for message_id in ids if message_id in rows]
@@ -212,9 +212,6 @@ def is_the_queues(row: Mapping[str, Any]) -> bool:
     """Return whether a row and the queue row with its id belong to the same message."""
     known, birth = row[OWN + "queue_birth"], row[BIRTH]
     return known is None or known == birth or bool(birth_of(known) == birth_in(row))
-
-
-# -- rows that changed since they were read -------------------------------------------------------------------
 
 
 FIRST_IDENTIFYING = 2  # index of the first identifying column, after the id and the status
@@ -273,7 +270,7 @@ def identity_values(decision: Decision) -> dict[str, Any]:
     """Return the columns of a queue row that describe the message's text.
 
     If birth, digest and delivery key are None, `move` leaves them unchanged. The number of unknown outcomes belongs to
-    the delivery key, so both are set together for a message that can be sent.
+    the delivery key, so both are returned together if the message can be sent.
     """
     message = decision.message
     if message is None or not message.digest:
@@ -286,7 +283,7 @@ def identity_values(decision: Decision) -> dict[str, Any]:
     }
     if isinstance(message, UnusableMessage):
         return values | {"delivered_to": None}
-    # If the row has changed meanwhile, the recipients of this attempt did not get the present text.
+    # If the row has changed meanwhile, the recipients of this attempt did not get the current text.
     changed = decision.transition.reason is EscalationReason.CHANGED
     now = decision.outcome.delivered_to if decision.outcome and not changed else ()
     return values | {

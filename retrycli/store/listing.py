@@ -47,7 +47,7 @@ LARGEST_ID = 2**63 - 1
 
 
 class MessageQueries(Queries):
-    """List and count failed messages, and change nothing."""
+    """Read-only queries that list and count failed messages."""
 
     def messages(self, wanted: Filter, *, sort: str = "next", limit: int | None = None) -> Iterator[ListedMessage]:
         """List failed messages, including messages that the next pass will enrol.

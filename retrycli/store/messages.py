@@ -52,7 +52,7 @@ def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
 
 
 def addresses(value: str | None) -> list[str]:
-    """Parse the queue's ``delivered_to``: a JSON list of addresses, or null for none."""
+    """Parse the queue's ``delivered_to``: a JSON list of addresses, or null for no addresses."""
     return [] if value is None else list(json.loads(value))
 
 
@@ -78,8 +78,8 @@ def status_of(database: Database) -> ColumnElement[str]:
 
 
 def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Combine conditions so that no planner uses an index for them. Use this for rows that are looked up by id, a few
-    hundred at a time.
+    """Combine conditions so that no planner uses an index for them. Use the result for rows that are looked up by id, a
+    few hundred at a time.
 
     Without table statistics, a planner assumes that few rows have a given state. It may then use the index on the state
     and scan a million rows for every few hundred ids.

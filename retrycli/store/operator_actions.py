@@ -220,7 +220,7 @@ class Acts(Queries):
                 )
             self._check_room(connection, message_id, changes)
             # If the queue row has no digest, store the digest of the old text. Otherwise the new text would also use a
-            # key that a version before 0005 chose.
+            # key that a version before migration 0005 chose.
             self._remember(connection, message_id, queue.c.digest.is_(None))
             written = write_text(self._database, connection, message_id, changes)
             if message_id in written.unchanged:

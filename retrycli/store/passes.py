@@ -112,7 +112,7 @@ class Ledger(Queries):
         return dict(self._database.rows(lately.group_by(passes.c.host).order_by(passes.c.host)))
 
     def last_start(self) -> str | None:
-        """Return the destination of the last pass's first attempt among the newest attempts, if any."""
+        """Return the destination of the last pass's first attempt; None if no pass made any of the newest attempts."""
         newest = (
             select(attempts.c.id, attempts.c.destination, attempts.c.pass_id)
             .order_by(attempts.c.id.desc())
@@ -138,7 +138,7 @@ class Ledger(Queries):
         return found[0] if found else None
 
     def set_pause(self, wanted: Pause | None, act: Mapping[str, Any] | None = None) -> None:
-        """Start a pause, or end it if `wanted` is None. Record the action (see `history.act_values`)."""
+        """Start a pause, or end it if `wanted` is None. Record `act`, if given (see `history.act_values`)."""
         with self._database.write() as connection:
             connection.execute(delete(pause))
             if wanted is not None:
@@ -151,8 +151,6 @@ class Ledger(Queries):
         columns = [acts.c[field.name] for field in fields(PauseRecord)]
         newest = select(*columns).where(acts.c.message_id.is_(None)).order_by(acts.c.id.desc()).limit(limit)
         return [PauseRecord(*row) for row in self._database.rows(newest)]
-
-    # -- destinations --------------------------------------------------------------------------------------
 
     def breaker(self, destination: str) -> Breaker:
         """Return the breaker of a destination; a closed breaker if none is stored."""
@@ -169,7 +167,7 @@ class Ledger(Queries):
         """Reserve the due probe of a destination until a given time, so that no other pass sends a probe.
 
         Returns:
-            True if the probe was reserved; False if another pass was faster.
+            True if the probe was reserved; False if another pass has changed the breaker first.
         """
         unchanged = update(breakers).where(
             breakers.c.destination == breaker.destination,
@@ -186,7 +184,7 @@ class Ledger(Queries):
             destination: the request's destination.
             now: the current time.
             interval: the minimum time between requests.
-            too_late: the time from which nothing is reserved.
+            too_late: reserve nothing if the request can't be sent before this time.
 
         Returns:
             The time at which to send: now, or one interval after the previous request.
@@ -210,8 +208,8 @@ class Ledger(Queries):
     def standing_breakers(self, destinations: Collection[str | None], at: datetime) -> list[Breaker]:
         """Return the breakers of the given destinations that are open, or that block requests at a given time.
 
-        An open breaker closes only after a successful probe. A destination that is no longer used gets no probes, so do
-        not pass it: its breaker would stay open.
+        An open breaker closes only after a successful probe. Pass only destinations in use, because an unused
+        destination gets no probes, and its breaker stays open.
         """
         return [
             breaker
@@ -311,7 +309,7 @@ class Targets(Queries):
         return True
 
     def end_telling(self) -> None:
-        """Release the reservation."""
+        """Release the reservation of `begin_telling`."""
         with self._database.write() as connection:
             connection.execute(delete(told).where(*RESERVATION))
 

@@ -184,8 +184,8 @@ class Results(Queries):
         attempt's outcome, and keep the message claimed.
 
         Raises:
-            TransactionLost: the change of a row rolled back the transaction. Repeat the call: it finds such a row and
-                leaves it out.
+            TransactionLost: the change of a row rolled back the transaction. Repeat the call until it succeeds: the
+                repeated calls identify the row and leave it out.
         """
         by_id = {decision.message_id: decision for decision in decisions}
         with self._database.write() as connection:

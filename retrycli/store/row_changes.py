@@ -1,4 +1,4 @@
-"""Change the application's rows. Only failed rows are changed, and rejected rows that are restored."""
+"""Change the application's rows: failed rows, and rejected rows that an operator requeues."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -207,7 +207,7 @@ class Written(NamedTuple):
 
     @property
     def unchanged(self) -> AbstractSet[int]:
-        """Return the ids of all rows that are unchanged."""
+        """Return the ids of the rows that rejected the change or are locked."""
         return self.refused.keys() | set(self.locked)
 
 
@@ -228,8 +228,8 @@ class _RowChange(Generic[Wanted]):
 
         Raises:
             DBAPIError: no row can be written, and no single row is the cause.
-            TransactionLost: the change of a row rolled back the transaction. Repeat the call: it finds such a row and
-                leaves it out.
+            TransactionLost: the change of a row rolled back the transaction. Repeat the call until it succeeds: the
+                repeated calls identify the row and leave it out.
         """
         if not wanted:
             return ALL_WRITTEN

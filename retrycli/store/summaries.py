@@ -38,13 +38,13 @@ class PassTimes:
 
 
 class QueueCounts(Queries):
-    """Count messages, and change nothing."""
+    """Read-only queries that count messages."""
 
     # With GROUP BY on several columns, SQLite would sort all rows. With an index on the state, it would read rows in
     # order of time, jumping through the file. The conditional counts below read all rows once, in storage order.
 
     def in_queue(self) -> InQueue:
-        """Count the queued messages. Read only the type from the application's table."""
+        """Count the queued messages by state and type, and find the earliest times."""
         m = self._database.messages.c
         kinds = [(state, kind) for state in State for kind in MessageType]
         # Compare as text. The application's enumeration may lack a type, and PostgreSQL would reject the comparison.

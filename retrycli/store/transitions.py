@@ -61,7 +61,7 @@ def move(
     Args:
         connection: a connection in a writing transaction.
         claim: the claim that holds the messages.
-        decisions: the transitions.
+        decisions: the decisions to apply.
         rows: the current states of the escalated messages' rows, by id.
         now: the current time.
     """
@@ -112,8 +112,8 @@ def escalate(
     known = [
         decision._replace(message=whole[decision.message_id]) for decision in decisions if decision.message_id in whole
     ]
-    # Messages that are no longer failed, or whose ids now belong to other messages. The next pass removes them from the
-    # queue.
+    # Messages that are no longer failed, or whose ids now belong to other messages. The next pass removes these
+    # messages from the queue.
     gone = [decision for decision in decisions if decision.message_id not in whole]
     written = write_messages(database, connection, known)
     rows = {**read_rows(database, connection, ids), **written.rows}
@@ -131,7 +131,7 @@ def review(
 ) -> list[Decision]:
     """Decide again about escalated messages: they wait again, are escalated again, or stay escalated (released).
 
-    For a message that stays escalated, store the present state of its row. The rows are locked during the review. Rows
+    For a message that stays escalated, store the current state of its row. The rows are locked during the review. Rows
     that another transaction has locked are left to the next pass.
 
     Args:
@@ -141,7 +141,7 @@ def review(
         now: the current time, for ``escalated_at``.
 
     Returns:
-        The decisions, as written.
+        The decisions, with an escalation for each message whose row rejected the change.
     """
     m = database.messages
     unlocked = (
@@ -278,7 +278,7 @@ def _waiting_update(of: Values) -> Update:
     If the operator attempted another text, the counts and recipients of the old text are also kept.
     """
     waits = queue.c.escalated_at.is_(None)
-    another = and_(~waits, queue.c.digest != of["digest"])  # null if a version before 0005 stored no digest
+    another = and_(~waits, queue.c.digest != of["digest"])  # null if the queue row has no digest
     return _release(
         of,
         state=FORMER_STATE,

@@ -50,7 +50,7 @@ def creators(database: Database) -> list[tuple[str, str | None]]:
     """Return the schemas of the search path in which other roles may create functions, each with the role.
 
     A role of None stands for every role. Owners of the schema or the table are left out, because they may change the
-    table and its triggers in any case.
+    table and its triggers anyway.
     """
     if database.is_sqlite:
         return []
@@ -128,8 +128,8 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
     """Yield samples of failed queued messages: those to be sent last, those to be sent first, and others scattered over
     all ids.
 
-    The scattered messages differ from pass to pass. A sample consists of the rows that are neither locked nor hidden by
-    a row-level policy, or of all rows if there are none.
+    The scattered messages differ from pass to pass. A sample leaves out rows that are locked or that a row-level policy
+    hides, unless all rows are locked or hidden.
     """
     m = database.messages.c
     scattered = ((queue.c.message_id % PRIME) * FACTOR + int(now.timestamp()) % PRIME) % PRIME
@@ -175,7 +175,7 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
             Decision(message_id, transition, finished_at=now) for message_id in ids if message_id not in refused
         ]
         refused |= write_messages(database, connection, decisions).refused
-    refused.pop(START, None)  # no row has this id
+    refused.pop(START, None)  # START only stands for a missing sample: no row has this id
     return refused
 
 
