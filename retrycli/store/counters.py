@@ -231,7 +231,7 @@ def _step(
 
 
 def _is_needed(database: Database) -> ColumnElement[bool]:
-    """Build the condition that an attempt decides whether its text may be sent again, and that its message's row exists.
+    """Build the condition that an attempt decides whether its text may be sent again, and that the row still exists.
 
     Such an attempt may have delivered the text, has reached some recipients, or is the last delivery of the text.
     Earlier deliveries are not needed, because the last one stores their number.

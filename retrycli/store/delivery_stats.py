@@ -171,7 +171,7 @@ def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list
 
 
 def _outages(connection: Connection, since: datetime) -> list[Outage]:
-    # Passes without attempts do not show whether there is an outage, so they are left out.
+    # Leave out passes that do not show whether there is an outage, such as passes without attempts.
     p = passes.c
     down = case((p.reason == StopReason.BREAKER_OPEN, 1), else_=0)
     telling = or_(down == 1, p.reason == StopReason.THROTTLED, p.sent + p.rescheduled > 0)

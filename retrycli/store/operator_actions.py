@@ -168,7 +168,7 @@ class Acts(Queries):
         return m.id.in_(bindparam("ids", expanding=True)), m.status == status_text(MessageStatus.FAILED)
 
     def write_down(self, done: Mapping[int, OperatorAction]) -> None:
-        """Record actions, given by message id, that change no row of the application's table."""
+        """Record actions, by message id, that do not change the application's rows."""
         with self._database.write() as connection:
             _record_actions(connection, done)
 

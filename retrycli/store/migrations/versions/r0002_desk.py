@@ -12,7 +12,7 @@ RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
 
 
 def upgrade() -> None:
-    """Create the tables, and count the existing passes. Attempts are counted when the totals are first read."""
+    """Create the tables, and count the existing passes. The watermark of 0 lets later code count the attempts."""
     op.create_index("retrycli_attempts_finished", "retrycli_attempts", ["finished_at"])
     op.create_table(
         "retrycli_acts",

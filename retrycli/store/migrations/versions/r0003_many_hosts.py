@@ -17,7 +17,7 @@ Time = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Create the table, and store the tickets of queued messages."""
+    """Create the table of request times, and store the tickets of queued messages."""
     op.create_table(
         "retrycli_rates",
         sa.Column("destination", sa.String(255), primary_key=True),
