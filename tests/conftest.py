@@ -22,17 +22,19 @@ on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sql
 
 
 def pytest_configure() -> None:
-    """Ignore settings from the environment, put the tests' folders in memory, and enable SIGINT and SIGQUIT.
+    """Ignore settings from the environment, put the tests' folders in memory, and enable signals.
 
-    A shell makes background processes ignore both signals, and every process started here would inherit that.
+    A shell makes background processes ignore SIGINT and SIGQUIT, and ``nohup`` SIGHUP. Every process started here would
+    inherit this.
     """
     forget_settings()
     if (memory := in_memory()) is not None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
-        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -14,20 +14,10 @@ from tests.cli.command import end, wait_until
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.cli.application import Application
     from tests.cli.command import Cli
 
 pytestmark = [on_both, pytest.mark.real]
-
-
-@pytest.fixture(autouse=True)
-def _not_under_nohup() -> Iterator[None]:
-    """Stop ignoring signals; processes that are started inherit ignored ones."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
 
 
 ENDS = pytest.mark.parametrize(
