@@ -9,20 +9,20 @@ from retrycli.domain.transition import Decision, Transition
 
 
 class Attempt(NamedTuple):
-    """An attempt of a pass. Until it ends, its outcome is `CLAIM_EXPIRED_BEFORE_SEND`."""
+    """One delivery attempt by a pass. Until it ends, its outcome is `CLAIM_EXPIRED_BEFORE_SEND`."""
 
     queued: QueuedMessage
     outcome: Outcome
     duration: timedelta
     finished_at: datetime
-    # Number of times that the message was the probe since the breaker opened, including this attempt; 0 if this attempt
-    # is not a probe.
+    # Number of probes with this message since the breaker opened, including this attempt; 0 if this attempt is not a
+    # probe.
     probe: int = 0
-    # The attempt is part of a trial, which shows whether answers in doubt concern messages or retrycli's access; see
+    # The attempt is part of a trial, which shows whether ambiguous answers concern messages or retrycli's access; see
     # `retrycli.domain.doubt`.
     trial: bool = False
     counts_as_retry: bool = True  # a failure uses up one of the message's retries
-    # The outcome concerns retrycli's access and not the message. The message then waits again, unchanged.
+    # The outcome shows a problem of retrycli's access and not of the message, so the message waits again, unchanged.
     about_access: bool = False
 
     @property
@@ -41,7 +41,7 @@ class Attempt(NamedTuple):
         return cls(queued, CLAIM_EXPIRED_BEFORE_SEND, timedelta(0), at, probe, trial)
 
     def ended(self, outcome: Outcome, at: datetime, *, about_access: bool = False) -> "Attempt":
-        """Return the attempt with its outcome."""
+        """Return a copy of the attempt that has ended at the given time with the given outcome."""
         return self._replace(outcome=outcome, duration=at - self.begun_at, finished_at=at, about_access=about_access)
 
     def decided(self, transition: Transition) -> Decision:

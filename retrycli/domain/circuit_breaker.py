@@ -4,12 +4,14 @@
 
     CLOSED ──five failures in a row──▶ OPEN ──probe_at reached──▶ (one probe)
       ▲                                 ▲                             │
-      ├──── delivered, also by hand ────┼─────────────────────────────┤
+      ├───── delivered or rejected ─────┼─────────────────────────────┤
       │                                 └───────── failed ────────────┘
-    RESTING ──first answer after probe_at──▶ CLOSED   (throttled: the destination asked for a rest)
+    RESTING ──first outcome after probe_at──▶ CLOSED  (throttled: the destination asked retrycli to wait)
 
 A failure counts if it says something about the destination. A failure to connect always counts. An error response, or a
 missing response, may be caused by the ticket. Such failures count once three different tickets have had them.
+
+A delivery by an operator also closes an open breaker.
 
 The pattern is from Nygard, "Release It!", chapter 5, "Circuit Breaker".
 """
@@ -28,7 +30,7 @@ TICKETS = 3
 
 
 class BreakerState(StrEnum):
-    """The states of a breaker."""
+    """The states of a breaker; the module's diagram shows the transitions."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -36,7 +38,7 @@ class BreakerState(StrEnum):
 
 
 class BreakerRules(NamedTuple):
-    """The breaker's settings."""
+    """The settings that determine when a breaker opens, and when probes are due."""
 
     failures: int = 5
     # The waits before the first probe, the second probe and so on; the last wait repeats.
@@ -45,7 +47,7 @@ class BreakerRules(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """The breaker of one destination."""
+    """The breaker of one destination. Instances are immutable; methods return the changed breaker."""
 
     destination: str
     state: BreakerState = BreakerState.CLOSED
@@ -54,17 +56,17 @@ class Breaker:
     failures: int = 0
     opened_at: datetime | None = None
     probe_at: datetime | None = None  # time from which requests may be sent again; None if they may be sent now
-    # While closed: up to `TICKETS` tickets that may have caused failures, each with its number of these failures.
+    # While closed: up to `TICKETS` tickets that may have caused failures, with the number of these failures per ticket.
     tickets: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_healthy(self) -> bool:
-        """Return whether no failure is counted, and the destination has not asked for a rest."""
+        """Return whether the breaker is closed and counts no failures."""
         return self == Breaker(self.destination)
 
     @property
     def description(self) -> str:
-        """Describe the destination and its next request."""
+        """Describe the destination, and the time of its next request if requests are blocked."""
         if self.probe_at is None:
             return self.destination
         next_request = "no requests until" if self.state is BreakerState.RESTING else "next probe at"
@@ -80,7 +82,7 @@ class Breaker:
         return self.probe_at is not None and at < self.probe_at
 
     def admitting(self, at: datetime) -> "Breaker":
-        """Return the breaker for a pass. If the wait has ended by the given time, the result blocks no requests."""
+        """Return this breaker or, if its wait has ended by the given time, a copy that does not block requests."""
         return self if self.blocks(at) else replace(self, probe_at=None)
 
     def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime, ticket: str) -> "Breaker":
@@ -90,7 +92,7 @@ class Breaker:
             kind: the outcome. Only failures in `OUTAGE` count, because a rejected message or password says nothing
                 about the destination's health.
             rules: the breaker's settings.
-            since: the start of the pass, from which the wait for the probe counts.
+            since: the start of the pass. The wait before the next probe begins at this time.
             ticket: the ticket of the message.
         """
         if self.blocks(since):
@@ -118,7 +120,7 @@ class Breaker:
         )
 
     def rest(self, until: datetime) -> "Breaker":
-        """Return the breaker after the destination has asked for a rest until the given time."""
+        """Return the breaker of a destination that has asked for no requests until the given time."""
         return Breaker(self.destination, BreakerState.RESTING, probe_at=until)
 
 

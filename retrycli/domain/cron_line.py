@@ -15,8 +15,8 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
-# The search path, only for a file that contains nothing but retrycli's block. In a user's crontab it would apply to
-# every line below.
+# The search path. It is written only to a file that contains nothing but retrycli's block, because in a user's crontab
+# it would also apply to all later lines.
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
 
 # A line that sets a variable for the lines below.
@@ -41,7 +41,7 @@ SPEAKERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A pass as a scheduler starts it."""
+    """The settings with which a scheduler starts passes."""
 
     interval: timedelta
     interpreter: str
@@ -52,7 +52,7 @@ class Job:
     writes: tuple[str, ...] = ()  # full paths of the directories that the pass writes to
 
     def arguments(self, starter: StartedBy, *options: str) -> tuple[str, ...]:
-        """Return the command.
+        """Return the program and its arguments.
 
         Args:
             starter: what starts the pass, for the option ``--started-by``.
@@ -78,7 +78,7 @@ class Caller:
     owner: str = "root"  # user who wrote the line or unit, judged by its location
     running: bool | None = None  # whether cron or the timer is active; None if not checked, or unknown
     mail_to: str | None = None  # recipient of the output; None means the line's user, and empty means nobody
-    # The time zone from the CRON_TZ line above, which not every cron supports; None means the system's zone.
+    # The time zone that the crontab sets with CRON_TZ, which not every cron supports; None means the system's zone.
     zone: str | None = None
     # The time from which cron has used the line in its present form: the start of cron, or the last change of the line.
     # None if unknown.
@@ -137,7 +137,7 @@ def block(job: Job, *, system: bool) -> str:
     """Return the block for a crontab.
 
     Args:
-        job: the pass.
+        job: the pass to run.
         system: whether the crontab is in /etc, where each line names its user.
     """
     user = f"{job.user} " if system else ""
@@ -230,7 +230,7 @@ def _runs_pass(command: Sequence[str]) -> bool:
 
 
 def named_config(arguments: list[str]) -> str | None:
-    """Return the settings file that a command names."""
+    """Return the settings file that a command names with ``--config``; None if it names none."""
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if word == "--config" and following:
             return following

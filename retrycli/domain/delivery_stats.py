@@ -25,7 +25,7 @@ MAX_BARS = 90  # maximum number of bars that remain legible on a phone
 
 
 class GroupBy(StrEnum):
-    """The properties by which attempts are grouped."""
+    """The properties by which `stats` can group attempts."""
 
     OUTCOME = "outcome"
     TYPE = "type"
@@ -45,7 +45,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Attempts with a common property."""
+    """Attempts with the same value of a `GroupBy` property."""
 
     key: str | datetime | None  # value of the property; None for messages that the application has deleted
     attempts: int
@@ -89,13 +89,13 @@ class Outage:
     ended_at: datetime | None  # None while the outage lasts
 
     def length(self, now: datetime) -> timedelta:
-        """Return how long the outage has lasted."""
+        """Return the duration of the outage, up to ``now`` if the outage still lasts."""
         return (self.ended_at or now) - self.began_at
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStats:
-    """The statistics of a period."""
+    """The statistics of the attempts in a period."""
 
     since: datetime
     until: datetime

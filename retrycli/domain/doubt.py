@@ -1,13 +1,14 @@
-"""Answers in doubt: an answer may concern one message, or retrycli's access and so all messages.
+"""Ambiguous answers: such an answer concerns either one message, or retrycli's access and therefore all messages.
 
 A 403 can mean a closed ticket or a user without permission. A 404 can mean a deleted ticket or a misconfigured proxy. A
-redirect is often a maintenance page. One answer alone does not show its cause. So each route withholds answers in doubt
-until one of these rules decides:
+redirect is often a maintenance page. A single answer does not show its cause. So each route withholds ambiguous answers
+until one of these rules applies:
 
 - A delivery whose request was sent after the answers shows that the route works, so the answers concern their
   messages. If a look-up found the message, the delivery shows nothing, because nothing was sent.
-- If ten tickets in a row get the same status, a trial sends three messages of other tickets, one at a time. If one is
-  delivered, the ten answers concern their messages. If none is delivered, all answers concern retrycli's access.
+- If ten tickets get the same status without a delivery in between, a trial sends three messages of other tickets, one
+  at a time. If one of the three is delivered, the ten answers concern their messages. Otherwise all answers concern
+  retrycli's access.
 - If the pass ends during a trial, or because the destination rejects retrycli's access, the answers concern the access.
   If the pass ends otherwise, they concern their messages.
 
@@ -18,16 +19,19 @@ the same time. The ten tickets' messages came due first, so the trial sends the 
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.outcome import ALIVE, OutcomeKind
 
-TICKETS = 10  # number of tickets in a row with the same status that start a trial
+TICKETS = 10  # number of tickets with the same status, without a delivery in between, that start a trial
 TRIAL_MESSAGES = 3  # number of messages that a trial sends
-MAX_HELD = 100  # from this number of withheld answers on, their tickets get no further requests
+MAX_HELD = 100  # once this many answers are withheld, their tickets get no further requests
 
 
 class Doubt:
-    """The answers in doubt of one route in one pass. The attributes are replaced, never changed in place."""
+    """The ambiguous answers of one route in one pass.
+
+    Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
+    """
 
     def __init__(self) -> None:
-        # The status that `TICKETS` tickets in a row got; None if there is no such status.
+        # The status that started the trial; None if no trial is running.
         self.status: int | None = None
         self._held: list[Attempt] = []
         self._new: list[Attempt] = []
@@ -59,7 +63,7 @@ class Doubt:
 
     @property
     def is_settled(self) -> bool:
-        """Return whether the trial has failed."""
+        """Return whether the trial has failed: its messages were sent, and none was delivered."""
         return self.status is not None and len(self._trials) >= TRIAL_MESSAGES
 
     @property
@@ -84,7 +88,7 @@ class Doubt:
             delivery: return only attempts that were answered before the request of this delivery was sent; None
                 returns all attempts.
         """
-        if not self._held:  # the usual case
+        if not self._held:
             return []
         known = [attempt for attempt in self._held if delivery is None or attempt.finished_at <= delivery.begun_at]
         done = set(map(id, known))
@@ -96,7 +100,7 @@ class Doubt:
 
     @property
     def words(self) -> str:
-        """Describe the route's answers to an operator."""
+        """Describe the answers that started the trial, for an operator."""
         alike = self._trials and all(attempt.outcome.status_code == self.status for attempt in self._trials)
         number = len(self._tickets_with(self.status))
         return f"HTTP {self.status} to every request" if alike else f"HTTP {self.status} to {number} tickets in a row"

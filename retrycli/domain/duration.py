@@ -13,7 +13,8 @@ UNITS = {
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
 
-# The longest duration. Python can still represent the present time plus or minus this duration.
+# The longest duration that settings and options may contain. Python can still represent the current time plus or minus
+# this duration.
 LONGEST = timedelta(days=36_500)
 
 

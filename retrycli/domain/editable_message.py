@@ -24,7 +24,10 @@ class EditableMessage:
 
     @classmethod
     def of(cls, row: Mapping[str, object]) -> "EditableMessage":
-        """Return the editable fields of a row; values that are not text become empty, and invalid UTF-8 is replaced."""
+        """Return the editable fields of a row.
+
+        The subject becomes one line. Values that are not text become empty, and invalid UTF-8 is replaced.
+        """
         recipient = row.get("recipient_email")
         subject = " ".join(_column_text(row["subject"]).splitlines()).strip()
         return cls(subject, _column_text(row["body"]), None if recipient is None else _column_text(recipient))
@@ -38,7 +41,7 @@ class EditableMessage:
         """Return a copy with the subject and the body from an edited text.
 
         Raises:
-            NotEdited: the text is empty, or does not begin with its subject.
+            NotEdited: the text is empty, or does not begin with a subject line and a blank line.
         """
         if not text.strip():
             raise NotEdited("the text must not be empty; nothing was written")

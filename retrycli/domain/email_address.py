@@ -1,4 +1,4 @@
-"""E-mail addresses: an addr-spec with an optional display name, and nothing else."""
+"""E-mail addresses: an addr-spec with an optional display name, without comments or groups."""
 
 import re
 from typing import NamedTuple
@@ -21,7 +21,7 @@ LONGEST_TEXT = 1000  # maximum length of an address with its display name, in ch
 
 
 class Address(NamedTuple):
-    """One mailbox."""
+    """The address of one mailbox, with an optional display name."""
 
     local: str
     domain: str  # in ASCII and lower case

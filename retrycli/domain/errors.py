@@ -12,7 +12,7 @@
     ├── NotEdited              4   an edit was cancelled, or its text is invalid
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     │   └── DatabaseBusy      69   another transaction holds a lock for too long
-    │       └── TransactionLost   69   a row's trigger rolled back the whole transaction
+    │       └── TransactionLost   69   a trigger rolled back the whole transaction
     ├── LockHeld              75   another pass holds the lock
     └── ConfigurationError    78   a setting, or something that it refers to, is wrong
         ├── SchemaMismatch    78   the application's table does not meet retrycli's requirements
@@ -43,9 +43,7 @@ class OutputFailed(RetrycliError):
 
 
 class EventLoopRunning(RetrycliError):
-    """A blocking function that needs an event loop of its own was called in a thread that already runs an event
-    loop.
-    """
+    """A blocking function, which starts an event loop, was called in a thread that already runs an event loop."""
 
 
 class InvalidMessage(RetrycliError):
@@ -71,15 +69,13 @@ class Expired(NotActionable):
 
 
 class NotEdited(RetrycliError):
-    """An edit without a result: there is no editor, the editor failed, or the text can't be sent. Nothing was
-    written.
-    """
+    """An edit was cancelled, no editor was found, the editor failed, or the text is invalid. Nothing was written."""
 
     exit_code = 4
 
 
 class DatabaseUnavailable(RetrycliError):
-    """The database is missing, locked, read-only, damaged or can't be reached."""
+    """The database is missing, locked, read-only, damaged or unreachable."""
 
     exit_code = 69
 
@@ -89,14 +85,14 @@ class DatabaseBusy(DatabaseUnavailable):
 
 
 class TransactionLost(DatabaseBusy):
-    """A trigger of a row rolled back the whole transaction (SQLite's ``RAISE(ROLLBACK)``).
+    """A trigger that fired for one row rolled back the whole transaction (SQLite's ``RAISE(ROLLBACK)``).
 
     The store leaves this row out of later transactions, so the caller can repeat the write.
     """
 
 
 def again_if_lost(write: Callable[[], Result]) -> Result:
-    """Run a write in its own transaction. If a row's trigger rolls it back, repeat the write without that row."""
+    """Run a write that is one transaction. If a trigger on a row rolls it back, repeat the write without that row."""
     while True:
         try:
             return write()
@@ -132,7 +128,7 @@ class ConfigurationError(RetrycliError):
 
 
 class SchemaMismatch(ConfigurationError):
-    """The application's table or a column of it does not exist, or the table rejects a change."""
+    """The application's table or one of its columns does not exist, or the table rejects a change."""
 
 
 class LockUnusable(ConfigurationError):

@@ -10,10 +10,10 @@ MAX_PASSED_OVER = 500  # maximum number of tickets to pass over, because each cl
 
 
 class FairShare:
-    """Select the due messages that a pass delivers next. A ticket that has had its share waits until the others have
-    had theirs.
+    """Select the due messages that a pass delivers next. A ticket that has used its share is passed over until the
+    other tickets have used theirs.
 
-    The attributes are replaced, never changed in place.
+    Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
 
     Args:
         at_once: the maximum number of messages in a claim.
@@ -28,7 +28,11 @@ class FairShare:
         self._largest_share = max(at_once // LARGEST_SHARE, 1)
 
     def take(self, candidates: Iterable[tuple[int, str | None]]) -> list[int]:
-        """Return the ids of the candidates whose turn it is; each candidate is an id with its ticket."""
+        """Return the ids of the candidates within their tickets' shares, and pass over the tickets of the others.
+
+        Args:
+            candidates: ids of due messages with their tickets; a message without a ticket is always selected.
+        """
         if len(self.passed_over) > MAX_PASSED_OVER:
             self.widen()
         had: Counter[str] = Counter()

@@ -57,7 +57,7 @@ def digest_of(row: Mapping[str, object]) -> str:
 
 
 def same_content(one: str, other: str) -> bool:
-    """Return whether two digests stand for the same content; the recipients may differ."""
+    """Return whether two digests have the same content half; their recipients may differ."""
     return one.rpartition(":")[0] == other.rpartition(":")[0]
 
 
@@ -99,7 +99,7 @@ class Difference(StrEnum):
 
 
 class MessageIdentity(NamedTuple):
-    """The identity of a message."""
+    """The values that identify a message and its text; see the module's docstring."""
 
     birth: str
     digest: str
@@ -167,7 +167,7 @@ class History(NamedTuple):
         return any(attempt.delivery_key is None and attempt.unsettled for attempt in self.attempts)
 
     def key_of(self, birth: str, digest: str) -> str | None:
-        """Return the key of the newest attempt to deliver a text; None if there was none."""
+        """Return the key of the newest attempt to deliver a text; None if no attempt is recorded."""
         return next(
             (
                 attempt.delivery_key

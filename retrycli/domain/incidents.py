@@ -17,8 +17,8 @@ REMIND_AFTER = timedelta(hours=6)
 # Maximum number of times within ``remind_hours`` that an intermittent incident is immediately reported as new.
 MAX_BEGINNINGS = 2
 LASTING_AFTER = timedelta(hours=1)  # an intermittent incident that lasts this long is always reported as new
-# Cron is not exact to the second. Without this slack, a pass that starts a second early would leave a reminder to the
-# next pass.
+# Cron is not exact to the second. Without this slack, a pass that starts a second early would not send a due reminder,
+# and the reminder would be late by a whole interval.
 SLACK = timedelta(minutes=1)
 
 LOOKBACK = 1000  # number of passes to search for the start of an incident: ten days at the default interval
@@ -39,7 +39,8 @@ TROUBLE: dict[str, str] = {
     StopReason.DEADLINE: "The pass ran out of time with messages unsent. Raise run.concurrency or run.deadline_minutes",
 }
 
-# Reasons for which a destination rejects everything until an operator acts. Each pass tries the destination again.
+# Stop reasons of passes whose destination rejects every request until an operator acts. Such a rejection does not open
+# the breaker, so each pass tries the destination again.
 REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
 OVER: dict[str, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API accepts messages again (it was down {when})",
@@ -53,7 +54,7 @@ SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTE
 
 
 class Topic(StrEnum):
-    """The topics of reports."""
+    """The topics of reports to operators."""
 
     ESCALATIONS = "escalations"
     DOWN = "down"
@@ -71,7 +72,7 @@ class Topic(StrEnum):
 
 
 class Turn(StrEnum):
-    """The changes of an incident: it begins, lasts or ends."""
+    """What a report says about an incident: it began, it still lasts, or it ended."""
 
     BEGAN = "began"
     LASTS = "lasts"
@@ -113,7 +114,7 @@ def follow(
 
     Args:
         incident: the present incident; None if all is well.
-        told: the last report; None if there was none.
+        told: the last report; None if the incident was never reported.
         at: the present time.
         remind: the interval between reminders.
 
@@ -137,9 +138,9 @@ def follow(
 
 
 def recalled(met: Sequence[PassRecord], remind: timedelta) -> Told | None:
-    """Return the last report about an incident, derived from the passes that encountered it, newest first.
+    """Return the last report about an incident, derived from the passes that encountered the incident, newest first.
 
-    Passes report the start of the incident and then remind of it at intervals.
+    The oldest of these passes reported the incident, and later passes repeated the report at intervals of ``remind``.
     """
     if not met:
         return None
@@ -242,7 +243,7 @@ def missing(passes: Sequence[PassRecord], interval: timedelta) -> str | None:
 
 
 def utc(time: datetime) -> str:
-    """Format a time for an operator."""
+    """Format a time for an operator, in UTC and to the minute."""
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 

@@ -105,7 +105,7 @@ class MessageDetails:
     queue: Mapping[str, Any] | None
     attempts: list[AttemptRecord]
     acts: list[ActionRecord]
-    ended: frozenset[str] = frozenset()  # passes that have ended although some of their attempts have no outcome
+    ended: frozenset[str] = frozenset()  # ids of ended passes whose attempts without an outcome are no longer running
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class State(StrEnum):
 
 
 class EscalationReason(StrEnum):
-    """The reasons for an escalation."""
+    """The reasons for which a message needs an operator."""
 
     EXHAUSTED = "exhausted"  # the message has used up its retries
     PERMANENT = "permanent"  # the ticketing API rejects the message permanently
@@ -164,12 +164,12 @@ class QueuedMessage:
 
     @property
     def message_id(self) -> int:
-        """Return the message's id."""
+        """Return the message's id in the application's table."""
         return self.message.id
 
     @property
     def ticket_id(self) -> int | str:
-        """Return the message's ticket."""
+        """Return the id of the message's ticket, as the row holds it."""
         return self.message.ticket_id
 
 

@@ -61,7 +61,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class IncidentChange:
-    """A change of an incident: it began, lasts or ended."""
+    """A report that an incident began, still lasts or ended."""
 
     topic: Topic
     turn: Turn

@@ -11,9 +11,9 @@ from retrycli.domain.transition import ActionKind
 
 
 class OperatorAction(NamedTuple):
-    """One action of an operator, usually on one message. Each constructor sets exactly its own fields.
+    """One action of an operator, usually on one message.
 
-    None leaves a field unchanged.
+    Use the constructors below, which set only the fields of their kind. None leaves a field unchanged.
     """
 
     kind: ActionKind
@@ -21,7 +21,7 @@ class OperatorAction(NamedTuple):
     at: datetime
     detail: str | None = None  # further details for the history; never the message's text
     ticket: str | None = None  # ticket to which `before` and `after` belong
-    # The values that an edit replaced, by column. They may hold customers' words.
+    # The values that an edit replaced, by column. They may contain customers' text.
     before: Mapping[str, object] | None = None
     after: Mapping[str, object] | None = None  # values that the edit wrote, by column
     due: datetime | None = None
@@ -37,12 +37,12 @@ class OperatorAction(NamedTuple):
 
     @classmethod
     def rejected(cls, reason: str, *, by: str, at: datetime) -> "OperatorAction":
-        """Reject a message. retrycli then never sends it, and it belongs to the application again."""
+        """Reject a message. No pass sends a rejected message unless its status becomes ``failed`` again."""
         return cls(ActionKind.REJECTED, by, at, reason, last_error=f"Rejected by {by}: {reason}")
 
     @classmethod
     def requeued(cls, due: datetime, *, by: str, at: datetime) -> "OperatorAction":
-        """Make an escalated message wait again, with all its retries.
+        """Make an escalated or rejected message wait again, with all its retries.
 
         The message keeps its delivery key, so the destination recognises it if it has already arrived.
         """
@@ -73,7 +73,7 @@ class MessageStanding(NamedTuple):
     acknowledged_by: str | None = None
 
 
-# Verbs for error messages.
+# The verb for each action in error messages.
 VERBS = {
     ActionKind.EDITED: "edit",
     ActionKind.REJECTED: "reject",
@@ -83,7 +83,7 @@ VERBS = {
     ActionKind.MARKED_SENT: "mark as sent",
     ActionKind.LOOKED_UP: "look up",
 }
-# Actions that require an escalated message.
+# Actions that are not possible while a message waits for its next attempt.
 OF_ESCALATIONS = (ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED)
 
 

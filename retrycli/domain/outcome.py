@@ -39,7 +39,7 @@ class Outcome:
     kind: OutcomeKind
     status_code: int | None = None
     error: str | None = None
-    retry_after: timedelta | None = None  # rest that the destination asked for, counted from the answer
+    retry_after: timedelta | None = None  # wait that the destination requested, counted from the answer
     # Recipients that have received the message, even if others have not. They never get it again.
     delivered_to: tuple[str, ...] = ()
     external_id: str | None = None  # id that the destination assigned to the message
@@ -90,7 +90,7 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
     """Map an HTTP status to its outcome, unless the preset has a rule for the status.
 
     Args:
-        status: the status code; a final one is 200 to 599 (RFC 9110, section 15).
+        status: the status code; a final status is 200 to 599 (RFC 9110, section 15).
         retry_after: the answer's Retry-After. A 413 with this header is temporary (RFC 9110, section 15.5.14).
     """
     match status:
@@ -106,9 +106,9 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
             return OutcomeKind.PERMANENT
         case _ if status < 200:  # noqa: PLR2004  an interim answer, or not an HTTP status
             return OutcomeKind.UNKNOWN
-        case _ if status < 300:  # noqa: PLR2004  the class of success
+        case _ if status < 300:  # noqa: PLR2004  success
             return OutcomeKind.DELIVERED
-        case _ if status >= 500:  # noqa: PLR2004  the class of server errors
+        case _ if status >= 500:  # noqa: PLR2004  a server error
             return OutcomeKind.TRANSIENT
         case _:
             return OutcomeKind.PERMANENT

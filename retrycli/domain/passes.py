@@ -1,6 +1,6 @@
 """Passes: what starts them, their results and records, and their events.
 
-The engine emits the events; logging, the screen and metrics listen.
+The engine emits the events, and logs and the terminal report them.
 """
 
 from collections import Counter
@@ -156,7 +156,7 @@ class PauseRecord:
 
 
 def is_late(newest: datetime, now: datetime, interval: timedelta) -> bool:
-    """Return whether passes have stopped: the newest one began at least two intervals and five minutes ago."""
+    """Return whether the next pass is overdue: the newest began at least two intervals and five minutes ago."""
     return now - newest >= LATE_AFTER_INTERVALS * interval + LATE_GRACE
 
 
@@ -186,7 +186,7 @@ class ClaimsExpired(NamedTuple):
 
 
 class MessageDelivered(NamedTuple):
-    """A message was delivered."""
+    """A message was delivered, and its row is marked as sent."""
 
     message_id: int
     ticket_id: int | str
@@ -213,12 +213,12 @@ class MessageReleased(NamedTuple):
     ticket_id: int | str
     message_type: MessageType | str
     retry_count: int
-    outcome: OutcomeKind | None  # None if no attempt was made because the claim had expired
+    outcome: OutcomeKind | None  # None if no attempt was made
     status_code: int | None
 
 
 class MessageEscalated(NamedTuple):
-    """A message was escalated."""
+    """A message was escalated to an operator."""
 
     message_id: int
     ticket_id: int | str
@@ -231,7 +231,7 @@ class MessageEscalated(NamedTuple):
 
 
 class MessageMovedOn(NamedTuple):
-    """The application changed the message, or another pass claimed it after the claim of this pass had expired."""
+    """A decision was not recorded, because this pass lost its claim or the row now belongs to another message."""
 
     message_id: int
     outcome: OutcomeKind | None
@@ -280,7 +280,7 @@ Event = (
 
 
 class Tally:
-    """Count a pass's events as they occur, in constant memory."""
+    """A counter of a pass's events, in constant memory."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

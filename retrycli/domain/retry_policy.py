@@ -22,10 +22,10 @@ LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 class BackoffKind(StrEnum):
-    """The ways in which waits can grow."""
+    """The kinds of schedule for the waits between attempts."""
 
     EXPONENTIAL = "exponential"  # each wait is a multiple of the previous one, up to a cap
-    LINEAR = "linear"  # retry n is due n base waits after creation, and at least one after the last attempt
+    LINEAR = "linear"  # retry n is due n base waits after creation, and at least one base wait after the last attempt
     FIXED = "fixed"  # every wait is the base wait
     LIST = "list"  # the waits are listed; the last one repeats
 
@@ -60,7 +60,7 @@ class Backoff:
         """Return when a retry is due.
 
         Args:
-            retry: its number, from 1.
+            retry: the number of the retry, from 1.
             since: the start of the wait, which is the start of the pass that made the last attempt.
             created_at: when the message was created; only the linear schedule uses it.
             jitter: a random number, -1 to 1. It is applied after the cap, so that messages that piled up in an outage

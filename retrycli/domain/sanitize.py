@@ -31,7 +31,7 @@ def inert(text: str, longest: int) -> str:
     """Escape text for a chat or an email, and shorten it to at most ``longest`` characters.
 
     Lookalikes replace characters that could form markup, mentions or links. Each channel has its own markup (Slack's
-    ``<!channel>``, Markdown's ``[…](…)``, HTML), so no single way to escape text works in all of them.
+    ``<!channel>``, Markdown's ``[…](…)``, HTML), so no single escape syntax works in all of them.
     """
     shown = UNDERSCORE.sub("＿", printable(text))
     shown = shown.replace("://", ":／／").translate(LOOKALIKES)

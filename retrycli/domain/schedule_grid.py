@@ -82,7 +82,7 @@ class Ticks(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Grid(Ticks):
-    """Ticks at equal intervals; number 0 is in the past."""
+    """Ticks at equal intervals; the tick with number 0 is at ``origin``."""
 
     origin: datetime
     interval: timedelta

@@ -16,7 +16,7 @@ NAME = "retrycli"
 
 @dataclass(frozen=True)
 class Invocation:
-    """How the user called the program."""
+    """The words and options with which the user called the program."""
 
     program: Sequence[str] = (NAME,)  # words before the command, such as sudo or an interpreter and its options
     # The program by its full path and without sudo, because another user may have a different search path.

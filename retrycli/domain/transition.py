@@ -55,7 +55,7 @@ class Claim(NamedTuple):
 
 
 class TransitionKind(StrEnum):
-    """The kinds of transition."""
+    """The kinds of transition that a pass or an operator's attempt can cause."""
 
     ENROLLED = "enrolled"
     DELIVERED = "delivered"
@@ -65,9 +65,9 @@ class TransitionKind(StrEnum):
 
 
 class Transition(NamedTuple):
-    """One transition of a message. Use the constructors below; each sets exactly its own fields.
+    """One transition of a message.
 
-    None leaves a field unchanged.
+    Use the constructors below, which set only the fields of their kind. None leaves a field unchanged.
     """
 
     kind: TransitionKind
@@ -79,7 +79,7 @@ class Transition(NamedTuple):
 
     @classmethod
     def enrolled(cls, at: datetime) -> "Transition":
-        """Make a message wait that is new to the queue, or that the application changed after its escalation."""
+        """Make a message wait, because it is new to the queue or the application changed it after its escalation."""
         return cls(TransitionKind.ENROLLED, next_attempt_at=at)
 
     @classmethod
@@ -169,7 +169,7 @@ class ActionKind(StrEnum):
 
 
 class Decision(NamedTuple):
-    """A decision about a message, before it is recorded."""
+    """The transition of a message and the outcome of its attempt, before they are recorded."""
 
     message_id: int
     transition: Transition
@@ -216,7 +216,7 @@ def _arrival(outcome: Outcome) -> str | None:
 
 
 class WriteResult(NamedTuple):
-    """The ids of messages whose decisions were not recorded unchanged."""
+    """The messages whose decisions were not recorded, or were replaced by other decisions."""
 
     # The claim was lost, or the row now belongs to another message. At most the outcome was recorded.
     lost: frozenset[int] = frozenset()
@@ -229,7 +229,7 @@ class WriteResult(NamedTuple):
 
 
 def as_written(decisions: Sequence[Decision], refused: Mapping[int, str]) -> list[Decision]:
-    """Escalate the messages whose rows rejected the change; keep the other decisions."""
+    """Return the decisions, with an escalation for each message whose row rejected the change."""
     return [
         decision.refused(refused[decision.message_id]) if decision.message_id in refused else decision
         for decision in decisions
