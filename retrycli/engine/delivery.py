@@ -66,7 +66,7 @@ class Delivery:
         self._supply = Supply(deps.claims, rules, me, route, since=since)
         self._results = ResultWriter(deps, rules, self._supply)
         self._in_flight = InFlight(deps, rules, self._supply)
-        self._new: Sequence[Attempt] = ()  # answered attempts whose messages are not decided yet
+        self._new: Sequence[Attempt] = ()  # ended attempts whose messages are not decided yet
         self._synced_at = since
 
     async def run(self) -> None:
@@ -81,7 +81,10 @@ class Delivery:
 
     @property
     def ended_by(self) -> Destination | PassLimits:
-        """Return the object that knows why the delivery ended. A problem of the destination takes priority."""
+        """Return the object that stores why the delivery ended.
+
+        A stop by the destination takes priority over the attempt limit, but not over a signal, a pause or the deadline.
+        """
         is_limit = self._limits.stop_reason in {None, StopReason.LIMIT}
         return self._destination if is_limit and self._destination.stop_reason else self._limits
 
@@ -139,7 +142,8 @@ class Delivery:
                 if self._deps.now() >= self._give_up_at:
                     raise
             except DatabaseUnavailable:
-                # The transaction may have been committed. Messages that it took must be neither sent nor released.
+                # The transaction may have been committed. Its messages are not put back into the supply, because they
+                # must be neither sent nor released.
                 self._restore(before, but=self._supply)
                 raise
             await self._deps.sleep(TRY_AGAIN_SECONDS)

@@ -12,12 +12,14 @@ from retrycli.engine.ports import Dependencies, PassRules
 
 FORBIDDEN = 403
 # Number of probes with one message that use up no retry. Each later probe that the destination answers uses up a retry.
-# Otherwise a message that is alone in the queue and always fails would be probed forever.
+# Otherwise the only message in a queue would be sent as a probe forever if it always fails.
 FREE_PROBES = 2
 
 
 class Destination:
-    """The state of one destination in one pass. As in `Delivery`, attributes are replaced and never mutated.
+    """The state of one destination in one pass.
+
+    Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
 
     Args:
         breaker: the breaker in the database.
@@ -26,7 +28,7 @@ class Destination:
     """
 
     def __init__(self, breaker: Breaker, rules: PassRules, *, since: datetime) -> None:
-        # The slack allows for inexact start times of cron. A rest that the destination requested gets no slack.
+        # The slack allows for inexact start times of cron. A wait that the destination requested gets no slack.
         due_by = since if breaker.state is BreakerState.RESTING else rules.due_by(since)
         if rules.probe_now and breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
             due_by = max(due_by, breaker.probe_at)
@@ -56,9 +58,7 @@ class Destination:
 
     @property
     def on_trial(self) -> bool:
-        """Return whether a trial is running. It starts after ten tickets in a row got the same ambiguous status: see
-        `retrycli.domain.doubt`.
-        """
+        """Return whether a trial is running, which settles ambiguous answers: see `retrycli.domain.doubt`."""
         return self.doubt.status is not None
 
     def observe(self, attempts: Sequence[Attempt], *, last: bool = False) -> list[Attempt]:
@@ -123,7 +123,7 @@ class Destination:
     def _uses_retry(self, attempt: Attempt) -> bool:
         """Return whether a failure uses up a retry.
 
-        A failure in a trial uses up none. While the destination is down, a failure uses up a retry only if it is
+        A failure in a trial uses up no retry. While the destination is down, a failure uses up a retry only if it is
         the answer to a probe with a message that was the probe at least `FREE_PROBES` times before.
         """
         was_answered_again = attempt.probe > FREE_PROBES and attempt.outcome.status_code is not None

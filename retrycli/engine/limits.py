@@ -16,7 +16,9 @@ def capacity(rules: PassRules) -> int | None:
 
 
 class PassLimits:
-    """Limit the attempts of a pass. As in `Delivery`, attributes are replaced and never mutated.
+    """The limits on the attempts of one route in a pass.
+
+    Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
 
     Args:
         deps: the clock, stop requests, and the request rate that all passes share.

@@ -150,7 +150,7 @@ async def _write_patiently(deps: Dependencies, claim: Claim, write: Callable[[],
 
 
 def _close_breaker(deps: Dependencies, destination: str) -> None:
-    """Close the breaker of a destination that works. A rest that the destination requested continues.
+    """Close a destination's breaker after a delivery, unless the destination has requested a wait.
 
     If the database is locked for too long, do nothing: the delivery is already recorded, and the next probe closes the
     breaker.

@@ -123,7 +123,7 @@ class Claims(Protocol):
         """Return the port that records attempts at claimed messages, and their results."""
 
     def count_due(self, due_by: datetime) -> int:
-        """Count the due messages."""
+        """Count the messages that are due by the given time."""
 
     def any_due(self, due_by: datetime, route: Route) -> bool:
         """Return whether any message of a route is due."""
@@ -140,7 +140,7 @@ class Claims(Protocol):
         *,
         per_ticket_order: bool,
     ) -> list[int]:
-        """Claim one due message as a probe. Prefer a message that was no probe since the given time."""
+        """Claim one due message as a probe. Prefer messages that were not probes since the given time."""
 
     def claim_elsewhere(
         self,
@@ -151,7 +151,7 @@ class Claims(Protocol):
         *,
         per_ticket_order: bool,
     ) -> list[int]:
-        """Claim the last due message of any ticket except the given ones."""
+        """Claim one due message of a ticket that is not among ``tickets``: the message that came due last."""
 
     def count_probes(self, message_id: int, since: datetime) -> int:
         """Count the probes with one message since the given time."""
@@ -188,7 +188,7 @@ class Ledger(Protocol):
         """Mark unfinished passes as dead if they have had no heartbeat since a given time."""
 
     def swept_to(self) -> int | None:
-        """Return the id at which the last sweep stopped."""
+        """Return the id at which the last pass stopped comparing the queue with the application's table."""
 
     def last_start(self) -> str | None:
         """Return the first destination of the newest pass that attempted any delivery."""
@@ -237,7 +237,7 @@ class Gateway(Protocol):
 
 
 class Dependencies(NamedTuple):
-    """Everything outside the engine."""
+    """The ports, the clock, and the other functions that connect the engine to the outside."""
 
     database: Database
     enrolment: Enrolment
@@ -264,7 +264,7 @@ class Dependencies(NamedTuple):
 class PassRules:
     """The rules by which a pass claims, sends and retries messages."""
 
-    destination: str  # destination of messages without a route of their own
+    destination: str  # destination of messages whose types have no separate route
     policies: dict[MessageType, RetryPolicy]
     breaker: BreakerRules
     due_slack: timedelta

@@ -27,7 +27,8 @@ CHANGED_AT_ONCE = 100
 # Maximum number of attempts that one pass examines for pruning, and of actions and of passes that it deletes. With this
 # limit, pruning locks the database for about 50 ms, even with a history of a million attempts.
 PRUNE_AT_MOST = 10_000
-# Reasons for an early end, in order of precedence. If routes end for different reasons, the pass reports the first.
+# Reasons for an early end, in order of precedence. If routes end for different reasons, the pass reports the one that
+# comes first in this list.
 GRAVITY = (
     StopReason.SIGNAL,
     StopReason.PAUSED,
@@ -264,8 +265,8 @@ def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: da
     if isinstance(queued, UnusableMessage) or not found.changed:
         return stays
     if escalation := escalation_before_send(deps, rules, queued, now):
-        # Repeat no other escalation, because an application that regularly writes an error or a count would cause a
-        # notification each time.
+        # Do not repeat any other escalation, because an application that regularly writes an error or a count would
+        # cause a notification each time.
         return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
     transition = rules.policies[queued.message.message_type].enrol(
         queued.message, first_failed_at=first_failure(queued.message, now), now=now, jitter=deps.jitter()

@@ -18,8 +18,8 @@ from retrycli.engine.recording import record
 # A transaction records answers as soon as there are `ENOUGH` or, if this is more, `SHARE` of the requests in flight. If
 # each transaction waited for all answers, all requests would soon be sent and answered in step.
 ENOUGH, SHARE = 8, 1 / 4
-# Maximum number of event loop iterations that an answer waits for others. A transaction costs little in a file, but
-# five round trips on a server.
+# Maximum number of event loop iterations that an answer waits for other answers, so that one transaction records them
+# all. A transaction is cheap in a file, but takes five round trips on a server, so waiting longer pays off there.
 ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
 MAX_LOCKED_ROWS = 8  # maximum number of locked rows that one transaction waits for
 TRY_AGAIN_SECONDS = 0.05  # seconds to wait before a transaction is started or committed again
@@ -29,12 +29,14 @@ COMMIT_TIMES = 100
 
 
 class Supply:
-    """Supply the messages to send next. As in `Delivery`, attributes are replaced and never mutated.
+    """The claimed messages to send next.
+
+    Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
 
     Args:
         claims: the queue.
         rules: the batch size, the lease, and whether tickets keep their order.
-        me: the pass that claims.
+        me: the pass that owns the claims.
         route: the messages to send.
         since: the start of the pass.
     """
@@ -121,8 +123,8 @@ class InFlight:
 
     Args:
         deps: the clock.
-        rules: show whether the database is on a server, where each transaction takes longer.
-        supply: knows when the claims expire.
+        rules: whether the database is on a server, where each transaction takes longer.
+        supply: holds the claim; an attempt is not sent after the claim has expired.
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
@@ -176,13 +178,13 @@ class InFlight:
 
 
 class ResultWriter:
-    """Write decisions, and store those whose rows the application has locked for a later try.
+    """Write decisions. If the application has locked their rows, keep the decisions for a later try.
 
-    As in `Delivery`, attributes are replaced and never mutated.
+    Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
 
     Args:
         deps: the database and the clock.
-        rules: show whether tickets keep their order.
+        rules: whether tickets keep their order.
         supply: holds the claim, and the tickets to unblock after a result is written.
     """
 
