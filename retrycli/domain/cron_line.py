@@ -19,7 +19,7 @@ BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
 # it would also apply to all later lines.
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
 
-# A line that sets a variable for the lines below.
+# A crontab line that sets a variable for all later lines.
 VARIABLE = re.compile(
     r"""(?P<quote>["']?)(?P<name>[^\s"'=]+)(?P=quote)\s*=\s*(?P<quotes>["']?)(?P<value>.*?)(?P=quotes)"""
 )
@@ -80,8 +80,8 @@ class Caller:
     mail_to: str | None = None  # recipient of the output; None means the line's user, and empty means nobody
     # The time zone that the crontab sets with CRON_TZ, which not every cron supports; None means the system's zone.
     zone: str | None = None
-    # The time from which cron has used the line in its present form: the start of cron, or the last change of the line.
-    # None if unknown.
+    # The time since which cron has used the current line: the start of cron, or the last change of the line. None if
+    # unknown.
     since: datetime | None = None
 
     # The difference from what `cron install` would write; None if the line is the same, or was not checked.

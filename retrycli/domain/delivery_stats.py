@@ -68,7 +68,7 @@ class PassMark:
     """One pass in a timeline."""
 
     started_at: datetime
-    result: str | None  # a `PassResult`; None while the pass runs
+    result: str | None  # a `PassResult`; None while the pass runs, or if no end was recorded
     reason: str | None
 
 
@@ -115,12 +115,12 @@ class DeliveryStats:
 
     @property
     def attempts(self) -> int:
-        """Count the started attempts."""
+        """Count the attempts that started in the period."""
         return sum(part.attempts for part in self.slices)
 
     @property
     def delivered(self) -> int:
-        """Count the delivered messages."""
+        """Count the messages that were delivered in the period."""
         return sum(self.tries.values())
 
 

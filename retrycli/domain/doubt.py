@@ -20,7 +20,7 @@ from retrycli.domain.attempt import Attempt
 from retrycli.domain.outcome import ALIVE, OutcomeKind
 
 TICKETS = 10  # number of tickets with the same status, without a delivery in between, that start a trial
-TRIAL_MESSAGES = 3  # number of messages that a trial sends
+TRIAL_MESSAGES = 3
 MAX_HELD = 100  # once this many answers are withheld, their tickets get no further requests
 
 

@@ -49,7 +49,7 @@ class FairShare:
         return taken
 
     def widen(self) -> bool:
-        """Stop passing over tickets, and double the share. Return whether any ticket was passed over."""
+        """Stop passing over tickets, and double the share up to its limit. Return whether a ticket was passed over."""
         anybody = bool(self.passed_over)
         self.passed_over = frozenset()
         self._share = min(2 * self._share, self._largest_share)

@@ -130,7 +130,7 @@ class PastAttempt(NamedTuple):
     birth: str | None = None  # `OF_ANY_TICKET` for a delivery that is not written to the row
     digest: str | None = None
     delivery_key: str | None = None
-    deliveries: int | None = None  # number of deliveries of its text that were recorded before this attempt
+    deliveries: int | None = None  # number of recorded deliveries of the same text before this attempt
     ticket: str | None = None
     delivered_to: frozenset[str] = frozenset()
 

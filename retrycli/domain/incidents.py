@@ -23,7 +23,7 @@ SLACK = timedelta(minutes=1)
 
 LOOKBACK = 1000  # number of passes to search for the start of an incident: ten days at the default interval
 
-# What an outage costs; `retrycli.engine.destination` implements these rules.
+# What an outage costs in retries; `retrycli.engine.destination` implements these rules.
 COST = (
     "No message is lost. Each failure that revealed the outage used up one retry. From a message's third probe on, a "
     "probe that gets a response also uses up a retry. All other messages keep their retries."
@@ -113,9 +113,9 @@ def follow(
     """Return what to report about an incident or its absence, and the last report to remember.
 
     Args:
-        incident: the present incident; None if all is well.
+        incident: the current incident; None if there is no problem.
         told: the last report; None if the incident was never reported.
-        at: the present time.
+        at: the current time.
         remind: the interval between reminders.
 
     Returns:
@@ -207,7 +207,7 @@ def failing_since(passes: Sequence[PassRecord]) -> tuple[datetime, PassRecord | 
 def is_known(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> bool:
     """Return whether the newest pass failed in the same way as a pass that was reported less than ``remind`` ago."""
     newest, *earlier = passes
-    from retrycli.domain.fingerprint import cause  # needed only if a pass has failed
+    from retrycli.domain.fingerprint import cause  # lazy, because only a failed pass needs it
 
     alike = [past for past in failed(earlier) if cause(past.detail or "") == cause(newest.detail or "")]
     return _turn(newest, alike, remind, lasts=True) is None
@@ -228,8 +228,9 @@ def _period(passes: Sequence[PassRecord], since: datetime | None = None) -> str:
 
 
 def missing(passes: Sequence[PassRecord], interval: timedelta) -> str | None:
-    """Return a report of a gap directly before the newest pass; None if there is no gap, or if no scheduler started
-    the newest pass.
+    """Return a report if no pass was recorded for too long directly before the newest pass.
+
+    Return None otherwise, or if the newest pass was not started by a scheduler.
     """
     if len(passes) < 2 or passes[0].started_by not in SCHEDULERS:  # noqa: PLR2004
         return None

@@ -69,7 +69,7 @@ class ListedMessage:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """The record of one attempt; ``outcome`` is None while it runs."""
+    """The record of one attempt; ``outcome`` is None until the outcome is recorded."""
 
     number: int
     made_by: str

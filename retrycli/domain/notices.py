@@ -87,7 +87,7 @@ class Situation:
 def introduction(passes: Sequence[PassRecord]) -> Memory:
     """Return the initial memory of a new target.
 
-    A gap directly before the newest pass is still to be reported. Earlier gaps count as reported.
+    The target still gets a report of a gap directly before the newest pass. Earlier gaps count as reported.
     """
     return {Topic.MISSED: Told(passes[:2][-1].started_at, passes[0].started_at)}
 

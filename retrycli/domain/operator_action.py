@@ -60,7 +60,7 @@ class OperatorAction(NamedTuple):
 
 
 class MessageStanding(NamedTuple):
-    """The data that decide which actions on a message are possible.
+    """The data that determine which actions on a message are possible.
 
     ``state`` is None if the message is not in the queue.
     """

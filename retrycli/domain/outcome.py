@@ -50,7 +50,7 @@ class Outcome:
 
 
 class Presence(StrEnum):
-    """The results of a look-up."""
+    """The results of a look-up, which asks whether a message is at the destination."""
 
     ARRIVED = "arrived"
     ABSENT = "absent"

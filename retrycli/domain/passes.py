@@ -28,12 +28,12 @@ SCHEDULERS = frozenset({StartedBy.CRON, StartedBy.TIMER})
 
 
 class PassResult(StrEnum):
-    """The results of a pass."""
+    """The results with which a pass can end."""
 
     COMPLETED = "completed"  # no due messages are left, or the requested limit is reached
     STOPPED = "stopped"  # due messages are left; the reason says why
     SKIPPED = "skipped"  # another pass holds the lock
-    PAUSED = "paused"  # an operator has paused deliveries
+    PAUSED = "paused"  # an operator has paused deliveries, before or during the pass
     INTERRUPTED = "interrupted"  # a signal ended the pass, or its process died
     FAILED = "failed"  # an error ended the pass
 
@@ -93,7 +93,7 @@ LATE_GRACE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class PassRecord:
-    """The record of one pass; ``result`` and ``finished_at`` are None while it runs."""
+    """The record of one pass; ``result`` and ``finished_at`` are None until the end of the pass is recorded."""
 
     pass_id: str
     host: str
@@ -147,7 +147,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class PauseRecord:
-    """The record that an operator paused or resumed deliveries."""
+    """The history's record of an operator who paused or resumed deliveries."""
 
     at: datetime
     by: str
@@ -286,7 +286,7 @@ class Tally:
         self._counts: Counter[str] = Counter()
 
     def count(self, event: Event) -> None:
-        """Count one event."""
+        """Add one event to the counts of the summary."""
         match event:
             case MessageDelivered():
                 self._counts["sent"] += 1

@@ -177,7 +177,7 @@ class RetryPolicy:
         """Return the escalation that replaces a message's next attempt; None if the message may be sent.
 
         Args:
-            queued: the message, with the data that its history holds about its present text.
+            queued: the message, with the data that its history holds about its current text.
             now: the start of the pass.
             has_lookup: the attempt first asks whether the message has arrived.
         """

@@ -130,7 +130,7 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
 
     Args:
         line: the five fields, or a nickname such as ``@hourly``.
-        now: the present time. The result may leave out earlier ticks.
+        now: the current time. The result may leave out earlier ticks.
         zone: cron's time zone; None means this machine's.
 
     Returns:
@@ -171,7 +171,7 @@ def _ticks_on_days(
         if has_ticks(day):
             for hour in hours:
                 for minute in minutes:
-                    tick = datetime(day.year, day.month, day.day, hour, minute)  # noqa: DTZ001  local, as in cron
+                    tick = datetime(day.year, day.month, day.day, hour, minute)  # noqa: DTZ001  local time, as in cron
                     if tick >= since:
                         without = 0
                         yield _utc(tick, zone)
@@ -223,7 +223,7 @@ def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
         interval: the interval at which the scheduler starts passes.
 
     Returns:
-        A grid with the phase (the offset within the interval) that most passes share; None if there was no pass.
+        A grid with the phase (the offset within the interval) that most passes share; None if ``starts`` is empty.
     """
     if not starts:
         return None

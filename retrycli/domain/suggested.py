@@ -29,7 +29,7 @@ class Invocation:
 
     @cached_property
     def start(self) -> str:
-        """Return the start of a command, quoted for a shell."""
+        """Return the program and its ``--config`` option, quoted for a shell."""
         return shlex.join([*self.program, *(["--config", self.config] if self.config is not None else [])])
 
     @cached_property

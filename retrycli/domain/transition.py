@@ -84,7 +84,7 @@ class Transition(NamedTuple):
 
     @classmethod
     def delivered(cls) -> "Transition":
-        """Mark a message as delivered."""
+        """Mark a message's row as sent, and remove the message from the queue."""
         return cls(TransitionKind.DELIVERED)
 
     @classmethod
@@ -107,7 +107,7 @@ class Transition(NamedTuple):
         retry_count: int | None = None,
         unknown_count: int | None = None,
     ) -> "Transition":
-        """Escalate a message to an operator."""
+        """Escalate a message to an operator, so that passes stop sending it."""
         return cls(
             TransitionKind.ESCALATED,
             retry_count=retry_count,
