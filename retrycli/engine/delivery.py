@@ -36,7 +36,7 @@ class Delivery:
     replaced and never mutated.
 
     Args:
-        deps: everything outside the engine.
+        deps: the ports and functions that the engine calls.
         rules: the rules of the pass, with the destination, limit and deadline of the route.
         me: identifies the pass as the owner of claims.
         route: the messages to send.
@@ -334,7 +334,10 @@ class Delivery:
 
     @property
     def _is_write_blocked(self) -> bool:
-        """Return whether too many consecutive results met locked rows. If so, nothing more may be sent."""
+        """Return whether the rows of too many consecutive results were locked.
+
+        If so, no further attempt may start, because its row could probably not be written either.
+        """
         return self._results.locked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
     def _next_ids(self, started: int) -> Sequence[int]:

@@ -73,7 +73,7 @@ class PassLimits:
         return now >= self._turn
 
     def begun(self, count: int) -> None:
-        """Count started attempts."""
+        """Count started attempts towards the limit, and use up the reserved time."""
         if self._left is not None:
             self._left -= count
         if count:

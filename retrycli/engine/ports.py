@@ -160,7 +160,7 @@ class Claims(Protocol):
         """Claim the first unfinished message of each ticket, if it is due."""
 
     def renew(self, claim: Claim) -> None:
-        """Renew the lease of a claim."""
+        """Extend the lease of all messages that a claim still holds."""
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str) -> bool:
         """Claim one message, due or not. Return whether it was escalated."""
@@ -176,13 +176,13 @@ class Ledger(Protocol):
     """Store the state that all passes share."""
 
     def start_pass(self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy) -> None:
-        """Record the start of a pass."""
+        """Record the start of a pass, so that a later pass can mark this pass as dead if it never ends."""
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:
-        """Record that a pass is alive."""
+        """Record that a pass is alive, so that no other pass marks it as dead."""
 
     def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None) -> None:
-        """Record the end of a pass."""
+        """Record the end of a pass, and the id at which its sweep stopped."""
 
     def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
         """Mark unfinished passes as dead if they have had no heartbeat since a given time."""
@@ -194,13 +194,13 @@ class Ledger(Protocol):
         """Return the first destination of the newest pass that attempted any delivery."""
 
     def breaker(self, destination: str) -> Breaker:
-        """Return the breaker of a destination."""
+        """Return the breaker of a destination; a closed breaker if none is stored."""
 
     def breaker_to_judge(self, destination: str) -> Breaker:
         """Return the breaker of a destination, and lock it until this transaction ends."""
 
     def save_breaker(self, breaker: Breaker) -> None:
-        """Save the breaker of a destination."""
+        """Store a breaker, so that later passes and passes on other hosts use it."""
 
     def take_probe(self, breaker: Breaker, until: datetime) -> bool:
         """Reserve the due probe of a destination until the given time. Return False if another pass was faster."""

@@ -106,7 +106,7 @@ class _Pass:
         self._deps.ledger.mark_dead_passes(self._me.pass_id, silent_since=self.started_at - self._rules.lease)
         claim = Claim(self._me.pass_id, self.started_at + self._rules.lease)
         while expired := self._deps.claims.take_over_expired(claim, self.started_at, BATCH):
-            from retrycli.engine.recovery import recover  # needed only after a pass has died
+            from retrycli.engine.recovery import recover  # lazy, because it is needed only after a pass has died
 
             self._tell(recover(self._deps, self._rules, claim, expired, self.started_at))
 
@@ -125,7 +125,7 @@ class _Pass:
             rules = self._rules_for(route, number, of=len(routes))
             if self._deliveries and rules.limit == 0:
                 break
-            from retrycli.engine.delivery import Delivery  # not needed by a pass with nothing due
+            from retrycli.engine.delivery import Delivery  # lazy, because a pass with nothing due does not need it
 
             delivery = Delivery(self._deps, rules, self._me, route, since=self.started_at, tell=self._tell)
             self._deliveries.append(delivery)
@@ -207,7 +207,7 @@ def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Cal
     """Enrol failed messages, and drop messages that are no longer failed.
 
     Args:
-        deps: everything outside the engine.
+        deps: the ports and functions that the engine calls.
         rules: the retry rules.
         now: the start of the pass.
         emit: receives events after the commit.
@@ -248,7 +248,7 @@ def _review_escalations(
     If the application withdraws a message and later marks it as failed again, a pass between these changes drops the
     message, and the next pass enrols it again. This review has the same result if no pass ran in between.
     """
-    from retrycli.engine.recording import event_of  # not needed by a pass with nothing new
+    from retrycli.engine.recording import event_of  # lazy, because a pass with nothing new does not need it
 
     decide = partial(_review, deps, rules, now=now)
     for decision in again_if_lost(lambda: deps.enrolment.review(ids, decide, deps.now())):
@@ -278,7 +278,7 @@ def enrol(
     deps: Dependencies, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime
 ) -> list[Event]:
     """Enrol messages. Return events for those that are escalated immediately."""
-    from retrycli.engine.recording import event_of  # not needed by a pass with nothing new
+    from retrycli.engine.recording import event_of  # lazy, because a pass with nothing new does not need it
 
     entries = []
     for message in fresh:

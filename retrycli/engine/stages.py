@@ -15,8 +15,9 @@ from retrycli.engine.destination import Destination
 from retrycli.engine.ports import SYNC_INTERVAL, Claims, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import record
 
-# A transaction records answers as soon as there are `ENOUGH` or, if this is more, `SHARE` of the requests in flight. If
-# each transaction waited for all answers, all requests would soon be sent and answered in step.
+# A transaction records answers as soon as `ENOUGH` answers have arrived or, if this is more, answers to a `SHARE` of
+# the requests in flight. If each transaction waited for all answers, all requests would soon be sent and answered in
+# step.
 ENOUGH, SHARE = 8, 1 / 4
 # Maximum number of event loop iterations that an answer waits for other answers, so that one transaction records them
 # all. A transaction is cheap in a file, but takes five round trips on a server, so waiting longer pays off there.
@@ -191,7 +192,7 @@ class ResultWriter:
     def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
         # Decisions to write later, because the application has locked their rows. Their outcomes are already recorded.
         self.locked: Sequence[Decision] = ()
-        self.locked_in_a_row = 0  # number of consecutive results that met a locked row
+        self.locked_in_a_row = 0  # number of consecutive results whose rows were locked
         self.events: Sequence[Event] = ()  # events to emit after the commit
         self._deps = deps
         self._rules = rules
