@@ -6,11 +6,11 @@
     summary = retrycli.run_once(settings)     # one pass; acquires the same lock as the command
     retrycli.status(settings)                 # scheduler health and queue counts
     retrycli.retry(settings, 17)              # attempt one message now
-    retrycli.look_up(settings, 17)            # ask whether it has arrived; send nothing
-    retrycli.mark_sent(settings, [17])        # record that it has arrived
+    retrycli.look_up(settings, 17)            # ask whether the message has arrived; send nothing
+    retrycli.mark_sent(settings, [17])        # record that the message has arrived
 
     found = retrycli.find(settings, retrycli.Filter(error="503"))
-    retrycli.requeue(settings, found.ids)     # return them to the queue; see also `reject`
+    retrycli.requeue(settings, found.ids)     # return these messages to the queue; see also `reject`
 
 Names are imported on first use, so that ``import retrycli`` is fast.
 """

@@ -25,7 +25,7 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        # Ctrl-C during imports, before any handler is installed.
+        # The user pressed Ctrl-C during the imports, before a signal handler was installed.
         _exit(128 + 2)
     except SystemExit as end:
         _exit(end.code)
@@ -35,7 +35,7 @@ def main() -> None:
 def _exit(code: object) -> None:
     # Skip the clean-up if no other thread is running: the command has already flushed its output and closed its files.
     if isinstance(code, int | None) and threading.active_count() == 1:
-        atexit._run_exitfuncs()  # noqa: SLF001  as the interpreter does at exit
+        atexit._run_exitfuncs()  # noqa: SLF001  os._exit does not run them
         os._exit(code or 0)
     gc.freeze()
     raise SystemExit(code)
