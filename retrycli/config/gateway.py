@@ -75,14 +75,14 @@ Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split_list)]
 
 
 class SettingsModel(BaseModel):
-    """A section of the settings. It is frozen, and unknown keys are errors. Errors do not quote values."""
+    """A frozen section of the settings. Unknown keys are errors. Errors do not quote values, which may be secrets."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
         validate_default=False,
-        defer_build=True,  # validators are built on first use
+        defer_build=True,  # build validators on first use, so that imports are fast
     )
 
 
@@ -95,7 +95,7 @@ def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https"
     """Check a URL to which paths will be appended. Return the URL with a lower-case scheme and without a final slash.
 
     Raises:
-        ValueError: the URL is invalid, or has another scheme.
+        ValueError: the URL is invalid, or its scheme is not one of ``schemes``.
     """
     if not re.fullmatch(r"[!-~]*", url):
         raise ValueError("a URL can't contain spaces, line breaks or non-ASCII characters")
@@ -115,13 +115,13 @@ def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https"
 
 
 class GatewaySettings(SettingsModel):
-    """Settings of one gateway."""
+    """Settings of one gateway: its destination, credentials, timeouts and attachments."""
 
     kind: Literal["http", "smtp"] = Field(
         "http", description="how to deliver: http (to a ticketing API) or smtp (by e-mail)"
     )
     preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
-    base_url: str | None = Field(  # max_length: the size of the column for a breaker's destination
+    base_url: str | None = Field(  # max_length: the size of the column that stores a breaker's URL
         None, max_length=255, description="URL of the ticketing API, or smtp://HOST:587 or smtps://HOST:465"
     )
     auth: Literal["none", "bearer", "basic", "login"] | None = Field(
@@ -219,7 +219,7 @@ class GatewaySettings(SettingsModel):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        """Reject keys without effect, because a user who sets one expects an effect. Check required SMTP keys."""
+        """Reject keys that this kind of gateway ignores, because the user expects an effect. Check the SMTP keys."""
         for name in UNUSED_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove one of them")
@@ -283,7 +283,7 @@ class RoutedGatewaySettings(GatewaySettings):
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """Return one route for every destination.
+        """Return one route for each destination, with the message types that go there.
 
         Raises:
             ConfigurationError: a gateway has no base URL.

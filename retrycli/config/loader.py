@@ -113,7 +113,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
 
 
 def _check_trust(found: Path) -> None:
-    """Reject a file found in the current or user's folder if another user can change it and may have planted it."""
+    """Reject a file in a default folder if another user may have planted it, or can change it."""
     if (weakness := find_weakness(found, trusted_users())) is not None:
         named = f"./{found}" if not found.is_absolute() else found
         whose = "" if weakness.place == found.absolute() else f"{found.absolute()} is not read, because "
@@ -145,7 +145,7 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
 
 
 def _resolve(file: Path, key: str, value: object) -> object:
-    """Resolve a path, even a default one, against the settings file's folder, because cron runs jobs in another one."""
+    """Resolve a path in the settings against the file's folder, because cron runs passes in another folder."""
     folder = file.absolute().parent
     if key == "database.url" and isinstance(value, str):
         return re.sub(

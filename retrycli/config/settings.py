@@ -36,7 +36,7 @@ def _urls(value: object) -> object:
 
 
 class DatabaseSettings(SettingsModel):
-    """Settings of the database."""
+    """Settings of the database: its URL, the application's table, and automatic upgrades."""
 
     url: Annotated[
         str,
@@ -121,7 +121,7 @@ class ScheduleSettings(SettingsModel):
         )
 
     def policy(self, message_type: MessageType, *, unknown_limit: int) -> RetryPolicy:
-        """Return the retry policy of one message type."""
+        """Return the retry policy of one message type: these settings with the type's overrides."""
         rules = self._with(self.types.get(message_type, TypeScheduleSettings()))
         return RetryPolicy(
             backoff=rules.as_backoff(),
@@ -151,7 +151,7 @@ class ScheduleSettings(SettingsModel):
 
 
 class RunSettings(SettingsModel):
-    """Settings of one pass."""
+    """Settings of one pass: concurrency, limits, lock and retention."""
 
     concurrency: int = Field(8, ge=1, le=512, description="maximum number of concurrent requests")
     deadline_minutes: Minutes = Field(12.0, description="a pass starts no request after this time")
@@ -175,7 +175,7 @@ class RunSettings(SettingsModel):
 
 
 class BreakerSettings(SettingsModel):
-    """Settings of the circuit breaker."""
+    """Settings of the circuit breaker: when it opens, and when it sends probes."""
 
     failures: int = Field(5, ge=1, le=1000, description="number of consecutive failures that open the circuit breaker")
     probe_minutes: Annotated[Waits, Field(min_length=1)] = Field(
@@ -184,12 +184,12 @@ class BreakerSettings(SettingsModel):
 
     @property
     def rules(self) -> BreakerRules:
-        """Return the rules of the breaker."""
+        """Return the breaker rules that these settings describe."""
         return BreakerRules(self.failures, tuple(timedelta(minutes=minutes) for minutes in self.probe_minutes))
 
 
 class ReportSettings(SettingsModel):
-    """Settings of the HTML report."""
+    """Settings of the HTML report that passes update."""
 
     path: Named | None = Field(
         None, description="the file of the HTML report, which passes keep up to date; needs the extra `report`"
@@ -242,7 +242,7 @@ class NotifySettings(SettingsModel):
 
 
 class MetricsSettings(SettingsModel):
-    """Settings of metrics for Prometheus."""
+    """Settings of the metrics file for Prometheus."""
 
     path: Named | None = Field(
         None, description="the file that each pass writes for node_exporter's textfile collector; it must end in .prom"

@@ -36,7 +36,7 @@ EXAMPLES = {
 
 
 def template(values: Mapping[str, object]) -> str:
-    """Return the text of a configuration file with the keys, descriptions and defaults. Set the given values."""
+    """Return a configuration file that describes each key. Set the given values; comment out the other keys."""
     lines = [HEAD]
     for section, model in Settings():
         lines.append(f"[{section}]")
