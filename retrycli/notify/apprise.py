@@ -17,8 +17,8 @@ from retrycli.system.process import install
 
 MISSING = f"apprise is not installed; run `{install('notify')}`"
 
-# Time limit for all targets, which are notified in parallel. Apprise has no limit for a whole mail, only a timeout for
-# each of its dozen SMTP steps.
+# Time limit for all targets, which are notified in parallel. Apprise limits only each step of an SMTP session, not the
+# whole delivery.
 WAIT_SECONDS = 30.0
 
 SENDING = Lock()  # only one sender at a time can silence the loggers, because all threads share them
@@ -30,7 +30,7 @@ def scheme(url: str) -> str:
 
 
 def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
-    """Send each target its notice, all targets in parallel.
+    """Send each target its notice. Notify the targets in parallel.
 
     Args:
         notices: the notices, by Apprise URL of the target. If a service has no titles, Apprise puts the title above the
@@ -50,8 +50,8 @@ def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
 
 
 class _Attempt(Thread):
-    """Notify one target in a daemon thread. If Apprise blocks for too long, `send` abandons the attempt, and the thread
-    does not delay the exit of the process.
+    """A daemon thread that notifies one target. If Apprise blocks for too long, `send` abandons the thread, which does
+    not delay the exit of the process.
     """
 
     def __init__(self, url: str, notice: Notice) -> None:
@@ -83,7 +83,7 @@ def place(url: str) -> tuple[str, int] | None:
         raise ConfigurationError(f"{_invalid_url(url)}; fix notify.urls")
     if smtp := getattr(target, "smtp_host", None):
         return smtp, int(target.port or 25)
-    # A hosted service has one address for all users, and the host part of its Apprise URL is a token.
+    # The host part of a hosted service's Apprise URL is a token, so the address comes from Apprise's plugin.
     addresses = [str(getattr(target, name, None)) for name in ("notify_url", "webhook_url", "cloud_notify_url")]
     service = next((address for address in addresses if address.startswith("https://")), None)
     own = any("{host}" in pattern for pattern in target.templates) and target.host
@@ -100,7 +100,7 @@ def _parse(url: str) -> tuple[Any, Any]:
         app_desc="retrycli",
         app_url="",
         image_url_mask="",
-        service_timeout=0,  # Apprise's own timeout leaves a thread behind that delays the exit of the process
+        service_timeout=0,  # 0 turns off Apprise's timeout, which leaves a thread that delays the exit
         http_redirects=False,
     )
     return apprise.Apprise.instantiate(url, asset=asset), asset
@@ -149,7 +149,7 @@ def _reason(lines: Sequence[str]) -> str:
 
 @contextmanager
 def _no_proxy() -> Iterator[None]:
-    """Prevent Apprise from using the environment's proxy, which differs between cron and an operator."""
+    """Make Apprise ignore the environment's proxy, because cron's environment differs from an operator's."""
     names = ("no_proxy", "NO_PROXY")
     before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.update(dict.fromkeys(names, "*"))
@@ -171,7 +171,7 @@ def _silence(attempts: Collection[_Attempt]) -> Iterator[None]:
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     for logger in loggers:
         logger.handlers, logger.propagate = [logging.NullHandler()], False
-    loggers[0].setLevel(logging.DEBUG)  # `_reason` needs the debug lines, and nothing else reads them
+    loggers[0].setLevel(logging.DEBUG)  # `_reason` needs the debug lines; the handlers discard them
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -10,7 +10,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 WAIT_SECONDS = 10.0  # for one ping, including name resolution
-READ_AT_MOST = 200  # bytes of a response
+READ_AT_MOST = 200  # bytes of a response; the texts of Healthchecks are shorter
 
 
 class Ping:
@@ -27,7 +27,7 @@ class Ping:
         self._start: _Request | None = None
 
     def start(self) -> None:
-        """Report the start of the pass without waiting, because messages have priority."""
+        """Report the start of the pass. Do not wait for a response, because that would delay deliveries."""
         self._start = self._request("/start")
 
     def end(self, exit_status: int) -> str | None:
@@ -83,7 +83,7 @@ def _get(url: str) -> str | None:
         text = answer.read(READ_AT_MOST)
     finally:
         connection.close()
-    if not 200 <= answer.status < 300:  # noqa: PLR2004  the 2xx
+    if not 200 <= answer.status < 300:  # noqa: PLR2004  the class of success
         return f"HTTP {answer.status}"
     # Healthchecks returns 200 even for a ping that it discards, and adds the reason in parentheses.
     return "the server does not know this check" if text.startswith(b"OK (not found)") else None

@@ -1,4 +1,4 @@
-"""Write the text of a notification, which contains counts and causes but no message text.
+"""Write the text of a notification: counts and causes, but no text of a ticket message.
 
 Ticket ids and error texts come from other systems. They are escaped, so that no service interprets them as markup.
 """
@@ -14,13 +14,13 @@ from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, 
 from retrycli.domain.sanitize import inert
 
 # Maximum numbers of items to show.
-CAUSES = 10  # the most frequent ones
+CAUSES = 10  # the most frequent causes
 TICKETS = TYPES = 5  # per cause
 GAPS = 3  # the latest gaps without a pass
 # Maximum numbers of characters to show.
 LONGEST_CAUSE = 120
 LONGEST_NAME = 40
-LONGEST_SAME = 320  # details of an incident: a base URL of up to 255 characters, and the answer to every request
+LONGEST_SAME = 320  # space for a base URL of 255 characters and the response that every request gets
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class NoticeContext:
     """Facts that the text of a notification needs besides its items."""
 
     host: str
-    destination: str  # the affected destination, or all destinations that may be affected
+    destination: str  # the affected destinations; if unknown, all destinations
     at: datetime
     waiting: int
     escalated: int
@@ -40,7 +40,7 @@ class Notice:
 
     title: str
     body: str
-    good: bool  # it contains only good news
+    good: bool  # the notification only reports that incidents have ended
 
 
 def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
