@@ -62,7 +62,7 @@ def examine(
         now: the clock.
 
     Returns:
-        The findings. Invalid settings are the only finding, because every check needs valid settings.
+        The findings. If the settings are invalid, no check runs, and the only finding is the error in the settings.
     """
     try:
         loaded = load(config, environment)
@@ -96,8 +96,8 @@ def _findings(
 ) -> list[Finding]:
     """Return a check's findings. An error becomes a finding, so that the other checks still run.
 
-    If a full disk makes the database unusable, run the check without the database, or skip it. Another check reports
-    the full disk.
+    If a full disk makes the database unusable, run the check without the database. Skip a check that needs the
+    database: `disk` reports the problem.
     """
     try:
         return list(check(context, *database))
@@ -117,7 +117,7 @@ def _database_findings(context: Context) -> list[Finding]:
     is_full = machine.lack_of_disk(context) is not None
     try:
         opened = Database(context.settings.database.url, context.settings.database.table, patience=PATIENCE_SECONDS)
-    except Exception as error:  # noqa: BLE001  as in `_findings`
+    except Exception as error:  # noqa: BLE001  any error becomes a finding
         problem = [] if is_full and isinstance(error, DatabaseUnavailable) else [_problem("database", error)]
         return [*_findings(network.api, context, None), *problem, *_findings(scheduler.calling, context, None)]
     with closing(opened):

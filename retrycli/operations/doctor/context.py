@@ -39,7 +39,7 @@ def ok(name: str, found: str) -> Finding:
 
 
 def warning(name: str, found: str, remedy: str) -> Finding:
-    """Return a finding that an operator should look at."""
+    """Return a finding that an operator should review."""
     return Finding(name, Level.WARNING, found, remedy)
 
 

@@ -41,7 +41,7 @@ def table(context: Context, database: Database) -> Iterator[Finding]:
             f"{context.settings.database.table} has no updated_at: each pass reads the text of every escalated "
             "message. If a message fails again between two passes and its text, retry_count and last_error are "
             "the same, it stays escalated",
-            # updated_at is not enough, because a later time alone does not requeue an escalated message.
+            # The remedy needs both parts: a newer updated_at does not by itself requeue an escalated message.
             "add updated_at, and set it with every change; let the application change retry_count or last_error when "
             "it fails a message again",
         )
@@ -52,7 +52,7 @@ def table(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def tables(context: Context, database: Database) -> Iterator[Finding]:
-    """Check the version of retrycli's own tables."""
+    """Check that retrycli's own tables have the version that this program needs."""
     found = database.revision()
     if found == schema.HEAD:
         yield ok("tables", f"retrycli's own tables are at version {found}, which this program needs")
@@ -99,7 +99,7 @@ def age(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def index(context: Context, database: Database) -> Iterator[Finding]:
-    """Check the index of failed rows, if the application's table is large enough to need it."""
+    """Check the index on failed rows. If it is missing, suggest it only for a table too large for one pass to read."""
     state = FailedIndex(database).state()
     table = context.settings.database.table
     if state is IndexState.THERE:
@@ -116,7 +116,7 @@ def index(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def writing(context: Context, database: Database) -> Iterator[Finding]:
-    """Check write permission and the journal mode."""
+    """Check write permission, and whether SQLite's journal mode lets the application write during a pass."""
     check_writable(database, context.now())
     if not database.is_sqlite:
         yield ok("writing", "the database is writable")
@@ -132,7 +132,7 @@ def writing(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def search_path(_context: Context, database: Database) -> Iterator[Finding]:
-    """Check who else may create functions and operators in the schemas on the server's search path."""
+    """Check whether other roles may create functions on the search path, because retrycli's queries may call them."""
     if database.is_sqlite:
         return
     found = creators(database)
@@ -164,5 +164,5 @@ def time(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def newest_passes(database: Database, *, until: datetime | None = None) -> list[PassRecord]:
-    """Return the newest passes, up to a time if one is given; none if the tables have another version."""
+    """Return the newest passes, up to a time if given; an empty list if retrycli's tables have another version."""
     return Ledger(database).last_passes(LOOK_BACK, until=until) if database.revision() == schema.HEAD else []

@@ -74,8 +74,8 @@ def _readable_secrets(context: Context) -> Iterator[Finding]:
 
 
 def _weak_files(context: Context) -> Iterator[Finding]:
-    """Report each path where another user can change what a pass relies on. Report it only once, because a folder may
-    contain several files.
+    """Report each path that lets another user change what a pass relies on. Report a path only once, even if it is a
+    folder that contains several of the files.
     """
     users, seen = _trusted_users(context), set[Path]()
     for path, is_shared in _relied_on(context):
@@ -100,7 +100,7 @@ def _weak_files(context: Context) -> Iterator[Finding]:
 
 
 def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
-    """Return a remedy that locks neither the application nor a user out of files that they rightly own."""
+    """Return a remedy that does not lock the application or another user out of their own files."""
     if not weakness.is_of_another:
         return weakness.remedy
     if weakness.place == path:
@@ -109,7 +109,7 @@ def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
 
 
 def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
-    """Yield the files and folders that a pass relies on, with True for those that another program may also write.
+    """Yield the files and folders that a pass relies on, each with True if another program may also write to it.
 
     The application writes its database and its attachments. If it runs as another user, its access is reported as
     a warning, not as a failure.
@@ -129,14 +129,14 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
 
 
 def _trusted_users(context: Context) -> frozenset[int]:
-    """Return the users that may write files that a pass relies on: root, the current user and, if that is root, the
-    users that may run the passes.
+    """Return the users who may write files that a pass relies on: root and the current user. If root runs doctor, also
+    return the users who may run the passes.
     """
     return trusted_users().union(_pass_makers(context) if context.host.uid == 0 else ())
 
 
 def _pass_makers(context: Context) -> Iterator[int]:
-    """Yield the users that may run the passes: the users named by schedules, then the owners of the database and the
+    """Yield the users who may run the passes: the users named by schedules, then the owners of the database and the
     settings' file.
     """
     for caller in callers_of(context.loaded, context.host):
@@ -149,8 +149,8 @@ def _pass_makers(context: Context) -> Iterator[int]:
 
 
 def _pass_maker(context: Context) -> str:
-    """Return the name of the user who probably runs the passes: the current user. If that is root, return the first
-    other user in `_pass_makers`, if any.
+    """Return the name of the user who probably runs the passes: the current user. If root runs doctor, return the first
+    other user of `_pass_makers`, if any.
     """
     others = _pass_makers(context) if context.host.uid == 0 else ()
     return next((user_name(user) for user in others if user != ROOT), context.host.login)
@@ -215,8 +215,8 @@ def file_descriptors(context: Context) -> Iterator[Finding]:
 
 
 def lock(context: Context) -> Iterator[Finding]:
-    """Check that the lock can be acquired, and report who holds it. Do not create the lock file: other users could not
-    open one that root owns.
+    """Check that the lock file can be opened or created, and report who holds the lock. Do not create the file, because
+    other users could not open a file that root owns.
     """
     path = lock_path(context.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
@@ -249,7 +249,7 @@ def lock(context: Context) -> Iterator[Finding]:
 
 
 def outputs(context: Context) -> Iterator[Finding]:
-    """Check that the log, and the files that passes replace, can be written."""
+    """Check that the log, the metrics file and the HTML report can be written."""
     if (log := context.settings.logging.file) is not None:
         yield _log_file(log)
     for key, path, package, extra in (
@@ -293,8 +293,8 @@ def _log_file(path: Path) -> Finding:
 
 
 def _foreign_lock(context: Context, path: Path) -> Iterator[Finding]:
-    """Warn if the lock file and the database have different owners. For example, passes started by cron can't open a
-    lock file that a test run as root created.
+    """Warn if the lock file and the database have different owners. For example, an operator may have started a pass as
+    another user, who then owns the lock file.
     """
     file = context.settings.database.file
     owner, database = owner_of(path), file and owner_of(file)

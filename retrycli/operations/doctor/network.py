@@ -37,13 +37,13 @@ CONNECT_SECONDS = 5.0
 
 
 def api(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Check that each destination is reachable and, as far as possible without sending a message, that it accepts the
+    """Check that each destination is reachable. If possible without sending a message, check that it accepts the
     credentials.
 
     If a destination refused the last requests of passes, report its last refusal.
     """
     if database is not None and database.revision() != schema.HEAD:
-        database = None  # this program can't read it
+        database = None  # this program can't read tables of another version
     refusals = {} if database is None else _refusals(context, database)
     waits = bool(refusals) and database is not None and QueueCounts(database).counts(context.now())["waiting"] > 0
     for gateway in context.settings.gateway.all.values():
@@ -80,7 +80,7 @@ def _refusals(context: Context, database: Database) -> dict[str, str]:
     return {
         destination: f"the last refusal, at {record.started_at:%Y-%m-%dT%H:%M:%SZ}, was: {record.detail}"
         for destination, record in ledger.refusals(passes).items()
-        if "certificate" not in str(record.detail).lower()  # the probe verifies the certificate itself
+        if "certificate" not in str(record.detail).lower()  # skipped, because the probe verifies the certificate itself
     }
 
 
@@ -195,7 +195,7 @@ def _connect(host: str, port: int) -> str | None:
 
 
 def _cron_mail(context: Context) -> Iterator[Finding]:
-    """Warn if warnings reach nobody, or only a service user's mailbox."""
+    """Warn if the warnings of passes reach no operator, or only a local mailbox."""
     for caller in callers_of(context.loaded, context.host):
         remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {caller.title}"
         if caller.mail_to:

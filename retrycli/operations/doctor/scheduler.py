@@ -28,12 +28,12 @@ from retrycli.operations.schedule.callers import (
 from retrycli.store.database import Database
 from retrycli.system import systemd
 
-UNEVEN = 1.5  # maximum factor between the usual interval of passes and the configured one
+UNEVEN = 1.5  # maximum factor between the usual and the configured interval of passes
 
 
 def calling(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Check that exactly one scheduler, cron or a timer, starts passes, and report for which user. If the database can
-    be read, also check that passes run as often as they should.
+    """Check that exactly one scheduler, cron or a timer, starts passes, and that it runs them as this user. If the
+    database can be read, also check that passes run as often as they should.
     """
     passes = [] if database is None else newest_passes(database, until=context.now() + CLOCK_TOLERANCE)
     is_named = context.loaded.file is not None
@@ -73,7 +73,7 @@ def calling(context: Context, database: Database | None) -> Iterator[Finding]:
 
 
 def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
-    """Return the finding if no scheduler was found here. If no passes run either, it is a failure."""
+    """Return the finding if no cron line or timer was found. Its level depends on whether passes run, and where."""
     words = "no cron line or timer found here starts passes"
     unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
     hidden = missed or unread
@@ -105,7 +105,7 @@ def _one_caller(context: Context, caller: cron_line.Caller) -> Finding:
     try:
         objection = next((caller.objection for caller in check(context.loaded, context.host).callers), None)
     except ConfigurationError:
-        objection = None  # another finding reports the problem with the source of the settings
+        objection = None  # the check `settings` reports a wrong source of the settings
     if objection is None and caller.running is None:
         return warning(
             "scheduler",
