@@ -71,7 +71,7 @@ def as_user(user: str, command: str, loaded: Loaded) -> str:
 
 
 def none_hidden(host: Host) -> bool:
-    """Return whether no crontab of this machine starts a pass. Only root can read all crontabs."""
+    """Return whether it is certain that nothing on this machine starts a pass. Only root can read all crontabs."""
     missed: dict[str, str] = {}
     return host.uid == 0 and not crontab.callers(host, missed) and not missed
 
@@ -120,7 +120,7 @@ def stopped(caller: Caller) -> tuple[str, str] | None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The cron lines and timers that start passes, and any problem that concerns all of them."""
+    """The cron lines and timers that start passes, and the problem with them, if any."""
 
     callers: list[Caller]
     objection: str | None
@@ -190,7 +190,7 @@ def ticks_of(
     now: datetime,
     zone: tzinfo | None = None,
 ) -> schedule_grid.Ticks:
-    """Return the grid on which the next passes begin.
+    """Return the ticks at which the next passes begin.
 
     Passes started by hand are ignored.
 

@@ -1,4 +1,4 @@
-"""Install and remove a schedule."""
+"""Add and remove the cron lines and systemd units that start passes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,7 +28,7 @@ def texts(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[tuple
 
 
 def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[FileChange]:
-    """Return the changes that schedule a pass; none if the wanted schedule is already installed.
+    """Return the changes that schedule a pass; an empty list if the wanted schedule is already installed.
 
     Lines in the crontabs of unrelated users are ignored.
 
@@ -41,7 +41,8 @@ def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[Fil
     users, missed = {"root", host.login, wanted.user}, dict[str, str]()
     callers = [caller for caller in callers_for(wanted.config, host, missed) if caller.owner in users]
     ours = {crontab.UserCrontab(host, user).title for user in users}
-    # The targets are read below. A user's own timer does not need their crontab, which cron may forbid them to read.
+    # Skip the targets, because `_addition` reads them. For a user's own timer, also skip the user's crontab, because
+    # cron may forbid the user to read it.
     skipped = titles | ({crontab.UserCrontab(host).title} if place is SchedulePlace.OWN_TIMER else set())
     _refuse_unreadable(
         {
@@ -74,7 +75,7 @@ def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> dict[Sch
 
 
 def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> None:
-    """Apply the confirmed changes.
+    """Write the confirmed changes, and enable or disable a timer.
 
     Raises:
         ConfigurationError: a crontab or unit has changed since it was read, or can't be written.

@@ -41,7 +41,7 @@ class FileChange:
 
     @property
     def diff(self) -> str:
-        """Return the change as a unified diff."""
+        """Return the change as a unified diff. If the text is unchanged, say that its unit will be enabled."""
         if self.before == self.after:
             return f"{self.target.title} will be enabled"
         titles = (self.target.title, self.target.title)
@@ -69,7 +69,7 @@ class SchedulePlace(Enum):
 
     @property
     def is_system(self) -> bool:
-        """Return whether the schedule is the system's, so that it names a user."""
+        """Return whether the schedule is the system's, which names the user who runs the passes."""
         return self in {SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER}
 
     @property
