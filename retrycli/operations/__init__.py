@@ -54,5 +54,5 @@ def __getattr__(name: str) -> object:
     """Load a use case when a command first needs it, so that the other commands and the help start fast."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    __import__(f"{__name__}.{name}")  # not import_module: -X importtime, which tests read, would not list it
+    __import__(f"{__name__}.{name}")  # import_module would hide the module from -X importtime, which tests read
     return globals()[name]

@@ -19,13 +19,13 @@ from retrycli.operations.wiring import utc_now
 from retrycli.system.trust import write_private
 
 EXAMPLE = "ticketing_agent.db.example"
-EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # the example's current time; `copy_example` shifts it
+EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # the example's present time; `copy_example` shifts it to now
 TIME_COLUMNS = (
     "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
     "WHERE m.type = 'table' AND c.type IN ('DATETIME', 'TIMESTAMP')"
 )
 FAIL = 0.3
-# Every demo shows the same failures: the sandbox draws the same ones for requests in the same order.
+# A fixed seed, and requests in a fixed order, make every demo show the same failures.
 SEED = 9
 IN_ORDER = {"schedule.jitter": 0, "run.concurrency": 1}
 
@@ -37,7 +37,7 @@ def run() -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RETRYCLI_")}
     environment.pop("TICKETING_API_BASE_URL", None)
     retrycli = suggested.full_program()
-    with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  no secret
+    with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  not used for secrets
         values = {"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url, **IN_ORDER}
         write_private(folder / "retrycli.toml", template.template(values))
         _print(f"A ticketing API that fails {FAIL:.0%} of deliveries runs at {sandbox.url}.")

@@ -37,12 +37,12 @@ class _DryRunEnrolment:
     at: datetime
     ids: "array[int]" = field(default_factory=lambda: array("q"))
     times: "array[int]" = field(default_factory=lambda: array("q"))
-    replaced: set[int] = field(default_factory=set)  # ids whose row is no longer the message that was queued
+    replaced: set[int] = field(default_factory=set)  # ids whose row no longer contains the queued message
     escalated: int = 0  # number of new messages that would be escalated immediately
     displaced: int = 0  # number of replaced ids whose queued messages were due
     expired: int = 0
     expired_due: int = 0  # number of expired messages that are due
-    _replaced_in_range: Collection[int] = ()  # replaced ids in the current range
+    _replaced_in_range: Collection[int] = ()
     _new_messages: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
@@ -98,7 +98,7 @@ class _DryRunEnrolment:
         return []
 
     def per_ticket_order(self) -> Iterator[tuple[datetime, int]]:
-        # If times are equal, the lowest id comes first.
+        # The sort is stable: messages that are due at the same time stay in the order in which they were found.
         for position in sorted(range(len(self.ids)), key=self.times.__getitem__):
             yield EPOCH + self.times[position] * MICROSECOND, self.ids[position]
 
@@ -112,8 +112,8 @@ class DryRunTotals:
 
     destination_of: Callable[[str], str]
     number: int = 0
-    oldest: datetime | None = None  # earliest creation time of these messages; None if the application's table has none
-    destinations: Counter[str] = field(default_factory=Counter)  # number of messages by destination
+    oldest: datetime | None = None  # earliest creation time; None if the messages have no creation time
+    destinations: Counter[str] = field(default_factory=Counter)
 
     def count(self, messages: Iterable[ListedMessage]) -> Iterator[ListedMessage]:
         """Yield the messages unchanged, and count them."""
@@ -184,7 +184,7 @@ def _spent(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
     """Return the due messages in the queue that a pass would escalate instead of attempting them."""
     policies = rules.policies
     ages = any(policy.expires_after is not None for policy in policies.values())
-    # Without an age limit, read only messages that may have used up their retries. Usually there are none.
+    # Without an age limit, read only messages that may have used up their retries. They are usually few.
     tries = None if ages else min(policy.max_retries for policy in policies.values())
     return {
         message_id
@@ -233,7 +233,7 @@ def _predict_queue(database: Database, deps: Dependencies, rules: PassRules, at:
 def _still_waiting(
     views: MessageQueries, ids: "array[int]", times: "array[int]", anew: Collection[int]
 ) -> Iterator[ListedMessage]:
-    """Yield the messages that still wait, or would wait again, each with its due time."""
+    """Yield the messages that still wait, or that a pass would enqueue, each with its due time."""
     for start in range(0, len(ids), PAGE):
         page = ids[start : start + PAGE]
         when = dict(zip(page, times[start : start + PAGE], strict=True))

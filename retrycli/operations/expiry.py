@@ -1,4 +1,4 @@
-"""Warn operators before messages expire because deliveries are held back."""
+"""Warn operators if messages are about to expire while deliveries are held back."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger, Targets
 from retrycli.views.log_lines import logger
 
-# The reasons why a pass leaves due messages unsent, and why the next passes may leave them unsent too.
+# Stop reasons for which the next passes may also leave due messages unsent.
 HELD_BACK = frozenset(
     {
         StopReason.PAUSED,
@@ -33,7 +33,7 @@ LOG = "log"  # name of the target that represents the logs of all hosts
 
 
 def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: datetime) -> bool:
-    """Return whether a list shows the expiry of a waiting message: if it is soon, or before the next attempt."""
+    """Return whether a list shows when a message expires: only if it expires soon, or before its next attempt."""
     return end is not None and (end <= later(now, SOON) or (next_attempt_at is not None and end < next_attempt_at))
 
 
@@ -44,7 +44,7 @@ EXPIRED = "expired; a pass will escalate it"
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """What a pass reports about messages that expire soon."""
+    """The result of a search for messages that expire soon."""
 
     incident: Incident | None  # None if no message expires soon
     too_late: bool = False  # some messages have expired since the warning
@@ -64,9 +64,9 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     must have an age limit.
 
     Returns:
-        The incident to warn of. There is no incident if no message expires soon, or if the pass was not held back and
-        delivered something. None if the pass shows neither: it was not held back but delivered nothing, or the only
-        messages found have already expired.
+        An `Expiry` with the incident to warn of. It has no incident if no message expires soon, or if the pass was not
+        held back and delivered a message. None leaves an earlier warning in force: the pass was not held back but
+        delivered nothing, or all messages that it found have already expired.
 
     Raises:
         DatabaseUnavailable: the messages can't be read.
@@ -132,7 +132,7 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
 
 
 def warn(database: Database, found: Expiry, now: datetime, remind: timedelta) -> None:
-    """Warn of messages that are about to expire. Repeat the warning at intervals.
+    """Log when messages are about to expire, at intervals while this lasts, and when it ends.
 
     Raises:
         DatabaseUnavailable: the last warning can't be read or written.

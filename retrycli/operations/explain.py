@@ -119,7 +119,7 @@ class _Explainer:
         first = self._now if self._grid is None else self._grid.next(self._now)
         self._deps.repair_clock_skew(first, self._rules.lease)
         runner.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
-        if self._rules.per_ticket_order:  # earlier messages of its ticket may be new too
+        if self._rules.per_ticket_order:  # enrol the ticket's earlier messages, which may be new too
             runner.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
         found = message_details(self._database, message_id)
         owner = None if found.queue is None else found.queue["claimed_by"]

@@ -24,7 +24,7 @@ from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
-# Gates that time alone never opens. It may close one of them, because messages expire.
+# Gates that never open only because time passes. While one of these gates is closed, no next attempt is predicted.
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
 COMPARED_WITH_START = frozenset({"pause", "breaker"})  # gates evaluated for the start of a pass, shortly after its tick
 QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if the messages ahead use up a pass's attempts
@@ -41,7 +41,7 @@ class Gate:
 
 
 class Gates:
-    """Evaluate the gates of messages in one database.
+    """The gates of the messages in one database.
 
     Args:
         database: the database with the messages.
@@ -131,8 +131,8 @@ class Gates:
         return Gate("breaker", is_open, figure, breaker.probe_at)
 
     def _last_pass(self, found: MessageDetails) -> Gate:
-        """Report why requests of the last pass were refused, or why it ended early. This gate is always open: each pass
-        tries again, and may end in the same way.
+        """Report why the last pass was refused or ended early. This gate is always open, because each pass tries again.
+        The next pass may end in the same way.
         """
         refused = self.refusals.get(self._rules.destination_of(str(found.row["message_type"])))
         if (ended := refused or self._ended_early) is None:
@@ -162,14 +162,14 @@ def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
 
 
 def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
-    """Evaluate whether the message waits because of a Retry-After. The last attempt alone does not show this: a manual
-    attempt sets no wait, and a requeue ends the wait.
+    """Evaluate whether the message waits because of a Retry-After. The last attempt is not enough evidence, because a
+    manual attempt sets no wait, and a requeue ends the wait.
     """
     last = next((attempt for attempt in reversed(found.attempts) if attempt.finished_at is not None), None)
     if last is None or last.finished_at is None or last.retry_after_s is None:
         return Gate("retry_after", open=True, figure="none")
     until = last.finished_at + timedelta(seconds=last.retry_after_s)
-    # Retry-After is recorded in whole seconds.
+    # Retry-After is recorded in whole seconds, so the two times may differ by a second.
     holds = not wait.open and wait.time is not None and abs(wait.time - until) <= timedelta(seconds=1)
     return Gate(
         "retry_after", not holds, f"the ticketing API asked retrycli to wait {last.retry_after_s:,} s, until", until

@@ -1,4 +1,4 @@
-"""List failed messages and escalations, show one message, and give delivery statistics."""
+"""List failed messages and escalations, show one message, and calculate delivery statistics."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager

@@ -128,7 +128,7 @@ def erase_texts(settings: Settings, ticket: str) -> int:
 
 @contextmanager
 def _existing_database(settings: Settings) -> Iterator[Database]:
-    """Open the database and check the application's table first, as `open_database` does. Create no tables."""
+    """Open the database and check the application's table, but create none of retrycli's own tables."""
     with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages
         yield database
@@ -167,7 +167,7 @@ def copy(
         settings: from `retrycli.load_settings`, or created directly.
         source: the URL of the database that is copied; by default ``database.url``.
         target: the URL of the database that the application's data was moved to; by default ``database.url``.
-        overwrite: undo changes made in the target since the source was last used.
+        overwrite: copy even if the copy undoes changes made in the target since the source was last used.
         listen: receives the name of a table and the number of its rows copied so far.
 
     Raises:
@@ -231,7 +231,7 @@ def _check_source(database: Database) -> None:
             f"retrycli's tables in {database.place} are at version {found}, but this program needs {schema.HEAD}; "
             + remedy
         )
-    if database.has_messages():  # the application's table may be gone, but must not be a different one
+    if database.has_messages():  # the source may no longer have the application's table
         own_tables.check_selection(database)
 
 

@@ -32,10 +32,11 @@ SHOWN = 5  # number of messages shown before the operator confirms
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The messages that a filter matched when it was applied.
+    """The messages that a filter matched, or whose ids were given.
 
     Attributes:
-        ids: in ascending order, in an array, because a filter may match a million messages.
+        ids: the ids, in an array, because a filter may match a million messages.
+        first: details of the first messages, for a confirmation.
     """
 
     ids: Sequence[int]
@@ -44,7 +45,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """Attempt the first messages before the other messages are requeued.
+    """A test before a requeue: if too many of the first messages fail, the other messages are not requeued.
 
     Attributes:
         abort_over: the share of the attempts that may fail.
@@ -54,13 +55,13 @@ class Canary:
     abort_over: float = 0.3
 
     def fails(self, tried: Sequence[ManualAttempt]) -> bool:
-        """Return whether too many of the attempts failed."""
+        """Return whether the share of failed attempts exceeds ``abort_over``. Refused attempts do not count."""
         made = [attempt for attempt in tried if attempt.delivered or attempt.failed]
         return bool(made) and sum(attempt.failed for attempt in made) / len(made) > self.abort_over
 
 
 def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Match:
-    """Return the messages with the given ids, and the first failed ones among them.
+    """Return the ids without duplicates, and the failed messages among the first ``shown`` ids.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -95,8 +96,8 @@ def requeue(
     """Return escalated messages to the queue, with all their retries.
 
     Messages that `reject` rejected are also requeued, if their rows have not changed since. Expired messages are not
-    requeued or used as canaries, because a pass would escalate them again. A message keeps its delivery key, unless a
-    delivery of its text is recorded; then it gets the next key.
+    requeued or used as canaries, because a pass would escalate them again. A message whose text has a recorded delivery
+    gets a new delivery key. Other messages keep their keys.
 
     Args:
         settings: from `retrycli.load_settings`, or created directly.
@@ -151,7 +152,7 @@ def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEF
 def _try_canaries(
     settings: Settings, ids: Sequence[int], number: int, by: str | None, runtime: Runtime
 ) -> list[ManualAttempt]:
-    """Attempt the first messages until ``number`` could be attempted. Skip messages whose state has changed."""
+    """Attempt messages in order until ``number`` are attempted. Skip messages whose state allows no attempt."""
     tried: list[ManualAttempt] = []
     while (missing := number - sum(attempt.delivered or attempt.failed for attempt in tried)) > 0:
         coming = ids[len(tried) : len(tried) + missing]
@@ -313,7 +314,7 @@ def _problems(
 ) -> dict[int, str]:
     """Return the messages from which no request can be built, and the reasons. Send nothing.
 
-    If the gateways can't be used as configured, return nothing; a pass will find the problems.
+    If the settings of the gateways are wrong, return no problems, because a pass reports the settings.
     """
     from retrycli.gateway.router import open_router
 

@@ -38,7 +38,7 @@ def write_metrics(settings: Settings, database: Database, path: Path, now: datet
 
 
 def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Mapping[str, Any]:
-    """Return the metrics, by name.
+    """Return the metrics, by metric name.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -48,7 +48,7 @@ def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Map
 
 
 def measured(settings: Settings, database: Database, now: datetime) -> Mapping[str, Any]:
-    """Return the metrics of an open database, by name.
+    """Return the metrics of an open database, by metric name.
 
     Raises:
         DatabaseUnavailable: the database can't be read.

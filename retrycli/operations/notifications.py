@@ -140,7 +140,7 @@ class _Notifier:
         counts = QueueCounts(self._database).counts(self._now)
         down = [breaker.destination for breaker in self._open]
         where = ", ".join(down or self._destinations)
-        if not down and len(self._destinations) > 1:  # the news may concern any of them
+        if not down and len(self._destinations) > 1:  # the news may concern any of the destinations
             where = f"one of {where}"
         return NoticeContext(socket.gethostname(), where, self._now, counts["waiting"], counts["escalated"])
 

@@ -42,7 +42,7 @@ def check(settings: Settings, name: str) -> tuple[Preset, str]:
     try:
         with closing(Database(settings.database.url, settings.database.table)) as database:
             columns = list(database.messages.c.keys())
-    except RetrycliError as error:  # a preset is often written before the rest is set up
+    except RetrycliError as error:  # a preset is often written before the database is set up
         others = ", ".join(sorted(preset.columns - {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS}))
         return preset, f"not checked: {error}" + (f". The table must have the columns {others}" if others else "")
     preset.check_columns({*columns, *OPTIONAL_COLUMNS})

@@ -15,7 +15,7 @@ from retrycli.store.database import Database
 from retrycli.system.host import replace_file
 
 LOOKBACK = timedelta(days=7)  # default period of a report
-# The age at which a page is updated even if there is no news, because its time shows that passes run.
+# The age at which a page is updated even if nothing has changed, because its time shows that passes run.
 STALE = timedelta(hours=1)
 
 
@@ -111,7 +111,7 @@ def write(path: Path, text: str) -> None:
             with path.open("a", encoding="utf-8") as stream:  # appends, as a shell's >> to /dev/stdout does
                 stream.write(text)
         else:
-            replace_file(path, text)  # also replaces a link, which another user may have pointed anywhere
+            replace_file(path, text)  # replaces a link, which another user may have created
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a valid path"
         raise ConfigurationError(

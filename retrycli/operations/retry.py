@@ -45,8 +45,8 @@ class ManualAttempt:
 
     @property
     def failed(self) -> bool:
-        """Return whether the message could have been delivered and was not. A message that does not exist, or whose
-        state does not allow an attempt, has not failed.
+        """Return whether the message was not delivered. A message that does not exist, or whose state allows no
+        attempt, does not count as failed.
         """
         return not self.delivered and not isinstance(self.error, NoSuchMessage | NotActionable)
 
@@ -233,9 +233,9 @@ async def _one_by_one(
     answer: Callable[[int, Result | None, RetrycliError | None], Answer],
     is_enough: Callable[[list[Answer]], bool] = lambda _: False,
 ) -> list[Answer]:
-    """Act on messages over one connection and with one log-in, until a stop is requested or ``is_enough``.
+    """Act on messages over one connection and with one log-in, until a stop is requested or ``is_enough`` is true.
 
-    Return an answer for each message: the result of the action, or the reason why there is none.
+    Return an answer for each message: the result of the action, or the error that prevented the action.
     """
     answers: list[Answer] = []
     async with deps.open_gateway() as gateway:

@@ -28,8 +28,8 @@ from retrycli.store.passes import Ledger, Targets, target_name
 from retrycli.system.pass_lock import Holder, PassLock
 from retrycli.views import log_lines
 
-# The number of newest passes in which a pass with nothing to send looks for its predecessor. Skipped passes and passes
-# of other hosts may lie between the two.
+# Number of newest passes that a pass with nothing to send compares itself with. Reading more passes would slow each
+# idle pass.
 SHORT_LOOKBACK = 20
 
 # Secondary tasks of a pass, each with the subject and the participle of its warnings.
@@ -59,7 +59,7 @@ def run_once(
     Args:
         settings: from `retrycli.load_settings`, or created directly.
         limit: the maximum number of attempts; by default ``run.limit``.
-        probe: probe a ticketing API that is down immediately, even if its next probe is not due.
+        probe: immediately probe a ticketing API that is down, even if its next probe is not due.
         wait_lock_seconds: how long to wait for another pass to end; by default ``run.wait_lock_seconds``.
         listen: called with each event of the pass, in the thread that runs the pass.
         runtime: clock, randomness, and a request to stop early.
@@ -104,7 +104,7 @@ def _make_pass(
 
 
 class _Lock(NamedTuple):
-    """The pass lock, with the clock that limits its wait, and the request that ends the wait early."""
+    """The pass lock of one pass. It bounds the wait for another pass, which a stop request ends early."""
 
     lock: PassLock
     me: PassIdentity
@@ -126,7 +126,7 @@ class _Lock(NamedTuple):
 
 
 def report_pass(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
-    """Report a pass to the log and to every configured receiver."""
+    """Report a pass in the log, to notification targets, in the metrics file and in the HTML report."""
     with _or_warn("Changes could not be logged"):
         _warn_of_changes(settings, Ledger(database), summary)
     if settings.logging.file is not None:
@@ -151,8 +151,7 @@ def report_pass(settings: Settings, database: Database, summary: PassSummary, no
 
 
 def report_failed_pass(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
-    """Report a failed pass, and mark its error as known if earlier passes already reported it. An internal error is
-    never marked.
+    """Report a failed pass. Mark its error as known if earlier passes reported it, unless it is an internal error.
 
     If the failure could not be recorded, earlier failures are unknown too. Then each pass reports its error.
     """

@@ -48,7 +48,7 @@ class Received:
     times: int = 1
 
 
-Answer = tuple[int, dict[str, object]]  # status and JSON
+Answer = tuple[int, dict[str, object]]  # HTTP status and JSON body
 
 
 def _failure(status: int, text: str) -> Answer:
@@ -124,7 +124,7 @@ class Sandbox(ThreadingTCPServer):
         self.server_close()
 
     def wait(self) -> None:
-        """Wait while the server answers, until a signal handler raises an exception (as Ctrl-C does)."""
+        """Wait until the server ends, or until a signal handler raises an exception (as Ctrl-C does)."""
         self._thread.join()
 
     @property
@@ -169,7 +169,7 @@ class Sandbox(ThreadingTCPServer):
                 return _failure(404, f"No such endpoint: {method} {path}; GET / lists the endpoints")
 
     def tell(self, method: str, path: str, key: str | None, status: int) -> None:
-        """Report a request to the listener."""
+        """Report a request to the listener, one request at a time."""
         with self._listening:
             self._listener(method, path, key, status)
 

@@ -1,4 +1,4 @@
-"""Set up retrycli, and check the installation."""
+"""Create the configuration file and retrycli's own tables, and check that a pass could run."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ def check(settings: Settings) -> dict[str, str]:
     """Check everything that a pass needs, but send nothing: settings, preset, credentials, database, tables, lock.
 
     Returns:
-        The facts found, by name.
+        The facts to show to the operator, by name.
 
     Raises:
         RetrycliError: the first problem that was found.

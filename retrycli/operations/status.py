@@ -28,7 +28,7 @@ BEFORE_TICK = timedelta(minutes=1)  # a pass that began less than this before a 
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
-    """A machine that runs passes."""
+    """A host that runs passes, and whether its next pass is late."""
 
     host: str
     started_at: datetime  # start of the host's newest pass
@@ -59,7 +59,8 @@ class Status:
         missing: the likely reason why no pass ran, and where to look, if the newest pass is too old.
         uncalled: the reason why nothing starts the next pass, and the remedy; None if something does, possibly on
             another host.
-        unseen: no cron line or timer that starts passes was found, although one on this host has started passes so far.
+        unseen: no cron line or timer that starts passes was found, although one on this host started the last scheduled
+            pass.
         messages: counts of ``waiting`` (including the due ones), ``due``, ``sending`` and ``escalated`` messages.
             ``due`` counts the messages that a pass would send now. ``expired`` counts waiting messages that are too old
             to send, and ``expired_due`` the messages among them that a pass would escalate now.
@@ -93,13 +94,13 @@ def status(
     none_hidden: bool = False,
     now: Callable[[], datetime] = utc_now,
 ) -> Status:
-    """Return the current state.
+    """Return scheduler health, queue counts, and whatever prevents deliveries.
 
     Args:
         settings: the settings of the passes.
         callers: what starts the passes on this machine, as `callers_of` finds it. If None, the next run is
             predicted from the passes that a scheduler started, or from the clock.
-        none_hidden: as `retrycli.operations.schedule.callers.none_hidden` finds it.
+        none_hidden: nothing on this machine starts a pass; see `retrycli.operations.schedule.callers.none_hidden`.
         now: the clock.
 
     Raises:
@@ -170,7 +171,7 @@ def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval:
 def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> frozenset[str]:
     """Return the passes of this host that ended without a record of their end: killed, or stopped by a full disk.
 
-    The lock alone does not show this. With a server database, another user's lock may be a different file.
+    A free lock does not prove this. With a server database, another user's lock may be a different file.
     """
     gone = [
         record

@@ -1,4 +1,4 @@
-"""Connect adapters, clock and randomness. No other module does this."""
+"""Connect the engine to its adapters, clock and randomness. Only this module chooses them."""
 
 import asyncio
 import hashlib
@@ -43,7 +43,7 @@ class Runtime:
     """The clock, the randomness and the stop request of a pass. Tests supply their own."""
 
     now: Callable[[], datetime] = utc_now
-    rng: random.Random = random.SystemRandom()  # noqa: RUF009  it has no state to share
+    rng: random.Random = random.SystemRandom()  # noqa: RUF009  it has no state, so instances may share it
     stop_requested: Callable[[], bool] = lambda: False
 
 
@@ -141,7 +141,7 @@ def _refuse_running_loop() -> None:
 
 
 def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False, to_send: bool = True) -> PassRules:
-    """Return the rules of a pass.
+    """Return the rules of a pass, from the settings and the options of the command.
 
     Args:
         settings: the settings.
@@ -211,7 +211,7 @@ def _home() -> Path:
 
 
 def login_name() -> str:
-    """Return the name of the operator: the user behind sudo, or the login name, if any database can store it."""
+    """Return the operator's name: the user who ran sudo, or the login name; the uid if neither name can be stored."""
     import getpass
 
     names = [os.environ.get("SUDO_USER", "")]
@@ -227,7 +227,7 @@ def make_dependencies(
     runtime: Runtime,
     emit: Callable[[Event], None] = log_lines.log_event,
 ) -> Dependencies:
-    """Return the dependencies of a pass over this database."""
+    """Return the engine's dependencies: the database, the configured gateways, the clock and the randomness."""
     now = clock(database, runtime.now)
 
     def open_gateway() -> AbstractAsyncContextManager[Gateway]:
