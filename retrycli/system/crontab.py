@@ -1,4 +1,4 @@
-"""This machine's crontabs, cron's daemon, and everything that runs a pass."""
+"""Read and write crontabs, examine cron's daemon, and find everything that runs a pass."""
 
 import os
 import re
@@ -40,7 +40,7 @@ class UserCrontab:
         return f"the crontab of {self.user or self.host.login}"
 
     def read(self) -> str:
-        """Return the text; empty if there is none.
+        """Return the crontab's text; empty if the user has no crontab.
 
         Raises:
             ConfigurationError: cron is not installed, or rejects this user.
@@ -68,7 +68,7 @@ class UserCrontab:
 
 
 def callers(host: Host, unread: dict[str, str]) -> list[Caller]:
-    """Find the crontab lines and timers on this machine that run a pass, as far as the current user may read them.
+    """Find the crontab lines and timers on this machine that run a pass, and that the current user may read.
 
     Args:
         host: the machine.
@@ -76,7 +76,7 @@ def callers(host: Host, unread: dict[str, str]) -> list[Caller]:
     """
     found = [*_in_crontabs(host, unread), *timers(host, unread)]
     has_zone = any(caller.zone is not None for caller in found)
-    if has_zone and b"cronie" not in host.run(["crontab", "-V"], b"").stdout:  # no other cron supports CRON_TZ
+    if has_zone and b"cronie" not in host.run(["crontab", "-V"], b"").stdout:  # only cronie supports CRON_TZ
         return [replace(caller, zone=None) for caller in found]
     return found
 

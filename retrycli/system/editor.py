@@ -46,7 +46,7 @@ def stripped_by_sudo(environment: Mapping[str, str]) -> bool:
 def edited(text: str, command: list[str], *, name: str) -> str:
     """Open a text in the editor, and return the result.
 
-    The text is in a private file in a temporary folder. The folder is then deleted, with all files in it.
+    The text is in a private file in a temporary folder. The folder is then deleted, with the editor's backup files.
 
     Args:
         text: the initial text.

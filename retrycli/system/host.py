@@ -1,4 +1,4 @@
-"""This machine: its user, programs, processes, files and time zones.
+"""Access this machine: its user, programs, processes, files and time zones.
 
 `Host` locates files and runs programs. Tests pass a host with its own folders and its own function to run programs.
 """
@@ -53,7 +53,7 @@ def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS)
 
 
 def checked(done: Finished, name: str, remedy: str = "") -> Finished:
-    """Return the result of a program if the program has succeeded.
+    """Return the result of a program that has succeeded.
 
     Raises:
         ConfigurationError: the program has failed.
@@ -64,7 +64,7 @@ def checked(done: Finished, name: str, remedy: str = "") -> Finished:
 
 
 class Asker:
-    """Run programs for a command that only reads. Wait only briefly, and do not run a program again after a timeout.
+    """A runner for commands that only read. It waits only briefly, and does not run a program again after a timeout.
 
     Args:
         seconds: the timeout of a program.
@@ -101,7 +101,7 @@ class Host:
     home: Path = field(default_factory=lambda: Path(_system_home()))
     uid: int = field(default_factory=os.getuid)
     run: Runner = run
-    number: Callable[[str], int | None] = user_number  # returns a user's number; None if there is no such user
+    number: Callable[[str], int | None] = user_number  # returns a user's id; None if the user does not exist
 
     @property
     def login(self) -> str:
@@ -127,7 +127,7 @@ class File:
         return str(self.path)
 
     def read(self) -> str:
-        """Return the text; empty if there is none.
+        """Return the file's text; empty if the file does not exist.
 
         Raises:
             ConfigurationError: the file can't be read.
@@ -148,7 +148,7 @@ class File:
         try:
             if text:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                # until it is complete, the new file has a name that cron ignores
+                # Cron ignores the new file's temporary name, so it never reads an incomplete file.
                 like = self.path.stat() if self.keeps_mode else None
                 replace_file(self.path, text, errors="surrogateescape", like=like)
             else:
@@ -178,7 +178,7 @@ def named_zone(name: str | None) -> tzinfo | None:
 def processes(proc: Path) -> Iterator[tuple[Path, str]]:
     """Yield the folder and name of each live process of this machine, except those in containers.
 
-    Yield none if other users' processes are hidden.
+    Yield nothing if other users' processes are hidden.
     """
     if not (proc / "1/status").exists():
         return
@@ -196,7 +196,7 @@ def under_cron(host: Host, command: Sequence[str]) -> Finished:
 
 
 def files_in(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
-    """Return a folder's regular files whose names match; none if the folder can't be read."""
+    """Return a folder's regular files whose names match. If it can't be read, return none and add why to ``unread``."""
     try:
         return sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name) and path.is_file())
     except (FileNotFoundError, NotADirectoryError):
@@ -218,7 +218,7 @@ def read_text(path: Path, unread: dict[str, str]) -> str:
 
 
 def decoded(text: bytes) -> str:
-    """Decode text in any encoding, so that `encoded` can restore its bytes."""
+    """Decode UTF-8. Keep invalid bytes as surrogates, so that `encoded` can restore them."""
     return text.decode("utf-8", "surrogateescape")
 
 
@@ -236,7 +236,7 @@ def replace_file(path: Path, text: str, *, errors: str = "strict", like: os.stat
     Args:
         path: the file.
         text: the content.
-        errors: the way to encode invalid Unicode, as for `str.encode`.
+        errors: how to encode invalid Unicode, as for `str.encode`.
         like: the status of a file; the new file gets its mode and owner instead.
 
     Raises:
@@ -288,9 +288,9 @@ def file_system_of(path: Path, mounts: str) -> str | None:
     best: tuple[int, str] | None = None
     for line in mounts.splitlines():
         fields = line.split(" ")
-        if len(fields) > 2 and real.is_relative_to(point := _unescape(fields[1])):  # noqa: PLR2004  the third is read
+        if len(fields) > 2 and real.is_relative_to(point := _unescape(fields[1])):  # noqa: PLR2004  fields[2] is needed
             depth = len(Path(point).parts)
-            if best is None or depth >= best[0]:  # a later mount covers an earlier one
+            if best is None or depth >= best[0]:  # a later mount hides an earlier one at the same point
                 best = depth, fields[2]
     return best and best[1]
 

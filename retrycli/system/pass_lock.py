@@ -91,16 +91,16 @@ class PassLock:
             os.pwrite(file, json.dumps(asdict(me), default=str).encode(), 0)
 
     def release(self) -> None:
-        """Release the lock."""
+        """Release the lock if `acquire` has acquired it."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
     def check(self) -> None:
-        """Check that the file can be opened.
+        """Check that the lock file can be opened. Create a missing file.
 
         Raises:
-            LockUnusable: the file can't be opened.
+            LockUnusable: the file can't be opened, or is not a lock file.
         """
         os.close(self._open())
 

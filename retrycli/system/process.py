@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CRONS = frozenset({"cron", "crond", "fcron", "anacron"})
 LOGINS = frozenset({"login", "sshd", "sshd-session", "sudo", "su", "doas", "runuser"})
-# Programs that only start another program.
+# Programs that only start another program. `started_by` skips them to find what started the pass.
 WRAPPERS = frozenset({"sh", "bash", "dash", "flock", "timeout", "nice", "ionice", "env", "chronic"})
 MANAGER = "systemd"
 # systemd sets this variable for a unit's processes (systemd.exec(5)), and their children inherit it.
@@ -115,7 +115,7 @@ def _through(kind: type[FileIO], stream: TextIO) -> TextIOWrapper:
 
 
 class _Stdout(FileIO):
-    """A stdout that raises its first error, then discards output. So Python's flush at exit does not fail again."""
+    """A stdout that raises its first error and then discards output, so that Python's flush at exit can't fail."""
 
     _failed = False
 

@@ -19,7 +19,7 @@ from pathlib import Path
 PRIVATE = 0o600  # readable and writable by its owner only
 ROOT = 0
 OWN_FOLDER = "move the file to its own folder"
-MAX_LINKS = 40  # maximum number that Linux follows in one path (path_resolution(7))
+MAX_LINKS = 40  # maximum number of links that Linux follows in one path (path_resolution(7))
 # The attribute with a file's access list (acl(5)). If a file has a list, the group bits of its mode are only a mask and
 # do not show who may write.
 ACCESS_LIST = "system.posix_acl_access"
@@ -30,9 +30,9 @@ class Weakness:
     """A file, link or folder through which another user can change what a path leads to."""
 
     place: Path
-    reason: str  # continues "<place> …"
-    remedy: str  # a command, or another remedy
-    is_open_to_all: bool = False  # every user of the machine can change it, not only one user or group
+    reason: str  # follows the place in an error
+    remedy: str  # a command in backticks, or an instruction
+    is_open_to_all: bool = False  # every user can change the place, not only one user or group
     is_of_another: bool = False  # another user owns the place
 
     def __str__(self) -> str:
@@ -40,12 +40,12 @@ class Weakness:
 
 
 def trusted_users() -> frozenset[int]:
-    """Return the numbers of users who may write files on which this process relies: root and its own user."""
+    """Return the ids of users who may write files on which this process relies: root and the current user."""
     return frozenset({ROOT, os.geteuid()})
 
 
 def user_number(name: str) -> int | None:
-    """Return a user's number; None if there is no such user."""
+    """Return a user's id; None if the user does not exist."""
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
@@ -61,7 +61,7 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
 
     Args:
         path: a file or folder. If it does not exist, the existing part of the path is checked.
-        users: the permitted users, by number; see `trusted_users`.
+        users: the ids of the permitted users; see `trusted_users`.
 
     Returns:
         The first weakness on the way, from the root folder down; None if the path is safe.
@@ -78,8 +78,8 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
 
 
 def group_readers(path: Path, users: Collection[int]) -> str | None:
-    """Return the name of the group through which users other than the given ones may read a file; None if there is
-    none.
+    """Return the name of the group through which users other than the given ones may read a file; None if they can't
+    read the file through its group.
     """
     try:
         found = path.stat()
@@ -153,8 +153,8 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _places_on_path(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
-    """Yield the paths that the kernel visits on the way to a path, in order. With each, yield its lstat(2), and whether
-    it is the end of the path or the folder that contains the end.
+    """Yield each path that the kernel visits on the way to a path, in order, with its lstat(2). The third value says
+    whether it is the end of the path or the end's folder.
 
     Raises:
         OSError: a part of the path does not exist, can't be examined, or is a loop of links.
@@ -232,7 +232,7 @@ def _is_private(gid: int, users: Collection[int]) -> bool:
 
 
 def user_name(uid: int) -> str:
-    """Return a user's name; the number if the user has no name."""
+    """Return a user's name; the id if the user has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
