@@ -26,7 +26,7 @@ from retrycli.store.passes import Ledger, Targets, target_name
 from retrycli.store.summaries import ESCALATED, QueueCounts, escalation_groups
 from retrycli.views.log_lines import logger
 
-MAX_LOOKED_UP = 200  # maximum number of new escalations whose tickets are looked up
+MAX_LOOKED_UP = 200  # maximum number of escalations that a pass reads to name tickets in a notification
 # How long one pass may reserve the sending of notifications. A target has 30 seconds to accept a notification, so a
 # pass that holds the reservation longer has died.
 NOTIFY_LEASE = timedelta(minutes=2)

@@ -60,7 +60,7 @@ class Trial:
 
     @property
     def delivered(self) -> bool:
-        """Return whether the message arrived."""
+        """Return whether the destination accepted the test message."""
         return self.outcome.kind is OutcomeKind.DELIVERED
 
 

@@ -40,7 +40,7 @@ class ManualAttempt:
 
     @property
     def delivered(self) -> bool:
-        """Return whether the message was delivered."""
+        """Return whether the attempt delivered the message; False if no attempt was made."""
         return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
     @property
@@ -89,7 +89,7 @@ def unique_ids(ids: Iterable[int]) -> "array[int]":
 def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Outcome:
     """Attempt one message now, even if it is not due or is escalated.
 
-    This uses up no retry. If the message is not delivered, its state is unchanged.
+    The attempt does not use up a retry. If it does not deliver the message, the message's state is unchanged.
 
     Args:
         settings: from `retrycli.load_settings`, or created directly.

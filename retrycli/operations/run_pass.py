@@ -52,8 +52,8 @@ def run_once(
 ) -> PassSummary:
     """Run one pass: deliver the messages that are due.
 
-    This acquires the same lock as the command, so that passes of an application's own scheduler and of cron can't
-    overlap. It blocks until the pass has ended. In a coroutine, await ``asyncio.to_thread(retrycli.run_once,
+    The pass acquires the same lock as the command, so that passes of an application's own scheduler and of cron can't
+    overlap. The call blocks until the pass has ended. In a coroutine, await ``asyncio.to_thread(retrycli.run_once,
     settings)``.
 
     Args:
