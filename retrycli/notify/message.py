@@ -15,7 +15,7 @@ from retrycli.domain.sanitize import inert
 
 # Maximum numbers of items to show.
 CAUSES = 10  # the most frequent causes
-TICKETS = TYPES = 5  # per cause
+TICKETS = TYPES = 5  # tickets and message types per cause
 GAPS = 3  # the latest gaps without a pass
 # Maximum numbers of characters to show.
 LONGEST_CAUSE = 120

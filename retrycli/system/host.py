@@ -288,7 +288,7 @@ def file_system_of(path: Path, mounts: str) -> str | None:
     best: tuple[int, str] | None = None
     for line in mounts.splitlines():
         fields = line.split(" ")
-        if len(fields) > 2 and real.is_relative_to(point := _unescape(fields[1])):  # noqa: PLR2004  fields[2] is needed
+        if len(fields) > 2 and real.is_relative_to(point := _unescape(fields[1])):  # noqa: PLR2004  the type is third
             depth = len(Path(point).parts)
             if best is None or depth >= best[0]:  # a later mount hides an earlier one at the same point
                 best = depth, fields[2]

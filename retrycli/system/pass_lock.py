@@ -113,7 +113,7 @@ class PassLock:
         try:
             if not self._path.exists():
                 return None
-        except OSError as error:  # its folder is not accessible
+        except OSError as error:  # the lock's folder is not accessible
             raise self._unusable(error) from error
         file = self._open()
         try:

@@ -85,7 +85,7 @@ UMask=0077
 
 
 def _confinement(job: Job) -> str:
-    """Return the restrictions of a system service. A user's systemd can't apply all of them."""
+    """Return the restrictions of a system service. A user's service has fewer, which a user's systemd can apply."""
     used = [job.interpreter, job.config, *job.reads, *job.writes]
     writes = " ".join(f'"-{_escaped(path)}"' for path in job.writes)
     lines = [

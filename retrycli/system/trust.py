@@ -199,7 +199,7 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
     is_sticky = is_folder and found.st_mode & stat.S_ISVTX and not is_strict
     if stat.S_ISLNK(found.st_mode) or is_sticky or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return None
-    if os.statvfs(place).f_flag & os.ST_RDONLY:  # overrides modes, such as 0777 of folders that Kubernetes mounts
+    if os.statvfs(place).f_flag & os.ST_RDONLY:  # a read-only mount overrides modes, such as 0777 in Kubernetes
         return None
     if found.st_mode & stat.S_IWOTH:
         remedy = OWN_FOLDER if is_folder and found.st_mode & stat.S_ISVTX else f"`chmod o-w {_quoted(place)}`"
