@@ -1,4 +1,4 @@
-"""Run random lives in a SQLite file: ``python -m tests.model FILE LIVES``. A broken law causes a traceback."""
+"""Run generated lives in a SQLite file: ``python -m tests.model FILE LIVES``. A broken law causes a traceback."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The book of the ticketing API: every request with its text, and the laws of identity.
+"""A record of every request to the ticketing API, and the laws on delivery keys and repeated requests.
 
-A message is an id and a birth, and not an id alone. The laws are computed from the requests, the application's rows and
-the attempts in the database; no code of retrycli decides which message or which text is which.
+The application may reuse an id, so an id and a birth identify a message. The laws are computed from the requests, the
+application's rows and the attempts in the database. They use no code of retrycli, because it may have the error that
+they look for.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
 UNKNOWN_LIMIT = 2
 MAX_RETRIES = 4
 BOUND = 3 * MAX_RETRIES
-"""The maximum number of requests that passes send with one key."""
+"""The maximum number of requests about a message that passes send with one delivery key."""
 DELIVERED, UNKNOWN = "delivered", "unknown"
 ABOUT_THE_MESSAGE = {DELIVERED, UNKNOWN, "refused", "permanent"}
-"""Outcomes that count towards the bound. Requests with other outcomes may not use up a retry."""
+"""Outcomes that count towards `BOUND`. Other outcomes may leave the retry count unchanged."""
 LISTS = ("cc_emails", "bcc_emails", "attachments")
 TEXT = ("message_type", "recipient_email", "subject", "body", *LISTS)
 """The columns that make up the text of a message."""
 
 
 class Name(NamedTuple):
-    """One text of one message."""
+    """The identity of one text of one message."""
 
     message_id: int
     birth: str
@@ -39,12 +40,10 @@ class Name(NamedTuple):
 
 
 def name_of(row: Row) -> Name:
-    """Name the text of a row."""
     return Name(row["id"], _birth(row["created_at"], row["ticket_id"]), _text(row))
 
 
 def name_in(message: Message) -> Name:
-    """Name the text of a request."""
     fields = {**message.fields, "message_type": str(message.message_type)}
     return Name(message.id, _birth(message.created_at, message.ticket_id), _text(fields))
 
@@ -71,21 +70,21 @@ class Request:
     """One request that the API received."""
 
     attempt: int
-    """The id of its attempt."""
+    """The id of the request's attempt."""
     name: Name
     ticket: str
     key: str
     answer: Answer
     sender: Sender
     answered: bool = False
-    """Whether the sender has the answer."""
+    """True once the sender has received the answer."""
     lapsed: bool = False
-    """Whether the sender was suspended until its claim had expired. Then another pass ends the attempt."""
+    """True if the sender was suspended until its claim expired. Another pass then ends the attempt."""
 
 
 @dataclass
 class Book:
-    """The requests, and the violations among them.
+    """The recorded requests, and a check of each new one.
 
     Args:
         asked: queries the application's database.
@@ -94,11 +93,11 @@ class Book:
     asked: Callable[[str], list[dict[str, Any]]]
     requests: list[Request] = field(default_factory=list)
     _since: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """By message id: the number of requests and the newest attempt at its last `requeue`."""
+    """By message id: the number of requests, and the id of the newest attempt, at the last `requeue`."""
     _named: dict[str, tuple[int, object]] = field(default_factory=dict)
-    """By key: the id and the text that it stands for."""
+    """By delivery key: the id and the text that were first sent with it."""
     _keys: dict[tuple[Name, int], str] = field(default_factory=dict)
-    """By text and its recorded deliveries: the key."""
+    """By text and its number of recorded deliveries: the delivery key."""
 
     def requeued(self, message_id: int) -> None:
         """Record that an operator gave a message all its retries back."""
@@ -106,18 +105,18 @@ class Book:
         self._since[message_id] = len(self.requests), newest
 
     def stood_still(self) -> None:
-        """Record that all senders with a request in flight have lost their claims."""
+        """Record that every sender with a request in flight has lost its claim."""
         for request in self.requests:
             request.lapsed |= not request.answered
 
     def enter(self, request: Request) -> Iterator[str]:
-        """Record a request that has arrived; return its violations."""
+        """Record a request; yield its violations."""
         attempts = self._attempts(request.name.message_id)
         yield from self._broken(request, attempts)
         self.requests.append(request)
 
     def _broken(self, request: Request, attempts: Sequence[Row]) -> Iterator[str]:
-        """Yield the laws that a request breaks. A delivery counts if it was recorded before the request."""
+        """Yield the violations by a request. Only deliveries that were recorded before it count."""
         name, key, by_pass = request.name, request.key, request.sender.by_pass
         outcomes = {attempt["id"]: attempt["outcome"] for attempt in attempts}
         began, newest = self._since.get(name.message_id, (0, 0))
@@ -135,7 +134,7 @@ class Book:
             yield from self._too_often(key, attempts, began, newest)
 
     def _too_often(self, key: str, attempts: Sequence[Row], began: int, newest: int) -> Iterator[str]:
-        """Yield the limits that one more request of a pass with a key exceeds."""
+        """Yield the limits that a pass exceeds by sending one more request with a key."""
         ours = {request.attempt for request in self.requests if request.key == key}
         unknown = [
             attempt
@@ -159,7 +158,7 @@ class Book:
     # -- what a picture shows ---------------------------------------------------------------------------------
 
     def was_delivered(self, row: Row, after: Picture) -> bool:
-        """Return whether exactly the text of a row was sent, and its delivery is recorded."""
+        """Return whether a delivery of exactly a row's text is recorded."""
         name = name_of(row)
         recorded = (
             request for request in self.requests if request.name == name and request.answer.outcome.kind == DELIVERED
@@ -167,7 +166,7 @@ class Book:
         return any(after.attempts[attempt.attempt]["outcome"] == DELIVERED for attempt in recorded)
 
     def has_moved(self, row: Row) -> bool:
-        """Return whether a row's text was also sent for another ticket: an operator decides then."""
+        """Return whether a row's text was also sent for another ticket. Only an operator may decide such a case."""
         id_and_text = row["id"], _text(row)
         return any(
             (request.name.message_id, request.name.text) == id_and_text and request.ticket != str(row["ticket_id"])
@@ -175,7 +174,7 @@ class Book:
         )
 
     def dropped(self, after: Picture) -> Iterator[str]:
-        """Yield the answers to living senders that are not recorded as what they were."""
+        """Yield the answers that reached a living sender, but are recorded as `unknown` or not at all."""
         for request in self.requests:
             if not request.answered or request.lapsed or request.sender.killed:
                 continue

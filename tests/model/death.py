@@ -1,7 +1,7 @@
-"""The death of a process: at one of its calls of a port, before or after the call took effect.
+"""The simulated death of a process at one of its calls of a port, before or after the call takes effect.
 
-As after kill -9 nothing is cleaned up: every later call of the dead process raises too. Only the open transaction is
-rolled back, as a database does after the death of a client.
+As after kill -9, nothing is cleaned up, because every later call of the dead process raises too. Only the open
+transaction is rolled back, as by a database whose client has died.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ Port = TypeVar("Port")
 
 
 class Killed(BaseException):
-    """An exception that nobody handles: the process is dead."""
+    """The process is dead. This is a BaseException, so that no handler of retrycli catches it."""
 
 
 @dataclass
 class Fate:
-    """The fate of one process.
+    """The call at which one process dies, if any.
 
     Args:
         at: the number of the call at which it dies, from 1; None if it survives.
-        after: whether this call takes effect before.
+        after: whether the call takes effect before the death.
     """
 
     at: int | None = None
@@ -32,17 +32,17 @@ class Fate:
     dead: bool = False
     calls: int = 0
     heard: Callable[[], object] = lambda: None
-    """A callback, called before each call takes effect."""
+    """A callback that is called before each call of a port takes effect."""
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Make one call of a port."""
+        """Count one call of a port. Raise `Killed` if the process dies at it."""
         number = self.begun()
         yield
         self.done(number)
 
     def begun(self) -> int:
-        """Begin a call; return its number."""
+        """Begin a call; return its number. The process may die before the call takes effect."""
         self.calls += 1
         self.heard()
         if self.dead or (self.calls == self.at and not self.after):
@@ -50,7 +50,7 @@ class Fate:
         return self.calls
 
     def done(self, number: int) -> None:
-        """Complete a call."""
+        """End a call. The process may die after the call has taken effect."""
         if self.dead or (number == self.at and self.after):
             self.die()
 
@@ -60,12 +60,12 @@ class Fate:
 
 
 def mortal(port: Port, fate: Fate) -> Port:
-    """Wrap a port, for a process with a fate."""
+    """Wrap a port so that the process can die at each of its calls."""
     return cast("Port", _Mortal(port, fate))
 
 
 class _Mortal:
-    def __init__(self, port: Any, fate: Fate) -> None:  # noqa: ANN401  whichever port
+    def __init__(self, port: Any, fate: Fate) -> None:  # noqa: ANN401  a port of any protocol
         self._port = port
         self._fate = fate
 
@@ -84,12 +84,12 @@ class _Mortal:
 
     @property
     def results(self) -> object:
-        """The claims' other port, for the same process."""
+        """Wrap `Claims.results`, so that the process can also die at its calls."""
         return mortal(self._port.results, self._fate)
 
     @contextmanager
     def transaction(self, *values: object, **named: object) -> Iterator[Callable[[], bool]]:
-        """Make the commit a separate call: a death before it rolls back everything written inside."""
+        """Count the commit as a separate call. A death before it rolls back all writes of the transaction."""
         self._fate.heard()
         number = 0
         with self._port.transaction(*values, **named) as commit:

@@ -1,4 +1,4 @@
-"""A lock of the application on its file, or on one row of a server, for a number of retrycli's calls."""
+"""A lock that the application holds during some of retrycli's calls, on the SQLite file or on one PostgreSQL row."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Hold:
-    """The lock.
+    """A lock that is released after a given number of calls.
 
     Args:
-        application: its owner.
+        application: the owner of the lock.
     """
 
     def __init__(self, application: Application) -> None:
@@ -27,7 +27,7 @@ class Hold:
         self._left = 0
 
     def take(self, message_id: int, calls: int) -> None:
-        """Take the lock for this number of retrycli's port calls."""
+        """Acquire the lock, and hold it during this number of calls of retrycli's ports."""
         self.release()
         self._left = calls
         if is_sqlite(self._application.url):
@@ -46,5 +46,4 @@ class Hold:
             self.release()
 
     def release(self) -> None:
-        """Release the lock."""
         self._held.close()

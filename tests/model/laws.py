@@ -1,6 +1,7 @@
-"""The laws that hold after each step in the life of messages, whatever the step was.
+"""The laws: what must hold after every step in the life of messages.
 
-The laws are computed from pictures of the database and from the book of the ticketing API, without retrycli's code.
+They compare snapshots of the database (`Picture`) and the requests that the ticketing API received (`Book`). They share
+no logic with retrycli, because it may have the error that they look for.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ END_OF_ATTEMPT = {
 LONGEST_WAIT = timedelta(hours=6)
 """The longest wait, and the longest Retry-After that a pass obeys."""
 A_WHILE = timedelta(minutes=5)
-"""The shortest wait that a pass sets."""
+"""A wait that is longer than this comes from a rescheduled attempt."""
 WRITES = {"delivered", "refused", "permanent"}
 """Outcomes that a pass also writes to the application's row."""
 CHARGED = {"refused", "transient", "unreachable", "unknown"}
-"""Outcomes that use up a retry. Except for the first, they do so only if the destination is not known to be down."""
+"""Outcomes that use up a retry. All except `refused` do so only while the destination is not known to be down."""
 
 
 class Broken(AssertionError):
-    """A law is broken."""
+    """Raised if the database or a request breaks a law."""
 
 
 def is_readable(row: Mapping[str, object]) -> bool:
-    """Return whether a row can be made into a message."""
+    """Return whether retrycli can parse a row as a message."""
     try:
         Message.from_row(row)
     except InvalidMessage:
@@ -62,20 +63,20 @@ class Laws:
     """The laws, and the state that they need.
 
     Args:
-        server: the book of the ticketing API.
+        server: the ticketing API, whose book records the requests.
     """
 
     server: Server
     before: Picture = field(default_factory=Picture)
-    """The picture after the last step, including later changes by the application."""
+    """The database after the last step, with the application's later writes."""
     seen: set[int] = field(default_factory=set)
-    """Messages that a pass has seen since the application last had them."""
+    """Messages that a pass has seen since the application last took them back or replaced them."""
     stirred: set[int] = field(default_factory=set)
     """Messages that the application has written to since a pass last saw them."""
     unwritten: set[int] = field(default_factory=set)
-    """Messages whose rows were held: their results may be written by a later step."""
+    """Messages whose rows the application had locked, so that a later step may write their results."""
     dead: set[str] = field(default_factory=set)
-    """Owners whose claims may remain: passes that were killed, or whose rows were held."""
+    """Passes whose claims may remain, because they were killed or the application had locked their rows."""
     births: dict[str, str] = field(default_factory=dict)
     """The births of messages, by delivery key."""
     latest: datetime = START
@@ -123,11 +124,11 @@ class Laws:
         yield from self.server.broken
 
     def _answers(self, after: Picture, _step: Step) -> Iterator[str]:
-        """Check that answers to living senders are recorded as they were, whatever the application locks or skips."""
+        """Check that each answer to a living sender is recorded, even if the row is locked or a trigger blocks it."""
         yield from self.server.book.dropped(after)
 
     def _application(self, after: Picture, step: Step) -> Iterator[str]:
-        """Check that the application's own data is unchanged."""
+        """Check that retrycli has changed only the permitted columns of the application's data."""
         if after.tickets != self.before.tickets:
             yield "another table of the application's was changed"
         if after.rows.keys() != self.before.rows.keys():
@@ -143,7 +144,7 @@ class Laws:
                 yield f"of message {message_id}, {changed - allowed} changed"
 
     def _fates(self, after: Picture, step: Step) -> Iterator[str]:
-        """Check that exactly the delivered messages are sent, and exactly an operator's rejected ones rejected."""
+        """Check that exactly the delivered messages become sent, and that only operators reject messages."""
         finished = after.finished_since(self.before)
         for message_id, row in after.rows.items():
             was, status = self.before.rows[message_id], row["status"]
@@ -166,7 +167,10 @@ class Laws:
                 yield f"message {message_id} is {status}"
 
     def _tries(self, after: Picture, step: Step) -> Iterator[str]:
-        """Check that each failed attempt of a pass counts, unless the destination is down; only ``requeue`` resets."""
+        """Check that each failed attempt of a pass uses up a retry, unless the destination is down.
+
+        Only ``requeue`` resets the count.
+        """
         exact = not (self.before.is_down or after.is_down) and step.alone
         finished = after.finished_since(self.before)
         for message_id in after.failed - step.touched:
@@ -206,7 +210,7 @@ class Laws:
                 yield f"message {message_id} waits until {row['next_attempt_at']}"
 
     def _steadiness(self, after: Picture, step: Step) -> Iterator[str]:
-        """Check that unattempted messages keep their time, and escalations last until application or operator act."""
+        """Check that only an attempt moves a message's due time, and only a write or ``requeue`` ends an escalation."""
         finished = after.finished_since(self.before)
         left_alone = (after.queue.keys() & self.before.queue.keys()) - self.stirred - self.unwritten
         for message_id in left_alone - {step.acts.get("requeued")}:
@@ -223,7 +227,7 @@ class Laws:
                 yield f"message {message_id} has fewer unknown outcomes than before"
 
     def _waits_since_then(self, message_id: int, now: datetime) -> bool:
-        """Return whether a pass dated in the future has attempted a message, and made it wait."""
+        """Return whether a pass with its clock ahead has attempted a message and rescheduled it."""
         due = self.before.queue[message_id]["next_attempt_at"]
         by_passes = [row["finished_at"] for row in self.before.attempts_of(message_id) if row["made_by"] == "pass"]
         ended = max((time_of(by_pass) for by_pass in by_passes if by_pass is not None), default=now)
@@ -258,8 +262,9 @@ class Laws:
             yield f"a pass did not let go of {strays}"
 
     def _history(self, after: Picture, step: Step) -> Iterator[str]:
-        """Check that finished history is not rewritten, and each action recorded once. Future times may be
-        corrected.
+        """Check that finished attempts, actions and passes are never rewritten, and that each action is recorded once.
+
+        The correction of a clock may change times in the future.
         """
         for message_id, row in self.before.attempts.items():
             now = after.attempts.get(message_id)
@@ -270,7 +275,7 @@ class Laws:
             if not is_the_same(row, after.acts.get(message_id), step):
                 yield f"act {dict(row)} became {after.acts.get(message_id)}"
         made = [row for message_id, row in after.acts.items() if message_id not in self.before.acts]
-        new = {row["act"]: row["message_id"] for row in made if row["message_id"] is not None}  # a pause has none
+        new = {row["act"]: row["message_id"] for row in made if row["message_id"] is not None}  # a pause has no message
         if new != step.acts:
             yield f"written down are the acts {new}, and done were {step.acts}"
         for which, row in self.before.passes.items():
@@ -287,7 +292,7 @@ class Laws:
                 yield f"attempt {dict(row)} is under way, and nobody is sending"
             most = last.get(row["message_id"], 0)
             last[row["message_id"]] = max(most, row["number"])
-            if not 1 <= row["number"] <= most + 1:  # another message with the same id may count by itself
+            if not 1 <= row["number"] <= most + 1:  # a new message with a reused id may start again at 1
                 yield f"message {row['message_id']} has attempt {row['number']} after {most}"
 
     def _outcomes(self, after: Picture, step: Step) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""The life of messages: any events in any order, with the laws checked after each step.
+"""Random lives of messages: Hypothesis chooses the events, and the laws are checked after each step.
 
-Hypothesis chooses the steps. If a law is broken, it prints the shortest life that it found.
+If a law is broken, Hypothesis prints the shortest life that breaks it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.store.application import HOUR, MINUTE, TICKET, naive
 STEPS_OF_A_LIFE = 50
 
 MANY = 8
-"""The maximum number of failed messages. It leaves time for the other steps."""
+"""`fail` adds no messages above this number of failed ones, to leave time for the other steps."""
 BAD_DATA: tuple[dict[str, object], ...] = (
     {"message_type": "pigeon"},
     {"cc_emails": "boss@example.com"},
@@ -51,7 +51,7 @@ LIMITS = st.sampled_from([None, None, 1, 3])
 SOME = st.integers(0, 31)
 """The index of a message, modulo the number of messages."""
 MINUTES = st.sampled_from([0, 2, 15, 15, 60, 480, 480, 4000, -1, -30])
-"""Minutes by which the clock advances before a pass. It may also go back a little."""
+"""Minutes by which the clock advances before a pass. Negative numbers set it back."""
 BY_OTHERS = [event for event in Meanwhile if event not in BY_THE_APPLICATION]
 CALLS = st.integers(1, 8)
 """The number of calls that retrycli makes to its ports while the application holds a lock."""
@@ -63,7 +63,7 @@ FATES = st.builds(Fate, st.integers(1, 45), st.booleans())
 
 
 class Life(Steps):
-    """Messages that fail, and their further life."""
+    """The events in the lives of failed messages, as rules of a Hypothesis state machine."""
 
     @initialize(
         per_ticket_order=st.booleans(),
@@ -103,7 +103,7 @@ class Life(Steps):
         what=st.sampled_from(["failed", "sent", "rejected", "pending", "approved", "deleted", *BAD_DATA, REPAIRED]),
     )
     def write_row(self, some: int, what: str | dict[str, object]) -> None:
-        """Restore, damage or fix a row as the application: it is the same message still."""
+        """Change a row's status as the application, damage or fix its data, or delete it."""
         step, each = self.begin("write_row"), self.one(some)
         if isinstance(what, dict):
             self.change(each, **what)
@@ -115,7 +115,7 @@ class Life(Steps):
     @precondition(lambda self: self.laws.before.rows)
     @rule(some=SOME, left=st.booleans(), shown=st.sampled_from(AGAIN))
     def fail_again(self, some: int, shown: dict[str, object], *, left: bool) -> None:
-        """Retry a row as the application, and fail, between two passes."""
+        """Mark a row as failed again between two passes, as an application does that also retries by itself."""
         step, each = self.begin("fail_again"), self.one(some)
         if left:
             self.have_back(step, each, "approved")
@@ -124,7 +124,7 @@ class Life(Steps):
     @precondition(lambda self: self.laws.before.rows)
     @rule(some=SOME, body=TEXTS)
     def edit_row(self, some: int, body: str) -> None:
-        """Write one of a few texts as the application, so that an old one returns."""
+        """Write one of two texts as the application, so that an earlier text often returns."""
         self.begin("edit_row")
         self.change(self.one(some), body=body)
 
@@ -142,7 +142,7 @@ class Life(Steps):
     @precondition(lambda self: self.laws.before.rows)
     @rule(some=SOME)
     def merge_tickets(self, some: int) -> None:
-        """Move all messages of a ticket to another one."""
+        """Move all messages of a ticket to another ticket."""
         self.begin("merge_tickets")
         ticket = self.laws.before.rows[self.one(some)]["ticket_id"]
         for message_id, row in list(self.laws.before.rows.items()):
@@ -152,7 +152,7 @@ class Life(Steps):
     @precondition(lambda self: self.laws.before.rows)
     @rule(some=SOME, how=st.sampled_from(sorted(STUBBORN)))
     def keep_from_changes(self, some: int, how: int) -> None:
-        """Protect a row by a trigger from changes, until the application writes to it."""
+        """Make a trigger block changes to a row until the application writes to it."""
         self.begin("keep_from_changes")
         self.keep(self.one(some), how)
 
@@ -209,7 +209,7 @@ class Life(Steps):
     @precondition(lambda self: self.clock_goes_wrong)
     @rule(minutes=st.sampled_from([2, 15, 60]), answers=ANSWERS, fate=st.none() | FATES)
     def tick_a_month_ahead(self, minutes: int, answers: list[Answer], fate: Fate | None) -> None:
-        """Make one pass with a clock that is ahead; it is corrected before the next one."""
+        """Make one pass with a clock that is a month ahead, and the next pass with the corrected clock."""
         right, latest = self.place.clock.now, self.laws.latest
         self.place.clock.now += MONTH
         step = self.begin("tick_a_month_ahead", alone=fate is None)
@@ -292,12 +292,12 @@ class Life(Steps):
         self.end()
 
     def teardown(self) -> None:
-        if self.step is None:  # or the last step broke a law, or could not be taken
+        if self.step is None:  # otherwise the last step has failed, and a drain would hide its error
             self.drain()
 
 
 def live(place: Place, number: int, *, phases: tuple[Phase, ...], derandomize: bool = False) -> Counter[str]:
-    """Run this number of lives; return how often each step was taken.
+    """Run this number of lives; return the number of times that each step was taken.
 
     Raises:
         Broken: a law does not hold in one of them.

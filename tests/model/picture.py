@@ -1,4 +1,4 @@
-"""The content of the database at one time, read with the tests' own SQL over a connection of the application."""
+"""Snapshots of the database, read with the tests' own SQL over a connection of the application."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ Row = Mapping[str, Any]
 
 SKIPS, REFUSES = 13, 14
 STUBBORN = {SKIPS, REFUSES}
-"""Values of ``draft_of``, a column of the application's own. Its triggers silently skip or refuse every change of such
-a row, except changes of this column."""
+"""Values of the application's column ``draft_of``. A trigger silently skips or refuses every change to a row with such
+a value, except a change to ``draft_of``.
+"""
 
 TABLES = {
     "rows": ("pending_messages", "id"),
@@ -45,28 +46,27 @@ class Picture:
 
     @property
     def failed(self) -> set[int]:
-        """Return the failed messages."""
         return {message_id for message_id, row in self.rows.items() if row["status"] == "failed"}
 
     @property
     def stubborn(self) -> set[int]:
-        """Return the failed messages whose rows the database protects from changes."""
+        """Return the failed messages whose rows a trigger protects from changes."""
         return {message_id for message_id in self.failed if self.rows[message_id]["draft_of"] in STUBBORN}
 
     @property
     def is_down(self) -> bool:
-        """Return whether the destination is stored as being down."""
+        """Return whether a stored breaker is open."""
         return any(row["state"] == "open" for row in self.breakers.values())
 
     def was_rejected_by(self, operator: str, message_id: int) -> bool:
-        """Return whether a message is in the state of an operator's rejection, which `requeue` reverts."""
+        """Return whether a message's last change is its rejection by an operator, which `requeue` may revert."""
         acts = [row["act"] for row in self.acts.values() if row["message_id"] == message_id]
         row = self.rows[message_id]
         is_theirs = str(row["last_error"]).startswith(f"Rejected by {operator}: ")
         return row["status"] == "rejected" and is_theirs and acts[-1:] == ["rejected"] and message_id not in self.queue
 
     def is_taken_for_ours(self, attempt: Row) -> bool:
-        """Return whether an attempt's answer is one of those for which its pass stopped: none is about its message."""
+        """Return whether an attempt's answer helped to stop its pass. Such an answer is not about the message."""
         the_pass = self.passes.get(attempt["pass_id"])
         return (
             the_pass is not None
@@ -75,7 +75,6 @@ class Picture:
         )
 
     def in_state(self, *states: str) -> set[int]:
-        """Return the queue's messages in some states."""
         return {message_id for message_id, row in self.queue.items() if row["state"] in states}
 
     def attempts_of(self, message_id: int) -> list[Row]:
@@ -83,7 +82,7 @@ class Picture:
         return [row for row in self.attempts.values() if row["message_id"] == message_id]
 
     def finished_since(self, before: Picture) -> dict[int, list[Row]]:
-        """Return the attempts that have received an outcome since, by message."""
+        """Return the attempts that received an outcome after an earlier snapshot, by message."""
         found: dict[int, list[Row]] = {}
         for number, row in self.attempts.items():
             if row["outcome"] is not None and (
@@ -94,7 +93,6 @@ class Picture:
 
 
 def take(application: Application) -> Picture:
-    """Read the database."""
     with application._engine.connect() as connection:
         return Picture(
             **{
@@ -105,6 +103,6 @@ def take(application: Application) -> Picture:
 
 
 def time_of(value: object) -> datetime:
-    """Return a time of retrycli's own tables; a file stores it as text in UTC."""
+    """Convert a stored time to an aware one in UTC. SQLite returns times as text."""
     found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)

@@ -1,6 +1,7 @@
 """The environment of messages: a database that the application, two hosts and an operator share, and the clock.
 
-`retrycli.operations.wiring` connects the same parts; here a script answers as the ticketing API, and passes die.
+It connects the same parts as `retrycli.operations.wiring`. But a script answers as the ticketing API, and a process may
+die at any call of a port.
 """
 
 from __future__ import annotations
@@ -69,13 +70,13 @@ END $$
     "CREATE OR REPLACE TRIGGER stubborn BEFORE UPDATE ON pending_messages FOR EACH ROW EXECUTE FUNCTION stubborn()",
 )
 PATIENCE = {True: 0, False: 1}
-"""Seconds that retrycli waits for a lock, by whether it is SQLite. For PostgreSQL, 0 would mean no limit."""
+"""Seconds that retrycli waits for a lock, by whether the database is SQLite. PostgreSQL would wait forever at 0."""
 OPERATOR = "anna"
 DUE_SLACK = timedelta(seconds=60)
 
 
 class Host:
-    """A machine on which passes and manual attempts are made, one process after the other."""
+    """A machine that runs passes and manual attempts, one process at a time."""
 
     def __init__(self, name: str, database: Database, runner: asyncio.Runner) -> None:
         self.name = name
@@ -88,7 +89,7 @@ class Host:
         self._runner = runner
 
     def run(self, process: Coroutine[Any, Any, Made], fate: Fate) -> Made | None:
-        """Return the result of a process, or None if it was killed."""
+        """Return the result of a process, or None if the process was killed."""
         try:
             return self._runner.run(process)
         except* Killed:
@@ -98,12 +99,12 @@ class Host:
 
 @dataclass(frozen=True)
 class Script:
-    """The environment of one process that sends.
+    """What happens to one process that sends.
 
     Args:
         answers: the ticketing API's answers, in turn; the last one repeats.
         fate: when the process dies.
-        interfere: what else happens during its first request.
+        interfere: called during the first request, with the id of its message.
     """
 
     answers: Sequence[Answer] = (Answer.TAKEN,)
@@ -112,12 +113,12 @@ class Script:
 
 
 class Place:
-    """One database and its users; it is reused for one life after the other.
+    """One database and its users. Successive lives reuse it, because its creation is slow.
 
     Args:
         application: the application, with retrycli's tables in its database.
         hosts: two machines.
-        elsewhere: where the second one works while the first one is suspended.
+        elsewhere: a thread for the second host while the first one is suspended.
     """
 
     def __init__(self, application: Application, hosts: Sequence[Host], elsewhere: ThreadPoolExecutor) -> None:
@@ -135,7 +136,7 @@ class Place:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Begin another life: no messages, no history, and a reset clock."""
+        """Delete all messages and all history, and reset the clock, for the next life."""
         self.hold.release()
         self.clock = Clock()
         self.server = Server(self.application, self.clock)
@@ -149,26 +150,24 @@ class Place:
 
     @property
     def kind(self) -> str:
-        """Return the kind of the database."""
         return "sqlite" if is_sqlite(self.application.url) else "postgresql"
 
     @property
     def is_paused(self) -> bool:
-        """Return whether deliveries are paused at present, as far as the operators here know."""
+        """Return whether the operator of this place has paused deliveries."""
         return self.clock.now < self._paused_until
 
     def pause(self, length: timedelta | None) -> None:
-        """Pause deliveries, for a time or until they are resumed."""
+        """Pause deliveries for a time, or until `resume` if the time is None."""
         pause.pause(self.settings, length=length, by=OPERATOR, now=self.clock)
         self._paused_until = LATEST if length is None else self.clock.now + length
 
     def resume(self) -> None:
-        """Resume deliveries."""
         pause.resume(self.settings, now=self.clock)
         self._paused_until = self.clock.now - timedelta(days=1)
 
     def make_pass(self, host: Host, script: Script, *, limit: int | None, per_ticket_order: bool) -> PassSummary | None:
-        """Make one pass; return None if it was killed."""
+        """Make one pass; return None if its process was killed."""
         self._passes += 1
         me = PassIdentity(f"pass-{self._passes}", host.name, self._passes)
         rules = replace(pass_rules(self.settings, limit=limit), per_ticket_order=per_ticket_order)
@@ -176,7 +175,7 @@ class Place:
             by_pass=True,
             due_by=self.clock.now + DUE_SLACK,
             paused=self.is_paused,
-            # The interfering application may insert an earlier message of a ticket while a later one is being sent.
+            # Interference may insert an earlier message during a request, so the order is not checked then.
             per_ticket_order=per_ticket_order and not script.interfere,
             limit=limit,
         )
@@ -193,7 +192,7 @@ class Place:
         ).result()
 
     def try_by_hand(self, message_id: int, script: Script) -> Outcome | None:
-        """Make one manual attempt; return None if it was killed."""
+        """Make one manual attempt; return None if its process was killed."""
         fate = script.fate or Fate()
         sender = Sender(by_pass=False)
         deps = self._deps(self.first, script, sender, fate)
@@ -238,7 +237,7 @@ class Place:
 
 @contextmanager
 def place(url: str) -> Iterator[Place]:
-    """Create a place in a database with the application's tables and retrycli's."""
+    """Open a place in a database that already has the application's tables and retrycli's."""
     with ExitStack() as until_the_end:
         application = Application(url, made=True)
         until_the_end.callback(application.close)

@@ -1,7 +1,6 @@
-"""The ticketing API, at the gateway's port: it answers as a script says, and records its requests by key.
+"""A ticketing API that implements the gateway's port: it answers as a script says, and records its requests by key.
 
-The conditions for a request are checked here, over a connection of the application: an uncommitted attempt does not
-count.
+`Server` checks each request over a connection of the application, so an uncommitted attempt counts as missing.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Answer(Enum):
-    """A reaction of the API to a request: the outcome, and whether it has the message afterwards."""
+    """A reaction of the API to a request: the outcome, and whether the API has stored the message."""
 
     TAKEN = (fakes.DELIVERED, True)
     REFUSED = (fakes.REFUSED, False)
@@ -52,7 +51,7 @@ class Answer(Enum):
 
 @dataclass
 class Sender:
-    """A process that sends, from the view of the API's book."""
+    """A process that sends, and the limits that its requests must obey."""
 
     by_pass: bool
     due_by: datetime | None = None
@@ -66,23 +65,22 @@ class Sender:
 
 @dataclass
 class Server:
-    """The book, and its violations.
+    """The API, with its book of requests and the violations that it saw.
 
     Args:
         application: the owner of the database.
-        clock: the time.
+        clock: the clock of the place.
     """
 
     application: Application
     clock: Clock
     broken: list[str] = field(default_factory=list)
-    """The violations that were seen."""
 
     def __post_init__(self) -> None:
         self.book = Book(self.application.asked)
 
     def receive(self, queued: QueuedMessage, answer: Answer, sender: Sender) -> Request:
-        """Receive a request."""
+        """Check and record a request."""
         sender.requests += 1
         under_way = self._look_at_the_attempt(queued)
         self._look_at_the_queue(queued, sender)
@@ -97,7 +95,7 @@ class Server:
         return request
 
     def _look_at_the_attempt(self, queued: QueuedMessage) -> int:
-        """Find the attempt of a request, which is recorded before the request is sent; return its id."""
+        """Check that a request's attempt was committed before the request; return the attempt's id."""
         under_way = self.application.asked(
             "SELECT id, number FROM retrycli_attempts"
             f" WHERE message_id = {queued.message_id} AND outcome IS NULL ORDER BY id"
@@ -131,14 +129,14 @@ class Server:
 
 @dataclass
 class ScriptedGateway:
-    """Delivers to the API, which answers in turn and then repeats the last answer.
+    """A gateway to the API. The answers come in turn, and the last one repeats.
 
     Args:
         server: the API.
-        answers: its answers.
+        answers: the API's answers.
         sender: the process of the gateway.
-        interfere: what else happens during the first request; it receives the message.
-        a_call: makes the sender die at a delivery.
+        interfere: called during the first request, with the id of its message.
+        a_call: counts a delivery as a call, at which the sender may die.
     """
 
     server: Server
@@ -151,7 +149,7 @@ class ScriptedGateway:
         with self.a_call():
             answer = self.answers[min(self.sender.requests, len(self.answers) - 1)]
             request = self.server.receive(queued, answer, self.sender)
-            await asyncio.sleep(0)  # as any request would, so that others can begin
+            await asyncio.sleep(0)  # an HTTP request suspends here too, so that other requests can begin
             self.server.clock.now += timedelta(seconds=1)
             interfere, self.interfere = self.interfere, None
             if interfere is not None:
@@ -160,6 +158,6 @@ class ScriptedGateway:
         return answer.outcome
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Return that the result is unknown: this API has no look-up."""
+        """Return an unknown presence, because this API has no look-up."""
         del queued
         return LookUp(Presence.UNKNOWN, "no look-up")

@@ -1,4 +1,4 @@
-"""One step in the life of messages: what was done, and which part of the history it may change."""
+"""One step in the life of messages: what happened, and which changes to the database the laws permit for it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
 
 @dataclass
 class Step:
-    """A step, as far as it limits the permitted changes."""
+    """The facts about a step that decide which changes the laws permit."""
 
     name: str
     touched: set[int] = field(default_factory=set)
-    """Messages that the application took back, deleted, replaced, or wrote to while a request was in flight."""
+    """Messages that the application gave another status, deleted, replaced, or changed during a request."""
     written: set[int] = field(default_factory=set)
-    """Messages that the application wrote to at any time."""
+    """Messages that the application wrote to in this step."""
     held: set[int] = field(default_factory=set)
-    """Messages whose rows the application held while their results were to be written."""
+    """Messages whose rows the application had locked, so that a later step may write their results."""
     acts: dict[str, int] = field(default_factory=dict)
-    """The messages that an operator acted on, by action."""
+    """By action: the message that an operator acted on."""
     seen_at: datetime | None = None
-    """The start of a pass that has seen all messages."""
+    """The start of a pass that ran to its end and was not paused, so that it has seen all messages."""
     alone: bool = True
-    """Whether no other process interfered and none was to be killed."""
+    """True if no other process interfered and no process was scheduled to die."""
     killed: bool = False
     put_right_at: datetime | None = None
     """The start of a pass with the correct clock, after a pass whose clock was ahead."""
     latest: datetime | None = None
-    """The latest time that the correct clock had shown, in such a step."""
+    """In a step with `put_right_at`: the latest time that the correct clock has shown."""
 
 
 def is_put_right(was: Row, row: Row, step: Step) -> bool:
-    """Return whether a corrected clock shortened a message's wait, but not below zero."""
+    """Return whether a clock's correction moved a message's next attempt forward, but not to before the correction."""
     before, after = was["next_attempt_at"], row["next_attempt_at"]
     if step.put_right_at is None or before is None or after is None:
         return False
@@ -46,12 +46,12 @@ def is_put_right(was: Row, row: Row, step: Step) -> bool:
 
 
 def is_the_same(was: Row, row: Row | None, step: Step) -> bool:
-    """Return whether a row of the history is unchanged."""
+    """Return whether a row of the history is unchanged, except for corrected times."""
     return row is not None and all(has_been(was, name, step) == has_been(row, name, step) for name in was)
 
 
 def has_been(row: Row, name: str, step: Step) -> object:
-    """Return a value of the history; a time in the future at a clock's correction is just before it."""
+    """Return a value of a history row. A time after a clock's correction counts as just before the correction."""
     value = row[name]
     if step.put_right_at is None or value is None or not (name == "at" or name.endswith("_at")):
         return value
@@ -60,13 +60,13 @@ def has_been(row: Row, name: str, step: Step) -> object:
 
 
 def told_truly(row: Row, request: Request | None, step: Step, *, begun_before: bool) -> Iterator[str]:
-    """Check one finished attempt: its pass lives and recorded the answer, or it died and the outcome is unknown."""
+    """Check that a finished attempt has the API's answer as its outcome, or `unknown` if its process died."""
     allowed = {"unknown"} if begun_before or not step.alone else set()
     if request is not None and not begun_before:
         allowed.add(request.answer.outcome.kind.value)
         if request.answer.outcome.status_code == 403:
-            allowed.add("unauthorized")  # three in a row are about us
+            allowed.add("unauthorized")  # after three 403s in a row, a pass blames its credentials
     elif not begun_before and not step.alone:
-        allowed.add("unreachable")  # its process stood still
+        allowed.add("unreachable")  # its process was suspended before the request
     if row["outcome"] not in allowed:
         yield f"an attempt came to {row['outcome']}, and could only come to {allowed}: {dict(row)}"

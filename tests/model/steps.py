@@ -1,4 +1,4 @@
-"""How a step in the life of messages is done, and how the laws learn which changes it permits."""
+"""The steps in the life of messages, and reports to the laws about the changes that each step permits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from retrycli.operations.retry import ActionResult
 
 LAST_CALLS = 4
-"""The number of passes, each after the longest wait, that deliver all messages once nothing prevents it."""
+"""The number of passes, each after the longest wait, that deliver all messages if nothing interferes."""
 LONGEST_WAIT = timedelta(hours=7)
 A_LITTLE = timedelta(minutes=30)
 
@@ -61,7 +61,7 @@ BY_THE_APPLICATION = {
 
 
 class Steps(Writes):
-    """A machine that takes steps in a place.
+    """The part of the state machine that takes steps and checks the laws.
 
     Args:
         place: the place; it is emptied first.
@@ -73,12 +73,12 @@ class Steps(Writes):
         self.counted = counted
         self.per_ticket_order = False
         self.clock_goes_wrong = False
-        """Whether the clock ever goes wrong in this life. If it often does, few messages wait for other reasons."""
+        """True if the clock may go wrong in this life. In other lives, messages wait only for other reasons."""
         self.insists = False
-        """Whether the application may write at every tick in this life. Such a step takes many passes."""
+        """True if the application may write before every pass of a step. Such a step is slow, so few lives have it."""
 
     def begin(self, name: str, *, alone: bool = True) -> Step:
-        """Take a step."""
+        """Count a step, and make it the current one."""
         self.counted[name] += 1
         self.step = Step(name, alone=alone)
         return self.step
@@ -95,10 +95,10 @@ class Steps(Writes):
             self.step = None
 
     def drain(self) -> None:
-        """Check that nothing waits for long after the ticketing API answers well without interference.
+        """Check that a few passes empty the queue after the ticketing API accepts everything and nothing interferes.
 
         Raises:
-            Broken: a message waits.
+            Broken: a message is still queued, and not escalated.
         """
         self.place.resume()
         for _ in range(LAST_CALLS):
@@ -109,15 +109,15 @@ class Steps(Writes):
             raise Broken(f"last calls: {stuck} are stuck")
 
     def one(self, some: int) -> int:
-        """Choose a row."""
+        """Return the id of a row by an index, modulo the number of rows."""
         return _pick(self.laws.before.rows, some)
 
     def message(self, some: int) -> int:
-        """Choose a failed row."""
+        """Return the id of a failed row by an index, modulo the number of failed rows."""
         return _pick(self.laws.before.failed, some)
 
     def wait(self, minutes: int) -> None:
-        """Move the clock; however often it is set back, it is never more than a little behind."""
+        """Move the clock. It is never more than `A_LITTLE` behind the latest time that it has shown."""
         clock = self.place.clock
         clock.now = max(clock.now + minutes * MINUTE, self.laws.latest - A_LITTLE)
 
@@ -141,13 +141,13 @@ class Steps(Writes):
         step.killed = self.place.try_by_hand(message_id, script) is None
 
     def interfere(self, step: Step, message_id: int, what: Meanwhile, *, behind: bool, calls: int) -> None:
-        """Do something during a request: to its message, or to one that is claimed and not begun, if any.
+        """Cause an event during a request, for its message or for another claimed message.
 
         Args:
             step: this step.
             message_id: the message of the request.
             what: what to do.
-            behind: whether to choose a claimed message.
+            behind: whether to choose another claimed message.
             calls: how many calls of its ports retrycli makes while a lock is held.
         """
         if behind:
@@ -197,14 +197,14 @@ class Steps(Writes):
         self._touch(step, message_id)
 
     def hold(self, step: Step, message_id: int, calls: int) -> None:
-        """Make the application lock a row, or in a file all of them, for some of retrycli's calls."""
+        """Make the application lock a row (in SQLite, the whole file) during some of retrycli's calls."""
         self.place.hold.take(message_id, calls)
         step.held |= {message_id} if self.place.kind == "postgresql" else set(self.laws.before.rows)
 
     # -- operators --------------------------------------------------------------------------------------------
 
     def act(self, step: Step, kind: ActionKind, message_id: int) -> None:
-        """Act on a message; the row and the queue's row predict the result."""
+        """Act on a message, and compare the result with a prediction from the rows."""
         before = self.laws.before
         queued = before.queue.get(message_id, {"state": None, "acknowledged_at": None})
         able = (
@@ -222,7 +222,7 @@ class Steps(Writes):
         if message_id in before.stubborn and kind is not ActionKind.ACKNOWLEDGED:
             able = able and done and kind is not ActionKind.EDITED  # `requeue` may have nothing to write
         elif message_id in self.laws.stirred or (able and before.rows[message_id]["created_at"] is None):
-            able = done  # the queue may speak of another message with that id; or only attempts tell how old it is
+            able = done  # unpredictable: the id may be reused, or only attempts show the message's age
         if done != able:
             raise Broken(f"{step.name}: message {message_id} was {'' if done else 'not '}{kind}, and was {queued}")
         if not done:
@@ -277,6 +277,5 @@ class Steps(Writes):
 
 
 def _pick(among: Iterable[int], some: int) -> int:
-    """Choose one of some messages."""
     ordered = sorted(among)
     return ordered[some % len(ordered)]

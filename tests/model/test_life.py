@@ -1,4 +1,4 @@
-"""The life of a message, in a few hundred steps by default and in many thousands on request: every law holds."""
+"""Run random lives and check every law: a few hundred steps by default, many thousands in the long tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEW = {"sqlite": 7, "postgresql": 5}
 FEW_STEPS = 150
 MANY_STEPS = {"sqlite": 50_000, "postgresql": 10_000}
 AT_ONCE = 200
-"""Lives to run at a time, until they have enough steps: some lives are short."""
+"""The number of lives in one run. Some lives are short, so runs are repeated until there are enough steps."""
 FIND_AND_SHORTEN = (Phase.generate, Phase.shrink)
 
 
@@ -38,7 +38,6 @@ def here(engine: Factory, tmp_path: Path) -> Iterator[Place]:
 
 @pytest.mark.databases("sqlite", "postgresql", once=True)
 def test_the_laws_hold_in_a_few_lives(here: Place) -> None:
-    """These are the same lives each time."""
     counted = live(here, FEW[here.kind], phases=FIND_AND_SHORTEN, derandomize=True)
     assert counted.total() >= FEW_STEPS
 
@@ -46,7 +45,6 @@ def test_the_laws_hold_in_a_few_lives(here: Place) -> None:
 @pytest.mark.long
 @pytest.mark.databases("sqlite", "postgresql")
 def test_the_laws_hold_in_many_lives(here: Place) -> None:
-    """These are other lives each time; the number of each step is printed."""
     wanted = MANY_STEPS[here.kind]
     counted: Counter[str] = Counter()
     while counted.total() < wanted:

@@ -1,4 +1,4 @@
-"""The laws of the model detect errors: each mutation of retrycli breaks one of them."""
+"""Check that the laws of the model detect errors: each mutation of retrycli breaks one of them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def mutate(folder: Path, mutant: Mapping[str, Any]) -> None:
     ids=lambda each: each["broken"].replace(" ", "-"),
 )
 def test_detects_the_mutant(mutant: dict[str, Any], tmp_path: Path) -> None:
-    """The copy is found first: the process's own folder comes before PYTHONPATH."""
+    """`python -m` puts the working directory before PYTHONPATH, so the process imports the mutated copy."""
     mutate(tmp_path, mutant)
     ended = subprocess.run(
         [sys.executable, "-m", "tests.model", "agent.db", str(LIVES)],
@@ -60,5 +60,5 @@ def test_detects_the_mutant(mutant: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: each["broken"].replace(" ", "-"))
 def test_each_mutants_text_exists(mutant: dict[str, Any], tmp_path: Path) -> None:
-    """This runs also without the long tests: a text that no longer exists mutates nothing."""
+    """Most mutants run only in the long tests. This test detects by default a mutation whose text no longer exists."""
     mutate(tmp_path, mutant)

@@ -1,4 +1,4 @@
-"""The application's writes to its rows. The laws permit them, so they are told about them."""
+"""The application's writes to its rows. The laws must know these writes, to tell them from retrycli's changes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from tests.model.place import Place
 
 TICKETS = 3
-"""The number of tickets."""
 
 
 class Writes(RuleBasedStateMachine):
-    """The application at work in a place.
+    """The part of the state machine that writes as the application.
 
     Args:
         place: the place; it is emptied first.
@@ -36,10 +35,9 @@ class Writes(RuleBasedStateMachine):
         place.begin_anew()
         self.laws = Laws(place.server, take(place.application))
         self.step: Step | None = None
-        """The current step, for which the laws have not been checked yet."""
+        """The current step, until the laws have been checked for it."""
 
     def add(self, **columns: object) -> int:
-        """Insert a message."""
         message_id = self.place.application.add(**columns)
         self._know(message_id)
         return message_id
@@ -50,26 +48,25 @@ class Writes(RuleBasedStateMachine):
         self._know(message_id)
 
     def keep(self, message_id: int, how: int) -> None:
-        """Protect a row by a trigger from changes."""
+        """Make a trigger block changes to a row."""
         self.change(message_id)
         self.change(message_id, draft_of=how)
 
     def have_back(self, step: Step, message_id: int, status: str, **columns: object) -> None:
-        """Give a row another status, or the same one again."""
+        """Write a status to a row, even if the row already has it."""
         now = naive(self.place.clock.now)
         sent_at = now if status == "sent" else None
         self.change(message_id, **{"status": status, "updated_at": now, "sent_at": sent_at, **columns})
         self._touch(step, message_id)
 
     def delete(self, step: Step, message_id: int) -> None:
-        """Delete a row."""
         self.place.application.delete(message_id)
         rows = {each: row for each, row in self.laws.before.rows.items() if each != message_id}
         self.laws.before = replace(self.laws.before, rows=rows)
         self._touch(step, message_id)
 
     def reuse(self, step: Step, message_id: int, **columns: object) -> None:
-        """Delete a row, and insert a message that gets its id; it is like the old one except for some columns."""
+        """Delete a row, and insert a failed message with the same id and, except for some columns, the same content."""
         row = _again(self.laws.before.rows[message_id])
         self.delete(step, message_id)
         self.add(**{**row, "status": "failed", "retry_count": 0, "sent_at": None, "draft_of": None, **columns})
@@ -88,7 +85,7 @@ class Writes(RuleBasedStateMachine):
         self.laws.before = replace(self.laws.before, rows={**self.laws.before.rows, message_id: row})
         if self.step is not None:
             self.step.written.add(message_id)
-            if was is not None and name_of(was).birth != name_of(row).birth:  # it is another message now
+            if was is not None and name_of(was).birth != name_of(row).birth:  # the id now belongs to another message
                 self._touch(self.step, message_id)
 
     def _touch(self, step: Step, message_id: int) -> None:
@@ -96,7 +93,7 @@ class Writes(RuleBasedStateMachine):
 
 
 def _again(row: Row) -> dict[str, Any]:
-    """Convert a row from its read form to its inserted form: a file stores its times as texts."""
+    """Convert a row that was read into one that can be inserted, because SQLite returns times as text."""
     return {
         name: datetime.fromisoformat(value) if name.endswith("_at") and isinstance(value, str) else value
         for name, value in row.items()
@@ -104,5 +101,5 @@ def _again(row: Row) -> dict[str, Any]:
 
 
 def next_ticket(ticket: object) -> int:
-    """Return another ticket."""
+    """Return the ticket after this one; the first follows the last."""
     return TICKET if not isinstance(ticket, int) else TICKET + (ticket - TICKET + 1) % TICKETS
