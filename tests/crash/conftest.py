@@ -1,4 +1,4 @@
-"""Fixtures for passes that fail: an API, a database of either kind, a separate disk, and strace."""
+"""Fixtures for crash tests: an API, a database of either kind, a separate disk, and strace."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Disk:
     folder: Path
 
     def fill(self, pages: int) -> None:
-        """Leave this number of pages free."""
+        """Fill the disk except for this number of free pages."""
         self.free()
         state = os.statvfs(self.folder)
         self._ballast.write_bytes(bytes(state.f_bavail * state.f_frsize - pages * PAGE))
 
     def free(self) -> None:
-        """Free the space that was filled."""
+        """Remove the file that fills the disk."""
         self._ballast.unlink(missing_ok=True)
 
     def remount(self, how: str) -> None:
-        """Remount it as ``ro`` or ``rw``."""
+        """Remount the disk as ``ro`` or ``rw``."""
         subprocess.run(["mount", "-o", f"remount,{how}", self.folder], check=True)
 
     @property
@@ -57,14 +57,13 @@ def api() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def url(engine: Factory, tmp_path: Path) -> Iterator[str]:
-    """Provide an empty database; return its URL."""
+    """Provide the URL of an empty database."""
     with engine(tmp_path, None) as made:
         yield made
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Provide a disk that can be filled."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
@@ -77,7 +76,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture(scope="session")
 def strace() -> Sequence[str]:
-    """Return the program and its arguments."""
+    """Provide the command that runs another one under strace."""
     program = shutil.which("strace")
     if program is None:
         pytest.skip("strace is not installed: apt-get install strace")

@@ -1,8 +1,8 @@
-"""Make real passes, each in a process forked from one that has imported everything: ``python -m tests.crash.forked``.
+"""Run real passes, each in a process forked from one that has imported everything: ``python -m tests.crash.forked``.
 
-So a process that is killed early is killed in its pass, and not while Python starts, and many passes are affordable. It
-receives its orders as lines of JSON, and reports the results in the same way. It is a separate process because a
-process with threads cannot fork.
+Forking is fast, so tests can afford many passes. It also ensures that an early kill hits the pass and not the start of
+Python. This process reads its orders as lines of JSON, and prints the results in the same format. It is separate from
+the tests, because a process with threads cannot fork safely.
 """
 
 from __future__ import annotations
@@ -40,27 +40,25 @@ IMPORTED_LATE = (
     "retrycli.gateway.http.gateway",
     "sqlalchemy.dialects.postgresql.psycopg",
 )
-"""Modules that passes import on demand."""
+"""Modules that a pass imports on demand. They are imported before the fork."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A pass, and when to kill its process, if at all: after some seconds, or by itself at a point."""
+    """A pass to run, and when to kill it, if at all: after some seconds, or at a point."""
 
     config: str
     ahead_seconds: float
-    """How far its clock is ahead. So no test waits until a claim expires or a message is due."""
+    """Seconds by which the pass's clock is ahead, so that no test waits until claims expire or messages are due."""
     after_seconds: float | None = None
     point: tuple[str, int] | None = None
-    """The name of the point, and which occurrence of it kills the process."""
+    """The name of the point, and the number of the visit that kills the process."""
     listing: str | None = None
-    """The file for the list of points that were reached. Points are recorded only if this or `point` is given."""
+    """The file for the list of reached points. Points are recorded only if this or `point` is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a process ended."""
-
     pid: int
     exit_code: int
     seconds: float
@@ -72,7 +70,7 @@ class Ended:
 
 @contextmanager
 def forking(folder: Path) -> Iterator[Callable[[Wanted], Ended]]:
-    """Run passes one after the other; each must succeed, or be killed as requested."""
+    """Yield a function that runs a pass. The pass must succeed, or be killed as requested."""
     errors = folder / "errors"
     command = [sys.executable, "-m", "tests.crash.forked"]
     with (
@@ -92,11 +90,11 @@ def forking(folder: Path) -> Iterator[Callable[[Wanted], Ended]]:
             return ended
 
         yield run
-        process.communicate()  # it ends as it is told no more
+        process.communicate()  # the end of its input ends the process
 
 
 def main() -> None:
-    """Fork a process for each line."""
+    """Fork a process for each line of the input."""
     for module in IMPORTED_LATE:
         import_module(module)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
@@ -107,7 +105,7 @@ def main() -> None:
         if pid == 0:
             _make_pass_and_end(wanted)
         if wanted.after_seconds is not None and signal.sigtimedwait([signal.SIGCHLD], wanted.after_seconds) is None:
-            os.kill(pid, signal.SIGKILL)  # it is not waited for yet, so its number is its own
+            os.kill(pid, signal.SIGKILL)  # the pid cannot belong to another process before `waitpid`
         _, status = os.waitpid(pid, 0)
         signal.sigtimedwait([signal.SIGCHLD], 0)
         ended = Ended(pid, os.waitstatus_to_exitcode(status), time.perf_counter() - began)
@@ -134,7 +132,7 @@ def _make_pass_and_end(wanted: Wanted) -> None:
 
 
 def _make_pass_with_points(wanted: Wanted, runtime: wiring.Runtime) -> None:
-    """Make a pass as `app.run_once` does, with dependencies that have points."""
+    """Make a pass as `run_once` does, but with points in its dependencies."""
     settings = load_settings(Path(wanted.config))
     points = Points(None if wanted.point is None else (wanted.point[0], wanted.point[1]))
     points.listen()

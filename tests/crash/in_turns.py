@@ -1,8 +1,8 @@
-"""Measure calls of ``run-once`` in turns: ``python -m tests.crash.in_turns ROUNDS CONFIG…``.
+"""Measure calls of ``run-once``, alternating between configurations: ``python -m tests.crash.in_turns ROUNDS CONFIG…``.
 
-It prints a line for each call: its configuration, its seconds from start to exit, its seconds of CPU, and its peak
-memory in KiB. It is a separate and small process: Linux counts the starter's memory as the child's until the child runs
-its own program.
+For each call it prints the configuration, the seconds from start to exit, the seconds of CPU, and the peak memory in
+KiB. It is a separate, small process, because Linux counts the parent's memory as the child's until the child runs
+another program.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Invariants of an application's database and of the received messages, however often passes were killed."""
+"""Invariants that hold for the database and for the received messages, however often passes are killed."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ LEFT_ALONE = (
     "id, ticket_id, message_type, recipient_email, cc_emails, subject, body, confidence, created_at, updated_at"
 )
 STEP = timedelta(hours=5)
-"""The time between passes. It is longer than any wait."""
+"""The time between two passes. It is longer than any wait."""
 MOST_PASSES = 10
-"""If messages are left after this number of passes, they are stuck."""
+"""The number of passes after which any remaining messages are stuck."""
 DELIVERED = ("delivered",)
 COUNTED = {"unknown", "transient"}
 """The outcomes in these tests that use up a retry."""
 
 
 def message_id(ticket_id: str) -> int:
-    """Return the message of a ticket; each ticket has one."""
+    """Return the id of a ticket's only message."""
     return int(ticket_id) - FIRST_TICKET
 
 
@@ -43,7 +43,7 @@ def nothing_is_left(stage: Scene) -> bool:
 
 
 def clear_up(stage: Scene, now: datetime) -> None:
-    """Make passes until nothing is left; the first one recovers messages of dead passes."""
+    """Make passes until nothing is left. The first pass recovers the messages of dead passes."""
     for _ in range(MOST_PASSES):
         stage.run_once_at(now)
         if nothing_is_left(stage):
@@ -53,13 +53,15 @@ def clear_up(stage: Scene, now: datetime) -> None:
 
 
 def wait_until_forgotten(stage: Scene) -> None:
-    """Wait until a server has noticed that a client is gone; it executes what it had received before."""
+    """Wait until PostgreSQL has noticed a client's death, because it first executes the statements that it has
+    received.
+    """
     if not stage.application.is_sqlite:
         wait_until(lambda: stage.count(OTHERS_AT_THE_SERVER) == 0)
 
 
 def phase_of(stage: Scene, pid: int) -> tuple[str, int]:
-    """Return where a process was when it died, and how many of its requests may have been in flight."""
+    """Return the phase in which a process died, and the maximum number of its requests in flight."""
     if not stage.has_tables():
         return "1 before there were tables", 0
     passes = stage.rows("SELECT id, finished_at FROM retrycli_passes WHERE pid = ?", pid)
@@ -95,8 +97,8 @@ def check_nothing_is_lost(stage: Scene, server: Sandbox, messages: int) -> None:
 
 
 def _check_attempts_cover_arrivals(stage: Scene, server: Sandbox) -> None:
-    """Check that each request has an attempt that was recorded before it."""
-    arrived = server.received  # before the attempts: those of the dead may still arrive
+    """Check that each request's attempt was recorded before the request."""
+    arrived = server.received  # read before the attempts, because requests of a dead pass may still arrive
     attempts = dict(stage.rows("SELECT message_id, count(*) FROM retrycli_attempts GROUP BY message_id"))
     assert [mail for mail in arrived if mail.times > attempts.get(message_id(mail.ticket_id), 0)] == []
 
@@ -108,10 +110,10 @@ def check_messages(
 
     Args:
         stage: the database.
-        server: what received the messages.
-        messages: those with ids up to this failed.
-        answers: the outcomes of the API's answers to a message, in turn, if it is not accepted at once.
-            Outcomes that a kill has kept from being recorded are unknown; three of them escalate the message.
+        server: the API.
+        messages: the number of failed messages.
+        answers: by message id, the outcomes of the API's successive answers, if it does not accept the message at once.
+            If a kill prevents the record of an outcome, it is unknown. Three unknown outcomes escalate the message.
     """
     received = server.received
     arrivals = {message_id(request.ticket_id): request for request in received}
@@ -156,7 +158,7 @@ def check_messages(
 
 
 def check_passes(stage: Scene, killed: Mapping[int, str]) -> None:
-    """Check that each pass has ended, killed ones as interrupted, and has counted its sent messages."""
+    """Check that each pass has ended and counted its sent messages, and that killed passes are interrupted."""
     delivered = dict(
         stage.rows("SELECT pass_id, count(*) FROM retrycli_attempts WHERE outcome = 'delivered' GROUP BY pass_id")
     )
@@ -170,7 +172,7 @@ def check_passes(stage: Scene, killed: Mapping[int, str]) -> None:
 
 
 def left_alone(stage: Scene, messages: int) -> list[Any]:
-    """Return what no pass may change: these columns, rows that did not fail, and the application's tables."""
+    """Return everything that no pass may change: some columns, rows that have not failed, and the other tables."""
     return [
         stage.rows(f"SELECT {LEFT_ALONE} FROM pending_messages ORDER BY id"),
         stage.rows("SELECT * FROM pending_messages WHERE id > ? ORDER BY id", messages),

@@ -1,7 +1,7 @@
-"""Points of a pass at which it can be killed: before and after each commit and each request, and some more.
+"""Points of a pass at which a test can kill it: before and after each commit and each request, and some more.
 
-They are outside the pass, which does not know them: the database's driver reports the writes of a transaction, and the
-gateway is a wrapper in the `Dependencies`.
+The code of the pass contains no points. SQLAlchemy's events report the writes of a transaction, and a wrapper in the
+`Dependencies` reports requests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BEFORE_A_REQUEST, AFTER_AN_ANSWER = "before a request", "after an answer"
 WRITES = re.compile(r"(CREATE TABLE|INSERT INTO|UPDATE|DELETE FROM)\s+(?:retrycli_)?(\w+)")
 SIGNS = {"INSERT INTO": "+", "UPDATE": "~", "DELETE FROM": "-"}
-"""Signs for what a transaction has written: it added, changed or removed rows."""
+"""Signs for the kinds of writes in a transaction: rows were added, changed or removed."""
 MADE_TABLES = "make tables"
 BEFORE_COMMIT = "before commit: "
 HEARD_OF_PYTHON = {"fcntl.flock": "before the lock", "socket.connect": "before a connection to the API"}
@@ -36,19 +36,19 @@ HEARD_OF_PYTHON = {"fcntl.flock": "before the lock", "socket.connect": "before a
 
 
 def stands_for_others(name: str) -> bool:
-    """Return whether a pass is killed at this point by default; at all others it is with ``-m long``.
+    """Return whether the default tests kill a pass at this point. The long tests kill it at all points.
 
-    What is not committed is gone after a kill, so that a pass that is killed before a commit leaves what the point
-    before it leaves. A commit to the application's table stands for the other commits.
+    A kill before a commit loses the transaction, so it leaves the same state as the previous point. Of the points
+    before a commit, the default tests include only those before commits to the application's table.
     """
     return not name.startswith(BEFORE_COMMIT) or "pending_messages" in name
 
 
 class Points:
-    """Counts the points that this process reaches, and kills it at one of them.
+    """A counter of the points that this process reaches. It kills the process at one of them.
 
     Args:
-        fatal: the point, and the number of the visit to it.
+        fatal: the name of the point that kills, and the number of the visit.
     """
 
     def __init__(self, fatal: tuple[str, int] | None) -> None:
@@ -59,13 +59,13 @@ class Points:
         self._not_yet_recorded = False
 
     def reach(self, name: str) -> None:
-        """Reach a point."""
+        """Count a visit to a point. Kill this process if the visit is the fatal one."""
         self.reached[name] += 1
         if (name, self.reached[name]) == self._fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def listen(self) -> None:
-        """Listen to this process from now on."""
+        """Register the listeners that count this process's points."""
         event.listen(Engine, "before_cursor_execute", self._on_commit)
         event.listen(Engine, "after_cursor_execute", self._on_statement)
         event.listen(Engine, "commit", self._on_commit_to_a_file)
@@ -74,7 +74,7 @@ class Points:
         sys.addaudithook(self._on_audit)
 
     def watch(self, deps: Dependencies) -> Dependencies:
-        """Return a gateway with a point before each request and after each answer."""
+        """Return dependencies whose gateway has a point before each request and after each answer."""
         return deps._replace(open_gateway=lambda: self._watched(deps.open_gateway))
 
     # -- what is heard ------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class Points:
             self._before_commit()
 
     def _on_commit(self, _connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-        """Handle a commit: COMMIT is often a statement of our own, and SQLAlchemy reports a commit after it."""
+        """Detect COMMIT as a statement, because SQLAlchemy reports the commit too late if retrycli sends COMMIT."""
         if statement == "COMMIT":
             self._before_commit()
 
@@ -104,7 +104,7 @@ class Points:
         self._written.clear()
 
     def _on_checkin(self, *_: object) -> None:
-        """Handle the return of a connection: its writes are committed."""
+        """Reach a point after the commit: a connection is returned only after its writes are committed."""
         if self._written:
             written = self._in_words()
             self._written.clear()
@@ -128,7 +128,7 @@ class Points:
             yield _Watched(gateway, self)
 
     async def in_turn(self, gateway: Gateway, queued: QueuedMessage) -> Outcome:
-        """Deliver after the previous answer is recorded, so that a pass reaches the same points each time."""
+        """Deliver only after the previous answer is recorded, so that a pass always reaches the same points."""
         await self._turn.acquire()
         self.reach(BEFORE_A_REQUEST)
         outcome = await gateway.deliver(queued)
@@ -138,7 +138,7 @@ class Points:
 
 
 class _Watched:
-    """A gateway that sends one request at a time, although several attempts are in progress."""
+    """A gateway that sends one request at a time, even if several attempts are in progress."""
 
     def __init__(self, gateway: Gateway, points: Points) -> None:
         self._gateway = gateway

@@ -1,4 +1,4 @@
-"""An application with its database, its configuration and the passes over it; each test has its own."""
+"""An application with its database and configuration, and functions that run passes on it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ CREATE TABLE pending_messages (
 TYPES = ("customer", "supplier", "internal")
 FAILED_AT = "2025-01-02 03:04:05.678901"
 FIRST_TICKET = 7_000
-"""Tickets are numbered from here, so that no ticket's number is a message's id."""
+"""The number of the first ticket. It is high, so that ticket numbers differ from message ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One folder with everything, except a database on a server."""
+    """The folder and the application of one test. A PostgreSQL database is not in the folder."""
 
     folder: Path
     application: Application
@@ -54,16 +54,14 @@ class Scene:
         return self.folder / "retrycli.toml"
 
     def rows(self, query: str, *values: object) -> list[Any]:
-        """Return the rows of a query."""
         return self.application.asked(query, *values)
 
     def count(self, source: str, *values: object) -> int:
-        """Count the rows of the text that follows FROM."""
+        """Count the rows of `source`, the text after FROM."""
         [[found]] = self.rows(f"SELECT count(*) FROM {source}", *values)
         return int(found)
 
     def change(self, statement: str) -> None:
-        """Run a statement as the application."""
         self.application.execute(statement)
 
     def make_tables(self) -> None:
@@ -76,28 +74,28 @@ class Scene:
         return "retrycli_queue" in self.application.tables()
 
     def run_once_at(self, now: datetime) -> PassSummary:
-        """Make a pass within this process, at a fixed time."""
+        """Make a pass in this process, at a fixed time."""
         return run_pass.run_once(load_settings(self.config), runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
 
     def start(
         self, *arguments: str, under: Sequence[str] = (), settings: Mapping[str, object] | None = None
     ) -> subprocess.Popen[str]:
-        """Start Python over this scene; see `start`."""
+        """Start Python with this configuration (see the function `start`)."""
         return start(self.config, *arguments, under=under, settings=settings)
 
 
 def start(
     config: Path, *arguments: str, under: Sequence[str] = (), settings: Mapping[str, object] | None = None
 ) -> subprocess.Popen[str]:
-    """Start Python with these arguments, a configuration, and more settings.
+    """Start Python with arguments, a configuration and more settings.
 
-    A server forks the command (`tests.fork_server`), which saves its imports, unless a program is to start it.
+    A server (`tests.fork_server`) forks a command of retrycli, which saves the time of its imports.
 
     Args:
         config: the configuration.
         arguments: for Python.
-        under: a program to start it.
-        settings: values by names as `run.limit`.
+        under: a program that starts Python, such as strace.
+        settings: values by name, such as `run.limit`.
     """
     ours = {f"RETRYCLI_{name.replace('.', '__').upper()}": str(value) for name, value in (settings or {}).items()}
     own = {"RETRYCLI_CONFIG": str(config), **ours}
@@ -114,10 +112,10 @@ def start(
 def set_up(
     folder: Path, base_url: str, *, failed: int, url: str | None = None, journal_mode: str | None = "wal", **run: object
 ) -> Scene:
-    """Create an application's database with this number of failed messages among others, and a configuration.
+    """Create a database with this number of failed messages and some others, and a configuration.
 
-    The database is a SQLite file in the folder, unless the URL of an empty one is given. A file gets this journal
-    mode, unless its own is to be kept.
+    The database is a SQLite file in the folder, unless `url` names an empty database. A SQLite file gets
+    `journal_mode`, or keeps its own if `journal_mode` is None.
     """
     application = Application(url or f"sqlite:///{folder / 'agent.db'}", tables=TABLES)
     if application.is_sqlite and journal_mode is not None:
@@ -129,7 +127,7 @@ def set_up(
 
 
 def configure(folder: Path, application: Application, base_url: str, **run: object) -> Scene:
-    """Write the configuration of an existing application."""
+    """Write the configuration for an existing application."""
     scene = Scene(folder, application)
     lines = [
         f'[database]\nurl = "{application.url}"',
@@ -143,13 +141,12 @@ def configure(folder: Path, application: Application, base_url: str, **run: obje
 
 
 def others(after: int) -> list[Row]:
-    """Add a message in each of the statuses that retrycli ignores."""
+    """Return a message in each of the statuses that retrycli ignores."""
     statuses = ("pending", "approved", "rejected", "sent")
     return [message(after + number, status) for number, status in enumerate(statuses, start=1)]
 
 
 def message(number: int, status: str) -> Row:
-    """Return a row of the application's table."""
     return {
         "id": number,
         "ticket_id": FIRST_TICKET + number,

@@ -1,4 +1,4 @@
-"""A database that is replaced, truncated, restored or locked: a pass does what is possible, or reports the problem."""
+"""A database that is replaced, truncated, restored or locked. A pass delivers what it can, or reports the problem."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stage(mode: str, api: Sandbox, tmp_path: Path) -> Scene:
 
 
 def _back_up(stage: Scene) -> Path:
-    """Back up the database as an operator does: with SQLite itself."""
+    """Copy the database with SQLite's backup API, as an operator does."""
     copy = stage.folder / "backup.db"
     with closing(sqlite3.connect(stage.database)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
@@ -52,19 +52,19 @@ def _back_up(stage: Scene) -> Path:
 
 
 def _restore(stage: Scene, backup: Path) -> None:
-    """Restore a backup in the same way."""
+    """Restore a backup with SQLite's backup API."""
     with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(stage.database)) as target:
         source.backup(target)
 
 
 def _die_in_flight(stage: Scene) -> None:
-    """Make a pass that is killed after the API has accepted a message, before this is recorded."""
+    """Kill a pass after the API has accepted a message, but before the answer is recorded."""
     with forking(stage.folder) as run:
         assert run(Wanted(str(stage.config), 0, point=(AFTER_AN_ANSWER, 1))).killed
 
 
 class Locking(Sandbox):
-    """Accepts everything; at the first request an application begins to write to its database, and does not end."""
+    """An API that accepts everything. At the first request it locks the database, like an application that hangs."""
 
     def __init__(self) -> None:
         super().__init__(Behaviour(), rng=Random(0))
@@ -111,9 +111,9 @@ def test_creates_no_tables_in_a_file_without_the_applications_table(api: Sandbox
 
 @both_modes
 def test_a_truncated_file_is_reported_in_words(mode: str, stage: Scene, api: Sandbox) -> None:
-    """It is truncated after each of its pages, and within some."""
+    """A file may end after any page, or within a page."""
     stage.make_tables()
-    stage.change("VACUUM")  # a page without content would not be missed
+    stage.change("VACUUM")  # a missing page without content would not be noticed
     whole = stage.database.read_bytes()
     for size in [*range(0, len(whole), PAGE), *range(PAGE // 2, len(whole), 7 * PAGE)]:
         stage.database.write_bytes(whole[:size])
@@ -132,7 +132,7 @@ def test_a_truncated_file_is_reported_in_words(mode: str, stage: Scene, api: San
 def test_messages_that_a_backup_marks_failed_are_sent_again_with_the_same_key(
     mode: str, stage: Scene, api: Sandbox
 ) -> None:
-    """This holds also if the backup is older than retrycli's own tables: the key follows from the message."""
+    """The key depends only on the message, so the backup may even be older than retrycli's own tables."""
     backup = _back_up(stage)
     clear_up(stage, utc_now())
     _restore(stage, backup)
@@ -142,7 +142,7 @@ def test_messages_that_a_backup_marks_failed_are_sent_again_with_the_same_key(
 
 @both_modes
 def test_a_message_without_times_is_sent_again_with_the_same_key(mode: str, stage: Scene, api: Sandbox) -> None:
-    """Its ticket and its text determine the key."""
+    """Without times, the key depends on the ticket and the text."""
     for column in ("created_at", "updated_at"):
         stage.change(f"ALTER TABLE pending_messages DROP COLUMN {column}")
     backup = _back_up(stage)
@@ -181,7 +181,7 @@ def test_the_shared_memory_of_a_write_ahead_log_is_recreated(mode: str, stage: S
 
 @pytest.mark.parametrize("mode", ["wal"])
 def test_a_database_without_its_write_ahead_log_is_like_an_old_backup(mode: str, stage: Scene, api: Sandbox) -> None:
-    """No message is lost. A message that had arrived is sent again with its key, and without its history."""
+    """A delivered message is sent again with the same key, so that the API can recognise it."""
     _die_in_flight(stage)
     for left in ("agent.db-wal", "agent.db-shm"):
         stage.database.with_name(left).unlink()
@@ -197,9 +197,9 @@ def test_a_database_without_its_write_ahead_log_is_like_an_old_backup(mode: str,
 @both_modes
 @pytest.mark.parametrize("patience", ["?timeout=0.1", pytest.param("", marks=pytest.mark.long)], ids=["short", "real"])
 def test_claims_outlive_the_wait_for_the_applications_write_lock(mode: str, patience: str, tmp_path: Path) -> None:
-    """A pass gives up at last, and keeps its claims by everybody else's clock.
+    """A pass that gives up keeps its claims, so that no other pass sends its messages before they expire.
 
-    It gives up when its own clock says that its claims have expired and that it should have ended.
+    The clock of the pass jumps by an hour when it meets the lock, so that the test need not wait for its deadline.
     """
     with Locking() as api:
         stage = scene.set_up(tmp_path, api.url, failed=MESSAGES, journal_mode=mode, concurrency=1)

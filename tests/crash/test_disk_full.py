@@ -1,4 +1,4 @@
-"""A full, read-only or failing disk costs no message, and nothing is sent that cannot be recorded."""
+"""A disk that is full, read-only or failing: no message is lost, and nothing is sent that cannot be recorded."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 MESSAGES = 6
 LATER = timedelta(hours=1)
 ENOUGH = MIN_FREE // PAGE + 100
-"""Pages that are enough for a pass over these few messages. It needs fewer than 100 pages before it sends."""
+"""Free pages that are enough for a pass over these few messages, which needs fewer than 100 pages before it sends."""
 
 both_modes = pytest.mark.parametrize("mode", ["wal", pytest.param("delete", marks=pytest.mark.long)])
 
 
 class Filling(Sandbox):
-    """Accepts everything; at one of its requests, something happens to the disk."""
+    """An API that accepts everything, and changes the disk at one of the requests."""
 
     def __init__(self, number: int, what: Callable[[], None]) -> None:
         super().__init__(Behaviour(), rng=Random(0))
@@ -56,14 +56,12 @@ class Filling(Sandbox):
 
 @pytest.fixture
 def template(mode: str, tmp_path: Path) -> Scene:
-    """Provide a database to copy to the disk."""
     made = scene.set_up(tmp_path, "http://127.0.0.1:9", failed=MESSAGES, journal_mode=mode)
     made.make_tables()
     return made
 
 
 def _on(disk: Disk, template: Scene, api: Sandbox, **run: object) -> Scene:
-    """Copy the database to the disk."""
     disk.free()
     shutil.copy(template.database, disk.folder)
     there = Application(f"sqlite:///{disk.folder / template.database.name}", tables=None)
@@ -116,7 +114,7 @@ def _asked(stage: Scene, *command: str) -> tuple[int, dict[str, Any]]:
 
 @both_modes
 def test_status_and_explain_report_a_full_disk(mode: str, disk: Disk, template: Scene, api: Sandbox) -> None:
-    """This holds also after a pass that had nothing to deliver, and so did not fail."""
+    """A pass without due messages does not fail, so the disk must be reported even after a successful pass."""
     stage = _on(disk, template, api)
     disk.fill(MIN_FREE // PAGE - 1)
     with pytest.raises(DatabaseUnavailable):
@@ -141,7 +139,7 @@ def test_status_and_explain_report_a_full_disk(mode: str, disk: Disk, template: 
 @both_modes
 @pytest.mark.parametrize("pages", [0, 64])
 def test_doctor_reports_a_full_disk_once(mode: str, pages: int, disk: Disk, template: Scene, api: Sandbox) -> None:
-    """It blames nothing else for it, and omits checks that are impossible."""
+    """Other checks must not fail because of the full disk, and impossible checks are omitted."""
     stage = _on(disk, template, api)
     _, told = _asked(stage, "doctor")
     before = {finding["name"] for finding in told["findings"] if finding["level"] == "failure"}
@@ -155,7 +153,7 @@ def test_doctor_reports_a_full_disk_once(mode: str, pages: int, disk: Disk, temp
 
 
 def _mail(stage: Scene, **settings: object) -> list[str]:
-    """Return what cron mails about a pass."""
+    """Return the lines that cron mails after a pass."""
     with stage.start("-m", "retrycli", "run-once", settings=settings) as process:
         _, errors = process.communicate()
     lines: list[str] = errors.splitlines()
@@ -197,7 +195,7 @@ def test_a_full_disk_and_its_end_are_notified_once(mode: str, disk: Disk, templa
 def test_a_full_disk_without_recorded_passes_is_reported_each_time(
     mode: str, disk: Disk, template: Scene, api: Sandbox
 ) -> None:
-    """There is no space to remember the earlier report."""
+    """A full disk has no space to record that the problem was already reported."""
     stage = _on(disk, template, api)
     disk.fill(0)
     assert [len(_mail(stage)) for _ in range(2)] == [1, 1]
@@ -208,7 +206,7 @@ def test_a_full_disk_without_recorded_passes_is_reported_each_time(
 def test_a_disk_that_fills_up_during_a_pass_costs_no_message_and_no_outcome(
     mode: str, number: int, disk: Disk, template: Scene
 ) -> None:
-    """Any number of pages is left at the first request, or at the third; requests are sent one after another."""
+    """Requests are sent one at a time, so at most one attempt may lack its outcome."""
     failed = 0
     for pages in (0, 1, 2, 3, 5, 8, 13):
         with Filling(number, partial(disk.fill, pages)) as api:
@@ -250,7 +248,7 @@ def test_a_read_only_disk_is_reported_before_anything_is_sent(
 def test_a_disk_that_fails_during_a_pass_costs_no_message(
     error: str, strace: Sequence[str], api: Sandbox, tmp_path: Path
 ) -> None:
-    """After some write, all writes fail; a file system that has found an error in itself becomes read-only."""
+    """A file system becomes read-only when it detects an error, so every write after some write fails."""
     stage = scene.set_up(tmp_path, api.url, failed=MESSAGES, concurrency=1)
     stage.make_tables()
     fails = ["-o", str(tmp_path / "trace"), "-e", "trace=pwrite64", "-e", f"inject=pwrite64:error={error}:when=70+"]

@@ -1,4 +1,4 @@
-"""A commit is on the disk before a request is sent, and a kill at any wait for the disk costs nothing.
+"""A commit is on the disk before its request is sent, and a kill during a sync loses nothing.
 
 strace(1) observes and controls the system calls of the pass.
 """
@@ -34,7 +34,7 @@ STEP = timedelta(hours=5)
 
 
 def _traced(stage: Scene, strace: Sequence[str], *how: str) -> tuple[int, list[str]]:
-    """Make a pass; return its exit code and its system calls."""
+    """Make a pass under strace; return its exit code and its system calls."""
     trace = stage.folder / "trace"
     with stage.start("-m", "retrycli", "run-once", under=[*strace, "-y", "-o", str(trace), *how]) as process:
         _, errors = process.communicate()
@@ -53,7 +53,7 @@ def _scene(folder: Path, api: Sandbox, mode: str) -> Scene:
 def test_an_attempt_is_on_disk_before_its_request_is_sent(
     mode: str, strace: Sequence[str], api: Sandbox, tmp_path: Path
 ) -> None:
-    """The journal is gone too; with it, a database would undo the attempt after a power failure."""
+    """The journal must be removed too. After a power failure, SQLite would use it to undo the attempt."""
     stage = _scene(tmp_path / mode, api, mode)
     code, trace = _traced(stage, strace, "-e", f"trace={WAITS},pwrite64,unlink,sendto")
     assert code == 0
@@ -64,7 +64,7 @@ def test_an_attempt_is_on_disk_before_its_request_is_sent(
             not_yet.add(found[1])
             written = True
         elif (found := REMOVED.search(line)) and found[2] == f"{stage.database.name}-journal":
-            not_yet.add(found[1])  # the folder: after a power failure it may still contain the journal
+            not_yet.add(found[1])  # the directory entry of the journal may survive a power failure
         elif found := ON_DISK.search(line):
             not_yet.discard(found[1])
         elif SENT.search(line):
@@ -86,7 +86,6 @@ def test_an_attempt_is_on_disk_before_its_request_is_sent(
 def test_a_pass_killed_while_it_waits_for_the_disk_loses_nothing(
     mode: str, every: int, strace: Sequence[str], tmp_path: Path
 ) -> None:
-    """It is killed at every wait, or at every nth."""
     with Sandbox(Behaviour(), rng=Random(0)) as api:
         _, trace = _traced(_scene(tmp_path / "alone", api, mode), strace, "-e", f"trace={WAITS}")
     waits = range(1, len(trace) + 1, every)

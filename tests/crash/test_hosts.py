@@ -1,4 +1,4 @@
-"""Four hosts with one PostgreSQL, killed repeatedly: every message arrives, and no two hosts send one at once."""
+"""Four hosts with one PostgreSQL are killed repeatedly. Every message arrives, and is never sent concurrently."""
 
 from __future__ import annotations
 
@@ -36,13 +36,17 @@ pytestmark = pytest.mark.databases("postgresql")
 HOSTS = 4
 LATENCY = timedelta(milliseconds=50)
 EARLY = 1 / 4
-"""The share of kills at a random moment of the time that a pass with one message takes. The other kills come after some
-requests, at a random moment of the time that one more request takes."""
+"""The share of kills within the time that a pass with one message takes. The other kills come after some requests,
+within the time of one more request.
+"""
 MAX_CLOCK_SKEW = timedelta(milliseconds=100)
-"""The tolerance for times that different processes recorded: one process ends the attempts of a killed one. On a busy
-machine, each estimates the server's clock less exactly. The API's single clock shows which requests overlapped."""
+"""The tolerance between times from different processes, because each process estimates the server's clock. A killed
+pass's attempts are ended by another process.
+
+Overlapping requests are detected by the API's single clock.
+"""
 LONGEST_SECONDS = 600
-"""The timeout of the test."""
+"""The timeout of the test, in seconds."""
 
 PRESET = """
 [messages.{kind}]
@@ -58,7 +62,7 @@ AGAIN_AND_AGAIN = {
     "schedule.base_minutes": 0.01,
     "gateway.unknown_limit": 100,
 }
-"""With these settings, the next pass sends every message with an unknown outcome again, as often as necessary."""
+"""Settings with which each pass immediately resends messages with unknown outcomes."""
 
 
 LONG_AGO = "heartbeat_at - interval '1 hour'"
@@ -66,7 +70,7 @@ LONG_AGO = "heartbeat_at - interval '1 hour'"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request that the API received, by the clock of this process."""
+    """One request that the API received, with times from the test's clock."""
 
     process: str
     key: str | None
@@ -75,14 +79,14 @@ class Request:
 
 
 class Api(Sandbox):
-    """Accepts everything, and records the process and the time of each request."""
+    """An API that accepts everything, and records the process and the times of each request."""
 
     def __init__(self) -> None:
         super().__init__(Behaviour(latency=LATENCY), rng=Random(0))
         self.requests: defaultdict[int, list[Request]] = defaultdict(list)
-        """The requests, by message, in the order in which they ended."""
+        """By message: the requests in the order of their ends."""
         self.begun: Counter[str] = Counter()
-        """The number of requests that each process has sent, including unfinished ones."""
+        """By process: the number of requests that it has sent, including unfinished ones."""
         self._writing = Lock()
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
@@ -99,22 +103,22 @@ class Api(Sandbox):
 
 @dataclass
 class Fleet:
-    """The hosts, each with its own lock, and the fate of their processes."""
+    """The hosts, each with its own lock, and the kills of their processes."""
 
     stage: Scene
     api: Api
     kills: int
-    """The number of processes still to be killed."""
+    """The number of kills that remain."""
     most: int
-    """The maximum number of requests that a process sends before it is killed."""
+    """The maximum number of requests before a process is killed."""
     died: dict[str, float] = field(default_factory=dict)
-    """When each killed process was certainly dead."""
+    """By killed process: the time at which it was certainly dead."""
     in_flight: list[int] = field(default_factory=list)
     """The number of attempts in flight in each killed pass."""
     runs: int = 0
 
     def deliver(self) -> None:
-        """Run all hosts in parallel until nothing is left."""
+        """Run all hosts in parallel until no message is left."""
         deadline = time.monotonic() + LONGEST_SECONDS
         for name in ("0-takes-all-in", "0-is-short"):
             began = time.monotonic()
@@ -126,7 +130,7 @@ class Fleet:
                 gone.result()
 
     def _live(self, host: int, rng: Random, deadline: float) -> None:
-        """Run the passes of one host, one after the other. The last one is not killed, to recover the rest."""
+        """Run the passes of one host one after the other. The last pass is not killed, so that it recovers the rest."""
         done = False
         while not done:
             assert time.monotonic() < deadline, "still not done"
@@ -143,7 +147,7 @@ class Fleet:
                 self._let_its_claims_lapse(name, process.pid)
 
     def _comes_to_its_moment(self, name: str, process: subprocess.Popen[str], rng: Random) -> bool:
-        """Wait for the moment at which a process is to be killed; return False if it has ended before."""
+        """Wait for a random moment to kill a process; return False if the process has ended before."""
         early = rng.random() < EARLY
         requests = 0 if early else rng.randint(1, self.most)
         wait_until(lambda: self.api.begun[name] >= requests or process.poll() is not None)
@@ -164,10 +168,11 @@ class Fleet:
         return self.stage.start("-m", "retrycli", "run-once", *options, settings=AGAIN_AND_AGAIN | own)
 
     def _let_its_claims_lapse(self, name: str, pid: int) -> None:
-        """Make the claims of a dead process lapse; those of living ones depend on the clock, as usual.
+        """Let the claims of a dead process expire. Living processes keep their claims.
 
-        The server executes what it had received before it notices the end of the connection. The claims lapse now and
-        not earlier: a pass that began before would end an attempt before its start.
+        PostgreSQL executes the statements that it has received before it notices the disconnection, so this function
+        waits for that. The claims expire only now, because a pass that is already running would end an attempt before
+        its start.
         """
         wait_until(lambda: self.stage.count("pg_stat_activity WHERE application_name = ?", name) == 0)
         self.died[name] = time.monotonic()
@@ -209,7 +214,7 @@ def test_hosts_killed_at_random_lose_no_message_and_never_send_one_concurrently(
 
 
 def _check_requests(api: Api, fleet: Fleet) -> int:
-    """Check that a message is sent again only after the death of its sender; return how many were."""
+    """Check that a message is sent again only after the death of its sender; return the number of such messages."""
     twice = 0
     for message_id, unordered in api.requests.items():
         requests = sorted(unordered, key=lambda each: each.began)
@@ -222,7 +227,7 @@ def _check_requests(api: Api, fleet: Fleet) -> int:
 
 
 def _check_history(stage: Scene, api: Api, messages: int) -> None:
-    """Check that each message arrived at most as often as it was attempted, and that its history has the reason."""
+    """Check that each message arrived at most once per attempt, and that unknown outcomes explain its retries."""
     history: defaultdict[int, list[Any]] = defaultdict(list)
     for message_id, *attempt in stage.rows(
         "SELECT message_id, outcome, started_at, finished_at FROM retrycli_attempts ORDER BY message_id, id"
@@ -242,7 +247,7 @@ def _check_history(stage: Scene, api: Api, messages: int) -> None:
 
 
 def _check_passes(stage: Scene, messages: int) -> None:
-    """Check that each pass has ended, dead ones by the next pass, and that together they sent each message once."""
+    """Check that each pass has ended, and that the passes together counted each message once."""
     results = dict(stage.rows("SELECT result, sum(sent) FROM retrycli_passes GROUP BY result"))
     assert results.keys() == {"completed", "interrupted"}
     assert sum(results.values()) == messages
@@ -265,9 +270,9 @@ ALL_ARE_DUE = (
 @pytest.mark.long
 @pytest.mark.alone
 def test_two_hosts_deliver_nearly_twice_as_many_messages_per_second(tmp_path: Path, url: str) -> None:
-    """The time runs from the first attempt's start to the last one's end, at a slow API.
+    """The API is slow, so the concurrency limits the rate, which is measured from the first start to the last end.
 
-    The best of some rounds counts: the machine's load can only make one slower.
+    The best round counts, because load on the machine can only slow a round down.
     """
     with Server(DELAY_MS) as server:
         stage = scene.set_up(tmp_path, server.url, failed=DUE, url=url, concurrency=8)
@@ -287,5 +292,5 @@ def _messages_a_second(stage: Scene, hosts: int) -> float:
             settings = {"run.lock_file": stage.folder / f"{number}.lock"}
             until_the_end.enter_context(stage.start("-m", "retrycli", "run-once", settings=settings))
     [(sent, took)] = stage.rows("SELECT count(*), max(finished_at) - min(started_at) FROM retrycli_attempts")
-    assert sent == DUE + 1  # and the one that was sent from the start
+    assert sent == DUE + 1  # one message was already sent at the start
     return float(sent / took.total_seconds())

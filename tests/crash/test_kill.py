@@ -1,4 +1,4 @@
-"""Kill -9 at any moment costs only a lapsed claim."""
+"""A pass killed with SIGKILL at any time loses no message and leaves only claims that expire."""
 
 from __future__ import annotations
 
@@ -36,28 +36,27 @@ if TYPE_CHECKING:
     from tests.crash.scene import Scene
 
 LANES = ("sqlite-wal", "sqlite", "postgresql")
-"""SQLite with and without a write-ahead log, and PostgreSQL: the three lanes run in parallel."""
+"""The databases to test. Their lanes run in parallel."""
 LATENCY = timedelta(milliseconds=10)
 CONCURRENCY = 8
 SHARE = 1 / 3
-"""Kills are spread evenly over this share of the duration of a pass that delivers everything."""
+"""Kills are spread evenly over this share of the time in which an undisturbed pass delivers everything."""
 STEPS, WEIGHTS = (timedelta(seconds=30), timedelta(minutes=15), timedelta(hours=5)), (1, 4, 4)
-"""The time between two runs: claims are still valid, claims have expired, or all messages are due."""
+"""The times between two runs, after which claims are valid, claims have expired, or all messages are due."""
 MOST_RUNS, MOST_DATABASES = 100, 100
-"""The maximum number of surviving runs per database, and of databases per lane, so that a test ends."""
+"""The limits on runs without a kill per database, and on databases per lane, so that a test ends."""
 
 
 @dataclass
 class Lane:
-    """Passes over several databases, until all kills are used; and the phases that they hit."""
+    """Passes over databases of one kind until all kills are used, and the phases that the kills hit."""
 
     folder: Path
     name: str
     rng: Random
     messages: int
-    """The number of messages in each database."""
     moments: list[float]
-    """When to kill: shares of the duration of a pass that delivers everything. Each share is used once."""
+    """The times of the kills, as shares of the duration of an undisturbed pass. Each is used once."""
     databases: int = 0
     runs: int = 0
     twice: int = 0
@@ -101,13 +100,13 @@ class Lane:
     def _run_until_nothing_is_left(
         self, stage: Scene, server: Sandbox, run: Callable[[Wanted], Ended], life: float
     ) -> dict[int, str]:
-        """Make passes, and kill them while there are kills left; return the phase of each killed process.
+        """Make passes, and kill them until no kill is left; return the phase of each killed process.
 
-        The last pass is not killed. Its clock is after the lease of every earlier pass, so that it can recover them.
+        The last pass is not killed. Its clock is later than every earlier lease, so that it recovers all messages.
         """
         ahead, lease = timedelta(0), wiring.pass_rules(load_settings(stage.config)).lease
         killed = {}
-        for _ in range(MOST_RUNS + len(self.moments)):  # each kill uses up a moment, however slow the machine is
+        for _ in range(MOST_RUNS + len(self.moments)):  # killed runs do not count towards the limit
             done = nothing_is_left(stage)
             ahead += lease if done else timedelta(0)
             which = self.rng.randrange(len(self.moments)) if self.moments and not done else None

@@ -1,4 +1,4 @@
-"""An outage of the ticketing API uses up no retries, however long it lasts."""
+"""An outage of the ticketing API uses up retries of only a few messages, however long it lasts."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ DUE = 1000
 OUTAGE_ENDS_A_PASS = 69
 UNDER_A_MINUTE = 60.0
 PROBES = (15, 30, 60, 60)
-"""Minutes from the pass that opens the breaker to the first probe, and from each probe to the next."""
+"""Minutes from the pass that opens the breaker to the first probe, and between successive probes."""
 TICK = timedelta(minutes=15)
 BREAKER_FAILURES = 5
 
 
 @dataclass
 class Attempts:
-    """Reads the attempts of a database, each at most once."""
+    """A reader of a database's attempts that returns each attempt once."""
 
     stage: Scene
     seen: int = 0
 
     def new(self) -> list[tuple[int, str]]:
-        """Return the attempts since the last call: message and outcome."""
+        """Return the message and the outcome of each attempt since the last call."""
         found = self.stage.rows(
             "SELECT id, message_id, outcome FROM retrycli_attempts WHERE id > ? ORDER BY id", self.seen
         )
@@ -54,7 +54,7 @@ class Attempts:
 
 @contextmanager
 def closed_port() -> Iterator[tuple[int, str]]:
-    """Reserve a port that refuses connections: bound, and without a listener."""
+    """Bind a port without listening on it, so that it refuses connections."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1], "unreachable"
@@ -67,7 +67,7 @@ def answers_503() -> Iterator[tuple[int, str]]:
 
 
 Outage = Callable[[], AbstractContextManager[tuple[int, str]]]
-"""Opens a port that accepts no delivery. Yields the port and the outcome of an attempt."""
+"""A context manager that yields a port which accepts no delivery, and the outcome of an attempt."""
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_an_outage_charges_five_messages_and_probes_until_the_server_is_back(
 def test_an_outage_of_a_night_escalates_nothing_and_floods_no_one(
     tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """14 hours of ticks, over messages with zero to all but one of their retries used up."""
+    """Passes run for 14 hours, over messages with different numbers of used retries."""
     with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
         stage = scene.set_up(tmp_path, server.url, failed=90, url=url)
         stage.change("UPDATE pending_messages SET retry_count = id % 9 WHERE status = 'failed'")
@@ -127,19 +127,19 @@ def test_an_outage_of_a_night_escalates_nothing_and_floods_no_one(
             if count != tries[message_id]
         }
         assert len(counts_as_retry) == BREAKER_FAILURES
-        # The breaker opens with the first tick; 15, 45, 105, … minutes later there is a probe, each of another message.
+        # The first tick opens the breaker. The probes follow 15, 45, 105, … minutes later, each with another message.
         assert stage.rows("SELECT count(*), count(DISTINCT message_id) FROM retrycli_attempts") == [(20, 20)]
         assert stage.count("retrycli_queue WHERE state = 'waiting'") == len(tries) - len(scene.others(0))
 
         server.behaviour = Behaviour()
         sent = [stage.run_once_at(evening + timedelta(hours=14) + tick * TICK).sent for tick in range(4)]
-        assert sent == [0, 0, 0, 90]  # the next probe comes within the hour
+        assert sent == [0, 0, 0, 90]  # the next probe is due within an hour
         assert len(caplog.records) == 4, "as it begins, after 6 and 12 hours, and as it ends"
         _check_each_arrived_once(server.received, 90)
 
 
 def test_a_server_that_fails_under_load_charges_five_messages(tmp_path: Path, url: str) -> None:
-    """Other requests in flight fail too, and are not charged."""
+    """The breaker opens while other requests are in flight. They fail too, but use up no retry."""
     gate, failed, in_flight = Gate(), 300, 16
     with Sandbox(Behaviour(latency=timedelta(milliseconds=1)), rng=Random(0), sleep=gate.pass_through) as server:
         stage = scene.set_up(tmp_path, server.url, failed=failed, url=url, concurrency=in_flight)

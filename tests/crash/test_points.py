@@ -1,4 +1,4 @@
-"""Kill -9 before and after each commit and each request of a pass costs only a lapsed claim."""
+"""A pass killed with SIGKILL, at any commit or request, loses no message and leaves only claims that expire."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MESSAGES = 8
 FAIL_LATER = (7, 8)
 """Messages that fail after the first pass."""
 CLAIMED, WAITING = 20, 21
-"""Two more messages, which the application sends itself after the first pass. That pass had claimed the first one."""
+"""Two more messages, which the application sends itself after the first pass. That pass had claimed only `CLAIMED`."""
 ANSWERS = {3: ("transient", "delivered"), 5: ("permanent",)}
 """The API's successive answers to some messages. It repeats the last answer."""
 STATUSES = {"transient": 503, "permanent": 422, "delivered": 200}
@@ -54,15 +54,15 @@ OLD_ROWS = (
     "INSERT INTO retrycli_attempts (message_id, pass_id, number, made_by, started_at, finished_at, outcome) "
     f"VALUES (12, 'old', 1, 'pass', '{OLD}', '{OLD}', 'delivered')",
 )
-"""Rows that a pass deletes: an old pass and its attempt."""
+"""An old pass and its attempt, which the next pass must delete."""
 
 ATTEMPTS = 5
-"""Number of passes that may miss a point: which answers one commit records depends on when they arrive."""
+"""The maximum number of passes to reach a point. Points vary, because each commit records the answers so far."""
 NOBODY = "http://127.0.0.1:9"
 
 
 class Api(Sandbox):
-    """Gives some messages a configured answer, and records what arrived before."""
+    """An API that gives some messages a configured answer. It knows the requests that arrived before the test."""
 
     def __init__(self, before: Iterable[Received] = ()) -> None:
         super().__init__(Behaviour(), rng=Random(0))
@@ -79,26 +79,24 @@ class Api(Sandbox):
 
 @dataclass(frozen=True)
 class Start:
-    """The start of the passes that are killed: a database to copy, and its history."""
+    """The initial state of a killed pass: a database to copy, and its history."""
 
     url: str
     left_alone: Sequence[object] = ()
-    """Rows that no pass may change."""
     ahead: timedelta = timedelta(0)
     arrived: Sequence[Received] = ()
     killed: dict[int, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
-        """Return how far the clock is ahead."""
         return self.ahead.total_seconds()
 
 
 @dataclass
 class Table:
-    """The findings at each point: messages being sent, unfinished attempts, and messages that arrived twice.
+    """The findings after the kills at each point.
 
-    The later pass finds one of each, left by the dead pass.
+    The second start includes one message being sent and one unfinished attempt, left by an earlier dead pass.
     """
 
     kills: Counter[str] = field(default_factory=Counter)
@@ -118,7 +116,7 @@ class Table:
 
 @dataclass
 class Field:
-    """Where databases are copied and passes are killed."""
+    """A folder for copies of databases, and a function that runs passes on them."""
 
     folder: Path
     engine: Factory
@@ -128,7 +126,7 @@ class Field:
 
     @contextmanager
     def scene_from(self, start: Start) -> Iterator[tuple[Scene, Api]]:
-        """Copy a database, with its own API."""
+        """Copy a database, and start an API for it."""
         self.scenes += 1
         folder = self.folder / f"{self.scenes}"
         folder.mkdir()
@@ -137,7 +135,7 @@ class Field:
             yield scene.configure(folder, there, api.url, concurrency=4, retention_days=365), api
 
     def points_from(self, start: Start) -> dict[str, int]:
-        """Return the points of an undisturbed pass, and how often it reaches each."""
+        """Return the points of an undisturbed pass, and the number of visits to each."""
         with self.scene_from(start) as (stage, _):
             listing = stage.folder / "points"
             assert not self.run(Wanted(str(stage.config), start.seconds, listing=str(listing))).killed
@@ -145,7 +143,7 @@ class Field:
             return found
 
     def kill_at(self, start: Start, name: str, nth: int) -> None:
-        """Kill a pass at a point, and check that the next ones repair the result."""
+        """Kill a pass at a point, and check that later passes repair the result."""
         assert any(self._is_killed_at(start, name, nth) for _ in range(ATTEMPTS)), f"{name} was not reached {nth} times"
 
     def _is_killed_at(self, start: Start, name: str, nth: int) -> bool:
@@ -178,7 +176,7 @@ class Field:
 
     @contextmanager
     def starts(self) -> Iterator[list[Start]]:
-        """Provide a database without our tables, and one with a long history in which a pass has died."""
+        """Yield two starts: a database without retrycli's tables, and one with a history in which a pass has died."""
         folder = self.folder / "start"
         folder.mkdir()
         with self.engine(folder, None) as url:
@@ -205,7 +203,6 @@ class Field:
 
 
 def _set_status(stage: Scene, status: str, ids: Sequence[int]) -> None:
-    """Set a status, as the application does."""
     stage.change(f"UPDATE pending_messages SET status = '{status}' WHERE id IN ({', '.join(map(str, ids))})")
 
 
@@ -218,7 +215,7 @@ def ground(engine: Factory, tmp_path: Path) -> Iterator[Field]:
 @pytest.mark.slow
 @pytest.mark.databases("sqlite-wal", "postgresql", once=True)
 def test_a_pass_killed_at_any_point_loses_nothing(ground: Field) -> None:
-    """It is killed once at each point, in the later pass if it reaches the point."""
+    """If both starts reach a point, the pass is killed only in the second one, to save time."""
     with ground.starts() as starts:
         where = {name: start for start in starts for name in ground.points_from(start) if stands_for_others(name)}
         for name, start in where.items():

@@ -1,4 +1,4 @@
-"""Kill -9 before and after each commit and each request, while an application reuses ids and rewrites its rows."""
+"""A pass is killed with SIGKILL at a commit or request, and the application then reuses ids and rewrites its rows."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.databases("sqlite-wal", "postgresql"
 MESSAGES = 6
 NOBODY = "http://127.0.0.1:9"
 LATER = timedelta(hours=1)
-"""The time until the claims of a killed pass have expired and all waiting messages are due."""
+"""The time after which the claims of a killed pass have expired and all waiting messages are due."""
 NEW_TICKET = scene.FIRST_TICKET + 100
 REUSED: dict[int, dict[str, object]] = {1: {"body": "new 1"}, 2: {}, 3: {"body": "new 3", "ticket_id": NEW_TICKET}}
-"""By id: how the new message differs from the old one, besides its creation time. Message 2 has the same text."""
+"""By id: the values of the new message that differ from the old one, except its times. Message 2 has the same text."""
 EDITED, FAILED_AGAIN = 4, 5
 CREATED_AT = "2025-03-04 05:06:07.000000"
 
 
 def rewrite(stage: Scene) -> None:
-    """Delete rows and reuse their ids, edit one, and fail one again, whatever a pass has done with them."""
+    """Delete some rows and reuse their ids, edit one row, and mark one as failed again, whatever their statuses are."""
     for message_id, other in REUSED.items():
         row = scene.message(message_id, "failed") | {"created_at": CREATED_AT, "updated_at": CREATED_AT, **other}
         stage.application.execute("DELETE FROM pending_messages WHERE id = ?", message_id)
@@ -56,7 +56,7 @@ def check(stage: Scene, api: Api, before: int) -> None:
 
     Args:
         stage: the database.
-        api: what received the requests.
+        api: the API.
         before: the number of requests before the application rewrote its rows.
     """
     rows = {row["id"]: row for row in stage.application.execute("SELECT * FROM pending_messages ORDER BY id")}
@@ -79,7 +79,7 @@ def check(stage: Scene, api: Api, before: int) -> None:
 
 
 def _check_sent_once(stage: Scene, api: Api) -> None:
-    """Check that a text was sent again only after attempts that are unknown or were never sent."""
+    """Check that a text was sent again only after attempts with an unknown outcome."""
     unknown = Counter(
         attempt for (attempt,) in stage.rows("SELECT message_id FROM retrycli_attempts WHERE outcome = 'unknown'")
     )
@@ -91,7 +91,7 @@ def _check_sent_once(stage: Scene, api: Api) -> None:
 
 @dataclass
 class Ground:
-    """Where databases are copied and passes are killed."""
+    """A folder for copies of databases, and a function that runs passes on them."""
 
     folder: Path
     engine: Factory
@@ -101,7 +101,7 @@ class Ground:
 
     @contextmanager
     def empty(self) -> Iterator[str]:
-        """Return the URL of a database with messages and without a pass."""
+        """Yield the URL of a database that no pass has seen yet."""
         folder = self.folder / "start"
         folder.mkdir()
         with self.engine(folder, None) as url:
@@ -111,7 +111,7 @@ class Ground:
 
     @contextmanager
     def copy(self, url: str) -> Iterator[tuple[Scene, Api]]:
-        """Copy a database, with its own API."""
+        """Copy a database, and start an API for it."""
         self.scenes += 1
         folder = self.folder / f"{self.scenes}"
         folder.mkdir()
@@ -126,7 +126,6 @@ class Ground:
         return list(json.loads(listing.read_text()))
 
     def kill(self, stage: Scene, name: str, ahead: timedelta = timedelta(0)) -> None:
-        """Make a pass, and kill it at a point."""
         ended = self.run(Wanted(str(stage.config), ahead.total_seconds(), point=(name, 1)))
         assert ended.killed, f"{name} was not reached"
         wait_until_forgotten(stage)
@@ -158,7 +157,7 @@ def test_rows_may_be_rewritten_after_a_pass_was_killed_at_any_point(
 
 @pytest.mark.long
 def test_a_pass_that_finds_rewritten_rows_may_be_killed_at_any_point(ground: Ground) -> None:
-    """The pass before it was killed with requests in flight, and its claims have expired."""
+    """The previous pass was killed with requests in flight, and its claims have expired."""
 
     @contextmanager
     def rewritten(url: str) -> Iterator[tuple[Scene, Api, int]]:

@@ -1,6 +1,7 @@
-"""An idle pass costs the same whether the tables are empty or hold a million rows, on both databases.
+"""The costs of a pass with large tables, on both databases.
 
-A delivering pass needs the same memory, whether a hundred thousand messages of a million are due or all of a thousand.
+An idle pass must take the same time and memory with a million rows as with empty tables. A delivering pass must need
+the same memory, whether all of a thousand messages are due or a hundred thousand of a million.
 """
 
 from __future__ import annotations
@@ -33,9 +34,8 @@ NOBODY = "http://127.0.0.1:9"
 MOST_TIME = 1.3
 MOST_MEMORY = 1.2
 LIMIT = 1000
-"""The number of messages that the memory tests deliver: more than a pass claims or records in one transaction."""
+"""The number of messages that the memory tests deliver. It exceeds what a pass claims or records in one transaction."""
 
-# SQLite
 
 NUMBERS = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :rows)"
 ROWS = f"""
@@ -56,7 +56,6 @@ FROM pending_messages
 DUE = "UPDATE retrycli_queue SET next_attempt_at = '2025-01-02 03:04:05.000000'"
 A_TENTH = " WHERE message_id % 10 = 0"
 
-# PostgreSQL
 
 TABLE_THERE = """
 CREATE TABLE pending_messages (
@@ -80,7 +79,7 @@ DUE_THERE = "UPDATE retrycli_queue SET next_attempt_at = '2025-01-02 03:04:05Z'"
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The medians of several calls."""
+    """The costs of a call: the fastest of several times, and the medians of the other figures."""
 
     seconds: float
     fastest: float
@@ -90,7 +89,7 @@ class Taken:
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scene]]:
-    """Provide an empty table, two of a million rows, and one of a thousand."""
+    """Provide an empty table, two tables with a million rows, and one with a thousand."""
     folder = tmp_path_factory.mktemp("scale")
     made = {name: _scene(folder / name) for name in ("empty", "waiting", "sent", "thousand")}
     _fill(made["waiting"], "failed", QUEUE)
@@ -98,12 +97,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scene
     _fill(made["thousand"], "failed", QUEUE, rows=LIMIT)
     yield made
     for value in made.values():
-        value.database.unlink()  # 800 MB that pytest would keep for its next three runs
+        value.database.unlink()  # otherwise pytest keeps 800 MB for its next three runs
 
 
 @pytest.fixture(scope="session")
 def idle(scenes: dict[str, Scene]) -> dict[str, Taken]:
-    """Measure calls in turns, over all but the last of these tables."""
+    """Measure idle passes on all scenes except `thousand`."""
     return _idle({name: scenes[name].config for name in ("empty", "waiting", "sent")})
 
 
@@ -111,7 +110,7 @@ def idle(scenes: dict[str, Scene]) -> dict[str, Taken]:
 @pytest.mark.alone
 @pytest.mark.parametrize("million", ["waiting", "sent"])
 def test_an_idle_pass_takes_no_longer_for_a_million_rows(million: str, idle: dict[str, Taken]) -> None:
-    """It measures CPU time, which depends far less than real time on the machine's load."""
+    """CPU time is compared, because it depends far less than real time on the machine's load."""
     assert idle[million].cpu_seconds <= MOST_TIME * idle["empty"].cpu_seconds
 
 
@@ -124,7 +123,7 @@ def test_an_idle_pass_needs_no_more_memory_for_a_million_rows(million: str, idle
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.usefixtures("idle")  # before any is due
+@pytest.mark.usefixtures("idle")  # the idle passes must run before any message is due
 def test_a_pass_over_a_hundred_thousand_due_messages_needs_no_more_memory(scenes: dict[str, Scene]) -> None:
     there = {name: scenes[name] for name in ("thousand", "waiting")}
     there["thousand"].change(DUE)
@@ -139,7 +138,7 @@ def test_a_pass_over_a_hundred_thousand_due_messages_needs_no_more_memory(scenes
 @pytest.mark.long
 @pytest.mark.alone
 def test_an_idle_pass_on_postgresql_takes_no_longer_for_a_million_rows(tmp_path: Path) -> None:
-    """Real time is compared, because the server does most of the work: the fastest pass is the least disturbed."""
+    """Real time is compared, because the server does most of the work. The fastest pass is the least disturbed."""
     with ExitStack() as stack:
         rows = {"empty": 0, "waiting": MILLION, "thousand": LIMIT}
         there = {name: stack.enter_context(_database(tmp_path / f"{name}.toml", row)) for name, row in rows.items()}
@@ -170,7 +169,7 @@ def _scene(folder: Path) -> Scene:
 
 
 def _fill(stage: Scene, status: str, queue: str | None = None, *, rows: int = MILLION) -> None:
-    """Insert this number of rows into a table, and into the queue."""
+    """Insert this number of messages, and optionally their queue rows."""
     stage.make_tables()
     with closing(sqlite3.connect(stage.database)) as connection:
         connection.execute("PRAGMA synchronous = off")
@@ -183,7 +182,7 @@ def _fill(stage: Scene, status: str, queue: str | None = None, *, rows: int = MI
 
 @contextmanager
 def _database(config: Path, rows: int) -> Iterator[Path]:
-    """Create a database with this number of messages, none of them due; return its settings."""
+    """Create a database with this number of messages, none of them due; yield the path of its configuration."""
     with postgresql.database() as url:
         config.write_text(f'[database]\nurl = "{url}"\n[gateway]\nbase_url = "{NOBODY}"\n')
         _execute(config, TABLE_THERE)
@@ -207,7 +206,7 @@ def _execute(config: Path, statement: str, **values: object) -> object:
 
 
 def _with_api(config: Path, url: str) -> Path:
-    """Return the same settings with an API that accepts messages."""
+    """Write a copy of the configuration that uses another API; return its path."""
     other = config.with_name(f"with-api-{config.name}")
     other.write_text(config.read_text().replace(NOBODY, url))
     return other

@@ -1,4 +1,4 @@
-"""A signal under load: requests in flight are recorded, and all other messages wait again."""
+"""A signal during requests: their answers are recorded, and all other messages wait again."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_signal_waits_for_requests_in_flight_records_them_and_starts_no_more(
         gate.wait_until_held(CONCURRENCY)
         process.send_signal(number)
         gate.let_through(1)
-        _poll_until(lambda: _outcomes(stage)["delivered"] == FREE + 1)  # it goes on waiting for the others
+        _poll_until(lambda: _outcomes(stage)["delivered"] == FREE + 1)  # the pass keeps waiting for the other requests
         gate.let_through()
         _, errors = process.communicate(timeout=LONGEST_SECONDS)
     assert process.returncode == exit_code, errors
@@ -83,7 +83,7 @@ def test_a_request_without_an_answer_in_time_is_recorded_as_unknown(
 
     assert _outcomes(stage) == {"delivered": FREE, "unknown": CONCURRENCY}
     _check_all_else_waits_untouched(stage, FREE + CONCURRENCY)
-    # Five in a row open the breaker, and what comes after it is not charged; but all eight may have arrived.
+    # Five failures in a row open the breaker, and later ones use up no retry. But all eight messages may have arrived.
     assert stage.count("pending_messages WHERE retry_count = 1") == 5
     assert stage.count("retrycli_queue WHERE unknown_count = 1") == CONCURRENCY
 
@@ -91,14 +91,14 @@ def test_a_request_without_an_answer_in_time_is_recorded_as_unknown(
 def test_answers_that_arrived_during_a_suspension_are_recorded(
     gate: Gate, server: Sandbox, tmp_path: Path, url: str
 ) -> None:
-    """A virtual machine is moved, or a disk is slow: the time is over before the answers can be read."""
+    """A virtual machine that is moved, or a slow disk, may delay the reading of answers until after the timeout."""
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
     timeout = {"gateway.request_timeout_seconds": 1}
     with stage.start("-m", "retrycli", "run-once", settings=timeout) as process:
         gate.wait_until_held(CONCURRENCY)
         process.send_signal(signal.SIGSTOP)
         gate.let_through()
-        time.sleep(2)  # the timeout, and as long again
+        time.sleep(2)  # twice the timeout
         process.send_signal(signal.SIGCONT)
         _, errors = process.communicate(timeout=LONGEST_SECONDS)
     assert process.returncode == 0, errors
@@ -149,4 +149,4 @@ def _poll_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + LONGEST_SECONDS
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # poll
+        time.sleep(0.01)

@@ -14,7 +14,7 @@ THREADS = 4
 
 
 def test_threads_with_separate_databases_each_create_their_tables(tmp_path: Path) -> None:
-    """Alembic does not support this: concurrent upgrades write to each other's connections."""
+    """Alembic is not thread-safe: concurrent upgrades write to each other's connections."""
     stages = []
     for number in range(THREADS):
         folder = tmp_path / str(number)
