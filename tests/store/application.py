@@ -1,4 +1,4 @@
-"""The application whose table retrycli uses: its tables as a real one has them, and its changes of its own rows.
+"""The application whose table retrycli uses: tables like those of a real application, and its changes to its own rows.
 
 It has its own connections to the database, so a test sees each row as the application does.
 """
@@ -44,9 +44,9 @@ MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 
 TICKET = 12345
-"""The ticket of a message, unless a test sets another."""
+"""The usual ticket of a message."""
 OWN_COLUMNS = ("draft_of", "priority")
-"""Columns that only the application knows."""
+"""Columns that only the application uses."""
 
 
 def naive(time: datetime) -> datetime:
@@ -57,7 +57,7 @@ def naive(time: datetime) -> datetime:
 def messages_table(metadata: MetaData, name: str, schema: str | None = None) -> Table:
     """Define ``pending_messages`` with every column that retrycli uses, and two others.
 
-    The columns that an invalid row lacks may be null here.
+    Nearly all columns are nullable, so that tests can add invalid rows.
     """
     tickets = Table(
         "ticket_states",
@@ -92,7 +92,7 @@ def messages_table(metadata: MetaData, name: str, schema: str | None = None) -> 
 
 
 def bare_table(metadata: MetaData, name: str, schema: str | None = None, *, without: str | None = None) -> Table:
-    """Define a table of only the required columns, or all but one of them."""
+    """Define a table of the required columns, except for `without`."""
     numbers = ("id", "ticket_id", "retry_count")
     columns = [
         Column(column, Integer if column in numbers else Text, primary_key=column == "id")
@@ -107,8 +107,8 @@ class Application:
 
     Args:
         url: the database.
-        table: the name of its table, with its schema if it has one.
-        kind: the type of its table.
+        table: the name of its table, optionally with a schema.
+        kind: builds the definition of its table.
         made: whether the tables exist already.
     """
 
@@ -154,7 +154,6 @@ class Application:
         return [entry["id"] for entry in made]
 
     def change(self, message_id: int, **values: object) -> None:
-        """Change a row, as the application may at any time."""
         self._execute(update(self.table).where(self.table.c.id == message_id).values(values))
 
     def delete(self, *ids: int) -> None:
@@ -189,12 +188,10 @@ class Application:
         self._execute(text(statement), values)
 
     def asked(self, statement: str) -> list[dict[str, Any]]:
-        """Return the result of a query."""
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(text(statement)).mappings()]
 
     def close(self) -> None:
-        """Close the connections."""
         self._engine.dispose()
 
     def _row(self, changes: Mapping[str, object]) -> dict[str, Any]:
@@ -227,17 +224,16 @@ class Application:
 
 
 def hasten(engine: Engine) -> None:
-    """Make SQLite skip waiting for the disk: no test causes a power failure."""
+    """Make SQLite skip waiting for the disk, because no test causes a power failure."""
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
 
 
 def respect_foreign_keys(engine: Engine) -> None:
-    """Make SQLite enforce foreign keys, as the other engines do."""
+    """Make SQLite enforce foreign keys, as PostgreSQL does."""
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = ON"))
 
 
 def is_sqlite(url: str) -> bool:
-    """Return whether a database is a SQLite file."""
     return make_url(url).get_backend_name() == "sqlite"
 
 
@@ -245,7 +241,7 @@ def is_sqlite(url: str) -> bool:
 def opened(
     application: Application, *, url: str | None = None, upgrade: bool = True, patience: int = BUSY_SECONDS
 ) -> Iterator[Database]:
-    """Open the application's database as retrycli does, with its own tables."""
+    """Open the application's database as retrycli does, and create retrycli's own tables."""
     database = Database(url or application.url, application.table_name, patience=patience)
     if database.is_sqlite:
         hasten(database._engine)

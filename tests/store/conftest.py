@@ -1,4 +1,4 @@
-"""The databases of the store's suite: one factory per engine, one database per test."""
+"""Fixtures for the databases of the store's tests: one factory per engine, one database per test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests import postgresql
 from tests.store.application import Application, bare_table, is_sqlite, opened
 
 Factory = Callable[[Path, str | None], AbstractContextManager[str]]
-"""Creates a database in a folder: empty, or a copy of the database at a URL. Yields its URL."""
+"""A function that creates a database in a folder, empty or as a copy of the database at a URL, and yields its URL."""
 
 
 @contextmanager
@@ -48,7 +48,6 @@ def sqlite_file_with_wal(folder: Path, template: str | None) -> Iterator[str]:
 
 @contextmanager
 def postgresql_database(_folder: Path, template: str | None) -> Iterator[str]:
-    """Create a database on the server."""
     with postgresql.database(template) as url:
         yield url
 
@@ -65,24 +64,22 @@ in_every_mode = pytest.mark.parametrize("engine", [*ENGINES, "sqlite-wal"], indi
 
 
 def reusable(url: str) -> AbstractContextManager[object]:
-    """Say that a database does not change any more, so that its copies may be used again."""
+    """Mark a database as unchanged from now on, so that its copies may be reused."""
     return nullcontext() if is_sqlite(url) else postgresql.reusable(url)
 
 
 def file_of(url: str) -> str:
-    """Return the file of a SQLite URL."""
     return str(make_url(url).database)
 
 
 @pytest.fixture(scope="session", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Factory:
-    """Provide the factory of databases for each engine in turn."""
     return FACTORIES[cast("str", request.param)]
 
 
 @pytest.fixture(scope="session")
 def template(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Provide a template with all tables and no message; creating it for each test would take too long."""
+    """Provide a template with all tables and no message, because creating tables for each test would be slow."""
     with engine(tmp_path_factory.mktemp("template"), None) as url:
         made = Application(url)
         with opened(made):
@@ -121,7 +118,7 @@ def bare_application(engine: Factory, tmp_path: Path) -> Iterator[Application]:
 
 @contextmanager
 def application_with(engine: Factory, folder: Path, column: Column[Any]) -> Iterator[Application]:
-    """Provide an application with a column of a given type."""
+    """Open an application whose table has a given column."""
 
     def kind(metadata: MetaData, name: str, schema_name: str | None) -> Table:
         table = bare_table(metadata, name, schema_name)
@@ -145,7 +142,7 @@ def sqlite_application(tmp_path: Path) -> Iterator[Application]:
 
 @pytest.fixture
 def loose_application(tmp_path: Path) -> Iterator[Application]:
-    """Provide an application that stores anything in any column, as only SQLite permits."""
+    """Provide an application whose SQLite table stores values of any type in any column."""
     with sqlite_file(tmp_path, None) as url:
         made = Application(url, kind=bare_table)
         yield made
@@ -154,7 +151,6 @@ def loose_application(tmp_path: Path) -> Iterator[Application]:
 
 @pytest.fixture
 def database(application: Application) -> Iterator[Database]:
-    """Provide the application's database as retrycli opens it."""
     with opened(application) as it:
         yield it
 
@@ -179,9 +175,6 @@ def views(database: Database) -> MessageQueries:
     return MessageQueries(database)
 
 
-# Two databases, between which retrycli's own tables are copied.
-
-
 @dataclass(frozen=True)
 class Sides:
     """Two databases of the application, with retrycli's own tables in both."""
@@ -194,7 +187,7 @@ class Sides:
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Provide a database of each kind with all tables and no message."""
+    """Provide, per engine, a template with all tables and no message."""
     with ExitStack() as until_the_end:
         made = {}
         for kind in ENGINES:
@@ -209,7 +202,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 @contextmanager
 def two(kinds: tuple[str, str], folder: Path, templates: Mapping[str, str]) -> Iterator[Sides]:
-    """Create one database of each kind."""
+    """Open a source and a target, each with its own engine."""
     with ExitStack() as until_the_end:
         both: list[tuple[Application, Database]] = []
         for kind, name in zip(kinds, ("source", "target"), strict=True):
@@ -226,18 +219,19 @@ PAIRS = [
     pytest.param((one, other), id=f"{one}-to-{other}", marks=pytest.mark.long if one == other else ())
     for one, other in product(ENGINES, repeat=2)
 ]
-"""By default, each engine is the source once and the target once."""
+"""Each engine is the source once and the target once by default. Copies within one engine run only in the long tests.
+"""
 
 
 @pytest.fixture(params=PAIRS)
 def sides(request: pytest.FixtureRequest, tmp_path: Path, templates: dict[str, str]) -> Iterator[Sides]:
-    """Provide each combination of source and target."""
+    """Provide two databases, for each combination of engines."""
     with two(cast("tuple[str, str]", request.param), tmp_path, templates) as made:
         yield made
 
 
 @pytest.fixture
 def to_postgresql(tmp_path: Path, templates: dict[str, str]) -> Iterator[Sides]:
-    """Provide a move from a file, which stores anything, to a server, which does not."""
+    """Provide a move from SQLite, which stores a value of any type in any column, to PostgreSQL, which does not."""
     with two(("sqlite", "postgresql"), tmp_path, templates) as made:
         yield made

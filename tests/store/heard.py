@@ -1,4 +1,4 @@
-"""The statements that a database receives, as recorded by a test."""
+"""A recorder of the statements that a database receives."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ from retrycli.store.connection import OWN_SETTINGS
 from retrycli.store.database import Database
 
 BEGINNINGS = ("BEGIN", OWN_SETTINGS)
-"""Statements at the beginning of transactions."""
+"""The statements with which a transaction may begin."""
 
 
 @contextmanager
 def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    """Record the statements sent to the database meanwhile: each in one line, with its values."""
+    """Record the statements that the database receives in the block, each as one line with its values."""
     heard: list[tuple[str, Any]] = []
 
     def hear(_connection: object, _cursor: object, statement: str, values: object, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""retrycli's own tables as the tests fill and read them."""
+"""Functions that fill and read retrycli's own tables."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 PASS = Claim("the-pass", NOON + 13 * MINUTE)
-"""The claim that the pass holds in most tests."""
+"""The claim of the pass in most tests."""
 FAILED_AT = NOON - 15 * MINUTE
 
 
 def entry(message_id: int, *, at: datetime = NOON, failed_at: datetime = FAILED_AT) -> tuple[Decision, datetime, int]:
-    """Return the enrolment of a message that is due at a time."""
+    """Return the enrolment of a message that is due at `at`."""
     return Decision(message_id, Transition.enrolled(at)), failed_at, TICKET
 
 
 def enrol(database: Database, ids: Iterable[int], *, at: datetime = NOON, failed_at: datetime = FAILED_AT) -> None:
-    """Enrol messages, due at a time."""
+    """Enrol messages that are due at `at`."""
     Enrolment(database).enrol([entry(message_id, at=at, failed_at=failed_at) for message_id in ids], NOON - HOUR)
 
 
 def retire(enrolment: Enrolment, span: IdRange) -> int:
-    """Retire a range; the number of messages that left the queue."""
+    """Retire a range; return the number of messages that left the queue."""
     queued = select(func.count()).select_from(schema.queue)
     before = enrolment._database.rows(queued)[0][0]
     enrolment.retire(span)
@@ -42,7 +42,7 @@ def retire(enrolment: Enrolment, span: IdRange) -> int:
 
 
 def queue_rows(database: Database) -> dict[int, dict[str, Any]]:
-    """Return the queue's rows by message."""
+    """Return the queue's rows by message id."""
     return {row["message_id"]: row for row in _all(database, schema.queue)}
 
 

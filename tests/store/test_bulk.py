@@ -1,4 +1,4 @@
-"""Updates of many rows, each with its own values: row by row in a file, and together on a server."""
+"""Updates of many rows, each with its own values: SQLite gets one statement per row, PostgreSQL one for all rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def note_errors(kind: TypeEngine[str], *, alike: Collection[str] = ("error",)) -> BulkStatement:
-    """Give attempts their own errors, if any, and a common outcome."""
+    """Set the error of each attempt, or "none" if it has no error, and one common outcome."""
 
     def make(of: Values) -> Update:
         error = func.coalesce(of["error"], "none")
@@ -50,7 +50,6 @@ def _attempts(database: Database) -> None:
 
 @pytest.mark.parametrize("kind", [Text(), NullType()], ids=["known", "unknown"])
 def test_each_row_gets_its_own_values(database: Database, kind: TypeEngine[str]) -> None:
-    """This holds also if a value's type is unknown, and with further values in a row."""
     rows: list[dict[str, object]] = [
         {"message_id": 1, "error": "{a, \"b'"},
         {"error": None, "message_id": 3},
@@ -62,7 +61,7 @@ def test_each_row_gets_its_own_values(database: Database, kind: TypeEngine[str])
 
 
 def test_a_text_is_written_unchanged(database: Database) -> None:
-    """This includes characters with a special meaning in a server's array of texts."""
+    """PostgreSQL gets the texts in one array, in which some characters have a special meaning."""
     for error, others in product(["", NULL, SEPARATOR, f"a{SEPARATOR}{NULL}", "\n\\,é"], [0, 2]):
         rows: list[dict[str, object]] = [{"message_id": 1 + number, "error": None} for number in range(others)]
         with database.write() as connection:

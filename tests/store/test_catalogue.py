@@ -1,4 +1,4 @@
-"""Operators for which SQLAlchemy has unusual SQL. See `tests/cli/test_search_path.py` for all commands."""
+"""SQL operators that a hostile search path may replace. `tests/cli/test_search_path.py` covers all commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = selection.c.table_name
 
 @pytest.fixture
 def trapped(application: Application) -> Application:
-    """Provide an application with traps in its search path and the table ``pending_messages``."""
+    """Provide an application whose search path contains malicious operators."""
     traps.plant(application.url)
     return application
 

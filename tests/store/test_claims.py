@@ -1,4 +1,4 @@
-"""Claims: the permission to send a message, and what is recorded. A pass that comes too late changes nothing."""
+"""Claims: the exclusive right to send a message, and the record of each attempt."""
 
 from __future__ import annotations
 
@@ -50,13 +50,12 @@ def begin(
     fit: Callable[[QueuedMessage], bool] = lambda _: True,
     made_by: str = "pass",
 ) -> list[QueuedMessage | UnusableMessage]:
-    """Begin attempts at claimed messages."""
     pass_id = claim.owner if made_by == "pass" else None
     return claims.results.begin(claim, ids, made_by=made_by, pass_id=pass_id, now=NOON, fit=fit)
 
 
 def send(database: Database, ids: Sequence[int], claim: Claim = PASS) -> Claims:
-    """Bring messages to the state of a request in flight."""
+    """Enrol, claim and begin messages, as if their requests were in flight."""
     claims = Claims(database)
     enrol(database, ids)
     assert sorted(claims.claim(claim, NOON, len(ids))) == sorted(ids)
@@ -65,7 +64,7 @@ def send(database: Database, ids: Sequence[int], claim: Claim = PASS) -> Claims:
 
 
 def escalate(database: Database, message_id: int, *, at: datetime = NOON - HOUR) -> None:
-    """Add a message and escalate it."""
+    """Enrol a message as escalated."""
     settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
     Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], at)
 
@@ -74,13 +73,9 @@ def ids_of(messages: Sequence[QueuedMessage | UnusableMessage]) -> list[int]:
     return [message.message_id for message in messages]
 
 
-# Claiming.
-
-
 def test_the_message_that_has_waited_longest_is_claimed_first(
     application: Application, database: Database, claims: Claims
 ) -> None:
-    """Messages with the same wait are sorted by id."""
     application.add_all([{}] * 6)
     enrol(database, [5, 2], at=NOON - MINUTE)
     enrol(database, [4, 1], at=NOON - 2 * MINUTE)
@@ -94,7 +89,6 @@ def test_the_message_that_has_waited_longest_is_claimed_first(
 def test_due_messages_are_claimed_and_counted(
     application: Application, database: Database, claims: Claims, late: timedelta, *, due: bool
 ) -> None:
-    """This is exact to the microsecond, and nothing else is claimed."""
     application.add()
     enrol(database, [1], at=NOON + late)
     assert claims.count_due(NOON) == int(due)
@@ -119,7 +113,6 @@ def test_claims_at_most_the_requested_number(
 
 
 def test_a_claim_records_its_owner_and_its_lease(application: Application, database: Database, claims: Claims) -> None:
-    """It writes nothing else, no other row, and nothing in the application's table."""
     application.add_all([{}, {}])
     enrol(database, [1])
     enrol(database, [2], at=NOON + HOUR)
@@ -135,7 +128,7 @@ def test_a_claim_records_its_owner_and_its_lease(application: Application, datab
 def test_a_claimed_message_is_not_claimed_again(
     application: Application, database: Database, claims: Claims, claim: Claim
 ) -> None:
-    """This holds also for a lapsed claim: `take_over_expired` handles it, and checks its attempt."""
+    """A claim that has expired may have an unfinished attempt, so only `take_over_expired` may hand it out."""
     application.add()
     enrol(database, [1])
     assert claims.claim(PASS, NOON, 10) == [1]
@@ -152,13 +145,13 @@ def test_an_escalated_message_is_not_claimed(application: Application, database:
 
 @contextmanager
 def two_sides(application: Application) -> Iterator[list[Database]]:
-    """Open the same database twice, independently."""
+    """Open the same database twice, with separate connections."""
     with ExitStack() as stack:
         yield [stack.enter_context(opened(application)) for _ in range(2)]
 
 
 def side_by_side(work: Callable[[int], None]) -> None:
-    """Run the same work in two threads, started at the same moment, and raise any error."""
+    """Run the same work in two threads that start at the same time, and raise the first error."""
     start, failures = Barrier(2), []
 
     def run(side: int) -> None:
@@ -179,7 +172,6 @@ def side_by_side(work: Callable[[int], None]) -> None:
 
 @in_every_mode
 def test_two_concurrent_claims_never_get_the_same_message(application: Application) -> None:
-    """Each message is claimed by one of them."""
     got: list[list[int]] = [[], []]
     application.add_all([{}] * 60)
     with two_sides(application) as sides:
@@ -200,7 +192,7 @@ def test_two_concurrent_claims_never_get_the_same_message(application: Applicati
 
 @in_every_mode
 def test_two_concurrent_manual_claims_never_both_get_one_message(application: Application) -> None:
-    """The later one is refused, or finds that it holds nothing."""
+    """If both sides read the message as free, the later claim changes no row, and `begin` returns no message."""
     ids = range(1, 21)
     begun: list[list[int]] = [[], []]
     refused: list[list[int]] = [[], []]
@@ -243,7 +235,7 @@ def test_two_concurrent_recoveries_never_get_the_same_message(application: Appli
 
 @in_every_mode
 def test_two_concurrent_enrolments_enrol_each_message_once(application: Application) -> None:
-    """An operator's `retry` and a pass may both find a message new."""
+    """An operator's `retry` and a pass may both try to enrol a new message."""
     application.add_all([{}] * 30)
     with two_sides(application) as sides:
 
@@ -253,9 +245,6 @@ def test_two_concurrent_enrolments_enrol_each_message_once(application: Applicat
 
         side_by_side(enrol_all)
         assert queue_rows(sides[0]).keys() == set(range(1, 31))
-
-
-# Claiming one, by hand.
 
 
 @pytest.mark.parametrize("at", [NOON, NOON + HOUR])
@@ -273,7 +262,6 @@ def test_a_manual_claim_ignores_the_wait(
 def test_an_escalated_message_can_be_claimed_manually(
     application: Application, database: Database, claims: Claims
 ) -> None:
-    """It keeps the reason for which it was escalated."""
     application.add()
     escalate(database, 1)
     before = queue_rows(database)[1]
@@ -305,7 +293,7 @@ def test_a_message_that_is_not_failed_is_not_claimed(
 def test_a_message_that_is_being_sent_is_not_claimed(
     application: Application, database: Database, now: datetime
 ) -> None:
-    """The sender is named. A lapsed claim is also left to the next pass: the message may have arrived."""
+    """Even an expired claim is left to the next pass, because the message may have been delivered."""
     application.add()
     claims = send(database, [1])
     before = queue_rows(database)
@@ -322,9 +310,6 @@ def test_a_message_missing_from_the_queue_is_not_claimed(
     claims.claim_one(HAND, 1, NOON)
     assert begin(claims, [1], HAND, made_by="ada") == []
     assert queue_rows(database) == {}
-
-
-# Beginning attempts.
 
 
 def test_an_attempt_is_recorded_before_anything_is_sent(
@@ -382,7 +367,7 @@ def test_messages_are_loaded_completely_in_the_requested_order(
 
 
 def test_attempts_are_numbered_per_message(application: Application, database: Database, claims: Claims) -> None:
-    """This holds also after a time in which the message belonged to the application."""
+    """Numbering continues after a message has left the queue and returned."""
     application.add_all([{}, {}])
     numbers = []
     enrol(database, [2])
@@ -413,7 +398,6 @@ def test_a_message_that_the_application_took_back_is_not_begun_and_leaves_the_qu
 
 
 def take_back(application: Application, message_id: int, status: str) -> None:
-    """Give a message another status, or delete it."""
     if status == "deleted":
         application.delete(message_id)
     else:
@@ -463,8 +447,6 @@ def test_beginning_nothing_is_valid(application: Application, database: Database
     assert begin(claims, []) == []
     assert queue_rows(database).keys() == {1}
 
-
-# Recording: each transition sets exactly its own fields.
 
 FREE: dict[str, Any] = {"claimed_by": None, "claim_expires_at": None}
 WAITING = FREE | {"state": "waiting"}
@@ -528,7 +510,7 @@ def settled(message_id: int, transition: Transition, outcome: Outcome | None = D
 def with_fingerprint(
     application: Application, message_id: int, queued: dict[str, Any] | None, transition: Transition
 ) -> dict[str, Any] | None:
-    """Return the queue's row of an escalated message with its fingerprint and its row's values."""
+    """Add the columns that `record` stores for an escalated message: its fingerprint, and the values of its row."""
     if queued is None or transition.reason is None:
         return queued
     seen = "retry_count AS seen_count, last_error AS seen_error, CAST(updated_at AS TEXT) AS seen_updated_at"
@@ -537,7 +519,7 @@ def with_fingerprint(
 
 
 def as_written(application: Application, changes: dict[str, Any]) -> dict[str, Any]:
-    """Return values as the database shows them after a write by the application."""
+    """Return values as the database returns them after the application has written them."""
     if "sent_at" not in changes:
         return changes
     model = application.add(status="sent", sent_at=naive(changes["sent_at"]))
@@ -554,7 +536,6 @@ def test_a_transition_sets_only_its_own_fields(
     row: dict[str, Any],
     queued: dict[str, Any] | None,
 ) -> None:
-    """It sets them in the application's row and in the queue's, and changes no other row."""
     application.add_all([{"retry_count": 3}, {"retry_count": 3}, {"status": "sent"}])
     expected = as_written(application, row)
     claims = send(database, [1, 2])
@@ -569,7 +550,7 @@ def test_a_transition_sets_only_its_own_fields(
 
 
 def test_transitions_of_many_messages_are_independent(application: Application, database: Database) -> None:
-    """One transaction may settle many messages with different transitions."""
+    """One transaction may record different transitions for many messages."""
     ids = range(1, len(TRANSITIONS) + 1)
     application.add_all([{"retry_count": 3}] * len(ids))
     expected = {number: as_written(application, row) for number, (_, row, _) in zip(ids, TRANSITIONS, strict=True)}
@@ -630,7 +611,6 @@ OUTCOMES: list[tuple[Outcome, timedelta | None, dict[str, Any]]] = [
 
 
 def test_an_attempt_receives_its_outcome(application: Application, database: Database) -> None:
-    """The values from its start are kept, and so are the attempts at other messages."""
     ids = range(1, len(OUTCOMES) + 1)
     application.add_all([{}] * len(ids))
     claims = send(database, ids)
@@ -680,11 +660,8 @@ def test_recording_nothing_is_valid(claims: Claims) -> None:
     assert claims.results.record(PASS, [], NOON).lost == set()
 
 
-# Recording too late.
-
-
 def test_a_lost_claim_changes_nothing(application: Application, database: Database) -> None:
-    """Neither rows, nor queue, nor history change: another pass owns the message and its attempt."""
+    """Another pass owns the message and its attempt, so a late result must not overwrite them."""
     ids = range(1, len(TRANSITIONS) + 1)
     application.add_all([{}] * len(ids))
     claims = send(database, ids)
@@ -702,7 +679,7 @@ def test_a_lost_claim_changes_nothing(application: Application, database: Databa
 def test_a_lost_claim_leaves_a_withdrawn_message_to_its_owner(
     application: Application, database: Database, status: str
 ) -> None:
-    """The owner's attempt may still be in progress."""
+    """The new owner's attempt may still be in progress."""
     application.add()
     claims = send(database, [1])
     claims.take_over_expired(OTHER, PASS.expires_at, 10)
@@ -729,11 +706,11 @@ TAKEN_BACK = [
     *product(OTHER_STATUSES, [Transition.delivered()]),
     *(("approved", transition) for transition, _, _ in TRANSITIONS[1:]),
 ]
-"""A status that the application wrote while a message was sent, and what the pass then records."""
+"""A status that the application wrote during an attempt, and the transition that the pass then records."""
 
 
 def test_a_status_written_by_the_application_meanwhile_is_kept(application: Application, database: Database) -> None:
-    """The message is no longer retrycli's, but its history has the outcome of the attempt."""
+    """The message has left retrycli's control, but its history still shows the outcome of the attempt."""
     ids = range(1, len(TAKEN_BACK) + 1)
     other = len(TAKEN_BACK) + 1
     application.add_all([{}] * other)
@@ -791,11 +768,7 @@ def test_a_message_without_its_queue_row_is_reported(application: Application, d
     assert changed == {}
 
 
-# Giving back.
-
-
 def test_a_released_message_waits_as_before(application: Application, database: Database, claims: Claims) -> None:
-    """Claims of others are not released."""
     application.add_all([{}] * 4)
     enrol(database, [1, 2, 3, 4])
     before = queue_rows(database)
@@ -825,7 +798,6 @@ def test_a_released_escalated_message_is_escalated_again(
 def test_an_escalated_message_whose_manual_attempt_failed_is_escalated_again(
     application: Application, database: Database, claims: Claims, unknown_count: int | None
 ) -> None:
-    """It keeps its reason and its time; its row is unchanged."""
     application.add()
     escalate(database, 1)
     before = queue_rows(database)[1]
@@ -850,9 +822,6 @@ def test_an_escalated_message_that_was_delivered_manually_leaves_the_queue(
     assert queue_rows(database) == {}
 
 
-# Taking over from the dead.
-
-
 def taken(lapsed: list[ExpiredClaim]) -> list[tuple[int, str | None]]:
     return [(claim.message.message_id, claim.attempt_by) for claim in lapsed]
 
@@ -874,7 +843,7 @@ def test_a_claim_lapses_exactly_when_its_lease_ends(application: Application, da
 def test_a_lapsed_message_names_its_last_sender(
     application: Application, database: Database, claims: Claims, made_by: str | None, *, earlier: bool
 ) -> None:
-    """It is None if nobody had begun to send, even if there were earlier attempts."""
+    """The sender is None if the expired claim has no attempt, even if there were earlier attempts."""
     application.add()
     enrol(database, [1])
     if earlier:
@@ -912,7 +881,6 @@ def test_an_escalated_message_whose_manual_claim_lapsed_is_escalated_again(
 def test_a_lapsed_message_that_was_withdrawn_leaves_the_queue(
     application: Application, database: Database, claims: Claims, *, begun: bool
 ) -> None:
-    """Its attempt, if there was one, ends as unknown."""
     taken_back = dict(enumerate([*OTHER_STATUSES, "deleted"], start=1))
     other = len(taken_back) + 1
     ids = [*taken_back, other]
@@ -950,7 +918,7 @@ def test_takes_over_at_most_the_requested_number(application: Application, datab
 
 
 def test_locked_rows_are_left_and_the_others_are_recorded(application: Application, database: Database) -> None:
-    """The recovery does not wait for them; after they are unlocked, they are recorded as usual."""
+    """A result whose row the application has locked is recorded in a later call, so that it delays no other result."""
     if database.is_sqlite:
         pytest.skip("in a file one transaction that writes goes after the other")
     application.add_all([{}, {}, {}])
@@ -974,7 +942,6 @@ def test_locked_rows_are_left_and_the_others_are_recorded(application: Applicati
 
 
 def test_withdrawn_messages_do_not_hide_others(application: Application, database: Database) -> None:
-    """Any number of them may come first."""
     application.add_all([{}] * 6)
     claims = send(database, range(1, 7))
     application.delete(1, 2, 3, 4)
@@ -992,11 +959,8 @@ def test_waiting_and_escalated_messages_are_not_taken_over(
     assert claims.take_over_expired(OTHER, NOON + 1000 * HOUR, 10) == []
 
 
-# Whether a message is failed.
-
-
 def test_a_message_is_failed_if_sql_compares_its_status_as_equal(engine: Factory, tmp_path: Path) -> None:
-    """Python may compare it as different; every pass would send it."""
+    """If Python compared the status, the message might never become sent, and every pass would send it."""
     kind = CHAR(12).with_variant(String(collation="NOCASE"), "sqlite")
     with application_with(engine, tmp_path, Column("status", kind)) as made:
         made.add(status="FAILED" if is_sqlite(made.url) else "failed")
@@ -1012,11 +976,8 @@ def test_a_message_is_failed_if_sql_compares_its_status_as_equal(engine: Factory
         assert made.row(1)["status"].rstrip() == "sent"
 
 
-# What last_error takes.
-
-
 def test_a_not_null_error_column_is_emptied_when_a_message_is_sent(engine: Factory, tmp_path: Path) -> None:
-    """Tables made by Django have such a column."""
+    """Django creates text columns that are NOT NULL."""
     with application_with(engine, tmp_path, Column("last_error", Text, nullable=False)) as made:
         made.add_all([{}, {}])
         with opened(made) as database:
@@ -1027,7 +988,7 @@ def test_a_not_null_error_column_is_emptied_when_a_message_is_sent(engine: Facto
 
 @pytest.mark.parametrize("kind", [String(12), CHAR(12)], ids=["varchar", "char"])
 def test_an_error_is_truncated_to_its_columns_length(engine: Factory, tmp_path: Path, kind: TypeEngine[Any]) -> None:
-    """A server would refuse it; a file stores it in full."""
+    """PostgreSQL would refuse the longer text; SQLite stores it in full."""
     long = Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 422: ü and so on")
     with application_with(engine, tmp_path, Column("last_error", kind)) as made:
         made.add_all([{}, {}])
@@ -1037,9 +998,6 @@ def test_an_error_is_truncated_to_its_columns_length(engine: Factory, tmp_path: 
         written = [row["last_error"] for row in made.rows().values()]
         whole = ["HTTP 422: ü and so on", "Rejected by somebody: no"]
         assert written == (whole if is_sqlite(made.url) else [text[:12] for text in whole])
-
-
-# When a message was sent.
 
 
 def as_text(time: datetime) -> str:
@@ -1056,7 +1014,7 @@ def as_text(time: datetime) -> str:
 def test_sent_at_is_written_in_the_format_of_its_column(
     engine: Factory, tmp_path: Path, sent_at: TypeEngine[Any], of: Callable[[datetime], object], *, whole: bool
 ) -> None:
-    """It is in UTC; as text it has one format, with or without fractions of a second, so that it sorts."""
+    """Text times need one format, with and without fractions of a second, so that they sort."""
     at = ANSWERED_AT.replace(microsecond=0) if whole else ANSWERED_AT
     with application_with(engine, tmp_path, Column("sent_at", sent_at)) as made:
         made.add()
@@ -1091,11 +1049,7 @@ def test_without_a_sent_at_column_none_is_written(bare_application: Application)
     assert changed == {1: {"status": "sent", "last_error": None}}
 
 
-# Plans: a pass with nothing due is short, however many messages wait.
-
-
 def plan_of(database: Database, statement: tuple[str, Any]) -> str:
-    """Return SQLite's query plan."""
     text, values = statement
     with database.read() as connection:
         return "\n".join(str(row[3]) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values))
@@ -1112,7 +1066,7 @@ def plan_of(database: Database, statement: tuple[str, Any]) -> str:
 def test_due_messages_are_found_by_their_index(
     sqlite_application: Application, ask: Callable[[Claims], object]
 ) -> None:
-    """It reads no other part of the queue, and does not sort."""
+    """A pass with no due messages must stay fast even if many messages are waiting."""
     sqlite_application.add_all([{}] * 20)
     with opened(sqlite_application) as database:
         enrol(database, range(1, 21), at=LATER)
@@ -1127,7 +1081,7 @@ def test_due_messages_are_found_by_their_index(
 
 
 def plan_when_asked(application: Application, ask: Callable[[Claims], object], beginning: str) -> str:
-    """Return SQLite's query plan for the first statement with this beginning."""
+    """Return SQLite's query plan for the first statement that starts with `beginning`."""
     application.add_all([{}] * 20)
     with opened(application) as database:
         enrol(database, range(1, 21))
@@ -1143,7 +1097,7 @@ def test_claimed_messages_are_found_only_among_those_being_sent(sqlite_applicati
 
 
 def test_earlier_messages_of_a_ticket_are_found_by_its_index(sqlite_application: Application) -> None:
-    """Any number of messages of other tickets may wait."""
+    """Many messages of other tickets may be waiting, and must not be scanned."""
     per_ticket_order = FairShare(16, per_ticket_order=True)
     plan = plan_when_asked(sqlite_application, lambda claims: claims.claim(PASS, NOON, 16, per_ticket_order), "SELECT")
     assert "SEARCH retrycli_queue USING COVERING INDEX retrycli_queue_due (state=? AND next_attempt_at<?)" in plan
@@ -1151,13 +1105,13 @@ def test_earlier_messages_of_a_ticket_are_found_by_its_index(sqlite_application:
 
 
 def test_the_first_message_of_a_ticket_is_found_by_its_index(sqlite_application: Application) -> None:
-    """Any number of its messages may wait behind it: they are read in their order, up to the first."""
+    """Many messages of the ticket may be waiting behind its first one, and must not be scanned."""
     plan = plan_when_asked(sqlite_application, lambda claims: claims.claim_first_of(PASS, NOON, {"7"}), "SELECT")
     assert plan == "SEARCH retrycli_queue USING INDEX retrycli_queue_ticket (ticket=?)"
 
 
 def test_a_missing_index_would_be_detected(sqlite_application: Application) -> None:
-    """The test above can fail."""
+    """This proves that `test_due_messages_are_found_by_their_index` can fail."""
     with opened(sqlite_application) as database:
         with statements(database) as heard:
             Claims(database).claim(PASS, NOON, 10)

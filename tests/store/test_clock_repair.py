@@ -1,4 +1,4 @@
-"""A clock that was a month ahead and has been corrected: times written by it delay nothing."""
+"""The repair after a clock was a month ahead: times that it wrote must delay nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def try_it(
     pass_id: str | None = "ahead",
     throttled: bool = False,
 ) -> None:
-    """Attempt a queued message, with this outcome: it waits until it is due, or is escalated."""
+    """Attempt a queued message. Reschedule it to `due`, escalate it if `due` is None, or release it."""
     claims, claim = Claims(database), Claim("somebody", at + LEASE)
     claims.claim_one(claim, message_id, at)
     begun = claims.results.begin(claim, [message_id], made_by="somebody", pass_id=pass_id, now=at, fit=lambda _: True)
@@ -71,9 +71,6 @@ def due_of(database: Database) -> dict[int, datetime | None]:
     return {message_id: row["next_attempt_at"] for message_id, row in queue_rows(database).items()}
 
 
-# What shows it.
-
-
 def test_does_nothing_if_no_time_is_in_the_future(database: Database, ledger: Ledger) -> None:
     assert repair_clock_skew(database, NOW, LEASE) is None
     began(ledger, at=NOON)
@@ -81,7 +78,7 @@ def test_does_nothing_if_no_time_is_in_the_future(database: Database, ledger: Le
 
 
 def test_small_clock_differences_are_ignored(database: Database, ledger: Ledger, application: Application) -> None:
-    """This includes hosts a minute apart: a living pass loses nothing."""
+    """The clocks of two hosts may differ by a minute. A repair would then shorten the claims of a living pass."""
     message = application.add()
     began(ledger, at=NOW + MINUTE)
     enrol(database, message, failed_at=NOON, due=NOW)
@@ -105,7 +102,7 @@ def test_a_pass_with_a_wrong_clock_is_found_behind_others(database: Database, le
 def test_a_manual_attempt_reveals_a_wrong_clock_and_its_claim_lapses(
     database: Database, application: Application
 ) -> None:
-    """Its process died, and there was no pass."""
+    """The process of the manual attempt has died, and no pass has run."""
     message = application.add()
     enrol(database, message, failed_at=NOON - HOUR, due=NOON)
     claims, claim = Claims(database), Claim("by hand", AHEAD + LEASE)
@@ -130,12 +127,8 @@ def test_an_action_reveals_a_wrong_clock(database: Database, application: Applic
     assert due_of(database) == {message: NOW + 15 * MINUTE}
 
 
-# Waits.
-
-
 @pytest.fixture
 def wrong(database: Database, ledger: Ledger) -> Database:
-    """Provide a database after a pass with the wrong clock."""
     began(ledger)
     return database
 
@@ -149,7 +142,7 @@ def test_an_attempted_message_waits_its_intended_time(wrong: Database, applicati
 
 
 def test_an_enrolled_message_waits_its_intended_time(wrong: Database, application: Application) -> None:
-    """The application's clock was ahead too, or its table has no times."""
+    """The application's clock may also have been ahead, or its table may have no times."""
     dated, undated = application.add(), application.add()
     enrol(wrong, dated, failed_at=AHEAD - MINUTE, due=AHEAD + 14 * MINUTE)
     enrol(wrong, undated, failed_at=AHEAD, due=AHEAD)
@@ -170,7 +163,7 @@ def test_a_message_waits_its_intended_time_also_after_its_pass_was_pruned(
 def test_a_message_attempted_without_success_waits_its_intended_time(
     wrong: Database, ledger: Ledger, application: Application
 ) -> None:
-    """The API requested a rest, and each message kept its time: just enrolled, enrolled earlier, or attempted."""
+    """The API throttled the requests, so new, earlier and rescheduled messages kept their due times."""
     fresh, taken_in, tried = (application.add() for _ in range(3))
     for message_id in (fresh, taken_in, tried):
         enrol(wrong, message_id, failed_at=AHEAD, due=AHEAD)
@@ -193,7 +186,7 @@ def test_a_wait_that_ended_only_by_the_wrong_clock_continues(wrong: Database, ap
 
 
 def test_a_wait_shorter_than_its_pass_is_kept(wrong: Database, application: Application) -> None:
-    """It starts with the pass, and the attempt ended later than it."""
+    """A wait is counted from the start of its pass, so it may be shorter than the time until the attempt ended."""
     message = application.add()
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
     try_it(wrong, message, at=AHEAD + 5 * MINUTE, due=AHEAD + MINUTE)
@@ -202,7 +195,7 @@ def test_a_wait_shorter_than_its_pass_is_kept(wrong: Database, application: Appl
 
 
 def test_a_wait_set_by_a_correct_clock_is_kept(wrong: Database, application: Application) -> None:
-    """They are enrolled, attempted, or attempted manually after their pass. Or the application's clock was wrong."""
+    """Neither a manual attempt nor the application's clock affects a wait that a pass set correctly."""
     taken_in, tried, by_hand, theirs = (application.add() for _ in range(4))
     enrol(wrong, taken_in, failed_at=NOON, due=NOON + 5 * HOUR)
     for message_id in (tried, by_hand):
@@ -226,7 +219,7 @@ def test_a_later_manual_attempt_does_not_hide_the_wait(wrong: Database, applicat
 
 @pytest.mark.parametrize("requeued_at", [NOON, AHEAD])
 def test_a_time_set_by_an_operator_is_kept(wrong: Database, application: Application, requeued_at: datetime) -> None:
-    """This excludes the time "at once"."""
+    """Only a due time that means "now" is corrected."""
     at_once, later = application.add(), application.add()
     named = AHEAD + 24 * HOUR
     for message_id, due in ((at_once, requeued_at), (later, named)):
@@ -241,7 +234,7 @@ def test_a_time_set_by_an_operator_is_kept(wrong: Database, application: Applica
 def test_a_message_that_failed_again_waits_from_then(
     wrong: Database, application: Application, *, requeued: bool
 ) -> None:
-    """This holds whatever happened to its earlier failure, or to another message with its id."""
+    """An earlier failure, or an earlier message with the same id, must not count."""
     message = application.add()
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON - HOUR)
     try_it(wrong, message, at=NOON - MINUTE, due=None)
@@ -274,9 +267,6 @@ def test_corrects_more_than_one_page(wrong: Database, application: Application) 
     assert set(due_of(wrong).values()) == {NOW}
 
 
-# What passes remember.
-
-
 @pytest.mark.parametrize(
     ("breaker", "probe_at"),
     [
@@ -307,7 +297,7 @@ def test_reminders_are_sent_and_no_other_pass_is_thought_to_be_notifying(wrong: 
 
 
 def test_an_escalation_is_not_in_the_future(wrong: Database, application: Application) -> None:
-    """Notifications depend on this time, and a second escalation for the same reason and key has it too."""
+    """Notifications use this time, and a repeated escalation keeps it."""
     application.add()
     enrol(wrong, 1, failed_at=AHEAD, due=AHEAD)
     try_it(wrong, 1, at=AHEAD, pass_id="ahead", due=None)
@@ -324,7 +314,7 @@ def test_a_pause_ends_at_its_intended_time(wrong: Database, ledger: Ledger) -> N
 
 
 def test_the_pass_that_corrects_the_clock_is_the_newest(wrong: Database, ledger: Ledger) -> None:
-    """The times of the others are in the past, in their original order."""
+    """The other passes keep their order, because `last_passes` sorts by time."""
     ledger.finish_pass(PassSummary("ahead", PassResult.COMPLETED), AHEAD, swept_to=7)
     began(ledger, "before", at=NOON - MINUTE)
     began(ledger, "now", at=NOW)

@@ -1,4 +1,4 @@
-"""Copying retrycli's own tables to another database, from each kind to each."""
+"""The copy of retrycli's own tables to another database, for each pair of engines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ATTEMPTS, ACTS, PASSES, PAUSE = (
 
 
 def written(sides: Sides, batch: int = 3) -> dict[str, tuple[int, int, int]]:
-    """Return the rows that a copy adds, changes and removes, by table, without zeros."""
+    """Copy the tables. Return the numbers of added, changed and removed rows by table, without zeros."""
     found = {table.table: (table.added, table.changed, table.removed) for table in copy(sides, batch)}
     return {name: numbers for name, numbers in found.items() if any(numbers)}
 
@@ -62,7 +62,7 @@ def rows_of(database: Database, table: Table) -> dict[tuple[object, ...], Row]:
 
 
 def contents(database: Database) -> dict[str, dict[tuple[object, ...], Row]]:
-    """Return everything that retrycli stores there."""
+    """Return all rows of retrycli's own tables, by table."""
     return {table.name: rows_of(database, table) for table in COPIED}
 
 
@@ -73,7 +73,7 @@ WORDS = ("", "pass", "Zoë", "日本語 🚚", 'a "quote", a \\ and a\ttab\n', "
 TIMES = (
     datetime(2025, 3, 3, 12, 0, 0, 123456, UTC),
     datetime(1999, 12, 31, 23, 59, 59, 999999, UTC),
-    datetime(2025, 10, 26, 2, 30, tzinfo=EAST),  # within the hour that Europe has twice
+    datetime(2025, 10, 26, 2, 30, tzinfo=EAST),  # an hour that exists twice in Europe
     datetime(2038, 1, 19, 3, 14, 8, tzinfo=UTC),
 )
 SIZES = (0, 1, -1, 2**31 - 1, -(2**31))
@@ -81,7 +81,7 @@ BIG = (*SIZES, 2**63 - 1, -(2**63), 2**53 + 1)
 
 
 def sample(table: Table, number: int) -> Row:
-    """Generate a row with all kinds of values that its columns can store, including those of future tables."""
+    """Generate a row with every kind of value that its columns can store. New tables are covered too."""
     return {
         column.name: None if column.nullable and number % 3 == place % 3 else _value(column.type, number + place)
         for place, column in enumerate(table.c)
@@ -106,7 +106,6 @@ def _value(kind: object, number: int) -> object:
 
 
 def _key(kind: object, number: int) -> object:
-    """Return a key that differs for each number."""
     match kind:
         case _UtcDateTime():
             return NOON + number * timedelta(microseconds=1)
@@ -119,7 +118,7 @@ def _key(kind: object, number: int) -> object:
 
 
 KEYS = ("b", "a", "B", "A", "a-b", "ab", "a_b", "ä", "Z", "z", "é", "e", "日", "🚚", "", " ", "10", "9")
-"""Keys that every collation sorts differently, and none by code point."""
+"""Keys that collations sort in different orders."""
 
 
 def fill(database: Database, number: int) -> None:
@@ -130,7 +129,6 @@ def fill(database: Database, number: int) -> None:
 
 
 def test_every_row_of_every_table_arrives_unchanged(sides: Sides) -> None:
-    """The values include times to the microsecond, big ids, nulls, booleans, and texts in any language."""
     fill(sides.source, 40)
     copied = copy(sides, batch=7)
     assert contents(sides.target) == contents(sides.source)
@@ -140,7 +138,7 @@ def test_every_row_of_every_table_arrives_unchanged(sides: Sides) -> None:
 
 @pytest.mark.parametrize("sides", [("postgresql", "postgresql")], indirect=True, ids=["postgresql"])
 def test_planted_functions_in_the_search_path_are_not_run(sides: Sides) -> None:
-    """This covers reading ranges of keys, and adding, changing and removing rows."""
+    """Another role may own a schema in the search path. The copy must not run its functions."""
     for side in (sides.at_source, sides.at_target):
         traps.plant(side.url)
     fill(sides.source, 40)
@@ -164,7 +162,7 @@ def test_empty_tables_are_copied_too(sides: Sides) -> None:
 
 
 def test_text_sorts_alike_on_both_sides(sides: Sides) -> None:
-    """The server may have any collation; otherwise rows would be missed, or added twice."""
+    """In the order of PostgreSQL's collation, a copy would miss rows or add them twice."""
     passes = [sample(PASSES, number) for number in range(len(KEYS))]
     put(sides.source, PASSES, *passes[::2])
     for batch in (1, 2, 5, 1000):
@@ -176,7 +174,7 @@ def test_text_sorts_alike_on_both_sides(sides: Sides) -> None:
 
 
 def test_postgresql_sorts_by_the_c_collation(to_postgresql: Sides) -> None:
-    """The test above detects an error only if the server has a collation."""
+    """`test_text_sorts_alike_on_both_sides` detects an error only if the server's collation differs from "C"."""
     with statements(to_postgresql.target) as seen:
         copy(to_postgresql)
     [asked] = [sql for sql, _ in seen if sql.startswith("SELECT retrycli_passes.id")]
@@ -196,7 +194,7 @@ def test_the_applications_table_is_not_changed(sides: Sides) -> None:
 
 
 def test_identical_rows_are_not_written(sides: Sides) -> None:
-    """Not even a file's write lock is taken."""
+    """A second copy must not even take the target's write lock."""
     fill(sides.source, 20)
     copy(sides)
     with statements(sides.target) as seen:
@@ -223,7 +221,7 @@ def test_only_differing_rows_are_written(sides: Sides) -> None:
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(6, marks=pytest.mark.long)])
 def test_the_target_always_ends_like_the_source(sides: Sides, rounds: int) -> None:
-    """Rows exist on one side only, in clumps, at either end, and changed ones among them; batches are small."""
+    """Gaps and changed rows at any place must not confuse the comparison of ranges."""
     chance = Random(7)
     for _ in range(rounds):
         for database in (sides.source, sides.target):
@@ -243,7 +241,7 @@ def test_the_target_always_ends_like_the_source(sides: Sides, rounds: int) -> No
 
 
 def _mark(table: Table, chance: Random) -> Row:
-    """Return a value by which two rows with one key may differ."""
+    """Return a value that may differ between two rows with the same key."""
     column = next((each for each in table.c if not each.primary_key and not isinstance(each.type, Boolean)), None)
     return {} if column is None else {column.name: _value(column.type, chance.randrange(2))}
 
@@ -266,7 +264,7 @@ def test_an_interrupted_copy_continues(sides: Sides) -> None:
 
 
 def test_no_transaction_exceeds_a_batch(sides: Sides) -> None:
-    """This concerns the target; on the source no transaction stays open meanwhile."""
+    """A long transaction on the target would block its application."""
     put(sides.source, ATTEMPTS, *(sample(ATTEMPTS, number) for number in range(10)))
     seen: list[int] = []
     with seen_by_others(sides.target) as count:
@@ -276,7 +274,7 @@ def test_no_transaction_exceeds_a_batch(sides: Sides) -> None:
 
 @contextmanager
 def seen_by_others(database: Database) -> Iterator[Callable[[str], int]]:
-    """Count the attempts that others can see, over a separate connection."""
+    """Yield a function that counts the committed attempts, over a separate connection."""
     other = Database(database._url.render_as_string(hide_password=False))
 
     def count(name: str) -> int:
@@ -315,7 +313,7 @@ def test_used_ids_are_not_reused(to_postgresql: Sides) -> None:
 
 
 def test_a_table_without_an_id_sequence_is_refused(to_postgresql: Sides) -> None:
-    """Such a table was copied with the application's tables: the next pass would fail."""
+    """A copy of the whole database may lack the sequence. Then the next pass would fail."""
     to_postgresql.at_target.sql("ALTER TABLE retrycli_attempts ALTER COLUMN id DROP DEFAULT")
     to_postgresql.at_target.sql("DROP SEQUENCE retrycli_attempts_id_seq")
     with pytest.raises(
@@ -337,7 +335,7 @@ UNFIT = {
 
 @pytest.mark.parametrize("case", UNFIT)
 def test_a_row_that_does_not_fit_is_named_with_a_remedy(to_postgresql: Sides, case: str) -> None:
-    """Earlier rows are copied, and after the row is fixed the copy continues."""
+    """After the operator has run the suggested UPDATE, the copy continues."""
     column, value, problem = UNFIT[case]
     put(to_postgresql.source, ACTS, *({**sample(ACTS, 1), "id": number, "detail": "good"} for number in range(1, 11)))
     spoil(to_postgresql, f'UPDATE retrycli_acts SET "{column}" = {value} WHERE id = 8')
@@ -386,6 +384,5 @@ def test_invalid_unicode_is_named_between_files_too(tmp_path: Path, templates: d
 
 
 def spoil(sides: Sides, statement: str) -> None:
-    """Change the source in a way that retrycli itself would not."""
     with closing(sqlite3.connect(file_of(sides.at_source.url))) as connection, connection:
         connection.execute(statement)

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 def test_two_databases_are_different(sides: Sides) -> None:
-    """This holds also if one is a copy of the other."""
+    """Two databases are different even if one is a copy of the other."""
     assert not is_same(sides.source, sides.target)
     assert not is_same(sides.target, sides.source)
 
 
 def spellings(url: str, folder: Path) -> Iterator[str]:
-    """Return other URLs of the same database."""
+    """Yield different URLs of the same database."""
     yield url
     if url.startswith("sqlite"):
         path = Path(file_of(url))
@@ -98,7 +98,7 @@ def test_passes_attempts_or_actions_may_be_missing(database: Database) -> None:
 
 
 def test_messages_missing_from_the_target_are_counted(sides: Sides) -> None:
-    """Their state on the target does not matter; messages that are not queued are not counted."""
+    """A message that is on the target with another status has not been left behind."""
     sides.at_source.add_all([{} for _ in range(12)])
     enrol(sides.source, range(1, 11))
     assert left_behind(sides.source, sides.target, batch=3) == (10, 1)

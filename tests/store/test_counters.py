@@ -1,4 +1,4 @@
-"""The totals: their content, that they never decrease, and that no row is read twice."""
+"""The totals: they are correct, never decrease, and count each row once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DAY = timedelta(days=1)
 EARLIER = NOON - HOUR
-"""The default end of an attempt in these tests: early enough to be rolled up."""
+"""The usual end of an attempt, early enough to be rolled up."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ _messages = count(1)
 
 
 def attempt(database: Database, outcome: str | None, *, at: datetime = EARLIER, number: int | None = None) -> None:
-    """Add an attempt that ended at a time, or an unfinished one, with a given id or the next."""
+    """Add an attempt that ended at `at`, or an unfinished one if `outcome` is None."""
     row: dict[str, Any] = {"message_id": next(_messages), "number": 1, "made_by": "pass", "started_at": at}
     if outcome is not None:
         row |= {"finished_at": at, "outcome": outcome}
@@ -49,7 +49,6 @@ def attempt(database: Database, outcome: str | None, *, at: datetime = EARLIER, 
 
 
 def finish(database: Database, outcome: str, *, at: datetime) -> None:
-    """Finish the unfinished attempt."""
     with database.write() as connection:
         connection.execute(
             update(schema.attempts)
@@ -74,8 +73,6 @@ def end_pass(ledger: Ledger, pass_id: str, result: PassResult, *, at: datetime =
 
 NONE = dict.fromkeys(PassResult, 0)
 
-# Attempts.
-
 
 def test_attempts_are_counted_by_outcome_when_they_finish(database: Database, totals: Totals) -> None:
     assert totals.read().attempts == {}
@@ -97,7 +94,7 @@ def test_a_roll_up_changes_no_total(database: Database, totals: Totals) -> None:
 
 
 def test_rolled_up_rows_are_never_read_again(database: Database, totals: Totals) -> None:
-    """Changes of a row that is in the totals have no effect; changes of a later row do."""
+    """The changed outcomes show which rows `read` and `roll_up` read."""
     for _ in range(3):
         attempt(database, "delivered")
     totals.roll_up(NOON)
@@ -127,7 +124,7 @@ def test_attempts_are_found_by_id_without_a_table_scan(database: Database, total
 
 
 def test_a_roll_up_waits_for_an_unfinished_attempt(database: Database, totals: Totals) -> None:
-    """Later attempts are still counted, once."""
+    """`read` must count the attempts after the unfinished one, although they are not rolled up yet."""
     attempt(database, "delivered")
     attempt(database, None)
     attempt(database, "refused")
@@ -140,7 +137,7 @@ def test_a_roll_up_waits_for_an_unfinished_attempt(database: Database, totals: T
 
 
 def test_an_attempt_that_never_finishes_is_abandoned_after_a_day(database: Database, totals: Totals) -> None:
-    """Otherwise all later attempts would be counted again each time."""
+    """Otherwise every later attempt would be read again at each roll-up."""
     attempt(database, None, at=NOON)
     attempt(database, "delivered", at=NOON)
     for later, counted_to in ((GIVEN_UP, 0), (GIVEN_UP + MINUTE, 2)):
@@ -150,7 +147,7 @@ def test_an_attempt_that_never_finishes_is_abandoned_after_a_day(database: Datab
 
 
 def test_lower_ids_may_be_committed_late(database: Database, totals: Totals) -> None:
-    """Another host's transaction gets its ids before it ends: it is not missed if it takes less than ten minutes."""
+    """Another host's transaction gets its ids before its commit, which may be up to ten minutes later."""
     attempt(database, "delivered", at=NOON - SETTLING - MINUTE)
     attempt(database, "delivered", at=NOON - SETTLING, number=10)
     totals.roll_up(NOON)
@@ -174,11 +171,7 @@ def test_two_concurrent_roll_ups_count_each_attempt_once(application: Applicatio
         assert mark(sides[0]) > 0
 
 
-# Forgetting.
-
-
 def test_totals_survive_the_pruning_of_attempts_and_passes(database: Database, ledger: Ledger, totals: Totals) -> None:
-    """It does not matter whether they had been rolled up before."""
     for number in range(6):
         attempt(database, "delivered", at=NOON - (10 - number) * DAY)
         start_pass(ledger, f"p{number}", at=NOON - (10 - number) * DAY)
@@ -197,7 +190,7 @@ def test_totals_survive_the_pruning_of_attempts_and_passes(database: Database, l
 def test_totals_survive_the_pruning_of_a_long_history(
     database: Database, ledger: Ledger, totals: Totals, rolled_up: set[int]
 ) -> None:
-    """Pruning proceeds step by step, past attempts that are kept."""
+    """Pruning proceeds in small steps, and skips attempts that are not old enough."""
     for number in range(12):
         attempt(database, "delivered" if number % 3 else "refused", at=NOON - HOUR if number % 2 else NOON + DAY)
     before = totals.read()
@@ -215,7 +208,6 @@ def test_totals_survive_the_pruning_of_a_long_history(
 def test_uncounted_attempts_are_counted_when_they_are_pruned(
     database: Database, ledger: Ledger, totals: Totals
 ) -> None:
-    """Unsettled attempts come first; pruned ones are counted once."""
     attempt(database, None, at=NOON - HOUR)
     attempt(database, "delivered", at=NOON - HOUR)
     attempt(database, "refused", at=NOON + HOUR)
@@ -230,7 +222,7 @@ def test_uncounted_attempts_are_counted_when_they_are_pruned(
 
 
 def test_the_last_success_survives_the_pruning_of_its_pass(database: Database, ledger: Ledger, totals: Totals) -> None:
-    """It is exact to the second. Incomplete passes, and those that still exist, do not count."""
+    """The total covers only completed passes that have been pruned."""
     assert totals.read().last_success is None
     results = [PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED]
     for number, result in enumerate(results):
@@ -245,7 +237,6 @@ def test_the_last_success_survives_the_pruning_of_its_pass(database: Database, l
 
 
 def test_the_first_start_survives_the_pruning_of_its_pass(ledger: Ledger, totals: Totals) -> None:
-    """Its result and later pruning do not matter."""
     for number in range(4):
         start_pass(ledger, f"p{number}", at=NOON + number * HOUR)
         end_pass(ledger, f"p{number}", PassResult.STOPPED, at=NOON + number * HOUR)
@@ -257,7 +248,7 @@ def test_the_first_start_survives_the_pruning_of_its_pass(ledger: Ledger, totals
 
 
 def test_reused_ids_are_counted(database: Database, ledger: Ledger, totals: Totals) -> None:
-    """SQLite continues after the newest existing row; after pruning everything, it starts from the beginning."""
+    """If all attempts are pruned, SQLite gives their ids to new attempts. The roll-up must not skip them."""
     for _ in range(3):
         attempt(database, "delivered", at=NOON - 2 * DAY)
     totals.roll_up(NOON)
@@ -270,7 +261,7 @@ def test_reused_ids_are_counted(database: Database, ledger: Ledger, totals: Tota
 
 
 def test_reused_ids_are_pruned(database: Database, ledger: Ledger, totals: Totals) -> None:
-    """This holds also if the round has passed them."""
+    """SQLite gives ids of pruned attempts to new attempts. Pruning must return to ids that it has already passed."""
     for _ in range(6):
         attempt(database, "delivered", at=NOON - 2 * DAY)
     assert [prune(ledger._database, NOON - DAY, 2) for _ in range(3)] == [2, 2, 2]
@@ -278,9 +269,6 @@ def test_reused_ids_are_pruned(database: Database, ledger: Ledger, totals: Total
         attempt(database, "refused")
     assert sum(prune(ledger._database, NOON, 2) for _ in range(3)) == 4
     assert totals.read().attempts == {"delivered": 6, "refused": 4}
-
-
-# Passes.
 
 
 def test_passes_are_counted_by_result_when_they_end(ledger: Ledger, totals: Totals) -> None:
@@ -302,15 +290,12 @@ def test_a_dead_pass_is_counted_as_interrupted_by_the_pass_that_finds_it(ledger:
 
 
 def test_a_pass_taken_for_dead_is_counted_once(ledger: Ledger, totals: Totals) -> None:
-    """It was suspended while another pass recorded its end; its counter does not decrease."""
+    """The pass was suspended while another pass marked it as dead. A total must not decrease afterwards."""
     start_pass(ledger, "waits")
     start_pass(ledger, "mine")
     ledger.mark_dead_passes("mine", silent_since=NOON + HOUR)
     end_pass(ledger, "waits", PassResult.SKIPPED)
     assert totals.read().passes == NONE | {"interrupted": 1}
-
-
-# The upgrade.
 
 
 def test_totals_start_with_the_rows_of_older_tables(database: Database) -> None:

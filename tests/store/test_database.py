@@ -74,13 +74,12 @@ OWN_TABLES = {
 
 
 def tables_of(database: Database) -> set[str]:
-    """Return which of retrycli's own tables exist."""
     with database.read() as connection:
         return {name for name in inspect(connection).get_table_names() if name.startswith("retrycli_")}
 
 
 def words_of(url: str, kind: type[RetrycliError], table: str = "pending_messages") -> str:
-    """Return the error of opening this database, creating its tables and reading the application's."""
+    """Return the error that opening a database and reading its tables raises."""
     with pytest.raises(kind) as raised:
         use(url, table)
     text = str(raised.value)
@@ -108,9 +107,6 @@ def _compiled(database: Database) -> object:
         return connection.execute(select(schema.queue.c.message_id)).context.compiled
 
 
-# A database that can't be used.
-
-
 @pytest.mark.parametrize("url", ["sqlite:///{}", "sqlite:///file:{}?uri=true", "sqlite:///file://{}?uri=true&mode=rwc"])
 def test_a_missing_file_is_named_and_not_created(tmp_path: Path, url: str) -> None:
     path = tmp_path / "agent.db"
@@ -121,7 +117,7 @@ def test_a_missing_file_is_named_and_not_created(tmp_path: Path, url: str) -> No
 
 
 def test_a_relative_path_is_shown_in_full(tmp_path: Path) -> None:
-    """It shows in which folder cron looked."""
+    """The full path shows the directory in which cron searched for the file."""
     relative = os.path.relpath(tmp_path / "agent.db")
     assert str(Path(relative).absolute()) in words_of(f"sqlite:///{relative}", DatabaseUnavailable)
 
@@ -142,7 +138,6 @@ def test_a_missing_driver_is_named(tmp_path: Path) -> None:
 
 
 def there(folder: Path, content: bytes) -> Path:
-    """Create a file with some content."""
     path = folder / "agent.db"
     path.write_bytes(content)
     return path
@@ -169,7 +164,7 @@ def test_a_damaged_file_is_reported_as_damaged(sqlite_application: Application) 
 
 
 def test_a_read_only_file_is_reported_with_a_remedy(sqlite_application: Application) -> None:
-    """Root ignores file modes, so the URL says that it is read-only."""
+    """The URL makes the file read-only, because root ignores file modes."""
     url = sqlite_application.url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
     text = words_of(url, DatabaseUnavailable)
     assert file_of(sqlite_application.url) in text
@@ -177,7 +172,7 @@ def test_a_read_only_file_is_reported_with_a_remedy(sqlite_application: Applicat
 
 
 def test_a_read_only_file_can_still_be_read(sqlite_application: Application) -> None:
-    """Reading takes no write lock after the tables exist."""
+    """A command that only reads must not take the write lock."""
     sqlite_application.add()
     with opened(sqlite_application):
         pass
@@ -189,7 +184,6 @@ def test_a_read_only_file_can_still_be_read(sqlite_application: Application) -> 
 
 
 def test_a_lock_held_too_long_by_the_application_is_reported(sqlite_application: Application) -> None:
-    """The URL may set another timeout than the default."""
     sqlite_application.add()
     with opened(sqlite_application, url=sqlite_application.url + "?timeout=0.01") as database:
         with closing(sqlite3.connect(file_of(sqlite_application.url))) as other:
@@ -227,9 +221,6 @@ def test_a_servers_place_hides_the_password() -> None:
     database.close()
 
 
-# Transactions.
-
-
 def test_a_failed_transaction_leaves_nothing(application: Application, database: Database) -> None:
     def fail() -> None:
         with database.write() as connection:
@@ -253,7 +244,6 @@ def test_writes_in_one_block_are_committed_together(application: Application, da
 
 @in_every_mode
 def test_writes_in_one_block_are_rolled_back_together(application: Application, database: Database) -> None:
-    """This includes writes in nested blocks; the next write is independent."""
 
     def fail() -> None:
         with database.transaction():
@@ -270,7 +260,7 @@ def test_writes_in_one_block_are_rolled_back_together(application: Application, 
 
 
 def renamed(database: Database, subject: str) -> Update:
-    """Give all messages another subject, without waiting for the result."""
+    """Return an update of all subjects whose result is not awaited."""
     return update(database.messages).values(subject=subject).execution_options(**NO_RESULT)
 
 
@@ -317,7 +307,6 @@ def test_of_unawaited_writes_nothing_is_committed_if_one_fails(
 
 
 def test_a_block_of_writes_in_a_dry_run_is_not_committed(application: Application, database: Database) -> None:
-    """Neither are later writes."""
     application.add_all([{}, {}])
     with database.rollback_at_end():
         with database.transaction():
@@ -329,7 +318,7 @@ def test_a_block_of_writes_in_a_dry_run_is_not_committed(application: Applicatio
 
 @in_every_mode
 def test_a_dry_run_commits_nothing(untouched: Application) -> None:
-    """This includes the tables that it created and its writes, although it sees both itself."""
+    """The dry run itself sees its tables and writes."""
     untouched.add()
     before = untouched.rows()
     database = Database(untouched.url)
@@ -343,7 +332,7 @@ def test_a_dry_run_commits_nothing(untouched: Application) -> None:
 
 
 def test_a_dry_run_takes_the_write_lock_at_its_start(sqlite_application: Application) -> None:
-    """So it cannot lose the lock to the application later."""
+    """Otherwise the application could take the lock, and a later write of the dry run would fail."""
     sqlite_application.add()
     with opened(sqlite_application) as database, database.rollback_at_end():
         other = sqlite3.connect(file_of(sqlite_application.url), timeout=0)
@@ -365,9 +354,6 @@ def test_a_dry_run_that_fails_commits_nothing_and_releases_the_lock(
         fail()
     enrol(database, [2])
     assert queue_rows(database).keys() == {2}
-
-
-# The application's table.
 
 
 def test_reads_all_columns(database: Database) -> None:
@@ -392,7 +378,6 @@ def test_a_missing_schema_is_named(untouched: Application) -> None:
 
 @pytest.mark.parametrize("column", REQUIRED_COLUMNS)
 def test_a_missing_required_column_is_named(engine: Factory, tmp_path: Path, column: str) -> None:
-    """No other column is reported."""
     with engine(tmp_path, None) as url:
         made = Application(url, kind=partial(bare_table, without=column))
         assert f"has no column {column};" in words_of(url, SchemaMismatch)
@@ -402,7 +387,7 @@ def test_a_missing_required_column_is_named(engine: Factory, tmp_path: Path, col
 @pytest.mark.parametrize("table", ["outbox", "Pending Messages", "helpdesk.pending_messages"])
 def test_the_table_may_have_another_name_and_schema(engine: Factory, tmp_path: Path, table: str) -> None:
     with engine(tmp_path, None) as url:
-        # SQLite has no schemas but those of attached files; its own file's is called main.
+        # In SQLite a schema is an attached file. The schema of the main file is called main.
         made = Application(url, table.replace("helpdesk", "main") if is_sqlite(url) else table, kind=bare_table)
         made.add()
         with opened(made) as database:
@@ -413,7 +398,7 @@ def test_the_table_may_have_another_name_and_schema(engine: Factory, tmp_path: P
 
 
 def deliver(database: Database) -> dict[int, str]:
-    """Enrol every failed message, and deliver it in a pass; return the delivered ones."""
+    """Enrol every failed message and record its delivery; return the new status by id."""
     enrolment, claims = Enrolment(database), Claims(database)
     enrol(database, [message.id for message in MessageQueries(database).messages(Filter())])
     ids = claims.claim(PASS, NOON, 100)
@@ -430,7 +415,7 @@ def deliver(database: Database) -> dict[int, str]:
 
 @pytest.mark.parametrize("column", ["subject", "last_error", "message_type", "ticket_id", "status"])
 def test_text_that_is_not_valid_utf8_is_read_and_named(loose_application: Application, column: str) -> None:
-    """One invalid row must not stop the others. A status in no encoding never matches retrycli's statuses."""
+    """One invalid row must not stop the others. A row whose status is not valid UTF-8 is not failed."""
     loose_application.add_all([{}, {}])
     loose_application.sql(f"UPDATE pending_messages SET {column} = CAST(x'636166e9' AS TEXT) WHERE id = 1")
     with opened(loose_application) as database:
@@ -463,7 +448,7 @@ UNFIT = [
 def test_a_column_of_an_unsuitable_type_is_named(
     engine: Factory, tmp_path: Path, unfit: Column[Any], told: str
 ) -> None:
-    """This happens before anything is sent."""
+    """An unsuitable column must be found before anything is sent."""
     with (
         application_with(engine, tmp_path, unfit) as made,
         closing(Database(made.url)) as database,
@@ -475,7 +460,7 @@ def test_a_column_of_an_unsuitable_type_is_named(
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("kind", [Uuid, Text, String(36)], ids=repr)
 def test_a_text_column_for_ids_in_a_file_is_named(engine: Factory, tmp_path: Path, kind: TypeEngine[Any]) -> None:
-    """This holds also without messages: such a column converts every number to text."""
+    """A text column would convert every id to text, so it is refused even if the table is empty."""
     with (
         application_with(engine, tmp_path, Column("id", kind, primary_key=True)) as made,
         closing(Database(made.url)) as database,
@@ -512,7 +497,7 @@ def test_numbers_and_tickets_may_have_types_unknown_to_python(
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 @pytest.mark.parametrize(("name", "value"), [("message_type", "supplier"), ("ticket_id", "T-1")])
 def test_texts_may_be_padded_with_blanks(engine: Factory, tmp_path: Path, name: str, value: str) -> None:
-    """The blanks are not part of the text: no message type ends in blanks, and no ticket in a URL."""
+    """CHAR columns pad their values with blanks. A padded type or ticket would match nothing."""
     with application_with(engine, tmp_path, Column(name, CHAR(20))) as made, opened(made) as database:
         made.add_all([{"id": 7, name: value}])
         [fresh] = Enrolment(database).newly_failed(IdRange(None, None), 10)
@@ -524,7 +509,7 @@ def test_texts_may_be_padded_with_blanks(engine: Factory, tmp_path: Path, name: 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 def test_a_column_of_an_unknown_type_causes_no_warning(engine: Factory, tmp_path: Path) -> None:
-    """An example is an extension's type in an unused column: cron would mail the warning of each pass."""
+    """An unused column may have a type from an extension. Cron would mail SQLAlchemy's warning for each pass."""
     with engine(tmp_path, None) as url, closing(Application(url)) as made, closing(Database(url)) as database:
         made.sql("ALTER TABLE pending_messages ADD COLUMN place point")
         assert "place" in database.messages.c
@@ -556,11 +541,8 @@ def test_a_body_that_is_not_valid_utf8_is_named_when_it_is_loaded(loose_applicat
         assert message_details(database, 1, body=True).row["body"] == "caf\udce9"
 
 
-# retrycli's own tables.
-
-
 def test_a_new_database_gets_the_tables_at_the_first_call(untouched: Application) -> None:
-    """Upgrades may be enabled or not: there is nothing to upgrade yet."""
+    """Creating the tables is not an upgrade, so it needs no permission."""
     with opened(untouched, upgrade=False) as database:
         assert tables_of(database) == {*OWN_TABLES, "retrycli_version"}
         assert database.revision() == schema.HEAD
@@ -610,7 +592,7 @@ def alembic() -> Config:
 
 
 def test_the_oldest_version_is_upgraded_to_the_newest(database: Database) -> None:
-    """It starts without tables, as `downgrade` leaves the database."""
+    """`downgrade` to the base leaves a database without retrycli's tables."""
     config = alembic()
     with database.write() as connection:
         config.attributes["connection"] = connection
@@ -633,7 +615,7 @@ def test_an_upgrade_copies_tickets_into_the_queue(application: Application, data
 
 
 def test_the_queue_has_the_start_of_a_ticket_too_long_for_an_index(engine: Factory, tmp_path: Path) -> None:
-    """This includes an upgrade. The characters are incompressible."""
+    """PostgreSQL compresses long values. The random text cannot be compressed, so that it would not fit an index."""
     long = Random(0).randbytes(4_000).hex()
     with application_with(engine, tmp_path, Column("ticket_id", Text)) as made, opened(made) as database:
         made.add(ticket_id=long)
@@ -656,7 +638,7 @@ def own(name: str | None, kind: str, _parents: object) -> bool:
 
 
 def differences(database: Database, metadata: MetaData) -> list[Any]:
-    """Return the changes with which Alembic would make the database match the metadata."""
+    """Return the changes that Alembic would make so that the database matches the metadata."""
     options = {"compare_type": True, "include_name": own, "version_table": "retrycli_version"}
     with database.read() as connection:
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
@@ -667,7 +649,7 @@ def test_the_migrations_build_what_the_schema_describes(database: Database) -> N
 
 
 def test_a_missing_migration_would_be_detected(database: Database) -> None:
-    """The test above can fail."""
+    """This proves that `test_the_migrations_build_what_the_schema_describes` can fail."""
     metadata = MetaData()
     for table in schema.metadata.tables.values():
         table.to_metadata(metadata)
@@ -710,7 +692,7 @@ ROUNDS = 3
 
 @pytest.fixture
 def new_databases(engine: Factory, tmp_path: Path) -> Iterator[list[str]]:
-    """Create some databases with the application's table and without ours."""
+    """Provide some databases with the application's table and without retrycli's."""
 
     def make(folders: list[Path]) -> Iterator[list[str]]:
         if not folders:
@@ -729,7 +711,7 @@ def new_databases(engine: Factory, tmp_path: Path) -> Iterator[list[str]]:
 
 @in_every_mode
 def test_two_processes_can_create_the_tables_concurrently(new_databases: list[str]) -> None:
-    """Both find the tables in the end, in each of some rounds."""
+    """The processes race once per database."""
     make = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     answers: list[list[str]] = []
     with ExitStack() as stack:

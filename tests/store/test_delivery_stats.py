@@ -1,4 +1,4 @@
-"""The statistics of attempts and passes: each figure, at its edges, and with unusual data."""
+"""The statistics of attempts and passes: each figure, its limits, and unusual data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def statistics(database: Database) -> Statistics:
 def attempt(
     database: Database, at: datetime, outcome: str | None = "delivered", message_id: int = 1, **columns: object
 ) -> None:
-    """Add an attempt that began at a time; without an outcome it is unfinished."""
+    """Add an attempt that began at `at`. It is unfinished if `outcome` is None."""
     row: dict[str, Any] = {
         "message_id": message_id,
         "pass_id": "the-pass",
@@ -49,7 +49,7 @@ def attempt(
 
 
 def passes(database: Database, *told: tuple[datetime, str | None, str | None, int]) -> None:
-    """Add passes: start, result, reason, and the number of sent messages."""
+    """Add passes, given by their start, result, reason and number of sent messages."""
     nothing = dict.fromkeys(("rescheduled", "escalated", "unknown", "released"), 0)
     rows = [
         {
@@ -91,7 +91,7 @@ def test_without_any_history_all_figures_are_empty(statistics: Statistics) -> No
 def test_attempts_are_counted_in_aligned_time_slices(
     database: Database, statistics: Statistics, span: timedelta, unit: timedelta, first: datetime, second: datetime
 ) -> None:
-    """They are exact to the microsecond, in UTC on every engine."""
+    """Slices must have the same edges on every engine, to the microsecond."""
     edge = NOON - 3 * HOUR + 30 * MINUTE
     attempt(database, edge - timedelta(microseconds=1))
     attempt(database, edge, "transient", error="HTTP 503")
@@ -107,7 +107,7 @@ def test_attempts_are_counted_in_aligned_time_slices(
 
 
 def test_an_unfinished_attempt_is_in_progress(database: Database, statistics: Statistics) -> None:
-    """It is neither an error nor a delivery."""
+    """An attempt without an outcome is neither an error nor a delivery."""
     attempt(database, NOON - HOUR, None)
     found = statistics.figures(NOON - WEEK, NOON)
     assert list(found.slices) == [Slice(NOON - HOUR, "under way", 1)]
@@ -124,7 +124,7 @@ def test_only_attempts_since_the_given_time_count(database: Database, statistics
 
 
 def test_attempts_recorded_out_of_order_count_too(database: Database, statistics: Statistics) -> None:
-    """The clocks of two hosts may differ."""
+    """The clocks of two hosts may differ, so ids need not be in the order of time."""
     for hours in (200, 30, 5, 20, 1, 10):
         attempt(database, NOON - hours * HOUR)
     assert statistics.figures(NOON - 21 * HOUR, NOON).attempts == 4
@@ -132,13 +132,13 @@ def test_attempts_recorded_out_of_order_count_too(database: Database, statistics
 
 @pytest.mark.parametrize("gap", [1, 2, 7])
 def test_the_first_attempt_since_a_time_is_found_without_reading_all(database: Database, gap: int) -> None:
-    """Ids may be missing, as after pruning."""
+    """Pruning leaves gaps between the ids."""
     ids = [3 + gap * number for number in range(20)]
     for number, message_id in enumerate(ids):
         attempt(database, NOON + number * HOUR, id=message_id)
     with database.read() as connection:
         found = [_first_id(connection, NOON + (number - 0.5) * HOUR) for number in range(20)]
-        # In the gap before is as good; beyond it would be a loss.
+        # An id in the gap before the attempt is correct too. A later id would miss the attempt.
         assert all(before < got <= message_id for before, got, message_id in zip([0, *ids], found, ids, strict=False))
         assert _first_id(connection, NOON + 99 * HOUR) > ids[-2]
 
@@ -158,7 +158,7 @@ def test_deliveries_are_counted_by_attempts_and_by_minutes_waited(database: Data
 def test_an_attempt_has_the_time_since_its_messages_first_failure(
     application: Application, database: Database, statistics: Statistics
 ) -> None:
-    """After an outage messages are attempted for the first time: their first attempt does not show their wait."""
+    """After an outage, a first attempt may be late, so the number of attempts does not show the wait."""
     application.add_all([{}, {}])
     enrol(database, [1], failed_at=NOON - 9 * HOUR)
     enrol(database, [2], failed_at=NOON + HOUR)
@@ -198,7 +198,6 @@ def test_errors_are_counted_by_cause_most_frequent_first(database: Database, sta
 def test_attempts_are_grouped_by_shared_properties(
     application: Application, database: Database, statistics: Statistics
 ) -> None:
-    """A deleted message has neither type nor ticket."""
     application.add_all([{}, {"message_type": "customer", "ticket_id": TICKET + 1}])
     for message_id, hours, outcome in ((1, 1, "delivered"), (1, 2, "refused"), (2, 2, None), (99, 2, "delivered")):
         attempt(database, NOON - hours * HOUR, outcome, message_id, error="no")
@@ -220,7 +219,7 @@ DOWN = "breaker_open"
 
 
 def test_an_outage_lasts_until_a_pass_succeeds(database: Database, statistics: Statistics) -> None:
-    """Passes in between that attempted nothing, or were paused, do not matter."""
+    """Paused and skipped passes, and passes that attempted nothing, do not end an outage."""
     told = [
         (0, "completed", None, 3),
         (1, "stopped", DOWN, 2),

@@ -30,7 +30,6 @@ OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
 
 
 def fresh_ids(enrolment: Enrolment, span: IdRange = ALL, limit: int = 100) -> list[int]:
-    """Return the ids of newly failed messages, valid or not."""
     return [
         message.id if isinstance(message, Message) else message.message_id
         for message in enrolment.newly_failed(span, limit)
@@ -38,12 +37,9 @@ def fresh_ids(enrolment: Enrolment, span: IdRange = ALL, limit: int = 100) -> li
 
 
 def unusable(enrolment: Enrolment) -> dict[int, str]:
-    """Return the errors of the newly failed messages that are invalid."""
+    """Return the problems of newly failed messages that are invalid, by id."""
     found = enrolment.newly_failed(ALL, 100)
     return {message.message_id: message.problem for message in found if isinstance(message, UnusableMessage)}
-
-
-# Who comes in.
 
 
 def test_finds_only_failed_messages(application: Application, enrolment: Enrolment) -> None:
@@ -70,7 +66,7 @@ def test_a_queued_message_is_never_new(
 
 
 def put(database: Database, message_id: int, state: State) -> None:
-    """Enrol a message and bring it to a state."""
+    """Enrol a message, and bring it into a state."""
     if state is State.ESCALATED:
         settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
         Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON)
@@ -106,7 +102,7 @@ def test_a_limit_selects_the_lowest_ids(application: Application, enrolment: Enr
 def test_a_message_is_found_with_the_columns_that_decide_about_it(
     application: Application, enrolment: Enrolment
 ) -> None:
-    """Bodies are large, and other columns may be too; enrolment depends on neither."""
+    """Bodies and unknown columns may be large, so enrolment must not read them."""
     application.add(retry_count=None, attachments='["invoice.pdf"]', priority=7)
     (found,) = enrolment.newly_failed(ALL, 10)
     assert isinstance(found, Message)
@@ -129,8 +125,6 @@ def test_the_required_columns_are_sufficient(bare_application: Application) -> N
         enrol(database, [1])
         assert fresh_ids(Enrolment(database)) == []
 
-
-# Rows that are no messages.
 
 BAD_ROWS: list[tuple[dict[str, object], str]] = [
     ({"body": None}, "body is missing"),
@@ -165,7 +159,7 @@ def test_an_invalid_row_is_named_and_does_not_hide_others(
 def test_a_value_of_another_type_is_named(
     loose_application: Application, column: str, value: str, problem: str
 ) -> None:
-    """SQLite stores anything in any column."""
+    """SQLite stores a value of any type in any column."""
     loose_application.add_all([{}, {}])
     loose_application.sql(f"UPDATE pending_messages SET {column} = {value} WHERE id = 1")
     with opened(loose_application) as database:
@@ -178,9 +172,6 @@ def test_an_invalid_time_is_named(sqlite_application: Application) -> None:
     sqlite_application.sql("UPDATE pending_messages SET created_at = 'yesterday'")
     with opened(sqlite_application) as database:
         assert unusable(Enrolment(database)) == {1: "created_at is not a valid date: 'yesterday'"}
-
-
-# What enrolment writes.
 
 
 def test_a_waiting_message_gets_a_queue_row_and_its_own_row_is_unchanged(
@@ -230,7 +221,6 @@ def test_a_message_escalated_on_enrolment_has_the_reason_in_its_row(
     reason: str,
     last_error: str,
 ) -> None:
-    """No other column of its row changes, and no other row."""
     application.add_all([{"retry_count": 10}, {}])
     with application.watched() as changed:
         enrolment.enrol([(Decision(1, transition), FAILED_AT, TICKET), entry(2)], NOON)
@@ -247,7 +237,6 @@ def test_a_message_escalated_on_enrolment_has_the_reason_in_its_row(
 def test_an_enrolled_message_is_not_enrolled_again(
     application: Application, database: Database, enrolment: Enrolment, state: State
 ) -> None:
-    """Its row is unchanged too, whatever its new values are; a new message in the same call is enrolled."""
     application.add_all([{}, {}])
     put(database, 1, state)
     before = queue_rows(database)
@@ -273,9 +262,6 @@ def test_enrolling_nothing_is_valid(database: Database, enrolment: Enrolment) ->
     assert queue_rows(database) == {}
 
 
-# Who goes out.
-
-
 def test_a_withdrawn_message_leaves_the_queue(
     application: Application, database: Database, enrolment: Enrolment
 ) -> None:
@@ -293,7 +279,6 @@ def test_a_withdrawn_message_leaves_the_queue(
 
 
 def take_back(application: Application, message_id: int, status: str) -> None:
-    """Give a message another status, or delete it."""
     if status == "deleted":
         application.delete(message_id)
     else:
@@ -334,7 +319,7 @@ def test_a_message_with_a_null_status_leaves_the_queue(engine: Factory, tmp_path
 def test_a_message_with_a_reused_id_is_new(
     application: Application, database: Database, enrolment: Enrolment, state: State
 ) -> None:
-    """SQLite reuses the id of a deleted newest row; a message that is being sent stays until its outcome is known."""
+    """SQLite reuses the id of a deleted newest row. A message being sent stays until its outcome is known."""
     application.add_all([{}, {}])
     put(database, 1, state)
     key = queue_rows(database)[1]["delivery_key"]
@@ -362,7 +347,7 @@ def test_without_times_a_reused_id_is_detected_by_its_ticket(bare_application: A
 def test_a_message_moved_to_another_ticket_stays(
     application: Application, database: Database, enrolment: Enrolment, state: State
 ) -> None:
-    """After a merge of tickets it keeps its key, so that the other side recognises a message that has arrived."""
+    """After tickets were merged, the unchanged key lets the destination recognise a message that it already has."""
     application.add(created_at=naive(FAILED_AT))
     put(database, 1, state)
     application.change(1, ticket_id=TICKET + 1, updated_at=naive(NOON))
@@ -372,7 +357,6 @@ def test_a_message_moved_to_another_ticket_stays(
 
 @pytest.mark.parametrize("ticket", ["12.0", "NULL", "''", "x'00'", "CAST(x'41ff' AS TEXT)", "char(65, 0, 66)"])
 def test_an_invalid_ticket_is_not_a_different_one(loose_application: Application, ticket: str) -> None:
-    """This holds for any notation of the database."""
     loose_application.sql("ALTER TABLE pending_messages RENAME COLUMN ticket_id TO old")
     loose_application.sql("ALTER TABLE pending_messages ADD COLUMN ticket_id")
     loose_application.sql(
@@ -387,7 +371,7 @@ def test_an_invalid_ticket_is_not_a_different_one(loose_application: Application
 
 
 def test_a_ticket_with_trailing_blanks_is_not_a_different_one(bare_application: Application) -> None:
-    """A server ignores trailing blanks of a ``char`` column, and returns them all the same."""
+    """PostgreSQL returns the trailing blanks of a ``char`` column, but ignores them in comparisons."""
     bare_application.add()
     with opened(bare_application) as database:
         if not database.is_sqlite:
@@ -412,7 +396,7 @@ def test_retires_only_messages_in_the_span(application: Application, database: D
 def test_retires_more_messages_than_fit_in_one_transaction(
     application: Application, database: Database, enrolment: Enrolment
 ) -> None:
-    """Messages that are being sent stay, and delay none of the others."""
+    """Many messages that are being sent stay in the queue, and must not hide the others."""
     number = 2 * RETIRED_AT_ONCE + 3
     application.add_all([{}] * number)
     enrol(database, range(1, number + 1))
@@ -422,9 +406,6 @@ def test_retires_more_messages_than_fit_in_one_transaction(
         assert retire(enrolment, ALL) == RETIRED_AT_ONCE + 3
     assert len([sql for sql, _ in seen if sql.startswith("DELETE")]) == 3
     assert len(queue_rows(database)) == RETIRED_AT_ONCE
-
-
-# The sweep: all of the newest rows in each pass, and a slice of the older ones.
 
 
 PLANS: list[tuple[Sequence[int], int | None, tuple[list[tuple[int | None, int | None]], int]]] = [
@@ -444,7 +425,7 @@ PLANS: list[tuple[Sequence[int], int | None, tuple[list[tuple[int | None, int | 
     ([-40, -7, 0, 90, 91, 92], -7, ([(-7, 0), (0, None)], START)),
     ([10, 2000, 2001, 2002, 2003], 10, ([(10, 2000), (2000, None)], START)),
 ]
-"""The ids of the table, where the last sweep ended, and the spans and the start that follow from them."""
+"""The ids in the table, the end of the last sweep, and the expected spans and next start."""
 
 
 def test_a_plan_covers_the_three_newest_and_two_older_rows(application: Application, database: Database) -> None:
@@ -463,7 +444,7 @@ def covers(span: IdRange, message_id: int) -> bool:
 tables = st.sets(st.integers(-50, 500), max_size=40)
 figures = st.integers(1, 8)
 one_database = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-"""Each example fills the same database anew."""
+"""Hypothesis runs every example with the same database, because each example refills it."""
 
 
 def refill(application: Application, ids: set[int]) -> None:
@@ -476,7 +457,6 @@ def refill(application: Application, ids: set[int]) -> None:
 def test_a_full_pass_covers_every_id_exactly_once(
     application: Application, database: Database, ids: set[int], tail: int, sweep: int
 ) -> None:
-    """Each id is in exactly one of its spans, with or without rows."""
     refill(application, ids)
     spans, next_start = Enrolment(database, tail=tail, sweep=sweep).plan_sweep(None)
     assert next_start == START
@@ -490,7 +470,6 @@ def test_a_full_pass_covers_every_id_exactly_once(
 def test_every_id_is_covered_within_the_required_number_of_passes(
     application: Application, database: Database, ids: set[int], tail: int, sweep: int
 ) -> None:
-    """Each pass covers all of the newest rows, and at most its share of the older ones."""
     refill(application, ids)
     enrolment = Enrolment(database, tail=tail, sweep=sweep)
     newest = set(sorted(ids)[-tail:])
@@ -507,7 +486,7 @@ def test_every_id_is_covered_within_the_required_number_of_passes(
 
 
 def test_a_planned_pass_finds_changes_in_old_rows(application: Application, database: Database) -> None:
-    """The sweep finds an old message that fails, and one that was withdrawn leaves the queue then."""
+    """The sweep enrols an old message that fails, and retires a queued one that was withdrawn."""
     application.add_all([{"status": "sent"} for _ in range(20)])
     enrolment = Enrolment(database, tail=3, sweep=5)
     application.change(7, status="failed")
@@ -522,11 +501,7 @@ def test_a_planned_pass_finds_changes_in_old_rows(application: Application, data
     assert retired == [0, 0, 1, 0]
 
 
-# Escalated messages whose rows the application may have written.
-
-
 def stays(found: ChangedMessage) -> Decision:
-    """Decide that a message stays escalated."""
     return Decision(found.message.message_id, Transition.released(), message=found.message)
 
 
@@ -575,7 +550,7 @@ def test_the_application_cannot_change_a_row_during_its_review(application: Appl
 
 
 def test_an_attempted_message_is_compared_in_sql(application: Application, database: Database) -> None:
-    """Its birth is compared in the database's format. Otherwise every pass would read all attempted messages."""
+    """The row's birth must have the database's format. Otherwise every pass would read all attempted messages."""
     application.add(created_at=naive(NOON))
     enrol(database, [1])
     born = queue_rows(database)[1]["birth"]

@@ -1,4 +1,4 @@
-"""The index of failed rows: how it is found, created and dropped, and how a pass uses it."""
+"""The index of failed rows: its state, its creation and removal, and its use by a pass."""
 
 from __future__ import annotations
 
@@ -65,7 +65,6 @@ KINDS = [
 def test_creates_the_index_on_any_table(
     engine: Factory, tmp_path: Path, table: str, kind: Callable[[MetaData, str, str | None], Table]
 ) -> None:
-    """The table is in another schema, with a quoted name and an enumeration as status."""
     with engine(tmp_path, None) as url:
         schema = "main" if url.startswith("sqlite") else "ticketing"
         made = Application(url, table.format(schema=schema), kind=kind)
@@ -81,7 +80,7 @@ def test_creates_the_index_on_any_table(
 
 
 def test_an_index_of_that_name_on_another_table_does_not_count(application: Application, index: FailedIndex) -> None:
-    """Then it cannot be created, which the error explains."""
+    """PostgreSQL and SQLite refuse a second index with the same name in a schema, so the error must name it."""
     application.sql("CREATE INDEX retrycli_failed ON ticket_states (ticket_id)")
     assert index.state() is IndexState.ABSENT
     with pytest.raises(DatabaseUnavailable, match=r"retrycli_failed.* already exists"):
@@ -97,7 +96,7 @@ def test_finds_the_index_with_one_statement(database: Database, index: FailedInd
 
 @pytest.fixture
 def half_built(application: Application, database: Database, index: FailedIndex) -> FailedIndex:
-    """Leave an invalid index, as PostgreSQL does after a failed build: here another transaction was in its way."""
+    """Make the build of the index time out behind another transaction, so that PostgreSQL leaves an invalid index."""
     if database.is_sqlite:
         pytest.skip("SQLite builds it in one transaction")
     with application._engine.begin() as connection:
@@ -120,13 +119,10 @@ def test_an_invalid_index_does_not_count_and_can_be_rebuilt(half_built: FailedIn
     assert half_built.state() is IndexState.THERE
 
 
-# What a pass makes of it.
-
-
 def test_with_the_index_each_pass_compares_all_of_few_failed_rows(
     application: Application, database: Database, index: FailedIndex
 ) -> None:
-    """Other rows do not matter: the oldest failed row is found at once, and so is a withdrawn one."""
+    """The number of other rows must not matter."""
     application.add_all([{"status": "sent"} for _ in range(20)])
     enrolment = Enrolment(database, tail=3, sweep=5)
     assert len(enrolment.plan_sweep(START)[0]) == 2
@@ -145,7 +141,7 @@ def test_with_the_index_each_pass_compares_all_of_few_failed_rows(
 def test_with_the_index_many_failed_rows_are_still_swept(
     application: Application, database: Database, index: FailedIndex
 ) -> None:
-    """Only the other rows between them do not count."""
+    """Only failed rows count towards the size of a slice."""
     application.add_all([{"status": "failed" if message_id % 10 == 0 else "sent"} for message_id in range(1, 101)])
     make(index)
     enrolment = Enrolment(database, tail=3, sweep=2)

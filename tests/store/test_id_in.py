@@ -1,4 +1,4 @@
-"""Rows by their ids: a list in a file, an array on a server."""
+"""A condition on ids: SQLite gets a list of parameters, PostgreSQL one array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory of what targets of notifications were told, on every engine."""
+"""The record of which notifications each target has received."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lists that an operator sees. They change nothing."""
+"""The lists that an operator sees, and their filters, order and counts."""
 
 from __future__ import annotations
 
@@ -34,19 +34,18 @@ HAND = Claim("a-hand", NOON + HOUR)
 def shown(
     views: MessageQueries, wanted: Filter | None = None, *, sort: str = "next", limit: int | None = None
 ) -> list[int]:
-    """Return the listed ids."""
     return [message.id for message in views.messages(wanted or Filter(), sort=sort, limit=limit)]
 
 
 def escalate(database: Database, message_id: int) -> None:
-    """Add a message and escalate it."""
+    """Enrol a message as escalated."""
     settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
     Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON)
 
 
 @pytest.fixture
 def in_every_state(application: Application, database: Database) -> Application:
-    """Add messages 1 to 5: not enrolled, due, waiting for an hour, being sent, escalated; and one that was sent."""
+    """Add messages 1 to 5 (not enrolled, due, waiting for an hour, being sent, escalated), and a sent message 6."""
     application.add_all([{}] * 5)
     application.add(status="sent")
     enrol(database, [4], at=NOON - HOUR)
@@ -57,11 +56,8 @@ def in_every_state(application: Application, database: Database) -> Application:
     return application
 
 
-# What is listed.
-
-
 def test_lists_failed_messages_in_every_state(in_every_state: Application, views: MessageQueries) -> None:
-    """Messages that no pass has seen yet wait for the next one."""
+    """A message that no pass has seen yet waits for the next pass."""
     del in_every_state
     found = {message.id: message.state for message in views.messages(Filter())}
     assert found == {1: "waiting", 2: "waiting", 3: "waiting", 4: "sending", 5: "escalated"}
@@ -112,7 +108,7 @@ BAD_ROWS: list[dict[str, object]] = [
 
 
 def test_invalid_rows_are_listed_too(application: Application, views: MessageQueries) -> None:
-    """An operator must see them."""
+    """An operator must find invalid rows to fix them."""
     ids = application.add_all(BAD_ROWS)
     assert shown(views) == ids
     assert views.count(Filter()) == len(ids)
@@ -125,7 +121,6 @@ def test_invalid_rows_are_listed_too(application: Application, views: MessageQue
 
 @pytest.mark.parametrize("column", ["retry_count", "created_at"])
 def test_an_invalid_number_or_time_is_shown_as_none(sqlite_application: Application, column: str) -> None:
-    """Only SQLite stores such rows."""
     sqlite_application.add_all([{}, {}])
     sqlite_application.sql(f"UPDATE pending_messages SET {column} = 'lots' WHERE id = 1")
     with opened(sqlite_application) as database:
@@ -133,9 +128,6 @@ def test_an_invalid_number_or_time_is_shown_as_none(sqlite_application: Applicat
         assert getattr(found[1], column) is None
         assert getattr(found[2], column) is not None
         assert sorted(shown(MessageQueries(database), sort="tries")) == [1, 2]
-
-
-# Filters.
 
 
 FILTERS: list[tuple[Filter, list[int]]] = [
@@ -164,7 +156,6 @@ FILTERS: list[tuple[Filter, list[int]]] = [
 
 
 def test_a_message_must_meet_all_filters(in_every_state: Application, views: MessageQueries) -> None:
-    """The count and the list agree."""
     del in_every_state
     for wanted, expected in FILTERS:
         assert (shown(views, wanted, sort="id"), views.count(wanted)) == (expected, len(expected)), wanted
@@ -231,7 +222,6 @@ PIECES: list[tuple[str, list[int]]] = [
 
 
 def test_an_error_filter_matches_a_literal_part(application: Application, views: MessageQueries) -> None:
-    """It has no wildcards, and ignores case."""
     application.add_all([{"last_error": each} for each in ERRORS])
     for error, expected in PIECES:
         wanted = Filter(error=error)
@@ -246,12 +236,9 @@ def test_an_error_filter_tolerates_text_that_is_not_valid_utf8(loose_application
         assert shown(MessageQueries(database), Filter(error="503")) == [2]
 
 
-# Order and number.
-
-
 @pytest.fixture
 def shuffled(application: Application, database: Database) -> Application:
-    """Add messages 1 to 6, the last of them unknown to the queue, in different orders by each column and by id."""
+    """Add messages 1 to 6 so that every sort column gives a different order. Message 6 is not in the queue."""
     application.add_all([{"retry_count": value} for value in (2, None, 7, 2, 0, 9)])
     for message_id, due, failed in ((1, 3, 5), (2, 1, 4), (3, 3, 1), (4, 2, 2)):
         enrol(database, [message_id], at=NOON + due * HOUR, failed_at=NOON - failed * HOUR)
@@ -268,7 +255,6 @@ ORDERS: list[tuple[str, list[int]]] = [
 
 
 def test_lists_are_sorted_and_limited(shuffled: Application, views: MessageQueries) -> None:
-    """Messages without a time come last, and equal ones are sorted by id."""
     del shuffled
     for (sort, expected), limit in product(ORDERS, (None, 0, 1, 4, 99)):
         assert shown(views, sort=sort, limit=limit) == expected[:limit], (sort, limit)
@@ -277,13 +263,13 @@ def test_lists_are_sorted_and_limited(shuffled: Application, views: MessageQueri
 def test_a_message_changed_during_listing_appears_at_most_once(
     application: Application, database: Database, views: MessageQueries
 ) -> None:
-    """A message keeps its position from the start, with its current values, unless the filter excludes it."""
+    """A message keeps its initial position and shows current values, unless it no longer matches the filter."""
     last = 2 * PAGE + 2
     application.add_all([{}] * last)
     enrol(database, range(1, last + 1), at=NOON)
     coming = views.messages(Filter(message_type=MessageType.SUPPLIER))
     assert next(coming).id == 1
-    with database.write() as connection:  # to and fro over the end of the page that is being read
+    with database.write() as connection:  # moves rows across the end of the page that is being read
         later = update(queue).values(next_attempt_at=NOON + HOUR)
         connection.execute(later.where(queue.c.message_id.in_([1, 2])))
         connection.execute(later.where(queue.c.message_id == last).values(next_attempt_at=NOON - HOUR))
@@ -300,7 +286,7 @@ def test_a_message_changed_during_listing_appears_at_most_once(
 
 
 def test_the_application_can_write_during_listing(sqlite_application: Application) -> None:
-    """A reader of a file with a rollback journal would otherwise block writers."""
+    """With a rollback journal, an open read transaction would block writers."""
     sqlite_application.add_all([{}] * (PAGE + 1))
     with opened(sqlite_application) as database:
         coming = MessageQueries(database).messages(Filter())
@@ -324,13 +310,9 @@ def test_an_id_that_is_not_a_number_is_an_error(tmp_path: Path) -> None:
     made.close()
 
 
-# What goes first.
-
-
 def test_due_messages_are_listed_in_claiming_order(
     in_every_state: Application, database: Database, views: MessageQueries
 ) -> None:
-    """Withdrawn messages are left out."""
     in_every_state.add_all([{}, {}])
     enrol(database, [8], at=NOON - MINUTE)
     enrol(database, [7], at=NOON)
@@ -343,7 +325,7 @@ def test_due_messages_are_listed_in_claiming_order(
 def test_counts_the_messages_ahead_of_a_message(
     shuffled: Application, database: Database, views: MessageQueries
 ) -> None:
-    """Messages that are due earlier count, and of those due at the same time the ones with a lower id."""
+    """Messages with the same due time are claimed in the order of their ids."""
     del shuffled
     late = NOON + 9 * HOUR
     assert [views.count_ahead(message_id, late) for message_id in (2, 4, 1, 3)] == [0, 1, 2, 3]
@@ -355,11 +337,8 @@ def test_counts_the_messages_ahead_of_a_message(
     assert views.count_ahead(3, late) == 2
 
 
-# Counts.
-
-
 def test_counts_messages_by_state(in_every_state: Application, views: MessageQueries) -> None:
-    """A message that no pass has seen yet counts as waiting; the next pass decides whether it is due."""
+    """A message that no pass has seen yet counts as waiting, because only a pass decides whether it is due."""
     del in_every_state
     assert QueueCounts(views._database).counts(NOON) == {"waiting": 3, "due": 1, "sending": 1, "escalated": 1}
     assert QueueCounts(views._database).counts(NOON + HOUR) == {"waiting": 3, "due": 2, "sending": 1, "escalated": 1}
@@ -375,18 +354,15 @@ def test_without_failed_messages_all_counts_are_zero(application: Application, v
 def test_withdrawn_messages_are_not_counted(
     in_every_state: Application, database: Database, views: MessageQueries
 ) -> None:
-    """This holds also before a pass has noticed."""
+    """The application's row decides, because no pass has updated the queue yet."""
     in_every_state.change(2, status="approved")
     in_every_state.delete(5)
     assert QueueCounts(views._database).counts(NOON + HOUR) == {"waiting": 2, "due": 1, "sending": 1, "escalated": 0}
     assert queue_rows(database).keys() == {2, 3, 4, 5}
 
 
-# Escalations of one cause.
-
-
 def escalate_by(database: Database, message_id: int, error: str, *, at: datetime = NOON, status: int = 422) -> None:
-    """Add a message and escalate it by an answer of the ticketing API."""
+    """Enrol a message as escalated by an answer of the ticketing API."""
     outcome = Outcome(OutcomeKind.PERMANENT, status, error)
     settled = Decision(
         message_id, Transition.escalated(EscalationReason.PERMANENT, last_error=error), outcome, None, None
@@ -417,7 +393,7 @@ def test_groups_escalations_by_cause(application: Application, database: Databas
 def test_delivered_or_rejected_messages_leave_their_group(
     application: Application, database: Database, views: MessageQueries
 ) -> None:
-    """This holds also before a pass has noticed."""
+    """The application's row decides, because no pass has updated the queue yet."""
     application.add_all([{}] * 3)
     for message_id in (1, 2, 3):
         escalate_by(database, message_id, "HTTP 422: recipient unknown")
@@ -428,7 +404,6 @@ def test_delivered_or_rejected_messages_leave_their_group(
 
 
 def test_finds_escalations_in_a_period(application: Application, database: Database, views: MessageQueries) -> None:
-    """The period excludes its start and includes its end."""
     application.add_all([{}] * 3)
     for message_id in (1, 2, 3):
         escalate_by(database, message_id, "HTTP 422: recipient unknown", at=NOON + message_id * HOUR)
@@ -442,7 +417,7 @@ def test_finds_escalations_in_a_period(application: Application, database: Datab
 def test_excludes_escalations_of_some_causes(
     application: Application, database: Database, views: MessageQueries
 ) -> None:
-    """Escalations without a fingerprint, from older versions, are included."""
+    """Escalations by older versions have no fingerprint. They are included."""
     application.add_all([{}] * 3)
     escalate_by(database, 1, "HTTP 422: recipient unknown")
     escalate_by(database, 2, "HTTP 404: no ticket")
@@ -457,7 +432,7 @@ def test_excludes_escalations_of_some_causes(
 
 
 def test_the_number_of_groups_is_limited(application: Application, database: Database, views: MessageQueries) -> None:
-    """The largest group is included."""
+    """The limit must not remove the largest group, even if it comes last."""
     number = MAX_GROUPS + 2
     application.add_all([{}] * number)
     words = ("".join(chr(ord("a") + int(digit)) for digit in str(message_id)) for message_id in range(1, number - 1))
@@ -477,9 +452,6 @@ def test_without_escalations_there_are_no_groups(
     application.add()
     enrol(database, [1])
     assert escalation_groups(views._database) == []
-
-
-# One message.
 
 
 def test_shows_a_message_with_its_body_and_history(
@@ -516,7 +488,7 @@ def test_without_its_body_a_message_says_whether_it_has_one(
 
 
 def test_a_body_that_is_not_text_is_shown_too(loose_application: Application) -> None:
-    """It cannot be sent, and the operator must see why."""
+    """Such a message cannot be sent, and the operator must see why."""
     loose_application.add()
     loose_application.sql("UPDATE pending_messages SET body = x'0001'")
     with opened(loose_application) as database:
@@ -525,7 +497,6 @@ def test_a_body_that_is_not_text_is_shown_too(loose_application: Application) ->
 
 @pytest.mark.parametrize("status", list(MessageStatus))
 def test_shows_a_message_in_any_status(application: Application, database: Database, status: MessageStatus) -> None:
-    """It does not matter whether the queue contains it."""
     application.add(status=status.value)
     found = message_details(database, 1)
     assert (found.row["status"], found.queue, found.attempts) == (status, None, [])
@@ -536,11 +507,8 @@ def test_a_missing_message_is_named(database: Database) -> None:
         message_details(database, 4711)
 
 
-# An application may say which words its columns take.
-
-
 def strict_table(metadata: MetaData, name: str, schema: str | None) -> Table:
-    """Create a table with enumerations, as SQLAlchemy makes them; on PostgreSQL they are types."""
+    """Define a table with enumerations. On PostgreSQL they are types of the database."""
     kinds = Enum(*map(str, MessageType), name="message_kind")
     statuses = Enum(*map(str, MessageStatus), name="message_status")
     return Table(
@@ -559,7 +527,7 @@ def strict_table(metadata: MetaData, name: str, schema: str | None) -> Table:
 
 
 def test_columns_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
-    """This holds for every query and every write."""
+    """Every query and write must convert values to the enumerations' types."""
     with engine(tmp_path, None) as url:
         made = Application(url, kind=strict_table)
         made.add_all([{}, {"message_type": "customer"}, {"status": "sent"}])
@@ -584,13 +552,10 @@ def test_columns_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
         made.close()
 
 
-# For a shell to complete.
-
-
 def test_finds_failed_messages_by_the_start_of_their_ids_newest_first(
     untouched: Application,
 ) -> None:
-    """This works without retrycli's own tables, and creates none."""
+    """Shell completion may run before retrycli's own tables exist, and must not create them."""
     untouched.add_all([{"id": message_id, "last_error": f"HTTP {message_id}"} for message_id in (1, 12, 13, 120, 21)])
     untouched.add(id=14, status="sent")
     with_no_tables = Database(untouched.url)
@@ -615,7 +580,7 @@ def test_finds_failed_messages_by_the_start_of_their_ids_newest_first(
 
 
 def test_completion_does_not_read_all_of_many_rows(application: Application, database: Database) -> None:
-    """A failed message far below thousands of others is not offered, unless an index contains it."""
+    """Without an index, completion reads only the newest rows, so that it stays fast."""
     application.add()
     application.add_all([{"status": "sent"}] * COMPLETION_ROWS)
     assert failed_beginning(database, "", limit=9) == []

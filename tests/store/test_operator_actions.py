@@ -1,4 +1,4 @@
-"""Operator actions: each expects a state, is recorded with its operator, and changes nothing else."""
+"""Operator actions: each requires a state, is recorded with its operator, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MAKERS: dict[ActionKind, OperatorAction] = {
     ActionKind.ACKNOWLEDGED: OperatorAction(ActionKind.ACKNOWLEDGED, "ada", NOON),
     ActionKind.NOTED: OperatorAction.noted("phoned them", by="ada", at=NOON),
 }
-"""One action of each kind that can apply to many messages."""
+"""One action of each kind that can apply to many messages at once."""
 OF_ESCALATIONS = [ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED]
 EVERY = pytest.mark.parametrize("kind", MAKERS)
 
@@ -51,7 +51,7 @@ def acts(database: Database) -> Acts:
 
 
 def escalate(database: Database, *ids: int, reason: EscalationReason = EscalationReason.UNKNOWN) -> None:
-    """Add messages and escalate them, with two unknown outcomes and with retries made."""
+    """Enrol and attempt messages, and escalate them with nine used retries and two unknown outcomes."""
     for message_id in ids:
         enrol(database, [message_id])
     claims = Claims(database)
@@ -62,26 +62,23 @@ def escalate(database: Database, *ids: int, reason: EscalationReason = Escalatio
 
 
 def perform(acts: Acts, kind: ActionKind, ids: Sequence[int]) -> set[int]:
-    """Perform the action on messages; return those that had changed."""
+    """Perform the action on messages; return those that it left alone because their state did not permit it."""
     performed = acts.perform(kind, dict.fromkeys(ids, MAKERS[kind]))
     assert performed.refused == {}
     return set(performed.lost)
 
 
 def history(database: Database) -> list[tuple[Any, ...]]:
-    """Return the recorded actions in order."""
+    """Return the recorded actions, oldest first."""
     columns = (schema.acts.c.message_id, schema.acts.c.at, schema.acts.c.by, schema.acts.c.act, schema.acts.c.detail)
     with database.read() as connection:
         return [tuple(row) for row in connection.execute(select(*columns).order_by(schema.acts.c.id))]
 
 
-# What each act changes.
-
-
 def test_a_requeued_message_waits_with_all_its_retries_and_the_same_key(
     application: Application, database: Database, acts: Acts
 ) -> None:
-    """Its escalation is cleared, and the other side would recognise it if it had arrived."""
+    """The key stays the same, so that the destination recognises a message that it already has."""
     application.add_all([{}, {}])
     escalate(database, 1, 2)
     perform(acts, ActionKind.ACKNOWLEDGED, [1, 2])
@@ -124,7 +121,6 @@ def test_each_message_is_requeued_for_its_own_time(application: Application, dat
 def test_a_rejected_message_belongs_to_the_application_again(
     application: Application, database: Database, acts: Acts
 ) -> None:
-    """It may be escalated, waiting, or unknown to the queue."""
     application.add_all([{}] * 4)
     escalate(database, 1)
     enrol(database, [2, 4])
@@ -179,14 +175,11 @@ def test_a_note_replaces_the_previous_one_and_the_history_keeps_both(
     ]
 
 
-# What each act leaves alone.
-
-
 @EVERY
 def test_withdrawn_messages_are_left_alone(
     application: Application, database: Database, acts: Acts, kind: ActionKind
 ) -> None:
-    """This holds also before a pass has noticed; the others of the batch are changed."""
+    """The application's row decides, because no pass has updated the queue yet."""
     escalated = dict(enumerate(OTHER_STATUSES, start=1))
     unknown = dict(enumerate(OTHER_STATUSES, start=len(escalated) + 1))
     failed = len(escalated) + len(unknown) + 1
@@ -212,7 +205,6 @@ def test_withdrawn_messages_are_left_alone(
 def test_messages_being_sent_are_left_alone(
     application: Application, database: Database, acts: Acts, kind: ActionKind
 ) -> None:
-    """This includes a manual attempt at an escalated message."""
     application.add_all([{}, {}])
     escalate(database, 1)
     Claims(database).claim_one(Claim("a-hand", LATER), 1, NOON)
@@ -241,7 +233,6 @@ def test_a_missing_id_is_named(acts: Acts, database: Database, kind: ActionKind)
 def test_only_escalated_messages_can_be_requeued_acknowledged_or_noted(
     application: Application, database: Database, acts: Acts, kind: ActionKind
 ) -> None:
-    """Other messages wait, or no pass has seen them yet."""
     application.add_all([{}, {}])
     enrol(database, [1])
     before = queue_rows(database)
@@ -288,7 +279,6 @@ def test_of_two_concurrent_requeues_one_changes_each_message(engine: Factory, tm
 
 @in_every_mode
 def test_a_message_rejected_during_a_claim_is_either_sent_or_rejected(engine: Factory, tmp_path: Path) -> None:
-    """It is never both: a claimed message is left alone, and a rejected one is not claimed."""
     with engine(tmp_path, None) as url:
         application = Application(url)
         application.add_all([{}] * 40)
@@ -331,7 +321,7 @@ def test_a_message_rejected_during_a_claim_is_either_sent_or_rejected(engine: Fa
 def test_rows_locked_by_another_transaction_are_left_alone(
     application: Application, database: Database, acts: Acts
 ) -> None:
-    """The action does not wait: a claiming pass may itself wait for what a rejection has locked."""
+    """Waiting could deadlock, because a claiming pass may wait for a row that the rejection has locked."""
     if database.is_sqlite:
         pytest.skip("in a file one transaction that writes goes after the other")
     application.add_all([{}, {}, {}])
@@ -349,8 +339,6 @@ def test_rows_locked_by_another_transaction_are_left_alone(
     assert application.row(3)["status"] == "failed"
 
 
-# Editing.
-
 READ = {"subject": "Your delivery", "body": "Where is it?", "recipient_email": "orders@example.com"}
 CHANGE = {"subject": "Your order"}
 EDITED = OperatorAction.edited({"subject": "Your delivery"}, CHANGE, ticket="4711", by="ada", at=NOON)
@@ -365,7 +353,7 @@ def edit(acts: Acts, message_id: int = 1, *, changes: dict[str, str] | None = No
 def test_an_edited_message_gets_a_new_key_and_keeps_its_place(
     application: Application, database: Database, acts: Acts, *, escalated: bool
 ) -> None:
-    """An escalated message stays escalated, because the operator has changed it, and not the application."""
+    """Only a change by the application ends an escalation."""
     application.add_all([{}, {}])
     enrol(database, [2])
     enrol(database, [1])
@@ -387,7 +375,7 @@ def test_an_edited_message_gets_a_new_key_and_keeps_its_place(
 
 
 def review(database: Database) -> list[ChangedMessage]:
-    """Review all escalated messages whose rows the application may have written, and leave them unchanged."""
+    """Review all escalated messages that the application may have changed, and keep them escalated."""
     enrolment, found = Enrolment(database), []
 
     def stay(each: ChangedMessage) -> Decision:
@@ -416,7 +404,6 @@ def escalate_waiting(database: Database, message_id: int) -> None:
 
 
 def loaded(database: Database, message_id: int) -> QueuedMessage | UnusableMessage:
-    """Load a message as its next attempt would."""
     this = with_queue(database).where(schema.queue.c.message_id == message_id)
     with database.read() as connection:
         [message] = load(connection, connection.execute(this), [message_id])
@@ -427,7 +414,7 @@ def loaded(database: Database, message_id: int) -> QueuedMessage | UnusableMessa
 def test_an_edit_of_a_row_modified_concurrently_is_refused(
     application: Application, database: Database, acts: Acts, column: str
 ) -> None:
-    """This holds also for different columns: nobody has seen both changes together."""
+    """Even if the columns differ, nobody has checked the two changes together."""
     application.add()
     enrol(database, [1])
     application.change(1, **{column: "changed"})
@@ -441,7 +428,7 @@ def test_an_edit_of_a_row_modified_concurrently_is_refused(
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 def test_a_text_too_long_for_its_column_is_refused(engine: Factory, tmp_path: Path) -> None:
-    """A file's column accepts any length."""
+    """SQLite accepts text of any length, so the limit exists only on PostgreSQL."""
     with application_with(engine, tmp_path, Column("subject", String(13))) as made, opened(made) as database:
         made.add()
         enrol(database, [1])
@@ -499,9 +486,6 @@ def test_reports_whether_the_queue_has_a_message(application: Application, datab
     application.add_all([{}, {}])
     enrol(database, [1])
     assert (acts.check_editable(1, NOON), acts.check_editable(2, NOON)) == (True, False)
-
-
-# The history.
 
 
 def test_a_message_is_shown_with_its_actions(

@@ -33,9 +33,6 @@ def finish(ledger: Ledger, pass_id: str, *, at: datetime = ENDED_AT, swept_to: i
     ledger.finish_pass(PassSummary(pass_id, PassResult.COMPLETED), at, swept_to=swept_to)
 
 
-# Passes.
-
-
 def test_a_running_pass_has_a_start_and_no_end(database: Database, ledger: Ledger) -> None:
     start(ledger, "p1")
     assert ledger.last_passes(9) == [UNFINISHED]
@@ -52,7 +49,6 @@ def test_a_heartbeat_updates_only_its_pass(database: Database, ledger: Ledger) -
 
 @pytest.mark.parametrize("result", list(PassResult))
 def test_a_finished_pass_has_its_result(database: Database, ledger: Ledger, result: PassResult) -> None:
-    """Other passes are unchanged."""
     start(ledger, "p1")
     start(ledger, "p2", at=NOON + MINUTE)
     before = pass_rows(database)
@@ -90,7 +86,6 @@ def test_passes_with_the_same_start_have_an_order(ledger: Ledger) -> None:
 
 
 def test_a_pass_is_listed_with_earlier_ones(ledger: Ledger) -> None:
-    """A pass that began at the same moment is not earlier."""
     for pass_id, minutes in {"old": 0, "own": 1, "other": 1, "new": 2}.items():
         start(ledger, pass_id, at=NOON + minutes * MINUTE)
     assert [summary.pass_id for summary in ledger.passes_up_to("own", 9)] == ["own", "old"]
@@ -98,7 +93,6 @@ def test_a_pass_is_listed_with_earlier_ones(ledger: Ledger) -> None:
 
 
 def test_each_host_is_listed_with_its_newest_pass(ledger: Ledger) -> None:
-    """A host without a pass since the given time is left out."""
     for number, (host, at) in enumerate({"old": NOON - HOUR, "two": NOON, "one": NOON + MINUTE}.items()):
         start(ledger, f"a{number}", at=at - MINUTE, host=host)
         start(ledger, f"b{number}", at=at, host=host)
@@ -107,7 +101,7 @@ def test_each_host_is_listed_with_its_newest_pass(ledger: Ledger) -> None:
 
 
 def test_passes_without_a_heartbeat_are_interrupted(database: Database, ledger: Ledger) -> None:
-    """The pass that finds them, finished ones, and those with a heartbeat are not interrupted."""
+    """A pass with a heartbeat may still be running on another host."""
     start(ledger, "dead", at=NOON - MINUTE)
     start(ledger, "dead-too", at=NOON - HOUR, host="elsewhere")
     start(ledger, "ended", at=NOON - HOUR)
@@ -137,8 +131,6 @@ def test_the_sweep_continues_from_the_newest_pass_that_swept(ledger: Ledger) -> 
     assert found == [500, -(2**63), -(2**63), 2**62]
 
 
-# Breakers.
-
 OPEN = Breaker("https://a.example.com", BreakerState.OPEN, 6, NOON, NOON + 15 * MINUTE)
 COUNTING = Breaker("https://b.example.com", BreakerState.CLOSED, 3)
 RESTING = Breaker("https://c.example.com", BreakerState.RESTING, 0, ENDED_AT, ENDED_AT)
@@ -165,8 +157,6 @@ def test_a_healthy_destination_is_deleted(ledger: Ledger) -> None:
     assert ledger.breakers() == [COUNTING]
     assert ledger.breaker(OPEN.destination) == Breaker(OPEN.destination)
 
-
-# The pause.
 
 EAST = timezone(timedelta(hours=2))
 
@@ -195,19 +185,15 @@ def test_a_pause_lasts_until_its_end(ledger: Ledger, pause: Pause | None, at: da
 
 @pytest.mark.parametrize("later", [Pause(NOON + MINUTE, None, "bob", None), Pause(NOON, None, "bob", "x"), None])
 def test_a_pause_replaces_any_other(ledger: Ledger, later: Pause | None) -> None:
-    """Resuming ends it."""
     ledger.set_pause(Pause(NOON, NOON + HOUR, "ada", None))
     ledger.set_pause(later)
     assert ledger.pause(NOON + MINUTE) == later
 
 
-# Whose turn it is.
-
-
 def test_the_last_pass_started_with_the_destination_of_its_first_attempt(
     application: Application, database: Database, ledger: Ledger
 ) -> None:
-    """A manual attempt is not a pass, and a pass of an older version names no destination."""
+    """A manual attempt belongs to no pass, and older versions recorded no destination."""
     assert ledger.last_start() is None
     application.add_all([{}, {}, {}, {}, {}])
     enrol(database, [1, 2, 3, 4, 5])
@@ -229,18 +215,15 @@ def test_the_last_pass_started_with_the_destination_of_its_first_attempt(
     assert seen == ["mail", "api", "api", "api", None]
 
 
-# Forgetting.
-
-
 REFUSED = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
 LOST = Outcome(OutcomeKind.UNKNOWN, error="no answer")
-"""The outcome of attempts that are kept for as long as the application keeps the row."""
+"""The outcome of attempts that are kept as long as the application keeps the row."""
 
 
 def attempt(
     database: Database, message_id: int, *, finished_at: datetime | None = NOON - HOUR, outcome: Outcome = REFUSED
 ) -> None:
-    """Make an attempt at a queued message, finished or not."""
+    """Attempt a queued message; leave the attempt unfinished if `finished_at` is None."""
     claims = Claims(database)
     claims.claim_one(PASS, message_id, NOON)
     claims.results.begin(PASS, [message_id], made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
@@ -251,14 +234,12 @@ def attempt(
 
 
 def take_back(application: Application, database: Database, *ids: int) -> None:
-    """Withdraw messages, so that they leave the queue."""
     for message_id in ids:
         application.change(message_id, status="rejected")
     Enrolment(database).retire(IdRange(None, None))
 
 
 def test_prunes_history_older_than_a_time(application: Application, database: Database, ledger: Ledger) -> None:
-    """History from that time or later is kept, and so are unfinished rows of any age."""
     application.add_all([{}, {}])
     enrol(database, [1, 2])
     for finished_at in (NOON - HOUR, NOON - timedelta(microseconds=1), NOON, NOON + HOUR):
@@ -277,7 +258,7 @@ def test_prunes_history_older_than_a_time(application: Application, database: Da
 
 
 def test_prunes_at_most_the_requested_number(application: Application, database: Database, ledger: Ledger) -> None:
-    """The oldest go first, with a limit each for attempts and passes."""
+    """Attempts and passes are each limited, so that a step stays short."""
     application.add()
     enrol(database, [1])
     for number in range(5):
@@ -298,7 +279,7 @@ def test_prunes_at_most_the_requested_number(application: Application, database:
 def test_rows_that_must_be_kept_do_not_block_pruning(
     application: Application, database: Database, ledger: Ledger
 ) -> None:
-    """Such rows may come first: unfinished attempts and passes, and those dated in the future."""
+    """Kept rows may come first: unfinished attempts and passes, and attempts dated in the future."""
     application.add_all([{}] * 5)
     enrol(database, [1, 2, 3, 4, 5])
     for message_id in (1, 2):
@@ -333,7 +314,7 @@ def test_pruning_changes_neither_queue_nor_messages(
 
 
 def test_the_history_of_a_queued_message_is_kept(application: Application, database: Database, ledger: Ledger) -> None:
-    """It is kept at any age: a message that may have arrived is looked up before it is sent again."""
+    """A message that may have been delivered is looked up before it is sent again, which needs its old attempts."""
     application.add_all([{}, {}])
     enrol(database, [1, 2])
     for message_id in (1, 1, 1, 2):
@@ -349,7 +330,7 @@ def test_the_history_of_a_queued_message_is_kept(application: Application, datab
 def test_each_call_reads_a_limited_number_of_attempts_and_the_next_one_continues(
     application: Application, database: Database, ledger: Ledger
 ) -> None:
-    """Any number of them may be kept."""
+    """A step that finds only kept attempts must not be the last one."""
     application.add_all([{}, {}])
     enrol(database, [1, 2])
     for message_id in (1, 1, 1, 1, 1, 2):
@@ -377,7 +358,7 @@ def test_a_kept_attempt_is_pruned_in_a_later_round_after_its_row_is_gone(
 
 
 def test_pruning_everything_takes_one_walk(application: Application, database: Database, ledger: Ledger) -> None:
-    """Kept, unfinished or recent rows may be between; a pass continues its own round."""
+    """Kept, unfinished and recent rows may be between the deleted ones."""
     application.add_all([{}] * 3)
     enrol(database, [1, 2, 3])
     for message_id, finished_at in ((1, NOON), (1, NOON), (1, None), (2, NOON), (3, NOON), (3, NOON), (3, NOON + HOUR)):
@@ -398,7 +379,7 @@ def test_pruning_everything_takes_one_walk(application: Application, database: D
 
 @in_every_mode
 def test_concurrent_pruning_on_several_hosts_is_safe(application: Application) -> None:
-    """Their rows are counted once."""
+    """Each pruned row must enter the totals only once."""
     with two_sides(application) as sides:
         application.add_all([{}, {}])
         enrol(sides[0], [1, 2])

@@ -1,4 +1,4 @@
-"""Single messages that a pass picks for a test, and answers that are recorded before the decision."""
+"""Single messages that a pass picks as a probe or from another ticket, and answers recorded before a decision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUPPLIERS = Route("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIE
 
 
 def waiting(application: Application, database: Database, number: int) -> None:
-    """Add messages with a ticket each; the first has been due for longest."""
+    """Add due messages with a ticket each. Message 1 has been due for the longest time."""
     application.add_all([{}] * number)
     for each in range(1, number + 1):
         enrol(database, [each], at=NOON - (number - each) * MINUTE)
@@ -37,7 +37,7 @@ def set_ticket(database: Database, message_id: int, ticket: str | None) -> None:
 
 
 def probe(claims: Claims, at: datetime, *, answered: bool = True) -> list[int]:
-    """Claim the next probe, send it, and release it."""
+    """Claim the next probe and send it. Release it if it is answered."""
     ids = claims.claim_probe(PASS, NOON, OPENED)
     claims.results.begin(PASS, ids, made_by="pass", pass_id=PASS.owner, now=at, fit=lambda _: True, probe=True)
     if answered:
@@ -48,9 +48,6 @@ def probe(claims: Claims, at: datetime, *, answered: bool = True) -> list[int]:
 
 def settled(message_id: int) -> Decision:
     return Decision(message_id, Transition.released(), FORBIDDEN, timedelta(seconds=2), NOON)
-
-
-# A probe.
 
 
 def test_every_message_is_a_probe_once_before_one_repeats(
@@ -103,9 +100,6 @@ def test_a_probe_is_claimed(application: Application, database: Database, claims
     assert claims.claim_probe(OTHER, NOON, OPENED) == []
 
 
-# Elsewhere.
-
-
 def test_picks_the_message_that_came_due_last_of_other_tickets(
     application: Application, database: Database, claims: Claims
 ) -> None:
@@ -137,9 +131,6 @@ def test_both_pickers_respect_route_and_ticket_order(
     claims.release(PASS, [3])
     assert claims.claim_probe(PASS, NOON, OPENED, SUPPLIERS) == [3]
     assert claims.claim_elsewhere(PASS, NOON, {"22"}, per_ticket_order=True) == [1]
-
-
-# Answers whose messages are not decided yet.
 
 
 def test_an_answer_is_recorded_and_its_message_stays_claimed(
@@ -178,9 +169,6 @@ def test_a_lost_claim_records_no_answer(application: Application, database: Data
     claims.results.record_answers(PASS, [settled(1)], NOON)
     [row] = attempt_rows(database, 1)
     assert row["outcome"] is None
-
-
-# The breaker's tickets.
 
 
 def test_the_tickets_of_a_failure_streak_are_stored(ledger: Ledger) -> None:

@@ -1,7 +1,7 @@
-"""The indexes used by the statements that are really sent, according to the engine's own planner.
+"""The indexes that real statements use, according to the database's own planner.
 
-Most of the messages are sent, and most of the failed ones are in one state, as in any big queue. PostgreSQL has
-statistics of its tables; SQLite has none, as in a file without ANALYZE.
+As in a large production queue, most messages are sent, and most failed messages are in one state. PostgreSQL has
+statistics about its tables. SQLite has none, like a file that was never analyzed.
 """
 
 from __future__ import annotations
@@ -48,14 +48,11 @@ if TYPE_CHECKING:
 DOUBLED = 15
 MESSAGES = 2**DOUBLED
 FAILED = 4
-"""One in this number of messages has failed."""
+"""One message in this number has failed."""
 MINE = Claim("mine", NOON + HOUR)
 SENDING = range(FAILED, 12 * FAILED, FAILED)
-"""Messages that this pass has claimed."""
 SOME = range(100 * FAILED, 110 * FAILED, FAILED)
-"""Some waiting messages."""
 LATE = range(MESSAGES - 40 * FAILED, MESSAGES - 30 * FAILED, FAILED)
-"""Some escalated messages."""
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +115,15 @@ def _fill(database: Database) -> None:
 
 
 def _spread(number: ColumnElement[int]) -> ColumnElement[Any]:
-    """Return a time on one of a hundred days, later for higher numbers."""
+    """Return a time on one of a hundred days; higher numbers are later."""
     days = [(number <= MESSAGES * day // 100, NOON - timedelta(days=100 - day)) for day in range(1, 101)]
     return case(*((each, literal(time, queue.c.next_attempt_at.type)) for each, time in days))
 
 
 def _delivered(number: ColumnElement[int]) -> tuple[ColumnElement[Any], ...]:
-    """Return the outcome and the digest of an attempt: one with a digest is kept while the row exists.
+    """Return the outcome and the digest of an attempt.
 
-    An older version recorded none.
+    An attempt with a digest is kept while the row exists. Older versions recorded no digest.
     """
     return literal("delivered"), case((number <= MESSAGES // 2, "digest"))
 
@@ -145,8 +142,8 @@ NAMES = {"pending_messages": "messages"} | {
 }
 
 
-def ways(database: Database, sql: str, values: Any) -> set[str]:  # noqa: ANN401  as drivers take them
-    """Return how a statement reads its tables: ``queue by due``, ``messages by its key``, ``queue whole``."""
+def ways(database: Database, sql: str, values: Any) -> set[str]:  # noqa: ANN401  driver-specific values
+    """Return the access path to each table in a statement, such as ``queue by due`` or ``queue whole``."""
     with database.read() as connection:
         if database.is_sqlite:
             plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
@@ -182,16 +179,16 @@ def _way(table: str, index: str | None) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """A call, and the permitted access paths of each of its statements."""
+    """A call, and the access paths that its statements must use."""
 
     call: Callable[[Database], object]
     ways: str
     but: str = ""
-    """Other access paths that a planner may choose for a good reason."""
+    """Further access paths that a planner may choose for a good reason."""
 
 
 def page(wanted: Filter) -> Callable[[Database], object]:
-    """Read a page of messages of each state, with a filter."""
+    """Return a call that reads a page of filtered messages, with ids in every state."""
     ids = array("q", [*SENDING, *SOME, *LATE])
     return lambda database: list(MessageQueries(database).pages(ids, wanted))
 
@@ -227,7 +224,6 @@ WEEKS_AGO = NOON - timedelta(days=95)
 YESTERDAY = NOON - timedelta(days=1)
 ANSWER = Decision(SENDING[0], Transition.released(), Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True))
 CASES = {
-    # a pass
     "due, counted": Case(lambda d: Claims(d).count_due(NOON), "queue by due"),
     "due in a route": Case(
         lambda d: (
@@ -235,7 +231,7 @@ CASES = {
             Ledger(d).last_start(),
         ),
         "queue by due, messages by its key",
-        # The newest alone, which SQLite calls a scan.
+        # SQLite reports the read of only the newest attempt as a scan.
         but="attempts by its key, attempts whole",
     ),
     "claimed": Case(lambda d: Claims(d).claim(MINE, NOON, 20), "queue by due, queue by its key"),
@@ -247,7 +243,7 @@ CASES = {
         lambda d: Claims(d).claim(MINE, NOON, 20, route=Route("api", but=frozenset({MessageType.CUSTOMER}))),
         f"queue by due, {KEYS}",
     ),
-    # Here the second question is not asked: which message was a probe longest ago.
+    # The query for the message that was a probe longest ago runs only after every due message was a probe.
     "a probe": Case(
         lambda d: Claims(d).claim_probe(MINE, NOON, NOON - HOUR), "queue by due, queue by its key, attempts by message"
     ),
@@ -271,19 +267,18 @@ CASES = {
         "queue by its key",
     ),
     "retired": Case(lambda d: Enrolment(d).retire(IdRange(1000, 1400)), KEYS),
-    # Where SQLite goes through all rows of a table, it does so in the order of their ids, to the limit.
+    # SQLite reports a scan if it reads rows in the order of their ids up to a limit.
     "swept": Case(lambda d: Enrolment(d).plan_sweep(1000), "messages by its key", but="messages whole"),
     "totals": Case(rolled_up, "attempts by its key", but="attempts whole, attempts by finished"),
     "the last passes": Case(lambda d: (Ledger(d).last_passes(10), Ledger(d).swept_to()), "passes by started"),
     "the passes up to one": Case(lambda d: Ledger(d).passes_up_to("p", 10), "passes by started, passes by its key"),
-    # The newest attempt and act alone, which SQLite calls a scan.
+    # SQLite reports the read of only the newest attempt and action as a scan.
     "whether the clock was ahead": Case(
         lambda d: repair_clock_skew(d, NOON, HOUR),
         "passes by started",
         but="attempts by its key, acts by its key, attempts whole, acts whole",
     ),
     "the newest of each host": Case(lambda d: Ledger(d).hosts(NOON - HOUR, NOON), "passes by started"),
-    # looked at
     "one message": Case(lambda d: message_details(d, SOME[0]), f"{KEYS}, attempts by message, acts by message"),
     "a page": Case(page(Filter()), KEYS),
     "a page of what waits": Case(page(Filter(state=State.WAITING)), KEYS),
@@ -295,7 +290,6 @@ CASES = {
         lambda d: Statistics(d).figures(YESTERDAY, NOON), "attempts by its key, passes by started"
     ),
     "passes of a day": Case(lambda d: Statistics(d).passes(YESTERDAY), "passes by started"),
-    # acted on
     "requeued": Case(
         acted(ActionKind.REQUEUED, LATE, OperatorAction.requeued(NOON, by="ada", at=NOON)),
         f"{KEYS}, attempts by message, acts by message, acts by its key",
@@ -310,7 +304,7 @@ CASES = {
         f"{KEYS}, attempts by message",
         but="acts by message",
     ),
-    # history; the passes are few
+    # A scan of the few passes is fast enough.
     "pruned": Case(
         lambda d: prune(d, WEEKS_AGO, 100),
         "acts by at, attempts by its key, acts by its key, messages by its key, queue by its key",
@@ -326,7 +320,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_statement_uses_an_index(big: Database, name: str) -> None:
-    """The index must not lead it through thousands of other rows."""
+    """The index must not lead the statement through thousands of other rows."""
     case = CASES[name]
     taken = taken_by(big, case.call)
     found = set().union(*taken.values())
@@ -342,7 +336,7 @@ def test_a_message_for_the_trial_write_is_found_by_an_index(big: Database) -> No
 
 
 def test_a_sweep_reads_its_slice_of_each_table_once(big: Database) -> None:
-    """It neither looks up row by row nor reads the rest of a table. SQLite has to look up row by row."""
+    """A look-up per row, or a scan of the whole table, would make each pass slow. SQLite can only look up per row."""
     if big.is_sqlite:
         pytest.skip("SQLite joins tables by nested loops alone")
     rows = 1200
@@ -358,7 +352,6 @@ def test_a_sweep_reads_its_slice_of_each_table_once(big: Database) -> None:
 
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_a_pass_reads_the_same_number_of_attempts_however_many_are_kept(big: Database, *, goes_on: bool) -> None:
-    """This holds for a new round and for a continued one."""
     taken = []
     for days_ago in (90, 60):
         with big.rollback_at_end():
@@ -372,8 +365,8 @@ def test_a_pass_reads_the_same_number_of_attempts_however_many_are_kept(big: Dat
     assert 100 <= many < 1.5 * few
 
 
-def effort(database: Database, sql: str, values: Any) -> int:  # noqa: ANN401  as drivers take them
-    """Return the number of rows that a SELECT reads, or for a file the number of its virtual machine's steps."""
+def effort(database: Database, sql: str, values: Any) -> int:  # noqa: ANN401  driver-specific values
+    """Return the number of rows that a SELECT reads; for SQLite, the number of steps of its virtual machine."""
     if not sql.startswith("SELECT"):
         return 0
     with database.read() as connection:
@@ -387,8 +380,8 @@ def effort(database: Database, sql: str, values: Any) -> int:  # noqa: ANN401  a
     return round(_rows_read(executed(database, sql, values)))
 
 
-def executed(database: Database, sql: str, values: Any) -> Mapping[str, Any]:  # noqa: ANN401  as drivers take them
-    """Return PostgreSQL's plan of a statement, with what its execution measured."""
+def executed(database: Database, sql: str, values: Any) -> Mapping[str, Any]:  # noqa: ANN401  driver-specific values
+    """Return PostgreSQL's plan of a statement, with the figures of its execution."""
     with database.read() as connection:
         [[plan]] = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", values)
     root: Mapping[str, Any] = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
@@ -396,7 +389,7 @@ def executed(database: Database, sql: str, values: Any) -> Mapping[str, Any]:  #
 
 
 def most_loops(node: Mapping[str, Any]) -> int:
-    """Return how often a step of a plan ran at most."""
+    """Return the maximum number of times that a step of a plan ran."""
     own: int = round(node["Actual Loops"])
     return max(own, *map(most_loops, node.get("Plans", ())), 0)
 
@@ -407,7 +400,7 @@ def _rows_read(node: Mapping[str, Any]) -> float:
 
 
 def taken_by(database: Database, call: Callable[[Database], object]) -> dict[str, set[str]]:
-    """Return the access paths of each statement of a call, which is rolled back."""
+    """Return the access paths of each statement of a call, and roll the call back."""
     with database.rollback_at_end():
         with statements(database) as seen:
             call(database)
@@ -416,7 +409,7 @@ def taken_by(database: Database, call: Callable[[Database], object]) -> dict[str
 
 
 def test_failed_rows_among_many_others_are_found_by_their_index(big: Database) -> None:
-    """The index is optional. With it a pass or a list reads no other row."""
+    """With the optional index, a pass or a list must read no rows that have not failed."""
     [make] = FailedIndex(big).statements()
     calls: dict[str, Callable[[Database], object]] = {
         "swept": lambda d: Enrolment(d, tail=100).plan_sweep(1000),

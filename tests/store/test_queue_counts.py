@@ -27,7 +27,7 @@ def measures(database: Database) -> QueueCounts:
 
 
 def by_place(measures: QueueCounts) -> dict[tuple[str, str | None], int]:
-    """Return the number of messages of each state and type, without zeros."""
+    """Return the number of messages by state and type, without zeros."""
     return {(state.value, kind): number for (state, kind), number in measures.in_queue().numbers.items() if number}
 
 
@@ -86,7 +86,7 @@ def test_reads_only_ids_and_types_of_the_applications_table(database: Database, 
 
 
 def test_the_last_pass_is_the_newest_finished_one(ledger: Ledger, measures: QueueCounts) -> None:
-    """The last completed pass is found behind any number of newer ones."""
+    """The last completed pass may be older than many other passes."""
     assert measures.last_pass() is None
     for number, result in enumerate([PassResult.COMPLETED, PassResult.COMPLETED, PassResult.PAUSED]):
         start = NOON + number * HOUR

@@ -1,4 +1,4 @@
-"""The recipients who have a message already, its id in the other system, and since when it may have arrived."""
+"""The recipients that already have a message, its id at the destination, and when it may first have been delivered."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HAND = Claim("a-hand", NOON + HOUR)
 def attempt(
     claims: Claims, *settled: Decision, claim: Claim = PASS, at: datetime = NOON, written_by: Claim | None = None
 ) -> None:
-    """Make an attempt at each of some messages."""
+    """Attempt some messages, and record the given results."""
     begun = {
         message.message_id: message
         for message in begin(claims, [message.message_id for message in settled], claim, at=at)
@@ -84,7 +84,7 @@ def test_the_recipients_of_an_escalated_message_are_known_to_a_manual_attempt(
 def test_a_manual_attempt_with_another_text_keeps_the_known_recipients(
     application: Application, database: Database, claims: Claims, unknown_count: int
 ) -> None:
-    """The application changed the text, and no pass has seen it. If the old text returns, no recipient is left out."""
+    """The recipients belong to the old text. It may return, so an attempt with another text must not change them."""
     application.add(body="a")
     enrol(database, [1])
     escalated = Transition.escalated(EscalationReason.UNKNOWN, last_error="May have arrived")

@@ -1,4 +1,4 @@
-"""Copies of a PostgreSQL database that one test after the other uses: each test finds what the original has."""
+"""Copies of a PostgreSQL database that successive tests reuse. Each test must find the content of the original."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings that retrycli uses on a server, only for its own transactions and connections."""
+"""PostgreSQL settings that retrycli uses only for its own transactions and connections."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ def opened(url: str, patience: int = BUSY_SECONDS) -> Iterator[Database]:
 
 
 def parameters(database: Database) -> dict[str, str]:
-    """Return the parameters that the driver has passed to libpq."""
     with closing(database._engine.raw_connection()) as connection:
         driver: Any = connection.driver_connection
         found: dict[str, str] = driver.info.get_parameters()
@@ -60,7 +59,7 @@ def test_the_roles_settings_are_kept(url: str) -> None:
 
 
 def test_no_setting_remains_in_the_session(url: str) -> None:
-    """Behind a pooler the session is reused by others."""
+    """A connection pooler reuses the session for other clients."""
     with opened(with_query(url, options="-c synchronous_commit=off")) as database:
         with database.write() as connection:
             pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
@@ -94,7 +93,7 @@ def test_a_shorter_timeout_is_respected(url: str) -> None:
 
 @pytest.mark.parametrize("read", [False, True])
 def test_a_write_is_not_awaited_before_a_read(url: str, *, read: bool) -> None:
-    """A statement's error is raised at the next read or at the end, and not when it is sent."""
+    """The error of a write is raised at the next read or at the end, because the write is not awaited."""
     statements = ("SELECT 1 / length(CAST(pg_sleep(1) AS text))", "SELECT 1")
     sent = []
 
@@ -128,7 +127,7 @@ def test_a_write_is_awaited_at_a_read_and_at_the_end() -> None:
                     connection.execute(one_more)
                 assert connection.execute(text("SELECT count(*) FROM made")).scalar() == 3
                 connection.execute(one_more)
-            assert between.turns - before == 3  # its beginning, the count, its end
+            assert between.turns - before == 3  # `BEGIN`, the count, and `COMMIT`
 
 
 def test_json_in_the_databases_encoding_is_read_like_text() -> None:
@@ -158,7 +157,7 @@ def test_the_first_and_last_possible_times_are_read_in_any_time_zone(url: str) -
 
 
 def test_committed_changes_are_visible_under_any_default_isolation(url: str) -> None:
-    """Otherwise one of two hosts that change the same row would fail."""
+    """Under stricter isolation, one of two hosts that change the same row would fail."""
     strict = with_query(url, options="-c default_transaction_isolation=serializable")
     with opened(strict) as database, database.write() as connection:
         assert connection.execute(text("SHOW transaction_isolation")).scalar() == "read committed"

@@ -1,4 +1,4 @@
-"""Claims in turns, renewed claims, and the state that hosts share, on every engine."""
+"""Claims in the order of tickets, renewed claims, and the state that hosts share."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ IN_ORDER = FairShare(16, per_ticket_order=True)
 
 @pytest.fixture(autouse=True)
 def _messages(application: Application) -> None:
-    """Add six failed messages that the queue does not contain."""
+    """Add six failed messages that are not in the queue."""
     application.add_all([{}] * 6)
 
 
 def wait(enrolment: Enrolment, *tickets: int | str, at: datetime = NOON) -> None:
-    """Enrol messages 1, 2, … with a ticket each, due at a time."""
+    """Enrol messages 1, 2, … with one ticket each, due at `at`."""
     entries = [
         (Decision(message_id, Transition.enrolled(at)), FAILED_AT, ticket)
         for message_id, ticket in enumerate(tickets, 1)
@@ -43,11 +43,8 @@ def wait(enrolment: Enrolment, *tickets: int | str, at: datetime = NOON) -> None
     enrolment.enrol(entries, NOON - HOUR)
 
 
-# Turns.
-
-
 def move(application: Application, *tickets: int) -> None:
-    """Move messages 1, 2, … to a ticket each, as the application does when it merges tickets."""
+    """Move messages 1, 2, … to one ticket each, as an application does when it merges tickets."""
     for message_id, ticket in enumerate(tickets, 1):
         application.change(message_id, ticket_id=ticket)
 
@@ -78,7 +75,7 @@ def test_a_message_being_sent_keeps_its_claim_and_delays_its_merged_ticket(
 def test_a_message_locked_by_another_pass_is_not_awaited(
     application: Application, database: Database, enrolment: Enrolment
 ) -> None:
-    """It might wait for this pass in turn. The next sweep updates its ticket."""
+    """Waiting could deadlock with the other pass, so the next sweep updates the ticket."""
     wait(enrolment, SEVEN, EIGHT)
     move(application, NINE, NINE)
     if not database.is_sqlite:
@@ -153,9 +150,6 @@ def test_the_next_message_of_a_ticket_waits_as_long_as_the_previous_one(enrolmen
     assert claims.claim(PASS, NOON + HOUR, 16, IN_ORDER) == [1]
 
 
-# Claims that are kept.
-
-
 def test_a_renewed_claim_lasts_until_its_new_time(database: Database, claims: Claims) -> None:
     enrol(database, [1, 2])
     claims.claim(PASS, NOON, 1)
@@ -174,9 +168,6 @@ def test_a_lost_claim_cannot_be_renewed(database: Database, claims: Claims) -> N
     before = queue_rows(database)
     claims.renew(Claim(PASS.owner, NOON + 99 * HOUR))
     assert queue_rows(database) == before
-
-
-# What is shared.
 
 
 def test_only_one_claim_gets_the_probe(ledger: Ledger) -> None:
@@ -209,9 +200,6 @@ def test_a_turn_that_comes_too_late_is_left_to_others(ledger: Ledger) -> None:
     ledger.take_turn(API, NOON, SECOND, NOON + HOUR)
     assert ledger.take_turn(API, NOON, SECOND, NOON + SECOND) == NOON + SECOND
     assert ledger.take_turn(API, NOON, SECOND, NOON + HOUR) == NOON + SECOND
-
-
-# Lanes.
 
 
 def test_a_route_has_its_own_messages_and_one_route_has_the_rest(

@@ -55,7 +55,7 @@ def test_the_fastest_answer_determines_the_servers_time(database: Database) -> N
 
 
 def test_a_database_locked_by_another_writer_is_not_writable(sqlite_application: Application) -> None:
-    """Otherwise the check would wait for the lock."""
+    """The check must not wait for the lock."""
     hasty = Database(sqlite_application.url, patience=0)
     with closing(sqlite3.connect(file_of(sqlite_application.url))) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -66,7 +66,7 @@ def test_a_database_locked_by_another_writer_is_not_writable(sqlite_application:
 
 
 def test_a_read_only_user_is_detected(application: Application, database: Database) -> None:
-    """On a server reading and writing are separate rights; a read-only file is similar."""
+    """On PostgreSQL, reading and writing are separate privileges. A read-only file has the same effect."""
     if database.is_sqlite:
         readonly = Database(f"sqlite:///file:{database.place}?mode=ro&uri=true", patience=0)
     else:
@@ -84,9 +84,6 @@ def test_a_read_only_user_is_detected(application: Application, database: Databa
             application.sql(f"DROP ROLE {role}")
 
 
-# What a pass writes of a message is tried with one, and taken back.
-
-
 def test_the_check_leaves_nothing_behind(application: Application, database: Database) -> None:
     application.add_all([{}, {}])
     enrol(database, [1, 2])
@@ -94,7 +91,7 @@ def test_the_check_leaves_nothing_behind(application: Application, database: Dat
     with application.watched() as changed:
         check_writable(database, NOON)
     assert (changed, queue_rows(database)) == ({}, before)
-    application.change(1, status="sent")  # it is not locked
+    application.change(1, status="sent")  # this would fail if the row were still locked
 
 
 @pytest.mark.parametrize(
@@ -104,7 +101,7 @@ def test_a_violated_constraint_is_reported(engine: Factory, tmp_path: Path, colu
     with application_with(engine, tmp_path, Column(column, Text, CheckConstraint(check))) as made:
         made.add()
         with opened(made) as database:
-            check_writable(database, NOON)  # the queue is empty
+            check_writable(database, NOON)  # the check has no message to try a write with
             enrol(database, [1])
             with pytest.raises(SchemaMismatch, match=r"(?i)message 1, .* check constraint"):
                 check_writable(database, NOON)
@@ -119,7 +116,6 @@ SKIPS = {
     True: "CREATE TRIGGER no BEFORE UPDATE ON pending_messages BEGIN SELECT RAISE(IGNORE); END",
     False: RAISES[False].replace("RAISE 'never'", "RETURN NULL"),
 }
-"""The triggers, by whether the database is SQLite."""
 
 
 @pytest.mark.parametrize(("trigger", "told"), [(RAISES, "never"), (SKIPS, "did not change")])
