@@ -88,7 +88,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         not once and STANDING.setdefault(metafunc.module, metafunc.function) is metafunc.function
     )
     marks = () if stands_for_all else (pytest.mark.long,)
-    engines = [first, *(pytest.param(message_id, marks=marks) for message_id in others)]
+    engines = [first, *(pytest.param(engine, marks=marks) for engine in others)]
     metafunc.parametrize("engine", engines, indirect=True, scope="session")
 
 

@@ -341,9 +341,7 @@ def test_status_dry_run_and_pass_agree_on_due_messages(application: Application,
         application.add(message_id, hours_ago=3, retry_count=10)
     run_pass.run_once(settings, runtime=earlier)
     assert [application.state(message_id) for message_id in (1, 4, 6)] == ["waiting", "waiting", "escalated"]
-    long_ago, just_now = (
-        str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=message_id)) for message_id in (5, 0)
-    )
+    long_ago, just_now = (str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=hours)) for hours in (5, 0))
     change = "UPDATE pending_messages SET created_at = ?, updated_at = ? WHERE id = ?"
     application.execute(change, long_ago, long_ago, 1)
     application.execute(change, just_now, just_now, 4)

@@ -120,14 +120,14 @@ class Book:
         name, key, by_pass = request.name, request.key, request.sender.by_pass
         outcomes = {attempt["id"]: attempt["outcome"] for attempt in attempts}
         began, newest = self._since.get(name.message_id, (0, 0))
-        delivered = [each for each in self.requests if outcomes.get(each.attempt) == DELIVERED]
-        if by_pass and any(message_id.name == name for message_id in delivered if message_id in self.requests[began:]):
+        delivered = [earlier for earlier in self.requests if outcomes.get(earlier.attempt) == DELIVERED]
+        if by_pass and any(earlier.name == name for earlier in delivered if earlier in self.requests[began:]):
             yield "a pass sent a text again that is recorded as delivered"
-        if any(message_id.key == key for message_id in delivered):
+        if any(earlier.key == key for earlier in delivered):
             yield "a key was used again after a recorded delivery"
         if self._named.setdefault(key, (name.message_id, name.text)) != (name.message_id, name.text):
             yield f"a key was used for another text: {self._named[key]}, and then {name}"
-        deliveries = sum(message_id.name == name for message_id in delivered)
+        deliveries = sum(earlier.name == name for earlier in delivered)
         if self._keys.setdefault((name, deliveries), key) != key:
             yield f"a text that was not delivered was sent under another key, after {self._keys[name, deliveries]}"
         if by_pass:
@@ -163,7 +163,7 @@ class Book:
         recorded = (
             request for request in self.requests if request.name == name and request.answer.outcome.kind == DELIVERED
         )
-        return any(after.attempts[attempt.attempt]["outcome"] == DELIVERED for attempt in recorded)
+        return any(after.attempts[request.attempt]["outcome"] == DELIVERED for request in recorded)
 
     def has_moved(self, row: Row) -> bool:
         """Return whether a row's text was also sent for another ticket. Only an operator may decide such a case."""

@@ -229,8 +229,8 @@ class Laws:
     def _waits_since_then(self, message_id: int, now: datetime) -> bool:
         """Return whether a pass with its clock ahead has attempted a message and rescheduled it."""
         due = self.before.queue[message_id]["next_attempt_at"]
-        by_passes = [row["finished_at"] for row in self.before.attempts_of(message_id) if row["made_by"] == "pass"]
-        ended = max((time_of(by_pass) for by_pass in by_passes if by_pass is not None), default=now)
+        times = [row["finished_at"] for row in self.before.attempts_of(message_id) if row["made_by"] == "pass"]
+        ended = max((time_of(time) for time in times if time is not None), default=now)
         return due is not None and ended > now and time_of(due) - ended > A_WHILE
 
     def _after_a_pass(self, after: Picture, step: Step) -> Iterator[str]:
@@ -266,15 +266,15 @@ class Laws:
 
         The correction of a clock may change times in the future.
         """
-        for message_id, row in self.before.attempts.items():
-            now = after.attempts.get(message_id)
+        for attempt_id, row in self.before.attempts.items():
+            now = after.attempts.get(attempt_id)
             fixed = set(row) if row["outcome"] is not None else set(row) - END_OF_ATTEMPT
             if now is None or any(has_been(now, name, step) != has_been(row, name, step) for name in fixed):
                 yield f"attempt {dict(row)} became {now}"
-        for message_id, row in self.before.acts.items():
-            if not is_the_same(row, after.acts.get(message_id), step):
-                yield f"act {dict(row)} became {after.acts.get(message_id)}"
-        made = [row for message_id, row in after.acts.items() if message_id not in self.before.acts]
+        for act_id, row in self.before.acts.items():
+            if not is_the_same(row, after.acts.get(act_id), step):
+                yield f"act {dict(row)} became {after.acts.get(act_id)}"
+        made = [row for act_id, row in after.acts.items() if act_id not in self.before.acts]
         new = {row["act"]: row["message_id"] for row in made if row["message_id"] is not None}  # a pause has no message
         if new != step.acts:
             yield f"written down are the acts {new}, and done were {step.acts}"

@@ -131,8 +131,8 @@ class Place:
             schedule=SCHEDULE,
         )
         self.hold = Hold(application)
-        for table in (STUBBORN_IN_A_FILE,) if self.kind == "sqlite" else STUBBORN_AT_A_SERVER:
-            application.sql(table)
+        for statement in (STUBBORN_IN_A_FILE,) if self.kind == "sqlite" else STUBBORN_AT_A_SERVER:
+            application.sql(statement)
         self.begin_anew()
 
     def begin_anew(self) -> None:

@@ -112,10 +112,6 @@ class Steps(Writes):
         """Return the id of a row by an index, modulo the number of rows."""
         return _pick(self.laws.before.rows, some)
 
-    def message(self, some: int) -> int:
-        """Return the id of a failed row by an index, modulo the number of failed rows."""
-        return _pick(self.laws.before.failed, some)
-
     def wait(self, minutes: int) -> None:
         """Move the clock. It is never more than `A_LITTLE` behind the latest time that it has shown."""
         clock = self.place.clock

@@ -227,7 +227,7 @@ def test_two_concurrent_recoveries_never_get_the_same_message(application: Appli
         def take_all(side: int) -> None:
             claims, claim = Claims(sides[side]), Claim(f"side-{side}", NOON + 10 * HOUR)
             while lapsed := claims.take_over_expired(claim, NOON + HOUR, 3):
-                got[side] += ids_of([message_id.message for message_id in lapsed])
+                got[side] += ids_of([claim.message for claim in lapsed])
 
         side_by_side(take_all)
     assert sorted(got[0] + got[1]) == list(range(1, 41))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from alembic import command
@@ -20,9 +20,6 @@ from tests.store.conftest import in_every_mode
 from tests.store.heard import statements
 from tests.store.test_claims import side_by_side, two_sides
 from tests.store.test_database import alembic
-
-if TYPE_CHECKING:
-    pass
 
 DAY = timedelta(days=1)
 EARLIER = NOON - HOUR

@@ -278,7 +278,7 @@ def test_a_message_changed_during_listing_appears_at_most_once(
     application.change(last - 3, retry_count=7)
     application.delete(last - 4)
     application.add()
-    found = {message_id.id: message_id for message_id in coming}
+    found = {message.id: message for message in coming}
     gone = {1, last - 1, last - 2, last - 4}
     assert list(found) == [message_id for message_id in range(1, last + 1) if message_id not in gone]
     assert found[last - 3].retry_count == 7

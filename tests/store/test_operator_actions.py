@@ -370,7 +370,7 @@ def test_an_edited_message_gets_a_new_key_and_keeps_its_place(
     after = queue_rows(database)
     assert {name: after[1][name] for name in same} == {name: before[1][name] for name in same}
     assert after[2] == before[2]
-    assert not any(message_id.changed for message_id in review(database))
+    assert not any(decision.changed for decision in review(database))
     assert history(database) == [(1, NOON, "ada", "edited", "subject, body, recipient_email")]
 
 

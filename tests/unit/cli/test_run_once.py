@@ -18,11 +18,11 @@ ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
     """Restore the signal handlers of the tests, which may themselves run under nohup."""
-    before = {message_id: signal.getsignal(message_id) for message_id in ALL}
+    before = {number: signal.getsignal(number) for number in ALL}
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    for signal_number, handler in before.items():
-        signal.signal(signal_number, handler)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", ALL)

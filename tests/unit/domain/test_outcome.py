@@ -71,8 +71,8 @@ def test_each_status_has_the_documented_outcome(status: int, kind: OutcomeKind) 
 
 def test_an_unlisted_status_has_the_outcome_of_its_class() -> None:
     others = set(range(200, 600)) - set(NAMED)
-    assert {message_id: kind_of_status(message_id) for message_id in others} == {
-        message_id: CLASSES[message_id // 100] for message_id in others
+    assert {status: kind_of_status(status) for status in others} == {
+        status: CLASSES[status // 100] for status in others
     }
 
 
@@ -96,10 +96,8 @@ def test_a_413_is_temporary_only_with_retry_after(retry_after: timedelta | None,
 
 def test_retry_after_affects_no_other_status() -> None:
     others = set(range(200, 600)) - {413}
-    without = {message_id: kind_of_status(message_id) for message_id in others}
-    assert {
-        message_id: kind_of_status(message_id, retry_after=timedelta(minutes=5)) for message_id in others
-    } == without
+    without = {status: kind_of_status(status) for status in others}
+    assert {status: kind_of_status(status, retry_after=timedelta(minutes=5)) for status in others} == without
 
 
 def test_each_outcome_shows_life_or_an_outage_or_neither() -> None:

@@ -696,7 +696,7 @@ def test_nothing_starts_after_the_deadline(stage: Stage) -> None:
     stage.add(*range(1, 10), retry_count=2)
     summary = stage.run(rules=ONE_BY_ONE, takes=timedelta(minutes=5))
     assert ended(summary) == (PassResult.STOPPED, "deadline")
-    assert [at - START for at in stage.begun_at] == [timedelta(minutes=message_id) for message_id in (0, 5, 10)]
+    assert [at - START for at in stage.begun_at] == [timedelta(minutes=minutes) for minutes in (0, 5, 10)]
     assert stage.sent() == [1, 2, 3]
     assert stage.states() == dict.fromkeys(range(4, 10), "waiting")
     assert set(stage.tries().values()) == {2}

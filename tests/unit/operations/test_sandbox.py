@@ -125,7 +125,7 @@ def test_a_key_is_stored_once_and_answered_alike() -> None:
         kept = sandbox.received
     assert first.content == repeat.content == {"succeeded": True, "id": 1}
     assert other.content["id"] == 2
-    assert [(message_id.key, message_id.times, message_id.received_at) for message_id in kept] == [
+    assert [(message.key, message.times, message.received_at) for message in kept] == [
         ("same", 2, NOW),
         ("other", 1, NOW),
     ]
@@ -376,9 +376,9 @@ def test_each_of_many_concurrent_messages_is_stored_once() -> None:
         with ThreadPoolExecutor(16) as pool:
             ids = list(pool.map(lambda key: int(deliver(sandbox, key).content["id"]), keys))
         kept = sandbox.received
-    assert Counter(message_id.key for message_id in kept) == dict.fromkeys(set(keys), 1)
-    assert {message_id.times for message_id in kept} == {4}
-    assert dict(zip(keys, ids, strict=True)) == {message_id.key: message_id.id for message_id in kept}
+    assert Counter(message.key for message in kept) == dict.fromkeys(set(keys), 1)
+    assert {message.times for message in kept} == {4}
+    assert dict(zip(keys, ids, strict=True)) == {message.key: message.id for message in kept}
     assert sorted(set(ids)) == list(range(1, 41))
 
 
