@@ -21,10 +21,11 @@ from retrycli.domain.errors import RetrycliError, cause_of
 from retrycli.domain.sanitize import printable
 from retrycli.system.process import prepare_streams
 
-# Exit code if the reader of the output has ended, such as `head`. A shell reports a death by SIGPIPE with this code.
+# Exit code if the program that reads the output, such as `head`, has ended. A shell reports the same code for a process
+# that SIGPIPE kills.
 SIGPIPE_EXIT = 128 + 13
-# The module of each command, by group, in the order of the help. In the module, a function or a command group has the
-# command's name.
+# The module of each command, in the groups and the order of the help. The module contains a function or a command group
+# with the command's name, which `_load_command` looks up.
 GROUPS = {
     "Core commands": {
         "run-once": "run_once",
@@ -64,7 +65,7 @@ GROUPS = {
     "Trying out": {"sandbox": "demo", "demo": "demo", "manual": "manual", "version": "setup"},
 }
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}
-# An example of each command, by its full name.
+# The example at the end of each command's help, by the command's full name.
 EXAMPLES = {
     "run-once": "retrycli run-once --dry-run",
     "status": "retrycli status --check --max-escalated 100",
@@ -126,9 +127,9 @@ class _ProgramContext(typer.Context):
 
 
 class _Commands(TyperGroup):
-    """All commands, loaded on demand. Cron starts the program for every pass, and needs only one command.
+    """All commands, loaded on demand, because cron starts the program for every pass and a pass needs only one command.
 
-    Loading all of them takes an eighth of the time of a pass with nothing due (tests/benchmarks).
+    Loading all commands takes an eighth of the time of a pass with nothing due (tests/benchmarks).
     """
 
     context_class = _ProgramContext
@@ -136,14 +137,14 @@ class _Commands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  typer does not export click's types
         return list(HOMES)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  as above
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  typer does not export click's types
         if cmd_name not in self.commands:
-            # For an unknown command, load all, so that a similar one is suggested.
+            # For an unknown command, load all commands, so that typer can suggest a similar name.
             names = [cmd_name] if cmd_name in HOMES else HOMES
             self.commands.update({name: _load_command(name) for name in names})
         return self.commands.get(cmd_name)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  as above
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  typer does not export click's types
         for title, names in GROUPS.items():
             width = formatter.width - LONGEST_COMMAND - 6
             with formatter.section(title):
@@ -154,7 +155,7 @@ class _Commands(TyperGroup):
                     ]
                 )
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as above
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  typer does not export click's types
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
@@ -164,7 +165,7 @@ class _Commands(TyperGroup):
 
 
 LONGEST_COMMAND = max(map(len, HOMES))
-# Patterns of the argument checker's errors, with retrycli's wording.
+# Patterns in errors about invalid arguments, and retrycli's wording.
 WORDING = {
     r"^Input should be a valid integer.*": "must be an integer",
     r"^Input should be a valid number.*": "must be a number",
@@ -175,7 +176,7 @@ WORDING = {
 }
 
 
-def _load_command(name: str) -> Any:  # noqa: ANN401  as above
+def _load_command(name: str) -> Any:  # noqa: ANN401  typer does not export click's types
     found = getattr(import_module(f"{__name__}.{HOMES[name]}"), name.replace("-", "_"))
     group = typer.Typer(rich_markup_mode=None)
     if isinstance(found, typer.Typer):
@@ -187,7 +188,7 @@ def _load_command(name: str) -> Any:  # noqa: ANN401  as above
     return command
 
 
-def _add_examples(command: Any, *names: str) -> None:  # noqa: ANN401  as above
+def _add_examples(command: Any, *names: str) -> None:  # noqa: ANN401  typer does not export click's types
     # \b keeps click from re-wrapping the lines.
     command.epilog = f"\b\nExample:\n  {suggested.own(EXAMPLES[' '.join(names)])}"
     for name, subcommand in getattr(command, "commands", {}).items():
@@ -262,7 +263,7 @@ def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) ->
     Args:
         started: the command line with which Python was started.
         script: the path of the installed script, or of the module's ``__main__.py``.
-        environ: the environment, which has the search path.
+        environ: the environment variables; ``PATH`` lists the folders to search for the program.
     """
     if "-m" in started[1:-1] and Path(script).name == "__main__.py":
         return [*started[: started.index("-m") + 2]]

@@ -1,4 +1,4 @@
-"""``retry``, ``requeue``, ``reject``, ``look-up``, ``mark-sent``, for messages chosen by id or by a filter."""
+"""The commands ``retry``, ``requeue``, ``reject``, ``look-up`` and ``mark-sent``, which act on chosen messages."""
 
 from __future__ import annotations
 
@@ -193,9 +193,6 @@ def reject(
         as_json=as_json,
         following=lambda _: "retrycli list-failed",
     )
-
-
-# -- messages that may have arrived ----------------------------------------------------------------------------------
 
 
 def look_up(

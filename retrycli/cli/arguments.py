@@ -94,7 +94,7 @@ def _filter_text(text: str) -> str:
 
 
 def ago(text: str) -> datetime:
-    """Parse a duration, and return the time that lies this long in the past.
+    """Parse a duration, and return the time that is this long before now.
 
     Raises:
         ValueError: the text is not a duration.
@@ -102,7 +102,8 @@ def ago(text: str) -> datetime:
     return datetime.now(UTC) - duration(text)
 
 
-# The filter options, by field. A message must match each of them, or one of its values if the option is repeated.
+# The filter options, by field of `Filter`. A message must match every filter that is given. If a filter is repeated,
+# one of its values must match.
 FILTERS: Mapping[str, Any] = {
     "state": Annotated[
         list[State] | None, typer.Option("--state", help="Only messages in this state.", show_default=False)
@@ -169,7 +170,7 @@ def takes_filters(command: Callable[..., None], *, without: str | None = None) -
     ]
 
     @wraps(command)
-    def run(**options: Any) -> None:  # noqa: ANN401  as the command's signature says
+    def run(**options: Any) -> None:  # noqa: ANN401  the command's signature defines the types
         given: dict[str, Any] = {option.name: options.pop(option.name) or None for option in filters}
         command(filters=Filter(**given), **options)
 

@@ -1,4 +1,4 @@
-"""``cron print``, ``cron install``, ``cron check``, ``cron remove``."""
+"""The ``cron`` commands: print, install, check and remove the schedule that starts passes."""
 
 from dataclasses import asdict
 from itertools import chain
@@ -155,7 +155,8 @@ def cron_remove(
 def _propose(
     ctx: typer.Context, config: Path | None, place: SchedulePlace, host: Host, run_as: str | None
 ) -> tuple[Loaded, Job, list[FileChange]]:
-    """Return the settings, the pass with its log, and the change that adds the log to the settings.
+    """Return the settings, the pass to schedule with its log file, and the changes that add the log file to the
+    settings.
 
     Raises:
         typer.BadParameter: ``--run-as`` names another user, but the schedule runs passes as the current user.

@@ -1,4 +1,4 @@
-"""``db upgrade``, ``db downgrade``, ``db prune``, ``db erase``, ``db copy``, ``db index``, ``table accept``."""
+"""The ``db`` commands, which maintain retrycli's own tables, and ``table accept``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sandbox`` and ``demo``."""
+"""The ``sandbox`` and ``demo`` commands: a simulated ticketing API, and an example database."""
 
 import random
 import signal
@@ -39,7 +39,7 @@ def sandbox(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--fail") from None
     try:
-        server = operations.sandbox.Sandbox(behaviour, rng=random.Random(), port=port, listener=_show_request)  # noqa: S311  no secret
+        server = operations.sandbox.Sandbox(behaviour, rng=random.Random(), port=port, listener=_show_request)  # noqa: S311  not used for secrets
     except OSError as error:
         raise typer.BadParameter(f"can't listen on {port}: {error.strerror}", param_hint="--port") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)

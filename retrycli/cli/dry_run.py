@@ -1,4 +1,4 @@
-"""``run-once --dry-run``, which shows what a pass would do."""
+"""``run-once --dry-run``: show what a pass would do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``list-failed``."""
+"""The ``list-failed`` command: failed messages with their states, next attempts and errors."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -67,8 +67,8 @@ def list_failed(
 def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
     """Show a table of messages, with a column for their expiry if a policy sets an expiry time.
 
-    Off a terminal, the column contains the time of expiry. On a terminal it says which messages expire soon or have
-    expired, and is omitted if there are none.
+    If the output is piped, the column contains the expiry times. On a terminal, the column says which messages have
+    expired or expire soon, and is omitted if there are no such messages.
     """
     most, now = _max_retries_by_type(settings), operations.wiring.utc_now()
     expire = any(policy.expires_after for policy in settings.policies.values())

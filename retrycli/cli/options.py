@@ -1,6 +1,6 @@
 """Define the options that many commands share, load the settings, and ask for confirmation.
 
-`run-once` needs no other module of options, so that passes start fast.
+`run-once` imports no other module of options, so that passes start fast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retrycli.config.loader import Loaded
     from retrycli.config.settings import Settings
 
-NOT_OK = 3  # exit code: tried and not delivered, or not healthy
+NOT_OK = 3  # exit code: a message was attempted but not delivered, or a check failed
 REFUSED = 4  # exit code: no such message, or its state does not allow the action
 MAX_NUMBER = 2**31  # maximum of numeric options, the same as for ``run.limit``
 
@@ -118,7 +118,7 @@ def confirm(question: str, why: str, *, yes: bool, as_json: bool = False) -> Non
     """Ask a question, unless ``--yes`` was given. End the command unless the answer is yes.
 
     Args:
-        question: the question.
+        question: the text to print before ``[y/N]``.
         why: the reason for the question, for the error message.
         yes: ``--yes`` was given.
         as_json: ``--json`` was given.

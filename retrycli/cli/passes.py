@@ -1,4 +1,6 @@
-"""``passes``, ``pause``, ``resume``."""
+"""The commands ``passes``, which lists the last passes, and ``pause`` and ``resume``, which stop and restart
+deliveries.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -49,7 +51,7 @@ def passes(
                     record.started_at,
                     record.finished_at,
                     record.result_in_words(lost),
-                    # The counts are written when a pass ends.
+                    # The counts are written when a pass ends. Until then, show no counts instead of zeros.
                     *(None if record.result is None else getattr(record, name) for name in COUNTS),
                     describe_end(record.reason, record.detail),
                     record.started_by,
@@ -61,7 +63,9 @@ def passes(
 
 
 def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:
-    """Yield the pauses and resumptions since the oldest pass shown, newest first, and the last one before it."""
+    """Yield pauses and resumptions, newest first, back to the last one before ``since``, the start of the oldest pass
+    shown.
+    """
     for pause in pauses:
         yield pause
         if since is not None and pause.at < since:

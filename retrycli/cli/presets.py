@@ -1,4 +1,4 @@
-"""``presets``, and ``deliver-test``, which tries a preset."""
+"""The ``presets`` commands, and ``deliver-test``, which sends a test message with a preset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``run-once``."""
+"""The ``run-once`` command, which cron starts for each pass."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from retrycli.domain.passes import Event, PassSummary, StartedBy
 from retrycli.system.process import has_terminal, parents, started_by
 from retrycli.views import log_lines
 
-# The words for ``released``: the messages wait again with an unchanged retry count, attempted or not.
+# The words for the count ``released``: messages that wait again with an unchanged retry count, attempted or not.
 RELEASED_TEXT = "returned to the queue without using up a retry"
 
 

@@ -183,7 +183,7 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
 
 
 def describe_left(done: operations.retry.ActionResult) -> str:
-    """Describe why the action stopped before some messages."""
+    """Say how many messages the action left unchanged, and why it stopped."""
     failed = sum(attempt.failed for attempt in done.tried)
     why = {
         "canary_failed": f"{failed} of the {len(done.tried)} canaries failed",
@@ -205,7 +205,7 @@ def attempt_fields(tried: operations.retry.ManualAttempt) -> dict[str, object]:
 
 
 def show_attempt(tried: operations.retry.ManualAttempt, start: str = "Message") -> None:
-    """Show a manual attempt."""
+    """Say whether a manual attempt delivered its message."""
     if tried.delivered:
         terminal.say(f"{start} {tried.message_id} sent.")
     elif tried.outcome is not None:

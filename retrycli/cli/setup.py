@@ -1,4 +1,6 @@
-"""``init``, ``config show``, ``config check``, ``doctor``, ``notify test``, ``version``."""
+"""The commands ``init``, ``config``, ``doctor``, ``notify test`` and ``version``, which set up and check an
+installation.
+"""
 
 import uuid
 from dataclasses import asdict, replace

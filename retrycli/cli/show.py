@@ -1,4 +1,4 @@
-"""``show``, ``explain``."""
+"""The commands ``show``, which shows a message and its attempts, and ``explain``, which shows what delays a message."""
 
 from __future__ import annotations
 
@@ -132,9 +132,6 @@ def _show_history(found: MessageDetails) -> None:
         terminal.show_table((*headers, "External ID"), rows, texts=2)
     else:
         terminal.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
-
-
-# -- explain -------------------------------------------------------------------------------------------------------
 
 
 def explain(

@@ -1,4 +1,4 @@
-"""``stats``, ``report``, ``metrics``."""
+"""The ``stats``, ``report`` and ``metrics`` commands: figures about deliveries as text, HTML and for Prometheus."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from retrycli.domain.outcome import OutcomeKind
 from retrycli.views import formatting, terminal
 
 ON_SCREEN = 20  # maximum number of groups on a terminal, except hours, which are all shown
-MAX_GROUPS = 10_000  # maximum number of groups off a terminal
+MAX_GROUPS = 10_000  # maximum number of groups in JSON or a pipe, and of hours
 CAUSES = 5  # maximum number of errors shown without ``--by error``
 NEWEST = 5  # maximum number of outages on a terminal, newest first
 CURVE = 48  # width of a curve, in characters
@@ -111,9 +111,6 @@ def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
     )
 
 
-# -- stats as JSON and as lines --------------------------------------------------------------------------------------
-
-
 def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dict[str, object]:
     median, most, longest = (None if wait is None else round(wait.total_seconds()) for wait in _waits(figures))
     troubles = [asdict(cause) for cause in figures.troubles]
@@ -160,9 +157,6 @@ def _piped_rows(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) ->
 
 def _waits(figures: DeliveryStats) -> list[timedelta | None]:
     return [quantile(figures.waits, share) for share in (0.5, 0.95, 1)]
-
-
-# -- stats on a terminal ---------------------------------------------------------------------------------------------
 
 
 def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:

@@ -1,4 +1,4 @@
-"""``status``."""
+"""The ``status`` command: scheduler health and queue counts."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _next_run(loaded: Loaded, found: operations.status.Status) -> datetime | str
     if found.uncalled is None:
         return found.next_run
     why, remedy = found.uncalled
-    # Before the first pass, the last line of the output gives the remedy.
+    # Before the first pass, the last line of the output already gives the remedy.
     return complete_commands(loaded, f"none: {why}" if found.last_pass is None else f"none: {why}; {remedy}")
 
 
@@ -201,16 +201,13 @@ def _describe_pause(found: operations.status.Status) -> str:
     return f"by {found.pause.by}{until}" + (f": {found.pause.reason}" if found.pause.reason else "")
 
 
-# -- what starts passes on this machine, for `explain` too ------------------------------------------------------------
-
-
 def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, bool]:
     """Find what starts passes on this machine.
 
     Returns:
         The cron lines and timers that start passes with these settings; None if the settings come from no file, because
-        a schedule names the file. Also whether it is known that no crontab on this machine starts any pass. Then the
-        cron line that started the last pass no longer exists.
+        a schedule names the file. Also whether no crontab on this machine starts a pass, which only root can know: then
+        the cron line that started the last pass no longer exists.
     """
     host = Host(run=asker)
     found = None if loaded.file is None else schedule.callers_of(loaded, host)

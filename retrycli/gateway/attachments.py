@@ -74,7 +74,7 @@ async def find(message: Message, folder: Folder | None, limit_bytes: int) -> lis
 
     Raises:
         NotSent: `INVALID` if a file can't be sent; the error says why. `UNREACHABLE` or `TRANSIENT` if a file can't be
-            checked at present, for example because file descriptors are short.
+            checked at present, for example because too few file descriptors are free.
     """
     entries = message.fields["attachments"]
     assert isinstance(entries, list)  # noqa: S101  for the type checker

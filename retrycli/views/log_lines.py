@@ -39,7 +39,7 @@ WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | R
 # The maximum number of escalated messages that get a two-line warning: per cause, and in total.
 PER_CAUSE, SINGLE_ESCALATIONS = 3, 45
 LONGEST_PROBLEM = 100  # maximum length of a row's problem in the line that counts a cause's messages
-COUNTED_CAUSES = 30  # maximum number of causes that get such a line, the most frequent first
+COUNTED_CAUSES = 30  # maximum number of causes whose messages are counted in a line, the most frequent first
 
 
 def log_event(event: Event, *, in_full: bool = True) -> None:
@@ -235,7 +235,7 @@ class _StderrHandler(logging.Handler):
 
 
 class _Text(logging.Formatter):
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  logging's
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  the name in `logging`
         return utc_text(datetime.fromtimestamp(record.created, UTC))
 
     def format(self, record: logging.LogRecord) -> str:

@@ -146,7 +146,7 @@ class ApiClient:
 
 
 class Credentials:
-    """Authenticate requests.
+    """Provide the credentials of requests, and log in if the system requires it.
 
     Args:
         settings: the credentials and ``gateway.auth``, which overrides the preset's method.

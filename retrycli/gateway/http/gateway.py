@@ -131,8 +131,6 @@ class HttpGateway(BaseGateway):
                 return Outcome(OutcomeKind.UNKNOWN, error=f"no response within {limit:g} s")
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
 
-    # -- before the request -----------------------------------------------------------------------------------
-
     async def _prepare(self, queued: QueuedMessage, *, ask: bool = False) -> PreparedRequest:
         """Build a message's request. With ``ask``, also send the preset's questions and upload the attachments."""
         try:
@@ -189,8 +187,6 @@ class HttpGateway(BaseGateway):
             raise NotSent(replace(reply.outcome, kind=certain.get(reply.outcome.kind, reply.outcome.kind), error=error))
         return token
 
-    # -- the request ------------------------------------------------------------------------------------------
-
     async def _send(self, prepared: PreparedRequest, progress: DeliveryProgress) -> Outcome:
         limit = max(ANSWER_LIMIT, min(MAX_REPETITION * len(plain(prepared.fields["body"])), LOOK_UP_LIMIT))
         reply = await self._client.send(
@@ -199,8 +195,6 @@ class HttpGateway(BaseGateway):
         if reply.answer is None:
             return reply.outcome
         return _check_confirmation(prepared, reply.answer, outcome_of(reply.answer, reply.outcome, self._preset))
-
-    # -- after the request ------------------------------------------------------------------------------------
 
     async def _verify(self, prepared: PreparedRequest, outcome: Outcome) -> Outcome:
         rule = prepared.rule.verify

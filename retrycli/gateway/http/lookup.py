@@ -66,7 +66,7 @@ class Lookups:
                 if await self.holds_on_a_page(rule, fields, "look-up", believe_no=False):
                     return True
             except NotSent as error:
-                if error.outcome.kind is OutcomeKind.PERMANENT:  # concerns the look-up, not the message
+                if error.outcome.kind is OutcomeKind.PERMANENT:  # the system refused the look-up, not the message
                     raise NotSent(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
                 raise
         return False

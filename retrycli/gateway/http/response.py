@@ -24,8 +24,8 @@ ANSWER_LIMIT = 64 * 1024
 # parses such an answer. This takes up to 0.2 s and, if the answer contains empty lists, 25 times its size in memory.
 LOOK_UP_LIMIT = 2 * 1024 * 1024
 EXTERNAL_ID_LENGTH = 200
-# The codec is looked up here, because a look-up may import a module. While requests are in flight, an import may fail,
-# because too few file descriptors are left.
+# Look up the codec at import. While requests are in flight, the look-up may fail, because it may import a module and
+# too few file descriptors may be left.
 UTF_8 = codecs.lookup("utf-8-sig")
 
 

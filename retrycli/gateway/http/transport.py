@@ -96,7 +96,7 @@ class _Connector(aiohttp.TCPConnector):
         options: options of aiohttp's connector.
     """
 
-    def __init__(self, *, elapsed: Callable[[], float], **options: Any) -> None:  # noqa: ANN401  aiohttp's own
+    def __init__(self, *, elapsed: Callable[[], float], **options: Any) -> None:  # noqa: ANN401  aiohttp's options
         super().__init__(keepalive_timeout=IDLE_SECONDS, **options)
         self._elapsed = elapsed
         self._idle_since: WeakKeyDictionary[ResponseHandler, float] = WeakKeyDictionary()
@@ -272,7 +272,7 @@ class _NoNetwork(AbstractResolver):
         return [ResolveResult(hostname=host, host=LOOPBACK, port=port, family=family, proto=0, flags=0)]
 
     async def close(self) -> None:
-        """Do nothing."""
+        """Do nothing, because the resolver holds no resources."""
 
 
 async def check_urls(settings: GatewaySettings, section: str = "gateway") -> None:

@@ -34,7 +34,7 @@ def check_path(path: str) -> str:
 JsonPath = Annotated[str, AfterValidator(check_path)]
 
 
-def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa: B006  never changed
+def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa: B006  the default is never changed
     """Return all values at a path; an empty list if there are none.
 
     Args:
@@ -51,7 +51,7 @@ def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa:
     return found
 
 
-def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # noqa: B006  never changed
+def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # noqa: B006  the default is never changed
     """Return the first step of a path that is missing in a tree; None if the path can be followed to its end.
 
     A list may be empty, and the last value may be null. Two kinds of steps may be missing, because conditions test

@@ -228,9 +228,6 @@ def _entry_fields(fields: Fields, value: object) -> Fields:
     return {**fields, EACH: value, **{f"{EACH}.{name}": part for name, part in parts.items()}}
 
 
-# -- HTML to plain text, for systems that accept only plain text ----------------------------------------------
-
-
 def plain_text(html: str) -> str:
     """Convert HTML to plain text, with a line for each block. No input causes an error or needs quadratic time."""
     reader = _Reader()
@@ -270,9 +267,6 @@ class _Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._hidden:
             self.parts.append(data.replace("\n", " "))
-
-
-# -- filters --------------------------------------------------------------------------------------------------
 
 
 def _is_empty(value: object) -> bool:

@@ -180,9 +180,6 @@ def _boundary(delivery_key: str, body: bytes) -> str:
     return boundary
 
 
-# -- headers -----------------------------------------------------------------------------------------------------------
-
-
 def _addresses(addresses: Sequence[Address]) -> str:
     return ",\r\n ".join(
         address.spec if not address.name else f"{_phrase(address.name)} <{address.spec}>" for address in addresses
@@ -226,9 +223,6 @@ def _message_ids(column: str, fields: Mapping[str, object]) -> list[str]:
     if not isinstance(words, list) or not all(isinstance(word, str) and MESSAGE_ID.fullmatch(word) for word in words):
         raise InvalidMessage(f"{column} must contain message ids such as <a1@example.com>: {value!r:.80}")
     return words
-
-
-# -- parts -------------------------------------------------------------------------------------------------------------
 
 
 def _body(text: str) -> bytes:

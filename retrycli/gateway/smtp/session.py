@@ -92,7 +92,7 @@ class _Client(smtplib.SMTP):
             name = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
         super().__init__(local_hostname=name)
         self.sock = connection
-        self.command_encoding = "utf-8"  # as smtplib does for SMTPUTF8
+        self.command_encoding = "utf-8"  # so that commands may contain non-ASCII addresses
 
     def getreply(self) -> tuple[int, bytes]:
         """Read a reply. smtplib's own method reads any number of lines, and returns code -1 for an invalid reply."""

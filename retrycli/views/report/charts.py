@@ -147,8 +147,6 @@ def _short(number: float) -> str:
     return f"{number:.2f}".rstrip("0").rstrip(".")
 
 
-# -- the days of passes ------------------------------------------------------------------------------------------------
-
 # The periods that one mark can represent. A day is a multiple of each, and its marks fit on the screen of a phone.
 CELLS = tuple(timedelta(minutes=minutes) for minutes in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
 MISSED_AFTER = 1.6  # after this many intervals a pass was missed; less is the scheduler's jitter

@@ -47,7 +47,7 @@ WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)  # bounds of the bars of wa
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """The data of the page."""
+    """Everything that the report page shows."""
 
     figures: DeliveryStats
     state: str  # `Status.state`
@@ -65,7 +65,7 @@ def passes_since(since: datetime, until: datetime) -> datetime:
 
 
 def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
-    """Return the page.
+    """Return the report as one page of HTML.
 
     Args:
         report: the data.
@@ -227,9 +227,6 @@ def _day(row: charts.Row, cells: int) -> tuple[str, str, str]:
         charts.day(row.marks, cells=cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=words),
         words,
     )
-
-
-# -- sentences ---------------------------------------------------------------------------------------------------------
 
 
 def _headline(
