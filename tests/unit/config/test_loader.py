@@ -1,4 +1,4 @@
-"""Settings: their sources and precedence, what is refused, and that no secret is ever shown."""
+"""Loading settings: sources and their precedence, invalid values, and secrets that are never shown."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ SECRET = "hush-hush"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Use a separate folder, so that no retrycli.toml of ours is found."""
+    """Use a separate working directory, so that the tests find no existing retrycli.toml."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def read(toml: str = "", **environment: str) -> Loaded:
-    """Load a named file with this TOML, in this environment."""
+    """Load ``toml`` from a file, with these environment variables."""
     file = Path.cwd() / "named.toml"
     file.write_text(toml, encoding="utf-8")
     return load(file, environment)
 
 
 def refusal(toml: str = "", **environment: str) -> str:
-    """Return the error of these settings."""
+    """Return the error that loading these settings raises."""
     with pytest.raises(ConfigurationError) as raised:
         read(toml, **environment)
     return str(raised.value)
@@ -46,9 +46,6 @@ def refusal(toml: str = "", **environment: str) -> str:
 def setting(settings: Settings, key: str) -> object:
     """Return the value of a dotted key."""
     return reduce(getattr, key.split("."), settings)
-
-
-# Defaults.
 
 
 def test_the_defaults_match_the_manual() -> None:
@@ -140,7 +137,7 @@ def test_the_default_rules_match_policy_and_breaker() -> None:
 
 
 def test_every_setting_has_a_description() -> None:
-    """`init` and `config show` print these lines."""
+    """`init` writes the descriptions into the configuration file."""
     sections = [type(value) for _, value in Settings()]
     undescribed = [name for section in sections for name, info in section.model_fields.items() if not info.description]
     assert undescribed == []
@@ -149,9 +146,6 @@ def test_every_setting_has_a_description() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().run.concurrency = 1  # type: ignore[misc]
-
-
-# Precedence and provenance.
 
 
 def test_the_environment_overrides_the_file_and_the_file_the_default() -> None:
@@ -237,9 +231,6 @@ def test_without_an_environment_argument_the_processs_own_is_read(
     assert load(folder / "named.toml", {}).settings.run.limit is None
 
 
-# Which file.
-
-
 @pytest.mark.skipif(Path("/etc/retrycli/retrycli.toml").exists(), reason="this machine has a configuration")
 def test_without_a_file_the_defaults_apply() -> None:
     loaded = load(None, {})
@@ -312,7 +303,7 @@ def test_a_missing_named_file_is_reported(folder: Path) -> None:
 
 
 def test_a_missing_file_named_by_the_variable_is_reported_with_the_variable(folder: Path) -> None:
-    """No other file is used in its place."""
+    """A mistyped path must not silently select another file."""
     (folder / "retrycli.toml").write_text("", encoding="utf-8")
     with pytest.raises(ConfigurationError) as raised:
         load(None, {"RETRYCLI_CONFIG": str(folder / "gone.toml")})
@@ -322,7 +313,7 @@ def test_a_missing_file_named_by_the_variable_is_reported_with_the_variable(fold
 
 @pytest.mark.parametrize("target", ["gone.toml", "named.toml", "."], ids=["dangling", "loop", "folder"])
 def test_a_named_path_that_is_not_a_file_is_not_reported_as_missing(folder: Path, target: str) -> None:
-    """`init` would not create it."""
+    """The error about a missing file suggests `init`, which would not replace this path."""
     named = folder / "named.toml"
     named.symlink_to(target)
     with pytest.raises(ConfigurationError, match=rf"^{named} \(--config\) is not a readable file"):
@@ -330,7 +321,7 @@ def test_a_named_path_that_is_not_a_file_is_not_reported_as_missing(folder: Path
 
 
 def test_a_named_file_that_cannot_be_looked_up_is_not_reported_as_missing(folder: Path) -> None:
-    """The folder is closed to us; for root, to whom none is closed, a name of 300 letters has the same effect."""
+    """An overlong name causes the same error as a folder without search permission, and also for root."""
     with pytest.raises(ConfigurationError, match=r"^can't look for .* \(--config\): File name too long; check"):
         load(folder / ("x" * 300) / "retrycli.toml", {})
 
@@ -361,16 +352,13 @@ def test_a_file_that_is_nested_too_deeply_is_named(folder: Path, toml: str) -> N
     assert refusal(toml) == f"{folder / 'named.toml'} is nested too deeply"
 
 
-# Keys and values that are wrong.
-
-
 @pytest.mark.parametrize(
     ("toml", "key"),
     [
         ("[run]\nconcurency = 4\n", "run.concurency"),
         ("speed = 4\n", "speed"),
         ("[schedule.types.supplier]\nmax_retrys = 4\n", "schedule.types.supplier.max_retrys"),
-        # how often cron starts a pass is one for all
+        # The interval between passes is the same for all message types.
         (
             "[schedule.types.supplier]\nretry_interval_minutes = 5\n",
             "schedule.types.supplier.retry_interval_minutes",
@@ -477,7 +465,7 @@ def test_a_number_is_accepted_within_its_bounds_and_refused_beyond(
 @pytest.mark.parametrize("section", ["schedule", "schedule.types.supplier"])
 @pytest.mark.parametrize(("jitter", "good"), [(-0.1, False), (0, True), (1, True), (1.1, False)])
 def test_jitter_is_between_zero_and_all_of_the_wait(section: str, jitter: float, *, good: bool) -> None:
-    """It is all of the wait only if no wait is long enough for jitter."""
+    """A jitter of 1 is valid here, because the fixed wait of 15 minutes is too short for jitter to apply."""
     toml = f'[{section}]\nbackoff = "fixed"\njitter = {jitter}\n'
     if good:
         read(toml)
@@ -503,9 +491,6 @@ def test_a_value_in_place_of_a_section_is_refused() -> None:
 @pytest.mark.parametrize("table", ["pending_messages", "app.pending_messages", "Messages2", "nachrichten_ü"])
 def test_a_table_is_a_name_with_an_optional_schema(table: str) -> None:
     assert read(f'[database]\ntable = "{table}"\n').settings.database.table == table
-
-
-# The database.
 
 
 @pytest.mark.parametrize(
@@ -542,7 +527,7 @@ def test_other_databases_are_refused_with_an_example(url: str) -> None:
 @pytest.mark.parametrize("scheme", ["sqlite", "sqlite+pysqlite"])
 @pytest.mark.parametrize("path", ["tickets.db", "data/tickets.db", "../tickets.db"])
 def test_a_relative_sqlite_path_is_relative_to_its_file(folder: Path, scheme: str, path: str) -> None:
-    """Cron starts the command in another folder."""
+    """Cron starts the command in another working directory, so the path must not depend on the working directory."""
     file = folder / "etc" / "retrycli.toml"
     file.parent.mkdir()
     file.write_text(f'[database]\nurl = "{scheme}:///{path}"\n', encoding="utf-8")
@@ -557,7 +542,9 @@ def test_a_database_that_is_not_a_section_is_reported_and_not_defaulted() -> Non
 
 @pytest.mark.parametrize("toml", ["", "[database]\n", '[database]\ntable = "outbox"\n'])
 def test_without_a_database_setting_the_default_is_beside_the_file(folder: Path, toml: str) -> None:
-    """Cron's line names the file, and starts the command elsewhere. A database in the environment is unchanged."""
+    """Cron's line names the file, but cron starts the command in another folder. A URL from the environment stays
+    relative.
+    """
     file = folder / "etc" / "retrycli.toml"
     file.parent.mkdir()
     file.write_text(toml, encoding="utf-8")
@@ -593,7 +580,7 @@ def test_a_relative_path_is_relative_to_its_file_and_an_absolute_one_is_kept(fol
 
 @pytest.mark.parametrize("key", [*PATHS, "gateway.supplier.attachments_dir"])
 def test_an_empty_path_is_unset(key: str) -> None:
-    """Without this, attachments would come from the settings' folder, which contains our secrets."""
+    """An empty path would resolve to the settings' folder, and attachments from there could expose its secrets."""
     section, _, name = key.rpartition(".")
     variable = "RETRYCLI_" + key.upper().replace(".", "__")
     for said in (refusal(f'[{section}]\n{name} = ""\n'), refusal(**{variable: ""})):
@@ -604,9 +591,6 @@ def test_an_empty_path_is_unset(key: str) -> None:
 def test_a_preset_is_a_file_beside_the_configuration_or_a_name(folder: Path, preset: str, *, beside: bool) -> None:
     expected = str(folder / preset) if beside else preset
     assert read(f'[gateway]\npreset = "{preset}"\n').settings.gateway.preset == expected
-
-
-# The base URL.
 
 
 @pytest.mark.parametrize(
@@ -648,9 +632,6 @@ def test_an_unusable_base_url_is_refused_with_a_remedy(url: str, said: str) -> N
     words = refusal(RETRYCLI_GATEWAY__BASE_URL=url)
     assert words.startswith("gateway.base_url (environment RETRYCLI_GATEWAY__BASE_URL): ")
     assert said in words
-
-
-# Schedules and message types.
 
 
 def test_each_schedule_setting_reaches_the_policy() -> None:
@@ -742,13 +723,13 @@ def test_a_message_type_may_use_the_general_list() -> None:
         '[schedule]\nbackoff = "linear"\nbase_minutes = 0.5\n',
         '[schedule]\nbackoff = "fixed"\nbase_minutes = 0.5\n',
         '[schedule]\nbackoff = "list"\nwaits_minutes = [5, 1, 10]\n',
-        "[schedule]\nbase_minutes = 60\njitter = 1\n",  # a roll of -1 leaves no wait
+        "[schedule]\nbase_minutes = 60\njitter = 1\n",  # a jitter of -1 leaves no wait
         "[schedule.types.supplier]\nbase_minutes = 1\n",
         '[schedule]\nwaits_minutes = [1]\n[schedule.types.supplier]\nbackoff = "list"\n',
     ],
 )
 def test_a_wait_within_the_slack_is_refused(toml: str) -> None:
-    """Such a message would be due again in the pass that set the wait."""
+    """A message with such a wait would be due again in the pass that set the wait."""
     assert "must be longer than schedule.due_slack_seconds" in refusal(toml)
 
 
@@ -766,15 +747,12 @@ def test_the_wait_that_is_too_short_is_named() -> None:
         "[schedule]\nbase_minutes = 1.1\n",
         "[schedule]\ndue_slack_seconds = 899\n",
         "[schedule]\nbase_minutes = 1\ndue_slack_seconds = 0\n",
-        "[schedule]\nwaits_minutes = [1]\n",  # a list that no schedule uses
-        '[schedule]\nbackoff = "linear"\ncap_minutes = 1\n',  # a cap that linear does not know
+        "[schedule]\nwaits_minutes = [1]\n",  # no schedule uses this list
+        '[schedule]\nbackoff = "linear"\ncap_minutes = 1\n',  # the linear schedule has no cap
     ],
 )
 def test_a_wait_beyond_the_slack_is_accepted(toml: str) -> None:
     assert read(toml).settings.schedule != Settings().schedule
-
-
-# Credentials.
 
 
 @pytest.mark.parametrize(("auth", "missing"), [("bearer", "token"), ("basic", "username"), ("login", "username")])
@@ -832,7 +810,7 @@ def test_setting_both_a_secret_and_its_file_is_refused_with_both_sources(folder:
 
 @pytest.fixture
 def credentials(folder: Path) -> Path:
-    """Create a folder as systemd does for LoadCredential=."""
+    """Create a folder like systemd's folder for LoadCredential=."""
     path = folder / "credentials"
     path.mkdir()
     return path
@@ -874,14 +852,11 @@ def test_an_unusable_credentials_directory_is_named(folder: Path) -> None:
     assert said == f"gateway.token: can't look for {long / 'gateway.token'}: File name too long"
 
 
-# Whom to tell.
-
-
 MAIL, CHAT = "mailto://ann:pw@mail.example.com?to=a@x.test,b@x.test", "slack://T/B/C"
 
 
 def told(loaded: Loaded) -> list[str]:
-    """Return the URLs, revealed."""
+    """Return the notification URLs without masking."""
     return [url.get_secret_value() for url in loaded.settings.notify.urls]
 
 
@@ -917,9 +892,6 @@ def test_urls_are_masked_one_by_one() -> None:
     values = {key: value for key, value, _ in template.shown(loaded)}
     assert values["notify.urls"] == "********, ********"
     assert values["notify.ping_url"] == "********"
-
-
-# Secrets.
 
 
 @pytest.mark.parametrize(
@@ -992,9 +964,6 @@ def test_settings_made_without_a_file_do_not_show_an_invalid_secret() -> None:
     with pytest.raises(ValidationError) as raised:
         Settings.model_validate({"gateway": {"token": [SECRET], "auth": SECRET}})
     assert SECRET not in str(raised.value)
-
-
-# Which gateway.
 
 
 BY_MAIL = '[gateway]\nkind = "smtp"\nsender = "Support <support@example.com>"\n'
