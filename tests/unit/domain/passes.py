@@ -1,4 +1,4 @@
-"""Passes for the tests of incidents."""
+"""Records of passes, for tests of incidents and notices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TICK = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class Past(PassRecord):
-    """A past pass; by default one of cron with nothing to send."""
+    """A recorded pass. By default, cron started it, and it completed without sending anything."""
 
     pass_id: str = "past"
     host: str = "mill"

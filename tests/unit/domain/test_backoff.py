@@ -1,4 +1,4 @@
-"""The schedules: the wait of each retry, the effect of jitter, and that nothing overflows."""
+"""Backoff schedules: the wait before each retry, jitter, and overflow."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ EVERY_KIND = pytest.mark.parametrize(
 
 def minutes(*waits: float) -> list[timedelta]:
     return [timedelta(minutes=wait) for wait in waits]
-
-
-# Waits without jitter.
 
 
 @pytest.mark.parametrize(
@@ -70,9 +67,6 @@ def test_exponential_waits_never_decrease_and_never_exceed_the_maximum(
     assert min(base, cap) <= backoff.wait(retry) <= backoff.wait(retry + 1) <= cap
 
 
-# Times.
-
-
 @EVERY_KIND
 @pytest.mark.parametrize("retry", [1, 3, 9])
 def test_a_wait_starts_at_the_last_attempt(backoff: Backoff, retry: int) -> None:
@@ -91,11 +85,11 @@ def test_only_the_linear_schedule_uses_the_creation_time(backoff: Backoff, creat
     ("retry", "failed_after", "due_after"),
     [
         (1, 0, 15),
-        (1, 40, 55),  # failed long after it was made: still 15 min from then
+        (1, 40, 55),  # failed long after its creation: one base from the failure
         (2, 15, 30),
         (4, 45, 60),
-        (4, 20, 60),  # never before its place in the ladder
-        (4, 300, 315),  # and never at once after a failure
+        (4, 20, 60),  # not before four bases from its creation
+        (4, 300, 315),  # at least one base from the failure
     ],
 )
 def test_linear_retry_n_is_due_n_bases_after_creation_and_at_least_one_base_from_now(
@@ -127,9 +121,6 @@ def test_a_linear_message_created_near_the_year_9999_does_not_overflow() -> None
     assert LINEAR.next_attempt_at(10_000, since=NOON, created_at=LATEST) == LATEST
 
 
-# Jitter.
-
-
 @pytest.mark.parametrize("retry", [1, 2])
 @pytest.mark.parametrize("jitter", [-1, 0.5, 1])
 def test_waits_under_an_hour_have_no_jitter(retry: int, jitter: float) -> None:
@@ -149,7 +140,7 @@ def test_jitter_starts_at_one_hour(wait: float, due_after: float) -> None:
     ("jitter", "wait"), [(-1, timedelta(minutes=192)), (0, timedelta(hours=4)), (1, timedelta(minutes=288))]
 )
 def test_jitter_is_applied_after_the_maximum(jitter: float, wait: timedelta) -> None:
-    """Otherwise all messages of an outage would be due at once."""
+    """If the maximum also applied to jitter, all messages of an outage would be due at the same time."""
     assert EXPONENTIAL.next_attempt_at(9, since=NOON, jitter=jitter) == NOON + wait
 
 

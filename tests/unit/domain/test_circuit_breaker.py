@@ -21,7 +21,7 @@ SILENT = [OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID]
 
 
 def after(*kinds: OutcomeKind, since: datetime = NOON, rules: BreakerRules = RULES, tickets: int = 100) -> Breaker:
-    """Return a closed breaker after some outcomes of one pass, for this number of tickets in turn."""
+    """Return a breaker after these outcomes in one pass, which belong to ``tickets`` tickets in turn."""
     breaker = CLOSED
     for number, kind in enumerate(kinds):
         breaker = breaker.after(kind, rules, since=since, ticket=str(number % tickets))
@@ -35,9 +35,6 @@ OPEN = after(*[OutcomeKind.TRANSIENT] * 5)
 def test_a_breaker_and_its_rules_are_frozen(value: Breaker | BreakerRules) -> None:
     with pytest.raises(AttributeError):
         value.failures = 1  # type: ignore[misc]
-
-
-# Opening.
 
 
 @pytest.mark.parametrize("kind", FAILURES)
@@ -107,9 +104,6 @@ def test_the_number_of_failures_is_configurable(failures: int) -> None:
     assert after(*[OutcomeKind.UNREACHABLE] * failures, rules=rules).state is BreakerState.OPEN
 
 
-# Blocking.
-
-
 def test_a_closed_breaker_blocks_nothing() -> None:
     assert not CLOSED.blocks(NOON)
     assert not after(*[OutcomeKind.TRANSIENT] * 4).blocks(NOON)
@@ -120,15 +114,12 @@ def test_a_closed_breaker_blocks_nothing() -> None:
     [
         (NOON, True),
         (NOON + timedelta(minutes=14, seconds=59), True),
-        (NOON + timedelta(minutes=15), False),  # the very next tick may probe
+        (NOON + timedelta(minutes=15), False),  # the next tick may probe
         (NOON + timedelta(hours=1), False),
     ],
 )
 def test_an_open_breaker_blocks_until_its_probe_is_due(at: datetime, *, blocked: bool) -> None:
     assert OPEN.blocks(at) is blocked
-
-
-# Probing.
 
 
 def test_probes_come_after_15_then_30_then_every_60_minutes() -> None:
@@ -173,9 +164,6 @@ def test_the_next_outage_starts_with_the_first_wait() -> None:
     assert (breaker.opened_at, breaker.probe_at) == (later, later + timedelta(minutes=15))
 
 
-# Resting.
-
-
 def test_a_destination_that_requests_a_rest_gets_no_requests_until_its_end() -> None:
     resting = CLOSED.rest(NOON + timedelta(minutes=20))
     assert resting.state is BreakerState.RESTING
@@ -184,7 +172,7 @@ def test_a_destination_that_requests_a_rest_gets_no_requests_until_its_end() -> 
 
 
 def test_a_rest_is_not_a_failure() -> None:
-    """After it, one failure does not open the breaker; this takes a streak, as usual."""
+    """After a rest, one failure does not open the breaker. As usual, only a streak of failures does."""
     resting = after(*[OutcomeKind.TRANSIENT] * 4).rest(NOON)
     assert resting.failures == 0
     breaker = resting.after(OutcomeKind.TRANSIENT, RULES, since=NOON + timedelta(minutes=15), ticket="1")
@@ -194,9 +182,6 @@ def test_a_rest_is_not_a_failure() -> None:
 def test_an_answer_after_the_rest_closes_it() -> None:
     resting = CLOSED.rest(NOON)
     assert resting.after(OutcomeKind.DELIVERED, RULES, since=NOON + timedelta(minutes=15), ticket="1") == CLOSED
-
-
-# What always holds.
 
 
 @settings(deadline=None)
@@ -213,12 +198,9 @@ def test_it_is_open_exactly_during_five_relevant_consecutive_failures(
         down = bool(row) and (down or len(row if len(tickets) >= 3 else silent) >= 5)
         breaker = breaker.admitting(NOON + timedelta(days=1)).after(kind, RULES, since=NOON, ticket=ticket)
         assert (breaker.state is BreakerState.OPEN) is down
-        if kind not in SILENT:  # what says nothing leaves an admitted probe as it was
+        if kind not in SILENT:  # a silent outcome does not end an admitted probe
             assert (breaker.probe_at is not None) is down
     assert breaker.destination == "tickets.example.com"
-
-
-# How wide a pass goes.
 
 
 @pytest.mark.parametrize(
@@ -226,10 +208,10 @@ def test_it_is_open_exactly_during_five_relevant_consecutive_failures(
     [
         *[(1, kind, 2) for kind in ANSWERS],
         *[(4, kind, 5) for kind in ANSWERS],
-        *[(8, kind, 8) for kind in ANSWERS],  # the limit
+        *[(8, kind, 8) for kind in ANSWERS],  # at most the limit
         *[(8, kind, 4) for kind in FAILURES],
         *[(5, kind, 2) for kind in FAILURES],
-        *[(1, kind, 1) for kind in FAILURES],  # never none
+        *[(1, kind, 1) for kind in FAILURES],  # at least one
         *[(4, kind, 4) for kind in SILENT],
     ],
 )

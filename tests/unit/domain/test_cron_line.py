@@ -1,4 +1,4 @@
-"""A pass as a line of a crontab, and the block that contains it."""
+"""Cron lines: writing retrycli's block in a crontab, and recognising lines that start passes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_path_that_a_crontab_cannot_contain_is_refused(path: str) -> None:
 
 
 def test_only_the_system_block_names_a_user_and_sets_path() -> None:
-    """In a user's crontab a variable would apply to every line below."""
+    """In a user's crontab, PATH would also apply to every line below the block."""
     own, system = block(JOB, system=False), block(JOB, system=True)
     assert f"\n*/15 * * * * {LINE}\n" in own
     assert f"\nPATH=/usr/local/bin:/usr/bin:/bin\n*/15 * * * * ticketing {LINE}\n" in system
@@ -71,7 +71,7 @@ def test_only_the_system_block_names_a_user_and_sets_path() -> None:
 
 @pytest.mark.parametrize("others", ["", OTHERS, OTHERS.rstrip("\n")])
 def test_a_block_is_appended_and_other_lines_are_kept(others: str) -> None:
-    """The exception is a last line without a newline, which cron would not read."""
+    """A last line without a newline gets one, because cron would not read the line."""
     text = with_block(others, CONFIG, block(JOB, system=False))
     ended = others if not others or others.endswith("\n") else others + "\n"
     assert text == ended + block(JOB, system=False)
@@ -93,7 +93,7 @@ def test_a_block_for_other_settings_is_kept() -> None:
 
 @pytest.mark.parametrize("rest", ["", f"0 5 * * * true\n{BEGIN}/srv/other.toml\n{END}\n"])
 def test_a_block_without_its_end_is_left_alone(rest: str) -> None:
-    """Its end is unknown."""
+    """Without the end marker, a change of the block could delete the user's own lines."""
     torn = OTHERS + block(JOB, system=False).replace(END + "\n", "") + rest
     with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has no matching end"):
         with_block(torn, CONFIG, "")
@@ -168,7 +168,7 @@ def test_no_other_line_is_recognised_as_a_call(line: str) -> None:
 
 
 def test_a_line_with_many_wrappers_is_parsed_quickly() -> None:
-    """Root reads the crontabs of all users."""
+    """Root parses the crontabs of all users, so no user's line may make parsing slow."""
     assert calls("0 * * * * " + "exec " * 500 + "true\n", system=False) == []
     assert len(calls("0 * * * * " + "exec " * 500 + "retrycli run-once\n", system=False)) == 1
 

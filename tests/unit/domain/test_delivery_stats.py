@@ -33,7 +33,7 @@ def figures(*slices: Slice, since: datetime = NOON - DAY, unit: timedelta = HOUR
 
 @given(spans)
 def test_any_period_fits_the_number_of_bars(span: timedelta) -> None:
-    """Each bar contains whole slices."""
+    """A slice can't be divided between bars, so a bar's length is a multiple of the slice's."""
     length = bar_for(span)
     assert span / length <= MAX_BARS or length >= 364 * DAY
     assert length % unit_for(span) == timedelta(0)
@@ -41,7 +41,7 @@ def test_any_period_fits_the_number_of_bars(span: timedelta) -> None:
 
 @given(spans, st.lists(st.tuples(st.floats(0, 1), st.sampled_from(OUTCOMES), st.integers(1, 10**6)), max_size=9))
 def test_the_bars_contain_every_attempt_once(span: timedelta, told: list[tuple[float, str, int]]) -> None:
-    """This includes those in the slice that began before the period."""
+    """The first slice may begin before the period. Its attempts count too."""
     since, unit = NOON - min(span, 400 * DAY), unit_for(min(span, 400 * DAY))
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     times = [since + part * (NOON - since) for part, _, _ in told]

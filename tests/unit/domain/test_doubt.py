@@ -1,4 +1,4 @@
-"""Answers that may be about us instead of their messages: what decides, and what happens meanwhile."""
+"""Answers in doubt, which may concern retrycli's access instead of single messages."""
 
 from __future__ import annotations
 
@@ -65,9 +65,6 @@ def check_untouched(stage: Stage) -> None:
     assert stage.sql("SELECT count(*) FROM pending_messages WHERE last_error IS NOT NULL") == [(0,)]
 
 
-# About the messages.
-
-
 def test_a_later_delivery_makes_them_permanent(stage: Stage) -> None:
     stage.add(*range(1, 12))
     summary = stage.run(but(range(1, TICKETS), FORBIDDEN), ONE_BY_ONE)
@@ -108,7 +105,9 @@ def test_an_outcome_assigned_by_a_preset_is_not_in_doubt(stage: Stage) -> None:
 
 
 def test_a_delivery_sent_before_them_settles_nothing(stage: Stage) -> None:
-    """The first is delivered, and eight are sent. While seven return a redirect, the last one still arrives."""
+    """Message 9 was sent before the other messages got redirects, so its late delivery does not show that requests are
+    accepted again.
+    """
     stage.add(*range(1, 40))
     late = asyncio.Event()
 
@@ -139,9 +138,6 @@ def test_a_message_found_and_not_sent_settles_nothing(stage: Stage) -> None:
     assert set(stage.tries().values()) == {0}
 
 
-# The trial.
-
-
 def test_after_ten_tickets_a_trial_from_the_other_end_of_the_queue_is_sent(stage: Stage) -> None:
     for message_id in range(1, 31):
         stage.add(message_id, due=START - timedelta(minutes=60 - message_id))
@@ -151,7 +147,7 @@ def test_after_ten_tickets_a_trial_from_the_other_end_of_the_queue_is_sent(stage
 
 
 def test_a_trial_is_the_only_request_in_flight(stage: Stage) -> None:
-    """The first was delivered, so eight are in flight when a tenth ticket returns."""
+    """After the first delivery, eight requests are in flight. The trial waits until these requests have ended."""
     stage.add(*range(1, 60))
     summary = stage.run(but(range(2, 60), MOVED))
     assert (summary.sent, summary.reason) == (1, "same_answer")
@@ -221,7 +217,7 @@ def test_an_invalid_row_does_not_count_as_a_trial(stage: Stage) -> None:
 
 
 def test_tickets_in_doubt_get_no_trial(stage: Stage) -> None:
-    """Each of these tickets has a second message, which is due last."""
+    """Each ticket in doubt has a second message at the end of the queue, where trials are chosen."""
     for number in range(TICKETS):
         of_one_ticket(stage, 1 + number, 101 + number, ticket=number)
     stage.add(51, 52, 53)
@@ -256,7 +252,7 @@ def test_the_next_pass_starts_with_other_messages(stage: Stage) -> None:
 
 
 def test_a_redirected_look_up_uses_up_no_retry(stage: Stage) -> None:
-    """Its message was not sent, and would count as refused."""
+    """The message itself was not sent. Without this rule, the redirect would count as a refusal."""
     stage.add(*range(1, 31))
     summary = stage.run(lambda queued: MAINTENANCE if queued.message_id % 2 else MOVED, ONE_BY_ONE)
     assert ended(summary) == stopped(302)
@@ -264,15 +260,12 @@ def test_a_redirected_look_up_uses_up_no_retry(stage: Stage) -> None:
 
 
 def test_only_a_delivery_ends_a_streak(stage: Stage) -> None:
-    """Other answers in between do not."""
+    """Other answers, such as 404, do not show that the destination accepts messages."""
     stage.add(*range(1, 41))
     summary = stage.run(lambda queued: NOT_FOUND if queued.message_id % 3 == 0 else FORBIDDEN, ONE_BY_ONE)
     assert summary.reason == "credentials_refused"
     assert set(stage.states().values()) == {"waiting", "escalated"}
     assert all(message_id % 3 == 0 for message_id, state in stage.states().items() if state == "escalated")
-
-
-# While they are held back.
 
 
 def test_answers_are_recorded_at_once_and_their_messages_stay_claimed(stage: Stage) -> None:
@@ -337,7 +330,9 @@ def test_claims_of_messages_in_doubt_are_renewed(stage: Stage) -> None:
 
 
 def test_many_answers_of_few_tickets_let_other_tickets_go_first(stage: Stage) -> None:
-    """They are not kept in memory without limit; and only the others can show what they are about."""
+    """The number of messages in doubt is limited, because they are held in memory. Only other tickets can show whether
+    the answers concern the messages.
+    """
     of_one_ticket(stage, *range(1, 2 * MAX_HELD))
     stage.add(*range(1001, 1021))
     rules = replace(ONE_BY_ONE, rate_per_second=1)  # one message is claimed at a time, so no ticket is passed over
@@ -358,9 +353,6 @@ def test_many_answers_of_few_tickets_are_decisive_if_no_other_ticket_is_due(stag
 
     assert stage.run(answer, ONE_BY_ONE).escalated == 2 * MAX_HELD - 1
     assert max(most) <= MAX_HELD + ONE_BY_ONE.claim_at_once
-
-
-# When the pass ends for another reason.
 
 
 @pytest.mark.parametrize("limit", [TICKETS, TICKETS + 1])
@@ -410,7 +402,7 @@ def test_a_pass_that_ends_early_decides_what_ten_tickets_leave_open(
 
 
 def test_three_answers_after_the_breaker_opened_are_about_their_messages(stage: Stage) -> None:
-    """The first is delivered; of the eight in flight, five fail and three are forbidden."""
+    """After the first delivery, eight requests are in flight: five fail, and three get a 403."""
     stage.add(*range(1, 20))
     answers: Mapping[int, Outcome] = dict.fromkeys(range(2, 7), DOWN) | dict.fromkeys(range(7, 20), FORBIDDEN)
     summary = stage.run(answers)
@@ -430,8 +422,6 @@ def test_a_rest_in_between_ends_the_pass(stage: Stage) -> None:
     summary = stage.run(in_turn(FORBIDDEN, FORBIDDEN, THROTTLED), ONE_BY_ONE)
     assert (summary.reason, summary.escalated, summary.released) == ("throttled", 2, 1)
 
-
-# Routes.
 
 MAIL = Route("https://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
 REST = Route("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}))
@@ -460,8 +450,6 @@ def test_a_trial_uses_no_message_of_another_route(stage: Stage) -> None:
     summary = stage.run(but(range(1, 12), MOVED), RULES_OF_TWO)
     assert (summary.reason, summary.sent, summary.released) == ("same_answer", 30, 11)
 
-
-# While the destination is taken to be down.
 
 OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, START - TICK, START)
 

@@ -1,4 +1,4 @@
-"""The notation of durations."""
+"""Parsing durations such as 15m, and describing durations in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""E-mail addresses: what is valid, and that they cannot contain anything else."""
+"""E-mail addresses: valid spellings, and refused ones such as attempts to inject headers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TAKEN = {
 
 @pytest.mark.parametrize("text", TAKEN)
 def test_accepts_an_address_with_or_without_a_name(text: str) -> None:
-    """ß is a separate letter: by the older rules the mail would go to another owner's strasse.example."""
+    """IDNA 2008 keeps ß. By the older rules, the mail would go to strasse.example, which may have another owner."""
     assert Address.parse(text) == Address(*TAKEN[text])
 
 

@@ -1,4 +1,4 @@
-"""The errors: one root, and an exit code of the command for each."""
+"""The error classes: their common base class, and the command's exit code for each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as the same cause."""
+"""Fingerprints, which group errors by their cause."""
 
 from __future__ import annotations
 
@@ -71,6 +71,6 @@ def test_half_a_surrogate_pair_has_a_fingerprint() -> None:
 
 @pytest.mark.parametrize("piece", ["a", "-", "a@", "1", "a1-", "a-", "@", "HTTP 4", "0-"])
 def test_no_error_text_takes_long_to_normalise(piece: str) -> None:
-    """The reference is the CPU time for as many plain words: backtracking takes thousands of times as long."""
+    """Backtracking takes thousands of times as long as plain words, so the limit is relative to their CPU time."""
     text, words = piece * (20_000 // len(piece)), "plain words " * 333
     assert cpu_seconds(partial(cause, text)) < 100 * max(cpu_seconds(partial(cause, words)), 1e-4)

@@ -1,4 +1,4 @@
-"""The identity of a message: birth, digest and delivery key; and the history of a text under an id."""
+"""The identity of a message (birth, digest and delivery key), and the delivery history of a text."""
 
 from __future__ import annotations
 
@@ -32,9 +32,6 @@ ROW = {
 }
 
 
-# -- birth ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "text",
     ["2025-03-03 12:00:00", "2025-03-03 12:00:00.000000", "2025-03-03T13:00:00+01:00", "2025-03-03 12:00:00+00"],
@@ -46,9 +43,6 @@ def test_one_instant_has_one_birth(text: str) -> None:
 @pytest.mark.parametrize("text", ["infinity", "ticket 12345", "1741003200", ""])
 def test_a_birth_that_is_not_a_time_is_used_as_it_is(text: str) -> None:
     assert birth_of(text) == text
-
-
-# -- digest ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("column", ROW)
@@ -74,7 +68,7 @@ def test_a_different_text_changes_the_content(column: str) -> None:
     "value", ['["bo@example.com"]', ["bo@example.com"], '[ "bo@example.com" ]', '["bo\\u0040example.com"]']
 )
 def test_a_list_has_one_digest_in_every_notation(value: object) -> None:
-    """PostgreSQL's JSON columns return lists, SQLite's text."""
+    """PostgreSQL's JSON columns return lists, and SQLite returns text."""
     assert digest_of({**ROW, "cc_emails": value}) == digest_of(ROW)
 
 
@@ -101,11 +95,8 @@ def test_an_invalid_value_has_a_digest_too(value: str) -> None:
 
 
 def test_a_digest_is_stable_across_versions() -> None:
-    """Otherwise every text would count as different after an upgrade."""
+    """If a new version computed other digests, every text would count as edited after the upgrade."""
     assert digest_of(ROW) == "1:dae31ac7dc6a5c0f4254fd1c5231a729:efa4375e3edd311ea48cc799013cd7b6"
-
-
-# -- delivery key ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("birth", ["2025-03-03T12:00:00.000000+00:00", "ticket café"])
@@ -116,9 +107,6 @@ def test_a_delivery_key_is_the_uuid_of_its_parts(birth: str) -> None:
 def test_a_delivery_key_depends_on_each_of_its_parts() -> None:
     keys = {delivery_key(i, b, d, n) for i in (1, 11) for b in ("x", "y") for d in ("1:a:b", "1:a:c") for n in (0, 1)}
     assert len(keys) == 16
-
-
-# -- what became of a row -------------------------------------------------------------------------------------
 
 
 WAS = MessageIdentity("2025", "1:a:b", "7")
@@ -140,9 +128,6 @@ def test_a_row_is_compared_with_its_earlier_state(
     before: MessageIdentity, now: MessageIdentity, difference: Difference
 ) -> None:
     assert before.difference(now) is difference
-
-
-# -- the history ----------------------------------------------------------------------------------------------
 
 
 def attempt(number: int, outcome: str = "unknown", **others: object) -> PastAttempt:

@@ -1,4 +1,4 @@
-"""What cron's mail reports about passes, and how long an incident lasts."""
+"""The incidents that cron's mail reports, and how long an incident lasts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_passes_that_did_not_get_to_sending_neither_end_nor_restart_it(reason: s
 @pytest.mark.parametrize("nothing", [IDLE, Past(rescheduled=1)])
 @pytest.mark.parametrize("reason", [DOWN, REFUSED, StopReason.SAME_ANSWER])
 def test_a_pass_that_delivered_nothing_does_not_show_that_the_api_is_back(reason: str, nothing: Past) -> None:
-    """It had nothing to send, or could not reach the API."""
+    """Such a pass had nothing to send, or could not reach the API."""
     trouble = stopped(reason)
     assert news(history(nothing, trouble, BUSY)) == []
     assert news(history(trouble, nothing, trouble, BUSY)) == []
@@ -106,9 +106,6 @@ def test_an_unreachable_api_has_not_accepted_our_credentials() -> None:
 
 def test_without_a_pass_nothing_is_reported() -> None:
     assert news([]) == []
-
-
-# -- passes that fail ------------------------------------------------------------------------------------------------
 
 
 def test_the_same_error_is_repeated_every_six_hours_whatever_its_numbers() -> None:
@@ -149,7 +146,7 @@ def test_a_dead_pass_is_reported_likewise() -> None:
 
 
 def test_missing_passes_are_reported_once_by_the_next_scheduled_one() -> None:
-    """On a full disk, no pass could be recorded."""
+    """On a full disk, no pass can be recorded, so the next recorded pass must report the gap."""
     back, before = replace(IDLE, started_at=NOON), replace(IDLE, started_at=NOON - timedelta(hours=3))
     line = missing([back, before], TICK)
     assert line is not None

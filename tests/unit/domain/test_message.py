@@ -1,4 +1,4 @@
-"""Messages: the required content of a row, and how an invalid one is named."""
+"""Messages: the required columns of a row, and the errors that name an invalid value."""
 
 from __future__ import annotations
 
@@ -56,9 +56,6 @@ def problem(**changes: object) -> str:
     return str(raised.value)
 
 
-# The words that the application, the operators and the documentation share.
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -70,9 +67,6 @@ def problem(**changes: object) -> str:
 )
 def test_the_words_match_the_contract(words: type[StrEnum], expected: list[str]) -> None:
     assert [str(word) for word in words] == expected
-
-
-# Rows in order.
 
 
 def test_a_row_becomes_a_message() -> None:
@@ -142,15 +136,12 @@ def test_a_null_retry_count_means_zero() -> None:
     assert Message.from_row(row(retry_count=None)).retry_count == 0
 
 
-# Lists.
-
-
 @pytest.mark.parametrize("column", LIST_COLUMNS)
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
         ('["a@example.com", "b@example.com"]', ["a@example.com", "b@example.com"]),
-        (["a@example.com"], ["a@example.com"]),  # a database with a JSON type of its own
+        (["a@example.com"], ["a@example.com"]),  # from a database with a JSON type
         ("[]", []),
         ("null", []),
         ("", []),
@@ -187,9 +178,6 @@ def test_a_list_column_that_is_not_json_is_named(column: str, value: str) -> Non
 @pytest.mark.parametrize("value", ['{"a": 1}', '"a@example.com"', "7", "true", 7, b"[]", {"a": 1}])
 def test_json_that_is_not_a_list_is_named(column: str, value: object) -> None:
     assert problem(**{column: value}) == f"{column} must be a JSON list"
-
-
-# Bad rows.
 
 
 @pytest.mark.parametrize(
@@ -314,9 +302,6 @@ def test_an_invalid_row_is_named_by_its_known_values(
     )
 
 
-# Single values.
-
-
 @pytest.mark.parametrize(("value", "expected"), [(None, 0), (0, 0), (10, 10), (2**63 - 1, 2**63 - 1)])
 def test_retry_count_accepts_null_and_integers_from_zero(value: object, expected: int) -> None:
     assert retry_count(value) == expected
@@ -330,7 +315,7 @@ def test_retry_count_accepts_null_and_integers_from_zero(value: object, expected
         "2025-03-03T12:00:00.000000+00:00",
         "2025-03-03 14:00:00+02:00",
         "2025-03-03T06:30:00-05:30",
-        datetime(2025, 3, 3, 12),  # noqa: DTZ001  naive, as SQLite gives it
+        datetime(2025, 3, 3, 12),  # noqa: DTZ001  naive, as SQLite returns times
         datetime(2025, 3, 3, 14, tzinfo=timezone(timedelta(hours=2))),
     ],
 )
@@ -364,7 +349,7 @@ def test_a_date_without_a_time_is_its_midnight(value: object) -> None:
     ],
 )
 def test_a_leap_second_becomes_the_next_second(value: str, second_after: datetime) -> None:
-    """This matches PostgreSQL. Python has no leap seconds, and the message would be refused."""
+    """PostgreSQL does the same. Python has no leap seconds, so the message would otherwise be refused."""
     assert utc_time("created_at", value) == second_after
 
 

@@ -1,4 +1,4 @@
-"""Which targets receive what: each topic begins, is repeated and ends, for each target separately."""
+"""The notifications that each target receives about the start, the continuation and the end of incidents."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Target:
 
 @dataclass
 class World:
-    """Passes, breaker and escalations, a tick at a time."""
+    """A simulated installation that makes one pass per tick."""
 
     target: Target = field(default_factory=Target)
     passes: list[Past] = field(default_factory=list)
@@ -68,7 +68,7 @@ class World:
     others: Sequence[Target] = ()
 
     def tick(self, kind: Past = BUSY, *, escalates: int = 0, after: timedelta = TICK) -> list[str]:
-        """Make one pass; return what the target receives, abbreviated."""
+        """Make one pass, and return the notifications that the target receives, abbreviated."""
         self.at += after
         self.passes.insert(0, replace(kind, started_at=self.at))
         if kind is DOWN:
@@ -110,7 +110,7 @@ def short(item: Item) -> str:
 
 
 def told(world: World, kinds: Iterable[Past]) -> list[tuple[int, str]]:
-    """Return the received notifications, by the number of the pass."""
+    """Make these passes, and return the notifications that the target receives, each with the number of its pass."""
     return [(number, notice) for number, kind in enumerate(kinds) for notice in world.tick(kind)]
 
 
@@ -120,9 +120,6 @@ def world() -> World:
     made = World()
     made.tick()
     return made
-
-
-# -- troubles that stand ---------------------------------------------------------------------------------------------
 
 
 def test_an_ordinary_pass_sends_no_notification(world: World) -> None:
@@ -191,7 +188,7 @@ def test_refused_credentials_stay_refused_if_nothing_was_sent_or_the_api_is_down
 
 @pytest.mark.parametrize("topic", [Topic.DOWN, Topic.CREDENTIALS, Topic.SAME_ANSWER])
 def test_a_pass_with_nothing_to_send_sends_no_reminder(world: World, topic: Topic) -> None:
-    """It has not found out whether the incident continues."""
+    """A pass that sends nothing does not find out whether the incident continues."""
     idle = replace(BUSY, sent=0)
     world.tick(STANDING[topic])
     assert told(world, [idle] * 60) == []
@@ -206,7 +203,7 @@ def test_a_new_target_hears_of_an_incident_from_a_pass_that_meets_it(world: Worl
 
 
 def test_a_graver_incident_does_not_hide_others(world: World) -> None:
-    """A pass ends for the gravest reason, and may have met others."""
+    """A pass records only its gravest problem, so the record does not show that the other incident has ended."""
     world.tick(DOWN)
     assert (23, "down lasts") in told(world, [REFUSED] * 30)
 
@@ -250,14 +247,11 @@ def test_a_failed_pass_only_reports_its_failure(world: World, topic: Topic) -> N
 def test_a_pass_stopped_before_any_attempt_does_not_end_a_failure(
     world: World,
 ) -> None:
-    """While the API is down, it does not get as far as the pass that failed."""
+    """While the API is down, such a pass ends before the step at which the other pass failed."""
     waits_for_probe = replace(DOWN, rescheduled=0)
     world.tick(DOWN)
     assert told(world, [FAILED, waits_for_probe, FAILED, waits_for_probe]) == [(0, "fault began")]
     assert world.tick() == ["fault ended", "down ended"]
-
-
-# -- skipped, and missed ---------------------------------------------------------------------------------------------
 
 
 def test_three_consecutive_skipped_passes_are_reported(world: World) -> None:
@@ -269,7 +263,7 @@ def test_three_consecutive_skipped_passes_are_reported(world: World) -> None:
 
 
 def test_a_pass_that_outlasts_skipped_ones_reports_its_own_end(world: World) -> None:
-    """Its row is older than theirs, so its known history starts with itself."""
+    """The pass began before the skipped passes, so it is the newest pass in the history that it reads."""
     told(world, [SKIPPED] * 3)
     world.passes = [Past(started_at=NOON + TICK / 2), Past()]
     assert [short(notice) for notice in _told_at(world)] == ["skipped ended"]
@@ -300,9 +294,6 @@ def test_there_is_no_gap_before_the_first_pass() -> None:
     assert World().tick() == []
 
 
-# -- escalations -----------------------------------------------------------------------------------------------------
-
-
 def test_new_escalations_are_announced_once(world: World) -> None:
     assert world.tick(escalates=3) == ["escalated 3"]
     assert world.tick() == []
@@ -325,9 +316,6 @@ def test_escalations_are_announced_after_the_clock_was_set_back(world: World) ->
     assert world.tick(escalates=2, after=timedelta(hours=-3)) == ["escalated 2"]
 
 
-# -- targets ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_failed_target_is_notified_by_the_next_pass_and_others_only_once(world: World) -> None:
     other = Target(world.target.memory)
     world.others = [other]
@@ -340,7 +328,7 @@ def test_a_failed_target_is_notified_by_the_next_pass_and_others_only_once(world
 
 
 def test_a_target_unreachable_during_a_whole_incident_hears_of_its_end_and_start(world: World) -> None:
-    """For example, the network was down, and with it the API and the mail server."""
+    """A network failure may make both the API and the mail server unreachable."""
     world.target.deaf = True
     world.tick(DOWN)
     began = world.at
@@ -369,7 +357,7 @@ def test_a_target_unreachable_when_passes_resumed_hears_of_the_gap(world: World)
 
 
 def test_a_nightly_outage_is_three_notifications(world: World) -> None:
-    """The API is down for nine hours, and 300 messages fail; three of them are permanent when it is back."""
+    """The API is down for nine hours, and 300 messages fail. Afterwards, three of them fail permanently."""
     night = [world.tick(DOWN) for _ in range(36)]
     morning = [world.tick(replace(BUSY, sent=297), escalates=3), *[world.tick() for _ in range(8)]]
     heard = [notice for notice in night + morning if notice]

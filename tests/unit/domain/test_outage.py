@@ -27,7 +27,7 @@ HOUR = timedelta(hours=1)
 def test_an_outage_lasts_from_its_first_pass_to_the_first_that_succeeds(
     passes: str, expected: list[tuple[int, int | None]]
 ) -> None:
-    """There is a pass an hour: ``d`` found the API down, ``u`` up."""
+    """Each letter is an hourly pass: ``d`` found the API down, and ``u`` found it up."""
     told = [(NOON + hour * HOUR, summary == "d") for hour, summary in enumerate(passes)]
     found = [Outage(NOON + a * HOUR, None if b is None else NOON + b * HOUR) for a, b in expected]
     assert outages(told) == found

@@ -27,7 +27,7 @@ NAMED = {
     201: OutcomeKind.DELIVERED,
     202: OutcomeKind.DELIVERED,
     204: OutcomeKind.DELIVERED,
-    301: OutcomeKind.PERMANENT,  # a redirect is never followed with a message in hand
+    301: OutcomeKind.PERMANENT,  # a request with a message never follows a redirect
     302: OutcomeKind.PERMANENT,
     304: OutcomeKind.PERMANENT,
     307: OutcomeKind.PERMANENT,
@@ -78,7 +78,7 @@ def test_an_unlisted_status_has_the_outcome_of_its_class() -> None:
 
 @pytest.mark.parametrize("status", [0, 99, 100, 101, 199])
 def test_a_status_that_is_not_final_is_unknown(status: int) -> None:
-    """It may have arrived: a server that switches to another protocol has read the request."""
+    """The message may have arrived: for example, a server that switches to another protocol has read the request."""
     assert kind_of_status(status) is OutcomeKind.UNKNOWN
 
 
@@ -114,9 +114,6 @@ def test_an_outcome_is_frozen() -> None:
 def test_an_attempt_whose_claim_lapsed_may_have_arrived() -> None:
     assert PROCESS_DIED.kind is OutcomeKind.UNKNOWN
     assert PROCESS_DIED.error
-
-
-# Retry-After.
 
 
 @pytest.mark.parametrize(
@@ -223,17 +220,14 @@ def test_any_retry_after_is_within_bounds_or_ignored(header: str) -> None:
     assert wait is None or timedelta(0) <= wait <= RETRY_AFTER_CAP
 
 
-# Error texts.
-
-
 @pytest.mark.parametrize(
     ("text", "line"),
     [
         ("HTTP 503", "HTTP 503"),
         ("  HTTP 503:\r\n\tdown \n for repairs\n", "HTTP 503: down for repairs"),
         ("one\u2028two\x0bthree", "one two three"),
-        ("one\0two", "one two"),  # no database keeps a NUL
-        ("caf\udce9", "caf?"),  # nor half of a surrogate pair
+        ("one\0two", "one two"),  # PostgreSQL can't store NUL
+        ("caf\udce9", "caf?"),  # a lone surrogate is not valid UTF-8
         ("", ""),
     ],
 )

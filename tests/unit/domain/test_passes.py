@@ -1,4 +1,4 @@
-"""What a pass tells the world, and what its events come to."""
+"""The events of a pass, and the summary that counts them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def escalated(reason: EscalationReason = EscalationReason.EXHAUSTED) -> MessageE
 
 
 def counts(*events: Event) -> dict[str, int]:
-    """What some events are counted as, without the noughts."""
+    """Return the summary's counts after these events, without zeros."""
     tally = Tally()
     for each in events:
         tally.count(each)
@@ -150,9 +150,6 @@ def test_the_duration_is_in_seconds_to_the_millisecond(duration: timedelta, seco
     assert Tally().summary(PASS, PassResult.COMPLETED, duration).duration_seconds == seconds
 
 
-# The contract with those who listen.
-
-
 def test_a_summary_has_every_field_that_run_once_promises_as_json() -> None:
     promised = {"pass_id", "result", "reason", "duration_seconds", *COUNTS}
     assert promised <= {each.name for each in fields(PassSummary)}
@@ -195,7 +192,7 @@ def test_events_and_summaries_are_frozen(value: Event | PassSummary) -> None:
 
 @pytest.mark.parametrize("event", [delivered(), rescheduled(), released(), escalated()])
 def test_an_event_of_a_message_carries_no_text_of_it(event: MessageEscalated) -> None:
-    """Bodies and answers are never logged; what an event does not hold can't be."""
+    """Log lines are made from events, so an event without a message's text can't leak the text into the log."""
     held = {*event._fields}
     assert held <= {
         "message_id",

@@ -90,16 +90,13 @@ def test_rules_and_transitions_are_frozen(value: RetryPolicy | Backoff | Transit
         setattr(value, field, None)
 
 
-# Each outcome.
-
-
 @pytest.mark.parametrize(
     ("kind", "counts_as_retry", "transition"),
     [
         (OutcomeKind.DELIVERED, True, TransitionKind.DELIVERED),
         (OutcomeKind.DELIVERED, False, TransitionKind.DELIVERED),
         (OutcomeKind.REFUSED, True, TransitionKind.RESCHEDULED),
-        (OutcomeKind.REFUSED, False, TransitionKind.RESCHEDULED),  # who refuses is not down
+        (OutcomeKind.REFUSED, False, TransitionKind.RESCHEDULED),  # a refusal shows that the destination works
         (OutcomeKind.UNKNOWN, True, TransitionKind.RESCHEDULED),
         (OutcomeKind.UNKNOWN, False, TransitionKind.RELEASED),
         (OutcomeKind.TRANSIENT, True, TransitionKind.RESCHEDULED),
@@ -149,7 +146,7 @@ def test_a_message_that_cannot_be_built_is_escalated_like_an_invalid_row() -> No
 def test_throttled_and_unauthorized_use_up_no_retry_and_go_behind_the_others(
     kind: OutcomeKind, retry_count: int
 ) -> None:
-    """No message is charged for our wrong password, and none waits longer than the destination's rest."""
+    """These outcomes concern the destination, so a message waits no longer than the destination's rest."""
     step = decide(queued(retry_count=retry_count), Outcome(kind, error="no", retry_after=timedelta(hours=1)))
     assert step == Transition(TransitionKind.RELEASED, next_attempt_at=ANSWER)
 
@@ -157,12 +154,9 @@ def test_throttled_and_unauthorized_use_up_no_retry_and_go_behind_the_others(
 @pytest.mark.parametrize("kind", [OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE])
 @pytest.mark.parametrize("retry_count", [0, 9, 12])
 def test_an_uncharged_failure_keeps_its_retries_and_goes_behind_the_others(kind: OutcomeKind, retry_count: int) -> None:
-    """It becomes due now, so that the next probe uses another message."""
+    """The message becomes due behind all others, so that the next probe uses another message."""
     step = decide(queued(retry_count=retry_count, unknown_count=1), Outcome(kind, error="no"), counts_as_retry=False)
     assert step == Transition(TransitionKind.RELEASED, next_attempt_at=ANSWER, unknown_count=1)
-
-
-# When the next attempt is.
 
 
 @pytest.mark.parametrize(("tries_before", "wait"), [(0, 30), (1, 60), (2, 120), (3, 240), (4, 240), (8, 240)], ids=str)
@@ -173,7 +167,7 @@ def test_the_wait_is_that_of_the_next_retry(tries_before: int, wait: float) -> N
 
 @pytest.mark.parametrize("late", [timedelta(0), timedelta(seconds=3), timedelta(minutes=12)])
 def test_waits_start_with_the_pass_and_not_with_the_answer(late: timedelta) -> None:
-    """Otherwise a wait of 15 min would end just after a tick, and last 30."""
+    """A wait of 15 min from the answer would end just after the next tick of cron, and so last 30 min."""
     step = decide(queued(), DOWN, policy=FIXED, now=NOON + late)
     assert step.next_attempt_at == NOON + timedelta(minutes=15)
 
@@ -189,7 +183,7 @@ def test_an_answer_that_takes_longer_than_the_wait_makes_the_message_due_now() -
         (None, NOON + timedelta(minutes=30)),
         (timedelta(0), NOON + timedelta(minutes=30)),
         (timedelta(minutes=20), NOON + timedelta(minutes=30)),
-        (timedelta(minutes=30), ANSWER + timedelta(minutes=30)),  # it counts from the answer
+        (timedelta(minutes=30), ANSWER + timedelta(minutes=30)),  # Retry-After counts from the answer
         (timedelta(hours=6), ANSWER + timedelta(hours=6)),
     ],
 )
@@ -242,15 +236,12 @@ def test_a_failed_message_always_waits_for_a_future_time_or_is_escalated(
         assert (step.kind, step.reason) == (TransitionKind.ESCALATED, EscalationReason.EXHAUSTED)
 
 
-# All tries used.
-
-
 @pytest.mark.parametrize(
     ("max_retries", "tries_before", "transition"),
     [
         (10, 8, TransitionKind.RESCHEDULED),
         (10, 9, TransitionKind.ESCALATED),
-        (10, 10, TransitionKind.ESCALATED),  # tried again by hand
+        (10, 10, TransitionKind.ESCALATED),  # retried manually
         (1, 0, TransitionKind.ESCALATED),
         (3, 1, TransitionKind.RESCHEDULED),
         (3, 2, TransitionKind.ESCALATED),
@@ -293,11 +284,8 @@ def test_the_documented_text_has_the_configured_limit() -> None:
     assert exhausted(3, "x") == "Max retries (3) exceeded. Manual intervention required. Last error: x"
 
 
-# Outcomes that are not known.
-
-
 def test_an_unknown_outcome_is_repeated_up_to_the_limit_and_then_escalated() -> None:
-    """By default there are two repetitions: three attempts in all, and then an escalation."""
+    """By default, two repetitions are allowed, so the third unknown outcome is escalated."""
     steps = [decide(queued(retry_count=n, unknown_count=n), LOST) for n in range(3)]
     assert [step.kind for step in steps] == [
         TransitionKind.RESCHEDULED,
@@ -360,9 +348,6 @@ def test_an_exhausted_message_keeps_the_count_of_its_unknown_outcomes() -> None:
 def test_the_last_retry_with_an_unknown_outcome_is_escalated_as_unknown() -> None:
     step = decide(queued(retry_count=9, unknown_count=2), LOST)
     assert step.reason is EscalationReason.UNKNOWN
-
-
-# New to the queue.
 
 
 def enrol(
@@ -446,11 +431,8 @@ def test_the_first_failure_is_the_last_change_or_the_creation_or_now(
     assert first_failure(message(created_at=created_at, updated_at=updated_at), NOON) == expected
 
 
-# A whole life of failures.
-
-
 def fail_to_the_end(policy: RetryPolicy, *, jitter: float = 0.0) -> tuple[list[datetime], Transition]:
-    """Fail every attempt of a message created at noon; return the times, and the last transition."""
+    """Fail every attempt of a message created at noon. Return the times of the attempts, and the last transition."""
     attempts: list[datetime] = []
     step = policy.enrol(message(created_at=NOON), first_failed_at=NOON, now=NOON, jitter=jitter)
     while step.next_attempt_at is not None and len(attempts) < 100:
@@ -482,9 +464,6 @@ def test_ten_retries_take_as_long_as_scheduled_and_then_escalate(policy: RetryPo
 def test_a_nightly_outage_escalates_nothing_with_any_jitter(jitter: float) -> None:
     attempts, _ = fail_to_the_end(DEFAULT, jitter=jitter)
     assert timedelta(hours=22) < attempts[-1] - NOON < timedelta(hours=34)
-
-
-# Expiry.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""When the next passes begin, according to a cron line, the passes or the clock."""
+"""The times of the next passes, according to a cron line, to past passes or to the clock."""
 
 from __future__ import annotations
 
@@ -72,8 +72,6 @@ def test_the_scheduler_looks_dead_after_two_intervals_and_five_minutes(minutes: 
     assert is_late(NOON, NOON + minutes * MINUTE, QUARTER) is late
 
 
-# By a cron line.
-
 KATHMANDU = timezone(timedelta(hours=5, minutes=45))
 
 
@@ -113,7 +111,7 @@ def test_an_invalid_or_impossible_line_has_no_ticks(line: str) -> None:
 
 
 def test_cron_uses_local_time() -> None:
-    """In Kathmandu the clock is five hours and 45 minutes ahead."""
+    """Kathmandu is 5 h 45 min ahead of UTC, so its half hours are quarter hours in UTC."""
     assert times(by_cron("*/30 * * * *", NOON, KATHMANDU), NOON) == ["02 12:15", "02 12:45", "02 13:15"]
 
 
@@ -134,9 +132,6 @@ def test_a_tick_is_strictly_after_the_time() -> None:
 
 def test_gives_up_on_listed_ticks_too() -> None:
     assert Listed(NOON + n * MINUTE for n in count()).first(0, lambda _: False) is None
-
-
-# By the clock.
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(15, "12:15:00"), (60, "13:00:00"), (1440, "00:00:00")])
