@@ -1,4 +1,4 @@
-"""A stage for the engine: a separate database for each test, copied from one template."""
+"""Fixtures for tests of the engine: each test gets a separate database, copied from one template."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CREATE TABLE pending_messages (
 
 @pytest.fixture(scope="session")
 def blank_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Provide a file with all tables and no message."""
+    """Create a database file with all tables and no messages."""
     path = tmp_path_factory.mktemp("blank") / "agent.db"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -40,7 +40,7 @@ def blank_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stage(blank_database: Path, tmp_path: Path) -> Iterator[Stage]:
-    """Provide the real store with a separate file, and fakes around it."""
+    """Provide the real store on a separate database file, with fakes around it."""
     shutil.copy(blank_database, tmp_path / "agent.db")
     made = Stage(tmp_path / "agent.db")
     yield made

@@ -1,4 +1,4 @@
-"""Unusual input at the edges of the core: each of these once failed."""
+"""Regression tests for unusual input: each case has failed before."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Random input from others: each parser accepts it, or names its error in the documented way.
+"""Property tests with random input: each parser accepts the input, or reports its error in the documented way.
 
-Each law is tested with the same few examples every time, and with many others on request (`-m long`).
+By default, each property is tested with the same few examples. `-m long` tests many other examples.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Law = Callable[..., None]
 
 
 def law(**whatever: st.SearchStrategy[Any]) -> Callable[[Law], Callable[[int], None]]:
-    """Test that a law holds for any arguments."""
+    """Turn a property into a test with generated arguments."""
 
     def as_test(holds: Law) -> Callable[[int], None]:
         @pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
@@ -65,7 +65,7 @@ def law(**whatever: st.SearchStrategy[Any]) -> Callable[[Law], Callable[[int], N
                 max_examples=examples,
                 derandomize=examples == FEW,
                 deadline=None,
-                suppress_health_check=[HealthCheck.too_slow],  # on a busy machine
+                suppress_health_check=[HealthCheck.too_slow],  # examples take long to generate on a busy machine
             )
             how(given(**whatever)(holds))()
 
@@ -79,7 +79,6 @@ FROM_A_DATABASE = TEXT | st.binary().map(lambda text: text.decode("utf-8", "surr
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 """Texts that may contain lone surrogates, as JSON may."""
 
-# What is written in TOML.
 
 SCALARS = st.one_of(
     st.booleans(), st.integers(), st.floats(), TEXT, st.datetimes(), st.dates(), st.sampled_from([10**400, -(2**63)])
@@ -117,8 +116,6 @@ def file_of(content: str | bytes) -> Iterator[Path]:
         yield file
 
 
-# Presets.
-
 RULE_KEYS = [*MessageRule.model_fields, "field", "equals", "required", "errors", "status", "text", "outcome"]
 USUAL = ["POST", "/tickets/{ticket_id}", "delivered", True, [409], ["error"], {"X-Note": "{subject}"}]
 RULES = st.dictionaries(st.sampled_from(RULE_KEYS) | TEXT, st.sampled_from(USUAL) | TREES, max_size=4)
@@ -153,16 +150,12 @@ def test_a_file_is_a_valid_preset_or_named(content: bytes) -> None:
             assert said.startswith((f"preset {file}", f"gateway.preset: can't read {file}"))
 
 
-# Templates.
-
-
 @dataclass(frozen=True)
 class Column:
     name: str
 
 
 Parts = tuple[str | Column, ...]
-"""The parts of a template."""
 
 
 def template(parts: Parts) -> str:
@@ -257,8 +250,6 @@ def test_a_header_is_sent_unchanged_or_refused(parts: Parts, row: dict[str, obje
             fill_header("X-Note", template(parts), row)
 
 
-# Settings.
-
 SECRET = "hush-hush"
 SECRETS = st.one_of(
     st.builds("{}{}{}".format, TEXT, st.just(SECRET), TEXT),
@@ -351,8 +342,6 @@ def test_a_file_is_valid_settings_or_named(content: bytes) -> None:
             assert str(file) in said
 
 
-# Answers.
-
 GENERIC = load_preset("generic")
 STRICT = Preset.model_validate({
     "messages": {},
@@ -388,7 +377,7 @@ HEADERS = st.lists(st.tuples(HEADER_NAMES, HEADER_VALUES), max_size=4)
 
 
 def understood(status: int, headers: list[tuple[bytes, bytes]], body: bytes, preset: Preset = GENERIC) -> Outcome:
-    """Return the gateway's interpretation of an answer."""
+    """Return the outcome that the gateway derives from an answer."""
     response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(body))
     answer = asyncio.run(Answer.read(response))
     outcome = outcome_of(answer, outcome_of_question(answer, preset, NOON), preset)
@@ -418,7 +407,7 @@ def test_any_answer_has_one_outcome(
 @pytest.mark.parametrize("key", ["succeeded", "errors"])
 @pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
 def test_an_answer_of_any_depth_has_one_outcome(key: str, opened: str, closed: str) -> None:
-    """This includes a depth that can be parsed but not serialised again."""
+    """At some of these depths, Python can parse JSON but not serialise it again."""
     for depth in (*range(900, 1010), 10_000):
         body = f'{{"succeeded": 0, "{key}": {opened * depth}1{closed * depth}}}'.encode()
         assert_is_one_outcome(understood(200, [], body))
@@ -430,7 +419,7 @@ def test_an_answer_of_any_depth_has_one_outcome(key: str, opened: str, closed: s
     piece=st.binary(min_size=1) | ANSWERS,
 )
 def test_no_answer_takes_long_to_interpret(start: bytes, piece: bytes) -> None:
-    """The reference is the CPU time for as many plain words: backtracking takes thousands of times as long."""
+    """Backtracking takes thousands of times as long as plain words, so the limit is relative to their CPU time."""
     words = b'{"errors": "' + b"plain words " * 5400 + b'"}'
     body = (start + piece * (ANSWER_LIMIT // max(len(piece), 1)))[:ANSWER_LIMIT]
     taken, for_words = (cpu_seconds(partial(understood, 400, [], text)) for text in (body, words))
@@ -463,8 +452,6 @@ def test_retry_after_as_a_date_is_exact(until: datetime | timedelta) -> None:
     assert wait == max(timedelta(0), min(then - NOON, RETRY_AFTER_CAP))
 
 
-# Rows.
-
 PLAIN_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda each: st.lists(each, max_size=3) | st.dictionaries(TEXT, each, max_size=3),
@@ -485,7 +472,7 @@ def test_a_list_column_round_trips(value: object, column: str, *, ascii_only: bo
             queued(**{column: written})
 
 
-FIRST, LAST = (time.replace(tzinfo=UTC) - EPOCH for time in (datetime.min, datetime.max))  # noqa: DTZ901  in no zone
+FIRST, LAST = (time.replace(tzinfo=UTC) - EPOCH for time in (datetime.min, datetime.max))  # noqa: DTZ901  `replace` adds the zone
 ZONES: st.SearchStrategy[Any] = st.none() | st.integers(-1439, 1439).map(
     lambda minutes: timezone(timedelta(minutes=minutes))
 )
@@ -526,9 +513,6 @@ def test_a_servers_value_is_read_as_a_value_or_a_text(value: tuple[str, bytes]) 
     usual = psycopg.adapters.get_loader(oid, Format.TEXT)
     assert usual is not None
     _or_text(usual)(oid).load(data)
-
-
-# Small things.
 
 
 @law(text=TEXT | st.text("0123456789.msh d") | st.builds("{}{}".format, st.integers(0, 10**5), st.sampled_from("smhd")))

@@ -1,4 +1,4 @@
-"""A night without the ticketing API, with the real engine and a fake clock, and its reports."""
+"""A simulated night without the ticketing API, with the real engine and a fake clock, and the resulting reports."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def figures(stage: Stage) -> DeliveryStats:
 
 
 def test_the_outages_start_and_end_are_exact_to_the_tick(night: Stage) -> None:
-    """It ends with the pass whose probe succeeded, at most one hour between probes later."""
+    """An outage ends with the pass whose probe succeeds. Probes are at most one hour apart, so the end is at most an
+    hour late.
+    """
     [outage] = figures(night).outages
     assert START <= outage.began_at <= START + 2 * TICK
     assert outage.ended_at is not None
@@ -60,7 +62,7 @@ def test_the_outages_start_and_end_are_exact_to_the_tick(night: Stage) -> None:
 
 
 def test_all_but_permanent_messages_are_delivered_and_their_waits_are_complete(night: Stage) -> None:
-    """This includes messages that were not attempted while the API was down: their first attempt succeeded."""
+    """Most messages were not attempted while the API was down, so their first attempt succeeded."""
     found = figures(night)
     assert found.delivered == MESSAGES - len(PERMANENT) == sum(found.waits.values())
     assert found.tries[1] > MESSAGES / 2

@@ -1,4 +1,4 @@
-"""The signals that end a command, and how often they must be sent."""
+"""The signals that ask a pass to stop."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    """Restore the signal handlers of the tests, which may themselves run under nohup."""
     before = {number: signal.getsignal(number) for number in ALL}
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -36,7 +34,7 @@ def test_a_signal_requests_an_end(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("first", ALL)
 def test_a_closed_terminal_does_not_end_a_pass_at_once(first: signal.Signals) -> None:
-    """The shell sends it, and the kernel sends it again."""
+    """When a terminal closes, both the shell and the kernel send SIGHUP, so the second SIGHUP must not end the pass."""
     signals = Signals()
     signal.raise_signal(first)
     signal.raise_signal(signal.SIGHUP)
