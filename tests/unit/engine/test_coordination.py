@@ -24,7 +24,7 @@ ENOUGH_FOR_TWO = range(1, 2 * RULES.claim_at_once)
 
 
 def two_at_once(stage: Stage, script: Script, rules: PassRules = RULES) -> list[PassSummary]:
-    """Make passes of two hosts, each with its own lock."""
+    """Run passes of two hosts at the same time, each with its own lock."""
 
     async def both() -> list[PassSummary]:
         return list(await asyncio.gather(stage.run_pass(script, rules), stage.run_pass(script, rules)))
@@ -33,7 +33,7 @@ def two_at_once(stage: Stage, script: Script, rules: PassRules = RULES) -> list[
 
 
 def then(stage: Stage, happens: Callable[[], object], *, after: timedelta = SYNC_INTERVAL) -> Script:
-    """Deliver message 1; meanwhile do something, and move the clock."""
+    """Return a script that delivers every message. During message 1, it advances the clock and calls ``happens``."""
 
     def answer(queued: QueuedMessage) -> Outcome:
         if queued.message_id == 1:
@@ -47,9 +47,6 @@ def then(stage: Stage, happens: Callable[[], object], *, after: timedelta = SYNC
 def of_one_ticket(stage: Stage, *ids: int) -> None:
     stage.add(*ids)
     stage.sql("UPDATE pending_messages SET ticket_id = 7")
-
-
-# One breaker.
 
 
 def test_two_hosts_probe_an_unavailable_destination_once(stage: Stage) -> None:
@@ -113,7 +110,7 @@ def test_a_pass_stops_when_another_host_is_asked_for_a_rest(stage: Stage) -> Non
 
 
 def test_answers_to_earlier_requests_do_not_close_another_hosts_breaker(stage: Stage) -> None:
-    """This holds before this pass reads the other's breaker: the request was sent earlier, and shows nothing."""
+    """Requests sent before another host opened the breaker do not show that the destination works again."""
     stage.add(*ALL_MESSAGES, due=START)
     opened = replace(OPEN, opened_at=START, probe_at=START + TICK)
     answers = {2: DOWN, 3: DELIVERED}
@@ -158,9 +155,6 @@ def test_two_hosts_throttled_at_once_keep_the_rest(stage: Stage) -> None:
     assert stage.ledger.breaker(RULES.destination).probe_at == START + timedelta(minutes=10)
 
 
-# One pause.
-
-
 def test_a_running_pass_starts_nothing_more_after_a_pause(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES, due=START)
     wanted = Pause(START, until=None, by="anna", reason="wrong price")
@@ -168,9 +162,6 @@ def test_a_running_pass_starts_nothing_more_after_a_pause(stage: Stage) -> None:
     assert (summary.result, summary.reason, summary.sent) == (PassResult.PAUSED, "paused", 1)
     assert summary.detail == "paused by anna: wrong price"
     assert set(stage.states().values()) == {"waiting"}
-
-
-# One rate.
 
 
 def test_the_rate_limit_holds_across_all_hosts(stage: Stage) -> None:
@@ -209,16 +200,13 @@ def test_a_pass_does_not_wait_for_a_turn_after_its_end(stage: Stage) -> None:
     assert (summary.sent, summary.reason, stage.clock.now) == (1, "deadline", START)
 
 
-# Claims.
-
-
 def claim_expires_at(stage: Stage, message_id: int) -> str:
     ((at,),) = stage.sql("SELECT claim_expires_at FROM retrycli_queue WHERE message_id = ?", message_id)
     return str(at)
 
 
 def test_a_pass_keeps_its_claims_as_long_as_it_runs(stage: Stage) -> None:
-    """Each answer takes half of a lease; no other pass finds a lapsed claim."""
+    """Each answer takes half of a lease, so the claims would expire if the pass did not renew them."""
     stage.add(*ALL_MESSAGES, due=START)
     lapsed: list[int] = []
 
@@ -246,10 +234,10 @@ def test_claims_far_from_lapsing_are_not_renewed(stage: Stage) -> None:
 
 
 def test_a_suspended_pass_sends_nothing_that_another_may_have_claimed(stage: Stage) -> None:
-    """It is suspended right after it has recorded an attempt; when it continues, another host owns the message."""
+    """The pass is suspended after it has delivered message 1. When it continues, another host has claimed message 2."""
     stage.add(1, 2, due=START)
 
-    class Stopped(type(stage.events)):  # type: ignore[misc]  # the class of the stage's own ear
+    class Stopped(type(stage.events)):  # type: ignore[misc]  # the class of the stage's event listener
         def __call__(self, event: object) -> None:
             super().__call__(event)
             if isinstance(event, MessageDelivered):
@@ -262,9 +250,6 @@ def test_a_suspended_pass_sends_nothing_that_another_may_have_claimed(stage: Sta
     assert stage.order == [1]
     assert (summary.sent, stage.events.of(MessageMovedOn)[0].message_id) == (1, 2)
     assert stage.sql("SELECT claimed_by FROM retrycli_queue") == [("another",)]
-
-
-# Turns.
 
 
 def test_a_later_message_of_a_ticket_waits_for_the_earlier_one(stage: Stage) -> None:
@@ -293,7 +278,7 @@ def test_a_later_message_is_sent_after_the_earlier_one_is_escalated(stage: Stage
 
 def test_an_invalid_message_does_not_block_its_ticket(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2)
-    stage.run(rules=replace(RULES, limit=0))  # takes both in
+    stage.run(rules=replace(RULES, limit=0))  # enrols both messages
     stage.sql("UPDATE pending_messages SET body = NULL WHERE id = 1")
     stage.run(rules=replace(RULES, per_ticket_order=True))
     assert stage.sent() == [2]
@@ -306,7 +291,7 @@ def test_without_the_setting_a_later_message_may_overtake(stage: Stage) -> None:
 
 
 def test_a_ticket_with_many_messages_does_not_delay_others(stage: Stage) -> None:
-    """Its messages have waited longest, and fill every claim that is ordered by time alone."""
+    """The ticket's messages have waited longest. Claims ordered only by time would contain no other messages."""
     of_one_ticket(stage, *range(1, 501))
     stage.add(501, 502)
     stage.run()

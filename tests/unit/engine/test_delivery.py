@@ -1,4 +1,4 @@
-"""A pass while the application locks messages: the store at its port reports the locks."""
+"""Passes while the application locks messages. The fake store reports these locks."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, Stage
 
 
 class Held(Claims):
-    """A store in which the application locks some messages, or the whole file."""
+    """A store that reports locks of the application on some messages, or on the whole database."""
 
     def __init__(self, database: Database, *ids: int) -> None:
         super().__init__(database)
         self.results = HeldResults(self, database)
         self.ids = set(ids)
         self.found_held: list[set[int]] = []
-        """The held messages at each write of results."""
+        """The locked messages at each write of results."""
         self.nothing_due = asyncio.Event()
         """Set once a pass has looked for due messages and found none."""
         self.busy: Callable[[str], bool] = lambda _: False
@@ -61,7 +61,7 @@ class Held(Claims):
 
 
 class HeldResults(Results):
-    """Its results: those of held messages are not written."""
+    """The results of `Held`: results of locked messages are not written."""
 
     def __init__(self, claims: Held, database: Database) -> None:
         super().__init__(database)
@@ -91,7 +91,7 @@ def hold(stage: Stage, *ids: int) -> Held:
 
 
 def times(number: int, *steps: str) -> Callable[[str], bool]:
-    """Meet a lock this number of times at some steps."""
+    """Return a function that reports a lock at these steps, the first ``number`` times."""
     left = number
 
     def meets(step: str) -> bool:
@@ -131,7 +131,7 @@ def test_a_message_unlocked_before_the_end_is_written(stage: Stage) -> None:
 
 
 def test_locked_rows_do_not_stop_others_from_being_sent(stage: Stage) -> None:
-    """The locked rows are the first ones."""
+    """The locked rows are the first rows of the queue, where the pass begins."""
     stage.add(*range(1, 40))
     hold(stage, 1, 2, 3)
     assert stage.run().sent == 36
@@ -140,7 +140,7 @@ def test_locked_rows_do_not_stop_others_from_being_sent(stage: Stage) -> None:
 
 
 def test_nothing_more_is_sent_while_all_rows_are_locked(stage: Stage) -> None:
-    """Outcomes could be recorded, but the rows may be different when they are unlocked."""
+    """The outcomes could be recorded elsewhere, but the application may change the rows before it unlocks them."""
     stage.add(*range(1, 100))
     hold(stage, *range(1, 100))
     with pytest.raises(DatabaseBusy, match="the application locks the rows of"):
@@ -163,7 +163,7 @@ def test_a_pass_continues_when_all_rows_are_unlocked(stage: Stage) -> None:
 
 
 def test_a_ticket_continues_after_its_locked_message_is_recorded(stage: Stage) -> None:
-    """This holds although a search for due messages found nothing while it was locked."""
+    """While message 1 is locked, message 2 of its ticket is not due. The pass must look for due messages again."""
     stage.add(*range(1, 6))
     stage.sql("UPDATE pending_messages SET ticket_id = 7 WHERE id < 3")
     held = hold(stage, 1)
@@ -176,9 +176,6 @@ def test_a_ticket_continues_after_its_locked_message_is_recorded(stage: Stage) -
     stage.run(lambda queued: lets_go() if queued.message_id == 5 else DELIVERED, replace(RULES, per_ticket_order=True))
     assert stage.order == [1, 3, 4, 5, 2]
     assert stage.sent() == [1, 2, 3, 4, 5]
-
-
-# -- a transaction that fails at any of its steps ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", ["begin", "record", "send", "commit"])
@@ -213,7 +210,7 @@ def test_findings_about_a_destination_are_saved_once_though_a_transaction_fails(
 
 
 def test_a_failed_transaction_loses_no_failure_to_another_hosts_breaker(stage: Stage) -> None:
-    """The failure counts on top of what the other host saved, and so opens the breaker."""
+    """The other host has saved four failures. This pass's failure is added to them and opens the breaker."""
     stage.add(1, 2, 3)
     held = hold(stage)
 
@@ -237,7 +234,7 @@ def test_a_failed_transaction_loses_no_failure_to_another_hosts_breaker(stage: S
 
 
 def test_an_answer_is_on_disk_while_the_application_locks_its_table(stage: Stage) -> None:
-    """Only retrycli's own tables can be written. A kill would lose nothing."""
+    """The answer is recorded in retrycli's own tables, so a kill would not lose it."""
     stage.add(1)
     held = hold(stage)
     found = []
@@ -277,7 +274,7 @@ def test_a_signal_ends_a_pass_with_saved_answers_though_a_table_is_locked(stage:
 
 
 def test_an_invalid_configuration_found_late_ends_the_pass_without_losing_answers(stage: Stage) -> None:
-    """The requests in flight are awaited, and the message that met the error is not charged."""
+    """The pass waits for the requests in flight, and the message that raised the error loses no retry."""
     stage.add(*range(1, 10))
 
     async def answer(queued: QueuedMessage) -> Outcome:

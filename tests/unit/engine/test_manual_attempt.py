@@ -54,9 +54,6 @@ def everything(stage: Stage) -> list[tuple[Any, ...]]:
     return [*stage.sql("SELECT * FROM pending_messages"), *stage.sql(f"SELECT {known} FROM retrycli_queue")]
 
 
-# Delivered.
-
-
 def test_a_message_is_sent_before_it_is_due(stage: Stage) -> None:
     stage.add(1, due=LATER, retry_count=4, last_error="HTTP 503")
     assert stage.retry(1, DELIVERED) == DELIVERED
@@ -127,9 +124,6 @@ def test_a_manual_delivery_ends_a_streak_of_failures_and_no_rest(stage: Stage) -
     assert stage.events.of(BreakerClosed) == []
 
 
-# Not delivered.
-
-
 @pytest.mark.parametrize("outcome", NOT_DELIVERED, ids=lambda each: str(each.kind))
 def test_a_waiting_message_that_is_not_delivered_waits_as_before(stage: Stage, outcome: Outcome) -> None:
     stage.add(1, due=LATER, retry_count=9, last_error="HTTP 500")
@@ -170,9 +164,6 @@ def test_many_manual_attempts_escalate_nothing(stage: Stage) -> None:
     assert stage.tries() == {1: 0}
 
 
-# Not enrolled yet.
-
-
 def test_a_message_unknown_to_all_passes_is_enrolled_and_sent(stage: Stage) -> None:
     stage.add(1)
     assert stage.retry(1, DELIVERED) == DELIVERED
@@ -196,16 +187,13 @@ def test_a_new_message_that_is_not_delivered_waits_its_first_wait(stage: Stage) 
 
 
 def test_a_message_escalated_on_enrolment_is_reported(stage: Stage) -> None:
-    """No later pass would report it, because it is already escalated then."""
+    """Passes do not report messages that are already escalated, so the manual attempt must report this escalation."""
     stage.add(1, retry_count=10, last_error="HTTP 500")
     stage.retry(1, DOWN)
     assert stage.states() == {1: "escalated"}
     assert [event._replace(fingerprint="") for event in stage.events.of(MessageEscalated)] == [
         MessageEscalated(1, 1001, MessageType.CUSTOMER, 10, EscalationReason.EXHAUSTED)
     ]
-
-
-# Rows that can't be sent.
 
 
 def test_an_invalid_row_is_escalated_and_named(stage: Stage) -> None:
@@ -253,9 +241,6 @@ def test_a_fixed_row_can_be_sent(stage: Stage) -> None:
     assert stage.sent() == [1]
 
 
-# Refusals.
-
-
 def test_a_missing_id_is_refused(stage: Stage) -> None:
     stage.add(1)
     with pytest.raises(NoSuchMessage, match="no message 2; `retrycli list-failed` lists"):
@@ -289,9 +274,6 @@ def test_a_pass_leaves_a_message_with_a_manual_attempt_alone(stage: Stage) -> No
 
     stage.add(1)
     assert stage.retry(1, pass_meanwhile) == DELIVERED
-
-
-# While others are at work.
 
 
 def test_a_message_withdrawn_during_the_attempt_stays_withdrawn(stage: Stage) -> None:

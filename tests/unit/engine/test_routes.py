@@ -1,4 +1,4 @@
-"""Several destinations in one pass: each message type has its own route, and none delays another."""
+"""Several destinations in one pass: each message type has its route, and no route delays another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES_OF_TWO = replace(RULES, routes=(MAIL, REST))
 
 
 def at_mail(outcome: Outcome, otherwise: Outcome = DELIVERED) -> Answer:
-    """Return the outcomes of messages to suppliers, and of all others."""
+    """Return a script with one outcome for messages to suppliers, and another for all other messages."""
 
     def answer(queued: QueuedMessage) -> Outcome:
         return outcome if queued.message.message_type is MessageType.SUPPLIER else otherwise
@@ -101,7 +101,7 @@ def test_the_larger_share_of_an_odd_limit_rotates_among_routes(stage: Stage) -> 
 
 @pytest.mark.parametrize("answer", [UNAUTHORIZED, THROTTLED, DOWN])
 def test_a_route_that_delivers_nothing_does_not_use_up_the_limit(answer: Outcome, stage: Stage) -> None:
-    """Its messages are the oldest due ones, and stay so."""
+    """The route's messages are the oldest due ones, and would use up the limit of every pass."""
     stage.add(*range(1, 7), message_type="supplier")
     stage.add(11, 12)
     for _ in range(4):
@@ -129,7 +129,7 @@ def test_a_route_without_a_share_of_the_limit_is_not_probed(stage: Stage) -> Non
 
 
 def test_a_destination_stays_down_while_it_has_no_due_messages(stage: Stage) -> None:
-    """Deliveries elsewhere do not show that it is back. Otherwise its incident would end and begin again."""
+    """Deliveries elsewhere do not show that this destination is back. The incident must not end and begin again."""
     stage.add(*range(1, 6), message_type="supplier")
     assert stage.run(at_mail(DOWN), RULES_OF_TWO).reason is StopReason.BREAKER_OPEN
     stage.sql("UPDATE retrycli_queue SET next_attempt_at = '2025-03-03 20:00:00.000000'")
@@ -202,7 +202,7 @@ def test_a_tickets_order_is_kept_across_routes(stage: Stage) -> None:
 
 
 def test_an_unknown_outcome_with_a_look_up_is_never_escalated_as_one(stage: Stage) -> None:
-    """The next attempt asks whether it arrived; only without a look-up it is a guess."""
+    """With a look-up, the next attempt finds out whether the message arrived, so no operator is needed."""
     stage.looks_up = True
     stage.add(1)
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""One pass, from its lock to its report: the real store on a SQLite file, and fakes around it."""
+"""Whole passes, with the real store on a SQLite file and fakes around it."""
 
 from __future__ import annotations
 
@@ -71,9 +71,6 @@ def ended(summary: PassSummary) -> tuple[PassResult, str | None]:
     return summary.result, summary.reason
 
 
-# What is due.
-
-
 def test_an_idle_pass_opens_no_gateway(stage: Stage) -> None:
     stage.add(1, due=START + timedelta(hours=1))
     summary = stage.run()
@@ -108,7 +105,7 @@ def test_newly_failed_messages_are_enrolled_and_rejected_ones_left_alone(stage: 
 
 
 def test_messages_due_within_a_minute_of_the_start_are_due_and_no_later_ones(stage: Stage) -> None:
-    """Cron's ticks come slightly early or late."""
+    """Cron may start a pass slightly early. Without this slack, messages would then wait for the next pass."""
     stage.add(1, due=START + timedelta(seconds=59))
     stage.add(2, due=START + timedelta(seconds=61))
     stage.run()
@@ -121,7 +118,7 @@ EVERY_TICK = with_policy(RetryPolicy(Backoff(BackoffKind.FIXED), max_retries=100
 
 
 def passes_that_tried(stage: Stage, rules: PassRules) -> list[bool]:
-    """Return the passes that attempted message 1, with a wait as long as cron's interval, and slow answers."""
+    """Return whether each pass attempted message 1. Waits are as long as cron's interval, and answers are slow."""
     tried = []
     for tick, seconds in enumerate(DRIFT):
         stage.clock.now = START + tick * TICK + timedelta(seconds=seconds)
@@ -136,7 +133,7 @@ def test_a_wait_as_long_as_crons_interval_ends_at_each_tick(stage: Stage) -> Non
 
 
 def test_without_slack_an_early_tick_would_miss_the_message(stage: Stage) -> None:
-    """This shows the value of the test above."""
+    """If no tick missed the message here, the previous test would prove nothing."""
     stage.add(1)
     assert not all(passes_that_tried(stage, replace(EVERY_TICK, due_slack=timedelta(0))))
 
@@ -144,10 +141,7 @@ def test_without_slack_an_early_tick_would_miss_the_message(stage: Stage) -> Non
 def test_waits_start_with_the_pass(stage: Stage) -> None:
     stage.add(1, retry_count=0)
     stage.run(REFUSED, takes=timedelta(seconds=29))
-    assert stage.next_attempt_at(1) == START + timedelta(minutes=30)  # the second wait: one try was made before
-
-
-# Written down before it goes out.
+    assert stage.next_attempt_at(1) == START + timedelta(minutes=30)  # the wait before the second retry
 
 
 def open_attempts(stage: Stage) -> list[int]:
@@ -217,9 +211,6 @@ def test_a_pass_writes_a_heartbeat_as_it_claims(stage: Stage) -> None:
     assert stage.run(look).sent == 1
 
 
-# How wide a pass goes.
-
-
 def test_the_first_delivery_allows_full_concurrency(stage: Stage) -> None:
     stage.add(*range(1, 1 + 1 + 8 + 8))
     stage.run()
@@ -228,7 +219,7 @@ def test_the_first_delivery_allows_full_concurrency(stage: Stage) -> None:
 
 @pytest.mark.parametrize("answer", [REFUSED, NOT_FOUND])
 def test_other_answers_widen_the_concurrency_slowly(stage: Stage, answer: Outcome) -> None:
-    """It may be about all messages, for example if the preset is wrong: then eight at once would be too many."""
+    """The answer may concern all messages, for example if the preset is wrong. Eight at once would be too many."""
     stage.add(*range(1, 1 + 1 + 2 + 4 + 8 + 8))
     stage.run(answer)
     assert stage.widths == in_rounds(1, 2, 4, 8, 8)
@@ -250,7 +241,7 @@ def test_after_recent_failures_the_concurrency_grows_slowly(stage: Stage, last_h
 
 
 def in_rounds(*widths: int) -> list[int]:
-    """Return the number in flight at the start of each delivery, if deliveries begin and end in rounds."""
+    """Return the number of requests in flight at the start of each delivery, if deliveries begin and end in rounds."""
     return [place for width in widths for place in range(1, width + 1)]
 
 
@@ -281,7 +272,7 @@ def test_one_answer_makes_room_for_two(stage: Stage) -> None:
 
 
 async def settle() -> None:
-    """Run everything that can run without the passing of time."""
+    """Let the event loop run all tasks that are ready."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -303,7 +294,7 @@ def test_attempts_never_exceed_the_limit(stage: Stage) -> None:
 def test_answers_in_quick_succession_are_recorded_together(
     stage: Stage, at_once: int, most: int, *, at_a_server: bool
 ) -> None:
-    """A transaction for a dozen takes little longer than one for one; a pass that never waits makes 100 and 74."""
+    """A transaction for a dozen answers takes little longer than for one. Without waiting, there would be 74 or 100."""
     stage.add(*range(1, 101))
     committed: list[Connection] = []
     event.listen(stage.database._engine, "commit", committed.append)
@@ -318,14 +309,11 @@ def test_answers_in_quick_succession_are_recorded_together(
 
 
 def test_a_failure_halves_the_concurrency(stage: Stage) -> None:
-    """There are rounds of 1 and 8; the last two of the eight fail: of 8, 2 are left, and later answers add to those."""
+    """After rounds of 1 and 8, the last two of the eight requests fail. Each failure halves the concurrency."""
     stage.add(*range(1, 40))
     stage.run({8: DOWN, 9: DOWN})
     rounds = in_rounds(1, 8, 2, 4, 8)
     assert stage.widths[: len(rounds)] == rounds
-
-
-# The breaker.
 
 
 @pytest.mark.parametrize("kind", [DOWN, LOST, CUT_OFF])
@@ -347,7 +335,7 @@ def test_an_outage_costs_five_messages_one_retry_each_and_the_other_995_none(sta
 
 @pytest.fixture
 def outage(stage: Stage) -> Stage:
-    """Provide a stage with twenty messages, whose breaker has opened at the start; 1 to 5 were charged."""
+    """Provide a stage with twenty messages and an open breaker. Messages 1 to 5 have lost a retry."""
     stage.add(*range(1, 21))
     stage.run(DOWN)
     return stage
@@ -376,7 +364,7 @@ def test_an_early_probe_that_fails_is_a_failed_probe(outage: Stage) -> None:
 
 
 def test_a_failed_probe_costs_nothing_and_the_next_one_uses_another_message(outage: Stage) -> None:
-    """So a single message that the destination cannot process does not keep the breaker open."""
+    """A single message that the destination can't process must not keep the breaker open."""
     before = outage.tries()
     probed = []
     for minutes in (15, 45, 105, 165):
@@ -396,7 +384,7 @@ def open_since(stage: Stage) -> None:
 
 
 def probe(stage: Stage, outcome: Outcome = DOWN) -> list[int]:
-    """Make the next probe; return the messages that were sent."""
+    """Make the next probe, and return the messages that were sent."""
     at = stage.ledger.breaker(RULES.destination).probe_at
     assert at is not None
     stage.clock.now = max(at, stage.clock.now + TICK)
@@ -405,7 +393,7 @@ def probe(stage: Stage, outcome: Outcome = DOWN) -> list[int]:
 
 
 def test_a_message_that_always_fails_opens_no_breaker(stage: Stage) -> None:
-    """It is escalated after ten attempts, and the others are sent."""
+    """The message is escalated after ten attempts, and other messages are still sent."""
     stage.add(1)
     for number in range(10):
         stage.clock.now = START + number * timedelta(hours=5)
@@ -425,7 +413,7 @@ def test_failures_of_two_tickets_open_no_breaker_across_passes_and_a_third_does(
 
 
 def test_each_probe_uses_another_message(stage: Stage) -> None:
-    """A probe uses a message that was none yet, otherwise the one that was it longest ago."""
+    """A probe prefers a message that was never used for a probe, and then the message whose probe was longest ago."""
     open_since(stage)
     stage.add(1, due=START)
     stage.add(2, due=START + timedelta(minutes=20))
@@ -448,7 +436,7 @@ def test_from_its_third_probe_a_message_is_charged_for_an_answer(
 
 def test_a_missing_answer_to_a_probe_uses_up_no_retry(stage: Stage) -> None:
     open_since(stage)
-    stage.looks_up = True  # else it is escalated as unknown
+    stage.looks_up = True  # without a look-up, the message would be escalated as unknown
     stage.add(1, due=START)
     for _ in range(6):
         stage.clock.now += timedelta(hours=5)
@@ -512,7 +500,7 @@ def test_a_pass_probes_early_on_request(outage: Stage) -> None:
 
 
 def test_a_requested_probe_respects_a_rest(stage: Stage) -> None:
-    """The ticketing API requested it."""
+    """The ticketing API asked for the rest, so an operator's request for a probe does not end it."""
     stage.add(1)
     stage.ledger.save_breaker(Breaker(RULES.destination).rest(START + TICK))
     assert ended(stage.run(rules=replace(RULES, probe_now=True))) == (PassResult.STOPPED, "throttled")
@@ -532,14 +520,14 @@ def test_an_answered_probe_closes_the_breaker_and_the_pass_sends_everything(outa
     outage.clock.now = START + timedelta(minutes=15)
     summary = outage.run()
     assert ended(summary) == (PassResult.COMPLETED, None)
-    assert outage.sent() == list(range(6, 21))  # the first five wait for their second try
+    assert outage.sent() == list(range(6, 21))  # the first five wait for their second retry
     assert outage.widths[:3] == [1, 1, 2]
     assert outage.events.of(BreakerClosed) == [BreakerClosed(RULES.destination)]
     assert outage.ledger.breaker(RULES.destination) == Breaker(RULES.destination)
 
 
 def test_failures_are_remembered_across_passes(stage: Stage) -> None:
-    """Two, two and one: the fifth consecutive failure opens the breaker although no pass saw more than two."""
+    """The fifth consecutive failure opens the breaker, although no pass saw more than two failures."""
     stage.add(*range(1, 10))
     for pass_, limit in enumerate((2, 2, 1)):
         assert stage.events.of(BreakerOpened) == []
@@ -561,9 +549,10 @@ def test_an_answer_between_failures_starts_a_new_streak(stage: Stage) -> None:
 def test_requests_in_flight_as_the_breaker_opened_are_not_charged(
     stage: Stage, outcome: Outcome, unknown_count: int
 ) -> None:
-    """The first is delivered, then all eight in flight fail: five open the breaker, three were in progress.
+    """After the first delivery, eight requests are in flight and fail. Five failures open the breaker; the other three
+    are released.
 
-    All eight are recorded as possibly arrived.
+    If the outcome is unknown, all eight messages are recorded as possibly arrived.
     """
     stage.add(*range(1, 30))
     summary = stage.run(dict.fromkeys(range(2, 30), outcome), takes=timedelta(seconds=1))
@@ -592,9 +581,6 @@ def test_the_breaker_is_read_under_the_lock(stage: Stage) -> None:
     stage.add(1)
     assert ended(stage.run()) == (PassResult.STOPPED, "breaker_open")
     assert stage.gateway is None
-
-
-# Throttled.
 
 
 def test_a_429_stops_the_pass_and_charges_no_message(stage: Stage) -> None:
@@ -643,16 +629,13 @@ def test_a_429_without_retry_after_is_over_at_the_next_pass(stage: Stage) -> Non
 
 
 def test_requests_in_flight_at_a_429_are_settled_by_their_answers(stage: Stage) -> None:
-    """A success among them does not end the rest."""
+    """A delivery among these requests does not end the rest."""
     stage.add(*range(1, 12))
     rest = replace(THROTTLED, retry_after=timedelta(hours=1))
     summary = stage.run({6: rest, 7: DELIVERED, 8: NOT_FOUND, 9: rest})
     assert stage.order == list(range(1, 10))
     assert (summary.sent, summary.escalated, summary.released) == (6, 1, 2)
     assert stage.ledger.breaker(RULES.destination).blocks(START + timedelta(minutes=59))
-
-
-# Unauthorized.
 
 
 def test_wrong_credentials_stop_the_pass_and_charge_no_message(stage: Stage) -> None:
@@ -666,9 +649,6 @@ def test_wrong_credentials_stop_the_pass_and_charge_no_message(stage: Stage) -> 
     assert set(stage.states().values()) == {"waiting"}
     assert stage.sql("SELECT count(*) FROM pending_messages WHERE last_error IS NOT NULL") == [(0,)]
     assert stage.ledger.breakers() == []
-
-
-# Limit, deadline, signal.
 
 
 def test_a_limit_is_kept_and_surplus_claims_are_released(stage: Stage) -> None:
@@ -738,7 +718,7 @@ def test_a_signal_before_the_first_attempt_changes_nothing(stage: Stage) -> None
 async def ending(
     stage: Stage, outcome: Outcome, why: StopReason, *, first: int, rules: PassRules = RULES
 ) -> PassSummary:
-    """Make a pass that must end while some requests are in flight: one answer comes first, then all the others."""
+    """Make a pass that must end while requests are in flight. One answer arrives first, and then all others."""
     answers = asyncio.Semaphore(0)
 
     async def wait(queued: QueuedMessage) -> Outcome:
@@ -760,16 +740,13 @@ async def ending(
 
 
 def test_failures_after_a_signal_open_the_breaker_once(stage: Stage) -> None:
-    """They do not count as failed probes too, which would extend the outage by an hour."""
+    """The failures must not also count as failed probes, which would extend the outage by an hour."""
     stage.add(*range(1, 30))
     summary = asyncio.run(ending(stage, DOWN, StopReason.SIGNAL, first=8))
     assert ended(summary) == (PassResult.INTERRUPTED, "signal")
     assert (summary.rescheduled, summary.released) == (5, 3)
     assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
     assert stage.ledger.breaker(RULES.destination).probe_at == START + TICK
-
-
-# The rate.
 
 
 def test_attempts_never_exceed_the_rate(stage: Stage) -> None:
@@ -787,7 +764,7 @@ def test_slow_answers_do_not_slow_the_rate_further(stage: Stage) -> None:
 
 
 def test_a_slow_answer_does_not_delay_the_next_attempt(stage: Stage) -> None:
-    """Message 2 is answered only after 3 has begun: the clock moves only by the delivery and the rate's wait."""
+    """Message 2 is answered only after message 3 has begun. The clock advances only for deliveries and the rate."""
     third = asyncio.Event()
 
     async def wait(queued: QueuedMessage) -> Outcome:
@@ -802,9 +779,6 @@ def test_a_slow_answer_does_not_delay_the_next_attempt(stage: Stage) -> None:
     stage.run(wait, replace(RULES, rate_per_second=1000))
     assert [(at - START).total_seconds() for at in stage.begun_at] == [0, 0.001, 0.003]
     assert stage.widths == [1, 1, 2]
-
-
-# Passes that do not begin, and passes that break.
 
 
 def test_a_paused_pass_changes_nothing(stage: Stage) -> None:
@@ -846,7 +820,9 @@ def test_an_unusable_lock_file_is_recorded_as_a_failed_pass(stage: Stage) -> Non
 
 
 def test_a_pass_starts_when_it_gets_the_lock(stage: Stage) -> None:
-    """Another pass took forty minutes: its records are not in the future, and messages due meanwhile are due."""
+    """The pass waits forty minutes for another pass, whose records must not count as future ones. Messages that become
+    due meanwhile are sent.
+    """
     first = stage.clock.now
 
     def wait() -> None:
@@ -866,7 +842,7 @@ def test_a_pass_starts_when_it_gets_the_lock(stage: Stage) -> None:
 
 
 def test_a_pass_writes_a_heartbeat_after_waiting_for_the_lock(stage: Stage) -> None:
-    """Otherwise another host, which considers it dead by then, would record its end during its work."""
+    """Without the heartbeat, another host would consider the pass dead, and record its end while it works."""
     signs: list[str] = []
 
     def wait() -> None:
@@ -883,7 +859,7 @@ def test_a_pass_writes_a_heartbeat_after_waiting_for_the_lock(stage: Stage) -> N
 
 
 def test_escalations_on_enrolment_are_dated_after_the_wait_for_the_lock(stage: Stage) -> None:
-    """The previous pass may have reported all escalations up to a time after the start of this one's wait."""
+    """While this pass waits, the previous one may report all escalations up to a later time, and miss earlier ones."""
 
     def wait() -> None:
         stage.clock.now += timedelta(seconds=2)
@@ -895,7 +871,7 @@ def test_escalations_on_enrolment_are_dated_after_the_wait_for_the_lock(stage: S
 
 
 def test_later_escalations_on_enrolment_have_later_dates(stage: Stage) -> None:
-    """With very many new messages, another pass may meanwhile have reported all escalations up to then."""
+    """Enrolling many messages takes long, and another pass may meanwhile report all escalations up to that time."""
 
     def hear(event: Event) -> None:
         if isinstance(event, MessageEscalated):
@@ -922,7 +898,7 @@ def test_the_lock_is_released_though_listeners_fail_repeatedly(stage: Stage) -> 
 
 
 def test_a_stopping_pass_enrols_no_more_messages(stage: Stage) -> None:
-    """Its enrolled messages are reported at once; the next pass enrols the rest."""
+    """The pass reports the batch that it has enrolled. The next pass enrols the rest."""
 
     def stop(event: Event) -> None:
         stage.stop_requested |= isinstance(event, MessageEscalated)
@@ -967,7 +943,7 @@ def test_an_internal_error_is_raised_unchanged_and_the_pass_recorded_as_failed(s
 
 
 def test_an_internal_error_leaves_requests_in_flight_unknown(stage: Stage) -> None:
-    """The first is delivered; of the eight in flight one raises, and the outcomes of the other seven are unknown."""
+    """After the first delivery, one of eight requests in flight raises an error. All eight outcomes are unknown."""
 
     async def wait(queued: QueuedMessage) -> Outcome:
         if queued.message_id == 6:
@@ -987,7 +963,7 @@ def test_an_internal_error_leaves_requests_in_flight_unknown(stage: Stage) -> No
 
 
 def test_a_lost_database_connection_is_raised_unchanged(stage: Stage) -> None:
-    """The command turns it into exit code 69, so it must recognise it."""
+    """The command exits with 69 for this error, so the error must keep its type."""
 
     def drop(_: QueuedMessage) -> Outcome:
         stage.sql("DROP TABLE retrycli_attempts")
@@ -999,16 +975,13 @@ def test_a_lost_database_connection_is_raised_unchanged(stage: Stage) -> None:
     assert not stage.lock.held
 
 
-# Recovering what a pass that died has left.
-
-
 def die(stage: Stage, rules: PassRules = RULES) -> None:
     with pytest.raises(Broken):
         stage.run(break_down, rules)
 
 
 def die_with_claims(stage: Stage) -> None:
-    """Die as `die` does, but by a kill: claims are not released either."""
+    """Simulate a pass that was killed: unlike after `die`, its claims are not released."""
     die(stage)
     stage.claims.claim(Claim("pass-1", START + AFTER_THE_CLAIM), START, limit=10)
 
@@ -1050,7 +1023,7 @@ def test_the_third_unknown_outcome_is_escalated(stage: Stage) -> None:
 
 
 def test_a_lapsed_claim_without_an_attempt_leaves_no_trace(stage: Stage) -> None:
-    """Nothing was sent, so nothing is unknown."""
+    """Nothing was sent, so no outcome is unknown."""
     stage.add(1, 2, due=START, retry_count=4)
     stage.claims.claim(Claim("the dead", START + timedelta(minutes=1)), START, limit=10)
     stage.clock.now = START + timedelta(minutes=1)
@@ -1110,7 +1083,7 @@ def test_more_lapsed_claims_than_one_transaction_holds_are_recovered(stage: Stag
 
 
 def test_dead_passes_are_recorded_as_interrupted(stage: Stage) -> None:
-    """This happens when their claims would have lapsed, on any host: pods may share a name but no lock."""
+    """A pass is considered dead when its claims would have expired, on any host: pods may share a name but no lock."""
     stage.ledger.start_pass("the dead", host="barn", pid=9, now=START - RULES.lease - MOMENT)
     stage.ledger.start_pass("another's", host="mill", pid=9, now=START - RULES.lease)
     stage.run()
@@ -1119,9 +1092,6 @@ def test_dead_passes_are_recorded_as_interrupted(stage: Stage) -> None:
         ("another's", None),
         ("pass-1", "completed"),
     ]
-
-
-# Messages that go to a person.
 
 
 def test_invalid_rows_are_escalated_and_others_are_sent(stage: Stage) -> None:
@@ -1215,9 +1185,6 @@ def test_each_message_type_has_its_own_policy(stage: Stage) -> None:
     assert stage.states() == {1: "escalated", 2: "waiting"}
 
 
-# While others are at work.
-
-
 def test_a_message_withdrawn_during_its_request_stays_withdrawn(stage: Stage) -> None:
     def reject(_: QueuedMessage) -> Outcome:
         stage.sql("UPDATE pending_messages SET status = 'rejected', last_error = 'by anna'")
@@ -1266,11 +1233,8 @@ def test_messages_added_during_a_pass_wait_for_the_next_one(stage: Stage) -> Non
     assert stage.run().sent == 1
 
 
-# The report.
-
-
 def test_a_summary_agrees_with_the_database(stage: Stage) -> None:
-    """The messages are delivered, refused, unknown, permanent, invalid, exhausted, and throttled at the end."""
+    """The messages are delivered, refused, unknown, permanent, invalid, exhausted and, at the end, throttled."""
     stage.add(*range(1, 30))
     stage.add(30, message_type="fax")
     stage.add(31, retry_count=10)
@@ -1307,7 +1271,7 @@ def test_a_pass_is_recorded_with_its_start_and_end(stage: Stage) -> None:
     assert (record.started_at, record.finished_at) == (START, START + timedelta(seconds=2))
     assert (record.result, record.sent) == (PassResult.COMPLETED, 1)
     assert summary.duration_seconds == 2.0
-    assert stage.ledger.swept_to() == stage.enrolment.plan_sweep(None)[1]  # where the next one goes on
+    assert stage.ledger.swept_to() == stage.enrolment.plan_sweep(None)[1]  # the next pass continues here
 
 
 def test_each_message_is_reported_once(stage: Stage) -> None:
@@ -1339,7 +1303,7 @@ def test_history_beyond_its_retention_is_pruned_and_the_rest_kept(stage: Stage) 
 
 
 def test_several_passes_prune_a_long_history(stage: Stage) -> None:
-    """Each reads a limited number of attempts. Rows that no longer need to be kept are pruned in a later round."""
+    """Each pass reads a limited number of attempts. Attempts that must be kept at first are pruned by a later pass."""
     rules = replace(RULES, retention=timedelta(days=90))
     stage.add(1, 2)
     stage.run({1: LOST, 2: LOST})

@@ -21,7 +21,6 @@ STEPS = st.text("azAZ09_~.?=&-/ %ü;+'\\#@:", max_size=12)
 
 @given(base=st.sampled_from(BASES), path=st.lists(STEPS, min_size=1, max_size=3).map("/".join))
 def test_joining_a_url_gives_the_parsers_result(base: str, path: str) -> None:
-    """This holds also if the path is not plain."""
     try:
         parsed = httpx.URL(f"{base}/{path}")
     except httpx.InvalidURL:
