@@ -1,4 +1,4 @@
-"""The checks, each on a machine with one problem: a folder with a real database."""
+"""The checks of `doctor`, each on a simulated machine with one problem: a folder with a real database."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LINE = "*/15 * * * * desk retrycli run-once\n"
 
 @dataclass
 class Desk:
-    """A machine with retrycli set up on it, at noon."""
+    """A simulated machine on which retrycli is set up. Its time is noon."""
 
     root: Path
     crontab: str = ""
@@ -59,7 +59,7 @@ class Desk:
         return self.case().loaded
 
     def with_passes(self, *begun: timedelta) -> None:
-        """Add passes that began at these times before now."""
+        """Record passes that began this long before now."""
         with open_database(self.loaded().settings) as opened:
             for number, ago in enumerate(begun):
                 ledger = Ledger(opened)
@@ -107,7 +107,7 @@ def desk(tmp_path: Path) -> Desk:
     ],
 )
 def test_reports_the_age_of_the_oldest_failed_message(desk: Desk, made: str, more: str, level: Level) -> None:
-    """Rows from years ago would be sent without a warning. Sent and escalated messages do not count."""
+    """The warning says that the first pass would send rows from years ago. Sent and escalated messages do not count."""
     assert desk.in_database(database.age) == []
     desk.execute("ALTER TABLE pending_messages ADD COLUMN created_at TEXT")
     desk.with_passes()
@@ -124,14 +124,11 @@ def test_reports_the_age_of_the_oldest_failed_message(desk: Desk, made: str, mor
 
 
 def only(findings: Iterable[Finding], level: Level, name: str) -> Finding:
-    """Return the only finding, which has this level."""
+    """Return the only finding, after a check of its level, name and remedy."""
     [found] = findings
     assert (found.level, found.name) == (level, name)
     assert (found.remedy is None) is (level is Level.OK)
     return found
-
-
-# The settings and the files.
 
 
 def test_settings_from_a_file_are_ok_and_those_from_the_environment_are_lost_on_cron(desk: Desk) -> None:
@@ -202,7 +199,7 @@ RELIES_ON_ALL = (
 
 
 def relying_on_all(desk: Desk) -> Case:
-    """Return a case that depends on each kind of file, all owned by root."""
+    """Return the context of a check, with each kind of file that a pass depends on. Root owns all files."""
     for name in ("token", "own.toml", "ca.pem", "program", "agent.db.retrycli.lock"):
         (desk.root / name).touch(0o600)
     (desk.root / "token").write_text("s3cret")
@@ -221,7 +218,7 @@ def test_a_file_writable_by_every_user_is_a_failure(desk: Desk, name: str) -> No
 
 @pytest.mark.parametrize("name", [*OURS_ALONE[1:], *SHARED_WITH_THE_APPLICATION[1:]])
 def test_another_users_file_is_reported(desk: Desk, name: str) -> None:
-    """If the application writes the file too, it is a warning: that user may be its rightful owner."""
+    """For a file that the application also writes, this is a warning: its user may be the rightful owner."""
     need_root()
     case, path = relying_on_all(desk), desk.root / name
     os.chown(path, THEIRS, 0)
@@ -233,7 +230,7 @@ def test_another_users_file_is_reported(desk: Desk, name: str) -> None:
 
 
 def test_for_root_the_owner_of_config_and_database_is_trusted(desk: Desk) -> None:
-    """This is the manual's setup, before there is a schedule."""
+    """The manual describes this setup, and there is no schedule yet that names the passes' user."""
     need_root()
     case = relying_on_all(desk)
     for path in (desk.root, desk.config, desk.root / "agent.db"):
@@ -257,7 +254,7 @@ def test_for_root_a_user_with_a_crontab_is_trusted(desk: Desk) -> None:
 
 
 def test_suggests_no_change_of_the_databases_owner(desk: Desk) -> None:
-    """The user is neither root nor the one who makes the passes. The application would lose its file."""
+    """The current user is neither root nor the passes' user. A new owner would keep the application from its database."""
     need_root()
     (desk.root / "program").touch(0o600)
     os.chown(desk.root / "agent.db", OURS, OURS)
@@ -304,7 +301,7 @@ IN_POSTGRESQL = CONFIG.replace("sqlite:///agent.db", "postgresql://ana@db/desk")
 
 
 def test_a_lock_that_others_could_create_first_is_a_warning() -> None:
-    """Without a home it is in /tmp."""
+    """Without a home directory, the lock is in /tmp, where any user can create files."""
     need_root()
     if STATE_FOLDER.is_dir():
         pytest.skip(f"this machine has {STATE_FOLDER}")
@@ -330,7 +327,7 @@ def test_a_lock_in_a_home_directory_is_ok_before_its_directory_exists(desk: Desk
 
 
 def test_for_root_only_the_user_in_roots_schedule_is_trusted(desk: Desk) -> None:
-    """A config of root that one user may read, with a program of that user, is valid."""
+    """The user in root's schedule runs the passes, and may therefore own the program."""
     need_root()
     nobody = pwd.getpwuid(65534)
     (desk.root / "program").touch(0o600)
@@ -341,7 +338,7 @@ def test_for_root_only_the_user_in_roots_schedule_is_trusted(desk: Desk) -> None
 
 
 def test_sqlite_on_a_network_file_system_is_a_failure(desk: Desk) -> None:
-    """So is the lock, because both are in the same place."""
+    """The lock is reported too, because it is in the same folder as the database."""
     (desk.root / "proc/self").mkdir()
     mounts = desk.root / "proc/self/mounts"
     mounts.write_text("/dev/vda / ext4 rw 0 0\n")
@@ -349,9 +346,6 @@ def test_sqlite_on_a_network_file_system_is_a_failure(desk: Desk) -> None:
     mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/ {desk.root} nfs4 rw 0 0\n")
     levels = [(finding.level, finding.found.partition(" /")[0]) for finding in machine.file_system(desk.case())]
     assert levels == [(Level.FAILURE, "the database"), (Level.FAILURE, "the lock")]
-
-
-# Whom passes tell.
 
 
 @pytest.fixture
@@ -362,7 +356,7 @@ def listener() -> Iterator[int]:
 
 
 def closed_port() -> int:
-    """Provide a port without a listener."""
+    """Return a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
@@ -383,7 +377,7 @@ def test_each_target_is_contacted_and_only_its_scheme_is_shown(desk: Desk, liste
 
 
 def test_incidents_reported_only_to_a_service_users_mailbox_are_a_warning(desk: Desk) -> None:
-    """There is no warning if no schedule is found here: another host's crontab is invisible."""
+    """Without a schedule on this machine there is no warning, because another host's crontab may set MAILTO."""
     assert list(network.notifications(desk.case())) == []
     file = desk.root / "etc/cron.d/retrycli"
     file.write_text(LINE)
@@ -410,9 +404,6 @@ def test_the_dead_man_switch_is_contacted_and_not_pinged(desk: Desk, listener: i
     shut = desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{closed_port()}/s3cret"\n')
     found = only(network.ping(shut), Level.FAILURE, "ping")
     assert found.found == "the dead-man switch can't be reached: Connection refused"
-
-
-# What passes write.
 
 
 @pytest.mark.parametrize(("section", "name"), [("metrics", "retrycli.prom"), ("report", "report.html")])
@@ -450,9 +441,6 @@ def test_an_unwritable_directory_is_a_failure(desk: Desk) -> None:
     only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
 
 
-# The lock.
-
-
 @contextmanager
 def held(path: Path, since: datetime) -> Iterator[None]:
     lock = PassLock(path)
@@ -464,7 +452,7 @@ def held(path: Path, since: datetime) -> Iterator[None]:
 
 
 def test_a_free_lock_is_ok_and_not_created(desk: Desk) -> None:
-    """As root, the check would create one that excludes everybody else."""
+    """If root's check created the lock file, no other user could open it."""
     only(machine.lock(desk.case()), Level.OK, "lock")
     assert not (desk.root / "agent.db.retrycli.lock").exists()
 
@@ -479,7 +467,7 @@ def test_a_lock_held_longer_than_a_pass_may_last_is_reported(desk: Desk) -> None
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_lock_of_another_user_than_the_databases_owner_is_a_warning(desk: Desk) -> None:
-    """Root makes a trial pass, and cron's passes, which belong to another user, cannot take its lock any more."""
+    """After a trial pass by root, cron's passes, which run as another user, could not open the lock."""
     path = desk.root / "agent.db.retrycli.lock"
     path.touch(0o600)
     os.chown(desk.root / "agent.db", 12345, -1)
@@ -491,9 +479,6 @@ def test_a_lock_in_a_missing_directory_is_a_failure(desk: Desk) -> None:
     only(machine.lock(desk.case(more='[run]\nlock_file = "none/lock"\n')), Level.FAILURE, "lock")
 
 
-# The database.
-
-
 def test_a_healthy_database_is_ok(desk: Desk) -> None:
     desk.with_passes()
     desk.execute("PRAGMA journal_mode = WAL")
@@ -502,7 +487,7 @@ def test_a_healthy_database_is_ok(desk: Desk) -> None:
 
 
 def test_a_missing_updated_at_column_is_reported(desk: Desk) -> None:
-    """It is not a failure: the application may have a reason."""
+    """The finding is only a warning, because passes also work without the column."""
     desk.execute("ALTER TABLE pending_messages DROP COLUMN updated_at")
     findings = desk.in_database(database.table)
     found = only([finding for finding in findings if finding.level is not Level.OK], Level.WARNING, "table")
@@ -549,7 +534,7 @@ def _schema(desk: Desk) -> list[str]:
 
 
 def test_the_index_of_failed_rows_is_recommended_if_it_would_help(desk: Desk) -> None:
-    """It is recommended only for a table of more rows than a pass reads."""
+    """The index helps only if the table has more rows than a pass reads."""
     rows = "WITH RECURSIVE n (i) AS (SELECT {0} UNION ALL SELECT i + 1 FROM n WHERE i < {1}) SELECT i, 'sent' FROM n"
     desk.execute("INSERT INTO pending_messages (id, status) " + rows.format(1, 15_000))
     assert desk.in_database(database.index) == []
@@ -582,9 +567,6 @@ def test_the_scheduler_is_judged_by_passes_that_have_started(desk: Desk) -> None
     assert found.found.startswith("the last one began 1 h 15 min ago")
 
 
-# What calls the passes.
-
-
 def of_callers(desk: Desk, *, more: str = "") -> Finding:
     return desk.in_database(calling.calling, more=more)[0]
 
@@ -600,7 +582,7 @@ def test_a_missing_scheduler_is_reported(desk: Desk) -> None:
 
 
 def test_passes_from_another_scheduler_are_ok(desk: Desk) -> None:
-    """The scheduler is an application's own, or another host's cron."""
+    """The application's own scheduler or another host's cron may start the passes."""
     desk.with_passes(5 * MINUTE, 20 * MINUTE, 35 * MINUTE)
     assert "passes run; the last one ran on box" in only([of_callers(desk)], Level.OK, "scheduler").found
     only([of_cadence(desk)], Level.OK, "passes")
@@ -608,7 +590,7 @@ def test_passes_from_another_scheduler_are_ok(desk: Desk) -> None:
 
 @pytest.mark.parametrize("begun", [[5], [5, 20], [1, 3, 5, 8]])
 def test_manual_passes_do_not_show_a_scheduler(desk: Desk, begun: list[int]) -> None:
-    """They are too few, or too far apart or too close together for a scheduler."""
+    """The passes are too few, too far apart or too close together for a scheduler."""
     desk.with_passes(*(started_at * MINUTE for started_at in begun))
     only([of_callers(desk)], Level.FAILURE, "scheduler")
 
@@ -722,12 +704,9 @@ def test_a_user_who_may_not_read_other_crontabs_is_told_so(desk: Desk) -> None:
     ],
 )
 def test_passes_are_compared_with_the_interval(desk: Desk, ago: list[int], level: Level) -> None:
-    """A manual pass in between does not matter; two intervals of fifteen minutes make a pass late."""
+    """A manual pass in between does not matter. A pass is late after two intervals and five minutes."""
     desk.with_passes(*(hours * MINUTE for hours in ago))
     only([of_cadence(desk)], level, "passes")
-
-
-# All of it.
 
 
 def test_a_failed_check_does_not_stop_others(desk: Desk) -> None:
@@ -756,7 +735,7 @@ def test_an_invalid_database_url_is_a_finding(desk: Desk) -> None:
 
 
 def test_passes_of_this_host_without_a_schedule_are_a_warning(desk: Desk) -> None:
-    """This follows root's `cron remove`. Others cannot read root's crontab; root sees that no line is left."""
+    """Root has run `cron remove`. Only root can read all crontabs, and so know that no line is left."""
     desk.with_passes(5 * MINUTE)
     desk.execute(f"UPDATE retrycli_passes SET started_by = 'cron', host = '{gethostname()}'")
     desk.uid = 4711
@@ -776,7 +755,7 @@ def test_passes_of_this_host_without_a_schedule_are_a_warning(desk: Desk) -> Non
 
 @pytest.mark.parametrize(("ago", "is_suspicious"), [(1, False), (15 * 60 - 1, False), (15 * 60 + 61, True)])
 def test_cron_is_reported_only_after_a_tick_since_its_start(desk: Desk, ago: int, *, is_suspicious: bool) -> None:
-    """NOON is a tick itself, so a quarter of an hour contains one more."""
+    """NOON is a tick of the schedule, so the quarter of an hour before NOON contains one more tick."""
     desk.with_passes(180 * MINUTE)
     (desk.root / "etc/crontab").write_text(LINE)
     os.utime(desk.root / "etc/crontab", (0, 0))

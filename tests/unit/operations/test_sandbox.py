@@ -47,7 +47,7 @@ class Reply:
     headers: dict[str, str]
 
 
-def sandbox_with(behaviour: Behaviour | None = None, **others: Any) -> Sandbox:  # noqa: ANN401  passed on
+def sandbox_with(behaviour: Behaviour | None = None, **others: Any) -> Sandbox:  # noqa: ANN401  passed to `Sandbox`
     return Sandbox(behaviour or Behaviour(), rng=Random(7), **others)
 
 
@@ -77,7 +77,7 @@ def deliver(sandbox: Sandbox, key: str | None = None, path: str = "/tickets/12/m
 
 
 def say(sandbox: Sandbox, raw: bytes) -> Reply:
-    """Send raw bytes, without an HTTP library."""
+    """Send raw bytes without an HTTP library, and return the reply."""
     with socket.create_connection(("127.0.0.1", port_of(sandbox)), timeout=NEVER) as connection:
         connection.sendall(raw)
         response = HTTPResponse(connection)
@@ -311,7 +311,7 @@ def test_a_body_of_unknown_length_is_411(header: bytes) -> None:
 
 @pytest.mark.parametrize("host", [b"evil.example.com", b"127.0.0.1.evil.example.com", b"localhost:80@evil", b"["])
 def test_a_host_other_than_this_machine_is_421(host: bytes) -> None:
-    """A page in a browser may have a name that resolves to 127.0.0.1, and could read the customers' messages here."""
+    """A web page's host name may resolve to 127.0.0.1, and the page's scripts could then read customers' messages."""
     with sandbox_with() as sandbox:
         assert_refused(say(sandbox, b"GET /received HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"), 421)
         assert say(sandbox, b"GET /received HTTP/1.1\r\nHost: localhost:8080\r\n\r\n").status == 200

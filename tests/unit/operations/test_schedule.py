@@ -1,4 +1,4 @@
-"""Installing and finding a schedule, on a machine that is a folder."""
+"""Installing and finding schedules on a simulated machine, which is a folder."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ OTHERS = b"# caf\xe9\n0 5 * * * true\n"
 
 @dataclass
 class Programs:
-    """Stands in for ``crontab`` and ``systemctl``."""
+    """A fake of ``crontab`` and ``systemctl``."""
 
     crontab: bytes | None = None
     asked: list[str] = field(default_factory=list)
     active: set[str] = field(default_factory=lambda: {"cron.service"})
-    """The active units."""
+    """The active systemd units."""
 
     def __call__(self, command: Sequence[str], given: bytes) -> Finished:
         self.asked.append(" ".join(command))
@@ -60,7 +60,7 @@ class Programs:
 
 @dataclass
 class Desk:
-    """A machine with retrycli set up on it."""
+    """A simulated machine on which retrycli is set up."""
 
     root: Path
     uid: int
@@ -103,7 +103,7 @@ def desk(tmp_path: Path) -> Desk:
 
 @pytest.mark.parametrize("place", list(SchedulePlace))
 def test_an_installed_schedule_is_found_healthy_and_removable(desk: Desk, place: SchedulePlace) -> None:
-    """A second installation changes nothing; a timer counts after systemd has enabled it."""
+    """A second installation changes nothing. A timer counts only after systemd has enabled it."""
     before = (desk.files(), desk.programs.crontab)
     desk.install(place)
     if place.is_timer:
@@ -133,7 +133,7 @@ def made(minutes_ago: int, starter: StartedBy) -> PassRecord:
 
 
 def test_the_next_run_comes_from_the_schedule_or_past_passes_or_the_clock(desk: Desk) -> None:
-    """A manual pass does not count."""
+    """Manual passes do not show when the next scheduled pass begins."""
     by_hand, elsewhere = made(6, StartedBy.PERSON), made(8, StartedBy.CRON)
 
     def minute(*passes: PassRecord) -> int:
@@ -188,7 +188,7 @@ def test_root_detects_that_the_line_of_past_cron_passes_is_gone() -> None:
 def test_a_line_uses_the_systems_zone_or_with_cronie_its_own(
     desk: Desk, version: bytes, expected: tuple[int, int]
 ) -> None:
-    """Debian's cron ignores CRON_TZ. Kathmandu is 5:45 ahead."""
+    """Debian's cron ignores CRON_TZ, and cronie obeys it. Kathmandu is 5 h 45 min ahead of UTC."""
 
     def asked(command: Sequence[str], given: bytes) -> Finished:
         if list(command) == ["crontab", "-V"]:
@@ -204,7 +204,7 @@ def test_a_line_uses_the_systems_zone_or_with_cronie_its_own(
 
 
 def test_the_systems_zone_is_read_from_its_file(tmp_path: Path) -> None:
-    """A container may have none, and then uses UTC; so does one with an invalid file."""
+    """If the file is missing, as in many containers, or invalid, the zone is UTC."""
     assert system_zone(tmp_path) is UTC
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/localtime").write_bytes(b"no zone")
@@ -215,7 +215,7 @@ def test_the_systems_zone_is_read_from_its_file(tmp_path: Path) -> None:
 
 
 def zone_file(name: str) -> Iterator[bytes]:
-    """Return the file of a time zone, wherever Python has it."""
+    """Yield the contents of a time zone's file, from the system or from the package tzdata."""
     for folder in TZPATH:
         if (path := Path(folder, name)).exists():
             yield path.read_bytes()
@@ -271,7 +271,7 @@ def test_the_first_scheduler_is_removed_by_its_owner(desk: Desk) -> None:
 
 
 def test_cron_is_refused_if_a_timer_is_active(desk: Desk) -> None:
-    """This includes a timer that was installed manually and only started, not enabled."""
+    """The timer was installed manually, and was started but not enabled."""
     folder = desk.root / "usr/lib/systemd/system"
     folder.mkdir(parents=True)
     (folder / "desk.timer").write_text("[Timer]\nOnCalendar=hourly\nUnit=delivery.service\n")
@@ -315,7 +315,7 @@ def test_a_manual_line_equal_to_the_generated_one_is_healthy(desk: Desk) -> None
 
 
 def test_a_file_that_cron_ignores_schedules_nothing(desk: Desk) -> None:
-    """Cron skips a name with a dot."""
+    """Cron ignores files in cron.d whose names contain a dot."""
     (desk.root / "etc/cron.d").mkdir()
     (desk.root / "etc/cron.d/retrycli.cron.d").write_text("* * * * * root retrycli run-once\n")
     assert desk.check()[0] == 0
@@ -374,7 +374,7 @@ def test_a_timer_is_refused_without_a_running_systemd(desk: Desk) -> None:
 
 
 def test_settings_from_the_environment_are_refused(desk: Desk) -> None:
-    """Cron would start a pass without them."""
+    """Cron does not pass on the environment, so its passes would run without these settings."""
     loaded = desk.settings(environment={"TICKETING_API_BASE_URL": "http://127.0.0.1:9"})
     with pytest.raises(ConfigurationError, match=r"gateway\.base_url \(environment TICKETING_API_BASE_URL\)"):
         job(loaded, desk.host)
@@ -422,7 +422,7 @@ def test_a_disabled_timer_is_enabled_again(desk: Desk) -> None:
 
 
 def test_remains_of_a_timer_are_removed_too(desk: Desk) -> None:
-    """No timer is left to disable."""
+    """The timer's unit no longer exists, so there is nothing to disable."""
     desk.install(SchedulePlace.SYSTEM_TIMER)
     (desk.root / "etc/systemd/system/retrycli.timer").unlink()
     desk.programs.asked.clear()
@@ -431,11 +431,8 @@ def test_remains_of_a_timer_are_removed_too(desk: Desk) -> None:
     assert not any("disable" in call for call in desk.programs.asked)
 
 
-# Whether what calls is at work.
-
-
 def processes(desk: Desk, *names: str, elsewhere: str = "nginx") -> None:
-    """Create the machine's processes, and one of a container on it."""
+    """Create the machine's processes, and one process of a container on the machine."""
     for number, name in enumerate(("init", *names, elsewhere), 1):
         (desk.root / f"proc/{number}").mkdir(parents=True)
         inside = "\t1" if name == elsewhere else ""
@@ -458,7 +455,7 @@ def test_a_running_cron_is_detected_with_or_without_systemd(desk: Desk, daemon: 
 
 
 def test_a_zombie_cron_is_not_running(desk: Desk) -> None:
-    """In a container whose first process does not reap children, it stays a zombie."""
+    """In a container whose first process does not reap children, a dead cron stays a zombie."""
     (desk.root / "run/systemd/system").rmdir()
     desk.install(SchedulePlace.SYSTEM_CRONTAB)
     processes(desk, "cron")
@@ -472,7 +469,7 @@ def test_a_zombie_cron_is_not_running(desk: Desk) -> None:
 
 
 def test_whether_cron_runs_is_unknown_if_processes_are_hidden(desk: Desk) -> None:
-    """Other users' processes are hidden (hidepid), and systemd, if it exists, cannot be asked."""
+    """Other users' processes are hidden (hidepid), and systemd does not answer or does not exist."""
 
     def silent(command: Sequence[str], given: bytes) -> Finished:
         done = desk.programs(command, given)
@@ -486,7 +483,7 @@ def test_whether_cron_runs_is_unknown_if_processes_are_hidden(desk: Desk) -> Non
 
 
 def test_an_unreadable_crontab_is_reported_and_not_treated_as_empty(desk: Desk) -> None:
-    """A pass may be scheduled there. With --user only one's own matters."""
+    """The unreadable crontab may start passes. With --user, only the user's own crontab matters."""
 
     def refused(command: Sequence[str], given: bytes) -> Finished:
         if command[0] == "crontab":
@@ -512,7 +509,7 @@ def test_an_unreadable_crontab_is_reported_and_not_treated_as_empty(desk: Desk) 
 
 @pytest.mark.parametrize("place", list(SchedulePlace))
 def test_nothing_is_installed_while_a_relevant_crontab_is_unreadable(desk: Desk, place: SchedulePlace) -> None:
-    """A pass may already be scheduled there. Crontabs of unrelated users do not matter."""
+    """The unreadable crontab may already start passes. Crontabs of unrelated users do not matter."""
     spool = desk.root / "var/spool/cron/crontabs"
     spool.mkdir(parents=True)
     for user in ("stranger", "desk"):
@@ -552,7 +549,7 @@ def test_a_user_who_may_not_use_cron_installs_a_timer(desk: Desk) -> None:
 
 
 def test_an_unresponsive_program_is_awaited_once(tmp_path: Path) -> None:
-    """Root reads all crontabs, each with a program."""
+    """Root reads the crontab of each user with the same program, so repeated waits would add up."""
     hung, asked = tmp_path / "hung", tmp_path / "asked"
     hung.write_text(f"#!/bin/sh\necho >> {asked}\nexec sleep 600\n")
     hung.chmod(0o755)
@@ -596,12 +593,9 @@ def test_a_stopped_timer_schedules_nothing_though_it_is_enabled(desk: Desk) -> N
     assert desk.check() == (1, None)
 
 
-# Who makes the passes, and who could have them do things.
-
-
 @pytest.fixture
 def shared_desk() -> Iterator[Desk]:
-    """Provide a machine that every user may read, with root's config, and the database of the passes' user."""
+    """Provide a machine that every user may read. Root owns the config, and the passes' user owns the database."""
     need_root()
     need_own_program()
     with open_place() as root:
@@ -620,7 +614,7 @@ IN_POSTGRESQL = '[database]\nurl = "postgresql://db/desk"\n'
 def proposed(
     desk: Desk, settings: str, run_as: str | None = None, place: SchedulePlace = SchedulePlace.SYSTEM_CRONTAB
 ) -> str:
-    """Return the user who would make the passes."""
+    """Return the user as whom the passes would run."""
     return propose(place, desk.settings(settings), desk.host, run_as=run_as).user
 
 
@@ -646,14 +640,14 @@ def test_a_config_of_the_databases_owner_is_accepted_too(shared_desk: Desk) -> N
     [SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER, SchedulePlace.OWN_CRONTAB, SchedulePlace.OWN_TIMER],
 )
 def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk, place: SchedulePlace) -> None:
-    """A server has no file whose owner could run passes, and root's own schedule always runs as root."""
+    """A database server has no file whose owner could run passes, and root's own schedule always runs as root."""
     with pytest.raises(ConfigurationError, match=r"passes would run as root; .*--run-as USER"):
         proposed(shared_desk, IN_POSTGRESQL, place=place)
     assert proposed(shared_desk, IN_POSTGRESQL, "root", place) == "root"
 
 
 def test_an_unprivileged_users_config_with_roots_file_makes_no_passes_as_root(shared_desk: Desk) -> None:
-    """With root's rights they would do what that user writes into the config."""
+    """Passes of root would do, with root's rights, what the unprivileged user writes into the config."""
     (shared_desk.root / "roots.db").touch()
     text = '[database]\nurl = "sqlite:///roots.db"\n'
     shared_desk.settings(text)
@@ -688,7 +682,7 @@ def test_no_pass_depends_on_files_that_another_user_may_write(
 
 
 def test_the_environments_packages_are_checked_too(shared_desk: Desk) -> None:
-    """A user with write access there could make a pass import anything."""
+    """A user who can write to the packages could make a pass run any code."""
     loaded = shared_desk.settings(DATA)
     site = shared_desk.root / "site-packages"
     site.mkdir()
@@ -702,16 +696,12 @@ def test_the_environments_packages_are_checked_too(shared_desk: Desk) -> None:
 
 
 def test_a_users_own_schedule_runs_as_that_user(desk: Desk) -> None:
-    """This holds for any owner of the database."""
     need_own_program()
     desk.uid = os.geteuid()
     login = desk.host.login
     host = replace(desk.host, number={login: os.geteuid()}.get)
     run_as = login if desk.uid == 0 else None
     assert propose(SchedulePlace.OWN_CRONTAB, desk.settings(), host, run_as=run_as).user == login
-
-
-# The confined unit.
 
 
 def test_the_system_service_may_write_only_where_a_pass_writes(desk: Desk) -> None:
@@ -730,7 +720,7 @@ def test_the_system_service_may_write_only_where_a_pass_writes(desk: Desk) -> No
 def test_with_a_server_the_lock_is_in_the_state_directory_before_it_exists(
     desk: Desk, more: str, expected: list[str]
 ) -> None:
-    """The first pass creates it. Otherwise a unit that named the previous folder would become invalid then."""
+    """The unit must not change when the first pass creates the directory, or `check` would report a difference."""
     wanted = job(desk.settings(IN_POSTGRESQL + more), desk.host, user="desk")
     wanted = replace(wanted, config="/etc/retrycli.toml", interpreter="/opt/bin/python3", reads=())
     found = systemd.values(systemd.service(wanted, system=True))

@@ -60,7 +60,7 @@ def test_a_servers_lock_is_in_the_state_directory_in_any_environment(
 def test_without_a_state_directory_the_lock_is_in_the_account_home(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Another user cannot create it there first. $HOME is an operator's under sudo."""
+    """In the account's home, no other user can create the lock first. Under sudo, $HOME may be the operator's."""
     (tmp_path / "home").mkdir()
     none = tmp_path / "none"
     found = lock_path(SERVER, state=none, home=tmp_path / "home")
@@ -75,7 +75,7 @@ def test_without_a_state_directory_the_lock_is_in_the_account_home(
 
 
 def test_without_a_home_each_user_has_a_lock_in_tmp(tmp_path: Path) -> None:
-    """Another user's could not be opened. Users of containers often have no home, or an unwritable one."""
+    """Users of containers often have no home, or an unwritable one. One user could not open another user's lock."""
     in_tmp = f"/tmp/retrycli-{os.getuid()}-"
     assert str(lock_path(SERVER, state=tmp_path / "none", home=tmp_path / "none")).startswith(in_tmp)
     (tmp_path / "file").touch()
