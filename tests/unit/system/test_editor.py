@@ -1,4 +1,4 @@
-"""The operator's own editor: which one, for which file, and what is left afterwards."""
+"""Running the operator's editor: its choice, its temporary file, and the clean-up."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def python(script: str) -> list[str]:
-    """Create an editor that runs a script; the file is ``f``."""
+    """Return an editor command that runs a Python script, in which ``f`` is the file."""
     return [sys.executable, "-c", f"import os, pathlib, sys; f = pathlib.Path(sys.argv[1]); {script}"]
 
 
 def program(folder: Path, name: str) -> str:
-    """Create a program."""
+    """Create an executable file, and return its path."""
     file = folder / name
     file.write_text("#!/bin/sh\n")
     file.chmod(0o755)
@@ -62,7 +62,7 @@ def test_the_edited_text_is_returned_with_its_line_breaks() -> None:
 
 
 def test_the_file_is_private_and_deleted_afterwards(folder: Path) -> None:
-    """This includes files that the editor puts beside it."""
+    """Files that the editor creates beside it, such as backups, are deleted too."""
     editor = python(
         "pathlib.Path(str(f) + '~').write_text('tea'); "
         "f.write_text(f'{f.name} {f.stat().st_mode & 0o777:o} {f.parent.stat().st_mode & 0o777:o}')"
@@ -92,7 +92,7 @@ def test_a_missing_editor_is_named() -> None:
 
 
 def test_an_interrupt_is_left_to_the_editor() -> None:
-    """A terminal sends Ctrl-C to both; the editor does not inherit an ignored signal."""
+    """A terminal sends Ctrl-C to both processes. Only retrycli ignores the signal."""
     before = signal.getsignal(signal.SIGINT)
     editor = python("import signal; os.kill(os.getppid(), 2); f.write_text(str(signal.getsignal(2) == signal.SIG_IGN))")
     assert edited("tea", editor, name="a.txt") == "False"
@@ -101,7 +101,7 @@ def test_an_interrupt_is_left_to_the_editor() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_terminated_command_leaves_no_text_behind(folder: Path, number: int) -> None:
-    """For example, the terminal is closed; the editor is ended too."""
+    """When a terminal is closed, for example, the command also ends the editor."""
     before = signal.getsignal(number)
     editor = python(f"import signal; os.kill(os.getppid(), {int(number)}); signal.pause()")
     with pytest.raises(SystemExit) as ended:
@@ -121,7 +121,7 @@ edited("tea", [sys.executable, "-c", "print('open', flush=True); import signal; 
 
 @pytest.mark.parametrize("number", ENDS)
 def test_repeated_signals_leave_no_text_behind(tmp_path: Path, number: int) -> None:
-    """When a terminal is closed, system and shell each send a signal. The second one comes during the clean-up."""
+    """When a terminal is closed, the kernel and the shell may both send a signal, the second during the clean-up."""
     for _ in range(5):
         with subprocess.Popen(
             [sys.executable, "-c", EDIT],
@@ -133,7 +133,7 @@ def test_repeated_signals_leave_no_text_behind(tmp_path: Path, number: int) -> N
             assert process.stdout.readline() == b"open\n"
             while process.poll() is None:
                 process.send_signal(number)
-                with suppress(subprocess.TimeoutExpired):  # faster than it can take them, it would come no further
+                with suppress(subprocess.TimeoutExpired):  # constant signals would leave the process no time
                     process.wait(timeout=0.001)
         assert process.returncode in {128 + number, -number}
         assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The pass lock: a real file, and if necessary a real second process."""
+"""The pass lock, with real files and, if needed, a second process."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def held(path: Path, me: Holder = ME) -> Iterator[PassLock]:
 
 @contextmanager
 def another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a process that holds the lock since half past, until its input ends or it is killed."""
+    """Run a process that has held the lock since 11:59:30, until its input ends or it is killed."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -74,9 +74,6 @@ def another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "agent.db.retrycli.lock"
-
-
-# One at a time.
 
 
 def test_a_free_lock_is_acquired_at_once_and_released(path: Path) -> None:
@@ -126,9 +123,6 @@ def test_releasing_a_lock_that_was_not_acquired_does_nothing(path: Path) -> None
             acquire(PassLock(path))
 
 
-# Waiting.
-
-
 def test_waits_at_most_the_given_time(path: Path) -> None:
     waits: list[float] = []
     with held(path), pytest.raises(LockHeld):
@@ -138,7 +132,7 @@ def test_waits_at_most_the_given_time(path: Path) -> None:
 
 
 def test_stops_waiting_on_request(path: Path) -> None:
-    """A signal, which sets a flag, does not end a sleep."""
+    """A signal only sets a flag and does not end a sleep, so the flag must be checked between sleeps."""
     waits: list[float] = []
     with held(path), pytest.raises(LockHeld):
         PassLock(path).acquire(
@@ -163,11 +157,8 @@ def test_a_lock_released_meanwhile_is_acquired(path: Path) -> None:
         lock.release()
 
 
-# What is left behind.
-
-
 def test_a_killed_process_leaves_no_lock(path: Path) -> None:
-    """Its file still exists and still names it; the kernel has released the lock."""
+    """The file still exists and names the killed process, but the kernel has released the lock."""
     with another_process(path) as other:
         other.kill()
         other.wait()
@@ -226,13 +217,13 @@ def test_a_time_without_a_zone_is_accepted(path: Path) -> None:
 
 
 def test_a_holder_from_the_future_has_no_age(path: Path) -> None:
-    """Its clock, or ours, was set meanwhile."""
+    """The clock may have been set after the holder acquired the lock."""
     with held(path, Holder(1, "mill", NOON + timedelta(hours=1))), pytest.raises(LockHeld, match="for 0 s"):
         acquire(PassLock(path))
 
 
 def test_a_full_disk_does_not_prevent_a_pass(path: Path) -> None:
-    """The lock works without its text; a process with a file size limit of zero stands for the full disk."""
+    """The lock works without the file's text. A file size limit of zero simulates the full disk."""
     script = (
         "import resource, sys; from datetime import datetime; from pathlib import Path\n"
         "from retrycli.system.pass_lock import Holder, PassLock\n"
@@ -243,9 +234,6 @@ def test_a_full_disk_does_not_prevent_a_pass(path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == (str(Holder()), "")
-
-
-# Looking.
 
 
 def test_without_a_file_the_lock_is_free_and_none_is_created(path: Path) -> None:
@@ -268,9 +256,6 @@ def test_two_concurrent_inspections_do_not_report_each_other(path: Path) -> None
         assert PassLock(path).holder() is None
 
 
-# The file.
-
-
 def test_the_file_is_private_to_its_owner(path: Path) -> None:
     before = os.umask(0)
     try:
@@ -281,7 +266,7 @@ def test_the_file_is_private_to_its_owner(path: Path) -> None:
 
 
 def test_a_link_is_refused_and_its_target_left_alone(path: Path) -> None:
-    """In a folder that others can write to, it could point at any file of ours."""
+    """In a folder that others can write to, the link could point to any file of this user."""
     target = path.with_name("precious")
     target.write_text("of ours")
     path.symlink_to(target)
@@ -309,7 +294,7 @@ def test_a_path_at_which_no_file_can_be_created_is_named(tmp_path: Path, place: 
 
 
 def test_a_path_that_cannot_be_looked_up_is_named(tmp_path: Path) -> None:
-    """The folder is closed to us; for root, a name that is too long has the same effect."""
+    """An overlong name causes the same error as a folder without search permission, and also for root."""
     with pytest.raises(LockUnusable, match=r"can't open the lock file .*; set run\.lock_file to a path"):
         PassLock(tmp_path / ("lock" * 100)).holder()
 
@@ -328,7 +313,7 @@ def test_anything_but_a_regular_file_is_refused(path: Path) -> None:
 
 
 def test_a_file_with_a_hard_link_is_refused_and_left_alone(tmp_path: Path, path: Path) -> None:
-    """In a folder that others can write to, the lock could be a hard link to any file of ours."""
+    """In a folder that others can write to, the lock could be a hard link to any file of this user."""
     precious = tmp_path / "precious"
     precious.write_text("of ours")
     path.hardlink_to(precious)
@@ -338,7 +323,7 @@ def test_a_file_with_a_hard_link_is_refused_and_left_alone(tmp_path: Path, path:
 
 
 def test_a_file_too_long_for_a_lock_is_left_alone(path: Path) -> None:
-    """Somebody may have named the database itself."""
+    """An operator may have set run.lock_file to the database itself."""
     content = b"SQLite format 3\0" + bytes(4096)
     path.write_bytes(content)
     with pytest.raises(LockUnusable, match=r"contains other data; set run\.lock_file to another path"):
@@ -351,7 +336,7 @@ def test_a_file_too_long_for_a_lock_is_left_alone(path: Path) -> None:
 def test_another_users_file_is_refused_in_a_world_writable_directory(
     tmp_path: Path, mode: int, *, refused: bool
 ) -> None:
-    """Its owner could hold the lock for ever. Elsewhere the folder's owner has given them access."""
+    """The file's owner could hold the lock forever. Elsewhere, the folder's owner has given that user write access."""
     folder = tmp_path / "folder"
     folder.mkdir()
     folder.chmod(mode)
@@ -374,7 +359,7 @@ def test_a_pass_made_by_root_does_not_exclude_the_directorys_owner() -> None:
 
 
 def test_a_lock_left_by_root_is_reported_with_its_owner_and_a_remedy() -> None:
-    """An earlier version leaves such a lock. Root does not give an existing file away: it may be another one."""
+    """An earlier version may have left such a lock. Root must not chown an existing file, which may not be a lock."""
     with open_place() as place:
         os.chown(place, OURS, OURS)
         (place / "lock").touch(0o600)
@@ -387,7 +372,7 @@ def test_a_lock_left_by_root_is_reported_with_its_owner_and_a_remedy() -> None:
 
 
 def test_a_child_that_outlives_the_pass_does_not_keep_its_lock(path: Path) -> None:
-    """This holds even if the child inherits every inheritable file."""
+    """The child inherits every inheritable file, so the lock's file must not be inheritable."""
     with held(path):
         child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False)
     with child, held(path) as lock:

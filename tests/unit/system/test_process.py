@@ -1,4 +1,4 @@
-"""Who started a pass, by its surroundings."""
+"""Detecting who started a pass, from the environment, the terminal and the parent processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNDER_SYSTEMD = {"INVOCATION_ID": "4711"}
 def test_who_started_a_pass_shows_in_its_terminal_its_unit_and_its_parents(
     environment: dict[str, str], above: list[str], expected: StartedBy, *, terminal: bool
 ) -> None:
-    """An application that runs as a unit of systemd's gives its unit's id to all that it starts."""
+    """An application that runs as a systemd unit passes its INVOCATION_ID on to every process that it starts."""
     assert started_by(environment, above, at_terminal=terminal) is expected
 
 
@@ -43,7 +43,7 @@ def process(proc: Path, name: str, pid: str, parent: str, terminal: int = 0) -> 
 
 
 def test_the_parents_are_read_up_to_the_first_process(tmp_path: Path) -> None:
-    """Whatever a name has in it."""
+    """A process name may contain the parentheses and spaces that separate the fields of /proc/PID/stat."""
     for each in (("python3", "self", "7", 34816), ("tmux: a) S 9", "7", "3"), ("cron", "3", "1"), ("init", "1", "0")):
         process(tmp_path, *each)
     assert parents(tmp_path) == ["tmux: a) S 9", "cron", "init"]

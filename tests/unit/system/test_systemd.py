@@ -1,4 +1,4 @@
-"""A pass as systemd units."""
+"""The systemd units that start passes: writing and recognising them."""
 
 from __future__ import annotations
 

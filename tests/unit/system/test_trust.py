@@ -1,4 +1,4 @@
-"""Files that are ours alone, and those that somebody else may have planted."""
+"""Private files, and files that another user could change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ print(*modes)
 
 
 def test_a_private_file_is_private_from_its_first_moment(tmp_path: Path) -> None:
-    """It is checked after each executed line, with a umask that removes nothing."""
+    """The mode is checked after each executed line, with a umask that removes nothing."""
     file = tmp_path / "retrycli.toml"
     done = subprocess.run([sys.executable, "-c", WATCHED, str(file)], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("0o600\n", "")
@@ -55,9 +55,6 @@ def test_a_private_file_is_not_written_through_a_link(tmp_path: Path, target: st
         write_private(tmp_path / "retrycli.toml", "secret")
     assert (tmp_path / "there").read_text() == ""
     assert not (tmp_path / "not there").exists()
-
-
-# Who else may write.
 
 
 @pytest.fixture
@@ -100,7 +97,7 @@ def refused(folder: Path, uid: int) -> str:
 
 
 def config_map(folder: Path) -> None:
-    """Create what Kubernetes mounts: the file is a link to a link to a folder, and root owns everything."""
+    """Create a mount like a Kubernetes ConfigMap: the file is reached through two links, and root owns everything."""
     own(folder / "..2026_03_02", 0)
     a_file(folder / "..2026_03_02")
     (folder / "..data").symlink_to("..2026_03_02")
@@ -139,7 +136,7 @@ def linked(place: Path, *, target_of: int = 0, link_of: int = 0) -> None:
 
 
 def linked_through(place: Path, *, uid: int) -> None:
-    """Create a link to a link, which is in another user's folder, to a file of root in a folder of root."""
+    """Create a link to root's file in root's folder, through another link in a folder of ``uid``."""
     between = own(place.parent / "between", uid)
     (between / "link").symlink_to(own(place.parent / "other", 0))
     os.chown(between / "link", 0, 0, follow_symlinks=False)
@@ -148,7 +145,7 @@ def linked_through(place: Path, *, uid: int) -> None:
 
 
 def renamed_above(place: Path) -> None:
-    """Create a folder of root in another user's: they can replace it while it is read."""
+    """Create a folder of root in another user's folder. That user can replace root's folder while it is read."""
     a_file(place)
     own(place.parent, THEIRS)
 
@@ -231,7 +228,7 @@ def test_settings_writable_by_another_user_are_read_only_if_named(case: str, pla
 
 
 def test_settings_in_a_home_kept_by_sudo_are_not_read(place: Path) -> None:
-    """If HOME is another user's, ~/.config is as dangerous as their folder as the current one."""
+    """If HOME belongs to another user, that user may have written the settings in ~/.config."""
     a_file(own(own(own(place, THEIRS) / ".config", THEIRS) / "retrycli", THEIRS), uid=THEIRS)
     empty = own(place.parent / "empty", 0)
 
@@ -248,11 +245,8 @@ def test_a_refusal_names_the_directory_and_the_file(place: Path) -> None:
     assert refused(place, 0) == f"{place}/retrycli.toml is not read, because {place} belongs to {THEIRS}"
 
 
-# The rule itself, for every kind of user.
-
-
 def test_our_directory_in_a_sticky_one_is_ours(place: Path) -> None:
-    """The sticky bit keeps others from renaming it."""
+    """The sticky bit keeps other users from renaming the directory."""
     shared = own(place / "shared", 0, mode=0o1777)
     a_file(own(shared / "ours", OURS, mode=0o700), uid=OURS)
     assert find_weakness(shared / "ours" / "retrycli.toml", {0, OURS}) is None
@@ -298,8 +292,6 @@ def test_a_read_only_mount_cannot_be_written_by_anyone(place: Path, mode: int) -
     assert done.stdout == "None\n"
     assert find_weakness(place / "retrycli.toml", {0}) is not None
 
-
-# Whose a group is.
 
 ROOT_USER, SERVICE = "root:x:0:0::/root:/bin/sh\n", f"desk:x:{OURS}:{SHARED}::/:/bin/sh\n"
 GROUPS: dict[str, tuple[str, str, int, str]] = {
@@ -349,7 +341,7 @@ shift; exec "$@"
 
 @pytest.mark.parametrize("case", GROUPS)
 def test_a_group_is_private_if_its_only_members_are_root_and_the_trusted_user(case: str, tmp_path: Path) -> None:
-    """Its name does not matter. It may be a user's primary group, or list the user."""
+    """The group's name does not matter. The group may be the user's primary group, or list the user."""
     if (unshare := shutil.which("unshare")) is None:
         pytest.skip("unshare is not installed: apt-get install util-linux")
     passwd, group, gid, shared = GROUPS[case]

@@ -1,4 +1,4 @@
-"""The log: the lines that operators search for, and that no line contains forbidden text."""
+"""Log lines: the texts that operators search for, and the absence of private text."""
 
 from __future__ import annotations
 
@@ -122,14 +122,14 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
 
 @pytest.fixture(autouse=True)
 def the_logger_as_it_was() -> Iterator[None]:
-    """Restore the process's one logger after its configuration."""
+    """Restore the logger, which all tests of the process share."""
     before = log_lines.logger.handlers, log_lines.logger.level, log_lines.logger.propagate
     yield
     log_lines.logger.handlers, log_lines.logger.level, log_lines.logger.propagate = before
 
 
 def text_lines(capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:
-    """Return level and text of each line on stderr, after a check of its time; nothing else may be printed."""
+    """Return the level and text of each line on stderr. Check that each line has a time, and that stdout is empty."""
     printed = capsys.readouterr()
     assert printed.out == ""
     found = [re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ([A-Z]+) (.*)", line) for line in printed.err.splitlines()]
@@ -138,9 +138,6 @@ def text_lines(capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:
 
 def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-
-
-# The lines.
 
 
 @pytest.mark.parametrize(("event", "lines"), LINES, ids=lambda value: type(value).__name__)
@@ -166,7 +163,7 @@ def test_covers_every_kind_of_event() -> None:
 
 
 def test_off_a_terminal_only_warnings_and_errors_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """The level there is WARNING: cron mails all output."""
+    """Without a terminal the level is WARNING, because cron mails all output."""
     log_lines.configure("WARNING", "text")
     for event, _ in LINES:
         log_lines.log_event(event)
@@ -218,8 +215,6 @@ def test_an_unwritable_log_does_not_end_a_pass() -> None:
         log_lines.log_event(BreakerClosed("x"))
 
 
-# What no line holds.
-
 Style = Literal["text", "json"]
 SECRETS = ("Dear customer", "Re: my divorce", "anna@example.com", "the answer's own words")
 
@@ -228,7 +223,7 @@ SECRETS = ("Dear customer", "Re: my divorce", "anna@example.com", "the answer's 
 def test_no_line_contains_text_of_a_message_or_an_answer(
     stage: Stage, capsys: pytest.CaptureFixture[str], style: Style
 ) -> None:
-    """The test makes whole passes, at the lowest level, with an outcome of every kind; two of them end a pass."""
+    """The passes produce every kind of outcome, and the log level is the lowest. Two kinds end a pass."""
     body, subject, recipient, answer = SECRETS
     kinds = [each for each in OutcomeKind if each not in {OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED}]
     outcomes = [Outcome(kind, 200, answer) for kind in kinds]
@@ -297,9 +292,6 @@ def test_a_traceback_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> No
     except ValueError:
         log_lines.logger.exception("spilt")
     assert len(text_lines(capsys)) == 1
-
-
-# JSON.
 
 
 def test_a_json_line_has_the_event_with_all_its_fields(capsys: pytest.CaptureFixture[str]) -> None:

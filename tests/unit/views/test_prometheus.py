@@ -1,4 +1,4 @@
-"""The text for Prometheus, and how its file is written."""
+"""Prometheus' text format, and how the metrics file is replaced."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ AT_WORK: dict[str, Values] = NOTHING_YET | {
 
 
 def read(content: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Parse the samples of a text as a reader of the format does."""
+    """Parse the text format, and return each sample's value by its name and labels."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(content)
@@ -88,7 +88,7 @@ def test_every_value_has_a_sample() -> None:
 
 
 def test_missing_values_have_no_sample_and_counters_start_at_zero() -> None:
-    """A missing pass is not a pass in 1970."""
+    """Without a pass, a timestamp of 0 would report a pass in 1970."""
     found = read(text(NOTHING_YET))
     missing = {name for name, _ in read(text(AT_WORK))} - {name for name, _ in found}
     assert missing == {
@@ -103,7 +103,7 @@ def test_missing_values_have_no_sample_and_counters_start_at_zero() -> None:
 
 
 def test_each_call_uses_only_its_arguments() -> None:
-    """It ignores this process, and the arguments of earlier calls."""
+    """The text contains neither metrics of this process nor values of earlier calls."""
     assert text(AT_WORK) != text(NOTHING_YET) == text(NOTHING_YET)
     assert all(name.startswith("retrycli_") for name, _ in read(text(AT_WORK)))
 
@@ -118,7 +118,7 @@ def test_samples_for_programs_equal_those_in_the_text() -> None:
 
 
 def test_promtool_accepts_the_text() -> None:
-    """Names, units and help follow the conventions of Prometheus."""
+    """The program checks that names, units and help follow Prometheus' conventions."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed: apt-get install prometheus")
@@ -127,9 +127,6 @@ def test_promtool_accepts_the_text() -> None:
             [promtool, "check", "metrics"], input=text(each), capture_output=True, text=True, timeout=60, check=False
         )
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
-
-
-# The file.
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077])
@@ -175,7 +172,7 @@ def test_a_reader_never_sees_a_partial_file(tmp_path: Path) -> None:
 
 
 def test_the_collector_ignores_an_unfinished_file(tmp_path: Path) -> None:
-    """It reads files that end in .prom: only the requested one has such a name, at every moment."""
+    """The collector reads files that end in .prom, so temporary files must have other names."""
     path = tmp_path / "retrycli.prom"
     write(path, "one\n")
     names: set[str] = set()

@@ -1,4 +1,4 @@
-"""The report: its sentences, its pictures, its strip of passes, and that nothing in it is harmful."""
+"""The HTML report: its sentences, charts and timeline of passes, and the escaping of hostile text."""
 
 from __future__ import annotations
 
@@ -97,12 +97,9 @@ def page_of(report: ReportData) -> Page:
     return Page(render(report, zone=UTC))
 
 
-# -- the page --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("report", [EMPTY, BUSY], ids=["empty", "busy"])
 def test_the_page_is_self_contained(report: ReportData) -> None:
-    """It has no script, and nothing that a browser would fetch; every element is closed."""
+    """The page has no script and nothing that a browser would fetch. Every element is closed."""
     page = page_of(report)
     assert page.open == []
     assert not page.tags & {"script", "img", "iframe", "object", "embed", "base", "form", "a", "use", "image", "video"}
@@ -113,7 +110,7 @@ def test_the_page_is_self_contained(report: ReportData) -> None:
 
 @pytest.mark.parametrize("report", [EMPTY, BUSY], ids=["empty", "busy"])
 def test_every_informative_picture_has_a_text(report: ReportData) -> None:
-    """Other pictures are decorations of the text beside them, and marked as such."""
+    """All other pictures repeat the text beside them, and are hidden from screen readers."""
     for drawn in re.findall(r"<svg.*?</svg>", render(report, zone=UTC), re.DOTALL):
         svg = ET.fromstring(drawn)
         if svg.get("role") == "img":
@@ -146,7 +143,7 @@ def test_an_empty_page_says_so() -> None:
 
 
 def test_passes_that_stopped_long_ago_leave_only_a_gap() -> None:
-    """No pass began within the page's period, and all are missing."""
+    """No pass began within the page's period, so all passes of the period are missing."""
     last = NOON - 30 * DAY
     late = replace(EMPTY, state="late", first_pass=last, last_pass=last)
     words_of_it = page_of(late).words
@@ -155,7 +152,7 @@ def test_passes_that_stopped_long_ago_leave_only_a_gap() -> None:
 
 
 def test_outside_values_are_plain_text() -> None:
-    """This covers every place that shows such values, and tooltips."""
+    """The hostile text is in every value from outside, and the page also shows some of the values in tooltips."""
     example = replace(EXAMPLE, reason=HOSTILE)
     cause = replace(CAUSE, cause=HOSTILE, types={HOSTILE: 1}, fingerprint=HOSTILE, example=example)
     report = replace(BUSY, figures=figures(troubles=[FailureCause("unknown", None, HOSTILE, 1, NOON)]), causes=[cause])
@@ -195,9 +192,9 @@ def test_times_are_in_the_requested_zone() -> None:
 
 
 class Spring(tzinfo):
-    """Central Europe at the end of March 2025."""
+    """The time zone of Central Europe at the end of March 2025, when the clocks change."""
 
-    CHANGE = datetime(2025, 3, 30, 1)  # noqa: DTZ001  as `fromutc` is given it
+    CHANGE = datetime(2025, 3, 30, 1)  # noqa: DTZ001  compared with naive times
 
     def fromutc(self, dt: datetime) -> datetime:
         return dt + (2 * HOUR if dt.replace(tzinfo=None) >= self.CHANGE else HOUR)
@@ -213,7 +210,7 @@ class Spring(tzinfo):
 
 
 def test_a_day_with_a_clock_change_has_no_gap() -> None:
-    """All times have the offset that the page names, the present one."""
+    """All times have the present offset, which the page names."""
     monday = datetime(2025, 3, 31, 10, tzinfo=UTC)
     passes = [PassMark(monday - number * TICK, "completed", None) for number in range(600, 0, -1)]
     told = replace(figures(), since=monday - 7 * DAY, until=monday)
@@ -225,15 +222,12 @@ def test_a_day_with_a_clock_change_has_no_gap() -> None:
 
 
 def test_the_page_stays_small_for_any_period() -> None:
-    """A year of it is at most twice as large as a week."""
     slices = [Slice(NOON - days * DAY, outcome, 10**6) for days in range(365) for outcome in OUTCOMES]
     year = replace(figures(*slices), since=NOON - 365 * DAY, unit=DAY)
     many = [PassMark(NOON - number * MINUTE, "failed", None) for number in range(20_000, 0, -1)]
     report = replace(BUSY, figures=year, passes=many, interval=MINUTE, first_pass=NOON - 365 * DAY)
     assert len(render(report).encode()) < 200 * 1024
 
-
-# -- the headline ----------------------------------------------------------------------------------------------------
 
 BACK = Outage(NOON - 12 * HOUR, NOON - 3 * HOUR)
 LASTS = Outage(NOON - 2 * HOUR, None)
@@ -294,9 +288,6 @@ def test_the_headline_explains_why_nothing_is_accepted(reason: str, expected: st
 def test_an_outage_of_long_ago_is_not_in_the_headline() -> None:
     old = Outage(NOON - 40 * HOUR, NOON - 30 * HOUR)
     assert page._headline("ok", figures(outages=[old]), QUIET, NOON, UTC)[0].startswith("All quiet")
-
-
-# -- pictures --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -366,7 +357,7 @@ def test_text_and_pictures_have_sufficient_contrast(scheme: str) -> None:
 
 DEUTERANOPIA = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
 PROTANOPIA = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
-"""What is left of linear red, green and blue (Machado, Oliveira and Fernandes 2009, severity 1)."""
+"""Matrices that simulate colour blindness in linear RGB (Machado, Oliveira and Fernandes 2009, severity 1)."""
 
 
 def seen(colour: str, eye: Sequence[Sequence[float]]) -> tuple[float, float, float]:
@@ -384,7 +375,7 @@ def seen(colour: str, eye: Sequence[Sequence[float]]) -> tuple[float, float, flo
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("eye", [DEUTERANOPIA, PROTANOPIA], ids=["deuteranopia", "protanopia"])
 def test_outcomes_are_distinguishable_for_the_colour_blind(scheme: str, eye: Sequence[Sequence[float]]) -> None:
-    """This covers every pair; a difference of 2.3 in L*a*b* is just noticeable."""
+    """A difference of 2.3 in L*a*b* is just noticeable. Every pair of outcomes must differ by much more."""
     colours = style(scheme)
     looks = {outcome: seen(colours[outcome.replace(" ", "-")], eye) for outcome in OUTCOMES}
     distance = {
@@ -396,8 +387,6 @@ def test_outcomes_are_distinguishable_for_the_colour_blind(scheme: str, eye: Seq
     closest = min(distance, key=lambda pair: distance[pair])
     assert distance[closest] > 12, (closest, distance[closest])
 
-
-# -- the strip of passes ---------------------------------------------------------------------------------------------
 
 MIDNIGHT = NOON.replace(hour=0)
 
@@ -420,7 +409,7 @@ def test_a_missing_pass_is_a_gap() -> None:
 
 
 def test_jitter_leaves_no_gap() -> None:
-    """Two passes are in one cell and none in the next."""
+    """Because of jitter, two passes are in one cell and no pass is in the next."""
     found = set_out(marks(0, 14.9, 30.1, 45), until=MIDNIGHT + 50 * MINUTE)
     assert sorted(found.rows[0].marks) == [0, 1, 2, 3]
     assert found.missed == 0
