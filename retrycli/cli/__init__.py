@@ -1,4 +1,4 @@
-"""The command line: one short function per command, and one funnel for errors."""
+"""The command line: one short function per command, and the handling of all errors."""
 
 import os
 import pwd
@@ -122,7 +122,7 @@ EXAMPLES = {
 class _ProgramContext(typer.Context):
     @property
     def command_path(self) -> str:
-        # Usage lines and errors name the program in the same way as suggested commands.
+        # Without this, usage lines and errors would name the program differently from suggested commands.
         return suggested.program()
 
 

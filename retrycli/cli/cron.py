@@ -155,8 +155,7 @@ def cron_remove(
 def _propose(
     ctx: typer.Context, config: Path | None, place: SchedulePlace, host: Host, run_as: str | None
 ) -> tuple[Loaded, Job, list[FileChange]]:
-    """Return the settings, the pass to schedule with its log file, and the changes that add the log file to the
-    settings.
+    """Return the settings, the pass to schedule with its log, and the changes that add the log to the settings.
 
     Raises:
         typer.BadParameter: ``--run-as`` names another user, but the schedule runs passes as the current user.

@@ -89,7 +89,8 @@ def _show_summary(
             "or invalid."
         )
     if found.number:
-        # A pass may also escalate messages for these reasons. Checking them would require reading complete messages.
+        # A pass may also escalate messages for the following reasons. Checking them would require reading complete
+        # messages.
         terminal.say("Not checked: already delivered, too many unknown outcomes, invalid row.")
     if not found.number and (later := foreseen.waiting):
         terminal.say(f"{formatting.count(later, 'message')} {'is' if later == 1 else 'are'} not due yet.")

@@ -25,7 +25,7 @@ MAX_NUMBER = 2**31  # maximum of numeric options, the same as for ``run.limit``
 
 
 def utf8(value: str) -> str:
-    """Check that an option's text is valid UTF-8, because no database stores anything else.
+    """Check that an option's text is valid UTF-8, because the databases can't store other text.
 
     Raises:
         ValueError: the text is not valid UTF-8.

@@ -1,6 +1,4 @@
-"""The commands ``passes``, which lists the last passes, and ``pause`` and ``resume``, which stop and restart
-deliveries.
-"""
+"""The commands ``passes``, ``pause`` and ``resume``: list the last passes, and stop and restart deliveries."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -63,9 +61,7 @@ def passes(
 
 
 def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:
-    """Yield pauses and resumptions, newest first, back to the last one before ``since``, the start of the oldest pass
-    shown.
-    """
+    """Yield pauses and resumptions, newest first, back to the last one before the oldest pass shown (``since``)."""
     for pause in pauses:
         yield pause
         if since is not None and pause.at < since:

@@ -1,6 +1,4 @@
-"""The commands ``init``, ``config``, ``doctor``, ``notify test`` and ``version``, which set up and check an
-installation.
-"""
+"""The commands for setting up: ``init``, ``config``, ``doctor``, ``notify test`` and ``version``."""
 
 import uuid
 from dataclasses import asdict, replace

@@ -154,7 +154,7 @@ def explain(
     terminal.show_table(
         ("Gate", "Open", "Figure", "Time"),
         [
-            # Only the figure of the cron gate contains commands.
+            # Complete commands only in the figure of the cron gate, because no other figure contains commands.
             (
                 gate.name.replace("_", "-"),
                 gate.open,

@@ -249,7 +249,7 @@ def _curve(numbers: Sequence[int]) -> str:
 
 
 def _bar(part: int, most: int) -> str:
-    # Rounded up, so that every number except 0 has a bar.
+    # Round up, so that every number except 0 has a bar.
     eighths = -(-part * BAR * len(ENDS) // most)
     return ENDS[-1] * (eighths // len(ENDS)) + ENDS[: eighths % len(ENDS)][-1:]
 

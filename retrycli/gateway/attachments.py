@@ -23,7 +23,7 @@ from retrycli.system.trust import others_may_have_linked
 MAX_ATTACHMENTS = 100  # per message, because every file is opened twice and may need its own upload request
 ANY_TYPE = "application/octet-stream"
 RESTRICTED_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"  # a type or a subtype (RFC 6838, section 4.2)
-MEDIA_TYPE = re.compile(f"{RESTRICTED_NAME}/{RESTRICTED_NAME}")  # without parameters
+MEDIA_TYPE = re.compile(f"{RESTRICTED_NAME}/{RESTRICTED_NAME}")  # type/subtype, without parameters
 # Control characters, line breaks, and marks that change the text direction, which can disguise a file's extension.
 FORBIDDEN_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # Flags to open the directories of a path. O_PATH needs no read permission.
@@ -33,11 +33,11 @@ FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 
 
 class Unusable(Exception):
-    """Signals an unusable attachment. The error text completes a sentence that begins with "attachment 1"."""
+    """An attachment is unusable. The error text completes a sentence that begins with "attachment 1"."""
 
 
 class FileChanged(OSError):
-    """Signals that an attachment changed after its request was built."""
+    """An attachment changed after its request was built."""
 
 
 @dataclass(frozen=True, slots=True)

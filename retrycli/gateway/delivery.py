@@ -51,7 +51,7 @@ class DeliveryProgress:
 
 
 class BaseGateway(ABC):
-    """The base of all gateways. Use a gateway as an asynchronous context manager."""
+    """The base class of all gateways. Use a gateway as an asynchronous context manager."""
 
     _secrets: Sequence[str]
 

@@ -194,7 +194,7 @@ def _result(outcome: str | None, status_code: int | None) -> str:
 
 
 def configure(level: str, style: Literal["text", "json"], file: Path | None = None) -> None:
-    """Write retrycli's log to stderr, and to a file.
+    """Write retrycli's log to stderr and, if a file is given, to that file.
 
     Args:
         level: the lowest level shown.
@@ -235,7 +235,7 @@ class _StderrHandler(logging.Handler):
 
 
 class _Text(logging.Formatter):
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  the name in `logging`
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  overrides a method of `logging`
         return utc_text(datetime.fromtimestamp(record.created, UTC))
 
     def format(self, record: logging.LogRecord) -> str:
@@ -277,7 +277,7 @@ class _LogFile(logging.Handler):
         try:
             if self._file is None:
                 self._file = _open(self._path)
-            # One write, so that other processes' lines can't split the line.
+            # Write the line at once, so that lines of other processes can't split it.
             os.write(self._file, f"{self.format(record)}\n".encode(errors="backslashreplace"))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -70,7 +70,7 @@ def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, n
 
     Args:
         headers: the columns' names, for the terminal, or with ``named``.
-        rows: the values of each row. Off a terminal they are printed as they arrive.
+        rows: the values of each row. Without a terminal, rows are printed as they arrive.
         texts: the number of columns at the end whose length is unlimited. If the terminal is too narrow for them, they
             are printed under their row.
         named: print the names of the columns even without a terminal.

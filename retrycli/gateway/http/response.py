@@ -146,7 +146,7 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
 def value_at(answer: Answer, path: str) -> str | int | None:
     """Return the string or integer at a path of a 2xx answer's JSON; None if there is no such value."""
     try:
-        found = find(answer.json, path) if answer.status < 300 else []  # noqa: PLR2004  the class of success
+        found = find(answer.json, path) if answer.status < 300 else []  # noqa: PLR2004  2xx means success
     except ValueError:
         return None
     return next((value for value in found if isinstance(value, str | int) and not isinstance(value, bool)), None)

@@ -144,7 +144,7 @@ RETRY_SWITCH = "_retry_connection"  # attribute of aiohttp's session that is swi
 def check_aiohttp(
     methods: Sequence[tuple[type, str, tuple[str, ...]]] = REQUIRED_METHODS, session: type = aiohttp.ClientSession
 ) -> None:
-    """Check that this aiohttp has the internals that retrycli relies on.
+    """Check that the installed aiohttp has the internals that retrycli relies on.
 
     A version with other names would silently ignore retrycli's overrides. Then the answer to one message could mark
     another as delivered, or a message could be sent twice.
@@ -259,11 +259,11 @@ REMEDIES = {
 
 
 class _Accepted(Exception):
-    """Signals that the transport has accepted the URL and begins to connect."""
+    """The transport has accepted the URL and begins to connect."""
 
 
 class _NoNetwork(AbstractResolver):
-    """Resolves every name to loopback, after the same checks as the system's resolver."""
+    """A resolver that returns loopback for every name, after the same checks as the system's resolver."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

@@ -162,7 +162,7 @@ class MessageRule(Table):
     ignores: tuple[Literal["cc_emails", "bcc_emails", "attachments"], ...] = ()
     marker: Marker | None = None
     preflight: str | None = None
-    confirmed: Condition | None = None  # on the answer; if it fails, the message has arrived, but not as intended
+    confirmed: Condition | None = None  # if the answer fails it, the message has arrived, but not as intended
     verify: Question | None = None  # reads a delivered message back, if gateway.verify is set
 
     @cached_property
@@ -214,7 +214,7 @@ class Session(Table):
     path: UrlPath
     headers: dict[HeaderName, SecretHeader] = {}
     body: SecretTree = {}
-    encoding: Literal["json", "form"] = "json"  # of the body; OAuth (RFC 6749) requires a form
+    encoding: Literal["json", "form"] = "json"  # encoding of the body; OAuth (RFC 6749) requires a form
     token: JsonPath  # path of the token in the answer; the token becomes {session}
 
 
@@ -242,7 +242,7 @@ class Upload(Table):
     query: Query = {}
     headers: Headers = {}
     files: str | None = None  # the form field for the attachment; by default the attachment is the whole body
-    content_type: str | None = None  # of the body; by default the attachment's content type
+    content_type: str | None = None  # content type of the body; by default the attachment's
     token: JsonPath
 
     @model_validator(mode="after")

@@ -56,7 +56,7 @@ class SmtpReply:
     @property
     def good(self) -> bool:
         """Return whether the reply is positive: class 2yz (RFC 5321, section 4.2.1)."""
-        return self.code // 100 == 2  # noqa: PLR2004  class 2yz
+        return self.code // 100 == 2  # noqa: PLR2004  the class of positive replies
 
     @property
     def kind(self) -> OutcomeKind:

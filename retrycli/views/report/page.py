@@ -50,8 +50,8 @@ class ReportData:
     """Everything that the report page shows."""
 
     figures: DeliveryStats
-    state: str  # `Status.state`
-    messages: Mapping[str, int]  # `Status.messages`
+    state: str  # the value of `Status.state`
+    messages: Mapping[str, int]  # the value of `Status.messages`
     first_pass: datetime | None  # start of the first known pass
     last_pass: datetime | None
     passes: Sequence[PassMark]  # as many passes as fit, oldest first; see `passes_since`
