@@ -1,4 +1,4 @@
-"""The order of tickets among due messages."""
+"""Fair shares: how many due messages of each ticket a claim selects."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class World:
     at: datetime = NOON
     down_since: datetime | None = None
     expiring: bool | None = None
-    """Whether messages are about to expire; None if the pass did not check."""
+    """True if messages are about to expire; None if the pass did not check."""
     escalated: list[datetime] = field(default_factory=list)
     others: Sequence[Target] = ()
 

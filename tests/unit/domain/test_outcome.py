@@ -137,8 +137,8 @@ def test_retry_after_reads_seconds(header: str, seconds: int) -> None:
         "Mon, 03 Mar 2025 12:10:00 GMT",
         "Mon, 03 Mar 2025 12:10:00 -0000",
         "Mon, 03 Mar 2025 14:10:00 +0200",
-        "Monday, 03-Mar-25 12:10:00 GMT",  # RFC 850
-        "Mon Mar  3 12:10:00 2025",  # asctime
+        "Monday, 03-Mar-25 12:10:00 GMT",  # the format of RFC 850
+        "Mon Mar  3 12:10:00 2025",  # the format of asctime()
         "  Mon, 03 Mar 2025 12:10:00 GMT  ",
     ],
 )

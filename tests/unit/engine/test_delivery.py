@@ -61,7 +61,7 @@ class Held(Claims):
 
 
 class HeldResults(Results):
-    """The results of `Held`: results of locked messages are not written."""
+    """A store of results that does not write the results of locked messages."""
 
     def __init__(self, claims: Held, database: Database) -> None:
         super().__init__(database)
@@ -140,7 +140,7 @@ def test_locked_rows_do_not_stop_others_from_being_sent(stage: Stage) -> None:
 
 
 def test_nothing_more_is_sent_while_all_rows_are_locked(stage: Stage) -> None:
-    """The outcomes could be recorded elsewhere, but the application may change the rows before it unlocks them."""
+    """Outcomes could still be recorded in retrycli's own tables, but the application may change the rows meanwhile."""
     stage.add(*range(1, 100))
     hold(stage, *range(1, 100))
     with pytest.raises(DatabaseBusy, match="the application locks the rows of"):

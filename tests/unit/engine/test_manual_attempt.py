@@ -49,7 +49,7 @@ def escalate(stage: Stage, message_id: int = 1) -> None:
 
 
 def everything(stage: Stage) -> list[tuple[Any, ...]]:
-    """Return both tables, with all columns except those that are set when a text is read."""
+    """Return all rows of both tables, without the columns that are set when a text is read."""
     known = ", ".join(column.name for column in queue.c if column.name not in {"delivery_key", "digest"})
     return [*stage.sql("SELECT * FROM pending_messages"), *stage.sql(f"SELECT {known} FROM retrycli_queue")]
 

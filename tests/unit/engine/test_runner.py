@@ -294,7 +294,7 @@ def test_attempts_never_exceed_the_limit(stage: Stage) -> None:
 def test_answers_in_quick_succession_are_recorded_together(
     stage: Stage, at_once: int, most: int, *, at_a_server: bool
 ) -> None:
-    """A transaction for a dozen answers takes little longer than for one. Without waiting, there would be 74 or 100."""
+    """Recording a dozen answers in one transaction takes little longer than recording a single answer."""
     stage.add(*range(1, 101))
     committed: list[Connection] = []
     event.listen(stage.database._engine, "commit", committed.append)

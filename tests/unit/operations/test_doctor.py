@@ -254,7 +254,7 @@ def test_for_root_a_user_with_a_crontab_is_trusted(desk: Desk) -> None:
 
 
 def test_suggests_no_change_of_the_databases_owner(desk: Desk) -> None:
-    """The current user is neither root nor the passes' user. A new owner would keep the application from its database."""
+    """The current user is neither root nor the passes' user. A new owner would lock the application out."""
     need_root()
     (desk.root / "program").touch(0o600)
     os.chown(desk.root / "agent.db", OURS, OURS)

@@ -576,7 +576,7 @@ def test_a_timer_of_unknown_state_is_reported(desk: Desk) -> None:
 
 
 def test_a_missing_crontab_counts_as_readable(desk: Desk) -> None:
-    """Debian's cron and cronie have one error text, busybox another."""
+    """Debian's cron and cronie print the same error, and busybox prints another."""
     for said in (b"no crontab for ana\n", b"crontab: can't open 'ana': No such file or directory\n"):
         without = subprocess.CompletedProcess([], 1, b"", said)
         assert check(desk.settings(), replace(desk.host, run=lambda *_: without)).unread is None  # noqa: B023

@@ -1,4 +1,4 @@
-"""What a pass receives from the settings, and the operator's name."""
+"""The rules and the lock that a pass gets from the settings, and the operator's name."""
 
 from __future__ import annotations
 

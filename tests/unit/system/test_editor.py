@@ -16,7 +16,7 @@ from retrycli.system.editor import ENDS, edited, editor_command
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Provide a folder for temporary files."""
+    """Create temporary files in a separate folder."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
 
