@@ -25,15 +25,12 @@ TOKEN = "k5hTokenThatNobodyMaySee"
 
 @dataclass(frozen=True)
 class Request:
-    """A request that a webhook received."""
-
     method: str
     path: str
     body: bytes
 
     @property
     def json(self) -> dict[str, Any]:
-        """Return the body as an object."""
         values: dict[str, Any] = json.loads(self.body)
         return values
 
@@ -53,12 +50,12 @@ class Webhook(ThreadingHTTPServer):
 
     @property
     def host(self) -> str:
-        """Return host and port."""
+        """Return ``host:port``, as in a URL."""
         return f"127.0.0.1:{self.server_address[1]}"
 
     @property
     def slack_shaped(self) -> str:
-        """Return apprise's URL for a webhook that accepts Slack's messages, at a host of one's own."""
+        """Return the apprise URL that posts messages in Slack's format to this webhook."""
         return f"mmost://{self.host}/{TOKEN}"
 
     @property
@@ -68,7 +65,6 @@ class Webhook(ThreadingHTTPServer):
 
     @property
     def paths(self) -> list[str]:
-        """Return the paths of the requests."""
         return [request.path for request in self.requests]
 
 
@@ -86,15 +82,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.server.text)
 
-    do_GET = do_POST = _respond  # noqa: N815  the library's own names
+    do_GET = do_POST = _respond  # noqa: N815  http.server looks these names up
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's own name
-        """Log nothing."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  http.server's parameter name
+        """Keep request lines out of the tests' output."""
 
 
 @contextmanager
 def webhook() -> Iterator[Webhook]:
-    """Provide a listening webhook."""
     with Webhook() as server:
         thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
@@ -107,34 +102,33 @@ def webhook() -> Iterator[Webhook]:
 
 @dataclass
 class Mailbox:
-    """Stores every mail, and gives one answer to all."""
+    """A mail handler that stores every mail and always gives the same answer."""
 
     answer: str
     raw: list[bytes] = field(default_factory=list)
 
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802  aiosmtpd's
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802  aiosmtpd looks it up
         assert isinstance(envelope.content, bytes)
         self.raw.append(envelope.content)
         return self.answer
 
     @property
     def mails(self) -> list[EmailMessage]:
-        """Return the mails that have arrived."""
         return [message_from_bytes(mail, policy=default) for mail in self.raw]
 
 
 class _MailServer(Controller):
-    """Uses any free port, and sets it before it checks whether it answers there."""
+    """A controller on any free port. It sets ``port`` before aiosmtpd connects to the server as a check."""
 
     def _trigger_server(self) -> None:
         assert isinstance(self.server, Server)
         self.port = self.server.sockets[0].getsockname()[1]
-        super()._trigger_server()  # type: ignore[no-untyped-call]  # aiosmtpd is half typed
+        super()._trigger_server()  # type: ignore[no-untyped-call]  # aiosmtpd is only partially typed
 
 
 @contextmanager
 def mail_server(answer: str = "250 kept") -> Iterator[tuple[Mailbox, str]]:
-    """Provide a mailbox, and apprise's URL for it."""
+    """Provide a mailbox and the apprise URL that sends to it."""
     mailbox = Mailbox(answer)
     controller = _MailServer(mailbox, hostname="127.0.0.1", port=0)
     controller.start()

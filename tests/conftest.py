@@ -1,4 +1,4 @@
-"""What all tests share: the databases that they run on, and exclusive time for measurements."""
+"""Hooks and fixtures for all tests: the databases they run on, and exclusive time for measurements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.environment import forget_settings, in_memory
 from tests.store.conftest import ENGINES, FACTORIES, Factory
 
 on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sqlite")
-"""For tests of the command, which run on SQLite by default. The second mark is for single tests of a module."""
+"""Marks that select a test's databases. ``on_sqlite`` exempts single tests of a module that is marked ``on_both``."""
 
 
 def pytest_configure() -> None:
@@ -47,7 +47,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    """Have each worker import another part of the test modules first.
+    """Make each worker start its imports at a different test module.
 
     Pytest rewrites the assertions of a module once, and keeps the result for the other workers. Workers that import
     the modules in the same order all rewrite the same module at the same time.
@@ -60,7 +60,7 @@ def pytest_collection(session: pytest.Session) -> None:
     number = int(worker["workerid"].removeprefix("gw"))
     begin = len(files) * number // worker["workercount"]
     for each in files[begin:] + files[:begin]:
-        with suppress(Exception, pytest.skip.Exception):  # the collection reports what it was
+        with suppress(Exception, pytest.skip.Exception):  # pytest's own collection reports the error
             import_module(".".join(each.relative_to(TESTS.parent).with_suffix("").parts))
 
 
@@ -68,16 +68,16 @@ TESTS = Path(__file__).parent
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the thousands of tests from garbage collection: a collection takes half a second."""
+    """Exclude the thousands of collected tests from garbage collection, which would take half a second each time."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that is marked ``databases`` once on each of them.
+    """Run a test marked ``databases`` once on each database that the mark names.
 
-    The store's own suite runs on all databases. Elsewhere the first test of a module represents the others, unless it
-    has ``once=True``: the others run on the first database, and on another with ``-m long``.
+    The store's own suite runs on all databases. In any other module, only the first such test without
+    ``once=True`` runs on all databases. The rest run on the first database, and on the others with ``-m long``.
     """
     marker = metafunc.definition.get_closest_marker("databases")
     if marker is None or "engine" not in metafunc.fixturenames:
@@ -93,12 +93,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 STANDING: dict[object, object] = {}
-"""The first test on several databases, by module."""
+"""The test of each module that runs on all databases."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as ``long`` what ``long_except`` does not name: a test, or one case of it."""
+    """Mark a test ``long`` if its ``long_except`` mark names neither the test nor this case of it."""
     for item in items:
         marker = item.get_closest_marker("long_except")
         if marker is not None and not {item.name, getattr(item, "originalname", "")} & {*marker.args}:
@@ -120,11 +120,11 @@ def _locked(path: Path, how: int) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
-    """Let a test run beside others or, if it is marked ``alone``, after they have left.
+    """Run a test alongside others or, if it is marked ``alone``, while no other test runs.
 
     Later tests wait until earlier ones have started, so that a test marked ``alone`` gets its turn.
     """
-    if worker_id == "master":  # no other process is at work
+    if worker_id == "master":  # without xdist, no other test runs at the same time
         yield
         return
     shared = tmp_path_factory.getbasetemp().parent

@@ -1,6 +1,6 @@
-"""Copies of a PostgreSQL database that never changes again. Put a used copy back as it was; do not make another.
+"""Reusable copies of a PostgreSQL database that does not change. A used copy is restored, not replaced.
 
-Making and dropping a database takes ten times as long as removing the rows that a test has written.
+Creating and dropping a database takes ten times as long as removing the rows that a test has written.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ CATALOGS: dict[LiteralString, LiteralString] = {
     "pg_trigger": "true",
     "pg_type": f"oid >= {OWN}",
 }
-"""The catalogs that a change of the schema, of rights, of settings or of statistics writes to, and their rows."""
+"""The catalogs to which a change of schema, rights, settings or statistics writes, with a condition for their rows."""
 CHANGES = " UNION ALL ".join(
     f"SELECT '{name}', count(*), max(xmin::text::bigint) FROM {name} WHERE {rows}" for name, rows in CATALOGS.items()
 )
-"""Each change of a catalog leaves a newer row or fewer rows. ``TRUNCATE`` writes to none of these catalogs."""
+"""A query whose result differs after every change of a catalog, which leaves a newer row or fewer rows. ``TRUNCATE``
+writes to none of these catalogs."""
 RELATIONS = f"""
 SELECT oid, relname, relnamespace, reltype, relowner, relkind, relpersistence, relrowsecurity, relacl, reloptions
 FROM pg_class WHERE oid >= {OWN} ORDER BY oid
@@ -61,7 +62,7 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 """
 
 Table = tuple[str, str]
-"""Its schema and its name."""
+"""A table's schema and name."""
 
 
 @dataclass
@@ -69,8 +70,8 @@ class Copies:
     """Copies of one database, each of which one test uses at a time.
 
     Args:
-        original: its URL.
-        make: makes a copy, which is dropped at the end; gives its URL.
+        original: the URL of the database to copy.
+        make: creates a copy, provides its URL, and drops the copy at the end.
     """
 
     original: str
@@ -84,7 +85,7 @@ class Copies:
 
     @contextmanager
     def one(self) -> Iterator[str]:
-        """Give a copy, and take it back: as it was, or else it is dropped."""
+        """Provide a copy. At the end restore it for the next test, or drop it if it can't be restored."""
         url, end = self._free.pop() if self._free else self._made()
         try:
             yield url
@@ -95,7 +96,7 @@ class Copies:
                 end.close()
 
     def close(self) -> None:
-        """Drop the copies."""
+        """Drop the copies that no test uses."""
         for _, end in self._free:
             end.close()
         self._free.clear()
@@ -105,7 +106,7 @@ class Copies:
         return end.enter_context(self.make()), end
 
     def _restore(self, url: str) -> bool:
-        """Remove what a test has written, and return whether the copy is as it was."""
+        """Remove the rows that a test has written; return whether the copy equals the original again."""
         try:
             with _connected(url) as connection:
                 connection.execute(ALONE)
@@ -119,7 +120,7 @@ class Copies:
                         connection.execute(SQL(FILL).format(*[Identifier(*table)] * 2), ["[" + ", ".join(rows) + "]"])
                 connection.execute(SEQUENCES)
         except psycopg.Error:
-            return False  # a test has left it in a state in which it can't be used
+            return False  # the test left the copy unusable
         return True
 
 
@@ -131,12 +132,12 @@ def _connected(url: str) -> Iterator[psycopg.Connection]:
 
 
 def _schema(connection: psycopg.Connection) -> list[tuple[object, ...]]:
-    """Read what must be the same in a copy before it is used again."""
+    """Read the properties that a copy must share with the original to be used again."""
     return [row for each in (CHANGES, RELATIONS, DATABASE) for row in connection.execute(each)]
 
 
 def _written(connection: psycopg.Connection) -> list[Table]:
-    """Return the tables that have had a row since they were made or emptied."""
+    """Return the tables that have had a row since they were created or truncated."""
     return [(schema, name) for schema, name in connection.execute(WRITTEN)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """Return this thread's CPU seconds for the fastest of three calls: a garbage collection affects one."""
+    """Return this thread's CPU seconds for the fastest of three calls: a garbage collection may slow one down."""
     return min(_once(work) for _ in range(3))
 
 

@@ -1,4 +1,4 @@
-"""No test depends on the configuration of the machine."""
+"""Isolate the tests from the machine's configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOM_BYTES = 4 * 2**30
 def in_memory() -> Path | None:
     """Return a folder of an in-memory file system with space for the tests' databases, if there is one.
 
-    A commit to a disk takes a hundred times as long, and a test reads its data before the machine stops.
+    A commit to a disk takes a hundred times as long, and tests don't need data that survives a crash.
     """
     try:
         state = os.statvfs(MEMORY)
@@ -31,7 +31,8 @@ def in_memory() -> Path | None:
 def _no_settings() -> dict[str, str]:
     """Create a configuration file without settings, which is found before one in /etc.
 
-    It is outside the project, which may belong to another user than the one who runs the tests.
+    The file is outside the project, which may belong to another user: retrycli refuses a configuration file that other
+    users can change.
     """
     folder = Path(tempfile.mkdtemp(prefix="retrycli-no-settings-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -44,7 +45,7 @@ NO_SETTINGS = _no_settings()
 
 BARE = {"PATH": f"/usr/bin:/bin:{Path(sys.executable).parent}", **NO_SETTINGS}
 """The variables that cron always sets, without the settings of this machine. The search path contains the command, so
-that suggestions call it `retrycli`."""
+that suggested commands begin with `retrycli`."""
 
 NO_FILE = {"XDG_CONFIG_HOME": ""}
 """A variable with which retrycli finds no configuration file, except one in /etc."""

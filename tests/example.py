@@ -1,7 +1,7 @@
 """The example database: an application's table with messages in many states.
 
 ``python -m tests.example`` writes ``ticketing_agent.db.example`` in the project's top folder. A test
-compares the two.
+checks that the file is up to date.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CREATE TABLE pending_messages (
 
 GREETING = "Hello,\n\n{}\n\nKind regards\nThe support desk\n"
 
-# id, ticket, type, recipient, cc, subject, text, status, tries, last error, hours since it was made, since it failed
+# id, ticket, type, recipient, cc, subject, text, status, tries, last error, hours since creation, since failure
 MESSAGES: list[tuple[object, ...]] = [
     (1, 4711, "customer", "ana@example.com", [], "Re: Invoice 2026-118", "Your corrected invoice is attached.", "sent",
      0, None, 70, None),

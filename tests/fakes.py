@@ -1,6 +1,6 @@
 """Fakes around the engine: a gateway with a script, a clock that tests move, a lock, and an event recorder.
 
-The store is the real one on a SQLite file: a second one in memory would only agree with itself.
+The store is the real one on a SQLite file: a fake store would prove nothing about it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 START = datetime(2025, 3, 3, 12, tzinfo=UTC)
-"""The first time of the clock: a tick of cron."""
+"""The clock's initial time, which is a tick of cron."""
 TICK = timedelta(minutes=15)
 
 DELIVERED = Outcome(OutcomeKind.DELIVERED, 200)
@@ -49,7 +49,7 @@ UNAUTHORIZED = Outcome(OutcomeKind.UNAUTHORIZED, 401, "HTTP 401")
 FORBIDDEN = Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True)
 MOVED = Outcome(OutcomeKind.PERMANENT, 302, "HTTP 302", in_doubt=True)
 NOT_FOUND = Outcome(OutcomeKind.PERMANENT, 404, "HTTP 404")
-"""A 404 that concerns one message, as a preset declares."""
+"""A 404 that concerns only one message, because the preset says so."""
 
 RULES = PassRules(
     destination="https://tickets.example.com",
@@ -64,11 +64,11 @@ RULES = PassRules(
 Kind = TypeVar("Kind")
 Answer = Callable[[QueuedMessage], Outcome | Awaitable[Outcome]]
 Script = Outcome | Mapping[int, Outcome] | Answer
-"""One outcome for all, or outcomes by message (the others are delivered), or a function, which may wait."""
+"""One outcome for all messages, outcomes by message (others are delivered), or a function, which may be async."""
 
 
 def in_turn(*outcomes: Outcome) -> Answer:
-    """Return one outcome after the other, for any message, and then repeat the last one."""
+    """Build an answer that returns the outcomes in turn, for any message, and then repeats the last one."""
     coming = chain(outcomes, repeat(outcomes[-1]))
     return lambda _: next(coming)
 
@@ -83,12 +83,12 @@ class Clock:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(0)  # as in the world, what is ready to run goes first
+        await asyncio.sleep(0)  # lets ready tasks run first, as a real sleep does
         self.now += timedelta(seconds=seconds)
 
 
 class FakeGateway:
-    """Answers as its script says, after a given time on the clock, and records the deliveries."""
+    """A gateway that answers by a script after a fixed time on the clock, and records the deliveries."""
 
     def __init__(self, script: Script, clock: Clock, takes: timedelta) -> None:
         self._script = script
@@ -106,7 +106,7 @@ class FakeGateway:
         self.in_flight += 1
         self.widths.append(self.in_flight)
         try:
-            await asyncio.sleep(0)  # as any request would, so that others can begin
+            await asyncio.sleep(0)  # yields as a real request does, so that other deliveries can begin
             self._clock.now += self._takes
             answer = self._answer(queued)
             return await answer if isinstance(answer, Awaitable) else answer
@@ -147,8 +147,6 @@ HELD = LockHeld("another pass holds the lock /run/retrycli.lock: pid 7 on mill, 
 
 
 class Recorder:
-    """Records every event."""
-
     def __init__(self) -> None:
         self.all: list[Event] = []
         self.hear: Callable[[Event], None] = lambda _: None
@@ -184,10 +182,8 @@ class Stage:
         """The gateway that the last pass opened, if any."""
         self.passes = 0
 
-    # -- the application's side -------------------------------------------------------------------------------
-
     def add(self, *ids: int, due: datetime | None = None, **columns: object) -> None:
-        """Add failed messages. They are due in the next pass, or enrolled at once and due at the given time."""
+        """Add failed messages. With ``due``, enrol them now, due at that time; otherwise the next pass enrols them."""
         row = {"message_type": "customer", "subject": "Re: tea", "body": "Is it hot?", "status": "failed"} | columns
         names = ", ".join(["id", "ticket_id", *row])
         marks = ", ".join("?" * (len(row) + 2))
@@ -201,17 +197,14 @@ class Stage:
             self.enrolment.enrol(entries, START)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Query or change anything over a separate connection, as another process would."""
+        """Run a statement over a separate connection, as another process would."""
         with closing(sqlite3.connect(self.path)) as connection, connection:
             return connection.execute(statement, values).fetchall()
-
-    # -- what is there ----------------------------------------------------------------------------------------
 
     def tries(self) -> dict[int, int]:
         return dict(self.sql("SELECT id, retry_count FROM pending_messages ORDER BY id"))
 
     def states(self) -> dict[int, str]:
-        """Return the state of each message in the queue."""
         return dict(self.sql("SELECT message_id, state FROM retrycli_queue ORDER BY message_id"))
 
     def sent(self) -> list[int]:
@@ -231,29 +224,25 @@ class Stage:
         return reason, tries, error
 
     def attempts(self, message_id: int) -> list[tuple[str, str | None]]:
-        """Return the starter and the outcome of each attempt."""
+        """Return ``made_by`` and the outcome of each attempt."""
         return self.sql(
             "SELECT made_by, outcome FROM retrycli_attempts WHERE message_id = ? ORDER BY number", message_id
         )
 
-    # -- what is done -----------------------------------------------------------------------------------------
-
     def run(
         self, script: Script = DELIVERED, rules: PassRules = RULES, *, takes: timedelta = timedelta(0)
     ) -> PassSummary:
-        """Make a pass."""
         return asyncio.run(self.run_pass(script, rules, takes=takes))
 
     async def run_pass(
         self, script: Script = DELIVERED, rules: PassRules = RULES, *, takes: timedelta = timedelta(0)
     ) -> PassSummary:
-        """Make a pass in the running event loop."""
+        """Run a pass in the running event loop."""
         self.passes += 1
         me = PassIdentity(f"pass-{self.passes}", host="mill", pid=self.passes)
         return await runner.run_pass(self._deps(script, takes), self.lock, rules, me)
 
     def retry(self, message_id: int, script: Script = DELIVERED, *, by: str = "anna") -> Outcome:
-        """Attempt one message manually."""
         deps = self._deps(script, timedelta(seconds=1))
         return asyncio.run(attempt_by_hand(deps, RULES, message_id, by=by))
 
@@ -269,7 +258,7 @@ class Stage:
 
     @property
     def begun_at(self) -> list[datetime]:
-        """Return the start of each delivery of the last pass."""
+        """Return the start time of each delivery of the last pass."""
         return self.gateway.begun_at if self.gateway else []
 
     def _deps(self, script: Script, takes: timedelta) -> Dependencies:
@@ -298,6 +287,6 @@ class Stage:
 
 
 async def attempt_by_hand(deps: Dependencies, rules: PassRules, message_id: int, *, by: str) -> Outcome:
-    """Attempt one message now, through a gateway of its own."""
+    """Attempt one message now through a newly opened gateway."""
     async with deps.open_gateway() as gateway:
         return await attempt_through(gateway, deps, rules, message_id, by=by)

@@ -5,8 +5,8 @@ each call. The child takes over the caller's streams, environment, folder, umask
 installed script. So each call is a process with its own exit code, signals, streams, terminal and locks; only the
 imports are shared.
 
-It runs as a script and imports nothing of the tests, so that its Python is in the same state as the script's.
-`tests.served` is its counterpart.
+It runs as a script and imports no test module, so that the interpreter's state matches the installed script's.
+`tests.served` is the client.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PR_SET_PDEATHSIG = 1
 STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
 """Python's standard streams, by file descriptor: name, mode, and the error handler in the C locale."""
 LOADED_BY_NAME = ("sqlalchemy.dialects.sqlite.pysqlite", "sqlalchemy.dialects.postgresql.psycopg", "idna.uts46data")
-"""Modules that no import statement of the package names."""
+"""Modules that libraries import by name, so that no import statement of the package mentions them."""
 
 
 def import_everything() -> None:
@@ -48,9 +48,9 @@ def import_everything() -> None:
     for name in sorted(names):
         names |= _imported_in(Path(str(importlib.import_module(name).__file__)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # each call says by itself what its own imports would
+        warnings.simplefilter("ignore")  # a warning here would not reach the caller's stderr
         for name in sorted(names.union(LOADED_BY_NAME)):
-            with suppress(ImportError):  # an extra that is not installed, or a name that is no module
+            with suppress(ImportError):  # an extra that is not installed, or a name that is not a module
                 importlib.import_module(name)
     assert threading.active_count() == 1, "a process with threads can't fork"
     assert tempfile.tempdir is None, "the folder for temporary files would be the server's"
@@ -68,7 +68,7 @@ def _imported_in(file: Path) -> set[str]:
 
 
 def serve(control: socket.socket) -> dict[str, Any]:
-    """Fork a child for each request, and report its pid and its end. Return the request, and only in a child."""
+    """Fork a child for each request; report its pid and exit code. Only a child returns, with its request."""
     running: dict[int, tuple[int, socket.socket]] = {}
     libc = ctypes.CDLL(None)
     server = os.getpid()
@@ -108,7 +108,7 @@ def serve(control: socket.socket) -> dict[str, Any]:
 
 
 def _become(request: dict[str, Any], streams: list[int]) -> None:
-    """Give this process the state that the requested one would have after Python's start."""
+    """Set this child up as if Python had just started with the environment of the request."""
     if request["new_session"]:
         os.setsid()
     for number, given in enumerate(streams):
@@ -120,7 +120,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     os.umask(request["umask"])
     for each in request["ignored"]:
         signal.signal(each, signal.SIG_IGN)
-    coerced = {name: os.environ[name] for name in ("LC_CTYPE",) if name in os.environ}  # by Python in the C locale
+    coerced = {name: os.environ[name] for name in ("LC_CTYPE",) if name in os.environ}  # Python sets it in the C locale
     os.environ.clear()
     os.environ.update(coerced | request["env"])
     time.tzset()
@@ -136,13 +136,13 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
 
 def opened(number: int, name: str, mode: str, errors: str) -> io.TextIOWrapper:
     """Open a stream as Python does when it starts (``create_stdio`` in its ``pylifecycle.c``)."""
-    binary = open(number, f"{mode}b", closefd=False)  # noqa: SIM115  it stays open
+    binary = open(number, f"{mode}b", closefd=False)  # noqa: SIM115  the stream stays open
     lines = os.isatty(number) or name == "stderr"
     return io.TextIOWrapper(binary, "utf-8", errors, newline="\n", line_buffering=lines)
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # the folder of the tests
+    sys.path.pop(0)  # removes the folder of this script
     sys.path.insert(0, "")
     script, number = sys.argv[1:]
     import_everything()

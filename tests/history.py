@@ -64,7 +64,7 @@ CAUSES = (
 
 
 def make(path: Path, *, attempts: int, now: datetime, days: float = 7, people: bool = True) -> None:
-    """Create an application's database with such a history, up to a time."""
+    """Create an application's database with a generated history that ends at ``now``."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA synchronous = off")
         connection.execute(TABLE)
@@ -85,7 +85,7 @@ def make(path: Path, *, attempts: int, now: datetime, days: float = 7, people: b
 def _attempts(
     number: int, now: datetime, days: float, outages: list[tuple[datetime, datetime]], rng: Random
 ) -> Iterator[tuple[object, ...]]:
-    """Generate attempts in order; in an outage one in forty is made, and fails."""
+    """Generate attempts in order. During an outage, one in forty is made and fails; the others are made afterwards."""
     weights, tries = [each[3] for each in OUTCOMES], [each for each, _ in TRIES]
     kinds = rng.choices(OUTCOMES, weights, k=number)
     counts = rng.choices(tries, [count for _, count in TRIES], k=number)
@@ -98,7 +98,7 @@ def _attempts(
         for begin, end in outages:
             if begin <= at < end:
                 if each % 40:
-                    at = end + (at - begin) / 8  # it waited, and went out with the crowd
+                    at = end + (at - begin) / 8  # this message waited for the end of the outage
                     waited += int((at - begin).total_seconds())
                 else:
                     outcome, status, error = DOWN
@@ -108,7 +108,7 @@ def _attempts(
 
 
 def _passes(now: datetime, days: float, outages: list[tuple[datetime, datetime]]) -> Iterator[tuple[object, ...]]:
-    """Generate a pass at every tick, except for two that a restart prevented; one was skipped, and one failed."""
+    """Generate a pass for each tick. In every 400 ticks, two passes are missing, one is skipped and one fails."""
     last = datetime.fromtimestamp(now.timestamp() // 900 * 900, UTC)
     for number in range(int(days * DAY / TICK)):
         at = last - number * TICK + timedelta(seconds=2)

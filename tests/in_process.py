@@ -1,7 +1,7 @@
-"""The installed command as a call in the tests' own process: no start, no fork, and the imports are shared.
+"""Run the installed command in the tests' process, without a start, a fork or repeated imports.
 
-The call has the process's streams, environment, folder, arguments, log and signal handlers to itself. Afterwards they
-are as they were. Signals, terminals, locks and exits need a process: see `tests.served`, which forks one.
+During the call, the process has the command's streams, environment, folder, arguments, logging and signal handlers.
+Afterwards they are restored. Tests of signals, terminals, locks and exits need a process: see `tests.served`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger("retrycli")
 
 
 def can_call() -> bool:
-    """Return whether this thread may call a command: only the main one has handlers of signals."""
+    """Return whether this thread may run a command: only the main thread may set signal handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -60,7 +60,7 @@ def call_with(
         streams: the descriptors of its stdin, stdout and stderr.
         args: the path of the script, and the command's arguments.
         env: the whole environment.
-        cwd: the folder.
+        cwd: the working directory.
         longest: the number of seconds after which the test fails.
     """
     if any("\0" in each for each in args):
@@ -79,7 +79,7 @@ def call_with(
 
 
 def _exit_code() -> int:
-    """Run the command, and return the exit code as `retrycli.__main__` has it."""
+    """Run the command; return the exit code as `retrycli.__main__` computes it."""
     try:
         run()
     except SystemExit as end:
@@ -135,7 +135,7 @@ def _folder(cwd: Path) -> Iterator[None]:
 
 @contextmanager
 def _state() -> Iterator[None]:
-    """Keep what a command changes of a process that ends with it."""
+    """Restore the process-wide state that a command changes because its process normally ends with it."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     thresholds = gc.get_threshold()
     tempdir, tempfile.tempdir = tempfile.tempdir, None
@@ -147,7 +147,7 @@ def _state() -> Iterator[None]:
     finally:
         suggested._Now.call = invocation
         sys.excepthook = excepthook
-        vars(pydoc)["pager"] = pager  # it keeps the first pager that it finds
+        vars(pydoc)["pager"] = pager  # pydoc caches the first pager that it finds
         tempfile.tempdir = tempdir
         gc.set_threshold(*thresholds)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -155,7 +155,7 @@ def _state() -> Iterator[None]:
 
 @contextmanager
 def _log() -> Iterator[None]:
-    """Have no handler from before, neither pytest's nor another command's."""
+    """Remove the log handlers of pytest and of earlier commands, and restore them afterwards."""
     root = logging.getLogger()
     before = logger.handlers, logger.level, logger.propagate, root.handlers
     logger.handlers, root.handlers = [], []
@@ -172,7 +172,7 @@ def _log() -> Iterator[None]:
 
 @contextmanager
 def _signals(longest: int) -> Iterator[None]:
-    """Restore the handlers, and fail after some seconds."""
+    """Restore the signal handlers afterwards, and fail the test after ``longest`` seconds."""
     before = {each: signal.getsignal(each) for each in signal.valid_signals()}
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(longest)
@@ -191,7 +191,7 @@ def _give_up(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def _streams(given: tuple[int, int, int]) -> Iterator[None]:
-    """Have these as the three streams, by their numbers and as Python's."""
+    """Replace the standard streams: the descriptors 0 to 2, and the streams in `sys`."""
     before = [getattr(sys, name) for name, _, _ in STREAMS]
     for stream in before[1:]:
         stream.flush()

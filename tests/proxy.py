@@ -1,4 +1,4 @@
-"""A proxy between a program and its PostgreSQL. It counts, and drops a commit or its answer when a test asks for it."""
+"""A proxy between a program and PostgreSQL, which counts round trips and can drop a commit or its answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Loses(Enum):
 
 
 class Proxy:
-    """Forwards all data, until the end of a transaction that contained a text."""
+    """A proxy that forwards all data until a transaction with the given text commits. Then it drops the connection."""
 
     def __init__(self, port: int, text: bytes, loses: Loses) -> None:
         self._there = ("127.0.0.1", port)
@@ -31,7 +31,7 @@ class Proxy:
         self.lost = Event()
         """Set when the commit or its answer is lost, which happens once."""
         self.turns = 0
-        """The number of times the program sent data after an answer of the server."""
+        """The number of round trips: the program sent data after an answer from the server."""
 
     def serve(self) -> None:
         """Accept connections until the listener is closed."""
@@ -57,7 +57,7 @@ class Proxy:
                     answered = True
                     if withheld is None:
                         client.sendall(answer)
-                    elif COMMIT in (withheld := withheld + answer):  # it has been committed
+                    elif COMMIT in (withheld := withheld + answer):  # the server has committed
                         self.lost.set()
                         return
                 if client in readable:
@@ -76,7 +76,6 @@ class Proxy:
 
 @contextmanager
 def proxy(port: int, text: str, loses: Loses) -> Iterator[Proxy]:
-    """Run a proxy for a test."""
     made = Proxy(port, text.encode(), loses)
     thread = Thread(target=made.serve, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""The installed command as a process forked by `tests.fork_server`: a start without the imports."""
+"""Run the installed command as a process that `tests.fork_server` forks, which saves the imports."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.environment import BARE
 
 SCRIPT = str(Path(sys.executable).with_name("retrycli"))
 READ_LATE = ("RETRYCLI_", "TICKETING_", "SUDO_", "XDG_")
-"""Prefixes of variables that only commands read, like the names below. Python reads other variables when it starts, or
-modules do when they are imported."""
+"""Prefixes of variables that commands read at run time, like the names below. Python reads others at its start, or
+modules at their import, which is too early for a forked command."""
 READ_LATE_TOO = frozenset({
     "COLUMNS", "COMP_CWORD", "COMP_WORDS", "CREDENTIALS_DIRECTORY", "EDITOR", "FILE", "HOME", "HTTPS_PROXY",
     "INVOCATION_ID", "LOGNAME", "PAGER", "PATH", "TERM", "TMPDIR", "TZ", "USER", "VISUAL", "_RETRYCLI_COMPLETE",
@@ -41,7 +41,7 @@ def can_serve(env: Mapping[str, str]) -> bool:
 class Served(subprocess.Popen[str]):
     """A process of the installed command that the server forks; the arguments are those of `Popen`."""
 
-    def _execute_child(self, args: tuple[str | Path, ...], *others: Any) -> None:  # noqa: ANN401  Popen's, as they are
+    def _execute_child(self, args: tuple[str | Path, ...], *others: Any) -> None:  # noqa: ANN401  Popen's arguments
         """Make the server fork a process, where `Popen` would start one."""
         cwd, env = others[4:6]
         theirs_in, ours_in, ours_out, theirs_out, ours_err, theirs_err = others[9:15]
@@ -132,6 +132,6 @@ _starting = Lock()
 
 
 def _server() -> socket.socket:
-    """Return the connection to this process's server, which starts on the first call."""
+    """Return the connection to this process's fork server, which starts on the first call."""
     with _starting:
         return _started()

@@ -1,4 +1,4 @@
-"""Print the size of the package: ``python -m tests.size [FOLDER]``. The folder is another version of the project."""
+"""Print the size of the package: ``python -m tests.size [FOLDER]``. FOLDER is a checkout of another version."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Size(NamedTuple):
     """The figures of one version of the package."""
 
     entries: int
-    """The number of files and folders in its top folder."""
+    """The number of files and folders in the package's top folder."""
     statements: int
-    """Nodes of the syntax trees that are statements, so that no formatting changes the count."""
+    """The number of statements in the syntax trees, which does not depend on the formatting."""
     longest_file: tuple[int, str]
     longest_function: tuple[int, str]
     shared_names: dict[str, list[str]]
@@ -31,7 +31,6 @@ def sources(root: Path = ROOT) -> dict[str, str]:
 
 
 def size_of(root: Path = ROOT) -> Size:
-    """Measure a version of the package."""
     texts = sources(root)
     trees = {path: ast.parse(text) for path, text in texts.items()}
     functions = [

@@ -1,4 +1,4 @@
-"""The layers, enforced by a test: which folder may import which, and which names are forbidden in each.
+"""Check the layers: which folder may import which, and which modules are forbidden in each.
 
 Imports inside functions count, because they run too. Those under ``if TYPE_CHECKING`` never run, but they show a
 dependency: they count for every rule except the one against circular imports.
@@ -18,7 +18,6 @@ import retrycli
 
 ROOT = Path(retrycli.__file__).parent
 
-# -- the rules ------------------------------------------------------------------------------------------------
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
     folder: frozenset([folder, *others.split()])
@@ -56,10 +55,10 @@ NEVER: Mapping[str, tuple[set[str], str]] = {
     "operations": (SCREEN, "an operation is used without a terminal too"),
     "cli": (DATABASE | NETWORK, "a command parses, calls one operation, shows"),
 }
-"""What a folder never imports from outside, and why."""
+"""Modules from outside the package that a folder must not import, and the reason."""
 
 GIVEN = frozenset({"domain", "engine"})
-"""Folders that get the time as an argument and use only plain Python."""
+"""Folders that get the time as an argument, and import only the standard library and `PURE`."""
 
 PURE = {"idna"}
 """Libraries that the domain may use. Their functions depend only on their arguments."""
@@ -68,15 +67,12 @@ BY_NAME = frozenset({"retrycli", "retrycli.cli", "retrycli.operations"})
 """Modules that may import by a name in a string, which no rule can check."""
 
 
-# -- the checks ------------------------------------------------------------------------------------------------
-
-
 FACE = "retrycli"
 """The public names and the entry point of the installed command. They may import everything."""
 
 
 def breaches(module: str, source: str) -> list[str]:
-    """Return the breaches of a module, in words."""
+    """Describe each rule that a module breaks."""
     who = home(module)
     if who == FACE and module not in {"retrycli", "retrycli.__main__"}:
         return [f"{module} is in no folder: see MAY_IMPORT in {__file__}"]
@@ -93,7 +89,7 @@ def breaches(module: str, source: str) -> list[str]:
 
 
 def objections(who: str, name: str) -> Iterator[str]:
-    """Return why a module may not import a name."""
+    """Yield the reasons why a folder may not import a name."""
     if who == FACE:
         return
     top = name.partition(".")[0]
@@ -115,7 +111,7 @@ def home(name: str) -> str:
 
 
 def imports(tree: ast.AST, module: str) -> Iterator[str]:
-    """Return everything that a module imports anywhere, by full name."""
+    """Yield everything that a module imports anywhere, by full name."""
     package = module.split(".")
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -127,7 +123,7 @@ def imports(tree: ast.AST, module: str) -> Iterator[str]:
 
 
 def clocks(tree: ast.AST) -> Iterator[str]:
-    """Return where `datetime` or `date`, under any name, is asked for the time."""
+    """Yield the expressions that read the clock through `datetime` or `date`, also under an alias."""
     froms = [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom) and each.module == "datetime"]
     known = {"datetime", "date"} | {name.asname for node in froms for name in node.names if name.asname}
     for node in ast.walk(tree):
@@ -150,7 +146,7 @@ def attributes(tree: ast.AST, names: set[str]) -> list[str]:
 
 
 def circle(sources: Mapping[str, str]) -> list[str]:
-    """Return modules with circular imports at run time, or none."""
+    """Return a cycle of modules that import each other at run time, or an empty list."""
     graph: dict[str, set[str]] = {}
     for module, source in sources.items():
         tree = Runtime().visit(ast.parse(source))
@@ -169,7 +165,7 @@ def longest(name: str, modules: Iterable[str]) -> str:
 
 
 class Runtime(ast.NodeTransformer):
-    """Removes imports that only a type checker reads."""
+    """A transformer that removes imports only a type checker reads."""
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
         if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
@@ -183,9 +179,6 @@ def named(path: Path) -> str:
 
 
 MODULES = {named(path): path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))}
-
-
-# -- the tests ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -203,10 +196,9 @@ def test_modules_have_no_circular_imports() -> None:
     assert circle(MODULES) == []
 
 
-# That each rule bites: made-up modules that break it, and what is said of them.
+# Invented modules that break each rule, with a part of the expected report.
 
 BROKEN = [
-    # whom a folder may know
     ("retrycli.domain.message", "from retrycli.config.settings import Settings", "domain may not import config"),
     ("retrycli.domain.retry_policy", "from ..system.pass_lock import PassLock", "domain may not import system"),
     ("retrycli.domain.retry_policy", "from .. import config", "domain may not import config"),
@@ -250,7 +242,6 @@ BROKEN = [
         "if TYPE_CHECKING:\n    from retrycli.engine.delivery import Delivery",
         "cli may not import engine",
     ),
-    # what it may know of the world
     *[
         ("retrycli.domain.message", f"import {each}", "the domain is pure")
         for each in ("sqlalchemy", "httpx", "aiohttp", "typer", "rich", "tenacity", "logging", "random", "time", "uuid")
@@ -286,7 +277,6 @@ BROKEN = [
     ("retrycli.operations.wiring", "import typer", "without a terminal too"),
     ("retrycli.operations.status", "def f():\n    from rich.table import Table", "without a terminal too"),
     ("retrycli.cli", "import sqlalchemy", "parses, calls one operation, shows"),
-    # anywhere
     ("retrycli.engine.runner", "__import__('httpx')", "imports by a name in a string"),
     ("retrycli.store", "import importlib\nimportlib.import_module('httpx')", "imports by a name in a string"),
     ("retrycli.store", "from importlib import import_module", "imports by a name in a string"),
@@ -307,7 +297,7 @@ MUTATORS = {"add", "append", "clear", "discard", "extend", "insert", "pop", "rem
 
 
 def changes_in_place(tree: ast.AST) -> list[str]:
-    """Return what a class does to the content of its attributes, such as ``self.seen.append``."""
+    """Return the expressions that change an attribute in place, such as ``self.seen.append``."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
@@ -319,7 +309,7 @@ def changes_in_place(tree: ast.AST) -> list[str]:
 
 @pytest.mark.parametrize("module", [*SNAPSHOT, *ALSO])
 def test_what_a_failed_transaction_restores_is_never_changed_in_place(module: str) -> None:
-    """`Delivery` keeps the attributes' values only, so a list that has grown would stay so."""
+    """`Delivery` restores references, not contents: an item appended to a list would survive the rollback."""
     source = ROOT / f"{module.replace('.', '/')}.py"
     assert changes_in_place(ast.parse(source.read_text(encoding="utf-8"))) == []
 

@@ -1,4 +1,4 @@
-"""README and manual compared with the program: every name in them exists, and everything that exists is in them."""
+"""Compare README and manual with the program: all names in them exist, and no setting, command or preset is missing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DESCRIPTIONS = {
     if key not in {"types", *MessageType}
 }
 SCREEN = 78
-"""Columns of a block of code on a terminal of 80: rich leaves one on either side."""
+"""Columns for a code block on an 80-column terminal: rich leaves one blank on either side."""
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -49,9 +49,6 @@ def limits(path: Path, *, lines: int, words: int | None = None) -> None:
     assert words is None or len(text.split()) <= words
 
 
-# -- size -----------------------------------------------------------------------------------------------------
-
-
 def test_the_readme_is_short() -> None:
     limits(README, lines=200, words=1800)
 
@@ -61,7 +58,7 @@ def test_the_contributors_page_is_short() -> None:
 
 
 def test_files_and_names_in_the_contributors_page_exist() -> None:
-    """A placeholder such as ``NAME`` or ``rNNNN`` stands for a file to write."""
+    """Names with a placeholder, such as ``NAME`` or ``rNNNN``, are skipped: they stand for files to write."""
     sources = [*(ROOT / "retrycli").rglob("*"), *(ROOT / "tests").rglob("*"), *ROOT.iterdir()]
     files = "\n".join(f"/{path.relative_to(ROOT)}/" for path in sources)
     texts = [path.read_text() for path in sources if path.suffix == ".py"]
@@ -94,9 +91,6 @@ def test_a_page_is_short_and_starts_with_a_title_and_a_sentence(topic: str) -> N
     assert re.match(r"[A-Z`]|retrycli", sentence)
 
 
-# -- settings and commands ------------------------------------------------------------------------------------
-
-
 def test_every_setting_has_a_row_with_its_description() -> None:
     rows = dict(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|.*\| ([^|]+) \|$", PAGES["settings"], re.MULTILINE))
     gateways = {key: text for key, text in rows.items() if key.removeprefix("gateway.") in {*MessageType}}
@@ -116,9 +110,6 @@ def test_every_preset_has_a_page() -> None:
     assert all(f'preset = "{name}"' in PAGES[f"systems-{name}"] for name in presets)
 
 
-# -- code -----------------------------------------------------------------------------------------------------
-
-
 def test_python_examples_compile() -> None:
     for source in blocks(ALL, "python"):
         compile(source, "manual", "exec")
@@ -131,13 +122,13 @@ def test_toml_examples_can_be_parsed(text: str) -> None:
 
 @pytest.mark.parametrize("topic", PAGES)
 def test_commands_to_paste_fit_a_terminal_of_80_columns(topic: str) -> None:
-    """A wrapped line would be pasted in two parts; a URL has no blank to break at."""
+    """A wrapped line would be pasted in two parts. Lines with one long word, such as a URL, are exempt."""
     lines = [line for block in blocks(PAGES[topic], "sh", "toml", "sql", "python") for line in block.splitlines()]
     assert [line for line in lines if len(line) > SCREEN and max(map(len, line.split())) < SCREEN] == []
 
 
 def test_preset_examples_are_valid(tmp_path: Path) -> None:
-    """The first example is complete; the others are parts."""
+    """Only the first example is a complete preset, so the others are not checked."""
     file = tmp_path / "own.toml"
     file.write_text(blocks(PAGES["presets"], "toml")[0], encoding="utf-8")
     checked = subprocess.run([sys.executable, "-m", "retrycli", "presets", "check", file], cwd=tmp_path, check=False)
@@ -147,9 +138,6 @@ def test_preset_examples_are_valid(tmp_path: Path) -> None:
 def test_the_manual_says_how_to_keep_old_messages_from_being_sent() -> None:
     [text] = [text for text in blocks(PAGES["getting-started"], "toml") if "expires_after_hours" in text]
     assert tomllib.loads(text)["schedule"]["expires_after_hours"]
-
-
-# -- links ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
@@ -166,7 +154,7 @@ def test_linked_files_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("topic", PAGES)
 def test_a_link_to_a_page_has_the_pages_title(topic: str) -> None:
-    """On a terminal the link becomes the command that shows the page, so the sentence must fit its topic."""
+    """A terminal shows a link as the command `retrycli manual TOPIC`, so its text must be the topic."""
     for text, target in re.findall(r"\[([^\]]+)\]\(([a-z-]+)\.md\)", PAGES[topic]):
         assert text == target
         assert target in PAGES
@@ -193,9 +181,6 @@ def test_the_security_page_names_supported_versions_and_response_times() -> None
     assert re.search(r"an answer within \d+ working days", page)
 
 
-# -- names and commands ---------------------------------------------------------------------------------------
-
-
 def test_public_names_in_the_page_on_embedding_exist() -> None:
     rows = re.findall(r"^\| `.*\|$", PAGES["embedding"], re.MULTILINE)
     given = {name for row in rows for name in re.findall(r"\b[A-Z]\w+|\b[a-z_]+(?=\(|`)", row)}
@@ -204,9 +189,9 @@ def test_public_names_in_the_page_on_embedding_exist() -> None:
 
 
 def test_messages_that_the_page_for_operators_quotes_are_those_of_the_program() -> None:
-    """An operator searches the page for the words of a mail. Numbers and ``…`` stand for anything.
+    """An operator searches the page for the words of a mail. Numbers and ``…`` in a quote match any text.
 
-    A text may be put together from two.
+    A quote may join two of the program's texts.
     """
     trees = [ast.parse(path.read_text()) for path in (ROOT / "retrycli").rglob("*.py")]
     constants = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]

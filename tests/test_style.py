@@ -27,7 +27,7 @@ PHRASES = (
     r"\bmend(s|ed|ing)?\b",
     r"whoever",
 )
-"""Regular expressions for literal translations. The rules are in CONTRIBUTING's section on style."""
+"""Regular expressions for unidiomatic phrases. CONTRIBUTING's section on style gives the rules."""
 TEXTS = sources() | {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in (*ROOT.glob("*.md"), *ROOT.glob("retrycli/manual/*.md"), *ROOT.glob("retrycli/views/**/*.html"))

@@ -1,8 +1,7 @@
-"""Functions and operators that another role has planted in a schema of the search path: each raises an error when it
-runs.
+"""Plant trap functions and operators in a schema on the search path, as another role could. Each raises an error.
 
-There is one for each call in retrycli's SQL for which PostgreSQL's catalogue has no exact match. So the first error
-names what resolves outside the catalogue.
+There is a trap for each signature that retrycli's SQL could call and that ``pg_catalog`` does not define exactly. The
+error names the call that was resolved outside ``pg_catalog``.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ BODY = "LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'TRAP: {}'; END $$"
 
 
 def plant(url: str, schema: str = "public") -> int:
-    """Create all of them; return their number."""
+    """Create all traps; return their number."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         made = [*_functions(connection, schema), *_operators(connection, schema)]
@@ -81,13 +80,13 @@ def _operators(connection: Connection, schema: str) -> Iterator[str]:
 
 
 def _called() -> set[str]:
-    """Return the names of functions that retrycli's SQL may call, and of others called in Python."""
+    """Return the names of all functions that the package's source calls, in SQL or in Python."""
     sources: Iterable[Path] = Path(retrycli.__file__).parent.rglob("*.py")
     return {name for source in sources for name in re.findall(r"(\w+)\(", source.read_text(encoding="utf-8"))}
 
 
 def _like(argument: str) -> tuple[str, ...]:
-    """Return the types that an argument may have if the catalogue has this one."""
+    """Return the types that PostgreSQL may convert to an argument type."""
     if argument.strip('"') in ANY:
         return TYPES
     return next((kind for kind in KINDS if argument in kind), (argument,))

@@ -1,6 +1,6 @@
-"""Two users on one machine: only root can simulate this. Without root these tests are skipped, with a reason.
+"""Simulate two users on one machine. Only root can do so; for other users these tests are skipped, with a reason.
 
-The users have numbers that no account or group has: the machine's accounts do not change a result.
+The users' ids belong to no account or group, so that the machine's accounts do not change a result.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from retrycli.system.trust import find_weakness, trusted_users
 Result = TypeVar("Result")
 
 OURS, THEIRS = 61_234, 61_235
-"""The ids of the user who runs retrycli and of an attacker. Each user has a group of its own with the same id."""
+"""The ids of the user who runs retrycli and of an attacker. Each user's primary group has the same id."""
 SHARED = 61_236
-"""The id of a group that is no user's own group."""
+"""The id of a group that is not a user's primary group."""
 
 
 def need_root() -> None:
-    """Skip a test that needs two users if this is impossible."""
+    """Skip a test that needs two users unless root runs it."""
     if os.geteuid() != 0:
         pytest.skip("only root can become two users")
 
 
 def need_own_program() -> None:
-    """Skip a test of the findings of `doctor` on a healthy machine if other users can change the program under test."""
+    """Skip a test in which `doctor` must find no problem, if other users can change the program under test."""
     for path in relied_on():
         if (weakness := find_weakness(path, trusted_users())) is not None:
             pytest.skip(f"what these tests run can be changed by another user: {weakness}")
@@ -44,7 +44,7 @@ def need_own_program() -> None:
 
 @contextmanager
 def open_place() -> Iterator[Path]:
-    """Create a folder of root that every user may read; pytest's own are closed. It is deleted at the end."""
+    """Create a folder of root that every user may read, unlike pytest's own folders. It is deleted at the end."""
     need_root()
     with tempfile.TemporaryDirectory(prefix="retrycli-place-") as folder:
         Path(folder).chmod(0o755)
@@ -78,9 +78,9 @@ def as_user(uid: int, act: Callable[[], Result]) -> Result:
 
 
 def wrapper(uid: int) -> tuple[str, ...]:
-    """Return a program that runs a command as another user, who may still read everything.
+    """Return a command prefix that runs a command as another user, who may still read every file.
 
-    An interpreter in /root could not run otherwise. No test with it depends on what may not be read.
+    Without this right, an interpreter in /root could not run. No test with the prefix depends on read permissions.
     """
     if (setpriv := shutil.which("setpriv")) is None:
         pytest.skip("setpriv is not installed: apt-get install util-linux")
@@ -89,7 +89,7 @@ def wrapper(uid: int) -> tuple[str, ...]:
 
 
 def mounted(folder: Path, at: str) -> tuple[str, ...]:
-    """Return a program that mounts a folder over one of the machine's, only for the command that it runs."""
+    """Return a command prefix that mounts a folder at ``at``. Only the command itself sees the mount."""
     need_root()
     run = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
     program = ("unshare", "--mount", "sh", "-c", run, "sh", str(folder), at)
