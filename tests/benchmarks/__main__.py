@@ -1,8 +1,8 @@
 """Compare retrycli with a bare loop and with django-post-office: `python -m tests.benchmarks`.
 
-It needs the `test` extra and Linux. Run it from the repository's root. `--help` lists the options; `--only throughput
---database sqlite --concurrency 64 --rounds 3` is a quick test. `memory` and `idle --million` make a million waiting
-messages, which take 1 GB of disk for a while: choose another place with TMPDIR.
+The benchmarks need the `test` extra and Linux, and run from the repository's root. `--help` lists the options; `--only
+throughput --database sqlite --concurrency 64 --rounds 3` is a quick test. `memory` and `idle --million` make a million
+waiting messages, which temporarily take 1 GB of disk. Set TMPDIR to use another disk.
 
 Measurements:
 
@@ -18,8 +18,8 @@ Measurements:
   benchmark.
 - retrycli is measured with enrolled messages that are due now, the usual case, and with messages that failed long ago
   and that no pass has seen yet: a pass enrols and delivers them.
-- The bare loop (`bare.py`) is the strongest straightforward loop over retrycli's own stack: the difference
-  is the cost of retrycli's promises. A retrycli pass begins with one request in flight, the loop with all.
+- The bare loop (`bare.py`) is the fastest simple loop over the libraries of retrycli: the difference
+  is the cost of retrycli's guarantees. A retrycli pass begins with one request in flight, the loop with all.
 - post-office sends through httpx, with one client per thread. Its best row is the fastest of the rows shown.
 - Engines: retrycli and the bare loop on SQLite and on PostgreSQL, all in the same rounds.
 - Idle: the most frequent call of cron, with nothing to send.
@@ -81,7 +81,7 @@ def reports(chosen: argparse.Namespace) -> Iterator[str]:
 
 
 def reports_on(those: Databases, chosen: argparse.Namespace) -> Iterator[str]:
-    """Return the sections that depend on where the messages are."""
+    """Yield the reports of the sections that run on each database engine."""
     sections = chosen.only or SECTIONS
     concurrencies = chosen.concurrency or throughput.CONCURRENCIES
     if "throughput" in sections:

@@ -1,8 +1,9 @@
-"""Play the application's table, as retrycli and the bare loop find it.
+"""Play the application: add messages to its table, or count those that were sent.
 
 `application.py add DATABASE COUNT` adds messages that failed two days ago, and creates the table if it is missing.
 `application.py add-waiting DATABASE COUNT` adds messages that failed just now, so often that none is due for hours.
-`application.py count-sent DATABASE` prints how many are sent. It is a separate process: see `processes.run_together`.
+`application.py count-sent DATABASE` prints how many are sent. The module runs as a separate process:
+see `processes.run_together`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Run the bare loop that retrycli is compared with: `bare.py DATABASE URL CONCURRENCY`.
 
-It is the strongest straightforward loop over retrycli's own stack, with the same promises about the database: a claim
+It is the fastest simple loop over the libraries of retrycli, with the same guarantees about the database: a claim
 is a short transaction, an attempt is recorded before its request, and no transaction is open during a request. It has
-no schedules, no classes of outcome, no breaker, no lock and no command line.
+no schedules, no kinds of outcome, no breaker, no lock and no command line.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def claim(engine: sa.Engine) -> Sequence[Message]:
     """Claim due messages, oldest first, and record an attempt for each."""
     due = sa.select(queue.c.message_id).where(queue.c.state == "waiting", queue.c.next_attempt_at <= now())
     oldest = due.order_by(queue.c.next_attempt_at, queue.c.message_id).limit(CLAIMED_AT_ONCE)
-    oldest = oldest.with_for_update(skip_locked=True)  # on SQLite, a writer is alone anyway
+    oldest = oldest.with_for_update(skip_locked=True)  # has no effect on SQLite, which allows one writer
     take = queue.update().where(queue.c.message_id.in_(oldest)).values(state="sending")
     with engine.begin() as connection:
         taken = connection.scalars(take.returning(queue.c.message_id)).all()
@@ -87,7 +87,6 @@ def claim(engine: sa.Engine) -> Sequence[Message]:
 
 
 def claimed(engine: sa.Engine) -> Iterator[Message]:
-    """Yield claimed messages, one batch after another."""
     while batch := claim(engine):
         yield from batch
 
@@ -108,7 +107,7 @@ async def work(client: httpx.AsyncClient, url: str, source: Iterator[Message], r
 
 
 async def record_ready(engine: sa.Engine, ready: list[Outcome]) -> None:
-    """Record the answers that have come every 10 ms, fewer than a hundred together."""
+    """Record the answers that have arrived, every 10 ms."""
     while True:
         await asyncio.sleep(RECORD_EVERY)
         if ready:

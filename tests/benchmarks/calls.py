@@ -1,7 +1,6 @@
 """Count the Python calls of a pass with one message: ``python -m tests.benchmarks.calls``.
 
-The count does not depend on the machine or its load. It is that of a new process, as cron starts it, but without the
-calls made by imports.
+The count does not depend on the machine or its load. It excludes the calls made by imports.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ IMPORTED_LATE = (
     "retrycli.store.results",
     "retrycli.store.write_check",
 )
-"""Modules that a pass imports on demand."""
+"""Modules that a pass imports on demand. They are loaded first, so that their imports are not counted."""
 
 
 def count_calls(folder: Path) -> Counter[str]:
@@ -52,7 +51,7 @@ def count_calls(folder: Path) -> Counter[str]:
         )
         first = contenders.retrycli(8)
         first.add(database, 1)
-        run(first.call(database, server.url))  # makes the tables
+        run(first.call(database, server.url))  # creates the tables
         first.add(database, 1)
         for module in IMPORTED_LATE:
             import_module(module)

@@ -1,10 +1,10 @@
-"""Measure the cost of claims: `claims_at_work.py store DATABASE SIZE`, and of the same statements by the bare driver.
+"""Measure the cost of claims, and of the same statements sent by the bare driver.
 
-`store` claims messages in batches of SIZE until none is due, begins an attempt for each and records it as delivered,
-with `retrycli.store`. `statements DATABASE SIZE FILE` does the same and writes what reached the driver to FILE. `driver
-DATABASE FILE` has sqlite3 or psycopg run exactly these statements, on a database like the one they were recorded from.
-The first and the last print the total seconds of each step, except for the first batch, which warms up. It is a
-separate process: see `processes.run_together`.
+`claims_at_work.py store DATABASE SIZE` claims messages in batches of SIZE until none is due, begins an attempt for each
+and records it as delivered, with `retrycli.store`. `statements DATABASE SIZE FILE` does the same and writes the
+statements that reached the driver to FILE. `driver DATABASE FILE` has sqlite3 or psycopg run exactly these statements,
+on a copy of the database that they were recorded from. `store` and `driver` print the total seconds of each step,
+without the first batch, which warms up. Each command is a separate process: see `processes.run_together`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Statement = tuple[str, object, bool]
 
 
 class Watch:
-    """Measures the seconds of each step, and records what reached the driver during it."""
+    """A stopwatch for each step, which also records the statements that reach the driver."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -55,7 +55,7 @@ class Watch:
         self.seconds[name] += time.perf_counter() - began
 
     def listen_to(self, database: Database) -> None:
-        """Record what reaches the database's driver from the first step on."""
+        """Record the statements that reach the driver, from the first step on."""
 
         def write_down(
             _connection: object, _cursor: object, text: str, parameters: object, _context: object, many: object
@@ -68,7 +68,7 @@ class Watch:
 
 def at_work(database: Database, size: int, watch: Watch) -> None:
     claims = Claims(database)
-    _ = database.messages  # a look at the table, which belongs to no step
+    _ = database.messages  # inspects the table now, outside the measured steps
     now = datetime.now(UTC)
     claim = Claim("benchmark", now + timedelta(hours=1))
     for number in range(claims.count_due(now) // size):
@@ -90,7 +90,7 @@ def _is_fit(_queued: QueuedMessage) -> bool:
 
 
 def replay(
-    connection: Any,  # noqa: ANN401  sqlite3's or psycopg's
+    connection: Any,  # noqa: ANN401  a connection of sqlite3 or psycopg
     steps: list[tuple[str, list[Statement]]],
     begin: str | None,
     watch: Watch,
@@ -130,7 +130,7 @@ def main(command: str, url: str, *further: str) -> None:
                 replay(sqlite3.connect(url.removeprefix("sqlite:///")), steps, BEGIN, watch)
             else:
                 there = url.replace("+psycopg", "")
-                # Its BEGIN and COMMIT are among the statements.
+                # The recorded statements include BEGIN and COMMIT.
                 replay(psycopg.connect(there, prepare_threshold=None, autocommit=True), steps, None, watch)
         case _:
             sys.exit(__doc__)

@@ -27,7 +27,7 @@ class Contender:
 
 
 def add_due(database: str, count: int) -> None:
-    """Add messages that failed two days ago and that no queue contains."""
+    """Add messages that failed two days ago and are not enrolled yet."""
     run(Call(("-m", APPLICATION, "add", database, str(count))))
 
 
@@ -37,7 +37,7 @@ def add_waiting(database: str, count: int) -> None:
 
 
 def add_queued(database: str, count: int) -> None:
-    """Add due messages, and have a pass without time to send enrol them."""
+    """Add due messages, and enrol them with a pass that has no time to send."""
     add_due(database, count)
     call = _pass(database, NOWHERE, 1)
     run(Call(call.arguments, {**call.environment, "RETRYCLI_RUN__DEADLINE_MINUTES": "0.000001"}))
@@ -78,6 +78,6 @@ def _pass(database: str, url: str, concurrency: int) -> Call:
         "RETRYCLI_DATABASE__URL": database,
         "RETRYCLI_GATEWAY__BASE_URL": url,
         "RETRYCLI_RUN__CONCURRENCY": str(concurrency),
-        "RETRYCLI_RUN__LOCK_FILE": "pass.lock",  # in the folder of the process
+        "RETRYCLI_RUN__LOCK_FILE": "pass.lock",  # relative to the process's own folder
     }
     return Call(("-m", "retrycli", "run-once"), settings)

@@ -25,7 +25,7 @@ MOST_BATCHES = 200
 
 
 def report(databases: Databases, sizes: Sequence[int], messages: int, rounds: int) -> str:
-    """Report each step of the store, a transaction of its own, beside the same statements in one transaction."""
+    """Report the time of each step of the store, and of the same statements sent by the bare driver."""
     rows: list[list[str]] = []
     for size in sizes:
         batches = max(min(messages // size, MOST_BATCHES), 1)
@@ -44,7 +44,7 @@ def _measure(
         file = str(Path(stack.enter_context(TemporaryDirectory()), "statements"))
         template = stack.enter_context(databases.database())
         contenders.add_due(template, 0)
-        run(contenders.retrycli(1).call(template, NOWHERE))  # makes retrycli's own tables
+        run(contenders.retrycli(1).call(template, NOWHERE))  # creates retrycli's own tables
         contenders.add_queued(template, (1 + batches) * size)
         databases.settle(template)
         with databases.database(template) as database:

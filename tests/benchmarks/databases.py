@@ -22,11 +22,11 @@ SQLITE = "sqlite:///"
 
 
 class Databases(Protocol):
-    """One engine's databases."""
+    """A factory of databases of one engine."""
 
     @property
     def name(self) -> str:
-        """Return the engine's name."""
+        """Return the engine's name, as shown in reports."""
 
     @property
     def hosts_share(self) -> bool:
@@ -36,7 +36,7 @@ class Databases(Protocol):
         """Provide a database for a `with` block: empty, or a copy of another that has been settled."""
 
     def settle(self, url: str) -> None:
-        """Make a database ready to be copied, as it is after a while without changes."""
+        """Prepare a database for copying, in the state that an idle database reaches by itself."""
 
 
 class SqliteFiles:
@@ -55,12 +55,12 @@ class SqliteFiles:
         if like is not None:
             shutil.copyfile(_file_of(like), file)
         yield f"{SQLITE}{file}"
-        for path in self._folder.glob(f"{file.name}*"):  # with its log, if any
+        for path in self._folder.glob(f"{file.name}*"):  # including its write-ahead log, if any
             path.unlink()
 
     def settle(self, url: str) -> None:
         with closing(sqlite3.connect(_file_of(url))) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all in one file, to be copied
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # only the main file is copied
 
 
 class PostgresqlServer:
@@ -102,7 +102,7 @@ def postgresql(how: str = "for-keeps") -> Iterator[Databases]:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
         yield PostgresqlServer(process)
-        # Popen closes its input at the end, which ends it, and waits for it
+        # leaving the block closes the server's input, which ends the process
 
 
 ENGINES: Mapping[str, Callable[[], AbstractContextManager[Databases]]] = {"sqlite": sqlite, "postgresql": postgresql}

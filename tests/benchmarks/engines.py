@@ -1,4 +1,4 @@
-"""Compare messages per second on two database engines, in turns: a slow minute of the machine affects both."""
+"""Compare messages per second on two database engines, which take turns: a slow minute of the machine affects both."""
 
 from __future__ import annotations
 

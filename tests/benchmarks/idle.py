@@ -1,4 +1,4 @@
-"""Measure the cost of a call when nothing is due, as at most ticks of cron."""
+"""Measure the cost of a call when nothing is due: most ticks of cron find nothing due."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PEER = "post-office, nothing queued"
 
 
 def contenders(*, million: bool) -> dict[Contender, int]:
-    """Return all contenders, with messages in their databases of which none is due."""
+    """Return the contenders, each with the number of waiting messages in its database. None of these is due."""
     retrycli = take_part.retrycli(CONCURRENCY, "retrycli, empty table", add_waiting)
     waiting = take_part.retrycli(CONCURRENCY, f"retrycli, {MILLION:,} waiting", add_waiting)
     return {retrycli: 0, **({waiting: MILLION} if million else {}), take_part.post_office("nothing queued"): 0}
@@ -35,7 +35,7 @@ def report(taking_part: Mapping[Contender, int], databases: Databases, rounds: i
         there = {each: stack.enter_context(databases.database()) for each in taking_part}
         for contender, database in there.items():
             contender.add(database, taking_part[contender])
-            run(contender.call(database, server.url))  # the warm-up: makes tables, enrols
+            run(contender.call(database, server.url))  # warms up: creates the tables and enrols the messages
             databases.settle(database)
         for _ in range(rounds):
             for contender, database in there.items():

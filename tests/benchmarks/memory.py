@@ -1,4 +1,4 @@
-"""Measure peak memory against the length of the queue: a pass over a table of which a part is due."""
+"""Measure a pass's peak memory against the length of the queue, of which only a part is due."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONCURRENCY = 64
 
 
 def report(databases: Databases, lengths: Sequence[int], due: int, rounds: int) -> str:
-    """Report passes that find the given number of new due messages, or a whole queue of them."""
+    """Report the passes over queues of each length, with at most ``due`` new messages in a pass."""
     samples = {length: _passes(databases, length, min(due, length), rounds) for length in lengths}
     title = f"Memory on {databases.name}: passes that send {due:,} at most, medians of {rounds} rounds"
     head = ["waiting", "due", "peak MiB", "to the first", "messages/s", "to the first", "CPU ms each"]
@@ -31,7 +31,7 @@ def _passes(databases: Databases, length: int, due: int, rounds: int) -> list[Sa
     samples = []
     with Server(0) as server, databases.database() as database:
         contenders.add_waiting(database, length - due)
-        run(retrycli.call(database, server.url))  # takes them into the queue
+        run(retrycli.call(database, server.url))  # enrols the waiting messages
         server.expect(0, of="messages that wait")
         for _ in range(rounds):
             retrycli.add(database, due)

@@ -1,8 +1,8 @@
-"""Run the peer: django-post-office, whose mails go out as HTTP requests.
+"""Run django-post-office, with its mails sent as HTTP requests.
 
-`post_office.py prepare DATABASE COUNT` creates the tables and queues mails. `post_office.py send DATABASE URL` is what
-cron would run, `manage.py send_queued_mail` (without its system checks, which cost 10 ms), with the default settings,
-or with THREADS and BATCH after it. DATABASE is the same URL that the others get.
+`post_office.py prepare DATABASE COUNT` creates the tables and queues mails. `post_office.py send DATABASE URL` does
+what cron would run: `manage.py send_queued_mail`, without its system checks, which take 10 ms. Two further arguments
+set the number of threads and the batch size. DATABASE is a URL as for the other contenders.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from django.core.management import call_command  # type: ignore[import-untyped]
 
 
 def database_of(url: str) -> dict[str, object]:
-    """Return a database in Django's notation. SQLite gets the usual tuning."""
+    """Return Django's settings for the database at a URL. SQLite gets the usual tuning."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         options = {"init_command": "PRAGMA journal_mode = WAL", "transaction_mode": "IMMEDIATE"}

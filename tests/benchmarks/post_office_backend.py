@@ -1,6 +1,6 @@
 """Send post-office's mails through httpx, with one client per thread.
 
-It is a separate module because Django imports it only when there is something to send.
+The module is separate because Django imports it only when there is something to send.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TLS = httpx.create_ssl_context()
 
 
 class HttpBackend(BaseEmailBackend):  # type: ignore[misc]
-    """Posts what the bare loop posts, and fails the mail unless the answer is a success."""
+    """A mail backend that posts each mail as the bare loop posts a message. An HTTP error fails the mail."""
 
     client: httpx.Client
 

@@ -1,10 +1,10 @@
 """Run a PostgreSQL server with its databases while standard input is open: `postgresql.py for-keeps`.
 
-With any other word it does not wait for the disk, which is enough for a test. It is a separate process because the
-measuring process must stay small: see `processes.run_together`.
+With any other argument the server does not wait for the disk, which is enough for a test. It runs as a separate
+process because the measuring process must stay small: see `processes.run_together`.
 
 Each input line has one output line: `new` and `copy URL` create a database, empty or like another, and print its URL.
-`settle URL` does what a server would have done by itself in the minutes before a pass. `drop URL` deletes a database.
+`settle URL` vacuums and analyzes, as autovacuum would have done before a pass. `drop URL` deletes a database.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def perform(engine: Engine, command: str, url: str = "") -> str:
                 name = f"retrycli_benchmark_{next(numbers)}"
                 like = f" TEMPLATE {make_url(url).database}" if command == "copy" else ""
                 connection.execute(text(f"CREATE DATABASE {name}{like}"))
-                connection.execute(text("CHECKPOINT"))  # so that none falls into what is measured
+                connection.execute(text("CHECKPOINT"))  # so that no checkpoint falls into a measurement
                 return engine.url.set(database=name).render_as_string(hide_password=False)
             case "settle":
                 there = create_engine(url, isolation_level="AUTOCOMMIT")
                 with there.connect() as inside:
                     inside.execute(text("VACUUM ANALYZE"))
-                there.dispose()  # nobody may be in a database that is copied
+                there.dispose()  # a database with connections cannot be copied
                 return url
             case "drop":
                 connection.execute(text(f"DROP DATABASE {make_url(url).database} WITH (FORCE)"))

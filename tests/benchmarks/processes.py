@@ -45,7 +45,6 @@ class Sample:
 
 
 def run(call: Call) -> Sample:
-    """Run a process and wait for its end."""
     [sample] = run_together([call])
     return sample
 

@@ -14,7 +14,7 @@ PAGE = "report.html"
 
 
 def report(rounds: int) -> str:
-    """Measure in turns, and show the medians."""
+    """Measure the pages in turns; return a table of the medians."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         for attempts in ATTEMPTS:

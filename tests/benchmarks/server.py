@@ -22,7 +22,7 @@ SUCCEEDED = answer(b'{"succeeded": true}')
 
 
 class Counter:
-    """Counts the POSTs, and delays each answer."""
+    """The number of POSTs and of distinct bodies, and the delay of each answer."""
 
     def __init__(self, delay: float) -> None:
         self.delay = delay
@@ -41,7 +41,7 @@ class Counter:
 
 
 class Connection(asyncio.Protocol):
-    """One connection with the part of HTTP/1.1 that clients use which send Content-Length and do not pipeline."""
+    """A connection with a part of HTTP/1.1: requests need Content-Length and are not pipelined."""
 
     transport: asyncio.Transport
 
@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
         self.received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop has a class of its own
+        self.transport = cast("asyncio.Transport", transport)  # uvloop uses its own class
 
     def data_received(self, data: bytes) -> None:
         self.received += data

@@ -1,4 +1,4 @@
-"""Measure the start of an idle pass: the time each package takes to import itself."""
+"""Measure the start of an idle pass: the import time of each package, without the packages that it imports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def report(contender: Contender, databases: Databases, rounds: int) -> str:
     with databases.database() as database:
         contender.add(database, 0)
         call = contender.call(database, NOWHERE)
-        run(call)  # the warm-up: makes tables
+        run(call)  # warms up: creates the tables
         profiled = replace(call, arguments=("-X", "importtime", *call.arguments))
         profiles = [imports(run(profiled).output) for _ in range(rounds)]
     title = (

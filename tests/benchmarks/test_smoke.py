@@ -1,4 +1,4 @@
-"""Check that the benchmarks work; the figures are for `python -m tests.benchmarks`."""
+"""Check that the benchmarks run. `python -m tests.benchmarks` measures the figures."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ MAX_OWN_MODULES = 40
 
 
 def modules(sample: Sample) -> set[str]:
-    """The modules that a process run with ``-X importtime`` has imported."""
+    """Return the modules that a process run with ``-X importtime`` has imported."""
     lines = [line for line in sample.output.splitlines() if line.startswith("import time:")]
     return {line.rpartition("|")[2].strip() for line in lines}
 
@@ -30,7 +30,7 @@ def loaded(sample: Sample) -> set[str]:
 
 
 def own_modules(sample: Sample) -> set[str]:
-    """Our own modules among them, without the packages that hold them."""
+    """Return the imported modules of retrycli, except packages that contain another imported module."""
     ours = {name for name in modules(sample) if name.startswith("retrycli.")}
     return {name for name in ours if not any(other.startswith(f"{name}.") for other in ours)}
 
@@ -50,7 +50,7 @@ def test_an_idle_pass_loads_no_delivery_modules(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/messages.db"
     ours = contenders.retrycli(8, add=add_waiting)
     ours.add(database, 10)
-    run(ours.call(database, NOWHERE))  # makes the tables, for which it loads Alembic
+    run(ours.call(database, NOWHERE))  # creates the tables, for which it loads Alembic
     sample = run(with_import_times(ours.call(database, NOWHERE)))
     assert len(own_modules(sample)) <= MAX_OWN_MODULES, sorted(own_modules(sample))
     packages = loaded(sample)
@@ -64,7 +64,7 @@ def test_a_delivery_loads_no_other_command_line_modules(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/messages.db"
     ours = contenders.retrycli(8)
     ours.add(database, 0)
-    run(ours.call(database, NOWHERE))  # makes the tables, for which it loads Alembic
+    run(ours.call(database, NOWHERE))  # creates the tables, for which it loads Alembic
     ours.add(database, 1)
     with Server(delay_ms=0) as server:
         packages = loaded(run(with_import_times(ours.call(database, server.url))))
@@ -76,10 +76,10 @@ def test_a_delivery_loads_no_other_command_line_modules(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.alone
 def test_an_idle_pass_takes_at_most_1_5_times_as_long_as_post_office(tmp_path: Path) -> None:
-    """Compare CPU time, in turns, so that the machine's load affects both alike.
+    """The programs run in turns and are compared by CPU time, so that the machine's load affects both alike.
 
-    All rounds count: a core that is faster for a moment makes the best round of one program, and then the ratio
-    compares two cores (of 200 rounds, sums of 15 were 1.4 % apart, the best of 10 up to 20 %).
+    The sum of all rounds is more stable than the best round, which may have run on a briefly faster core. In 200
+    rounds, sums of 15 differed by 1.4 %, the best of 10 by up to 20 %.
     """
     taking_part = [contenders.retrycli(8, add=add_waiting), contenders.post_office("nothing queued")]
     spent: list[list[float]] = [[], []]

@@ -23,7 +23,7 @@ LATE_AT_MOST = 250
 """The maximum number of messages per concurrent request if the server answers late."""
 DEFAULT_THREADS = 5
 OFTEN_ENOUGH = 16
-"""The number of post-office threads. More threads help only if the server answers late."""
+"""The number of post-office threads above which more help only if the server answers late."""
 
 
 def contenders(messages: int, concurrency: int) -> list[Contender]:
@@ -65,13 +65,13 @@ def report(
 def measure(
     taking_part: Mapping[str, tuple[Contender, Databases]], delay_ms: int, messages: int, rounds: int
 ) -> dict[str, list[Sample]]:
-    """Measure contenders on a database of one engine; return the measurements by name."""
+    """Measure each contender on its engine's databases; return the samples by name."""
     samples: dict[str, list[Sample]] = defaultdict(list)
     with Server(delay_ms) as server, ExitStack() as stack:
         templates = {name: stack.enter_context(where.database()) for name, (_, where) in taking_part.items()}
         for name, (contender, where) in taking_part.items():
             contender.add(templates[name], 0)
-            run(contender.call(templates[name], server.url))  # makes the contender's own tables
+            run(contender.call(templates[name], server.url))  # creates the contender's own tables
             contender.add(templates[name], messages)
             where.settle(templates[name])
         for number in range(rounds + 1):
