@@ -53,7 +53,7 @@ def test_the_start_ping_is_not_awaited_and_the_end_ping_follows_it(switch: Webho
     switch.hold = hold
     ping = pings(switch)
     ping.start()
-    assert reached.wait(30)  # the server has it, and we are here
+    assert reached.wait(30)  # start() has returned before the server answers
     answer.set()
     assert ping.end(0) is None
     assert switch.paths == [f"/check/start?rid={RUN}", f"/check?rid={RUN}"]
