@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Arrived:
-    """One message as the system understood it, as opposed to what it was sent."""
+    """A message as the system understood it, which may differ from the request."""
 
     id: int
     ticket: str
@@ -24,4 +24,4 @@ class Arrived:
     attachments: tuple[tuple[str, str, bytes], ...] = ()
     """The name, type and content of each attachment."""
     marks: Mapping[str, Any] = field(default_factory=dict)
-    """Metadata that the sender attached for its own use, in the field that this system has for it."""
+    """Metadata that the sender attached for its own use, such as the delivery key."""

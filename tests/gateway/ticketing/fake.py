@@ -1,4 +1,4 @@
-"""What all fake ticketing systems share: a real HTTP server on loopback, and its recorded requests."""
+"""The base of all fake ticketing systems: a real HTTP server on loopback that records its requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def compact(value: object) -> bytes:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request."""
+    """A request that the fake received."""
 
     method: str
     path: str
@@ -30,8 +30,7 @@ class Asked:
     body: bytes
 
     @property
-    def json(self) -> Any:  # noqa: ANN401  whatever JSON holds
-        """Return its content."""
+    def json(self) -> Any:  # noqa: ANN401  any JSON value
         return json.loads(self.body)
 
 
@@ -48,12 +47,12 @@ class Fake:
     """A fake system. A subclass defines its answers, and stores the messages. Use it as a context manager."""
 
     arrived: list[Arrived]
-    """The messages that it has accepted, in order of arrival."""
+    """The messages that the system has accepted, in order of arrival."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.failing: frozenset[str] = frozenset()
-        """HTTP methods that it answers with 500."""
+        """HTTP methods that the system answers with 500."""
         self._lock = threading.Lock()
         fake = self
 
@@ -84,7 +83,7 @@ class Fake:
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 
             def log_message(self, *_: object) -> None:
-                """Log nothing."""
+                """Keep request lines out of the tests' output."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -92,7 +91,7 @@ class Fake:
 
     @property
     def url(self) -> str:
-        """Return its URL, as ``gateway.base_url`` has it for this system."""
+        """Return the ``gateway.base_url`` for this system."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def answer(self, asked: Asked) -> Answered:
@@ -110,7 +109,7 @@ class Fake:
 
 
 class Refusing(Fake):
-    """Gives one answer to everything.
+    """A fake system that gives every request the same answer.
 
     Args:
         status, body: the answer.

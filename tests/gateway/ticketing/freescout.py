@@ -1,4 +1,4 @@
-"""FreeScout as its API & Webhooks module answers."""
+"""A fake of FreeScout's API & Webhooks module."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.gateway.ticketing.fake import Answered, Asked, Fake
 
 
 def error(message: str, path: str) -> Answered:
-    """Return the error in the content."""
+    """Return FreeScout's answer to an invalid parameter."""
     errors = [{"path": path, "message": message, "source": "JSON"}]
     return Answered(400, {"message": "Error occurred", "_embedded": {"errors": errors}})
 
 
 class Freescout(Fake):
-    """A fake FreeScout with conversation 7 of a customer, and user 3. Its key may do everything."""
+    """A fake FreeScout with conversation 7 of a customer, and user 3. Its API key has all rights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Freescout(Fake):
         self.users = {3}
         self.arrived: list[Arrived] = []
         self.threads: list[dict[str, Any]] = []
-        """The threads that its API returns. The type is ``customer`` if the request names the customer as author."""
+        """The threads that the API returns. A thread of an unknown type becomes a ``customer`` thread."""
 
     @property
     def url(self) -> str:
@@ -36,7 +36,6 @@ class Freescout(Fake):
         return f"{super().url}/api"
 
     def answer(self, asked: Asked) -> Answered:
-        """Answer as the module does."""
         path = asked.path.removeprefix("/api").strip("/").split("/")
         if self.key not in self._keys(asked):
             return Answered(401, {"message": "Not Authorized"})
@@ -75,10 +74,10 @@ class Freescout(Fake):
         except ValueError:
             data = {}
         data = data if isinstance(data, dict) else {}
-        for name in ("text", "type"):  # an empty text is one
+        for name in ("text", "type"):  # an empty text counts as present
             if name not in data:
                 return error(f"`{name}` parameter is required", name)
-        # A type that it does not know is that of something the customer wrote, who then sees it.
+        # FreeScout treats a thread of an unknown type as written by the customer, who then sees it.
         kind = data["type"] if data["type"] in {"message", "note", "customer"} else "customer"
         if kind != "customer" and data.get("user") not in self.users:
             return error("`user` parameter is required", "user")
@@ -100,7 +99,7 @@ class Freescout(Fake):
         return Answered(201, self.threads[-1], {"Resource-ID": str(arrived.id)})
 
     @staticmethod
-    def _addresses(given: Any) -> tuple[str, ...]:  # noqa: ANN401  what JSON holds
+    def _addresses(given: Any) -> tuple[str, ...]:  # noqa: ANN401  any JSON value
         listed = given if isinstance(given, list) else str(given or "").split(",")
         return tuple(address.strip().lower() for address in listed if "@" in str(address))
 
@@ -109,7 +108,7 @@ class Freescout(Fake):
         kept = []
         for file in given:
             content = base64.b64decode(file.get("data") or "")
-            if file.get("fileName") and file.get("mimeType") and content:  # any other is left out without a word
+            if file.get("fileName") and file.get("mimeType") and content:  # FreeScout silently drops any other
                 kept.append((file["fileName"], file["mimeType"], content))
         return kept
 

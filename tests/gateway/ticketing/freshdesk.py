@@ -1,4 +1,4 @@
-"""Freshdesk, for replies and notes of a ticket (its API, v2)."""
+"""A fake of Freshdesk's API v2, for replies, notes and forwards of a ticket."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Freshdesk(Fake):
         """The requesters, by ticket."""
         self.forbidden = {3}
         self.quoted: set[int] = set()
-        """Tickets of which a forward has disclosed more than its own text."""
+        """Tickets with a forward that disclosed more than its own text."""
         self.forwards_are_private = True
         self.limited = False
         self.retry_after = 42
@@ -52,7 +52,7 @@ class Freshdesk(Fake):
         self._said: list[JSON] = []
 
     def answer(self, asked: Asked) -> Answered:
-        # A bucket for a minute; what it refuses counts, too, and so it comes before the key is looked at.
+        # Refused requests count towards the rate limit too, so Freshdesk checks the limit before the key.
         if self.limited:
             left = {"X-RateLimit-Total": "100", "X-RateLimit-Remaining": "0", "Retry-After": str(self.retry_after)}
             return Answered(429, {"message": "You have exceeded the limit of requests per minute"}, left)
@@ -77,7 +77,7 @@ class Freshdesk(Fake):
                 return Answered(404)
 
     def _known(self, given: str) -> bool:
-        # The key is the user's name; the password may be anything.
+        # The key is sent as the user name. Freshdesk ignores the password.
         try:
             return base64.b64decode(given.removeprefix("Basic ")).decode().split(":")[0] == self._key
         except (binascii.Error, UnicodeDecodeError):
@@ -85,7 +85,7 @@ class Freshdesk(Fake):
 
     def _refused(self, ticket: str) -> Answered | None:
         if not ticket.isdigit() or int(ticket) not in self.tickets:
-            return Answered(404)  # with nothing in it
+            return Answered(404)  # with an empty body
         if int(ticket) in self.forbidden:
             text = "You are not authorized to perform this action."
             return Answered(403, {"code": "access_denied", "message": text})
@@ -120,7 +120,7 @@ class Freshdesk(Fake):
             "id": 5001 + len(self._said),
             "ticket_id": ticket,
             "user_id": given.get("user_id", 30),
-            # What a browser would not show is not kept, so a comment in HTML is no place for anything.
+            # Freshdesk removes HTML comments, so a preset can't hide the key in one.
             "body": re.sub(r"<!--.*?-->", "", given["body"], flags=re.DOTALL),
             "body_text": re.sub(r"<[^>]*>", "", re.sub(r"<!--.*?-->", "", given["body"], flags=re.DOTALL)).strip(),
             "attachments": [
@@ -150,7 +150,7 @@ class Freshdesk(Fake):
 
     @staticmethod
     def _wrong(given: JSON, known: dict[str, type]) -> Answered | None:
-        # Nothing unknown is passed over: a misspelt "private" is refused, not made public.
+        # Freshdesk refuses unknown fields, so a misspelt "private" does not make a note public.
         for field, value in given.items():
             if (kind := known.get(field)) is None:
                 return _invalid(field, "Unexpected/invalid field in request", "invalid_field")
@@ -175,7 +175,7 @@ class Freshdesk(Fake):
         return {"source": 0, "from_email": "support@example.com", "to_emails": to, "replied_to": to, **lists}
 
     def _forward(self, ticket: int, given: JSON) -> JSON:
-        # Unless it is told not to, it sends all that was said before along with it, and all files.
+        # By default, a forward contains the whole conversation and all its files.
         quiet = given.get("include_quoted_text") is given.get("include_original_attachments") is False
         self.quoted |= set() if quiet else {ticket}
         lists = {name: given.get(name, []) for name in ("to_emails", "cc_emails", "bcc_emails")}

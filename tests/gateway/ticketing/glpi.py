@@ -1,4 +1,4 @@
-"""GLPI as its REST API, apirest.php, answers."""
+"""A fake of GLPI's REST API, apirest.php."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Refused(Exception):
 class Glpi(Fake):
     """A fake GLPI with ticket 7, and an inaccessible ticket 8.
 
-    Recipients cannot be named: it notifies the actors of the ticket about public entries.
+    Requests cannot name recipients: GLPI notifies the actors of the ticket about public entries.
     """
 
     def __init__(self) -> None:
@@ -39,9 +39,9 @@ class Glpi(Fake):
         self.tickets = {7}
         self.hidden = {8}
         self.limit = 15
-        """The length of a list if the request names no range; in GLPI a preference of the user."""
+        """The length of a list if the request names no range. In GLPI, users set it in their preferences."""
         self.refused_ending = ".php"
-        """The extension of files that it refuses."""
+        """The extension of files that GLPI refuses."""
         self.arrived: list[Arrived] = []
 
     @property
@@ -50,7 +50,6 @@ class Glpi(Fake):
         return super().url + BASE
 
     def answer(self, asked: Asked) -> Answered:
-        """Answer as the end point does."""
         try:
             return self._answer(asked)
         except Refused as refused:
@@ -79,7 +78,7 @@ class Glpi(Fake):
                 return Answered(200, body=True)
             case _, ["getFullSession"]:
                 return Answered(200, {"session": {"glpiID": 6, "glpiname": "agent", "valid_id": session}})
-            case "POST", ["ITILFollowup"] | ["Ticket", _, "ITILFollowup"]:  # the ticket in the path is not looked at
+            case "POST", ["ITILFollowup"] | ["Ticket", _, "ITILFollowup"]:  # GLPI ignores the ticket in the path
                 return self._create(data, files)
             case "GET", ["Ticket", number, "ITILFollowup"]:
                 return self._list(number, asked)
@@ -104,7 +103,7 @@ class Glpi(Fake):
                     files.append(part)
                 elif part.field == "uploadManifest":
                     content = part.content
-            if not files:  # it takes that for files that were too big
+            if not files:  # GLPI reports a form without files as too large
                 raise Refused(400, "ERROR_UPLOAD_FILE_TOO_BIG_POST_MAX_SIZE", "The file seems too big")
         try:
             return (json.loads(content) if content.strip() else {}), files
@@ -128,11 +127,11 @@ class Glpi(Fake):
             raise Refused(400, "ERROR_BAD_ARRAY", "input parameter must be an array of objects", help=True)
         ticket = given.get("items_id")
         if given.get("itemtype") != "Ticket" or not str(ticket).isdigit() or int(str(ticket)) not in self.tickets:
-            # So it says of a ticket that there is none of, and where the type is left out, too.
+            # GLPI gives the same answer if the ticket does not exist, or if the type is missing.
             raise Refused(400, "ERROR_GLPI_ADD", "You don't have permission to perform this action.")
         if given.get("content") in (None, "", "0"):
             raise Refused(400, "ERROR_GLPI_ADD", "You can't add a followup without description")
-        private = given.get("is_private") in (1, "1")  # left out, or under a wrong name, it is public
+        private = given.get("is_private") in (1, "1")  # an entry is public if the field is missing or misspelt
         self.arrived.append(
             Arrived(
                 id=len(self.arrived) + 1,
@@ -146,7 +145,7 @@ class Glpi(Fake):
         )
         number = len(self.arrived)
         answer: dict[str, Any] = {"id": number, "message": ""}
-        if files:  # that a file was not taken is said here only, and of no part but the first
+        if files:  # GLPI reports refused files only here, and only those of the first field
             first = files[0].field
             told = [
                 {"name": file.name, **({"error": "Filetype not allowed"} if self._bad(file) else {})}
@@ -185,7 +184,7 @@ class Glpi(Fake):
             message = f"Provided range exceed total count of data: {len(of_it)}"
             raise Refused(400, "ERROR_RANGE_EXCEED_TOTAL", message, help=True)
         shown = [self._shown(one) for one in of_it[first : last + 1]]
-        # Where no range is asked for it counts one more than it shows, and so may call whole what lacks its last.
+        # Without a range, GLPI's last position is one too high, so an answer without its last entry may look complete.
         told = min(last if asked_for else self.limit, len(of_it) - 1)
         headers = {"Accept-Range": "ITILFollowup 990"}
         if of_it:

@@ -1,4 +1,4 @@
-"""django-helpdesk as its REST API answers, in the way of Django REST framework."""
+"""A fake of django-helpdesk's REST API, which uses Django REST framework."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BROKEN = Answered(500, b"\n<!doctype html>\n<title>Server Error (500)</title>\n"
 TRUE = ("true", "True", "1", 1, True)
 FALSE = ("false", "False", "0", "", 0, False, None)
 ENDINGS = ("", "txt", "asc", "pdf", "doc", "docx", "odt", "jpg", "png", "eml")
-"""The file extensions that it accepts by default. HELPDESK_VALID_EXTENSIONS changes them."""
+"""The file extensions that django-helpdesk accepts by default. HELPDESK_VALID_EXTENSIONS changes them."""
 TAG = re.compile(r"{{.*?}}|{#.*?#}")
 
 
@@ -24,7 +24,7 @@ def rendered(tag: str, known: Mapping[str, str]) -> str:
     """Render a comment or a variable as Django does; a variable may be a quoted text.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the tag is neither.
     """
     inner = tag[2:-2].strip()
     if tag.startswith("{#"):
@@ -39,7 +39,7 @@ def rendered(tag: str, known: Mapping[str, str]) -> str:
 class Helpdesk(Fake):
     """A fake django-helpdesk with ticket 7, and tokens of a staff user and of another user.
 
-    Recipients cannot be named: a public entry goes to all followers of the ticket. Text may be Markdown.
+    Requests cannot name recipients: a public entry goes to all followers of the ticket. Text may be Markdown.
     """
 
     def __init__(self) -> None:
@@ -53,11 +53,11 @@ class Helpdesk(Fake):
 
     @property
     def url(self) -> str:
-        """Return the URL with the path below which it is mounted."""
+        """Return the URL with the API's path."""
         return super().url + BASE
 
     def answer(self, asked: Asked) -> Answered:
-        """Answer as the view does; only the list of views is public, so it verifies no credentials."""
+        """Answer a request. The list of views is public, so requesting it proves no credentials."""
         path = asked.path.removeprefix(BASE)
         if path == "/":
             return Answered(200, {name: f"{self.url}/{name}/" for name in ("tickets", "followups")})
@@ -118,7 +118,7 @@ class Helpdesk(Fake):
             errors["ticket"] = ["This field is required."]
         elif not str(ticket).isdigit():
             errors["ticket"] = [f"Incorrect type. Expected pk value, received {type(ticket).__name__}."]
-        elif int(str(ticket)) not in self.titles:  # so it says of one in a queue that is not his, too
+        elif int(str(ticket)) not in self.titles:  # also for a ticket in a queue without access
             errors["ticket"] = [f'Invalid pk "{ticket}" - object does not exist.']
         if data.get("public") not in TRUE + FALSE:
             errors["public"] = ["Must be a valid boolean."]
@@ -129,14 +129,14 @@ class Helpdesk(Fake):
     def _keep(self, data: dict[str, Any], files: list[tuple[str, str, bytes]]) -> Answered:
         ticket = int(data["ticket"])
         text = data.get("comment", "")
-        # The comment is rendered as a Django template, of which only {% %} is taken literally.
+        # django-helpdesk renders the comment as a Django template, and takes only {% %} literally.
         known = {"ticket.title": self.titles[ticket]}
         try:
             text = TAG.sub(lambda found: rendered(found[0], known), text)
         except (TypeError, ValueError):
             return BROKEN
         title = data.get("title") or self.titles[ticket]
-        public = data.get("public", False) in TRUE  # left out, or under a wrong name, it is private
+        public = data.get("public", False) in TRUE  # an entry is private if the field is missing
         kept = tuple(file for file in files if PurePath(file[0]).suffix.lower().lstrip(".") in ENDINGS)
         mailed = public and bool(text) and len(kept) == len(files)
         self.arrived.append(
@@ -150,7 +150,7 @@ class Helpdesk(Fake):
             )
         )
         self.titles_of_followups.append(title)
-        if len(kept) < len(files):  # what is there already stays, but no mail goes out
+        if len(kept) < len(files):  # the entry is already stored, but no mail is sent
             return BROKEN
         self.titles[ticket] = title  # a title of a follow-up renames the ticket
         return Answered(201, self._shown(self.arrived[-1]))

@@ -1,4 +1,4 @@
-"""Jira Service Management, for comments on a request: its own API, and that of the underlying Jira."""
+"""A fake of Jira Service Management, for comments on a request: its own API, and the underlying Jira's."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def _jira(status: int, *texts: str, **errors: str) -> Answered:
 
 
 class JiraServiceManagement(Fake):
-    """A desk (id 7) with requests SUP-1 and SUP-2; SUP-3 cannot be commented, SUP-4 is an issue but not a request."""
+    """A desk (id 7) with requests SUP-1 and SUP-2; SUP-3 accepts no comments, SUP-4 is an issue but not a request."""
 
     def __init__(self, email: str = "agent@example.com", token: str = "jira-token", *, pat: str = "jira-pat") -> None:
         super().__init__()
         basic = base64.b64encode(f"{email}:{token}".encode()).decode()
-        self._right = {f"Basic {basic}", f"Bearer {pat}"}  # Cloud's form, and that of Data Center
+        self._right = {f"Basic {basic}", f"Bearer {pat}"}  # the forms of Jira Cloud and of Data Center
         self._email = email
         self.tickets = {"SUP-1", "SUP-2", "SUP-3", "SUP-4"}
         self.forbidden = {"SUP-3"}
@@ -39,7 +39,7 @@ class JiraServiceManagement(Fake):
         self.default_public = True
         """Whether a comment is public by default in the desk's API. The default is not documented: don't rely on it."""
         self.shows_properties = True
-        """Whether it knows ``expand=properties``, which is not documented for a request's comments."""
+        """Whether the API supports ``expand=properties``, which is not documented for a request's comments."""
         self.limited = False
         self.retry_after = 5
         self.arrived: list[Arrived] = []
@@ -63,7 +63,7 @@ class JiraServiceManagement(Fake):
         match path:
             case ["rest", "servicedeskapi", *rest]:
                 return self._by_desk(asked, rest)
-            case ["rest", "api", "2", *rest]:  # in 3, texts are documents instead
+            case ["rest", "api", "2", *rest]:  # version 3 has documents instead of texts
                 return self._by_jira(asked, rest)
             case _:
                 return Answered(404)
@@ -79,7 +79,7 @@ class JiraServiceManagement(Fake):
                 kept = []
                 for part in parts(asked):
                     if part.field == "file" and part.name is not None:
-                        self._uploaded += 1  # no id comes twice
+                        self._uploaded += 1  # ids are never reused
                         made = f"temp{1000 + self._uploaded}"
                         self._temporary[made] = (part.name, part.kind, part.content)
                         kept.append({"temporaryAttachmentId": made, "fileName": part.name})
@@ -161,7 +161,7 @@ class JiraServiceManagement(Fake):
             return _jira(400, comment="Comment body is not valid!")
         if not (text := (body or "").strip()):
             return _jira(400, comment="Comment body can not be empty!")
-        # A property with another name is a property, too: where this one is misspelt, the comment is public.
+        # Jira accepts a property of any name, so a misspelt one leaves the comment public.
         properties = {one["key"]: one.get("value") for one in given.get("properties") or []}
         public = (properties.get(INTERNAL) or {}).get("internal") is not True
         return Answered(201, self._seen(self._add(ticket, text, public=public, properties=properties)))
@@ -169,11 +169,11 @@ class JiraServiceManagement(Fake):
     def _add(self, ticket: str, text: str, *, public: bool, files: Files = (), properties: JSON | None = None) -> JSON:
         number = 10001 + len(self._comments)
         kept = {INTERNAL: {"internal": not public}, **(properties or {})}
-        # A comment names its files at its end, in the markup of Jira.
+        # Jira adds links to the files at the end of a comment.
         named = "\n".join(f"[^{file[0]}]" for file in files)
         body = f"{text}\n\n{named}" if named else text
         added = {"id": str(number), "ticket": ticket, "body": body, "public": public, "properties": kept}
-        if self._comments:  # the first is the customer's own
+        if self._comments:  # the customer wrote the first one
             self.arrived.append(
                 Arrived(number, ticket, text, internal=not public, mailed=public, attachments=files, marks=kept)
             )

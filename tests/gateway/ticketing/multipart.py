@@ -1,4 +1,4 @@
-"""A form with files, as a server parses it."""
+"""Parse a form with files, as a server does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Part:
 
 
 def parts(asked: Asked) -> list[Part]:
-    """Return the fields in the order of the form, or none if the body is not such a form."""
+    """Return the fields in the order of the form, or an empty list if the body is not a multipart form."""
     kind = asked.headers.get("content-type", "")
     if not kind.startswith("multipart/form-data"):
         return []

@@ -1,4 +1,4 @@
-"""Redmine, for a note with files: a file is uploaded, and then named by its token. Every user is an admin."""
+"""A fake of Redmine, for notes with files, which are uploaded first. Every user is an admin."""
 
 from __future__ import annotations
 

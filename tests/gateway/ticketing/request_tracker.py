@@ -1,4 +1,4 @@
-"""Request Tracker, for a reply with files. Its queues have the field for our key."""
+"""A fake of Request Tracker, for replies with files. All queues have the custom field for the delivery key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RequestTracker(Fake):
                 return Answered(200, {"count": int("Creator" in query or query in self._searches)})
             case "POST", ["ticket", ticket, "correspond" | "comment"]:
                 given = asked.json
-                for name in ("FileName", "FileType", "FileContent"):  # an empty text is none to Perl
+                for name in ("FileName", "FileType", "FileContent"):  # Perl treats an empty text as missing
                     if not all(attachment[name] for attachment in given["Attachments"]):
                         return Answered(400, {"message": f"{name} is a required field for each attachment"})
                 files = tuple(

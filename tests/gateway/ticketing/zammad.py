@@ -1,4 +1,4 @@
-"""Zammad, for articles of a ticket (its REST API, the same from 3 to 7)."""
+"""A fake of Zammad's REST API for articles of a ticket, which is the same in versions 3 to 7."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Zammad(Fake):
         self.tickets = {1, 2, 3}
         self.forbidden = {3}
         self.agent = True
-        """Without the permission ticket.agent a token still posts, but as the customer."""
+        """Whether the token's owner has the permission ticket.agent. Without it, articles count as the customer's."""
         self.broken = ""
         """The error to answer with instead of storing an article. Users who are not admins see only an error number."""
         self.limited = False
@@ -63,7 +63,7 @@ class Zammad(Fake):
             case "POST", ["api", "v1", "ticket_articles"]:
                 return self._post(asked)
             case "GET", ["api", "v1", "ticket_articles", "by_ticket", ticket]:
-                # All of them, oldest first: there are no pages. Nor does a customer see what is internal.
+                # All articles, oldest first, without pages. A customer does not see internal articles.
                 seen = [one for one in self._articles if str(one["ticket_id"]) == ticket]
                 return self._no_ticket(ticket) or Answered(200, [x for x in seen if self.agent or not x["internal"]])
             case "GET", ["api", "v1", "ticket_articles", article]:
@@ -91,7 +91,7 @@ class Zammad(Fake):
         return _error(403, "Not authorized") if str(ticket) in map(str, self.forbidden) else None
 
     def _post(self, asked: Asked) -> Answered:
-        # Rails reads a body by its type alone; one that is said to be something else is as if it were not there.
+        # Rails parses a body by its Content-Type, and ignores a body of another type.
         is_json = asked.headers.get("content-type", "").split(";")[0] == "application/json"
         try:
             given = asked.json if is_json else {}
@@ -124,19 +124,19 @@ class Zammad(Fake):
         return None
 
     def _add(self, given: JSON) -> JSON:
-        # Fields that it does not know are dropped without a word, so a misspelt "internal" is a public article; and
-        # who is no agent writes public notes, whatever was asked for.
+        # Zammad silently drops unknown fields, so a misspelt "internal" makes an article public. A user who is not an
+        # agent can write only public notes.
         agent = self.agent and given.get("sender") != "Customer"
         kind = (given.get("type") or "note") if self.agent or given.get("type") == "web" else "note"
         internal = self.agent and given.get("internal") not in FALSE
         files = []
         for one in given.get("attachments") or []:
             self._file += 1
-            size = str(len(base64.b64decode(one["data"])))  # a string in the real one, too
+            size = str(len(base64.b64decode(one["data"])))  # a string in Zammad too
             kept = {"Mime-Type": one["mime-type"]}
             files.append({"id": self._file, "filename": one["filename"], "size": size, "preferences": kept})
         number = len(self._articles) + 1
-        # In production the id of a mail is always made anew, so it carries no key; preferences are kept as they are.
+        # Zammad replaces the id of a mail, which therefore can't hold the key. It stores preferences unchanged.
         own = f"<20261001080000.{given['ticket_id']}.{number}@zammad.example.com>"
         article: JSON = {
             **{name: given.get(name) for name in ("to", "cc", "subject", "body", "in_reply_to")},
@@ -156,7 +156,7 @@ class Zammad(Fake):
             "updated_at": AT,
         }
         self._articles.append(article)
-        if number > 1:  # the first is the customer's own
+        if number > 1:  # the customer wrote the first one
             self.arrived.append(
                 Arrived(
                     id=number,
@@ -164,7 +164,7 @@ class Zammad(Fake):
                     text=given["body"],
                     html="text/html" in article["content_type"].lower(),
                     internal=internal,
-                    mailed=kind == "email" and agent,  # an internal one of this type is mailed, too
+                    mailed=kind == "email" and agent,  # Zammad also mails internal articles of this type
                     to=_addresses(given.get("to")),
                     cc=_addresses(given.get("cc")),
                     attachments=tuple(

@@ -1,4 +1,4 @@
-"""Zendesk Support, for comments on a ticket (its Ticketing API, v2)."""
+"""A fake of Zendesk Support's Ticketing API v2, for comments on a ticket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _invalid(field: str, text: str) -> Answered:
 
 
 class Zendesk(Fake):
-    """A Zendesk with tickets 1 and 2 (2 was only internal so far), 3 without access and 4 closed."""
+    """A Zendesk with tickets 1 and 2 (2 has only internal comments), 3 without access and 4 closed."""
 
     def __init__(
         self, email: str = "agent@example.com", token: str = "zendesk-token", *, bearer: str = "oauth"
@@ -59,7 +59,7 @@ class Zendesk(Fake):
             return Answered(429, said, {"Retry-After": str(self.retry_after), "X-Rate-Limit": "700"})
         given = asked.headers.get("authorization")
         if given is None and path == ["api", "v2", "users", "me"]:
-            # Zendesk answers an anonymous client, too: a check of credentials must look at the id.
+            # Zendesk also answers an anonymous client, so a check of credentials must check the id.
             return Answered(200, {"user": {"id": None, "name": "Anonymous user", "email": "invalid@example.com"}})
         if given not in self._right:
             return Answered(401, {"error": "Couldn't authenticate you"})
@@ -93,7 +93,7 @@ class Zendesk(Fake):
     def _upload(self, asked: Asked) -> Answered:
         if not (name := asked.query.get("filename")):
             return _invalid("filename", "Filename: cannot be blank")
-        self._uploaded += 1  # no token comes twice
+        self._uploaded += 1  # tokens are never reused
         token = asked.query.get("token") or f"upload{self._uploaded}"
         kind = asked.headers.get("content-type", "application/binary")
         self._uploads.setdefault(token, []).append((name, kind, asked.body))
@@ -116,20 +116,20 @@ class Zendesk(Fake):
             return _invalid("status", "Status: closed prevents ticket update")
         comment = given.get("comment") or {}
         if not (comment.get("html_body") or comment.get("body") or "").strip():
-            # An empty comment, or one whose text stands under another name, is none: all is well, nothing is made.
+            # Zendesk ignores a comment whose text is empty or misspelt: it answers 200 and adds nothing.
             return Answered(200, {"ticket": self._ticket(ticket), "audit": {"ticket_id": ticket, "events": []}})
         for one in given.get("email_ccs") or []:
             if one.get("user_email") and one.get("action", "put") == "put":
                 self.ccs.setdefault(ticket, []).append(one["user_email"])
-        # Tokens that it does not know, or no longer, are passed over.
+        # Zendesk ignores unknown and used tokens.
         files = tuple(file for token in comment.get("uploads") or [] for file in self._uploads.pop(token, []))
-        # Sent as metadata: {...}, or as metadata: {custom: {...}}; it comes back as the latter.
+        # Zendesk accepts metadata: {...} and metadata: {custom: {...}}, and returns the latter.
         metadata = given.get("metadata") or {}
         audit = self._audit(ticket, comment, metadata.get("custom") or metadata, files)
         return Answered(200, {"ticket": self._ticket(ticket), "audit": audit})
 
     def _audit(self, ticket: int, comment: JSON, custom: JSON, files: tuple[tuple[str, str, bytes], ...]) -> JSON:
-        # Without the word "public" a comment is as the ticket is; anything else that is said there goes unheard.
+        # Without a boolean "public", a comment has the visibility of its ticket.
         public = comment["public"] if isinstance(comment.get("public"), bool) else ticket not in self.private
         public = public and not self.light
         number = len(self._audits) + 1
@@ -151,7 +151,7 @@ class Zendesk(Fake):
         audit = {"id": 7000 + number, "ticket_id": ticket, "created_at": AT, "author_id": 30, "metadata": metadata}
         audit = {**audit, "events": [event], "via": {"channel": "api"}}
         self._audits.append(audit)
-        if number > len(self.tickets):  # the first of each ticket is the customer's own
+        if number > len(self.tickets):  # the customer wrote the first one of each ticket
             if public:
                 self.private.discard(ticket)
             self.arrived.append(
@@ -162,7 +162,7 @@ class Zendesk(Fake):
                     html=bool(html),
                     internal=not public,
                     mailed=public,
-                    cc=tuple(self.ccs.get(ticket, [])) if public else (),  # they stay with the ticket
+                    cc=tuple(self.ccs.get(ticket, [])) if public else (),  # the ticket keeps them for later comments
                     attachments=files,
                     marks=custom,
                 )

@@ -1,4 +1,4 @@
-"""Znuny as its GenericTicketConnectorREST web service answers: with 200 for most errors too."""
+"""A fake of Znuny's GenericTicketConnectorREST web service, which answers 200 for most errors too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTENT_TYPE = re.compile(r"\w+/\w+.*charset\s*=\s*[\"']?[\w-]+", re.IGNORECASE 
 
 
 class Refused(Exception):
-    """Why an operation was refused, as its error object says it."""
+    """A refusal that Znuny reports in an error object."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
@@ -26,7 +26,7 @@ class Refused(Exception):
 
 
 class Fault(Exception):
-    """Why an operation failed, as its fault says it. Earlier changes are kept."""
+    """A failure that Znuny reports as a fault. Earlier changes are kept."""
 
 
 def reason(message: str) -> Answered:
@@ -39,8 +39,8 @@ def true(value: object) -> bool:
     return value not in (None, "", "0", 0, False)
 
 
-def many(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401  what JSON holds
-    """Return a list; a single item may stand for a list of one."""
+def many(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401  any JSON value
+    """Return a value as a list: Znuny accepts a single item instead of a list of one."""
     return value if isinstance(value, list) else [value] if value else []
 
 
@@ -61,7 +61,7 @@ def decoded(content: str) -> bytes:
 
 
 class Znuny(Fake):
-    """A fake Znuny with an agent ``agent``, ticket 7 that he may write to, and ticket 8 that he may not."""
+    """A fake Znuny with an agent ``agent``, ticket 7 with write access, and ticket 8 without."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,6 @@ class Znuny(Fake):
         self.ticket_fields: set[str] = set()
         """Dynamic fields of tickets that an administrator has created."""
         self.fields_fail = False
-        """Whether setting a dynamic field fails."""
         self.sessions: set[str] = set()
         """The valid sessions. Clear this set to expire them all."""
         self.signature = ""
@@ -84,7 +83,6 @@ class Znuny(Fake):
         self.arrived: list[Arrived] = []
         """The articles that arrived. Their marks are the articles' own dynamic fields."""
         self.subjects: list[str] = []
-        """The subjects of the articles that arrived."""
         self._ticket_marks: dict[str, dict[str, Any]] = {}
         """The dynamic fields of each ticket."""
 
@@ -130,7 +128,7 @@ class Znuny(Fake):
         state = "merged" if data["TicketID"] in self.merged else "open"
         ticket = {"TicketID": self._number(data["TicketID"]), "Title": "Broken printer", "StateType": state}
         marks = self._ticket_marks.get(data["TicketID"])
-        if true(data.get("DynamicFields")) and marks:  # a ticket does not show a field that is empty, an article does
+        if true(data.get("DynamicFields")) and marks:  # a ticket omits an empty field, an article does not
             return {**ticket, "DynamicField": [{"Name": name, "Value": value} for name, value in marks.items()]}
         return ticket
 
@@ -160,13 +158,13 @@ class Znuny(Fake):
         if not self._known(data):
             raise Refused("TicketUpdate.AuthFail", "User could not be authenticated!")
         ticket = str(data["TicketID"])
-        if ticket not in self.tickets:  # it does not tell a missing one from one that this agent may not see
+        if ticket not in self.tickets:  # Znuny gives the same answer for a missing ticket
             raise Refused("TicketUpdate.AccessDenied", "User does not have access to the ticket!")
         for name in ("DynamicField", "Attachment"):
-            if data.get(name) is not None and not data[name]:  # an empty list is not the same as none
+            if data.get(name) is not None and not data[name]:  # Znuny refuses an empty list, but not a missing one
                 raise Refused("TicketUpdate.MissingParameter", f"{name} parameter is missing or not valid!")
         done = {"TicketID": ticket, "TicketNumber": f"20260101000000{ticket}"}
-        if data.get("Article") is None:  # nothing to add is no error: so it is with a misspelt name
+        if data.get("Article") is None:  # Znuny accepts an update without an article, even if only its name is misspelt
             return done
         if not data["Article"] or not isinstance(data["Article"], dict):
             raise Refused("TicketUpdate.InvalidParameter", "Article parameter is not valid!")
@@ -190,7 +188,7 @@ class Znuny(Fake):
             raise Refused("TicketUpdate.InvalidParameter", f"{message} or not supported!")
         if true(article.get("ArticleSend")) and not well_formed(addresses(article.get("To"))):
             message = "Article->To parameter must be a valid email address when Article->ArticleSend is set!"
-            raise Refused("TicketCreate.InvalidParameter", message)  # it does name the other operation
+            raise Refused("TicketCreate.InvalidParameter", message)  # Znuny itself names the other operation
         if not article.get("ContentType"):
             message = "Article->ContentType or Ticket->MimeType and Article->Charset parameters are required!"
             raise Refused("TicketUpdate.MissingParameter", message)
@@ -209,7 +207,7 @@ class Znuny(Fake):
                     raise Refused("TicketUpdate.MissingParameter", f"Attachment->{name} parameter is missing!")
 
     def _store(self, ticket: str, article: Mapping[str, Any], files: list[dict[str, Any]]) -> dict[str, Any]:
-        """Store an article, visible to everybody; return its dynamic fields, which are still empty."""
+        """Store an article; return its dynamic fields, which are still empty."""
         sent = true(article.get("ArticleSend"))
         visible = article.get("IsVisibleForCustomer")
         marks: dict[str, Any] = {}
@@ -218,9 +216,9 @@ class Znuny(Fake):
             ticket=ticket,
             text=article["Body"] + (self.signature if sent else ""),
             html=article["ContentType"].lower().startswith("text/html"),
-            # Not said, or said under a wrong name, is visible; and so is the word "false".
+            # An article is visible if the field is missing, misspelt or the string "false".
             internal=visible is not None and not true(visible),
-            mailed=sent,  # whether it is visible or not
+            mailed=sent,  # even if the article is not visible
             to=addresses(article.get("To")),
             cc=addresses(article.get("Cc")),
             bcc=addresses(article.get("Bcc")),
@@ -272,7 +270,7 @@ class Znuny(Fake):
             "TicketID": self._number(article.ticket),
             "SenderType": "agent",
             "Subject": self.subjects[article.id - 1],
-            # What came as HTML is kept as a file, and its body is the text of it.
+            # Znuny stores HTML as a file, and its text as the body.
             "Body": html.unescape(re.sub(r"<[^>]*>", "", article.text)) if article.html else article.text,
             "ContentType": "text/plain; charset=utf-8",
             "To": ", ".join(article.to),
