@@ -1,7 +1,7 @@
-"""The possible reactions of a ticketing API, or of a server in its place, to a request, and the resulting outcomes.
+"""Reactions of a ticketing API, or of a server in its place, to a request, and the resulting outcomes.
 
-These rows are the failures in the table of outcomes. Each row is tested over plain HTTP and over TLS, and must hold
-within the request's deadline and a second, in little memory, and without a secret in the output.
+Each case is tested over plain HTTP and over TLS. The delivery must end within a second of its deadline, use little
+memory, and write no secret to the output.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from tests.gateway.hostile import (
 )
 
 DEADLINE = 1
-"""The limit for a delivery, in seconds, if the server never ends its answer. The request must also fit in it."""
+"""The deadline of a delivery, in seconds, if the server never ends its answer."""
 PATIENCE = 5.0
-"""The limit for a delivery, in seconds, if the server ends its answer."""
+"""The deadline of a delivery, in seconds, if the server ends its answer."""
 
 MIB = 2**20
 GIB = 2**30
@@ -60,15 +60,14 @@ class Case:
     kind: OutcomeKind
     status: int | None = None
     says: str = ""
-    """The beginning of the error."""
+    """The expected beginning of the error."""
     hungry: bool = False
     """Whether a client that read the whole answer would run out of memory."""
     hasty: bool = False
-    """Whether the server acts before it has read the body. The body is then a large one."""
+    """Whether the server acts before it has read the body. The request then has a large body."""
 
     @property
     def deadline(self) -> float:
-        """Return the request's deadline."""
         return DEADLINE if self.says in {NO_ANSWER, NOT_SENT} else PATIENCE
 
 
@@ -87,7 +86,6 @@ def reset_within_the_body(connection: Connection) -> None:
 
 
 def echo(connection: Connection) -> None:
-    """Echo the request."""
     asked = connection.asked
     assert asked is not None
     head = "".join(f"{name}: {value}\r\n" for name, value in asked.headers.items())
@@ -137,7 +135,7 @@ CASES = (
     Case("its extension for ever", flood(b"a" * 4096, after=CHUNKED + b"5;"), UNKNOWN, says=NO_ANSWER, hungry=True),
     Case("trailers for ever", flood(b"X: y\r\n" * 500, after=CHUNKED + b"0\r\n"), UNKNOWN, says=NO_HTTP, hungry=True),
     Case("chunks for ever", flood(b"1\r\na\r\n" * 999, after=CHUNKED), UNKNOWN, 200, says=NO_JSON, hungry=True),
-    # Large answers, and such as grow when they are unpacked: they are not unpacked.
+    # Large answers, and compressed ones, which the gateway does not unpack.
     Case("a success of a GiB", flood(b"a" * MIB, after=http(200, length=GIB)), UNKNOWN, 200, says=NO_JSON, hungry=True),
     Case("an error of a GiB", flood(b"a" * MIB, after=http(500, length=GIB)), TRANSIENT, 500, hungry=True),
     Case("a gzip bomb", bomb(wbits=31, coding="gzip"), UNKNOWN, 200, says=NO_JSON, hungry=True),
@@ -145,7 +143,7 @@ CASES = (
     Case("a bare deflate bomb", bomb(wbits=-15, coding="deflate", status=503), TRANSIENT, 503, hungry=True),
     Case("gzip within gzip", bomb(wbits=31, coding="gzip, gzip"), UNKNOWN, 200, says=NO_JSON, hungry=True),
     Case("brotli", answer(200, b"\x5b\xff\xff" * 9, {"Content-Encoding": "br"}), UNKNOWN, 200, says=NO_JSON),
-    # Lengths that lie.
+    # Lengths that are invalid or contradict the body.
     Case("a length too small", raw(http(200, SUCCEEDED, length=5)), UNKNOWN, says=NO_HTTP),
     Case("a negative length", raw(OK + b"Content-Length: -1\r\n\r\n" + SUCCEEDED), UNKNOWN, says=NO_HTTP),
     Case("a length with a sign", raw(OK + b"Content-Length: +19\r\n\r\n" + SUCCEEDED), UNKNOWN, says=NO_HTTP),
@@ -159,7 +157,7 @@ CASES = (
     Case("a chunk of 2 EiB that stops", raw(CHUNKED + b"1" + b"f" * 15 + b"\r\na"), UNKNOWN, says=NO_ANSWER),
     Case("a chunk too long", raw(CHUNKED + b"1\r\nabc\r\n0\r\n\r\n"), UNKNOWN, says=NO_HTTP),
     Case("a 204 with a body", raw(OK.replace(b"200", b"204") + b"\r\n" + SUCCEEDED), UNKNOWN, says=NO_HTTP),
-    # Answers that are in order, if odd.
+    # Valid but unusual answers.
     Case("100 and an answer", raw(CONTINUE + http(200, SUCCEEDED)), DELIVERED, 200),
     Case("100 a thousand times", raw(CONTINUE * 1000 + http(200, SUCCEEDED)), DELIVERED, 200),
     Case("hints and an answer", raw(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + http(200)), DELIVERED, 200),
@@ -176,7 +174,7 @@ CASES = (
     Case("to another host", answer(307, headers={"Location": "http://name.invalid/"}), PERMANENT, 307),
     Case("to a file", answer(302, headers={"Location": "file:///etc/passwd"}), PERMANENT, 302),
     Case("to nowhere", raw(b"HTTP/1.1 301 Moved\r\nLocation: \xff\xfe\r\nContent-Length: 0\r\n\r\n"), PERMANENT, 301),
-    # What is no answer.
+    # Responses that do not answer the request in HTTP/1.1.
     Case("another protocol", raw(SWITCHING + b"\x81\x05hello"), UNKNOWN, 101),
     Case("another, for ever", flood(b"a" * MIB, after=SWITCHING), UNKNOWN, 101, hungry=True),
     Case("a status of 0", raw(b"HTTP/1.1 000 None\r\nContent-Length: 0\r\n\r\n"), UNKNOWN, 0),
@@ -195,7 +193,7 @@ CASES = (
 
 
 def token(text: str) -> bytes:
-    """Return the content of an answer with a token."""
+    """Return the body of a log-in answer with a token."""
     return json.dumps({"access_token": text, "token_type": "bearer"}).encode()
 
 
@@ -227,7 +225,7 @@ LOG_INS = (
     Case("a redirect", answer(302, headers={"Location": "/sso"}), UNAUTHORIZED, 302, says="log-in: HTTP 302"),
     Case("another protocol", raw(SWITCHING), UNAUTHORIZED, 101, says="log-in: HTTP 101"),
 )
-"""The same behaviours during a log-in. After any failed log-in, the message has not been sent."""
+"""Behaviours during a log-in. If the log-in fails, the message has not been sent."""
 
 READ_AT_MOST = 2_500_000
-"""The maximum number of bytes that the server can send if the client stops reading. Buffers take them."""
+"""The maximum number of bytes that fit into socket buffers after the client stops reading."""

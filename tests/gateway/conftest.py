@@ -59,7 +59,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def expired_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Provide an expired certificate."""
     return _signed_by_itself(tmp_path_factory.mktemp("expired"), "20250101000000Z", "20250102000000Z")
 
 
@@ -78,7 +77,7 @@ def tls(certificate: Path) -> ssl.SSLContext:
 
 @pytest.fixture(scope="module")
 def nothing_is_left_open() -> Iterator[None]:
-    """Check that no connection outlives its event loop; Python reports it only when the connection is collected.
+    """Check that no connection outlives its event loop; Python reports one only at garbage collection.
 
     The check runs once per module, because it takes as long as ten tests.
     """

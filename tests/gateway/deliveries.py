@@ -15,7 +15,7 @@ from retrycli.gateway.http.gateway import HttpGateway
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 KEY = "message-7-20250303T1200"
 PATH = "/tickets/12345/messages"
-"""Where the generic preset sends `queued()`."""
+"""The path to which the generic preset sends `queued()`."""
 
 POLL_SECONDS = 0.005
 
@@ -46,7 +46,7 @@ def gateway_settings(url: str, **changes: object) -> RoutedGatewaySettings:
 
 
 async def no_wait(_seconds: float) -> None:
-    """Replace the gateway's sleep."""
+    """Replace the gateway's sleep, so that retries do not slow the tests down."""
 
 
 def open_gateway(
@@ -55,7 +55,7 @@ def open_gateway(
     columns: Sequence[str] = COLUMNS,
     sleep: Callable[[float], Awaitable[None]] = no_wait,
 ) -> HttpGateway:
-    """Open a gateway whose clock stands at noon."""
+    """Open a gateway whose clock is fixed at noon."""
     return HttpGateway(settings, columns=columns, connections=16, now=lambda: NOON, sleep=sleep)
 
 
@@ -79,7 +79,7 @@ def deliver_in_turn(
 ) -> list[Outcome]:
     """Deliver messages one after the other through one gateway, and so over a kept connection.
 
-    With ``until``, wait after each message until this is true at the server, and until we have noticed it.
+    With ``until``, wait after each message until the server meets the condition and the client has had time to notice.
     """
 
     async def all_of_them() -> list[Outcome]:
@@ -95,7 +95,7 @@ def deliver_in_turn(
 
 
 async def _hear_of(event: Callable[[], bool]) -> None:
-    while not event():  # noqa: ASYNC110  it happens in another thread
+    while not event():  # noqa: ASYNC110  the event happens in another thread
         await asyncio.sleep(POLL_SECONDS)
     await asyncio.sleep(POLL_SECONDS)
 

@@ -58,7 +58,7 @@ class Connection:
     _read: bytearray = field(default_factory=bytearray)
 
     def send(self, data: bytes) -> None:
-        """Send all of it, or as much as the client accepts."""
+        """Send all the data, or as much as the client accepts."""
         for start in range(0, len(data), SEND_BUFFER):
             piece = data[start : start + SEND_BUFFER]
             self.sock.sendall(piece)
@@ -77,13 +77,13 @@ class Connection:
             pass
 
     def close(self) -> None:
-        """Close as a server does that has ended."""
+        """Close the connection as a server does when it shuts down."""
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
 
     def reset(self) -> None:
-        """Close as a server does that has crashed: the client sees a reset."""
+        """Close the connection as a crashed server does: the client sees a reset."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
         self.sock.close()
 
@@ -110,16 +110,16 @@ Behaviour = Callable[[Connection], None]
 
 
 class Hostile:
-    """The server; its port is closed until the block begins.
+    """A misbehaving server. Its port refuses connections until the ``with`` block begins.
 
     Behaviours given as arguments apply to every path that ``at`` does not name.
 
     Args:
         behaviours: the reactions to the first request, the second, and so on; the last repeats.
-        at: the same for single paths.
+        at: the reactions for single paths.
         tls: with it, the server speaks HTTPS.
-        hasty: answer as soon as the head has come, and do not read the body.
-        at_accept: what it does with each connection instead of a handshake or a request.
+        hasty: answer as soon as the head has arrived, without reading the body.
+        at_accept: the reaction to each connection, before any handshake or request.
     """
 
     def __init__(
@@ -166,11 +166,10 @@ class Hostile:
 
     @property
     def paths(self) -> list[str]:
-        """Return the requested paths, in order."""
         return [request.path for request in self.requests]
 
     def wait_until_asked(self) -> None:
-        """Wait until a request has been read: on a busy machine, the client may have given up before."""
+        """Wait until a request has been read: on a busy machine, the client may give up first."""
         assert self._asked.wait(timeout=10), "no request came"
 
     @property
@@ -180,7 +179,7 @@ class Hostile:
 
     @property
     def sent(self) -> int:
-        """Return the size of all answers, as far as clients accepted them."""
+        """Return the number of bytes that clients have accepted."""
         return sum(connection.sent for connection in self.connections)
 
     def _start(self, target: Callable[[], None]) -> None:
@@ -203,7 +202,7 @@ class Hostile:
                 self._start(partial(self._serve, connection))
 
     def _serve(self, connection: Connection) -> None:
-        """Answer until either side ends the connection; many tests are about clients that leave."""
+        """Answer until either side ends the connection. Many tests have a client that leaves, so errors are ignored."""
         try:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -235,13 +234,10 @@ class _Script:
         return self._left.pop(0) if len(self._left) > 1 else self._left[0]
 
 
-# -- behaviours -----------------------------------------------------------------------------------------------------
-
-
 def http(
     status: int, body: bytes = b"", headers: Mapping[str, str] | None = None, *, length: int | None = None
 ) -> bytes:
-    """Return the bytes of an answer; ``length`` falsifies the body's."""
+    """Return the bytes of an answer; ``length`` replaces the true Content-Length."""
     reason = next((each.phrase for each in HTTPStatus if each == status), "Something")
     lines = [f"HTTP/1.1 {status} {reason}", "Content-Type: application/json"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -261,7 +257,7 @@ def raw(data: bytes) -> Behaviour:
 
 
 def in_pieces(*pieces: bytes, seconds: float = 0.02) -> Behaviour:
-    """Send these bytes in pieces, with a pause before each."""
+    """Send these bytes in pieces, with a pause after each."""
 
     def play(connection: Connection) -> None:
         for piece in pieces:
@@ -272,7 +268,7 @@ def in_pieces(*pieces: bytes, seconds: float = 0.02) -> Behaviour:
 
 
 def then_close(data: bytes) -> Behaviour:
-    """Send these bytes, and close."""
+    """Send these bytes, and close the connection."""
 
     def play(connection: Connection) -> None:
         connection.send(data)
@@ -295,7 +291,7 @@ def then_reset(data: bytes) -> Behaviour:
 def flood(data: bytes, *, after: bytes = b"") -> Behaviour:
     """Send ``after`` once, and then repeat these bytes as long as the client accepts them.
 
-    ``after`` is sent in one piece with the first of them, so that no client reads it alone.
+    ``after`` is sent together with the first repetition, so that no client reads it separately.
     """
 
     def play(connection: Connection) -> None:
@@ -322,7 +318,7 @@ def silence(connection: Connection) -> None:
 
 
 def deafness(connection: Connection) -> None:
-    """Never answer and never read again, so that even the end of the client goes unnoticed."""
+    """Never answer and never read again, so that the server does not notice when the client leaves."""
     connection.closing.wait()
 
 
@@ -334,9 +330,6 @@ def drip(data: bytes, *, after: bytes = b"", seconds: float = 0.05) -> Behaviour
         connection.drip(data, seconds)
 
     return play
-
-
-# -- places where nobody is -----------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -360,6 +353,6 @@ def full_port() -> Iterator[int]:
     with socket.create_server((LOOPBACK, 0), backlog=0) as sock, ExitStack() as stack:
         for _ in range(4):
             waiting = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            waiting.setblocking(False)  # noqa: FBT003  its name is in the call
+            waiting.setblocking(False)  # noqa: FBT003  the method takes only a boolean
             waiting.connect_ex(sock.getsockname())
         yield sock.getsockname()[1]

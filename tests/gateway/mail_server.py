@@ -51,7 +51,6 @@ class Peer:
     _read: bytes = b""
 
     def send(self, data: bytes) -> None:
-        """Send a reply."""
         self.sock.sendall(data)
 
     def line(self) -> str | None:
@@ -64,7 +63,7 @@ class Peer:
         return line.decode()
 
     def mail(self, upto: int) -> bytes | None:
-        """Read a mail without the dot that ends it, or return None if the client left before.
+        """Read a mail, without the final dot; return None if the client leaves first, or at ``upto`` bytes.
 
         Args:
             upto: stop after this number of bytes.
@@ -91,33 +90,33 @@ class Gone(Exception):
 
 
 def hang_up(peer: Peer) -> None:
-    """Close the connection as a server does that has ended."""
+    """Close the connection as a server does when it shuts down."""
     with suppress(OSError):
         peer.sock.shutdown(socket.SHUT_RDWR)
     raise Gone
 
 
 def reset(peer: Peer) -> None:
-    """Reset the connection as a server does that has crashed."""
+    """Reset the connection as a crashed server does."""
     peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
     peer.sock.close()
     raise Gone
 
 
 def stall(peer: Peer) -> None:
-    """Stop answering."""
+    """Never answer again, and wait until the client leaves."""
     peer.wait_until_client_leaves()
     raise Gone
 
 
 def drip(peer: Peer) -> None:
-    """Send an endless reply, a byte now and then."""
+    """Send an endless reply, one byte at a time."""
     while not peer.closing.wait(0.01):
         peer.send(b"2")
 
 
 def without_end(peer: Peer) -> None:
-    """Send lines without end."""
+    """Send reply lines endlessly."""
     while not peer.closing.is_set():
         peer.send(b"250-and so on\r\n" * 1000)
 
@@ -132,20 +131,20 @@ class Taken:
 
     @property
     def parsed(self) -> EmailMessage:
-        """Parse it with the standard library, an independent implementation."""
+        """Parse the mail with the standard library, which is independent of the gateway."""
         return message_from_bytes(self.raw, policy=default)
 
 
 class MailServer:
-    """The server; it listens during its block.
+    """A mail server that listens during its ``with`` block.
 
     Args:
-        extensions: the extensions that it announces.
-        tls: its certificate for STARTTLS, which it then announces.
+        extensions: the extensions that the server announces.
+        tls: the context for STARTTLS, which the server then announces.
         from_the_start: use TLS before the first line.
         upto: read this number of bytes of a mail, and then do ``middle``.
-        answers: by step: ``greeting``, a command's name, ``middle`` (of the mail) and ``end``; for ``RCPT`` also by
-            address.
+        answers: the answers by step: ``greeting``, a command's name, ``middle`` (of the mail) and ``end``; for ``RCPT``
+            also by address.
     """
 
     def __init__(
@@ -177,17 +176,16 @@ class MailServer:
 
     @property
     def port(self) -> int:
-        """Return its port."""
         return int(self._socket.getsockname()[1])
 
     @property
     def url(self) -> str:
-        """Return its ``gateway.base_url``."""
+        """Return the ``gateway.base_url`` of this server."""
         return f"{'smtps' if self._from_the_start else 'smtp'}://{LOOPBACK}:{self.port}"
 
     @property
     def said(self) -> list[str]:
-        """Return all lines that it received, in all conversations."""
+        """Return the lines received in all conversations."""
         return [line for peer in self.peers for line in peer.said]
 
     def __enter__(self) -> Self:

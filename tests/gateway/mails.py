@@ -1,4 +1,4 @@
-"""Short functions that deliver with the SMTP gateway."""
+"""Short functions that deliver messages with the SMTP gateway."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mail_settings(url: str, **changes: object) -> RoutedGatewaySettings:
 
 
 def open_smtp(settings: RoutedGatewaySettings, *, columns: Sequence[str] = COLUMNS) -> SmtpGateway:
-    """Open a gateway whose clock stands at noon."""
+    """Open a gateway whose clock is fixed at noon."""
     return SmtpGateway(settings, columns=columns, connections=4, now=lambda: NOON, sleep=no_wait)
 
 
@@ -37,6 +37,6 @@ def mail(settings: RoutedGatewaySettings, message: QueuedMessage | None = None) 
 
 
 def three(*had: str, **changes: object) -> QueuedMessage:
-    """Return a message to Ana, Ben and Cy, of whom some may have it already."""
+    """Return a message to Anna, Ben and Cy. Those in ``had`` have already received it."""
     message = queued(cc_emails='["ben@example.com"]', bcc_emails='["cy@example.com"]', **changes)
     return replace(message, delivered_to=frozenset(had))

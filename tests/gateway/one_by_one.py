@@ -36,7 +36,7 @@ async def _deliver_to_each(servers: Sequence[Mapping[str, object]]) -> None:
 
 
 def _peak() -> float:
-    """Return the peak of this program alone; getrusage continues from the process that started it."""
+    """Return this process's peak memory in MiB; getrusage would include the peak of its parent."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) / 1024

@@ -10,7 +10,7 @@ from retrycli.gateway.http.transport import check_aiohttp
 
 
 class Renamed:
-    """A connector that gets its connections in another way."""
+    """A connector whose hook method has another name."""
 
     async def _get_connection(self, key: object) -> None: ...
 
@@ -22,7 +22,7 @@ class Changed:
 
 
 class Session:
-    """A session without the switch."""
+    """A session without ``_retry_connection``."""
 
     ATTRS = frozenset({"_retries"})
 

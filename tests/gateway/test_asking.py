@@ -1,4 +1,4 @@
-"""The content of answers about arrived messages, and look-ups with several pages."""
+"""Confirmations in the answer to a message, and look-ups of one or more pages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ more = { path = "1" }
 
 
 class Notes(Fake):
-    """Stores what it receives, and returns it in pages of two."""
+    """A fake system that counts POSTs, and returns given keys in pages of two."""
 
     def __init__(self, answer: object = b"", keys: list[str] | None = None) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ MORE = 'more = { path = "next" }\n'
 
 
 class Says(Fake):
-    """Answers each look-up in one way, and accepts messages."""
+    """A fake system that gives every look-up the same answer, and accepts messages."""
 
     def __init__(self, said: object) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def test_an_answer_with_all_the_paths_proves_absence(rule: str, said: object, tm
 def test_an_answer_that_lacks_a_path_does_not_prove_absence(
     rule: str, said: object, missing: str, tmp_path: Path
 ) -> None:
-    """The message may exist without being shown: it waits, and is not sent again."""
+    """The message may exist although the answer does not show it, so it is not sent again."""
     outcome, posted = has_lookup(tmp_path, rule, said)
     said_so = f"look-up: HTTP 200, but the response has no {missing!r}, so it proves nothing"
     assert (outcome, posted) == (Outcome(OutcomeKind.REFUSED, 200, said_so), 0)

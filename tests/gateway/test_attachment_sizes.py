@@ -54,7 +54,7 @@ NAME = "export.txt"
 
 @dataclass
 class Sender:
-    """Delivers a message with one file by one preset to its fake system."""
+    """A message with one file, and the preset and the fake system for its delivery."""
 
     fake: Fake
     settings: dict[str, object]
@@ -87,7 +87,7 @@ def sender(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sender]:
 
 
 def growing(fake: Fake, grow: Callable[[], object]) -> None:
-    """Run something during the first request to the system."""
+    """Run ``grow`` during the first request to the system."""
     answer, left = fake.answer, [grow]
 
     def answer_and_grow(asked: Asked) -> Answered:
@@ -128,7 +128,7 @@ def test_a_file_of_one_byte_arrives(sender: Sender) -> None:
     "size", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long), 200_000]
 )
 def test_a_file_that_grows_while_it_is_sent_is_never_delivered_in_part(sender: Sender, size: int) -> None:
-    """The look-up comes first, and the file grows meanwhile. It is sent again with its content at that time."""
+    """The file grows during the look-up, before the delivery. The next delivery sends the new content."""
     sender.file.write_bytes(b"x" * size)
     growing(sender.fake, lambda: sender.file.write_bytes(b"x" * size + b"more"))
     lost = replace(sender.message, unsettled_since=NOON - timedelta(days=1))

@@ -44,7 +44,7 @@ enough = { path = "admin", equals = true }
 """
 HARMLESS, SECRET = b"an invoice, as it was", b"token: s3cret-s3cret."
 SECONDS = 5.0
-"""The time limit of a message. No test reaches it."""
+"""The time limit of a message in seconds, which no test reaches."""
 MESSAGES = 150
 MESSAGE = queued(attachments=json.dumps(["2026/a.txt"]), cc_emails=None)
 
@@ -93,7 +93,7 @@ on_each_swap = pytest.mark.parametrize("swap", SWAPS, ids=[each.__name__ for eac
 
 @on_each_swap
 def test_a_file_exchanged_after_its_check_is_not_sent_by_http(swap: Swap, place: Path, tmp_path: Path) -> None:
-    """The preflight comes after the file was found."""
+    """The file is exchanged during the preflight, after its check."""
 
     def exchange_and_answer(connection: Connection) -> None:
         swap(place / "attachments" / "2026" / "a.txt", place / "private" / "a.txt")
@@ -174,11 +174,8 @@ def test_another_user_who_keeps_exchanging_the_file_reads_nothing_else(place: Pa
     assert {outcome.kind for outcome in outcomes} <= {OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.INVALID}
 
 
-# What may block.
-
-
 def test_does_not_wait_for_a_file_leased_by_another_program(tmp_path: Path) -> None:
-    """Opening it would block until the lease ends, after 45 s by default (fcntl(2), F_SETLEASE)."""
+    """Opening the file would block until the lease ends, after 45 s by default (fcntl(2), F_SETLEASE)."""
     file = tmp_path / "a.txt"
     file.write_bytes(HARMLESS)
     held = os.open(file, os.O_RDWR)

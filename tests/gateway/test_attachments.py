@@ -1,4 +1,4 @@
-"""Attachments: the files that are meant, their shown names, and what is refused before anything is sent."""
+"""Attachments: the files that a list names, their shown names, and what is refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_follows_no_link(entry: str, folder: Path) -> None:
 
 
 def test_accepts_a_hard_link_that_only_the_files_owner_can_have_made(folder: Path) -> None:
-    """Backups are sometimes made of hard links."""
+    """Backup programs sometimes create hard links."""
     (folder.parent / "backup").hardlink_to(folder / "invoice.pdf")
     assert found(folder, "invoice.pdf")
     folder.chmod(0o777)

@@ -48,7 +48,7 @@ from tests.gateway.hostile import (
 LOG_IN = "/auth/login"
 ACCOUNT = {"auth": "login", "username": "agent", "password": "geheim"}
 SHORT = 0.3
-"""A deadline that a test waits for."""
+"""A deadline in seconds, short because tests wait until it has passed."""
 
 
 def token(text: str) -> Behaviour:
@@ -77,9 +77,6 @@ def log_ins_of(server: Hostile) -> list[Received]:
 
 def authorizations(server: Hostile) -> list[str | None]:
     return [request.headers.get("authorization") for request in messages_of(server)]
-
-
-# Fixed credentials.
 
 
 def test_no_authentication() -> None:
@@ -123,9 +120,6 @@ def test_a_token_that_cannot_be_sent_is_an_invalid_setting(bad: str) -> None:
     with pytest.raises(ConfigurationError, match=r"gateway\.token") as raised:
         deliver(gateway_settings("http://127.0.0.1:1", auth="bearer", token=bad))
     assert bad not in str(raised.value)
-
-
-# Logging in.
 
 
 def test_a_login_posts_user_and_password() -> None:
@@ -294,7 +288,7 @@ def test_a_login_to_a_closed_port() -> None:
 
 
 def test_a_login_without_an_answer_leaves_the_message_unsent() -> None:
-    """This concerns the current message, and those that waited for its token."""
+    """All messages that waited for the token are unsent, not only the one that logged in."""
     with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [silence]}) as server:
         settings = gateway_settings(server.url, request_timeout_seconds=SHORT, **ACCOUNT)
         outcomes = deliver_together(settings, *[queued()] * 3)
@@ -303,7 +297,7 @@ def test_a_login_without_an_answer_leaves_the_message_unsent() -> None:
 
 
 def test_a_renewal_without_an_answer_leaves_the_message_unsent() -> None:
-    """It was sent once, but a 401 has no effect."""
+    """The message was sent once, but had no effect because the server answered 401."""
     with Hostile(answer(401), at={LOG_IN: [token("t1"), silence]}) as server:
         outcome = deliver(gateway_settings(server.url, request_timeout_seconds=SHORT, **ACCOUNT))
     assert outcome == Outcome(OutcomeKind.UNREACHABLE, None, f"not sent within {SHORT} s")
@@ -329,9 +323,6 @@ def test_a_failed_login_is_repeated_for_the_next_message() -> None:
         outcomes = deliver_in_turn(gateway_settings(server.url, **ACCOUNT), queued(), queued())
     assert [outcome.kind for outcome in outcomes] == [OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED]
     assert server.paths == [LOG_IN, LOG_IN, PATH]
-
-
-# What nobody is to read.
 
 
 @pytest.mark.parametrize(
@@ -390,7 +381,7 @@ def test_a_secret_is_masked_in_every_encoding(behaviour: Behaviour, error: str) 
 
 
 def test_a_secret_is_masked_in_bytes_between_quotation_marks() -> None:
-    """Python uses these quotation marks for bytes that contain only an apostrophe, and does not escape it."""
+    """Python puts bytes with an apostrophe between double quotes, and does not escape the apostrophe."""
     with Hostile(raw("It'sü wrong\r\n\r\n".encode())) as server:
         outcome = deliver(gateway_settings(server.url, auth="basic", username="agent", password="It'sü"))
     assert 'b"*** wrong"' in (outcome.error or "")
@@ -407,7 +398,7 @@ def test_a_secret_is_masked_in_an_echoed_login() -> None:
 
 
 def test_a_renewed_token_is_masked_too() -> None:
-    """The answer to a concurrent message may still arrive."""
+    """The answer to a concurrent message may still contain the old token."""
     echo = json.dumps({"error": "t1.very.secret has run out, t2.very.secret is new"}).encode()
     with Hostile(
         answer(401), answer(503, echo), at={LOG_IN: [token("t1.very.secret"), token("t2.very.secret")]}

@@ -26,7 +26,7 @@ NOWHERE = "127.0.0.1:9"
 
 @contextmanager
 def left(number: int) -> Iterator[None]:
-    """Leave this process this number of descriptors. The highest may be that of the listing, which is free again."""
+    """Leave this process ``number`` free descriptors. ``highest`` may belong to the closed directory listing."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     fillers = []
     highest = max(int(path.name) for path in Path("/dev/fd").iterdir())
@@ -44,7 +44,7 @@ def left(number: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("number", [0, process.RESERVE])
 def test_a_connection_without_a_descriptor_is_certainly_unsent(number: int) -> None:
-    """It does not use the last descriptors either: they are for recording outcomes."""
+    """A connection must not use the last descriptors, which are reserved for recording outcomes."""
 
     async def both() -> list[Outcome]:
         async with (

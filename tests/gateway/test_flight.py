@@ -1,4 +1,4 @@
-"""The last safeguard of a delivery: an internal error, raised here by the ports, is logged and ends no pass."""
+"""The last safeguard of a delivery: an internal error, raised here by the ports, is logged and the pass continues."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def noon() -> datetime:
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """Return the logged errors."""
+    """Capture the logged errors."""
     monkeypatch.setattr(logger, "propagate", True)
     caplog.set_level(logging.ERROR)
     return caplog

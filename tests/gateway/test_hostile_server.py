@@ -51,7 +51,7 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 
 LOG_IN = "/auth/login"
 MARK = "confidential"
-"""A mark in every secret and in every text of the message."""
+"""A mark in every secret and every text of the message, which no log and no error may contain."""
 TOKEN = {"auth": "bearer", "token": f"{MARK}-token"}
 ACCOUNT = {"auth": "login", "username": "agent", "password": f'{MARK}-"password\\"'}
 LARGE = MARK * 100_000
@@ -63,9 +63,10 @@ Deliver = Callable[..., Outcome]
 
 @pytest.fixture
 def deliver(caplog: pytest.LogCaptureFixture) -> Deliver:
-    """Deliver to a server, in time and confidentially: no log and no error contains a secret or a word of the message.
+    """Provide a function that delivers a message and checks its duration and confidentiality.
 
-    All loggers are at their most verbose level, and asyncio is in debug mode.
+    No log and no error may contain a secret or a word of the message. All loggers are at their most verbose level, and
+    asyncio is in debug mode.
     """
     caplog.set_level(logging.DEBUG)
 
@@ -89,26 +90,26 @@ def deliver(caplog: pytest.LogCaptureFixture) -> Deliver:
 
 
 def kept_waiting() -> float:
-    """Return the seconds in which the machine ran other processes instead of this one: this delay is not ours.
+    """Return the seconds in which the machine ran other processes instead of this one: tests must not count this delay.
 
-    It is a lower bound, and zero if the system does not report it: the rest counts as ours.
+    The result is a lower bound, and zero if the system does not report the time.
     """
     seconds = 0.0
     for path in Path("/proc/self/task").glob("*/schedstat"):
-        with suppress(OSError):  # a thread that has ended
+        with suppress(OSError):  # the thread has ended
             seconds += int(path.read_text().split()[1]) / 1e9
     return seconds
 
 
 class Scheme:
-    """Plain HTTP or HTTPS: starts its servers, and has the settings that trust them."""
+    """A starter of servers for plain HTTP or HTTPS, with the settings that trust them."""
 
     def __init__(self, tls: SSLContext | None, ca_file: Path | None, until_the_end: ExitStack) -> None:
         self._tls = tls
         self._until_the_end = until_the_end
         self.trust: dict[str, object] = {} if ca_file is None else {"ca_file": str(ca_file)}
 
-    def start(self, *behaviours: Behaviour, **how: Any) -> Hostile:  # noqa: ANN401  handed on
+    def start(self, *behaviours: Behaviour, **how: Any) -> Hostile:  # noqa: ANN401  passed to Hostile
         return self._until_the_end.enter_context(Hostile(*behaviours, tls=self._tls, **how))
 
 
@@ -120,7 +121,7 @@ OVER_TLS = {
     "sends headers for ever", "the request itself", "two answers at once",
 }  # fmt: skip
 """The cases that also run over TLS by default: each way to end or to stall, and some of each kind of answer. The code
-that reads the decrypted answer is the same."""
+that reads the decrypted answer is the same as for HTTP."""
 
 
 def over_either(cases: Sequence[Case]) -> pytest.MarkDecorator:
@@ -160,7 +161,7 @@ def test_a_servers_behaviour_leads_to_its_outcome(case: Case, scheme: Scheme, de
 
 @over_either(LOG_INS)
 def test_a_servers_behaviour_at_login_leads_to_its_outcome(case: Case, scheme: Scheme, deliver: Deliver) -> None:
-    """The message is not sent, and the login is repeated only if this may help."""
+    """The message is not sent. The login is repeated only if the connection broke."""
     server = scheme.start(at={LOG_IN: [case.behaviour]})
     outcome = deliver(server, deadline=case.deadline, **ACCOUNT, **scheme.trust)
     assert (outcome.kind, outcome.status_code) == (case.kind, case.status)
@@ -180,7 +181,7 @@ def test_a_login_that_works_once(scheme: Scheme, deliver: Deliver) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", pytest.param("https", marks=pytest.mark.long)], indirect=True)
 def test_no_answer_uses_much_memory(scheme: Scheme) -> None:
-    """This holds for answers to a message and to a login. The process delivers to one server after the other."""
+    """One process delivers to all servers in turn, with and without a login, and reports its peak memory after each."""
     hungry = {case.name: scheme.start(case.behaviour) for case in CASES if case.hungry}
     log_ins = {
         f"log-in: {log_in.name}": scheme.start(at={LOG_IN: [log_in.behaviour]}) for log_in in LOG_INS if log_in.hungry
@@ -192,9 +193,6 @@ def test_no_answer_uses_much_memory(scheme: Scheme) -> None:
     assert all(each.requests for each in (*hungry.values(), *log_ins.values()))
     taken = {name: peak - idle for name, peak in zip([*hungry, *log_ins], after, strict=True)}
     assert max(taken.values()) < MOST_MIB, taken
-
-
-# Connections and handshakes.
 
 
 def reset_within_its_first_bytes(connection: Connection) -> None:
@@ -209,7 +207,7 @@ def test_a_connection_reset_within_the_request_is_unknown(deliver: Deliver) -> N
 
 
 def test_a_connection_reset_at_once_is_repeated_only_if_it_was_never_established(deliver: Deliver) -> None:
-    """The result of each of six attempts is a race between the server and us."""
+    """Each of six attempts is a race between server and client, so both outcomes are valid."""
     with Hostile(at_accept=reset) as server:
         kind = deliver(server, **TOKEN).kind
     assert kind in {UNREACHABLE, UNKNOWN}
@@ -259,9 +257,6 @@ def test_a_message_is_not_sent_if_the_certificate_is_invalid(
     assert len(server.connections) == 1
 
 
-# Words that nobody asked for.
-
-
 @pytest.mark.parametrize("heard", [True, False], ids=["heard of", "not yet heard of"])
 @pytest.mark.parametrize(
     "word",
@@ -270,7 +265,7 @@ def test_a_message_is_not_sent_if_the_certificate_is_invalid(
 )
 def test_data_between_two_messages_is_not_taken_for_an_answer(
     word: Behaviour,
-    heard: bool,  # noqa: FBT001  pytest's
+    heard: bool,  # noqa: FBT001  a parameter of the case
     scheme: Scheme,
 ) -> None:
     """Otherwise a message would count as delivered by the answer to another one, and be lost."""
@@ -289,7 +284,7 @@ def test_data_between_two_messages_is_not_taken_for_an_answer(
             first = await gateway.deliver(queued())
             cue.set()
             said.wait()
-            for _ in range(2 * heard):  # the event loop reads in one turn, and tells in the next
+            for _ in range(2 * heard):  # one turn of the event loop reads the data, the next one handles it
                 await asyncio.sleep(0)
             return [first.kind, (await gateway.deliver(queued())).kind]
 

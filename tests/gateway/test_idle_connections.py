@@ -33,7 +33,7 @@ class Clock:
 
 @dataclass
 class Impatient:
-    """Closes a connection that was idle for longer than its limit, just as the next request comes."""
+    """A behaviour that closes a connection idle for ``limit`` seconds, just when the next request arrives."""
 
     clock: Clock
     limit: float
@@ -91,7 +91,7 @@ def test_a_connection_idle_for_longer_is_replaced(seconds: float, connections: i
 @pytest.mark.parametrize("behaviour", [close, reset])
 def test_a_reused_connection_that_ends_without_an_answer_is_unknown(
     behaviour: Behaviour,
-    encrypted: bool,  # noqa: FBT001  pytest's
+    encrypted: bool,  # noqa: FBT001  a parameter of the case
     tls: ssl.SSLContext,
     certificate: Path,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The mail of a message, parsed by another program: its recipients, texts and attachments."""
+"""The mail of a message, parsed by an independent library: its recipients, texts and attachments."""
 
 from __future__ import annotations
 
@@ -41,9 +41,6 @@ def problem(settings: dict[str, Any] | None = None, /, **columns: object) -> str
     assert outcome.kind is OutcomeKind.INVALID
     assert server.peers == []
     return str(outcome.error)
-
-
-# -- whom it is for ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["customer", "supplier"])
@@ -119,8 +116,6 @@ def test_names_values_that_are_invalid_in_a_mail(columns: dict[str, object], sai
     assert said in problem(**columns)
 
 
-# -- headers -----------------------------------------------------------------------------------------------------------
-
 SUBJECTS = {
     "Your delivery": "Your delivery",
     "": "",
@@ -169,7 +164,7 @@ def test_a_name_may_be_longer_than_a_line(name: str) -> None:
 
 
 def test_the_same_message_always_makes_the_same_mail() -> None:
-    """A recipient of two copies can recognise them."""
+    """A recipient of two copies can recognise the duplicate."""
     made = "2025-03-03 09:15:00"
     first, second = (sent(created_at=made) for _ in range(2))
     assert first.raw == second.raw
@@ -183,7 +178,7 @@ def test_a_mail_never_has_a_date_in_the_future(made: str | None, dated: datetime
 
 
 def test_a_manual_mail_is_not_marked_automatic() -> None:
-    """An out-of-office reply is then possible (RFC 3834, section 5)."""
+    """The header would suppress out-of-office replies (RFC 3834, section 5)."""
     assert sent().parsed["Auto-Submitted"] is None
 
 
@@ -201,8 +196,6 @@ def test_a_mail_belongs_to_its_thread(columns: dict[str, object], reply_to: str 
     parsed = sent(**columns).parsed
     assert (parsed["In-Reply-To"], parsed["References"]) == (reply_to, references)
 
-
-# -- the text ----------------------------------------------------------------------------------------------------------
 
 BODIES = [
     "It is on its way.",
@@ -237,9 +230,6 @@ def test_a_text_arrives_unchanged(body: str, tmp_path: Path, *, carrying: bool) 
     assert taken.raw.isascii()
     assert max(map(len, taken.raw.split(b"\r\n"))) <= 998
     assert [part.get_content() for part in taken.parsed.iter_attachments()] == [".\r\n..\r\n"] * carrying
-
-
-# -- what it carries ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

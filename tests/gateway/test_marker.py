@@ -1,4 +1,4 @@
-"""The line that identifies a message: it is left out only if it is proven to be unnecessary."""
+"""The line that identifies a message, its marker, is omitted only if a preflight proves it unnecessary."""
 
 from __future__ import annotations
 

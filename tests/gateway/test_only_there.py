@@ -37,9 +37,9 @@ TRICKS = [
     "/?@{}",
     "/#@{}",
 ]
-"""Paths that have led some URL parser to a second host."""
+"""Paths that some URL parsers interpret as another host."""
 REFUSED = ["//{}/", "/\\{}/", "/..//{}/", "/#@{}"]
-"""Those tricks that are not valid as a path in a preset."""
+"""Tricks that are not valid as a path in a preset."""
 FROM_A_SLASH = [each for each in TRICKS if each.startswith("/")]
 
 
@@ -118,7 +118,7 @@ def test_a_proxy_from_the_environment_is_not_used(
 
 
 def test_an_https_url_is_never_requested_without_tls(good: Hostile) -> None:
-    """This holds even if the server speaks only plain HTTP."""
+    """The server here speaks only plain HTTP, so a fallback to HTTP would deliver the message."""
     for scheme in ("https", "HTTPS"):
         settings = gateway_settings(f"{scheme}://127.0.0.1:{good.port}", **IMPATIENT)
         assert deliver(settings).kind is not OutcomeKind.DELIVERED

@@ -53,7 +53,7 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 
 TEN_MB = 10_000_000
 SHORT = 0.3
-"""A deadline that a test waits for."""
+"""A deadline in seconds, short because tests wait until it has passed."""
 
 DELIVERED = OutcomeKind.DELIVERED
 REFUSED = OutcomeKind.REFUSED
@@ -72,7 +72,6 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def nested(depth: int) -> list[object]:
-    """Return a deeply nested list."""
     tree: list[object] = []
     for _ in range(depth):
         tree = [tree]
@@ -85,9 +84,6 @@ def outcome_of(behaviour: Behaviour, **settings: object) -> Outcome:
         outcome = deliver(gateway_settings(server.url, immediate_retries=5, **settings))
     assert server.paths == [PATH]
     return outcome
-
-
-# Answers.
 
 
 @pytest.mark.parametrize(
@@ -207,7 +203,7 @@ def test_an_error_text_is_truncated() -> None:
 
 
 def test_an_error_text_can_be_stored_in_every_database() -> None:
-    """JSON can contain a NUL and half of a surrogate pair; PostgreSQL accepts neither, and SQLite not the latter."""
+    """JSON can contain a NUL or a lone surrogate. PostgreSQL can store neither, and SQLite no lone surrogate."""
     outcome = outcome_of(answer(400, rb'{"error": "a\u0000b\ud800c"}'))
     assert outcome.error == "HTTP 400: a b?c"
 
@@ -232,9 +228,6 @@ def test_cookies_are_ignored(cookie: str) -> None:
         outcomes = deliver_in_turn(gateway_settings(server.url), queued(), queued())
     assert [outcome.kind for outcome in outcomes] == [DELIVERED, DELIVERED]
     assert all("cookie" not in request.headers for request in server.requests)
-
-
-# Retry-After.
 
 
 @pytest.mark.parametrize(
@@ -275,9 +268,6 @@ def test_a_413_is_temporary_only_with_retry_after(header: str, kind: OutcomeKind
     assert outcome_of(answer(413, headers={"Retry-After": header})) == Outcome(kind, 413, "HTTP 413", wait)
 
 
-# Redirects.
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed_to_another_server(status: int) -> None:
     with Hostile(answer(200, SUCCEEDED)) as elsewhere:
@@ -291,9 +281,6 @@ def test_a_redirect_is_not_followed_on_the_same_server(status: int) -> None:
     assert outcome_of(answer(status, headers={"Location": "/elsewhere"})).kind is PERMANENT
 
 
-# Long answers.
-
-
 def test_an_answer_of_exactly_the_limit_is_read() -> None:
     body = SUCCEEDED + b" " * (ANSWER_LIMIT - len(SUCCEEDED))
     assert outcome_of(answer(200, body)) == Outcome(DELIVERED, 200)
@@ -304,9 +291,6 @@ def test_a_connection_that_was_not_fully_read_is_not_reused() -> None:
         outcomes = deliver_in_turn(gateway_settings(server.url), queued(), queued())
     assert [outcome.kind for outcome in outcomes] == [TRANSIENT, DELIVERED]
     assert [request.connection for request in server.requests] == [1, 2]
-
-
-# Kept connections.
 
 
 @pytest.mark.parametrize("behaviour", [close, reset])
@@ -341,16 +325,13 @@ def test_one_connection_serves_many_messages() -> None:
 
 
 def test_each_of_many_concurrent_messages_has_its_own_outcome() -> None:
-    """Answers are not mixed up between connections."""
+    """Answers must not be mixed up between connections."""
     paths = {f"/tickets/{status}/messages": [answer(status)] for status in (200, 404, 429, 500)}
     messages = [queued(ticket_id=status) for status in (200, 404, 429, 500)] * 4
     with Hostile(at=paths) as server:
         outcomes = deliver_together(gateway_settings(server.url), *messages)
     assert [outcome.status_code for outcome in outcomes] == [200, 404, 429, 500] * 4
     assert len(server.requests) == 16
-
-
-# Where nobody is: certainly not sent.
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -402,7 +383,7 @@ def test_the_immediate_retry_finds_a_server_that_has_just_started() -> None:
 
 
 def test_a_sent_immediate_retry_is_not_repeated() -> None:
-    """The second attempt may have arrived, so there is no third, whatever is permitted."""
+    """The second attempt may have arrived, so there is no third, although five retries are allowed."""
     server = Hostile(close)
     with ExitStack() as stack:
 
@@ -447,9 +428,6 @@ def test_a_request_not_proven_unsent_is_unknown(error: Exception) -> None:
     assert kind_of_exception(error) is UNKNOWN
 
 
-# Requests that can't be built.
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -462,7 +440,7 @@ def test_a_request_not_proven_unsent_is_unknown(error: Exception) -> None:
     ids=["long URL", "step up", "surrogate", "nesting", "NaN"],
 )
 def test_a_message_that_cannot_be_made_into_a_request(changes: dict[str, object]) -> None:
-    """Reading a row refuses some of these already; the gateway does not rely on it."""
+    """Some of these values are already refused when a row is read, but the gateway does not rely on that."""
     message = queued()
     message = replace(message, message=replace(message.message, fields={**message.message.fields, **changes}))
     with Hostile(answer(200, SUCCEEDED)) as server:
@@ -482,7 +460,7 @@ def test_a_type_missing_from_the_preset(tmp_path: Path) -> None:
 
 
 def test_an_invalid_port_is_an_invalid_setting() -> None:
-    """The settings refuse it; should one get through, no message is sent or escalated for it."""
+    """The settings refuse the port. If one got through, no message must be sent or escalated because of it."""
     with pytest.raises(ValidationError, match="invalid URL or port"):
         gateway_settings("http://127.0.0.1:65536")
     settings = gateway_settings("http://127.0.0.1:1").model_copy(update={"base_url": "http://127.0.0.1:65536"})
@@ -494,7 +472,7 @@ def test_an_invalid_port_is_an_invalid_setting() -> None:
     "url", ["http://256.1.1.1", "http://a..b", f"http://{'a' * 64}.com", "http://[v1.x]", "http://xn--"]
 )
 def test_an_invalid_host_is_an_invalid_setting(url: str) -> None:
-    """The messages are valid, so none is escalated for it."""
+    """The setting is wrong, not the messages, so no message is escalated."""
     with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):
         deliver(gateway_settings(url))
 
@@ -505,11 +483,8 @@ def test_a_base_url_is_required() -> None:
         deliver(settings)
 
 
-# Large requests.
-
-
 LARGE = "ü" * 5_000_000
-"""A text of 10 MB. aiohttp warns of a body of more than 1 MiB that it gets in one piece."""
+"""A text of 10 MB: aiohttp warns about a body of more than 1 MiB that it gets in one piece."""
 
 
 def test_large_messages_arrive_complete() -> None:
@@ -525,7 +500,7 @@ def test_large_messages_arrive_complete() -> None:
     ids=["reads on", "leaves", "deaf"],
 )
 def test_an_answer_before_the_end_of_the_request_counts(behaviour: Behaviour) -> None:
-    """A server with a limit refuses a request without reading it to its end."""
+    """A server with a size limit may answer before it has read the whole request."""
     with Hostile(behaviour, hasty=True) as server:
         outcome = deliver(gateway_settings(server.url), queued(body=LARGE))
     assert outcome == Outcome(PERMANENT, 413, "HTTP 413")

@@ -53,7 +53,7 @@ TEXTS = [
 
 
 def sent(message: QueuedMessage, **changes: object) -> Received:
-    """Return what the server receives."""
+    """Deliver a message; return the request that the server received."""
     with Hostile(answer(200, SUCCEEDED)) as server:
         outcome = deliver(gateway_settings(server.url, **changes), message)
     assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
@@ -62,7 +62,7 @@ def sent(message: QueuedMessage, **changes: object) -> Received:
 
 
 def sent_body(message: QueuedMessage, **changes: object) -> dict[str, object]:
-    """Return the JSON that the server receives."""
+    """Deliver a message; return the JSON that the server received."""
     received = sent(message, **changes)
     assert received.headers["content-type"] == "application/json"
     content: dict[str, object] = json.loads(received.body)
@@ -76,9 +76,6 @@ def refused(message: QueuedMessage, **changes: object) -> str:
     assert (outcome.kind, outcome.status_code) == (OutcomeKind.PERMANENT, None)
     assert not server.connections
     return outcome.error or ""
-
-
-# The generic preset.
 
 
 def test_delivers_a_message_to_a_customer() -> None:
@@ -133,9 +130,6 @@ def test_a_request_has_exactly_these_headers() -> None:
     }
 
 
-# Texts arrive as they were.
-
-
 def test_texts_arrive_unchanged() -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         deliver_in_turn(gateway_settings(server.url), *(queued(subject=text, body=text) for text in TEXTS))
@@ -159,9 +153,6 @@ def test_any_text_in_a_template_arrives_unchanged(before: str, body: str, after:
 
 def test_the_body_is_sent_as_utf_8() -> None:
     assert "Grüße 🎫".encode() in sent(queued(body="Grüße 🎫")).body
-
-
-# Columns keep their types.
 
 
 def test_a_list_stays_a_list() -> None:
@@ -222,9 +213,6 @@ def test_in_a_text_a_list_is_joined_and_a_null_is_empty(tmp_path: Path) -> None:
     assert sent_body(message, preset=preset) == {"text": "to a@example.com, b@example.com; ; ."}
 
 
-# Paths.
-
-
 @pytest.mark.parametrize(
     ("ticket_id", "path"),
     [
@@ -264,9 +252,6 @@ def test_a_path_has_no_empty_segments(value: str | None, tmp_path: Path) -> None
     assert "recipient_email has an invalid value for the path" in refused(queued(recipient_email=value), preset=preset)
 
 
-# Headers.
-
-
 def header_preset(folder: Path, headers: str) -> str:
     return preset_file(folder, f"{NOTE}headers = {{ {headers} }}")
 
@@ -296,9 +281,6 @@ def test_no_value_can_inject_a_header(value: str, tmp_path: Path) -> None:
     assert error == "the request can't be built: invalid value for the header X-To: it must be printable ASCII"
 
 
-# The key.
-
-
 def test_each_request_carries_its_messages_key() -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         deliver_in_turn(gateway_settings(server.url), queued("key-1"), queued("key-2"), queued("key-1"))
@@ -309,9 +291,6 @@ def test_the_key_header_can_be_renamed(tmp_path: Path) -> None:
     headers = sent(queued(), preset=preset_file(tmp_path, 'key_header = "X-Request-Id"\n' + NOTE)).headers
     assert headers["x-request-id"] == KEY
     assert "idempotency-key" not in headers
-
-
-# Mistakes in a preset.
 
 
 def mistake(name: str, columns: tuple[str, ...] = COLUMNS) -> str:
@@ -435,7 +414,7 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
     ],
 )
 def test_a_setting_with_an_unintended_effect_is_refused(text: str, said: str, tmp_path: Path) -> None:
-    """A look-up that finds any message, or none, is the worst case."""
+    """The worst case is a look-up that finds every message, or no message."""
     file = preset_file(tmp_path, text)
     assert mistake(file).startswith(f"preset {file}: {said}")
 
@@ -527,7 +506,7 @@ def test_a_missing_column_is_named_wherever_it_is_used(text: str, where: str, tm
 
 
 def test_a_read_back_only_path_does_not_send_a_column(tmp_path: Path) -> None:
-    """A message whose copies would be dropped is not sent."""
+    """A column that only the read-back uses is never sent, so this message would lose its copies."""
     verify = "verify = { path = '/last', holds = { path = 'cc', contains = '{cc_emails}' } }\n"
     file = preset_file(tmp_path, NOTE.replace('ignores = ["cc_emails"]\n', verify))
     with Hostile(answer(200, SUCCEEDED)) as server:
@@ -536,7 +515,7 @@ def test_a_read_back_only_path_does_not_send_a_column(tmp_path: Path) -> None:
 
 
 def test_a_column_in_an_answers_path_must_exist(tmp_path: Path) -> None:
-    """Otherwise it would count as an empty text, and match each entry without a key."""
+    """A misspelt column would otherwise count as an empty text, and match each entry without a key."""
     file = preset_file(tmp_path, NOTE + LOOK + "{ path = '[key={delivery_kye}].id', contains = '{delivery_key}' }")
     assert mistake(file) == "the preset's look_up refers to column delivery_kye, which does not exist"
 
@@ -577,9 +556,6 @@ def test_a_missing_column_is_named(place: str, tmp_path: Path) -> None:
     file = preset_file(tmp_path, "[messages.supplier]\n" + place)
     assert mistake(file) == "the preset's messages.supplier refers to column colour, which does not exist"
     open_gateway(gateway_settings("http://127.0.0.1:1", preset=file), columns=[*COLUMNS, "colour"])
-
-
-# Rules for answers.
 
 
 CLASSIFY = (
@@ -629,7 +605,7 @@ def test_a_preset_maps_answers_to_other_outcomes(status: int, text: str, kind: O
 
 @pytest.mark.parametrize("status", [302, 403, 404, 405, 501])
 def test_an_outcome_assigned_by_a_preset_is_not_in_doubt(status: int, tmp_path: Path) -> None:
-    """This holds also for the default outcome."""
+    """A rule removes the doubt even if it assigns the default outcome."""
     rule = f"[[classify]]\nstatus = [{status}]\ntext = 'closed'\noutcome = 'permanent'"
     with Hostile(answer(status, b'{"error": "closed"}'), answer(status, b'{"error": "moved"}')) as server:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, f"{NOTE}\n{rule}"))
@@ -685,7 +661,7 @@ def test_a_message_may_lack_a_value_for_the_path() -> None:
 
 @pytest.mark.parametrize("name", known_presets())
 def test_no_preset_is_misled_by_text_in_an_answer(name: str) -> None:
-    """Answers contain articles of customers, and errors may quote a message."""
+    """Answers can contain customers' texts, and errors can quote a message. Such a text must not match a rule."""
     for rule in [each for each in load_preset(name).classify if each.text]:
         for written in (rule.text, f"a {rule.text}", f"{rule.text} b"):
             quoting = json.dumps({"body": written, "all": [written]}, separators=(",", ":"))

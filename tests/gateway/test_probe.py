@@ -20,7 +20,7 @@ HOUR = timedelta(hours=1)
 
 
 def probed(url: str, **changes: object) -> Probe:
-    """Return the result of a probe, with a clock that stands at noon."""
+    """Return the result of a probe, with the clock fixed at noon."""
     return asyncio.run(probe(gateway_settings(url, **changes), now=lambda: NOON))
 
 

@@ -72,7 +72,7 @@ def test_sends_nothing() -> None:
 
 
 class Refusing(httpx.AsyncBaseTransport):
-    """Refuses each URL as aiohttp and httpx do."""
+    """A transport that refuses every URL with an error of aiohttp or httpx."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -92,7 +92,7 @@ class Refusing(httpx.AsyncBaseTransport):
     ids=lambda error: type(error).__name__,
 )
 def test_a_url_that_is_refused_only_when_sending_is_an_invalid_setting(error: Exception) -> None:
-    """The transport may detect more when it sends than during the check."""
+    """The transport may refuse a URL during sending that the check accepted."""
     client = ApiClient(Refusing(error), gateway_settings(NOWHERE), load_preset("generic"), now=lambda: NOON)
 
     async def deliver() -> Outcome:

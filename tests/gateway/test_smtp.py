@@ -1,4 +1,4 @@
-"""The SMTP gateway with a mail server that answers in any way at each step, and the outcomes."""
+"""The outcomes of the SMTP gateway with a mail server that gives any answer at each step."""
 
 from __future__ import annotations
 
@@ -35,20 +35,18 @@ SHORT = {"request_timeout_seconds": 0.2, "immediate_retries": 0}
 
 
 def at(step: str, answer: Answer) -> dict[str, Any]:
-    """Return an answer of a `MailServer` at a step."""
+    """Return the arguments that make a `MailServer` give an answer at a step."""
     return {step: answer}
 
 
 def outcome_of(**answers: Any) -> Outcome:  # noqa: ANN401
-    """Return the outcome of a mail to this server."""
+    """Return the outcome of a mail to a server with these answers."""
     with MailServer(**answers) as server:
         outcome = mail(mail_settings(server.url, immediate_retries=0))
     if outcome.kind is not OutcomeKind.UNKNOWN:
         assert len(server.mails) == (outcome.kind is OutcomeKind.DELIVERED)
     return outcome
 
-
-# -- what a step's answer comes to -------------------------------------------------------------------------------------
 
 REPLIES: list[tuple[str, str, OutcomeKind]] = [
     ("greeting", "421 4.3.2 not now", OutcomeKind.TRANSIENT),
@@ -185,7 +183,7 @@ def test_a_mail_that_is_not_read_is_abandoned_in_time(tmp_path: Path) -> None:
     ids=["hang_up", "reset", "552", "452"],
 )
 def test_a_server_that_disconnects_during_a_mail(middle: Answer, kind: OutcomeKind, tmp_path: Path) -> None:
-    """The server's last reply is read; without one the mail was not accepted, because its end was missing."""
+    """The gateway reads the server's last reply. Without one, the mail was not accepted: its end was missing."""
     (tmp_path / "a.bin").write_bytes(bytes(20_000_000))
     with MailServer(upto=1, middle=middle) as server:
         outcome = mail(mail_settings(server.url, attachments_dir=tmp_path), queued(attachments='["a.bin"]'))
@@ -208,9 +206,6 @@ def test_a_shrinking_attachment_ends_the_mail_without_its_dot(tmp_path: Path) ->
         OutcomeKind.TRANSIENT, error="the mail: an attachment became shorter while it was being sent"
     )
     assert "QUIT" not in server.said
-
-
-# -- the connection ----------------------------------------------------------------------------------------------------
 
 
 def test_a_closed_port_sends_nothing_and_is_tried_once_more() -> None:
@@ -238,7 +233,7 @@ def test_a_cancelled_delivery_leaves_no_thread() -> None:
     async def cancelled() -> None:
         async with open_smtp(mail_settings(server.url)) as gateway:
             task = asyncio.create_task(gateway.deliver(queued()))
-            while not server.said:  # noqa: ASYNC110  it happens in another thread
+            while not server.said:  # noqa: ASYNC110  the server runs in another thread
                 await asyncio.sleep(0.005)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -260,9 +255,6 @@ def test_many_mails_are_sent_concurrently() -> None:
     assert {mail.parsed["Message-ID"] for mail in server.mails} == {
         f"<key-{number}@example.com>" for number in range(20)
     }
-
-
-# -- TLS and log-in ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("from_the_start", [False, True])
@@ -358,9 +350,6 @@ def test_a_password_echoed_by_the_server_is_masked() -> None:
     assert outcome.error == "AUTH: SMTP 535 5.7.8 *** is no ***"
 
 
-# -- several recipients ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [("550 5.1.1 no such user", OutcomeKind.PERMANENT), ("450 4.2.0 busy", OutcomeKind.TRANSIENT)],
@@ -431,9 +420,6 @@ def test_a_local_part_beyond_ascii_requires_smtputf8(*, offered: bool) -> None:
         assert taken.parsed["To"] is None
 
 
-# -- sizes, ids and settings -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("most", "kind"), [("300", "permanent"), ("0", "delivered"), ("", "delivered")])
 def test_a_mail_that_is_too_large_is_not_started(most: str, kind: str) -> None:
     with MailServer(extensions=[f"SIZE {most}".strip()]) as server:
@@ -478,9 +464,6 @@ def test_an_unresolvable_host_is_refused_at_the_start() -> None:
 def test_an_error_quotes_nothing_of_the_message() -> None:
     outcome = outcome_of(end="554 5.7.1 I don't like: It is on its way.")
     assert outcome.error == "the end of the mail: SMTP 554 5.7.1 I don't like: …"
-
-
-# -- asking without a mail ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""Our presets with the fake ticketing systems: common tests, and then the peculiarities of each system.
+"""The presets with fake ticketing systems: tests of all systems, and then tests of single systems.
 
-A new system needs a line in `SYSTEMS`, and tests of its own only for its peculiarities.
+A new system needs an entry in `SYSTEMS`, and separate tests only for its peculiarities.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ LONG_AGO = NOON - timedelta(days=1)
 
 @dataclass(frozen=True)
 class System:
-    """One ticketing system.
+    """A ticketing system under test.
 
     Args:
-        preset: its preset.
-        fake: its fake.
-        account: the settings that its preset needs.
-        wrong: the same with wrong credentials.
-        public: the part of its preset that makes a note internal, and a replacement that makes it public.
+        preset: the name of the preset.
+        fake: creates the fake system.
+        account: the settings that the preset needs.
+        wrong: these settings with wrong credentials.
+        public: the part of the preset that makes a note internal, and a replacement that makes it public.
         ticket, unknown, forbidden: an existing ticket, a missing one, and one without access.
-        cc, bcc, attachments: whether its preset supports them.
+        cc, bcc, attachments: whether the preset supports them.
         to: whether a supplier is addressed by ``recipient_email``.
         supplier_internal: whether messages to suppliers are hidden from the customer.
         confirms: whether an answer shows without ``gateway.verify`` that a note is public.
-        limit: makes it answer with a rate limit.
-        wait: the wait that it then requests.
+        limit: makes the fake answer with a rate limit.
+        wait: the wait that the fake then requests.
     """
 
     preset: str
@@ -77,10 +77,10 @@ class System:
     limit: Callable[[Any], None] | None = None
     wait: timedelta | None = None
     changes: Mapping[str, object] = field(default_factory=dict)
-    """Changes to its messages."""
+    """Changes to the messages that tests send to this system."""
 
 
-def limited(fake: Any) -> None:  # noqa: ANN401  any of those that have this switch
+def limited(fake: Any) -> None:  # noqa: ANN401  any fake that has this switch
     fake.limited = True
 
 
@@ -213,7 +213,7 @@ def unsettled(system: System, message_type: str = "customer") -> QueuedMessage:
 
 
 def said(arrived: Arrived) -> str:
-    """Return the visible text, without the line that identifies a message, and what follows this line."""
+    """Return the visible text before the line that identifies the message."""
     text = arrived.text
     if arrived.html:
         text = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<br ?/?>\n?|</p>\s*<p>", "\n", text)))
@@ -228,7 +228,7 @@ def with_files(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
 
 
 def made_public(system: System, folder: Path, *, confirmed: bool) -> str:
-    """Return the system's preset with an error that makes a note public, and without a check of the answer."""
+    """Return the preset with a mistake that makes notes public. Only if ``confirmed``, keep its check of answers."""
     text = preset_text(system.preset)
     assert system.public[0] in text
     wrong = text.replace(*system.public)
@@ -236,13 +236,13 @@ def made_public(system: System, folder: Path, *, confirmed: bool) -> str:
 
 
 def refused(preset: str, status: int, body: object) -> OutcomeKind:
-    """Return the outcome of a message if this is the answer to everything."""
+    """Return the outcome of a message if the server gives this answer to every request."""
     with Refusing(status, body) as fake:
         return deliver(settings(playing(preset), fake), message(playing(preset))).kind
 
 
 def check_waits(system: System, fake: Fake, switch: str, missing: str) -> None:
-    """Check that a message waits while the system does not show what identifies it, because that proves nothing."""
+    """Check that a message waits while the system hides the delivery key, because a missing key proves nothing."""
     deliver(settings(system, fake), message(system))
     setattr(fake, switch, False)
     outcome = deliver(settings(system, fake), unsettled(system))
@@ -250,9 +250,6 @@ def check_waits(system: System, fake: Fake, switch: str, missing: str) -> None:
     assert missing in (outcome.error or "")
     setattr(fake, switch, True)
     assert deliver(settings(system, fake), unsettled(system)).error == "found by look-up"
-
-
-# What holds for all of them.
 
 
 def test_a_reply_arrives_as_a_reply_with_its_text_unchanged(system: System, fake: Fake) -> None:
@@ -263,7 +260,9 @@ def test_a_reply_arrives_as_a_reply_with_its_text_unchanged(system: System, fake
 
 
 def test_a_note_that_cannot_be_kept_internal_is_not_sent() -> None:
-    """django-helpdesk mails it to people in copy unless it is configured not to, and no request can find that out."""
+    """django-helpdesk mails notes to people in copy unless it is configured otherwise, and no request shows its
+    configuration.
+    """
     system = next(candidate for candidate in SYSTEMS if candidate.preset == "helpdesk")
     with system.fake() as fake:
         note = queued(ticket_id=system.ticket, message_type="internal", cc_emails=None)
@@ -274,7 +273,7 @@ def test_a_note_that_cannot_be_kept_internal_is_not_sent() -> None:
 
 
 def test_optional_parts_of_a_preset_can_be_enabled(tmp_path: Path) -> None:
-    """Its file explains how, for a site that is configured to keep notes internal."""
+    """The preset's file explains how to enable notes at a site that keeps notes internal."""
     system = next(candidate for candidate in SYSTEMS if candidate.preset == "helpdesk")
     text = re.sub(
         r"(?m)^# (?=\[|like|ignores|confirmed|ticket =|comment|public|path|holds)", "", preset_text("helpdesk")
@@ -313,7 +312,7 @@ def test_the_created_entry_is_identified_by_its_id(system: System, fake: Fake, m
 
 @pytest.mark.parametrize("message_type", TYPES)
 def test_the_arrival_of_a_long_message_is_recognised(system: System, fake: Fake, message_type: str) -> None:
-    text = f"{TEXT}\n" * 300  # which an answer may repeat, in more than one form
+    text = f"{TEXT}\n" * 300  # an answer may repeat the text in several forms
     outcome = deliver(settings(system, fake), message(system, message_type, body=text.strip()))
     assert (outcome.kind, outcome.external_id) == (OutcomeKind.DELIVERED, str(fake.arrived[0].id))
     assert said(fake.arrived[0]) == text.strip()
@@ -469,9 +468,6 @@ def test_another_servers_page_is_not_a_delivery(system: System, message_type: st
     assert outcome.kind is not OutcomeKind.DELIVERED
 
 
-# What is peculiar to one of them.
-
-
 def playing(preset: str) -> System:
     (found,) = [candidate for candidate in SYSTEMS if candidate.preset == preset]
     return found
@@ -490,7 +486,7 @@ def to_zammad(zammad: Zammad, message_type: str = "customer", **changes: object)
 
 @pytest.mark.parametrize("message_type", TYPES)
 def test_zammad_receives_nothing_if_the_user_is_not_an_agent(zammad: Zammad, message_type: str) -> None:
-    zammad.agent = False  # with it, each of them would become a public note
+    zammad.agent = False  # Zammad would turn each message into a public note
     outcome = to_zammad(zammad, message_type)
     assert (outcome.kind, zammad.arrived) == (OutcomeKind.PERMANENT, [])
     assert outcome.error == "preflight ticket_agent: HTTP 403: Not authorized"
@@ -550,7 +546,7 @@ def test_zammad_answers_403_for_credentials_and_for_tickets(text: str, kind: Out
     ],
 )
 def test_zammad_answers_422_for_its_database_and_for_messages(zammad: Zammad, said: str, kind: OutcomeKind) -> None:
-    """A deadlock is not an error of the message: the next attempt looks it up, and sends it if it is absent."""
+    """A deadlock is not the message's fault: the next attempt looks for the message, and sends it if it is absent."""
     zammad.broken = said
     assert (to_zammad(zammad).kind, zammad.arrived) == (kind, [])
     zammad.broken = ""
@@ -729,7 +725,7 @@ def to_jira(jira: JiraServiceManagement, message_type: str = "customer", **chang
 def test_jira_receives_nothing_for_an_issue_that_is_not_a_request(
     jira: JiraServiceManagement, message_type: str
 ) -> None:
-    outcome = to_jira(jira, message_type, ticket_id="SUP-4")  # where an internal comment need not be one
+    outcome = to_jira(jira, message_type, ticket_id="SUP-4")  # an internal comment would be public on this issue
     assert (outcome.kind, jira.arrived) == (OutcomeKind.PERMANENT, [])
 
 

@@ -62,9 +62,6 @@ def sent(fake: Played, message: object = None, /, **changes: object) -> Outcome:
     return deliver(settings, message or MESSAGE)  # type: ignore[arg-type]
 
 
-# Sessions.
-
-
 @pytest.fixture(params=[Znuny, Glpi])
 def with_session(request: pytest.FixtureRequest) -> Iterator[Znuny | Glpi]:
     with request.param() as played:
@@ -89,7 +86,7 @@ def test_one_session_serves_many_messages(with_session: Znuny | Glpi) -> None:
 @pytest.mark.parametrize("message", [MESSAGE, replace(NOTE, unsettled_since=LONG_AGO)], ids=["message", "look-up"])
 def test_an_expired_session_is_renewed_once(with_session: Znuny | Glpi, message: object) -> None:
     class Expired(set[str]):
-        """Discards the first session at once."""
+        """A set that discards the first session."""
 
         def add(self, session: str, /) -> None:
             if log_ins(with_session) > 1:
@@ -102,7 +99,7 @@ def test_an_expired_session_is_renewed_once(with_session: Znuny | Glpi, message:
 
 def test_a_session_that_is_never_accepted_ends_after_two(with_session: Znuny | Glpi) -> None:
     class Nothing(set[str]):
-        """Stores no session."""
+        """A set that stores no session."""
 
         def add(self, session: str, /) -> None:
             """Discard the session."""
@@ -110,9 +107,6 @@ def test_a_session_that_is_never_accepted_ends_after_two(with_session: Znuny | G
     with_session.sessions = Nothing()
     assert sent(with_session).kind is OutcomeKind.UNAUTHORIZED
     assert (with_session.arrived, log_ins(with_session)) == ([], 2)
-
-
-# Znuny.
 
 
 def test_znuny_mails_the_recipient_with_copies(znuny: Znuny) -> None:
@@ -205,9 +199,6 @@ def test_text_in_a_ticket_does_not_mislead_the_znuny_preset(znuny: Znuny, body: 
     assert (len(znuny.arrived), log_ins(znuny)) == (2, 2)
 
 
-# GLPI.
-
-
 @pytest.mark.parametrize("password", ["wrong", None])
 def test_glpi_requires_its_app_token(glpi: Glpi, password: str | None) -> None:
     assert sent(glpi, password=password).kind is OutcomeKind.UNAUTHORIZED
@@ -234,9 +225,6 @@ def test_glpi_look_up_reads_more_than_one_page(glpi: Glpi) -> None:
     for number in range(20):
         glpi.arrived.append(replace(glpi.arrived[0], id=number + 2, text="something else"))
     assert sent(glpi, replace(MESSAGE, unsettled_since=LONG_AGO)).error == "found by look-up"
-
-
-# django-helpdesk.
 
 
 @pytest.mark.parametrize("text", ["{{ ticket.title }}", "{{ }}", "a {# b #} c", "{% now %}", "50 %} {{{", "}}{{'{'}}"])
@@ -271,9 +259,6 @@ def test_a_firewall_in_front_of_helpdesk_is_not_taken_for_helpdesk(said: bytes) 
 def test_helpdesk_reports_errors(helpdesk: Helpdesk) -> None:
     outcome = sent(helpdesk, queued(ticket_id=99, cc_emails=None))
     assert outcome.error == 'HTTP 400: Invalid pk "99" - object does not exist.'
-
-
-# FreeScout.
 
 
 def test_freescout_writes_to_the_customer_as_the_user_with_copies(freescout: Freescout) -> None:

@@ -1,4 +1,4 @@
-"""A time limit never treats an answer as late that arrived in time and was read late."""
+"""A time limit accepts an answer that arrived in time, even if the busy event loop reads it late."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def read_within(seconds: float, *, stall: float, send_after: float | None)
     loop = asyncio.get_running_loop()
     here, there = socket.socketpair()
     with here, there:
-        here.setblocking(False)  # noqa: FBT003  its own name says it
+        here.setblocking(False)  # noqa: FBT003  the method takes only a boolean
         if send_after is not None:
             loop.call_later(send_after, there.send, b"answer")
         loop.call_later(0.01, time.sleep, stall)

@@ -1,4 +1,4 @@
-"""Files that are uploaded first, and logins: as a form if the system requires one."""
+"""Files that are uploaded before their message, and logins, each as a form if the system requires one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BYTES = "Grüße\r\n--\x00".encode()
 
 
 @pytest.mark.parametrize("form", [True, False])
-def test_a_file_is_uploaded_in_a_form_or_as_it_is(form: bool, tmp_path: Path) -> None:  # noqa: FBT001  a case
+def test_a_file_is_uploaded_in_a_form_or_as_it_is(form: bool, tmp_path: Path) -> None:  # noqa: FBT001  a parameter of the case
     (tmp_path / 'büro "1".pdf').write_bytes(BYTES)
     preset = preset_file(tmp_path, AHEAD + ('files = "file"\n' if form else 'content_type = "application/binary"\n'))
     message = queued(attachments=json.dumps(['büro "1".pdf']))
