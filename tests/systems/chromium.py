@@ -77,7 +77,7 @@ class Chromium:
         asked = [event["params"]["request"]["url"] for event in self._events if "request" in event["params"]]
         return Seen(width, size["width"], size["height"], base64.b64decode(picture["data"]), told, asked)
 
-    def find(self, script: str) -> Any:  # noqa: ANN401  whatever the script comes to
+    def find(self, script: str) -> Any:  # noqa: ANN401  any JSON value
         """Return the value of a JavaScript expression in the open page."""
         return self._page("Runtime.evaluate", {"expression": script, "returnByValue": True})["result"].get("value")
 
@@ -112,7 +112,7 @@ def chromium(folder: Path) -> Iterator[Chromium]:
     assert PROGRAM is not None
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    handed_over = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'  # the two numbers that the browser knows
+    handed_over = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'  # the descriptors that Chromium uses
     command = ["bash", "-c", handed_over, PROGRAM, *QUIET, f"--user-data-dir={folder / 'profile'}"]
     env = {**os.environ, "TMPDIR": str(folder)}
     with (folder / "log").open("wb") as log:
@@ -122,7 +122,7 @@ def chromium(folder: Path) -> Iterator[Chromium]:
     try:
         with os.fdopen(ours_out, "wb", buffering=0) as commands, os.fdopen(ours_in, "rb") as answers:
             yield Chromium(commands, answers)
-        process.wait(PATIENCE)  # it goes when nobody speaks to it any more
+        process.wait(PATIENCE)  # Chromium ends when its command pipe is closed
     finally:
         process.kill()
         process.wait()

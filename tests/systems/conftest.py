@@ -41,7 +41,7 @@ class Prometheus:
         return results
 
     def value(self, expression: str) -> float | None:
-        """Return the one value of an expression, or None if it has none."""
+        """Return the one value of an expression, or None if there is no result."""
         results = self.query(expression)
         return float(results[0]["value"][1]) if results else None
 
@@ -68,7 +68,7 @@ class Prometheus:
 
 @pytest.fixture
 def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
-    """Provide both servers, without data."""
+    """Provide a Prometheus and its node_exporter, without data."""
     programs = {"prometheus": "prometheus", "prometheus-node-exporter": "prometheus-node-exporter"}
     for program, package in programs.items():
         if shutil.which(program) is None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.cli.command import Cli
 
 BODY = 'Grüße, "quoted" & <b>not bold</b>,\n{brace} \\n 😀 日本\n\n  last line — ąę'
-"""A body with characters that one system or another has lost."""
+"""A body with characters that some systems have lost."""
 FILES: Mapping[str, bytes] = {"Notizen.txt": "äöü\r\n\ttab\n".encode(), "Rechnung 日本 ü.pdf": bytes(range(256)) * 40}
 REFUSED = 77
 """The exit code if the credentials are refused."""
@@ -62,7 +62,7 @@ class Desk:
         return json.dumps(list(files))
 
     def run_once(self, code: int = 0) -> dict[str, Any]:
-        """Make a pass; return its summary."""
+        """Run a pass; return its summary."""
         return self.cli.json("run-once", code=code)
 
     def ask_doctor(self, about: str) -> tuple[str, str]:
@@ -72,7 +72,7 @@ class Desk:
         return found
 
     def let_time_pass(self) -> None:
-        """Make all waiting messages due, and the claims of dead passes lapse."""
+        """Make all waiting messages due, and expire the claims of dead passes."""
         for statement in EVERYTHING_DUE:
             self.application.execute(statement)
 
@@ -101,5 +101,5 @@ def shipped(name: str, folder: Path, *, settle_seconds: float) -> Path:
 
 
 def texts(rows: Iterable[tuple[Any, ...]]) -> str:
-    """Return all errors in one text."""
+    """Return the errors of all attempts in one text."""
     return " ".join(str(error) for _, error in rows)

@@ -1,4 +1,4 @@
-"""Passes over many messages that are killed, time out and continue, until each message is delivered."""
+"""Deliver many messages with passes that are killed or time out, until all messages are delivered."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from random import Random
 
 PATIENCE = 1.5
-"""Seconds that a pass waits for an answer during the fire."""
+"""Seconds that a pass waits for an answer while passes are disturbed."""
 SETTLES = 30.0
 """Seconds within which a missing message may still appear. No stall, with its queued requests, lasts longer."""
 KILLED_AFTER = (0.5, 3.0)
 """The seconds after which a pass is killed, from the earliest (it may still be starting) to the latest."""
 LONGEST = 900
-"""The timeout in seconds. After it, something is stuck."""
+"""Seconds after which the test fails because messages are stuck."""
 AT_ONCE = 40
-"""The maximum number of messages that a pass delivers after the fire."""
+"""The maximum number of messages that a pass delivers after the disturbances."""
 DOWN = 69
 """The exit code of a pass that finds the system down. A system that stalls for long looks down."""
 KINDS = ("customer", "supplier", "internal")
 OTHERWISE = {
     "RETRYCLI_RUN__CONCURRENCY": "4",
-    # Time is moved on between passes, but not for `settle_seconds`: waits that are a try each last seconds here.
+    # `let_time_pass` does not shorten `settle_seconds`, so a message may need many retries before that time is over.
     "RETRYCLI_SCHEDULE__MAX_RETRIES": "1000",
 }
 
 
 @dataclass(frozen=True)
 class Fire:
-    """How often passes are disturbed."""
+    """The number of messages, and of passes that are killed or meet a stalled system."""
 
     messages: int
     kills: int
@@ -62,13 +62,13 @@ def fail_many(desk: Desk, tickets: Sequence[int], messages: int) -> dict[str, st
 
 
 def deliver_all(desk: Desk, fire: Fire, rng: Random, stalled: Callable[[subprocess.Popen[str]], None]) -> Counter[str]:
-    """Make passes until nothing is left.
+    """Run passes until all messages are delivered.
 
     Args:
         desk: the application.
         fire: how many passes are killed, and how many meet a system that stalls.
-        rng: chooses the moments.
-        stalled: stalls the system during a pass, and no longer after it returns.
+        rng: chooses the order and the times of the disturbances.
+        stalled: stalls the system during a pass, and ends the stall before it returns.
 
     Returns:
         The number of disturbances of each kind.
@@ -93,7 +93,7 @@ def deliver_all(desk: Desk, fire: Fire, rng: Random, stalled: Callable[[subproce
 
 
 def _pass_in_peace(desk: Desk) -> subprocess.Popen[str]:
-    """Make a pass with enough time for answers on a busy machine, and few enough messages to end soon."""
+    """Start a pass with enough time for answers on a busy machine, and few enough messages to end soon."""
     return desk.having(request_timeout_seconds=LONGEST).cli.start("run-once", "--limit", str(AT_ONCE), "--json")
 
 

@@ -75,7 +75,7 @@ class Postfix:
 
     @property
     def url(self) -> str:
-        """Return apprise's URL for it."""
+        """Return the apprise URL that sends to this server."""
         return f"mailto://127.0.0.1:{self.port}?from=retrycli@x.test&to=ops@x.test&mode=insecure"
 
     @property
@@ -87,10 +87,10 @@ class Postfix:
 
 @contextmanager
 def running_postfix(more: str = "") -> Iterator[Postfix]:
-    """Start a Postfix, and stop it at the end. Its folder is not pytest's, which only its owner may read.
+    """Run a Postfix for a block. Its folder is outside pytest's folders, which only their owner may read.
 
     Args:
-        more: settings beside those above.
+        more: settings in addition to `SETTINGS`.
     """
     assert POSTFIX is not None
     with tempfile.TemporaryDirectory(prefix="postfix-") as name, socket.socket() as free:

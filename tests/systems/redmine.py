@@ -70,7 +70,7 @@ task seed: :environment do
   end
 end
 """
-"""Users, each with its own role. The agent writes. A colleague has the same rights and gets what the agent writes."""
+"""Users, each with its own role. A colleague has the agent's rights, and gets mails about the agent's notes."""
 AGENT, COLLEAGUE, CUSTOMER, REPLYONLY, READER, EDITOR = (
     "agent",
     "colleague",
@@ -93,7 +93,7 @@ class Redmine:
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
-        """Make it accept connections without answering during a block; afterwards it handles the requests."""
+        """Stop the server for a block: it accepts connections without answering. Afterwards it handles the requests."""
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -101,7 +101,7 @@ class Redmine:
             self.process.send_signal(signal.SIGCONT)
 
     def as_user(self, login: str) -> httpx.Client:
-        """Return the API for one user."""
+        """Return an API client for one user."""
         return httpx.Client(base_url=self.url, headers={"X-Redmine-API-Key": self.keys[login]}, timeout=60)
 
     def open_ticket(self, subject: str = "Printer does not print") -> int:
@@ -152,7 +152,7 @@ def redmine(folder: Path) -> Iterator[Redmine]:
     (home / "lib" / "tasks" / "seed.rake").write_text(SEED)
     env = _environment(folder)
     _run(["bundle", "install", "--local", "--quiet"], home, env)
-    # One process for all three: each would take seconds to load Redmine.
+    # One process for all tasks, because loading Redmine takes seconds.
     said = _run(["bundle", "exec", "rake", *TASKS], home, env)
     keys = dict(re.findall(r"(?m)^(\w+) ([0-9a-f]{40})$", said))
     url = f"http://127.0.0.1:{port}"
@@ -164,7 +164,7 @@ def redmine(folder: Path) -> Iterator[Redmine]:
 
 
 def _copy(home: Path) -> None:
-    """Copy Redmine, with links replaced by their files: its own are relative, and broken elsewhere."""
+    """Copy Redmine, and replace links by their files, because relative links would be broken in the copy."""
     of_this_machine = shutil.ignore_patterns("instances", "Gemfile.lock", "database.yml")
     shutil.copytree(INSTALLED, home, ignore=of_this_machine)
     gemfile = home / "Gemfile"

@@ -128,7 +128,7 @@ class RequestTracker:
     """The tokens, by user."""
 
     def as_user(self, name: str) -> httpx.Client:
-        """Return the API for one user."""
+        """Return an API client for one user."""
         headers = {"Authorization": f"token {self.tokens[name]}"}
         return httpx.Client(base_url=f"{self.url}/REST/2.0", headers=headers, timeout=60)
 
@@ -140,7 +140,7 @@ class RequestTracker:
         return int(answer.json()["id"])
 
     def post_office(self, how: str | float) -> None:
-        """Make the mail server behind it take this number of seconds for each mail from now on, or say ``refuses``."""
+        """Make RT's mail command take this number of seconds for each mail from now on, or fail for ``refuses``."""
         (self.folder / "post-office").write_text(f"{how}")
 
     def said(self, ticket: int, user: str = AGENT) -> list[dict[str, Any]]:
@@ -161,7 +161,7 @@ class RequestTracker:
 
     @property
     def mails(self) -> list[EmailMessage]:
-        """Return all mails that it sent."""
+        """Return all mails that RT sent."""
         box = mailbox.mbox(self.folder / "mails", create=True)
         with_lines = [message_from_bytes(box.get_bytes(key), policy=default) for key in box.iterkeys()]
         box.close()

@@ -25,7 +25,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + LONGEST
     while not holds():
         assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.1)  # poll
+        time.sleep(0.1)
 
 
 def does(*command: str) -> bool:
@@ -52,7 +52,7 @@ def running(
 
 
 def says(url: str, status: int, process: subprocess.Popen[bytes], log: Path) -> bool:
-    """Return whether a started server answers with this status by now."""
+    """Return whether a server answers with this status yet; fail if its process has ended."""
     assert process.poll() is None, log.read_text()
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
@@ -73,7 +73,7 @@ def free_port() -> int:
 class Forgetful:
     """A proxy that drops some requests, or the answers to them.
 
-    It disconnects instead, answers with a status, as a proxy does that has not waited for the answer, or stays silent.
+    Instead, it disconnects, stays silent, or answers with a status as a proxy does after a timeout.
     """
 
     def __init__(self, url: str, method: bytes, *, also_the_request: bool, status: int | None, silent: bool) -> None:
@@ -130,7 +130,7 @@ class Forgetful:
 def forgetful(
     url: str, method: str, *, also_the_request: bool = False, status: int | None = None, silent: bool = False
 ) -> Iterator[Forgetful]:
-    """Run a proxy for a block."""
+    """Run a `Forgetful` proxy for a block."""
     made = Forgetful(url, method.encode(), also_the_request=also_the_request, status=status, silent=silent)
     thread = Thread(target=made.serve, daemon=True)
     thread.start()

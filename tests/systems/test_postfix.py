@@ -26,7 +26,6 @@ REFUSES: Answer = (422, {"messages": [ANSWER]})
 
 @pytest.fixture
 def postfix() -> Iterator[Postfix]:
-    """Provide a Postfix for each test."""
     with running_postfix() as started:
         yield started
 

@@ -26,7 +26,7 @@ START = "retrycli_last_pass_start_timestamp_seconds"
 
 
 def test_counters_increase_across_passes(prometheus: Prometheus, at_work: Cli, application: Application) -> None:
-    """This holds also after the counted attempts and passes were pruned."""
+    """The counters must not decrease when the counted attempts and passes are pruned."""
     measuring = at_work.having(
         {"RETRYCLI_METRICS__PATH": str(prometheus.folder / "retrycli.prom"), "RETRYCLI_RUN__RETENTION_DAYS": "1"}
     )
@@ -38,7 +38,7 @@ def test_counters_increase_across_passes(prometheus: Prometheus, at_work: Cli, a
         assert prometheus.value(DELIVERED) == number
         application.execute("UPDATE retrycli_attempts SET started_at = '2026-01-01', finished_at = '2026-01-01'")
         application.execute("UPDATE retrycli_passes SET started_at = '2026-01-01', finished_at = '2026-01-01'")
-        application.execute("DELETE FROM pending_messages")  # what it keeps tells whether its text was sent
+        application.execute("DELETE FROM pending_messages")  # attempts at existing messages would not be pruned
     assert len(application.rows("retrycli_attempts")) == 1
     for series in (PASSES, DELIVERED):
         seen = prometheus.history(series)

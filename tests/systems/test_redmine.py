@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.cli.application import Application
     from tests.cli.command import Cli
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]  # by default Znuny stands for the real systems
+pytestmark = [pytest.mark.slow, pytest.mark.long]  # by default, only Znuny represents the real systems
 
 SECRET = "Nobody but us may read this."
 UNKNOWN_TICKET = 999_999
@@ -32,7 +32,7 @@ UNKNOWN_TICKET = 999_999
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redmine]:
-    """Provide one Redmine for all tests of this module: each has its own ticket."""
+    """Provide one Redmine for all tests of this module. Each test has its own ticket."""
     with redmine(tmp_path_factory.mktemp("redmine")) as found:
         yield found
 
@@ -72,9 +72,6 @@ def mailed_to(system: Redmine, login: str, ticket: int) -> str:
 
 def put(api: httpx.Client, ticket: int, **issue: object) -> int:
     return api.put(f"/issues/{ticket}.json", json={"issue": issue}).status_code
-
-
-# -- what arrives ---------------------------------------------------------------------------------------------
 
 
 def test_messages_to_customers_and_suppliers_become_public_notes_unchanged(
@@ -121,9 +118,6 @@ def test_sent_content_is_read_back_if_configured(desk: Desk, ticket: int) -> Non
     assert texts([*desk.attempts(1), *desk.attempts(2)]) == "None None"
 
 
-# -- what does not --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("column", ["cc_emails", "bcc_emails"])
 def test_a_message_with_other_recipients_is_escalated(column: str, desk: Desk, system: Redmine, ticket: int) -> None:
     desk.fail(ticket, **{column: '["ben@example.com"]'})
@@ -167,7 +161,7 @@ def test_a_note_that_redmine_would_publish_for_lack_of_a_permission_is_escalated
 def test_an_internal_messages_attachments_that_redmine_would_publish_are_escalated(
     desk: Desk, system: Redmine, ticket: int, api: httpx.Client
 ) -> None:
-    """The note stays private, but its attachment is listed for everybody, and the customer is mailed."""
+    """Redmine keeps the note private, but lists its attachment for everybody and mails the customer."""
     name, content = next(iter(FILES.items()))
     binary = {"Content-Type": "application/octet-stream"}
     answer = api.post("/uploads.json", params={"filename": name}, content=content, headers=binary)
@@ -230,9 +224,6 @@ def test_doctor_and_config_check_tell_good_credentials_from_bad(desk: Desk, syst
     assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and accepts the credentials")
     refused = f"{system.url} refuses the credentials: HTTP 401"
     assert desk.having(token="0" * 40).ask_doctor("api") == ("failure", refused)
-
-
-# -- exactly once ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("message_type", ["customer", "internal"])
@@ -310,11 +301,8 @@ def test_redmine_itself_accepts_the_same_message_twice_with_any_key(
     assert [note["notes"] for note in system.notes(ticket)] == ["Once?"] * 2
 
 
-# -- what Redmine answers -------------------------------------------------------------------------------------
-
-
 def test_redmines_answers_to_invalid_requests(system: Redmine, ticket: int, api: httpx.Client) -> None:
-    """The preset's outcomes depend on these."""
+    """The preset's outcomes depend on these answers."""
     path = f"/issues/{ticket}.json"
     note = {"issue": {"notes": "Hello"}}
     json_header = {"Content-Type": "application/json"}

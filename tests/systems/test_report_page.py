@@ -27,9 +27,9 @@ MOST_KIB = 300
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Provide the command's report of no attempt, one, very many, and of hostile texts of 2,000 characters."""
+    """Provide reports of no attempt, one, very many, and of attempts with hostile texts of 2,000 characters."""
     folder = tmp_path_factory.mktemp("pages")
-    midnight_near_the_edge = f"ZONE{datetime.now(UTC).hour - 11:+d}"  # it is eleven in the morning there
+    midnight_near_the_edge = f"ZONE{datetime.now(UTC).hour - 11:+d}"  # the local time there is about 11:00
     found = {}
     for name, attempts in HISTORIES.items():
         database = folder / f"{name}.db"
@@ -64,7 +64,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 def test_the_page_opens_without_errors_and_without_overflow(
     pages: dict[str, Path], browser: Chromium, name: str, width: int, *, dark: bool
 ) -> None:
-    """Nothing is written to the console, nothing is fetched, and there is no horizontal scrolling."""
     seen = browser.look(pages[name], width=width, dark=dark)
     assert seen.complaints == []
     assert seen.requests == [pages[name].as_uri()]
@@ -87,7 +86,7 @@ def test_a_hundred_thousand_attempts_make_a_small_page(pages: dict[str, Path]) -
 
 
 def test_a_faulty_page_would_be_detected(browser: Chromium, tmp_path: Path) -> None:
-    """The tests above can fail."""
+    """This proves that the checks above can fail."""
     page = tmp_path / "bad.html"
     page.write_text(
         "<!doctype html><title>Tea</title><script>console.error('tea')</script><img src='tea.png'>"

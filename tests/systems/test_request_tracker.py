@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tests.cli.application import Application
     from tests.cli.command import Cli
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]  # by default Znuny stands for the real systems
+pytestmark = [pytest.mark.slow, pytest.mark.long]  # by default, only Znuny represents the real systems
 
 FIRST_LINE = BODY.partition("\n")[0]
 SECRET = "Nobody but us may read this."
@@ -45,12 +45,12 @@ UNKNOWN_TICKET = 999_999
 IMPATIENT = 4
 """Seconds that a pass waits for an answer in tests in which it must give up."""
 STALLS = 5
-"""Seconds that the mail server then takes for each of two mails."""
+"""Seconds that the mail server takes in such a test for each of two mails."""
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RequestTracker]:
-    """Provide one RT for all tests of this module: each has its own ticket."""
+    """Provide one RT for all tests of this module. Each test has its own ticket."""
     with request_tracker(tmp_path_factory.mktemp("rt")) as found:
         yield found
 
@@ -109,7 +109,7 @@ def mails_to(system: RequestTracker, address: str, ticket: int) -> list[EmailMes
 
 
 def mailed_to(system: RequestTracker, address: str, ticket: int) -> str:
-    """Return their texts. RT adds its own line breaks and quotations."""
+    """Return the texts of the mails about a ticket to a recipient. RT adds line breaks and quotations."""
     bodies = (mail.get_body(("plain",)) for mail in mails_to(system, address, ticket))
     return "\n".join(body.get_content() for body in bodies if body is not None)
 
@@ -122,9 +122,6 @@ def found_by_key(api: httpx.Client, key: str) -> int:
     """Count the messages with a key."""
     query = f"CF.{{DeliveryKey}} = '{key}'"
     return int(api.get("/transactions", params={"query": query}).json()["count"])
-
-
-# -- what arrives ---------------------------------------------------------------------------------------------
 
 
 def test_messages_to_customers_and_suppliers_become_mailed_replies_unchanged(
@@ -181,15 +178,12 @@ def test_sent_content_is_read_back_if_configured(desk: Desk, ticket: int) -> Non
 
 
 def test_a_reply_of_only_0_is_not_empty(desk: Desk, system: RequestTracker, ticket: int) -> None:
-    """Without the key's line there is no other text, and Perl treats "0" as false."""
+    """The key is in the custom field, so the only text is "0", which Perl treats as false."""
     desk.fail(ticket)
     desk.run_once()
     desk.fail(ticket, body="0")
     desk.run_once()
     assert full_text(system, system.said(ticket)[-1]) == "0\n"
-
-
-# -- what does not --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("column", ["cc_emails", "bcc_emails"])
@@ -256,16 +250,13 @@ def test_doctor_and_config_check_tell_good_credentials_from_bad(desk: Desk, syst
     assert desk.having(token=system.tokens[DISABLED]).ask_doctor("api") == ("failure", refused)
 
 
-# -- exactly once ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("queue", "user"), [(WITH_FIELD, AGENT), (WITHOUT_FIELD, AGENT), (WITH_FIELD, BLIND)])
 def test_messages_whose_answers_were_lost_are_found_and_exist_once(
     queue: str, user: str, desk: Desk, system: RequestTracker
 ) -> None:
-    """They are found by the custom field if our user may write it, otherwise by the line at their ends.
+    """The look-up uses the custom field if our user may write it, and otherwise the line at the end of a message.
 
-    Other messages and queues have other keys, which must not be mistaken for ours.
+    The earlier messages have other keys, which must not be mistaken for those of the lost messages.
     """
     earlier, ticket = system.open_ticket(WITH_FIELD), system.open_ticket(queue)
     desk.fail(earlier)
@@ -290,7 +281,7 @@ def test_messages_whose_answers_were_lost_are_found_and_exist_once(
 def test_a_message_that_rt_stores_after_our_timeout_waits_and_exists_once(
     desk: Desk, system: RequestTracker, ticket: int
 ) -> None:
-    """RT answers after it has sent its mails, and stores the message before."""
+    """RT stores the message, sends its mails, and only then answers."""
     system.post_office(STALLS)
     desk.fail(ticket)
     assert desk.having(request_timeout_seconds=IMPATIENT).run_once()["unknown"] == 1
@@ -391,11 +382,8 @@ def test_rt_itself_accepts_the_same_message_twice_with_any_key(
     assert [full_text(system, article) for article in system.said(ticket)] == ["Once?"] * 2
 
 
-# -- what RT answers ------------------------------------------------------------------------------------------
-
-
 def test_rts_answers_to_invalid_requests(system: RequestTracker, api: httpx.Client, ticket: int) -> None:
-    """The preset's outcomes depend on these."""
+    """The preset's outcomes depend on these answers."""
     path, good = f"/ticket/{ticket}/correspond", {"Content": "Hello", "ContentType": "text/plain"}
     denied = (400, {"message": "Permission Denied"})
 
@@ -419,7 +407,7 @@ def test_rts_answers_to_invalid_requests(system: RequestTracker, api: httpx.Clie
 def test_how_rt_treats_names_and_texts_that_are_not_ascii(
     system: RequestTracker, api: httpx.Client, ticket: int
 ) -> None:
-    """So text is sent as JSON, and names as in RFC 2047."""
+    """This is why the preset sends text as JSON, and names as in RFC 2047."""
     file = {"FileType": "application/pdf", "FileContent": "AAAA"}
     content = {"Content": "x", "ContentType": "text/plain"}
     assert reply(api, ticket, **content, Attachments=[{**file, "FileName": "日.pdf"}]) == 500

@@ -64,7 +64,7 @@ def postfix(shared: Postfix) -> Postfix:
 
 @pytest.fixture
 def application(tmp_path: Path) -> Application:
-    """Provide an application whose table has threads too."""
+    """Provide an application whose table has a column for mail threads."""
     made = Application(f"sqlite:///{tmp_path / 'agent.db'}")
     made.execute("ALTER TABLE pending_messages ADD COLUMN in_reply_to TEXT")
     return made
@@ -84,7 +84,7 @@ def by_mail(application: Application, folder: Path, port: int, **gateway: str) -
 
 
 def again(cli: Cli, message_id: int) -> None:
-    """Attempt a message manually again."""
+    """Retry a message manually."""
     assert cli("retry", str(message_id)).returncode in {0, 3}
 
 
@@ -156,7 +156,7 @@ def test_of_three_recipients_one_is_refused_and_none_gets_it_twice(
     done = cli("run-once", "--json")
     summary = json.loads(done.stdout)
     assert (summary["sent"], summary["escalated"], summary["rescheduled"]) == (0, 1, 1)
-    assert "@x.test" not in done.stderr  # nobody's address is for the log
+    assert "@x.test" not in done.stderr  # the log must not contain addresses
     one, two = cli.json("show", "1"), cli.json("show", "2")
     assert one["queue"]["delivered_to"] == ["ana@x.test", "cy@x.test"]
     assert two["queue"]["delivered_to"] == ["bo@x.test", "dee@x.test"]

@@ -102,13 +102,10 @@ def key_of(article: Mapping[str, Any]) -> str | None:
 
 
 def with_a_tickets_field(folder: Path) -> Path:
-    """Copy the preset with a dynamic field of tickets for the key."""
+    """Copy the preset, with the key in a ticket's dynamic field instead of an article's."""
     copy = shipped("znuny", folder, settle_seconds=0)
     copy.write_text(copy.read_text().replace("DeliveryKey", "TicketKey"))
     return copy
-
-
-# -- what arrives ---------------------------------------------------------------------------------------------
 
 
 def test_a_message_to_a_customer_becomes_an_article_seen_by_and_mailed_to_them(
@@ -188,9 +185,6 @@ def test_deliver_test_reports_that_a_key_in_a_ticket_field_is_not_found(
     wrong = desk.having(preset=with_a_tickets_field(tmp_path))
     shown = wrong.cli.json("deliver-test", "--ticket", str(ticket))
     assert (shown["outcome"], shown["found_again"]) == ("delivered", False)
-
-
-# -- what does not --------------------------------------------------------------------------------------------
 
 
 def test_a_malformed_copy_is_final_because_the_article_is_stored_without_its_key(
@@ -309,9 +303,6 @@ def test_a_useless_ticket_field_for_the_key_is_noticed_before_a_second_copy(
     assert len(system.said(ticket)) == 1
 
 
-# -- exactly once ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("status", [None, 502, 504])
 def test_messages_whose_answers_were_lost_are_found_and_exist_once(
     status: int | None, desk: Desk, system: Znuny, ticket: int
@@ -381,11 +372,8 @@ def test_each_message_arrives_exactly_once_however_passes_are_killed(desk: Desk,
     assert happened["found by look-up"] > 0
 
 
-# -- what Znuny answers ---------------------------------------------------------------------------------------
-
-
 def article(channel: str = "Email", **changes: object) -> dict[str, Any]:
-    """Return the article type that Znuny uses for a customer's message, or for a note."""
+    """Return an article as the preset writes it for a customer's message, or for a note."""
     kind = {"ArticleSend": 1, "To": CUSTOMER} if channel == "Email" else {}
     text = {"Subject": "Hello", "Body": "Hello", "ContentType": "text/plain; charset=utf-8"}
     return {"CommunicationChannel": channel, "IsVisibleForCustomer": 1, **kind, **text, **changes}

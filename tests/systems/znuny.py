@@ -1,7 +1,7 @@
 """A real Znuny on loopback, from the folder into which ``.ci/znuny`` unpacks it, with its own PostgreSQL.
 
-All workers of a test run share one, because it takes 15 seconds to create. The first worker starts it, the last one to
-leave stops it. It queues mails and never sends them, because its daemon does not run.
+All workers of a test run share one Znuny, because it takes 15 seconds to create. The first worker starts it, and the
+last one to leave stops it. Znuny queues mails and never sends them, because its daemon does not run.
 """
 
 from __future__ import annotations
@@ -124,17 +124,17 @@ class Znuny:
 
     @property
     def home(self) -> Path:
-        """Return the folder of its programs."""
+        """Return the folder of Znuny's programs."""
         return Path(self.folder, "otrs")
 
     @property
     def root(self) -> str:
-        """Return its URL without a path."""
+        """Return the server's URL without a path."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def url(self) -> str:
-        """Return the web service's URL, as ``gateway.base_url`` has it."""
+        """Return the web service's URL, for ``gateway.base_url``."""
         return self.root + SERVICE
 
     def as_user(self, name: str = AGENT) -> Api:
@@ -168,7 +168,7 @@ class Znuny:
         return [article for article in found.get("Article", []) if article["SenderType"] == "agent"]
 
     def queued_for(self, ticket: int) -> set[str]:
-        """Read the recipients of the mails that are queued for these articles."""
+        """Read the recipients of the mails that are queued for a ticket's articles by agents."""
         articles = {each["ArticleID"] for each in self.said(ticket)}
         asked = text("SELECT article_id, recipient FROM mail_queue")
         with self._database.connect() as connection:
@@ -239,7 +239,7 @@ def _at_the_door(shared: Path) -> Iterator[None]:
 
 
 def _is_the_last(users: IO[str]) -> bool:
-    """Return whether no other worker uses it. A worker that was killed does not count."""
+    """Return whether no other worker uses Znuny. A killed worker has lost its lock, so it does not count."""
     fcntl.flock(users, fcntl.LOCK_UN)
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -264,7 +264,7 @@ def _postgresql() -> Path | None:
 
 
 def _start() -> Znuny:
-    # Not in a folder of pytest's, into which only its owner may look.
+    # Not in a folder of pytest's: only their owner may read them, and Znuny runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="znuny-"))
     folder.chmod(0o755)
     home = folder / "otrs"
@@ -302,7 +302,7 @@ def _start_database(folder: Path, port: int) -> None:
 
 
 def _copy(home: Path, database_port: int) -> None:
-    """Copy Znuny without Debian's links to other folders, and make its tables."""
+    """Copy Znuny without Debian's links to other folders, and create its tables."""
     package = UNPACKED / "usr/share/otrs"
     shutil.copytree(package, home, symlinks=True)
     for name in ("var", "Kernel/Config/Backups", "Kernel/Config/Files", "Kernel/Config.pm"):
@@ -340,7 +340,7 @@ def _as_postgres(command: Sequence[str]) -> None:
 
 
 def _run(command: Sequence[str], *, user: int | str | None = None, home: Path = Path("/")) -> str:
-    """Run a command and return what it prints. A server that it starts outlives this process and inherits no pipe."""
+    """Run a command; return its output, read from a file: a server that the command starts would keep a pipe open."""
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
             command,
