@@ -34,7 +34,6 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "cli": "domain system config views operations retrycli",
     }.items()
 }
-"""The folders that each folder may import from."""
 
 
 DATABASE = {"sqlalchemy", "alembic", "sqlite3", "psycopg"}

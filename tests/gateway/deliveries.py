@@ -23,7 +23,7 @@ COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 
 
 def queued(key: str = KEY, /, **changes: object) -> QueuedMessage:
-    """Return a message to a customer, with a test's changes."""
+    """Return a message to a customer, with the given changes of its row."""
     row: dict[str, object] = {
         "id": 7,
         "ticket_id": 12345,
@@ -41,7 +41,7 @@ def queued(key: str = KEY, /, **changes: object) -> QueuedMessage:
 
 
 def gateway_settings(url: str, **changes: object) -> RoutedGatewaySettings:
-    """Return settings for a server, with a long deadline unless a test asks for a shorter one."""
+    """Return settings for a server, with a long deadline unless a test sets a shorter one."""
     return RoutedGatewaySettings.model_validate({"base_url": url, "request_timeout_seconds": 10} | changes)
 
 

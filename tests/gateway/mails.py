@@ -16,7 +16,7 @@ SENDER = "Support <support@example.com>"
 
 
 def mail_settings(url: str, **changes: object) -> RoutedGatewaySettings:
-    """Return settings for a server without encryption, with a long deadline unless a test asks for a shorter one."""
+    """Return settings for a server without encryption, with a long deadline unless a test sets a shorter one."""
     usual = {"kind": "smtp", "base_url": url, "sender": SENDER, "starttls": False, "request_timeout_seconds": 10}
     return RoutedGatewaySettings.model_validate(usual | changes)
 

@@ -49,7 +49,7 @@ class Impatient:
 
 
 def deliver_every(seconds: float, clock: Clock, url: str) -> list[Outcome]:
-    """Deliver messages with a pause after each."""
+    """Deliver messages, and move the clock forward after each."""
 
     async def all_of_them() -> list[Outcome]:
         outcomes = []

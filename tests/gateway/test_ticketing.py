@@ -199,7 +199,7 @@ def settings(system: System, fake: Fake, **changes: object) -> RoutedGatewaySett
 
 
 def message(system: System, message_type: str = "customer", **changes: object) -> QueuedMessage:
-    """Return a message that every system supports, with a test's changes."""
+    """Return a message that every system supports, with the given changes of its row."""
     if message_type not in load_preset(system.preset).messages:
         pytest.skip(f"{system.preset} has no place for {message_type} messages")
     usual = {"ticket_id": system.ticket, "message_type": message_type, "cc_emails": None, "body": TEXT}

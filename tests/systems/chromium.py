@@ -44,7 +44,6 @@ class Seen:
     """A PNG of the whole page."""
     complaints: list[dict[str, Any]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
-    """Every URL that was requested."""
 
 
 class Chromium:

@@ -80,7 +80,6 @@ class Postfix:
 
     @property
     def mails(self) -> list[EmailMessage]:
-        """Return the mails in the maildir."""
         files = sorted(self.folder.glob("mail/ops/new/*"))
         return [message_from_bytes(path.read_bytes(), policy=default) for path in files]
 

@@ -83,12 +83,9 @@ AGENT, COLLEAGUE, CUSTOMER, REPLYONLY, READER, EDITOR = (
 
 @dataclass(frozen=True)
 class Redmine:
-    """A running Redmine."""
-
     url: str
     folder: Path
     keys: Mapping[str, str]
-    """API keys by login."""
     process: subprocess.Popen[bytes]
 
     @contextmanager
@@ -125,12 +122,10 @@ class Redmine:
         return [journal for journal in self.ticket(number, login)["journals"] if journal["notes"]]
 
     def download(self, url: str, login: str = AGENT) -> bytes:
-        """Return the content of an attachment."""
         with self.as_user(login) as api:
             return api.get(url).raise_for_status().content
 
     def mails_to(self, login: str) -> list[EmailMessage]:
-        """Return all mails to a recipient."""
         file = self.folder / "mails" / f"{login}@redmine.test"
         content = file.read_bytes() if file.exists() else b""
         return [message_from_bytes(mail, policy=default) for mail in re.split(rb"(?m)^(?=Date: )", content) if mail]

@@ -120,12 +120,9 @@ print encode_json(\\%tokens);
 
 @dataclass(frozen=True)
 class RequestTracker:
-    """A running Request Tracker."""
-
     url: str
     folder: Path
     tokens: Mapping[str, str]
-    """The tokens, by user."""
 
     def as_user(self, name: str) -> httpx.Client:
         """Return an API client for one user."""

@@ -103,7 +103,6 @@ def content_of(part: dict[str, Any]) -> bytes:
 
 
 def mails_to(system: RequestTracker, address: str, ticket: int) -> list[EmailMessage]:
-    """Return the mails about a ticket to a recipient."""
     about_it = [mail for mail in system.mails if mail["X-RT-Ticket"] == f"rt.test #{ticket}"]
     return [entry for entry in about_it if address in f"{entry['To']} {entry['Cc']} {entry['Bcc']}"]
 
@@ -119,7 +118,6 @@ def reply(api: httpx.Client, ticket: int, kind: str = "correspond", **content: o
 
 
 def found_by_key(api: httpx.Client, key: str) -> int:
-    """Count the messages with a key."""
     query = f"CF.{{DeliveryKey}} = '{key}'"
     return int(api.get("/transactions", params={"query": query}).json()["count"])
 

@@ -114,8 +114,6 @@ print "merged=$merged[1]";
 
 @dataclass(frozen=True)
 class Znuny:
-    """A running Znuny."""
-
     folder: str
     port: int
     database_port: int

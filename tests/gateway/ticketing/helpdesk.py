@@ -47,7 +47,6 @@ class Helpdesk(Fake):
         self.token = "secret"
         self.token_of_customer = "customer"
         self.titles = {7: "Broken printer"}
-        """The titles, by ticket."""
         self.arrived: list[Arrived] = []
         self.titles_of_followups: list[str] = []
 
