@@ -1,4 +1,4 @@
-"""A ticketing API on loopback that answers as a test tells it to."""
+"""Sandbox ticketing APIs on loopback whose answers a test controls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TAKES: Answer = (200, {"succeeded": True})
 
 
 class Scripted(Sandbox):
-    """Gives its answers in turn and then repeats the last one; records the requested paths."""
+    """An API that gives its answers in turn, repeats the last one, and records the requested paths."""
 
     def __init__(self, *answers: Answer) -> None:
         super().__init__(Behaviour(), rng=Random(0))
@@ -27,41 +27,39 @@ class Scripted(Sandbox):
         self.paths: list[str] = []
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
-        """Return the next answer."""
         self.paths.append(path)
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
 class Meanwhile(Scripted):
-    """Gives its answers, and runs something during the first request."""
+    """A scripted API that calls a function during its first request."""
 
     def __init__(self, do: Callable[[], object], *answers: Answer) -> None:
         super().__init__(*answers)
         self._do = [do]
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
-        """Return the next answer."""
         while self._do:
             self._do.pop()()
         return super().answer(method, path, key, body)
 
 
 class Gate:
-    """Holds every request of a sandbox until a test opens it."""
+    """A gate at which a sandbox's requests wait until a test opens it."""
 
     def __init__(self) -> None:
         self.reached = Event()
         self.opened = Event()
 
     def hold(self, _seconds: float) -> None:
-        """Wait in place of the sandbox's sleep."""
+        """Wait until the gate is open; the sandbox calls this method as its ``sleep``."""
         self.reached.set()
         self.opened.wait(LONGEST)
 
 
 @contextmanager
 def held_back() -> Iterator[tuple[Sandbox, Gate]]:
-    """Run a sandbox behind a gate."""
+    """Run a sandbox whose requests wait until a test opens the gate."""
     gate = Gate()
     with Sandbox(Behaviour(latency=timedelta(seconds=1)), rng=Random(0), sleep=gate.hold) as sandbox:
         try:

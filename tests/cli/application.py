@@ -1,4 +1,4 @@
-"""An application's own database, as retrycli may find it: created by somebody else, with more in it than needed."""
+"""An application's database as retrycli finds it: created by another program, with data that retrycli ignores."""
 
 from __future__ import annotations
 
@@ -58,23 +58,24 @@ OWN = (
     "retrycli_totals",
 )
 DUE = (5, 6, 7)
-"""The messages of `fill` that a pass would send."""
+"""The ids of the due messages that `fill` adds."""
 
 Row = dict[str, object]
 
 
 class Application:
-    """The database and the application behind it, controlled by a test.
+    """An application's database, with methods to change and read it in a test.
 
     Args:
-        url: the URL of its database.
+        url: the database's URL.
         tables: statements that create its tables; None if they exist already.
     """
 
     def __init__(self, url: str, *, tables: str | None = TABLES + TICKETS) -> None:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        # A time without a zone is UTC to the application. No connection is kept: one that is in use can't be copied.
+        # The application reads times without a zone as UTC. It keeps no connection open, because PostgreSQL can't copy
+        # a database that is in use.
         utc = {} if self.is_sqlite else {"options": "-c timezone=UTC"}
         self._engine = create_engine(url, poolclass=NullPool, connect_args=utc)
         if tables is not None:
@@ -82,25 +83,24 @@ class Application:
 
     @property
     def path(self) -> Path:
-        """Return its SQLite file."""
         assert self.is_sqlite
         return Path(str(make_url(self.url).database))
 
     @property
     def place(self) -> str:
-        """Return its location, as commands print it."""
+        """Return the database's location, as commands print it."""
         return str(self.path) if self.is_sqlite else make_url(self.url).render_as_string()
 
     @property
     def lock(self) -> Path:
-        """Return the lock file of its passes; for a server's database not the machine's usual one."""
+        """Return the path of the pass lock. On a server, each database has its own, so that tests share no lock."""
         if self.is_sqlite:
             return wiring.lock_path(self.settings("http://127.0.0.1:9"))
         return Path(tempfile.gettempdir(), f"{make_url(self.url).database}.lock")
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock as a pass does."""
+        """Hold the pass lock, as a running pass does."""
         lock = PassLock(self.lock)
         holder = Holder(os.getpid(), "mill", wiring.utc_now())
         lock.acquire(holder, wait_seconds=0, now=wiring.utc_now, sleep=lambda _: None)
@@ -115,7 +115,7 @@ class Application:
         return {"RETRYCLI_DATABASE__URL": self.url, "TICKETING_API_BASE_URL": api, **lock}
 
     def settings(self, api: str) -> Settings:
-        """Return the same as settings, for calls from Python."""
+        """Return the settings that `variables` describes, for calls from Python."""
         return Settings(
             database=DatabaseSettings(url=self.url),
             gateway=GatewaySettings(base_url=api),
@@ -147,7 +147,7 @@ class Application:
         return message_id
 
     def add_due(self, number: int, *, first: int = 101) -> list[int]:
-        """Add this number of due messages."""
+        """Add due messages with consecutive ids, and return the ids."""
         return [self.add(message_id) for message_id in range(first, first + number)]
 
     def fill(self) -> Application:
@@ -161,7 +161,6 @@ class Application:
         return self
 
     def fill_due(self) -> None:
-        """Add the three due messages."""
         self.add(5, cc_emails=json.dumps(["lead@example.net"]), body='A {brace}, a "quote" and 日本.')
         self.add(6, message_type="supplier", retry_count=None)
         self.add(7, message_type="internal", recipient_email=None, retry_count=1, cc_emails=None)
@@ -173,7 +172,7 @@ class Application:
             return [dict(row) for row in found.mappings()] if found.returns_rows else []
 
     def asked(self, question: str, *values: object) -> list[tuple[Any, ...]]:
-        """Return the rows of a query."""
+        """Return a query's rows as tuples."""
         with self._engine.connect() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(self._own_marks(question), values or None)]
 
@@ -192,12 +191,11 @@ class Application:
             yield
 
     def rows(self, table: str = "pending_messages") -> dict[object, Row]:
-        """Return a table's rows by their first column."""
+        """Return a table's rows, keyed by their first column."""
         found = self.execute(f"SELECT * FROM {table} ORDER BY 1")
         return {next(iter(row.values())): row for row in found}
 
     def row(self, message_id: int) -> Row:
-        """Return one message."""
         return self.rows()[message_id]
 
     def state(self, message_id: int) -> object:
@@ -206,26 +204,23 @@ class Application:
         return found and found["state"]
 
     def last_pass(self) -> Row:
-        """Return the row of the newest pass."""
         return self.execute("SELECT * FROM retrycli_passes ORDER BY started_at DESC LIMIT 1")[0]
 
     def tables(self) -> set[str]:
-        """Return the names of all tables."""
         with self._engine.connect() as connection:
             return set(inspect(connection).get_table_names())
 
     def columns(self, table: str = "pending_messages") -> list[str]:
-        """Return the names of a table's columns."""
         with self._engine.connect() as connection:
             return [str(column["name"]) for column in inspect(connection).get_columns(table)]
 
     def schema(self, *, but: str | None = None) -> list[str]:
-        """Return a line for each table and index, except those with the given prefixes."""
+        """Return the schema as sorted lines, without the tables whose names start with `but`."""
         with self._engine.connect() as connection:
             return sorted(self._schema(connection, but))
 
     def dump(self) -> list[str]:
-        """Return the whole database: one line for each table, index and row."""
+        """Return the schema and every row as lines, so that a test can compare whole databases."""
         rows = (
             f"{table}: {row}"
             for table in sorted(self.tables())

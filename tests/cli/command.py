@@ -1,7 +1,8 @@
-"""Run the installed command as a separate process, in a bare environment, piped or on a terminal of 80 columns.
+"""Run the installed command in a bare environment, piped or on a terminal of 80 columns.
 
-A server forks most of them, which saves the imports (`tests.fork_server`). With `Cli.real` or the marker ``real`` the
-system starts the program, for tests about the start itself.
+If the result is the same, the command runs inside the test's process (`tests.in_process`) or a server forks it
+(`tests.fork_server`), which saves its start and its imports. With `Cli.real` or the marker ``real`` the operating
+system starts the program, for tests of the start itself.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from tests.environment import BARE
 SCRIPT = (served.SCRIPT,)
 MODULE = (sys.executable, "-m", "retrycli")
 OPEN_TO_ALL = ("/bin/sh", "-c", 'umask 0; exec "$@"', "sh")
-"""Runs a command with umask 0, so that its files get all permissions it asks for."""
+"""A wrapper that runs a command with umask 0, so that files get every permission that the command requests."""
 LONGEST = 60
 """Seconds after which a test gives up on a process."""
 ROWS, COLUMNS = 24, 80
 QUESTION = b" [y/N] "
 END = b"\x04"
-"""Ctrl-D."""
+"""Ctrl-D, which ends the input at a question."""
 WIDTH = 4
-"""The number of processes that run in parallel."""
+"""The maximum number of calls that run in parallel."""
 
 Finished = subprocess.CompletedProcess[str]
 Key = TypeVar("Key")
@@ -46,7 +47,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Screen:
-    """The bytes that a terminal received, and how the command ended."""
+    """The output that a terminal received, and the command's exit code."""
 
     returncode: int
     raw: str
@@ -59,50 +60,50 @@ class Screen:
 
     @property
     def words(self) -> str:
-        """Return the text with every line break and run of spaces as one space, for text that may be wrapped."""
+        """Return the text on one line with single spaces, because the terminal wraps long lines."""
         return " ".join(self.text.split())
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The output of commands that ran in parallel, by command line; see `Cli.show_all`."""
+    """The output of several commands, by command line; see `Cli.show_all`."""
 
     piped: Mapping[str, Finished]
     screens: Mapping[str, Screen]
 
     def json(self, command: str) -> dict[str, Any]:
-        """The object that a command printed."""
+        """Return the JSON object that a piped command printed."""
         return _object(self.piped[command])
 
 
 @dataclass(frozen=True)
 class Cli:
-    """Runs ``retrycli`` in a folder, with only ``PATH`` and a test's variables in its environment."""
+    """The ``retrycli`` command in a folder, with a bare environment and a test's variables."""
 
     cwd: Path
     env: Mapping[str, str] = field(default_factory=dict)
     program: tuple[str, ...] = SCRIPT
     wrapper: tuple[str, ...] = ()
-    """A program to run it under, such as ``setpriv``."""
+    """A program that runs the command, such as ``setpriv``, and its options."""
     is_forked: bool = False
-    """Whether each command runs in its own process, not as a call in the test's process."""
+    """True to run each command in its own process, not inside the test's process."""
     is_real: bool = False
-    """Whether the operating system starts each process, not the fork server."""
+    """True to let the operating system start each process, not the fork server."""
 
     def having(self, env: Mapping[str, str] | None = None, *, cwd: Path | None = None) -> Cli:
         """Return a copy with more variables, or in another folder."""
         return replace(self, env={**self.env, **(env or {})}, cwd=cwd or self.cwd)
 
     def forked(self) -> Cli:
-        """The same with a process for each command, for tests of what a process has to itself."""
+        """Return a copy that runs each command in its own process, for tests of signals, descriptors and the like."""
         return replace(self, is_forked=True)
 
     def real(self) -> Cli:
-        """Return a copy that is started by the system and not forked by a server."""
+        """Return a copy whose commands the operating system starts, not the fork server."""
         return replace(self, is_real=True)
 
     def under(self, *wrapper: str) -> Cli:
-        """Return a copy that is started by another program."""
+        """Return a copy whose commands run under another program."""
         return replace(self, wrapper=wrapper)
 
     def __call__(self, *args: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Finished:
@@ -115,17 +116,17 @@ class Cli:
             return end(process)
 
     def json(self, *args: str | Path, code: int = 0) -> dict[str, Any]:
-        """Run a command with ``--json``, and read the one object that it prints."""
+        """Run a command with ``--json``, and return the one object that it prints."""
         return _object(self(*args, "--json"), code)
 
     def show_all(self, *, piped: Iterable[str] = (), on_terminal: Iterable[str] = ()) -> Shown:
-        """Run commands that change nothing, in parallel."""
+        """Run command lines, piped or on a terminal, and return their output by command line."""
         outputs = {line: self(*shlex.split(line)) for line in piped}
         screens = {line: self.on_terminal(*shlex.split(line)) for line in on_terminal}
         return Shown(outputs, screens)
 
     def start(self, *args: str | Path, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
-        """Begin a command; the caller waits for it."""
+        """Start a command; the caller must wait for it."""
         return self._begin(*args, stdout=stdout, stderr=subprocess.PIPE)
 
     def on_terminal(self, *args: str | Path, columns: int = COLUMNS, answers: Iterable[str] = ()) -> Screen:
@@ -167,7 +168,7 @@ class Cli:
         cwd: Path | None = None,
         start_new_session: bool = False,
     ) -> subprocess.Popen[str]:
-        """Begin a command: forked if it cannot tell the difference, unless a real start is requested."""
+        """Start a command, by the fork server if `_may_be_served` permits that."""
         environment = {**BARE, **self.env, **(env or {})}
         kind = served.Served if self._may_be_served(environment) else subprocess.Popen[str]
         return kind(
@@ -183,20 +184,20 @@ class Cli:
         )
 
     def _may_be_called(self, environment: Mapping[str, str]) -> bool:
-        """Return whether nothing tells a call in this process from a process of its own, and nobody wants one."""
+        """Return True if the program, the environment and the test permit a call inside this process."""
         return not self.is_forked and self._may_be_served(environment) and in_process.can_call()
 
     def _words(self, *args: str | Path) -> list[str]:
         return [os.fsdecode(word) for word in (*self.program, *args)]
 
     def _may_be_served(self, environment: Mapping[str, str]) -> bool:
-        """Return whether nothing tells the command from one that the system starts, and nobody wants a start."""
+        """Return True if the program, the environment and the test permit a start by the fork server."""
         is_installed = not self.wrapper and self.program[0] == served.SCRIPT
         return is_installed and not self.is_real and served.can_serve(environment)
 
 
 def side_by_side(calls: Mapping[Key, Callable[[], Result]]) -> dict[Key, Result]:
-    """Run independent calls in parallel: a start takes a quarter of a second."""
+    """Run independent calls in parallel, because each start of a command takes a quarter of a second."""
     with ThreadPoolExecutor(WIDTH) as pool:
         return dict(zip(calls, pool.map(lambda call: call(), calls.values()), strict=True))
 
@@ -206,7 +207,7 @@ def _no_json(constant: str) -> None:
 
 
 def _object(done: Finished, code: int = 0) -> dict[str, Any]:
-    """Return the one JSON object that a command printed, without the version of its fields."""
+    """Return the one JSON object that a command printed, without its ``schema_version``."""
     assert done.returncode == code, done.stderr
     values: dict[str, Any] = json.loads(done.stdout, parse_constant=_no_json)
     assert values.pop("schema_version") == 1
@@ -214,9 +215,9 @@ def _object(done: Finished, code: int = 0) -> dict[str, Any]:
 
 
 def _read_all(terminal: int, answers: Iterable[str]) -> str:
-    """Read everything until the other side is closed, which Linux reports as an error.
+    """Read everything until the other side closes the terminal, which Linux reports as an error.
 
-    Each question gets the next answer; after the last answer, questions get none.
+    Type the next answer at each question, or Ctrl-D if no answer is left.
     """
     seen = b""
     coming = iter(answers)
@@ -241,11 +242,11 @@ def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str] | None 
     while not holds():
         assert time.monotonic() < deadline, "it never came"
         assert process is None or process.poll() is None, "the process has ended"
-        time.sleep(0.01)  # poll
+        time.sleep(0.01)
 
 
 def end(process: subprocess.Popen[str]) -> Finished:
-    """Wait for a process that was started, and collect its output."""
+    """Wait for a started process, and return its output; kill it after `LONGEST` seconds."""
     try:
         out, err = process.communicate(timeout=LONGEST)
     except subprocess.TimeoutExpired:

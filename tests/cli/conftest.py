@@ -1,4 +1,4 @@
-"""What most tests of the command need: its folder, an application's database, and a ticketing API."""
+"""Fixtures for tests of the command: its folder, an application's database, and a ticketing API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cli.story import Api, Begin, Story, tables_without
 from tests.store.conftest import Factory, reusable
 
 Prepared = Callable[[Path], AbstractContextManager[Application]]
-"""Creates an application's database in a folder, with the application's and retrycli's tables but no messages."""
+"""A function that creates an application's database in a folder, with all tables but no messages."""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def cli(request: pytest.FixtureRequest, tmp_path: Path) -> Cli:
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Factory], str]]:
-    """Provide a database with retrycli's tables for each engine: creating them takes longer than the rest of a pass."""
+    """Provide one template database per engine, because creating all tables takes longer than a pass."""
     with ExitStack() as until_the_end:
 
         @cache
@@ -48,7 +48,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Fa
 
 @pytest.fixture(scope="session")
 def prepared(engine: Factory, templates: Callable[[Factory], str]) -> Prepared:
-    """Provide databases for fixtures that several tests share."""
+    """Provide a function that copies the template database; fixtures of any scope can use it."""
 
     @contextmanager
     def make(folder: Path) -> Iterator[Application]:
@@ -85,13 +85,13 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def at_work(cli: Cli, application: Application, sandbox: Sandbox) -> Cli:
-    """Provide the command with two environment variables that name database and API."""
+    """Provide the command with the environment variables for the database and the API."""
     return cli.having(application.variables(sandbox.url))
 
 
 @pytest.fixture
 def begin(engine: Factory, prepared: Prepared, cli: Cli, tmp_path: Path) -> Begin:
-    """Begin the story of a message."""
+    """Provide a function that begins a `Story`."""
 
     @contextmanager
     def story(*answers: object, without: Collection[str] = ()) -> Iterator[Story]:

@@ -1,4 +1,4 @@
-"""Mark secrets and customers' texts, and search for them in any output."""
+"""Marked secrets and message texts, and a search for them in any output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECRETS = {
     "channel password": "hush/channel@key",
     "proxy password": "hush/proxy=key",
 }
-"""Secrets that no output may contain. They have no digits, because retrycli removes those from error texts anyway."""
+"""Secrets that no output may contain. They have no digits, because retrycli groups error texts without their digits."""
 WORDS = {
     "body": "murmur, dear customer, the whole of the body",
     "subject": "murmur of a subject line",
@@ -27,15 +27,15 @@ WORDS = {
     "bcc": "murmur.blind@customer.example",
     "attachment": "murmur-of-an-attachment.pdf",
 }
-"""Texts of a message, which only the commands made for them may show."""
+"""Parts of a message, which only the commands made to show them may print."""
 MARKS = SECRETS | WORDS
 
 ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
-"""Matches strings that may be base64, in either alphabet."""
+"""A pattern for strings that may be base64, in either alphabet."""
 
 
 def leaks(text: str) -> set[str]:
-    """Return the marks in a text: as they are, URL-encoded, escaped as in JSON or HTML, or in base64."""
+    """Return the names of the marks in a text: as they are, URL-encoded, escaped as in JSON or HTML, or in base64."""
     readings = [text, *_decoded(text)]
     readings += [unquote_plus(reading) for reading in readings]
     readings += [unescape(reading) for reading in readings]
@@ -44,7 +44,7 @@ def leaks(text: str) -> set[str]:
 
 
 def leaking(places: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return the places that contain marks, with the marks."""
+    """Return the places whose texts contain marks, with the names of the marks."""
     return {place: found for place, text in places.items() if (found := leaks(text))}
 
 

@@ -1,4 +1,4 @@
-"""Replace ``crontab`` for a test: it keeps one user's crontab in a file, so that no real one is changed."""
+"""A stand-in for ``crontab`` that keeps one user's crontab in a file, so that tests change no real crontab."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ esac
 
 
 class Crontab:
-    """The stand-in: ``variables`` puts it before the real one in the search path."""
+    """The stand-in; ``variables`` puts it before the real ``crontab`` in ``PATH``."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "bin").mkdir()
@@ -35,7 +35,7 @@ class Crontab:
 
 @contextmanager
 def a_cron(folder: Path) -> Iterator[None]:
-    """Run a process with the name of cron's daemon that does nothing, whether or not this machine has a real one."""
+    """Run an idle process named ``cron``, so that a test finds a cron daemon on every machine."""
     daemon = folder / "cron"
     shutil.copy("/bin/sleep", daemon)
     with subprocess.Popen([daemon, "600"]) as process:

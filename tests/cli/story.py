@@ -1,4 +1,4 @@
-"""One message over hours: what the application does to its row, what passes do, and what the ticketing API received."""
+"""The story of one message: changes by the application, passes hours apart, and the requests that the API receives."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LONGER_THAN_ANY_WAIT = timedelta(hours=6)
 MADE, LATER = "2026-01-02 03:04:05", "2026-01-02 09:04:05"
-"""When the application created a row, and a second row with the same id."""
+"""The creation times of a row, and of a second row that reuses its id."""
 TICKET, OTHER_TICKET = 4711, 4712
 IMPATIENT_SECONDS = 0.2
 ALREADY = "already delivered at"
@@ -51,10 +51,10 @@ class Sent:
 
 
 class Api(Sandbox):
-    """A ticketing API that honours keys, answers in turn, and lists every request. The last answer repeats.
+    """A ticketing API that honours keys, gives its answers in turn, repeats the last one, and records every request.
 
     Args:
-        answers: `OK`, `LOST`, or an answer as it is.
+        answers: `OK`, `LOST`, or an HTTP answer to send unchanged.
     """
 
     def __init__(self, *answers: object) -> None:
@@ -62,10 +62,9 @@ class Api(Sandbox):
         self.answers = list(answers or [OK])
         self.requests: list[Sent] = []
         self.meanwhile: dict[int, Callable[[], object]] = {}
-        """A callback to run during a request, by the number of the request, starting at 1."""
+        """Callbacks to run during a request, keyed by the request's number, from 1."""
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
-        """Return the next answer."""
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.requests.append(Sent(str(key), path.split("/")[2], str(json.loads(body)["body"]), answer))
         self.meanwhile.pop(len(self.requests), lambda: None)()
@@ -78,12 +77,10 @@ class Api(Sandbox):
 
     @property
     def bodies(self) -> list[str]:
-        """Return the text of each request."""
         return [request.body for request in self.requests]
 
     @property
     def keys(self) -> list[str]:
-        """Return the key of each request."""
         return [request.key for request in self.requests]
 
 
@@ -105,7 +102,7 @@ class Story:
     # -- the application --------------------------------------------------------------------------------------
 
     def insert(self, message_id: int = 1, /, **columns: object) -> int:
-        """Insert a failed message."""
+        """Insert a failed message, and return its id."""
         row: Row = {
             "id": message_id,
             "ticket_id": TICKET,
@@ -135,7 +132,6 @@ class Story:
         self.application.execute(statement, *columns.values(), message_id)
 
     def delete(self, message_id: int = 1) -> None:
-        """Delete a row."""
         self.application.execute("DELETE FROM pending_messages WHERE id = ?", message_id)
 
     def replace(self, message_id: int = 1, /, **columns: object) -> None:
@@ -144,7 +140,7 @@ class Story:
         self.insert(message_id, **columns)
 
     def snapshot(self) -> list[Row]:
-        """Back up the table."""
+        """Return the table's rows, for `restore`."""
         return list(self.application.rows().values())
 
     def restore(self, rows: Iterable[Row]) -> None:
@@ -165,7 +161,7 @@ class Story:
     # -- passes and operators ---------------------------------------------------------------------------------
 
     def tick(self, wait: timedelta = LONGER_THAN_ANY_WAIT) -> PassSummary:
-        """Make a pass, a while after the last one."""
+        """Run a pass whose clock is `wait` later than the previous pass's."""
         self.ahead += wait
         ahead = self.ahead
         return run_pass.run_once(
@@ -173,19 +169,17 @@ class Story:
         )
 
     def ticks(self, number: int) -> None:
-        """Make several passes."""
         for _ in range(number):
             self.tick()
 
     def operator(self, *args: str, code: int = 0) -> None:
-        """Run a command."""
+        """Run a command, and check its exit code."""
         done = self.command(*args)
         assert done.returncode == code, done.stderr
 
     # -- what came of it --------------------------------------------------------------------------------------
 
     def status(self, message_id: int = 1) -> object:
-        """Return the status of a row."""
         return self.application.row(message_id)["status"]
 
     def queued(self, message_id: int = 1) -> Row:
@@ -193,12 +187,12 @@ class Story:
         return self.application.rows("retrycli_queue")[message_id]
 
     def outcomes(self, message_id: int = 1) -> list[object]:
-        """Return the outcomes of all attempts with an id."""
+        """Return the outcomes of all attempts at a message."""
         rows = self.application.rows("retrycli_attempts").values()
         return [row["outcome"] for row in rows if row["message_id"] == message_id]
 
     def check_escalated(self, reason: str, message_id: int = 1) -> None:
-        """Check that a message is failed, and escalated for a reason."""
+        """Check that a message still has the status failed, and is escalated for this reason."""
         found = self.queued(message_id)
         assert (found["state"], found["escalation_reason"]) == ("escalated", reason)
         assert self.status(message_id) == "failed"
@@ -209,7 +203,7 @@ class Story:
         assert ALREADY in str(self.application.row(message_id)["last_error"])
 
     def check_keys(self) -> None:
-        """Check that no key was used for two texts, nor after an answer that said "delivered"."""
+        """Check that no key was used for two texts, or used again after a delivery."""
         texts: dict[str, str] = {}
         delivered = set()
         for request in self.api.requests:
@@ -232,11 +226,11 @@ def impatient(url: str) -> str:
 
 
 Begin = Callable[..., AbstractContextManager[Story]]
-"""Begins a story with an API's answers, in a table ``without`` some columns."""
+"""A function that begins a story: the API gives these answers, and the table lacks the columns in ``without``."""
 
 
 def tables_without(columns: Iterable[str]) -> str:
-    """Return the application's tables without some columns."""
+    """Return the statements that create the application's tables, without some columns."""
     tables = TABLES
     for column in columns:
         tables, found = re.subn(rf"\n    {column} [^,]+,", "", tables)
