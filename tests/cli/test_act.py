@@ -32,7 +32,7 @@ pytestmark = on_both
 USER = pwd.getpwuid(os.getuid()).pw_name
 
 
-def escalate(application: Application, *ids: int, **columns: Any) -> None:  # noqa: ANN401  as `add` takes them
+def escalate(application: Application, *ids: int, **columns: Any) -> None:  # noqa: ANN401  values of any type
     """Add messages that have used up their retries, and let a pass find them."""
     for message_id in ids:
         application.add(message_id, retry_count=10, **columns)
@@ -40,7 +40,7 @@ def escalate(application: Application, *ids: int, **columns: Any) -> None:  # no
 
 
 def escalate_many(application: Application, number: int) -> None:
-    """Add this number of escalated messages at once, as passes leave them."""
+    """Insert messages with the rows of a pass that escalated them; real passes would take too long."""
     ids = range(1, number + 1)
     text = {"ticket_id": 4711, "message_type": "customer", "subject": "Re: Invoice", "body": "It is attached."}
     failed = {"status": "failed", "retry_count": 10, "last_error": "HTTP 503"}
@@ -58,19 +58,19 @@ def escalate_many(application: Application, number: int) -> None:
 
 
 def acts(application: Application) -> list[tuple[object, object, object]]:
-    """Return the recorded actions: operator, action and message."""
+    """Return the message, operator and action of each recorded action."""
     return [
         (action["message_id"], action["by"], action["act"]) for action in application.rows("retrycli_acts").values()
     ]
 
 
 def facts(done: Finished) -> dict[str, int]:
-    """Return the figures that a command printed."""
+    """Return the tab-separated counts that a command printed."""
     return {name: int(value) for name, value in (line.split("\t") for line in done.stdout.splitlines())}
 
 
 def due(application: Application, message_id: int) -> datetime:
-    """Return when a message is due."""
+    """Return the time of a message's next attempt."""
     at = application.rows("retrycli_queue")[message_id]["next_attempt_at"]
     return datetime.fromisoformat(str(at)).replace(tzinfo=UTC)
 
@@ -132,7 +132,7 @@ def test_requeue_reports_each_id_it_cannot_requeue_and_requeues_the_others(
     ],
 )
 def test_requeue_accepts_a_time(at_work: Cli, application: Application, at: str, expected: object) -> None:
-    """Accept a duration from now, a future time of day, or a date and time; local time if it has no offset."""
+    """``--at`` accepts a duration, a date and time, or a time of day. A time of day that has passed means tomorrow."""
     assert callable(expected)
     escalate(application, 11)
     before = datetime.now(UTC)
@@ -215,7 +215,6 @@ def test_a_filter_that_matches_nothing_changes_nothing(at_work: Cli, application
 @on_sqlite
 @EVERY
 def test_a_filter_requires_yes_when_not_on_a_terminal(at_work: Cli, application: Application, command: str) -> None:
-    """Wrong usage is reported with a remedy."""
     escalate(application, 11)
     before = application.dump()
     for more in ([], ["--json"]):
@@ -258,7 +257,7 @@ def test_an_operator_who_confirms_sees_the_result(at_work: Cli, application: App
 
 
 def test_failing_canaries_leave_the_rest_unchanged(cli: Cli, application: Application) -> None:
-    """Of 10,000 messages three are attempted. All 10,000 stay as they are to the last column."""
+    """Only the three canaries are attempted, and no row of the 10,000 messages or of the queue changes."""
     escalate_many(application, 10_000)
     before = application.rows(), application.rows("retrycli_queue")
     with Scripted(REJECTS) as api:
@@ -295,7 +294,7 @@ def test_the_output_reports_failed_canaries(cli: Cli, application: Application) 
 
 
 def test_delivered_canaries_let_the_rest_follow(cli: Cli, application: Application) -> None:
-    """Delivered canaries are done. One failure of four is acceptable; that message stays escalated."""
+    """One failed canary of four is under the limit of 30%, so the other messages are requeued."""
     escalate(application, *range(11, 19))
     with Scripted(REJECTS, TAKES) as api:
         at_work = cli.having(application.variables(api.url))
@@ -310,7 +309,7 @@ def test_delivered_canaries_let_the_rest_follow(cli: Cli, application: Applicati
 
 
 def test_a_canary_that_changed_state_is_skipped(cli: Cli, application: Application) -> None:
-    """It says nothing about the others: the next message becomes a canary in its place."""
+    """A message that was sent meanwhile says nothing about the others, so the next message becomes the canary."""
     application.add(1, status="sent")
     escalate(application, 11, 12)
     with Scripted(REJECTS) as api:
@@ -332,17 +331,17 @@ BEGIN
     );
 END
 """
-"""Makes SQLite work endlessly on one message, in the middle of a batch."""
+"""A trigger that keeps SQLite busy with one message, in the middle of a batch."""
 
 
 @contextmanager
 def stuck(application: Application) -> Iterator[None]:
-    """Make the database block at one message."""
+    """Make a command block when it updates one message, in the middle of a batch."""
     if not application.is_sqlite:
         with application.in_transaction(f"SELECT 1 FROM retrycli_queue WHERE message_id = {STUCK_AT} FOR UPDATE"):
             yield
         return
-    application.execute("PRAGMA journal_mode = WAL")  # so that others can look
+    application.execute("PRAGMA journal_mode = WAL")  # lets the test read during the write
     application.execute(ENDLESS)
     yield
     application.execute("DROP TRIGGER gate")
@@ -354,7 +353,7 @@ def requeued(application: Application) -> int:
 
 
 def test_a_killed_command_can_be_repeated_and_changes_no_message_twice(cli: Cli, application: Application) -> None:
-    """Kill the command in the middle of a batch: that batch is rolled back, earlier ones are committed."""
+    """A kill in the middle of a batch rolls back that batch; earlier batches stay committed."""
     escalate_many(application, 10_000)
     at_work = cli.having(application.variables("http://127.0.0.1:9"))
     command = ("requeue", "--fingerprint", "c0ffee", "--yes", "--by", "anna", "--at", "2h")
@@ -400,12 +399,15 @@ def test_ctrl_c_ends_the_command_between_two_batches_and_reports_progress(cli: C
 
 
 def catches(pid: int, number: int) -> bool:
-    """Return whether a process has its own handler for a signal; Python's for SIGINT exists from the start."""
+    """Return True if a process has installed its own handler for a signal.
+
+    Python catches SIGINT from the start, so the handler for SIGTERM shows that the command's handlers are in place.
+    """
     return _bit(pid, "SigCgt", signal.SIGTERM) and _bit(pid, "SigCgt", number)
 
 
 def pending(pid: int, number: int) -> bool:
-    """Return whether a signal was sent to a process that has not noticed it; False if the process has ended."""
+    """Return True if a signal is pending for a process; False if the process has ended."""
     try:
         return _bit(pid, "ShdPnd", number)
     except FileNotFoundError:
@@ -419,7 +421,7 @@ def _bit(pid: int, field: str, number: int) -> bool:
 
 
 def test_messages_sent_meanwhile_are_left_alone_and_counted(cli: Cli, application: Application) -> None:
-    """Between the question and the answer the application sends one message, and a pass is sending another."""
+    """`retry` is sending message 12, so a filter does not match it."""
     escalate(application, 11, 12, 13)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -437,7 +439,7 @@ def test_messages_sent_meanwhile_are_left_alone_and_counted(cli: Cli, applicatio
 
 
 def test_a_rejected_messages_row_says_who_rejected_it_and_why(at_work: Cli, application: Application) -> None:
-    """It works in every state, and the next pass has nothing to do."""
+    """Waiting, escalated and due messages can all be rejected, and the next pass sends none of them."""
     application.add(12, hours_ago=0)
     escalate(application, 11)
     application.add(13)
@@ -452,7 +454,7 @@ def test_a_rejected_messages_row_says_who_rejected_it_and_why(at_work: Cli, appl
 
 
 def test_reject_asks_on_a_terminal_even_for_one_message(at_work: Cli, application: Application) -> None:
-    """A number may be mistyped. Off a terminal an id is enough."""
+    """An id may be mistyped, so the operator sees the message and confirms."""
     escalate(application, 11, 12)
     screen = at_work.on_terminal("reject", "11", "--reason", "double", answers=["n"])
     assert screen.returncode == 0
@@ -491,7 +493,7 @@ def test_requeue_accepts_messages_that_retrycli_rejected(
 
 
 def test_requeue_leaves_messages_that_the_application_rejected_alone(at_work: Cli, application: Application) -> None:
-    """This includes a message that was first rejected here, and later by the application."""
+    """If the application changes a row that retrycli rejected, the rejection counts as the application's."""
     application.add(11, status="rejected", last_error="spam")
     application.add(12)
     assert at_work("reject", "12", "--reason", "double").returncode == 0
@@ -516,7 +518,7 @@ def test_requeue_leaves_a_message_that_reuses_a_rejected_id_alone(at_work: Cli, 
 
 
 def test_requeue_refuses_a_row_from_which_no_request_can_be_built(at_work: Cli, application: Application) -> None:
-    """This matches `retry`: the next pass would escalate it again. A filter continues with the others."""
+    """The next pass would escalate the message again, so `retry` refuses it too. A filter continues with the others."""
     application.add(11, body=None)
     escalate(application, 12)
     refused = at_work("requeue", "11")
@@ -531,7 +533,7 @@ def test_requeue_refuses_a_row_from_which_no_request_can_be_built(at_work: Cli, 
 
 
 def test_requeue_refuses_a_message_that_its_preset_cannot_build(at_work: Cli, application: Application) -> None:
-    """A pass has the same rule, and nothing is sent. A filter continues with the others, and counts refusals."""
+    """A pass could not build the request either. A filter skips and counts such messages."""
     for message_id in (11, 12, 13):
         escalate(application, message_id)
     application.execute("UPDATE pending_messages SET attachments = '[\"none.pdf\"]' WHERE id IN (11, 12)")
@@ -549,7 +551,7 @@ def test_requeue_refuses_a_message_that_its_preset_cannot_build(at_work: Cli, ap
 
 
 def test_requeue_refuses_a_message_from_which_no_mail_can_be_built(cli: Cli, application: Application) -> None:
-    """The port is closed: nothing is sent."""
+    """The mail server's port is closed, so an attempt to send would end with another error."""
     smtp = {"RETRYCLI_GATEWAY__KIND": "smtp", "RETRYCLI_GATEWAY__SENDER": "desk@example.com"}
     escalate(application, 11, recipient_email="anna", message_type="supplier")
     mailing = cli.having(application.variables("smtp://127.0.0.1:9") | smtp)
@@ -559,7 +561,7 @@ def test_requeue_refuses_a_message_from_which_no_mail_can_be_built(cli: Cli, app
 
 
 def test_requeue_ignores_an_unusable_gateway(at_work: Cli, application: Application) -> None:
-    """A pass stops because of the gateway, and reports it."""
+    """The fault is in the settings and not in the message, and the next pass reports it."""
     escalate(application, 11)
     assert at_work("requeue", "11", env={"RETRYCLI_GATEWAY__PRESET": "none-of-that-name"}).returncode == 0
 
@@ -610,7 +612,7 @@ def test_retry_attempts_all_messages_that_match_a_filter(
 
 
 def test_retry_by_a_filter_stops_when_the_api_is_down(cli: Cli, application: Application) -> None:
-    """It stops after as many consecutive failures as open the breaker; ids that were named are all attempted."""
+    """A filter may match many messages, so `retry` stops when the breaker would open. Named ids are all attempted."""
     escalate(application, *range(11, 18))
     with Scripted(BUSY) as api:
         at_work = cli.having(application.variables(api.url))
@@ -687,7 +689,6 @@ def test_show_lists_actions_among_the_attempts(cli: Cli, application: Applicatio
 
 @on_sqlite
 def test_output_escapes_hostile_texts(at_work: Cli, application: Application) -> None:
-    """This covers the list before the question, refusals, reasons, names and notes."""
     escalate(application, 11, 12, subject=EVIL, ticket_id=EVIL, last_error=EVIL)
     screens = [
         at_work.on_terminal("escalations", "note", "11", EVIL.replace("\0", "")),
@@ -787,7 +788,7 @@ def test_requeue_skips_a_rejected_message_that_would_expire(at_work: Cli, applic
 
 
 def test_a_requeued_rejected_message_keeps_the_time_of_its_first_failure(cli: Cli, application: Application) -> None:
-    """Its age counts from its first failure. So does its expiry if its table has no creation time."""
+    """A message's age counts from its first failure, and so does its expiry if the table has no creation time."""
     application.add(11, hours_ago=5)
     with Scripted(REJECTS) as api:
         at_work = cli.having(application.variables(api.url))

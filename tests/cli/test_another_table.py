@@ -1,4 +1,4 @@
-"""The queue belongs to one of the application's tables, and every command refuses another one."""
+"""The queue belongs to one of the application's tables, and every command refuses to use it for another table."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def waiting(cli: Cli, application: Application) -> list[int]:
 
 @pytest.fixture
 def astray(at_work: Cli, application: Application) -> Cli:
-    """Point the command at another table with the same columns and a message of its own."""
+    """Provide a command whose settings name another table, with the same columns and one failed message."""
     application.execute("CREATE TABLE archive AS SELECT * FROM pending_messages")
     application.execute("UPDATE archive SET status = 'sent' WHERE id <> 101")
     return at_work.having({"RETRYCLI_DATABASE__TABLE": "archive"})

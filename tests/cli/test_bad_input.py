@@ -1,4 +1,4 @@
-"""Errors from outside: one clear line on stderr that names the problem and the remedy, and nothing is lost."""
+"""External faults: a command prints one line with the problem and the remedy, and loses nothing."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Prepared
 
 API = "http://127.0.0.1:9"
-"""No server listens here. Every test ends before a request, unless it says otherwise."""
+"""No server listens on this port, because most commands here fail before their first request."""
 
 
 def fault(done: Finished, code: int) -> str:
-    """Return the last line of a command's errors."""
+    """Check that a command failed with this code and one line on stderr, and return the line."""
     assert (done.returncode, done.stdout) == (code, "")
     assert "Traceback" not in done.stderr
     [line] = done.stderr.splitlines()
@@ -54,7 +54,7 @@ def impatient(application: Application) -> dict[str, str]:
 
 
 def without_roots_powers(cli: Cli) -> Cli:
-    """Provide the command bound by file modes, even if the tests run as root."""
+    """Return the command without root's power to ignore file modes, if the tests run as root."""
     if os.geteuid() != 0:
         return cli
     setpriv = shutil.which("setpriv")
@@ -86,7 +86,7 @@ def test_a_locked_database_is_reported_with_a_remedy(cli: Cli, application: Appl
 
 
 def test_a_database_locked_during_a_pass_loses_no_answer(cli: Cli, application: Application) -> None:
-    """The pass keeps the answer, and records it when it can, however often it has waited for the lock in vain."""
+    """The pass keeps the answer, and repeats the write until the lock is free."""
     application.add(101)
     with held_back() as (sandbox, gate):
         env = {**impatient(application), "TICKETING_API_BASE_URL": sandbox.url}
@@ -103,7 +103,6 @@ def test_a_database_locked_during_a_pass_loses_no_answer(cli: Cli, application: 
 
 
 def test_a_read_only_database_is_reported_with_a_remedy(cli: Cli, application: Application) -> None:
-    """Read-only commands still work."""
     application.add(101)
     application.path.chmod(0o400)
     bound = without_roots_powers(cli).having(application.variables(API))
@@ -179,7 +178,6 @@ def test_a_missing_required_column_is_named(cli: Cli, untouched: Application) ->
 
 
 def test_the_minimal_table_is_enough(cli: Cli, sandbox: Sandbox) -> None:
-    """The table has only the eight required columns."""
     file = cli.cwd / "least.db"
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute(
@@ -224,7 +222,7 @@ class Mixed:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Iterator[Mixed]:
-    """Make this pass."""
+    """Provide the result of this pass, which several tests share."""
     folder = tmp_path_factory.mktemp("rows")
     with prepared(folder) as application:
         application.fill_due()
@@ -239,7 +237,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Itera
 
 @pytest.mark.parametrize("message_id", BAD_ROWS)
 def test_a_row_with_unusable_data_is_escalated_with_its_error(mixed: Mixed, message_id: int) -> None:
-    """Of its row only last_error changes; the log has one line about it and one for the metrics."""
+    """Only ``last_error`` of the row changes, and the log names the problem."""
     problem = BAD_ROWS[message_id][1]
     assert mixed.application.row(message_id) == mixed.before[message_id] | {"last_error": f"Can't be sent: {problem}"}
     assert mixed.application.state(message_id) == "escalated"
@@ -256,7 +254,7 @@ def test_the_other_messages_are_delivered(mixed: Mixed) -> None:
 
 
 def test_rows_with_unusable_data_can_be_listed_and_shown(mixed: Mixed) -> None:
-    """An invalid number or time is shown as null."""
+    """An invalid number or time is shown as null, so that a bad row can't break the list."""
     shown = mixed.cli.show_all(
         piped=["list-failed --json", "list-failed", "escalations --json", "show 21 --json", "show 20"]
     )
@@ -340,7 +338,7 @@ WRONG_FILES = {
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> dict[tuple[str, str] | bytes, Finished]:
-    """Return the error for each case, from ``config show`` if only the settings are wrong: it starts faster."""
+    """Run ``config`` with each wrong setting and file. ``config show`` is faster, but misses some errors."""
     folder = tmp_path_factory.mktemp("settings")
     with prepared(folder) as application:
         cli = Cli(folder, application.variables(API))

@@ -1,4 +1,4 @@
-"""A PostgreSQL in trouble: one clear line on stderr, nothing is lost, and the next pass recovers open attempts."""
+"""Faults of a PostgreSQL server: one clear error line, no lost messages, and recovery by the next pass."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MANUAL = Path(retrycli.__file__).parent / "manual" / "postgresql.md"
 API = "http://127.0.0.1:9"
-"""No server listens here. Every test that uses this URL ends before a request."""
+"""No server listens on this port, because the commands fail before their first request."""
 SECRET = "pa55-of-the-test"
 PROCESS_DIED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
 """The time until claims have expired, and until rescheduled messages are due."""
@@ -63,12 +63,12 @@ class Desk:
     cli: Cli
 
     def url(self, *, user: str = "postgres", port: int | None = None, **query: str) -> str:
-        """Return its ``database.url``, with a secret password."""
+        """Return the application's ``database.url`` with the password `SECRET`, which no output may contain."""
         there = make_url(self.application.url).set(username=user, password=SECRET)
         return shown(there.set(port=port or there.port, query=query))
 
     def at(self, api: str, *, url: str | None = None, **settings: str) -> Cli:
-        """Provide the command, configured with the database and an API."""
+        """Return the command with settings for the database and an API."""
         more = {f"RETRYCLI_{name}": value for name, value in settings.items()}
         return self.cli.having(
             {
@@ -80,7 +80,7 @@ class Desk:
         )
 
     def run_later(self, api: Sandbox, later: timedelta) -> PassSummary:
-        """Make a pass this much later."""
+        """Run a pass whose clock is ahead by `later`."""
         settings = Settings.model_validate(
             self.application.settings(api.url).model_dump() | {"run": {"lock_file": str(self.cli.cwd / "lock")}}
         )
@@ -98,7 +98,7 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def template(server: Server) -> Iterator[str]:
-    """Provide a database with retrycli's tables."""
+    """Provide a database with retrycli's tables, which each test copies."""
     with postgresql.database(at=server.url) as url:
         Application(url)
         with wiring.open_database(Settings(database=DatabaseSettings(url=url))):
@@ -120,7 +120,7 @@ def untouched_desk(server: Server, cli: Cli) -> Iterator[Desk]:
 
 
 def line(done: Finished, code: int = 69) -> str:
-    """Return the one line that a command ends with, without the location at its start."""
+    """Return the one error line of a command, without the database's location."""
     text = fault(done, code)
     assert SECRET not in done.stderr
     return text.partition(": ")[2] if text.startswith("postgresql") else text
@@ -128,7 +128,10 @@ def line(done: Finished, code: int = 69) -> str:
 
 @contextmanager
 def in_flight(desk: Desk, url: str | None = None) -> Iterator[tuple[list[Finished], Gate]]:
-    """Run a pass with one of ten messages in flight; yield its result after the block, and the gate."""
+    """Start a pass over ten messages, and hold it while one request is in flight.
+
+    Yield a list, which gets the pass's result after the block, and the gate.
+    """
     desk.application.add_due(MESSAGES)
     done: list[Finished] = []
     with held_back() as (api, gate):
@@ -142,9 +145,9 @@ def in_flight(desk: Desk, url: str | None = None) -> Iterator[tuple[list[Finishe
 
 
 def check_that_all_arrive(desk: Desk, *, unknown: int, known: int = 0) -> None:
-    """Check that nothing was lost: later passes send unknown messages again with their keys.
+    """Check that later passes deliver every message, and repeat unknown outcomes with the same keys.
 
-    Messages known to be delivered are not sent again.
+    Messages whose delivery is recorded are not sent again.
     """
     rows, queue = desk.application.rows(), desk.application.rows("retrycli_queue")
     assert {message_id for message_id, row in rows.items() if row["status"] == "failed"} == queue.keys()
@@ -174,7 +177,7 @@ def check_that_all_arrive(desk: Desk, *, unknown: int, known: int = 0) -> None:
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_stopping_the_server_during_a_pass_costs_one_attempt_per_message_in_flight(desk: Desk, mode: str) -> None:
-    """This holds also if the server acknowledges commits before they are on its disk."""
+    """With ``synchronous_commit=off`` a stop may lose commits that the server has acknowledged."""
     with in_flight(desk, desk.url(options="-c synchronous_commit=off")) as (done, _):
         desk.server.stop(mode)
     try:
@@ -190,7 +193,6 @@ def test_stopping_the_server_during_a_pass_costs_one_attempt_per_message_in_flig
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_a_pass_reconnects_after_the_server_restarts_between_transactions(desk: Desk, mode: str) -> None:
-    """The pass continues, and sends each message once."""
     with in_flight(desk) as (done, _):
         desk.server.stop(mode)
         desk.server.start()
@@ -201,13 +203,13 @@ def test_a_pass_reconnects_after_the_server_restarts_between_transactions(desk: 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_stopping_the_server_during_a_transaction_is_reported(desk: Desk, mode: str) -> None:
-    """The answer cannot be recorded, because the application locks one of retrycli's own tables too."""
+    """A lock on the queue keeps the transaction that records the answer open until the server stops."""
     with in_flight(desk) as (done, gate), holding(desk, "LOCK TABLE retrycli_queue IN ACCESS EXCLUSIVE MODE"):
         gate.opened.set()
         wait_until(lambda: waits_for_a_lock(desk.application))
         desk.server.stop(mode)
     desk.server.start()
-    # It may have ended in a transaction, or before the next one.
+    # The stop may hit the transaction, or the pass's next attempt to connect.
     assert line(done[0]).endswith((f": {GONE}", BY_TEXT["Connection refused"]))
     check_that_all_arrive(desk, unknown=1)
 
@@ -222,7 +224,6 @@ def holding(desk: Desk, statement: str) -> Iterator[None]:
 
 
 def waits_for_a_lock(application: Application) -> bool:
-    """Return whether a statement is waiting for a lock."""
     return bool(application.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
 
 
@@ -234,10 +235,10 @@ class InDoubt:
     """A commit whose result is unknown after a network failure."""
 
     text: str
-    """A statement in its transaction."""
+    """The statement that identifies the transaction."""
     loses: Loses
     row: str
-    """The status of the message afterwards."""
+    """The message's status after the failed pass."""
     unknown: int
     """The number of attempts whose outcome the next pass does not know."""
     arrives: int
@@ -294,11 +295,11 @@ def is_read_only(desk: Desk) -> bool:
 
 
 def test_a_server_that_becomes_read_only_during_a_pass_loses_nothing(desk: Desk) -> None:
-    """A server that becomes a standby is read-only."""
+    """A server becomes read-only when it turns into a standby."""
     try:
         with in_flight(desk) as (done, _):
             desk.server.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
-            wait_until(lambda: is_read_only(desk))  # it takes its time to tell all who are connected
+            wait_until(lambda: is_read_only(desk))  # each session reloads the setting with a delay
     finally:
         desk.server.execute("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
     assert re.fullmatch(READ_ONLY, line(done[0]))
@@ -306,7 +307,7 @@ def test_a_server_that_becomes_read_only_during_a_pass_loses_nothing(desk: Desk)
 
 
 def test_of_several_hosts_in_the_url_the_writable_one_is_used(desk: Desk) -> None:
-    """One of the hosts is down."""
+    """After a failover, one of the hosts in the URL is down."""
     desk.application.add(101)
     nobody, there = postgresql.free_port(), desk.server.port
     name = make_url(desk.application.url).database
@@ -321,7 +322,7 @@ def test_of_several_hosts_in_the_url_the_writable_one_is_used(desk: Desk) -> Non
 
 [_RIGHTS] = re.findall(r"```sql\n(GRANT .+?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
 ON_THE_TABLE, FOR_OWN_TABLES = re.findall(r"GRANT (.+?) TO retrycli;", _RIGHTS, re.DOTALL)
-"""The rights that the manual says a role needs."""
+"""The manual's rights for retrycli's role, so that a test fails if the manual omits one."""
 COMMANDS = (
     "run-once",
     "run-once --dry-run",
@@ -345,7 +346,7 @@ COMMANDS = (
 
 
 def test_a_role_with_one_connection_and_the_manuals_rights_can_run_everything(untouched_desk: Desk) -> None:
-    """Each command needs one connection at a time."""
+    """``CONNECTION LIMIT 1`` is enough, because each command uses one connection at a time."""
     desk = untouched_desk
     role = desk.role(ON_THE_TABLE, FOR_OWN_TABLES)
     desk.application.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
@@ -385,7 +386,7 @@ def test_a_full_server_is_reported(desk: Desk) -> None:
 
 
 def check_all_sent_once(desk: Desk, done: Finished) -> None:
-    """Check that a pass continued undisturbed."""
+    """Check that a pass succeeded without output, and sent each message once."""
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert {row["status"] for row in desk.application.rows().values()} == {"sent"}
     assert len(desk.application.rows("retrycli_attempts")) == MESSAGES
@@ -393,7 +394,7 @@ def check_all_sent_once(desk: Desk, done: Finished) -> None:
 
 @pytest.mark.parametrize(("setting", "milliseconds"), [("statement_timeout", 300), ("lock_timeout", 50)])
 def test_a_statement_cancelled_during_a_pass_loses_nothing(desk: Desk, setting: str, milliseconds: int) -> None:
-    """The application locks the table for longer than the server's timeout. Then the pass continues."""
+    """The application locks the table for longer than the server's timeout, so the pass must repeat its statement."""
     with (
         in_flight(desk, desk.url(options=f"-c {setting}={milliseconds}")) as (done, gate),
         holding(desk, "LOCK TABLE pending_messages IN ACCESS EXCLUSIVE MODE"),
@@ -407,7 +408,6 @@ def test_a_statement_cancelled_during_a_pass_loses_nothing(desk: Desk, setting: 
 
 
 def test_a_pass_waits_for_rows_that_the_application_has_locked(desk: Desk) -> None:
-    """Then it continues undisturbed."""
     attempts = "SELECT 1 FROM retrycli_attempts WHERE outcome = 'delivered' AND finished_at IS NULL"
     with in_flight(desk) as (done, gate), holding(desk, "SELECT 1 FROM pending_messages FOR UPDATE"):
         gate.opened.set()
@@ -444,7 +444,7 @@ def test_a_missing_right_is_reported_before_anything_is_sent(desk: Desk, right: 
 
 
 def test_a_role_that_may_not_create_tables_is_reported(untouched_desk: Desk) -> None:
-    """It needs no such right after somebody else has created the tables."""
+    """The role needs this right only until retrycli's tables exist."""
     desk = untouched_desk
     desk.application.add(101)
     role = desk.role(ON_THE_TABLE)
@@ -470,7 +470,7 @@ def test_a_role_without_a_schema_for_retrycli_tables_is_reported(untouched_desk:
 def test_a_violated_constraint_is_reported_without_the_rows_content(
     desk: Desk, body: str | None, forbidden: str
 ) -> None:
-    """The server's message quotes the whole row, for a single row and for several at once."""
+    """PostgreSQL's error quotes the whole row, which contains a customer's text."""
     for message_id in range(1, 31):
         desk.application.add(message_id, subject="a customer's words", body=body)
     desk.application.execute(f"ALTER TABLE pending_messages ADD CONSTRAINT never CHECK (NOT ({forbidden}))")
@@ -495,7 +495,7 @@ def test_a_violated_constraint_is_reported_without_the_rows_content(
 def test_a_message_that_a_policy_protects_from_updates_is_sent_once_and_escalated(
     untouched_desk: Desk, policy: str, why: str
 ) -> None:
-    """It is readable, so it was sent. The pass does not wait for it as for a locked row."""
+    """The role can read the row but never update it, so the pass sends the message and must not wait as for a lock."""
     desk = untouched_desk
     role = desk.role(ON_THE_TABLE, FOR_OWN_TABLES)
     *others, hidden = desk.application.add_due(MESSAGES)

@@ -1,4 +1,4 @@
-"""A base URL that the transport refuses is an invalid setting: no message is charged or escalated for it."""
+"""A base URL that the transport refuses is an invalid setting: it uses up no retries and escalates no message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MESSAGES = 3
 
 
 def check_refused(done: Finished, key: str, url: str) -> None:
-    """Check that the command ended because of an invalid setting, named with its value in one line."""
+    """Check that one error line names the invalid setting and its value."""
     assert done.returncode == 78
     assert done.stdout == ""
     [line] = done.stderr.splitlines()

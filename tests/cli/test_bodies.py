@@ -30,7 +30,7 @@ LOOKING = (
     *("list-failed --error HTTP", "escalations", "escalations --json", "run-once --dry-run", "explain 1", "explain 3"),
 )
 REQUEUE = "requeue 3 --at 2h"
-"""This command builds the request, to check that the message can be sent."""
+"""This command reads the body, because it builds the request to check that the message can be sent."""
 ACTING = (
     *(
         "pause",
@@ -43,9 +43,9 @@ ACTING = (
     *("escalations ack --error recipient --yes", "escalations note 6 tea"),
 )
 WITH_BODIES = ("show 1", "edit 1 --subject tea --yes", "mark-sent 5 --yes", "retry 2", "run-once --limit 1")
-"""These commands show the body, compare it before a write, record what was delivered, and send it."""
+"""These commands show a body, compare it before a write, record its delivery, or send it."""
 NEEDS_A_LOOK_UP = {"look-up"}
-"""This command needs the text to compute the key. The generic preset has no look-up."""
+"""This command computes keys from the text. It is not run here, because the generic preset has no look-up."""
 FIRST = "run-once"
 """This command enrols and escalates messages, and reads their texts to notice later changes."""
 ELSEWHERE = {"init", "cron", "sandbox", "demo", "manual", "notify", "version", "presets", "deliver-test"}
@@ -65,7 +65,7 @@ FOUND = "read with the mark: "
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Have commands name each statement on stderr whose rows have the body in them."""
+    """Print each statement whose rows contain the body to stderr, while commands run."""
 
     def look(connection: Connection, _cursor: object, statement: str, values: Any, *_: object) -> None:  # noqa: ANN401
         if not statement.startswith("SELECT"):
@@ -85,13 +85,13 @@ def watched() -> Iterator[None]:
 def test_only_commands_that_show_change_or_send_a_body_read_it(
     cli: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """Each statement of each command is run a second time to inspect its rows."""
+    """The test runs each SELECT a second time, to find the body in its rows."""
     made = {"body": BODY, "created_at": datetime.now(UTC).replace(tzinfo=None)}
     application.add_all([made | {"retry_count": 5, "updated_at": made["created_at"]}] * 2)
     application.add_all([made | {"retry_count": 10, "last_error": f"no recipient {number}"} for number in range(6)])
     application.add(**made, cc_emails="no JSON")
     cli = cli.having({"RETRYCLI_DATABASE__URL": application.url, "RETRYCLI_GATEWAY__BASE_URL": sandbox.url})
-    assert cli("passes").returncode == 0  # makes the tables
+    assert cli("passes").returncode == 0  # creates retrycli's tables
     with watched():
         done = {line: cli(*shlex.split(line)) for line in (FIRST, "run-once --limit 9", *LOOKING, *ACTING)}
         assert not sandbox.received

@@ -42,7 +42,7 @@ def at(application: Application) -> Iterator[Desk]:
 
 
 def tried(at: Desk, ticks: range, *, ahead: timedelta = timedelta(0)) -> dict[int, list[int]]:
-    """Make cron's passes with a clock that is ahead; return their attempts, by the ticks of the right clock."""
+    """Run cron's passes with a clock that is ahead; return the attempted ids by the tick of the right clock."""
     found = {}
     for tick in ticks:
         now = NOON + tick * TICK + ahead
@@ -51,14 +51,11 @@ def tried(at: Desk, ticks: range, *, ahead: timedelta = timedelta(0)) -> dict[in
     return found
 
 
-# A clock that is ahead for two passes.
-
-
 @on_both
 def test_after_a_clock_was_a_month_ahead_messages_are_attempted_on_time(
     at: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Message 1 failed before, 2 meanwhile; 3 failed in an application with a wrong clock, 4 has no time."""
+    """Message 1 is first attempted on time, and 2 with the wrong clock; 3 is dated ahead, and 4 is undated."""
     at.add(1)
     at.add(2, failed_at=NOON)
     assert tried(at, range(1)) == {0: [1]}
@@ -144,12 +141,9 @@ def test_explain_foresees_what_the_next_pass_corrects(at: Desk) -> None:
     assert tried(at, range(3, 6)) == {3: [], 4: [], 5: [1]}
 
 
-# A clock that is set back.
-
-
 @on_both
 def test_after_a_clock_was_set_back_a_day_nothing_is_sent_early(at: Desk) -> None:
-    """It does not wait for the day to come again either."""
+    """The messages must not wait a day for the clock to catch up either."""
     at.add(1)
     assert tried(at, range(1)) == {0: [1]}
     at.add(2, failed_at=NOON + 5 * MINUTE - DAY)
@@ -157,18 +151,15 @@ def test_after_a_clock_was_set_back_a_day_nothing_is_sent_early(at: Desk) -> Non
 
 
 def test_a_pass_ignores_a_clock_that_is_set_back() -> None:
-    """Otherwise a pass would wait for its deadline, or for the turn of its next request, until that time came again."""
+    """Otherwise a pass would wait a day for its deadline or for its next request."""
     times = iter([NOON, NOON + MINUTE, NOON - DAY, NOON + DAY, NOON])
     seconds = iter([7.0, 67.0, 68.5, 69.0, 70.0])
     clock = never_set_back(lambda: next(times), lambda: next(seconds))
     assert [clock() - NOON for _ in range(4)] == [MINUTE, timedelta(seconds=61.5), DAY, timedelta(seconds=63)]
 
 
-# Hosts whose clocks differ by a minute. The file's locks keep their passes apart.
-
-
 def test_of_hosts_a_minute_apart_one_attempts_a_message_per_tick(at: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """Each host makes two passes. Neither takes the other's clock for one that must be corrected."""
+    """A minute is within the tolerance, so neither host corrects the other's times."""
     at.have(schedule={"base_minutes": 15})
     at.add(1)
     tries: list[datetime] = []
@@ -182,8 +173,6 @@ def test_of_hosts_a_minute_apart_one_attempts_a_message_per_tick(at: Desk, caplo
     assert [later - earlier for earlier, later in pairwise(tries)] == [TICK] * 11
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
-
-# Summer time and leap seconds.
 
 CHANGES = {
     "it begins": datetime(2025, 3, 30, 1, tzinfo=UTC),
@@ -199,7 +188,7 @@ passes_around(Application(f"sqlite:///{sys.argv[1]}", tables=None), datetime.fro
 
 
 def passes_around(application: Application, change: datetime) -> None:
-    """Make passes for four hours around a change to or from daylight saving time; nothing is delivered."""
+    """Run passes for two hours before and after a change to or from daylight saving time, and deliver nothing."""
     with Scripted(BUSY) as api:
         there = Desk(application, api)
         there.have(schedule={"backoff": "linear", "max_retries": 100}, breaker={"failures": 1000})
@@ -218,7 +207,7 @@ def passes_around(application: Application, change: datetime) -> None:
 def test_daylight_saving_time_makes_no_message_early_or_late(
     application: Application, change: datetime, zone: str
 ) -> None:
-    """The application writes UTC without an offset. In Berlin an hour is left out, or comes twice."""
+    """The application writes UTC without an offset. Read as Berlin's time, an hour would be skipped or repeated."""
     subprocess.run(
         [sys.executable, "-c", THROUGH_THE_CHANGE, application.path, change.isoformat()],
         env=os.environ | {"TZ": zone},
@@ -233,7 +222,7 @@ def test_daylight_saving_time_makes_no_message_early_or_late(
 
 @on_both
 def test_a_message_created_in_a_leap_second_is_sent(at: Desk) -> None:
-    """A server stores the second after it instead; a file stores what was written."""
+    """PostgreSQL stores the following second. SQLite stores the text as written, so retrycli must parse second 60."""
     at.answers(TAKES)
     at.application.add(1, created_at="2016-12-31 23:59:60", updated_at="2016-12-31 23:59:60")
     assert tried(at, range(1)) == {0: [1]}

@@ -1,4 +1,4 @@
-"""Completion of ids by the shell: what the installed command answers, and that it never disturbs the user."""
+"""Completion of ids in a shell: what the command offers, and that errors never disturb the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOSTILE = "HTTP 503: \"'`touch hit` $(touch hit) \\$(touch hit) [/red] \x1b[2J\n
 
 
 def bash(cli: Cli, line: str) -> Finished:
-    """Return what bash receives when Tab is pressed at the end of a line."""
+    """Return the output for bash when Tab is pressed at the end of a line."""
     words = line.split(" ")
     variables = {"_RETRYCLI_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     return cli.forked()(env=variables)
@@ -32,7 +32,7 @@ def offered(cli: Cli, line: str) -> list[str]:
 
 
 def zsh(cli: Cli, line: str) -> Finished:
-    """Return what zsh receives."""
+    """Return the output for zsh when Tab is pressed at the end of a line."""
     return cli.forked()(env={"_RETRYCLI_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line})
 
 
@@ -76,7 +76,7 @@ def test_completion_offers_at_most_fifty_ids(cli: Cli, application: Application)
 
 
 def test_completion_prints_and_writes_nothing_on_errors(cli: Cli, untouched: Application) -> None:
-    """No settings, invalid ones, no database, no table, or a database without retrycli's tables."""
+    """An error text would garble the line that the user types. Completion works without retrycli's tables."""
     untouched.add(5)
     before = untouched.dump()
     assert offered(cli.having({"RETRYCLI_DATABASE__URL": untouched.url}), "retrycli show ") == ["5"]
@@ -96,7 +96,7 @@ def test_completion_prints_and_writes_nothing_on_errors(cli: Cli, untouched: App
 
 
 def test_completion_does_not_wait_for_a_locked_database(known: Cli, application: Application) -> None:
-    """A pass would wait for half a minute."""
+    """The user waits at the prompt, so completion gives up at once; a pass would wait for half a minute."""
     with closing(sqlite3.connect(application.path)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         assert offered(known, "retrycli show ") == []
@@ -110,7 +110,7 @@ def test_zsh_shows_ticket_and_error_beside_each_id(known: Cli, application: Appl
 
 
 def test_an_error_text_is_plain_text_to_the_shell(known: Cli, application: Application) -> None:
-    """Zsh evaluates the answer as part of a program. Bash's double quotes mean the same, and bash is everywhere."""
+    """Zsh evaluates the output as code. Bash is installed everywhere, and reads double quotes alike."""
     application.execute("UPDATE pending_messages SET last_error = ?, ticket_id = ?", HOSTILE, "$(touch hit)")
     done = zsh(known, "retrycli show 5")
     assert (done.returncode, done.stderr) == (0, "")
@@ -127,7 +127,7 @@ def test_an_error_text_is_plain_text_to_the_shell(known: Cli, application: Appli
 
 
 def test_bash_completes_an_id_with_the_generated_script(known: Cli) -> None:
-    # What --show-completion prints where it finds out that its caller is bash.
+    # The script that --show-completion prints for bash.
     script = known.forked()(env={"_RETRYCLI_COMPLETE": "source_bash"}).stdout
     assert "_retrycli_completion" in script
     script += (

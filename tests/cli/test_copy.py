@@ -1,4 +1,4 @@
-"""``db copy``: an application's data has moved to another database, and retrycli's own tables follow."""
+"""The ``db copy`` command copies retrycli's own tables after an application has moved to another database."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TABLES = [each.name for each in COPIED]
 
 @dataclass(frozen=True)
 class Move:
-    """An application that has moved, or is about to."""
+    """An application's move from an old database to a new one."""
 
     cli: Cli
     old: Application
@@ -51,7 +51,7 @@ class Move:
         return self.cli.json("db", "copy", "--from", self.old.url, "--to", self.new.url, *args, code=code)
 
     def refusal(self, *args: str, code: int) -> str:
-        """Return the error of a copy that is refused."""
+        """Check that a copy is refused and writes nothing, and return its error."""
         before = all_of(self.new)
         done = self.copy(*args)
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
@@ -66,7 +66,7 @@ def database(folder: Path, kind: str, template: str | None = None) -> Iterator[s
     if kind == "postgresql":
         with postgresql.database(template) as url:
             yield url
-        # It is in a folder of the user who runs the tests.
+        # The default lock file of a server's database is outside the test's folder.
         wiring.lock_path(settings_at(url, NOBODY)).unlink(missing_ok=True)
         return
     file = folder / f"{uuid.uuid4().hex}.db"
@@ -109,20 +109,20 @@ def moving(cli: Cli, templates: Templates, old: str, new: str) -> Iterator[Move]
 
 @pytest.fixture
 def move(cli: Cli, templates: Templates) -> Iterator[Move]:
-    """Provide a move from a file to a server, the most common one."""
+    """Provide a move from SQLite to PostgreSQL, the most common one."""
     with moving(cli, templates, "sqlite", "postgresql") as made:
         yield made
 
 
 @pytest.fixture
 def between_files(cli: Cli, templates: Templates) -> Iterator[Move]:
-    """Provide a fast move, for tests that do not depend on the engine."""
+    """Provide a move between SQLite files, which is fast, for tests that do not depend on the engine."""
     with moving(cli, templates, "sqlite", "sqlite") as made:
         yield made
 
 
 def move_data(old: Application, new: Application) -> None:
-    """Do what another tool does: copy the application's rows with their ids, and no table of retrycli's."""
+    """Copy the application's rows with their ids, but none of retrycli's tables, as a migration tool does."""
     engine = create_engine(old.url)
     with engine.connect() as connection:
         new.add_all([dict(row) for row in connection.execute(select(old.table)).mappings()])
@@ -130,7 +130,7 @@ def move_data(old: Application, new: Application) -> None:
 
 
 def all_of(application: Application) -> dict[str, list[tuple[Any, ...]]]:
-    """Return everything that retrycli stores in a database; for missing tables, nothing."""
+    """Return all rows that `db copy` copies, sorted, by table; omit missing tables."""
     engine = create_engine(application.url)
     with closing(engine.connect()) as connection:
         there = {name for name in TABLES if engine.dialect.has_table(connection, name)}
@@ -166,9 +166,9 @@ PROCESS_DIED = timedelta(minutes=13)
 
 
 def fill(application: Application) -> None:
-    """Make a pass of three hours ago: 1 was sent, 2 escalated, 3 and 4 wait, 5 was being sent when a host died.
+    """Run a pass three hours ago, and add two more messages.
 
-    6 has failed since, and no pass knows it yet.
+    The pass sent message 1, escalated 2, and rescheduled 3 and 4. A host died while it sent 5. No pass has seen 6 yet.
     """
     with Scripted(TAKES, REJECTS, BUSY) as api:
         application.add_all([{}, {}, {}, {}])
@@ -204,7 +204,7 @@ def fill(application: Application) -> None:
     ],
 )
 def test_the_next_pass_continues_in_the_other_database(cli: Cli, templates: Templates, old: str, new: str) -> None:
-    """This follows the manual. Due messages are sent with their keys, sent ones are not. The history is complete."""
+    """As in the manual, the next pass sends due messages with their old keys, and repeats no delivery."""
     with moving(cli, templates, old, new) as move, Sandbox(Behaviour(), rng=Random(0)) as api:
         fill(move.old)
         before = all_of(move.old)
@@ -220,7 +220,7 @@ def test_the_next_pass_continues_in_the_other_database(cli: Cli, templates: Temp
 
         assert at_new.json("run-once")["result"] == "paused"
         assert at_new("resume").returncode == 0
-        # 5 was lost on its way: nobody knows whether it arrived, and it waits for its next attempt.
+        # The outcome of message 5 is unknown, so it waits for its next attempt.
         first = at_new.json("run-once")
         assert (first["sent"], first["unknown"], first["escalated"]) == (3, 1, 0)
         assert at_new.json("run-once")["sent"] == 0
@@ -261,7 +261,7 @@ def test_a_second_copy_writes_only_new_rows(move: Move) -> None:
 
 @pytest.mark.parametrize("named", ["--from", "--to"])
 def test_the_settings_may_name_one_of_the_two_databases(between_files: Move, named: str) -> None:
-    """The next steps are adapted accordingly."""
+    """The suggested next step depends on which of the two databases the settings name."""
     fill(between_files.old)
     move_data(between_files.old, between_files.new)
     given, set_ = between_files.old.url, between_files.new.url
@@ -276,7 +276,7 @@ def test_the_settings_may_name_one_of_the_two_databases(between_files: Move, nam
 
 
 def test_the_new_table_may_be_in_a_schema(cli: Cli, templates: Templates) -> None:
-    """A file has no schemas, so its own table must not be looked up under that name."""
+    """A SQLite file has no schemas, so the old table must be found without the schema in its name."""
     with moving(cli, templates, "sqlite", "postgresql") as move:
         fill(move.old)
         there = Application(move.new.url, "helpdesk.pending_messages")
@@ -297,7 +297,7 @@ def selected(application: Application) -> list[str]:
 
 
 def test_each_sides_queue_belongs_to_its_own_table(move: Move) -> None:
-    """It has another name on a server, where its schema is included."""
+    """On PostgreSQL the table's full name includes its schema, so the two names differ."""
     fill(move.old)
     move_data(move.old, move.new)
     assert move.json()["verified"]
@@ -320,7 +320,7 @@ RIGHTS = "SELECT, UPDATE (status, retry_count, last_error, sent_at, subject, bod
 
 
 def test_the_role_of_the_passes_is_sufficient(move: Move, sandbox: Sandbox) -> None:
-    """With the rights of the manual it creates the tables, fills them, and continues the id sequences."""
+    """With the manual's rights the role can create retrycli's tables, fill them, and advance their id sequences."""
     fill(move.old)
     move_data(move.old, move.new)
     name = f"retrycli_{uuid.uuid4().hex[:12]}"
@@ -357,7 +357,7 @@ def many(application: Application, attempts: int, *, error: str = "HTTP 503") ->
 
 
 def begun(application: Application) -> int:
-    """Return how many attempts have arrived, as another connection sees them."""
+    """Return the number of copied attempts that other connections can see."""
     engine = create_engine(application.url)
     with closing(engine.connect()) as connection:
         there = engine.dialect.has_table(connection, "retrycli_attempts")
@@ -371,7 +371,7 @@ ATTEMPTS = 30_000
 
 @pytest.mark.parametrize("new", ["postgresql", pytest.param("sqlite", marks=pytest.mark.long)])
 def test_a_killed_copy_can_be_repeated(cli: Cli, templates: Templates, new: str) -> None:
-    """It is killed twice; rows that had arrived are not written again."""
+    """The copy is killed twice, and the last run writes only the missing rows."""
     with moving(cli, templates, "sqlite", new) as move:
         fill(move.old)
         move.old.sql("DELETE FROM retrycli_attempts")
@@ -380,7 +380,7 @@ def test_a_killed_copy_can_be_repeated(cli: Cli, templates: Templates, new: str)
         arrived = 0
         for _ in range(2):
             process = cli.start("db", "copy", "--from", move.old.url, "--to", move.new.url)
-            wait_until(lambda: begun(move.new) > arrived, process)  # noqa: B023  it is called at once
+            wait_until(lambda: begun(move.new) > arrived, process)  # noqa: B023  the lambda is called at once
             process.send_signal(signal.SIGKILL)
             assert end(process).returncode == -signal.SIGKILL
             arrived = begun(move.new)
@@ -393,7 +393,7 @@ def test_a_killed_copy_can_be_repeated(cli: Cli, templates: Templates, new: str)
 
 
 def test_no_pass_runs_during_the_copy(cli: Cli, templates: Templates) -> None:
-    """Passes on both sides are skipped; a recorded skip is copied as well."""
+    """Passes on both databases are skipped. The old database records its skipped pass, which is copied too."""
     attempt = {"message_id": 1, "number": 1, "made_by": "pass", "started_at": NOON, "finished_at": NOON}
     with moving(cli, templates, "postgresql", "postgresql") as move:
         put(move.old, "retrycli_attempts", *([attempt] * 10_000))
@@ -422,7 +422,7 @@ main()
 @pytest.mark.slow
 @pytest.mark.long
 def test_memory_does_not_grow_with_the_tables(cli: Cli, templates: Templates) -> None:
-    """Copying 100,000 attempts with errors of a kilobyte takes the memory of copying 4,000."""
+    """Copying 100,000 attempts must take hardly more memory than copying 4,000."""
     told = replace(cli, program=(sys.executable, "-c", TELLS_ITS_PEAK))
     peaks: list[int] = []
     for attempts in (4_000, 100_000):
@@ -446,7 +446,7 @@ def test_requires_one_of_the_two_databases(cli: Cli) -> None:
 
 
 def test_refuses_to_copy_a_database_to_itself(between_files: Move) -> None:
-    """This holds for any spelling of its URL."""
+    """A symbolic link is a second name for the same file."""
     link = between_files.cli.cwd / "link.db"
     link.symlink_to(str(make_url(between_files.old.url).database))
     before = all_of(between_files.old)
@@ -498,7 +498,7 @@ def test_creates_no_tables_in_a_target_without_the_applications_table(cli: Cli, 
 
 
 def test_counts_messages_that_were_not_moved(move: Move) -> None:
-    """Nothing is copied: a pass there would treat these messages as deleted."""
+    """A pass on the new database would treat the missing messages as deleted, so nothing is copied."""
     fill(move.old)
     move_data(move.old, move.new)
     move.new.delete(3, 5)
@@ -511,7 +511,7 @@ def test_counts_messages_that_were_not_moved(move: Move) -> None:
 
 @pytest.mark.parametrize("side", ["old", "new"])
 def test_refuses_while_messages_are_being_sent(between_files: Move, side: str) -> None:
-    """The sender may be a pass on another host, or a manual attempt."""
+    """The lock does not show a pass on another host or a manual attempt, but a claim does."""
     fill(between_files.old)
     move_data(between_files.old, between_files.new)
     between_files.json()
@@ -542,7 +542,7 @@ def test_both_databases_may_share_one_lock(between_files: Move) -> None:
 
 
 def test_refuses_a_newer_target_unless_forced(move: Move, sandbox: Sandbox) -> None:
-    """Run from a shell's history, the command would undo everything since the move."""
+    """Repeated by mistake, for example from a shell's history, the copy would undo everything since the move."""
     fill(move.old)
     move_data(move.old, move.new)
     move.json()
@@ -553,7 +553,7 @@ def test_refuses_a_newer_target_unless_forced(move: Move, sandbox: Sandbox) -> N
     assert "--overwrite" in words
     assert move.json("--overwrite")["verified"]
     assert all_of(move.new) == all_of(move.old)
-    # Messages that were sent meanwhile are in the queue again, and the next pass finds out.
+    # The queue lists messages that are sent by now, and the next pass must not send them again.
     before = len(sandbox.received)
     assert move.cli.having(known).json("run-once")["sent"] == 0
     assert len(sandbox.received) == before
@@ -604,7 +604,7 @@ def test_an_invalid_url_is_reported_with_its_option(between_files: Move, option:
 
 
 def test_a_password_is_never_shown(move: Move) -> None:
-    """A URL may hold it before the host or after the question mark."""
+    """A URL may contain a password before the host or in the query."""
     fill(move.old)
     move_data(move.old, move.new)
     url = make_url(move.new.url).set(password="hunter2").update_query_dict({"password": "hunter3"})

@@ -1,4 +1,4 @@
-"""``cron print``, ``cron install``, ``cron check`` and ``cron remove``, on a crontab of the test."""
+"""``cron print``, ``cron install``, ``cron check`` and ``cron remove``, with a stand-in for the crontab."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_print_shows_what_install_would_write_and_changes_nothing(desk: Cli, cro
 
 
 def test_the_printed_line_works_in_a_crontab(desk: Cli, crontab: Crontab) -> None:
-    """It is then recognised as ours."""
+    """``cron check`` and ``cron remove`` must recognise a line that an operator has pasted."""
     crontab.file.write_text(desk("cron", "print", *OWN).stdout)
     assert desk("cron", "check", "--user").returncode == 0
     assert desk("cron", "remove", "--user", "--yes").returncode == 0
@@ -194,7 +194,6 @@ def test_status_computes_the_next_run_from_the_installed_line(desk: Cli, crontab
 
 
 def test_install_sets_a_log_file_and_keeps_the_other_settings(desk: Cli, application: Application) -> None:
-    """The settings keep their mode; existing settings are kept."""
     file = desk.cwd / "retrycli.toml"
     file.write_text(f"# mine\n{file.read_text()}[logging]\n# file =\nformat = 'json'  # mine too\n")
     file.chmod(0o600)
@@ -220,7 +219,7 @@ DAEMON, ANOTHER = "daemon", "nobody"
 
 
 def test_a_config_of_an_unprivileged_user_makes_no_passes_as_root(desk: Cli, application: Application) -> None:
-    """The database that it names is owned by root, as /etc/passwd is: its owner would make the passes."""
+    """By default passes run as the database's owner, and a user's config may name any file of root."""
     need_root()
     os.chown(desk.cwd / "retrycli.toml", THEIRS, THEIRS)
     for command in ("print", "install"):
@@ -268,7 +267,7 @@ def test_the_recommended_setup_works(cli: Cli, crontab: Crontab) -> None:
 
 
 def test_no_line_calls_a_package_that_another_user_may_change(cli: Cli, crontab: Crontab) -> None:
-    """The same holds for a folder that another user may write to. The interpreter alone would be fine."""
+    """Users who can write to the package or its folder could run code as the user of the passes."""
     need_root()
     need_own_program()
     with open_place() as place:
@@ -314,7 +313,7 @@ def test_proposes_no_line_that_depends_on_files_another_user_may_write(cli: Cli,
 
 
 def test_a_config_and_a_database_of_different_users_make_no_passes(cli: Cli, crontab: Crontab) -> None:
-    """One of them could obtain the other's rights."""
+    """One of the two users could obtain the other's rights."""
     with the_best_set_up() as place:
         config = place / "retrycli.toml"
         os.chown(config, pwd.getpwnam(ANOTHER).pw_uid, -1)

@@ -1,4 +1,4 @@
-"""``db index``: it offers an index on the application's table, and creates none without confirmation."""
+"""The ``db index`` command offers an index on the application's table, and creates it only after confirmation."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def table() -> Iterator[Table]:
 
 
 def test_on_postgresql_only_the_tables_owner_can_create_it(cli: Cli, table: Table) -> None:
-    """It prints the statement for the owner."""
+    """For any other role the command prints the statement, which the owner can run."""
     name = f"reader_{uuid.uuid4().hex[:12]}"
     table.sql(f"CREATE ROLE {name} LOGIN")
     try:

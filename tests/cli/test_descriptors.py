@@ -1,4 +1,4 @@
-"""Few file descriptors: the command sends no more at once than it can record, and errors name the limit."""
+"""Few file descriptors: a pass lowers its concurrency so that it can record each answer, and errors name the limit."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ for each in range(int(sys.argv[1])):
 
 @contextmanager
 def api_elsewhere(cli: Cli) -> Iterator[str]:
-    """Run the sandbox in another process without a limit on descriptors; it takes 100 ms for each answer."""
+    """Run a sandbox with 100 ms latency in another process, which has no limit on descriptors."""
     output = cli.cwd / "sandbox.out"
     with output.open("w") as file:
         process = cli.start("sandbox", "--port", "0", "--latency", "100ms", stdout=file.fileno())
@@ -93,14 +93,13 @@ def api_elsewhere(cli: Cli) -> Iterator[str]:
 
 
 def received(url: str) -> list[dict[str, Any]]:
-    """Return the messages that the sandbox has received."""
     with urlopen(f"{url}/received", timeout=LONGEST) as answer:
         found: list[dict[str, Any]] = json.load(answer)["received"]
         return found
 
 
 def limited(cli: Cli, soft: int, hard: int) -> Cli:
-    """Start the command with these limits."""
+    """Return the command with these limits on descriptors."""
     return cli.under("/bin/sh", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"', "sh")
 
 
@@ -112,7 +111,7 @@ def limited(cli: Cli, soft: int, hard: int) -> Cli:
 def test_a_pass_with_few_descriptors_sends_each_message_once(
     cli: Cli, application: Application, soft: int, hard: int, messages: int
 ) -> None:
-    """The configured concurrency needs more descriptors than exist, or than the soft limit permits."""
+    """The configured concurrency needs more descriptors than the hard or the soft limit permits."""
     application.add_due(messages)
     with api_elsewhere(cli) as url:
         at_work = limited(cli.having({**application.variables(url), **WIDE}), soft, hard)
@@ -130,7 +129,7 @@ def test_a_pass_with_few_descriptors_sends_each_message_once(
 
 @pytest.mark.databases("sqlite", "postgresql", "sqlite-wal", once=True)
 def test_a_pass_uses_one_database_connection(application: Application, sandbox: Sandbox) -> None:
-    """It needs no new descriptor to record an outcome."""
+    """With one open connection a pass needs no new descriptor to record an outcome."""
     application.add_due(3)
     opened: list[object] = []
 
@@ -146,7 +145,7 @@ def test_a_pass_uses_one_database_connection(application: Application, sandbox: 
 
 
 def test_a_pass_imports_nothing_after_its_first_request(cli: Cli, application: Application) -> None:
-    """This holds also if the API disappears, so that the immediate retries are needed."""
+    """An import needs a descriptor, which may be missing later. Without the API, the immediate retries run too."""
     application.add_due(3)
     variables = {"RETRYCLI_DATABASE__URL": application.url}
     done = subprocess.run(
@@ -177,7 +176,6 @@ def used_up(cli: Cli, application: Application, then: str, *, left: int = 0) -> 
 
 @on_both
 def test_a_pass_without_descriptors_is_refused_with_the_limit(cli: Cli, application: Application) -> None:
-    """Nothing is claimed, and the error names the limit and its remedy."""
     application.add_due(3)
     done = used_up(cli, application, "attempt(lambda: retrycli.run_once(settings))", left=20)
     assert done.stdout.startswith("ConfigurationError 78 too few file descriptors (EMFILE): the limit is 64, "), done
@@ -198,7 +196,7 @@ def test_a_database_that_cannot_be_opened_for_lack_of_descriptors_is_reported(
 def test_a_journal_that_cannot_be_opened_for_lack_of_descriptors_is_reported(
     cli: Cli, application: Application
 ) -> None:
-    """The database file itself takes the last one."""
+    """The database file takes the last descriptor."""
     done = used_up(cli, application, "attempt(lambda: pause.pause(settings, by='anna'))", left=1)
     assert done.stdout.startswith("DatabaseUnavailable 69 "), done
     assert "too few file descriptors (EMFILE): raise the limit" in done.stdout
@@ -222,7 +220,7 @@ def test_doctor_reports_a_limit_that_is_too_low(at_work: Cli, limit: int, level:
 
 @pytest.mark.databases("sqlite", "postgresql", "sqlite-wal", once=True)
 def test_a_pass_with_few_descriptors_sends_each_mail_once(cli: Cli, application: Application) -> None:
-    """An SMTP connection needs two, and the file that it attaches."""
+    """A delivery by SMTP needs three descriptors: two for the connection and one for the attachment."""
     (cli.cwd / "a.pdf").write_bytes(b"a" * 100_000)
     for message_id in application.add_due(60):
         application.execute("UPDATE pending_messages SET attachments = '[\"a.pdf\"]' WHERE id = ?", message_id)

@@ -1,4 +1,4 @@
-"""What a pass learns about a destination from its answers, and when the answers are about the messages instead."""
+"""A pass decides whether error answers concern the whole destination or only their messages."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ MOVED: Answer = (302, {})
 MISSING: Answer = (404, {})
 
 FIRST = 4701
-"""The ticket of message 1; message 2 belongs to the next one."""
+"""The ticket of message 1. The tickets of later messages follow in order."""
 
 
 class ByTicket(Sandbox):
-    """Answers each delivery by its ticket, and records the tickets."""
+    """An API that answers each delivery by its ticket, and records the tickets."""
 
     def __init__(self, answer: Callable[[int], Answer], gate: Gate | None = None) -> None:
         super().__init__(Behaviour(), rng=Random(0))
@@ -45,7 +45,6 @@ class ByTicket(Sandbox):
         self._gate = gate
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
-        """Return the answer for the ticket in the path."""
         ticket = int(path.split("/")[2])
         self.tickets.append(ticket)
         if self._gate is not None and self.says(ticket) == TAKES:
@@ -61,7 +60,7 @@ def api(answer: Answer | Callable[[int], Answer], gate: Gate | None = None) -> I
 
 @dataclass
 class Passes:
-    """Passes made from Python, with a clock that a test moves."""
+    """Passes started from Python, with a clock that a test moves."""
 
     settings: Settings
     now: datetime
@@ -76,7 +75,7 @@ class Passes:
 
 
 def queue(application: Application) -> dict[object, tuple[object, object]]:
-    """Return each message in the queue: its state and its reason."""
+    """Return the state and the escalation reason of each message in the queue."""
     rows = application.rows("retrycli_queue").items()
     return {message_id: (row["state"], row["escalation_reason"]) for message_id, row in rows}
 
@@ -84,9 +83,6 @@ def queue(application: Application) -> dict[object, tuple[object, object]]:
 def attempts(application: Application) -> list[tuple[object, object, object]]:
     rows = application.rows("retrycli_attempts").values()
     return [(row["message_id"], row["outcome"], row["status_code"]) for row in rows]
-
-
-# One message is no outage.
 
 
 def test_a_message_that_always_gets_a_500_is_eventually_escalated(application: Application) -> None:
@@ -101,7 +97,7 @@ def test_a_message_that_always_gets_a_500_is_eventually_escalated(application: A
 
 
 def test_the_only_message_of_an_outage_is_escalated_by_its_answers(application: Application) -> None:
-    """Five refused connections open the breaker. Then something answers each probe with a 500."""
+    """Five refused connections open the breaker. Then an API answers each probe with a 500."""
     application.add(1)
     with api(BROKEN) as server:
         down = server.url
@@ -116,9 +112,6 @@ def test_the_only_message_of_an_outage_is_escalated_by_its_answers(application: 
             passes.wait(timedelta(hours=6)).run()
     assert queue(application) == {1: ("escalated", "exhausted")}
     assert len(server.tickets) == 2 + 5, "two probes are free, and each one after them uses up a retry"
-
-
-# Whether an answer is about us or about its message.
 
 
 def test_three_closed_tickets_stop_no_pass(cli: Cli, application: Application) -> None:
@@ -211,9 +204,6 @@ def test_answers_in_doubt_survive_the_death_of_their_pass(cli: Cli, application:
     assert (summary.escalated, summary.released) == (3, 3)
     assert queue(application)[1] == ("escalated", "permanent")
     assert [row["unknown_count"] for row in application.rows("retrycli_queue").values()] == [0, 0, 0, 1]
-
-
-# Closing the breaker.
 
 
 def open_breaker(application: Application, passes: Passes) -> None:

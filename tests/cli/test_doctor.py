@@ -1,4 +1,4 @@
-"""``doctor``: its findings for an operator and for cron."""
+"""The ``doctor`` command: its findings for an operator and in cron's environment."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_reports_the_age_of_due_messages(desk: Cli, application: Application) ->
 
 
 def test_quotes_the_last_refusal_until_a_message_is_accepted(desk: Cli, application: Application) -> None:
-    """A GET cannot verify a token. The refusal is reported although the API is reachable."""
+    """A GET request can't verify a token, so `doctor` reports the last refusal although the API responds."""
     application.add_due(1)
     file = desk.cwd / "retrycli.toml"
     with Scripted(FORBIDS, FORBIDS, TAKES) as api:
@@ -158,7 +158,7 @@ def test_quotes_the_last_refusal_until_a_message_is_accepted(desk: Cli, applicat
 
 
 def test_a_refusal_is_a_failure_even_if_no_credentials_are_set(desk: Cli, application: Application) -> None:
-    """`status --check` fails then."""
+    """The API may require credentials that are not configured."""
     application.add_due(1)
     file = desk.cwd / "retrycli.toml"
     with Scripted(FORBIDS, FORBIDS) as api:
@@ -187,7 +187,7 @@ def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, 
 
 
 def test_an_open_breaker_is_a_failure_though_the_api_answers(desk: Cli, application: Application) -> None:
-    """A GET may be answered although no message is accepted."""
+    """An API may answer a GET request although it accepts no message."""
     application.add_due(6)
     file = desk.cwd / "retrycli.toml"
     with Scripted(BUSY) as api:
@@ -217,7 +217,7 @@ def test_as_cron_finds_problems_that_only_cron_has(desk: Cli, application: Appli
 
 
 def test_runs_in_crons_bare_environment(cli: Cli, application: Application) -> None:
-    """``env -i PATH=/usr/bin:/bin``: without even a HOME."""
+    """``env -i`` removes even ``HOME``, which libraries may expect."""
     bare = cli.under("/usr/bin/env", "-i", "PATH=/usr/bin:/bin")
     (cli.cwd / "retrycli.toml").write_text(f'[database]\nurl = "{application.url}"\n')
     done = bare("doctor")
@@ -226,7 +226,7 @@ def test_runs_in_crons_bare_environment(cli: Cli, application: Application) -> N
 
 
 def test_a_cron_that_has_just_started_is_not_reported(desk: Cli, application: Application) -> None:
-    """No tick of the line has passed since."""
+    """No scheduled time has passed since cron started, so cron can't be blamed for missing passes."""
     running = subprocess.run(["pgrep", "-x", "cron"], capture_output=True, check=False)
     if len(running.stdout.split()) != 1:
         pytest.skip("another cron runs on this machine")
@@ -238,7 +238,7 @@ def test_a_cron_that_has_just_started_is_not_reported(desk: Cli, application: Ap
 
 
 def test_reports_that_roots_crontab_cannot_be_read(desk: Cli, application: Application) -> None:
-    """This follows root's `cron remove`. As for `status --check` it is not a failure: passes came until now."""
+    """An unprivileged user can't see that root has removed the cron line. Recent passes make this only a warning."""
     need_root()
     assert desk("run-once", "--started-by", "cron").returncode == 0
     assert desk("cron", "remove", "--user", "--yes").returncode == 0

@@ -42,7 +42,6 @@ def at_desk(at_work: Cli) -> Cli:
 
 
 def keys_of(application: Application, message_id: int) -> list[object]:
-    """Return the keys of all attempts at a message."""
     rows = application.rows("retrycli_attempts").values()
     return [row["delivery_key"] for row in rows if row["message_id"] == message_id]
 
@@ -88,7 +87,7 @@ def test_options_replace_the_editor(at_desk: Cli, application: Application) -> N
 @on_sqlite
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_reads_the_body_from_stdin(at_desk: Cli, application: Application, encoding: str) -> None:
-    """A byte order mark from an editor on Windows is not part of it."""
+    """Editors on Windows may write a byte order mark, which is not part of the body."""
     application.add(11, hours_ago=0)
     (at_desk.cwd / "body.txt").write_text("From a pipe.", encoding=encoding)
     shell = at_desk.under("/bin/sh", "-c", '"$0" "$@" < body.txt')
@@ -97,7 +96,7 @@ def test_reads_the_body_from_stdin(at_desk: Cli, application: Application, encod
 
 
 def test_a_message_unknown_to_all_passes_gets_a_new_key_too(at_desk: Cli, application: Application) -> None:
-    """The key differs from its first one: the message may have been in the queue before."""
+    """The message may have been in the queue before, so its new key must differ from its first one."""
     application.add(11)
     with Scripted(REJECTS, TAKES) as api:
         retrycli.run_once(application.settings(api.url))
@@ -109,7 +108,6 @@ def test_a_message_unknown_to_all_passes_gets_a_new_key_too(at_desk: Cli, applic
 
 
 def test_an_invalid_message_can_be_edited_and_then_requeued_or_retried(at_desk: Cli, application: Application) -> None:
-    """The output says so."""
     application.add(11, body=None)
     at_desk("run-once")
     assert application.state(11) == "escalated"
@@ -252,7 +250,7 @@ def test_only_failed_messages_can_be_edited(at_desk: Cli, application: Applicati
 
 @on_sqlite
 def test_a_hostile_text_is_shown_escaped(at_desk: Cli, application: Application) -> None:
-    """It is escaped in the difference; in the editor it is the editor's responsibility."""
+    """The difference escapes control characters; an editor must handle them itself."""
     application.add(11, hours_ago=0, subject=EVIL, body=EVIL)
     env = editor(at_desk.cwd, 'echo "and more" >> "$2"')
     screen = at_desk.having(env).on_terminal("edit", "11", answers=["y"])
@@ -267,7 +265,7 @@ def test_a_hostile_text_is_shown_escaped(at_desk: Cli, application: Application)
 
 @pytest.fixture
 def edited(at_desk: Cli, application: Application) -> Cli:
-    """Provide two messages of ticket 4711 and one of another, all edited."""
+    """Provide the command after edits of two messages of ticket 4711 and one of ticket 4712."""
     for message_id, ticket in ((11, 4711), (12, 4711), (13, 4712)):
         application.add(message_id, hours_ago=0, ticket_id=ticket)
         (at_desk.cwd / "body.txt").write_text("It is here.\nSee \x1b[31mbelow.\n")
@@ -277,7 +275,7 @@ def edited(at_desk: Cli, application: Application) -> Cli:
 
 
 def test_show_has_old_and_new_values_of_an_edit(edited: Cli, application: Application) -> None:
-    """Values are escaped, as bodies are; no other command shows them."""
+    """The old texts may be private, so no other command shows them."""
     [act] = edited.json("show", "11")["acts"]
     assert act["before"] == {"subject": "Re: Invoice", "body": "It is attached."}
     assert act["after"] == {"subject": "Re: bill", "body": "It is here.\nSee \x1b[31mbelow.\n"}
@@ -299,7 +297,7 @@ def test_show_has_old_and_new_values_of_an_edit(edited: Cli, application: Applic
 
 @pytest.mark.parametrize("retention", [None, "90"])
 def test_the_values_are_pruned_with_the_history(edited: Cli, application: Application, retention: str | None) -> None:
-    """This holds for `db prune` and for passes."""
+    """Both `db prune` and a pass with a retention time prune the values."""
     assert "-It is attached." in edited("show", "11").stdout
     application.execute("UPDATE retrycli_acts SET at = '2025-01-02 03:04:05'")
     if retention is None:
@@ -311,7 +309,7 @@ def test_the_values_are_pruned_with_the_history(edited: Cli, application: Applic
 
 
 def test_erases_the_values_of_one_ticket(edited: Cli, application: Application) -> None:
-    """It includes messages that were deleted or moved to another ticket. The fact of the edits is kept."""
+    """The erasure includes messages that were deleted or moved to another ticket. It keeps the record of the edits."""
     application.execute("DELETE FROM pending_messages WHERE id = 11")
     application.execute("UPDATE pending_messages SET ticket_id = 4713 WHERE id = 12")
     refused = edited("db", "erase", "--ticket", "4711")

@@ -1,4 +1,4 @@
-"""Messages that would expire during a pause or an outage are announced before they do."""
+"""A pass announces messages that would expire during a pause or an outage, before they expire."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_pass_in_which_messages_expire_sends_no_all_clear(at_work: Cli, appl
 def test_a_pause_with_an_end_announces_messages_that_expire_before_it(
     at_work: Cli, application: Application, length: str, number: int
 ) -> None:
-    """This holds for any length of the pause; the last message expires in nine hours."""
+    """Three messages expire: in half an hour, in five hours and in nine hours."""
     fill(application)
     expiring = at_work.having(EXPIRY)
     assert expiring("pause", "--for", length, "--by", "anna").returncode == 0
@@ -94,7 +94,7 @@ def test_a_pause_with_an_end_announces_messages_that_expire_before_it(
 def test_a_pass_with_nothing_to_send_gives_no_all_clear_and_no_second_warning(
     cli: Cli, application: Application
 ) -> None:
-    """In an outage such a pass waits for the next probe, and has not found out whether the API is back."""
+    """In an outage such a pass sends nothing, so it can't know whether the API is back."""
     fill(application)
     expiring = cli.having(application.variables(NOWHERE) | EXPIRY | {"RETRYCLI_BREAKER__FAILURES": "2"})
     assert re.search(ANNOUNCED, expiring("run-once").stderr)
@@ -138,7 +138,7 @@ def test_messages_that_do_not_expire_are_not_announced(
 def test_a_database_locked_after_the_pass_does_not_fail_it(
     application: Application, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """The messages are sent and the pass is recorded by then."""
+    """The pass is recorded by then, so a failed check after it is only a warning."""
     fill(application)
     settings = Settings(
         database=DatabaseSettings(url=f"{application.url}?timeout=0.1"),
@@ -167,7 +167,7 @@ def test_announces_nothing_while_messages_are_delivered(at_work: Cli, applicatio
 
 
 def enrol(application: Application, at_work: Cli) -> None:
-    """Have a pass that delivers nothing enrol messages."""
+    """Enrol the messages by a pass that delivers nothing."""
     assert at_work("run-once", env={"TICKETING_API_BASE_URL": NOWHERE}).returncode in {0, 69}
     application.execute("DELETE FROM retrycli_breakers")
 
@@ -234,7 +234,7 @@ def test_lists_show_expiring_and_expired_messages(at_work: Cli, application: App
 
 
 def test_status_announces_that_the_next_pass_escalates_expired_messages(at_work: Cli, application: Application) -> None:
-    """This includes messages that no pass has seen yet."""
+    """The count includes messages that no pass has seen yet."""
     application.add(1, hours_ago=9)
     application.add(2, hours_ago=9)
     application.add(3, hours_ago=1)

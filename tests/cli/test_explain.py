@@ -1,4 +1,4 @@
-"""``explain``: every gate before a message, and the tick at which a pass attempts it."""
+"""The ``explain`` command: each gate before a message, and the time of its next attempt."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class Desk:
         self.clock: Callable[[datetime], Callable[[], datetime]] = lambda now: lambda: now
 
     def have(self, **sections: Mapping[str, object]) -> None:
-        """Change settings."""
+        """Change settings, by section."""
         self.settings = Settings.model_validate(
             self.settings.model_dump()
             | {name: self.settings.model_dump()[name] | dict(keys) for name, keys in sections.items()}
         )
 
     def answers(self, *answers: Answer) -> None:
-        """Have the API give these answers in turn from now on, and the last one for ever."""
+        """Make the API give these answers in turn, and repeat the last one."""
         self.api._answers = list(answers)
 
     def add(self, message_id: int, *, failed_at: datetime = NOON - timedelta(hours=3), **columns: object) -> None:
@@ -75,7 +75,7 @@ class Desk:
         self.application.add(message_id, hours_ago=0, **columns | {"created_at": at, "updated_at": at})
 
     def run_at(self, now: datetime, starter: StartedBy = StartedBy.CRON) -> PassSummary:
-        """Make a pass of cron, or of another starter."""
+        """Run a pass that cron or another starter starts."""
         around = Runtime(now=self.clock(now), rng=self.rng)
         return run_pass.run_once(self.settings, runtime=around, started_by=starter)
 
@@ -83,7 +83,7 @@ class Desk:
         return explain(self.settings, message_id, runtime=Runtime(now=lambda: now))
 
     def tried_at(self, now: datetime) -> list[int]:
-        """Return the messages that the pass at a time attempted, in order."""
+        """Return the ids that the pass of this time attempted, in order."""
         rows = self.application.execute(
             "SELECT message_id FROM retrycli_attempts JOIN retrycli_passes AS p ON p.id = pass_id"
             " WHERE p.started_at = ? ORDER BY retrycli_attempts.id",
@@ -103,15 +103,15 @@ def at(application: Application) -> Iterator[Desk]:
 
 @dataclass(frozen=True)
 class Case:
-    """A gate that is closed after the pass of noon."""
+    """A gate that is closed for message 1 after the pass at noon."""
 
     arrange: Callable[[Desk], None]
-    """Puts message 1 behind the gate. The pass at noon runs during this call or after it."""
+    """A function that closes the gate. It runs the pass at noon, or leaves that pass to the test."""
     shut: set[str]
     tick: int | None
-    """The number of ticks after noon at which the message is tried, or None if it never is."""
+    """The number of ticks after noon until the message is attempted, or None if it never is."""
     has: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """Settings of the desk."""
+    """Settings to change, by section."""
     clock: Callable[[datetime], Callable[[], datetime]] = lambda now: lambda: now
 
 
@@ -130,7 +130,7 @@ def data(desk: Desk) -> None:
 
 
 def not_seen_yet(desk: Desk) -> None:
-    """The message fails after the pass, 16 minutes before a later one."""
+    """Let the message fail after the pass at noon, one minute before the next pass."""
     desk.run_at(NOON)
     desk.add(1, failed_at=NOON + 14 * MINUTE)
 
@@ -142,7 +142,7 @@ def escalation(desk: Desk) -> None:
 
 
 def tries(desk: Desk) -> None:
-    """The message has failed seven times, and then max_retries is lowered."""
+    """Lower ``max_retries`` below the number of retries that the message has used."""
     desk.add(1, retry_count=6)
     desk.answers(OVERLOADED, TAKES)
     desk.run_at(NOON)
@@ -150,9 +150,9 @@ def tries(desk: Desk) -> None:
 
 
 def claim(desk: Desk) -> None:
-    """Kill a pass during its request. At 12:15 its claim has lapsed, and the outcome is unknown.
+    """Create the claim of a pass that died during its request.
 
-    So the message waits: half an hour from then.
+    The claim has expired at 12:15. The outcome is unknown then, so the message waits for another half hour.
     """
     desk.add(1)
     desk.answers((429, {}), TAKES)
@@ -173,7 +173,7 @@ def wait(desk: Desk) -> None:
 
 
 def retry_after(desk: Desk) -> None:
-    """The API requests 50 minutes, which is longer than the wait of 30."""
+    """Let the API request a wait of 50 minutes, which is longer than the backoff of 30."""
     desk.add(1)
     desk.api.retry_after[503] = "3000"
     desk.answers(OVERLOADED, TAKES)
@@ -181,7 +181,7 @@ def retry_after(desk: Desk) -> None:
 
 
 def throttled(desk: Desk) -> None:
-    """The API requests a rest of 50 minutes for all messages."""
+    """Let the API request a wait of 50 minutes for all messages."""
     desk.add(1)
     desk.api.retry_after[429] = "3000"
     desk.answers((429, {}), TAKES)
@@ -189,7 +189,7 @@ def throttled(desk: Desk) -> None:
 
 
 def requeued(desk: Desk) -> None:
-    """The last retry was answered with a Retry-After of 50 minutes, and then an operator requeued the message."""
+    """Requeue a message whose last retry was answered with a Retry-After of 50 minutes."""
     desk.add(1, retry_count=9, failed_at=NOON - timedelta(hours=10))
     desk.api.retry_after[503] = "3000"
     desk.answers(OVERLOADED, TAKES)
@@ -199,7 +199,7 @@ def requeued(desk: Desk) -> None:
 
 
 def tried_by_hand(desk: Desk) -> None:
-    """The message waits for an hour; a manual attempt meanwhile is answered with a Retry-After of two hours."""
+    """Attempt a message manually while it waits for an hour; the answer has a Retry-After of two hours."""
     desk.add(1, retry_count=1)
     desk.api.retry_after[503] = "0"
     desk.answers(OVERLOADED)
@@ -232,7 +232,7 @@ def _pause(at: Desk, length: timedelta | None, *, since: datetime = NOON) -> Non
 
 
 def breaker(desk: Desk) -> None:
-    """The breaker opened at 11:45, and the probe of noon failed: the next one follows half an hour later."""
+    """Open the breaker at 11:45, and let the probe at noon fail, so that the next probe follows half an hour later."""
     for number in range(2, 12):
         desk.add(number, failed_at=NOON - timedelta(hours=20))
     desk.add(1, failed_at=NOON - timedelta(hours=10))
@@ -243,7 +243,7 @@ def breaker(desk: Desk) -> None:
 
 
 def limit(desk: Desk) -> None:
-    """Six messages go first, two per pass; two were sent at noon."""
+    """Put seven messages before message 1. The pass at noon sends two of them."""
     for number in range(2, 9):
         desk.add(number, failed_at=NOON - timedelta(hours=4))
     desk.add(1)
@@ -251,7 +251,7 @@ def limit(desk: Desk) -> None:
 
 
 def order(desk: Desk) -> None:
-    """An earlier message of its ticket failed at noon, and waits for half an hour."""
+    """Let an earlier message of the ticket fail at noon, so that it waits for half an hour."""
     desk.add(0, ticket_id=7)
     desk.add(1, ticket_id=7)
     desk.answers(OVERLOADED, TAKES)
@@ -307,7 +307,7 @@ def test_a_closed_gate_is_named_and_the_message_is_attempted_at_the_predicted_ti
 
 
 def test_predicts_the_turn_of_each_message_if_a_pass_starts_only_a_few(at: Desk) -> None:
-    """Messages that are due together follow pass by pass, and later ones go to the end."""
+    """Each pass starts two messages, and messages that become due later go to the end."""
     at.have(run={"limit": 2})
     due = {1: 15, 2: 15, 3: 15, 4: 15, 5: 15, 6: 31, 7: 46, 8: 200, 9: 200, 10: 200, 11: 201, 12: 400, 13: 401, 14: 402}
     for message_id in due:
@@ -382,7 +382,7 @@ def caller(when: str, kind: Literal["cron", "timer"] = "cron") -> Caller:
 
 
 def test_the_ticks_come_from_the_installed_schedule_and_not_from_past_passes(at: Desk) -> None:
-    """The line may start passes at uneven times, or at other times than the settings."""
+    """A cron line may start passes at uneven times, or at other times than the settings."""
     for number in range(3, -1, -1):
         at.run_at(NOON - number * TICK)
     at.add(1)
@@ -398,7 +398,7 @@ def test_the_ticks_come_from_the_installed_schedule_and_not_from_past_passes(at:
 
 
 def test_a_line_for_each_minute_predicts_the_next_minute(at: Desk) -> None:
-    """Cron's pass begins a second or two after its tick."""
+    """Cron's pass begins a second or two after its tick, which must not count as the next run."""
     at.run_at(NOON + timedelta(seconds=2), StartedBy.CRON)
     now = NOON + timedelta(seconds=3)
     found = operations.status.status(at.settings, callers=[caller("* * * * *")], now=lambda: now)
@@ -406,7 +406,7 @@ def test_a_line_for_each_minute_predicts_the_next_minute(at: Desk) -> None:
 
 
 def test_predicts_no_time_for_messages_without_a_schedule(at: Desk) -> None:
-    """Cron was stopped, and all passes are manual."""
+    """Manual passes don't predict the next one if cron is stopped or has no line."""
     at.run_at(NOON, StartedBy.PERSON)
     at.add(1)
     now = NOON + MINUTE
@@ -425,7 +425,7 @@ def test_predicts_no_time_for_messages_without_a_schedule(at: Desk) -> None:
 
 
 def test_quotes_what_stopped_the_last_pass(at: Desk) -> None:
-    """The reason is that of `passes`."""
+    """The operator sees why the last pass may not have reached the message."""
     breaker(at)
     [gate] = [each for each in at.explain(1, NOON + MINUTE).gates if each.name == "last_pass"]
     assert gate.open
@@ -440,7 +440,7 @@ def test_quotes_what_stopped_the_last_pass(at: Desk) -> None:
 
 @pytest.mark.parametrize(("seconds", "ticks_on"), [(1, 0), (3, 0), (10, 1)])
 def test_a_pause_that_ends_at_a_tick_is_over_for_that_pass(at: Desk, seconds: int, ticks_on: int) -> None:
-    """Cron's pass begins a few seconds after its minute."""
+    """Cron starts a pass a few seconds after the minute, so a pause that ends within these seconds is over."""
     at.run_at(NOON)
     at.add(1, failed_at=NOON - 3 * TICK)
     minute = NOON.replace(second=0, microsecond=0)
@@ -462,19 +462,19 @@ def test_explain_writes_nothing(at: Desk) -> None:
 
 @dataclass(frozen=True)
 class Day:
-    """What happens at the ticks, counted from noon."""
+    """The events of a day, by the number of ticks after noon."""
 
     ticks: int
     down: tuple[range, ...]
     """The ticks at which the API is down. At other ticks it fails occasionally."""
     pauses: frozenset[int]
     fails_until: int
-    """The last tick at which messages fail."""
+    """The first tick without new failures."""
     attempts: int
     """The minimum number of predicted attempts."""
 
     def answers(self, number: int, rng: random.Random) -> list[Answer]:
-        """Return what the API answers in the pass of a tick."""
+        """Return the API's answers during the pass of a tick."""
         if any(number in each for each in self.down):
             return [BAD_GATEWAY]
         return [*rng.choices([TAKES, OVERLOADED, TAKES, REJECTS], [6, 2, 2, 1], k=40), TAKES]
@@ -489,9 +489,9 @@ DAYS = {
 @pytest.mark.long_except("test_each_message_is_attempted_at_the_predicted_tick_all_day[eight hours]")
 @pytest.mark.parametrize("name", DAYS)
 def test_each_message_is_attempted_at_the_predicted_tick_all_day(at: Desk, name: str) -> None:
-    """96 ticks with jitter, outages, and pauses; each message is explained a minute before each tick.
+    """Jitter, outages and pauses move the attempts; `explain` predicts them a minute before each tick.
 
-    A pass that the breaker stops leaves some messages for later. This is unpredictable, and the only exception.
+    A pass that the breaker stops is the only exception, because it leaves an unpredictable number of messages.
     """
     day, rng, ids, foreseen = DAYS[name], random.Random(11), count(1), 0
     at.run_at(NOON)
@@ -540,7 +540,7 @@ PREDICATES: dict[str, tuple[object, str, object]] = {
 
 @pytest.mark.parametrize("name", PREDICATES)
 def test_a_gate_and_the_pass_use_the_same_predicate(at: Desk, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a patch of the predicate can show that there is no second copy of it."""
+    """The patch must affect both `explain` and the pass, which shows that neither has a second copy."""
     at.add(1, failed_at=NOON - 5 * MINUTE)
     at.run_at(NOON)
     assert at.explain(1, NOON + 14 * MINUTE).next_attempt_at == NOON + TICK
@@ -559,7 +559,7 @@ def test_a_gate_and_the_pass_use_the_same_predicate(at: Desk, name: str, monkeyp
 
 @pytest.fixture
 def waiting(at_work: Cli, application: Application) -> Cli:
-    """Provide the command with a waiting message, after a pass that has just been made."""
+    """Provide the command with a waiting message, just after a pass."""
     application.add(8, retry_count=3, hours_ago=0)
     assert at_work("run-once").returncode == 0
     return at_work
@@ -607,7 +607,7 @@ def test_names_the_command_for_the_first_closed_gate(
 
 
 def test_does_not_suggest_retry_for_a_message_that_is_being_sent(waiting: Cli, application: Application) -> None:
-    """`retry` would end with 4. If the pass died, its claim lapses, and the prediction continues as before."""
+    """`retry` would refuse the message (exit code 4) until the claim of the pass has expired."""
     sending = "UPDATE retrycli_queue SET state = 'sending', claimed_by = 'a pass', claim_expires_at = ?"
     soon = datetime.now(UTC).replace(tzinfo=None) + 5 * MINUTE
     application.execute(sending, str(soon))
@@ -622,7 +622,7 @@ def test_does_not_suggest_retry_for_a_message_that_is_being_sent(waiting: Cli, a
 
 
 def test_a_pass_that_has_ended_is_not_reported_as_sending(cli: Cli, application: Application) -> None:
-    """It was killed, or the disk was full at its end: nobody recorded its end, and its claim is still valid."""
+    """A pass that is killed, or ends on a full disk, does not record its end, and its claim stays valid for a while."""
     application.add(8)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
