@@ -1,6 +1,6 @@
-"""Unusual rows: each is delivered as it is or named, and none stops the others.
+"""Unusual rows: a pass delivers each one unchanged or names its error, and delivers all others.
 
-The tests run on both databases, as far as these can store the rows.
+The tests run on both databases, each with the rows that it can store.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ UNUSABLE: dict[int, tuple[Row, str]] = {
     37: (
         {"ticket_id": Random(0).randbytes(4_000).hex()},
         "ticket_id must have at most 255 characters; it has 8,000",
-    ),  # they can't be compressed
+    ),  # random, because PostgreSQL could compress other texts
 }
 ONLY_SQLITE: dict[int, tuple[Row, str]] = {
     40: ({"body": b"\xff\x00"}, "body must be text"),
@@ -97,20 +97,20 @@ ALSO_USABLE: dict[bool, dict[int, Row]] = {
     },
     False: {50: {"sent_at": "infinity", "confidence_score": "NaN"}},
 }
-"""The rows, by whether the database is SQLite."""
+"""The rows for SQLite (True) and for PostgreSQL (False)."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The application after a pass while the API is down."""
+    """The application's database after a pass during an outage of the API."""
 
     application: Application
     usable: Mapping[int, Row]
     unusable: Mapping[int, tuple[Row, str]]
 
     def settings(self, api: str) -> Settings:
-        """Return settings with which no outage ends a pass."""
+        """Return settings whose breaker never opens, so that a pass attempts every message."""
         return self.application.settings(api).model_copy(update={"breaker": BreakerSettings(failures=1000)})
 
 
@@ -137,7 +137,7 @@ def cli(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 
 def check_looks(cli: Cli, *looks: str) -> None:
-    """Check that no command fails in any form, or prints a control character."""
+    """Check that commands succeed piped, as JSON and on a terminal, and print no control characters."""
     as_json = {look: "{} --json{}{}".format(*look.partition(" -- ")) for look in looks}
     shown = cli.show_all(piped=[*looks, *as_json.values()], on_terminal=looks)
     for look, done in shown.piped.items():
@@ -180,7 +180,7 @@ def test_times_are_shown_in_full_for_any_year(cli: Cli) -> None:
 
 
 def test_a_time_without_a_zone_is_utc_in_any_local_time_zone(cli: Cli) -> None:
-    """PostgreSQL returns a time, and SQLite a text; an invalid time is shown as it is."""
+    """PostgreSQL returns a time and SQLite a text, and both are read as UTC. An invalid time is shown unchanged."""
     assert cli.json("show", str(YEAR_9999))["message"]["created_at"] == "9999-12-31T23:59:59Z"
     assert cli.json("show", "36")["message"]["created_at"] == "infinity"
 
@@ -224,7 +224,7 @@ files = "files"
 def test_a_message_that_names_a_file_12_000_times_delays_no_pass(
     cli: Cli, application: Application, tmp_path: Path
 ) -> None:
-    """Searching these files used to delay all other messages."""
+    """A separate search for each of these names would delay all other messages."""
     (tmp_path / "a.txt").touch()
     gateway = {"PRESET": preset_file(tmp_path, FILES), "ATTACHMENTS_DIR": str(tmp_path)}
     settings = {f"RETRYCLI_GATEWAY__{name}": value for name, value in gateway.items()}

@@ -1,4 +1,4 @@
-"""Outside texts are data in every form of output: nothing in them moves a cursor or forges a line."""
+"""Texts from outside are data in every form of output: they move no cursor and forge no line."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Prepared
 
 EVIL = "\x1b[2J\x1b]0;title\x07[red]\tforged\r\n99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: \u2028 end"
-"""Clears the screen, renames the window, opens markup, adds columns and a row, and turns the reading direction."""
+"""A text that clears the screen, renames the window, opens markup, adds columns and a row, and reverses the text."""
 SHOWN = r"\x1b[2J\x1b]0;title\x07[red]\tforged\r\n99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: \u2028 end"
 ANSWERED = "\x1b[2J\x07no [red]\r\n99\t4711\tsuch \x9b31m\u202e customer\x7f [/nosuch] or\u2028 :smile:"
-"""An answer that is as hostile, but does not quote the message: quotations would be removed."""
+"""An equally hostile answer that does not quote the message, because retrycli removes quotations."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 """The only escape sequences that rich prints for a table."""
 COMMANDS = ("list-failed", "escalations", "show 1", "explain 1", "passes", "status", "stats --by ticket")
@@ -31,7 +31,7 @@ EACH = pytest.mark.parametrize("command", COMMANDS)
 
 @pytest.fixture(scope="module")
 def evil(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Shown:
-    """Return the output for three messages with hostile texts, one of them attempted at an API that answers so too."""
+    """Return the commands' output for three hostile messages, one of which got a hostile answer."""
     folder = tmp_path_factory.mktemp("evil")
     with prepared(folder) as application:
         texts: dict[str, Any] = {"subject": EVIL, "recipient_email": EVIL, "body": EVIL, "last_error": EVIL}
@@ -85,7 +85,7 @@ def test_piped_a_message_is_one_line_of_seven_columns(evil: Shown) -> None:
 
 
 def test_a_body_is_shown_line_by_line_and_escaped(evil: Shown) -> None:
-    """A line cannot look like a fact or an attempt, which have tabs."""
+    """Facts and attempts are lines with tabs. A body's tabs are escaped, so no line of a body can imitate them."""
     shown = evil.piped["show 1"].stdout
     assert "\n" + r"\x1b[2J\x1b]0;title\x07[red]\tforged" + "\n" in shown
     assert "\n" + r"99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: " in shown
@@ -98,7 +98,7 @@ def test_json_preserves_the_original_text(evil: Shown) -> None:
 
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_the_log_has_one_escaped_line_per_event(cli: Cli, application: Application, style: str) -> None:
-    """It contains only ticket and type of a message."""
+    """The log quotes a message's ticket and type, which may be hostile too."""
     application.add(1, ticket_id=EVIL, message_type=EVIL)
     env = application.variables("http://127.0.0.1:9")
     done = cli("--log-format", style, "run-once", env=env)

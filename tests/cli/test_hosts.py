@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.cli.application import Application
 
 on_postgresql = pytest.mark.databases("postgresql")
-"""Hosts share a database server; they share a file only by mistake."""
+"""PostgreSQL only, because hosts share a SQLite file only by mistake."""
 
 PROCESS_DIED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
 """The time until claims have expired, and until rescheduled messages are due."""
@@ -41,19 +41,19 @@ LOCK = "RETRYCLI_RUN__LOCK_FILE"
 
 @pytest.fixture
 def two_hosts(cli: Cli, tmp_path: Path) -> list[Cli]:
-    """Provide two machines with a lock each."""
+    """Provide the command on two hosts, each with its own lock."""
     return [cli.having({LOCK: str(tmp_path / f"{name}.lock")}) for name in ("one", "two")]
 
 
 def at_once(hosts: list[Cli], env: dict[str, str]) -> list[Finished]:
-    """Make a pass on each host at the same time, with the lock of its environment."""
+    """Run a pass on each host at the same time, with the host's own lock."""
     env = {name: value for name, value in env.items() if name != LOCK}
     calls = {number: partial(host.having(env), "run-once") for number, host in enumerate(hosts)}
     return list(side_by_side(calls).values())
 
 
 def run_elsewhere(application: Application, api: Sandbox, lock: Path, later: timedelta) -> PassSummary:
-    """Make a pass on another host, this much later."""
+    """Run a pass on another host, whose clock is ahead by `later`."""
     settings = application.settings(api.url).model_copy(update={"run": RunSettings(lock_file=lock)})
     now = datetime.now(UTC) + later
     return run_pass.run_once(settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
@@ -107,7 +107,7 @@ def test_the_rate_limit_holds_across_two_hosts(
 @on_postgresql
 @pytest.mark.long
 def test_two_hosts_notify_once_about_the_same_finding(two_hosts: list[Cli], application: Application) -> None:
-    """Both have escalated messages, and end at about the same time; the next pass reports what one leaves out."""
+    """Both passes escalate messages and end at about the same time. The next pass reports what they left out."""
     application.add_due(1200)
     with Scripted(REJECTS) as api, webhook() as hook:
         env = {**application.variables(api.url), "RETRYCLI_NOTIFY__URLS": hook.slack_shaped}
@@ -134,9 +134,9 @@ DECIDES: dict[str, tuple[Answer, set[object], set[object]]] = {
 def test_a_suspended_pass_changes_no_decision_of_another_host(
     tmp_path: Path, cli: Cli, application: Application, does: str
 ) -> None:
-    """A laptop slept, or a virtual machine was moved: its claims have lapsed, and the messages belong to another pass.
+    """A suspended pass wakes up when its claims have expired and another host owns its messages.
 
-    It had one message in flight, and had claimed the others: it sends none of those.
+    It had one message in flight and had claimed the others, and must not send the others.
     """
     answer, in_table, in_queue = DECIDES[does]
     application.add_due(4)

@@ -1,4 +1,4 @@
-"""An id is not a message, and a row is not a text: rows that are sent again, reused, rewritten and retried."""
+"""The identity of a message is more than its id: ids may be reused, and rows may be rewritten or fail again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_DATE = ("created_at",)
 BUSY: Answer = (503, {})
 DAY = timedelta(days=1)
 SEEN = pytest.mark.parametrize("seen", [False, True], ids=["between two passes", "seen by a pass"])
-"""Whether a pass runs between two actions of the application: its result must not depend on it."""
+"""Whether a pass runs between two actions of the application; the outcome must be the same."""
 
 
 # -- a row that fails again after it was sent ------------------------------------------------------------------------
@@ -117,7 +117,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_a_reused_id_does_not_inherit_its_predecessors_delivery(begin: Begin, other: dict[str, object]) -> None:
-    """The old message's attempt was delivered, and a later pass sends the new one; each is sent once."""
+    """The attempt delivered the old message, so a later pass must send the new one."""
     with begin() as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.replace(**other)
@@ -217,7 +217,7 @@ def test_columns_outside_the_text_may_change_in_flight(begin: Begin, column: str
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_an_id_reused_before_its_turn_gets_a_new_key(begin: Begin, other: dict[str, object]) -> None:
-    """Both attempts were lost. A pass sends one request, and meanwhile the application reuses the second id."""
+    """The first attempts are lost. While a pass repeats the first request, the application reuses the second id."""
     with begin(LOST, LOST, OK) as story:
         story.insert(1, body="first", ticket_id=4720)
         story.insert(2, body="a")
@@ -293,7 +293,7 @@ def test_a_new_message_with_the_id_and_ticket_of_a_failed_one_is_sent(
 @SEEN
 @SAME_TICKET
 def test_a_reused_id_does_not_inherit_its_predecessors_unknown_attempts(begin: Begin, body: str, *, seen: bool) -> None:
-    """It is another message, even with the same text: no lost attempt of the old one counts for it."""
+    """A message that reuses an id is a new one, even with the same text, so the old attempts do not count."""
     with begin(LOST) as story:
         story.insert()
         story.ticks(3)
@@ -330,7 +330,7 @@ def test_the_key_is_stable_across_retries(begin: Begin, without: tuple[str, ...]
 
 
 def test_a_message_moved_to_another_ticket_keeps_its_key(begin: Begin) -> None:
-    """After a merge of tickets the API drops the second copy of a message that may have arrived."""
+    """Tickets may be merged between two attempts. With the same key the API drops a second copy."""
     with begin(REFUSED, OK) as story:
         story.insert()
         story.tick()
@@ -358,7 +358,7 @@ SHOWN: dict[str, dict[str, object]] = {
 def test_an_escalated_message_that_fails_again_is_sent(
     begin: Begin, shown: dict[str, object], without: tuple[str, ...], *, seen: bool
 ) -> None:
-    """Failed → approved → failed: the result is the same with or without a pass between."""
+    """The status goes from failed to approved and back, with or without a pass in between."""
     with begin(PERMANENT, OK, without=without) as story:
         story.insert()
         story.tick()
@@ -375,7 +375,7 @@ def test_an_escalated_message_that_fails_again_is_sent(
 def test_an_escalated_message_waits_again_if_the_application_changes_its_text(
     begin: Begin, shown: dict[str, object]
 ) -> None:
-    """Its status stays ``failed``."""
+    """The row's status stays ``failed``, so only its other columns show that the application tried again."""
     with begin(PERMANENT, OK) as story:
         story.insert()
         story.tick()

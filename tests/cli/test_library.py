@@ -84,7 +84,7 @@ def test_a_pass_can_run_in_a_thread_beside_an_event_loop(application: Applicatio
 
 
 def test_a_call_within_a_coroutine_is_refused_with_a_remedy(application: Application, sandbox: Sandbox) -> None:
-    """Nothing is claimed or sent, and no coroutine is left unawaited."""
+    """The call would block the event loop, so it is refused before it claims or sends anything."""
     application.fill()
     settings = application.settings(sandbox.url)
     canary = retrycli.Canary(1)
@@ -106,7 +106,7 @@ def test_a_call_within_a_coroutine_is_refused_with_a_remedy(application: Applica
 
 
 def test_passes_from_python_and_the_command_share_one_lock(cli: Cli, application: Application) -> None:
-    """A lock held by the other side is a result here, and not an error."""
+    """From Python, a lock that the command holds is a result and not an error."""
     application.add(101)
     with held_back() as (sandbox, gate):
         process = cli.having(application.variables(sandbox.url)).start("run-once")
@@ -154,7 +154,7 @@ def test_importing_retrycli_loads_no_other_module() -> None:
 
 
 def the_manuals_application(then: str, cwd: Path, variables: dict[str, str]) -> Finished:
-    """Run the example code from the manual, and return its application."""
+    """Run the manual's example code, followed by `then`."""
     [code] = re.findall(r"```python\n(.+?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code + then],
@@ -188,7 +188,7 @@ def test_the_manuals_application_continues_after_a_pass_without_a_database(cli: 
 
 
 def test_finds_and_acts_on_many_messages(application: Application, sandbox: Sandbox) -> None:
-    """Messages that could not be changed are a result, each with a reason."""
+    """A message that can't be changed raises no error; the result has the reason."""
     settings = application.settings(sandbox.url)
     application.add(12, hours_ago=0)
     for message_id in (13, 14, 15, 16):
@@ -206,7 +206,6 @@ def test_finds_and_acts_on_many_messages(application: Application, sandbox: Sand
 
 
 def test_an_empty_result_is_valid(application: Application, sandbox: Sandbox) -> None:
-    """An action on an empty selection does nothing."""
     settings = application.settings(sandbox.url)
     found = retrycli.find(settings, retrycli.Filter(ticket="none"))
     assert (list(found.ids), found.first) == ([], [])

@@ -60,7 +60,7 @@ FILTERS = {
     "--sort tries --limit 2": [13, 12],
     "--sort age --limit 1": [13],
 }
-"""By filter: the matching messages of the queue below, in order."""
+"""Filters, and the ids of the messages in `queue` that match them, in order."""
 PIPED = (
     *(f"list-failed {option}" for option in FILTERS),
     *("list-failed", "list-failed --json", "list-failed --sort id"),
@@ -72,7 +72,7 @@ ON_TERMINAL = ("list-failed", "list-failed --limit 2", "escalations", "show 14",
 
 @pytest.fixture(scope="module")
 def queue(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Iterator[Cli]:
-    """Provide the command with a queue of every kind; no test here changes it."""
+    """Provide the command with messages of every kind, which no test here changes."""
     folder = tmp_path_factory.mktemp("lists")
     with prepared(folder) as application:
         application.add(1, status="sent", sent_at="2026-01-02 03:04:05")
@@ -89,7 +89,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Itera
 
 @pytest.fixture(scope="module")
 def shown(queue: Cli) -> Shown:
-    """Return the command's output for it."""
+    """Return the output of each command, run once for all tests."""
     return queue.show_all(piped=PIPED, on_terminal=ON_TERMINAL)
 
 
@@ -188,7 +188,7 @@ def test_escalations_says_so_if_nothing_is_escalated(at_work: Cli) -> None:
 
 @pytest.fixture
 def alike(at_work: Cli, application: Application) -> Cli:
-    """Add seven escalated messages: three of one cause, two of another, and two with a cause of their own."""
+    """Add seven escalated messages: three of one cause, two of another, and two each with its own cause."""
     for number, error in enumerate(("no recipient 17", "no recipient 18", "no recipient 19", "no room", "no room")):
         application.add(20 + number, hours_ago=9, retry_count=10, last_error=f"HTTP 422: {error}")
     application.add(30, hours_ago=9, retry_count=10, message_type="supplier", last_error="HTTP 500")
@@ -213,7 +213,7 @@ def test_escalations_groups_those_of_one_cause_in_one_line_on_top(alike: Cli) ->
 
 
 def test_a_terminal_shows_at_most_fifty_ungrouped_escalations(alike: Cli, application: Application) -> None:
-    """It also prints the number of the others. Piped output has no such limit."""
+    """An operator sees a short list and the number of the others; a script gets all."""
     for number in range(52):
         letters = "".join(chr(ord("a") + int(digit)) for digit in str(number))
         application.add(100 + number, hours_ago=9, retry_count=10, last_error=f"HTTP 422: {letters}")
@@ -235,7 +235,7 @@ def test_groups_of_escalations_in_json(alike: Cli) -> None:
 
 
 def test_handled_messages_leave_the_escalations(alike: Cli, application: Application) -> None:
-    """This holds also before a pass has noticed."""
+    """The lists read the application's rows, so no pass has to notice the change first."""
     application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 20")
     application.execute("UPDATE pending_messages SET status = 'rejected' WHERE id = 23")
     found = alike.json("escalations")
@@ -293,7 +293,7 @@ def test_only_show_prints_bodies(shown: Shown) -> None:
 
 @pytest.mark.parametrize("arguments", ["list-failed", "--help"])
 def test_a_closed_pipe_ends_the_command_silently(queue: Cli, arguments: str) -> None:
-    """As with ``retrycli list-failed | head -0``: no output, and the exit code that a shell gives to SIGPIPE."""
+    """A reader such as ``head`` may close the pipe early. The exit code is the one that a shell gives for SIGPIPE."""
     reader, writer = os.pipe()
     os.close(reader)
     process = queue.start(*arguments.split(), stdout=writer)

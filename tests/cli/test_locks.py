@@ -50,7 +50,7 @@ MANY = range(1, 25)
 
 
 class Holder(Thread):
-    """The application holding a lock for a while."""
+    """A thread of the application that holds a lock for `HELD_SECONDS`."""
 
     def __init__(self, application: Application, statement: str) -> None:
         super().__init__()
@@ -59,22 +59,20 @@ class Holder(Thread):
         self._held = Event()
 
     def take(self) -> None:
-        """Take the lock, and release it after a while."""
+        """Start the thread, and wait until it holds the lock."""
         self.start()
         assert self._held.wait(60)
 
     def run(self) -> None:
-        """Run until the end of the block."""
         with self._application.in_transaction(self._statement):
             self._held.set()
             time.sleep(HELD_SECONDS)
 
 
 class Reader(Holder):
-    """The application reads a file in one transaction. With a rollback journal nobody can commit meanwhile."""
+    """A thread of the application that reads in one transaction, which blocks commits to a rollback journal."""
 
     def run(self) -> None:
-        """Run until the end of the block."""
         with closing(sqlite3.connect(self._application.path, timeout=60, isolation_level=None)) as connection:
             connection.execute("BEGIN")
             connection.execute(self._statement).fetchone()
@@ -171,7 +169,7 @@ def test_no_answer_is_lost_while_the_application_uses_the_file(begin: Begin, jou
 @on_postgresql
 @pytest.mark.parametrize("lock", ["rows", "rows of a trigger"])
 def test_locked_rows_do_not_stop_other_rows(begin: Begin, lock: str) -> None:
-    """The locked rows are the first ones."""
+    """A pass comes to the locked rows first, so they could stop all others."""
     held, free = [1, 2, 3], [4, 5, 6, 7, 8, 9]
     tickets = "UPDATE ticket_states SET state = 'held' WHERE ticket_id IN (4701, 4702, 4703)"
     with begin() as story:
@@ -302,7 +300,7 @@ def test_a_row_that_raises_any_error_code_is_escalated_alone(begin: Begin, code:
 
 @on_postgresql
 def test_a_row_whose_trigger_fails_is_escalated_alone(begin: Begin) -> None:
-    """The trigger raises nothing itself: it refers to something that does not exist."""
+    """The trigger raises no exception of its own: it refers to a table that does not exist."""
     with begin() as story:
         insert_all(story)
         story.application.execute(

@@ -1,4 +1,4 @@
-"""Output on stderr: the log in the operators' words or as JSON, tracebacks on request, and never a secret."""
+"""Output on stderr: the log as text or JSON, tracebacks on request, and never a secret."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_cron_mails_three_messages_per_cause_and_their_count(
 def test_the_count_line_of_a_cause_has_the_status_and_not_the_answers_text(
     cli: Cli, application: Application, tmp_path: Path
 ) -> None:
-    """The text might be about a customer."""
+    """The answer's text may name a customer."""
     application.add_due(6)
     file = tmp_path / "retrycli.log"
     with Scripted((422, {"messages": ["no such user Anna"]})) as api:
@@ -163,7 +163,7 @@ def test_a_log_file_created_by_root_belongs_to_its_directorys_owner(
 def test_refuses_a_log_file_that_another_user_may_have_linked(
     at_work: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """A pass as root would append to any file of root's. In the user's own folder a hard link is the user's own."""
+    """In a shared folder another user could link the log to a file of root, to which a pass as root would append."""
     folder, target = tmp_path / "logs", tmp_path / "target"
     folder.mkdir()
     target.touch()
@@ -230,7 +230,7 @@ def test_debug_shows_the_traceback_of_an_error_before_its_line(cli: Cli) -> None
 
 
 def test_an_internal_error_is_one_line_without_quotations(cli: Cli, application: Application) -> None:
-    """Here somebody has written to retrycli's own tables."""
+    """An invalid value in retrycli's own tables causes the error, and the line must not quote it."""
     application.execute("INSERT INTO retrycli_pause VALUES ('a private time', NULL, 'anna', NULL)")
     done = cli("status", env=application.variables(API))
     assert (done.returncode, done.stdout) == (1, "")
@@ -238,7 +238,7 @@ def test_an_internal_error_is_one_line_without_quotations(cli: Cli, application:
 
 
 def test_a_pass_with_closed_outputs_still_delivers(cli: Cli, application: Application, sandbox: Sandbox) -> None:
-    """Crontabs close them to avoid mail."""
+    """Crontabs may close stdout and stderr to avoid mail."""
     application.add(101)
     closed = cli.under("/bin/sh", "-c", 'exec "$@" >&- 2>&-', "sh").having(application.variables(sandbox.url))
     assert closed("run-once").returncode == 0
@@ -246,7 +246,7 @@ def test_a_pass_with_closed_outputs_still_delivers(cli: Cli, application: Applic
 
 
 def test_unwritable_output_is_not_an_internal_error(cli: Cli, application: Application) -> None:
-    """This holds for output larger or smaller than one write."""
+    """A small output fails only when it is flushed, and a large one at a write."""
     application.add_due(100)
     env = application.variables(API)
     full = cli.under("/bin/sh", "-c", 'exec "$@" >/dev/full', "sh").having(env)
@@ -271,7 +271,7 @@ def test_unreportable_errors_do_not_change_the_exit_code(cli: Cli, arguments: st
 def test_writes_to_a_closed_stream_are_discarded(
     cli: Cli, application: Application, sandbox: Sandbox, closed: str
 ) -> None:
-    """The next opened file would get the number of the missing stream."""
+    """Otherwise the next file would open under the number of a closed stream, and receive its output."""
     application.add(101)
     into = cli.under("/bin/sh", "-c", f'exec "$@" {closed}', "sh").having(application.variables(sandbox.url))
     assert into("version").returncode == 0
@@ -299,7 +299,7 @@ LOOKING = ("status", "list-failed", "show 101", "passes", "config show --json", 
 
 
 def echo(status: int, *secrets: str) -> Answer:
-    """Return an API that echoes each request."""
+    """Return an answer that quotes these secrets, as an API does that echoes requests."""
     return status, {"messages": [f"you sent {' and '.join(secrets)}"]}
 
 
@@ -318,7 +318,7 @@ def echo(status: int, *secrets: str) -> Answer:
 def test_a_secret_echoed_by_the_server_is_neither_logged_nor_stored(
     cli: Cli, application: Application, auth: dict[str, str], answers: list[Answer]
 ) -> None:
-    """Tracebacks and the most verbose logging are enabled."""
+    """Tracebacks and debug logging are the most likely to leak a secret."""
     application.add(101)
     (cli.cwd / "password").write_text(f"{PASSWORD}\n")
     password = {} if auth is BEARER else {"RETRYCLI_GATEWAY__PASSWORD_FILE": "password"}

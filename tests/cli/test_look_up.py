@@ -1,4 +1,4 @@
-"""``look-up``: an operator asks the ticketing system whether messages have arrived, and nothing is sent."""
+"""The ``look-up`` command checks in the ticketing system whether messages have arrived, and sends nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LONG_AGO = "2026-01-02 04:00:00.000000"
 
 
 def asking(url: str) -> Mapping[str, str]:
-    """Return settings for a Redmine."""
+    """Return the environment variables for a Redmine server."""
     return {
         "TICKETING_API_BASE_URL": url,
         "RETRYCLI_GATEWAY__PRESET": "redmine",
@@ -46,7 +46,7 @@ def asking(url: str) -> Mapping[str, str]:
 
 
 class Desk:
-    """A message that may have arrived, and the command with a Redmine to ask."""
+    """A message that may have arrived, and the command with a Redmine server as its gateway."""
 
     def __init__(self, story: Story, fake: Fake) -> None:
         self.story, self.fake = story, fake
@@ -137,7 +137,7 @@ def test_a_message_not_found_stays_unchanged(begin: Begin) -> None:
 
 
 def test_a_message_that_may_still_appear_is_not_reported_as_absent(begin: Begin) -> None:
-    """The system takes a while to list new entries."""
+    """A ticketing system may list a new entry only after a while."""
     with begin(LOST) as story, Redmine() as fake:
         story.insert()
         story.ticks(1)
@@ -158,7 +158,7 @@ def test_a_message_that_may_still_appear_is_not_reported_as_absent(begin: Begin)
 )
 def test_an_inconclusive_answer_changes_nothing(begin: Begin, fake: Refusing, said: str) -> None:
     again = Refusing(200, b"")
-    again._answered = fake._answered  # a server can be entered once, and each database needs one
+    again._answered = fake._answered  # a server starts only once, and each database needs one
     with lost(begin, again) as desk:
         before, row = desk.story.queued(), desk.story.application.row(1)
         told = desk.command.json("look-up", "1", code=3)["results"]
@@ -193,7 +193,7 @@ def test_a_system_without_an_answer_changes_nothing(
 
 
 def check_not_possible(done: Finished) -> None:
-    """Check that the error names the manual way."""
+    """Check that the error names the ticket to search and the command to run afterwards."""
     assert done.returncode == 4
     [said] = done.stderr.splitlines()
     assert said.startswith("retrycli: message 5 can't be looked up: ")
@@ -216,7 +216,7 @@ def test_a_gateway_without_a_look_up_is_reported_with_the_manual_way(at_work: Cl
 
 
 class Slow(Redmine):
-    """A Redmine that answers when a test tells it to."""
+    """A Redmine server that answers only after a test permits it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class Slow(Redmine):
 
 
 def test_no_pass_sends_a_message_during_its_look_up(cli: Cli, application: Application) -> None:
-    """A second look-up is refused too."""
+    """A look-up claims its message, so a second look-up is refused too."""
     application.add(5)
     with Slow() as fake:
         variables = {**application.variables(fake.url), **asking(fake.url)}
@@ -249,7 +249,7 @@ def test_no_pass_sends_a_message_during_its_look_up(cli: Cli, application: Appli
 
 @pytest.mark.databases("postgresql")
 def test_an_arrival_is_kept_while_the_application_locks_the_row(begin: Begin) -> None:
-    """The row is written as soon as it is unlocked."""
+    """The arrival is recorded at once, and the row is updated as soon as it is unlocked."""
     with lost(begin, Slow()) as desk:
         desk.arrive()
         process = desk.command.having({"RETRYCLI_GATEWAY__REQUEST_TIMEOUT_SECONDS": "60"}).start("look-up", "1")
@@ -265,7 +265,7 @@ def test_an_arrival_is_kept_while_the_application_locks_the_row(begin: Begin) ->
 
 
 def test_reports_messages_that_cannot_be_looked_up_and_looks_up_the_others(cli: Cli, application: Application) -> None:
-    """The four are sent, missing, invalid, and waiting."""
+    """Messages 1, 404 and 9 are sent, missing and invalid."""
     application.fill()
     application.add(9, body=None)
     with Redmine() as fake:
@@ -282,7 +282,7 @@ def test_reports_messages_that_cannot_be_looked_up_and_looks_up_the_others(cli: 
 def test_a_row_that_refuses_changes_is_escalated_and_reported_as_arrived(begin: Begin) -> None:
     with lost(begin, Redmine()) as desk:
         desk.arrive()
-        desk.story.insert(2)  # a table that takes no change at all is refused before anything is asked
+        desk.story.insert(2)  # otherwise the whole table would refuse changes, which ends the command earlier
         desk.story.tick()
         refuse(desk.story.application, 1)
         told = desk.command.json("look-up", "1")["results"]

@@ -49,7 +49,7 @@ def test_a_message_that_may_have_arrived_is_marked_sent_and_recorded(begin: Begi
 
 
 def test_a_marked_text_is_never_sent_again_by_a_pass(begin: Begin) -> None:
-    """The application fails it again, more than once; another text is sent with another key."""
+    """The application sets the row to failed again, twice. Only a new text is sent, with a new key."""
     with begin(LOST, LOST, LOST, OK) as story:
         story.insert()
         story.ticks(3)
@@ -92,7 +92,7 @@ def test_an_operator_can_send_a_marked_text_with_the_next_key(begin: Begin) -> N
 
 
 def test_statistics_count_a_marked_delivery(at_work: Cli, application: Application) -> None:
-    """It has no duration and no destination."""
+    """A marked delivery has no duration and no destination, which all reports must tolerate."""
     application.add(5)
     assert at_work(*MARK, "5").returncode == 0
     shown = at_work.show_all(piped=["stats", "metrics", "status --json", "show 5", "run-once", "report --html -"])
@@ -102,7 +102,7 @@ def test_statistics_count_a_marked_delivery(at_work: Cli, application: Applicati
 
 
 def test_marks_a_message_that_no_pass_has_seen(begin: Begin) -> None:
-    """Its row contains everything that must be recorded."""
+    """The row contains everything that the record of the delivery needs."""
     with begin() as story:
         story.insert()
         story.operator(*MARK, "1")
@@ -164,7 +164,7 @@ def test_reports_messages_that_are_not_failed_or_do_not_exist(at_work: Cli, appl
 def test_a_row_that_refuses_changes_is_named_and_not_sent_again(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """The other messages are marked. After its table is corrected, it can be marked too."""
+    """The other messages are marked. The named message can be marked when its table accepts changes again."""
     first, closed, *others = application.add_due(4)
     refuse(application, closed)
     done = at_work(*MARK, *map(str, (first, closed, *others)))
@@ -201,7 +201,7 @@ def test_filters_select_messages(at_work: Cli, application: Application) -> None
 
 
 def test_asks_for_confirmation_even_for_one_message(at_work: Cli, application: Application) -> None:
-    """It cannot be undone. Off a terminal it requires --yes."""
+    """The command can't be undone, so even an id requires a confirmation or ``--yes``."""
     application.add(5)
     off = at_work("mark-sent", "5")
     assert off.returncode == 2
@@ -236,7 +236,7 @@ def test_is_public_in_python(application: Application) -> None:
 
 
 def test_advises_to_investigate_a_message_that_may_have_arrived_before_resending(begin: Begin) -> None:
-    """A second send is the last suggestion."""
+    """A second send could deliver the message twice, so the output suggests a look-up first."""
     with begin(LOST) as story:
         for message_id in (1, 2):
             story.insert(message_id)

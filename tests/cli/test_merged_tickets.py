@@ -1,4 +1,4 @@
-"""The application merges tickets: their messages are sent in one order."""
+"""After the application merges two tickets, their messages are sent in one common order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG_AGO = "2026-01-02 03:04:05"
 def test_a_message_of_a_merged_ticket_waits_for_earlier_ones(
     cli: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """The earlier message is not due yet: it was just refused."""
+    """The earlier message has just been refused and is not due yet, so the later one must wait too."""
     earlier, later, elsewhere = application.add_due(3)
     with Scripted(BUSY) as api:
         cli.having(application.variables(api.url) | IN_ORDER)("run-once")

@@ -1,4 +1,4 @@
-"""``metrics``, and the file that passes write for Prometheus."""
+"""The ``metrics`` command, and the metrics file that passes write for Prometheus."""
 
 from __future__ import annotations
 
@@ -62,16 +62,13 @@ def measuring(at_work: Cli, folder: Path) -> Cli:
 
 
 def settings_of(application: Application, api: str, folder: Path) -> Settings:
-    """Return the same as settings, for calls from Python."""
+    """Return the settings of `measuring`, for calls from Python."""
     return application.settings(api).model_copy(update={"metrics": MetricsSettings(path=folder / NAME)})
 
 
 def clock_at(time: datetime) -> Runtime:
-    """Return a machine whose clock stands still."""
+    """Return a runtime whose clock always shows this time."""
     return Runtime(now=lambda: time)
-
-
-# The command.
 
 
 def test_metrics_cover_passes_attempts_and_the_queue(at_work: Cli, application: Application) -> None:
@@ -140,7 +137,7 @@ def test_refuses_a_path_that_the_collector_would_not_read(at_work: Cli) -> None:
 
 @pytest.fixture
 def without_the_extra(tmp_path: Path) -> dict[str, str]:
-    """Return the environment of a Python without prometheus-client."""
+    """Return variables that hide prometheus-client from Python."""
     hiding = tmp_path / "hiding"
     hiding.mkdir()
     (hiding / "prometheus_client.py").write_text("raise ModuleNotFoundError(name='prometheus_client')\n")
@@ -150,7 +147,7 @@ def without_the_extra(tmp_path: Path) -> dict[str, str]:
 def test_a_missing_prometheus_client_is_reported_with_a_remedy(
     measuring: Cli, application: Application, without_the_extra: dict[str, str]
 ) -> None:
-    """The command fails; a pass does not."""
+    """Metrics matter less than deliveries, so the command fails but a pass does not."""
     ours = Path(sys.executable).parent
     remedy = rf"metrics need prometheus-client; run `{ours}/python\S* -m pip install 'retrycli\[metrics\]'`"
     done = measuring("metrics", env=without_the_extra)
@@ -161,9 +158,6 @@ def test_a_missing_prometheus_client_is_reported_with_a_remedy(
     assert done.returncode == 0
     assert re.search(f" WARNING {WARNING}{remedy}\n$", done.stderr)
     assert application.row(5)["status"] == "sent"
-
-
-# The file.
 
 
 def test_each_pass_writes_the_file_and_counters_increase(
@@ -192,7 +186,7 @@ def test_the_file_is_readable_by_everyone_under_any_umask(measuring: Cli, folder
 def test_a_skipped_or_paused_pass_writes_the_file_too(
     measuring: Cli, application: Application, sandbox: Sandbox, folder: Path
 ) -> None:
-    """It updates the start, which `late` depends on; it is not a success."""
+    """Such a pass updates the last start, which alerts on late passes use, but not the last success."""
     with lock_path(application.settings(sandbox.url)).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert measuring("run-once", "--wait-lock", "0").returncode == 75
@@ -226,7 +220,7 @@ def test_writes_nothing_without_the_setting(at_work: Cli, folder: Path) -> None:
 def test_an_interrupted_attempt_is_counted_when_its_outcome_is_known(
     application: Application, sandbox: Sandbox, folder: Path
 ) -> None:
-    """A pass dies with an attempt in flight; half an hour later another pass records that the outcome is unknown."""
+    """A pass dies with an attempt in flight, and a later pass records that the outcome is unknown."""
     settings = settings_of(application, sandbox.url, folder)
     application.add(101)
     now = datetime.now(UTC)
@@ -250,12 +244,9 @@ def test_an_interrupted_attempt_is_counted_when_its_outcome_is_known(
     assert after["retrycli_passes_total/completed"] == 3
 
 
-# A folder that can't be written.
-
-
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """Capture the log."""
+    """Capture the lines that retrycli logs."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -267,7 +258,7 @@ def logged() -> Iterator[list[str]]:
 def test_a_missing_directory_is_a_warning_with_a_remedy_and_the_pass_continues(
     measuring: Cli, application: Application, folder: Path
 ) -> None:
-    """The warning is logged at the beginning and the end of the problem, not by every pass."""
+    """Cron mails each warning, so only the first pass and the recovery log one."""
     folder.rmdir()
     application.fill()
     done = measuring("run-once")
@@ -332,16 +323,13 @@ def test_a_database_that_disappears_at_the_end_does_not_fail_the_pass(
     assert line.startswith(f"{WARNING}{application.path}: database is locked: ")
 
 
-# What is measured, from Python.
-
-
 @pytest.fixture
 def settings(application: Application, sandbox: Sandbox, folder: Path) -> Settings:
     return settings_of(application, sandbox.url, folder)
 
 
 def test_each_pass_adds_to_permanent_totals(application: Application, settings: Settings) -> None:
-    """Later changes of the rows affect no total, and no later pass reads them."""
+    """Totals do not depend on old rows, so passes need not read those again."""
     now = datetime.now(UTC)
     application.fill()
     retrycli.run_once(settings, runtime=clock_at(now - timedelta(hours=1)))
@@ -357,7 +345,7 @@ def test_a_message_is_due_when_the_next_pass_would_send_it(application: Applicat
     [row] = application.rows("retrycli_queue").values()
     at = datetime.fromisoformat(str(row["next_attempt_at"])).replace(tzinfo=UTC)
     for seconds, due in ((-61, 0), (-60, 1), (0, 1)):
-        assert metrics.measure(settings, now=lambda: at + timedelta(seconds=seconds))["retrycli_due_messages"] == due  # noqa: B023  called now
+        assert metrics.measure(settings, now=lambda: at + timedelta(seconds=seconds))["retrycli_due_messages"] == due  # noqa: B023  called at once
 
 
 def test_a_running_pass_counts_for_the_last_start_and_not_for_the_duration(
@@ -382,7 +370,7 @@ def test_a_running_pass_counts_for_the_last_start_and_not_for_the_duration(
 
 
 def test_the_last_success_survives_pruning(application: Application, folder: Path) -> None:
-    """Credentials are refused for longer than passes are kept; the problem remains."""
+    """Credentials are refused for so long that the last successful pass is pruned; the metric must keep its time."""
     begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
     with Scripted(FORBIDS) as api:
         settings = settings_of(application, api.url, folder).model_copy(update={"run": RunSettings(retention_days=1)})
@@ -395,7 +383,7 @@ def test_the_last_success_survives_pruning(application: Application, folder: Pat
 
 
 def test_without_a_completed_pass_the_first_start_is_kept(application: Application, folder: Path) -> None:
-    """The token is wrong from the beginning, for longer than passes are kept. No success is reported."""
+    """The token is wrong from the beginning, so the first start must survive pruning without any success."""
     begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
     application.add(101, hours_ago=80)
     with Scripted(FORBIDS) as api:
@@ -412,7 +400,7 @@ def test_without_a_completed_pass_the_first_start_is_kept(application: Applicati
 
 @pytest.mark.parametrize("down", ["suppliers", "customers"])
 def test_two_gateways_at_one_host_have_separate_states(application: Application, settings: Settings, down: str) -> None:
-    """A gateway that was removed long ago, at a host that is still in use, is not counted."""
+    """The open breaker of a gateway that was removed must not count for its host."""
     gateway = RoutedGatewaySettings(
         base_url="http://desk/suppliers", customer=RoutedGatewaySettings(base_url="http://desk/customers")
     )
@@ -422,7 +410,7 @@ def test_two_gateways_at_one_host_have_separate_states(application: Application,
         add = "INSERT INTO retrycli_breakers (destination, state, failures, opened_at) VALUES (?, 'open', 5, ?)"
         application.execute(add, f"http://desk/{path}", "2026-03-02 12:00:00.000000")
 
-    metrics.measure(settings)  # makes the tables
+    metrics.measure(settings)  # creates retrycli's tables
     write_down("given-up")
     assert metrics.measure(both)["retrycli_breaker_open"] == {"desk": False}
     write_down(down)

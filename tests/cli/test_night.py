@@ -1,6 +1,6 @@
-"""A night: the ticketing API is down for nine hours, 300 messages fail meanwhile, three of them for good.
+"""A nightly outage: the ticketing API is down for nine hours while 300 messages fail, three of them permanently.
 
-The test covers the notifications, the messages, and the statistics and report of the morning.
+The test covers the notifications, the messages, and the statistics and the report of the next morning.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Api(Sandbox):
 
 
 def fail(application: Application, number: int, at: datetime) -> None:
-    """Fail a message, as the application does."""
+    """Add a failed message with its own ticket, as the application does."""
     made = str(at.replace(tzinfo=None))
     application.execute(f"INSERT INTO ticket_states VALUES ({10_000 + number}, 'open')")
     application.add(number, ticket_id=10_000 + number, created_at=made, updated_at=made)

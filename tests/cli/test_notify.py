@@ -1,4 +1,4 @@
-"""Notifications and the dead-man switch, by the installed command and real servers on loopback."""
+"""Notifications and the dead-man switch, sent by the installed command to real servers on loopback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.cli.command import Finished
 
 NOBODY = f"json://127.0.0.1:9/{TOKEN}"
-"""Port 9 (discard) refuses connections here, as in all these tests."""
+"""A target that refuses connections, because no server listens on port 9."""
 SUBJECT = "Re: <!channel> <script>alert(1)</script>\r\nBcc: eve@evil.example"
 ANSWER = "no such <!channel> *recipient* ana@example.com [x](https://evil.example)\r\nBcc: ada@evil.example\x1b[31m"
 REFUSES: Answer = (422, {"messages": [ANSWER]})
@@ -47,7 +47,7 @@ def ping_at(server: Webhook) -> dict[str, str]:
 
 
 def hostile(application: Application, number: int = 2) -> None:
-    """Add messages with hostile texts in every column."""
+    """Add messages with a hostile subject, body and ticket."""
     for message_id in range(1, number + 1):
         application.add(message_id, subject=SUBJECT, body=f"Body {SUBJECT}", ticket_id=f"47<b>{message_id}</b>\n@here")
 
@@ -83,7 +83,7 @@ def test_mail_and_webhook_get_a_passs_escalations_as_plain_text(
 
 
 def test_reports_failing_passes_and_their_recovery(cli: Cli, application: Application, hook: Webhook) -> None:
-    """Here with an internal error: somebody has written to retrycli's own tables."""
+    """An invalid value in retrycli's own tables makes the passes fail, and the notification must not quote it."""
     application.add(101)
     with Scripted(TAKES) as api:
         told = cli.having(application.variables(api.url) | urls(hook.slack_shaped))
@@ -156,7 +156,7 @@ def test_reports_refused_credentials_and_their_acceptance(cli: Cli, application:
 def test_sends_no_reminder_of_a_refusal_if_passes_had_nothing_to_send(
     cli: Cli, application: Application, hook: Webhook
 ) -> None:
-    """The token may have been corrected hours ago."""
+    """The token may have been corrected since, and a pass without requests can't know."""
     application.add_due(1)
     with Scripted(FORBIDS) as api:
         at_work = cli.having(application.variables(api.url) | urls(hook.slack_shaped))
@@ -257,7 +257,7 @@ def test_a_pass_without_apprise_runs_and_suggests_a_remedy(
 
 
 def pings(server: Webhook) -> list[str]:
-    """Return the requested paths, without the pass's id."""
+    """Return the paths of the received pings, without token and pass id."""
     return [path.partition("?rid=")[0].removeprefix(f"/{TOKEN}") for path in server.paths]
 
 
@@ -270,7 +270,7 @@ def test_the_start_and_end_pings_have_the_passs_id(at_work: Cli, application: Ap
 def test_messages_do_not_wait_for_the_start_ping(
     at_work: Cli, application: Application, sandbox: Sandbox, hook: Webhook
 ) -> None:
-    """The switch answers after all messages have come, so a pass that waited for it would fail."""
+    """Here the switch answers only after all messages have arrived, so a pass that waited for the answer would fail."""
     application.fill()
     hook.hold = lambda: wait_until(lambda: len(sandbox.received) == 3)
     done = at_work.having(ping_at(hook))("run-once")
@@ -386,7 +386,7 @@ def shown_by(done: Finished) -> str:
 
 
 def test_no_output_and_no_table_contains_a_url(cli: Cli, application: Application, hook: Webhook) -> None:
-    """This covers every kind of error, at the most verbose level."""
+    """URLs contain tokens, which even errors at the most verbose level must not show."""
     hostile(application)
     hook.status, hook.text = 500, f"no {TOKEN} here".encode()
     places = (hook.slack_shaped, f"json://ann:{TOKEN}@127.0.0.1:9/", f"nosuch://{TOKEN}", f"slack://{TOKEN}")
@@ -460,7 +460,7 @@ def test_notifications_do_not_delay_deliveries(
 def test_an_incident_begins_with_the_first_pass_without_a_recorded_end(
     cli: Cli, application: Application, hook: Webhook, hours: float, latest: str
 ) -> None:
-    """On a full disk two passes could record their start and no end; others may not have recorded anything."""
+    """On a full disk a pass may record no end, or nothing. After a gap the start is only the latest possible one."""
     now = datetime.now(UTC)
     lost = now - timedelta(minutes=30)
     for number, at in enumerate((now - timedelta(hours=hours), lost, now - timedelta(minutes=15))):

@@ -1,4 +1,4 @@
-"""``pause``, ``resume`` and ``passes``."""
+"""The ``pause``, ``resume`` and ``passes`` commands: stopped deliveries, and the history of passes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PASS_KEYS = [
 
 
 def test_a_pause_stops_deliveries_until_it_is_ended(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
-    """A paused pass is recorded as paused, ends with 0 and prints nothing."""
+    """A pause is intended, so a paused pass exits with 0 and prints nothing that cron would mail."""
     application.fill()
     assert at_work("pause", "--reason", "the API moves").returncode == 0
     done = at_work("run-once")
@@ -145,7 +145,7 @@ def test_the_history_has_each_pause_with_its_author_end_and_reason(at_work: Cli,
 
 
 def test_a_second_pause_reports_the_end_it_replaces(at_work: Cli) -> None:
-    """Otherwise the author of the first one believes that deliveries resume at its end."""
+    """Otherwise the author of the first pause expects deliveries to resume at its end."""
     first = at_work("pause", "--for", "2h", "--reason", "the API moves", env={"SUDO_USER": "anna"})
     assert first.stderr == ""
     second = at_work("pause", "--reason", "it is moved", env={"SUDO_USER": "bob"})
@@ -169,7 +169,7 @@ def test_a_name_with_control_characters_is_refused(at_work: Cli, application: Ap
 
 
 def test_passes_shows_who_started_each_pass(at_work: Cli) -> None:
-    """The starter comes from the installed line, or from the process's surroundings."""
+    """The installed cron line passes ``--started-by``; otherwise a terminal shows that a person started the pass."""
     assert at_work("run-once", "--started-by", "cron").returncode == 0
     assert at_work.on_terminal("run-once").returncode == 0
     assert [summary["started_by"] for summary in at_work.json("passes")["passes"]] == ["person", "cron"]

@@ -1,4 +1,4 @@
-"""PostgreSQL as hosts meet it: behind a pooler, and with a different clock."""
+"""PostgreSQL in production: a pooler, wrong clocks, locked rows and other encodings."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ user = {user}
 def test_works_behind_a_pooler_in_transaction_mode(
     cli: Cli, tmp_path: Path, application: Application, sandbox: Sandbox
 ) -> None:
-    """A pooler gives each transaction any connection, so sessions must have no state: two passes alternate on it."""
+    """The pooler may give each transaction another connection, so passes must keep no state in a session."""
     ids = application.add_due(60)
     url = make_url(application.url)
     port = postgresql.free_port()

@@ -1,4 +1,4 @@
-"""``presets`` and ``deliver-test``, and a pass with a gateway for each message type, as a new user meets them."""
+"""The ``presets`` and ``deliver-test`` commands, and a pass with a gateway for each message type."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_list_fits_a_terminal(cli: Cli) -> None:
 
 @pytest.mark.parametrize("name", known_presets())
 def test_each_preset_is_shown_verbatim_and_passes_its_own_check(name: str, cli: Cli, tmp_path: Path) -> None:
-    """The output is a template for a preset of one's own."""
+    """Operators copy the output to write their own presets, so it must be complete and valid."""
     own = tmp_path / "own.toml"
     own.write_text(cli("presets", "show", name).stdout, encoding="utf-8")
     for preset in (name, str(own)):
@@ -110,9 +110,6 @@ def test_all_errors_of_a_preset_are_reported_together(cli: Cli, tmp_path: Path) 
     assert "the key is missing" not in refused.stderr, "what is misspelt is not missing as well"
 
 
-# deliver-test
-
-
 def test_a_test_message_is_shown_with_masked_secrets(at_work: Cli, sandbox: Sandbox, tmp_path: Path) -> None:
     config = tmp_path / "own.toml"
     config.write_text(OWN.replace("/cases/", "/tickets/"), encoding="utf-8")
@@ -172,9 +169,6 @@ def test_a_test_message_to_a_customer_requires_confirmation(at_work: Cli, sandbo
     assert not sandbox.received
     at_work("deliver-test", "--ticket", "1", "--type", "customer", "--to", "ben@example.com", "--yes")
     assert sandbox.received[0].content["recipient"] == "ben@example.com"
-
-
-# A gateway for each message type.
 
 
 @pytest.fixture
