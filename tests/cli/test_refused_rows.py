@@ -49,7 +49,7 @@ def refuse_rows(application: Application, which: str) -> None:
 
 
 def allow(application: Application) -> None:
-    """Make the trigger accept all changes."""
+    """Drop the trigger, so that all changes succeed."""
     application.execute("DROP TRIGGER closed" + ("" if application.is_sqlite else " ON pending_messages"))
 
 
@@ -75,7 +75,7 @@ def check_told(done: Finished, message_id: object) -> None:
 def test_a_message_whose_row_refuses_changes_is_sent_once_and_escalated(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """The history has the outcome of the attempt, so that nobody has to guess."""
+    """The history shows the delivery, so that no operator sends the message again."""
     first, closed, *others = application.add_due(MESSAGES)
     refuse(application, closed)
     check_told(at_work("run-once"), closed)
@@ -90,7 +90,7 @@ def test_a_message_whose_row_refuses_changes_is_sent_once_and_escalated(
 def test_an_exhausted_message_whose_row_refuses_changes_is_sent_once(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """Its retries are used up at its turn, which is that of other messages too."""
+    """A pass finds the exhausted message in the same batch as other messages."""
     application.add_due(MESSAGES)
     assert at_work.json("run-once", "--limit", "1")["sent"] == 1
     *others, closed = (message_id for message_id, row in application.rows().items() if row["status"] == "failed")
@@ -115,7 +115,7 @@ def test_an_invalid_message_whose_row_refuses_changes_does_not_stop_enrolment(
 def check_a_later_pass_sends_others(
     cli: Cli, application: Application, close: Callable[[Application, int], None]
 ) -> None:
-    """Kill a pass that sends a message, lock its row, and check that a later pass escalates it and sends others."""
+    """Check that a later pass escalates a killed pass's message, whose row refuses changes, and sends the others."""
     [closed] = application.add_due(1)
     with held_back() as (api, gate):
         process = cli.having(application.variables(api.url)).start("run-once")

@@ -21,7 +21,7 @@ INDEX = "CREATE INDEX retrycli_failed ON"
 
 
 def failed(application: Application) -> str:
-    """Return the index's comparison: PostgreSQL's catalogue has an operator for text, and none for varchar."""
+    """Return the column expression of the index; PostgreSQL compares a varchar as text."""
     return "status" if application.is_sqlite else "CAST(status AS text)"
 
 
@@ -33,7 +33,6 @@ def without_a_key(application: Application, source: str = "SELECT * FROM pending
 
 
 def view(application: Application, query: str = "SELECT * FROM stored") -> None:
-    """Replace the table with a view."""
     application.execute("ALTER TABLE pending_messages RENAME TO stored")
     application.execute(f"CREATE VIEW pending_messages AS {query}")
 
@@ -48,7 +47,7 @@ def check_refused(done: Finished, *words: str, code: int = 78) -> None:
 
 @pytest.mark.parametrize("twin", ["failed", "sent"])
 def test_refuses_two_rows_with_one_id(at_work: Cli, application: Application, sandbox: Sandbox, twin: str) -> None:
-    """This holds also if the other row is not failed: a result would be written to both."""
+    """A result would be written to both rows, even if the other row is not failed."""
     application.add_due(2)
     without_a_key(application)
     application.add(102, status=twin)
@@ -126,7 +125,7 @@ def test_refuses_an_index_on_a_foreign_table(at_work: Cli, application: Applicat
 
 @pytest.mark.databases("postgresql")
 def test_an_index_on_a_partitioned_table_is_left_to_the_operator(at_work: Cli, application: Application) -> None:
-    """Created as the error says, it is found and used."""
+    """An index that the operator creates with the statement in the error is found and used."""
     application.execute("CREATE TABLE parts (LIKE pending_messages) PARTITION BY RANGE (id)")
     application.execute("CREATE TABLE part_1 PARTITION OF parts DEFAULT")
     application.execute("DROP TABLE pending_messages")

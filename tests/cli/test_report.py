@@ -1,4 +1,4 @@
-"""``report``, and the page that passes renew."""
+"""The ``report`` command, and the report page that passes update."""
 
 from __future__ import annotations
 
@@ -30,14 +30,12 @@ HOSTILE = "<script>alert(1)</script>" + "x" * 2000
 
 
 def heading(page: str) -> str:
-    """Return the headline of a page."""
     found = re.search("<h1>(.*)</h1>", page)
     assert found is not None
     return found[1]
 
 
 def hour_old(path: Path) -> None:
-    """Make a file an hour old."""
     then = path.stat().st_mtime - 3601
     os.utime(path, (then, then))
 
@@ -46,7 +44,7 @@ def hour_old(path: Path) -> None:
 
 
 def test_a_report_is_readable_by_others(at_work: Cli, tmp_path: Path) -> None:
-    """This holds under any umask; a web server has its own user."""
+    """A web server runs as another user, so the umask must not apply."""
     done = at_work.under("sh", "-c", 'umask 077; exec "$0" "$@"')("report", "--html", "page.html")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     page = tmp_path / "page.html"
@@ -81,7 +79,7 @@ def test_without_a_file_argument_it_writes_the_configured_one(at_work: Cli, tmp_
 
 
 def test_replaces_a_symbolic_link_and_does_not_follow_it(at_work: Cli, tmp_path: Path) -> None:
-    """Somebody else may have created it, so that a pass as root overwrites another file."""
+    """Another user may have created the link, so that a pass as root would overwrite its target."""
     (tmp_path / "other").write_text("old")
     (tmp_path / "page.html").symlink_to("other")
     assert at_work("report", "--html", "page.html").returncode == 0
@@ -91,7 +89,7 @@ def test_replaces_a_symbolic_link_and_does_not_follow_it(at_work: Cli, tmp_path:
 
 
 def test_a_descriptor_of_a_regular_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
-    """As /dev/stdout is if the output goes to a file: root could replace the link in /dev."""
+    """Redirected by a shell, ``/dev/stdout`` is such a descriptor, and root could replace it in /dev."""
     (tmp_path / "page.html").write_text("before\n")
     with (tmp_path / "page.html").open("a") as page:
         write(Path(f"/dev/fd/{page.fileno()}"), DOCTYPE)
@@ -99,7 +97,7 @@ def test_a_descriptor_of_a_regular_file_is_written_to_and_not_replaced(tmp_path:
 
 
 def test_writes_to_a_device_and_does_not_replace_it(at_work: Cli) -> None:
-    done = at_work.forked()("report", "--html", "/dev/stdout")  # a pipe
+    done = at_work.forked()("report", "--html", "/dev/stdout")  # stdout is a pipe
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(DOCTYPE)
 
@@ -196,7 +194,7 @@ def test_a_pass_renews_the_page_if_it_acted_or_the_page_is_an_hour_old(
 def test_a_page_that_cannot_be_renewed_fails_no_pass(
     at_work: Cli, application: Application, program: tuple[str, ...] | None, path: str, said: str
 ) -> None:
-    """A warning has the remedy, and all messages are sent. It is repeated every six hours, because cron mails it."""
+    """The report matters less than deliveries, so a pass only warns, and warns once because cron mails each warning."""
     application.fill_due()
     done: Finished = replace(at_work, program=program or at_work.program)(
         "run-once", env={"RETRYCLI_REPORT__PATH": path}
@@ -211,7 +209,7 @@ def test_a_page_that_cannot_be_renewed_fails_no_pass(
 
 
 def test_a_pass_that_stops_early_renews_the_page_too(cli: Cli, application: Application, tmp_path: Path) -> None:
-    """In an outage an operator looks at the page."""
+    """Operators consult the page during an outage, so it must be current."""
     application.add_due(6)
     at_work = cli.having({**application.variables("http://127.0.0.1:9"), "RETRYCLI_REPORT__PATH": "page.html"})
     assert at_work("run-once").returncode == 69

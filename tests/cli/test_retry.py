@@ -1,4 +1,4 @@
-"""``retry``: one attempt now, at an operator's request."""
+"""The ``retry`` command: immediate attempts at an operator's request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USER = pwd.getpwuid(os.getuid()).pw_name
 def test_a_waiting_message_is_sent_at_once_and_the_history_names_the_operator(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """This holds during any wait, and before any pass has seen it. Without --by the history has the login name."""
+    """The message need not be due, or known to a pass. ``--by`` defaults to the login name."""
     message = application.add(8, hours_ago=0, retry_count=3)
     done = at_work("retry", str(message))
     assert (done.returncode, done.stdout, done.stderr) == (0, "8\tdelivered\t200\t\n", "")
@@ -36,7 +36,7 @@ def test_a_waiting_message_is_sent_at_once_and_the_history_names_the_operator(
 
 
 def test_a_message_that_is_refused_keeps_its_state_and_retries(cli: Cli, application: Application) -> None:
-    """It exits with 3. Row and queue are unchanged, except for the text's identity; the history has the attempt."""
+    """The history records the attempt. The queue changes only by the digest and the key of the text."""
     application.add(8, hours_ago=0, retry_count=3)
     with Scripted(BUSY) as api:
         retrycli.run_once(application.settings(api.url))
@@ -113,7 +113,7 @@ def test_many_attempts_use_one_login(cli: Cli, application: Application) -> None
 
 
 def test_refuses_a_message_that_a_pass_is_sending(cli: Cli, application: Application) -> None:
-    """Otherwise it would arrive twice."""
+    """Otherwise the message would arrive twice."""
     application.add(101)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -128,7 +128,6 @@ def test_refuses_a_message_that_a_pass_is_sending(cli: Cli, application: Applica
 
 
 def test_refuses_a_message_with_unusable_data_and_says_what_to_fix(at_work: Cli, application: Application) -> None:
-    """After its row is fixed, it is sent."""
     application.add(9, body=None)
     done = at_work("retry", "9")
     assert done.returncode == 4
@@ -139,7 +138,7 @@ def test_refuses_a_message_with_unusable_data_and_says_what_to_fix(at_work: Cli,
 
 
 def test_a_manual_attempt_uses_up_no_retry(cli: Cli, application: Application) -> None:
-    """After a failed manual attempt, the pass's own is still the tenth, and escalates."""
+    """The pass's attempt after a failed manual one is still the tenth, so the message is escalated."""
     application.add(101, retry_count=9, hours_ago=5)
     with Scripted(BUSY) as api:
         settings = application.settings(api.url)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from tests.cli.command import Cli
 
 FOR_OTHERS = {
-    "retrycli.prom": 0o644,  # node_exporter runs as a user of its own
-    "report.html": 0o644,  # and so does a web server
+    "retrycli.prom": 0o644,  # node_exporter runs as another user
+    "report.html": 0o644,  # a web server runs as another user
 }
-"""Files that other users may read, because they contain no secrets. So may systemd units and files in /etc/cron.d."""
+"""Files without secrets, which other users must be able to read."""
 
 EDITOR = """\
 #!/bin/sh
@@ -25,7 +25,7 @@ exit 1
 
 
 def test_files_that_commands_create_are_private(cli: Cli, application: Application) -> None:
-    application.path.chmod(0o600)  # what SQLite puts beside it has the same
+    application.path.chmod(0o600)  # SQLite gives its journal files the same mode
     application.execute("PRAGMA journal_mode = WAL")
     application.add(1)
     editor = cli.cwd / "editor"

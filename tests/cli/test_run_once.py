@@ -1,4 +1,4 @@
-"""``run-once``: what it sends, writes and prints, and how it ends."""
+"""The ``run-once`` command: its requests, writes, output and exit codes."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ class Story:
 
 
 def others(application: Application) -> object:
-    """Return the database without retrycli's own tables and without the messages' rows."""
+    """Return the application's schema, and its rows outside the message table."""
     schema = [line for line in application.schema() if "retrycli_" not in line]
     return schema, application.rows("ticket_states")
 
 
 @pytest.fixture(scope="module")
 def well(tmp_path_factory: pytest.TempPathFactory, engine: Factory) -> Iterator[Story]:
-    """Make a pass with two environment variables, and a ticketing API that accepts everything."""
+    """Run one pass with two environment variables against an API that accepts everything."""
     folder = tmp_path_factory.mktemp("well")
     with engine(folder, None) as url, Sandbox(Behaviour(), rng=Random(0)) as sandbox:
         application = Application(url).fill()
@@ -113,7 +113,6 @@ def test_an_internal_message_becomes_a_note(well: Story) -> None:
 
 
 def test_due_messages_are_sent_and_only_their_result_columns_change(well: Story) -> None:
-    """Of a delivered message status, sent_at and last_error change; rows with other statuses do not change."""
     assert well.changed.keys() == set(DUE)
     for columns in well.changed.values():
         assert columns.keys() == {"status", "sent_at", "last_error"}
@@ -143,7 +142,7 @@ def test_the_files_journal_mode_stays_unchanged(well: Story) -> None:
 def test_a_configuration_file_of_two_lines_works_from_any_directory(
     cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """It is run with ``env -i`` in another folder, with ``--config``; a relative path is relative to the file."""
+    """Cron starts the command in another folder, so a relative path in the file is relative to the file."""
     application.fill()
     file = tmp_path / "retrycli.toml"
     file.write_text(f'database.url = "sqlite:///agent.db"\ngateway.base_url = "{sandbox.url}"\n')
@@ -183,7 +182,7 @@ def test_an_idle_pass_is_silent_and_recorded(at_work: Cli, application: Applicat
 
 
 def test_a_message_that_is_refused_waits_longer_with_one_retry_less(cli: Cli, application: Application) -> None:
-    """The pass has not failed: exit 0. Only retry_count and last_error of the row change."""
+    """A refused message is not a failed pass, so the exit code is 0."""
     application.add(101, retry_count=2)
     before = application.rows()
     with Scripted(BUSY) as api:
@@ -218,7 +217,7 @@ def test_a_message_that_is_permanently_refused_is_escalated_at_once(cli: Cli, ap
     with Scripted(REJECTS) as api:
         done = cli.having(application.variables(api.url))("run-once")
     assert "Message 101 needs an operator (permanent); see `retrycli show 101`" in done.stderr
-    assert "no such recipient" not in done.stderr  # the answer's words may be the customer's
+    assert "no such recipient" not in done.stderr  # an answer may quote the customer
     assert application.row(101)["status"] == "failed"
     assert application.state(101) == "escalated"
 
@@ -241,7 +240,7 @@ def test_on_a_terminal_the_operator_sees_log_lines_a_summary_and_the_next_step(
 
 
 def test_a_dry_run_writes_nothing_and_lists_due_messages(cli: Cli, untouched: Application, sandbox: Sandbox) -> None:
-    """Missing tables of retrycli are still missing afterwards."""
+    """A dry run does not even create retrycli's missing tables."""
     untouched.fill()
     untouched.add(9, body=None)
     before = untouched.dump()
@@ -291,7 +290,7 @@ def test_a_dry_run_on_a_terminal_says_that_nothing_was_sent(at_work: Cli, applic
 def test_a_dry_run_reports_the_age_of_the_oldest_message_and_a_next_step(
     at_work: Cli, application: Application
 ) -> None:
-    """This holds also if it is not among the listed messages."""
+    """The oldest message counts even if the list is too short to show it."""
     for message_id in range(101, 161):
         application.add(message_id, created_at="2026-01-02 03:04:05", updated_at=None)
     application.add(160 + 1, hours_ago=0, created_at="2023-05-06 07:08:09", updated_at="2026-01-03 03:04:05")
@@ -305,14 +304,14 @@ def test_a_dry_run_reports_the_age_of_the_oldest_message_and_a_next_step(
 def test_a_dry_run_lists_new_and_queued_messages_in_the_order_of_a_pass(
     application: Application, sandbox: Sandbox
 ) -> None:
-    """It has each message's time, and no pass of its own: new messages stay new."""
+    """The preview also includes messages that no pass has enrolled, but does not enrol them."""
     settings = application.settings(sandbox.url)
     application.add(1, hours_ago=2)
     application.add(2, hours_ago=5, retry_count=2)
     application.add(3, hours_ago=1)
     run_pass.run_once(
         settings, runtime=replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)
-    )  # takes in and sends nothing
+    )  # enrols messages, but sends none
     application.add(4, hours_ago=4)
     application.add(5, hours_ago=1.5)
     application.add(6, hours_ago=0)
@@ -332,7 +331,7 @@ def test_a_dry_run_lists_new_and_queued_messages_in_the_order_of_a_pass(
 def test_status_dry_run_and_pass_agree_on_due_messages(application: Application, sandbox: Sandbox) -> None:
     """The application may have changed anything since the last pass: new rows, reused ids, or new texts."""
     settings = application.settings(sandbox.url)
-    earlier = replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)  # takes in and sends nothing
+    earlier = replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)  # enrols messages, but sends none
     for message_id in (1, 2, 3):
         application.add(message_id, hours_ago=0)
     for message_id in (4, 5):
@@ -362,7 +361,7 @@ def test_status_dry_run_and_pass_agree_on_due_messages(application: Application,
 
 
 def test_a_dry_run_explains_why_nothing_is_due(at_work: Cli, application: Application) -> None:
-    """A message that has just failed waits first."""
+    """A message that has just failed waits before its first retry."""
     application.add(1, hours_ago=0)
     screen = at_work.on_terminal("run-once", "--dry-run")
     assert "A pass would send 0 messages. 1 message is not due yet." in screen.words
@@ -372,7 +371,7 @@ def test_a_dry_run_explains_why_nothing_is_due(at_work: Cli, application: Applic
 def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """Expired or exhausted messages, new or queued: the pass then does what was predicted."""
+    """The next pass escalates expired, exhausted and invalid messages, which confirms the prediction."""
     for message_id, columns in {
         1: {"hours_ago": 5},
         2: {"hours_ago": 5, "retry_count": 3},
@@ -383,7 +382,7 @@ def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
     settings = application.settings(sandbox.url)
     run_pass.run_once(
         settings, runtime=replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)
-    )  # takes in and sends nothing
+    )  # enrols messages, but sends none
     limits = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "72", "RETRYCLI_SCHEDULE__MAX_RETRIES": "3"}
     cli = at_work.having(limits)
     application.add(4, hours_ago=5)
@@ -439,7 +438,7 @@ def test_a_dry_run_lists_only_a_probe_for_a_destination_that_is_down(cli: Cli, a
 
 
 def test_a_dry_run_blocks_no_writer(application: Application, sandbox: Sandbox) -> None:
-    """A reader of its output may be slow."""
+    """The program that reads the output may be slow, so a dry run keeps no lock while it prints."""
     application.fill()
     with preview(application.settings(sandbox.url)) as found:
         messages = found.messages
@@ -485,7 +484,7 @@ def test_a_closed_port_ends_the_pass_with_69(cli: Cli, application: Application)
 
 
 def test_an_incident_is_reported_when_it_begins_and_ends_and_not_each_time(cli: Cli, application: Application) -> None:
-    """The exit code reports it each time. The waits between probes are short, so that each pass makes one."""
+    """Passes in between report the incident only by their exit code. Short waits let each pass make a probe."""
     application.add_due(6)
     quick = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
     with Sandbox(Behaviour(down=True), rng=Random(0)) as sandbox:
@@ -545,7 +544,7 @@ def test_an_incident_is_reported_though_another_pass_was_skipped_meanwhile(cli: 
 def test_recovered_time_is_reported_though_many_passes_were_skipped_meanwhile(
     at_work: Cli, application: Application
 ) -> None:
-    """The pass that reports it has nothing to send, so it has not run out of time."""
+    """The pass that reports the recovery has nothing to send, so it can't run out of time."""
     application.add_due(1)
     late = at_work.having({"RETRYCLI_RUN__DEADLINE_MINUTES": "0.000001"})("run-once")
     with application.held():
@@ -639,7 +638,7 @@ async def changed(self, key, traces, more=None):
 
 BaseConnector._get = changed
 """
-"""An aiohttp in which the call that gets a connection has changed."""
+"""A patch that changes the signature of aiohttp's method for getting a connection."""
 
 
 def test_an_aiohttp_without_the_required_internals_is_refused_before_sending(
@@ -656,7 +655,7 @@ def test_an_aiohttp_without_the_required_internals_is_refused_before_sending(
 
 @on_sqlite
 def test_messages_put_back_after_a_request_are_not_reported_as_unattempted(cli: Cli, application: Application) -> None:
-    """A request was made for it; only its retry was not counted."""
+    """A throttled message was attempted, although the attempt used up no retry."""
     application.add_due(1)
     with Scripted((429, {})) as api:
         at_work = cli.having(application.variables(api.url))

@@ -1,4 +1,4 @@
-"""A role that may CREATE in a schema of the search path cannot run its code as us."""
+"""A role that may create functions in the search path can't run its code with the rights of retrycli's role."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ ACTS = (
 
 @pytest.fixture(scope="module")
 def template(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a database with an application's tables and all traps. To plant 13,000 takes two seconds."""
+    """Provide a database with all traps for tests to copy, because planting 13,000 traps takes two seconds."""
     with engine(tmp_path_factory.mktemp("traps"), None) as url:
         Application(url)
         assert traps.plant(url) > 1000
@@ -67,7 +67,7 @@ def template(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def planted(engine: Factory, template: str, tmp_path: Path) -> Iterator[Application]:
-    """An application's database with all traps, which retrycli has never seen."""
+    """Provide an application's database with all traps, but without retrycli's tables."""
     with engine(tmp_path, template) as url:
         made = Application(url, tables=None)
         yield made
@@ -75,7 +75,7 @@ def planted(engine: Factory, template: str, tmp_path: Path) -> Iterator[Applicat
 
 
 def test_planted_functions_and_operators_are_never_run(planted: Application, cli: Cli) -> None:
-    """The first call creates the tables. The test lists names that resolve outside the catalogue."""
+    """A planted function runs if an unqualified name resolves to it, also while the first command creates tables."""
     planted.fill()
     _assert_no_command_runs_one(planted, cli)
 
@@ -88,7 +88,7 @@ def test_planted_functions_are_never_run_over_numeric_columns(planted: Applicati
 
 
 def test_planted_functions_are_never_run_over_full_tables(planted: Application, cli: Cli) -> None:
-    """An operator is only run if there are rows to compare."""
+    """PostgreSQL runs an operator only if there are rows to compare."""
     planted.fill()
     with Scripted(REJECTS) as api:
         command = cli.having(planted.variables(api.url))
@@ -111,7 +111,7 @@ def _assert_no_command_runs_one(application: Application, cli: Cli) -> None:
 
 
 def test_planted_functions_are_never_run_when_escalations_repeat(planted: Application, cli: Cli) -> None:
-    """The keys of known escalations are passed as an array."""
+    """The query passes the keys of known escalations as an array, which needs other operators."""
     with Scripted(REJECTS) as api:
         command = cli.having(planted.variables(api.url))
         assert command("db", "upgrade").returncode == 0
@@ -123,7 +123,7 @@ def test_planted_functions_are_never_run_when_escalations_repeat(planted: Applic
 
 
 def test_planted_functions_are_never_run_when_pruning_and_requeueing(planted: Application, cli: Cli) -> None:
-    """Texts are compared with the result of a sub-select."""
+    """These statements compare texts with the result of a sub-select, a case that the other tests lack."""
     planted.fill()
     with Scripted(REJECTS) as api:
         command = cli.having(planted.variables(api.url))
@@ -155,9 +155,9 @@ ENUMERATIONS = """
 
 @contextmanager
 def lesser_role(application: Application) -> Iterator[str]:
-    """Give the table to a role that may run no trap: a server checks this right at the start of a statement.
+    """Give the table to a role without the right to run the traps.
 
-    So names that resolve outside the catalogue are found even if there is no row to run them for.
+    PostgreSQL checks this right when a statement starts, so the test finds wrong names even without rows.
     """
     role = f"desk {make_url(application.url).database}"
     for statement in (

@@ -86,10 +86,10 @@ COMMANDS = {
     "manual": "manual settings",
     "version": "version",
 }
-"""Every command, in the order of the test. The commands in `LOOKING` run first, some of them also as JSON."""
+"""The command line of every command, in the order of the test; ``run-once`` and the commands in `LOOKING` run first."""
 LOOKING = ("status", "list-failed", "show", "explain", "escalations", "passes", "stats", "metrics", "config show")
 ELSEWHERE = {"demo"}
-"""This command creates its own example and takes no settings."""
+"""This command uses its own example and reads no settings."""
 AS_JSON = ("list-failed", "escalations", "config show")
 ENDS_WITH = {"notify test": 3, "doctor": 3, "db copy": 69, "retry": 3, "look-up": 4, "deliver-test": 3}
 """Exit codes of these commands. The others exit with 0."""
@@ -104,11 +104,11 @@ MAY_SHOW = {
     "escalations": ADDRESSES,
     "retry": ADDRESSES,
 }
-"""By command or place: the only secrets that it may show or store, with reasons."""
+"""The marks that a command may show or a place may store; all other marks are leaks."""
 
 
 def echo(status: int) -> Behaviour:
-    """Return an answer that echoes the credentials, the whole request, and each of its texts."""
+    """Return a behaviour that answers with the credentials, the whole request, and each of its texts."""
 
     def play(connection: Connection) -> None:
         assert connection.asked is not None
@@ -121,7 +121,7 @@ def echo(status: int) -> Behaviour:
 
 
 def short_echo(connection: Connection) -> None:
-    """Return an answer that echoes only the texts, short enough for a stored error."""
+    """Answer with only the texts, short enough for a stored error."""
     assert connection.asked is not None
     sent = json.loads(connection.asked.body)
     said = {"messages": [f"{sent['subject']} to {sent['recipient']}: {sent['body']}"]}
@@ -146,7 +146,7 @@ class Scene:
 
     @property
     def url(self) -> str:
-        """Return the database's URL; a server's has a password. The server accepts any."""
+        """Return the database's URL. PostgreSQL accepts any password in these tests, so the URL has a secret one."""
         there = make_url(self.application.url)
         if not self.application.is_sqlite:
             there = there.set(password=SECRETS["database password"])
@@ -165,7 +165,7 @@ class Scene:
             self.application.add(message_id, hours_ago=3, **texts | columns)
 
     def configure(self, api: str) -> None:
-        """Write the settings, with secrets in separate files if there is a key for it."""
+        """Write the settings, with each secret in a separate file if a setting allows that."""
         host, channel = self.hook.host, quote(SECRETS["channel password"], safe="")
         secrets = {
             "password": SECRETS["password"],
@@ -194,7 +194,7 @@ class Scene:
         }
 
     def run_all(self, closed: int) -> dict[str, Finished]:
-        """Run every command."""
+        """Run every command, and return the results by name."""
         fill = {"url": self.url, "closed": closed, "password": quote(SECRETS["database password"], safe="")}
         calls = {name: shlex.split(line.format(**fill)) for name, line in COMMANDS.items()}
         done = {"run-once": self.cli(*LOUD, *calls.pop("run-once"))}
@@ -206,7 +206,7 @@ class Scene:
         return done | {"sandbox": self._played(sandbox)}
 
     def _played(self, sandbox: list[str]) -> Finished:
-        """Return a ticketing API that has received a message from a pass."""
+        """Run the sandbox until it has received a message, and return its output."""
         process = self.cli.start(*LOUD, *sandbox)
         assert process.stdout is not None
         first = process.stdout.readline()
@@ -227,7 +227,7 @@ def scene(prepared: Prepared, tmp_path: Path) -> Iterator[Scene]:
 
 
 def shown(done: Mapping[str, Finished]) -> dict[str, str]:
-    """Return the output of all commands."""
+    """Return the stdout and stderr of each command as one text."""
     return {name: result.stdout + result.stderr for name, result in done.items()}
 
 
@@ -255,7 +255,7 @@ def test_covers_every_command() -> None:
     assert set(_leaves(get_command(app))) == set(COMMANDS) | ELSEWHERE
 
 
-def _leaves(command: Any, *names: str) -> Iterator[str]:  # noqa: ANN401  typer keeps click's types to itself
+def _leaves(command: Any, *names: str) -> Iterator[str]:  # noqa: ANN401  typer does not export click's types
     """Return the full names of all commands without subcommands."""
     if not hasattr(command, "list_commands"):
         yield " ".join(names)
@@ -288,14 +288,14 @@ WRONG = {
 
 
 def garbage(connection: Connection) -> None:
-    """Return an answer that is not HTTP but contains the credentials."""
+    """Answer with text that is not HTTP and contains the credentials."""
     assert connection.asked is not None
     connection.send(f"{connection.asked.headers.get('authorization')} who?\r\n\r\n".encode())
 
 
 @pytest.mark.databases("postgresql")
 def test_no_error_contains_a_marked_text(scene: Scene) -> None:
-    """Tracebacks are enabled. At the end the database itself refuses a row, and quotes it."""
+    """Tracebacks are enabled, because their errors may quote values. The error of a constraint quotes the whole row."""
     scene.add(11, 12)
     loud = partial(scene.cli, *LOUD)
     with ticketing_api(echo(401)) as refuses, ticketing_api(garbage) as babbles, closed_port() as closed:
@@ -331,7 +331,7 @@ plugin = Plugin()
 
 
 def test_another_programs_pydantic_plugin_does_not_see_the_settings(tmp_path: Path) -> None:
-    """It is installed for another program in the same environment, and enabled only if the environment says so."""
+    """A plugin of another program in the same environment sees the settings only if a variable enables it."""
     folder = tmp_path / "prying-1.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Name: prying\nVersion: 1\n")
@@ -397,6 +397,6 @@ def test_finds_a_mark_in_every_place(scene: Scene) -> None:
     }
     assert set(leaking(shown(done) | scene.places())) == {
         *("the table's errors", "retrycli_attempts", "retrycli_acts", "retrycli_passes"),
-        "retrycli_queue",  # the addresses in the error that it remembers
+        "retrycli_queue",  # stores the addresses in the last error
         *("lock", "retrycli.prom", "report.html", "notifications", "log", "stdout", "stderr"),
     }

@@ -1,7 +1,6 @@
-"""Sequences of actions of an application, passes and operators that broke drafts of the rules of identity.
+"""Sequences of changes by applications, passes and operators that broke earlier rules for message identity.
 
-``P`` is a pass with nothing to do: it must not change the result. Retry counters that retrycli would keep itself are
-not covered, because it does not keep any yet.
+``P`` is a pass with nothing to do, which must not change the result.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ TICK = timedelta(minutes=15)
 
 @contextmanager
 def row_held(story: Story) -> Iterator[None]:
-    """Lock row 1 as the application: on PostgreSQL by a lock, in a file by a trigger that refuses every change."""
+    """Keep row 1 from changes: by a row lock on PostgreSQL, and by a trigger on SQLite, which has no row locks."""
     if story.application.is_sqlite:
         refuse(story.application, 1)
         yield
@@ -82,7 +81,7 @@ def test_insert_in_flight_edit_delivered_edit_back(begin: Begin, *, p: bool) -> 
 @P
 @DATED
 def test_insert_row_locked_delivered_unlocked_move(begin: Begin, without: tuple[str, ...], *, p: bool) -> None:
-    """The answer is kept although the row cannot be written, and the message on the other ticket is the same."""
+    """The answer is kept although the row can't be written, so the moved row is not sent again."""
     with begin(OK, without=without) as story:
         story.insert()
         story.be_impatient()
@@ -102,7 +101,7 @@ def test_insert_row_locked_delivered_unlocked_move(begin: Begin, without: tuple[
 
 @P
 def test_insert_no_answer_edit_delivered_edit_back_fail(begin: Begin, *, p: bool) -> None:
-    """The lost attempt of the first text is remembered: the same key is used, and the limit counts it."""
+    """The lost attempt of the first text still counts: the text keeps its key and its unknown outcome."""
     with begin(LOST, OK, LOST) as story:
         story.insert(body="a")
         story.tick()
@@ -120,7 +119,7 @@ def test_insert_no_answer_edit_delivered_edit_back_fail(begin: Begin, *, p: bool
 
 @P
 def test_delivered_fail_requeue_delivered_fail_prune(begin: Begin, *, p: bool) -> None:
-    """No key is used twice, although its attempts are older than the retention."""
+    """No key is used for two deliveries, although the earlier attempts are pruned."""
     with begin(OK) as story:
         story.set("run", retention_days=RETENTION_DAYS)
         story.insert()
@@ -184,7 +183,7 @@ def test_unanswered_attempts_survive_withdrawal_and_pruning(begin: Begin) -> Non
 def test_insert_in_flight_delete_insert_same_text_for_another_ticket_delivered(
     begin: Begin, without: tuple[str, ...]
 ) -> None:
-    """Only the ticket distinguishes the two: the second one is neither marked nor sent."""
+    """Only the ticket distinguishes the two messages, so the second one waits for an operator's decision."""
     with begin(OK, without=without) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.replace(ticket_id=OTHER_TICKET)
@@ -197,7 +196,7 @@ def test_insert_in_flight_delete_insert_same_text_for_another_ticket_delivered(
 
 
 def test_no_answer_move_without_creation_times(begin: Begin) -> None:
-    """It may be the message that may have arrived, or another one: an operator decides."""
+    """The row may be the lost message or a new one, so an operator decides."""
     with begin(LOST, OK, without=("created_at",)) as story:
         story.insert()
         story.tick()
@@ -284,7 +283,7 @@ def test_insert_in_flight_move_no_answer_stays_escalated(
 
 @DATED
 def test_insert_in_flight_move_delivered_edit(begin: Begin, without: tuple[str, ...]) -> None:
-    """Another text makes it another message, for the other ticket."""
+    """With another text the row is a new message, which is sent to the other ticket."""
     with begin(OK, without=without) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
@@ -311,7 +310,7 @@ def test_a_message_moved_in_flight_causes_one_notification(begin: Begin) -> None
 
 @P
 def test_an_id_reused_for_the_same_text_after_an_operator_closed_it(begin: Begin, *, p: bool) -> None:
-    """The delivered text is marked, so the next row is another message: for any ticket, with its own key."""
+    """The delivered text is marked as sent, so a new row is a new message, for any ticket and with its own key."""
     with begin(OK, without=NO_DATE) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
@@ -327,7 +326,7 @@ def test_an_id_reused_for_the_same_text_after_an_operator_closed_it(begin: Begin
 
 
 def test_insert_in_flight_approve_delivered_move_fail_without_creation_times(begin: Begin) -> None:
-    """The row never said `sent`, so the row on the other ticket may be the same message."""
+    """The row was never marked as sent, so the moved row may still be the delivered message."""
     with begin(OK, without=NO_DATE) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.write(status="approved")
@@ -397,9 +396,9 @@ WRITES = {"a new error": "last_error", "a count of 0": "retry_count"}
 def test_the_application_writes_at_every_tick(
     begin: Begin, column: str, answer: Answer, max_retries: int, ticks: int
 ) -> None:
-    """Finally the message is escalated as exhausted and stays escalated, whatever the application writes.
+    """The message finally stays escalated, whatever the application writes.
 
-    This is a second reason, and a second notification, for a message that was escalated as permanent before.
+    A permanent error may turn into exhausted retries, which is a second reason and a second notification.
     """
     with begin(answer) as story, webhook() as hook:
         story.set("notify", urls=(SecretStr(hook.slack_shaped),))

@@ -1,4 +1,4 @@
-"""``init``, ``config``, ``db`` and ``version``."""
+"""The setup commands: ``init``, ``config``, ``db`` and ``version``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def test_init_writes_a_private_file_and_creates_the_tables(cli: Cli, untouched: Application) -> None:
-    """This holds under any umask. The application's own table is unchanged."""
+    """The file may contain secrets, so it is private even with umask 0."""
     untouched.fill()
     before = untouched.rows()
     done = cli.under(*OPEN_TO_ALL)("init", "--database-url", "sqlite:///agent.db")
@@ -40,7 +40,7 @@ def test_init_writes_a_private_file_and_creates_the_tables(cli: Cli, untouched: 
 
 
 def test_inits_file_loads_as_the_defaults(cli: Cli, application: Application) -> None:
-    """This holds for the file as it is, and with every example in it enabled."""
+    """Neither the file nor its commented examples change a default, except for the log file."""
     assert cli("init", "--database-url", "sqlite:///agent.db").returncode == 0
     file = cli.cwd / "retrycli.toml"
     text = file.read_text()
@@ -132,7 +132,7 @@ def shown(cli: Cli, *arguments: str | Path) -> dict[str, tuple[str, str]]:
 
 
 def test_config_show_names_the_source_of_each_value(cli: Cli) -> None:
-    """The environment overrides the file, and the file the default; nothing needs to be reachable."""
+    """The environment overrides the file, and the file overrides the default."""
     file = cli.cwd / "retrycli.toml"
     file.write_text(
         '[gateway]\nbase_url = "http://one"\nunknown_limit = 3\n[schedule.types.supplier]\nmax_retries = 5\n'
@@ -247,7 +247,7 @@ HISTORY = ("retrycli_attempts", "retrycli_passes")
 
 @on_both
 def test_db_prune_deletes_old_history_and_no_message(cli: Cli, application: Application) -> None:
-    """It prunes in batches, until nothing old is left; unfinished attempts and possible deliveries are kept."""
+    """The command prunes in batches until no old row is left. It keeps unfinished attempts and possible deliveries."""
     application.fill()
     attempt = {"message_id": 1, "made_by": "pass", "started_at": "2020-01-01 00:00:00"}
     ended = {number: "2020-01-01 00:00:01" if number > 10 else None for number in range(1, 18_001)}
@@ -260,7 +260,7 @@ def test_db_prune_deletes_old_history_and_no_message(cli: Cli, application: Appl
         ],
     )
     known = cli.having(application.variables("http://127.0.0.1:9"))
-    assert known("run-once").returncode == 0  # a pass of today, and its attempts
+    assert known("run-once").returncode == 0  # adds recent history, which must be kept
     before = {name: application.rows(name) for name in application.tables() if name not in HISTORY}
     kept = {
         name: {k: v for k, v in rows.items() if str(v["finished_at"])[:4] != "2020" or v.get("outcome") == "unknown"}
@@ -305,7 +305,7 @@ def test_version_prints_the_packages_version(cli: Cli) -> None:
 
 
 def test_settings_of_the_machine_do_not_affect_results(at_work: Cli, tmp_path: Path) -> None:
-    """The command of these tests finds no settings in /etc."""
+    """Otherwise a configuration file in /etc would change the results of the tests."""
     settings = tmp_path / "etc" / "retrycli" / "retrycli.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text("nonsense")

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP during a pass."""
+"""SIGTERM, SIGINT and SIGHUP during a pass, a manual attempt or the start of a command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENDS = pytest.mark.parametrize(
 def test_a_signal_lets_requests_in_flight_finish_and_starts_no_more(
     cli: Cli, application: Application, number: signal.Signals, code: int
 ) -> None:
-    """Sent messages are recorded, claimed ones released, and none is left in sending."""
+    """The pass records sent messages and releases claimed ones, so no message stays claimed."""
     first, *others = application.add_due(4)
     with held_back() as (sandbox, gate):
         process = cli.having(application.variables(sandbox.url)).start("run-once", "--json")
@@ -50,7 +50,7 @@ def test_a_signal_lets_requests_in_flight_finish_and_starts_no_more(
 
 
 def test_a_second_signal_exits_at_once_and_claims_stay_until_they_lapse(cli: Cli, application: Application) -> None:
-    """The claim lapses in time; until then no other pass touches the message."""
+    """The message may have arrived, so no other pass sends it before the claim expires."""
     message = application.add(101)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -58,7 +58,7 @@ def test_a_second_signal_exits_at_once_and_claims_stay_until_they_lapse(cli: Cli
         assert gate.reached.wait(60)
 
         def has_left() -> bool:
-            process.send_signal(signal.SIGTERM)  # two that come too close together are one
+            process.send_signal(signal.SIGTERM)  # the kernel merges signals in quick succession
             return process.poll() is not None
 
         wait_until(has_left)
@@ -70,7 +70,6 @@ def test_a_second_signal_exits_at_once_and_claims_stay_until_they_lapse(cli: Cli
 
 
 def test_a_signal_ends_the_wait_for_another_pass(cli: Cli, application: Application) -> None:
-    """This holds for a wait of any length."""
     application.add(101)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -103,14 +102,14 @@ def test_ctrl_c_lets_a_manual_attempt_finish_and_starts_no_more(cli: Cli, applic
 
 
 def test_a_second_ctrl_c_abandons_a_manual_attempt_at_once(cli: Cli, application: Application) -> None:
-    """Its attempt keeps its claim, and a pass after its end records it as unknown."""
+    """The message stays claimed until the claim expires, and then a pass records the outcome as unknown."""
     message = application.add(101)
     with held_back() as (sandbox, gate):
         process = cli.having(application.variables(sandbox.url)).start("retry", str(message))
         assert gate.reached.wait(60)
 
         def has_left() -> bool:
-            process.send_signal(signal.SIGINT)  # two that come too close together are one
+            process.send_signal(signal.SIGINT)  # the kernel merges signals in quick succession
             return process.poll() is not None
 
         wait_until(has_left)
@@ -135,7 +134,7 @@ AT_AN_IMPORT = """\
 
 @pytest.mark.parametrize("module", ["typer", "retrycli.system.process", "sqlalchemy"])
 def test_ctrl_c_during_startup_is_not_an_error(cli: Cli, application: Application, module: str) -> None:
-    """An operator who has mistyped is faster than the imports."""
+    """An operator who notices a mistyped command may press Ctrl-C during the imports."""
     (cli.cwd / "sitecustomize.py").write_text(dedent(AT_AN_IMPORT))
     env = application.variables("http://127.0.0.1:9") | {"PYTHONPATH": str(cli.cwd), "INTERRUPTED": module}
     done = cli("status", env=env)

@@ -1,4 +1,4 @@
-"""``stats``: the outcomes of the attempts of some days, in every form."""
+"""The ``stats`` command: the attempts of some days, piped, as JSON and on a terminal."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_each_groups_counts_add_up_to_all_attempts(shown: Shown, by: str) -> Non
 
 
 def test_the_figures_match_the_generated_week(shown: Shown) -> None:
-    """A night's outage, and one of an hour and a quarter, are exact to a tick; most waits are 15 to 30 minutes."""
+    """The generated week has outages of 9 hours and of 75 minutes, which passes date to a tick."""
     found = shown.json("stats --by outcome --json")
     lengths = sorted(outage["seconds"] / 3600 for outage in found["outages"])
     assert lengths == [pytest.approx(1.25, abs=0.26), pytest.approx(9, abs=0.26)]

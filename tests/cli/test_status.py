@@ -48,7 +48,7 @@ UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 def made_a_pass(application: Application, sandbox: Sandbox, *, minutes_ago: int = 0) -> None:
-    """Make a pass that began some time ago."""
+    """Run a pass, and date it back by this number of minutes."""
     retrycli.run_once(application.settings(sandbox.url))
     began = datetime.now(UTC).replace(tzinfo=None) - timedelta(minutes=minutes_ago)
     application.execute("UPDATE retrycli_passes SET started_at = ?", str(began))
@@ -92,7 +92,7 @@ def test_after_a_first_pass_all_is_ok_and_the_next_run_is_the_next_quarter_hour(
 def test_after_a_first_manual_pass_the_next_run_is_the_next_quarter_hour(
     at_work: Cli, application: Application
 ) -> None:
-    """It shows cron's tick, and not fifteen minutes after a pass that cron does not know."""
+    """Cron does not know of the manual pass, so the next run is cron's tick and not fifteen minutes after that pass."""
     application.add(8, retry_count=3, hours_ago=0)
     assert at_work("run-once").returncode == 0
     runs = datetime.fromisoformat(at_work.json("status")["next_run"])
@@ -163,7 +163,7 @@ def test_an_api_that_has_moved_is_not_down_at_its_old_address(
 
 
 def test_refused_credentials_are_not_ok(cli: Cli, application: Application) -> None:
-    """Every pass would end so, and send nothing."""
+    """With refused credentials every pass ends early and sends nothing."""
     application.add(101)
     with Scripted(FORBIDS) as api:
         retrycli.run_once(application.settings(api.url))
@@ -176,7 +176,7 @@ def test_refused_credentials_are_not_ok(cli: Cli, application: Application) -> N
 
 @on_sqlite
 def test_a_failed_pass_is_not_ok(at_work: Cli, application: Application) -> None:
-    """Later passes may fail too: cron starts them, and nothing is sent."""
+    """Later passes may fail too, so that nothing is sent although cron works."""
     application.add(101)
     application.execute("CREATE TRIGGER no BEFORE UPDATE ON pending_messages BEGIN SELECT RAISE(ABORT, 'no'); END")
     assert at_work("run-once").returncode == 78
@@ -192,7 +192,7 @@ def test_a_failed_pass_is_not_ok(at_work: Cli, application: Application) -> None
 def test_each_of_several_hosts_is_listed_with_its_lateness(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """With one host the line about passes is enough."""
+    """With one host the line about passes already shows everything."""
     made_a_pass(application, sandbox)
     [here] = at_work.json("status")["hosts"]
     assert (list(here), here["late"]) == (["host", "started_at", "late"], False)
@@ -210,7 +210,7 @@ def test_each_of_several_hosts_is_listed_with_its_lateness(
 
 
 def test_a_rest_that_the_api_requested_ends_on_time(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
-    """With nothing due, no request comes to show it."""
+    """With nothing due, no request ends the requested wait, so `status` must compare its end with the clock."""
     made_a_pass(application, sandbox)
     application.execute(
         "INSERT INTO retrycli_breakers VALUES (?, 'resting', 0, '2026-01-01', '2026-01-01 00:00:00.000000', NULL)",
@@ -238,7 +238,7 @@ def test_a_running_pass_is_shown_with_its_lock_and_its_messages(cli: Cli, applic
 
 
 def test_a_due_message_may_be_sent_by_the_running_pass(cli: Cli, application: Application) -> None:
-    """After its end, the output does not say that the lock stopped another pass."""
+    """A skipped pass is normal while another one runs, so `status` shows the held lock only until that pass ends."""
     application.add_due(2)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -258,7 +258,7 @@ def test_a_due_message_may_be_sent_by_the_running_pass(cli: Cli, application: Ap
 
 
 def test_a_pass_without_a_recorded_end_is_neither_running_nor_ok(cli: Cli, application: Application) -> None:
-    """It was killed, or the disk was full at its end: until a pass recovers its messages, nothing continues."""
+    """A pass that was killed, or ended on a full disk, leaves claimed messages until another pass recovers them."""
     application.add_due(2)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -281,7 +281,6 @@ def test_a_pass_without_a_recorded_end_is_neither_running_nor_ok(cli: Cli, appli
 
 
 def test_needs_no_base_url(cli: Cli, application: Application) -> None:
-    """A read-only command does not need the API's address."""
     assert cli("status", env={"RETRYCLI_DATABASE__URL": application.url}).returncode == 0
 
 
@@ -294,7 +293,7 @@ def test_status_changes_nothing(at_work: Cli, application: Application) -> None:
 
 
 def test_status_and_passes_show_the_failure_of_the_last_pass_in_one_line(at_work: Cli) -> None:
-    """The line is that of the pass on stderr, which cron may have mailed to nobody."""
+    """The pass reported the failure only on stderr, and cron's mail may have reached nobody."""
     nowhere = {"RETRYCLI_RUN__LOCK_FILE": "/proc/none/retrycli.lock"}
     done = at_work.having(nowhere)("run-once")
     assert done.returncode == 78
@@ -315,7 +314,7 @@ def test_status_and_passes_show_the_failure_of_the_last_pass_in_one_line(at_work
 
 
 def test_too_many_escalated_messages_are_unhealthy(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
-    """So a monitor that checks only the exit code sees them."""
+    """A monitor may check only the exit code."""
     for message_id in (9, 10):
         application.add(message_id, body=None)
     made_a_pass(application, sandbox)
@@ -336,7 +335,7 @@ UNCALLED = "no cron line or timer found here starts passes; see `retrycli cron i
 
 @on_sqlite
 def test_without_a_scheduler_there_is_no_next_run(at_work: Cli, application: Application, tmp_path: Path) -> None:
-    """A line of cron, or one pass from another starter, is enough for one."""
+    """A cron line, or a recent pass by another starter, is enough to predict the next run."""
     crontab = Crontab(tmp_path)
     desk = at_work.having(crontab.variables)
     application.add(1)
@@ -363,7 +362,7 @@ def test_without_a_scheduler_there_is_no_next_run(at_work: Cli, application: App
 
 
 def test_a_refusal_lasts_until_a_message_is_delivered(cli: Cli, application: Application) -> None:
-    """Passes without due messages have not found out. With a waiting message the state is `down`."""
+    """A pass without due messages makes no request, so it can't end a refusal."""
     application.add(1)
     with Scripted(FORBIDS, FORBIDS, TAKES) as api:
         desk = cli.having(application.variables(api.url))
@@ -397,7 +396,7 @@ def test_a_refusal_lasts_until_a_message_is_delivered(cli: Cli, application: App
 @pytest.mark.slow
 @on_sqlite
 def test_an_unresponsive_crontab_times_out_and_is_reported(cli: Cli, application: Application, tmp_path: Path) -> None:
-    """The command may take a minute here; it used to wait two."""
+    """An unresponsive crontab program must not block a command: each call is limited to 3 s."""
     crontab = Crontab(tmp_path)
     crontab.program.write_text("#!/bin/sh\nexec sleep 600\n")
     file = cli.cwd / "retrycli.toml"
@@ -435,7 +434,7 @@ def test_the_next_run_ignores_the_operators_time_zone(
 
 @on_sqlite
 def test_a_refusal_names_the_destination_that_it_came_from(cli: Cli, application: Application) -> None:
-    """Another destination with a problem in the same pass has refused nothing."""
+    """The other destination is overloaded in the same pass, but refuses nothing."""
     application.add(1)
     application.add(2, message_type="supplier")
     with Scripted(FORBIDS) as api, Scripted(BUSY) as other:

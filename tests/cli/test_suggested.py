@@ -41,7 +41,7 @@ SUGGESTED_ANYWHERE = re.compile(SUGGESTED.pattern.replace("`", ""))
 
 @pytest.fixture
 def far(at_work: Cli, application: Application, tmp_path: Path) -> Cli:
-    """Provide the command in a folder with its settings in another one, in a file with a blank in its name."""
+    """Provide the command outside its settings' folder; the file's name contains a space, which a shell must quote."""
     there = tmp_path / "etc" / "the settings.toml"
     there.parent.mkdir()
     lines = [f'[database]\nurl = "{application.url}"', '[gateway]\nbase_url = "http://127.0.0.1:9"']
@@ -56,7 +56,7 @@ def suggested(text: str, program: str) -> list[list[str]]:
 
 
 def pasted(line: list[str], cli: Cli) -> Finished:
-    """Run a suggested command in the shell that it was shown in."""
+    """Run a suggested command in a shell with the command's folder and variables."""
     command = ["/bin/sh", "-c", shlex.join(line)]
     return subprocess.run(
         command,
@@ -71,7 +71,7 @@ def pasted(line: list[str], cli: Cli) -> Finished:
 
 
 def test_a_suggestion_names_the_given_configuration_file(far: Cli, application: Application) -> None:
-    """This holds for every way to give the file, and for a blank in its name."""
+    """Otherwise the pasted command would use other settings. The file's name contains a space."""
     application.fill()
     file = far.env["FILE"]
     for args in (["--config", file, "list-failed"], ["list-failed", "--config", file]):
@@ -86,7 +86,7 @@ def test_a_suggestion_names_the_given_configuration_file(far: Cli, application: 
 
 
 def test_a_suggestion_names_the_program_by_the_path_of_its_call(far: Cli, application: Application) -> None:
-    """This is needed if a shell would not find it by its name."""
+    """A shell may not find the program by its name, as under cron or sudo."""
     application.fill()
     file = far.env["FILE"]
     link = far.cwd / "bin" / "retry it"
@@ -128,7 +128,7 @@ def test_the_commands_of_escalations_work(far: Cli, application: Application) ->
 
 
 def test_cron_mails_suggest_commands_that_work(far: Cli, application: Application) -> None:
-    """The crontab line names the interpreter, and so do they."""
+    """The crontab line names the interpreter, so the suggestions in its mail must name it too."""
     application.add(101, message_type="carrier pigeon")
     start = [sys.executable, "-P", "-m", "retrycli"]
     cli = replace(far.having(ELSEWHERE), program=tuple(start))
@@ -166,7 +166,7 @@ def test_the_remedies_of_doctor_work(far: Cli) -> None:
 
 
 def test_commands_of_another_user_are_suggested_with_sudo(far: Cli) -> None:
-    """Without sudo they would run as another user."""
+    """Without sudo a pasted command would run as another user."""
     as_svc = {"SUDO_USER": "anna", "SUDO_UID": "4711", "SUDO_COMMAND": f"{SCRIPT[0]} status"}
     name = pwd.getpwuid(os.geteuid()).pw_name
     sudo = "sudo" if os.geteuid() == 0 else f"sudo -u {name}"
@@ -196,7 +196,7 @@ def test_a_command_for_root_has_the_programs_path_the_settings_and_one_sudo(far:
 
 
 def test_a_service_user_under_sudo_is_told_to_install_as_root(far: Cli, tmp_path: Path) -> None:
-    """The system's schedule must then be removed as root too. Others can have their own schedule."""
+    """A service user under sudo is offered only the system's schedule. Other users can also have their own."""
     need_root()
     cli = far.under(*wrapper(OURS)).having(Crontab(tmp_path).variables)
     as_svc = {"SUDO_USER": "anna", "SUDO_UID": "4711", "SUDO_COMMAND": f"{SCRIPT[0]} cron check"}
@@ -214,7 +214,7 @@ def test_a_service_user_under_sudo_is_told_to_install_as_root(far: Cli, tmp_path
 
 
 def test_texts_from_outside_are_left_unchanged(far: Cli, application: Application) -> None:
-    """An API's error that quotes a command of ours stays a quotation."""
+    """An error from the API may quote a command, and retrycli must not rewrite the quotation."""
     application.add(101, last_error="Next: retrycli status")
     shown = far.having(ELSEWHERE)("list-failed", "--config", far.env["FILE"]).stdout
     assert "Next: retrycli status" in shown
@@ -229,11 +229,11 @@ def strings(tree: ast.AST) -> Iterator[tuple[ast.Constant, str]]:
 
 
 TOLD_ELSEWHERE = {"cron_line.py", "systemd.py"}
-"""Modules whose texts are not rewritten. They recognise the schedule that they wrote by its text."""
+"""Modules whose texts must stay unchanged, because they recognise an installed schedule by its text."""
 
 
 def test_every_suggestion_is_rewritten() -> None:
-    """A suggestion is in backticks, or in texts of our own: in `console.say`, or `suggested.own`."""
+    """The program rewrites commands only in backticks, and in texts for `console.say` and `suggested.own`."""
     loose = []
     for file in sorted(PACKAGE.rglob("*.py")):
         if file.parent.name == "cli" or file.name in TOLD_ELSEWHERE:
@@ -269,7 +269,7 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def is_command(words: Sequence[str]) -> bool:
-    """Return whether the program accepts these words as a command with its arguments."""
+    """Return True if the program accepts these words as a command with its arguments."""
     command = get_command(app)
     context = command.make_context("retrycli", [], resilient_parsing=True)
     rest = list(words)
@@ -287,7 +287,7 @@ def is_command(words: Sequence[str]) -> bool:
 
 
 def test_every_suggestion_is_exactly_one_command() -> None:
-    """It ends with its backtick, or with the text: no prose follows."""
+    """A suggestion ends at its backtick or at the end of the text, so that an operator can copy all of it."""
     wrong = []
     for file in sorted(PACKAGE.rglob("*.py")):
         if file.name in TOLD_ELSEWHERE:
@@ -321,7 +321,7 @@ def commands_in(text: str, start: str) -> list[str]:
 
 
 LEFT_TO_LONG = {"just paused", "explained, late", "explained, invalid", "invalid, listed", "rejected"}
-"""Situations that only the long tests try: another one shows the same suggestions, or the same command."""
+"""Situations for the long tests only, because others show the same suggestions."""
 SITUATIONS: dict[str, tuple[list[str], str, int]] = {
     "nothing yet": ([], "status", 2),
     "late": (["late"], "status", 2),
@@ -387,7 +387,7 @@ def test_every_suggestion_can_be_pasted(far: Cli, application: Application, situ
     for line in found:
         if line.startswith(start):
             program, *words = shlex.split(line)
-            if line == shlex.join([program, *words]):  # a shell reads nothing else in it
+            if line == shlex.join([program, *words]):  # no shell syntax, so no shell is needed
                 pasted = replace(shell, program=(program,)).on_terminal(*words, columns=1000, answers=["n"])
             else:
                 pasted = shell.on_terminal(line, columns=1000, answers=["n"])
@@ -400,7 +400,6 @@ def test_every_suggestion_can_be_pasted(far: Cli, application: Application, situ
 
 
 def test_cron_is_checked_with_service_on_a_machine_without_systemd(far: Cli, application: Application) -> None:
-    """With systemd systemctl is used."""
     need_root()
     file = far.env["FILE"]
     prepare("late", replace(far, program=(*SCRIPT, "--config", file)), application, Path(file))
@@ -415,7 +414,7 @@ def test_cron_is_checked_with_service_on_a_machine_without_systemd(far: Cli, app
 
 
 def test_escalations_suggests_a_command_for_each_of_the_biggest_causes(far: Cli, application: Application) -> None:
-    """There is one line per cause, for three causes, and one command for all listed messages."""
+    """At most three causes get a separate command, and one more command lists all messages."""
     file = far.env["FILE"]
     for cause, number in enumerate((2, 4, 3, 5)):
         for each in range(number):

@@ -1,4 +1,4 @@
-"""Another user of the host cannot make us obey a file of theirs."""
+"""Another user of the host can't make retrycli use a file that they control."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = "for root alone"
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Path:
-    """Create another user's folder, which may be root's current folder."""
+    """Create a folder of another user, in which root then runs commands."""
     need_root()
     made = tmp_path / "trap"
     made.mkdir(0o755)
@@ -61,7 +61,7 @@ def test_root_in_another_users_directory_does_not_replace_its_own_file(cli: Cli,
 
 
 def test_a_config_owned_by_root_and_readable_by_one_user_is_accepted(cli: Cli, sandbox: Sandbox) -> None:
-    """``root:svc 0640``, with a database of the user who makes the passes."""
+    """The config has the owner ``root:svc`` and the mode 0640, and the database belongs to the user of the passes."""
     need_own_program()
     with open_place() as place:
         config, data = place / "retrycli.toml", place / "data"

@@ -1,4 +1,4 @@
-"""``sandbox`` and ``demo``."""
+"""The ``sandbox`` and ``demo`` commands, which need no ticketing system."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ADDRESS = re.compile(r"at (http://127\.0\.0\.1:\d+); press Ctrl-C to stop it\.")
 
 @contextmanager
 def started(cli: Cli, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a sandbox, and return its address."""
+    """Run a sandbox; yield its process and its address."""
     process = cli.start("sandbox", "--port", "0", *arguments)
     try:
         assert process.stdout is not None
@@ -46,7 +46,7 @@ def started(cli: Cli, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 def asked(url: str, content: object = None) -> dict[str, Any]:
-    """Return its answer to a GET, or to a POST with a JSON object."""
+    """Return the sandbox's answer to a GET, or to a POST if there is content."""
     body = None if content is None else json.dumps(content).encode()
     with urlopen(Request(url, body, {"Idempotency-Key": "k-1"}), timeout=LONGEST) as answer:
         found: dict[str, Any] = json.load(answer)
@@ -113,7 +113,7 @@ def test_the_demo_runs_the_real_commands_one_after_another(demo: tuple[Cli, Fini
 
 
 def test_the_demos_suggestions_are_short(demo: tuple[Cli, Finished]) -> None:
-    """They name neither an interpreter nor the settings, which are in the folder."""
+    """The settings are in the demo's folder, so the suggestions need no options."""
     _, done = demo
     assert "retrycli show 11" in done.stdout
     assert not re.search(r"-m retrycli|--config", done.stdout + done.stderr)
@@ -131,7 +131,6 @@ def test_the_demo_keeps_its_files_and_its_suggested_commands_work(demo: tuple[Cl
 
 
 def test_the_demos_pass_delivers_reschedules_and_escalates(demo: tuple[Cli, Finished]) -> None:
-    """The API received as many messages as were sent."""
     cli, done = demo
     with closing(sqlite3.connect(next(cli.cwd.glob("retrycli-demo-*/ticketing_agent.db")))) as connection:
         [(sent, rescheduled, escalated)] = connection.execute(

@@ -1,4 +1,4 @@
-"""Known answers that the application's table does not accept: rows that are locked, skipped or refused."""
+"""Answers that a pass can't record, because the application's row is locked, skips updates or refuses them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OTHERS = [message_id for message_id in ALL if message_id != ONE]
 IDS, BY_TYPE = tuple(map(str, ALL)), ("--type", "customer")
 REJECT = ("reject", "--yes", "--reason", "no longer true")
 HELD_SECONDS = 2
-"""Ten times as long as a pass waits for a lock in these tests. In production it is 30 s."""
+"""Ten times as long as a pass waits for a lock in these tests. In production a pass waits 30 s."""
 
 
 def insert_all(story: Story) -> None:
@@ -45,7 +45,7 @@ def insert_all(story: Story) -> None:
 
 
 def check_each_was_sent_once(story: Story, ids: Sequence[int] = ALL) -> None:
-    """Check that the API received each message once, that each row says so, and that each attempt is delivered."""
+    """Check that the API received each message once, and that rows and attempts record the delivery."""
     assert sorted(story.api.bodies) == [f"text {message_id}" for message_id in ALL]
     assert {message_id: story.status(message_id) for message_id in ids} == dict.fromkeys(ids, "sent")
     assert {message_id: story.outcomes(message_id) for message_id in ALL} == {
@@ -57,7 +57,7 @@ def check_each_was_sent_once(story: Story, ids: Sequence[int] = ALL) -> None:
 
 
 class WriteLock:
-    """The application's transaction in a file: it holds the write lock for a while."""
+    """A transaction of the application that holds SQLite's write lock for `HELD_SECONDS`."""
 
     def __init__(self, application: Application) -> None:
         self._path = application.path
@@ -65,12 +65,12 @@ class WriteLock:
         self._thread = Thread(target=self._hold)
 
     def take(self) -> None:
-        """Take the lock, and release it after a while."""
+        """Start the transaction, and wait until it holds the lock."""
         self._thread.start()
         assert self._held.wait(60)
 
     def join(self) -> None:
-        """Wait until it is released."""
+        """Wait until the lock is released."""
         self._thread.join()
 
     def _hold(self) -> None:
@@ -205,13 +205,13 @@ def skip_by_trigger(application: Application, which: str) -> None:
 
 
 def skip_by_rule(application: Application, which: str) -> None:
-    """Create a rule of PostgreSQL that does nothing instead."""
+    """Create a PostgreSQL rule that replaces every update of some rows by nothing."""
     application.execute(f"CREATE RULE skip AS ON UPDATE TO pending_messages WHERE OLD.id {which} DO INSTEAD NOTHING")
 
 
 @contextmanager
 def role(story: Story) -> Iterator[str]:
-    """Make passes connect with a role that owns nothing, so that policies apply to it; return its name."""
+    """Create a role that owns nothing, so that policies apply to it; yield a database URL that uses the role."""
     name = f"passes_of_{make_url(story.application.url).database}"
     there = make_url(story.application.url).update_query_dict({"options": f"-c role={name}"})
     story.application.execute(f"CREATE ROLE {name}")
@@ -235,7 +235,7 @@ def skip_by_policy(application: Application, which: str) -> None:
 
 
 def check_escalated_alone(story: Story, one: int = ONE) -> None:
-    """Check that a row which refuses changes is escalated, and each message was sent once."""
+    """Check that only the row that refuses changes is escalated, and that each message was sent once."""
     summary = story.tick()
     assert (summary.result, summary.sent) == ("completed", MESSAGES - 1)
     story.ticks(3)
@@ -244,12 +244,12 @@ def check_escalated_alone(story: Story, one: int = ONE) -> None:
 
 
 ENDS = [pytest.param(number, marks=pytest.mark.long) for number in (1, MESSAGES)]
-"""The first and the last message, for causes that a pass notices in the same way as a skipped row."""
+"""The first and the last message. A pass notices these causes like a skipped row, so only long tests use them."""
 
 
 @pytest.mark.parametrize("one", [1, ONE, MESSAGES])
 def test_a_message_whose_row_skips_updates_is_sent_once_and_escalated_alone(begin: Begin, one: int) -> None:
-    """This holds also for the message of the trial write."""
+    """The trial write of a pass uses the first message, and must use another one if its row skips updates."""
     with begin() as story:
         insert_all(story)
         skip_by_trigger(story.application, f"= {one}")
@@ -277,7 +277,7 @@ def test_a_message_that_a_policy_hides_from_updates_is_sent_once_and_escalated_a
 
 @pytest.mark.parametrize("answer", [REFUSED, PERMANENT, LOST], ids=["refused", "permanent", "lost"])
 def test_a_failure_whose_row_skips_updates_is_escalated_and_not_attempted_again(begin: Begin, answer: object) -> None:
-    """Its count cannot be stored, so nothing else would end its attempts."""
+    """The row can't store the retry count, so only the escalation ends the attempts."""
     with begin(answer) as story:
         story.insert()
         story.insert(2, ticket_id=4720)
@@ -298,7 +298,7 @@ def test_an_invalid_message_that_skips_updates_stops_no_other(begin: Begin) -> N
 
 
 MANY = range(101, 131)
-"""More messages than a pass tries one at a time before it tries others."""
+"""More refusing rows than a pass tries one at a time before it tries other rows."""
 
 
 @pytest.mark.parametrize("refuses", [skip_by_trigger, refuse_rows], ids=["in silence", "with an error"])
@@ -306,7 +306,6 @@ MANY = range(101, 131)
 def test_many_rows_that_refuse_changes_stop_no_other(
     begin: Begin, refuses: Callable[[Application, str], None], due: str
 ) -> None:
-    """Each message is sent at most once, and escalated alone."""
     with begin() as story:
         insert_all(story)
         now = str(utc_now().replace(tzinfo=None))
@@ -316,7 +315,7 @@ def test_many_rows_that_refuse_changes_stop_no_other(
         refuses(story.application, "> 100")
         story.tick(timedelta(0))
         assert {story.status(message_id) for message_id in ALL} == {"sent"}
-        # A queue of nothing but them would look like a table that takes no change at all.
+        # A queue of only these rows would look like a table that refuses all changes.
         story.insert(MESSAGES + 1, body="text 10")
         story.ticks(2)
         assert sorted(story.api.bodies) == sorted(f"text {message_id}" for message_id in (*ALL, 10, *MANY))
@@ -350,7 +349,7 @@ def test_a_row_that_skips_updates_is_not_reported_as_rejected_and_is_not_sent(be
 def test_an_attempted_row_that_skips_an_operators_change_stays_escalated(
     begin: Begin, command: tuple[str, ...]
 ) -> None:
-    """It waits again only after a change by the application, even one before the next pass."""
+    """Only a change by the application makes the message wait again."""
     with begin(REFUSED, OK) as story:
         story.insert()
         story.tick()
@@ -363,7 +362,7 @@ def test_an_attempted_row_that_skips_an_operators_change_stays_escalated(
 
 
 def test_a_row_that_skipped_an_operators_change_waits_again_after_an_edit(begin: Begin) -> None:
-    """This holds also if no pass has run between the two, or before them."""
+    """No pass has run before or between the operator's change and the edit."""
     with begin() as story:
         story.insert()
         skip_by_trigger(story.application, "= 1 AND NEW.status = 'rejected'")
@@ -395,7 +394,7 @@ how_it_refuses = pytest.mark.parametrize("refuses", HOW.values(), ids=HOW)
 
 
 def check_rejected_but_one(story: Story, *which: str) -> None:
-    """Check that an operator rejects all but the row that refuses changes, which is named."""
+    """Check that an operator rejects all messages except the one whose row refuses changes."""
     insert_all(story)
     check_one_refused(story.command(*REJECT, *which))
     assert {story.status(message_id) for message_id in OTHERS} == {"rejected"}
@@ -424,7 +423,7 @@ def test_a_row_that_refuses_changes_does_not_prevent_rejecting_others(
 
 
 def check_requeued_but_one(story: Story, refuses: Callable[[Application], None], *which: str) -> None:
-    """Check that an operator requeues all but the row that refuses changes, which is named and stays escalated."""
+    """Check that an operator requeues all messages except the one whose row refuses changes, which stays escalated."""
     insert_all(story)
     story.application.execute("UPDATE pending_messages SET retry_count = 10")
     story.tick()

@@ -1,4 +1,4 @@
-"""retrycli's own tables are upgraded and downgraded, even during a pass of the previous version."""
+"""Upgrades and downgrades of retrycli's own tables, even during a pass of the previous version."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NEW_COLUMNS = {"birth", "digest", "seen_count", "seen_error", "seen_updated_at"}
 
 @dataclass(frozen=True)
 class OldPass:
-    """A pass of the previous version, by the statements that it runs: they name none of the new columns."""
+    """A pass of the previous version, simulated by its statements, which name no new columns."""
 
     application: Application
     now: datetime
@@ -108,7 +108,7 @@ class OldPass:
         )
 
     def requeue(self, message_id: int) -> None:
-        """Do what ``requeue`` does: the previous version does not record the number of attempts."""
+        """Requeue a message as the previous version does, without recording the number of attempts."""
         self.application.execute(
             "UPDATE retrycli_queue SET state = 'waiting', unknown_count = 0, escalated_at = NULL, "
             "escalation_reason = NULL, fingerprint = NULL, acknowledged_by = NULL, acknowledged_at = NULL, "
@@ -117,7 +117,7 @@ class OldPass:
             message_id,
         )
         self.application.execute("UPDATE pending_messages SET retry_count = 0 WHERE id = ?", message_id)
-        # Later than attempts that this version has made meanwhile.
+        # The action must be later than attempts that this version has made meanwhile.
         self.application.execute(
             "INSERT INTO retrycli_acts (message_id, at, \"by\", act, detail) VALUES (?, ?, 'anna', 'requeued', NULL)",
             message_id,
@@ -156,7 +156,7 @@ class OldPass:
 
 
 def go_back(application: Application) -> None:
-    """Downgrade the tables to the version of the statements below; `db downgrade` goes back by one version."""
+    """Downgrade the tables to the version of `OldPass`, one version at a time, as `db downgrade` does."""
     with closing(Database(application.url, "pending_messages")) as database:
         while database.revision() != BEFORE:
             own_tables.downgrade_tables(database)
@@ -177,7 +177,7 @@ def version(application: Application) -> object:
 def test_a_pass_of_the_previous_version_survives_an_upgrade(
     old: OldPass, at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """A pass of this version on another host sends nothing that the old one has claimed."""
+    """A pass of this version on another host sends nothing that the old pass has claimed."""
     ids = application.add_due(3)
     old.start()
     old.enrol(ids)
@@ -201,7 +201,7 @@ def test_a_pass_of_the_previous_version_survives_an_upgrade(
 def test_a_killed_pass_of_the_previous_version_is_recovered_with_its_keys(
     old: OldPass, at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """Its claims have expired. The message with a request in flight may have arrived; the others were not sent."""
+    """The claims have expired. The message with a request in flight may have arrived; the others were not sent."""
     ids = application.add_due(3)
     old.start()
     old.enrol(ids)
@@ -243,7 +243,7 @@ def with_history(old: OldPass, application: Application) -> OldPass:
 
 @pytest.mark.usefixtures("with_history")
 def test_a_queue_with_history_is_upgraded_and_nothing_is_sent_twice(cli: Cli, application: Application) -> None:
-    """Each message keeps its key, even after it was recovered, and its history."""
+    """Each message keeps its key and its history, even if its pass has died."""
     with Api(REFUSED, REFUSED, OK) as api:
         command = cli.having(application.variables(api.url))
         command.json("run-once")
@@ -296,7 +296,7 @@ def test_unknown_attempts_of_the_previous_version_count_towards_the_limit(
 
 
 def test_a_requeue_by_the_previous_version_counts(old: OldPass, cli: Cli, application: Application) -> None:
-    """The requeue comes before the upgrade, or after it from another host: the delivered key is not used again."""
+    """A host with the previous version may requeue before or after the upgrade. A delivered key is not used again."""
     application.add_due(1)
     old.start()
     old.escalate(WAITING, "unknown", *["unknown"] * 3, unknown_count=3)
@@ -344,7 +344,7 @@ def waiting(cli: Cli, application: Application) -> list[int]:
 
 
 def known_before(application: Application) -> list[dict[str, object]]:
-    """Return the queue, as far as the previous version knows it."""
+    """Return the queue's rows with the columns of the previous version."""
     rows = application.rows("retrycli_queue").values()
     return [{name: value for name, value in row.items() if name not in NEW_COLUMNS} for row in rows]
 
@@ -365,7 +365,7 @@ def test_downgrade_and_upgrade_keep_queue_and_history(
 def test_a_delivery_that_the_previous_version_would_repeat_is_escalated(
     waiting: list[int], at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """The answer is known, and the application's row is not written yet."""
+    """The previous version would repeat a delivery that is not yet in the application's row."""
     first, *others = waiting
     application.execute(
         "UPDATE retrycli_attempts SET outcome = 'delivered', finished_at = NULL, delivery_key = "
@@ -398,7 +398,7 @@ def test_downgrade_asks_and_names_the_next_step(at_work: Cli, application: Appli
 
 
 def test_downgrade_waits_for_a_pass(cli: Cli, application: Application) -> None:
-    """This includes a pass on another host with another lock, whose outcomes could not be recorded."""
+    """A pass on another host has another lock, and could not record its outcomes after a downgrade."""
     application.add_due(1)
     with held_back() as (api, gate):
         here = cli.having(application.variables(api.url))
@@ -415,7 +415,7 @@ def test_downgrade_waits_for_a_pass(cli: Cli, application: Application) -> None:
 
 
 def test_edits_and_pauses_survive_downgrade_and_upgrade(at_work: Cli, application: Application) -> None:
-    """The edited values and the author of a pause are lost; the fact of an edit is kept."""
+    """A downgrade drops the edited values and the authors of pauses, but keeps the record of an edit."""
     application.add(11)
     assert at_work("edit", "11", "--subject", "Re: bill", "--yes", "--by", "anna").returncode == 0
     assert at_work("pause", "--by", "anna").returncode == 0

@@ -1,4 +1,4 @@
-"""Help, and wrong usage."""
+"""The help of all commands, and errors about wrong usage."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ for command in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def helps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
-    """Return the help of each command, and from stderr its imports."""
+    """Return the help of each command, run once for all tests."""
     shown = Cli(tmp_path_factory.mktemp("help")).show_all(piped=[f"{command} -h" for command in COMMANDS])
     return {command: shown.piped[f"{command} -h"] for command in COMMANDS}
 
@@ -105,7 +105,7 @@ def test_the_help_of_each_command_fits_a_terminal(helps: dict[str, Finished]) ->
 
 
 def test_the_help_of_no_command_loads_database_or_network(tmp_path: Path) -> None:
-    """All in one process that has imported nothing else: what one of them loads, the later ones show too."""
+    """All commands run in one process, so a heavy import by one command shows in the lines of all later commands."""
     done = replace(Cli(tmp_path), program=(sys.executable, "-c"))(IMPORTED, *COMMANDS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str([command]) for command in COMMANDS]
@@ -141,7 +141,7 @@ def test_the_help_of_each_command_has_an_example(helps: dict[str, Finished]) -> 
 def test_each_example_is_a_valid_command() -> None:
     wrong = {}
     for name, example in EXAMPLES.items():
-        command: Any = get_command(app)  # typer keeps click's types to itself
+        command: Any = get_command(app)  # typer does not export click's types
         words = shlex.split(example)[1:]
         while words and words[0] in getattr(command, "list_commands", lambda _: ())(None):
             command = command.get_command(None, words.pop(0))
