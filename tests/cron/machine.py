@@ -59,15 +59,14 @@ cat > "/opt/mails/mail.$$"
 
 
 class Machine:
-    """Real cron, in a mount namespace with private copies of its compiled-in folders.
+    """A real cron in a mount namespace, with private copies of the folders that are compiled into cron.
 
-    So it runs the files of ``cron/`` unchanged, path and user included, in their own places, without other jobs and
-    whether or not a cron daemon runs outside. Its clock is libfaketime's: at 600 times the speed a quarter of an
-    hour takes 1.5 s.
+    Cron runs the files of ``cron/`` unchanged, without this machine's jobs, even if another cron daemon runs.
+    libfaketime makes the clock run 600 times as fast, so a quarter of an hour takes 1.5 s.
     """
 
     PRIVATE = ("etc", "opt", "run", "usr/sbin", "var/spool/cron/crontabs", "dev/shm")
-    """Folders that the machine gets for itself. The last one may contain all others."""
+    """Folders with private copies in the namespace. The last one is mounted last, because it may contain all others."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -88,7 +87,7 @@ class Machine:
         shutil.rmtree(root / "etc/retrycli", ignore_errors=True)
         passwd = root / "etc/passwd"
         known = [line for line in passwd.read_text().splitlines() if not line.startswith("ticketing:")]
-        # root by another name, to read a Python in /root
+        # The user ticketing has root's id, because Python may be in /root.
         passwd.write_text("\n".join([*known, "ticketing:*:0:0::/opt:/bin/sh", ""]))
         shutil.copy(cron, root / "usr/sbin/cron")
         self.program(root / "usr/sbin/sendmail", SENDMAIL)
@@ -113,7 +112,7 @@ class Machine:
     def beside_cron(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program in the namespace while cron runs there, with the real clock."""
         script = f"{self._binds}/usr/sbin/cron -f -L 0 &\n"
-        script += 'until grep -qx cron "/proc/$!/comm"; do sleep 0.05; done\nexec "$@"\n'  # poll
+        script += 'until grep -qx cron "/proc/$!/comm"; do sleep 0.05; done\nexec "$@"\n'
         return run(*self._unshare, "sh", "-c", script, "sh", *command)
 
     @property
@@ -126,14 +125,14 @@ class Machine:
         script = f"{self._binds}exec {self._faketime} -f '@2026-01-01 11:59:00 x{speed}' /usr/sbin/cron -f -L 0\n"
         with subprocess.Popen([*self._unshare, "sh", "-c", script]) as process:
             try:
-                for _ in range(600):  # poll
+                for _ in range(600):
                     if done():
                         return
                     assert process.poll() is None, f"cron ended with {process.returncode}"
                     time.sleep(0.1)
                 pytest.fail("60 s, and cron has not done what was waited for")
             finally:
-                process.kill()  # unshare lets SIGTERM pass by, and its children die with it
+                process.kill()  # unshare ignores SIGTERM; --kill-child ends its children
 
     def journal(self) -> list[str]:
         path = self.root / "opt/journal"

@@ -48,9 +48,6 @@ REQUEST = timedelta(seconds=Settings().gateway.request_timeout_seconds)
 LONGEST_PASS = timedelta(minutes=Settings().run.deadline_minutes) + REQUEST
 
 
-# Cron
-
-
 @dataclass(frozen=True)
 class Job:
     schedule: str
@@ -140,7 +137,7 @@ def test_real_cron_runs_the_line_every_15_minutes_in_its_environment(machine: Ma
     (machine.root / "etc/cron.d/minute-hand").write_text(MINUTE_HAND)
     machine.run_until(lambda: machine.journal().count("call") >= 3)
     _, first, second, *_ = "".join("c" if word == "call" else "." for word in machine.journal()).split("c")
-    # What is due in the same minute starts in either order.
+    # Jobs that are due in the same minute may start in either order.
     assert {len(first), len(second)} <= {14, 15, 16}
     for call in machine.calls():
         assert call.pop("PWD") == call.pop("FOLDER") == "/opt"  # the user's home, never the project's folder
@@ -180,23 +177,20 @@ def test_a_pass_that_real_cron_starts_finds_its_settings_and_prints_nothing(mach
     (machine.root / "etc/retrycli/retrycli.toml").write_text(
         '[database]\nurl = "sqlite:////opt/tickets.db"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n'
     )
-    # Slower than elsewhere, so that the next tick comes long after this pass has ended.
+    # The clock is slower than in other tests, so that the next tick comes long after the end of this pass.
     machine.run_until(lambda: ended.exists() and ended.read_text() != "", speed=60)
     assert ((machine.root / "opt/said").read_text(), ended.read_text()) == ("", "0\n")
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("SELECT result FROM retrycli_passes").fetchall() == [("completed",)]
 
 
-# systemd
-
-
 def unit(name: str) -> dict[str, list[str]]:
-    """Parse a unit's settings; a repeated setting has two values."""
+    """Return the settings of a unit in ``cron/``."""
     return settings((FILES / name).read_text())
 
 
 def settings(text: str) -> dict[str, list[str]]:
-    """Parse the settings of a unit's text."""
+    """Return the settings in a unit's text, each with the list of its values."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if "=" in line and not line.startswith("#"):
@@ -212,7 +206,7 @@ def seconds(span: str) -> timedelta:
 
 @pytest.fixture
 def units(tmp_path: Path) -> tuple[Path, Path]:
-    """Provide copies of both units that start an existing program: systemd-analyze refuses a missing one."""
+    """Provide copies of both units that start an existing program, because systemd-analyze refuses a missing one."""
     service, timer = tmp_path / "retrycli.service", tmp_path / "retrycli.timer"
     service.write_text((FILES / service.name).read_text().replace(PROGRAM, sys.executable))
     timer.write_text((FILES / timer.name).read_text())
@@ -225,7 +219,7 @@ def test_systemd_accepts_the_units(units: tuple[Path, Path]) -> None:
 
 
 def test_systemd_would_report_a_misspelt_setting(units: tuple[Path, Path]) -> None:
-    """Otherwise the test above would prove nothing."""
+    """If systemd-analyze ignored misspelt settings, the test above would prove nothing."""
     service, _ = units
     service.write_text(service.read_text().replace("PrivateTmp=", "PrivateTemp="))
     assert "PrivateTemp" in run(tool("systemd-analyze", "systemd"), "verify", service).stderr
@@ -299,9 +293,6 @@ def test_every_credential_has_a_name_that_retrycli_knows() -> None:
     assert set(names) <= set(SECRETS)
 
 
-# Kubernetes
-
-
 @pytest.fixture
 def cronjob() -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((FILES / "kubernetes-cronjob.yaml").read_text())
@@ -319,7 +310,7 @@ def test_the_cronjob_has_the_crontabs_schedule_and_never_overlaps(cronjob: dict[
     spec = cronjob["spec"]
     assert spec["schedule"] == jobs("crontab")[1][0].schedule
     assert spec["concurrencyPolicy"] == "Forbid"
-    # Shorter, and the controller, which looks every 10 s, may miss a tick altogether.
+    # With less, the controller, which checks every 10 s, may miss a tick.
     assert timedelta(seconds=10) < timedelta(seconds=spec["startingDeadlineSeconds"]) < INTERVAL
 
 
@@ -337,7 +328,7 @@ def test_kubernetes_limits_the_duration_of_a_pass_and_does_not_repeat_it(
 
 
 def test_all_pods_share_one_host_name(pod: dict[str, Any]) -> None:
-    """A host without further passes looks like one with a dead cron, and nobody ends the pass that died there."""
+    """Each new host name would look like a host with a dead cron, and no pass would clean up after it."""
     assert pod["hostname"] == "retrycli"
 
 
@@ -353,7 +344,7 @@ def test_the_pod_has_only_the_rights_that_it_needs(pod: dict[str, Any]) -> None:
 
 
 def test_the_pod_gets_no_variables_that_retrycli_would_refuse(pod: dict[str, Any]) -> None:
-    """A Service named retrycli would become RETRYCLI_SERVICE_HOST and more."""
+    """Kubernetes would turn a Service named retrycli into variables such as RETRYCLI_SERVICE_HOST."""
     assert pod["enableServiceLinks"] is False
 
 
@@ -396,7 +387,7 @@ def test_the_pods_command_runs_a_pass_in_its_environment(pod: dict[str, Any], tm
     (tmp_path / "retrycli.toml").touch()
     [container] = pod["containers"]
     environment = {env["name"]: env.get("value", "") for env in container["env"]} | {
-        "RETRYCLI_CONFIG": str(tmp_path / "retrycli.toml"),  # an empty one, so that this machine's is not read
+        "RETRYCLI_CONFIG": str(tmp_path / "retrycli.toml"),  # empty; keeps out this machine's settings
         "RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/tickets.db",
         "RETRYCLI_GATEWAY__TOKEN_FILE": str(tmp_path / "token"),
         "RETRYCLI_RUN__LOCK_FILE": str(tmp_path / "lock"),
@@ -407,12 +398,9 @@ def test_the_pods_command_runs_a_pass_in_its_environment(pod: dict[str, Any], tm
     assert all(isinstance(json.loads(line), dict) for line in made.stderr.splitlines())
 
 
-# logrotate
-
-
 @pytest.fixture
 def rotation(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run logrotate on a copy of the file that names an existing folder and user."""
+    """Provide a function that runs logrotate on a copy of the file, which names an existing folder and user."""
     if os.geteuid() != 0:
         pytest.skip("the file makes logrotate become another user, so it has to be run by root")
     logrotate = tool("logrotate", "logrotate")
@@ -450,9 +438,6 @@ def test_logrotate_loses_no_line_of_a_running_pass(
     assert log.stat().st_mode & 0o777 == 0o640
 
 
-# All of them
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_each_variable_in_the_files_is_a_setting(name: str) -> None:
     for variable in _variables((FILES / name).read_text()):
@@ -462,7 +447,7 @@ def test_each_variable_in_the_files_is_a_setting(name: str) -> None:
 
 
 def _variables(text: str) -> Iterator[str]:
-    # RETRYCLI_SERVICE_HOST is Kubernetes's own; the manifest tells why it keeps it out.
+    # Kubernetes sets RETRYCLI_SERVICE_HOST, and a comment in the manifest mentions it.
     others = {CONFIG_VARIABLE, "RETRYCLI_SERVICE_HOST"}
     yield from (name for name in re.findall(rf"{PREFIX}[A-Z][A-Z_]*", text) if name not in others)
 

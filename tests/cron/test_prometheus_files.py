@@ -1,6 +1,6 @@
 """The alert rules and the dashboard in ``cron/``: Prometheus accepts them, and their metrics exist.
 
-The cases of the alerts are in ``prometheus-rules-test.yml``, in the language of `promtool test rules`.
+The test cases of the alerts are in ``prometheus-rules-test.yml``, in the format of `promtool test rules`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def expressions(panel: dict[str, Any]) -> list[str]:
 
 
 def filled(panel: dict[str, Any], host: str) -> list[str]:
-    """Return a query as Grafana sends it when a host is chosen."""
+    """Return a panel's queries as Grafana sends them for a host."""
     return [expression.replace("$__interval", "30m").replace("$instance", host) for expression in expressions(panel)]
 
 
@@ -52,8 +52,6 @@ EXPRESSIONS = [
     *[pytest.param(each["expr"], id=each["alert"]) for each in ALERTS],
     *[pytest.param(each, id=f"{panel['title']}-{n}") for panel in PANELS for n, each in enumerate(expressions(panel))],
 ]
-
-# What both have in common.
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
@@ -75,9 +73,6 @@ def test_every_state_in_a_query_exists() -> None:
     assert asked == {"waiting", "escalated"} <= set(State)
 
 
-# The alerts.
-
-
 def test_promtool_accepts_the_rules() -> None:
     done = run(promtool(), "check", "rules", RULES)
     assert (done.returncode, done.stderr) == (0, "")
@@ -85,7 +80,7 @@ def test_promtool_accepts_the_rules() -> None:
 
 
 def test_each_alert_fires_when_it_should_and_not_earlier() -> None:
-    """`RetrycliLate` fires after two missed ticks and five minutes, the others as their cases say."""
+    """`RetrycliLate` fires after two missed ticks and five minutes. The test cases say when the other alerts fire."""
     done = run(promtool(), "test", "rules", CASES)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCESS" in done.stdout
@@ -113,9 +108,6 @@ def test_each_alerts_summary_ends_with_a_command(alert: dict[str, Any]) -> None:
 def test_commands_in_descriptions_exist(alert: dict[str, Any]) -> None:
     named = re.findall(r"`retrycli ([a-z-]+)`", alert["annotations"]["description"])
     assert set(named) <= set(HOMES)
-
-
-# The dashboard.
 
 
 def test_each_panel_uses_the_chosen_prometheus() -> None:
@@ -164,7 +156,7 @@ SHARED = {
 
 @pytest.mark.parametrize("host", ["mill", "quarry"])
 def test_metrics_of_two_hosts_with_one_database_are_counted_once(tmp_path: Path, host: str) -> None:
-    """Each host reports the whole database, so the dashboard never shows a sum. A third has its own database."""
+    """Each host reports the whole database, so a sum over hosts would count each message twice."""
     [chosen] = [variable for variable in DASHBOARD["templating"]["list"] if variable["name"] == "instance"]
     assert (chosen["multi"], chosen["includeAll"]) == (False, False)
     told = {
@@ -203,7 +195,7 @@ def test_a_host_without_passes_is_visible_whichever_host_is_chosen() -> None:
 
 
 def test_prometheus_accepts_every_query_of_the_dashboard(tmp_path: Path) -> None:
-    """Each query becomes a rule, with Grafana's variables filled in."""
+    """Each query becomes a rule with Grafana's variables filled in, because promtool checks only rules."""
     asked = [expression for panel in PANELS for expression in filled(panel, "box:9100")]
     assert "$" not in "".join(asked)
     rules = [{"record": f"asked:{number}", "expr": expression} for number, expression in enumerate(asked)]
