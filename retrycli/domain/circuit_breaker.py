@@ -89,8 +89,8 @@ class Breaker:
         """Return the breaker after one more outcome.
 
         Args:
-            kind: the outcome. Only failures in `OUTAGE` count, because a rejected message or password says nothing
-                about the destination's health.
+            kind: the outcome. An outcome in `ALIVE` closes the breaker, and an outcome in `OUTAGE` counts as a failure.
+                Any other outcome changes nothing.
             rules: the breaker's settings.
             since: the start of the pass. The wait before the next probe begins at this time.
             ticket: the ticket of the message.
@@ -127,9 +127,9 @@ class Breaker:
 def next_concurrency(width: int, kind: OutcomeKind, limit: int, *, is_healthy: bool) -> int:
     """Return the maximum number of concurrent requests after one more outcome.
 
-    A failure halves the maximum. An answer raises it by one, so that the maximum doubles with each round of requests,
-    as in TCP's slow start (RFC 5681, section 3.1). This keeps retrycli from overloading a destination that has just
-    recovered.
+    An outcome in `OUTAGE` halves the maximum. An outcome in `ALIVE` raises the maximum by one. So the maximum doubles
+    with each round of requests, as in TCP's slow start (RFC 5681, section 3.1). A slow start avoids overloading a
+    destination that has just recovered.
 
     Args:
         width: the maximum before this outcome.

@@ -40,8 +40,8 @@ class Doubt:
     def holds(self, attempt: Attempt) -> bool:
         """Return whether an attempt must be withheld.
 
-        A trial withholds every answer except a delivery, so that a failed trial escalates no message and uses up no
-        retry.
+        Ambiguous answers are always withheld. A trial also withholds rejections, because a failed trial must escalate
+        no message and use up no retry.
         """
         kind = attempt.outcome.kind
         answered = kind in ALIVE and kind is not OutcomeKind.DELIVERED

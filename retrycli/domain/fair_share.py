@@ -10,8 +10,8 @@ MAX_PASSED_OVER = 500  # maximum number of tickets to pass over, because each cl
 
 
 class FairShare:
-    """Select the due messages that a pass delivers next. A ticket that has used its share is passed over until the
-    other tickets have used theirs.
+    """Select the due messages that a pass delivers next. A ticket that has used its share is passed over until
+    no other ticket has due messages.
 
     Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
 

@@ -237,7 +237,7 @@ class History(NamedTuple):
             for attempt in self.attempts
             if attempt.digest == digest
             and attempt.ticket != ticket
-            and (attempt.unsettled or (attempt.delivered and attempt.finished_at is None))  # row not marked as sent yet
+            and (attempt.unsettled or (attempt.delivered and attempt.finished_at is None))  # the row is not yet `sent`
             and self._is_after_requeue(attempt)
             and is_of_one_message(attempt.birth, birth)
         )

@@ -23,13 +23,13 @@ SLACK = timedelta(minutes=1)
 
 LOOKBACK = 1000  # number of passes to search for the start of an incident: ten days at the default interval
 
-# What an outage costs in retries; `retrycli.engine.destination` implements these rules.
+# Tells operators when an outage uses up retries; `retrycli.engine.destination` implements these rules.
 COST = (
     "No message is lost. Each failure that revealed the outage used up one retry. From a message's third probe on, a "
     "probe that gets a response also uses up a retry. All other messages keep their retries."
 )
 
-# Stop reasons that recur in every pass until something changes, with the texts that report them.
+# Stop reasons that recur in every pass while their cause lasts, with the texts that report them.
 TROUBLE: dict[str, str] = {
     StopReason.BREAKER_OPEN: f"The ticketing API can't be reached ({{detail}}). {COST} Next: `retrycli status`",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses the credentials ({detail}). This uses up no retries. "
@@ -228,9 +228,9 @@ def _period(passes: Sequence[PassRecord], since: datetime | None = None) -> str:
 
 
 def missing(passes: Sequence[PassRecord], interval: timedelta) -> str | None:
-    """Return a report if no pass was recorded for too long directly before the newest pass.
+    """Return a report if the newest pass began too long after the previous one.
 
-    Return None otherwise, or if the newest pass was not started by a scheduler.
+    Return None otherwise, or if no scheduler started the newest pass.
     """
     if len(passes) < 2 or passes[0].started_by not in SCHEDULERS:  # noqa: PLR2004
         return None

@@ -105,7 +105,7 @@ class MessageDetails:
     queue: Mapping[str, Any] | None
     attempts: list[AttemptRecord]
     acts: list[ActionRecord]
-    ended: frozenset[str] = frozenset()  # ids of ended passes whose attempts without an outcome are no longer running
+    ended: frozenset[str] = frozenset()  # ids of ended passes; their attempts without an outcome are no longer running
 
 
 @dataclass(frozen=True, slots=True)

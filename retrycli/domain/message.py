@@ -54,12 +54,13 @@ class State(StrEnum):
 
     WAITING = "waiting"  # the message is due at ``next_attempt_at`` and is not claimed
     SENDING = "sending"  # a pass or an operator has a claim on the message until ``claim_expires_at``
-    # The message needs an operator. No pass sends the message unless the application changes its text, count or error.
+    # The message needs an operator. No pass sends the message until an operator requeues it, or the application changes
+    # its text, retry count or error.
     ESCALATED = "escalated"
 
 
 class EscalationReason(StrEnum):
-    """The reasons for which a message needs an operator."""
+    """The reasons why a message needs an operator."""
 
     EXHAUSTED = "exhausted"  # the message has used up its retries
     PERMANENT = "permanent"  # the ticketing API rejects the message permanently
@@ -154,7 +155,7 @@ class QueuedMessage:
     birth: str = ""  # see `retrycli.domain.identity`
     digest: str = ""
     deliveries: int = 0  # number of recorded deliveries of this text
-    # The last delivery of this text; None before the first delivery, or after an operator has requeued the message.
+    # When this text was last delivered; None before the first delivery, or after an operator has requeued the message.
     delivered_at: datetime | None = None
     # Number of requests with this key that passes sent and the destination examined, since the last requeue.
     requests: int = 0

@@ -153,7 +153,7 @@ def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
     if works(newest):
         found[Topic.FAULT] = None
     met = {topic: _lasting_incident(MET_BY[topic], passes) for topic in Topic if topic in MET_BY}
-    return found | met | {Topic.DOWN: situation.down}  # an operator's delivery also ends an outage
+    return found | met | {Topic.DOWN: situation.down}  # from the breakers: an operator's delivery also ends an outage
 
 
 def _may_have_met(topic: Topic, newest: PassRecord) -> bool:

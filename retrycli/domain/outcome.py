@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-RETRY_AFTER_CAP = timedelta(hours=6)  # longest wait that a server may request
+RETRY_AFTER_CAP = timedelta(hours=6)  # longer waits that a server requests are cut to this length
 
 ERROR_LENGTH = 500  # maximum length of an error text in characters
 
@@ -17,7 +17,7 @@ class OutcomeKind(StrEnum):
     DELIVERED = "delivered"  # the destination has the message
     REFUSED = "refused"  # the answer has a success status, but its body reports a failure
     UNKNOWN = "unknown"  # the message may or may not have arrived
-    TRANSIENT = "transient"  # the destination could not accept the message at that time
+    TRANSIENT = "transient"  # the destination failed temporarily, for example with a server error
     UNREACHABLE = "unreachable"  # nothing was sent, for example because no connection was established
     THROTTLED = "throttled"  # the destination asks retrycli to slow down
     UNAUTHORIZED = "unauthorized"  # the destination rejects the credentials, or its certificate is invalid
@@ -106,9 +106,9 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
             return OutcomeKind.PERMANENT
         case _ if status < 200:  # noqa: PLR2004  an interim answer, or not an HTTP status
             return OutcomeKind.UNKNOWN
-        case _ if status < 300:  # noqa: PLR2004  success
+        case _ if status < 300:  # noqa: PLR2004
             return OutcomeKind.DELIVERED
-        case _ if status >= 500:  # noqa: PLR2004  a server error
+        case _ if status >= 500:  # noqa: PLR2004
             return OutcomeKind.TRANSIENT
         case _:
             return OutcomeKind.PERMANENT

@@ -28,7 +28,7 @@ SCHEDULERS = frozenset({StartedBy.CRON, StartedBy.TIMER})
 
 
 class PassResult(StrEnum):
-    """The results with which a pass can end."""
+    """The possible results of a pass."""
 
     COMPLETED = "completed"  # no due messages are left, or the requested limit is reached
     STOPPED = "stopped"  # due messages are left; the reason says why
@@ -39,7 +39,7 @@ class PassResult(StrEnum):
 
 
 class StopReason(StrEnum):
-    """The reasons for which a pass ends before it has attempted everything that is due."""
+    """The reasons why a pass ends before it has attempted every due message."""
 
     BREAKER_OPEN = "breaker_open"
     CREDENTIALS_REFUSED = "credentials_refused"
@@ -179,7 +179,7 @@ class ClockWasAhead(NamedTuple):
 
 
 class ClaimsExpired(NamedTuple):
-    """Messages whose claims expired were recovered. ``unknown`` counts the messages that may have been delivered."""
+    """Messages whose claims had expired were recovered. ``unknown`` counts those that may have been delivered."""
 
     released: int
     unknown: int

@@ -1,6 +1,6 @@
 """Retry policies: how long to wait before a retry, and which transition an outcome causes.
 
-These are pure functions: clock and randomness are arguments.
+All functions are pure: the current time and the random jitter are arguments.
 """
 
 import re

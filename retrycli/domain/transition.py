@@ -16,7 +16,7 @@ class ExpiredClaim(NamedTuple):
     """A message whose claim has expired."""
 
     message: QueuedMessage | UnusableMessage
-    # The pass or operator whose attempt has no result in the row; None if there is no such attempt.
+    # `BY_PASS` or the name of the operator who made the unfinished attempt; None if no attempt is unfinished.
     attempt_by: str | None
     outcome: Outcome | None = None  # outcome of the attempt, if its answer was recorded before the claim expired
     difference: Difference | None = None  # change of the row since the attempt began; None if unknown
