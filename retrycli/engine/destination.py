@@ -90,7 +90,7 @@ class Destination:
 
     def _observe_withheld(self) -> list[Attempt]:
         """Stop withholding attempts, because no further answer will settle them, and return them."""
-        # A destination that rejects the credentials may have rejected earlier requests with a different status.
+        # If the destination rejects the credentials, it may have rejected the withheld attempts for the same reason.
         if self.on_trial or self.stop_reason in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
             return self._attribute_to_access()
         return [self._update(held) for held in self.doubt.let_go()]

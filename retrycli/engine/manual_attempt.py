@@ -16,7 +16,7 @@ from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.engine.recording import record
 from retrycli.engine.runner import enrol
 
-TRY_AGAIN_SECONDS = 0.2  # seconds between tries to write a result while the application locks its row
+TRY_AGAIN_SECONDS = 0.2  # seconds between tries to write a result while the application holds locks
 
 Result = TypeVar("Result")
 
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 async def attempt_through(
     gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
 ) -> Outcome:
-    """Attempt one message now, for an operator, through an open gateway. This uses up no retry.
+    """Attempt one message now, for an operator, through an open gateway. The attempt uses up no retry.
 
     Raises:
         NoSuchMessage: the application's table has no such row.

@@ -274,8 +274,8 @@ class PassRules:
     limit: int | None = None
     rate_per_second: float | None = None
     per_ticket_order: bool = False  # a message waits until all earlier ones of its ticket are delivered or escalated
-    routes: tuple[Route, ...] = ()  # in order; without routes all messages go to ``destination``
-    retention: timedelta | None = None  # age up to which attempts and passes are kept; None keeps them forever
+    routes: tuple[Route, ...] = ()  # if empty, all messages go to ``destination``
+    retention: timedelta | None = None  # age up to which the history is kept; None keeps the history forever
     probe_now: bool = False  # probe a destination that is down immediately, even if no probe is due yet
     at_a_server: bool = False  # the database is on a server, so each transaction takes several round trips
 
@@ -288,8 +288,8 @@ class PassRules:
 
     @property
     def claim_at_once(self) -> int:
-        """Return the maximum number of messages to claim in one transaction. It covers only a short time, so that other
-        hosts can claim the rest.
+        """Return the maximum number of messages to claim in one transaction. The number is small, so that other hosts
+        can claim the rest.
         """
         enough = min(max(ROUNDS_AHEAD * self.concurrency, MIN_BATCH), MAX_BATCH)
         return enough if self.rate_per_second is None else min(enough, math.ceil(self.rate_per_second))

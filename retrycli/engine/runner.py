@@ -243,7 +243,7 @@ def follow(
 def _review_escalations(
     deps: Dependencies, rules: PassRules, ids: Collection[int], now: datetime, *, emit: Callable[[Event], None]
 ) -> None:
-    """Let escalated messages wait again if the application has changed their text, count or error.
+    """Let escalated messages wait again if the application has changed their text, retry count or error.
 
     If the application withdraws a message and later marks it as failed again, a pass between these changes drops the
     message, and the next pass enrols it again. This review has the same result if no pass ran in between.
@@ -265,8 +265,8 @@ def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: da
     if isinstance(queued, UnusableMessage) or not found.changed:
         return stays
     if escalation := escalation_before_send(deps, rules, queued, now):
-        # Do not repeat any other escalation, because an application that regularly writes an error or a count would
-        # cause a notification each time.
+        # Do not repeat an escalation for any other reason than `CHANGED`. Otherwise, an application that regularly
+        # writes an error or a retry count would cause a notification each time.
         return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
     transition = rules.policies[queued.message.message_type].enrol(
         queued.message, first_failed_at=first_failure(queued.message, now), now=now, jitter=deps.jitter()
