@@ -33,7 +33,6 @@ COMMON_KEYS = (
     "attachments_dir",
     "attachments_limit_mb",
 )
-# Keys that have no effect, by kind of gateway.
 UNUSED_KEYS = {
     "http": ("sender", "subject", "recipient", "starttls"),
     "smtp": ("preset", "auth", "token", "verify"),
@@ -219,7 +218,7 @@ class GatewaySettings(SettingsModel):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        """Reject keys that this kind of gateway ignores, because the user expects an effect. Check the SMTP keys."""
+        """Reject keys that have no effect with this kind of gateway, and check the SMTP keys."""
         for name in UNUSED_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove one of them")

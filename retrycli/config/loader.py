@@ -103,7 +103,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
     origin = "--config" if path else f"${CONFIG_VARIABLE}"
     try:
         named.lstat()
-    except (FileNotFoundError, ValueError):  # the only case that `init` can fix
+    except (FileNotFoundError, ValueError):
         raise ConfigurationError(f"no configuration file {named} ({origin}); `retrycli init` creates one") from None
     except OSError as error:
         raise ConfigurationError(

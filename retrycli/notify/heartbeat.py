@@ -83,7 +83,7 @@ def _get(url: str) -> str | None:
         text = answer.read(READ_AT_MOST)
     finally:
         connection.close()
-    if not 200 <= answer.status < 300:  # noqa: PLR2004  the class of success
+    if not 200 <= answer.status < 300:  # noqa: PLR2004
         return f"HTTP {answer.status}"
     # Healthchecks returns 200 even for a ping that it discards, and adds the reason in parentheses.
     return "the server does not know this check" if text.startswith(b"OK (not found)") else None

@@ -25,7 +25,7 @@ LONGEST_SAME = 320  # space for a base URL of 255 characters and the response th
 
 @dataclass(frozen=True, slots=True)
 class NoticeContext:
-    """Facts that the text of a notification needs besides its items."""
+    """Facts about the host, the destination and the queue, for the text of a notification."""
 
     host: str
     destination: str  # the affected destinations; if unknown, all destinations
