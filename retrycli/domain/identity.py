@@ -210,7 +210,7 @@ class History(NamedTuple):
         return sum(attempt.outcome == OutcomeKind.UNKNOWN for attempt in self.attempts if self._is_under(attempt, key))
 
     def requests(self, key: str) -> int:
-        """Count the requests with a key that passes sent since the last requeue and that the destination examined."""
+        """Count the requests with this key, sent by passes since the last requeue, that the destination examined."""
         return sum(
             attempt.by_pass and attempt.outcome not in NO_REQUEST
             for attempt in self.attempts

@@ -119,7 +119,7 @@ def follow(
         remind: the interval between reminders.
 
     Returns:
-        The change to report, or None to report nothing, and the last report, including this one.
+        The change to report (None to report nothing), and the last report, which includes this change.
     """
     due = told is not None and at - told.told_at >= remind - SLACK
     if told is not None and not told.times:

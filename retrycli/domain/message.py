@@ -157,7 +157,7 @@ class QueuedMessage:
     deliveries: int = 0  # number of recorded deliveries of this text
     # When this text was last delivered; None before the first delivery, or after an operator has requeued the message.
     delivered_at: datetime | None = None
-    # Number of requests with this key that passes sent and the destination examined, since the last requeue.
+    # Number of requests with this key, sent by passes since the last requeue, that the destination examined.
     requests: int = 0
     elsewhere: str | None = None  # another ticket under which this text may have arrived
     # The values of the columns that identify the message, as the database returned them.

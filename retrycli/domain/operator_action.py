@@ -44,7 +44,7 @@ class OperatorAction(NamedTuple):
     def requeued(cls, due: datetime, *, by: str, at: datetime) -> "OperatorAction":
         """Make an escalated or rejected message wait again, with all its retries.
 
-        The message keeps its delivery key, so the destination recognises it if it has already arrived.
+        The message keeps its delivery key, so the destination recognises a message that has already arrived.
         """
         return cls(ActionKind.REQUEUED, by, at, f"due {due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", due=due)
 

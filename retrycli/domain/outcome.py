@@ -66,7 +66,7 @@ class LookUp(NamedTuple):
 
 
 # Statuses after which the message may have arrived, because the server may have stored it before the request failed. A
-# 503 is not one of them, because it means that the server did not process the request.
+# 503 is not included, because it means that the server did not process the request.
 INTERRUPTED = frozenset({500, 502, 504})
 
 
