@@ -123,8 +123,8 @@ class Destination:
     def _uses_retry(self, attempt: Attempt) -> bool:
         """Return whether a failure uses up a retry.
 
-        A failure in a trial uses up no retry. While the destination is down, a failure uses up a retry only if it is
-        the answer to a probe with a message that was the probe at least `FREE_PROBES` times before.
+        A failure in a trial uses up no retry. While the destination is down, a failure uses up a retry only if the
+        destination answered a probe, and at least `FREE_PROBES` earlier probes sent the same message.
         """
         was_answered_again = attempt.probe > FREE_PROBES and attempt.outcome.status_code is not None
         return not attempt.trial and (self.breaker.state is not BreakerState.OPEN or was_answered_again)

@@ -53,8 +53,8 @@ def record(deps: Dependencies, claim: Claim, decisions: Sequence[Decision]) -> t
     """Record decisions about claimed messages in one transaction.
 
     Returns:
-        An event for each message whose row is not locked by the application, and the decisions about the other
-        messages, to be written later.
+        Events for the messages whose rows the application has not locked, and the decisions about the other messages,
+        which must be written later.
     """
     if not decisions:
         return [], []

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 BATCH = 500  # maximum number of messages that are recovered, or enrolled, in one transaction
 # Maximum number of escalated messages to hold in memory with their texts, which may be long.
 CHANGED_AT_ONCE = 100
-# Maximum number of attempts that one pass examines for pruning, and of actions and of passes that it deletes. With this
-# limit, pruning locks the database for about 50 ms, even with a history of a million attempts.
+# Maximum number of attempts that one pass examines for pruning. The same limit applies to the deleted actions, and to
+# the deleted passes. So pruning locks the database for about 50 ms, even with a history of a million attempts.
 PRUNE_AT_MOST = 10_000
 # Reasons for an early end, in order of precedence. If routes end for different reasons, the pass reports the one that
 # comes first in this list.
@@ -170,7 +170,7 @@ class _Pass:
     def _untried_outage(self) -> str | None:
         """Describe a destination that was down before this pass and that this pass did not try, or return None.
 
-        Deliveries to other destinations do not show whether this one works again.
+        Deliveries to other destinations do not show whether an untried destination works again.
         """
         tried = {delivery.destination for delivery in self._deliveries}
         others = (route.destination for route in self._rules.routes if tried and route.destination not in tried)
@@ -245,8 +245,8 @@ def _review_escalations(
 ) -> None:
     """Let escalated messages wait again if the application has changed their text, retry count or error.
 
-    If the application withdraws a message and later marks it as failed again, a pass between these changes drops the
-    message, and the next pass enrols it again. This review has the same result if no pass ran in between.
+    A message that the application withdraws and later marks as failed is enrolled again if a pass ran in between. This
+    review has the same result if no pass ran in between.
     """
     from retrycli.engine.recording import event_of  # lazy, because a pass with nothing new does not need it
 

@@ -15,9 +15,8 @@ from retrycli.engine.destination import Destination
 from retrycli.engine.ports import SYNC_INTERVAL, Claims, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import record
 
-# A transaction records answers as soon as `ENOUGH` answers have arrived or, if this is more, answers to a `SHARE` of
-# the requests in flight. If each transaction waited for all answers, all requests would soon be sent and answered in
-# step.
+# A transaction records answers once `ENOUGH` of them, or a `SHARE` of the requests in flight, have arrived, whichever
+# is more. If each transaction waited for all answers, all requests would soon be sent and answered in step.
 ENOUGH, SHARE = 8, 1 / 4
 # Maximum number of event loop iterations that an answer waits for other answers, so that one transaction records them
 # all. A transaction is cheap in a file, but takes five round trips on a server, so waiting longer pays off there.

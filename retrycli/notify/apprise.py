@@ -100,7 +100,7 @@ def _parse(url: str) -> tuple[Any, Any]:
         app_desc="retrycli",
         app_url="",
         image_url_mask="",
-        service_timeout=0,  # 0 turns off Apprise's timeout, which leaves a thread that delays the exit
+        service_timeout=0,  # 0 turns off Apprise's timeout, because a thread that times out delays the exit
         http_redirects=False,
     )
     return apprise.Apprise.instantiate(url, asset=asset), asset
