@@ -86,6 +86,11 @@ CLAIM_EXPIRED_BEFORE_SEND = Outcome(
 )
 
 
+def not_sent(fault: Exception) -> Outcome:
+    """Return the outcome of an attempt that an error prevented before anything was sent."""
+    return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}")
+
+
 def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> OutcomeKind:
     """Map an HTTP status to its outcome, unless the preset has a rule for the status.
 

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import TypeVar
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.errors import DatabaseBusy, NotActionable, again_if_lost
+from retrycli.domain.errors import ConfigurationError, DatabaseBusy, NotActionable, again_if_lost
 from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import unfit
-from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
+from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, not_sent
 from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
@@ -30,11 +30,16 @@ async def attempt_through(
         NoSuchMessage: the application's table has no such row.
         NotActionable: the message is not failed, or is already being sent.
         InvalidMessage: the message's data can't be turned into a request.
+        ConfigurationError: the gateway's settings can't be used. The message was not sent.
     """
     now = deps.now()
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
     queued = _claim_to_send(deps, rules, claim, message_id, by, now)
-    outcome = await gateway.deliver(queued)
+    fault = None
+    try:
+        outcome = await gateway.deliver(queued)
+    except ConfigurationError as error:
+        outcome, fault = not_sent(error), error
     finished_at = deps.now()
     decision = Decision(
         message_id,
@@ -46,6 +51,8 @@ async def attempt_through(
     )
     for event in await _record_patiently(deps, claim, decision):
         deps.emit(event)
+    if fault is not None:
+        raise fault
     if outcome.kind is OutcomeKind.DELIVERED:
         _close_breaker(deps, rules.destination_of(queued.message.message_type))
     return outcome

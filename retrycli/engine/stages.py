@@ -8,7 +8,7 @@ from datetime import datetime
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy
 from retrycli.domain.fair_share import FairShare
-from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.outcome import not_sent
 from retrycli.domain.passes import Event
 from retrycli.domain.transition import Claim, Decision, Route
 from retrycli.engine.destination import Destination
@@ -173,7 +173,7 @@ class InFlight:
                 outcome = await gateway.deliver(attempt.queued)
         except ConfigurationError as fault:  # raised only after the requests in flight are answered
             self.fault = self.fault or fault
-            outcome, about_access = Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}"), True
+            outcome, about_access = not_sent(fault), True
         self._answered.put_nowait(attempt.ended(outcome, self._now(), about_access=about_access))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable
+from retrycli.domain.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable
 from retrycli.domain.message import EscalationReason, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.passes import (
@@ -154,6 +154,24 @@ def test_an_unknown_outcome_is_recorded_and_nothing_else_changes(stage: Stage, *
     assert stage.sql("SELECT unknown_count FROM retrycli_queue") == [(2,)]
     stage.sql("UPDATE retrycli_queue SET unknown_count = 1")
     assert everything(stage) == before
+
+
+@pytest.mark.parametrize("escalated", [False, True])
+def test_an_invalid_configuration_found_late_leaves_the_message_as_before(stage: Stage, *, escalated: bool) -> None:
+    """The request was not sent, so its outcome must not become unknown when the claim expires."""
+    if escalated:
+        escalate(stage)
+    else:
+        stage.add(1, due=LATER, retry_count=4)
+    before = everything(stage)
+
+    def refuse(_queued: QueuedMessage) -> Outcome:
+        raise ConfigurationError("gateway.base_url: invalid URL")
+
+    with pytest.raises(ConfigurationError, match="invalid URL"):
+        stage.retry(1, refuse)
+    assert everything(stage) == before
+    assert stage.attempts(1)[-1] == ("anna", "unreachable")
 
 
 def test_many_manual_attempts_escalate_nothing(stage: Stage) -> None:
