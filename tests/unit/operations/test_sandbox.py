@@ -195,7 +195,7 @@ def test_down_answers_503_to_every_request(method: str, path: str) -> None:
         assert sandbox.received == ()
 
 
-def test_it_can_restart_on_the_same_port() -> None:
+def test_its_behaviour_can_change_while_it_runs() -> None:
     with sandbox_with(Behaviour(down=True)) as sandbox:
         assert deliver(sandbox).status == 503
         sandbox.behaviour = replace(sandbox.behaviour, down=False)
