@@ -334,10 +334,7 @@ class Delivery:
 
     @property
     def _is_write_blocked(self) -> bool:
-        """Return whether the rows of too many consecutive results were locked.
-
-        If so, no further attempt may start, because its row could probably not be written either.
-        """
+        """Return whether too many consecutive results met locked rows, so that further results would meet them too."""
         return self._results.locked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
     def _next_ids(self, started: int) -> Sequence[int]:
