@@ -19,7 +19,7 @@ from retrycli.operations.wiring import utc_now
 from retrycli.system.trust import write_private
 
 EXAMPLE = "ticketing_agent.db.example"
-EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # the example's present time; `copy_example` shifts it to now
+EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # "now" in the example; `copy_example` shifts all times
 TIME_COLUMNS = (
     "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
     "WHERE m.type = 'table' AND c.type IN ('DATETIME', 'TIMESTAMP')"
@@ -68,7 +68,7 @@ def copy_example(folder: Path, *, now: datetime) -> Path:
     with closing(sqlite3.connect(file)) as connection:
         for table, column in connection.execute(TIME_COLUMNS).fetchall():
             connection.execute(
-                f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f', {column}, ?)",  # noqa: S608  fixed names
+                f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f', {column}, ?)",  # noqa: S608  names from the packaged database
                 (f"{(now - EXAMPLE_TIME).total_seconds():+f} seconds",),
             )
         connection.commit()

@@ -26,7 +26,7 @@ HELD_BACK = frozenset(
         StopReason.THROTTLED,
     }
 )
-# How far to look beyond the next reminder, so that no message expires between two reminders without a warning.
+# Safety margin after the next reminder, so that no message expires between two reminders without a warning.
 EARLIER = timedelta(hours=2)
 SOON = timedelta(days=1)  # lists mark a message that expires within this period
 LOG = "log"  # name of the target that represents the logs of all hosts
@@ -64,9 +64,9 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     must have an age limit.
 
     Returns:
-        An `Expiry` with the incident to warn of. It has no incident if no message expires soon, or if the pass was not
-        held back and delivered a message. None leaves an earlier warning in force: the pass was not held back but
-        delivered nothing, or all messages that it found have already expired.
+        An `Expiry` with an incident if messages expire soon. An `Expiry` without an incident ends an earlier warning:
+        no message expires soon, or the pass delivered messages and held none back. None keeps an earlier warning: the
+        pass neither held back nor delivered messages, or all affected messages have already expired.
 
     Raises:
         DatabaseUnavailable: the messages can't be read.
@@ -132,7 +132,7 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
 
 
 def warn(database: Database, found: Expiry, now: datetime, remind: timedelta) -> None:
-    """Log when messages are about to expire, at intervals while this lasts, and when it ends.
+    """Log a warning when messages are about to expire, again every ``remind``, and when no more expire soon.
 
     Raises:
         DatabaseUnavailable: the last warning can't be read or written.

@@ -109,8 +109,8 @@ class _Explainer:
         self._gates = Gates(database, self._rules, passes)
         self._ended = frozenset[str]()
         self._expires_first = False
-        # How long after its tick a pass begins. A gate that opens within this time does not delay the message. Ticks
-        # that are derived from earlier passes already include the delay.
+        # The delay between a tick and the start of its pass. A gate that opens within this delay does not hold the
+        # message back. Ticks that are derived from earlier passes already include the delay.
         self._late = timedelta(seconds=3 if callers else 0)
         self._grid = ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
         self._cron = self._cron_gate(passes, interval, callers, none_hidden=none_hidden)

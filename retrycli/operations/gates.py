@@ -24,7 +24,7 @@ from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
-# Gates that never open only because time passes. While one of these gates is closed, no next attempt is predicted.
+# Gates that do not open by themselves once they are closed. While one is closed, no next attempt is predicted.
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
 COMPARED_WITH_START = frozenset({"pause", "breaker"})  # gates evaluated for the start of a pass, shortly after its tick
 QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if the messages ahead use up a pass's attempts

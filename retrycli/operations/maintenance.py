@@ -128,7 +128,7 @@ def erase_texts(settings: Settings, ticket: str) -> int:
 
 @contextmanager
 def _existing_database(settings: Settings) -> Iterator[Database]:
-    """Open the database and check the application's table, but create none of retrycli's own tables."""
+    """Open the database and check the application's table. Do not create retrycli's own tables."""
     with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages
         yield database
@@ -261,7 +261,7 @@ def _check_claims(database: Database) -> None:
 
 
 def _check_not_ahead(here: Database, there: Database) -> None:
-    # If the target was used later than the source, passes already use it, or the two options are swapped.
+    # If the target was used later than the source, passes already use the target, or the two options are swapped.
     source_at, target_at = last_used(here), last_used(there)
     if target_at is not None and (source_at is None or source_at < target_at):
         before = "never" if source_at is None else f"last at {source_at:%Y-%m-%dT%H:%M:%SZ}"

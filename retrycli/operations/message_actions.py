@@ -55,7 +55,7 @@ class Canary:
     abort_over: float = 0.3
 
     def fails(self, tried: Sequence[ManualAttempt]) -> bool:
-        """Return whether the share of failed attempts exceeds ``abort_over``. Refused attempts do not count."""
+        """Return whether the share of failed attempts exceeds ``abort_over``. Skipped messages do not count."""
         made = [attempt for attempt in tried if attempt.delivered or attempt.failed]
         return bool(made) and sum(attempt.failed for attempt in made) / len(made) > self.abort_over
 

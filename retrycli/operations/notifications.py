@@ -1,6 +1,7 @@
 """Notify operators of changes, and ping a dead-man switch for each pass.
 
-Nothing here can fail a pass. A failure is logged as a warning when it begins, and then every ``notify.remind_hours``.
+A failed notification or ping never fails a pass. The first failure is logged as a warning, which is repeated every
+``notify.remind_hours`` while the failures last.
 """
 
 import socket
@@ -27,8 +28,8 @@ from retrycli.store.summaries import ESCALATED, QueueCounts, escalation_groups
 from retrycli.views.log_lines import logger
 
 MAX_LOOKED_UP = 200  # maximum number of escalations that a pass reads to name tickets in a notification
-# How long one pass may reserve the sending of notifications. A target has 30 seconds to accept a notification, so a
-# pass that holds the reservation longer has died.
+# Maximum time for which a pass reserves the sending of notifications. A target has 30 seconds to accept a notification,
+# so a pass that holds the reservation longer has died.
 NOTIFY_LEASE = timedelta(minutes=2)
 PING = "ping"  # name of the dead-man switch in the list of targets
 
@@ -199,7 +200,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
 class TargetTest:
     """The result of a test notification."""
 
-    target: str  # position of a URL, or ``ping``
+    target: str  # position of the URL in notify.urls, or ``ping``
     scheme: str
     failure: str | None
 

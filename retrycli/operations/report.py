@@ -15,7 +15,7 @@ from retrycli.store.database import Database
 from retrycli.system.host import replace_file
 
 LOOKBACK = timedelta(days=7)  # default period of a report
-# The age at which a page is updated even if nothing has changed, because its time shows that passes run.
+# Maximum age of a page. An older page is updated even if nothing has changed, to show operators that passes still run.
 STALE = timedelta(hours=1)
 
 

@@ -233,9 +233,9 @@ async def _one_by_one(
     answer: Callable[[int, Result | None, RetrycliError | None], Answer],
     is_enough: Callable[[list[Answer]], bool] = lambda _: False,
 ) -> list[Answer]:
-    """Act on messages over one connection and with one log-in, until a stop is requested or ``is_enough`` is true.
+    """Act on messages over one connection and with one log-in, until a stop is requested or ``is_enough`` returns True.
 
-    Return an answer for each message: the result of the action, or the error that prevented the action.
+    Return an answer for each message that was reached: the result of the action, or the error that prevented it.
     """
     answers: list[Answer] = []
     async with deps.open_gateway() as gateway:

@@ -32,7 +32,7 @@ from retrycli.views import log_lines
 # idle pass.
 SHORT_LOOKBACK = 20
 
-# Secondary tasks of a pass, each with the subject and the participle of its warnings.
+# Secondary tasks of a pass, each with the two parts of its warnings, such as "The log file was not written".
 TASKS = {
     incidents.Topic.LOG_FILE: ("The log file was", "written"),
     incidents.Topic.METRICS: ("The metrics were", "written"),
@@ -104,7 +104,7 @@ def _make_pass(
 
 
 class _Lock(NamedTuple):
-    """The pass lock of one pass. It bounds the wait for another pass, which a stop request ends early."""
+    """The pass lock, with a limited wait for another pass to end. A stop request ends the wait early."""
 
     lock: PassLock
     me: PassIdentity

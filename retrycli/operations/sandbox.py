@@ -235,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
             while self.rfile.read(LARGEST_BODY):
                 pass
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _respond  # noqa: N815  the library's own names
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _respond  # noqa: N815  http.server looks up these names
 
     def _refusal(self) -> Answer | None:
         """Return an error for an invalid host, or for a body of invalid length. In both cases, do not read the body."""
@@ -247,5 +247,5 @@ class _Handler(BaseHTTPRequestHandler):
             return _failure(411, "Send a Content-Length")
         return _failure(413, "The body is larger than 1 MiB") if int(length) > LARGEST_BODY else None
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's own name
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the parameter's name in http.server
         """Log nothing, because the listener receives each request."""

@@ -171,7 +171,7 @@ def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval:
 def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> frozenset[str]:
     """Return the passes of this host that ended without a record of their end: killed, or stopped by a full disk.
 
-    A free lock does not prove this. With a server database, another user's lock may be a different file.
+    A free lock is not enough evidence, because with a server database another user's lock may be a different file.
     """
     gone = [
         record

@@ -43,7 +43,7 @@ class Runtime:
     """The clock, the randomness and the stop request of a pass. Tests supply their own."""
 
     now: Callable[[], datetime] = utc_now
-    rng: random.Random = random.SystemRandom()  # noqa: RUF009  it has no state, so instances may share it
+    rng: random.Random = random.SystemRandom()  # noqa: RUF009  SystemRandom has no state, so it can be shared
     stop_requested: Callable[[], bool] = lambda: False
 
 
@@ -174,9 +174,9 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
 def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | None = None) -> Path:
     """Return the lock file: the configured one, otherwise one beside the SQLite file, otherwise one in a state folder.
 
-    For a server database it is in the system's state folder if that is writable, otherwise in the user's own. The path
-    does not depend on the environment, because cron's differs from the operator's. Only a user without a home has the
-    lock in /tmp, because a service may have a private /tmp, and other users may create the file first.
+    The lock of a server database is in the system's state folder if that is writable, otherwise in the user's own. The
+    path does not depend on the environment, because cron's differs from the operator's. The lock is in /tmp only if the
+    user has no writable home: a service may have a private /tmp, and other users may create the file first.
 
     Args:
         settings: the settings.
@@ -289,11 +289,12 @@ def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], dat
 def never_set_back(
     now: Callable[[], datetime], elapsed: Callable[[], float] = time.monotonic
 ) -> Callable[[], datetime]:
-    """Return a clock that continues when another clock is set back. With the other clock, a pass would wait until that
-    clock reached its old time again.
+    """Return a clock that keeps running when ``now`` is set back. Otherwise, a pass would wait until ``now`` reached
+    its old time again.
 
     Args:
-        now: the other clock. If it is set forward, the new clock follows, because the process may have been suspended.
+        now: the clock to correct. The new clock follows if ``now`` jumps ahead, because the process may have been
+            suspended.
         elapsed: a monotonic clock, in seconds.
     """
     at, began = now(), elapsed()

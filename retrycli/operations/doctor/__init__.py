@@ -56,7 +56,7 @@ def examine(
     """Run all checks.
 
     Args:
-        config: the settings' file, as `retrycli.config.loader.load` accepts it.
+        config: the settings file, as `retrycli.config.loader.load` accepts it.
         environment: the environment variables; by default those of the process.
         host: the machine to check; by default this one.
         now: the clock.
@@ -77,7 +77,7 @@ def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> 
     """Run all checks in cron's environment: in the user's home, with almost no environment variables.
 
     Args:
-        config: the settings' file that the cron line names; None if it names no file.
+        config: the settings file that the cron line names; None if it names no file.
         host: the machine to check; by default this one.
     """
     named = [] if config is None else ["--config", str(config.absolute())]

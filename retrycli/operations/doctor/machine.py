@@ -137,7 +137,7 @@ def _trusted_users(context: Context) -> frozenset[int]:
 
 def _pass_makers(context: Context) -> Iterator[int]:
     """Yield the users who may run the passes: the users named by schedules, then the owners of the database and the
-    settings' file.
+    settings file.
     """
     for caller in callers_of(context.loaded, context.host):
         if (number := user_number(caller.user or caller.owner)) is not None:

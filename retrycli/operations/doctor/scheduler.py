@@ -28,7 +28,7 @@ from retrycli.operations.schedule.callers import (
 from retrycli.store.database import Database
 from retrycli.system import systemd
 
-UNEVEN = 1.5  # maximum factor between the usual and the configured interval of passes
+UNEVEN = 1.5  # maximum ratio between the usual and the configured interval of passes
 
 
 def calling(context: Context, database: Database | None) -> Iterator[Finding]:
@@ -105,7 +105,7 @@ def _one_caller(context: Context, caller: cron_line.Caller) -> Finding:
     try:
         objection = next((caller.objection for caller in check(context.loaded, context.host).callers), None)
     except ConfigurationError:
-        objection = None  # the check `settings` reports a wrong source of the settings
+        objection = None  # the check `settings` reports this error
     if objection is None and caller.running is None:
         return warning(
             "scheduler",

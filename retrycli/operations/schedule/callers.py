@@ -92,10 +92,10 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
 
 
 def callers_for(config: str | None, host: Host, missed: dict[str, str]) -> list[Caller]:
-    """Return what starts passes with these settings. An entry that names no settings' file may use them too.
+    """Return what starts passes with these settings. An entry that names no settings file may use them too.
 
     Args:
-        config: the settings' file; None for any file.
+        config: the settings file; None for any file.
         host: the machine.
         missed: receives the crontabs and timers that can't be read, with the reasons.
     """
@@ -274,7 +274,7 @@ def why_late(callers: Sequence[Caller] | None, now: datetime) -> str:
 
 
 def _first_tick(caller: Caller, now: datetime) -> datetime | None:
-    """Return the first tick of a cron line since cron loaded it; None if unknown, or if a pass should have begun."""
+    """Return the first tick after cron loaded a line; None if it is unknown, or if its pass should have begun."""
     if caller.kind != "cron" or caller.since is None:
         return None
     zone = named_zone(caller.zone) or system_zone()

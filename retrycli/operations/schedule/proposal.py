@@ -50,7 +50,7 @@ class FileChange:
 
 
 class SchedulePlace(Enum):
-    """Where a schedule is installed: in cron or systemd, for one user or for the system."""
+    """A place to install a schedule: cron or systemd, for one user or for the system."""
 
     OWN_CRONTAB = "own crontab"
     SYSTEM_CRONTAB = "system crontab"
@@ -128,7 +128,7 @@ def propose(
         loaded: the settings and their sources.
         host: the machine.
         run_as: the user who runs the passes. In the system's schedule the default is the owner of the database,
-            otherwise of the settings' file. In a user's own schedule it is the current user. Root must be named
+            otherwise of the settings file. In a user's own schedule it is the current user. Root must be named
             explicitly.
         program: the files that a pass runs; by default `relied_on`.
 
@@ -206,7 +206,7 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
     Args:
         loaded: the settings and their sources.
         host: the machine.
-        user: the user who runs the passes; by default the owner of the database, otherwise of the settings' file.
+        user: the user who runs the passes; by default the owner of the database, otherwise of the settings file.
 
     Raises:
         ConfigurationError: a scheduler would not find these settings.
@@ -263,7 +263,7 @@ def _absolute(paths: Iterable[Path | str]) -> tuple[str, ...]:
 
 
 def config_path(loaded: Loaded) -> str:
-    """Return the absolute path of the settings' file.
+    """Return the absolute path of the settings file.
 
     Raises:
         ConfigurationError: the settings come from no file.
