@@ -173,8 +173,8 @@ def _one_by_one(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # no
 def _as_an_array(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
     [its_column] = element.clauses
     kind = its_column.type
-    # All other ids are sent as integers. The column's type can't be used, because the type of an application's column
-    # is unknown or is used only for reading.
+    # Ids that are not strings are sent as integers. The column's type can't be used, because the type of an
+    # application's column is unknown or is used only for reading.
     array = bindparam("ids", type_=ARRAY(kind) if isinstance(kind, String) else _Numbers())
     return compiler.process(its_column == any_(array), **how)
 

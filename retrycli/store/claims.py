@@ -56,7 +56,7 @@ class Claims(Queries):
     """Claim queued messages for a pass or an operator."""
 
     def count_due(self, due_by: datetime) -> int:
-        """Count due messages."""
+        """Count the waiting messages that are due by a given time."""
         return self._database.scalar(select(func.count()).select_from(queue).where(*is_due(due_by))) or 0
 
     def any_due(self, due_by: datetime, route: Route) -> bool:

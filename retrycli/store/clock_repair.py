@@ -24,10 +24,11 @@ AT_ONCE = 5_000  # maximum number of messages to hold in memory
 
 DUE = queue.c.next_attempt_at
 
-# End of the last attempt by a pass that may have set the message's wait. A wait counts from the start of the pass, and
-# may be over before the attempt ends. In this case, the start of the pass is used. Manual and throttled attempts set no
-# wait. Manual attempts are excluded by their missing pass. Throttled attempts usually end after the message's due time,
-# which excludes them.
+# The latest time at which a pass may have set the message's wait: the end of an attempt. A wait counts from the start
+# of the pass, so it may be over before the attempt ends. The start of the pass is then used instead.
+#
+# Manual and throttled attempts set no wait. Manual attempts belong to no pass, so they are excluded. A throttled
+# attempt is usually made after the message's due time, so neither of its times is used.
 TRIED_AT = (
     select(
         func.max(

@@ -116,8 +116,8 @@ def _side_by_side(
     after: Key | None = None
     while True:
         theirs, ours = (_rows_after(side, table, after, batch) for side in (source, target))
-        # After a full batch, its side may have more rows. Rows with greater keys than the last row of that batch are
-        # therefore compared in the next step.
+        # If a side returned a full batch, it may have more rows. Rows of the other side beyond the last key of that
+        # batch are therefore compared in the next step.
         upto = min((max(rows) for rows in (theirs, ours) if len(rows) == batch), default=None)
         yield _within(theirs, upto), _within(ours, upto)
         if upto is None:

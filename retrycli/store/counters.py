@@ -90,7 +90,7 @@ class Totals(Queries):
 
 
 def _remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> None:
-    # Notifications still need these times after the passes are deleted.
+    # The metrics still report these times after the passes are deleted.
     p = passes.c
     success = case((p.result == PassResult.COMPLETED.value, p.finished_at))
     times = select(func.min(p.started_at, type_=p.started_at.type), func.max(success, type_=p.finished_at.type))
@@ -213,8 +213,8 @@ def _step(
     upto = after if last is None else last
     may_go = row_by_row(a.finished_at < before, ~IN_THE_QUEUE, ~_is_needed(database))
     leaving = a.id.in_(connection.execute(select(a.id).where(a.id > after, a.id <= upto, may_go)).scalars().all())
-    # From here on, the lock on the watermark makes passes on other hosts wait. These passes may have found the same
-    # attempts, which must be counted only once.
+    # Lock the watermark, so that passes on other hosts wait. These passes may have found the same attempts, which must
+    # be counted only once.
     mark: int = connection.execute(_mark().with_for_update()).scalar_one()
     # Of the attempts to delete, count those above the watermark. They have ended, so their outcomes are final, even if
     # unsettled attempts lie between them and the watermark.

@@ -115,8 +115,8 @@ def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
 
 
 def _first_id(connection: Connection, since: datetime) -> int:
-    """Find the first attempt since a given time by binary search, and return its id. Return the last id if there is no
-    such attempt, and 0 if there are no attempts at all.
+    """Find the first attempt since a given time by binary search, and return its id. If there is no such attempt,
+    return the last id or the next one. If there are no attempts at all, return 0.
     """
     # The lowest and the highest id need two queries, because SQLite would scan all ids to find both in one query.
     low, high = (connection.execute(select(extreme(a.id))).scalar() for extreme in (func.min, func.max))

@@ -295,7 +295,7 @@ class Enrolment:
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        """Decide again about escalated messages whose rows may have changed: see `retrycli.store.transitions`."""
+        """Review escalated messages whose rows may have changed: see `retrycli.store.transitions`."""
         return review(self._database, ids, decide, now)
 
     def would_review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]) -> list[Decision]:

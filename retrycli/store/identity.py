@@ -283,7 +283,7 @@ def identity_values(decision: Decision) -> dict[str, Any]:
     }
     if isinstance(message, UnusableMessage):
         return values | {"delivered_to": None}
-    # If the row has changed meanwhile, the recipients of this attempt did not get the current text.
+    # If the row changed during the attempt, the recipients of this attempt did not get the current text.
     changed = decision.transition.reason is EscalationReason.CHANGED
     now = decision.outcome.delivered_to if decision.outcome and not changed else ()
     return values | {

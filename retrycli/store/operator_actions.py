@@ -132,8 +132,8 @@ class Acts(Queries):
         """Lock the rows that an action applies to until the transaction ends, and return their ids."""
         parameters = {"ids": list(ids)}
         if kind in OF_ANY_FAILED:
-            # A pass must not enrol and claim these messages meanwhile. The pass may hold row locks while it waits for
-            # this lock, so locked rows are skipped, which avoids a deadlock.
+            # No pass may enrol and claim these messages during the action. A pass that waits for the advisory lock may
+            # hold row locks, so locked rows are skipped, which avoids a deadlock.
             self._database.advisory_lock(connection)
         rows = rows_of(connection.execute(self._enrolled[kind], parameters))
         unknown = connection.execute(self._unknown, parameters).scalars() if kind in OF_ANY_FAILED else ()

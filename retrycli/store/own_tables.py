@@ -43,7 +43,8 @@ LATEST = select(
 
 
 def ensure_tables(database: Database, *, upgrade: bool) -> None:
-    """Create or upgrade retrycli's own tables. Check that the queue belongs to the application's table.
+    """Create retrycli's own tables, or upgrade them if ``upgrade`` is set. Check that the queue belongs to the
+    application's table.
 
     Raises:
         ConfigurationError: the tables have another version, or the queue belongs to another table.
@@ -129,7 +130,7 @@ def check_selection(database: Database) -> None:
 
 
 def compare(database: Database) -> Belonging:
-    """Return the queue's table, the configured table, and how many queued messages have failed rows in the latter."""
+    """Compare the table to which the queue belongs with the configured table."""
     m = database.messages.c
     size = select(func.count()).select_from(queue)
     failed = size.join_from(queue, database.messages, m.id == queue.c.message_id)

@@ -242,7 +242,7 @@ class Results(Queries):
         return set(unlockable) - {row[0] for row in free}
 
     def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
-        """Return, for each message that this claim still holds, whether its row exists."""
+        """Return which of these messages the claim still holds, and whether the row of each one exists."""
         m = self._database.messages.c
         others = (
             select(queue.c.message_id, m.id)

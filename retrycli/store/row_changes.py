@@ -263,7 +263,8 @@ class _RowChange(Generic[Wanted]):
                 locked |= {*written.locked}
         if general and len(general) + len(refused) + len(locked) == len(wanted):
             raise next(iter(general.values()))
-        # If `general` has errors here, another row was written. So the cause is not the table, the role or the server.
+        # If `general` has errors, at least one other row was written. The table, the role and the server are therefore
+        # not the cause.
         return Written(rows, refused | {message_id: in_words(error) for message_id, error in general.items()}, locked)
 
     def _write_one(self, message_id: int, values: Wanted) -> Written:

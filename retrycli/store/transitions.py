@@ -129,7 +129,7 @@ SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c
 def review(
     database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
 ) -> list[Decision]:
-    """Decide again about escalated messages: they wait again, are escalated again, or stay escalated (released).
+    """Review escalated messages: return each one to waiting, escalate it again, or leave it escalated.
 
     For a message that stays escalated, store the current state of its row. The rows are locked during the review. Rows
     that another transaction has locked are left to the next pass.
