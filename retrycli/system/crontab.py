@@ -31,7 +31,7 @@ class UserCrontab:
     """A user's crontab. Read and change it only with the command ``crontab``."""
 
     host: Host
-    # The user whose crontab it is; None means the current user. Only root may name another user.
+    # The owner of the crontab; None means the current user. Only root may name another user.
     user: str | None = None
 
     @property
@@ -40,10 +40,10 @@ class UserCrontab:
         return f"the crontab of {self.user or self.host.login}"
 
     def read(self) -> str:
-        """Return the crontab's text; empty if the user has no crontab.
+        """Return the crontab's text; empty if the user has no crontab, or if cron is not installed.
 
         Raises:
-            ConfigurationError: cron is not installed, or rejects this user.
+            ConfigurationError: ``crontab`` failed, for example because cron rejects this user.
         """
         done = self._run("-l")
         if done.returncode == NOT_THERE or (done.returncode and any(text in done.stderr for text in NO_CRONTAB)):
@@ -54,7 +54,7 @@ class UserCrontab:
         """Replace the crontab's text.
 
         Raises:
-            ConfigurationError: cron rejects the text.
+            ConfigurationError: cron is not installed, or rejects the text or this user.
         """
         self._checked(self._run("-", encoded(text)) if text else self._run("-r"))
 

@@ -64,7 +64,7 @@ def checked(done: Finished, name: str, remedy: str = "") -> Finished:
 
 
 class Asker:
-    """A runner for commands that only read. It waits only briefly, and does not run a program again after a timeout.
+    """A `Runner` with a short timeout, for read-only commands. A program that has timed out is not run again.
 
     Args:
         seconds: the timeout of a program.
@@ -196,7 +196,7 @@ def under_cron(host: Host, command: Sequence[str]) -> Finished:
 
 
 def files_in(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
-    """Return a folder's regular files whose names match. If it can't be read, return none and add why to ``unread``."""
+    """Return a folder's regular files whose names match. If the folder can't be read, add the reason to ``unread``."""
     try:
         return sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name) and path.is_file())
     except (FileNotFoundError, NotADirectoryError):
@@ -207,7 +207,7 @@ def files_in(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
 
 
 def read_text(path: Path, unread: dict[str, str]) -> str:
-    """Return a file's text; empty if it does not exist or can't be read. ``unread`` receives the reason."""
+    """Return a file's text, or an empty string. If an existing file can't be read, add the reason to ``unread``."""
     try:
         return decoded(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):

@@ -37,7 +37,7 @@ def started_by(environment: Mapping[str, str], parents: Sequence[str], *, at_ter
     Args:
         environment: the process's environment.
         parents: the names of its parent, its parent's parent and so on.
-        at_terminal: the process has a controlling terminal. A scheduler's job has none.
+        at_terminal: the process has a controlling terminal. A scheduler's job does not have one.
     """
     if at_terminal:
         return StartedBy.PERSON

@@ -49,7 +49,7 @@ MARK = "# Written by `retrycli cron install --systemd`, for "
 
 
 def is_marked(text: str, config: str = "") -> bool:
-    """Return whether `cron install` wrote a unit for the settings file `config` or, if that is empty, for any file."""
+    """Return whether `cron install` wrote a unit for the settings file `config`; for any file if `config` is empty."""
     first = text.partition("\n")[0]
     return first == MARK + config if config else first.startswith(MARK)
 
@@ -85,7 +85,7 @@ UMask=0077
 
 
 def _confinement(job: Job) -> str:
-    """Return the restrictions of a system service. A user's service has fewer, which a user's systemd can apply."""
+    """Return the restrictions of a system service. A user's systemd may be unable to apply them."""
     used = [job.interpreter, job.config, *job.reads, *job.writes]
     writes = " ".join(f'"-{_escaped(path)}"' for path in job.writes)
     lines = [

@@ -153,8 +153,8 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _places_on_path(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
-    """Yield each path that the kernel visits on the way to a path, in order, with its lstat(2). The third value says
-    whether it is the end of the path or the end's folder.
+    """Yield each path that the kernel visits on the way to a file, in order, with its lstat(2). The third value is true
+    for the file and for the folder that contains it.
 
     Raises:
         OSError: a part of the path does not exist, can't be examined, or is a loop of links.
