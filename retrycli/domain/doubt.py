@@ -103,7 +103,11 @@ class Doubt:
         """Describe the answers that started the trial, for an operator."""
         alike = self._trials and all(attempt.outcome.status_code == self.status for attempt in self._trials)
         number = len(self._tickets_with(self.status))
-        return f"HTTP {self.status} to every request" if alike else f"HTTP {self.status} to {number} tickets in a row"
+        return (
+            f"HTTP {self.status} to every request"
+            if alike
+            else f"HTTP {self.status} to {number} tickets, and no delivery"
+        )
 
     def _tickets_with(self, status: int | None) -> set[str]:
         return {

@@ -42,15 +42,11 @@ def duration(text: str) -> timedelta:
 def in_words(length: timedelta) -> str:
     """Format a duration in its two largest units: ``9 h 15 min``, ``2 d``, ``40 s``."""
     seconds = max(round(length.total_seconds()), 0)
-    if seconds < MINUTE:
-        return f"{seconds} s"
-    unit, small, (name, small_name) = next(
-        (size, part, names)
-        for size, part, names in ((DAY, HOUR, ("d", "h")), (HOUR, MINUTE, ("h", "min")), (MINUTE, 1, ("min", "s")))
-        if seconds >= size
-    )
-    whole, rest = divmod(round(seconds / small), unit // small)
-    return f"{whole} {name}" + (f" {rest} {small_name}" if rest else "")
+    for unit, small, name, small_name in ((DAY, HOUR, "d", "h"), (HOUR, MINUTE, "h", "min"), (MINUTE, 1, "min", "s")):
+        whole, rest = divmod(round(seconds / small), unit // small)
+        if whole:
+            return f"{whole} {name}" + (f" {rest} {small_name}" if rest else "")
+    return f"{seconds} s"
 
 
 def in_zone(time: datetime, zone: tzinfo | None = None) -> datetime:
