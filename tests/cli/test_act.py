@@ -420,19 +420,31 @@ def _bit(pid: int, field: str, number: int) -> bool:
     return bool(int(found[1], 16) >> (number - 1) & 1)
 
 
-def test_messages_sent_meanwhile_are_left_alone_and_counted(cli: Cli, application: Application) -> None:
-    """`retry` is sending message 12, so a filter does not match it."""
+def test_a_message_that_is_being_sent_does_not_match_a_filter(cli: Cli, application: Application) -> None:
     escalate(application, 11, 12, 13)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
         process = at_work.start("retry", "12")
         assert gate.reached.wait(60)
         told = at_work.json("requeue", "--type", "customer", "--yes")
-        application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 13")
         gate.opened.set()
         assert end(process).returncode == 0
     assert (told["matched"], told["done"]) == (2, 2)
     assert application.row(12)["status"] == "sent"
+
+
+def test_a_message_sent_before_the_answer_is_left_alone_and_counted(at_work: Cli, application: Application) -> None:
+    escalate(application, 11, 12, 13)
+
+    def answers() -> Iterator[str]:
+        application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 13")
+        yield "y"
+
+    screen = at_work.on_terminal("requeue", "--type", "customer", answers=answers())
+    assert "Requeued 2 messages" in screen.text
+    assert "1 message was modified concurrently and left unchanged." in screen.text
+    assert application.row(13)["status"] == "sent"
+    assert {message_id for message_id, *_ in acts(application)} == {11, 12}
 
 
 # -- reject ----------------------------------------------------------------------------------------------------------

@@ -446,10 +446,9 @@ def test_urls_can_come_from_a_systemd_credential_or_a_list(cli: Cli, hook: Webho
     assert len(hook.texts) == 2
 
 
-def test_notifications_do_not_delay_deliveries(
+def test_a_pass_that_escalates_nothing_sends_no_notification(
     at_work: Cli, application: Application, sandbox: Sandbox, hook: Webhook
 ) -> None:
-    """No notification is sent, because no message is escalated."""
     application.fill()
     sandbox.behaviour = Behaviour()
     assert at_work.having(urls(hook.slack_shaped)).json("run-once")["sent"] == 3
