@@ -219,7 +219,7 @@ def declare_options(
     config: ConfigFile = None,
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None,
-        typer.Option(help="The minimum level to log.", case_sensitive=False, show_default=False),
+        typer.Option(help="The lowest level to log on stderr.", case_sensitive=False, show_default=False),
     ] = None,
     log_format: Annotated[
         Literal["text", "json"] | None, typer.Option(help="The format of log lines.", show_default=False)
@@ -254,7 +254,7 @@ def run() -> None:
         # typer catches BrokenPipeError first, and exits with 1.
         sys.exit(SIGPIPE_EXIT if isinstance(end.__context__, BrokenPipeError) else end.code)
     except Exception as error:  # noqa: BLE001  the catch-all for unexpected errors
-        _fail(error, f"{cause_of(error)}. Run this again with --debug before the command", 1)
+        _fail(error, f"{cause_of(error)}. Run the command again with --debug in front of it to show the traceback", 1)
 
 
 def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) -> list[str]:

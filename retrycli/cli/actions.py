@@ -60,7 +60,7 @@ def retry(
 ) -> None:
     """Attempt messages now, even if they are waiting or escalated. This uses up no retry."""
     settings, ids = select_messages(
-        ctx, config, "Try", message_ids, filters, yes=yes, as_json=as_json, plan=" now, one after the other"
+        ctx, config, "Attempt", message_ids, filters, yes=yes, as_json=as_json, plan=" now, one at a time"
     )
     done, received = run_interruptible(
         lambda here: operations.retry.retry_all(
@@ -107,7 +107,10 @@ def requeue(
     message_ids: MessageIds = None,
     at: Due = None,
     spread: Spread = None,
-    canary: Annotated[int | None, typer.Option(min=1, help="Attempt N messages first.", show_default=False)] = None,
+    canary: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attempt N messages first, to test whether the cause is fixed.", show_default=False),
+    ] = None,
     abort_over: Annotated[
         str | None,
         typer.Option(help="Stop if more than this share of the canaries fails.", show_default=DEFAULT_SHARE),
@@ -117,7 +120,7 @@ def requeue(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Return escalated messages to the queue. They are due now, with all their retries.
+    """Return escalated messages to the queue. They get all their retries again, and are due now unless --at is given.
 
     `requeue ID` also requeues a message that `reject` rejected.
     """
@@ -202,7 +205,7 @@ def look_up(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Ask the ticketing system for messages. Mark those that have arrived as sent. No message is sent."""
+    """Ask the ticketing system whether messages have arrived. Mark those that have as sent. No message is sent."""
     if not message_ids:
         raise typer.BadParameter("give the ids of the messages", param_hint="ID…")
     settings = load_settings(ctx, config)
@@ -278,7 +281,7 @@ def mark_sent(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Mark messages as sent because they have arrived. This can't be undone."""
+    """Mark messages that have arrived as sent. This can't be undone."""
     settings, ids = select_messages(
         ctx,
         config,
@@ -287,7 +290,7 @@ def mark_sent(
         filters,
         yes=yes,
         as_json=as_json,
-        plan=" as sent, and send nothing",
+        plan=" as sent, without sending anything",
         for_good=True,
     )
     act_on(

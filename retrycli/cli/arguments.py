@@ -45,12 +45,16 @@ def _failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str
 
 
 MessageId = Annotated[
-    int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.", autocompletion=_failed_messages)
+    int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The id of the message.", autocompletion=_failed_messages)
 ]
 MessageIds = Annotated[
     list[int] | None,
     typer.Argument(
-        metavar="ID…", max=LARGEST_ID, help="The messages.", show_default=False, autocompletion=_failed_messages
+        metavar="ID…",
+        max=LARGEST_ID,
+        help="The ids of the messages.",
+        show_default=False,
+        autocompletion=_failed_messages,
     ),
 ]
 
@@ -77,7 +81,10 @@ def moment(text: str) -> datetime:
     # Compare roughly first, because a local time can't be computed near the ends of the calendar.
     if abs(away) <= 2 * LONGEST and now <= (found := _local(given)) <= now + LONGEST:
         return found
-    raise ValueError(f"{text!r} is {'in the past' if away < LONGEST / 2 else 'too far in the future'}")
+    raise ValueError(
+        f"{text!r} is "
+        + ("in the past; give a later time" if away < LONGEST / 2 else "too far in the future; give an earlier time")
+    )
 
 
 def _local(time: datetime) -> datetime:

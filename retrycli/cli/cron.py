@@ -17,7 +17,7 @@ from retrycli.system.crontab import cron_is_running
 from retrycli.system.host import Asker, Host
 from retrycli.views import terminal
 
-cron = typer.Typer(help="Run passes from cron or a systemd timer.", no_args_is_help=True, rich_markup_mode=None)
+cron = typer.Typer(help="Schedule passes with cron or a systemd timer.", no_args_is_help=True, rich_markup_mode=None)
 
 User = Annotated[bool, typer.Option("--user", help="Use your own crontab. By default, root uses the system's.")]
 Systemd = Annotated[bool, typer.Option("--systemd", help="Use a systemd timer instead of a cron line.")]
@@ -146,7 +146,14 @@ def cron_remove(
     _confirm_and_apply(found, host, yes=yes, as_json=as_json)
     terminal.answer(
         {"changed": bool(found), "diff": [change.diff for change in chain.from_iterable(found.values())]},
-        *([] if found else ["`retrycli cron install` has written nothing for these settings that you may remove."]),
+        *(
+            []
+            if found
+            else [
+                "Nothing to remove for these settings.",
+                "`retrycli cron install` wrote no schedule that you may change.",
+            ]
+        ),
         "Next: retrycli cron check",
         as_json=as_json,
     )

@@ -30,7 +30,8 @@ def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
     """Upgrade retrycli's own tables to the version of this program."""
     before, after = operations.maintenance.upgrade(load_settings(ctx, config))
     terminal.say(
-        f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."),
+        f"retrycli's tables are at version {after}"
+        + (f"; they were at version {before}." if before not in {None, after} else "."),
         "Next: retrycli status",
     )
 
@@ -47,7 +48,7 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
     confirm("Downgrade the tables?", "this deletes data that the older version does not support", yes=yes)
     before, after = operations.maintenance.downgrade(settings)
     terminal.say(
-        f"Tables are at version {after}, from {before}.",
+        f"retrycli's tables are at version {after}; they were at version {before}.",
         "Next: install the older version; any command of this version upgrades the tables again",
     )
 
@@ -96,7 +97,9 @@ def db_erase(
     settings = load_settings(ctx, config)
     found = operations.maintenance.count_texts(settings, ticket)
     if not as_json:
-        terminal.say(f"retrycli keeps the texts of {formatting.count(found, 'edit')} to ticket {printable(ticket)}.")
+        terminal.say(
+            f"The history of ticket {printable(ticket)} contains the texts of {formatting.count(found, 'edit')}."
+        )
     if found:
         confirm("Erase them permanently?", "erased texts can't be restored", yes=yes, as_json=as_json)
     erased = operations.maintenance.erase_texts(settings, ticket)
@@ -139,11 +142,13 @@ def db_copy(
 ) -> None:
     """Copy retrycli's own tables to another database.
 
-    Use it after the application's data has moved. You can repeat it at any time. Other users of this machine can see a
-    password in an option. Omit the option for the database that database.url names.
+    Use it after the application's data has moved. You can repeat it at any time. Other users of this machine can see
+    passwords in options. To hide one, set database.url to the URL that contains it, and omit that option.
     """
     if source is None and target is None:
-        raise typer.BadParameter("name the other database; the omitted one is database.url", param_hint="--from, --to")
+        raise typer.BadParameter(
+            "give at least one of the two URLs; the other defaults to database.url", param_hint="--from, --to"
+        )
     settings = load_settings(ctx, config)
     with terminal.tally("Comparing") as follow:
         done = operations.maintenance.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
@@ -179,7 +184,7 @@ def _say_what_follows_copy(done: operations.maintenance.Move, *, moved_to_option
         terminal.say("Run no more passes on the old database: they would send the same messages again.")
     steps = ["`retrycli doctor`", *(["`retrycli resume`"] if done.paused else [])]
     if moved_to_option:
-        steps.insert(0, "set database.url to the URL of --to")
+        steps.insert(0, "set database.url to the value of --to")
     terminal.say(f"Next: {', then '.join(steps)}")
 
 
@@ -191,7 +196,7 @@ def db_index(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Create an index on the application's table, for large tables."""
+    """Index the failed rows of the application's table. This speeds up passes on large tables."""
     with operations.maintenance.failed_index(load_settings(ctx, config)) as index:
         before, statements = index.state(), index.statements(drop=drop)
         if not as_json:
@@ -218,9 +223,9 @@ def db_index(
 
 @table.command("accept")
 def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Accept the table that database.table names as the queue's table.
+    """Assign the queue to the table that database.table names.
 
-    Use it after the application has renamed its table. The queue belongs to one table, and any other is refused.
+    Use it after the application has renamed its table. The queue belongs to one table, and commands refuse any other.
     """
     with operations.maintenance.belonging(load_settings(ctx, config)) as (before, accept):
         if not as_json:
@@ -235,7 +240,7 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
                 )
             confirm(
                 f"Assign the queue to {before.configured}?",
-                "messages without a row in that table leave the queue",
+                f"messages without a failed row in {before.configured} leave the queue",
                 yes=yes,
                 as_json=as_json,
             )

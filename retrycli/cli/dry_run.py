@@ -74,7 +74,7 @@ def _show_summary(
     if (pause := foreseen.pause) is not None:
         until = f"until {formatting.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
         terminal.say(f"Passes are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")
-        would = "Otherwise it would"
+        would = "Without the pause, it would"
     sent = {
         to: 1 if to in foreseen.probed else count for to, count in found.destinations.items() if to not in foreseen.down
     }
@@ -89,9 +89,11 @@ def _show_summary(
             "or invalid."
         )
     if found.number:
-        # A pass may also escalate messages for the following reasons. Checking them would require reading complete
-        # messages.
-        terminal.say("Not checked: already delivered, too many unknown outcomes, invalid row.")
+        # A pass may also escalate messages for these reasons. Checking them would require reading complete messages.
+        terminal.say(
+            "Not checked: earlier deliveries, too many unknown outcomes, invalid rows.",
+            "A pass would escalate such messages.",
+        )
     if not found.number and (later := foreseen.waiting):
         terminal.say(f"{formatting.count(later, 'message')} {'is' if later == 1 else 'are'} not due yet.")
     if found.oldest is not None:

@@ -30,10 +30,10 @@ def edit(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Edit a failed message, in $EDITOR or by options.
+    """Edit a failed message, in $EDITOR or with options.
 
     The editor shows the text: the subject on its first line, a blank line, and the body. The message gets a new
-    delivery key.
+    delivery key, so that the ticketing API does not treat it as a duplicate.
     """
     why = "this changes the message"
     require_confirmation(why, yes=yes, as_json=as_json)
@@ -51,7 +51,7 @@ def edit(
     after.check(before)
     if not yes and after != before:
         terminal.show_difference(difference(before, after))
-        confirm(f"Write this to message {message_id}?", why, yes=yes, as_json=as_json)
+        confirm(f"Apply this change to message {message_id}?", why, yes=yes, as_json=as_json)
     changed = operations.edit_message.write_draft(settings, read, after, by=by) if after != before else []
     if as_json:
         terminal.show_json({"id": message_id, "changed": changed})

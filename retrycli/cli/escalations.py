@@ -92,11 +92,11 @@ def _hint(group: EscalationGroup) -> str:
     match group.example.reason:
         case EscalationReason.UNKNOWN:
             return (
-                f"May have arrived; check one with `retrycli look-up {group.example.id}`. If all arrived: "
+                f"The messages may have arrived. Check one with `retrycli look-up {group.example.id}`. If all arrived: "
                 f"`retrycli mark-sent {of_cause}`; if none did: `retrycli requeue {of_cause} --canary 3`"
             )
         case EscalationReason.EXPIRED:
-            return f"No longer wanted: retrycli reject {of_cause} --reason expired"
+            return f"If the messages are no longer wanted: retrycli reject {of_cause} --reason expired"
         case _:
             return f"When the cause is fixed: retrycli requeue {of_cause} --canary 3"
 

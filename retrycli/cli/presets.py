@@ -75,7 +75,7 @@ def check(
                 },
                 "Looks up": "yes"
                 if found.look_up
-                else "no: a message that may have arrived is sent again at most twice",
+                else "no: a message that may have arrived is sent again at most gateway.unknown_limit times",
                 "Table": compared,
             }
         )
@@ -84,7 +84,7 @@ def check(
 
 def deliver_test(
     ctx: typer.Context,
-    ticket: Annotated[str, typer.Option(help="The ticket to post to; choose one that you may write to.", parser=utf8)],
+    ticket: Annotated[str, typer.Option(help="The ticket to post to; choose a test ticket.", parser=utf8)],
     message_type: Annotated[MessageType, typer.Option("--type", help="The message type.")] = MessageType.INTERNAL,
     recipient: Annotated[
         str | None, typer.Option("--to", help="The recipient, if the system accepts one.", parser=utf8)
@@ -112,7 +112,7 @@ def deliver_test(
     The message bypasses the queue. Secrets are masked.
     """
     if not ticket.strip():
-        raise typer.BadParameter("the ticket is empty; name one that you may write to", param_hint="--ticket")
+        raise typer.BadParameter("the ticket is empty; give a test ticket", param_hint="--ticket")
     settings = load_settings(ctx, config)
     if message_type is not MessageType.INTERNAL:
         confirm(
@@ -152,7 +152,7 @@ def _show(tried: operations.presets.Trial, *, as_json: bool) -> None:
     found = {
         True: "yes",
         False: "no: a message that may have arrived would be sent again. "
-        "Fix look_up in the preset, unless messages appear late",
+        "Fix look_up in the preset, unless the ticketing system shows new messages with a delay",
         None: "not known",
     }
     terminal.show_facts(

@@ -56,7 +56,7 @@ def select_messages(
             param_hint="ID…",
         )
     settings = load_settings(ctx, config)
-    why = "it can't be undone" if message_ids else "a filter may match many messages"
+    why = "this can't be undone" if message_ids else "a filter may match many messages"
     if message_ids and (yes or not (for_good or (asks_on_terminal and can_ask(as_json=as_json)))):
         return settings, list(dict.fromkeys(message_ids))
     require_confirmation(why, yes=yes, as_json=as_json)
@@ -175,7 +175,7 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
             f"{formatting.count(unfit, 'message')} can't be sent in {their} present form and {were} left unchanged."
         )
     if expired := [message_id for message_id, error in done.refused.items() if isinstance(error, Expired)]:
-        sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
+        sends = f"send {'it' if len(expired) == 1 else 'one'} with `retrycli retry {expired[0]}`"
         terminal.say(f"{_describe_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
     if lost := len(done.refused) - unfit - len(expired):
         were = "was" if lost == 1 else "were"

@@ -28,7 +28,7 @@ def init(
     ] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Write a commented retrycli.toml and create the tables."""
+    """Write retrycli.toml and create retrycli's own tables."""
     file = config or ctx.find_root().params["config"] or Path("retrycli.toml")
     operations.setup.write_config(file, database_url=database_url, base_url=base_url)
     try:
@@ -76,7 +76,10 @@ def doctor(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Check the installation and report problems. Send and write nothing. Exit with 3 if a check fails."""
+    """Check the installation and report problems. Exit with 3 if a check fails.
+
+    No message is sent, and nothing is written.
+    """
     file = config_file(ctx, config)
     findings = [
         replace(
@@ -102,7 +105,7 @@ def doctor(
 
 @notify.command("test")
 def send_test(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Send a test notification to every target. Exit with 3 if a target rejects the notification."""
+    """Send a test notification to every target. Exit with 3 if a target does not accept it."""
     tried = operations.notifications.send_test(load_settings(ctx, config), str(uuid.uuid4()))
     failed = {
         "notify.ping_url" if result.target == operations.notifications.PING else "notify.urls"

@@ -140,7 +140,7 @@ def explain(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show what delays a message, and its next attempt."""
+    """Show when a message is attempted next, and what delays it."""
     loaded = load(ctx, config)
     callers, none_hidden = callers_here(loaded, asker := Asker())
     found = operations.explain.explain(loaded.settings, message_id, callers=callers, none_hidden=none_hidden)
@@ -171,7 +171,7 @@ def explain(
 def _next_attempt(found: operations.explain.Explanation) -> datetime | str:
     at = found.next_attempt_at
     if found.being_sent:
-        later = f"; if that pass has died, {terminal.time_in_words(at)}" if at else ""
+        later = f"; if the process that claimed the message has died, at {terminal.time_in_words(at)}" if at else ""
         return ("being sent now" if found.has_begun else "in the pass that has claimed the message") + later
     if found.expires_first:
         return "none: the message expires before a pass would attempt it"

@@ -88,7 +88,7 @@ def report(
     operations.report.write(file, page)
     terminal.say(
         f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).",
-        f"Next: open the report in a browser, such as with xdg-open {file}",
+        f"Next: open the report in a browser, for example with xdg-open {file}",
     )
 
 

@@ -264,10 +264,10 @@ def _check_not_ahead(here: Database, there: Database) -> None:
     # If the target was used later than the source, passes already use the target, or the two options are swapped.
     source_at, target_at = last_used(here), last_used(there)
     if target_at is not None and (source_at is None or source_at < target_at):
-        before = "never" if source_at is None else f"last at {source_at:%Y-%m-%dT%H:%M:%SZ}"
+        before = "was never used" if source_at is None else f"was last used at {source_at:%Y-%m-%dT%H:%M:%SZ}"
         raise ConfigurationError(
-            f"{there.place} was used at {target_at:%Y-%m-%dT%H:%M:%SZ}, but {here.place} {before}: a copy would undo "
-            f"what passes and operators have done since. Check {FROM} and {TO}; to copy anyway, add --overwrite"
+            f"{there.place} was last used at {target_at:%Y-%m-%dT%H:%M:%SZ}, but {here.place} {before}: a copy would "
+            f"undo what passes and operators have done since. Check {FROM} and {TO}; to copy anyway, add --overwrite"
         )
 
 

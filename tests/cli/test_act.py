@@ -237,7 +237,9 @@ def test_on_a_terminal_the_operator_sees_messages_and_may_decline(
     assert screen.returncode == 0
     assert re.findall(r"^(\d\d)  47", screen.text, re.MULTILINE) == ["11", "12", "13", "14", "15"]
     assert "… and 2 more\n" in screen.text
-    assert re.search(r"^(Requeue|Reject|Try|Acknowledge) 7 messages(, | now)?.*\? \[y/N\] ", screen.text, re.MULTILINE)
+    assert re.search(
+        r"^(Requeue|Reject|Attempt|Acknowledge) 7 messages(, | now)?.*\? \[y/N\] ", screen.text, re.MULTILINE
+    )
     assert screen.text.endswith("Nothing was changed.\n")
     assert application.dump() == before
 
@@ -745,7 +747,10 @@ def test_requeue_skips_messages_that_would_expire_also_as_canaries(cli: Cli, app
     assert (named.returncode, application.state(11), application.state(12)) == (4, "escalated", "escalated")
     assert "message 11 has expired and would expire again" in named.stderr
     assert "send it with `retrycli retry 11`" in named.stderr
-    words = "2 messages have expired and would expire again: raise schedule.expires_after_hours, or `retrycli retry 11`"
+    words = (
+        "2 messages have expired and would expire again: raise schedule.expires_after_hours, or send one with "
+        "`retrycli retry 11`"
+    )
     assert words in screen.words
     assert at_work("requeue", "11", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "96"}).returncode == 0
     assert application.state(11) == "waiting"
@@ -759,7 +764,9 @@ def test_escalations_suggests_rejecting_expired_messages(at_work: Cli, applicati
     assert old("run-once").returncode == 0
     screen = old.on_terminal("escalations")
     assert "requeue" not in screen.text
-    step = re.search(r"No longer wanted: retrycli (reject --fingerprint \w+ --reason expired)\n", screen.text)
+    step = re.search(
+        r"If the messages are no longer wanted: retrycli (reject --fingerprint \w+ --reason expired)\n", screen.text
+    )
     assert step, screen.text
     assert "Next: retrycli list-failed --fingerprint " in screen.text
     assert old(*step[1].split(), "--yes").returncode == 0

@@ -271,7 +271,7 @@ def test_the_settings_may_name_one_of_the_two_databases(between_files: Move, nam
     screen = known.on_terminal("db", "copy", named, given)
     assert screen.returncode == 0
     assert all_of(between_files.new) == all_of(between_files.old)
-    change = "" if named == "--from" else "set database.url to the URL of --to, then "
+    change = "" if named == "--from" else "set database.url to the value of --to, then "
     assert screen.text.endswith(f"\nNext: {change}`retrycli doctor`\n")
 
 

@@ -58,7 +58,7 @@ def test_edits_subject_and_body_as_one_text_and_shows_the_difference_first(
     assert screen.returncode == 0, screen.text
     for line in ("-Subject: Re: Invoice", "+Subject: Re: bill", "-It is attached.", "+It is here."):
         assert f"{line}\n" in re.sub(" +\n", "\n", screen.text)
-    assert "Write this to message 11? [y/N] y\n" in screen.text
+    assert "Apply this change to message 11? [y/N] y\n" in screen.text
     assert screen.text.endswith(
         "Changed subject, body of message 11, which has a new delivery key.\nNext: retrycli retry 11\n"
     )
@@ -316,7 +316,7 @@ def test_erases_the_values_of_one_ticket(edited: Cli, application: Application) 
     assert refused.returncode == 2
     assert "pass --yes to confirm" in " ".join(refused.stderr.split())
     screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["n"])
-    assert screen.text.startswith("retrycli keeps the texts of 2 edits to ticket 4711.\n")
+    assert screen.text.startswith("The history of ticket 4711 contains the texts of 2 edits.\n")
     assert screen.text.endswith("Nothing was changed.\n")
     screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["y"])
     assert "Erased the texts of 2 edits.\n" in screen.text

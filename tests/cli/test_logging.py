@@ -234,7 +234,10 @@ def test_an_internal_error_is_one_line_without_quotations(cli: Cli, application:
     application.execute("INSERT INTO retrycli_pause VALUES ('a private time', NULL, 'anna', NULL)")
     done = cli("status", env=application.variables(API))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == ("retrycli: internal error: ValueError. Run this again with --debug before the command\n")
+    assert done.stderr == (
+        "retrycli: internal error: ValueError. Run the command again with --debug in front of it to show the "
+        "traceback\n"
+    )
 
 
 def test_a_pass_with_closed_outputs_still_delivers(cli: Cli, application: Application, sandbox: Sandbox) -> None:

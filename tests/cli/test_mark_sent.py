@@ -206,10 +206,10 @@ def test_asks_for_confirmation_even_for_one_message(at_work: Cli, application: A
     off = at_work("mark-sent", "5")
     assert off.returncode == 2
     assert "--yes" in off.stderr
-    assert "it can't be undone" in " ".join(off.stderr.split())
+    assert "this can't be undone" in " ".join(off.stderr.split())
     no = at_work.on_terminal("mark-sent", "5", answers=["n"])
     assert (no.returncode, application.row(5)["status"]) == (0, "failed")
-    assert "Mark 1 message as sent, and send nothing? [y/N]" in no.words
+    assert "Mark 1 message as sent, without sending anything? [y/N]" in no.words
     assert "4705" in no.words
     yes = at_work.on_terminal("mark-sent", "5", answers=["y"])
     assert (yes.returncode, application.row(5)["status"]) == (0, "sent")
@@ -245,7 +245,7 @@ def test_advises_to_investigate_a_message_that_may_have_arrived_before_resending
         assert "Next: `retrycli look-up 1`, or check its ticket; then `retrycli mark-sent 1`" in shown
         assert "Next: `retrycli look-up 1`, or check its" in story.command.on_terminal("explain", "1").words
         listed = story.command.on_terminal("escalations").words
-        assert "May have arrived; check one with `retrycli look-up 1`" in listed
+        assert "The messages may have arrived. Check one with `retrycli look-up 1`" in listed
         assert "If all arrived: `retrycli mark-sent --fingerprint" in listed
         story.operator(*MARK, "2")
         assert "Next: `retrycli look-up 1`, or check its" in story.command.on_terminal("escalations").words

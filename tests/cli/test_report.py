@@ -65,7 +65,7 @@ def test_writes_a_report_to_stdout_on_request(at_work: Cli, tmp_path: Path) -> N
 def test_on_a_terminal_it_names_the_file_and_the_next_step(at_work: Cli) -> None:
     screen = at_work.on_terminal("report", "--html", "page.html")
     assert re.fullmatch(
-        r"Wrote page\.html \(\d\d KiB\)\.\nNext: open the report in a browser, such as with xdg-open page\.html\n",
+        r"Wrote page\.html \(\d\d KiB\)\.\nNext: open the report in a browser, for example with xdg-open page\.html\n",
         screen.text,
     )
 

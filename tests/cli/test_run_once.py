@@ -396,7 +396,7 @@ def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
     screen = cli.on_terminal("run-once", "--dry-run")
     assert "A pass would send 2 messages to " in screen.words
     assert "5 messages would be escalated instead: expired, no retries left, or invalid." in screen.words
-    assert "Not checked: already delivered, too many unknown outcomes, invalid row." in screen.words
+    assert "Not checked: earlier deliveries, too many unknown outcomes, invalid rows." in screen.words
     done = cli.json("run-once")
     assert (done["sent"], done["escalated"]) == (2, 5)
 
@@ -407,7 +407,7 @@ def test_a_dry_run_during_a_pause_says_that_nothing_would_be_sent(at_work: Cli, 
     screen = at_work.on_terminal("run-once", "--dry-run")
     assert re.search(
         r"Passes are paused by ada until [-0-9]{10} [0-9:+]+: a pass would send nothing now\. "
-        r"Otherwise it would send 3 messages to http://\S+\.",
+        r"Without the pause, it would send 3 messages to http://\S+\.",
         screen.words,
     )
     assert "A pass would send" not in screen.words

@@ -225,7 +225,9 @@ def test_config_check_finds_settings_that_no_pass_could_send_with(
 
 def test_db_upgrade_creates_the_tables_and_then_changes_nothing(cli: Cli, untouched: Application) -> None:
     known = cli.having({"RETRYCLI_DATABASE__URL": untouched.url})
-    assert known.on_terminal("db", "upgrade").text == f"Tables are at version {HEAD}.\nNext: retrycli status\n"
+    assert (
+        known.on_terminal("db", "upgrade").text == f"retrycli's tables are at version {HEAD}.\nNext: retrycli status\n"
+    )
     before = untouched.dump()
     assert known("db", "upgrade").returncode == 0
     assert untouched.dump() == before

@@ -390,7 +390,7 @@ def test_downgrade_asks_and_names_the_next_step(at_work: Cli, application: Appli
     assert version(application) == schema.HEAD
     done = at_work.on_terminal("db", "downgrade", answers=["y"])
     assert "First stop cron on every host." in done.words
-    assert f"Tables are at version {LAST}, from {schema.HEAD}." in done.words
+    assert f"retrycli's tables are at version {LAST}; they were at version {schema.HEAD}." in done.words
     assert "install the older version" in done.words
     again = at_work("db", "downgrade", "--yes")
     assert again.returncode == 78
