@@ -97,16 +97,18 @@ def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https"
         ValueError: the URL is invalid, or its scheme is not one of ``schemes``.
     """
     if not re.fullmatch(r"[!-~]*", url):
-        raise ValueError("a URL can't contain spaces, line breaks or non-ASCII characters")
+        raise ValueError(
+            "the URL must not contain spaces, line breaks or non-ASCII characters; remove or percent-encode them"
+        )
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises if the port is invalid
     except ValueError:
         raise ValueError("invalid URL or port") from None
     if parts.scheme not in schemes or not parts.hostname:
-        raise ValueError(f"the URL must have a scheme and a host, such as {example}")
+        raise ValueError(f"the URL must have a supported scheme and a host, such as {example}")
     if "?" in url or "#" in url:
-        raise ValueError("the URL must end with its path; remove ? or # and what follows")
+        raise ValueError("the URL must not have a query or a fragment; remove ? or # and what follows")
     return (parts.scheme + url[len(parts.scheme) :]).rstrip("/")  # other code expects a lower-case scheme
 
 

@@ -107,7 +107,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
         raise ConfigurationError(f"no configuration file {named} ({origin}); `retrycli init` creates one") from None
     except OSError as error:
         raise ConfigurationError(
-            f"can't look for {named} ({origin}): {error.strerror}; check the permissions of the folders above it"
+            f"can't access {named} ({origin}): {error.strerror}; check the permissions of the folders above it"
         ) from None
     raise ConfigurationError(f"{named} ({origin}) {NO_FILE}; fix it, or choose another")
 
@@ -165,7 +165,7 @@ def _from_credentials(env: Mapping[str, str]) -> Iterator[tuple[str, tuple[objec
             try:
                 is_there = file.is_file()
             except OSError as error:
-                raise ConfigurationError(f"{key}: can't look for {file}: {error.strerror}") from error
+                raise ConfigurationError(f"{key}: can't access {file}: {error.strerror}") from error
             if is_there:
                 yield key, (_read_secret(key, file), f"credential {file}")
 

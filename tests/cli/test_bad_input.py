@@ -128,7 +128,7 @@ def test_a_file_in_an_inaccessible_directory_is_reported_with_a_remedy(cli: Cli)
     bound = without_roots_powers(cli)
     there = {"RETRYCLI_DATABASE__URL": f"sqlite:///{closed}/agent.db"}
     assert fault(bound("status", env=there), 69) == (
-        f"can't look for {closed}/agent.db: Permission denied; check the permissions and owner of its folder"
+        f"can't access {closed}/agent.db: Permission denied; check the permissions and owner of its folder"
     )
 
 
@@ -310,8 +310,8 @@ NO_OTHER = (
 )
 WRONG_SETTINGS: dict[tuple[str, str], str] = {
     ("TICKETING_API_BASE_URL", "tickets.example.com"): (
-        "gateway.base_url (environment TICKETING_API_BASE_URL): the URL must have a scheme and a host, such as "
-        "https://tickets.example.com/api"
+        "gateway.base_url (environment TICKETING_API_BASE_URL): the URL must have a supported scheme and a host, such "
+        "as https://tickets.example.com/api"
     ),
     ("RETRYCLI_RUN__CONCURENCY", "8"): "run.concurency (environment RETRYCLI_RUN__CONCURENCY): no such setting",
     ("RETRYCLI_DATABASE__URL", "mysql://desk:secret@db/desk"): NO_OTHER,
