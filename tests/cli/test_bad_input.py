@@ -322,7 +322,10 @@ WRONG_SETTINGS: dict[tuple[str, str], str] = {
     ("RETRYCLI_GATEWAY__TOKEN_FILE", "/no/such/token"): (
         "gateway.token_file: can't read /no/such/token: No such file or directory"
     ),
-    ("RETRYCLI_GATEWAY__PRESET", "zendsk"): "gateway.preset: no preset 'zendsk'; write a .toml file or freescout",
+    (
+        "RETRYCLI_GATEWAY__PRESET",
+        "zendsk",
+    ): "gateway.preset: no preset 'zendsk'; give a .toml file, or one of freescout",
     (
         "RETRYCLI_CONFIG",
         "/no/such.toml",

@@ -86,7 +86,7 @@ def test_without_a_table_the_check_lists_the_required_columns(cli: Cli, tmp_path
         (
             "[auth]",
             '[check]\npath = "/users/{username}"\n\n[auth]',
-            "check: {username} has no value here (known: none)",
+            "check: {username} is not available here (available: none)",
         ),
         ("ignores = [", 'headers = { X-Subject = "{subject}" }\nignores = [', "write {subject|base64}"),
     ],

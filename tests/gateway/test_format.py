@@ -244,7 +244,7 @@ def test_a_truncated_answer_matches_nothing() -> None:
 
 @pytest.mark.parametrize("wrong", [{}, {"path": "a", "text": "b"}])
 def test_a_condition_has_exactly_one_subject(wrong: dict[str, str]) -> None:
-    with pytest.raises(ValidationError, match="set path or text"):
+    with pytest.raises(ValidationError, match="set either path or text, not both"):
         Condition.model_validate(wrong)
 
 

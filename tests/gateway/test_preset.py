@@ -301,7 +301,7 @@ def mistake(name: str, columns: tuple[str, ...] = COLUMNS) -> str:
 
 
 def test_a_missing_preset() -> None:
-    assert mistake("zendsk").startswith("gateway.preset: no preset 'zendsk'; write a .toml file or ")
+    assert mistake("zendsk").startswith("gateway.preset: no preset 'zendsk'; give a .toml file, or one of ")
 
 
 @pytest.mark.parametrize("name", ["", "../presets/generic", "generic.", "GENERIC"])
@@ -470,8 +470,8 @@ def test_all_placeholders_without_a_value_are_reported_together(tmp_path: Path) 
         tmp_path, NOTE + "[check]\npath = '/{username}/{token}'\n" + LOOK_UP.replace("/all", "/{session}")
     )
     assert mistake(file) == (
-        f"preset {file}: check: {{token}} has no value here (known: none); "
-        "check: {username} has no value here (known: none); "
+        f"preset {file}: check: {{token}} is not available here (available: none); "
+        "check: {username} is not available here (available: none); "
         "look_up: {session} comes from [auth.session], which is missing"
     )
 

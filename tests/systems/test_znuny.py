@@ -44,7 +44,7 @@ NOT_CREATED = (
 )
 NOT_PROVEN = (
     "invalid",
-    "Can't be sent: not sent, because ticket is not proven: the ticket must not be merged into another, and Znuny's "
+    "Can't be sent: not sent, because preflight ticket failed: the ticket must not be merged into another, and Znuny's "
     "dynamic field DeliveryKey must belong to the object Article",
 )
 LOG_IN_REFUSED = "log-in: HTTP 200, but the response has no SessionID: SessionCreate: Authorization failing!"

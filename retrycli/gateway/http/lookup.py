@@ -81,7 +81,7 @@ class Lookups:
         for step in rules.steps:
             taken = await self._take_step(step, fields, f"preflight {name}")
             if taken is None:
-                raise invalid(f"not sent, because {name} is not proven: {rules.remedy}")
+                raise invalid(f"not sent, because preflight {name} failed: {rules.remedy}")
             if taken is ENOUGH:
                 return
             fields = {**fields, **taken}

@@ -121,7 +121,7 @@ class Preset(Table):
         problems = []
         for part in self._parts:
             known = ", ".join([*(f"{{{name}}}" for name in sorted(part.known)), *(["columns"] if part.has_row else [])])
-            usual = f"has no value here (known: {known or 'none'})"
+            usual = f"is not available here (available: {known or 'none'})"
             for name in sorted(part.names - part.known - (part.columns if part.has_row else NONE)):
                 said = usual if name == "session" and has_session else REMEDIES.get(name, usual)
                 problems.append(f"{part.where}: {{{name}}} {said}")
@@ -157,7 +157,9 @@ def _merge_like(name: str, messages: Mapping[str, object]) -> object:
         return rule
     model = messages.get(rule["like"]) if isinstance(rule["like"], str) else None
     if not isinstance(model, dict) or "like" in model:
-        raise ValueError(f"messages.{name}.like: {rule['like']!r} must be another message type, without like")
+        raise ValueError(
+            f"messages.{name}.like: {rule['like']!r} must be another message type that does not use like itself"
+        )
     return model | {key: value for key, value in rule.items() if key != "like"}
 
 
@@ -246,7 +248,7 @@ def preset_text(name: str) -> str:
             reason = error.strerror if isinstance(error, OSError) else "the file is not valid UTF-8; save it as UTF-8"
             raise ConfigurationError(f"gateway.preset: can't read {file}: {reason}") from error
     if name not in (known := known_presets()):
-        raise ConfigurationError(f"gateway.preset: no preset {name!r}; write a .toml file or {', '.join(known)}")
+        raise ConfigurationError(f"gateway.preset: no preset {name!r}; give a .toml file, or one of {', '.join(known)}")
     return (BUNDLED / f"{name}.toml").read_text(encoding="utf-8")
 
 

@@ -75,7 +75,7 @@ class Condition(Table):
     @model_validator(mode="after")
     def _has_one_test(self) -> Self:
         if (self.path is None) is (self.text is None):
-            raise ValueError("set path or text")
+            raise ValueError("set either path or text, not both")
         if len([test for test in (self.equals, self.contains, self.text) if test is not None]) > 1:
             raise ValueError("set at most one of equals, contains and text")
         if isinstance(self.equals, str) and "{" in self.equals:
