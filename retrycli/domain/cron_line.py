@@ -145,7 +145,7 @@ def block(job: Job, *, system: bool) -> str:
         [
             BEGIN + job.config,
             "# Written by `retrycli cron install`; `retrycli cron remove` removes it.",
-            "# Cron mails what a pass prints, which is nothing if all is well. MAILTO= above sets the recipient.",
+            "# Cron mails what a pass prints: nothing if all is well. To set the recipient, add MAILTO= above.",
             *([PATH] if system else []),
             f"{schedule(job.interval)} {user}{command(job)}",
             END,

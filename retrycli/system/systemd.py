@@ -74,7 +74,7 @@ After=network-online.target
 [Service]
 Type=oneshot
 {user}ExecStart={command(job)}
-# 75: another pass holds the lock. 143: stopped as asked.
+# 75: another pass holds the lock. 143: stopped by SIGTERM.
 SuccessExitStatus=75 143
 TimeoutStartSec={job.longest.total_seconds():.0f}
 KillSignal=SIGTERM

@@ -145,7 +145,7 @@ def test_quotes_the_last_refusal_until_a_message_is_accepted(desk: Cli, applicat
         assert found["level"] == "failure"
         assert f"{api.url} responds (HTTP 404" in found["found"]
         assert desk("status", "--check").returncode == 3
-        assert re.search(r"but the last refusal, at \S+Z, was: .*401", found["found"])
+        assert re.search(r"but it last refused messages at \S+Z: .*401", found["found"])
         application.execute("UPDATE pending_messages SET status = 'rejected'")
         assert levels(desk, code=0)["api"] == "warning", "nothing waits any more"
         assert desk("status", "--check").returncode == 0, "also while the refused pass is the newest"
@@ -166,7 +166,7 @@ def test_a_refusal_is_a_failure_even_if_no_credentials_are_set(desk: Cli, applic
         file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n')
         assert desk("run-once").returncode == 77
         [found] = [finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "api"]
-    assert "but none are set; the last refusal" in found["found"]
+    assert "but none are set; it last refused messages" in found["found"]
 
 
 def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, application: Application) -> None:
@@ -233,7 +233,7 @@ def test_a_cron_that_has_just_started_is_not_reported(desk: Cli, application: Ap
     application.execute("UPDATE retrycli_passes SET started_at = '2026-01-01 00:00:00', started_by = 'cron'")
     [found] = [finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "passes"]
     assert "may refuse" not in found["remedy"]
-    assert re.search(r"newer than the last scheduled time; the first pass is at \d{4}-\S+:00Z$", found["remedy"])
+    assert re.search(r"after the last scheduled time; the first pass is due at \d{4}-\S+:00Z$", found["remedy"])
     assert "may refuse" not in desk("status").stdout
 
 

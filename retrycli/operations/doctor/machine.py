@@ -39,7 +39,7 @@ def settings(context: Context) -> Iterator[Finding]:
     if where is None:
         yield warning(
             "settings",
-            "no file sets them, only the environment and defaults, but cron does not pass on the environment",
+            "no configuration file: the settings come from the environment, which cron does not pass on, and defaults",
             "run `retrycli init` to create a file",
         )
     elif from_environment:
@@ -225,7 +225,7 @@ def lock(context: Context) -> Iterator[Finding]:
     if not os.access(needed, os.R_OK | os.W_OK):
         yield failure(
             "lock",
-            f"{needed} is not writable, but the lock {path} must be created there",
+            f"{needed} is not writable, so passes can't use the lock {path}",
             "change its owner, or set run.lock_file",
         )
         return
@@ -279,7 +279,9 @@ def _log_file(path: Path) -> Finding:
     needed = path if os.path.lexists(path) else path.absolute().parent
     if needed.is_symlink() or not (needed.is_file() or (needed.is_dir() and needed != path)):
         return failure(
-            "outputs", f"logging.file is {path}, which is not a regular file in a folder", "fix logging.file"
+            "outputs",
+            f"logging.file must be a regular file in an existing folder, not a link: {path}",
+            "fix logging.file",
         )
     if not os.access(needed, os.W_OK):
         return failure("outputs", f"logging.file: {needed} can't be written", f"change the owner of {needed}")

@@ -78,7 +78,7 @@ def _refusals(context: Context, database: Database) -> dict[str, str]:
     ledger = Ledger(database)
     passes = ledger.last_passes(incidents.LOOKBACK, until=context.now() + CLOCK_TOLERANCE)
     return {
-        destination: f"the last refusal, at {record.started_at:%Y-%m-%dT%H:%M:%SZ}, was: {record.detail}"
+        destination: f"it last refused messages at {record.started_at:%Y-%m-%dT%H:%M:%SZ}: {record.detail}"
         for destination, record in ledger.refusals(passes).items()
         if "certificate" not in str(record.detail).lower()  # skipped, because the probe verifies the certificate itself
     }
@@ -94,8 +94,8 @@ def _mail_server(context: Context, gateway: GatewaySettings, refusal: str | None
     elif found.kind is OutcomeKind.UNAUTHORIZED:
         yield failure(
             "smtp",
-            f"the certificate of {where} can't be verified: {said}",
-            "set gateway.ca_file, or fix the server's certificate",
+            f"can't connect securely or log in to {where}: {said}",
+            "if the certificate is invalid, set gateway.ca_file, or fix the certificate",
         )
     elif found.kind is OutcomeKind.UNREACHABLE:
         yield failure("smtp", f"{where} can't be reached: {said}", "check the network, or fix gateway.base_url")
@@ -131,7 +131,11 @@ def _probe_finding(
 ) -> Finding:
     where, said = gateway.destination, outcome.error
     if outcome.kind is OutcomeKind.UNAUTHORIZED and outcome.status_code is None:
-        return failure("api", f"{where} has a certificate that does not verify: {said}", "set gateway.ca_file")
+        return failure(
+            "api",
+            f"the certificate of {where} can't be verified: {said}",
+            "set gateway.ca_file, or fix the server's certificate",
+        )
     if outcome.kind is OutcomeKind.UNAUTHORIZED and not _has_credentials(gateway):
         words = f"{where} requires credentials ({said}), but none are set"
         if refusal is None:

@@ -143,7 +143,7 @@ def _cadence(context: Context, callers: list[cron_line.Caller], passes: list[Pas
     words = f"passes have run every {in_words(usual)}, but schedule.retry_interval_minutes says {wanted}"
     remedy = "make the schedule and the setting agree: `retrycli cron check`"
     if (when := _configured_schedule(context, callers)) is not None:
-        remedy = f"none if you have just changed the schedule: it now starts passes at {when}, as configured"
+        remedy = f"do nothing if you have just changed the schedule: it now starts passes at {when}, as configured"
     return warning("passes", words, remedy)
 
 

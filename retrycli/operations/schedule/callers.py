@@ -19,7 +19,7 @@ BEGINS_WITHIN = timedelta(minutes=1)  # maximum time between a tick and the reco
 
 # The problem and the remedy if only operators start passes. The text says "found here", because the current user may be
 # unable to read other users' crontabs.
-NOT_SCHEDULED = ("no cron line or timer found here starts passes", "see `retrycli cron install`")
+NOT_SCHEDULED = ("no cron line or timer found here starts passes", "run `retrycli cron install`")
 
 # The problem and the remedy if cron is stopped. `retrycli.domain.suggested` replaces the command with the one for this
 # machine.
@@ -49,7 +49,7 @@ def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
 def to_read(loaded: Loaded, host: Host, command: str) -> str:
     """Return the remedy for unreadable crontabs."""
     if host.uid == 0:
-        return f"make that place readable, then run `retrycli {command}`"
+        return f"fix the cause, then run `retrycli {command}`"
     return f"run as root: {as_user('root', command, loaded)}"
 
 
@@ -158,8 +158,8 @@ def _verdict(found: list[Caller]) -> str | None:
         case [one] if (still := stopped(one)) is not None:
             return f"{one.place}: {still[0]}; {still[1]}"
         case [one] if one.objection:
-            first = "" if one.installed else "edit or remove the entry; "
-            return f"{one.place}: {one.objection}; {first}`retrycli cron install` fixes it"
+            first = "" if one.installed else "edit the entry, or remove it and "
+            return f"{one.place}: {one.objection}; {first}run `retrycli cron install`"
         case [_]:
             return None
         case _:
@@ -263,7 +263,10 @@ def why_late(callers: Sequence[Caller] | None, now: datetime) -> str:
     if at_work is None:
         return "cron may be stopped, or may refuse the user (PAM, cron.deny); see `journalctl -u cron`"
     if (tick := _first_tick(at_work, now)) is not None:
-        return f"cron or its line is newer than the last scheduled time; the first pass is at {tick:%Y-%m-%dT%H:%M:%SZ}"
+        return (
+            "cron was started, or its line was changed, after the last scheduled time; the first pass is due at "
+            f"{tick:%Y-%m-%dT%H:%M:%SZ}"
+        )
     if at_work.kind == "timer":
         return f"the timer is running; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
     whose = at_work.user or at_work.owner

@@ -99,9 +99,9 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
 def _refuse_second_scheduler(others: list[cron_line.Caller], config: str, host: Host) -> None:
     if others:
         places = "; ".join(f"{caller.place} ({caller.when})" for caller in others)
-        remedy = "`retrycli cron remove`" if others[0].installed else "remove its entry"
+        remedy = "run `retrycli cron remove`" if others[0].installed else "remove its entry"
         if others[0].installed and others[0].owner != host.login:
-            remedy = suggested.as_user(others[0].owner, "cron remove", config)
+            remedy = f"run {suggested.as_user(others[0].owner, 'cron remove', config)}"
         raise ConfigurationError(
             f"passes are already started by {places}. Two schedulers would conflict: keep the old one "
             f"(`retrycli cron check`), or first {remedy}"
@@ -111,7 +111,7 @@ def _refuse_second_scheduler(others: list[cron_line.Caller], config: str, host: 
 def _refuse_unreadable(missed: Mapping[str, str], config: str, host: Host) -> None:
     if missed:
         places = ", ".join(f"{place} ({why})" for place, why in missed.items())
-        remedy = "Make that place readable, then run `retrycli cron install`"
+        remedy = "Fix the cause, then run `retrycli cron install`"
         if host.uid != 0:
             remedy = f"Run this as root: {suggested.as_user('root', 'cron install', config)}"
         raise ConfigurationError(f"can't read {places}, which may already start passes; nothing was changed. {remedy}")

@@ -282,7 +282,10 @@ def test_a_directory_in_which_several_files_can_be_exchanged_is_reported_once(de
     os.chown(desk.root, THEIRS, 0)
     found = only(machine.files(case), Level.FAILURE, "files")
     assert found.found == f"{desk.root} belongs to {THEIRS}, which exposes {desk.config}"
-    assert found.remedy == "move the file to its own folder, or run doctor as the user who runs the passes"
+    assert (
+        found.remedy
+        == "move the file to a folder that other users can't write to, or run doctor as the user who runs the passes"
+    )
 
 
 def test_a_secret_readable_by_a_shared_group_is_a_warning(desk: Desk) -> None:
@@ -611,7 +614,7 @@ def test_passes_before_a_change_of_the_line_do_not_require_another_change(desk: 
     assert found.found == "passes have run every 1 min, but schedule.retry_interval_minutes says 15 min"
     assert (
         found.remedy
-        == "none if you have just changed the schedule: it now starts passes at */15 * * * *, as configured"
+        == "do nothing if you have just changed the schedule: it now starts passes at */15 * * * *, as configured"
     )
     (desk.root / "etc/crontab").write_text(LINE.replace("/15", ""))
     assert (
@@ -661,7 +664,7 @@ def test_a_user_other_than_that_of_the_passes_is_told_so(desk: Desk) -> None:
 
 def test_an_unreadable_crontab_is_reported_and_no_other_schedule_suggested(desk: Desk) -> None:
     (desk.root / "etc/crontab").mkdir()
-    remedy = "make that place readable, then run `retrycli doctor`"
+    remedy = "fix the cause, then run `retrycli doctor`"
     unread = f"can't read {desk.root}/etc/crontab (Is a directory)"
     found = only(desk.in_database(calling.calling)[:1], Level.FAILURE, "scheduler")
     assert (found.found, found.remedy) == (f"no readable cron line or timer starts passes; {unread}", remedy)
@@ -766,6 +769,6 @@ def test_cron_is_reported_only_after_a_tick_since_its_start(desk: Desk, ago: int
     found = only([of_cadence(desk)], Level.FAILURE, "passes").remedy
     assert found is not None
     assert ("may refuse desk" in found) is is_suspicious, found
-    assert ("the first pass is at 2" in found) is not is_suspicious
+    assert ("the first pass is due at 2" in found) is not is_suspicious
     os.utime(desk.root / "etc/crontab", (NOON.timestamp() - 1,) * 2)
     assert "may refuse" not in str(of_cadence(desk).remedy), "the line is newer"

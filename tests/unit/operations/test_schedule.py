@@ -245,7 +245,7 @@ CRONTABS = (SchedulePlace.OWN_CRONTAB, SchedulePlace.SYSTEM_CRONTAB)
 def test_a_second_scheduler_is_refused(desk: Desk, first: SchedulePlace, second: SchedulePlace) -> None:
     desk.install(first)
     before = desk.files()
-    with pytest.raises(ConfigurationError, match=r"already started by .*first `retrycli cron remove`"):
+    with pytest.raises(ConfigurationError, match=r"already started by .*first run `retrycli cron remove`"):
         desk.install(second)
     assert desk.files() == before
 
@@ -253,7 +253,7 @@ def test_a_second_scheduler_is_refused(desk: Desk, first: SchedulePlace, second:
 def test_the_first_scheduler_is_removed_by_its_owner(desk: Desk) -> None:
     desk.install(SchedulePlace.SYSTEM_CRONTAB)
     host = replace(desk.host, uid=OURS)
-    with pytest.raises(ConfigurationError, match=rf"first `sudo retrycli --config {desk.root}/\S+ cron remove`$"):
+    with pytest.raises(ConfigurationError, match=rf"first run `sudo retrycli --config {desk.root}/\S+ cron remove`$"):
         install(SchedulePlace.OWN_CRONTAB, job(desk.settings(), host, user="desk"), host)
     desk.remove()
     spool = desk.root / "var/spool/cron/crontabs"
@@ -266,7 +266,7 @@ def test_the_first_scheduler_is_removed_by_its_owner(desk: Desk) -> None:
         return subprocess.CompletedProcess(command, 0, block.encode(), b"") if "-u" in command else done
 
     host = replace(desk.host, run=theirs)
-    with pytest.raises(ConfigurationError, match=r"first `sudo -u desk retrycli --config \S+ cron remove`$"):
+    with pytest.raises(ConfigurationError, match=r"first run `sudo -u desk retrycli --config \S+ cron remove`$"):
         install(SchedulePlace.SYSTEM_CRONTAB, job(desk.settings(), host, user="desk"), host)
 
 
@@ -494,7 +494,7 @@ def test_an_unreadable_crontab_is_reported_and_not_treated_as_empty(desk: Desk) 
     (desk.root / "etc/crontab").mkdir()
     host = replace(desk.host, run=refused)
     as_root = f"run as root: `sudo retrycli --config {desk.root}/retrycli.toml cron check`"
-    for uid, remedy in ((0, "make that place readable, then run `retrycli cron check`"), (1, as_root)):
+    for uid, remedy in ((0, "fix the cause, then run `retrycli cron check`"), (1, as_root)):
         own = f"the crontab of {replace(host, uid=uid).login} (`crontab` failed: you are not allowed)"
         found = check(desk.settings(), replace(host, uid=uid))
         assert found.unread == f"can't read {own}, {desk.root}/etc/crontab (Is a directory)"
@@ -528,7 +528,7 @@ def test_nothing_is_installed_while_a_relevant_crontab_is_unreadable(desk: Desk,
         install(place, job(desk.settings(), host, user="desk"), host)
     assert str(caught.value) == (
         "can't read the crontab of desk (`crontab` failed: disk error), which may already start passes; nothing "
-        "was changed. Make that place readable, then run `retrycli cron install`"
+        "was changed. Fix the cause, then run `retrycli cron install`"
     )
     missing = set()
     (desk.root / "etc/crontab").unlink()
