@@ -35,7 +35,7 @@ TROUBLE: dict[str, str] = {
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses the credentials ({detail}). This uses up no retries. "
     "Check gateway.auth and its secrets with `retrycli config show`",
     StopReason.SAME_ANSWER: "{detail}. This uses up no retries and escalates no messages. "
-    "Check gateway.base_url, the preset, and the proxy before the API",
+    "Check gateway.base_url, the preset, and the proxy in front of the API",
     StopReason.DEADLINE: "The pass ran out of time with messages unsent. Raise run.concurrency or run.deadline_minutes",
 }
 

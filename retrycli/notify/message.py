@@ -103,7 +103,7 @@ def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
         case Escalated():
             number = sum(group.count for group in item.causes)
             headline = f"{_count(number, 'message')} {'needs' if number == 1 else 'need'} an operator"
-            total = f"\n{context.escalated:,} are open in total." if context.escalated > number else ""
+            total = f"\n{context.escalated:,} messages are escalated in total." if context.escalated > number else ""
             causes = sorted(item.causes, key=lambda group: -group.count)
             lines = [_cause_line(group) for group in causes[:CAUSES]]
             if (more := len(causes) - CAUSES) > 0:
@@ -121,8 +121,8 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
             Topic.CREDENTIALS: f"{where} accepts the credentials again. It refused them {times}.",
             Topic.SAME_ANSWER: f"{where} works again. It gave every request the same response {times}.",
             Topic.DEADLINE: f"The pass sent all due messages. Earlier passes had run out of time {lasted}.",
-            Topic.EXPIRY: f"Waiting messages are no longer about to expire. Some had been {lasted}; those that "
-            "expired are escalated.",
+            Topic.EXPIRY: f"Waiting messages are no longer about to expire. Some had been about to expire "
+            f"{lasted}; those that expired are escalated.",
             Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
             Topic.SKIPPED: f"Passes run again. They had been skipped {lasted}.",
         }[topic] + f"\n{_count(context.waiting, 'message')} still waiting. {_next('retrycli status')}"
@@ -135,12 +135,12 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
     step = incident.next_step or "list-failed --state waiting"
     return {
         Topic.DOWN: f"{context.destination} can't be reached. The outage has lasted {since}. {COST} "
-        f"Passes detect when it ends. {waiting} waiting.\n{_next('retrycli status')}",
+        f"Passes detect when the outage ends. {waiting} waiting.\n{_next('retrycli status')}",
         Topic.CREDENTIALS: f"{context.destination} has refused the credentials{detail} {since}. This uses up "
         f"no retries. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",
         Topic.SAME_ANSWER: f"{same}. It has done so {since}. This uses up no retries and escalates no messages. "
         f"{waiting} waiting.\n"
-        + _next("`retrycli passes`; check gateway.base_url, the preset, and the proxy before the API"),
+        + _next("`retrycli passes`; check gateway.base_url, the preset, and the proxy in front of the API"),
         Topic.DEADLINE: f"Passes have run out of time with messages unsent {since}. {waiting} waiting.\n"
         + _next("`retrycli passes`; raise run.concurrency or run.deadline_minutes"),
         Topic.EXPIRY: f"{said or 'Messages are about to expire'}. An expired message is "

@@ -125,7 +125,7 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
     return _Obstacle(
         {
             StopReason.CREDENTIALS_REFUSED: f"the credentials have been refused since {utc(since)}",
-            StopReason.SAME_ANSWER: f"nothing could be delivered since {utc(since)}: {summary.detail}",
+            StopReason.SAME_ANSWER: f"requests have been refused since {utc(since)}: {summary.detail}",
             StopReason.THROTTLED: f"the ticketing API asked retrycli to wait: {summary.detail}",
         }.get(StopReason(summary.reason or StopReason.FAULT), f"nothing is delivered: {summary.detail}")
     )

@@ -127,7 +127,7 @@ class _Lock(NamedTuple):
 
 def report_pass(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
     """Report a pass in the log, to notification targets, in the metrics file and in the HTML report."""
-    with _or_warn("Changes could not be logged"):
+    with _or_warn("Changes since the previous pass could not be logged"):
         _warn_of_changes(settings, Ledger(database), summary)
     if settings.logging.file is not None:
         with _or_warn("The log file could not be checked"):

@@ -281,7 +281,7 @@ class _LogFile(logging.Handler):
             os.write(self._file, f"{self.format(record)}\n".encode(errors="backslashreplace"))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self.problem = f"{self._path}: {why}. Correct logging.file, or give this user write permission there"
+            self.problem = f"{self._path}: {why}. Correct logging.file, or give this user write permission for the file"
 
     def close(self) -> None:
         if self._file is not None:

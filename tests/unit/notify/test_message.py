@@ -75,7 +75,7 @@ def test_tickets_that_were_not_read_are_mentioned() -> None:
 
 
 def test_other_open_escalations_are_counted() -> None:
-    assert "40 are open in total" in body(Escalated([CAUSE]), around=replace(HERE, escalated=40))
+    assert "40 messages are escalated in total" in body(Escalated([CAUSE]), around=replace(HERE, escalated=40))
     assert "in total" not in body(Escalated([CAUSE]))
 
 
