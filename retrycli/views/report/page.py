@@ -252,12 +252,12 @@ def _headline(
     if figures.delivered:
         return (
             f"All well: {count(figures.delivered, 'message')} delivered on retry in the last {_span(figures)}, "
-            "and none needs an operator.",
+            "and no message needs an operator.",
             "good",
         )
     if waiting := messages["waiting"]:
         wait = f"{count(waiting, 'message')} {'waits for its' if waiting == 1 else 'wait for their'} next attempt"
-        return f"{wait}; none was delivered in the last {_span(figures)}.", "warning"
+        return f"{wait}; no message was delivered in the last {_span(figures)}.", "warning"
     return f"All quiet: no message had to be retried in the last {_span(figures)}.", "good"
 
 

@@ -238,7 +238,7 @@ LASTS = Outage(NOON - 2 * HOUR, None)
         ("ok", figures(tries={1: 5}), {}, "All well: 5 messages delivered on retry in the last 7 days, and", "good"),
         ("ok", figures(tries={1: 1}), {}, "All well: 1 message delivered", "good"),
         ("ok", figures(), {}, "All quiet: no message had to be retried in the last 7 days.", "good"),
-        ("ok", figures(), {"waiting": 1}, "1 message waits for its next attempt; none was delivered", "warning"),
+        ("ok", figures(), {"waiting": 1}, "1 message waits for its next attempt; no message was delivered", "warning"),
         (
             "ok",
             figures(tries={1: 5}),
