@@ -117,7 +117,7 @@ def _check_trust(found: Path) -> None:
     if (weakness := find_weakness(found, trusted_users())) is not None:
         named = f"./{found}" if not found.is_absolute() else found
         whose = "" if weakness.place == found.absolute() else f"{found.absolute()} is not read, because "
-        raise ConfigurationError(f"{whose}{weakness}; pass --config {shlex.quote(str(named))} if it is yours")
+        raise ConfigurationError(f"{whose}{weakness}; to read the file anyway, pass --config {shlex.quote(str(named))}")
 
 
 def _is_file(path: Path) -> bool:

@@ -43,8 +43,8 @@ def test_root_in_another_users_directory_does_not_send_a_secret_to_their_server(
         named = root("doctor", "--config", "./retrycli.toml")
         assert api.paths == ["/auth/login"], "only the one that was named is obeyed"
     assert (doctor.returncode, status.returncode) == (3, 78)
-    assert f"belongs to {THEIRS}; pass --config ./retrycli.toml if it is yours" in status.stderr
-    assert f"belongs to {THEIRS}; pass --config ./retrycli.toml if it is yours" in doctor.stdout
+    assert f"belongs to {THEIRS}; to read the file anyway, pass --config ./retrycli.toml" in status.stderr
+    assert f"belongs to {THEIRS}; to read the file anyway, pass --config ./retrycli.toml" in doctor.stdout
     assert "\tapi\t" in named.stdout
 
 

@@ -92,7 +92,7 @@ def read_here(folder: Path, uid: int) -> str | None:
 def refused(folder: Path, uid: int) -> str:
     with pytest.raises(ConfigurationError) as caught:
         read_here(folder, uid)
-    assert str(caught.value).endswith("; pass --config ./retrycli.toml if it is yours")
+    assert str(caught.value).endswith("; to read the file anyway, pass --config ./retrycli.toml")
     return str(caught.value).partition(";")[0]
 
 
@@ -236,7 +236,10 @@ def test_settings_in_a_home_kept_by_sudo_are_not_read(place: Path) -> None:
         with chdir(empty):
             return load(None, {"HOME": str(place)})
 
-    with pytest.raises(ConfigurationError, match=f"place belongs to {THEIRS}; pass --config {place}/.config/retrycli"):
+    with pytest.raises(
+        ConfigurationError,
+        match=f"place belongs to {THEIRS}; to read the file anyway, pass --config {place}/.config/retrycli",
+    ):
         as_user(0, found)
 
 
