@@ -254,7 +254,7 @@ def run() -> None:
         # typer catches BrokenPipeError first, and exits with 1.
         sys.exit(SIGPIPE_EXIT if isinstance(end.__context__, BrokenPipeError) else end.code)
     except Exception as error:  # noqa: BLE001  the catch-all for unexpected errors
-        _fail(error, f"{cause_of(error)}. Run the command again with --debug in front of it to show the traceback", 1)
+        _fail(error, f"{cause_of(error)}. Run again with --debug before the command to show the traceback", 1)
 
 
 def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) -> list[str]:

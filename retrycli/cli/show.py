@@ -176,7 +176,7 @@ def _next_attempt(found: operations.explain.Explanation) -> datetime | str:
     if found.expires_first:
         return "none: the message expires before a pass would attempt it"
     if at is None:
-        return "not scheduled"
+        return "none at present"
     if found.one_goes_first:
         return f"not before {terminal.time_in_words(at)}, and then only if this message is the first one attempted"
     if found.pass_runs and all(gate.open for gate in found.gates):

@@ -134,7 +134,7 @@ def _enrol_unknown(database: Database, connection: Connection, acts: Mapping[int
     return {row["message_id"] for row in unknown}
 
 
-STATED = Outcome(OutcomeKind.DELIVERED, error="confirmed by an operator")
+STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
 
 
 def _mark_delivered(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> Written:

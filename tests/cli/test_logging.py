@@ -235,8 +235,7 @@ def test_an_internal_error_is_one_line_without_quotations(cli: Cli, application:
     done = cli("status", env=application.variables(API))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "retrycli: internal error: ValueError. Run the command again with --debug in front of it to show the "
-        "traceback\n"
+        "retrycli: internal error: ValueError. Run again with --debug before the command to show the traceback\n"
     )
 
 

@@ -42,7 +42,7 @@ def test_a_message_that_may_have_arrived_is_marked_sent_and_recorded(begin: Begi
         same = ("birth", "digest", "delivery_key", "deliveries", "ticket", "message_type")
         assert [stated[each] for each in same] == [third[each] for each in same]
         assert (stated["number"], stated["made_by"], stated["pass_id"]) == (4, "anna", None)
-        assert (stated["outcome"], stated["error"]) == ("delivered", "confirmed by an operator")
+        assert (stated["outcome"], stated["error"]) == ("delivered", "stated by an operator")
         assert stated["finished_at"] is not None
         [act] = story.application.rows("retrycli_acts").values()
         assert (act["by"], act["act"], act["detail"]) == ("anna", "marked_sent", "seen in ticket 4711")
