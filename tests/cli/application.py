@@ -74,8 +74,7 @@ class Application:
     def __init__(self, url: str, *, tables: str | None = TABLES + TICKETS) -> None:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        # The application reads times without a zone as UTC. It keeps no connection open, because PostgreSQL can't copy
-        # a database that is in use.
+        # NullPool keeps no connection open, because PostgreSQL can't copy a database that is in use.
         utc = {} if self.is_sqlite else {"options": "-c timezone=UTC"}
         self._engine = create_engine(url, poolclass=NullPool, connect_args=utc)
         if tables is not None:
@@ -185,7 +184,7 @@ class Application:
 
     @contextmanager
     def in_transaction(self, statement: str) -> Iterator[None]:
-        """Begin a transaction with a statement, keep it open, and roll it back at the end."""
+        """Run a statement in a transaction that stays open during the block, and then roll it back."""
         with self._engine.connect() as connection:
             connection.exec_driver_sql(statement)
             yield

@@ -27,7 +27,7 @@ WORDS = {
     "bcc": "murmur.blind@customer.example",
     "attachment": "murmur-of-an-attachment.pdf",
 }
-"""Parts of a message, which only the commands made to show them may print."""
+"""Parts of a message. Only commands that are meant to show them may print them."""
 MARKS = SECRETS | WORDS
 
 ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
@@ -35,7 +35,7 @@ ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 
 
 def leaks(text: str) -> set[str]:
-    """Return the names of the marks in a text: as they are, URL-encoded, escaped as in JSON or HTML, or in base64."""
+    """Return the names of the marks in a text. A mark may be URL-encoded, escaped as in JSON or HTML, or in base64."""
     readings = [text, *_decoded(text)]
     readings += [unquote_plus(reading) for reading in readings]
     readings += [unescape(reading) for reading in readings]
@@ -44,7 +44,7 @@ def leaks(text: str) -> set[str]:
 
 
 def leaking(places: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return the places whose texts contain marks, with the names of the marks."""
+    """Return the places whose texts contain marks, and the names of these marks."""
     return {place: found for place, text in places.items() if (found := leaks(text))}
 
 

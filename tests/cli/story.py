@@ -51,7 +51,9 @@ class Sent:
 
 
 class Api(Sandbox):
-    """A ticketing API that honours keys, gives its answers in turn, repeats the last one, and records every request.
+    """A ticketing API that honours idempotency keys and records every request.
+
+    It gives its answers in turn, and repeats the last one.
 
     Args:
         answers: `OK`, `LOST`, or an HTTP answer to send unchanged.

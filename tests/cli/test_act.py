@@ -1,4 +1,4 @@
-"""``requeue``, ``reject`` and ``escalations ack|note``: what an operator does with messages, by id or by a filter."""
+"""The ``requeue``, ``reject`` and ``escalations ack|note`` commands, for messages given by id or by a filter."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ USER = pwd.getpwuid(os.getuid()).pw_name
 
 
 def escalate(application: Application, *ids: int, **columns: Any) -> None:  # noqa: ANN401  values of any type
-    """Add messages that have used up their retries, and let a pass find them."""
+    """Add messages that have used up their retries, and run a pass, which escalates them."""
     for message_id in ids:
         application.add(message_id, retry_count=10, **columns)
     retrycli.run_once(application.settings("http://127.0.0.1:9"))
@@ -230,7 +230,7 @@ def test_a_filter_requires_yes_when_not_on_a_terminal(at_work: Cli, application:
 def test_on_a_terminal_the_operator_sees_messages_and_may_decline(
     at_work: Cli, application: Application, command: str, answers: list[str]
 ) -> None:
-    """Declining is not a failure, and neither is the end of input."""
+    """An operator who declines, or ends the input, causes no error, so the exit code is 0."""
     escalate(application, *range(11, 18))
     before = application.dump()
     screen = at_work.on_terminal(*command.split(), "--type", "customer", answers=answers)
@@ -259,7 +259,6 @@ def test_an_operator_who_confirms_sees_the_result(at_work: Cli, application: App
 
 
 def test_failing_canaries_leave_the_rest_unchanged(cli: Cli, application: Application) -> None:
-    """Only the three canaries are attempted, and no row of the 10,000 messages or of the queue changes."""
     escalate_many(application, 10_000)
     before = application.rows(), application.rows("retrycli_queue")
     with Scripted(REJECTS) as api:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Prepared
 
 API = "http://127.0.0.1:9"
-"""No server listens on this port, because most commands here fail before their first request."""
+"""No server listens on this port. Most commands here fail before their first request, so they need no server."""
 
 
 def fault(done: Finished, code: int) -> str:
@@ -222,7 +222,7 @@ class Mixed:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Iterator[Mixed]:
-    """Provide the result of this pass, which several tests share."""
+    """Run the pass of `Mixed` once for several tests, and provide its result."""
     folder = tmp_path_factory.mktemp("rows")
     with prepared(folder) as application:
         application.fill_due()
@@ -237,7 +237,6 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Itera
 
 @pytest.mark.parametrize("message_id", BAD_ROWS)
 def test_a_row_with_unusable_data_is_escalated_with_its_error(mixed: Mixed, message_id: int) -> None:
-    """Only ``last_error`` of the row changes, and the log names the problem."""
     problem = BAD_ROWS[message_id][1]
     assert mixed.application.row(message_id) == mixed.before[message_id] | {"last_error": f"Can't be sent: {problem}"}
     assert mixed.application.state(message_id) == "escalated"

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 MANUAL = Path(retrycli.__file__).parent / "manual" / "postgresql.md"
 API = "http://127.0.0.1:9"
-"""No server listens on this port, because the commands fail before their first request."""
+"""No server listens on this port. The commands fail before their first request, so they need no server."""
 SECRET = "pa55-of-the-test"
 PROCESS_DIED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
-"""The time until claims have expired, and until rescheduled messages are due."""
+"""Delays after which all claims have expired, and after which all rescheduled messages are due."""
 MESSAGES = 10
 
 
@@ -130,7 +130,7 @@ def line(done: Finished, code: int = 69) -> str:
 def in_flight(desk: Desk, url: str | None = None) -> Iterator[tuple[list[Finished], Gate]]:
     """Start a pass over ten messages, and hold it while one request is in flight.
 
-    Yield a list, which gets the pass's result after the block, and the gate.
+    Yield a list and the gate. After the block, the gate opens and the list contains the pass's result.
     """
     desk.application.add_due(MESSAGES)
     done: list[Finished] = []
@@ -216,7 +216,7 @@ def test_stopping_the_server_during_a_transaction_is_reported(desk: Desk, mode: 
 
 @contextmanager
 def holding(desk: Desk, statement: str) -> Iterator[None]:
-    """Hold a transaction open after a statement, as long as the server permits."""
+    """Run a statement in a transaction that stays open until the block ends or the server stops."""
     there = make_url(desk.application.url).set(drivername="postgresql")
     with closing(psycopg.connect(shown(there))) as connection:
         connection.execute(statement.encode())
@@ -495,7 +495,7 @@ def test_a_violated_constraint_is_reported_without_the_rows_content(
 def test_a_message_that_a_policy_protects_from_updates_is_sent_once_and_escalated(
     untouched_desk: Desk, policy: str, why: str
 ) -> None:
-    """The role can read the row but never update it, so the pass sends the message and must not wait as for a lock."""
+    """The role can read the row but never update it, so the pass must not repeat the update as for a lock."""
     desk = untouched_desk
     role = desk.role(ON_THE_TABLE, FOR_OWN_TABLES)
     *others, hidden = desk.application.add_due(MESSAGES)

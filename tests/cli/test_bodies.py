@@ -65,7 +65,7 @@ FOUND = "read with the mark: "
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Print each statement whose rows contain the body to stderr, while commands run."""
+    """Make commands print to stderr each statement that reads the body."""
 
     def look(connection: Connection, _cursor: object, statement: str, values: Any, *_: object) -> None:  # noqa: ANN401
         if not statement.startswith("SELECT"):

@@ -42,7 +42,7 @@ def at(application: Application) -> Iterator[Desk]:
 
 
 def tried(at: Desk, ticks: range, *, ahead: timedelta = timedelta(0)) -> dict[int, list[int]]:
-    """Run cron's passes with a clock that is ahead; return the attempted ids by the tick of the right clock."""
+    """Run cron's passes with a clock that is ahead; return the attempted ids, keyed by the true tick."""
     found = {}
     for tick in ticks:
         now = NOON + tick * TICK + ahead
@@ -55,7 +55,7 @@ def tried(at: Desk, ticks: range, *, ahead: timedelta = timedelta(0)) -> dict[in
 def test_after_a_clock_was_a_month_ahead_messages_are_attempted_on_time(
     at: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Message 1 is first attempted on time, and 2 with the wrong clock; 3 is dated ahead, and 4 is undated."""
+    """Message 1 is first attempted with the right clock, and 2 with the wrong one. 3 has a future time, 4 has none."""
     at.add(1)
     at.add(2, failed_at=NOON)
     assert tried(at, range(1)) == {0: [1]}
@@ -109,7 +109,7 @@ def test_a_manual_pass_between_two_ticks_does_not_count_as_a_tick(at: Desk) -> N
 
 
 def test_a_pass_that_began_shortly_before_its_tick_counts_as_that_tick(at: Desk) -> None:
-    """This happens on a host whose clock is a few seconds behind."""
+    """The clock of a pass may be a few seconds behind the scheduler's clock."""
     tried(at, range(3))
     early = 3 * TICK - timedelta(seconds=20)
     tried(at, range(1), ahead=early)
@@ -207,7 +207,7 @@ def passes_around(application: Application, change: datetime) -> None:
 def test_daylight_saving_time_makes_no_message_early_or_late(
     application: Application, change: datetime, zone: str
 ) -> None:
-    """The application writes UTC without an offset. Read as Berlin's time, an hour would be skipped or repeated."""
+    """The application writes UTC without an offset. A reader that assumes local time would skip or repeat an hour."""
     subprocess.run(
         [sys.executable, "-c", THROUGH_THE_CHANGE, application.path, change.isoformat()],
         env=os.environ | {"TZ": zone},

@@ -25,7 +25,7 @@ def bash(cli: Cli, line: str) -> Finished:
 
 
 def offered(cli: Cli, line: str) -> list[str]:
-    """Return the ids that bash is offered; nothing else may be printed."""
+    """Return the ids that bash is offered, and check that nothing else is printed."""
     done = bash(cli, line)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.split()
@@ -110,7 +110,7 @@ def test_zsh_shows_ticket_and_error_beside_each_id(known: Cli, application: Appl
 
 
 def test_an_error_text_is_plain_text_to_the_shell(known: Cli, application: Application) -> None:
-    """Zsh evaluates the output as code. Bash is installed everywhere, and reads double quotes alike."""
+    """Zsh evaluates the output as code. The test runs bash instead, which expands double quotes like zsh."""
     application.execute("UPDATE pending_messages SET last_error = ?, ticket_id = ?", HOSTILE, "$(touch hit)")
     done = zsh(known, "retrycli show 5")
     assert (done.returncode, done.stderr) == (0, "")

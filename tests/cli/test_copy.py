@@ -542,7 +542,7 @@ def test_both_databases_may_share_one_lock(between_files: Move) -> None:
 
 
 def test_refuses_a_newer_target_unless_forced(move: Move, sandbox: Sandbox) -> None:
-    """Repeated by mistake, for example from a shell's history, the copy would undo everything since the move."""
+    """A copy repeated by mistake, for example from a shell's history, would undo everything since the move."""
     fill(move.old)
     move_data(move.old, move.new)
     move.json()

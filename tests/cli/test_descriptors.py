@@ -145,7 +145,7 @@ def test_a_pass_uses_one_database_connection(application: Application, sandbox: 
 
 
 def test_a_pass_imports_nothing_after_its_first_request(cli: Cli, application: Application) -> None:
-    """An import needs a descriptor, which may be missing later. Without the API, the immediate retries run too."""
+    """An import needs a descriptor, which may be missing later. The API ends then, so immediate retries run too."""
     application.add_due(3)
     variables = {"RETRYCLI_DATABASE__URL": application.url}
     done = subprocess.run(

@@ -250,7 +250,7 @@ def test_only_failed_messages_can_be_edited(at_desk: Cli, application: Applicati
 
 @on_sqlite
 def test_a_hostile_text_is_shown_escaped(at_desk: Cli, application: Application) -> None:
-    """The difference escapes control characters; an editor must handle them itself."""
+    """The printed difference escapes control characters, so a text can't control the terminal."""
     application.add(11, hours_ago=0, subject=EVIL, body=EVIL)
     env = editor(at_desk.cwd, 'echo "and more" >> "$2"')
     screen = at_desk.having(env).on_terminal("edit", "11", answers=["y"])

@@ -82,7 +82,7 @@ def test_the_pass_in_which_messages_expire_sends_no_all_clear(at_work: Cli, appl
 def test_a_pause_with_an_end_announces_messages_that_expire_before_it(
     at_work: Cli, application: Application, length: str, number: int
 ) -> None:
-    """Three messages expire: in half an hour, in five hours and in nine hours."""
+    """The messages expire in half an hour, five hours and nine hours, so a longer pause announces more of them."""
     fill(application)
     expiring = at_work.having(EXPIRY)
     assert expiring("pause", "--for", length, "--by", "anna").returncode == 0

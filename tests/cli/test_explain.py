@@ -1,4 +1,4 @@
-"""The ``explain`` command: each gate before a message, and the time of its next attempt."""
+"""The ``explain`` command: each condition that can block a message (a gate), and the time of the next attempt."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Desk:
         return explain(self.settings, message_id, runtime=Runtime(now=lambda: now))
 
     def tried_at(self, now: datetime) -> list[int]:
-        """Return the ids that the pass of this time attempted, in order."""
+        """Return the ids that the pass at this time attempted, in order."""
         rows = self.application.execute(
             "SELECT message_id FROM retrycli_attempts JOIN retrycli_passes AS p ON p.id = pass_id"
             " WHERE p.started_at = ? ORDER BY retrycli_attempts.id",
@@ -152,7 +152,7 @@ def tries(desk: Desk) -> None:
 def claim(desk: Desk) -> None:
     """Create the claim of a pass that died during its request.
 
-    The claim has expired at 12:15. The outcome is unknown then, so the message waits for another half hour.
+    By 12:15 the claim has expired. The outcome is unknown, so the message waits for another half hour.
     """
     desk.add(1)
     desk.answers((429, {}), TAKES)

@@ -58,7 +58,7 @@ def still(text: str) -> str:
 
 @pytest.fixture
 def at_desk(cli: Cli, application: Application) -> Cli:
-    """Provide the command with a queue that has a message in each state, far from its folder."""
+    """Provide the command in a folder without the database, and messages in all statuses."""
     application.fill()
     elsewhere = cli.cwd / "elsewhere"
     elsewhere.mkdir()
@@ -69,7 +69,7 @@ def at_desk(cli: Cli, application: Application) -> Cli:
 
 
 def called(cli: Cli) -> Cli:
-    """The command as a call in this process."""
+    """Return a copy that runs the command inside this process."""
     return replace(cli, is_forked=False)
 
 
@@ -157,7 +157,6 @@ def _made(pid: int) -> dict[str, object]:
 
 @pytest.mark.parametrize("umask", [0o022, 0o027])
 def test_its_process_inherits_no_descriptors(cli: Cli, umask: int) -> None:
-    """No descriptor of the server or of another command is open in it."""
     before = os.umask(umask)
     try:
         processes = [_sandbox(run) for run in (cli, cli, cli.real())]
@@ -165,7 +164,7 @@ def test_its_process_inherits_no_descriptors(cli: Cli, umask: int) -> None:
         os.umask(before)
     try:
         forked, started = processes[1:]
-        wait_until(lambda: _made(forked.pid) == _made(started.pid))  # when the answered connection is closed
+        wait_until(lambda: _made(forked.pid) == _made(started.pid))  # the sandbox closes a connection with a delay
     finally:
         for process in processes:
             process.kill()

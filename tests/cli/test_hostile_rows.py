@@ -97,7 +97,7 @@ ALSO_USABLE: dict[bool, dict[int, Row]] = {
     },
     False: {50: {"sent_at": "infinity", "confidence_score": "NaN"}},
 }
-"""The rows for SQLite (True) and for PostgreSQL (False)."""
+"""Usable rows that only one database can store: SQLite (True) or PostgreSQL (False)."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 

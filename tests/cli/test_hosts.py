@@ -33,7 +33,7 @@ on_postgresql = pytest.mark.databases("postgresql")
 """PostgreSQL only, because hosts share a SQLite file only by mistake."""
 
 PROCESS_DIED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
-"""The time until claims have expired, and until rescheduled messages are due."""
+"""Delays after which all claims have expired, and after which all rescheduled messages are due."""
 
 
 LOCK = "RETRYCLI_RUN__LOCK_FILE"
@@ -107,7 +107,7 @@ def test_the_rate_limit_holds_across_two_hosts(
 @on_postgresql
 @pytest.mark.long
 def test_two_hosts_notify_once_about_the_same_finding(two_hosts: list[Cli], application: Application) -> None:
-    """Both passes escalate messages and end at about the same time. The next pass reports what they left out."""
+    """Both passes escalate messages and end at about the same time. Each escalation must be reported once."""
     application.add_due(1200)
     with Scripted(REJECTS) as api, webhook() as hook:
         env = {**application.variables(api.url), "RETRYCLI_NOTIFY__URLS": hook.slack_shaped}
@@ -134,9 +134,9 @@ DECIDES: dict[str, tuple[Answer, set[object], set[object]]] = {
 def test_a_suspended_pass_changes_no_decision_of_another_host(
     tmp_path: Path, cli: Cli, application: Application, does: str
 ) -> None:
-    """A suspended pass wakes up when its claims have expired and another host owns its messages.
+    """A suspended pass resumes after its claims have expired and another host has attempted its messages.
 
-    It had one message in flight and had claimed the others, and must not send the others.
+    It had one request in flight, and must not send the other messages that it had claimed.
     """
     answer, in_table, in_queue = DECIDES[does]
     application.add_due(4)

@@ -20,7 +20,7 @@ NO_DATE = ("created_at",)
 BUSY: Answer = (503, {})
 DAY = timedelta(days=1)
 SEEN = pytest.mark.parametrize("seen", [False, True], ids=["between two passes", "seen by a pass"])
-"""Whether a pass runs between two actions of the application; the outcome must be the same."""
+"""Run a test without and with a pass between two actions of the application; the outcome must be the same."""
 
 
 # -- a row that fails again after it was sent ------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_a_call_within_a_coroutine_is_refused_with_a_remedy(application: Applica
 
 
 def test_passes_from_python_and_the_command_share_one_lock(cli: Cli, application: Application) -> None:
-    """From Python, a lock that the command holds is a result and not an error."""
+    """If the command holds the lock, a pass from Python raises no error but returns the reason."""
     application.add(101)
     with held_back() as (sandbox, gate):
         process = cli.having(application.variables(sandbox.url)).start("run-once")

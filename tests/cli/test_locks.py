@@ -45,7 +45,7 @@ on_postgresql = pytest.mark.databases("postgresql")
 on_sqlite = pytest.mark.databases("sqlite")
 
 REQUEST_TIMEOUT, HELD_SECONDS = 4.0, 6.0
-"""A pass that waited for the application's lock would treat the answers that arrive meanwhile as timeouts."""
+"""The lock outlasts the request timeout. If a pass blocked on the lock, it would treat answers as timeouts."""
 MANY = range(1, 25)
 
 
@@ -169,7 +169,7 @@ def test_no_answer_is_lost_while_the_application_uses_the_file(begin: Begin, jou
 @on_postgresql
 @pytest.mark.parametrize("lock", ["rows", "rows of a trigger"])
 def test_locked_rows_do_not_stop_other_rows(begin: Begin, lock: str) -> None:
-    """A pass comes to the locked rows first, so they could stop all others."""
+    """A pass reaches the locked rows first, so a wait for their locks would delay all other rows."""
     held, free = [1, 2, 3], [4, 5, 6, 7, 8, 9]
     tickets = "UPDATE ticket_states SET state = 'held' WHERE ticket_id IN (4701, 4702, 4703)"
     with begin() as story:
@@ -300,7 +300,7 @@ def test_a_row_that_raises_any_error_code_is_escalated_alone(begin: Begin, code:
 
 @on_postgresql
 def test_a_row_whose_trigger_fails_is_escalated_alone(begin: Begin) -> None:
-    """The trigger raises no exception of its own: it refers to a table that does not exist."""
+    """The trigger does not refuse the change but fails, because it refers to a table that does not exist."""
     with begin() as story:
         insert_all(story)
         story.application.execute(

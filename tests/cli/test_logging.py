@@ -301,7 +301,7 @@ LOOKING = ("status", "list-failed", "show 101", "passes", "config show --json", 
 
 
 def echo(status: int, *secrets: str) -> Answer:
-    """Return an answer that quotes these secrets, as an API does that echoes requests."""
+    """Return an answer that quotes these secrets, like an API that echoes its requests."""
     return status, {"messages": [f"you sent {' and '.join(secrets)}"]}
 
 

@@ -158,7 +158,7 @@ def test_a_message_that_may_still_appear_is_not_reported_as_absent(begin: Begin)
 )
 def test_an_inconclusive_answer_changes_nothing(begin: Begin, fake: Refusing, said: str) -> None:
     again = Refusing(200, b"")
-    again._answered = fake._answered  # a server starts only once, and each database needs one
+    again._answered = fake._answered  # a server can't be restarted, so each database needs a copy
     with lost(begin, again) as desk:
         before, row = desk.story.queued(), desk.story.application.row(1)
         told = desk.command.json("look-up", "1", code=3)["results"]
@@ -265,7 +265,7 @@ def test_an_arrival_is_kept_while_the_application_locks_the_row(begin: Begin) ->
 
 
 def test_reports_messages_that_cannot_be_looked_up_and_looks_up_the_others(cli: Cli, application: Application) -> None:
-    """Messages 1, 404 and 9 are sent, missing and invalid."""
+    """Message 1 is sent, message 404 does not exist, and message 9 is invalid."""
     application.fill()
     application.add(9, body=None)
     with Redmine() as fake:

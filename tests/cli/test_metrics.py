@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def measuring(at_work: Cli, folder: Path) -> Cli:
-    """Provide the command, configured to write its metrics to this folder."""
+    """Provide the command, configured to write its metrics to node_exporter's folder."""
     return at_work.having({"RETRYCLI_METRICS__PATH": str(folder / NAME)})
 
 
@@ -329,7 +329,7 @@ def settings(application: Application, sandbox: Sandbox, folder: Path) -> Settin
 
 
 def test_each_pass_adds_to_permanent_totals(application: Application, settings: Settings) -> None:
-    """Totals do not depend on old rows, so passes need not read those again."""
+    """Totals do not depend on old rows, so passes need not read old rows again."""
     now = datetime.now(UTC)
     application.fill()
     retrycli.run_once(settings, runtime=clock_at(now - timedelta(hours=1)))

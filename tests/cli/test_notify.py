@@ -459,7 +459,7 @@ def test_a_pass_that_escalates_nothing_sends_no_notification(
 def test_an_incident_begins_with_the_first_pass_without_a_recorded_end(
     cli: Cli, application: Application, hook: Webhook, hours: float, latest: str
 ) -> None:
-    """On a full disk a pass may record no end, or nothing. After a gap the start is only the latest possible one."""
+    """On a full disk a pass may record no end or nothing at all, so after a gap the incident may have begun earlier."""
     now = datetime.now(UTC)
     lost = now - timedelta(minutes=30)
     for number, at in enumerate((now - timedelta(hours=hours), lost, now - timedelta(minutes=15))):

@@ -21,7 +21,7 @@ INDEX = "CREATE INDEX retrycli_failed ON"
 
 
 def failed(application: Application) -> str:
-    """Return the column expression of the index; PostgreSQL compares a varchar as text."""
+    """Return the status column as the suggested index names it; PostgreSQL compares a varchar as text."""
     return "status" if application.is_sqlite else "CAST(status AS text)"
 
 

@@ -89,7 +89,7 @@ def test_replaces_a_symbolic_link_and_does_not_follow_it(at_work: Cli, tmp_path:
 
 
 def test_a_descriptor_of_a_regular_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
-    """Redirected by a shell, ``/dev/stdout`` is such a descriptor, and root could replace it in /dev."""
+    """If a shell redirects stdout to a file, ``/dev/stdout`` is such a descriptor. Root must not replace the link."""
     (tmp_path / "page.html").write_text("before\n")
     with (tmp_path / "page.html").open("a") as page:
         write(Path(f"/dev/fd/{page.fileno()}"), DOCTYPE)

@@ -36,7 +36,7 @@ def test_a_waiting_message_is_sent_at_once_and_the_history_names_the_operator(
 
 
 def test_a_message_that_is_refused_keeps_its_state_and_retries(cli: Cli, application: Application) -> None:
-    """The history records the attempt. The queue changes only by the digest and the key of the text."""
+    """The history records the attempt. In the queue, only the text's digest and key are new."""
     application.add(8, hours_ago=0, retry_count=3)
     with Scripted(BUSY) as api:
         retrycli.run_once(application.settings(api.url))

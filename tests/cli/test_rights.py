@@ -1,4 +1,4 @@
-"""Files that retrycli creates are private to their owner under any umask, except those for others to read."""
+"""Files that retrycli creates are private under any umask, except files that other users must read."""
 
 from __future__ import annotations
 

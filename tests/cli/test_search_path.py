@@ -157,7 +157,7 @@ ENUMERATIONS = """
 def lesser_role(application: Application) -> Iterator[str]:
     """Give the table to a role without the right to run the traps.
 
-    PostgreSQL checks this right when a statement starts, so the test finds wrong names even without rows.
+    PostgreSQL checks this right when a statement starts, so a statement fails even if it reads no rows.
     """
     role = f"desk {make_url(application.url).database}"
     for statement in (

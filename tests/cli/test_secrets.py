@@ -1,4 +1,4 @@
-"""No command shows or stores a secret, and only the commands meant for it show customers' texts.
+"""No command shows or stores a secret, and only commands that are meant to show customers' texts do so.
 
 The tests put marked values in every possible source, including the ticketing API's answers, and search every output for
 them.
@@ -100,7 +100,7 @@ MAY_SHOW = {
     "the table's errors": ADDRESSES,  # an answer may name the address that it refuses
     "retrycli_attempts": ADDRESSES,
     "retrycli_queue": ADDRESSES,  # keeps the last error, to notice a new error from the application
-    "list-failed": ADDRESSES,  # shows these errors
+    "list-failed": ADDRESSES,  # shows the last error
     "escalations": ADDRESSES,
     "retry": ADDRESSES,
 }

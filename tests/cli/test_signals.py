@@ -58,7 +58,7 @@ def test_a_second_signal_exits_at_once_and_claims_stay_until_they_lapse(cli: Cli
         assert gate.reached.wait(60)
 
         def has_left() -> bool:
-            process.send_signal(signal.SIGTERM)  # the kernel merges signals in quick succession
+            process.send_signal(signal.SIGTERM)  # repeated, because the kernel merges signals in quick succession
             return process.poll() is not None
 
         wait_until(has_left)
@@ -109,7 +109,7 @@ def test_a_second_ctrl_c_abandons_a_manual_attempt_at_once(cli: Cli, application
         assert gate.reached.wait(60)
 
         def has_left() -> bool:
-            process.send_signal(signal.SIGINT)  # the kernel merges signals in quick succession
+            process.send_signal(signal.SIGINT)  # repeated, because the kernel merges signals in quick succession
             return process.poll() is not None
 
         wait_until(has_left)

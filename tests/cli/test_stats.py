@@ -71,7 +71,7 @@ def test_each_groups_counts_add_up_to_all_attempts(shown: Shown, by: str) -> Non
 
 
 def test_the_figures_match_the_generated_week(shown: Shown) -> None:
-    """The generated week has outages of 9 hours and of 75 minutes, which passes date to a tick."""
+    """The generated week has outages of 9 hours and of 75 minutes. Passes notice a start or an end only at a tick."""
     found = shown.json("stats --by outcome --json")
     lengths = sorted(outage["seconds"] / 3600 for outage in found["outages"])
     assert lengths == [pytest.approx(1.25, abs=0.26), pytest.approx(9, abs=0.26)]

@@ -196,7 +196,7 @@ def test_a_command_for_root_has_the_programs_path_the_settings_and_one_sudo(far:
 
 
 def test_a_service_user_under_sudo_is_told_to_install_as_root(far: Cli, tmp_path: Path) -> None:
-    """A service user under sudo is offered only the system's schedule. Other users can also have their own."""
+    """A service user under sudo can install only the system's schedule. Other users can also install their own."""
     need_root()
     cli = far.under(*wrapper(OURS)).having(Crontab(tmp_path).variables)
     as_svc = {"SUDO_USER": "anna", "SUDO_UID": "4711", "SUDO_COMMAND": f"{SCRIPT[0]} cron check"}
@@ -373,7 +373,7 @@ def prepare(step: str, cli: Cli, application: Application, file: Path) -> None:
     [pytest.param(name, marks=pytest.mark.long) if name in LEFT_TO_LONG else name for name in SITUATIONS],
 )
 def test_every_suggestion_can_be_pasted(far: Cli, application: Application, situation: str) -> None:
-    """The shell does not find retrycli by its name, and is in another folder than the settings."""
+    """The shell can't find retrycli by its name, and runs outside the settings' folder."""
     before, command, least = SITUATIONS[situation]
     file = Path(far.env["FILE"])
     cli = replace(far.having(ELSEWHERE), program=(*SCRIPT, "--config", str(file)))

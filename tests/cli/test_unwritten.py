@@ -244,7 +244,7 @@ def check_escalated_alone(story: Story, one: int = ONE) -> None:
 
 
 ENDS = [pytest.param(number, marks=pytest.mark.long) for number in (1, MESSAGES)]
-"""The first and the last message. A pass notices these causes like a skipped row, so only long tests use them."""
+"""The first and the last message, for long tests only."""
 
 
 @pytest.mark.parametrize("one", [1, ONE, MESSAGES])
@@ -362,7 +362,7 @@ def test_an_attempted_row_that_skips_an_operators_change_stays_escalated(
 
 
 def test_a_row_that_skipped_an_operators_change_waits_again_after_an_edit(begin: Begin) -> None:
-    """No pass has run before or between the operator's change and the edit."""
+    """The first pass runs only after the operator's change and the edit."""
     with begin() as story:
         story.insert()
         skip_by_trigger(story.application, "= 1 AND NEW.status = 'rejected'")

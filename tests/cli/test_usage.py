@@ -105,7 +105,7 @@ def test_the_help_of_each_command_fits_a_terminal(helps: dict[str, Finished]) ->
 
 
 def test_the_help_of_no_command_loads_database_or_network(tmp_path: Path) -> None:
-    """All commands run in one process, so a heavy import by one command shows in the lines of all later commands."""
+    """All commands run in one process, so an import by one command appears in the lines of all later commands."""
     done = replace(Cli(tmp_path), program=(sys.executable, "-c"))(IMPORTED, *COMMANDS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str([command]) for command in COMMANDS]
