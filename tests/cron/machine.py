@@ -82,7 +82,7 @@ class Machine:
         run("cp", "-a", "/etc", root / "etc").check_returncode()
         shutil.rmtree(root / "etc/cron.d")
         (root / "etc/cron.d").mkdir()
-        for mine in ("crontab", "environment", "default/locale"):  # this machine's jobs and variables
+        for mine in ("crontab", "environment", "default/locale"):  # they would add this machine's jobs and variables
             (root / "etc" / mine).unlink(missing_ok=True)
         shutil.rmtree(root / "etc/retrycli", ignore_errors=True)
         passwd = root / "etc/passwd"

@@ -310,7 +310,7 @@ def test_the_cronjob_has_the_crontabs_schedule_and_never_overlaps(cronjob: dict[
     spec = cronjob["spec"]
     assert spec["schedule"] == jobs("crontab")[1][0].schedule
     assert spec["concurrencyPolicy"] == "Forbid"
-    # With less, the controller, which checks every 10 s, may miss a tick.
+    # The controller checks every 10 s, so a shorter deadline could make it miss a tick.
     assert timedelta(seconds=10) < timedelta(seconds=spec["startingDeadlineSeconds"]) < INTERVAL
 
 
@@ -372,7 +372,7 @@ def test_retrycli_understands_the_pods_environment(pod: dict[str, Any], tmp_path
     [container] = pod["containers"]
     environment = {env["name"]: env.get("value", "postgresql://db/tickets") for env in container["env"]}
     environment["RETRYCLI_GATEWAY__TOKEN_FILE"] = str(tmp_path / "token")
-    (tmp_path / "retrycli.toml").touch()  # named, so that no configuration of this machine is read
+    (tmp_path / "retrycli.toml").touch()  # an explicit file, so that this machine's is not read
     settings = load(tmp_path / "retrycli.toml", environment).settings
     assert settings.database.url.startswith("postgresql")
     assert settings.gateway.token is not None
@@ -387,7 +387,7 @@ def test_the_pods_command_runs_a_pass_in_its_environment(pod: dict[str, Any], tm
     (tmp_path / "retrycli.toml").touch()
     [container] = pod["containers"]
     environment = {env["name"]: env.get("value", "") for env in container["env"]} | {
-        "RETRYCLI_CONFIG": str(tmp_path / "retrycli.toml"),  # empty; keeps out this machine's settings
+        "RETRYCLI_CONFIG": str(tmp_path / "retrycli.toml"),  # empty, so that this machine's settings are not read
         "RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/tickets.db",
         "RETRYCLI_GATEWAY__TOKEN_FILE": str(tmp_path / "token"),
         "RETRYCLI_RUN__LOCK_FILE": str(tmp_path / "lock"),
@@ -447,7 +447,7 @@ def test_each_variable_in_the_files_is_a_setting(name: str) -> None:
 
 
 def _variables(text: str) -> Iterator[str]:
-    # Kubernetes sets RETRYCLI_SERVICE_HOST, and a comment in the manifest mentions it.
+    # RETRYCLI_SERVICE_HOST is not a setting: Kubernetes sets it, and a comment in the manifest mentions it.
     others = {CONFIG_VARIABLE, "RETRYCLI_SERVICE_HOST"}
     yield from (name for name in re.findall(rf"{PREFIX}[A-Z][A-Z_]*", text) if name not in others)
 
