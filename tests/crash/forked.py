@@ -45,7 +45,7 @@ IMPORTED_LATE = (
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A pass to run, and when to kill it, if at all: after some seconds, or at a point."""
+    """A pass to run. It may be killed after some seconds or at a point."""
 
     config: str
     ahead_seconds: float
@@ -54,7 +54,7 @@ class Wanted:
     point: tuple[str, int] | None = None
     """The name of the point, and the number of the visit that kills the process."""
     listing: str | None = None
-    """The file for the list of reached points. Points are recorded only if this or `point` is given."""
+    """The file for the list of reached points. A pass without `listing` and `point` has no points."""
 
 
 @dataclass(frozen=True, slots=True)

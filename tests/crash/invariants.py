@@ -21,7 +21,7 @@ LEFT_ALONE = (
     "id, ticket_id, message_type, recipient_email, cc_emails, subject, body, confidence, created_at, updated_at"
 )
 STEP = timedelta(hours=5)
-"""The time between two passes. It is longer than any wait."""
+"""The time between two passes, after which every waiting message is due."""
 MOST_PASSES = 10
 """The number of passes after which any remaining messages are stuck."""
 DELIVERED = ("delivered",)
@@ -53,9 +53,7 @@ def clear_up(stage: Scene, now: datetime) -> None:
 
 
 def wait_until_forgotten(stage: Scene) -> None:
-    """Wait until PostgreSQL has noticed a client's death, because it first executes the statements that it has
-    received.
-    """
+    """Wait until PostgreSQL has closed the session of a killed client. Until then, it may still execute statements."""
     if not stage.application.is_sqlite:
         wait_until(lambda: stage.count(OTHERS_AT_THE_SERVER) == 0)
 
@@ -172,7 +170,7 @@ def check_passes(stage: Scene, killed: Mapping[int, str]) -> None:
 
 
 def left_alone(stage: Scene, messages: int) -> list[Any]:
-    """Return everything that no pass may change: some columns, rows that have not failed, and the other tables."""
+    """Return everything that no pass may change, such as the rows that have not failed."""
     return [
         stage.rows(f"SELECT {LEFT_ALONE} FROM pending_messages ORDER BY id"),
         stage.rows("SELECT * FROM pending_messages WHERE id > ? ORDER BY id", messages),

@@ -92,7 +92,7 @@ class Points:
             self._before_commit()
 
     def _on_commit(self, _connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-        """Detect COMMIT as a statement, because SQLAlchemy reports the commit too late if retrycli sends COMMIT."""
+        """Reach a point before a COMMIT that retrycli sends itself. SQLAlchemy's commit event would come too late."""
         if statement == "COMMIT":
             self._before_commit()
 

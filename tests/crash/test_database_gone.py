@@ -111,7 +111,6 @@ def test_creates_no_tables_in_a_file_without_the_applications_table(api: Sandbox
 
 @both_modes
 def test_a_truncated_file_is_reported_in_words(mode: str, stage: Scene, api: Sandbox) -> None:
-    """A file may end after any page, or within a page."""
     stage.make_tables()
     stage.change("VACUUM")  # a missing page without content would not be noticed
     whole = stage.database.read_bytes()
@@ -197,9 +196,9 @@ def test_a_database_without_its_write_ahead_log_is_like_an_old_backup(mode: str,
 @both_modes
 @pytest.mark.parametrize("patience", ["?timeout=0.1", pytest.param("", marks=pytest.mark.long)], ids=["short", "real"])
 def test_claims_outlive_the_wait_for_the_applications_write_lock(mode: str, patience: str, tmp_path: Path) -> None:
-    """A pass that gives up keeps its claims, so that no other pass sends its messages before they expire.
+    """A pass that gives up keeps its claims, so that no other pass sends its messages before the claims expire.
 
-    The clock of the pass jumps by an hour when it meets the lock, so that the test need not wait for its deadline.
+    The clock of the pass jumps by an hour as soon as the database is locked, so that the test need not wait.
     """
     with Locking() as api:
         stage = scene.set_up(tmp_path, api.url, failed=MESSAGES, journal_mode=mode, concurrency=1)

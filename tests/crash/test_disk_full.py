@@ -139,7 +139,7 @@ def test_status_and_explain_report_a_full_disk(mode: str, disk: Disk, template: 
 @both_modes
 @pytest.mark.parametrize("pages", [0, 64])
 def test_doctor_reports_a_full_disk_once(mode: str, pages: int, disk: Disk, template: Scene, api: Sandbox) -> None:
-    """Other checks must not fail because of the full disk, and impossible checks are omitted."""
+    """The full disk must not make other checks fail. Checks that it makes impossible are skipped."""
     stage = _on(disk, template, api)
     _, told = _asked(stage, "doctor")
     before = {finding["name"] for finding in told["findings"] if finding["level"] == "failure"}
@@ -248,7 +248,7 @@ def test_a_read_only_disk_is_reported_before_anything_is_sent(
 def test_a_disk_that_fails_during_a_pass_costs_no_message(
     error: str, strace: Sequence[str], api: Sandbox, tmp_path: Path
 ) -> None:
-    """A file system becomes read-only when it detects an error, so every write after some write fails."""
+    """A file system that detects an error becomes read-only, so all later writes fail."""
     stage = scene.set_up(tmp_path, api.url, failed=MESSAGES, concurrency=1)
     stage.make_tables()
     fails = ["-o", str(tmp_path / "trace"), "-e", "trace=pwrite64", "-e", f"inject=pwrite64:error={error}:when=70+"]

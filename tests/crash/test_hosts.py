@@ -1,4 +1,4 @@
-"""Four hosts with one PostgreSQL are killed repeatedly. Every message arrives, and is never sent concurrently."""
+"""Passes on four hosts with one PostgreSQL server are killed. Each message arrives, and is never sent concurrently."""
 
 from __future__ import annotations
 
@@ -36,14 +36,12 @@ pytestmark = pytest.mark.databases("postgresql")
 HOSTS = 4
 LATENCY = timedelta(milliseconds=50)
 EARLY = 1 / 4
-"""The share of kills within the time that a pass with one message takes. The other kills come after some requests,
-within the time of one more request.
+"""The share of kills that come within the duration of a pass over one message. The other kills come after some
+requests, within the latency of one more.
 """
 MAX_CLOCK_SKEW = timedelta(milliseconds=100)
-"""The tolerance between times from different processes, because each process estimates the server's clock. A killed
-pass's attempts are ended by another process.
-
-Overlapping requests are detected by the API's single clock.
+"""The tolerance when the times of attempts are compared. They may come from two processes, and each process estimates
+the server's clock.
 """
 LONGEST_SECONDS = 600
 """The timeout of the test, in seconds."""
@@ -170,9 +168,9 @@ class Fleet:
     def _let_its_claims_lapse(self, name: str, pid: int) -> None:
         """Let the claims of a dead process expire. Living processes keep their claims.
 
-        PostgreSQL executes the statements that it has received before it notices the disconnection, so this function
-        waits for that. The claims expire only now, because a pass that is already running would end an attempt before
-        its start.
+        This function first waits until PostgreSQL has closed the session, because until then it may still execute
+        statements. The claims expire at the current time and not earlier. Otherwise a running pass that began before
+        an attempt could record the attempt's end before its start.
         """
         wait_until(lambda: self.stage.count("pg_stat_activity WHERE application_name = ?", name) == 0)
         self.died[name] = time.monotonic()
@@ -270,7 +268,7 @@ ALL_ARE_DUE = (
 @pytest.mark.long
 @pytest.mark.alone
 def test_two_hosts_deliver_nearly_twice_as_many_messages_per_second(tmp_path: Path, url: str) -> None:
-    """The API is slow, so the concurrency limits the rate, which is measured from the first start to the last end.
+    """The API is slow, so the concurrency limits the rate.
 
     The best round counts, because load on the machine can only slow a round down.
     """

@@ -112,7 +112,6 @@ def test_an_outage_charges_five_messages_and_probes_until_the_server_is_back(
 def test_an_outage_of_a_night_escalates_nothing_and_floods_no_one(
     tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Passes run for 14 hours, over messages with different numbers of used retries."""
     with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
         stage = scene.set_up(tmp_path, server.url, failed=90, url=url)
         stage.change("UPDATE pending_messages SET retry_count = id % 9 WHERE status = 'failed'")
@@ -133,7 +132,7 @@ def test_an_outage_of_a_night_escalates_nothing_and_floods_no_one(
 
         server.behaviour = Behaviour()
         sent = [stage.run_once_at(evening + timedelta(hours=14) + tick * TICK).sent for tick in range(4)]
-        assert sent == [0, 0, 0, 90]  # the next probe is due within an hour
+        assert sent == [0, 0, 0, 90]  # the hourly probe is due at the last tick, and closes the breaker
         assert len(caplog.records) == 4, "as it begins, after 6 and 12 hours, and as it ends"
         _check_each_arrived_once(server.received, 90)
 

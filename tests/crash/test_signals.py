@@ -1,4 +1,4 @@
-"""A signal during requests: their answers are recorded, and all other messages wait again."""
+"""Signals to a pass that has requests in flight, and requests without a timely answer."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_request_without_an_answer_in_time_is_recorded_as_unknown(
 
     assert _outcomes(stage) == {"delivered": FREE, "unknown": CONCURRENCY}
     _check_all_else_waits_untouched(stage, FREE + CONCURRENCY)
-    # Five failures in a row open the breaker, and later ones use up no retry. But all eight messages may have arrived.
+    # After five failures the breaker is open, and later ones use up no retry. But all eight outcomes are unknown.
     assert stage.count("pending_messages WHERE retry_count = 1") == 5
     assert stage.count("retrycli_queue WHERE unknown_count = 1") == CONCURRENCY
 
