@@ -1,8 +1,8 @@
 """A record of every request to the ticketing API, and the laws on delivery keys and repeated requests.
 
-The application may reuse an id, so an id and a birth identify a message. The laws are computed from the requests, the
-application's rows and the attempts in the database. They use no code of retrycli, because it may have the error that
-they look for.
+The application may reuse an id, so a message is identified by its id and its birth: its creation time, or its ticket
+if it has no time. The laws are computed from the requests, the application's rows and the attempts in the database.
+They use no code of retrycli, so that they do not repeat its errors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The laws: what must hold after every step in the life of messages.
 
-They compare snapshots of the database (`Picture`) and the requests that the ticketing API received (`Book`). They share
-no logic with retrycli, because it may have the error that they look for.
+They compare snapshots of the database (`Picture`) and the requests that the ticketing API received (`Book`). Except for
+the parsing of rows, they share no logic with retrycli, so that they do not repeat its errors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ END_OF_ATTEMPT = {
 LONGEST_WAIT = timedelta(hours=6)
 """The longest wait, and the longest Retry-After that a pass obeys."""
 A_WHILE = timedelta(minutes=5)
-"""A wait that is longer than this comes from a rescheduled attempt."""
+"""Only rescheduling causes a wait that is longer than this."""
 WRITES = {"delivered", "refused", "permanent"}
 """Outcomes that a pass also writes to the application's row."""
 CHARGED = {"refused", "transient", "unreachable", "unknown"}
@@ -210,7 +210,7 @@ class Laws:
                 yield f"message {message_id} waits until {row['next_attempt_at']}"
 
     def _steadiness(self, after: Picture, step: Step) -> Iterator[str]:
-        """Check that only an attempt moves a message's due time, and only a write or ``requeue`` ends an escalation."""
+        """Check that only an attempt moves a due time, and only the application or ``requeue`` ends an escalation."""
         finished = after.finished_since(self.before)
         left_alone = (after.queue.keys() & self.before.queue.keys()) - self.stirred - self.unwritten
         for message_id in left_alone - {step.acts.get("requeued")}:

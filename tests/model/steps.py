@@ -216,9 +216,9 @@ class Steps(Writes):
             able = self._is_wanted(message_id) and before.rows[message_id]["draft_of"] not in STUBBORN
         done = self._perform(kind, message_id)
         if message_id in before.stubborn and kind is not ActionKind.ACKNOWLEDGED:
-            able = able and done and kind is not ActionKind.EDITED  # `requeue` may have nothing to write
+            able = able and done and kind is not ActionKind.EDITED  # `requeue` succeeds if it has nothing to write
         elif message_id in self.laws.stirred or (able and before.rows[message_id]["created_at"] is None):
-            able = done  # unpredictable: the id may be reused, or only attempts show the message's age
+            able = done  # no prediction: the id may be reused, or only attempts show the message's age
         if done != able:
             raise Broken(f"{step.name}: message {message_id} was {'' if done else 'not '}{kind}, and was {queued}")
         if not done:
