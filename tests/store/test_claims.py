@@ -128,7 +128,7 @@ def test_a_claim_records_its_owner_and_its_lease(application: Application, datab
 def test_a_claimed_message_is_not_claimed_again(
     application: Application, database: Database, claims: Claims, claim: Claim
 ) -> None:
-    """A claim that has expired may have an unfinished attempt, so only `take_over_expired` may hand it out."""
+    """An expired claim may have an unfinished attempt, so only `take_over_expired` may claim its message again."""
     application.add()
     enrol(database, [1])
     assert claims.claim(PASS, NOON, 10) == [1]
@@ -960,7 +960,7 @@ def test_waiting_and_escalated_messages_are_not_taken_over(
 
 
 def test_a_message_is_failed_if_sql_compares_its_status_as_equal(engine: Factory, tmp_path: Path) -> None:
-    """If Python compared the status, the message might never become sent, and every pass would send it."""
+    """If Python compared the status, a sent message might stay failed, and every pass would send it again."""
     kind = CHAR(12).with_variant(String(collation="NOCASE"), "sqlite")
     with application_with(engine, tmp_path, Column("status", kind)) as made:
         made.add(status="FAILED" if is_sqlite(made.url) else "failed")

@@ -1,4 +1,4 @@
-"""The repair after a clock was a month ahead: times that it wrote must delay nothing."""
+"""The repair after a clock was a month ahead: times from the wrong clock must delay nothing."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_wait_that_ended_only_by_the_wrong_clock_continues(wrong: Database, ap
 
 
 def test_a_wait_shorter_than_its_pass_is_kept(wrong: Database, application: Application) -> None:
-    """A wait is counted from the start of its pass, so it may be shorter than the time until the attempt ended."""
+    """A wait is counted from the start of its pass, so it may end before the attempt does."""
     message = application.add()
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
     try_it(wrong, message, at=AHEAD + 5 * MINUTE, due=AHEAD + MINUTE)

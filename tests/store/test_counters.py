@@ -23,7 +23,7 @@ from tests.store.test_database import alembic
 
 DAY = timedelta(days=1)
 EARLIER = NOON - HOUR
-"""The usual end of an attempt, early enough to be rolled up."""
+"""The default end of an attempt, early enough to be rolled up."""
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_uncounted_attempts_are_counted_when_they_are_pruned(
 
 
 def test_the_last_success_survives_the_pruning_of_its_pass(database: Database, ledger: Ledger, totals: Totals) -> None:
-    """The total covers only completed passes that have been pruned."""
+    """Metrics use this total only if no completed pass is stored, so it covers only pruned passes."""
     assert totals.read().last_success is None
     results = [PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED]
     for number, result in enumerate(results):

@@ -260,7 +260,7 @@ def test_writes_in_one_block_are_rolled_back_together(application: Application, 
 
 
 def renamed(database: Database, subject: str) -> Update:
-    """Return an update of all subjects whose result is not awaited."""
+    """Return a statement that updates all subjects. Its result is not awaited."""
     return update(database.messages).values(subject=subject).execution_options(**NO_RESULT)
 
 
@@ -615,7 +615,7 @@ def test_an_upgrade_copies_tickets_into_the_queue(application: Application, data
 
 
 def test_the_queue_has_the_start_of_a_ticket_too_long_for_an_index(engine: Factory, tmp_path: Path) -> None:
-    """PostgreSQL compresses long values. The random text cannot be compressed, so that it would not fit an index."""
+    """PostgreSQL compresses long values. Random text does not compress, so it would not fit an index."""
     long = Random(0).randbytes(4_000).hex()
     with application_with(engine, tmp_path, Column("ticket_id", Text)) as made, opened(made) as database:
         made.add(ticket_id=long)
@@ -711,7 +711,6 @@ def new_databases(engine: Factory, tmp_path: Path) -> Iterator[list[str]]:
 
 @in_every_mode
 def test_two_processes_can_create_the_tables_concurrently(new_databases: list[str]) -> None:
-    """The processes race once per database."""
     make = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     answers: list[list[str]] = []
     with ExitStack() as stack:

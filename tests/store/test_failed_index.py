@@ -122,7 +122,6 @@ def test_an_invalid_index_does_not_count_and_can_be_rebuilt(half_built: FailedIn
 def test_with_the_index_each_pass_compares_all_of_few_failed_rows(
     application: Application, database: Database, index: FailedIndex
 ) -> None:
-    """The number of other rows must not matter."""
     application.add_all([{"status": "sent"} for _ in range(20)])
     enrolment = Enrolment(database, tail=3, sweep=5)
     assert len(enrolment.plan_sweep(START)[0]) == 2

@@ -1,4 +1,4 @@
-"""Single messages that a pass picks as a probe or from another ticket, and answers recorded before a decision."""
+"""Claims of a single message, as a probe or from another ticket, and answers recorded while it stays claimed."""
 
 from __future__ import annotations
 

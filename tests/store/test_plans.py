@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 DOUBLED = 15
 MESSAGES = 2**DOUBLED
 FAILED = 4
-"""One message in this number has failed."""
+"""One in `FAILED` messages has failed."""
 MINE = Claim("mine", NOON + HOUR)
 SENDING = range(FAILED, 12 * FAILED, FAILED)
 SOME = range(100 * FAILED, 110 * FAILED, FAILED)
@@ -231,7 +231,7 @@ CASES = {
             Ledger(d).last_start(),
         ),
         "queue by due, messages by its key",
-        # SQLite reports the read of only the newest attempt as a scan.
+        # SQLite reports a scan even though it reads only the newest attempt.
         but="attempts by its key, attempts whole",
     ),
     "claimed": Case(lambda d: Claims(d).claim(MINE, NOON, 20), "queue by due, queue by its key"),
@@ -243,7 +243,7 @@ CASES = {
         lambda d: Claims(d).claim(MINE, NOON, 20, route=Route("api", but=frozenset({MessageType.CUSTOMER}))),
         f"queue by due, {KEYS}",
     ),
-    # The query for the message that was a probe longest ago runs only after every due message was a probe.
+    # Some due messages have never been probes, so the second query, for the least recent probe, does not run.
     "a probe": Case(
         lambda d: Claims(d).claim_probe(MINE, NOON, NOON - HOUR), "queue by due, queue by its key, attempts by message"
     ),
@@ -267,12 +267,12 @@ CASES = {
         "queue by its key",
     ),
     "retired": Case(lambda d: Enrolment(d).retire(IdRange(1000, 1400)), KEYS),
-    # SQLite reports a scan if it reads rows in the order of their ids up to a limit.
+    # SQLite reports a scan even though it reads a limited number of rows, in the order of their ids.
     "swept": Case(lambda d: Enrolment(d).plan_sweep(1000), "messages by its key", but="messages whole"),
     "totals": Case(rolled_up, "attempts by its key", but="attempts whole, attempts by finished"),
     "the last passes": Case(lambda d: (Ledger(d).last_passes(10), Ledger(d).swept_to()), "passes by started"),
     "the passes up to one": Case(lambda d: Ledger(d).passes_up_to("p", 10), "passes by started, passes by its key"),
-    # SQLite reports the read of only the newest attempt and action as a scan.
+    # SQLite reports scans even though it reads only the newest attempt and action.
     "whether the clock was ahead": Case(
         lambda d: repair_clock_skew(d, NOON, HOUR),
         "passes by started",
@@ -320,7 +320,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_statement_uses_an_index(big: Database, name: str) -> None:
-    """The index must not lead the statement through thousands of other rows."""
+    """A full scan, or a scan of an unsuitable index, would read thousands of other rows."""
     case = CASES[name]
     taken = taken_by(big, case.call)
     found = set().union(*taken.values())
@@ -336,7 +336,7 @@ def test_a_message_for_the_trial_write_is_found_by_an_index(big: Database) -> No
 
 
 def test_a_sweep_reads_its_slice_of_each_table_once(big: Database) -> None:
-    """A look-up per row, or a scan of the whole table, would make each pass slow. SQLite can only look up per row."""
+    """A look-up per row, or a scan of the whole table, would make each pass slow."""
     if big.is_sqlite:
         pytest.skip("SQLite joins tables by nested loops alone")
     rows = 1200

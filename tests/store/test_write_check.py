@@ -55,7 +55,6 @@ def test_the_fastest_answer_determines_the_servers_time(database: Database) -> N
 
 
 def test_a_database_locked_by_another_writer_is_not_writable(sqlite_application: Application) -> None:
-    """The check must not wait for the lock."""
     hasty = Database(sqlite_application.url, patience=0)
     with closing(sqlite3.connect(file_of(sqlite_application.url))) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -66,7 +65,7 @@ def test_a_database_locked_by_another_writer_is_not_writable(sqlite_application:
 
 
 def test_a_read_only_user_is_detected(application: Application, database: Database) -> None:
-    """On PostgreSQL, reading and writing are separate privileges. A read-only file has the same effect."""
+    """A PostgreSQL user may have the privilege to read, but not to write. A SQLite file may be read-only."""
     if database.is_sqlite:
         readonly = Database(f"sqlite:///file:{database.place}?mode=ro&uri=true", patience=0)
     else:
@@ -101,7 +100,7 @@ def test_a_violated_constraint_is_reported(engine: Factory, tmp_path: Path, colu
     with application_with(engine, tmp_path, Column(column, Text, CheckConstraint(check))) as made:
         made.add()
         with opened(made) as database:
-            check_writable(database, NOON)  # the check has no message to try a write with
+            check_writable(database, NOON)  # no message is queued, so no write can reveal the constraint
             enrol(database, [1])
             with pytest.raises(SchemaMismatch, match=r"(?i)message 1, .* check constraint"):
                 check_writable(database, NOON)
