@@ -42,8 +42,8 @@ CONCURRENCY = 8
 SHARE = 1 / 3
 """Kills are spread evenly over this share of the time in which an undisturbed pass delivers everything."""
 STEPS, WEIGHTS = (timedelta(seconds=30), timedelta(minutes=15), timedelta(hours=5)), (1, 4, 4)
-"""The times between two runs, and how often each is chosen. After the first, claims are still valid; after the second,
-they have expired; after the third, all messages are due.
+"""The times between two runs, and their weights in the random choice. Claims are still valid after the first time, and
+have expired after the second. After the third, all messages are due.
 """
 MOST_RUNS, MOST_DATABASES = 100, 100
 """The limits on runs without a kill per database, and on databases per lane, so that a test ends."""

@@ -57,7 +57,9 @@ OLD_ROWS = (
 """An old pass and its attempt, which the next pass must delete."""
 
 ATTEMPTS = 5
-"""The maximum number of passes to reach a point. Points vary, because each commit records the answers so far."""
+"""The maximum number of passes to reach a point. The points vary from pass to pass, because each commit records the
+answers so far.
+"""
 NOBODY = "http://127.0.0.1:9"
 
 
