@@ -70,7 +70,7 @@ class Laws:
     before: Picture = field(default_factory=Picture)
     """The database after the last step, with the application's later writes."""
     seen: set[int] = field(default_factory=set)
-    """Messages that a pass has seen since the application last took them back or replaced them."""
+    """Messages that a pass has seen since the application last touched them (see `Step.touched`)."""
     stirred: set[int] = field(default_factory=set)
     """Messages that the application has written to since a pass last saw them."""
     unwritten: set[int] = field(default_factory=set)

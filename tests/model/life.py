@@ -115,7 +115,7 @@ class Life(Steps):
     @precondition(lambda self: self.laws.before.rows)
     @rule(some=SOME, left=st.booleans(), shown=st.sampled_from(AGAIN))
     def fail_again(self, some: int, shown: dict[str, object], *, left: bool) -> None:
-        """Mark a row as failed again between two passes, as an application does that also retries by itself."""
+        """Mark a row as failed again between two passes, like an application that also retries messages itself."""
         step, each = self.begin("fail_again"), self.one(some)
         if left:
             self.have_back(step, each, "approved")

@@ -38,7 +38,7 @@ class Step:
 
 
 def is_put_right(was: Row, row: Row, step: Step) -> bool:
-    """Return whether a clock's correction moved a message's next attempt forward, but not to before the correction."""
+    """Return whether a clock's correction made a message due earlier, but not before the time of the correction."""
     before, after = was["next_attempt_at"], row["next_attempt_at"]
     if step.put_right_at is None or before is None or after is None:
         return False
@@ -67,6 +67,6 @@ def told_truly(row: Row, request: Request | None, step: Step, *, begun_before: b
         if request.answer.outcome.status_code == 403:
             allowed.add("unauthorized")  # after three 403s in a row, a pass blames its credentials
     elif not begun_before and not step.alone:
-        allowed.add("unreachable")  # its process was suspended before the request
+        allowed.add("unreachable")  # the process was suspended before its request
     if row["outcome"] not in allowed:
         yield f"an attempt came to {row['outcome']}, and could only come to {allowed}: {dict(row)}"
