@@ -44,7 +44,7 @@ MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 
 TICKET = 12345
-"""The usual ticket of a message."""
+"""The default ticket of a message."""
 OWN_COLUMNS = ("draft_of", "priority")
 """Columns that only the application uses."""
 

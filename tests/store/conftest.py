@@ -60,7 +60,7 @@ FACTORIES: dict[str, Factory] = {
 ENGINES = ["sqlite", "postgresql"]
 """The engines on which every test runs."""
 in_every_mode = pytest.mark.parametrize("engine", [*ENGINES, "sqlite-wal"], indirect=True)
-"""For tests with two concurrent processes: with a write-ahead log, readers and writers block each other differently."""
+"""A mark for tests with two concurrent processes. With a write-ahead log, readers do not block writers."""
 
 
 def reusable(url: str) -> AbstractContextManager[object]:
@@ -232,6 +232,6 @@ def sides(request: pytest.FixtureRequest, tmp_path: Path, templates: dict[str, s
 
 @pytest.fixture
 def to_postgresql(tmp_path: Path, templates: dict[str, str]) -> Iterator[Sides]:
-    """Provide a move from SQLite, which stores a value of any type in any column, to PostgreSQL, which does not."""
+    """Provide a SQLite source and a PostgreSQL target, because only SQLite stores a value of any type in any column."""
     with two(("sqlite", "postgresql"), tmp_path, templates) as made:
         yield made

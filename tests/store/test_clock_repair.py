@@ -78,7 +78,7 @@ def test_does_nothing_if_no_time_is_in_the_future(database: Database, ledger: Le
 
 
 def test_small_clock_differences_are_ignored(database: Database, ledger: Ledger, application: Application) -> None:
-    """The clocks of two hosts may differ by a minute. A repair would then shorten the claims of a living pass."""
+    """If two hosts' clocks differ by a minute, a repair would shorten the claims of a running pass."""
     message = application.add()
     began(ledger, at=NOW + MINUTE)
     enrol(database, message, failed_at=NOON, due=NOW)

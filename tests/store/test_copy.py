@@ -162,7 +162,7 @@ def test_empty_tables_are_copied_too(sides: Sides) -> None:
 
 
 def test_text_sorts_alike_on_both_sides(sides: Sides) -> None:
-    """In the order of PostgreSQL's collation, a copy would miss rows or add them twice."""
+    """If PostgreSQL sorted by its own collation, a copy would miss rows or add them twice."""
     passes = [sample(PASSES, number) for number in range(len(KEYS))]
     put(sides.source, PASSES, *passes[::2])
     for batch in (1, 2, 5, 1000):
@@ -313,7 +313,7 @@ def test_used_ids_are_not_reused(to_postgresql: Sides) -> None:
 
 
 def test_a_table_without_an_id_sequence_is_refused(to_postgresql: Sides) -> None:
-    """A copy of the whole database may lack the sequence. Then the next pass would fail."""
+    """A copy of the whole database may lack the sequence. Without it, the next pass would fail."""
     to_postgresql.at_target.sql("ALTER TABLE retrycli_attempts ALTER COLUMN id DROP DEFAULT")
     to_postgresql.at_target.sql("DROP SEQUENCE retrycli_attempts_id_seq")
     with pytest.raises(

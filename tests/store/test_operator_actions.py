@@ -353,7 +353,7 @@ def edit(acts: Acts, message_id: int = 1, *, changes: dict[str, str] | None = No
 def test_an_edited_message_gets_a_new_key_and_keeps_its_place(
     application: Application, database: Database, acts: Acts, *, escalated: bool
 ) -> None:
-    """Only a change by the application ends an escalation."""
+    """Unlike a change by the application, an operator's edit does not end an escalation."""
     application.add_all([{}, {}])
     enrol(database, [2])
     enrol(database, [1])

@@ -314,7 +314,7 @@ def test_pruning_changes_neither_queue_nor_messages(
 
 
 def test_the_history_of_a_queued_message_is_kept(application: Application, database: Database, ledger: Ledger) -> None:
-    """A message that may have been delivered is looked up before it is sent again, which needs its old attempts."""
+    """A message that may have been delivered is looked up before a retry. The look-up needs its old attempts."""
     application.add_all([{}, {}])
     enrol(database, [1, 2])
     for message_id in (1, 1, 1, 2):

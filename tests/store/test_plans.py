@@ -184,7 +184,7 @@ class Case:
     call: Callable[[Database], object]
     ways: str
     but: str = ""
-    """Further access paths that a planner may choose for a good reason."""
+    """Further access paths that are fast enough."""
 
 
 def page(wanted: Filter) -> Callable[[Database], object]:
