@@ -6,8 +6,8 @@ waiting messages, which temporarily take 1 GB of disk. Set TMPDIR to use another
 
 Measurements:
 
-- Each contender is a whole process, timed by this one from its start to its exit. The kernel reports its peak memory
-  and its CPU time, which depends least on the machine's load.
+- Each contender runs as a separate process, which is timed from its start to its exit. The kernel reports its peak
+  memory and its CPU time, which depends least on the machine's load.
 - Contenders take turns within each round, so that a slow minute of the machine affects all of them. The first
   round warms up (.pyc files, page cache) and is not counted. Figures are medians. Compare the ratios across machines
   and days.
@@ -25,12 +25,13 @@ Measurements:
 - Idle: the most frequent call of cron, with nothing to send.
 - Start-up: the packages that an idle retrycli pass imports, and the time of each without its own imports.
   `-X importtime` slows imports down, so only the shares count.
-- Report: `retrycli report` over a week with no attempt, 100,000 and a million of them, all within the page's period.
+- Report: `retrycli report` over a week with 0, 100,000 and 1,000,000 attempts.
 - Cost: claiming messages, beginning an attempt for each and recording it as delivered, each in its own transaction,
   compared with sqlite3 or psycopg and exactly the statements that retrycli sends.
-- Memory: a pass with `--due` new messages in a queue of a thousand to a million, and immediate answers.
-- Hosts: concurrent passes on one PostgreSQL, 8 requests each, answers after 20 ms, four times as many messages. Their
-  time is that of the last one to end. On a machine with few cores they slow each other down.
+- Memory: a pass with `--due` new messages and a queue of a thousand to a million messages. The server answers at once.
+- Hosts: concurrent passes on one PostgreSQL, with four times as many messages. Each pass has 8 requests in flight, and
+  the server answers after 20 ms. The time is that of the slowest pass. On a machine with few cores, the passes slow
+  each other down.
 """
 
 from __future__ import annotations

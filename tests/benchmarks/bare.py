@@ -1,8 +1,8 @@
 """Run the bare loop that retrycli is compared with: `bare.py DATABASE URL CONCURRENCY`.
 
-It is the fastest simple loop over the libraries of retrycli, with the same guarantees about the database: a claim
-is a short transaction, an attempt is recorded before its request, and no transaction is open during a request. It has
-no schedules, no kinds of outcome, no breaker, no lock and no command line.
+It is the fastest simple loop that uses retrycli's libraries and gives the same database guarantees: a claim is a short
+transaction, an attempt is recorded before its request, and no transaction is open during a request. It has no
+schedules, no classification of outcomes, no breaker, no lock and no command line.
 """
 
 from __future__ import annotations

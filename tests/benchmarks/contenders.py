@@ -1,4 +1,4 @@
-"""Define the contenders: how messages get into each database, and what cron would run on it."""
+"""Define the contenders: for each, a function that adds messages and the command that delivers them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ TIMES_AS_MANY = 4
 
 
 def report(databases: Databases, hosts: Sequence[int], messages: int, rounds: int) -> str:
-    """Start all passes at once, each with its own lock. The time is that of the last one to end."""
+    """Report the throughput of concurrent passes, each with its own lock, until the slowest pass ends."""
     retrycli = contenders.retrycli(CONCURRENCY, add=contenders.add_queued)
     seconds: dict[int, list[float]] = {number: [] for number in hosts}
     cpu_seconds: dict[int, list[float]] = {number: [] for number in hosts}

@@ -19,7 +19,7 @@ CONCURRENCY = 64
 
 
 def report(databases: Databases, lengths: Sequence[int], due: int, rounds: int) -> str:
-    """Report the passes over queues of each length, with at most ``due`` new messages in a pass."""
+    """Measure passes over queues of each length, with at most ``due`` new messages each."""
     samples = {length: _passes(databases, length, min(due, length), rounds) for length in lengths}
     title = f"Memory on {databases.name}: passes that send {due:,} at most, medians of {rounds} rounds"
     head = ["waiting", "due", "peak MiB", "to the first", "messages/s", "to the first", "CPU ms each"]

@@ -17,7 +17,7 @@ from django.core.management import call_command  # type: ignore[import-untyped]
 
 
 def database_of(url: str) -> dict[str, object]:
-    """Return Django's settings for the database at a URL. SQLite gets the usual tuning."""
+    """Return Django's settings for the database at a URL."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         options = {"init_command": "PRAGMA journal_mode = WAL", "transaction_mode": "IMMEDIATE"}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_CALLS = 1_898
-"""Half the number of calls that a pass made when it parsed its preset twice."""
+"""The maximum number of calls: half of what a pass made when it parsed its preset twice."""
 
 
 def test_a_pass_with_one_message_makes_at_most_1898_calls(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 DELAYS_MS = (0, 20)
 CONCURRENCIES = (1, 8, 64)
 LATE_AT_MOST = 250
-"""The maximum number of messages per concurrent request if the server answers late."""
+"""The maximum number of messages per concurrent request if answers are delayed: more would only prolong the run."""
 DEFAULT_THREADS = 5
 OFTEN_ENOUGH = 16
-"""The number of post-office threads above which more help only if the server answers late."""
+"""The number of post-office threads above which more threads help only if answers are delayed."""
 
 
 def contenders(messages: int, concurrency: int) -> list[Contender]:
@@ -51,7 +51,7 @@ def messages_for(concurrency: int, delay_ms: int, messages: int) -> int:
 def report(
     taking_part: Mapping[int, Sequence[Contender]], databases: Databases, delay_ms: int, messages: int, rounds: int
 ) -> str:
-    """Build the table for one delay of the server's answers, with contenders by their concurrency."""
+    """Build the table for one delay of the server's answers; ``taking_part`` maps a concurrency to its contenders."""
     rows: list[list[str]] = []
     for concurrency, those in taking_part.items():
         count = messages_for(concurrency, delay_ms, messages)
