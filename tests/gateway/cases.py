@@ -1,4 +1,4 @@
-"""Reactions of a ticketing API, or of a server in its place, to a request, and the resulting outcomes.
+"""Server behaviour after a request, and the resulting outcomes. The server need not be a ticketing API.
 
 Each case is tested over plain HTTP and over TLS. The delivery must end within a second of its deadline, use little
 memory, and write no secret to the output.

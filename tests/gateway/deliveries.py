@@ -77,7 +77,7 @@ def deliver(
 def deliver_in_turn(
     settings: RoutedGatewaySettings, *messages: QueuedMessage, until: Callable[[], bool] | None = None
 ) -> list[Outcome]:
-    """Deliver messages one after the other through one gateway, and so over a kept connection.
+    """Deliver messages one after the other through one gateway, which can reuse its connection.
 
     With ``until``, wait after each message until the server meets the condition and the client has had time to notice.
     """

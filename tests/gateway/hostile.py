@@ -117,7 +117,7 @@ class Hostile:
     Args:
         behaviours: the reactions to the first request, the second, and so on; the last repeats.
         at: the reactions for single paths.
-        tls: with it, the server speaks HTTPS.
+        tls: the TLS context; without a context, the server speaks plain HTTP.
         hasty: answer as soon as the head has arrived, without reading the body.
         at_accept: the reaction to each connection, before any handshake or request.
     """
@@ -202,7 +202,7 @@ class Hostile:
                 self._start(partial(self._serve, connection))
 
     def _serve(self, connection: Connection) -> None:
-        """Answer until either side ends the connection. Many tests have a client that leaves, so errors are ignored."""
+        """Answer until either side ends the connection. In many tests the client leaves, so errors are ignored."""
         try:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -63,11 +63,7 @@ class Peer:
         return line.decode()
 
     def mail(self, upto: int) -> bytes | None:
-        """Read a mail, without the final dot; return None if the client leaves first, or at ``upto`` bytes.
-
-        Args:
-            upto: stop after this number of bytes.
-        """
+        """Return a mail without its final dot, or None if the client leaves or sends ``upto`` bytes first."""
         data = bytearray(self._read)
         while not data.endswith(b"\r\n.\r\n"):
             if len(data) >= upto or not (more := self.sock.recv(65536)):

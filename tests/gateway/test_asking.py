@@ -117,7 +117,7 @@ class Says(Fake):
 
 
 def has_lookup(folder: Path, rule: str, said: object) -> tuple[Outcome, int]:
-    """Return the outcome of a message that may have arrived, and how often it is sent."""
+    """Deliver a message that may have arrived; return the outcome, and how often the message is sent again."""
     message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
     with Says(said) as system:
         settings = gateway_settings(system.url, preset=preset_file(folder, LOOKED_FOR + rule))

@@ -51,7 +51,7 @@ MESSAGE = queued(attachments=json.dumps(["2026/a.txt"]), cc_emails=None)
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Create a folder of another user, beside a folder that only root may read."""
+    """Create a folder owned by another user, beside a folder that only root may read."""
     with open_place() as made:
         invoices = made / "attachments" / "2026"
         invoices.mkdir(parents=True)

@@ -26,7 +26,7 @@ NOWHERE = "127.0.0.1:9"
 
 @contextmanager
 def left(number: int) -> Iterator[None]:
-    """Leave this process ``number`` free descriptors. ``highest`` may belong to the closed directory listing."""
+    """Leave this process only ``number`` free descriptors."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     fillers = []
     highest = max(int(path.name) for path in Path("/dev/fd").iterdir())

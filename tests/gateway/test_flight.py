@@ -1,4 +1,4 @@
-"""The last safeguard of a delivery: an internal error, raised here by the ports, is logged and the pass continues."""
+"""An internal error during a delivery is logged and becomes the message's outcome, so that the pass can continue."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def kept_waiting() -> float:
 
 
 class Scheme:
-    """A starter of servers for plain HTTP or HTTPS, with the settings that trust them."""
+    """A factory of servers that speak plain HTTP or HTTPS, with the settings that trust them."""
 
     def __init__(self, tls: SSLContext | None, ca_file: Path | None, until_the_end: ExitStack) -> None:
         self._tls = tls
@@ -268,7 +268,7 @@ def test_data_between_two_messages_is_not_taken_for_an_answer(
     heard: bool,  # noqa: FBT001  a parameter of the case
     scheme: Scheme,
 ) -> None:
-    """Otherwise a message would count as delivered by the answer to another one, and be lost."""
+    """Otherwise the next message would count as delivered although the server never accepted it, and be lost."""
     cue, said = Event(), Event()
 
     def speak_twice(connection: Connection) -> None:

@@ -1,6 +1,6 @@
-"""The reactions of the ticketing API, or of a server in its place, to a request, and their outcomes.
+"""Deliver messages to servers that answer in many ways, or not at all; check the outcomes.
 
-Each row uses a real server, which counts requests: a request that may have been sent is never repeated.
+Real servers count the requests: a request that may have been sent is never repeated.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_a_text_survives_djangos_rendering(pieces: list[str]) -> None:
     text = "".join(pieces)
     given_to_it = fill_text("{body|django}", {"body": text})
     assert isinstance(given_to_it, str)
-    assert "{%" not in given_to_it  # django-helpdesk changes these before it renders the text
+    assert "{%" not in given_to_it  # django-helpdesk encloses each {% in tags before it renders the text
     assert "%}" not in given_to_it
     django = pytest.importorskip("django.template")
     assert django.Engine().from_string(given_to_it).render(django.Context({"ticket": 7})) == text

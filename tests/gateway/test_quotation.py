@@ -1,4 +1,4 @@
-"""Quotations of a message are removed from the stored error, and nothing else is."""
+"""Quotations of a message are removed from the stored error; other text is kept."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def test_a_mail_that_is_not_read_is_abandoned_in_time(tmp_path: Path) -> None:
     ids=["hang_up", "reset", "552", "452"],
 )
 def test_a_server_that_disconnects_during_a_mail(middle: Answer, kind: OutcomeKind, tmp_path: Path) -> None:
-    """The gateway reads the server's last reply. Without one, the mail was not accepted: its end was missing."""
+    """A reply before the disconnection decides the outcome. Without a reply, the incomplete mail was not accepted."""
     (tmp_path / "a.bin").write_bytes(bytes(20_000_000))
     with MailServer(upto=1, middle=middle) as server:
         outcome = mail(mail_settings(server.url, attachments_dir=tmp_path), queued(attachments='["a.bin"]'))

@@ -228,7 +228,7 @@ def with_files(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
 
 
 def made_public(system: System, folder: Path, *, confirmed: bool) -> str:
-    """Return the preset with a mistake that makes notes public. Only if ``confirmed``, keep its check of answers."""
+    """Return the preset with a mistake that makes notes public. Keep its check of answers only if ``confirmed``."""
     text = preset_text(system.preset)
     assert system.public[0] in text
     wrong = text.replace(*system.public)

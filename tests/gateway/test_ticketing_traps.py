@@ -99,8 +99,6 @@ def test_an_expired_session_is_renewed_once(with_session: Znuny | Glpi, message:
 
 def test_a_session_that_is_never_accepted_ends_after_two(with_session: Znuny | Glpi) -> None:
     class Nothing(set[str]):
-        """A set that stores no session."""
-
         def add(self, session: str, /) -> None:
             """Discard the session."""
 

@@ -14,7 +14,7 @@ from tests.gateway.ticketing.arrived import Arrived
 
 
 def compact(value: object) -> bytes:
-    """Format JSON as all systems do: without blanks, so that a preset may search for a key and its value."""
+    """Format JSON without spaces, as all systems do: a preset may search for a key with its value."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 

@@ -108,7 +108,7 @@ class Freescout(Fake):
         kept = []
         for file in given:
             content = base64.b64decode(file.get("data") or "")
-            if file.get("fileName") and file.get("mimeType") and content:  # FreeScout silently drops any other
+            if file.get("fileName") and file.get("mimeType") and content:  # FreeScout silently drops any other file
                 kept.append((file["fileName"], file["mimeType"], content))
         return kept
 

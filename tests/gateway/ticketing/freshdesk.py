@@ -170,7 +170,7 @@ class Freshdesk(Fake):
         return None
 
     def _reply(self, ticket: int, given: JSON) -> JSON:
-        to = [self.tickets[ticket]]  # always the requester
+        to = [self.tickets[ticket]]  # Freshdesk sends every reply to the requester
         lists = {"cc_emails": given.get("cc_emails", []), "bcc_emails": given.get("bcc_emails", [])}
         return {"source": 0, "from_email": "support@example.com", "to_emails": to, "replied_to": to, **lists}
 

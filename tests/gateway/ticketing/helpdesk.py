@@ -24,7 +24,7 @@ def rendered(tag: str, known: Mapping[str, str]) -> str:
     """Render a comment or a variable as Django does; a variable may be a quoted text.
 
     Raises:
-        ValueError: the tag is neither.
+        ValueError: the tag is neither a comment nor a variable.
     """
     inner = tag[2:-2].strip()
     if tag.startswith("{#"):
@@ -128,7 +128,7 @@ class Helpdesk(Fake):
     def _keep(self, data: dict[str, Any], files: list[tuple[str, str, bytes]]) -> Answered:
         ticket = int(data["ticket"])
         text = data.get("comment", "")
-        # django-helpdesk renders the comment as a Django template, and takes only {% %} literally.
+        # django-helpdesk renders the comment as a Django template, and leaves only {% %} tags unchanged.
         known = {"ticket.title": self.titles[ticket]}
         try:
             text = TAG.sub(lambda found: rendered(found[0], known), text)

@@ -63,7 +63,7 @@ class JiraServiceManagement(Fake):
         match path:
             case ["rest", "servicedeskapi", *rest]:
                 return self._by_desk(asked, rest)
-            case ["rest", "api", "2", *rest]:  # version 3 has documents instead of texts
+            case ["rest", "api", "2", *rest]:  # version 3 needs structured documents, not text
                 return self._by_jira(asked, rest)
             case _:
                 return Answered(404)

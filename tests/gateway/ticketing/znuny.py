@@ -188,7 +188,7 @@ class Znuny(Fake):
             raise Refused("TicketUpdate.InvalidParameter", f"{message} or not supported!")
         if true(article.get("ArticleSend")) and not well_formed(addresses(article.get("To"))):
             message = "Article->To parameter must be a valid email address when Article->ArticleSend is set!"
-            raise Refused("TicketCreate.InvalidParameter", message)  # Znuny itself names the other operation
+            raise Refused("TicketCreate.InvalidParameter", message)  # for an update too, Znuny reports TicketCreate
         if not article.get("ContentType"):
             message = "Article->ContentType or Ticket->MimeType and Article->Charset parameters are required!"
             raise Refused("TicketUpdate.MissingParameter", message)
@@ -203,7 +203,7 @@ class Znuny(Fake):
                 raise Refused("TicketUpdate.InvalidParameter", "DynamicField->Name parameter is invalid!")
         for file in files:
             for name in ("Content", "ContentType", "Filename"):
-                if not file.get(name):  # so an empty file can only be attached to the article itself
+                if not file.get(name):  # Znuny does not check files inside Article
                     raise Refused("TicketUpdate.MissingParameter", f"Attachment->{name} parameter is missing!")
 
     def _store(self, ticket: str, article: Mapping[str, Any], files: list[dict[str, Any]]) -> dict[str, Any]:
