@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PATIENCE = 1.5
 """Seconds that a pass waits for an answer while passes are disturbed."""
 SETTLES = 30.0
-"""Seconds within which a missing message may still appear. No stall, with its queued requests, lasts longer."""
+"""The settling time in seconds. It is longer than any stall, including the requests queued during the stall."""
 KILLED_AFTER = (0.5, 3.0)
 """The seconds after which a pass is killed, from the earliest (it may still be starting) to the latest."""
 LONGEST = 900
@@ -28,7 +28,7 @@ LONGEST = 900
 AT_ONCE = 40
 """The maximum number of messages that a pass delivers after the disturbances."""
 DOWN = 69
-"""The exit code of a pass that finds the system down. A system that stalls for long looks down."""
+"""The exit code of a pass that finds the system down. A pass can't distinguish a long stall from an outage."""
 KINDS = ("customer", "supplier", "internal")
 OTHERWISE = {
     "RETRYCLI_RUN__CONCURRENCY": "4",

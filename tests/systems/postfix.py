@@ -86,7 +86,7 @@ class Postfix:
 
 @contextmanager
 def running_postfix(more: str = "") -> Iterator[Postfix]:
-    """Run a Postfix for a block. Its folder is outside pytest's folders, which only their owner may read.
+    """Run a Postfix for a `with` block. Its folder is outside pytest's folders, which only their owner may read.
 
     Args:
         more: settings in addition to `SETTINGS`.

@@ -90,7 +90,7 @@ class Redmine:
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
-        """Stop the server for a block: it accepts connections without answering. Afterwards it handles the requests."""
+        """Stop the server for a `with` block: it accepts connections, but handles their requests only afterwards."""
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -133,7 +133,7 @@ class Redmine:
 
 @contextmanager
 def redmine(folder: Path) -> Iterator[Redmine]:
-    """Provide a fresh Redmine in an empty folder for a block."""
+    """Provide a fresh Redmine in an empty folder for a `with` block."""
     if not (INSTALLED / "config.ru").exists() or not does(*NEEDS):
         pytest.skip("Redmine is not installed: apt-get install dbconfig-no-thanks redmine-sqlite redmine")
     home, port = folder / "app", free_port()
@@ -147,7 +147,7 @@ def redmine(folder: Path) -> Iterator[Redmine]:
     (home / "lib" / "tasks" / "seed.rake").write_text(SEED)
     env = _environment(folder)
     _run(["bundle", "install", "--local", "--quiet"], home, env)
-    # One process for all tasks, because loading Redmine takes seconds.
+    # Run all tasks in one process, because loading Redmine takes seconds.
     said = _run(["bundle", "exec", "rake", *TASKS], home, env)
     keys = dict(re.findall(r"(?m)^(\w+) ([0-9a-f]{40})$", said))
     url = f"http://127.0.0.1:{port}"

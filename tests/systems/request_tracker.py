@@ -167,7 +167,7 @@ class RequestTracker:
 
 @contextmanager
 def request_tracker(folder: Path) -> Iterator[RequestTracker]:
-    """Provide a fresh Request Tracker in an empty folder for a block."""
+    """Provide a fresh Request Tracker in an empty folder for a `with` block."""
     if SETUP is None or not SERVER.exists() or not does(*NEEDS):
         packages = "dbconfig-no-thanks rt5-db-sqlite request-tracker5 rt5-standalone"
         pytest.skip(f"Request Tracker is not installed: apt-get install {packages}")

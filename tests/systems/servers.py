@@ -21,7 +21,7 @@ GRACE = 3
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait until a condition about another process holds."""
+    """Poll a condition until it holds; fail after `LONGEST` seconds."""
     deadline = time.monotonic() + LONGEST
     while not holds():
         assert time.monotonic() < deadline, "it never came"
@@ -39,7 +39,7 @@ def does(*command: str) -> bool:
 def running(
     command: Sequence[str], log: Path, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server for a block."""
+    """Run a server for a `with` block."""
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=cwd, env=env) as process:
         try:
             yield process
@@ -73,7 +73,7 @@ def free_port() -> int:
 class Forgetful:
     """A proxy that drops some requests, or the answers to them.
 
-    Instead, it disconnects, stays silent, or answers with a status as a proxy does after a timeout.
+    The proxy then disconnects, stays silent, or answers with an error status as a real proxy does after a timeout.
     """
 
     def __init__(self, url: str, method: bytes, *, also_the_request: bool, status: int | None, silent: bool) -> None:
@@ -130,7 +130,7 @@ class Forgetful:
 def forgetful(
     url: str, method: str, *, also_the_request: bool = False, status: int | None = None, silent: bool = False
 ) -> Iterator[Forgetful]:
-    """Run a `Forgetful` proxy for a block."""
+    """Run a `Forgetful` proxy for a `with` block."""
     made = Forgetful(url, method.encode(), also_the_request=also_the_request, status=status, silent=silent)
     thread = Thread(target=made.serve, daemon=True)
     thread.start()

@@ -27,9 +27,9 @@ MOST_KIB = 300
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Provide reports of no attempt, one, very many, and of attempts with hostile texts of 2,000 characters."""
+    """Provide reports of zero, one and very many attempts, and of attempts with long hostile texts."""
     folder = tmp_path_factory.mktemp("pages")
-    midnight_near_the_edge = f"ZONE{datetime.now(UTC).hour - 11:+d}"  # the local time there is about 11:00
+    midnight_near_the_edge = f"ZONE{datetime.now(UTC).hour - 11:+d}"  # the local time in this zone is about 11:00
     found = {}
     for name, attempts in HISTORIES.items():
         database = folder / f"{name}.db"

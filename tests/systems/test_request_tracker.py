@@ -45,7 +45,7 @@ UNKNOWN_TICKET = 999_999
 IMPATIENT = 4
 """Seconds that a pass waits for an answer in tests in which it must give up."""
 STALLS = 5
-"""Seconds that the mail server takes in such a test for each of two mails."""
+"""Seconds that RT's mail command takes for each mail in these tests: longer than a pass waits."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Tickets by e-mail through a real Postfix, and to smtp-sinks that disconnect: recipients and numbers of copies."""
+"""Check who receives how many copies of a mail, with a real Postfix and with smtp-sinks that disconnect."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ class Api:
 
 @contextmanager
 def znuny(shared: Path) -> Iterator[Znuny]:
-    """Use this test run's Znuny for a block.
+    """Use this test run's Znuny for a `with` block.
 
     Args:
         shared: a folder that all workers share.
@@ -262,7 +262,7 @@ def _postgresql() -> Path | None:
 
 
 def _start() -> Znuny:
-    # Not in a folder of pytest's: only their owner may read them, and Znuny runs as another user.
+    # Only their owner may read pytest's folders, and Znuny runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="znuny-"))
     folder.chmod(0o755)
     home = folder / "otrs"
@@ -338,7 +338,10 @@ def _as_postgres(command: Sequence[str]) -> None:
 
 
 def _run(command: Sequence[str], *, user: int | str | None = None, home: Path = Path("/")) -> str:
-    """Run a command; return its output, read from a file: a server that the command starts would keep a pipe open."""
+    """Run a command; return its output.
+
+    The output goes to a file, because a server that the command starts would keep a pipe open.
+    """
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
             command,
