@@ -24,8 +24,8 @@ on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sql
 def pytest_configure() -> None:
     """Ignore settings from the environment, put the tests' folders in memory, and enable signals.
 
-    A shell makes background processes ignore SIGINT and SIGQUIT, and ``nohup`` SIGHUP. Every process started here would
-    inherit this.
+    A shell makes background processes ignore SIGINT and SIGQUIT, and ``nohup`` makes them ignore SIGHUP. The commands
+    under test would inherit the ignored signals.
     """
     forget_settings()
     if (memory := in_memory()) is not None:
@@ -76,8 +76,8 @@ def pytest_collection_finish() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test marked ``databases`` once on each database that the mark names.
 
-    The store's own suite runs on all databases. In any other module, only the first such test without
-    ``once=True`` runs on all databases. The rest run on the first database, and on the others with ``-m long``.
+    By default, only the first such test of each module without ``once=True`` runs on all its databases. The rest run
+    on the first database, and on the others with ``-m long``.
     """
     marker = metafunc.definition.get_closest_marker("databases")
     if marker is None or "engine" not in metafunc.fixturenames:
@@ -98,7 +98,7 @@ STANDING: dict[object, object] = {}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark a test ``long`` if its ``long_except`` mark names neither the test nor this case of it."""
+    """Mark a test ``long`` if its ``long_except`` mark names neither the function nor this parametrized case."""
     for item in items:
         marker = item.get_closest_marker("long_except")
         if marker is not None and not {item.name, getattr(item, "originalname", "")} & {*marker.args}:

@@ -41,8 +41,8 @@ CATALOGS: dict[LiteralString, LiteralString] = {
 CHANGES = " UNION ALL ".join(
     f"SELECT '{name}', count(*), max(xmin::text::bigint) FROM {name} WHERE {rows}" for name, rows in CATALOGS.items()
 )
-"""A query whose result differs after every change of a catalog, which leaves a newer row or fewer rows. ``TRUNCATE``
-writes to none of these catalogs."""
+"""A query whose result changes with every change of a catalog, which adds a newer row version or removes a row.
+``TRUNCATE`` writes to none of these catalogs."""
 RELATIONS = f"""
 SELECT oid, relname, relnamespace, reltype, relowner, relkind, relpersistence, relrowsecurity, relacl, reloptions
 FROM pg_class WHERE oid >= {OWN} ORDER BY oid

@@ -1,4 +1,4 @@
-"""Measure the duration of some work, independently of other work in this process and on this machine."""
+"""Measure CPU time, which other threads and processes affect less than elapsed time."""
 
 from __future__ import annotations
 

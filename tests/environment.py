@@ -48,7 +48,7 @@ BARE = {"PATH": f"/usr/bin:/bin:{Path(sys.executable).parent}", **NO_SETTINGS}
 that suggested commands begin with `retrycli`."""
 
 NO_FILE = {"XDG_CONFIG_HOME": ""}
-"""A variable with which retrycli finds no configuration file, except one in /etc."""
+"""An environment in which retrycli finds no configuration file, except one in /etc."""
 needs_no_file = pytest.mark.skipif(
     Path("/etc/retrycli/retrycli.toml").exists(),
     reason="this machine has an /etc/retrycli/retrycli.toml, which commands find",

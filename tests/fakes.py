@@ -49,7 +49,7 @@ UNAUTHORIZED = Outcome(OutcomeKind.UNAUTHORIZED, 401, "HTTP 401")
 FORBIDDEN = Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True)
 MOVED = Outcome(OutcomeKind.PERMANENT, 302, "HTTP 302", in_doubt=True)
 NOT_FOUND = Outcome(OutcomeKind.PERMANENT, 404, "HTTP 404")
-"""A 404 that concerns only one message, because the preset says so."""
+"""A 404 that a rule of the preset attributes to the message, so that it is not in doubt."""
 
 RULES = PassRules(
     destination="https://tickets.example.com",
@@ -126,7 +126,7 @@ class FakeGateway:
 
 
 class FakeLock:
-    """A lock that another process holds if ``trouble`` is set."""
+    """A lock that can't be acquired if ``trouble`` is set."""
 
     def __init__(self) -> None:
         self.trouble: Exception | None = None

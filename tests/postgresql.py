@@ -70,7 +70,7 @@ def reusable(url: str) -> Iterator[str]:
 
 @contextmanager
 def database(template: str | None = None, *, at: str | None = None, options: str = "") -> Iterator[str]:
-    """Create a database, empty or as a copy of another, on the tests' server or another one; return its URL."""
+    """Provide the URL of a database, empty or a copy of another, on the tests' server or another one."""
     with COPIES[template].one() if template in COPIES else _database(template, at=at, options=options) as url:
         yield url
 
@@ -131,7 +131,7 @@ class Server:
 
 @contextmanager
 def own_server() -> Iterator[Server]:
-    """Provide a server for one test or a few, which they may stop, start and configure."""
+    """Provide a server that tests may stop, start and configure."""
     own = _package(start=False, folder=in_memory())
     made = Server(own)
     made.start()

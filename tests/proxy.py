@@ -13,7 +13,7 @@ BEGIN, COMMIT = b"BEGIN", b"COMMIT"
 
 
 class Loses(Enum):
-    """The part of a commit that is lost, together with the connection."""
+    """What the proxy drops before it closes the connection: the commit, or the server's answer to it."""
 
     THE_COMMIT = "commit"
     ITS_ANSWER = "answer"
@@ -31,7 +31,7 @@ class Proxy:
         self.lost = Event()
         """Set when the commit or its answer is lost, which happens once."""
         self.turns = 0
-        """The number of round trips: the program sent data after an answer from the server."""
+        """The number of round trips: how often the program sent data after an answer from the server."""
 
     def serve(self) -> None:
         """Accept connections until the listener is closed."""

@@ -21,8 +21,8 @@ from tests.environment import BARE
 
 SCRIPT = str(Path(sys.executable).with_name("retrycli"))
 READ_LATE = ("RETRYCLI_", "TICKETING_", "SUDO_", "XDG_")
-"""Prefixes of variables that commands read at run time, like the names below. Python reads others at its start, or
-modules at their import, which is too early for a forked command."""
+"""Prefixes of variables that commands read at run time, like the names below. A forked command would ignore a variable
+that is read when Python starts or when a module is imported."""
 READ_LATE_TOO = frozenset({
     "COLUMNS", "COMP_CWORD", "COMP_WORDS", "CREDENTIALS_DIRECTORY", "EDITOR", "FILE", "HOME", "HTTPS_PROXY",
     "INVOCATION_ID", "LOGNAME", "PAGER", "PATH", "TERM", "TMPDIR", "TZ", "USER", "VISUAL", "_RETRYCLI_COMPLETE",
@@ -30,7 +30,7 @@ READ_LATE_TOO = frozenset({
 })  # fmt: skip
 LIMITS = {value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
 MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-"""Signals that `nohup` and shells may have set to be ignored. Child processes inherit this."""
+"""Signals that `nohup` or a shell may have set to be ignored. Child processes inherit ignored signals."""
 
 
 def can_serve(env: Mapping[str, str]) -> bool:

@@ -63,7 +63,7 @@ PURE = {"idna"}
 """Libraries that the domain may use. Their functions depend only on their arguments."""
 
 BY_NAME = frozenset({"retrycli", "retrycli.cli", "retrycli.operations"})
-"""Modules that may import by a name in a string, which no rule can check."""
+"""Modules that may import dynamically, by a name in a string. The rules can't check such imports."""
 
 
 FACE = "retrycli"
@@ -164,7 +164,7 @@ def longest(name: str, modules: Iterable[str]) -> str:
 
 
 class Runtime(ast.NodeTransformer):
-    """A transformer that removes imports only a type checker reads."""
+    """A transformer that removes ``if TYPE_CHECKING`` blocks, whose imports never run."""
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
         if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
@@ -186,7 +186,6 @@ def test_every_module_respects_its_layer(module: str) -> None:
 
 
 def test_the_package_has_at_most_14_entries() -> None:
-    """A new reader of the package sees only the layers."""
     entries = {path.name for path in ROOT.iterdir()} - {"__pycache__"}
     assert entries <= {*MAY_IMPORT, "__init__.py", "__main__.py", "py.typed", "manual"}
 
@@ -290,7 +289,7 @@ def test_each_rule_has_a_breach(module: str, source: str, said: str) -> None:
 
 
 SNAPSHOT = ("engine.delivery", "engine.destination", "engine.limits", "engine.stages")
-"""Modules of the objects that `Delivery` restores after a failed transaction, with those of `ALSO`."""
+"""Modules whose objects `Delivery` restores after a failed transaction. `ALSO` lists those of the domain."""
 ALSO = ("domain.doubt", "domain.fair_share")
 MUTATORS = {"add", "append", "clear", "discard", "extend", "insert", "pop", "remove", "setdefault", "sort", "update"}
 

@@ -212,7 +212,7 @@ def test_commands_that_reproduce_figures_select_tests() -> None:
     commands = {found for page in PAGES.values() for found in re.findall(r"`(pytest [^`]*)`", page)}
     assert commands
     calls = [[*shlex.split(command)[1:], "--collect-only", "-q", "-p", "no:cacheprovider"] for command in commands]
-    # One process, so that a module which several commands select is imported once.
+    # Run all commands in one process, so that a module which several of them select is imported once.
     program = f"import pytest; codes = [int(pytest.main(words)) for words in {calls}]; print('codes', *codes)"
     collected = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert dict(zip(commands, collected.stdout.split("codes")[-1].split(), strict=True)) == dict.fromkeys(commands, "0")

@@ -44,7 +44,7 @@ def need_own_program() -> None:
 
 @contextmanager
 def open_place() -> Iterator[Path]:
-    """Create a folder of root that every user may read, unlike pytest's own folders. It is deleted at the end."""
+    """Create a folder owned by root that every user may read, unlike pytest's own folders. It is deleted at the end."""
     need_root()
     with tempfile.TemporaryDirectory(prefix="retrycli-place-") as folder:
         Path(folder).chmod(0o755)
