@@ -122,7 +122,7 @@ EXAMPLES = {
 class _ProgramContext(typer.Context):
     @property
     def command_path(self) -> str:
-        # Without this, usage lines and errors would name the program differently from suggested commands.
+        # The default would name the program differently in usage lines and errors than in suggested commands.
         return suggested.program()
 
 
@@ -165,7 +165,7 @@ class _Commands(TyperGroup):
 
 
 LONGEST_COMMAND = max(map(len, HOMES))
-# Patterns in errors about invalid arguments, and retrycli's wording.
+# Replacements for pydantic's wording in errors about invalid arguments, by pattern.
 WORDING = {
     r"^Input should be a valid integer.*": "must be an integer",
     r"^Input should be a valid number.*": "must be a number",
@@ -253,7 +253,7 @@ def run() -> None:
     except SystemExit as end:
         # typer catches BrokenPipeError first, and exits with 1.
         sys.exit(SIGPIPE_EXIT if isinstance(end.__context__, BrokenPipeError) else end.code)
-    except Exception as error:  # noqa: BLE001  the catch-all for unexpected errors
+    except Exception as error:  # noqa: BLE001  a bug, too, is reported in one line
         _fail(error, f"{cause_of(error)}. Run again with --debug before the command to show the traceback", 1)
 
 

@@ -101,7 +101,7 @@ def _filter_text(text: str) -> str:
 
 
 def ago(text: str) -> datetime:
-    """Parse a duration, and return the time that is this long before now.
+    """Parse a duration, and return the current time minus the duration.
 
     Raises:
         ValueError: the text is not a duration.

@@ -111,7 +111,7 @@ def _show(text: str) -> None:
 
 
 def _without_paths(text: str) -> str:
-    # Links do not work on a terminal. A link to a page becomes its command or, in a table, its topic.
+    # Links do not work on a terminal. Replace a link to a page with the page's command or, in a table, its topic.
     lines = (
         PAGE_LINK.sub(r"`\1`" if line.startswith("|") else r"`retrycli manual \1`", line) for line in text.split("\n")
     )

@@ -49,7 +49,7 @@ def passes(
                     record.started_at,
                     record.finished_at,
                     record.result_in_words(lost),
-                    # The counts are written when a pass ends. Until then, show no counts instead of zeros.
+                    # The counts are written when a pass ends. Until then, zeros would be wrong, so show nothing.
                     *(None if record.result is None else getattr(record, name) for name in COUNTS),
                     describe_end(record.reason, record.detail),
                     record.started_by,

@@ -18,7 +18,7 @@ from retrycli.domain.passes import Event, PassSummary, StartedBy
 from retrycli.system.process import has_terminal, parents, started_by
 from retrycli.views import log_lines
 
-# The words for the count ``released``: messages that wait again with an unchanged retry count, attempted or not.
+# The count ``released`` in words. The count includes messages that were claimed but not attempted.
 RELEASED_TEXT = "returned to the queue without using up a retry"
 
 
@@ -97,7 +97,7 @@ def run_once(
 
 
 def _progress() -> AbstractContextManager[Callable[[Event], None]]:
-    if not sys.stdout.isatty():  # without a terminal, show nothing and load no module
+    if not sys.stdout.isatty():  # without a terminal, skip the import, so that passes start fast
         return nullcontext(lambda _: None)
     from retrycli.views import terminal
 
@@ -118,7 +118,7 @@ def _show(summary: PassSummary) -> None:
 
 
 def describe_end(reason: str | None, detail: str | None) -> str | None:
-    """Return why a pass ended early. The details of ``lock_held`` and ``paused`` already state the reason."""
+    """Return why a pass ended early. Omit ``lock_held`` and ``paused`` if the detail already states the reason."""
     if detail is not None:
         detail = suggested.quoted(detail)
     if reason is None or (detail and reason in {"lock_held", "paused"}):

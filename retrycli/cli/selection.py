@@ -45,7 +45,7 @@ def select_messages(
 
     Raises:
         NoSuchMessage: the filter matches no message.
-        typer.BadParameter: both ids and a filter were given, or neither was; or the user can't be asked.
+        typer.BadParameter: both ids and a filter were given, or neither was; or the required ``--yes`` is missing.
         typer.Exit: the user does not agree.
     """
     if bool(message_ids) == (wanted != Filter()):
@@ -183,7 +183,7 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
 
 
 def describe_left(done: operations.retry.ActionResult) -> str:
-    """Say how many messages the action left unchanged, and why it stopped."""
+    """Return a sentence with the number of messages that the action left unchanged, and the reason."""
     failed = sum(attempt.failed for attempt in done.tried)
     why = {
         "canary_failed": f"{failed} of the {len(done.tried)} canaries failed",
@@ -205,7 +205,7 @@ def attempt_fields(tried: operations.retry.ManualAttempt) -> dict[str, object]:
 
 
 def show_attempt(tried: operations.retry.ManualAttempt, start: str = "Message") -> None:
-    """Say whether a manual attempt delivered its message."""
+    """Print whether a manual attempt delivered its message."""
     if tried.delivered:
         terminal.say(f"{start} {tried.message_id} sent.")
     elif tried.outcome is not None:

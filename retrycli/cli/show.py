@@ -154,7 +154,7 @@ def explain(
     terminal.show_table(
         ("Gate", "Open", "Figure", "Time"),
         [
-            # Complete commands only in the figure of the cron gate, because no other figure contains commands.
+            # Only the figure of the cron gate contains commands.
             (
                 gate.name.replace("_", "-"),
                 gate.open,

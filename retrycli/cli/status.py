@@ -205,9 +205,9 @@ def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, boo
     """Find what starts passes on this machine.
 
     Returns:
-        The cron lines and timers that start passes with these settings; None if the settings come from no file, because
-        a schedule names the file. Also whether no crontab on this machine starts a pass, which only root can know: then
-        the cron line that started the last pass no longer exists.
+        The cron lines and timers that start passes with these settings; None without a configuration file, because a
+        schedule names the file. Also whether it is certain that nothing on this machine starts a pass. Only root can
+        be certain, because other users can't read all crontabs.
     """
     host = Host(run=asker)
     found = None if loaded.file is None else schedule.callers_of(loaded, host)
@@ -222,7 +222,7 @@ def complete_commands(loaded: Loaded, text: str) -> str:
 
 
 def report_silent_programs(asker: Asker) -> None:
-    """Report programs of this machine that did not respond when they were asked for schedules."""
+    """Warn about programs, such as ``systemctl``, that did not list their schedules in time."""
     for program in sorted(asker.silent):
         terminal.complain(
             f"retrycli: `{program}` did not respond within {ANSWER_SECONDS} s, so schedules that only it can list are "
