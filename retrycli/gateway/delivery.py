@@ -29,7 +29,7 @@ GRACE_SECONDS = 0.5  # maximum extra time after such a delay, to read answers th
 
 
 class NotSent(Exception):
-    """Ends a delivery before its message is completely sent. `outcome` is the outcome of the attempt."""
+    """Exception that ends a delivery before its message is completely sent, with the attempt's `outcome`."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.error)
@@ -233,7 +233,7 @@ class TimeLimit:
 
 
 async def in_thread(work: Callable[Given, Result], *args: Given.args, **options: Given.kwargs) -> Result:
-    """Call a blocking function in its own daemon thread. If the caller is cancelled, the thread's result is discarded.
+    """Call a blocking function in a new daemon thread. If the caller is cancelled, the thread's result is discarded.
 
     asyncio's thread pool is unsuitable: it is small, DNS look-ups share it, and the process waits for it at exit.
     With that pool, a file on a dead network share would block a pass beyond its deadline, even after SIGTERM.

@@ -77,8 +77,8 @@ class ApiClient:
     async def send(
         self, build: BuildRequest, *, limit: int = ANSWER_LIMIT, progress: DeliveryProgress | None = None
     ) -> ApiReply:
-        """Send a request with credentials. If it is unauthorized and there is a log-in, log in once and send it again,
-        because an unauthorized request has no effect.
+        """Send a request with credentials. If the system requires a log-in and refuses the token, log in again and
+        repeat the request once. Repeating is safe, because an unauthorized request has no effect.
 
         Args:
             build: builds the request.
@@ -175,7 +175,7 @@ class Credentials:
             )
         try:
             self.headers()
-            # the value of {identity} in templates
+            # The value of {identity} in templates; None if the preset does not define an identity.
             self.identity = None if self._auth.identity is None else fill_text(self._auth.identity, self._values)
         except InvalidMessage as error:
             raise ConfigurationError(f"gateway.username or gateway.password: {error}") from None

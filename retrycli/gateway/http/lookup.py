@@ -49,11 +49,11 @@ class Lookups:
     answers: dict[str, Answer] = field(default_factory=dict)  # cached answers to preflights, by path
 
     async def proven(self, name: str, fields: Fields) -> bool:
-        """Return whether a preflight that only decides on a marker is proven. A permanent refusal counts as no."""
+        """Return whether a preflight is proven. The result only decides whether to add a marker to the message."""
         try:
             await self.preflight(name, fields)
         except NotSent as error:
-            # A refusal means that the system does not support the feature.
+            # A permanent refusal means that the system does not support the feature.
             if error.outcome.kind not in {OutcomeKind.PERMANENT, OutcomeKind.INVALID}:
                 raise
             return False

@@ -36,8 +36,7 @@ from retrycli.system import process
 # written, nothing shows whether the server read the request.
 # By default servers close after 1 s (Starman), 2 s (gunicorn), 5 s (Apache, Node.js, uvicorn) or 75 s (nginx). A server
 # sees a connection idle for one round trip longer than the client does. So the limit is half of the shortest default,
-# which leaves the other half for the round trip. After a longer idle time, a message needs a new connection. Opening
-# one takes a fraction of that time.
+# which leaves the other half for the round trip.
 IDLE_SECONDS = 0.5
 
 # Maximum bytes of each header of an answer, and maximum number of headers. If an answer exceeds them, its outcome is
@@ -237,7 +236,7 @@ def kind_of_exception(error: BaseException) -> OutcomeKind:
 
 
 def kind_without_message(error: BaseException) -> OutcomeKind:
-    """Return the outcome of a message whose log-in or probe raised an exception. The message itself was not sent."""
+    """Return the outcome if a log-in or a probe raised an exception. No message was sent."""
     kind = kind_of_exception(error)
     return kind if kind is OutcomeKind.UNAUTHORIZED else OutcomeKind.UNREACHABLE
 

@@ -162,7 +162,7 @@ class MessageRule(Table):
     ignores: tuple[Literal["cc_emails", "bcc_emails", "attachments"], ...] = ()
     marker: Marker | None = None
     preflight: str | None = None
-    confirmed: Condition | None = None  # if the answer fails it, the message has arrived, but not as intended
+    confirmed: Condition | None = None  # if it does not hold, the message has arrived, but not as intended
     verify: Question | None = None  # reads a delivered message back, if gateway.verify is set
 
     @cached_property

@@ -297,7 +297,7 @@ def _django(value: object, _argument: str) -> object:
     """Escape text so that Django's template language renders it unchanged.
 
     A variable tag with a string, such as ``{{'{'}}``, replaces each character that can open or close a tag. The result
-    must not contain ``{%``, because django-helpdesk first encloses every ``{%`` in tags of its own.
+    must not contain ``{%``, because django-helpdesk first encloses every ``{%`` in additional tags.
     """
     return re.sub(r"\{|%(?=\})", r"{{'\g<0>'}}", plain(value))
 

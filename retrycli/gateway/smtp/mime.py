@@ -65,7 +65,7 @@ class Mail:
 
     def _parts(self, *, utf8: bool) -> Iterator[bytes | Attachment]:
         """Yield the mail in pieces. Each piece starts on a new line, so that leading dots can be doubled in each piece.
-        Without ``utf8``, leave non-ASCII addresses out of the headers, because the server does not accept them.
+        Without ``utf8``, omit non-ASCII addresses from the headers, because the server does not accept them.
         """
         head = b""
         for name, addresses in (("To", self.to), ("Cc", self.cc)):
