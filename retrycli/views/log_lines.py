@@ -96,7 +96,7 @@ class EventLog:
         return True
 
     def close(self) -> None:
-        """For each cause, warn how many messages were escalated, if some of them had no warning."""
+        """Warn how many messages were escalated for each cause that had messages without a warning."""
         in_part = [counted for counted in self._escalated.most_common() if counted[1] > self._warned[counted[0]]]
         for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
             logger.warning(
@@ -264,7 +264,7 @@ class _Json(logging.Formatter):
 class _LogFile(logging.Handler):
     """Append lines to a file, which is created when the first line is written.
 
-    A file that can't be written does not end a pass. `problem` holds the reason, for a warning.
+    A file that can't be written does not end a pass. `problem` is the reason, for a warning.
     """
 
     def __init__(self, path: Path) -> None:
@@ -277,7 +277,7 @@ class _LogFile(logging.Handler):
         try:
             if self._file is None:
                 self._file = _open(self._path)
-            # Write the line at once, so that lines of other processes can't split it.
+            # Write the line in one call, so that lines of other processes can't split it.
             os.write(self._file, f"{self.format(record)}\n".encode(errors="backslashreplace"))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -29,7 +29,7 @@ from retrycli.views import formatting
 GAP = 2  # spaces between columns
 ARROW = "→ "
 COMMAND = re.compile(r"`([^`]+)`")
-MIN_TEXT_WIDTH = 30  # minimum width of a text column; in less space, texts get lines of their own
+MIN_TEXT_WIDTH = 30  # minimum width of a text column; on narrower terminals, texts are printed on separate lines
 BATCH = 100  # number of list items serialized together
 INDENT = (0, 0, 0, 4)
 
@@ -44,8 +44,8 @@ def on_terminal() -> bool:
 def show_json(values: Mapping[str, object]) -> None:
     """Print one object, with its schema version first. An iterator's items are printed as they arrive.
 
-    A callable value is called when its turn comes, so that it may depend on earlier values. The output is ASCII, so
-    that every locale can print it and no control character reaches a terminal.
+    A callable value is called after all earlier values are printed, because it may depend on them. The output is ASCII,
+    so that every locale can print it and no control character reaches a terminal.
     """
     for number, (name, value) in enumerate({"schema_version": 1, **values}.items()):
         print(", " if number else "{", json.dumps(name), ": ", sep="", end="")  # noqa: T201
@@ -65,8 +65,7 @@ def _pieces(value: object) -> Iterator[str]:
 
 
 def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, named: bool = False) -> None:
-    """Print rows, if any: as a table on a terminal, and otherwise as tab-separated lines without a header. Nothing is
-    truncated.
+    """Print rows, if any: as a table on a terminal, and otherwise as tab-separated lines. Nothing is truncated.
 
     Args:
         headers: the columns' names, for the terminal, or with ``named``.
@@ -105,7 +104,7 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> object:
 
     table = Table(*headers, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     for number, column in enumerate(table.columns):
-        column.no_wrap, column.overflow = number == 0, "fold"  # the first column identifies a row
+        column.no_wrap, column.overflow = number == 0, "fold"  # keep the row's id on one line
     for row in rows:
         table.add_row(*map(Text, row))
     return table
@@ -137,8 +136,8 @@ def show_facts(facts: Mapping[str, formatting.Cell]) -> None:
 def show_findings(findings: Sequence[tuple[str, str, str, str | None]]) -> None:
     """Print findings for an operator: mark, name and text, with the remedy underneath.
 
-    A remedy's commands, which are in backticks, can be pasted: each is on a line of its own without breaks, unless the
-    whole remedy fits on one line.
+    If a remedy does not fit on one line, each of its commands (in backticks) gets a separate, unbroken line, so that
+    operators can paste it.
     """
     mark_width, name_width = max(len(mark) for mark, *_ in findings), max(len(name) for _, name, *_ in findings)
     indent = mark_width + name_width + 2 * GAP
@@ -178,7 +177,7 @@ def _folded(text: str, indent: int) -> str:
 
 
 def say(*lines: str) -> None:
-    """Print lines of retrycli's own words for an operator. Print nothing if the output is piped."""
+    """Print lines for an operator. Print nothing if the output is piped."""
     if on_terminal():
         print(*map(suggested.own, lines), sep="\n")  # noqa: T201
 
@@ -230,7 +229,7 @@ def progress() -> Iterator[Callable[[Event], None]]:
         def follow(event: Event) -> None:
             match event:
                 case PassStarted(due=due):
-                    # Messages escalated at enrolment were not due, so do not count them.
+                    # Start again at 0: messages escalated at enrolment are not among the due messages.
                     bar.update(task, total=due, completed=0)
                 case MessageDelivered() | MessageRescheduled() | MessageReleased() | MessageEscalated():
                     bar.advance(task)

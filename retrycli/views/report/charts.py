@@ -16,8 +16,8 @@ from retrycli.domain.delivery_stats import DAY, OUTCOMES, Outage, PassMark
 HEIGHT = 100
 BAND = 6  # height of the marks of outages, above all columns
 GAP = 0.14  # share of a bar's width that stays empty
-ROUND = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)  # first two digits of a round number
-LEAST_SHARE = 0.4  # minimum width of the bar of a number above 0, in hundredths of the whole
+ROUND = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)  # round numbers, to be multiplied by a power of ten
+LEAST_SHARE = 0.4  # minimum width of a bar, in per cent, so that every number above 0 is visible
 
 Box = tuple[float, float, float, float]  # left, top, width, height
 
@@ -147,9 +147,9 @@ def _short(number: float) -> str:
     return f"{number:.2f}".rstrip("0").rstrip(".")
 
 
-# The periods that one mark can represent. A day is a multiple of each, and its marks fit on the screen of a phone.
+# The periods that one mark can represent. Every period divides a day evenly, and a day's marks fit on a phone.
 CELLS = tuple(timedelta(minutes=minutes) for minutes in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
-MISSED_AFTER = 1.6  # after this many intervals a pass was missed; less is the scheduler's jitter
+MISSED_AFTER = 1.6  # if no pass begins for this many intervals, a pass was missed; a shorter delay is jitter
 
 
 @dataclass(frozen=True, slots=True)
