@@ -219,7 +219,7 @@ def test_the_first_delivery_allows_full_concurrency(stage: Stage) -> None:
 
 @pytest.mark.parametrize("answer", [REFUSED, NOT_FOUND])
 def test_other_answers_widen_the_concurrency_slowly(stage: Stage, answer: Outcome) -> None:
-    """The answer may concern all messages, for example if the preset is wrong. Eight at once would be too many."""
+    """The answer may concern all messages, for example if the preset is wrong. Eight requests would be too many."""
     stage.add(*range(1, 1 + 1 + 2 + 4 + 8 + 8))
     stage.run(answer)
     assert stage.widths == in_rounds(1, 2, 4, 8, 8)
@@ -335,7 +335,7 @@ def test_an_outage_costs_five_messages_one_retry_each_and_the_other_995_none(sta
 
 @pytest.fixture
 def outage(stage: Stage) -> Stage:
-    """Provide a stage with twenty messages and an open breaker. Messages 1 to 5 have lost a retry."""
+    """Provide a stage with twenty messages and an open breaker. Messages 1 to 5 have used up a retry."""
     stage.add(*range(1, 21))
     stage.run(DOWN)
     return stage
@@ -820,8 +820,9 @@ def test_an_unusable_lock_file_is_recorded_as_a_failed_pass(stage: Stage) -> Non
 
 
 def test_a_pass_starts_when_it_gets_the_lock(stage: Stage) -> None:
-    """The pass waits forty minutes for another pass, whose records must not count as future ones. Messages that become
-    due meanwhile are sent.
+    """While the pass waits, another pass records later times. These must not look like times from a fast clock.
+
+    Messages that become due during the wait are sent.
     """
     first = stage.clock.now
 
@@ -842,7 +843,7 @@ def test_a_pass_starts_when_it_gets_the_lock(stage: Stage) -> None:
 
 
 def test_a_pass_writes_a_heartbeat_after_waiting_for_the_lock(stage: Stage) -> None:
-    """Without the heartbeat, another host would consider the pass dead, and record its end while it works."""
+    """Without the heartbeat, another host would consider the running pass dead and record its end."""
     signs: list[str] = []
 
     def wait() -> None:
@@ -859,7 +860,10 @@ def test_a_pass_writes_a_heartbeat_after_waiting_for_the_lock(stage: Stage) -> N
 
 
 def test_escalations_on_enrolment_are_dated_after_the_wait_for_the_lock(stage: Stage) -> None:
-    """While this pass waits, the previous one may report all escalations up to a later time, and miss earlier ones."""
+    """The previous pass may report escalations while this pass waits.
+
+    An escalation that is recorded later but dated earlier would never be reported.
+    """
 
     def wait() -> None:
         stage.clock.now += timedelta(seconds=2)
@@ -871,7 +875,10 @@ def test_escalations_on_enrolment_are_dated_after_the_wait_for_the_lock(stage: S
 
 
 def test_later_escalations_on_enrolment_have_later_dates(stage: Stage) -> None:
-    """Enrolling many messages takes long, and another pass may meanwhile report all escalations up to that time."""
+    """Another pass may report escalations during a long enrolment.
+
+    An escalation that is recorded later but dated earlier would never be reported.
+    """
 
     def hear(event: Event) -> None:
         if isinstance(event, MessageEscalated):
@@ -1083,7 +1090,7 @@ def test_more_lapsed_claims_than_one_transaction_holds_are_recovered(stage: Stag
 
 
 def test_dead_passes_are_recorded_as_interrupted(stage: Stage) -> None:
-    """A pass is considered dead when its claims would have expired, on any host: pods may share a name but no lock."""
+    """A pass counts as dead by its age, regardless of its host, because pods may share a host name but no lock."""
     stage.ledger.start_pass("the dead", host="barn", pid=9, now=START - RULES.lease - MOMENT)
     stage.ledger.start_pass("another's", host="mill", pid=9, now=START - RULES.lease)
     stage.run()
