@@ -85,11 +85,11 @@ def test_only_the_linear_schedule_uses_the_creation_time(backoff: Backoff, creat
     ("retry", "failed_after", "due_after"),
     [
         (1, 0, 15),
-        (1, 40, 55),  # failed long after its creation: one base from the failure
+        (1, 40, 55),  # one base after the failure, which is later than one base after creation
         (2, 15, 30),
         (4, 45, 60),
-        (4, 20, 60),  # not before four bases from its creation
-        (4, 300, 315),  # at least one base from the failure
+        (4, 20, 60),  # four bases after creation, which is later than one base after the failure
+        (4, 300, 315),  # one base after the failure
     ],
 )
 def test_linear_retry_n_is_due_n_bases_after_creation_and_at_least_one_base_from_now(

@@ -21,7 +21,7 @@ SILENT = [OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID]
 
 
 def after(*kinds: OutcomeKind, since: datetime = NOON, rules: BreakerRules = RULES, tickets: int = 100) -> Breaker:
-    """Return a breaker after these outcomes in one pass, which belong to ``tickets`` tickets in turn."""
+    """Return the breaker after these outcomes of one pass. The outcomes belong to ``tickets`` tickets in turn."""
     breaker = CLOSED
     for number, kind in enumerate(kinds):
         breaker = breaker.after(kind, rules, since=since, ticket=str(number % tickets))
@@ -172,7 +172,7 @@ def test_a_destination_that_requests_a_rest_gets_no_requests_until_its_end() -> 
 
 
 def test_a_rest_is_not_a_failure() -> None:
-    """After a rest, one failure does not open the breaker. As usual, only a streak of failures does."""
+    """A rest starts a new streak, so one failure after the rest does not open the breaker."""
     resting = after(*[OutcomeKind.TRANSIENT] * 4).rest(NOON)
     assert resting.failures == 0
     breaker = resting.after(OutcomeKind.TRANSIENT, RULES, since=NOON + timedelta(minutes=15), ticket="1")

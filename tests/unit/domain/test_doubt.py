@@ -36,7 +36,7 @@ from tests.fakes import (
 ONE_BY_ONE = replace(RULES, concurrency=1)
 MISSING = Outcome(OutcomeKind.PERMANENT, 404, "HTTP 404", in_doubt=True)
 MAINTENANCE = replace(MOVED, kind=OutcomeKind.REFUSED, error="look-up: HTTP 302")
-"""The outcome of a redirect if the message was looked up first."""
+"""The outcome of an attempt whose look-up was redirected."""
 SETTLED_BY_ITS_PRESET = replace(FORBIDDEN, in_doubt=False)
 
 

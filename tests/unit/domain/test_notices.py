@@ -203,7 +203,7 @@ def test_a_new_target_hears_of_an_incident_from_a_pass_that_meets_it(world: Worl
 
 
 def test_a_graver_incident_does_not_hide_others(world: World) -> None:
-    """A pass records only its gravest problem, so the record does not show that the other incident has ended."""
+    """A pass records only its most serious problem, so the record does not show that the other incident has ended."""
     world.tick(DOWN)
     assert (23, "down lasts") in told(world, [REFUSED] * 30)
 
@@ -247,7 +247,7 @@ def test_a_failed_pass_only_reports_its_failure(world: World, topic: Topic) -> N
 def test_a_pass_stopped_before_any_attempt_does_not_end_a_failure(
     world: World,
 ) -> None:
-    """While the API is down, such a pass ends before the step at which the other pass failed."""
+    """A pass that waits for a probe ends early, so it does not show whether the failure continues."""
     waits_for_probe = replace(DOWN, rescheduled=0)
     world.tick(DOWN)
     assert told(world, [FAILED, waits_for_probe, FAILED, waits_for_probe]) == [(0, "fault began")]
@@ -263,7 +263,7 @@ def test_three_consecutive_skipped_passes_are_reported(world: World) -> None:
 
 
 def test_a_pass_that_outlasts_skipped_ones_reports_its_own_end(world: World) -> None:
-    """The pass began before the skipped passes, so it is the newest pass in the history that it reads."""
+    """The history that a pass reads ends with the pass itself. The skipped passes, which began later, are missing."""
     told(world, [SKIPPED] * 3)
     world.passes = [Past(started_at=NOON + TICK / 2), Past()]
     assert [short(notice) for notice in _told_at(world)] == ["skipped ended"]

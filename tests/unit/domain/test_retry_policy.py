@@ -241,7 +241,7 @@ def test_a_failed_message_always_waits_for_a_future_time_or_is_escalated(
     [
         (10, 8, TransitionKind.RESCHEDULED),
         (10, 9, TransitionKind.ESCALATED),
-        (10, 10, TransitionKind.ESCALATED),  # retried manually
+        (10, 10, TransitionKind.ESCALATED),  # no retry was left before this attempt
         (1, 0, TransitionKind.ESCALATED),
         (3, 1, TransitionKind.RESCHEDULED),
         (3, 2, TransitionKind.ESCALATED),
