@@ -321,7 +321,7 @@ def test_a_named_path_that_is_not_a_file_is_not_reported_as_missing(folder: Path
 
 
 def test_a_named_file_that_cannot_be_looked_up_is_not_reported_as_missing(folder: Path) -> None:
-    """An overlong name causes the same error as a folder without search permission, and also for root."""
+    """Root can search every folder, so an overlong name causes the error instead."""
     with pytest.raises(ConfigurationError, match=r"^can't access .* \(--config\): File name too long; check"):
         load(folder / ("x" * 300) / "retrycli.toml", {})
 

@@ -107,7 +107,7 @@ def desk(tmp_path: Path) -> Desk:
     ],
 )
 def test_reports_the_age_of_the_oldest_failed_message(desk: Desk, made: str, more: str, level: Level) -> None:
-    """The warning says that the first pass would send rows from years ago. Sent and escalated messages do not count."""
+    """A pass would still send messages from years ago. Sent and escalated messages do not count."""
     assert desk.in_database(database.age) == []
     desk.execute("ALTER TABLE pending_messages ADD COLUMN created_at TEXT")
     desk.with_passes()
@@ -230,7 +230,7 @@ def test_another_users_file_is_reported(desk: Desk, name: str) -> None:
 
 
 def test_for_root_the_owner_of_config_and_database_is_trusted(desk: Desk) -> None:
-    """The manual describes this setup, and there is no schedule yet that names the passes' user."""
+    """No schedule names the passes' user yet. The manual describes this setup."""
     need_root()
     case = relying_on_all(desk)
     for path in (desk.root, desk.config, desk.root / "agent.db"):
@@ -563,7 +563,7 @@ def test_a_pass_in_the_future_reveals_a_wrong_clock(desk: Desk) -> None:
 
 
 def test_the_scheduler_is_judged_by_passes_that_have_started(desk: Desk) -> None:
-    """A pass that a wrong clock dated a month ahead would hide a dead cron."""
+    """A wrong clock dated one pass a month ahead. If this pass counted, the check would not notice a dead cron."""
     desk.with_passes(timedelta(days=-30), 75 * MINUTE, 90 * MINUTE)
     found = desk.in_database(calling.calling)[-1]
     assert (found.name, found.level) == ("passes", Level.FAILURE)
@@ -607,7 +607,7 @@ def test_passes_that_start_constantly_are_described_in_words(desk: Desk) -> None
 
 
 def test_passes_before_a_change_of_the_line_do_not_require_another_change(desk: Desk) -> None:
-    """A pass that cron starts slightly early is less than a minute after the previous one."""
+    """Cron started these passes every minute. Jitter can make the measured intervals slightly shorter than a minute."""
     (desk.root / "etc/crontab").write_text(LINE)
     desk.with_passes(*(number * timedelta(seconds=59.98) for number in range(1, 5)))
     found = only([of_cadence(desk)], Level.WARNING, "passes")

@@ -29,7 +29,7 @@ MESSAGE = {
     "body": "Your parcel is on its way",
 }
 NEVER = 10.0
-"""The timeout in seconds. A test that succeeds never waits for it."""
+"""The timeout in seconds. A passing test never waits this long."""
 
 
 @dataclass

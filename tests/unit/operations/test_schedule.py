@@ -614,7 +614,7 @@ IN_POSTGRESQL = '[database]\nurl = "postgresql://db/desk"\n'
 def proposed(
     desk: Desk, settings: str, run_as: str | None = None, place: SchedulePlace = SchedulePlace.SYSTEM_CRONTAB
 ) -> str:
-    """Return the user as whom the passes would run."""
+    """Return the user that would run the passes."""
     return propose(place, desk.settings(settings), desk.host, run_as=run_as).user
 
 
@@ -647,7 +647,7 @@ def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk, place: Sched
 
 
 def test_an_unprivileged_users_config_with_roots_file_makes_no_passes_as_root(shared_desk: Desk) -> None:
-    """Passes of root would do, with root's rights, what the unprivileged user writes into the config."""
+    """Passes run by root would let the unprivileged user act with root's rights through the config."""
     (shared_desk.root / "roots.db").touch()
     text = '[database]\nurl = "sqlite:///roots.db"\n'
     shared_desk.settings(text)

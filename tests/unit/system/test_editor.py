@@ -62,7 +62,7 @@ def test_the_edited_text_is_returned_with_its_line_breaks() -> None:
 
 
 def test_the_file_is_private_and_deleted_afterwards(folder: Path) -> None:
-    """Files that the editor creates beside it, such as backups, are deleted too."""
+    """Files that the editor creates in the same folder, such as backups, are deleted too."""
     editor = python(
         "pathlib.Path(str(f) + '~').write_text('tea'); "
         "f.write_text(f'{f.name} {f.stat().st_mode & 0o777:o} {f.parent.stat().st_mode & 0o777:o}')"
@@ -101,7 +101,7 @@ def test_an_interrupt_is_left_to_the_editor() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_terminated_command_leaves_no_text_behind(folder: Path, number: int) -> None:
-    """When a terminal is closed, for example, the command also ends the editor."""
+    """A closed terminal sends SIGHUP, for example. The command then also ends the editor."""
     before = signal.getsignal(number)
     editor = python(f"import signal; os.kill(os.getppid(), {int(number)}); signal.pause()")
     with pytest.raises(SystemExit) as ended:
@@ -133,7 +133,7 @@ def test_repeated_signals_leave_no_text_behind(tmp_path: Path, number: int) -> N
             assert process.stdout.readline() == b"open\n"
             while process.poll() is None:
                 process.send_signal(number)
-                with suppress(subprocess.TimeoutExpired):  # constant signals would leave the process no time
+                with suppress(subprocess.TimeoutExpired):  # pause between signals, so that the process can exit
                     process.wait(timeout=0.001)
         assert process.returncode in {128 + number, -number}
         assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,7 @@ UNDER_SYSTEMD = {"INVOCATION_ID": "4711"}
 def test_who_started_a_pass_shows_in_its_terminal_its_unit_and_its_parents(
     environment: dict[str, str], above: list[str], expected: StartedBy, *, terminal: bool
 ) -> None:
-    """An application that runs as a systemd unit passes its INVOCATION_ID on to every process that it starts."""
+    """INVOCATION_ID does not prove a timer, because every process that a systemd service starts inherits it."""
     assert started_by(environment, above, at_terminal=terminal) is expected
 
 

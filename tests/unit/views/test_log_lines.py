@@ -223,7 +223,7 @@ SECRETS = ("Dear customer", "Re: my divorce", "anna@example.com", "the answer's 
 def test_no_line_contains_text_of_a_message_or_an_answer(
     stage: Stage, capsys: pytest.CaptureFixture[str], style: Style
 ) -> None:
-    """The passes produce every kind of outcome, and the log level is the lowest. Two kinds end a pass."""
+    """The passes produce every kind of outcome. THROTTLED and UNAUTHORIZED end a pass, so each has a separate pass."""
     body, subject, recipient, answer = SECRETS
     kinds = [each for each in OutcomeKind if each not in {OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED}]
     outcomes = [Outcome(kind, 200, answer) for kind in kinds]
