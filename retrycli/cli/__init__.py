@@ -80,7 +80,7 @@ EXAMPLES = {
     "look-up": "retrycli look-up 17",
     "mark-sent": "retrycli mark-sent 17 --note 'the customer has answered it'",
     "requeue": "retrycli requeue --fingerprint d99c9ce87382 --canary 3 --spread 2h",
-    "reject": "retrycli reject 17 --reason 'sent manually'",
+    "reject": "retrycli reject 17 --reason 'no longer needed'",
     "pause": "retrycli pause --for 2h --reason 'API migration'",
     "resume": "retrycli resume",
     "passes": "retrycli passes --limit 5",

@@ -92,8 +92,9 @@ def _hint(group: EscalationGroup) -> str:
     match group.example.reason:
         case EscalationReason.UNKNOWN:
             return (
-                f"The messages may have arrived. Check one with `retrycli look-up {group.example.id}`. If all arrived: "
-                f"`retrycli mark-sent {of_cause}`; if none did: `retrycli requeue {of_cause} --canary 3`"
+                f"The messages may have arrived. Check each with `retrycli look-up {group.example.id}`, or in its "
+                f"ticket. If all arrived: `retrycli mark-sent {of_cause}`; if none did: "
+                f"`retrycli requeue {of_cause} --canary 3`"
             )
         case EscalationReason.EXPIRED:
             return f"If the messages are no longer wanted: retrycli reject {of_cause} --reason expired"

@@ -178,8 +178,10 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
         sends = f"send {'it' if len(expired) == 1 else 'one'} with `retrycli retry {expired[0]}`"
         terminal.say(f"{_describe_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
     if lost := len(done.refused) - unfit - len(expired):
-        were = "was" if lost == 1 else "were"
-        terminal.say(f"{formatting.count(lost, 'message')} {were} modified concurrently and left unchanged.")
+        terminal.say(
+            f"{formatting.count(lost, 'message')} not changed: modified concurrently, or rejected by the database. "
+            "To see the reasons, add --json."
+        )
 
 
 def describe_left(done: operations.retry.ActionResult) -> str:

@@ -198,7 +198,7 @@ def _describe_waits(figures: DeliveryStats) -> str:
     median, most, longest = ("" if wait is None else in_words(wait) for wait in _waits(figures))
     if not median:
         return "no data yet"
-    return f"half within {median}, 95 % within {most}, all within {longest}"
+    return f"half within {median}, 95% within {most}, all within {longest}"
 
 
 def _describe_outages(figures: DeliveryStats) -> str:
@@ -255,4 +255,4 @@ def _bar(part: int, most: int) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{part / whole * 100:.1f} %"
+    return f"{part / whole * 100:.1f}%"

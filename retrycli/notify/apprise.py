@@ -171,7 +171,7 @@ def _silence(attempts: Collection[_Attempt]) -> Iterator[None]:
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     for logger in loggers:
         logger.handlers, logger.propagate = [logging.NullHandler()], False
-    loggers[0].setLevel(logging.DEBUG)  # `_reason` needs the debug lines; the handlers discard them
+    loggers[0].setLevel(logging.DEBUG)  # Apprise collects the debug lines for `_reason`
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

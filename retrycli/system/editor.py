@@ -63,7 +63,9 @@ def edited(text: str, command: list[str], *, name: str) -> str:
         try:
             code = subprocess.run([*command, str(file)], check=False).returncode  # noqa: S603  the user's own $EDITOR
         except OSError as error:
-            raise NotEdited(f"can't start the editor {command[0]}: {error.strerror}; set $EDITOR to another") from None
+            raise NotEdited(
+                f"can't start the editor {command[0]}: {error.strerror}; set $VISUAL or $EDITOR to another editor"
+            ) from None
         if code != 0:
             raise NotEdited(f"the editor {command[0]} exited with status {code}; nothing was written")
         try:

@@ -152,8 +152,8 @@ class PassLock:
         if isinstance(error, PermissionError) and (owner := self._other_owner()) is not None:
             remedy = f"chown {shlex.quote(user_name(os.geteuid()))} {shlex.quote(str(self._path))}"
             return LockUnusable(
-                f"can't open the lock file {self._path}: it belongs to {owner}, who ran a pass here; "
-                f"run as root: {remedy}"
+                f"can't open the lock file {self._path}: it belongs to {owner}. Run this as {owner}, "
+                f"or give the file to the user who runs the passes; as root: {remedy}"
             )
         return LockUnusable(
             f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "

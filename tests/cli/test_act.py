@@ -443,7 +443,7 @@ def test_a_message_sent_before_the_answer_is_left_alone_and_counted(at_work: Cli
 
     screen = at_work.on_terminal("requeue", "--type", "customer", answers=answers())
     assert "Requeued 2 messages" in screen.text
-    assert "1 message was modified concurrently and left unchanged." in screen.text
+    assert "1 message not changed: modified concurrently, or rejected by the database." in screen.text
     assert application.row(13)["status"] == "sent"
     assert {message_id for message_id, *_ in acts(application)} == {11, 12}
 

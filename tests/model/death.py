@@ -1,7 +1,7 @@
-"""The simulated death of a process at one of its calls of a port, before or after the call takes effect.
+"""Simulate the death of a process at one of its calls to a port, before or after the call takes effect.
 
-As after kill -9, nothing is cleaned up, because every later call of the dead process raises too. Only the open
-transaction is rolled back, as by a database whose client has died.
+As after kill -9, no clean-up code has an effect, because every later call by the dead process raises too. Only the open
+transaction is rolled back, as a database does when its client dies.
 """
 
 from __future__ import annotations

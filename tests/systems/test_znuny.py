@@ -75,7 +75,7 @@ def as_user(desk: Desk, name: str) -> Desk:
 
 
 def fail(desk: Desk, ticket: int, message_type: str = "customer", **columns: object) -> int:
-    """Add a message with a recipient, which Znuny requires."""
+    """Add a failed message. Messages to customers and suppliers get a recipient, which Znuny requires."""
     to = {"customer": CUSTOMER, "supplier": SUPPLIER, "internal": None}[message_type]
     return desk.fail(ticket, message_type, **{"recipient_email": to, **columns})
 

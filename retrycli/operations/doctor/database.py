@@ -74,11 +74,11 @@ def tables(context: Context, database: Database) -> Iterator[Finding]:
         )
 
 
-def queue(_context: Context, database: Database) -> Iterator[Finding]:
+def queue(context: Context, database: Database) -> Iterator[Finding]:
     """Check that the queue belongs to the application's table."""
     if database.revision() == schema.HEAD:
         own_tables.check_selection(database)
-        yield ok("queue", "the queue belongs to this table")
+        yield ok("queue", f"the queue belongs to {context.settings.database.table}")
 
 
 def age(context: Context, database: Database) -> Iterator[Finding]:

@@ -141,7 +141,7 @@ def _cadence(context: Context, callers: list[cron_line.Caller], passes: list[Pas
     if usual is None or _is_steady(context, usual):
         return ok("passes", f"{ago}; there should be one every {wanted}")
     words = f"passes have run every {in_words(usual)}, but schedule.retry_interval_minutes says {wanted}"
-    remedy = "make the schedule and the setting agree: `retrycli cron check`"
+    remedy = "the schedule and the setting differ; `retrycli cron check` shows how to fix it"
     if (when := _configured_schedule(context, callers)) is not None:
         remedy = f"do nothing if you have just changed the schedule: it now starts passes at {when}, as configured"
     return warning("passes", words, remedy)

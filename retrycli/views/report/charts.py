@@ -14,7 +14,7 @@ from itertools import pairwise
 from retrycli.domain.delivery_stats import DAY, OUTCOMES, Outage, PassMark
 
 HEIGHT = 100
-BAND = 6  # height of the marks of outages, above all columns
+BAND = 6  # height of the space above the columns, which the shading of outages also fills
 GAP = 0.14  # share of a bar's width that stays empty
 ROUND = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)  # round numbers, to be multiplied by a power of ten
 LEAST_SHARE = 0.4  # minimum width of a bar, in per cent, so that every number above 0 is visible

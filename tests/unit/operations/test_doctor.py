@@ -619,7 +619,7 @@ def test_passes_before_a_change_of_the_line_do_not_require_another_change(desk: 
     (desk.root / "etc/crontab").write_text(LINE.replace("/15", ""))
     assert (
         only([of_cadence(desk)], Level.WARNING, "passes").remedy
-        == "make the schedule and the setting agree: `retrycli cron check`"
+        == "the schedule and the setting differ; `retrycli cron check` shows how to fix it"
     )
 
 

@@ -87,7 +87,9 @@ def test_an_editor_that_fails_leaves_no_file(folder: Path, script: str, why: str
 
 
 def test_a_missing_editor_is_named() -> None:
-    with pytest.raises(NotEdited, match=r"can't start the editor /no/such: No such file or directory; set \$EDITOR"):
+    with pytest.raises(
+        NotEdited, match=r"can't start the editor /no/such: No such file or directory; set \$VISUAL or \$EDITOR"
+    ):
         edited("tea", ["/no/such"], name="a.txt")
 
 

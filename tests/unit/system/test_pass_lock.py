@@ -367,8 +367,9 @@ def test_a_lock_left_by_root_is_reported_with_its_owner_and_a_remedy() -> None:
             pass
         with pytest.raises(LockUnusable) as refused:
             as_user(OURS, PassLock(place / "lock").check)
-        told = f"can't open the lock file {place}/lock: it belongs to root, who ran a pass here"
-        assert str(refused.value) == f"{told}; run as root: chown {OURS} {place}/lock"
+        told = f"can't open the lock file {place}/lock: it belongs to root. Run this as root"
+        remedy = "or give the file to the user who runs the passes; as root:"
+        assert str(refused.value) == f"{told}, {remedy} chown {OURS} {place}/lock"
 
 
 def test_a_child_that_outlives_the_pass_does_not_keep_its_lock(path: Path) -> None:

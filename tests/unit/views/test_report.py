@@ -128,7 +128,7 @@ def test_the_page_contains_every_fact() -> None:
     assert "12 HTTP 422: no … permanent · 8 customer, 4 supplier Sun 2 Mar 12:00" in words_of_it
     assert "retrycli show 17" in words_of_it
     assert "retrycli requeue --fingerprint abc123" in words_of_it
-    assert "half within 15 min, 95 % within 30 min, all within 3 h 30 min" in words_of_it
+    assert "half within 15 min, 95% within 30 min, all within 3 h 30 min" in words_of_it
     assert "first 90 second 7 third 1 4th 0" in words_of_it
     assert "10th 0 later 2" in words_of_it
     assert "300 passes ran, and none is missing" in words_of_it
