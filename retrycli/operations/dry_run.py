@@ -1,4 +1,7 @@
-"""Predict what a pass would send now. Write nothing, and block no writer."""
+"""Predict what a pass would send now. Write nothing.
+
+Block no writer, unless retrycli's own tables must first be created or upgraded.
+"""
 
 from array import array
 from collections import Counter

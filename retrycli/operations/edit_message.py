@@ -46,7 +46,7 @@ def write_draft(
 ) -> list[str]:
     """Write an edited message. The message gets a new delivery key and keeps its state.
 
-    Write ``subject`` and ``body`` of the application's table, and ``recipient_email`` if the table has it.
+    Only ``subject``, ``body`` and, if the table has it, ``recipient_email`` are written, and only if they changed.
 
     Args:
         settings: from `retrycli.load_settings`, or created directly.

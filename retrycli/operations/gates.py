@@ -60,7 +60,7 @@ class Gates:
         self._disk = lack_of_room(database.file)
 
     def of(self, found: MessageDetails, at: datetime, ended: Collection[str]) -> Iterator[Gate]:
-        """Yield all gates except cron's, for a pass that begins at a given time."""
+        """Yield the gates of a message, except cron's, for a pass that begins at a given time."""
         failed = found.row["status"] == MessageStatus.FAILED
         yield Gate("status", failed, str(found.row["status"]))
         if not failed or found.queue is None:

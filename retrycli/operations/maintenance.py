@@ -84,7 +84,7 @@ def failed_index(settings: Settings) -> Iterator[FailedIndex]:
 
 
 def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:
-    """Count the attempts, actions and passes that ended before a given time.
+    """Count the attempts, actions and passes that `prune` would delete.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.

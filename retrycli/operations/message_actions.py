@@ -1,8 +1,8 @@
 """Apply operators' actions to any number of failed messages: find, requeue, reject, mark as sent, acknowledge.
 
 Each action is recorded with its operator. Each transaction changes at most `BATCH` messages, so that passes and the
-application can continue. Messages that are sent, or are being sent, are not changed. A changed message no longer
-matches the filter that found it, so an interrupted action can be repeated.
+application can continue. Messages that are sent, or are being sent, are not changed. An interrupted action can be
+repeated: messages that it has already changed are skipped.
 """
 
 import asyncio
@@ -109,8 +109,8 @@ def requeue(
         runtime: clock, randomness, and a request to stop early.
 
     Returns:
-        The number of requeued messages, and the reasons why others were not requeued. A canary that failed stays
-        escalated; a delivered one is marked as sent.
+        The number of requeued messages, and the reasons why others were not requeued. A canary that failed or
+        was skipped is unchanged; a delivered one is marked as sent.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -314,7 +314,7 @@ def _problems(
 ) -> dict[int, str]:
     """Return the messages from which no request can be built, and the reasons. Send nothing.
 
-    If the settings of the gateways are wrong, return no problems, because a pass reports the settings.
+    If the settings of the gateways are wrong, return no problems, because a pass reports that error.
     """
     from retrycli.gateway.router import open_router
 

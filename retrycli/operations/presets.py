@@ -55,7 +55,7 @@ class Trial:
 
     outcome: Outcome
     exchanges: tuple[tuple[str, str], ...]  # requests and their responses, without secrets
-    # Whether a look-up finds the message; None if the preset has no look-up, or if the look-up gets no answer.
+    # Whether a look-up finds the message; None if no look-up was made, or if its result is unknown.
     found_again: bool | None
 
     @property

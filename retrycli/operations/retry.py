@@ -56,8 +56,7 @@ class ActionResult:
     """The result of an action on messages.
 
     Attributes:
-        refused: messages that were left unchanged because their state had changed, or did not allow the action, with
-            the reason.
+        refused: the errors of messages to which the action could not be applied, by id.
         left: the number of messages that were not reached; they are unchanged.
         reason: why messages were not reached: ``canary_failed``, ``destination_down`` or ``signal``.
     """
@@ -103,7 +102,8 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime
     Raises:
         NoSuchMessage: the application's table has no such row.
         NotActionable: the message is not failed, or is being sent; or a stop was requested before the attempt.
-        InvalidMessage: the message's data can't be turned into a request.
+        InvalidMessage: the message's data can't be turned into a request. No attempt was made, and the message is
+            escalated.
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting, the preset or the application's table is wrong.
         EventLoopRunning: this thread runs an event loop.
@@ -233,7 +233,7 @@ async def _one_by_one(
     answer: Callable[[int, Result | None, RetrycliError | None], Answer],
     is_enough: Callable[[list[Answer]], bool] = lambda _: False,
 ) -> list[Answer]:
-    """Act on messages over one connection and with one log-in, until a stop is requested or ``is_enough`` returns True.
+    """Act on messages with shared connections and log-ins, until a stop is requested or ``is_enough`` returns True.
 
     Return an answer for each message that was reached: the result of the action, or the error that prevented it.
     """

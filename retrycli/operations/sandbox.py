@@ -1,4 +1,4 @@
-"""Simulate a ticketing API on loopback. It accepts the requests of the generic preset, from any client."""
+"""Simulate a ticketing API on loopback. It accepts the requests of the generic preset."""
 
 import json
 import re

@@ -15,7 +15,7 @@ from retrycli.system.trust import write_private
 
 
 def check(settings: Settings) -> dict[str, str]:
-    """Check everything that a pass needs, but send nothing: settings, preset, credentials, database, tables, lock.
+    """Check the settings, presets, database, tables and lock, and that the credentials are set. Send nothing.
 
     Returns:
         The facts to show to the operator, by name.

@@ -37,7 +37,7 @@ class HostStatus:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A destination that refused retrycli's access and has accepted nothing since."""
+    """A destination that refused a pass's requests and has shown no sign of recovery since."""
 
     destination: str
     at: datetime  # start of the last pass that was refused
@@ -51,8 +51,9 @@ class Status:
 
     Attributes:
         state: ``ok``, ``late``, ``paused``, ``down`` or ``never_run``. Down means that something prevents
-            deliveries: the ticketing API is down or refuses the waiting messages, the last pass failed, the disk is
-            full, or a pass ended without a record of its end and its messages are not recovered yet.
+            deliveries: the ticketing API is down, asked retrycli to wait or refuses the waiting messages, the last pass
+            failed, the disk is full, or a pass ended without a record of its end and its messages are not recovered
+            yet.
         running: the scheduler is alive: not paused, and the newest pass is recent.
         unrecorded: the passes of this host that ended without a record of their end: killed, or stopped by a full disk.
         next_run: the start of the next pass; None if nothing starts passes, or if passes have stopped.

@@ -28,8 +28,8 @@ from retrycli.store.passes import Ledger
 from retrycli.system import pass_lock, process
 from retrycli.views import log_lines
 
-# The folder for the lock files of server databases. The operator creates the folder, and the user who runs the passes
-# must own it.
+# The folder for the lock files of server databases. The operator or systemd (StateDirectory=) creates the folder, and
+# the user who runs the passes must own it.
 STATE_FOLDER = Path("/var/lib/retrycli")
 
 
@@ -71,8 +71,8 @@ def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[D
 
     Args:
         settings: the settings of the database.
-        to_read: the caller writes nothing, so that no transaction needs to block other writers. If retrycli's own
-            tables must first be created or upgraded, a transaction is still used.
+        to_read: the caller writes nothing, so no transaction needs to block other writers. If retrycli's own tables
+            must first be created or upgraded, a transaction is still used.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -147,7 +147,7 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
         settings: the settings.
         limit: the maximum number of attempts; by default ``run.limit``.
         probe: if a destination is down, probe it immediately.
-        to_send: False if nothing will be sent, so that no base URL is needed.
+        to_send: False if nothing will be sent; then no base URL is needed.
 
     Raises:
         ConfigurationError: a gateway has no base URL.

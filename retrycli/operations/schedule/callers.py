@@ -79,8 +79,8 @@ def none_hidden(host: Host) -> bool:
 def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
     """Return what starts passes with these settings on this machine; an empty list if the settings come from no file.
 
-    Another user's crontab counts only if that user owns the settings or the database, or is in the group that may read
-    the settings.
+    Another user's crontab counts only if that user is root, owns the settings or the database, or has the same name as
+    the group that may read the settings.
     """
     if loaded.file is None:
         return []

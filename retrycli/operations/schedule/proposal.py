@@ -179,8 +179,9 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
 def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
     """Return the pass with a log, and the change to the settings that adds the log.
 
-    The log is in the folder of cron/logrotate if the user may write there, otherwise beside the database. There is no
-    change if the pass already has a log, if the current user may not write the settings, or if no folder is suitable.
+    The log is in the folder of cron/logrotate if the user who runs the passes owns the folder, otherwise beside the
+    database. There is no change if the pass already has a log, if the settings can't be changed, or if no folder is
+    suitable.
     """
     file = Path(wanted.config).resolve()
     if loaded.settings.logging.file is not None or not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
