@@ -51,7 +51,7 @@ class UserCrontab:
         return decoded(self._checked(done).stdout)
 
     def write(self, text: str) -> None:
-        """Replace the crontab's text.
+        """Replace the crontab's text. If the new text is empty, remove the crontab.
 
         Raises:
             ConfigurationError: cron is not installed, or rejects the text or this user.

@@ -142,6 +142,8 @@ class File:
     def write(self, text: str) -> None:
         """Replace the file's text atomically, because cron may read it at any moment.
 
+        If the new text is empty, remove the file.
+
         Raises:
             ConfigurationError: the file can't be written.
         """

@@ -28,7 +28,7 @@ LONGEST = 4096  # maximum length of a holder's text; a longer file is not a lock
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that holds, or last held, a lock. Fields that the file lacks are None."""
+    """The process that holds, or last held, a lock. If the lock file does not identify it, all fields are None."""
 
     pid: int | None = None
     host: str | None = None

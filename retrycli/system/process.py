@@ -92,7 +92,7 @@ def install(extra: str) -> str:
     return f"{sys.executable} -m pip install 'retrycli[{extra}]'"
 
 
-# -- standard streams: a closed or full stream, or one without a reader, does not change what a command does ---
+# -- standard streams -----------------------------------------------------------------------------------------
 
 
 def prepare_streams() -> None:

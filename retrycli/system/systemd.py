@@ -163,7 +163,7 @@ def times(text: str) -> str:
 
 
 def as_cron(when: str) -> str | None:
-    """Return a calendar event (systemd.time(7)) as a cron line; None if it is invalid, or if cron can't express it."""
+    """Return a calendar event (systemd.time(7)) as a cron line; None if its form is not supported."""
     if when in {"minutely", "hourly", "daily", "weekly", "monthly"}:
         return "* * * * *" if when == "minutely" else f"@{when}"
     found = re.fullmatch(r"(?:\*-\*-\* )?([\d*/,.]+):([\d*/,.]+)(?::\d+)?", when)
