@@ -43,7 +43,7 @@ class HttpGateway(BaseGateway):
         settings: the system and the credentials.
         columns: the columns of the application's table, to check the templates; None without a table.
         connections: the maximum number of concurrent requests.
-        now: the clock, for a Retry-After that is a date.
+        now: the clock, for settle times, and for a Retry-After that is a date.
         elapsed: a monotonic clock, in seconds.
         sleep: waits between immediate retries.
         watch: called with every request and its answer.

@@ -58,8 +58,8 @@ class _Part:
 
     where: str
     names: Names
-    known: Names  # the names defined by retrycli that have a value in this part
-    has_row: bool = True  # the message's columns also have a value in this part
+    known: Names  # the names, other than columns, that have a value in this part
+    has_row: bool = True  # the message's columns also have values in this part
 
     @property
     def columns(self) -> Names:
