@@ -253,7 +253,7 @@ def run() -> None:
     except SystemExit as end:
         # typer catches BrokenPipeError first, and exits with 1.
         sys.exit(SIGPIPE_EXIT if isinstance(end.__context__, BrokenPipeError) else end.code)
-    except Exception as error:  # noqa: BLE001  a bug, too, is reported in one line
+    except Exception as error:  # noqa: BLE001  a bug is also reported in one line
         _fail(error, f"{cause_of(error)}. Run again with --debug before the command to show the traceback", 1)
 
 

@@ -16,9 +16,9 @@ from retrycli.domain.duration import duration, in_words
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.views import formatting, terminal
 
-ON_SCREEN = 20  # maximum number of groups on a terminal, except hours, which are all shown
+ON_SCREEN = 20  # maximum number of groups, except hours, and of rows by retry, on a terminal
 MAX_GROUPS = 10_000  # maximum number of groups in JSON or a pipe, and of hours
-CAUSES = 5  # maximum number of errors shown without ``--by error``
+CAUSES = 5  # maximum number of errors on a terminal without ``--by error``
 NEWEST = 5  # maximum number of outages on a terminal, newest first
 CURVE = 48  # width of a curve, in characters
 STEPS = " ▁▂▃▄▅▆▇█"  # the characters of a curve, lowest first

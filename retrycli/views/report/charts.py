@@ -105,7 +105,7 @@ def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], 
     Args:
         marks: the mark of each cell, from `MARKS`.
         cells: the number of cells in a day.
-        expected: the first and the last cell in which passes were expected.
+        expected: the first cell in which passes were expected, and the cell after the last one.
         title: the name of the day.
         desc: the passes in words, for screen readers.
     """
@@ -158,7 +158,7 @@ class Row:
 
     day: date
     marks: Mapping[int, str]  # result that each cell shows
-    expected: tuple[int, int]  # the first and the last cell in which passes were expected
+    expected: tuple[int, int]  # the first cell in which passes were expected, and the cell after the last one
     results: Mapping[str, int]  # number of passes by result, including passes that share a cell
     missed: int
 

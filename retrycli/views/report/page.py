@@ -51,7 +51,7 @@ class ReportData:
 
     figures: DeliveryStats
     state: str  # the value of `Status.state`
-    messages: Mapping[str, int]  # the value of `Status.messages`
+    messages: Mapping[str, int]  # the result of `QueueCounts.counts`
     first_pass: datetime | None  # start of the first known pass
     last_pass: datetime | None
     passes: Sequence[PassMark]  # as many passes as fit, oldest first; see `passes_since`
