@@ -58,9 +58,9 @@ FACTORIES: dict[str, Factory] = {
     "postgresql": postgresql_database,
 }
 ENGINES = ["sqlite", "postgresql"]
-"""The engines on which every test runs."""
+"""The engines on which tests run by default."""
 in_every_mode = pytest.mark.parametrize("engine", [*ENGINES, "sqlite-wal"], indirect=True)
-"""A mark for tests with two concurrent processes. With a write-ahead log, readers do not block writers."""
+"""A mark for tests with concurrent connections. With a write-ahead log, readers do not block writers."""
 
 
 def reusable(url: str) -> AbstractContextManager[object]:

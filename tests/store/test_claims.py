@@ -1001,7 +1001,7 @@ def test_an_error_is_truncated_to_its_columns_length(engine: Factory, tmp_path: 
 
 
 def as_text(time: datetime) -> str:
-    """Format a time as SQLAlchemy and Django write it to SQLite."""
+    """Format a time as SQLAlchemy writes it to SQLite."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
 
 

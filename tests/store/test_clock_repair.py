@@ -54,7 +54,9 @@ def try_it(
     pass_id: str | None = "ahead",
     throttled: bool = False,
 ) -> None:
-    """Attempt a queued message. Reschedule it to `due`, escalate it if `due` is None, or release it."""
+    """Attempt a queued message. Release it if it is throttled or attempted manually. Otherwise, reschedule it to `due`,
+    or escalate it if `due` is None.
+    """
     claims, claim = Claims(database), Claim("somebody", at + LEASE)
     claims.claim_one(claim, message_id, at)
     begun = claims.results.begin(claim, [message_id], made_by="somebody", pass_id=pass_id, now=at, fit=lambda _: True)

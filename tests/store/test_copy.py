@@ -40,7 +40,7 @@ ATTEMPTS, ACTS, PASSES, PAUSE = (
 
 
 def written(sides: Sides, batch: int = 3) -> dict[str, tuple[int, int, int]]:
-    """Copy the tables. Return the numbers of added, changed and removed rows by table, without zeros."""
+    """Copy the tables. Return the numbers of added, changed and removed rows of each table that changed."""
     found = {table.table: (table.added, table.changed, table.removed) for table in copy(sides, batch)}
     return {name: numbers for name, numbers in found.items() if any(numbers)}
 
@@ -73,7 +73,7 @@ WORDS = ("", "pass", "Zoë", "日本語 🚚", 'a "quote", a \\ and a\ttab\n', "
 TIMES = (
     datetime(2025, 3, 3, 12, 0, 0, 123456, UTC),
     datetime(1999, 12, 31, 23, 59, 59, 999999, UTC),
-    datetime(2025, 10, 26, 2, 30, tzinfo=EAST),  # an hour that exists twice in Europe
+    datetime(2025, 10, 26, 2, 30, tzinfo=EAST),  # an offset that is not a whole hour
     datetime(2038, 1, 19, 3, 14, 8, tzinfo=UTC),
 )
 SIZES = (0, 1, -1, 2**31 - 1, -(2**31))

@@ -79,7 +79,7 @@ def tables_of(database: Database) -> set[str]:
 
 
 def words_of(url: str, kind: type[RetrycliError], table: str = "pending_messages") -> str:
-    """Return the error that opening a database and reading its tables raises."""
+    """Return the text of the error that `use` raises."""
     with pytest.raises(kind) as raised:
         use(url, table)
     text = str(raised.value)
@@ -592,7 +592,7 @@ def alembic() -> Config:
 
 
 def test_the_oldest_version_is_upgraded_to_the_newest(database: Database) -> None:
-    """`downgrade` to the base leaves a database without retrycli's tables."""
+    """`downgrade` to the base leaves only the table with the version."""
     config = alembic()
     with database.write() as connection:
         config.attributes["connection"] = connection

@@ -219,7 +219,7 @@ DOWN = "breaker_open"
 
 
 def test_an_outage_lasts_until_a_pass_succeeds(database: Database, statistics: Statistics) -> None:
-    """Paused and skipped passes, and passes that attempted nothing, do not end an outage."""
+    """Only a throttled pass, or one that sent or rescheduled a message, ends an outage."""
     told = [
         (0, "completed", None, 3),
         (1, "stopped", DOWN, 2),

@@ -444,7 +444,7 @@ def covers(span: IdRange, message_id: int) -> bool:
 tables = st.sets(st.integers(-50, 500), max_size=40)
 figures = st.integers(1, 8)
 one_database = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-"""Hypothesis runs every example with the same database, because each example refills it."""
+"""Hypothesis may run all examples on one database, because each example refills it."""
 
 
 def refill(application: Application, ids: set[int]) -> None:

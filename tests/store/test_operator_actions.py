@@ -40,7 +40,7 @@ MAKERS: dict[ActionKind, OperatorAction] = {
     ActionKind.ACKNOWLEDGED: OperatorAction(ActionKind.ACKNOWLEDGED, "ada", NOON),
     ActionKind.NOTED: OperatorAction.noted("phoned them", by="ada", at=NOON),
 }
-"""One action of each kind that can apply to many messages at once."""
+"""Actions that can apply to many messages at once, by kind."""
 OF_ESCALATIONS = [ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED]
 EVERY = pytest.mark.parametrize("kind", MAKERS)
 
@@ -62,7 +62,7 @@ def escalate(database: Database, *ids: int, reason: EscalationReason = Escalatio
 
 
 def perform(acts: Acts, kind: ActionKind, ids: Sequence[int]) -> set[int]:
-    """Perform the action on messages; return those that it left alone because their state did not permit it."""
+    """Perform an action on messages; return the messages that it left alone."""
     performed = acts.perform(kind, dict.fromkeys(ids, MAKERS[kind]))
     assert performed.refused == {}
     return set(performed.lost)
@@ -414,7 +414,7 @@ def loaded(database: Database, message_id: int) -> QueuedMessage | UnusableMessa
 def test_an_edit_of_a_row_modified_concurrently_is_refused(
     application: Application, database: Database, acts: Acts, column: str
 ) -> None:
-    """Even if the columns differ, nobody has checked the two changes together."""
+    """Even changes to different columns are refused, because nobody has checked them together."""
     application.add()
     enrol(database, [1])
     application.change(1, **{column: "changed"})

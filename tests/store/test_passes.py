@@ -101,7 +101,7 @@ def test_each_host_is_listed_with_its_newest_pass(ledger: Ledger) -> None:
 
 
 def test_passes_without_a_heartbeat_are_interrupted(database: Database, ledger: Ledger) -> None:
-    """A pass with a heartbeat may still be running on another host."""
+    """A pass with a recent heartbeat may still be running on another host."""
     start(ledger, "dead", at=NOON - MINUTE)
     start(ledger, "dead-too", at=NOON - HOUR, host="elsewhere")
     start(ledger, "ended", at=NOON - HOUR)

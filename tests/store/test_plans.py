@@ -123,7 +123,7 @@ def _spread(number: ColumnElement[int]) -> ColumnElement[Any]:
 def _delivered(number: ColumnElement[int]) -> tuple[ColumnElement[Any], ...]:
     """Return the outcome and the digest of an attempt.
 
-    An attempt with a digest is kept while the row exists. Older versions recorded no digest.
+    The last delivery of a text is kept while the row exists, if it has a digest. Older versions recorded no digest.
     """
     return literal("delivered"), case((number <= MESSAGES // 2, "digest"))
 
