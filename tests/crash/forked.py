@@ -132,7 +132,7 @@ def _make_pass_and_end(wanted: Wanted) -> None:
 
 
 def _make_pass_with_points(wanted: Wanted, runtime: wiring.Runtime) -> None:
-    """Make a pass as `run_once` does, but with points in its dependencies."""
+    """Run a pass as `run_once` does, but with points in its dependencies."""
     settings = load_settings(Path(wanted.config))
     points = Points(None if wanted.point is None else (wanted.point[0], wanted.point[1]))
     points.listen()

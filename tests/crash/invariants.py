@@ -43,7 +43,7 @@ def nothing_is_left(stage: Scene) -> bool:
 
 
 def clear_up(stage: Scene, now: datetime) -> None:
-    """Make passes until nothing is left. The first pass recovers the messages of dead passes."""
+    """Run passes until nothing is left. The first pass recovers the messages of dead passes."""
     for _ in range(MOST_PASSES):
         stage.run_once_at(now)
         if nothing_is_left(stage):

@@ -128,7 +128,7 @@ class Points:
             yield _Watched(gateway, self)
 
     async def in_turn(self, gateway: Gateway, queued: QueuedMessage) -> Outcome:
-        """Deliver only after the previous answer is recorded, so that a pass always reaches the same points."""
+        """Deliver only after the previous answer is recorded, so that passes reach nearly the same points."""
         await self._turn.acquire()
         self.reach(BEFORE_A_REQUEST)
         outcome = await gateway.deliver(queued)

@@ -74,7 +74,7 @@ class Scene:
         return "retrycli_queue" in self.application.tables()
 
     def run_once_at(self, now: datetime) -> PassSummary:
-        """Make a pass in this process, at a fixed time."""
+        """Run a pass in this process, at a fixed time."""
         return run_pass.run_once(load_settings(self.config), runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
 
     def start(

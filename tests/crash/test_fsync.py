@@ -34,7 +34,7 @@ STEP = timedelta(hours=5)
 
 
 def _traced(stage: Scene, strace: Sequence[str], *how: str) -> tuple[int, list[str]]:
-    """Make a pass under strace; return its exit code and its system calls."""
+    """Run a pass under strace; return its exit code and its system calls."""
     trace = stage.folder / "trace"
     with stage.start("-m", "retrycli", "run-once", under=[*strace, "-y", "-o", str(trace), *how]) as process:
         _, errors = process.communicate()

@@ -145,7 +145,7 @@ class Fleet:
                 self._let_its_claims_lapse(name, process.pid)
 
     def _comes_to_its_moment(self, name: str, process: subprocess.Popen[str], rng: Random) -> bool:
-        """Wait for a random moment to kill a process; return False if the process has ended before."""
+        """Wait for a random moment to kill a process; return False if the process ends first."""
         early = rng.random() < EARLY
         requests = 0 if early else rng.randint(1, self.most)
         wait_until(lambda: self.api.begun[name] >= requests or process.poll() is not None)

@@ -102,7 +102,7 @@ class Lane:
     def _run_until_nothing_is_left(
         self, stage: Scene, server: Sandbox, run: Callable[[Wanted], Ended], life: float
     ) -> dict[int, str]:
-        """Make passes, and kill them until no kill is left; return the phase of each killed process.
+        """Run passes, and kill them until no kill is left; return the phase of each killed process.
 
         The last pass is not killed. Its clock is later than every earlier lease, so that it recovers all messages.
         """

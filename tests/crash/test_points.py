@@ -57,9 +57,7 @@ OLD_ROWS = (
 """An old pass and its attempt, which the next pass must delete."""
 
 ATTEMPTS = 5
-"""The maximum number of passes to reach a point. The points vary from pass to pass, because each commit records the
-answers so far.
-"""
+"""The maximum number of passes to reach a point, because the points vary a little from pass to pass."""
 NOBODY = "http://127.0.0.1:9"
 
 

@@ -120,7 +120,7 @@ class Ground:
             yield scene.configure(folder, there, api.url, concurrency=4), api
 
     def points(self, stage: Scene, ahead: timedelta) -> list[str]:
-        """Make an undisturbed pass; return the points that it reaches."""
+        """Run an undisturbed pass; return the points that it reaches."""
         listing = stage.folder / "points"
         assert not self.run(Wanted(str(stage.config), ahead.total_seconds(), listing=str(listing))).killed
         return list(json.loads(listing.read_text()))

@@ -1,4 +1,4 @@
-"""An application that makes passes in its own threads."""
+"""An application that runs passes in its own threads."""
 
 from __future__ import annotations
 

@@ -32,11 +32,11 @@ class Fate:
     dead: bool = False
     calls: int = 0
     heard: Callable[[], object] = lambda: None
-    """A callback that is called before each call of a port takes effect."""
+    """A callback that is called before each call to a port takes effect."""
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Count one call of a port. Raise `Killed` if the process dies at it."""
+        """Count one call to a port. Raise `Killed` if the process dies at it."""
         number = self.begun()
         yield
         self.done(number)

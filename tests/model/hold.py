@@ -27,7 +27,7 @@ class Hold:
         self._left = 0
 
     def take(self, message_id: int, calls: int) -> None:
-        """Acquire the lock, and hold it during this number of calls of retrycli's ports."""
+        """Acquire the lock, and hold it while retrycli makes this number of calls to its ports."""
         self.release()
         self._left = calls
         if is_sqlite(self._application.url):

@@ -124,7 +124,7 @@ class Laws:
         yield from self.server.broken
 
     def _answers(self, after: Picture, _step: Step) -> Iterator[str]:
-        """Check that each answer to a living sender is recorded, even if the row is locked or a trigger blocks it."""
+        """Check that each answer to a living sender is recorded, even if its row can't be changed."""
         yield from self.server.book.dropped(after)
 
     def _application(self, after: Picture, step: Step) -> Iterator[str]:
@@ -210,7 +210,9 @@ class Laws:
                 yield f"message {message_id} waits until {row['next_attempt_at']}"
 
     def _steadiness(self, after: Picture, step: Step) -> Iterator[str]:
-        """Check that only an attempt moves a due time, and only the application or ``requeue`` ends an escalation."""
+        """Check that only attempts and clock repairs move due times, and only the application or ``requeue`` ends an
+        escalation.
+        """
         finished = after.finished_since(self.before)
         left_alone = (after.queue.keys() & self.before.queue.keys()) - self.stirred - self.unwritten
         for message_id in left_alone - {step.acts.get("requeued")}:
@@ -283,7 +285,7 @@ class Laws:
                 yield f"pass {dict(row)} became {after.passes.get(which)}"
 
     def _numbers(self, after: Picture, _step: Step) -> Iterator[str]:
-        """Check that a message's attempts are numbered from 1, and that each unfinished one has a living sender."""
+        """Check that a message's attempts are numbered from 1, and that it is being sent if one is unfinished."""
         last: dict[int, int] = {}
         for row in after.attempts.values():
             if (row["outcome"] is None) != (row["finished_at"] is None):

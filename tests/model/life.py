@@ -29,7 +29,7 @@ from tests.store.application import HOUR, MINUTE, TICKET, naive
 STEPS_OF_A_LIFE = 50
 
 MANY = 8
-"""`fail` adds no messages above this number of failed ones, to leave time for the other steps."""
+"""`fail` adds no messages once this number have failed, to leave time for the other steps."""
 BAD_DATA: tuple[dict[str, object], ...] = (
     {"message_type": "pigeon"},
     {"cc_emails": "boss@example.com"},
@@ -209,7 +209,7 @@ class Life(Steps):
     @precondition(lambda self: self.clock_goes_wrong)
     @rule(minutes=st.sampled_from([2, 15, 60]), answers=ANSWERS, fate=st.none() | FATES)
     def tick_a_month_ahead(self, minutes: int, answers: list[Answer], fate: Fate | None) -> None:
-        """Make one pass with a clock that is a month ahead, and the next pass with the corrected clock."""
+        """Run one pass with a clock that is a month ahead, and the next pass with the corrected clock."""
         right, latest = self.place.clock.now, self.laws.latest
         self.place.clock.now += MONTH
         step = self.begin("tick_a_month_ahead", alone=fate is None)

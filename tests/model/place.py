@@ -1,7 +1,7 @@
 """The environment of messages: a database that the application, two hosts and an operator share, and the clock.
 
 It connects the same parts as `retrycli.operations.wiring`. But a script answers as the ticketing API, and a process may
-die at any call of a port.
+die at any call to a port.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Place:
         self._paused_until = self.clock.now - timedelta(days=1)
 
     def make_pass(self, host: Host, script: Script, *, limit: int | None, per_ticket_order: bool) -> PassSummary | None:
-        """Make one pass; return None if its process was killed."""
+        """Run one pass; return None if its process was killed."""
         self._passes += 1
         me = PassIdentity(f"pass-{self._passes}", host.name, self._passes)
         rules = replace(pass_rules(self.settings, limit=limit), per_ticket_order=per_ticket_order)
@@ -186,7 +186,7 @@ class Place:
         return summary
 
     def make_pass_meanwhile(self, *, per_ticket_order: bool) -> None:
-        """Make a pass on the second host, while the first one is suspended during a request."""
+        """Run a pass on the second host, while the first one is suspended during a request."""
         self._elsewhere.submit(
             self.make_pass, self.second, Script(), limit=None, per_ticket_order=per_ticket_order
         ).result()

@@ -1,4 +1,4 @@
-"""A ticketing API that implements the gateway's port: it answers as a script says, and records its requests by key.
+"""A ticketing API and a gateway to it. The API answers as a script says, and records its requests.
 
 `Server` checks each request over a connection of the application, so an uncommitted attempt counts as missing.
 """

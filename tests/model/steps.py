@@ -73,7 +73,7 @@ class Steps(Writes):
         self.counted = counted
         self.per_ticket_order = False
         self.clock_goes_wrong = False
-        """True if the clock may go wrong in this life. In other lives, messages wait only for other reasons."""
+        """True if the clock may go wrong in this life."""
         self.insists = False
         """True if the application may write before every pass of a step. Such a step is slow, so few lives have it."""
 
@@ -95,7 +95,7 @@ class Steps(Writes):
             self.step = None
 
     def drain(self) -> None:
-        """Check that a few passes empty the queue after the ticketing API accepts everything and nothing interferes.
+        """Check that a few passes deliver or escalate all messages if the ticketing API accepts everything.
 
         Raises:
             Broken: a message is still queued, and not escalated.
@@ -144,7 +144,7 @@ class Steps(Writes):
             message_id: the message of the request.
             what: what to do.
             behind: whether to choose another claimed message.
-            calls: how many calls of its ports retrycli makes while a lock is held.
+            calls: how many calls retrycli makes to its ports while a lock is held.
         """
         if behind:
             claimed = take(self.place.application).in_state("sending")

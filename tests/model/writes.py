@@ -72,7 +72,7 @@ class Writes(RuleBasedStateMachine):
         self.add(**{**row, "status": "failed", "retry_count": 0, "sent_at": None, "draft_of": None, **columns})
 
     def restore(self, step: Step, backup: Mapping[int, Row]) -> None:
-        """Replace all rows by those of a backup."""
+        """Replace all rows with those of a backup."""
         gone = set(self.laws.before.rows) | set(backup)
         self.place.application.delete()
         self.place.application.add_all(map(_again, backup.values()))
