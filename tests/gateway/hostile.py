@@ -303,17 +303,17 @@ def flood(data: bytes, *, after: bytes = b"") -> Behaviour:
 
 
 def close(connection: Connection) -> None:
-    """Read the request and close the connection."""
+    """Close the connection without an answer."""
     connection.close()
 
 
 def reset(connection: Connection) -> None:
-    """Read the request and reset the connection."""
+    """Reset the connection without an answer."""
     connection.reset()
 
 
 def silence(connection: Connection) -> None:
-    """Read the request and never answer."""
+    """Never answer, and wait until the client leaves."""
     connection.wait_until_client_leaves()
 
 

@@ -1,4 +1,4 @@
-"""An attachment arrives byte for byte, or its message does not arrive, with each preset that supports attachments."""
+"""Attachments arrive byte for byte with each preset that supports them. Some systems drop or refuse an empty file."""
 
 from __future__ import annotations
 

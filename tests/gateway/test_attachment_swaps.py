@@ -93,7 +93,7 @@ on_each_swap = pytest.mark.parametrize("swap", SWAPS, ids=[each.__name__ for eac
 
 @on_each_swap
 def test_a_file_exchanged_after_its_check_is_not_sent_by_http(swap: Swap, place: Path, tmp_path: Path) -> None:
-    """The file is exchanged during the preflight, after its check."""
+    """The server exchanges the file during the preflight, which follows the check of the file."""
 
     def exchange_and_answer(connection: Connection) -> None:
         swap(place / "attachments" / "2026" / "a.txt", place / "private" / "a.txt")

@@ -1,4 +1,4 @@
-"""A message that cannot be sent for lack of file descriptors was certainly not sent, and the error names the limit."""
+"""If file descriptors run out, a message counts as certainly not sent, and the error names the limit."""
 
 from __future__ import annotations
 

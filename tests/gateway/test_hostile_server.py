@@ -207,7 +207,7 @@ def test_a_connection_reset_within_the_request_is_unknown(deliver: Deliver) -> N
 
 
 def test_a_connection_reset_at_once_is_repeated_only_if_it_was_never_established(deliver: Deliver) -> None:
-    """Each of six attempts is a race between server and client, so both outcomes are valid."""
+    """Each of up to six attempts is a race between server and client, so both outcomes are valid."""
     with Hostile(at_accept=reset) as server:
         kind = deliver(server, **TOKEN).kind
     assert kind in {UNREACHABLE, UNKNOWN}

@@ -1,4 +1,4 @@
-"""Probing a ticketing API: a probe never sends a message and never raises."""
+"""Probing a ticketing API: a probe never sends a message, and raises an error only for invalid settings."""
 
 from __future__ import annotations
 

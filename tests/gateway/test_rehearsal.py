@@ -92,7 +92,7 @@ class Refusing(httpx.AsyncBaseTransport):
     ids=lambda error: type(error).__name__,
 )
 def test_a_url_that_is_refused_only_when_sending_is_an_invalid_setting(error: Exception) -> None:
-    """The transport may refuse a URL during sending that the check accepted."""
+    """During sending, the transport may refuse a URL that the check accepted."""
     client = ApiClient(Refusing(error), gateway_settings(NOWHERE), load_preset("generic"), now=lambda: NOON)
 
     async def deliver() -> Outcome:

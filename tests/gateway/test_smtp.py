@@ -128,7 +128,7 @@ IN_THE_MAIL = ("MAIL", "RCPT", "DATA")
     ids=named,
 )
 def test_an_invalid_reply_leads_to_its_outcome(step: str, kind: OutcomeKind, misbehaviour: Answer) -> None:
-    """Before the final dot the mail was certainly not sent, and after it the outcome is unknown."""
+    """Before the final dot, the mail was certainly not sent. After it, the outcome is unknown without a valid reply."""
     if misbehaviour == b"25":
 
         def half_a_reply(peer: Peer) -> None:
@@ -299,7 +299,7 @@ def test_starttls_that_is_refused(tls: ssl.SSLContext, reply: str, kind: Outcome
 
 
 def test_data_received_before_tls_is_discarded(tls: ssl.SSLContext, certificate: Path) -> None:
-    """An attacker on the line could add data to the answer to STARTTLS (RFC 3207, section 6)."""
+    """An attacker on the network could add data to the answer to STARTTLS (RFC 3207, section 6)."""
     with MailServer(tls=tls, STARTTLS=b"220 go ahead\r\n250-evil.test\r\n250 AUTH PLAIN\r\n") as server:
         outcome = mail(mail_settings(server.url, starttls=True, ca_file=certificate))
     assert outcome.kind is OutcomeKind.DELIVERED

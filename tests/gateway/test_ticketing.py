@@ -260,7 +260,7 @@ def test_a_reply_arrives_as_a_reply_with_its_text_unchanged(system: System, fake
 
 
 def test_a_note_that_cannot_be_kept_internal_is_not_sent() -> None:
-    """django-helpdesk mails notes to people in copy unless it is configured otherwise, and no request shows its
+    """django-helpdesk mails notes to people in CC unless it is configured otherwise, and no request shows its
     configuration.
     """
     system = next(candidate for candidate in SYSTEMS if candidate.preset == "helpdesk")

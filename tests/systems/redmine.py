@@ -102,7 +102,7 @@ class Redmine:
         return httpx.Client(base_url=self.url, headers={"X-Redmine-API-Key": self.keys[login]}, timeout=60)
 
     def open_ticket(self, subject: str = "Printer does not print") -> int:
-        """Open an issue as the customer, who is thus notified of all notes."""
+        """Open an issue as the customer, who is thus notified of all public notes."""
         issue = {"project_id": "support", "tracker_id": 1, "priority_id": 2, "subject": subject}
         with self.as_user(CUSTOMER) as api:
             answer = api.post("/issues.json", json={"issue": issue})
@@ -159,7 +159,7 @@ def redmine(folder: Path) -> Iterator[Redmine]:
 
 
 def _copy(home: Path) -> None:
-    """Copy Redmine, and replace links by their files, because relative links would be broken in the copy."""
+    """Copy Redmine, and replace links with their files, because relative links would be broken in the copy."""
     of_this_machine = shutil.ignore_patterns("instances", "Gemfile.lock", "database.yml")
     shutil.copytree(INSTALLED, home, ignore=of_this_machine)
     gemfile = home / "Gemfile"

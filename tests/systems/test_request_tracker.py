@@ -405,7 +405,7 @@ def test_rts_answers_to_invalid_requests(system: RequestTracker, api: httpx.Clie
 def test_how_rt_treats_names_and_texts_that_are_not_ascii(
     system: RequestTracker, api: httpx.Client, ticket: int
 ) -> None:
-    """This is why the preset sends text as JSON, and names as in RFC 2047."""
+    """Because of these answers, the preset sends text as JSON, and file names encoded as in RFC 2047."""
     file = {"FileType": "application/pdf", "FileContent": "AAAA"}
     content = {"Content": "x", "ContentType": "text/plain"}
     assert reply(api, ticket, **content, Attachments=[{**file, "FileName": "日.pdf"}]) == 500

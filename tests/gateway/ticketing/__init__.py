@@ -1,1 +1,1 @@
-"""Fakes of ticketing systems that cannot run here, based on the documentation of their APIs."""
+"""Fakes of ticketing systems, based on the documentation of their APIs."""

@@ -1,4 +1,4 @@
-"""A fake of Znuny's GenericTicketConnectorREST web service, which answers 200 for most errors too."""
+"""A fake of Znuny's GenericTicketConnectorREST web service, which answers 200 even for most errors."""
 
 from __future__ import annotations
 
