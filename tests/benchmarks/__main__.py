@@ -8,9 +8,8 @@ Measurements:
 
 - Each contender runs as a separate process, which is timed from its start to its exit. The kernel reports its peak
   memory and its CPU time, which depends least on the machine's load.
-- Contenders take turns within each round, so that a slow minute of the machine affects all of them. The first
-  round warms up (.pyc files, page cache) and is not counted. Figures are medians. Compare the ratios across machines
-  and days.
+- Contenders take turns within each round, so that a slow minute of the machine affects all of them. A first run warms
+  up (.pyc files, page cache) and is not counted. Figures are medians. Compare the ratios across machines and days.
 - SQLite is a file with a write-ahead log. PostgreSQL is our own server with default settings, which waits for the disk
   at each commit, or the one that RETRYCLI_TEST_POSTGRES_URL names.
 - Throughput: each run gets a fresh copy of a database with the same messages. A separate HTTP
@@ -18,8 +17,8 @@ Measurements:
   benchmark.
 - retrycli is measured with enrolled messages that are due now, the usual case, and with messages that failed long ago
   and that no pass has seen yet: a pass enrols and delivers them.
-- The bare loop (`bare.py`) is the fastest simple loop over the libraries of retrycli: the difference
-  is the cost of retrycli's guarantees. A retrycli pass begins with one request in flight, the loop with all.
+- The bare loop (`bare.py`) is the fastest simple loop that uses the libraries of retrycli: the difference is the cost
+  of everything else that retrycli does. A retrycli pass begins with one request in flight, the loop with all.
 - post-office sends through httpx, with one client per thread. Its best row is the fastest of the rows shown.
 - Engines: retrycli and the bare loop on SQLite and on PostgreSQL, all in the same rounds.
 - Idle: the most frequent call of cron, with nothing to send.
@@ -82,7 +81,7 @@ def reports(chosen: argparse.Namespace) -> Iterator[str]:
 
 
 def reports_on(those: Databases, chosen: argparse.Namespace) -> Iterator[str]:
-    """Yield the reports of the sections that run on each database engine."""
+    """Yield the reports of the sections that use one database engine."""
     sections = chosen.only or SECTIONS
     concurrencies = chosen.concurrency or throughput.CONCURRENCIES
     if "throughput" in sections:

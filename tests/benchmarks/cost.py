@@ -1,4 +1,4 @@
-"""Measure the cost of claiming messages, beginning attempts and recording outcomes, beside the bare driver."""
+"""Measure the cost of claiming messages, beginning attempts and recording outcomes, compared with the bare driver."""
 
 from __future__ import annotations
 

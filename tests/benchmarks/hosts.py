@@ -1,4 +1,4 @@
-"""Measure concurrent passes, as made by hosts that share one table."""
+"""Measure concurrent passes, like those of several hosts that share one table."""
 
 from __future__ import annotations
 

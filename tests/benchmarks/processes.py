@@ -1,4 +1,4 @@
-"""Run processes: one that is timed from its start to its exit, and the server that receives all requests."""
+"""Run processes that are timed from start to exit, and the server that receives their requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 OURS_TO_SET = ("PYTHON", "RETRYCLI_", "TICKETING_", "DJANGO_", "CREDENTIALS_")
-"""Prefixes of variables that are not inherited: above all, PYTHONDONTWRITEBYTECODE would change the results."""
+"""Prefixes of variables that are not inherited. For example, PYTHONDONTWRITEBYTECODE would change the results."""
 LONGEST_SECONDS = 900.0
 
 

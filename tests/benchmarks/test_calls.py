@@ -1,4 +1,4 @@
-"""A pass with one message calls few of our functions: most passes have few messages, and cron makes 96 a day."""
+"""A pass with one message calls few of our functions: most passes have few messages, and cron starts 96 a day."""
 
 from __future__ import annotations
 
