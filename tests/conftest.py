@@ -18,7 +18,7 @@ from tests.environment import forget_settings, in_memory
 from tests.store.conftest import ENGINES, FACTORIES, Factory
 
 on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sqlite")
-"""Marks that select a test's databases. ``on_sqlite`` exempts single tests of a module that is marked ``on_both``."""
+"""Marks that select a test's databases. ``on_sqlite`` overrides ``on_both`` for single tests of a module."""
 
 
 def pytest_configure() -> None:
@@ -76,8 +76,8 @@ def pytest_collection_finish() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test marked ``databases`` once on each database that the mark names.
 
-    By default, only the first such test of each module without ``once=True`` runs on all its databases. The rest run
-    on the first database, and on the others with ``-m long``.
+    By default, one test of each module runs on all its databases: the first that is not marked ``once=True``. The rest
+    run on the first database, and on the others with ``-m long``.
     """
     marker = metafunc.definition.get_closest_marker("databases")
     if marker is None or "engine" not in metafunc.fixturenames:

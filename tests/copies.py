@@ -106,7 +106,7 @@ class Copies:
         return end.enter_context(self.make()), end
 
     def _restore(self, url: str) -> bool:
-        """Remove the rows that a test has written; return whether the copy equals the original again."""
+        """Restore the original rows; return whether the copy equals the original again."""
         try:
             with _connected(url) as connection:
                 connection.execute(ALONE)

@@ -44,11 +44,11 @@ def _no_settings() -> dict[str, str]:
 NO_SETTINGS = _no_settings()
 
 BARE = {"PATH": f"/usr/bin:/bin:{Path(sys.executable).parent}", **NO_SETTINGS}
-"""The variables that cron always sets, without the settings of this machine. The search path contains the command, so
-that suggested commands begin with `retrycli`."""
+"""A minimal environment, without the settings of this machine. The search path contains the command, so that suggested
+commands begin with `retrycli`."""
 
 NO_FILE = {"XDG_CONFIG_HOME": ""}
-"""An environment in which retrycli finds no configuration file, except one in /etc."""
+"""The variable that hides the file of `NO_SETTINGS`, for tests that must start without a configuration file."""
 needs_no_file = pytest.mark.skipif(
     Path("/etc/retrycli/retrycli.toml").exists(),
     reason="this machine has an /etc/retrycli/retrycli.toml, which commands find",

@@ -179,7 +179,7 @@ class Stage:
         self.stop_requested = False
         self.looks_up = False
         self.gateway: FakeGateway | None = None
-        """The gateway that the last pass opened, if any."""
+        """The gateway that the last pass or `retry` opened, if any."""
         self.passes = 0
 
     def add(self, *ids: int, due: datetime | None = None, **columns: object) -> None:
@@ -248,17 +248,17 @@ class Stage:
 
     @property
     def order(self) -> list[int]:
-        """Return the messages that the last pass attempted, in order."""
+        """Return the messages that the last pass or `retry` attempted, in order."""
         return self.gateway.order if self.gateway else []
 
     @property
     def widths(self) -> list[int]:
-        """Return the number of deliveries in flight at the start of each delivery of the last pass."""
+        """Return the number of deliveries in flight at the start of each delivery of the last pass or `retry`."""
         return self.gateway.widths if self.gateway else []
 
     @property
     def begun_at(self) -> list[datetime]:
-        """Return the start time of each delivery of the last pass."""
+        """Return the start time of each delivery of the last pass or `retry`."""
         return self.gateway.begun_at if self.gateway else []
 
     def _deps(self, script: Script, takes: timedelta) -> Dependencies:

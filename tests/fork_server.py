@@ -57,7 +57,7 @@ def import_everything() -> None:
 
 
 def _imported_in(file: Path) -> set[str]:
-    """Return the modules that a source file imports anywhere."""
+    """Return the modules that a source file imports anywhere, and the names that it imports from them."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):

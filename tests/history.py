@@ -54,7 +54,7 @@ OUTCOMES = (
 DOWN = ("unreachable", None, "ClientConnectorError: connection refused")
 TRIES = ((1, 64), (2, 19), (3, 9), (4, 4), (5, 2), (6, 1), (8, 1))
 WAITS = {1: 15, 2: 45, 3: 105, 4: 225, 5: 465, 6: 705, 8: 1185}
-"""The wait in minutes, by the number of retries."""
+"""The minutes from the first failure to the attempt, by the attempt's number."""
 CAUSES = (
     ("permanent", "HTTP 422: recipient unknown", 12, 3),
     ("exhausted", "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 503", 4, 1),
@@ -85,7 +85,7 @@ def make(path: Path, *, attempts: int, now: datetime, days: float = 7, people: b
 def _attempts(
     number: int, now: datetime, days: float, outages: list[tuple[datetime, datetime]], rng: Random
 ) -> Iterator[tuple[object, ...]]:
-    """Generate attempts in order. During an outage, one in forty is made and fails; the others are made afterwards."""
+    """Generate attempts. During an outage, one in forty is made and fails; the others are made afterwards."""
     weights, tries = [each[3] for each in OUTCOMES], [each for each, _ in TRIES]
     kinds = rng.choices(OUTCOMES, weights, k=number)
     counts = rng.choices(tries, [count for _, count in TRIES], k=number)

@@ -60,7 +60,7 @@ GIVEN = frozenset({"domain", "engine"})
 """Folders that get the time as an argument, and import only the standard library and `PURE`."""
 
 PURE = {"idna"}
-"""Libraries that the domain may use. Their functions depend only on their arguments."""
+"""Libraries that the `GIVEN` folders may use. Their functions depend only on their arguments."""
 
 BY_NAME = frozenset({"retrycli", "retrycli.cli", "retrycli.operations"})
 """Modules that may import dynamically, by a name in a string. The rules can't check such imports."""

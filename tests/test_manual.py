@@ -1,4 +1,4 @@
-"""Compare README and manual with the program: all names in them exist, and no setting, command or preset is missing."""
+"""Compare README and manual with the program: links and examples work, and no setting, command or preset is missing."""
 
 from __future__ import annotations
 
