@@ -60,8 +60,10 @@ class Picture:
 
     def was_rejected_by(self, operator: str, message_id: int) -> bool:
         """Return whether a message's last change is its rejection by an operator, which `requeue` may revert."""
-        acts = [row["act"] for row in self.acts.values() if row["message_id"] == message_id]
-        row = self.rows[message_id]
+        row = self.rows.get(message_id)
+        if row is None:  # a restored backup has no such row
+            return False
+        acts = [act["act"] for act in self.acts.values() if act["message_id"] == message_id]
         is_theirs = str(row["last_error"]).startswith(f"Rejected by {operator}: ")
         return row["status"] == "rejected" and is_theirs and acts[-1:] == ["rejected"] and message_id not in self.queue
 

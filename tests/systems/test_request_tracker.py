@@ -243,7 +243,7 @@ def test_refused_credentials_stop_the_pass_and_cost_no_retry(
 
 def test_doctor_and_config_check_tell_good_credentials_from_bad(desk: Desk, system: RequestTracker) -> None:
     assert desk.cli("config", "check").returncode == 0
-    assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and accepts the credentials")
+    assert desk.ask_doctor("api") == ("ok", f"{system.url} responds and accepts the credentials")
     refused = f"{system.url} refuses the credentials: HTTP 401"
     assert desk.having(token=system.tokens[DISABLED]).ask_doctor("api") == ("failure", refused)
 

@@ -276,7 +276,7 @@ def test_a_session_deleted_by_znuny_is_renewed_and_the_message_exists_once(syste
 
 def test_doctor_tells_good_credentials_from_bad_with_znunys_message(desk: Desk, system: Znuny) -> None:
     assert desk.cli("config", "check").returncode == 0
-    assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and accepts the credentials")
+    assert desk.ask_doctor("api") == ("ok", f"{system.url} responds and accepts the credentials")
     how, why = desk.having(password="wrong").ask_doctor("api")
     assert (how, why) == ("failure", f"{system.url} refuses the credentials: {LOG_IN_REFUSED}")
 
