@@ -62,11 +62,11 @@ class Machine:
     """A real cron in a mount namespace, with private copies of the folders that are compiled into cron.
 
     Cron runs the files of ``cron/`` unchanged, without this machine's jobs, even if another cron daemon runs.
-    libfaketime makes the clock run 600 times as fast, so a quarter of an hour takes 1.5 s.
+    By default, libfaketime makes the clock run 600 times as fast, so a quarter of an hour takes 1.5 s.
     """
 
     PRIVATE = ("etc", "opt", "run", "usr/sbin", "var/spool/cron/crontabs", "dev/shm")
-    """Folders with private copies in the namespace. The last one is mounted last, because it may contain all others."""
+    """Folders with private copies in the namespace. ``dev/shm`` is mounted last, because it may contain `root`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

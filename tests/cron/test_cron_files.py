@@ -328,7 +328,7 @@ def test_kubernetes_limits_the_duration_of_a_pass_and_does_not_repeat_it(
 
 
 def test_all_pods_share_one_host_name(pod: dict[str, Any]) -> None:
-    """Each new host name would look like a host with a dead cron, and no pass would clean up after it."""
+    """With separate host names, each earlier pod would look like a host with a dead cron."""
     assert pod["hostname"] == "retrycli"
 
 

@@ -29,7 +29,7 @@ VARIABLES = [variable["name"] for variable in DASHBOARD["templating"]["list"]]
 ALERTS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
 
 TOLD = {str(sample["name"]) for sample in samples(AT_WORK)}
-"""The names of all series that a pass can write."""
+"""The names of all metrics that a pass can write."""
 LABELS = {label for sample in samples(AT_WORK) if isinstance(sample["labels"], dict) for label in sample["labels"]}
 OF_THE_SCRAPE = {"instance", "job"}
 """Labels that Prometheus adds."""
