@@ -542,9 +542,7 @@ def test_a_database_that_is_not_a_section_is_reported_and_not_defaulted() -> Non
 
 @pytest.mark.parametrize("toml", ["", "[database]\n", '[database]\ntable = "outbox"\n'])
 def test_without_a_database_setting_the_default_is_beside_the_file(folder: Path, toml: str) -> None:
-    """Cron's line names the file, but cron starts the command in another folder. A URL from the environment stays
-    relative.
-    """
+    """Cron starts the command in another folder than the file's. A URL from the environment stays relative."""
     file = folder / "etc" / "retrycli.toml"
     file.parent.mkdir()
     file.write_text(toml, encoding="utf-8")

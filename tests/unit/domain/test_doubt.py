@@ -252,7 +252,7 @@ def test_the_next_pass_starts_with_other_messages(stage: Stage) -> None:
 
 
 def test_a_redirected_look_up_uses_up_no_retry(stage: Stage) -> None:
-    """The message itself was not sent. Without this rule, the redirect would count as a refusal."""
+    """The message itself was not sent, so the redirect must not count as a refusal of the message."""
     stage.add(*range(1, 31))
     summary = stage.run(lambda queued: MAINTENANCE if queued.message_id % 2 else MOVED, ONE_BY_ONE)
     assert ended(summary) == stopped(302)

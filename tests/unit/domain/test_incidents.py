@@ -68,7 +68,7 @@ def test_passes_that_did_not_get_to_sending_neither_end_nor_restart_it(reason: s
 @pytest.mark.parametrize("nothing", [IDLE, Past(rescheduled=1)])
 @pytest.mark.parametrize("reason", [DOWN, REFUSED, StopReason.SAME_ANSWER])
 def test_a_pass_that_delivered_nothing_does_not_show_that_the_api_is_back(reason: str, nothing: Past) -> None:
-    """Such a pass had nothing to send, or could not reach the API."""
+    """Such a pass had nothing to send, or only rescheduled its message."""
     trouble = stopped(reason)
     assert news(history(nothing, trouble, BUSY)) == []
     assert news(history(trouble, nothing, trouble, BUSY)) == []

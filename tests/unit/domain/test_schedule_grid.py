@@ -1,4 +1,4 @@
-"""The times of the next passes, according to a cron line, to past passes or to the clock."""
+"""The times of the next passes, according to a cron line, past passes or the clock."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Held(Claims):
         self.nothing_due = asyncio.Event()
         """Set once a pass has looked for due messages and found none."""
         self.busy: Callable[[str], bool] = lambda _: False
-        """Returns whether a step of a transaction meets a lock: `begin`, `record`, `send` or `commit`."""
+        """A function that returns True if a step (`begin`, `record`, `send` or `commit`) meets a lock."""
 
     def patience(self) -> timedelta:
         return timedelta(seconds=1)

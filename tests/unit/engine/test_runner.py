@@ -219,7 +219,7 @@ def test_the_first_delivery_allows_full_concurrency(stage: Stage) -> None:
 
 @pytest.mark.parametrize("answer", [REFUSED, NOT_FOUND])
 def test_other_answers_widen_the_concurrency_slowly(stage: Stage, answer: Outcome) -> None:
-    """The answer may concern all messages, for example if the preset is wrong. Eight requests would be too many."""
+    """The answer may concern all messages, for example if the preset is wrong, so the concurrency must not jump."""
     stage.add(*range(1, 1 + 1 + 2 + 4 + 8 + 8))
     stage.run(answer)
     assert stage.widths == in_rounds(1, 2, 4, 8, 8)

@@ -758,7 +758,7 @@ def test_passes_of_this_host_without_a_schedule_are_a_warning(desk: Desk) -> Non
 
 @pytest.mark.parametrize(("ago", "is_suspicious"), [(1, False), (15 * 60 - 1, False), (15 * 60 + 61, True)])
 def test_cron_is_reported_only_after_a_tick_since_its_start(desk: Desk, ago: int, *, is_suspicious: bool) -> None:
-    """NOON is a tick of the schedule, so the quarter of an hour before NOON contains one more tick."""
+    """NOON is a tick of the schedule, and the tick before it was at 11:45."""
     desk.with_passes(180 * MINUTE)
     (desk.root / "etc/crontab").write_text(LINE)
     os.utime(desk.root / "etc/crontab", (0, 0))

@@ -32,7 +32,7 @@ def test_the_operators_name_fits_the_database(monkeypatch: pytest.MonkeyPatch, g
 
 
 def test_under_sudo_the_calling_user_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under `sudo -u ticketing` every action would otherwise be recorded for "ticketing"."""
+    """Under `sudo -u ticketing` every action would otherwise be attributed to "ticketing"."""
     monkeypatch.setenv("LOGNAME", "ticketing")
     monkeypatch.setenv("SUDO_USER", "anna")
     assert login_name() == "anna"

@@ -217,7 +217,7 @@ def test_a_time_without_a_zone_is_accepted(path: Path) -> None:
 
 
 def test_a_holder_from_the_future_has_no_age(path: Path) -> None:
-    """The clock may have been set after the holder acquired the lock."""
+    """The clock may have been set back after the holder acquired the lock."""
     with held(path, Holder(1, "mill", NOON + timedelta(hours=1))), pytest.raises(LockHeld, match="for 0 s"):
         acquire(PassLock(path))
 
