@@ -74,8 +74,8 @@ class Application:
     def __init__(self, url: str, *, tables: str | None = TABLES + TICKETS) -> None:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        # NullPool keeps no connection open, because PostgreSQL can't copy a database that is in use.
         utc = {} if self.is_sqlite else {"options": "-c timezone=UTC"}
+        # PostgreSQL can't copy a database that has an open connection, so no pool keeps one open.
         self._engine = create_engine(url, poolclass=NullPool, connect_args=utc)
         if tables is not None:
             self._make(tables)
@@ -109,7 +109,7 @@ class Application:
             lock.release()
 
     def variables(self, api: str) -> dict[str, str]:
-        """Return the environment variables that a pass requires."""
+        """Return the environment variables for a pass: database, API and, on a server, a separate lock."""
         lock = {} if self.is_sqlite else {"RETRYCLI_RUN__LOCK_FILE": str(self.lock)}
         return {"RETRYCLI_DATABASE__URL": self.url, "TICKETING_API_BASE_URL": api, **lock}
 

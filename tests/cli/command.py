@@ -1,4 +1,4 @@
-"""Run the installed command in a bare environment, piped or on a terminal of 80 columns.
+"""Run the installed command in a bare environment, piped or on a terminal.
 
 If the result is the same, the command runs inside the test's process (`tests.in_process`) or a server forks it
 (`tests.fork_server`), which saves its start and its imports. With `Cli.real` or the marker ``real`` the operating
@@ -197,7 +197,7 @@ class Cli:
 
 
 def side_by_side(calls: Mapping[Key, Callable[[], Result]]) -> dict[Key, Result]:
-    """Run independent calls in parallel, because each start of a command takes a quarter of a second."""
+    """Run calls in parallel, and return each result under its call's key."""
     with ThreadPoolExecutor(WIDTH) as pool:
         return dict(zip(calls, pool.map(lambda call: call(), calls.values()), strict=True))
 

@@ -205,7 +205,7 @@ class Story:
         assert ALREADY in str(self.application.row(message_id)["last_error"])
 
     def check_keys(self) -> None:
-        """Check that no key was used for two texts, or used again after a delivery."""
+        """Check that no key was used for two texts, or used again after the API had confirmed its delivery."""
         texts: dict[str, str] = {}
         delivered = set()
         for request in self.api.requests:

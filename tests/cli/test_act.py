@@ -1,4 +1,4 @@
-"""The ``requeue``, ``reject`` and ``escalations ack|note`` commands, for messages given by id or by a filter."""
+"""The ``requeue``, ``reject`` and ``escalations ack|note`` commands, and ``retry`` with a filter."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def escalate(application: Application, *ids: int, **columns: Any) -> None:  # no
 
 
 def escalate_many(application: Application, number: int) -> None:
-    """Insert messages with the rows of a pass that escalated them; real passes would take too long."""
+    """Insert escalated messages and their queue rows directly, because a real pass would take too long."""
     ids = range(1, number + 1)
     text = {"ticket_id": 4711, "message_type": "customer", "subject": "Re: Invoice", "body": "It is attached."}
     failed = {"status": "failed", "retry_count": 10, "last_error": "HTTP 503"}
@@ -531,7 +531,7 @@ def test_requeue_leaves_a_message_that_reuses_a_rejected_id_alone(at_work: Cli, 
 
 
 def test_requeue_refuses_a_row_from_which_no_request_can_be_built(at_work: Cli, application: Application) -> None:
-    """The next pass would escalate the message again, so `retry` refuses it too. A filter continues with the others."""
+    """The next attempt would escalate the message again. With a filter, `requeue` continues with the others."""
     application.add(11, body=None)
     escalate(application, 12)
     refused = at_work("requeue", "11")
@@ -546,7 +546,7 @@ def test_requeue_refuses_a_row_from_which_no_request_can_be_built(at_work: Cli, 
 
 
 def test_requeue_refuses_a_message_that_its_preset_cannot_build(at_work: Cli, application: Application) -> None:
-    """A pass could not build the request either. A filter skips and counts such messages."""
+    """A pass could not build the request either. With a filter, `requeue` skips and counts such messages."""
     for message_id in (11, 12, 13):
         escalate(application, message_id)
     application.execute("UPDATE pending_messages SET attachments = '[\"none.pdf\"]' WHERE id IN (11, 12)")

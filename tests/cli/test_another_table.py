@@ -1,4 +1,4 @@
-"""The queue belongs to one of the application's tables, and every command refuses to use it for another table."""
+"""The queue belongs to one of the application's tables, and commands refuse to use it for another table."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MANUAL = Path(retrycli.__file__).parent / "manual" / "postgresql.md"
 API = "http://127.0.0.1:9"
-"""No server listens on this port. The commands fail before their first request, so they need no server."""
+"""No server listens on this port. The commands that use it send no request, so they need no server."""
 SECRET = "pa55-of-the-test"
 PROCESS_DIED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
 """Delays after which all claims have expired, and after which all rescheduled messages are due."""
@@ -145,7 +145,7 @@ def in_flight(desk: Desk, url: str | None = None) -> Iterator[tuple[list[Finishe
 
 
 def check_that_all_arrive(desk: Desk, *, unknown: int, known: int = 0) -> None:
-    """Check that later passes deliver every message, and repeat unknown outcomes with the same keys.
+    """Check that later passes deliver every message, and repeat attempts of unknown outcome with their keys.
 
     Messages whose delivery is recorded are not sent again.
     """
@@ -295,7 +295,6 @@ def is_read_only(desk: Desk) -> bool:
 
 
 def test_a_server_that_becomes_read_only_during_a_pass_loses_nothing(desk: Desk) -> None:
-    """A server becomes read-only when it turns into a standby."""
     try:
         with in_flight(desk) as (done, _):
             desk.server.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
@@ -429,7 +428,7 @@ LACKS = {
 
 @pytest.mark.parametrize("right", LACKS)
 def test_a_missing_right_is_reported_before_anything_is_sent(desk: Desk, right: str) -> None:
-    """Otherwise a message would be sent without recording its outcome, and would be sent again."""
+    """Otherwise a message would be sent, its outcome could not be recorded, and it would be sent again."""
     desk.application.add(101)
     grant, told = LACKS[right]
     own = "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"
@@ -444,7 +443,6 @@ def test_a_missing_right_is_reported_before_anything_is_sent(desk: Desk, right: 
 
 
 def test_a_role_that_may_not_create_tables_is_reported(untouched_desk: Desk) -> None:
-    """The role needs this right only until retrycli's tables exist."""
     desk = untouched_desk
     desk.application.add(101)
     role = desk.role(ON_THE_TABLE)
@@ -495,7 +493,7 @@ def test_a_violated_constraint_is_reported_without_the_rows_content(
 def test_a_message_that_a_policy_protects_from_updates_is_sent_once_and_escalated(
     untouched_desk: Desk, policy: str, why: str
 ) -> None:
-    """The role can read the row but never update it, so the pass must not repeat the update as for a lock."""
+    """The role can read the row but never update it, so the pass must not retry the update as it would for a lock."""
     desk = untouched_desk
     role = desk.role(ON_THE_TABLE, FOR_OWN_TABLES)
     *others, hidden = desk.application.add_due(MESSAGES)

@@ -1,4 +1,4 @@
-"""Only commands that show, change or send a body read it."""
+"""Only commands that need a message's body read it from the database."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def tried(at: Desk, ticks: range, *, ahead: timedelta = timedelta(0)) -> dict[in
 def test_after_a_clock_was_a_month_ahead_messages_are_attempted_on_time(
     at: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Message 1 is first attempted with the right clock, and 2 with the wrong one. 3 has a future time, 4 has none."""
+    """Message 1 is first attempted with the right clock, 2 with the wrong one. 3 has future timestamps, 4 has none."""
     at.add(1)
     at.add(2, failed_at=NOON)
     assert tried(at, range(1)) == {0: [1]}

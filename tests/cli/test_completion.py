@@ -110,7 +110,7 @@ def test_zsh_shows_ticket_and_error_beside_each_id(known: Cli, application: Appl
 
 
 def test_an_error_text_is_plain_text_to_the_shell(known: Cli, application: Application) -> None:
-    """Zsh evaluates the output as code. The test runs bash instead, which expands double quotes like zsh."""
+    """Zsh evaluates the output as code. The test uses bash, which expands double-quoted strings as zsh does."""
     application.execute("UPDATE pending_messages SET last_error = ?, ticket_id = ?", HOSTILE, "$(touch hit)")
     done = zsh(known, "retrycli show 5")
     assert (done.returncode, done.stderr) == (0, "")

@@ -122,7 +122,7 @@ def between_files(cli: Cli, templates: Templates) -> Iterator[Move]:
 
 
 def move_data(old: Application, new: Application) -> None:
-    """Copy the application's rows with their ids, but none of retrycli's tables, as a migration tool does."""
+    """Copy the application's rows with their ids, but none of retrycli's tables."""
     engine = create_engine(old.url)
     with engine.connect() as connection:
         new.add_all([dict(row) for row in connection.execute(select(old.table)).mappings()])
@@ -166,7 +166,7 @@ PROCESS_DIED = timedelta(minutes=13)
 
 
 def fill(application: Application) -> None:
-    """Run a pass three hours ago, and add two more messages.
+    """Run a pass whose clock is three hours behind, and add two more messages.
 
     The pass sent message 1, escalated 2, and rescheduled 3 and 4. A host died while it sent 5. No pass has seen 6 yet.
     """

@@ -219,7 +219,7 @@ DAEMON, ANOTHER = "daemon", "nobody"
 
 
 def test_a_config_of_an_unprivileged_user_makes_no_passes_as_root(desk: Cli, application: Application) -> None:
-    """By default passes run as the database's owner, and a user's config could name a database of root."""
+    """By default passes run as the database's owner, and a user's config could name a database that root owns."""
     need_root()
     os.chown(desk.cwd / "retrycli.toml", THEIRS, THEIRS)
     for command in ("print", "install"):

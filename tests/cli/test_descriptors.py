@@ -78,7 +78,7 @@ for each in range(int(sys.argv[1])):
 
 @contextmanager
 def api_elsewhere(cli: Cli) -> Iterator[str]:
-    """Run a sandbox with 100 ms latency in another process, which has no limit on descriptors."""
+    """Run a sandbox with 100 ms latency in another process, to which the limits of the tests do not apply."""
     output = cli.cwd / "sandbox.out"
     with output.open("w") as file:
         process = cli.start("sandbox", "--port", "0", "--latency", "100ms", stdout=file.fileno())
@@ -145,7 +145,7 @@ def test_a_pass_uses_one_database_connection(application: Application, sandbox: 
 
 
 def test_a_pass_imports_nothing_after_its_first_request(cli: Cli, application: Application) -> None:
-    """An import needs a descriptor, which may be missing later. The API ends then, so immediate retries run too."""
+    """An import may find no free descriptor. The API shuts down at the first request, so immediate retries run too."""
     application.add_due(3)
     variables = {"RETRYCLI_DATABASE__URL": application.url}
     done = subprocess.run(
@@ -220,7 +220,7 @@ def test_doctor_reports_a_limit_that_is_too_low(at_work: Cli, limit: int, level:
 
 @pytest.mark.databases("sqlite", "postgresql", "sqlite-wal", once=True)
 def test_a_pass_with_few_descriptors_sends_each_mail_once(cli: Cli, application: Application) -> None:
-    """A delivery by SMTP needs three descriptors: two for the connection and one for the attachment."""
+    """A delivery by SMTP needs up to four descriptors: two for the connection, and two for a file and its folder."""
     (cli.cwd / "a.pdf").write_bytes(b"a" * 100_000)
     for message_id in application.add_due(60):
         application.execute("UPDATE pending_messages SET attachments = '[\"a.pdf\"]' WHERE id = ?", message_id)

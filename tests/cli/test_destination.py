@@ -153,7 +153,7 @@ def check_stopped(cli: Cli, application: Application, answer: Answer, *, status:
 
 
 def test_redirects_for_all_requests_escalate_nothing(cli: Cli, application: Application) -> None:
-    """A maintenance page redirects everything."""
+    """During maintenance, a server may redirect every request."""
     said = "responds with HTTP 302 to every request"
     check_stopped(cli, application, MOVED, status=69, reason="same_answer", said=said)
 

@@ -132,7 +132,7 @@ def test_reports_the_age_of_due_messages(desk: Cli, application: Application) ->
 
 
 def test_quotes_the_last_refusal_until_a_message_is_accepted(desk: Cli, application: Application) -> None:
-    """A GET request can't verify a token, so `doctor` reports the last refusal although the API responds."""
+    """Without a ``[check]`` in the preset, a GET request shows that the API responds, but verifies no token."""
     application.add_due(1)
     file = desk.cwd / "retrycli.toml"
     with Scripted(FORBIDS, FORBIDS, TAKES) as api:

@@ -27,7 +27,7 @@ pytestmark = on_both
 
 
 def editor(folder: Path, script: str) -> dict[str, str]:
-    """Create an editor that runs a shell script on its file, ``$1``."""
+    """Create an editor that runs a shell script on its file, ``$2``."""
     program = folder / "an editor"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -332,7 +332,7 @@ def test_erases_the_values_of_one_ticket(edited: Cli, application: Application) 
 
 @on_sqlite
 def test_erased_values_are_removed_from_the_file(at_desk: Cli, application: Application) -> None:
-    """SQLite leaves deleted text in the file's free space, and in its log."""
+    """SQLite may leave deleted text in the file's free space, and in its write-ahead log."""
     application.add(11, hours_ago=0, ticket_id=4711, body="Winterreise" * 2_000)
     (at_desk.cwd / "body.txt").write_text("It is here.\n")
     assert at_desk("edit", "11", "--body-file", "body.txt", "--yes").returncode == 0

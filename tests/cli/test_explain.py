@@ -75,7 +75,7 @@ class Desk:
         self.application.add(message_id, hours_ago=0, **columns | {"created_at": at, "updated_at": at})
 
     def run_at(self, now: datetime, starter: StartedBy = StartedBy.CRON) -> PassSummary:
-        """Run a pass that cron or another starter starts."""
+        """Run a pass at this time, started by cron unless a test names another starter."""
         around = Runtime(now=self.clock(now), rng=self.rng)
         return run_pass.run_once(self.settings, runtime=around, started_by=starter)
 
@@ -382,7 +382,7 @@ def caller(when: str, kind: Literal["cron", "timer"] = "cron") -> Caller:
 
 
 def test_the_ticks_come_from_the_installed_schedule_and_not_from_past_passes(at: Desk) -> None:
-    """A cron line may start passes at uneven times, or at other times than the settings."""
+    """A cron line may start passes at uneven times, or at other times than the settings say."""
     for number in range(3, -1, -1):
         at.run_at(NOON - number * TICK)
     at.add(1)
@@ -540,7 +540,7 @@ PREDICATES: dict[str, tuple[object, str, object]] = {
 
 @pytest.mark.parametrize("name", PREDICATES)
 def test_a_gate_and_the_pass_use_the_same_predicate(at: Desk, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The patch must affect both `explain` and the pass, which shows that neither has a second copy."""
+    """The patch must affect both `explain` and the pass, which shows that neither has its own copy of the condition."""
     at.add(1, failed_at=NOON - 5 * MINUTE)
     at.run_at(NOON)
     assert at.explain(1, NOON + 14 * MINUTE).next_attempt_at == NOON + TICK

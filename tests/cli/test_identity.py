@@ -217,7 +217,7 @@ def test_columns_outside_the_text_may_change_in_flight(begin: Begin, column: str
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_an_id_reused_before_its_turn_gets_a_new_key(begin: Begin, other: dict[str, object]) -> None:
-    """The first attempts are lost. While a pass repeats the first request, the application reuses the second id."""
+    """The first answers are lost. While a pass repeats the first request, the application reuses the second id."""
     with begin(LOST, LOST, OK) as story:
         story.insert(1, body="first", ticket_id=4720)
         story.insert(2, body="a")

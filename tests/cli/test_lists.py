@@ -303,7 +303,6 @@ def test_a_closed_pipe_ends_the_command_silently(queue: Cli, arguments: str) -> 
 
 
 def test_piped_lists_have_column_names_if_requested(at_work: Cli, application: Application) -> None:
-    """Numbers without column names are unreadable."""
     application.fill()
     application.add(9, body=None)
     at_work("run-once")

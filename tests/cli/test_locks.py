@@ -315,7 +315,7 @@ def test_a_row_whose_trigger_fails_is_escalated_alone(begin: Begin) -> None:
 
 
 def roll_back(application: Application, which: str = f"= {ONE}") -> None:
-    """Create a trigger that rolls back every transaction that changes some rows."""
+    """Create a trigger that rolls back every transaction that changes one of these rows."""
     application.execute(
         f"CREATE TRIGGER rolls_back BEFORE UPDATE ON pending_messages WHEN OLD.id {which} "
         "BEGIN SELECT RAISE(ROLLBACK, 'closed'); END"

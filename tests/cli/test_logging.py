@@ -163,7 +163,7 @@ def test_a_log_file_created_by_root_belongs_to_its_directorys_owner(
 def test_refuses_a_log_file_that_another_user_may_have_linked(
     at_work: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """In a shared folder another user could link the log to a file of root, to which a pass as root would append."""
+    """In a shared folder another user could link the log to any file, and a pass run by root would append to it."""
     folder, target = tmp_path / "logs", tmp_path / "target"
     folder.mkdir()
     target.touch()

@@ -76,7 +76,7 @@ class Desk:
         assert {request.method for request in self.fake.asked} <= {"GET"}
 
     def check_as_before(self, before: Mapping[str, object], row: Mapping[str, object]) -> None:
-        """Check that neither the queue nor the application's row changed, and that there was no attempt."""
+        """Check that neither the queue nor the application's row changed, and that there was no further attempt."""
         assert self.story.queued() == before
         assert self.story.application.row(1) == row
         assert self.story.outcomes() == ["unknown"] * 3

@@ -32,7 +32,7 @@ def refuse(application: Application, message_id: object) -> None:
 
 
 def refuse_rows(application: Application, which: str) -> None:
-    """Create a trigger of the application that refuses every change of some rows, by their ids."""
+    """Create a trigger of the application that refuses every change of the rows whose ids match."""
     if application.is_sqlite:
         application.execute(
             f"CREATE TRIGGER closed BEFORE UPDATE ON pending_messages WHEN OLD.id {which} "

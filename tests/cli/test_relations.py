@@ -125,7 +125,7 @@ def test_refuses_an_index_on_a_foreign_table(at_work: Cli, application: Applicat
 
 @pytest.mark.databases("postgresql")
 def test_an_index_on_a_partitioned_table_is_left_to_the_operator(at_work: Cli, application: Application) -> None:
-    """An index that the operator creates with the statement in the error is found and used."""
+    """An index that the operator creates with the statement in the error is found."""
     application.execute("CREATE TABLE parts (LIKE pending_messages) PARTITION BY RANGE (id)")
     application.execute("CREATE TABLE part_1 PARTITION OF parts DEFAULT")
     application.execute("DROP TABLE pending_messages")

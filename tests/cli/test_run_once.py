@@ -76,7 +76,7 @@ def others(application: Application) -> object:
 
 @pytest.fixture(scope="module")
 def well(tmp_path_factory: pytest.TempPathFactory, engine: Factory) -> Iterator[Story]:
-    """Run one pass with two environment variables against an API that accepts everything."""
+    """Run one pass, with only environment variables as its settings, against an API that accepts everything."""
     folder = tmp_path_factory.mktemp("well")
     with engine(folder, None) as url, Sandbox(Behaviour(), rng=Random(0)) as sandbox:
         application = Application(url).fill()
@@ -182,7 +182,7 @@ def test_an_idle_pass_is_silent_and_recorded(at_work: Cli, application: Applicat
 
 
 def test_a_message_that_is_refused_waits_longer_with_one_retry_less(cli: Cli, application: Application) -> None:
-    """A refused message is not a failed pass, so the exit code is 0."""
+    """A refused message does not make the pass fail, so the exit code is 0."""
     application.add(101, retry_count=2)
     before = application.rows()
     with Scripted(BUSY) as api:

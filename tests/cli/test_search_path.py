@@ -75,7 +75,7 @@ def planted(engine: Factory, template: str, tmp_path: Path) -> Iterator[Applicat
 
 
 def test_planted_functions_and_operators_are_never_run(planted: Application, cli: Cli) -> None:
-    """A planted function runs if an unqualified name resolves to it, also while the first command creates tables."""
+    """An unqualified name could resolve to a planted function, even while the first command creates tables."""
     planted.fill()
     _assert_no_command_runs_one(planted, cli)
 

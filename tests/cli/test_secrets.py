@@ -182,7 +182,7 @@ class Scene:
         )
 
     def places(self) -> dict[str, str]:
-        """Return everything that is stored or sent, except the output of commands."""
+        """Return the contents of retrycli's tables and files, the errors in the rows, and the notifications."""
         kept = {name: self.application.rows(name) for name in self.application.tables() if name.startswith("retrycli_")}
         errors = [row["last_error"] for row in self.application.rows().values()]
         files = ("lock", "retrycli.prom", "report.html", "crontab")
@@ -256,7 +256,7 @@ def test_covers_every_command() -> None:
 
 
 def _leaves(command: Any, *names: str) -> Iterator[str]:  # noqa: ANN401  typer does not export click's types
-    """Return the full names of all commands without subcommands."""
+    """Return the full names of all commands that can be run without a subcommand."""
     if not hasattr(command, "list_commands"):
         yield " ".join(names)
         return

@@ -37,7 +37,7 @@ TICK = timedelta(minutes=15)
 
 @contextmanager
 def row_held(story: Story) -> Iterator[None]:
-    """Keep row 1 from changes: by a row lock on PostgreSQL, and by a trigger on SQLite, which has no row locks."""
+    """Prevent changes to row 1: by a row lock on PostgreSQL, and by a trigger on SQLite, which has no row locks."""
     if story.application.is_sqlite:
         refuse(story.application, 1)
         yield
@@ -101,7 +101,7 @@ def test_insert_row_locked_delivered_unlocked_move(begin: Begin, without: tuple[
 
 @P
 def test_insert_no_answer_edit_delivered_edit_back_fail(begin: Begin, *, p: bool) -> None:
-    """The lost attempt of the first text still counts: the text keeps its key and its unknown outcome."""
+    """The unanswered attempt of the first text still counts: the text keeps its key and its unknown outcome."""
     with begin(LOST, OK, LOST) as story:
         story.insert(body="a")
         story.tick()
@@ -196,7 +196,7 @@ def test_insert_in_flight_delete_insert_same_text_for_another_ticket_delivered(
 
 
 def test_no_answer_move_without_creation_times(begin: Begin) -> None:
-    """The row may be the lost message or a new one, so an operator decides."""
+    """The row may be the message that got no answer, or a new one, so an operator decides."""
     with begin(LOST, OK, without=("created_at",)) as story:
         story.insert()
         story.tick()

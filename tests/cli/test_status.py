@@ -48,7 +48,7 @@ UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 def made_a_pass(application: Application, sandbox: Sandbox, *, minutes_ago: int = 0) -> None:
-    """Run a pass, and date it back by this number of minutes."""
+    """Run a pass, and backdate it by this number of minutes."""
     retrycli.run_once(application.settings(sandbox.url))
     began = datetime.now(UTC).replace(tzinfo=None) - timedelta(minutes=minutes_ago)
     application.execute("UPDATE retrycli_passes SET started_at = ?", str(began))

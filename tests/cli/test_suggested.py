@@ -180,7 +180,7 @@ def test_commands_of_another_user_are_suggested_with_sudo(far: Cli) -> None:
 
 
 def test_a_command_for_root_has_the_programs_path_the_settings_and_one_sudo(far: Cli, tmp_path: Path) -> None:
-    """Root has another search path and home, and sudo must not switch to its own user."""
+    """Root has another search path and home. The usual prefix, `sudo -u USER`, would not run the command as root."""
     need_root()
     crontab = Crontab(tmp_path)
     crontab.program.write_text("#!/bin/sh\necho 'you are not allowed' >&2; exit 1\n")

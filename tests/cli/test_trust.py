@@ -21,7 +21,7 @@ SECRET = "for root alone"
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Path:
-    """Create a folder of another user, in which root then runs commands."""
+    """Create another user's folder, in which root then runs commands."""
     need_root()
     made = tmp_path / "trap"
     made.mkdir(0o755)

@@ -205,7 +205,7 @@ def skip_by_trigger(application: Application, which: str) -> None:
 
 
 def skip_by_rule(application: Application, which: str) -> None:
-    """Create a PostgreSQL rule that replaces every update of some rows by nothing."""
+    """Create a PostgreSQL rule that turns every update of some rows into a no-op."""
     application.execute(f"CREATE RULE skip AS ON UPDATE TO pending_messages WHERE OLD.id {which} DO INSTEAD NOTHING")
 
 
