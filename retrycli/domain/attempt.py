@@ -1,4 +1,4 @@
-"""An attempt whose outcome is not recorded yet."""
+"""An attempt of the current pass."""
 
 from datetime import datetime, timedelta
 from typing import NamedTuple

@@ -6,7 +6,7 @@
       ▲                                 ▲                             │
       ├───── delivered or rejected ─────┼─────────────────────────────┤
       │                                 └───────── failed ────────────┘
-    RESTING ──first outcome after probe_at──▶ CLOSED  (throttled: the destination asked retrycli to wait)
+    any state ──throttled──▶ RESTING until probe_at ──delivered, rejected or failed──▶ CLOSED
 
 A failure counts if it says something about the destination. A failure to connect always counts. An error response, or a
 missing response, may be caused by the ticket. Such failures count once three different tickets have had them.

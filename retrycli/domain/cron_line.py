@@ -15,7 +15,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
-# The search path. It is written only to a file that contains nothing but retrycli's block, because in a user's crontab
+# The search path. It is written only to a file that contains nothing but retrycli's blocks, because in a user's crontab
 # it would also apply to all later lines.
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
 
@@ -72,7 +72,7 @@ class Caller:
     line: int | None
     when: str
     command: str
-    config: str | None  # settings file that the command names; None if it names none
+    config: str | None  # settings file that the command names with ``--config``, if any
     user: str | None  # user that the line, crontab or unit names; None means the owner
     installed: bool  # `cron install` wrote the line or unit
     owner: str = "root"  # user who wrote the line or unit, judged by its location
@@ -230,7 +230,7 @@ def _runs_pass(command: Sequence[str]) -> bool:
 
 
 def named_config(arguments: list[str]) -> str | None:
-    """Return the settings file that a command names with ``--config``; None if it names none."""
+    """Return the settings file that a command names with ``--config``; None without this option."""
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if word == "--config" and following:
             return following

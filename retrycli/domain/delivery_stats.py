@@ -74,7 +74,7 @@ class PassMark:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A period in which the ticketing API was down, derived from the passes.
+    """A period in which a destination was down, derived from the passes.
 
     An outage lasts from the pass that opened the breaker, or found it open, to the next pass that the breaker did not
     stop. So its start and end are only as exact as the interval between passes.
@@ -102,8 +102,8 @@ class DeliveryStats:
     unit: timedelta  # length of a slice
     slices: Sequence[Slice]
     tries: Mapping[int, int]  # number of delivered messages, by the number of the attempt that delivered them
-    # Number of delivered messages, by the minutes from the first failure to delivery. Messages for which this time is
-    # unknown are left out.
+    # Number of delivered messages, by the minutes from the first failure to the attempt that delivered them. Messages
+    # for which this time is unknown are left out.
     waits: Mapping[int, int]
     troubles: Sequence[FailureCause]  # causes of failed attempts, the most frequent first
     outages: Sequence[Outage]

@@ -57,8 +57,8 @@ class EditableMessage:
         """Check that this text can replace the text before the edit.
 
         Raises:
-            NotEdited: the subject or the recipient has a line break, a field is not valid text, or the body or the
-                recipient is empty.
+            NotEdited: the subject or the recipient has a line break, a field is not valid text, or the edit makes the
+                body or the recipient empty.
         """
         recipient = self.recipient or ""
         for name, text in (("subject", self.subject), ("recipient", recipient)):

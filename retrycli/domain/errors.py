@@ -1,8 +1,8 @@
-"""All errors that retrycli raises on purpose, with the command's exit codes.
+"""retrycli's errors, with the command's exit codes.
 
 ::
 
-    RetrycliError              1   an internal error
+    RetrycliError              1   the base class
     ├── OutputFailed           1   the command's output can't be written, for example to a full disk
     ├── EventLoopRunning       1   a blocking function was called from a coroutine
     ├── InvalidMessage         4   a row that can't be delivered; a pass escalates it and continues
@@ -12,7 +12,7 @@
     ├── NotEdited              4   an edit was cancelled, or its text is invalid
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     │   └── DatabaseBusy      69   another transaction holds a lock for too long
-    │       └── TransactionLost   69   a trigger rolled back the whole transaction
+    │       └── TransactionLost   69   the change of one row rolled back the whole transaction
     ├── LockHeld              75   another pass holds the lock
     └── ConfigurationError    78   a setting, or something that it refers to, is wrong
         ├── SchemaMismatch    78   the application's table does not meet retrycli's requirements
@@ -85,14 +85,14 @@ class DatabaseBusy(DatabaseUnavailable):
 
 
 class TransactionLost(DatabaseBusy):
-    """A trigger that fired for one row rolled back the whole transaction (SQLite's ``RAISE(ROLLBACK)``).
+    """The change of one row rolled back the whole transaction, for example by ``RAISE(ROLLBACK)`` in a SQLite trigger.
 
-    The store leaves this row out of later transactions, so the caller can repeat the write.
+    Repeat the write until it succeeds: the store identifies the row and leaves it out.
     """
 
 
 def again_if_lost(write: Callable[[], Result]) -> Result:
-    """Run a write that is one transaction. If a trigger on a row rolls it back, repeat the write without that row."""
+    """Run a write that is one transaction. Repeat it as long as it raises `TransactionLost`."""
     while True:
         try:
             return write()

@@ -1,10 +1,11 @@
 """Distinguish messages with the same id, and different texts of one message.
 
 An id does not identify a message: SQLite may give the id of a deleted row to a new row, and applications rewrite their
-rows. So retrycli stores three values for a row, and compares them before it sends and before it writes a result:
+rows. So retrycli stores three values for a row, and compares the first two before it sends and before it writes a
+result:
 
 - its **birth**: when the row was created, or its ticket if the row has no creation time;
-- the **digest** of its text: everything that would be sent to the destination;
+- the **digest** of its text: the message type, subject, body, attachments and recipients;
 - its **delivery key**, which identifies one text of one message, and changes once a delivery of that text is recorded.
 """
 
@@ -206,11 +207,11 @@ class History(NamedTuple):
         )
 
     def unknowns(self, key: str) -> int:
-        """Count the attempts with a key whose outcome is unknown, since the last requeue."""
+        """Count the attempts since the last requeue that had this key and an unknown outcome."""
         return sum(attempt.outcome == OutcomeKind.UNKNOWN for attempt in self.attempts if self._is_under(attempt, key))
 
     def requests(self, key: str) -> int:
-        """Count the requests with this key, sent by passes since the last requeue, that the destination examined."""
+        """Count the passes' attempts with this key since the last requeue whose outcomes are not in `NO_REQUEST`."""
         return sum(
             attempt.by_pass and attempt.outcome not in NO_REQUEST
             for attempt in self.attempts

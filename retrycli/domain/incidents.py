@@ -23,7 +23,7 @@ SLACK = timedelta(minutes=1)
 
 LOOKBACK = 1000  # number of passes to search for the start of an incident: ten days at the default interval
 
-# Tells operators when an outage uses up retries; `retrycli.engine.destination` implements these rules.
+# Text that tells operators when an outage uses up retries; `retrycli.engine.destination` implements these rules.
 COST = (
     "No message is lost. Each failure that revealed the outage used up one retry. From a message's third probe on, a "
     "probe that gets a response also uses up a retry. All other messages keep their retries."
@@ -165,8 +165,8 @@ def _is_informative(reason: str, past: PassRecord) -> bool:
 
 
 def as_mailed(passes: Sequence[PassRecord]) -> list[PassRecord]:
-    """Return the passes whose output reaches the same reader as the newest pass's output. Output on a terminal is not
-    mailed.
+    """Leave out passes that an operator started, unless an operator started the newest pass. Their output went to a
+    terminal, so it did not reach the readers of cron's mail.
     """
     if not passes or passes[0].started_by is StartedBy.PERSON:
         return [*passes]

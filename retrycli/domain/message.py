@@ -48,8 +48,11 @@ class State(StrEnum):
                              ├──requeued────────────────────────────┤
                              └──changed by the application──────────┘
 
-    When the application sends, rejects or withdraws a message, its row leaves the queue from any state. When an
-    operator rejects a message, its row leaves the queue from any state except SENDING.
+    A message that was escalated before an attempt by hand returns to ESCALATED instead of WAITING.
+
+    When the application sends, rejects or withdraws a message, its row leaves the queue; a row in SENDING leaves it
+    after the attempt. When an operator rejects a message or marks it as sent, its row leaves the queue from any state
+    except SENDING.
     """
 
     WAITING = "waiting"  # the message is due at ``next_attempt_at`` and is not claimed
@@ -63,7 +66,7 @@ class EscalationReason(StrEnum):
     """The reasons why a message needs an operator."""
 
     EXHAUSTED = "exhausted"  # the message has used up its retries
-    PERMANENT = "permanent"  # the ticketing API rejects the message permanently
+    PERMANENT = "permanent"  # the destination rejects the message permanently
     UNKNOWN = "unknown"  # the message may have arrived, so sending it again may duplicate it
     INVALID = "invalid"  # the row can't be turned into a request, or rejects changes
     EXPIRED = "expired"  # the message is too old to be sent
@@ -157,7 +160,7 @@ class QueuedMessage:
     deliveries: int = 0  # number of recorded deliveries of this text
     # When this text was last delivered; None before the first delivery, or after an operator has requeued the message.
     delivered_at: datetime | None = None
-    # Number of requests with this key, sent by passes since the last requeue, that the destination examined.
+    # Number of requests with this key that passes have sent since the last requeue; see `History.requests`.
     requests: int = 0
     elsewhere: str | None = None  # another ticket under which this text may have arrived
     # The values of the columns that identify the message, as the database returned them.
@@ -176,7 +179,7 @@ class QueuedMessage:
 
 @dataclass(frozen=True, slots=True)
 class UnusableMessage:
-    """A row that `Message.from_row` rejects, with its valid values."""
+    """A row that `Message.from_row` rejects because of ``problem``."""
 
     message_id: int
     ticket_id: int | str
@@ -190,7 +193,7 @@ class UnusableMessage:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], problem: str) -> "UnusableMessage":
-        """Return a rejected row with its valid values. An invalid ticket becomes empty, and an invalid count 0."""
+        """Return a rejected row. A ticket of the wrong type becomes empty, and a count of the wrong type becomes 0."""
         count = row["retry_count"]
         return cls(
             message_id=row["id"],
@@ -297,7 +300,7 @@ def _reject_constant(name: str) -> None:
 
 
 def _reject_undecodable(fields: Mapping[str, object]) -> None:
-    """Reject text that is not valid UTF-8 in the database, because such text can be neither sent nor shown."""
+    """Reject text that can't be encoded as UTF-8, because such text can be neither sent nor shown."""
     for column, value in fields.items():
         if isinstance(value, str):
             text = value

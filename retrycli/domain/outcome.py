@@ -18,9 +18,9 @@ class OutcomeKind(StrEnum):
     REFUSED = "refused"  # the answer has a success status, but its body reports a failure
     UNKNOWN = "unknown"  # the message may or may not have arrived
     TRANSIENT = "transient"  # the destination failed temporarily, for example with a server error
-    UNREACHABLE = "unreachable"  # nothing was sent, for example because no connection was established
+    UNREACHABLE = "unreachable"  # the message was not sent, for example because there was no connection
     THROTTLED = "throttled"  # the destination asks retrycli to slow down
-    UNAUTHORIZED = "unauthorized"  # the destination rejects the credentials, or its certificate is invalid
+    UNAUTHORIZED = "unauthorized"  # the credentials are rejected, the certificate is invalid, or TLS is missing
     PERMANENT = "permanent"  # the message will never be accepted unless it changes
     INVALID = "invalid"  # the row can't be turned into a request; nothing was sent
 
@@ -92,7 +92,7 @@ def not_sent(fault: Exception) -> Outcome:
 
 
 def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> OutcomeKind:
-    """Map an HTTP status to its outcome, unless the preset has a rule for the status.
+    """Return the outcome of an HTTP status for which the preset has no rule.
 
     Args:
         status: the status code; a final status is 200 to 599 (RFC 9110, section 15).

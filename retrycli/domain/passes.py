@@ -43,7 +43,7 @@ class StopReason(StrEnum):
 
     BREAKER_OPEN = "breaker_open"
     CREDENTIALS_REFUSED = "credentials_refused"
-    # A destination answers all requests with the same status, so the status does not concern the messages.
+    # Messages of many tickets got the same status and none was delivered, so the status does not concern the messages.
     SAME_ANSWER = "same_answer"
     THROTTLED = "throttled"
     DEADLINE = "deadline"
@@ -66,7 +66,7 @@ class PassSummary:
     escalated: int = 0
     unknown: int = 0
     released: int = 0
-    reason: str | None = None  # a `StopReason`; None if the pass did not end early
+    reason: str | None = None  # a `StopReason`; None if the pass did not end early and found no destination down
     detail: str | None = None
     duration_seconds: float = 0.0
 
@@ -207,7 +207,7 @@ class MessageRescheduled(NamedTuple):
 
 
 class MessageReleased(NamedTuple):
-    """A message waits again, without using up a retry."""
+    """A message waits again, or stays escalated, without using up a retry."""
 
     message_id: int
     ticket_id: int | str
@@ -231,7 +231,7 @@ class MessageEscalated(NamedTuple):
 
 
 class MessageMovedOn(NamedTuple):
-    """A decision was not recorded, because this pass lost its claim or the row now belongs to another message."""
+    """A decision was not recorded: the claim was lost, or the row is no longer failed or belongs to another message."""
 
     message_id: int
     outcome: OutcomeKind | None
@@ -258,7 +258,7 @@ class BreakerClosed(NamedTuple):
 
 
 class PassStopped(NamedTuple):
-    """The pass ended early, before it had attempted every due message."""
+    """The pass ended before it had attempted every due message, or a destination that it did not try is down."""
 
     reason: StopReason
 

@@ -117,8 +117,8 @@ class RetryPolicy:
                 and not just after.
             now: the time of the answer; Retry-After counts from this time.
             jitter: a random number, -1 to 1.
-            counts_as_retry: False if the destination is known to be down. A failure then says nothing about the message
-                and uses up no retry.
+            counts_as_retry: False if a failure says nothing about the message, for example because the destination is
+                known to be down. The failure then uses up no retry, unless the outcome is ``refused``.
             has_lookup: the next attempt first asks whether the message has arrived, and so sends no duplicate.
         """
         match outcome.kind:
@@ -201,12 +201,12 @@ class RetryPolicy:
         return message.retry_count < self.max_retries
 
     def expired(self, queued: QueuedMessage, now: datetime) -> bool:
-        """Return whether a message has expired; its age counts from its creation."""
+        """Return whether a message has expired; see `expires_at`."""
         expires_at = self.expires_at(queued)
         return expires_at is not None and now > expires_at
 
     def expires_at(self, queued: QueuedMessage) -> datetime | None:
-        """Return when a queued message expires; None if it never expires."""
+        """Return when a message expires, counted from its creation or else its first failure; None if it never does."""
         return self.wanted_until(queued.message.created_at or queued.first_failed_at)
 
     def is_spent(self, retry_count: int, made_at: datetime, now: datetime) -> bool:

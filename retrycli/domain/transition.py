@@ -150,7 +150,10 @@ class Transition(NamedTuple):
 
     @classmethod
     def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> "Transition":
-        """Make a message wait again without using up a retry. If ``at`` is None, the message keeps its due time."""
+        """Return a message to waiting, or to escalated if it was escalated before, without using up a retry.
+
+        If ``at`` is None, the message keeps its due time.
+        """
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
 
 
@@ -218,7 +221,7 @@ def _arrival(outcome: Outcome) -> str | None:
 class WriteResult(NamedTuple):
     """The messages whose decisions were not recorded, or were replaced by other decisions."""
 
-    # The claim was lost, or the row now belongs to another message. At most the outcome was recorded.
+    # The claim was lost, or the row is no longer failed or belongs to another message. At most the outcome is recorded.
     lost: frozenset[int] = frozenset()
     # The application has locked the rows. Only the outcomes were recorded.
     locked: frozenset[int] = frozenset()
