@@ -176,7 +176,7 @@ class Delivery:
         table. Do not renew the claims here, because a pass that the application blocks would then never give up.
 
         Returns:
-            False if retrycli's tables are locked as well.
+            False if retrycli's tables are locked as well, or readers of a SQLite file block the commit.
         """
         self._new = [*self._new, *self._in_flight.arrived()]
         before = self._snapshot()
@@ -334,7 +334,7 @@ class Delivery:
 
     @property
     def _is_write_blocked(self) -> bool:
-        """Return whether too many consecutive results met locked rows, so that further results would meet them too."""
+        """Return whether so many consecutive results met locked rows that further rows are probably locked as well."""
         return self._results.locked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
     def _next_ids(self, started: int) -> Sequence[int]:

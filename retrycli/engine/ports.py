@@ -197,7 +197,7 @@ class Ledger(Protocol):
         """Return the breaker of a destination; a closed breaker if none is stored."""
 
     def breaker_to_judge(self, destination: str) -> Breaker:
-        """Return the breaker of a destination, and lock it until this transaction ends."""
+        """Return a destination's breaker to update it with outcomes. Other callers wait until this transaction ends."""
 
     def save_breaker(self, breaker: Breaker) -> None:
         """Store a breaker, so that later passes and passes on other hosts use it."""
@@ -213,7 +213,7 @@ class Ledger(Protocol):
 
 
 class Lock(Protocol):
-    """A lock that allows one pass at a time on one host."""
+    """A lock that prevents overlapping passes on one host."""
 
     def acquire(self) -> None:
         """Acquire the lock.

@@ -1,4 +1,4 @@
-"""Recover the messages of passes that have died."""
+"""Recover messages whose claims have expired, usually because a process has died."""
 
 from collections.abc import Sequence
 from datetime import datetime

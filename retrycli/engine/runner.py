@@ -106,7 +106,7 @@ class _Pass:
         self._deps.ledger.mark_dead_passes(self._me.pass_id, silent_since=self.started_at - self._rules.lease)
         claim = Claim(self._me.pass_id, self.started_at + self._rules.lease)
         while expired := self._deps.claims.take_over_expired(claim, self.started_at, BATCH):
-            from retrycli.engine.recovery import recover  # lazy, because it is needed only after a pass has died
+            from retrycli.engine.recovery import recover  # lazy, because it is needed only for expired claims
 
             self._tell(recover(self._deps, self._rules, claim, expired, self.started_at))
 
