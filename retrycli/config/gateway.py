@@ -50,7 +50,7 @@ def _split_list(value: object) -> object:
 
 
 def _reject_empty(value: object) -> object:
-    """Reject an empty path, because it would resolve to the settings file's folder or the working directory."""
+    """Reject an empty path, because it would mean the working directory."""
     if value == "":
         raise ValueError("the path is empty; write a path, or remove the key")
     return value
@@ -91,7 +91,7 @@ def secret_text(value: object) -> str:
 
 
 def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https")) -> str:
-    """Check a URL to which paths will be appended. Return the URL with a lower-case scheme and without a final slash.
+    """Check a URL to which a path may be appended. Return the URL with a lower-case scheme and without a final slash.
 
     Raises:
         ValueError: the URL is invalid, or its scheme is not one of ``schemes``.
