@@ -1,6 +1,6 @@
 """Claim queued messages, and renew, release and take over claims.
 
-Each change applies only to messages in the expected state, so a pass whose claims have expired changes nothing.
+Each change applies only to messages in the expected state, so a pass that has lost its claims changes nothing.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ UNFINISHED_ATTEMPTS = select(attempts).where(id_in(attempts.c.message_id), row_b
 def _take_over(
     database: Database, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime
 ) -> list[ExpiredClaim]:
-    from retrycli.store.results import finish_attempts  # needed only after a pass has died
+    from retrycli.store.results import finish_attempts  # needed only for expired claims
 
     rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
     # Unfinished attempts by message id. If such an attempt has an outcome, the destination's answer was recorded, but

@@ -27,8 +27,8 @@ DUE = queue.c.next_attempt_at
 # The latest time at which a pass may have set the message's wait: the end of an attempt. A wait counts from the start
 # of the pass, so it may be over before the attempt ends. The start of the pass is then used instead.
 #
-# Manual and throttled attempts set no wait. Manual attempts belong to no pass, so they are excluded. A throttled
-# attempt is usually made after the message's due time, so neither of its times is used.
+# Manual attempts set no wait. They belong to no pass, so they are excluded. A pass's attempt that uses up no retry
+# makes the message due when the attempt ends, so the repaired message is due now.
 TRIED_AT = (
     select(
         func.max(

@@ -272,7 +272,7 @@ def claimed_until(database: Database, now: datetime) -> datetime | None:
 
 
 def last_used(database: Database) -> datetime | None:
-    """Return when the newest pass, attempt or action began; None for an empty history."""
+    """Return the time of the newest pass, attempt or action; None for an empty history."""
     newest = (
         select(passes.c.started_at).order_by(passes.c.started_at.desc()).limit(1),
         select(attempts.c.started_at).order_by(attempts.c.id.desc()).limit(1),

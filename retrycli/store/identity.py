@@ -323,7 +323,7 @@ def delivery_key(message_id: int, birth: str, digest: str, deliveries: int) -> s
 
 
 def provisional_key(message_id: int, birth: str, now: datetime) -> str:
-    """Return a key for a queue row whose message has not been read yet. No request uses this key."""
+    """Return a key for a queue row whose message has not been read yet. Requests usually use `delivery_key` instead."""
     return _uuid5(f"{message_id}/{birth}/enrolled {now.isoformat()}")
 
 

@@ -158,7 +158,7 @@ class Ledger(Queries):
         return _breaker(found[0]) if found else Breaker(destination)
 
     def breaker_to_judge(self, destination: str) -> Breaker:
-        """Return the breaker of a destination, and keep other passes from changing it until this transaction ends."""
+        """Return a destination's breaker to update it with outcomes. Other callers wait until this transaction ends."""
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
             return self.breaker(destination)
@@ -208,8 +208,8 @@ class Ledger(Queries):
     def standing_breakers(self, destinations: Collection[str | None], at: datetime) -> list[Breaker]:
         """Return the breakers of the given destinations that are open, or that block requests at a given time.
 
-        An open breaker closes only after a successful probe. Pass only destinations in use, because an unused
-        destination gets no probes, and its breaker stays open.
+        An open breaker closes only after a successful probe, or a delivery by an operator. Pass only destinations in
+        use, because an unused destination gets neither, and its breaker stays open.
         """
         return [
             breaker

@@ -289,7 +289,7 @@ def start_attempts(
 
 
 def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
-    """Record the results of attempts to deliver messages that a claim holds.
+    """Record the results of unfinished attempts.
 
     If a delivered message's row can't be marked as sent, the application may move the row to another ticket. In a table
     without creation times, the birth of the attempt becomes `OF_ANY_TICKET`, so that the delivery is still recognised.

@@ -49,8 +49,8 @@ ORDER BY n.nspname, r.rolname
 def creators(database: Database) -> list[tuple[str, str | None]]:
     """Return the schemas of the search path in which other roles may create functions, each with the role.
 
-    A role of None stands for every role. Owners of the schema or the table are left out, because they may change the
-    table and its triggers anyway.
+    A role of None stands for every role. The owners of the schema and the table, superusers, and retrycli's own role
+    are trusted, so they are left out.
     """
     if database.is_sqlite:
         return []
@@ -89,7 +89,7 @@ MIN_FREE = 4 * 1024 * 1024
 
 
 def check_writable(database: Database, now: datetime) -> None:
-    """Write a pass's results into sample messages, and roll the changes back. A result that can't be recorded would
+    """Write a pass's results into sample messages, and roll the changes back. A result that can't be recorded could
     lead to a second delivery.
 
     Writes that are rolled back need no disk space, so free space is checked separately.

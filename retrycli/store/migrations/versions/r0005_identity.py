@@ -48,8 +48,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the columns and tables. Escalate delivered messages whose rows are not written yet, because only these
-    columns show the delivery.
+    """Remove the columns and tables. Escalate delivered messages whose rows are not written yet, because the previous
+    version would send them again.
     """
     _escalate_the_delivered()
     op.drop_table("retrycli_selection")
@@ -62,8 +62,7 @@ def downgrade() -> None:
 
 
 def _escalate_the_delivered() -> None:
-    # The previous version would send these messages again. If an attempt has an outcome but no end, its result is not
-    # written into the application's row yet.
+    # If an attempt has an outcome but no end, its result is not written into the application's row yet.
     names = ("message_id", "state", "claimed_by", "claim_expires_at", "next_attempt_at")
     queue = sa.table("retrycli_queue", *(sa.column(name) for name in (*names, "escalated_at", "escalation_reason")))
     attempts = sa.table(
