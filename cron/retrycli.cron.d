@@ -20,8 +20,8 @@ MAILTO=operators@example.com
 # The sixth field, which a user's own crontab doesn't have, is the user. It must be the user who may read the database
 # and the secrets, not root. Operators run retrycli as the same user (`sudo -u ticketing retrycli …`).
 # Every 15 minutes, as schedule.retry_interval_minutes says; change both or neither.
-# umask 077: no other user can open the files that a pass creates, such as the lock. (SQLite gives its journal the
-#   mode of the database, so an application that runs as another user can still open it.)
+# umask 077: the files that a pass creates are private, except for the metrics and the report. (SQLite gives its
+#   journal the mode of the database, so an application that runs as another user can still open it.)
 # exec: retrycli replaces the shell, so a signal reaches retrycli itself.
 # -P: Python imports no modules from the user's home directory, where cron starts it.
 # --started-by cron: `retrycli passes` shows it, and `retrycli status` uses it to find the time of the next run.
