@@ -128,11 +128,15 @@ class GatewaySettings(SettingsModel):
     auth: Literal["none", "bearer", "basic", "login"] | None = Field(
         None, description="how to authenticate: none, bearer, basic or login; by default the preset decides"
     )
-    username: str | None = Field(None, description="basic, login, smtp with authentication: the user name")
+    username: str | None = Field(
+        None, description="the user name, for auth basic or login, smtp, or a preset that needs it"
+    )
     username_file: Named | None = Field(None, description="a file that contains the user name")
-    password: SecretStr | None = Field(None, description="basic, login, smtp with authentication: the password")
+    password: SecretStr | None = Field(
+        None, description="the password, for auth basic or login, smtp, or a preset that needs it"
+    )
     password_file: Named | None = Field(None, description="a file that contains the password")
-    token: SecretStr | None = Field(None, description="bearer: the API token")
+    token: SecretStr | None = Field(None, description="the API token, for auth bearer, or a preset that needs it")
     token_file: Named | None = Field(None, description="a file that contains the token")
     login_path: Annotated[str, matching(r"/.*", "the path must start with a slash")] = Field(
         "/auth/login", description="login: the path to which the user name and password are posted"
@@ -144,7 +148,9 @@ class GatewaySettings(SettingsModel):
     immediate_retries: int = Field(
         1, ge=0, le=5, description="number of immediate retries if a request was certainly not sent"
     )
-    unknown_limit: int = Field(2, ge=0, le=100, description="how many times to resend a message that may have arrived")
+    unknown_limit: int = Field(
+        2, ge=0, le=100, description="how many times to resend a message that may have arrived and can't be looked up"
+    )
     ca_file: Named | None = Field(None, description="a file of certificates to trust in addition to the system's")
     verify: bool = Field(
         default=False, description="whether to read back each delivered message, if the preset supports it"
@@ -171,8 +177,8 @@ class GatewaySettings(SettingsModel):
         """
         if self.base_url is None:
             raise ConfigurationError(
-                "gateway.base_url, the URL of the ticketing API, is not set. "
-                "Set it in retrycli.toml or TICKETING_API_BASE_URL"
+                "a gateway has no base_url, the URL of the API or mail server; set gateway.base_url or "
+                "TICKETING_API_BASE_URL, and base_url in sections such as [gateway.supplier]"
             )
         return self.base_url
 
@@ -229,7 +235,7 @@ class GatewaySettings(SettingsModel):
                 raise ValueError("gateway.kind = 'smtp' needs gateway.sender")
             if bool(self.username) != bool(secret_text(self.password)):
                 raise ValueError(
-                    "gateway.username and gateway.password (or its _file) go together; set both or neither"
+                    "gateway.username and gateway.password (or their _file keys) go together; set both or neither"
                 )
             if urlsplit(self.base_url or "").path:
                 raise ValueError("with gateway.kind = 'smtp', gateway.base_url must not have a path")

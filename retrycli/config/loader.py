@@ -211,7 +211,7 @@ def _nested(values: Mapping[str, tuple[object, str]]) -> dict[str, object]:
         for part in path:
             child = node.setdefault(part, {})
             if not isinstance(child, dict):
-                raise ConfigurationError(f"{key} ({source}): {part} must be a value, not a section")
+                raise ConfigurationError(f"{key} ({source}): {part} is set to a value, so it can't be a section")
             node = child
         if isinstance(node.get(name), dict):
             raise ConfigurationError(f"{key} ({source}) is a section; set one of its keys instead")

@@ -78,14 +78,14 @@ class TypeScheduleSettings(SettingsModel):
 class ScheduleSettings(SettingsModel):
     """Settings that decide when and how often messages are retried."""
 
-    retry_interval_minutes: Minutes = Field(15.0, description="how often cron starts a pass")
+    retry_interval_minutes: Minutes = Field(15.0, description="how often cron or a timer starts a pass")
     max_retries: int = Field(10, ge=1, le=1000, description="retries before a message is escalated")
     backoff: BackoffKind = Field(
         BackoffKind.EXPONENTIAL, description="how waits grow: exponential, linear, fixed or list"
     )
     base_minutes: Minutes = Field(15.0, description="exponential, linear, fixed: the first wait")
     factor: float = Field(2.0, ge=1, le=100, description="exponential: the factor between one wait and the next")
-    cap_minutes: Minutes = Field(240.0, description="exponential: the longest wait")
+    cap_minutes: Minutes = Field(240.0, description="exponential: the longest wait, before jitter")
     jitter: float = Field(
         0.2,
         ge=0,
@@ -144,7 +144,7 @@ class ScheduleSettings(SettingsModel):
             if shortest <= timedelta(seconds=self.due_slack_seconds):
                 key = "waits_minutes" if rules.backoff is BackoffKind.LIST else "base_minutes"
                 raise ValueError(
-                    f"{name}.{key}: with jitter, a wait can be as short as {shortest.total_seconds() / 60:g} min; "
+                    f"{name}.{key}: the shortest wait, after cap and jitter, is {shortest.total_seconds() / 60:g} min; "
                     f"it must be longer than schedule.due_slack_seconds ({self.due_slack_seconds:g} s)"
                 )
         return self

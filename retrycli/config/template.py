@@ -26,7 +26,7 @@ EXAMPLES = {
 # max_retries = 5
 """,
     "gateway": """
-# A separate gateway for one message type. It inherits timeouts, ca_file and attachments from [gateway].
+# A separate gateway for one message type. It inherits timeouts, limits, ca_file and attachment keys from [gateway].
 # [gateway.supplier]
 # kind = "smtp"
 # base_url = "smtp://mail.example.com:587"

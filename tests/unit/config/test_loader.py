@@ -733,7 +733,10 @@ def test_a_wait_within_the_slack_is_refused(toml: str) -> None:
 
 def test_the_wait_that_is_too_short_is_named() -> None:
     said = refusal('[schedule]\nbackoff = "list"\nwaits_minutes = [5, 0.5, 10]\n')
-    assert "a wait can be as short as 0.5 min; it must be longer than schedule.due_slack_seconds (60 s)" in said
+    assert (
+        "the shortest wait, after cap and jitter, is 0.5 min; it must be longer than schedule.due_slack_seconds (60 s)"
+        in said
+    )
     assert "schedule.waits_minutes: " in said
     assert "schedule.base_minutes: " in refusal("[schedule]\nbase_minutes = 1\n")
     assert "schedule.types.supplier.base_minutes: " in refusal("[schedule.types.supplier]\nbase_minutes = 1\n")
@@ -988,8 +991,8 @@ def test_a_mail_server_is_a_host_with_an_optional_port(url: str) -> None:
         (BY_MAIL + 'auth = "bearer"\ntoken = "x"\n', "gateway.auth has no effect with gateway.kind = 'smtp'"),
         (BY_MAIL + 'token = "x"\n', "gateway.token has no effect with gateway.kind = 'smtp'"),
         (BY_MAIL + 'preset = "own.toml"\n', "gateway.preset has no effect with gateway.kind = 'smtp'"),
-        (BY_MAIL + 'username = "me"\n', "gateway.username and gateway.password (or its _file) go together"),
-        (BY_MAIL + 'password = "pw"\n', "gateway.username and gateway.password (or its _file) go together"),
+        (BY_MAIL + 'username = "me"\n', "gateway.username and gateway.password (or their _file keys) go together"),
+        (BY_MAIL + 'password = "pw"\n', "gateway.username and gateway.password (or their _file keys) go together"),
         (BY_MAIL + 'recipient = "team"\n', "gateway.recipient (file"),
         (BY_MAIL + 'recipient = "té@b"\n', "must be ASCII"),
         (BY_MAIL + 'subject = "{subject"\n', "gateway.subject (file"),
