@@ -18,7 +18,7 @@ def verifying(ca_file: Path | None) -> ssl.SSLContext:
             context.load_verify_locations(ca_file)
         except ssl.SSLError as error:
             raise ConfigurationError(
-                f"gateway.ca_file: can't use {ca_file}: the file contains no certificates"
+                f"gateway.ca_file: can't use {ca_file}: not a valid file of PEM certificates"
             ) from error
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a valid path"

@@ -197,7 +197,7 @@ def token(text: str) -> bytes:
     return json.dumps({"access_token": text, "token_type": "bearer"}).encode()
 
 
-NO_TOKEN = "log-in: HTTP 200, but the response has no access_token"
+NO_TOKEN = "log-in: HTTP 200, no valid access_token"
 
 LOG_INS = (
     Case("says nothing", silence, UNREACHABLE, says=NOT_SENT),

@@ -262,14 +262,14 @@ def test_an_answer_without_a_token_is_reported(
 ) -> None:
     with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [behaviour]}) as server:
         outcome = deliver(gateway_settings(server.url, **ACCOUNT))
-    assert outcome == Outcome(kind, status, f"log-in: HTTP {status}, but the response has no access_token", wait)
+    assert outcome == Outcome(kind, status, f"log-in: HTTP {status}, no valid access_token", wait)
     assert server.paths == [LOG_IN]
 
 
 def test_a_refused_login_shows_the_servers_message() -> None:
     with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [answer(401, b'{"error": "account locked"}')]}) as server:
         outcome = deliver(gateway_settings(server.url, **ACCOUNT))
-    error = "log-in: HTTP 401, but the response has no access_token: account locked"
+    error = "log-in: HTTP 401, no valid access_token: account locked"
     assert outcome == Outcome(OutcomeKind.UNAUTHORIZED, 401, error)
 
 
@@ -307,7 +307,7 @@ def test_a_renewal_without_an_answer_leaves_the_message_unsent() -> None:
 def test_a_renewal_that_fails_leaves_the_message_unsent() -> None:
     with Hostile(answer(401), at={LOG_IN: [token("t1"), answer(500)]}) as server:
         outcome = deliver(gateway_settings(server.url, **ACCOUNT))
-    assert outcome == Outcome(OutcomeKind.TRANSIENT, 500, "log-in: HTTP 500, but the response has no access_token")
+    assert outcome == Outcome(OutcomeKind.TRANSIENT, 500, "log-in: HTTP 500, no valid access_token")
     assert server.paths == [LOG_IN, PATH, LOG_IN]
 
 

@@ -175,7 +175,7 @@ def test_a_servers_behaviour_at_login_leads_to_its_outcome(case: Case, scheme: S
 def test_a_login_that_works_once(scheme: Scheme, deliver: Deliver) -> None:
     server = scheme.start(answer(401), at={LOG_IN: [answer(200, token(MARK)), answer(403)]})
     outcome = deliver(server, **ACCOUNT, **scheme.trust)
-    assert outcome == Outcome(UNAUTHORIZED, 403, "log-in: HTTP 403, but the response has no access_token")
+    assert outcome == Outcome(UNAUTHORIZED, 403, "log-in: HTTP 403, no valid access_token")
     assert server.paths == [LOG_IN, PATH, LOG_IN]
 
 

@@ -386,7 +386,7 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): the condition must contain {delivery_key}"),
+        (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): the path, query or condition must contain {delivery_key}"),
         (
             NOTE + LOOK + "{ path = 'x', equals = '{delivery_key}' }",
             "look_up.holds (line 8): equals accepts no placeholders",

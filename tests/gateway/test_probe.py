@@ -61,7 +61,7 @@ def test_a_login_is_sufficient_and_nothing_more_is_requested() -> None:
 def test_a_refused_login_is_reported_without_the_password() -> None:
     with Hostile(answer(401, b'{"error": "geheim is wrong"}')) as server:
         found = probed(server.url, **ACCOUNT)
-    error = "log-in: HTTP 401, but the response has no access_token: *** is wrong"
+    error = "log-in: HTTP 401, no valid access_token: *** is wrong"
     assert found.outcome == Outcome(OutcomeKind.UNAUTHORIZED, 401, error)
 
 

@@ -166,7 +166,7 @@ def test_znuny_with_the_key_in_a_ticket_field_gets_no_second_copy(znuny: Znuny) 
 def test_znuny_gives_its_own_reason_for_refusing_a_login(znuny: Znuny) -> None:
     outcome = sent(znuny, password="wrong")
     assert (outcome.kind, outcome.status_code, znuny.arrived) == (OutcomeKind.UNAUTHORIZED, 200, [])
-    words = "log-in: HTTP 200, but the response has no SessionID: SessionCreate: Authorization failing!"
+    words = "log-in: HTTP 200, no valid SessionID: SessionCreate: Authorization failing!"
     assert (outcome.error or "").endswith(words)
 
 

@@ -54,7 +54,7 @@ def test_a_ca_file_must_contain_certificates(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("nothing of the kind")
     reasons = {
-        file: "the file contains no certificates",
+        file: "not a valid file of PEM certificates",
         tmp_path / "missing.pem": "No such file or directory",
         tmp_path / "\0": "not a valid path",
     }

@@ -47,7 +47,7 @@ NOT_PROVEN = (
     "Can't be sent: not sent, because preflight ticket failed: the ticket must not be merged into another, and Znuny's "
     "dynamic field DeliveryKey must belong to the object Article",
 )
-LOG_IN_REFUSED = "log-in: HTTP 200, but the response has no SessionID: SessionCreate: Authorization failing!"
+LOG_IN_REFUSED = "log-in: HTTP 200, no valid SessionID: SessionCreate: Authorization failing!"
 
 
 @pytest.fixture(scope="session")

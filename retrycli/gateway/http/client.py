@@ -229,7 +229,7 @@ class Credentials:
         return Outcome(
             kind if kind in {OutcomeKind.TRANSIENT, OutcomeKind.THROTTLED} else OutcomeKind.UNAUTHORIZED,
             answer.status,
-            with_error_text(f"log-in: HTTP {answer.status}, but the response has no {where}", answer, self._errors),
+            with_error_text(f"log-in: HTTP {answer.status}, no valid {where}", answer, self._errors),
             parse_retry_after(answer.retry_after, now),
         )
 
@@ -264,6 +264,7 @@ def _auth_of_settings(settings: GatewaySettings, preset_auth: Auth | None) -> Au
                 log_in = Session(path=path, body=account, token="access_token")  # noqa: S106  a path, not a token
             except ValueError:
                 raise ConfigurationError(
-                    f"gateway.login_path: {path!r} leads outside the base URL; write a path below it"
+                    f"gateway.login_path: {path!r} leads outside the base URL or contains "
+                    "invalid characters; correct it"
                 ) from None
             return Auth(headers={"Authorization": "Bearer {session}"}, session=log_in, identity=identity)

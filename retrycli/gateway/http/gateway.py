@@ -162,7 +162,7 @@ class HttpGateway(BaseGateway):
     def _require_settled(self, unsettled_since: datetime) -> None:
         settled_at = unsettled_since + timedelta(seconds=max(rule.settle_seconds for rule in self._preset.look_up))
         if (left := (settled_at - self._now()).total_seconds()) > 0:
-            error = f"message not found yet; retrycli decides in {left:.0f} s whether to send it again"
+            error = f"message not found yet, but it may still appear within the next {left:.0f} s"
             raise NotSent(Outcome(OutcomeKind.REFUSED, error=error))
 
     async def _upload(self, prepared: PreparedRequest) -> None:

@@ -158,7 +158,7 @@ def _merge_like(name: str, messages: Mapping[str, object]) -> object:
     model = messages.get(rule["like"]) if isinstance(rule["like"], str) else None
     if not isinstance(model, dict) or "like" in model:
         raise ValueError(
-            f"messages.{name}.like: {rule['like']!r} must be another message type, and that type must not use like"
+            f"messages.{name}.like: {rule['like']!r} must be another message type of the preset, and must not use like"
         )
     return model | {key: value for key, value in rule.items() if key != "like"}
 

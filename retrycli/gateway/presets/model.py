@@ -113,7 +113,7 @@ class LookupRule(Question):
     @model_validator(mode="after")
     def _asks_for_one_message(self) -> Self:
         if KEY not in {place.name for place in places([self.path, self.query, *self.holds.templates])}:
-            raise ValueError("the condition must contain {delivery_key}, or it would match any message")
+            raise ValueError("the path, query or condition must contain {delivery_key}, or it would match any message")
         return self
 
 

@@ -215,7 +215,7 @@ class SmtpSession:
         self.step = "AUTH"
         mechanisms = self._client.esmtp_features.get("auth", "").upper().split()
         if not mechanisms:
-            raise self._unauthorized("the server offers no log-in; remove gateway.username or fix gateway.base_url")
+            raise self._unauthorized("the server offers no log-in; remove the credentials, or fix gateway.base_url")
         if "PLAIN" in mechanisms:  # PLAIN uses UTF-8 (RFC 4616, section 2), but smtplib only ASCII
             secret = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
             reply = self._command(f"AUTH PLAIN {secret}")
@@ -228,7 +228,7 @@ class SmtpSession:
                 raise
             except (smtplib.SMTPException, UnicodeError):
                 ways = " ".join(mechanisms)[:80]
-                raise self._unauthorized(f"the server offers only unsupported log-in mechanisms: {ways}") from None
+                raise self._unauthorized(f"can't log in with any mechanism that the server offers: {ways}") from None
         self._require_success(reply, if_permanent=OutcomeKind.UNAUTHORIZED)
 
     def _send(self, mail: Mail) -> Outcome:
