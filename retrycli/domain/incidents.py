@@ -31,7 +31,7 @@ COST = (
 
 # Stop reasons that recur in every pass while their cause lasts, with the texts that report them.
 TROUBLE: dict[str, str] = {
-    StopReason.BREAKER_OPEN: f"The ticketing API can't be reached ({{detail}}). {COST} Next: `retrycli status`",
+    StopReason.BREAKER_OPEN: f"The ticketing API is down ({{detail}}). {COST} Next: `retrycli status`",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses the credentials ({detail}). This uses up no retries. "
     "Check gateway.auth and its secrets with `retrycli config show`",
     StopReason.SAME_ANSWER: "{detail}. This uses up no retries and escalates no messages. "

@@ -108,7 +108,7 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
 
 def unfit(message_id: int, problem: str) -> InvalidMessage:
     """Return the error for a row that can't be turned into a request."""
-    return InvalidMessage(f"message {message_id} can't be sent: {problem}; fix its row first")
+    return InvalidMessage(f"message {message_id} can't be sent: {problem}; fix this first")
 
 
 def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:

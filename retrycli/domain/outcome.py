@@ -77,12 +77,13 @@ def may_have_arrived(outcome: str | None, status_code: int | None) -> bool:
 
 # The outcome of an attempt whose claim expired before an answer was recorded.
 PROCESS_DIED = Outcome(
-    OutcomeKind.UNKNOWN, error="no response was recorded: the process was killed, or the disk was full"
+    OutcomeKind.UNKNOWN,
+    error="no response was recorded, for example because the process was killed or the disk was full",
 )
 
 # The outcome of an attempt that was started and then delayed until its claim expired.
 CLAIM_EXPIRED_BEFORE_SEND = Outcome(
-    OutcomeKind.UNREACHABLE, error="not sent: this process was suspended until its claim expired"
+    OutcomeKind.UNREACHABLE, error="not sent: the claim expired before the request was sent"
 )
 
 

@@ -192,7 +192,7 @@ class RetryPolicy:
         if queued.unknown_count > self.unknown_limit and not has_lookup:
             return Transition.escalated(
                 EscalationReason.UNKNOWN,
-                last_error=f"May have arrived: {queued.unknown_count} attempts ended without a response",
+                last_error=f"May have arrived: {queued.unknown_count} attempts had an unknown outcome",
             )
         return None
 

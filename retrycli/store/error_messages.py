@@ -51,10 +51,10 @@ BY_STATE = {
 # Explanations by a part of the error text, for errors without a PostgreSQL error code.
 BY_TEXT = {
     "because it is a view": NO_CHANGES,
-    "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
+    "database is locked": "another process held a lock for too long; end its transaction or, if it only reads, use WAL",
     "readonly database": "the file or its folder can't be written; check their owner, permissions and mount",
     "unable to open database file": "the file can't be opened; check its owner, permissions, folder and mount",
-    "disk I/O error": "its disk is full or failing; free some space, and check the kernel log",
+    "disk I/O error": "the disk may be full or failing; free some space, and check the kernel log",
     "file is not a database": "not a SQLite file; check database.url",
     "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
     "disk is full": "free some space",

@@ -157,7 +157,7 @@ class File:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigurationError(
-                f"can't write {self.path}: {error.strerror}; run this as root, or use --user for your own schedule"
+                f"can't write {self.path}: {error.strerror}; check the permissions and the free space of its folder"
             ) from error
 
 

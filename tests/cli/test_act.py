@@ -537,7 +537,7 @@ def test_requeue_refuses_a_row_from_which_no_request_can_be_built(at_work: Cli, 
     refused = at_work("requeue", "11")
     assert (refused.returncode, facts(refused)) == (4, {"requeued": 0, "refused": 1, "left": 0})
     assert refused.stderr == at_work("retry", "11").stderr
-    assert refused.stderr == "retrycli: message 11 can't be sent: body is missing; fix its row first\n"
+    assert refused.stderr == "retrycli: message 11 can't be sent: body is missing; fix this first\n"
     assert application.rows("retrycli_queue")[11]["state"] == "escalated"
     screen = at_work.on_terminal("requeue", "--type", "customer", "--yes")
     assert "Requeued 1 message.\n1 message can't be sent in its present form and was left unchanged.\n" in screen.text
@@ -553,7 +553,7 @@ def test_requeue_refuses_a_message_that_its_preset_cannot_build(at_work: Cli, ap
     refused = at_work("requeue", "11")
     assert (refused.returncode, facts(refused)) == (4, {"requeued": 0, "refused": 1, "left": 0})
     problem = at_work.json("retry", "11", code=3)["results"][0]["error"]
-    assert refused.stderr == f"retrycli: message 11 can't be sent: {problem}; fix its row first\n"
+    assert refused.stderr == f"retrycli: message 11 can't be sent: {problem}; fix this first\n"
     assert application.rows("retrycli_queue")[11]["state"] == "escalated"
     screen = at_work.on_terminal("requeue", "--type", "customer", "--yes")
     assert (

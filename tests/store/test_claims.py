@@ -594,7 +594,7 @@ OUTCOMES: list[tuple[Outcome, timedelta | None, dict[str, Any]]] = [
         {
             "outcome": "unknown",
             "status_code": None,
-            "error": "no response was recorded: the process was killed, or the disk was full",
+            "error": "no response was recorded, for example because the process was killed or the disk was full",
             "retry_after_s": None,
             "duration_ms": None,
         },

@@ -1026,7 +1026,10 @@ def test_the_third_unknown_outcome_is_escalated(stage: Stage) -> None:
     assert (summary.escalated, summary.unknown) == (1, 1)
     reason, tries, error = stage.escalation(1)
     assert (reason, tries) == ("unknown", 3)
-    assert error == "May have arrived: no response was recorded: the process was killed, or the disk was full (3 times)"
+    assert error == (
+        "May have arrived: no response was recorded, for example because the process was killed or the disk was full "
+        "(3 times)"
+    )
 
 
 def test_a_lapsed_claim_without_an_attempt_leaves_no_trace(stage: Stage) -> None:
