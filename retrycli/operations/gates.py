@@ -106,7 +106,7 @@ class Gates:
         last = max(due for _, due in earlier_in_ticket)
         first, _ = earlier_in_ticket[0]
         others = f" and {len(earlier_in_ticket) - 1:,} more" if len(earlier_in_ticket) > 1 else ""
-        figure = f"message {first}{others} of its ticket must be delivered first; due at"
+        figure = f"message {first}{others} of its ticket must be delivered or escalated first; due at"
         return Gate("order", last <= self._rules.due_by(at), figure, last)
 
     def pause(self, at: datetime) -> Gate:

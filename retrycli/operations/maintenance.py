@@ -255,8 +255,8 @@ def _check_claims(database: Database) -> None:
     until = claimed_until(database, utc_now() + clock_ahead(database, utc_now))
     if until is not None:
         raise LockHeld(
-            f"messages in {database.place} are being sent; their claims expire by {until:%Y-%m-%dT%H:%M:%SZ}. Run "
-            "`retrycli pause` or stop cron, wait for the sends to finish, and run this again"
+            f"messages in {database.place} are claimed; the last claim expires at {until:%Y-%m-%dT%H:%M:%SZ}. "
+            "Run `retrycli pause` or stop cron, wait until the claims end, and run this again"
         )
 
 

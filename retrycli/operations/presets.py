@@ -46,7 +46,7 @@ def check(settings: Settings, name: str) -> tuple[Preset, str]:
         others = ", ".join(sorted(preset.columns - {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS}))
         return preset, f"not checked: {error}" + (f". The table must have the columns {others}" if others else "")
     preset.check_columns({*columns, *OPTIONAL_COLUMNS})
-    return preset, f"{settings.database.table} has every column that the preset names"
+    return preset, f"{settings.database.table} has every column that the preset requires"
 
 
 @dataclass(frozen=True, slots=True)

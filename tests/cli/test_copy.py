@@ -522,8 +522,8 @@ def test_refuses_while_messages_are_being_sent(between_files: Move, side: str) -
         until=until.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds"),
     )
     words = between_files.refusal(code=75)
-    assert f"messages in {make_url(held.url).database} are being sent" in words
-    assert f"expire by {until:%Y-%m-%dT%H:%M:%SZ}" in words
+    assert f"messages in {make_url(held.url).database} are claimed" in words
+    assert f"expires at {until:%Y-%m-%dT%H:%M:%SZ}" in words
     assert "`retrycli pause`" in words
 
 

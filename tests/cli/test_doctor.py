@@ -198,7 +198,7 @@ def test_an_open_breaker_is_a_failure_though_the_api_answers(desk: Cli, applicat
         there, found = (finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "api")
     assert there["level"] == "ok"
     assert found["level"] == "failure"
-    told = rf"nothing has reached {api.url} since \S+Z: 5 failures in a row; the next probe is at \S+Z"
+    told = rf"no delivery to {api.url} has succeeded since \S+Z: 5 failures in a row; the next probe is at \S+Z"
     assert re.fullmatch(told, found["found"])
     assert found["remedy"] == "check the API; `retrycli run-once --probe` probes it now"
 
@@ -222,7 +222,7 @@ def test_runs_in_crons_bare_environment(cli: Cli, application: Application) -> N
     (cli.cwd / "retrycli.toml").write_text(f'[database]\nurl = "{application.url}"\n')
     done = bare("doctor")
     assert (done.returncode, done.stderr) == (3, "")
-    assert "failure\tapi\tgateway.base_url, the URL of the ticketing API, is not set" in done.stdout
+    assert "failure\tapi\ta gateway has no base_url, the URL of the API or mail server" in done.stdout
 
 
 def test_a_cron_that_has_just_started_is_not_reported(desk: Cli, application: Application) -> None:

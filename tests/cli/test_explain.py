@@ -333,7 +333,7 @@ def test_finds_an_earlier_message_of_the_ticket_though_both_are_new(at: Desk) ->
         at.add(message_id, ticket_id=4701)
     found = at.explain(13, NOON + MINUTE)
     [gate] = [each for each in found.gates if each.name == "order"]
-    assert gate.figure == "message 11 of its ticket must be delivered first; due at"
+    assert gate.figure == "message 11 of its ticket must be delivered or escalated first; due at"
 
 
 def test_predicts_no_time_without_a_pass(at: Desk) -> None:

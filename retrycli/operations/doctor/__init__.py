@@ -68,7 +68,7 @@ def examine(
         loaded = load(config, environment)
     except ConfigurationError as error:
         problem = str(error).removesuffix(HINT)
-        return [failure("settings", problem, "fix the settings; checks that need them were skipped")]
+        return [failure("settings", problem, "fix the settings; all other checks were skipped")]
     context = Context(loaded, host or Host(run=Asker()), now)
     return [*(finding for check in CHECKS for finding in _findings(check, context)), *_database_findings(context)]
 
@@ -88,7 +88,13 @@ def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> 
         ]
     except (ValueError, KeyError, TypeError):
         said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        return [failure("cron", f"retrycli does not run in cron's environment: {said}", "reinstall retrycli")]
+        return [
+            failure(
+                "cron",
+                f"retrycli does not run in cron's environment: {said}",
+                "fix this error; if a module is missing, reinstall retrycli",
+            )
+        ]
 
 
 def _findings(

@@ -31,7 +31,7 @@ from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.store.summaries import QueueCounts
 
-CHECK_CREDENTIALS = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
+CHECK_CREDENTIALS = "check the credentials and other gateway settings: `retrycli config show`; then `retrycli run-once`"
 DELIVER_TEST = "nothing is waiting to be sent; to test delivery, run `retrycli deliver-test --ticket T`"
 CONNECT_SECONDS = 5.0
 
@@ -68,7 +68,7 @@ def _outages(context: Context, database: Database) -> Iterator[Finding]:
             name, what = ("smtp", "server") if used[breaker.destination] == "smtp" else ("api", "API")
             yield failure(
                 name,
-                f"nothing has reached {breaker.destination} since {breaker.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
+                f"no delivery to {breaker.destination} has succeeded since {breaker.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
                 f"{breaker.failures} failures in a row; the next probe is at {breaker.probe_at:%Y-%m-%dT%H:%M:%SZ}",
                 f"check the {what}; `retrycli run-once --probe` probes it now",
             )
@@ -205,11 +205,11 @@ def _cron_mail(context: Context) -> Iterator[Finding]:
         if caller.mail_to:
             continue
         if caller.kind == "timer":
-            who, why, remedy = "no operator is notified of problems", "a timer sends no mail", "set notify.urls"
+            who, why, remedy = "the warnings of passes reach no operator", "a timer sends no mail", "set notify.urls"
         elif caller.mail_to is None:
             who, why = f"cron mails problems to {caller.user or caller.owner}", f"{caller.title} has no MAILTO"
         else:
-            who, why = "no operator is notified of problems", f"MAILTO is empty in {caller.title}"
+            who, why = "the warnings of passes reach no operator", f"MAILTO is empty in {caller.title}"
         yield warning("notifications", f"{who}: notify.urls is not set, and {why}", remedy)
 
 

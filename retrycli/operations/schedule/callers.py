@@ -163,7 +163,7 @@ def _verdict(found: list[Caller]) -> str | None:
         case [_]:
             return None
         case _:
-            return f"two schedulers conflict; keep one of: {', '.join(caller.place for caller in found)}"
+            return f"several schedulers conflict; keep one of: {', '.join(caller.place for caller in found)}"
 
 
 def _objection(caller: Caller, wanted: Job) -> str | None:
@@ -179,7 +179,7 @@ def _objection(caller: Caller, wanted: Job) -> str | None:
         service = Path(caller.title).with_suffix(".service")
         expected = replace(wanted, user=caller.user or wanted.user)
         if File(service).read() != systemd.service(expected, system=caller.user is not None):
-            return f"{service} differs from what `install` would write"
+            return f"{service} differs from what `cron install` would write"
     return None
 
 

@@ -172,7 +172,8 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
     if owner not in {ROOT, its_owner}:
         raise ConfigurationError(
             f"{config} belongs to {owner_of(config)}, but the database that it names, {database}, belongs to "
-            f"{owner_of(database)}; if this is the right database, run `chown root {config}`"
+            f"{owner_of(database)}; if this is the right database, run `chown root {config}`, "
+            f"and let {wanted.user} read the file"
         )
 
 

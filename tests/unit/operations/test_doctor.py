@@ -389,7 +389,10 @@ def test_incidents_reported_only_to_a_service_users_mailbox_are_a_warning(desk: 
     assert found.remedy == f"set notify.urls, or put MAILTO=you@example.com at the top of {file}"
     file.write_text(f'MAILTO=""\n{LINE}')
     found = only(network.notifications(desk.case()), Level.WARNING, "notifications")
-    assert found.found == f"no operator is notified of problems: notify.urls is not set, and MAILTO is empty in {file}"
+    assert (
+        found.found
+        == f"the warnings of passes reach no operator: notify.urls is not set, and MAILTO is empty in {file}"
+    )
     file.write_text(f"MAILTO=ops@example.com\n{LINE}")
     assert list(network.notifications(desk.case())) == []
     file.unlink()

@@ -738,6 +738,6 @@ def test_a_less_confined_unit_of_an_earlier_version_is_renewed(desk: Desk) -> No
     service.write_text(service.read_text().replace("ProtectSystem=strict\n", ""))
     _, objection = desk.check()
     assert objection is not None
-    assert f"{service} differs from what `install` would write" in objection
+    assert f"{service} differs from what `cron install` would write" in objection
     desk.install(SchedulePlace.SYSTEM_TIMER)
     assert desk.check() == (1, None)
