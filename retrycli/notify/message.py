@@ -77,7 +77,7 @@ HEADLINES = {
     (Topic.SAME_ANSWER, Turn.ENDED): "the ticketing API works again",
     (Topic.DEADLINE, Turn.BEGAN): "a pass ran out of time",
     (Topic.DEADLINE, Turn.LASTS): "passes still run out of time",
-    (Topic.DEADLINE, Turn.ENDED): "passes finish in time again",
+    (Topic.DEADLINE, Turn.ENDED): "passes no longer run out of time",
     (Topic.EXPIRY, Turn.BEGAN): "messages are about to expire",
     (Topic.EXPIRY, Turn.LASTS): "messages are still about to expire",
     (Topic.EXPIRY, Turn.ENDED): "waiting messages are no longer about to expire",
@@ -96,8 +96,8 @@ def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
             return HEADLINES[item.topic, item.turn], _incident_text(item.topic, item.turn, item.incident, context)
         case Missed():
             return "no pass ran for " + _length(item.until - item.after), (
-                f"No pass began between {utc(item.after)} and {utc(item.until)}: nothing started `retrycli run-once`, "
-                "or the pass could not write to the database.\n"
+                f"No pass was recorded between {utc(item.after)} and {utc(item.until)}: nothing started `retrycli "
+                "run-once`, or it failed before it could record a pass.\n"
                 + _next("`retrycli passes`; then check cron or whatever starts the passes")
             )
         case Escalated():
@@ -120,7 +120,7 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
             Topic.DOWN: f"{where} accepts messages again. It had been down {lasted}; no message was lost.",
             Topic.CREDENTIALS: f"{where} accepts the credentials again. It refused them {times}.",
             Topic.SAME_ANSWER: f"{where} works again. It gave every request the same response {times}.",
-            Topic.DEADLINE: f"The pass sent all due messages. Earlier passes had run out of time {lasted}.",
+            Topic.DEADLINE: f"Passes no longer run out of time. They had run out of time {lasted}.",
             Topic.EXPIRY: f"Waiting messages are no longer about to expire. Some had been about to expire "
             f"{lasted}; those that expired are escalated.",
             Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
@@ -134,7 +134,7 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
     waiting = _count(context.waiting, "message")
     step = incident.next_step or "list-failed --state waiting"
     return {
-        Topic.DOWN: f"{context.destination} can't be reached. The outage has lasted {since}. {COST} "
+        Topic.DOWN: f"Deliveries to {context.destination} have failed {since}. {COST} "
         f"Passes detect when the outage ends. {waiting} waiting.\n{_next('retrycli status')}",
         Topic.CREDENTIALS: f"{context.destination} has refused the credentials{detail} {since}. This uses up "
         f"no retries. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",

@@ -120,7 +120,7 @@ def test_reports_an_outage_when_it_begins_and_ends_with_its_escalations(
     assert codes == [69, 69, 0, 0]
     began, ended = hook.texts
     assert began.splitlines()[0].endswith(": the ticketing API is down")
-    assert f"{api.url} can't be reached. The outage has lasted since 20" in began
+    assert f"Deliveries to {api.url} have failed since 20" in began
     assert "5 messages waiting" in began
     assert ended.splitlines()[0].endswith(": the ticketing API is back; 1 message needs an operator")
     assert f"\n{api.url} accepts messages again" in ended
@@ -138,7 +138,7 @@ def test_of_several_destinations_the_one_that_is_down_is_named(
         codes = [at_work("run-once").returncode for _ in range(3)]
     assert codes == [69, 69, 0]
     began, ended = hook.texts
-    assert f"\n{api.url} can't be reached" in began
+    assert f"\nDeliveries to {api.url} have failed since" in began
     assert f"\none of {well.url}, {api.url} accepts messages again" in ended
 
 
@@ -188,7 +188,7 @@ def test_reports_a_gap_between_passes_when_they_resume(at_work: Cli, application
     told("run-once")
     told("run-once")
     [text] = hook.texts
-    assert "No pass began between 2026-01-02 03:04 UTC and " in text
+    assert "No pass was recorded between 2026-01-02 03:04 UTC and " in text
 
 
 def test_reports_passes_that_are_skipped_three_times_in_a_row(

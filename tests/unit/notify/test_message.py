@@ -95,7 +95,7 @@ def test_long_lists_of_gaps_and_types_are_truncated() -> None:
     ]
     types = EscalationCause(5000, {f"{'t' * 80}{number}": 1 for number in range(5000)}, "HTTP 422", 17, ["4711"])
     notice = worded([*gaps, Escalated([types] * 1000)], HERE)
-    assert notice.body.count("No pass began") == 3
+    assert notice.body.count("No pass was recorded") == 3
     assert "Earlier gaps without a pass: 997. Next: retrycli passes" in notice.body
     assert len(notice.title) + len(notice.body) < 8000
 
