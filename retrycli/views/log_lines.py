@@ -138,11 +138,11 @@ def _texts(event: Event) -> list[str]:
         case MessageEscalated():
             return _escalation(event)
         case MessageMovedOn():
-            return [f"Message {event.message_id} was modified concurrently while it was being sent"]
-        case ResultKept():
             return [
-                f"The application has locked the row of message {event.message_id}; a later pass records the result"
+                f"The result of message {event.message_id} was not written: its row was modified, or its claim was lost"
             ]
+        case ResultKept():
+            return [f"The row of message {event.message_id} is locked; a later pass writes the result"]
         case BreakerOpened():
             return [
                 f"{event.destination} is down: {event.failures} failures in a row, "
@@ -158,8 +158,10 @@ def _texts(event: Event) -> list[str]:
 def _repair(event: ClockWasAhead | ClaimsExpired) -> str:
     if isinstance(event, ClaimsExpired):
         claimed_again = event.released + event.unknown
-        messages = "1 message is" if claimed_again == 1 else f"{claimed_again:,} messages are"
-        return f"An earlier pass died: {messages} claimed again, of which {event.unknown:,} may have been delivered"
+        messages = "1 message" if claimed_again == 1 else f"{claimed_again:,} messages"
+        return (
+            f"Recovered {messages} of a pass or command that did not finish; {event.unknown:,} may have been delivered"
+        )
     by = event.by - event.by % timedelta(seconds=1)
     return (
         f"The clock was ahead by {by} or more in earlier passes: {event.messages} messages would have waited "
@@ -281,7 +283,7 @@ class _LogFile(logging.Handler):
             os.write(self._file, f"{self.format(record)}\n".encode(errors="backslashreplace"))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self.problem = f"{self._path}: {why}. Correct logging.file, or give this user write permission for the file"
+            self.problem = f"{self._path}: {why}. Fix the cause, or set logging.file to another file"
 
     def close(self) -> None:
         if self._file is not None:

@@ -33,7 +33,7 @@ METRICS = {
     "retrycli_passes": ("Passes that have ended.", "result"),
     "retrycli_attempts": ("Attempts to deliver that have an outcome.", "outcome"),
     "retrycli_messages": ("Messages in the queue.", "state", "type"),
-    "retrycli_due_messages": ("Waiting messages that the next pass would send.",),
+    "retrycli_due_messages": ("Waiting messages that are due.",),
     "retrycli_oldest_waiting_age_seconds": (
         "Time since the oldest waiting message first failed; 0 if no message is waiting.",
     ),

@@ -197,7 +197,7 @@ def test_an_unwritable_log_file_is_a_warning_and_messages_are_sent(
     assert (first.returncode, second.returncode, second.stderr) == (0, 0, "")
     [line] = first.stderr.splitlines()
     assert f"WARNING The log file was not written: {file}: " in line
-    assert "Correct logging.file" in line
+    assert "Fix the cause, or set logging.file" in line
     assert len(sandbox.received) == 3
     assert not target.exists()
     assert "The log file was written again" in logging("run-once", env={"RETRYCLI_LOGGING__FILE": str(target)}).stderr

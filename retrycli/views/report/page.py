@@ -258,7 +258,7 @@ def _headline(
     if waiting := messages["waiting"]:
         wait = f"{count(waiting, 'message')} {'waits for its' if waiting == 1 else 'wait for their'} next attempt"
         return f"{wait}; no message was delivered in the last {_span(figures)}.", "warning"
-    return f"All quiet: no message had to be retried in the last {_span(figures)}.", "good"
+    return "All quiet: no message is waiting or needs an operator.", "good"
 
 
 def _problem(

@@ -53,7 +53,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         ClaimsExpired(released=2, unknown=3),
-        [("WARNING", "An earlier pass died: 5 messages are claimed again, of which 3 may have been delivered")],
+        [("WARNING", "Recovered 5 messages of a pass or command that did not finish; 3 may have been delivered")],
     ),
     (
         ClockWasAhead(timedelta(days=30, seconds=5.5), messages=2, claims=1),
@@ -105,11 +105,11 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         MessageMovedOn(7, OutcomeKind.DELIVERED),
-        [("WARNING", "Message 7 was modified concurrently while it was being sent")],
+        [("WARNING", "The result of message 7 was not written: its row was modified, or its claim was lost")],
     ),
     (
         ResultKept(7),
-        [("WARNING", "The application has locked the row of message 7; a later pass records the result")],
+        [("WARNING", "The row of message 7 is locked; a later pass writes the result")],
     ),
     (
         BreakerOpened("https://tickets.example.com", failures=5, probe_at=NOON),

@@ -131,7 +131,7 @@ def test_the_page_contains_every_fact() -> None:
     assert "half within 15 min, 95% within 30 min, all within 3 h 30 min" in words_of_it
     assert "first 90 second 7 third 1 4th 0" in words_of_it
     assert "10th 0 later 2" in words_of_it
-    assert "300 passes ran, and none is missing" in words_of_it
+    assert "300 passes began, and none is missing" in words_of_it
 
 
 def test_an_empty_page_says_so() -> None:
@@ -147,7 +147,7 @@ def test_passes_that_stopped_long_ago_leave_only_a_gap() -> None:
     late = replace(EMPTY, state="late", first_pass=last, last_pass=last)
     words_of_it = page_of(late).words
     assert "No pass has begun since Sat 1 Feb 12:00: check cron." in words_of_it
-    assert "0 passes ran; 671 are missing." in words_of_it
+    assert "0 passes began; 671 are missing." in words_of_it
 
 
 def test_outside_values_are_plain_text() -> None:
@@ -237,7 +237,7 @@ LASTS = Outage(NOON - 2 * HOUR, None)
     [
         ("ok", figures(tries={1: 5}), {}, "All well: 5 messages delivered on retry in the last 7 days, and", "good"),
         ("ok", figures(tries={1: 1}), {}, "All well: 1 message delivered", "good"),
-        ("ok", figures(), {}, "All quiet: no message had to be retried in the last 7 days.", "good"),
+        ("ok", figures(), {}, "All quiet: no message is waiting or needs an operator.", "good"),
         ("ok", figures(), {"waiting": 1}, "1 message waits for its next attempt; no message was delivered", "warning"),
         (
             "ok",
