@@ -113,14 +113,14 @@ def requeue(
     ] = None,
     abort_over: Annotated[
         str | None,
-        typer.Option(help="Stop if more than this share of the canaries fails.", show_default=DEFAULT_SHARE),
+        typer.Option(help="Requeue nothing if more than this share of canaries fails.", show_default=DEFAULT_SHARE),
     ] = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Return escalated messages to the queue. They get all their retries again, and are due now unless --at is given.
+    """Return escalated messages to the queue. They regain all retries and are due now, or as --at and --spread say.
 
     `requeue ID` also requeues a message that `reject` rejected.
     """
@@ -183,7 +183,7 @@ def reject(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Give up on messages. Their status becomes rejected, and no pass sends them. `requeue ID` undoes it."""
+    """Give up on messages. Their status becomes rejected, and no pass sends them. `requeue ID` undoes a rejection."""
     if not reason.strip():
         raise typer.BadParameter("the reason is empty; give one", param_hint="--reason")
     settings, ids = select_messages(
@@ -205,7 +205,10 @@ def look_up(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Ask the ticketing system whether messages have arrived. Mark those that have as sent. No message is sent."""
+    """Ask the ticketing system whether messages have arrived. No message is sent.
+
+    Messages that have arrived are marked as sent.
+    """
     if not message_ids:
         raise typer.BadParameter("give the ids of the messages", param_hint="ID…")
     settings = load_settings(ctx, config)

@@ -19,11 +19,16 @@ from retrycli.views import terminal
 
 cron = typer.Typer(help="Schedule passes with cron or a systemd timer.", no_args_is_help=True, rich_markup_mode=None)
 
-User = Annotated[bool, typer.Option("--user", help="Use your own crontab. By default, root uses the system's.")]
+User = Annotated[
+    bool, typer.Option("--user", help="Use your own crontab or timer. By default, root uses the system's.")
+]
 Systemd = Annotated[bool, typer.Option("--systemd", help="Use a systemd timer instead of a cron line.")]
 RunAs = Annotated[
     str | None,
-    typer.Option(help="The user to run passes as; root only with --run-as root.", show_default="the database's owner"),
+    typer.Option(
+        help="The user who runs the passes. To run them as root, name root.",
+        show_default="the owner of the database or settings",
+    ),
 ]
 
 
@@ -36,7 +41,7 @@ def cron_print(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Print what `install` would write. Nothing is written."""
+    """Print the cron line or timer that `install` would write. Nothing is written."""
     host = Host()
     place = SchedulePlace.of(host, user=user, systemd=systemd)
     _, wanted, _ = _propose(ctx, config, place, host, run_as)
@@ -89,7 +94,9 @@ def cron_install(
 def cron_check(
     ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
-    """Show what starts the passes. Exit with 3 if the schedule differs from what `install` would write."""
+    """Show what starts passes. Exit with 3 unless exactly one schedule does, and it matches what `install` would
+    write.
+    """
     host = Host(run=Asker())
     only = SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
     loaded = load(ctx, config)
@@ -108,7 +115,7 @@ def cron_check(
         )
     else:
         terminal.show_table(
-            ("By", "Where", "When", "As `install` writes it"),
+            ("By", "Where", "When", "Correct"),
             [
                 (caller.kind, caller.place, caller.when, (callers.stopped(caller) or (caller.objection or "yes",))[0])
                 for caller in found.callers
@@ -139,7 +146,7 @@ def cron_remove(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Remove only what `install` wrote. Show the change and ask first."""
+    """Remove the cron line or timer that `install` wrote. Show the change and ask first."""
     host = Host()
     chosen = [SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else proposal.reachable(host)
     found = installation.remove(chosen, proposal.config_path(load(ctx, config)), host)
@@ -168,7 +175,10 @@ def _propose(
         typer.BadParameter: ``--run-as`` names another user, but the schedule runs passes as the current user.
     """
     if run_as not in {None, host.login} and not place.is_system:
-        raise typer.BadParameter("only root can schedule passes for another user; omit --run-as", param_hint="--run-as")
+        raise typer.BadParameter(
+            f"your own schedule runs passes as {host.login}; omit --run-as, or run this as root without --user",
+            param_hint="--run-as",
+        )
     loaded = load(ctx, config)
     return loaded, *proposal.with_log(loaded, proposal.propose(place, loaded, host, run_as=run_as))
 

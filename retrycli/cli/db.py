@@ -49,7 +49,7 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
     before, after = operations.maintenance.downgrade(settings)
     terminal.say(
         f"retrycli's tables are at version {after}; they were at version {before}.",
-        "Next: install the older version; any command of this version upgrades the tables again",
+        "Next: install the older version; commands of this version may upgrade the tables again",
     )
 
 
@@ -76,7 +76,7 @@ def db_prune(
     attempts, actions = formatting.count(old["attempts"], "attempt"), formatting.count(old["acts"], "action")
     found = f"{attempts}, {actions} and {formatting.count(old['passes'], 'pass')}"
     if not as_json:
-        terminal.say(f"{found} ended before {formatting.local_time(before)}.")
+        terminal.say(f"{found} ended before {formatting.local_time(before)} and are no longer needed.")
     confirm("Delete them permanently?", "deleted records can't be restored", yes=yes, as_json=as_json)
     operations.maintenance.prune(settings, before=before)
     terminal.answer(old, f"Deleted {found}.", "Next: retrycli status", as_json=as_json)
@@ -90,7 +90,7 @@ def db_erase(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Erase the earlier texts of a ticket's edited messages.
+    """Erase the texts of a ticket's edits from the history.
 
     The history still shows who edited which columns. The application's table is not changed.
     """
@@ -142,8 +142,8 @@ def db_copy(
 ) -> None:
     """Copy retrycli's own tables to another database.
 
-    Use it after the application's data has moved. You can repeat it at any time. Other users of this machine can see
-    passwords in options. To hide one, set database.url to the URL that contains it, and omit that option.
+    Use it after the application's data has moved. You can repeat an interrupted copy. Other users of this machine can
+    see passwords in options. To hide one, set database.url to the URL that contains it, and omit that option.
     """
     if source is None and target is None:
         raise typer.BadParameter(
@@ -172,7 +172,7 @@ def _show_copy(done: operations.maintenance.Move, *, as_json: bool) -> None:
         )
     else:
         terminal.show_table(
-            ("Table", "From", "To", "Added", "Changed", "Removed", "Counts"),
+            ("Table", "Source rows", "Target rows", "Added", "Changed", "Removed", "Counts"),
             [(*astuple(table), "verified" if table.verified else "differ") for table in done.tables],
         )
 
@@ -204,7 +204,7 @@ def db_index(
             for statement in statements:
                 terminal.show_text(f"{statement};")
         if statements:
-            meanwhile = " Meanwhile, other processes can't write to the file." if index.holds_writers_up else ""
+            meanwhile = " This blocks other writers until it is done." if index.holds_writers_up else ""
             confirm(
                 f"{'Drop' if drop else 'Create'} the index?{meanwhile}",
                 "this changes the application's table",

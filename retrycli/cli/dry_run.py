@@ -48,7 +48,7 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
             for message in islice(messages, ON_SCREEN)
         ]
         deque(messages, maxlen=0)
-    terminal.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Created", "To"), rows, texts=1)
+    terminal.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Created", "Destination"), rows, texts=1)
     if foreseen.number > ON_SCREEN:
         terminal.say(f"… and {foreseen.number - ON_SCREEN:,} more")
     _show_summary(settings, found, foreseen, now)
@@ -73,7 +73,7 @@ def _show_summary(
     would = "A pass would"
     if (pause := foreseen.pause) is not None:
         until = f"until {formatting.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
-        terminal.say(f"Passes are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")
+        terminal.say(f"Deliveries are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")
         would = "Without the pause, it would"
     sent = {
         to: 1 if to in foreseen.probed else count for to, count in found.destinations.items() if to not in foreseen.down
@@ -91,8 +91,8 @@ def _show_summary(
     if found.number:
         # A pass may also escalate messages for these reasons. Checking them would require reading complete messages.
         terminal.say(
-            "Not checked: earlier deliveries, too many unknown outcomes, invalid rows.",
-            "A pass would escalate such messages.",
+            "Not checked: earlier deliveries, unknown outcomes, rows that became invalid.",
+            "A pass may escalate messages for these reasons.",
         )
     if not found.number and (later := foreseen.waiting):
         terminal.say(f"{formatting.count(later, 'message')} {'is' if later == 1 else 'are'} not due yet.")
@@ -105,12 +105,12 @@ def _show_down(found: operations.dry_run.DryRunTotals, foreseen: operations.dry_
     for to, count in found.destinations.items():
         if (breaker := foreseen.down.get(to)) is not None:
             until = "" if breaker.probe_at is None else f" {formatting.local_time(breaker.probe_at)}"
-            why = "is down until its probe at" if breaker.state is BreakerState.OPEN else "asked retrycli to wait until"
+            why = "is down; next probe at" if breaker.state is BreakerState.OPEN else "asked retrycli to wait until"
             waiting = f"{formatting.count(count, 'message')} {'is' if count == 1 else 'are'} waiting"
-            terminal.say(f"{to} {why}{until}: until then a pass would send nothing there; {waiting}.")
+            terminal.say(f"{to} {why}{until}. Before that, a pass would send nothing there; {waiting}.")
         elif to in foreseen.probed:
-            rest = f"; if it is delivered, {count - 1:,} more follow" if count > 1 else ""
-            terminal.say(f"{to} is down: one message is sent as a probe{rest}.")
+            rest = f"; after its delivery, {count - 1:,} more would follow" if count > 1 else ""
+            terminal.say(f"{to} is down: one message would be sent as a probe{rest}.")
 
 
 def _show_oldest(settings: Settings, oldest: datetime, now: datetime) -> None:

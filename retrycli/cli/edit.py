@@ -30,10 +30,10 @@ def edit(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Edit a failed message, in $EDITOR or with options.
+    """Edit a failed message in an editor or with options.
 
-    The editor shows the text: the subject on its first line, a blank line, and the body. The message gets a new
-    delivery key, so that the ticketing API does not treat it as a duplicate.
+    The editor ($VISUAL or $EDITOR) shows the text: the subject on its first line, a blank line, and the body. The
+    message gets a new delivery key, so that the ticketing API does not treat it as a duplicate.
     """
     why = "this changes the message"
     require_confirmation(why, yes=yes, as_json=as_json)
@@ -67,7 +67,9 @@ def edit(
 def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:
     command = editor_command(os.environ)
     if stripped_by_sudo(os.environ):
-        terminal.complain(f"retrycli: sudo does not pass on $EDITOR, so this opens {command[0]}; {SUDO_REMEDY}")
+        terminal.complain(
+            f"retrycli: sudo passed on neither $VISUAL nor $EDITOR, so this opens {command[0]}; {SUDO_REMEDY}"
+        )
     return before.with_text(edited(before.as_text(), command, name=f"message-{message_id}.txt"))
 
 

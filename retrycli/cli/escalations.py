@@ -82,7 +82,7 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
         terminal.say(f"Next: {may_have_arrived(messages[0].id)}")
     elif messages:
         one = messages[0].id
-        terminal.say(f"Next: `retrycli show {one}` or, when its cause is fixed, `retrycli retry {one}`")
+        terminal.say(f"Next: `retrycli show {one}` or, when the cause is fixed, `retrycli retry {one}`")
     else:
         terminal.say("Nothing is escalated. Next: retrycli status")
 
@@ -92,9 +92,9 @@ def _hint(group: EscalationGroup) -> str:
     match group.example.reason:
         case EscalationReason.UNKNOWN:
             return (
-                f"The messages may have arrived. Check each with `retrycli look-up {group.example.id}`, or in its "
-                f"ticket. If all arrived: `retrycli mark-sent {of_cause}`; if none did: "
-                f"`retrycli requeue {of_cause} --canary 3`"
+                f"Messages with fingerprint {group.fingerprint} may have arrived. Look up each one, beginning with "
+                f"`retrycli look-up {group.example.id}`, or check the tickets. If all arrived: `retrycli mark-sent "
+                f"{of_cause}`; if none did: `retrycli requeue {of_cause} --canary 3`"
             )
         case EscalationReason.EXPIRED:
             return f"If the messages are no longer wanted: retrycli reject {of_cause} --reason expired"

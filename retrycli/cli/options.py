@@ -42,7 +42,7 @@ def operator_name(value: str) -> str:
         ValueError: the name is empty or too long, has control characters, or is not valid UTF-8.
     """
     if not (0 < len(utf8(value).strip()) <= len(value) <= LONGEST_NAME and value.isprintable()):
-        raise ValueError(f"the name must have 1 to {LONGEST_NAME} printable characters")
+        raise ValueError(f"the name must have 1 to {LONGEST_NAME} printable characters, not only spaces")
     return value
 
 

@@ -93,7 +93,7 @@ def pause(
     by: By = None,
     config: ConfigFile = None,
 ) -> None:
-    """Stop deliveries until `resume`, or for a set time."""
+    """Stop passes from sending, until `resume` or for a set time."""
     if length is not None and not length:
         raise typer.BadParameter(
             "the pause would end immediately; omit --for to pause until `retrycli resume`", param_hint="--for"

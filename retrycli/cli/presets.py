@@ -79,7 +79,9 @@ def check(
                 "Table": compared,
             }
         )
-        terminal.say("Next: `retrycli deliver-test --ticket ID`, which posts a note to that ticket")
+        terminal.say(
+            "Next: set gateway.preset, then `retrycli deliver-test --ticket ID`, which posts a note to that ticket"
+        )
 
 
 def deliver_test(

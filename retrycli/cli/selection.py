@@ -66,7 +66,7 @@ def select_messages(
         else operations.message_actions.find(settings, replace(wanted, **(only or {})))
     )
     if not found.ids:
-        raise NoSuchMessage("no failed message matches; nothing was changed. See `retrycli list-failed`")
+        raise NoSuchMessage("no message in a suitable state matches; nothing was changed. See `retrycli list-failed`")
     if not yes and len(left_alone := expired(settings, found.ids)) < len(found.ids):
         _show_match(settings, found, left_alone)
         number = formatting.count(len(found.ids) - len(left_alone), "message")

@@ -37,7 +37,7 @@ def init(
     except RetrycliError:
         file.unlink()  # otherwise the corrected command would fail because the file exists
         raise
-    terminal.say(f"Wrote {file}.", f"Created retrycli's tables in {place}.")
+    terminal.say(f"Wrote {file}.", f"retrycli's tables are in {place}.")
     step = "retrycli run-once --dry-run"
     if not settings.gateway.base_url:
         step = f"set gateway.base_url in {file}, then `{step}`"

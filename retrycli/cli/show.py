@@ -58,7 +58,7 @@ def show(
     _show_edits(found.acts)
     _show_history(found)
     if not found.attempts:
-        terminal.say("The message has not been attempted yet.")
+        terminal.say("No attempt is recorded.")
     terminal.say(f"Next: {_next_step(settings, found, message_id)}")
 
 
@@ -152,7 +152,7 @@ def explain(
         terminal.show_json({"id": fields.pop("message_id")} | fields)
         return
     terminal.show_table(
-        ("Gate", "Open", "Figure", "Time"),
+        ("Gate", "Open", "Details", "Time"),
         [
             # Only the figure of the cron gate contains commands.
             (

@@ -208,7 +208,9 @@ def test_a_filter_that_matches_nothing_changes_nothing(at_work: Cli, application
     before = application.dump()
     done = at_work(*command.split(), "--error", "no such error", "--yes")
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == ("retrycli: no failed message matches; nothing was changed. See `retrycli list-failed`\n")
+    assert done.stderr == (
+        "retrycli: no message in a suitable state matches; nothing was changed. See `retrycli list-failed`\n"
+    )
     assert application.dump() == before
 
 

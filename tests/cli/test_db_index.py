@@ -29,7 +29,7 @@ def indexes(application: Application) -> list[object]:
 def test_on_a_terminal_it_shows_the_statement_and_asks(at_work: Cli, application: Application) -> None:
     refused = at_work.on_terminal("db", "index", answers=["n"])
     assert f"{MAKE};" in refused.words
-    assert "Create the index? Meanwhile, other processes can't write to the file. [y/N] n" in refused.words
+    assert "Create the index? This blocks other writers until it is done. [y/N] n" in refused.words
     assert refused.text.endswith("Nothing was changed.\n")
     assert indexes(application) == []
     made = at_work.on_terminal("db", "index", answers=["y"])

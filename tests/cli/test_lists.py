@@ -178,7 +178,7 @@ def test_escalations_fits_80_columns_without_truncation(shown: Shown) -> None:
     assert re.search(rf"^13  4713    internal  exhausted  {LOCAL_TIME}\n    Max retries", screen.text, re.MULTILINE)
     assert "Max retries (10) exceeded. Manual intervention required. Last error: ConnectError" in screen.words
     assert "\n    retrycli retry 13\n" in re.sub(" +\n", "\n", screen.text)
-    assert screen.text.endswith("Next: `retrycli show 13` or, when its cause is fixed, `retrycli retry 13`\n")
+    assert screen.text.endswith("Next: `retrycli show 13` or, when the cause is fixed, `retrycli retry 13`\n")
 
 
 def test_escalations_says_so_if_nothing_is_escalated(at_work: Cli) -> None:

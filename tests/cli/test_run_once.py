@@ -396,7 +396,7 @@ def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
     screen = cli.on_terminal("run-once", "--dry-run")
     assert "A pass would send 2 messages to " in screen.words
     assert "5 messages would be escalated instead: expired, no retries left, or invalid." in screen.words
-    assert "Not checked: earlier deliveries, too many unknown outcomes, invalid rows." in screen.words
+    assert "Not checked: earlier deliveries, unknown outcomes, rows that became invalid." in screen.words
     done = cli.json("run-once")
     assert (done["sent"], done["escalated"]) == (2, 5)
 
@@ -406,7 +406,7 @@ def test_a_dry_run_during_a_pause_says_that_nothing_would_be_sent(at_work: Cli, 
     at_work("pause", "--for", "2h", "--by", "ada")
     screen = at_work.on_terminal("run-once", "--dry-run")
     assert re.search(
-        r"Passes are paused by ada until [-0-9]{10} [0-9:+]+: a pass would send nothing now\. "
+        r"Deliveries are paused by ada until [-0-9]{10} [0-9:+]+: a pass would send nothing now\. "
         r"Without the pause, it would send 3 messages to http://\S+\.",
         screen.words,
     )
@@ -423,8 +423,8 @@ def test_a_dry_run_lists_only_a_probe_for_a_destination_that_is_down(cli: Cli, a
         assert at_work("run-once").returncode == 69
         screen = at_work.on_terminal("run-once", "--dry-run")
         assert re.search(
-            rf"{api.url} is down until its probe at [-0-9]{{10}} [0-9:+]+: "
-            r"until then a pass would send nothing there; 3 messages are waiting\.",
+            rf"{api.url} is down; next probe at [-0-9]{{10}} [0-9:+]+\. "
+            r"Before that, a pass would send nothing there; 3 messages are waiting\.",
             screen.words,
         )
         assert "A pass would send" not in screen.words
@@ -432,7 +432,8 @@ def test_a_dry_run_lists_only_a_probe_for_a_destination_that_is_down(cli: Cli, a
         application.execute("UPDATE retrycli_breakers SET probe_at = opened_at")
         screen = at_work.on_terminal("run-once", "--dry-run")
         assert f"A pass would send 1 message to {api.url}." in screen.words
-        assert f"{api.url} is down: one message is sent as a probe; if it is delivered, 2 more follow." in screen.words
+        told = f"{api.url} is down: one message would be sent as a probe; after its delivery, 2 more would follow."
+        assert told in screen.words
         assert at_work("run-once").returncode == 69
     assert len(application.rows("retrycli_attempts")) == 6
 

@@ -64,7 +64,7 @@ def test_init_accepts_the_apis_address_and_names_the_next_step(cli: Cli, applica
         "init", "--config", file, "--database-url", application.url, "--base-url", "https://tickets.example.com/api"
     )
     assert screen.returncode == 0
-    assert screen.words.startswith(f"Wrote {file}. Created retrycli's tables in {application.path}.")
+    assert screen.words.startswith(f"Wrote {file}. retrycli's tables are in {application.path}.")
     assert screen.text.endswith(f"Next: retrycli --config {file} run-once --dry-run\n")
     assert load(file, {}).settings.gateway.base_url == "https://tickets.example.com/api"
 
