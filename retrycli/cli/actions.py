@@ -113,7 +113,10 @@ def requeue(
     ] = None,
     abort_over: Annotated[
         str | None,
-        typer.Option(help="Requeue nothing if more than this share of canaries fails.", show_default=DEFAULT_SHARE),
+        typer.Option(
+            help="Requeue nothing if more than this share of the canaries, the messages attempted first, fails.",
+            show_default=DEFAULT_SHARE,
+        ),
     ] = None,
     by: By = None,
     yes: Yes = False,
@@ -263,7 +266,7 @@ def _show_lookup(message_id: int, result: Presence, error: str | None) -> None:
                 f"It is not known whether message {message_id} has arrived: {error}. Nothing was changed."
             )
             terminal.say(
-                f"Next: `retrycli look-up {message_id}`, or check its ticket; if the message is there, "
+                f"Next: `retrycli look-up {message_id}` again later, or check the ticket; if the message is there, "
                 f"`retrycli mark-sent {message_id}`"
             )
 

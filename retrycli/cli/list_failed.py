@@ -23,7 +23,7 @@ def list_failed(
     ctx: typer.Context,
     filters: Filter,
     sort: Annotated[
-        Literal["next", "id", "tries", "age"], typer.Option(help="Sort the messages by this property.")
+        Literal["next", "id", "tries", "age"], typer.Option(help="Sort by next attempt, id, number of retries or age.")
     ] = "next",
     limit: Annotated[
         int | None,

@@ -179,7 +179,11 @@ def _refusal_facts(found: operations.status.Status) -> dict[str, str]:
     # The facts about the last pass already include its own refusals.
     return {
         f"API {refusal.destination}": f"refused requests at {terminal.time_in_words(refusal.at)}: {refusal.detail}; "
-        + ("no request since, because nothing was due" if refusal.was_idle else "nothing was delivered there since")
+        + (
+            "no request since then, because nothing was due"
+            if refusal.was_idle
+            else "nothing has been delivered there since"
+        )
         for refusal in found.refusals
         if found.last_pass is None or found.last_pass.started_at != refusal.at
     }

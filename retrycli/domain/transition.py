@@ -19,7 +19,7 @@ class ExpiredClaim(NamedTuple):
     # `BY_PASS` or the name of the operator who made the unfinished attempt; None if no attempt is unfinished.
     attempt_by: str | None
     outcome: Outcome | None = None  # outcome of the attempt, if its answer was recorded before the claim expired
-    difference: Difference | None = None  # change of the row since the attempt began; None if unknown
+    difference: Difference | None = None  # how the row has changed since the attempt began; None if unknown
     started_at: datetime | None = None
     duration: timedelta | None = None  # time until the answer
 

@@ -181,8 +181,9 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
 
 def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
     return SchemaMismatch(
-        f"{database.messages.fullname} in {database.place} rejects results of messages (tested with message "
-        f"{message_id}, and rolled back): {why}; allow retrycli to write status, retry_count, last_error and sent_at"
+        f"{database.messages.fullname} in {database.place} rejects the changes that record a result (tried on "
+        f"message {message_id} and rolled back): {why}; allow retrycli to write status, retry_count, last_error and "
+        "sent_at"
     )
 
 

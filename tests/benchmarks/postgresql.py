@@ -26,7 +26,7 @@ def perform(engine: Engine, command: str, url: str = "") -> str:
                 name = f"retrycli_benchmark_{next(numbers)}"
                 like = f" TEMPLATE {make_url(url).database}" if command == "copy" else ""
                 connection.execute(text(f"CREATE DATABASE {name}{like}"))
-                connection.execute(text("CHECKPOINT"))  # so that no checkpoint falls into a measurement
+                connection.execute(text("CHECKPOINT"))  # so that no checkpoint runs during a measurement
                 return engine.url.set(database=name).render_as_string(hide_password=False)
             case "settle":
                 there = create_engine(url, isolation_level="AUTOCOMMIT")

@@ -159,5 +159,5 @@ def test_a_table_that_refuses_all_changes_is_reported_before_anything_is_sent(
     )
     done = at_work("run-once")
     assert (done.returncode, sandbox.received) == (78, ())
-    assert "rejects results of messages" in done.stderr
+    assert "rejects the changes that record a result" in done.stderr
     assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == {"waiting"}

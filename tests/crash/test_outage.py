@@ -126,7 +126,7 @@ def test_an_outage_of_a_night_escalates_nothing_and_floods_no_one(
             if count != tries[message_id]
         }
         assert len(counts_as_retry) == BREAKER_FAILURES
-        # The first tick opens the breaker. The probes follow 15, 45, 105, … minutes later, each with another message.
+        # The first tick opens the breaker. The probes follow 15, 45, 105, … minutes later, with different messages.
         assert stage.rows("SELECT count(*), count(DISTINCT message_id) FROM retrycli_attempts") == [(20, 20)]
         assert stage.count("retrycli_queue WHERE state = 'waiting'") == len(tries) - len(scene.others(0))
 

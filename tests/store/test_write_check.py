@@ -102,7 +102,7 @@ def test_a_violated_constraint_is_reported(engine: Factory, tmp_path: Path, colu
         with opened(made) as database:
             check_writable(database, NOON)  # no message is queued, so no write can reveal the constraint
             enrol(database, [1])
-            with pytest.raises(SchemaMismatch, match=r"(?i)message 1, .* check constraint"):
+            with pytest.raises(SchemaMismatch, match=r"(?i)message 1 .* check constraint"):
                 check_writable(database, NOON)
 
 
@@ -124,7 +124,7 @@ def test_a_trigger_that_refuses_is_reported(
     application.add()
     enrol(database, [1])
     application.sql(trigger[database.is_sqlite])
-    with pytest.raises(SchemaMismatch, match=f"message 1, .*{told}"):
+    with pytest.raises(SchemaMismatch, match=f"message 1 .*{told}"):
         check_writable(database, NOON)
 
 
@@ -150,7 +150,7 @@ def test_rows_protected_by_a_policy_are_reported(application: Application, datab
     application.sql("ALTER TABLE pending_messages ENABLE ROW LEVEL SECURITY")
     application.sql("CREATE POLICY look ON pending_messages FOR SELECT USING (true)")
     there = make_url(application.url).set(username=role).render_as_string(hide_password=False)
-    with closing(Database(there)) as theirs, pytest.raises(SchemaMismatch, match=r"message 1, .*did not change"):
+    with closing(Database(there)) as theirs, pytest.raises(SchemaMismatch, match=r"message 1 .*did not change"):
         check_writable(theirs, NOON)
     application.sql(f"DROP OWNED BY {role}")
     application.sql(f"DROP ROLE {role}")

@@ -24,7 +24,9 @@ from retrycli.gateway.presets.model import ATTACHMENTS, MessageRule
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, plain
 
 TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)
-CHUNK = 48 * 1024  # bytes of a file to read in one step; a multiple of 3, so that base64 needs no padding
+CHUNK = (
+    48 * 1024
+)  # bytes of a file to read in one step; a multiple of 3, so that only the last chunk's base64 may have padding
 # A path, with its query, that a URL parser leaves unchanged (RFC 3986, sections 2 and 5.2.4).
 PLAIN = re.compile(r"(?!.*/\.)(?:[\w~./?=&-]|%[0-9A-F]{2}){1,2000}", re.ASCII)
 

@@ -58,8 +58,8 @@ REFUSED_URL = (httpx.UnsupportedProtocol, httpx.InvalidURL, aiohttp.InvalidURL)
 # the event loop, and so all other requests, for five times as long.
 READ_AHEAD = 65_536
 
-# Every exception that a request can raise for an error of the network or the destination. `TimeoutError` is an
-# `OSError`, and text that can't be encoded or decoded is a `ValueError`.
+# Every exception that a request can raise for a network error or an error at the destination. `OSError` includes
+# `TimeoutError`, and `ValueError` includes errors of encoding and decoding.
 TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 
 

@@ -121,11 +121,18 @@ def _parse(path: str) -> tuple[Step, ...]:
     while at < len(path):
         found = STEP.match(path, at)
         if found is None:
-            raise ValueError(f"{path!r} is not a valid path: separate names by dots, as in errors.0.message")
+            raise _invalid(path)
         steps.append(found[4] or (found[1], found[2], found[3]))
         at = found.end()
         if at < len(path) and path[at] == ".":
             at += 1
     if not steps or path.endswith("."):
-        raise ValueError(f"{path!r} is not a valid path: separate names by dots, as in errors.0.message")
+        raise _invalid(path)
     return tuple(steps)
+
+
+def _invalid(path: str) -> ValueError:
+    return ValueError(
+        f"{path!r} is not a valid path: write names separated by dots, as in errors.0.message, or [name=text] to "
+        "select entries of a list"
+    )

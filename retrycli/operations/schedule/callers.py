@@ -124,7 +124,7 @@ class Verdict:
 
     callers: list[Caller]
     objection: str | None
-    unread: str | None = None  # places that can't be read, but may start passes
+    unread: str | None = None  # which crontabs and timers can't be read, and why; they may start passes
 
 
 def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> Verdict:
