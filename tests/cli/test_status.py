@@ -374,7 +374,7 @@ def test_a_refusal_lasts_until_a_message_is_delivered(cli: Cli, application: App
         assert (refusal["destination"], refusal["was_idle"]) == (api.url, True)
         told = (
             rf"\nAPI {api.url}\trefused requests at {UTC_TIME.pattern}: .*401.*; "
-            "no request since, because nothing was due\n"
+            "no request since then, because nothing was due\n"
         )
         assert re.search(told, desk("status").stdout)
         just_now = datetime.now(UTC).isoformat(sep=" ")
