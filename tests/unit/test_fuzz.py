@@ -419,7 +419,7 @@ def test_an_answer_of_any_depth_has_one_outcome(key: str, opened: str, closed: s
     piece=st.binary(min_size=1) | ANSWERS,
 )
 def test_no_answer_takes_long_to_interpret(start: bytes, piece: bytes) -> None:
-    """The limit is relative to the CPU time of plain words. Backtracking would take thousands of times as long."""
+    """The limit is a hundred times the CPU time for plain words. Backtracking would take thousands of times as long."""
     words = b'{"errors": "' + b"plain words " * 5400 + b'"}'
     body = (start + piece * (ANSWER_LIMIT // max(len(piece), 1)))[:ANSWER_LIMIT]
     taken, for_words = (cpu_seconds(partial(understood, 400, [], text)) for text in (body, words))

@@ -321,7 +321,7 @@ def test_a_named_path_that_is_not_a_file_is_not_reported_as_missing(folder: Path
 
 
 def test_a_named_file_that_cannot_be_looked_up_is_not_reported_as_missing(folder: Path) -> None:
-    """Root can search every folder, so an overlong name causes the error instead."""
+    """An overlong name causes the error, because a missing permission would not stop root."""
     with pytest.raises(ConfigurationError, match=r"^can't access .* \(--config\): File name too long; check"):
         load(folder / ("x" * 300) / "retrycli.toml", {})
 
@@ -542,7 +542,7 @@ def test_a_database_that_is_not_a_section_is_reported_and_not_defaulted() -> Non
 
 @pytest.mark.parametrize("toml", ["", "[database]\n", '[database]\ntable = "outbox"\n'])
 def test_without_a_database_setting_the_default_is_beside_the_file(folder: Path, toml: str) -> None:
-    """Cron starts the command in another folder than the file's. A URL from the environment stays relative."""
+    """Cron starts the command in a folder other than the file's. A URL from the environment stays relative."""
     file = folder / "etc" / "retrycli.toml"
     file.parent.mkdir()
     file.write_text(toml, encoding="utf-8")

@@ -20,7 +20,7 @@ TAKEN = {
 
 @pytest.mark.parametrize("text", TAKEN)
 def test_accepts_an_address_with_or_without_a_name(text: str) -> None:
-    """IDNA 2008 keeps ß. By the older rules, the mail would go to strasse.example, which may have another owner."""
+    """IDNA 2008 keeps the ß. Under IDNA 2003, the mail would go to strasse.example, which may have another owner."""
     assert Address.parse(text) == Address(*TAKEN[text])
 
 

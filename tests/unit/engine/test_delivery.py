@@ -25,14 +25,14 @@ from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, Stage
 
 
 class Held(Claims):
-    """A store that reports locks of the application on some messages, or on the whole database."""
+    """A store that behaves as if the application had locked some messages, or the whole database."""
 
     def __init__(self, database: Database, *ids: int) -> None:
         super().__init__(database)
         self.results = HeldResults(self, database)
         self.ids = set(ids)
         self.found_held: list[set[int]] = []
-        """The locked messages at each write of results."""
+        """The ids of the locked messages, for each call to `record`."""
         self.nothing_due = asyncio.Event()
         """Set once a pass has looked for due messages and found none."""
         self.busy: Callable[[str], bool] = lambda _: False

@@ -595,7 +595,7 @@ def test_a_429_stops_the_pass_and_charges_no_message(stage: Stage) -> None:
 
 @pytest.mark.parametrize("outcome", [THROTTLED, UNAUTHORIZED])
 def test_a_message_that_stops_each_pass_does_not_block_others(stage: Stage, outcome: Outcome) -> None:
-    """A firewall may refuse one message's text in this way. The next pass begins with another message."""
+    """A firewall may answer one message's text with 401 or 429. The next pass begins with another message."""
     stage.add(1, due=START - TICK)
     stage.add(*range(2, 10), due=START)
     assert stage.run({1: outcome}, takes=timedelta(seconds=1)).released == 1

@@ -1,4 +1,4 @@
-"""The checks of `doctor`, each on a simulated machine with one problem: a folder with a real database."""
+"""The checks of `doctor`, on a simulated machine: a folder with a real database and, in most tests, one problem."""
 
 from __future__ import annotations
 

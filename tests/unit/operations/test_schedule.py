@@ -353,7 +353,7 @@ def test_another_owners_units_with_our_name_are_not_overwritten(desk: Desk) -> N
 @pytest.mark.parametrize("place", [SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER])
 @pytest.mark.parametrize("user", ["nobody-here", "desk; true", "desk\n* * * * * root true"])
 def test_the_user_of_the_passes_must_exist(desk: Desk, place: SchedulePlace, user: str) -> None:
-    """Cron ignores a crontab with an unknown user, and an invalid name could become a separate line."""
+    """Cron ignores a crontab with an unknown user, and a name with a line break could add a line."""
     with pytest.raises(ConfigurationError, match="does not exist"):
         install(place, job(desk.settings(), desk.host, user=user), desk.host)
 

@@ -94,7 +94,7 @@ def test_a_missing_editor_is_named() -> None:
 
 
 def test_an_interrupt_is_left_to_the_editor() -> None:
-    """A terminal sends Ctrl-C to both processes. Only retrycli ignores the signal."""
+    """On Ctrl-C, a terminal sends SIGINT to both processes. Only retrycli ignores the signal."""
     before = signal.getsignal(signal.SIGINT)
     editor = python("import signal; os.kill(os.getppid(), 2); f.write_text(str(signal.getsignal(2) == signal.SIG_IGN))")
     assert edited("tea", editor, name="a.txt") == "False"

@@ -294,7 +294,7 @@ def test_a_path_at_which_no_file_can_be_created_is_named(tmp_path: Path, place: 
 
 
 def test_a_path_that_cannot_be_looked_up_is_named(tmp_path: Path) -> None:
-    """Root can search every folder, so an overlong name causes the error instead."""
+    """An overlong name causes the error, because a missing permission would not stop root."""
     with pytest.raises(LockUnusable, match=r"can't open the lock file .*; set run\.lock_file to a path"):
         PassLock(tmp_path / ("lock" * 100)).holder()
 
