@@ -66,7 +66,7 @@ class Screen:
 
 @dataclass(frozen=True)
 class Shown:
-    """The output of several commands, by command line; see `Cli.show_all`."""
+    """The output of several commands, keyed by command line; see `Cli.show_all`."""
 
     piped: Mapping[str, Finished]
     screens: Mapping[str, Screen]
@@ -120,7 +120,7 @@ class Cli:
         return _object(self(*args, "--json"), code)
 
     def show_all(self, *, piped: Iterable[str] = (), on_terminal: Iterable[str] = ()) -> Shown:
-        """Run command lines, piped or on a terminal, and return their output by command line."""
+        """Run command lines, piped or on a terminal, and return their output, keyed by command line."""
         outputs = {line: self(*shlex.split(line)) for line in piped}
         screens = {line: self.on_terminal(*shlex.split(line)) for line in on_terminal}
         return Shown(outputs, screens)
@@ -168,7 +168,7 @@ class Cli:
         cwd: Path | None = None,
         start_new_session: bool = False,
     ) -> subprocess.Popen[str]:
-        """Start a command, by the fork server if `_may_be_served` permits that."""
+        """Start a command, with the fork server if `_may_be_served` permits that."""
         environment = {**BARE, **self.env, **(env or {})}
         kind = served.Served if self._may_be_served(environment) else subprocess.Popen[str]
         return kind(

@@ -253,7 +253,7 @@ def test_the_other_messages_are_delivered(mixed: Mixed) -> None:
 
 
 def test_rows_with_unusable_data_can_be_listed_and_shown(mixed: Mixed) -> None:
-    """An invalid number or time is shown as null, so that a bad row can't break the list."""
+    """In the JSON of `list-failed`, an invalid number or time is null, so that a bad row can't break the list."""
     shown = mixed.cli.show_all(
         piped=["list-failed --json", "list-failed", "escalations --json", "show 21 --json", "show 20"]
     )

@@ -207,7 +207,7 @@ def passes_around(application: Application, change: datetime) -> None:
 def test_daylight_saving_time_makes_no_message_early_or_late(
     application: Application, change: datetime, zone: str
 ) -> None:
-    """The application writes UTC without an offset. A reader that assumes local time would skip or repeat an hour."""
+    """The application writes UTC without an offset. Code that reads it as local time would skip or repeat an hour."""
     subprocess.run(
         [sys.executable, "-c", THROUGH_THE_CHANGE, application.path, change.isoformat()],
         env=os.environ | {"TZ": zone},

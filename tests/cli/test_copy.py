@@ -204,7 +204,7 @@ def fill(application: Application) -> None:
     ],
 )
 def test_the_next_pass_continues_in_the_other_database(cli: Cli, templates: Templates, old: str, new: str) -> None:
-    """As in the manual, the next pass sends due messages with their old keys, and repeats no delivery."""
+    """After the manual's steps, the next pass sends due messages with their old keys, and repeats no delivery."""
     with moving(cli, templates, old, new) as move, Sandbox(Behaviour(), rng=Random(0)) as api:
         fill(move.old)
         before = all_of(move.old)

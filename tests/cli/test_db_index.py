@@ -79,7 +79,7 @@ def table() -> Iterator[Table]:
 
 
 def test_on_postgresql_only_the_tables_owner_can_create_it(cli: Cli, table: Table) -> None:
-    """For any other role the command prints the statement, which the owner can run."""
+    """For a role that may not create it, the command prints the statement, which the owner can run."""
     name = f"reader_{uuid.uuid4().hex[:12]}"
     table.sql(f"CREATE ROLE {name} LOGIN")
     try:

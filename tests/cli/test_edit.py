@@ -27,7 +27,7 @@ pytestmark = on_both
 
 
 def editor(folder: Path, script: str) -> dict[str, str]:
-    """Create an editor that runs a shell script on its file, ``$2``."""
+    """Create an editor that runs a shell script on its file, ``$2``; return the variables that select it."""
     program = folder / "an editor"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)

@@ -167,7 +167,7 @@ def test_announces_nothing_while_messages_are_delivered(at_work: Cli, applicatio
 
 
 def enrol(application: Application, at_work: Cli) -> None:
-    """Enrol the messages by a pass that delivers nothing."""
+    """Enrol the messages with a pass that delivers nothing."""
     assert at_work("run-once", env={"TICKETING_API_BASE_URL": NOWHERE}).returncode in {0, 69}
     application.execute("DELETE FROM retrycli_breakers")
 

@@ -307,7 +307,7 @@ def test_a_closed_gate_is_named_and_the_message_is_attempted_at_the_predicted_ti
 
 
 def test_predicts_the_turn_of_each_message_if_a_pass_starts_only_a_few(at: Desk) -> None:
-    """Each pass starts two messages, and messages that become due later go to the end."""
+    """Each pass starts two messages, and messages that become due later join the end of the queue."""
     at.have(run={"limit": 2})
     due = {1: 15, 2: 15, 3: 15, 4: 15, 5: 15, 6: 31, 7: 46, 8: 200, 9: 200, 10: 200, 11: 201, 12: 400, 13: 401, 14: 402}
     for message_id in due:
@@ -398,7 +398,7 @@ def test_the_ticks_come_from_the_installed_schedule_and_not_from_past_passes(at:
 
 
 def test_a_line_for_each_minute_predicts_the_next_minute(at: Desk) -> None:
-    """Cron's pass begins a second or two after its tick, which must not count as the next run."""
+    """Cron's pass begins a second or two after its tick, and that tick must not count as the next run."""
     at.run_at(NOON + timedelta(seconds=2), StartedBy.CRON)
     now = NOON + timedelta(seconds=3)
     found = operations.status.status(at.settings, callers=[caller("* * * * *")], now=lambda: now)
@@ -406,7 +406,7 @@ def test_a_line_for_each_minute_predicts_the_next_minute(at: Desk) -> None:
 
 
 def test_predicts_no_time_for_messages_without_a_schedule(at: Desk) -> None:
-    """Manual passes don't predict the next one if cron is stopped or has no line."""
+    """If cron is stopped or has no line, a recent manual pass does not show when the next pass starts."""
     at.run_at(NOON, StartedBy.PERSON)
     at.add(1)
     now = NOON + MINUTE

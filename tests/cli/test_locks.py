@@ -1,4 +1,4 @@
-"""The application holds locks during requests: no answer is lost, and unlocked messages continue."""
+"""The application holds locks during requests: no answer is lost, and messages with unlocked rows are not delayed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Holder(Thread):
 
 
 class Reader(Holder):
-    """A thread of the application that reads in one transaction, which blocks commits to a rollback journal."""
+    """A thread of the application that reads in one transaction, which blocks commits in rollback-journal mode."""
 
     def run(self) -> None:
         with closing(sqlite3.connect(self._application.path, timeout=60, isolation_level=None)) as connection:

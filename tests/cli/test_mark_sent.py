@@ -201,7 +201,7 @@ def test_filters_select_messages(at_work: Cli, application: Application) -> None
 
 
 def test_asks_for_confirmation_even_for_one_message(at_work: Cli, application: Application) -> None:
-    """The command can't be undone, so even an id requires a confirmation or ``--yes``."""
+    """The command can't be undone, so even a single id requires a confirmation or ``--yes``."""
     application.add(5)
     off = at_work("mark-sent", "5")
     assert off.returncode == 2

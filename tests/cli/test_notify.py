@@ -270,7 +270,7 @@ def test_the_start_and_end_pings_have_the_passs_id(at_work: Cli, application: Ap
 def test_messages_do_not_wait_for_the_start_ping(
     at_work: Cli, application: Application, sandbox: Sandbox, hook: Webhook
 ) -> None:
-    """Here the switch answers only after all messages have arrived, so a pass that waited for the answer would fail."""
+    """Here the dead-man switch answers only after all messages arrive, so a pass that waited for it would fail."""
     application.fill()
     hook.hold = lambda: wait_until(lambda: len(sandbox.received) == 3)
     done = at_work.having(ping_at(hook))("run-once")

@@ -123,7 +123,7 @@ def test_the_databases_clock_decides_what_is_due(at_work: Cli, application: Appl
 def test_a_row_that_the_application_locks_does_not_stop_others_from_being_recorded(
     cli: Cli, application: Application
 ) -> None:
-    """The row is recorded as soon as it is unlocked, and nothing is sent twice."""
+    """The delivery is written to the row as soon as it is unlocked, and nothing is sent twice."""
     first, *others = application.add_due(5)
 
     def statuses() -> set[object]:

@@ -140,7 +140,7 @@ def test_a_row_that_refuses_changes_and_whose_pass_died_does_not_stop_later_pass
 def test_the_pass_that_first_finds_the_row_still_sends(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """The trial write uses another message if the first one refuses changes."""
+    """Before it sends, a pass tries to write the last message's row, and tries others if that row refuses changes."""
     *others, closed = application.add_due(MESSAGES)
     refuse(application, closed)
     check_told(at_work("run-once"), closed)

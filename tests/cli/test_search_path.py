@@ -111,7 +111,7 @@ def _assert_no_command_runs_one(application: Application, cli: Cli) -> None:
 
 
 def test_planted_functions_are_never_run_when_escalations_repeat(planted: Application, cli: Cli) -> None:
-    """The query passes the keys of known escalations as an array, which needs other operators."""
+    """The query for known escalations passes their keys as an array, which needs other operators."""
     with Scripted(REJECTS) as api:
         command = cli.having(planted.variables(api.url))
         assert command("db", "upgrade").returncode == 0

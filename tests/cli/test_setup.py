@@ -307,7 +307,6 @@ def test_version_prints_the_packages_version(cli: Cli) -> None:
 
 
 def test_settings_of_the_machine_do_not_affect_results(at_work: Cli, tmp_path: Path) -> None:
-    """Otherwise a configuration file in /etc would change the results of the tests."""
     settings = tmp_path / "etc" / "retrycli" / "retrycli.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text("nonsense")

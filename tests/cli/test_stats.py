@@ -1,4 +1,4 @@
-"""The ``stats`` command: the attempts of some days, piped, as JSON and on a terminal."""
+"""The ``stats`` command: its figures for a generated week, piped, as JSON and on a terminal."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_each_of_several_hosts_is_listed_with_its_lateness(
 
 
 def test_a_rest_that_the_api_requested_ends_on_time(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
-    """With nothing due, no request ends the requested wait, so `status` must compare its end with the clock."""
+    """If nothing is due, no request ends the requested wait, so `status` must compare the wait's end with the clock."""
     made_a_pass(application, sandbox)
     application.execute(
         "INSERT INTO retrycli_breakers VALUES (?, 'resting', 0, '2026-01-01', '2026-01-01 00:00:00.000000', NULL)",
@@ -335,7 +335,7 @@ UNCALLED = "no cron line or timer found here starts passes; run `retrycli cron i
 
 @on_sqlite
 def test_without_a_scheduler_there_is_no_next_run(at_work: Cli, application: Application, tmp_path: Path) -> None:
-    """A cron line, or a recent pass by another starter, is enough to predict the next run."""
+    """A cron line, or a recent pass that no person started, is enough to predict the next run."""
     crontab = Crontab(tmp_path)
     desk = at_work.having(crontab.variables)
     application.add(1)

@@ -50,7 +50,7 @@ def far(at_work: Cli, application: Application, tmp_path: Path) -> Cli:
 
 
 def suggested(text: str, program: str) -> list[list[str]]:
-    """Return the commands that a text suggests, parsed as by a shell."""
+    """Return the commands that a text suggests, each split into words as a shell would."""
     ends = re.findall(rf"(?:`|Next: )({re.escape(program)} [^`;,\n]*)", text)
     return [shlex.split(end) for end in ends]
 

@@ -31,7 +31,7 @@ on_postgresql = pytest.mark.databases("postgresql")
 MESSAGES = 9
 ALL = range(1, MESSAGES + 1)
 ONE = 5
-"""The only row that can't be changed."""
+"""The id of the only row that can't be changed."""
 OTHERS = [message_id for message_id in ALL if message_id != ONE]
 IDS, BY_TYPE = tuple(map(str, ALL)), ("--type", "customer")
 REJECT = ("reject", "--yes", "--reason", "no longer true")
@@ -109,7 +109,7 @@ def locked(story: Story, ids: Sequence[int]) -> Iterator[None]:
 @on_postgresql
 @pytest.mark.parametrize("ids", [[ONE], [1], list(ALL)], ids=["one", "the first", "all"])
 def test_no_answer_is_lost_while_the_application_locks_rows_for_a_whole_pass(begin: Begin, ids: list[int]) -> None:
-    """The attempts are recorded although the rows are locked; a later pass writes the rows, and sends nothing."""
+    """Attempts are recorded although the rows are locked. A later pass updates the rows, and repeats no delivery."""
     with begin() as story:
         insert_all(story)
         story.be_impatient()
@@ -235,7 +235,7 @@ def skip_by_policy(application: Application, which: str) -> None:
 
 
 def check_escalated_alone(story: Story, one: int = ONE) -> None:
-    """Check that only the row that refuses changes is escalated, and that each message was sent once."""
+    """Check that only the message whose row refuses changes is escalated, and that each message was sent once."""
     summary = story.tick()
     assert (summary.result, summary.sent) == ("completed", MESSAGES - 1)
     story.ticks(3)
@@ -249,7 +249,7 @@ ENDS = [pytest.param(number, marks=pytest.mark.long) for number in (1, MESSAGES)
 
 @pytest.mark.parametrize("one", [1, ONE, MESSAGES])
 def test_a_message_whose_row_skips_updates_is_sent_once_and_escalated_alone(begin: Begin, one: int) -> None:
-    """The trial write of a pass uses the first message, and must use another one if its row skips updates."""
+    """Before it sends, a pass tries to write the last message's row, and must try others if that row skips updates."""
     with begin() as story:
         insert_all(story)
         skip_by_trigger(story.application, f"= {one}")
@@ -298,7 +298,7 @@ def test_an_invalid_message_that_skips_updates_stops_no_other(begin: Begin) -> N
 
 
 MANY = range(101, 131)
-"""More refusing rows than a pass tries one at a time before it tries other rows."""
+"""More refusing rows than the first sample of rows that a pass tries to write."""
 
 
 @pytest.mark.parametrize("refuses", [skip_by_trigger, refuse_rows], ids=["in silence", "with an error"])

@@ -79,7 +79,7 @@ class OldPass:
         )
 
     def have(self, message_id: int, *outcomes: str, **queue: object) -> None:
-        """Enrol a message, with finished attempts and with values of its queue row."""
+        """Enrol a message, add finished attempts with these outcomes, and set columns of its queue row."""
         self.enrol([message_id])
         for number, outcome in enumerate(outcomes, 1):
             self.application.execute(
@@ -415,7 +415,7 @@ def test_downgrade_waits_for_a_pass(cli: Cli, application: Application) -> None:
 
 
 def test_edits_and_pauses_survive_downgrade_and_upgrade(at_work: Cli, application: Application) -> None:
-    """A downgrade drops the edited values and the authors of pauses, but keeps the record of an edit."""
+    """A downgrade drops the edited values and the history of pauses, but keeps the record of an edit."""
     application.add(11)
     assert at_work("edit", "11", "--subject", "Re: bill", "--yes", "--by", "anna").returncode == 0
     assert at_work("pause", "--by", "anna").returncode == 0

@@ -59,7 +59,7 @@ cat > "/opt/mails/mail.$$"
 
 
 class Machine:
-    """A real cron in a mount namespace, with private copies of the folders that are compiled into cron.
+    """A real cron in a mount namespace, with private copies of the folders whose paths are compiled into cron.
 
     Cron runs the files of ``cron/`` unchanged, without this machine's jobs, even if another cron daemon runs.
     By default, libfaketime makes the clock run 600 times as fast, so a quarter of an hour takes 1.5 s.

@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard in ``cron/``: Prometheus accepts them, and their metrics exist.
+"""The alert rules and the dashboard in ``cron/``: Prometheus accepts their queries, and the metrics in them exist.
 
 The test cases of the alerts are in ``prometheus-rules-test.yml``, in the format of `promtool test rules`.
 """
@@ -111,7 +111,7 @@ def test_commands_in_descriptions_exist(alert: dict[str, Any]) -> None:
 
 
 def test_each_panel_uses_the_chosen_prometheus() -> None:
-    """A dashboard that names its own data source shows nothing elsewhere."""
+    """A panel with a fixed data source would show nothing in another Grafana."""
     sources = [entry["datasource"] for panel in PANELS for entry in (panel, *panel["targets"])]
     assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
     [chosen] = [variable for variable in DASHBOARD["templating"]["list"] if variable["name"] == "datasource"]
@@ -195,7 +195,7 @@ def test_a_host_without_passes_is_visible_whichever_host_is_chosen() -> None:
 
 
 def test_prometheus_accepts_every_query_of_the_dashboard(tmp_path: Path) -> None:
-    """Each query becomes a rule with Grafana's variables filled in, because promtool checks only rules."""
+    """Each query, with Grafana's variables filled in, becomes a rule that `promtool check rules` can check."""
     asked = [expression for panel in PANELS for expression in filled(panel, "box:9100")]
     assert "$" not in "".join(asked)
     rules = [{"record": f"asked:{number}", "expr": expression} for number, expression in enumerate(asked)]
