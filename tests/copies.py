@@ -37,7 +37,7 @@ CATALOGS: dict[LiteralString, LiteralString] = {
     "pg_trigger": "true",
     "pg_type": f"oid >= {OWN}",
 }
-"""The catalogs to which a change of schema, rights, settings or statistics writes, with a condition for their rows."""
+"""The catalogs that record changes of schema, rights, settings or statistics, each with a condition for its rows."""
 CHANGES = " UNION ALL ".join(
     f"SELECT '{name}', count(*), max(xmin::text::bigint) FROM {name} WHERE {rows}" for name, rows in CATALOGS.items()
 )

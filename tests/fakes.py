@@ -88,7 +88,7 @@ class Clock:
 
 
 class FakeGateway:
-    """A gateway that answers by a script after a fixed time on the clock, and records the deliveries."""
+    """A gateway whose answers follow a script, each after a fixed time on the clock. It records the deliveries."""
 
     def __init__(self, script: Script, clock: Clock, takes: timedelta) -> None:
         self._script = script

@@ -1,4 +1,4 @@
-"""A generated week of a support desk: attempts, passes, a night's outage, and escalated messages."""
+"""A generated week of a support desk: attempts, passes, two outages, and escalated messages."""
 
 from __future__ import annotations
 

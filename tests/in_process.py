@@ -135,7 +135,7 @@ def _folder(cwd: Path) -> Iterator[None]:
 
 @contextmanager
 def _state() -> Iterator[None]:
-    """Restore the process-wide state that a command changes because its process normally ends with it."""
+    """Restore the process-wide state that a command leaves changed, since its process normally ends with it."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     thresholds = gc.get_threshold()
     tempdir, tempfile.tempdir = tempfile.tempdir, None

@@ -21,7 +21,7 @@ class Size(NamedTuple):
     longest_file: tuple[int, str]
     longest_function: tuple[int, str]
     shared_names: dict[str, list[str]]
-    """Class names that several modules define, except an engine protocol and the class that implements it."""
+    """Class names that several modules define. Protocols do not count."""
 
 
 def sources(root: Path = ROOT) -> dict[str, str]:

@@ -57,7 +57,7 @@ NEVER: Mapping[str, tuple[set[str], str]] = {
 """Modules from outside the package that a folder must not import, and the reason."""
 
 GIVEN = frozenset({"domain", "engine"})
-"""Folders that get the time as an argument, and import only the standard library and `PURE`."""
+"""Folders that get the time as an argument, and use no libraries except the standard library and `PURE`."""
 
 PURE = {"idna"}
 """Libraries that the `GIVEN` folders may use. Their functions depend only on their arguments."""
@@ -67,7 +67,7 @@ BY_NAME = frozenset({"retrycli", "retrycli.cli", "retrycli.operations"})
 
 
 FACE = "retrycli"
-"""The public names and the entry point of the installed command. They may import everything."""
+"""The layer of `retrycli` itself and of `retrycli.__main__`, which are in no folder and may import everything."""
 
 
 def breaches(module: str, source: str) -> list[str]:
@@ -138,7 +138,7 @@ def calls(tree: ast.AST, names: set[str]) -> list[str]:
 
 
 def attributes(tree: ast.AST, names: set[str]) -> list[str]:
-    """Return the names taken from a module, by attribute or by ``from … import``."""
+    """Return each use of these names as an attribute or in ``from … import``."""
     dotted = [each.attr for each in ast.walk(tree) if isinstance(each, ast.Attribute)]
     taken = [name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names]
     return [name for name in [*dotted, *taken] if name in names]

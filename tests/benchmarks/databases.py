@@ -36,7 +36,7 @@ class Databases(Protocol):
         """Provide a database for a `with` block: empty, or a copy of another that has been settled."""
 
     def settle(self, url: str) -> None:
-        """Prepare a database for copying, in the state that an idle database reaches by itself."""
+        """Prepare a database for copying: bring it into the state that an idle database reaches by itself."""
 
 
 class SqliteFiles:
@@ -64,7 +64,7 @@ class SqliteFiles:
 
 
 class PostgresqlServer:
-    """`postgresql.py` in a separate process. This process must stay small, see `processes.run_together`."""
+    """`postgresql.py` in a separate process: the measuring process must stay small, see `processes.run_together`."""
 
     name = "PostgreSQL"
     hosts_share = True
@@ -102,7 +102,7 @@ def postgresql(how: str = "for-keeps") -> Iterator[Databases]:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
         yield PostgresqlServer(process)
-        # leaving the block closes the server's input, which ends the process
+        # Leaving the block closes the server's input, which ends the process.
 
 
 ENGINES: Mapping[str, Callable[[], AbstractContextManager[Databases]]] = {"sqlite": sqlite, "postgresql": postgresql}

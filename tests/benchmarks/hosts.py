@@ -36,7 +36,7 @@ def report(databases: Databases, hosts: Sequence[int], messages: int, rounds: in
                 with databases.database(template) as database:
                     samples = run_together([retrycli.call(database, server.url)] * number)
                 server.expect(messages, of=f"{number} hosts")
-                if turn > 0:  # the first is the warm-up
+                if turn > 0:  # the first round is the warm-up
                     seconds[number].append(max(sample.seconds for sample in samples))
                     cpu_seconds[number].append(sum(sample.cpu_seconds for sample in samples))
     rates = {number: messages / median(own) for number, own in seconds.items()}

@@ -1,8 +1,8 @@
 """Run django-post-office, with its mails sent as HTTP requests.
 
 `post_office.py prepare DATABASE COUNT` creates the tables and queues mails. `post_office.py send DATABASE URL` does
-what cron would run: `manage.py send_queued_mail`, without its system checks, which take 10 ms. Two further arguments
-set the number of threads and the batch size. DATABASE is a URL as for the other contenders.
+what cron would run, `manage.py send_queued_mail`, without the command's system checks, which take 10 ms. Two further
+arguments set the number of threads and the batch size. DATABASE is a URL as for the other contenders.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ TLS = httpx.create_ssl_context()
 
 
 class HttpBackend(BaseEmailBackend):  # type: ignore[misc]
-    """A mail backend that posts each mail as the bare loop posts a message. An HTTP error fails the mail."""
+    """A mail backend that posts each mail as the bare loop posts a message. An HTTP error makes the mail fail."""
 
     client: httpx.Client
 

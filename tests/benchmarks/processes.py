@@ -50,7 +50,7 @@ def run(call: Call) -> Sample:
 
 
 def run_together(calls: Sequence[Call]) -> list[Sample]:
-    """Start processes at once, each in its own empty folder, and wait until all have ended.
+    """Start processes together, each in its own empty folder, and wait until all have ended.
 
     Linux counts the memory of this process as the child's while the child starts. So this process must stay smaller
     than any that it measures, and imports only the standard library.

@@ -14,7 +14,7 @@ PAGE = "report.html"
 
 
 def report(rounds: int) -> str:
-    """Measure the pages in turns; return a table of the medians."""
+    """Measure the pages in turn; return a table of the medians."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         for attempts in ATTEMPTS:
@@ -25,7 +25,7 @@ def report(rounds: int) -> str:
             for attempts in ATTEMPTS:
                 taken = run(_call(folder / f"{attempts}.db", folder / PAGE))
                 sizes[attempts] = (folder / PAGE).stat().st_size / 1024
-                samples[attempts] += [taken] if number else []  # the first one warms up
+                samples[attempts] += [taken] if number else []  # the first round is the warm-up
     rows = [
         (
             f"{attempts:,}",

@@ -1,6 +1,6 @@
 """Run an HTTP server that answers every POST with `{"succeeded": true}` and counts them: `server.py DELAY_MS`.
 
-It prints its port when it listens. `GET /count` answers how many POSTs came since the last such request, and how many
+It prints its port when it listens. `GET /count` returns how many POSTs came since the last such request, and how many
 of them are distinct.
 """
 
@@ -41,7 +41,7 @@ class Counter:
 
 
 class Connection(asyncio.Protocol):
-    """A connection with a part of HTTP/1.1: requests need Content-Length and are not pipelined."""
+    """A connection that speaks a part of HTTP/1.1: requests need Content-Length and are not pipelined."""
 
     transport: asyncio.Transport
 

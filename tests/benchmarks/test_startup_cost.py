@@ -76,7 +76,7 @@ def test_a_delivery_loads_no_other_command_line_modules(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.alone
 def test_an_idle_pass_takes_at_most_1_5_times_as_long_as_post_office(tmp_path: Path) -> None:
-    """The programs run in turns and are compared by CPU time, so that the machine's load affects both alike.
+    """The programs take turns and are compared by CPU time, so that the machine's load affects both alike.
 
     The sum of all rounds is more stable than the best round, which may have run on a briefly faster core. In 200
     rounds, sums of 15 differed by 1.4 %, the best of 10 by up to 20 %.

@@ -79,7 +79,7 @@ def measure(
                 with where.database(templates[name]) as database:
                     sample = run(contender.call(database, server.url))
                 server.expect(messages, of=name)
-                if number > 0:  # the first is the warm-up
+                if number > 0:  # the first round is the warm-up
                     samples[name].append(sample)
     return samples
 

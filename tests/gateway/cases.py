@@ -1,7 +1,7 @@
 """Server behaviour after a request, and the resulting outcomes. The server need not be a ticketing API.
 
-Each case is tested over plain HTTP and over TLS. The delivery must end within a second of its deadline, use little
-memory, and show no secret in a log line or an error.
+Each case is tested over plain HTTP and over TLS (by default, only those in `OVER_TLS` run over TLS). The delivery must
+end within a second of its deadline, use little memory, and show no secret in a log line or an error.
 """
 
 from __future__ import annotations

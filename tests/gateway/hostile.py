@@ -169,7 +169,7 @@ class Hostile:
         return [request.path for request in self.requests]
 
     def wait_until_asked(self) -> None:
-        """Wait until a request has been read: on a busy machine, the client may give up first."""
+        """Wait until a request has been read, which on a busy machine may be after the client has given up."""
         assert self._asked.wait(timeout=10), "no request came"
 
     @property
@@ -179,7 +179,7 @@ class Hostile:
 
     @property
     def sent(self) -> int:
-        """Return the number of bytes that clients have accepted."""
+        """Return the number of bytes sent, including those still in socket buffers."""
         return sum(connection.sent for connection in self.connections)
 
     def _start(self, target: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ class Renamed:
 
 
 class Changed:
-    """A connector with a further parameter."""
+    """A connector whose hook method has a further parameter."""
 
     async def _get(self, key: object, traces: object, ceil: float) -> None: ...
 

@@ -381,7 +381,7 @@ def test_a_secret_is_masked_in_every_encoding(behaviour: Behaviour, error: str) 
 
 
 def test_a_secret_is_masked_in_bytes_between_quotation_marks() -> None:
-    """Python puts bytes with an apostrophe between double quotes, and does not escape the apostrophe."""
+    """``repr`` puts bytes with an apostrophe between double quotes, and does not escape the apostrophe."""
     with Hostile(raw("It'sü wrong\r\n\r\n".encode())) as server:
         outcome = deliver(gateway_settings(server.url, auth="basic", username="agent", password="It'sü"))
     assert 'b"*** wrong"' in (outcome.error or "")

@@ -1,4 +1,4 @@
-"""A connection that the server may be about to close is not used: its message's outcome would be unknown."""
+"""A connection that the server may be about to close is not used: the message's outcome could become unknown."""
 
 from __future__ import annotations
 

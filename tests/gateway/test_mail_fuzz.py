@@ -1,4 +1,4 @@
-"""Mails of random texts: no text of a customer adds an unintended header."""
+"""Mails with random texts: none of them adds an unintended header."""
 
 from __future__ import annotations
 

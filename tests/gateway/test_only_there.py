@@ -109,7 +109,7 @@ def test_redirects_of_a_login_or_probe_are_not_followed(status: int, evil: Hosti
 def test_a_proxy_from_the_environment_is_not_used(
     good: Hostile, evil: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy would see the messages and, for a plain URL, the credentials."""
+    """A proxy would see the messages and the credentials, if the base URL is plain HTTP."""
     for name in NAMES:
         monkeypatch.setenv(name, evil.url)
     assert deliver(gateway_settings(good.url, **ACCOUNT)).kind is OutcomeKind.DELIVERED

@@ -416,7 +416,7 @@ def test_a_deadline_between_two_attempts_leaves_the_message_unsent() -> None:
 
 
 def test_a_mute_port_may_have_read_the_request() -> None:
-    """The kernel accepts connection and request, so the outcome is unknown."""
+    """The kernel accepts the connection and the request, so the outcome is unknown."""
     with mute_port() as port:
         outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", request_timeout_seconds=SHORT))
     assert outcome == Outcome(UNKNOWN, None, f"no response within {SHORT} s")
@@ -460,7 +460,7 @@ def test_a_type_missing_from_the_preset(tmp_path: Path) -> None:
 
 
 def test_an_invalid_port_is_an_invalid_setting() -> None:
-    """The settings refuse the port. If one got through, no message must be sent or escalated because of it."""
+    """The settings refuse the port. Even if they did not, no message must be sent or escalated."""
     with pytest.raises(ValidationError, match="invalid URL or port"):
         gateway_settings("http://127.0.0.1:65536")
     settings = gateway_settings("http://127.0.0.1:1").model_copy(update={"base_url": "http://127.0.0.1:65536"})

@@ -1,4 +1,4 @@
-"""Presets: templates are filled safely, answers are classified by their rules, and errors are named."""
+"""Presets: templates are filled safely, answers are classified by their rules, and errors say where a mistake is."""
 
 from __future__ import annotations
 

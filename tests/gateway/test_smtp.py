@@ -1,4 +1,4 @@
-"""The outcomes of the SMTP gateway with a mail server that gives any answer at each step."""
+"""The outcomes of the SMTP gateway, with a mail server that gives valid and invalid answers at each step."""
 
 from __future__ import annotations
 

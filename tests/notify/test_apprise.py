@@ -117,7 +117,7 @@ def test_a_redirect_is_not_followed(hook: Webhook) -> None:
 
 
 def test_a_proxy_from_the_environment_is_not_used(hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy would read notifications over plain HTTP, and cron's proxy may differ from an operator's."""
+    """A proxy could read notifications sent over plain HTTP, and cron's proxy may differ from an operator's."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "example.com")
@@ -169,7 +169,7 @@ def test_names_the_extra_that_is_missing() -> None:
     ],
 )
 def test_a_targets_place_is_its_mail_server_service_or_host(url: str, place: tuple[str, int]) -> None:
-    """Some services have a token in place of the host, and the token must not be shown."""
+    """The URLs of some services have a token in place of the host, and the token must not be shown."""
     assert apprise.place(url) == place
 
 

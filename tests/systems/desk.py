@@ -56,7 +56,7 @@ class Desk:
         return self.application.add(number, ticket_id=ticket, message_type=message_type, **row)
 
     def attach(self, files: Mapping[str, bytes] = FILES) -> str:
-        """Put files in the attachments' folder; return the column that names them."""
+        """Put files in the attachments' folder; return the value of the column that names them."""
         for name, content in files.items():
             (self.folder / name).write_bytes(content)
         return json.dumps(list(files))

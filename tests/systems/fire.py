@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PATIENCE = 1.5
 """Seconds that a pass waits for an answer while passes are disturbed."""
 SETTLES = 30.0
-"""The settling time in seconds. It is longer than any stall, including the requests queued during the stall."""
+"""The settling time in seconds. It is longer than a stall and the handling of the requests that it has queued."""
 KILLED_AFTER = (0.5, 3.0)
 """The seconds after which a pass is killed, from the earliest (it may still be starting) to the latest."""
 LONGEST = 900
@@ -71,7 +71,7 @@ def deliver_all(desk: Desk, fire: Fire, rng: Random, stalled: Callable[[subproce
         stalled: stalls the system during a pass, and ends the stall before it returns.
 
     Returns:
-        The number of disturbances of each kind.
+        The number of passes of each kind, and of attempts with each outcome.
     """
     ahead = ["kill"] * fire.kills + ["stall"] * fire.stalls
     rng.shuffle(ahead)

@@ -70,7 +70,7 @@ task seed: :environment do
   end
 end
 """
-"""Users, each with its own role. A colleague has the agent's rights, and gets mails about the agent's notes."""
+"""Tasks that create users, each with its own role. The colleague has the agent's rights, and is mailed its notes."""
 AGENT, COLLEAGUE, CUSTOMER, REPLYONLY, READER, EDITOR = (
     "agent",
     "colleague",

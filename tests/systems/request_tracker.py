@@ -137,7 +137,7 @@ class RequestTracker:
         return int(answer.json()["id"])
 
     def post_office(self, how: str | float) -> None:
-        """Make RT's mail command take this number of seconds for each mail from now on, or fail for ``refuses``."""
+        """Make RT's mail command take ``how`` seconds for each mail, or fail if ``how`` is ``refuses``."""
         (self.folder / "post-office").write_text(f"{how}")
 
     def said(self, ticket: int, user: str = AGENT) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ class RequestTracker:
             return [entry for entry in found if entry["Type"] in {"Correspond", "Comment"}]
 
     def content(self, transaction: str | int, user: str = AGENT) -> list[dict[str, Any]]:
-        """Return the parts of a reply or note, each with its ``Content`` unchanged."""
+        """Return the parts of a reply or note, each with its ``Content`` in base64."""
         with self.as_user(user) as api:
             parts = api.get(f"/transaction/{transaction}/attachments").raise_for_status().json()["items"]
             return [api.get(f"/attachment/{part['id']}").raise_for_status().json() for part in parts]

@@ -17,7 +17,7 @@ from threading import Event, Thread
 LONGEST = 60
 """Seconds after which a test gives up."""
 GRACE = 3
-"""Seconds that a server may take to end. A server that waits for connections to close is killed."""
+"""Seconds after which a server that has not ended is killed. Some servers wait for connections to close."""
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -52,7 +52,7 @@ def running(
 
 
 def says(url: str, status: int, process: subprocess.Popen[bytes], log: Path) -> bool:
-    """Return whether a server answers with this status yet; fail if its process has ended."""
+    """Return whether a server already answers with this status; fail if its process has ended."""
     assert process.poll() is None, log.read_text()
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:

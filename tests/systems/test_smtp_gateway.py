@@ -95,7 +95,7 @@ def arrived(postfix: Postfix, number: int) -> Counter[str]:
 
 
 def history(cli: Cli, message_id: int) -> list[tuple[str, int | None]]:
-    """Return the outcomes of the attempts at a message."""
+    """Return the outcome and status code of each attempt at a message."""
     attempts: list[dict[str, Any]] = cli.json("show", str(message_id))["attempts"]
     return [(attempt["outcome"], attempt["status_code"]) for attempt in attempts]
 

@@ -373,7 +373,7 @@ def test_each_message_arrives_exactly_once_however_passes_are_killed(desk: Desk,
 
 
 def article(channel: str = "Email", **changes: object) -> dict[str, Any]:
-    """Return an article as the preset writes it for a customer's message, or for a note."""
+    """Return an article as the preset writes it for a customer's message, with these changes."""
     kind = {"ArticleSend": 1, "To": CUSTOMER} if channel == "Email" else {}
     text = {"Subject": "Hello", "Body": "Hello", "ContentType": "text/plain; charset=utf-8"}
     return {"CommunicationChannel": channel, "IsVisibleForCustomer": 1, **kind, **text, **changes}

@@ -17,7 +17,7 @@ class Arrived:
     html: bool = False
     internal: bool = False
     mailed: bool = False
-    """Whether the customer also gets the message by mail."""
+    """Whether the system also mails the message."""
     to: tuple[str, ...] = ()
     cc: tuple[str, ...] = ()
     bcc: tuple[str, ...] = ()

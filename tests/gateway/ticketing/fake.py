@@ -14,7 +14,7 @@ from tests.gateway.ticketing.arrived import Arrived
 
 
 def compact(value: object) -> bytes:
-    """Format JSON without spaces, as all systems do: a preset may search for a key with its value."""
+    """Format JSON without spaces, as all systems do: a preset's rule may contain ``"key":"value"`` as text."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 

@@ -56,7 +56,7 @@ class Helpdesk(Fake):
         return super().url + BASE
 
     def answer(self, asked: Asked) -> Answered:
-        """Answer a request. The list of views is public, so requesting it proves no credentials."""
+        """Answer a request. The list of views is public, so a client that gets it may have wrong credentials."""
         path = asked.path.removeprefix(BASE)
         if path == "/":
             return Answered(200, {name: f"{self.url}/{name}/" for name in ("tickets", "followups")})
@@ -117,7 +117,7 @@ class Helpdesk(Fake):
             errors["ticket"] = ["This field is required."]
         elif not str(ticket).isdigit():
             errors["ticket"] = [f"Incorrect type. Expected pk value, received {type(ticket).__name__}."]
-        elif int(str(ticket)) not in self.titles:  # also for a ticket in a queue without access
+        elif int(str(ticket)) not in self.titles:  # also if the user may not access the ticket's queue
             errors["ticket"] = [f'Invalid pk "{ticket}" - object does not exist.']
         if data.get("public") not in TRUE + FALSE:
             errors["public"] = ["Must be a valid boolean."]
@@ -151,7 +151,7 @@ class Helpdesk(Fake):
         self.titles_of_followups.append(title)
         if len(kept) < len(files):  # the entry is already stored, but no mail is sent
             return BROKEN
-        self.titles[ticket] = title  # a title of a follow-up renames the ticket
+        self.titles[ticket] = title  # the title of a follow-up renames the ticket
         return Answered(201, self._shown(self.arrived[-1]))
 
     def _shown(self, one: Arrived) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class JiraServiceManagement(Fake):
         self.default_public = True
         """Whether a comment is public by default in the desk's API. The default is not documented: don't rely on it."""
         self.shows_properties = True
-        """Whether the API supports ``expand=properties``, which is not documented for a request's comments."""
+        """Whether Jira shows the properties of a request's comments, which is documented only for an issue's."""
         self.limited = False
         self.retry_after = 5
         self.arrived: list[Arrived] = []
@@ -173,7 +173,7 @@ class JiraServiceManagement(Fake):
         named = "\n".join(f"[^{file[0]}]" for file in files)
         body = f"{text}\n\n{named}" if named else text
         added = {"id": str(number), "ticket": ticket, "body": body, "public": public, "properties": kept}
-        if self._comments:  # the customer wrote the first one
+        if self._comments:  # the customer wrote the first comment
             self.arrived.append(
                 Arrived(number, ticket, text, internal=not public, mailed=public, attachments=files, marks=kept)
             )

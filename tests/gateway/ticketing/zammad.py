@@ -63,7 +63,7 @@ class Zammad(Fake):
             case "POST", ["api", "v1", "ticket_articles"]:
                 return self._post(asked)
             case "GET", ["api", "v1", "ticket_articles", "by_ticket", ticket]:
-                # All articles, oldest first, without pages. A customer does not see internal articles.
+                # All articles, oldest first, without pagination. A customer does not see internal articles.
                 seen = [one for one in self._articles if str(one["ticket_id"]) == ticket]
                 return self._no_ticket(ticket) or Answered(200, [x for x in seen if self.agent or not x["internal"]])
             case "GET", ["api", "v1", "ticket_articles", article]:
@@ -156,7 +156,7 @@ class Zammad(Fake):
             "updated_at": AT,
         }
         self._articles.append(article)
-        if number > 1:  # the customer wrote the first one
+        if number > 1:  # the customer wrote the first article
             self.arrived.append(
                 Arrived(
                     id=number,

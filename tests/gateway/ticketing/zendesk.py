@@ -116,7 +116,7 @@ class Zendesk(Fake):
             return _invalid("status", "Status: closed prevents ticket update")
         comment = given.get("comment") or {}
         if not (comment.get("html_body") or comment.get("body") or "").strip():
-            # Zendesk ignores a comment whose text is empty or misspelt: it answers 200 and adds nothing.
+            # Zendesk answers 200 to a comment without text (or with a misspelt field name), and adds nothing.
             return Answered(200, {"ticket": self._ticket(ticket), "audit": {"ticket_id": ticket, "events": []}})
         for one in given.get("email_ccs") or []:
             if one.get("user_email") and one.get("action", "put") == "put":
@@ -151,7 +151,7 @@ class Zendesk(Fake):
         audit = {"id": 7000 + number, "ticket_id": ticket, "created_at": AT, "author_id": 30, "metadata": metadata}
         audit = {**audit, "events": [event], "via": {"channel": "api"}}
         self._audits.append(audit)
-        if number > len(self.tickets):  # the customer wrote the first one of each ticket
+        if number > len(self.tickets):  # the customer wrote the first comment of each ticket
             if public:
                 self.private.discard(ticket)
             self.arrived.append(

@@ -26,11 +26,11 @@ class Refused(Exception):
 
 
 class Fault(Exception):
-    """A failure that Znuny reports as a fault. Earlier changes are kept."""
+    """A failure that Znuny reports as a fault. It keeps the changes made before."""
 
 
 def reason(message: str) -> Answered:
-    """Return an error of the transport itself: plain text, not JSON."""
+    """Return an HTTP error with a message as plain text."""
     return Answered(500, message.encode(), {"Content-Type": "text/plain; charset=UTF-8"})
 
 
@@ -164,7 +164,7 @@ class Znuny(Fake):
             if data.get(name) is not None and not data[name]:  # Znuny refuses an empty list, but not a missing one
                 raise Refused("TicketUpdate.MissingParameter", f"{name} parameter is missing or not valid!")
         done = {"TicketID": ticket, "TicketNumber": f"20260101000000{ticket}"}
-        if data.get("Article") is None:  # Znuny accepts an update without an article, even if only its name is misspelt
+        if data.get("Article") is None:  # Znuny accepts an update without an article, or with the field's name misspelt
             return done
         if not data["Article"] or not isinstance(data["Article"], dict):
             raise Refused("TicketUpdate.InvalidParameter", "Article parameter is not valid!")
