@@ -23,7 +23,7 @@ LEFT_ALONE = (
 STEP = timedelta(hours=5)
 """The time between two passes, after which every waiting message is due."""
 MOST_PASSES = 10
-"""The number of passes after which any remaining messages are stuck."""
+"""The number of passes after which any remaining messages count as stuck."""
 DELIVERED = ("delivered",)
 COUNTED = {"unknown", "transient"}
 """The outcomes in these tests that use up a retry."""
@@ -104,7 +104,7 @@ def _check_attempts_cover_arrivals(stage: Scene, server: Sandbox) -> None:
 def check_messages(
     stage: Scene, server: Sandbox, messages: int, answers: Mapping[int, Sequence[str]] | None = None
 ) -> None:
-    """Check that in the end each message is sent or escalated, and that its history has the reason.
+    """Check that in the end each message is sent or escalated, and that its history explains why.
 
     Args:
         stage: the database.

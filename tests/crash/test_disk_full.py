@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MESSAGES = 6
 LATER = timedelta(hours=1)
 ENOUGH = MIN_FREE // PAGE + 100
-"""Free pages that are enough for a pass over these few messages, which needs fewer than 100 pages before it sends."""
+"""Enough free pages for a pass over these few messages: it uses fewer than 100 before it checks for `MIN_FREE`."""
 
 both_modes = pytest.mark.parametrize("mode", ["wal", pytest.param("delete", marks=pytest.mark.long)])
 
@@ -153,7 +153,7 @@ def test_doctor_reports_a_full_disk_once(mode: str, pages: int, disk: Disk, temp
 
 
 def _mail(stage: Scene, **settings: object) -> list[str]:
-    """Return the lines that cron mails after a pass."""
+    """Run a pass; return the lines that cron would mail."""
     with stage.start("-m", "retrycli", "run-once", settings=settings) as process:
         _, errors = process.communicate()
     lines: list[str] = errors.splitlines()
@@ -248,7 +248,7 @@ def test_a_read_only_disk_is_reported_before_anything_is_sent(
 def test_a_disk_that_fails_during_a_pass_costs_no_message(
     error: str, strace: Sequence[str], api: Sandbox, tmp_path: Path
 ) -> None:
-    """A file system that detects an error becomes read-only, so all later writes fail."""
+    """A file system may become read-only after an error. All later writes then fail."""
     stage = scene.set_up(tmp_path, api.url, failed=MESSAGES, concurrency=1)
     stage.make_tables()
     fails = ["-o", str(tmp_path / "trace"), "-e", "trace=pwrite64", "-e", f"inject=pwrite64:error={error}:when=70+"]

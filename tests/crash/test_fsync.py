@@ -1,4 +1,4 @@
-"""A commit is on the disk before its request is sent, and a kill during a sync loses nothing.
+"""An attempt is on the disk before its request is sent, and a kill during a sync loses nothing.
 
 strace(1) observes and controls the system calls of the pass.
 """

@@ -36,8 +36,8 @@ pytestmark = pytest.mark.databases("postgresql")
 HOSTS = 4
 LATENCY = timedelta(milliseconds=50)
 EARLY = 1 / 4
-"""The share of kills that come within the duration of a pass over one message. The other kills come after some
-requests, within the latency of one more.
+"""The share of kills at a random time within the duration of a pass over one message. The other kills come after a
+random number of requests, within the latency of one request.
 """
 MAX_CLOCK_SKEW = timedelta(milliseconds=100)
 """The tolerance when the times of attempts are compared. They may come from two processes, and each process estimates
@@ -110,7 +110,7 @@ class Fleet:
     most: int
     """The maximum number of requests before a process is killed."""
     died: dict[str, float] = field(default_factory=dict)
-    """By killed process: the time at which it was certainly dead."""
+    """By killed process: the time by which it was certainly dead."""
     in_flight: list[int] = field(default_factory=list)
     """The number of attempts in flight in each killed pass."""
     runs: int = 0
@@ -225,7 +225,7 @@ def _check_requests(api: Api, fleet: Fleet) -> int:
 
 
 def _check_history(stage: Scene, api: Api, messages: int) -> None:
-    """Check that each message arrived at most once per attempt, and that unknown outcomes explain its retries."""
+    """Check that each message arrived at most once per attempt, and was retried only after unknown outcomes."""
     history: defaultdict[int, list[Any]] = defaultdict(list)
     for message_id, *attempt in stage.rows(
         "SELECT message_id, outcome, started_at, finished_at FROM retrycli_attempts ORDER BY message_id, id"

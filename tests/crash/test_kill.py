@@ -40,7 +40,7 @@ LANES = ("sqlite-wal", "sqlite", "postgresql")
 LATENCY = timedelta(milliseconds=10)
 CONCURRENCY = 8
 SHARE = 1 / 3
-"""Kills are spread evenly over this share of the time in which an undisturbed pass delivers everything."""
+"""The kills are spread evenly over this first part of the duration of an undisturbed pass."""
 STEPS, WEIGHTS = (timedelta(seconds=30), timedelta(minutes=15), timedelta(hours=5)), (1, 4, 4)
 """The times between two runs, and their weights in the random choice. Claims are still valid after the first time, and
 have expired after the second. After the third, all messages are due.
@@ -104,7 +104,7 @@ class Lane:
     ) -> dict[int, str]:
         """Run passes, and kill them until no kill is left; return the phase of each killed process.
 
-        The last pass is not killed. Its clock is later than every earlier lease, so that it recovers all messages.
+        The last pass is not killed. Its clock is past the end of every earlier lease, so that it recovers all messages.
         """
         ahead, lease = timedelta(0), wiring.pass_rules(load_settings(stage.config)).lease
         killed = {}

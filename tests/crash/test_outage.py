@@ -67,7 +67,7 @@ def answers_503() -> Iterator[tuple[int, str]]:
 
 
 Outage = Callable[[], AbstractContextManager[tuple[int, str]]]
-"""A context manager that yields a port which accepts no delivery, and the outcome of an attempt."""
+"""A function whose context manager yields a port that accepts no delivery, and the outcome of each attempt."""
 
 
 @pytest.mark.slow

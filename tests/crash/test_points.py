@@ -62,7 +62,7 @@ NOBODY = "http://127.0.0.1:9"
 
 
 class Api(Sandbox):
-    """An API that gives some messages a configured answer. It knows the requests that arrived before the test."""
+    """An API that gives some messages a configured answer. It starts with the requests of an earlier API."""
 
     def __init__(self, before: Iterable[Received] = ()) -> None:
         super().__init__(Behaviour(), rng=Random(0))
@@ -94,9 +94,9 @@ class Start:
 
 @dataclass
 class Table:
-    """The findings after the kills at each point.
+    """The counts after the kills at each point.
 
-    The second start includes one message being sent and one unfinished attempt, left by an earlier dead pass.
+    In the second start, they may include the claims and the unfinished attempt of an earlier dead pass.
     """
 
     kills: Counter[str] = field(default_factory=Counter)

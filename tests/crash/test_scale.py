@@ -79,7 +79,7 @@ DUE_THERE = "UPDATE retrycli_queue SET next_attempt_at = '2025-01-02 03:04:05Z'"
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The costs of a call: the fastest of several times, and the medians of the other figures."""
+    """The costs of several calls: the medians, and the shortest time."""
 
     seconds: float
     fastest: float

@@ -174,7 +174,7 @@ class Book:
         )
 
     def dropped(self, after: Picture) -> Iterator[str]:
-        """Yield the answers that reached a living sender, but are recorded as `unknown` or not at all."""
+        """Yield the answers that reached a living sender, but are wrongly recorded as `unknown` or not at all."""
         for request in self.requests:
             if not request.answered or request.lapsed or request.sender.killed:
                 continue

@@ -167,7 +167,7 @@ class Laws:
                 yield f"message {message_id} is {status}"
 
     def _tries(self, after: Picture, step: Step) -> Iterator[str]:
-        """Check that each failed attempt of a pass uses up a retry, unless the destination is down.
+        """Check that the attempts of passes use up retries according to their outcomes (see `CHARGED`).
 
         Only ``requeue`` resets the count.
         """

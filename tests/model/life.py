@@ -1,6 +1,6 @@
 """Random lives of messages: Hypothesis chooses the events, and the laws are checked after each step.
 
-If a law is broken, Hypothesis prints the shortest life that breaks it.
+If a law is broken, the tests print the shortest life that Hypothesis found to break it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.store.application import HOUR, MINUTE, TICKET, naive
 STEPS_OF_A_LIFE = 50
 
 MANY = 8
-"""`fail` adds no messages once this number have failed, to leave time for the other steps."""
+"""`fail` adds no messages while this many are failed, to leave time for the other steps."""
 BAD_DATA: tuple[dict[str, object], ...] = (
     {"message_type": "pigeon"},
     {"cc_emails": "boss@example.com"},
@@ -57,7 +57,7 @@ CALLS = st.integers(1, 8)
 """The number of calls that retrycli makes to its ports while the application holds a lock."""
 TEXTS = st.sampled_from(["a", "b"])
 AGAIN: tuple[dict[str, object], ...] = ({}, {}, {"last_error": "HTTP 500, again"}, {"retry_count": 0}, {"body": "b"})
-"""The columns that differ in a row when the application marks it as failed again."""
+"""The possible changes to other columns when the application marks a row as failed again."""
 MONTH = timedelta(days=30)
 FATES = st.builds(Fate, st.integers(1, 45), st.booleans())
 

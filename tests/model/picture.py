@@ -61,14 +61,14 @@ class Picture:
     def was_rejected_by(self, operator: str, message_id: int) -> bool:
         """Return whether a message's last change is its rejection by an operator, which `requeue` may revert."""
         row = self.rows.get(message_id)
-        if row is None:  # a restored backup has no such row
+        if row is None:  # a queued message may have lost its row
             return False
         acts = [act["act"] for act in self.acts.values() if act["message_id"] == message_id]
         is_theirs = str(row["last_error"]).startswith(f"Rejected by {operator}: ")
         return row["status"] == "rejected" and is_theirs and acts[-1:] == ["rejected"] and message_id not in self.queue
 
     def is_taken_for_ours(self, attempt: Row) -> bool:
-        """Return whether an attempt's answer helped to stop its pass. Such an answer is not about the message."""
+        """Return whether an attempt's answer helped to stop its pass, and so does not concern its message."""
         the_pass = self.passes.get(attempt["pass_id"])
         return (
             the_pass is not None

@@ -89,7 +89,7 @@ class Host:
         self._runner = runner
 
     def run(self, process: Coroutine[Any, Any, Made], fate: Fate) -> Made | None:
-        """Return the result of a process, or None if the process was killed."""
+        """Run a process; return its result, or None if it was killed."""
         try:
             return self._runner.run(process)
         except* Killed:
@@ -154,7 +154,7 @@ class Place:
 
     @property
     def is_paused(self) -> bool:
-        """Return whether the operator of this place has paused deliveries."""
+        """Return whether deliveries are paused now, according to the calls of `pause` and `resume`."""
         return self.clock.now < self._paused_until
 
     def pause(self, length: timedelta | None) -> None:

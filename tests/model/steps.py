@@ -57,14 +57,14 @@ BY_THE_APPLICATION = {
     Meanwhile.REUSED,
     Meanwhile.REUSED_AT_ONCE,
 }
-"""Events in which the application writes to a row while its request is in flight."""
+"""The events that `_write_meanwhile` causes: the application rewrites or replaces a row during a request."""
 
 
 class Steps(Writes):
     """The part of the state machine that takes steps and checks the laws.
 
     Args:
-        place: the place; it is emptied first.
+        place: its data is deleted first.
         counted: counts the steps by their names.
     """
 
@@ -109,7 +109,7 @@ class Steps(Writes):
             raise Broken(f"last calls: {stuck} are stuck")
 
     def one(self, some: int) -> int:
-        """Return the id of a row by an index, modulo the number of rows."""
+        """Return the id of the row with this index, modulo the number of rows."""
         return _pick(self.laws.before.rows, some)
 
     def wait(self, minutes: int) -> None:
@@ -142,7 +142,7 @@ class Steps(Writes):
         Args:
             step: this step.
             message_id: the message of the request.
-            what: what to do.
+            what: the event.
             behind: whether to choose another claimed message.
             calls: how many calls retrycli makes to its ports while a lock is held.
         """

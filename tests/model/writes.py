@@ -26,7 +26,7 @@ class Writes(RuleBasedStateMachine):
     """The part of the state machine that writes as the application.
 
     Args:
-        place: the place; it is emptied first.
+        place: its data is deleted first.
     """
 
     def __init__(self, place: Place) -> None:

@@ -706,7 +706,7 @@ TAKEN_BACK = [
     *product(OTHER_STATUSES, [Transition.delivered()]),
     *(("approved", transition) for transition, _, _ in TRANSITIONS[1:]),
 ]
-"""A status that the application wrote during an attempt, and the transition that the pass then records."""
+"""A status that the application wrote during an attempt, and the transition that the pass then tries to record."""
 
 
 def test_a_status_written_by_the_application_meanwhile_is_kept(application: Application, database: Database) -> None:

@@ -29,7 +29,7 @@ LEASE = timedelta(seconds=90)
 AHEAD = NOON + timedelta(days=30)
 """The time that the wrong clock showed at noon."""
 NOW = NOON + 15 * MINUTE
-"""The time at which the clock has been corrected."""
+"""The time of the repair, according to the corrected clock."""
 JUST_BEFORE = NOW - timedelta.resolution
 BUSY = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
 API = "https://tickets.example.com"

@@ -81,7 +81,7 @@ BIG = (*SIZES, 2**63 - 1, -(2**63), 2**53 + 1)
 
 
 def sample(table: Table, number: int) -> Row:
-    """Generate a row with every kind of value that its columns can store. New tables are covered too."""
+    """Generate a row. Successive numbers give its columns every kind of value. New tables are covered too."""
     return {
         column.name: None if column.nullable and number % 3 == place % 3 else _value(column.type, number + place)
         for place, column in enumerate(table.c)

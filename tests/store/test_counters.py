@@ -1,4 +1,4 @@
-"""The totals: they are correct, never decrease, and count each row once."""
+"""The totals of attempts and passes: they never decrease, and count each row once."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ DOWN = "breaker_open"
 
 
 def test_an_outage_lasts_until_a_pass_succeeds(database: Database, statistics: Statistics) -> None:
-    """Only a throttled pass, or one that sent or rescheduled a message, ends an outage."""
+    """A pass succeeds if it is throttled, or sends or reschedules a message, and the breaker does not stop it."""
     told = [
         (0, "completed", None, 3),
         (1, "stopped", DOWN, 2),
