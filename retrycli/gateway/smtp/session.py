@@ -215,9 +215,7 @@ class SmtpSession:
         self.step = "AUTH"
         mechanisms = self._client.esmtp_features.get("auth", "").upper().split()
         if not mechanisms:
-            raise self._unauthorized(
-                "the server does not offer authentication; remove the credentials, or fix gateway.base_url"
-            )
+            raise self._unauthorized("no authentication offered; remove the credentials, or fix gateway.base_url")
         if "PLAIN" in mechanisms:  # PLAIN uses UTF-8 (RFC 4616, section 2), but smtplib only ASCII
             secret = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
             reply = self._command(f"AUTH PLAIN {secret}")
