@@ -80,8 +80,8 @@ class Caller:
     mail_to: str | None = None  # recipient of the output; None means the line's user, and empty means nobody
     # The time zone that the crontab sets with CRON_TZ, which not every cron supports; None means the system's zone.
     zone: str | None = None
-    # The time since which cron has used the current line: the start of cron, or the last change of the line. None if
-    # unknown.
+    # When cron began to use the line in its current form: when cron started, or when the crontab was last modified,
+    # whichever is later. None if unknown.
     since: datetime | None = None
 
     # The difference from what `cron install` would write; None if the line is the same, or was not checked.
@@ -128,7 +128,8 @@ def command(job: Job) -> str:
     for path in (job.interpreter, job.config):
         if "\\" in path or not path.isprintable():
             raise ConfigurationError(
-                f"{path!r} can't be used in a crontab; move the file to a path without \\ and line breaks"
+                f"{path!r} can't be used in a crontab; "
+                "move the file to a path without backslashes or unprintable characters"
             )
     return "umask 077; exec " + shlex.join(job.arguments(StartedBy.CRON)).replace("%", r"\%")
 

@@ -1,7 +1,7 @@
 """Incidents: report them when they begin, at intervals while they last, and when they end.
 
-Cron mails the output of a pass. A mail about the same problem every 15 minutes would teach operators to delete these
-mails unread. So `follow` decides what to report, based on the last report. The table `retrycli_told` stores the last
+Cron mails the output of a pass. An email about the same problem every 15 minutes would teach operators to delete such
+emails unread. So `follow` decides what to report, based on the last report. The table `retrycli_told` stores the last
 report to each receiver about each topic. For the log, `recalled` derives the last report from the recorded passes.
 """
 
@@ -26,7 +26,7 @@ LOOKBACK = 1000  # number of passes to search for the start of an incident: ten 
 # Text that tells operators when an outage uses up retries; `retrycli.engine.destination` implements these rules.
 COST = (
     "No message is lost. Each failure that revealed the outage used up one retry. From a message's third probe on, a "
-    "probe that gets a response also uses up a retry. All other messages keep their retries."
+    "probe that gets a response also uses up a retry. Other failures use up no retries."
 )
 
 # Stop reasons that recur in every pass while their cause lasts, with the texts that report them.
@@ -49,7 +49,7 @@ OVER: dict[str, str] = {
     StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of time {when})",
 }
 
-# Results that do not show whether an incident still lasts; None is the result of a pass that has not ended.
+# Results that do not show whether an incident still lasts; None means that no end is recorded.
 SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED, PassResult.FAILED, None})
 
 
@@ -62,7 +62,7 @@ class Topic(StrEnum):
     SAME_ANSWER = "same_answer"
     DEADLINE = "deadline"
     EXPIRY = "expiry"
-    FAULT = "fault"  # passes fail, with any error
+    FAULT = "fault"  # passes fail, whatever the error
     SKIPPED = "skipped"
     MISSED = "missed"
     UNHEARD = "unheard"  # notifications themselves fail, which only the log reports
@@ -165,8 +165,9 @@ def _is_informative(reason: str, past: PassRecord) -> bool:
 
 
 def as_mailed(passes: Sequence[PassRecord]) -> list[PassRecord]:
-    """Leave out passes that an operator started, unless an operator started the newest pass. Their output went to a
-    terminal, so it did not reach the readers of cron's mail.
+    """Leave out passes that an operator started, because cron did not mail their output.
+
+    If an operator started the newest pass, return all passes.
     """
     if not passes or passes[0].started_by is StartedBy.PERSON:
         return [*passes]
@@ -183,7 +184,7 @@ def works(past: PassRecord) -> bool:
 
 
 def failed(passes: Iterable[PassRecord]) -> list[PassRecord]:
-    """Return the passes, newest first, that failed or died since the last pass that worked."""
+    """Return the passes, newest first, that have failed or died since the last pass that worked."""
     since_then = takewhile(lambda past: not works(past), passes)
     return [past for past in since_then if past.result is PassResult.FAILED or past.reason == StopReason.DIED]
 

@@ -104,7 +104,7 @@ class Message:
     """One failed message with validated data.
 
     ``fields`` holds every column, for the templates of presets. List columns are lists; a list column that the table
-    lacks is empty. Times are aware and in UTC.
+    lacks is empty. ``created_at`` and ``updated_at`` are in UTC.
     """
 
     id: int
@@ -276,7 +276,7 @@ def _checked_ticket(value: object) -> int | str:
         raise InvalidMessage(f"ticket_id must have at most {TICKET_LENGTH} characters; it has {len(value):,}")
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value
-    raise InvalidMessage("ticket_id must be a number or text")
+    raise InvalidMessage("ticket_id must be an integer or text")
 
 
 def _json_list(column: str, value: object) -> list[object]:

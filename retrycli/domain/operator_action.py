@@ -44,7 +44,7 @@ class OperatorAction(NamedTuple):
     def requeued(cls, due: datetime, *, by: str, at: datetime) -> "OperatorAction":
         """Make an escalated or rejected message wait again, with all its retries.
 
-        The message keeps its delivery key, so the destination recognises a message that has already arrived.
+        The message keeps its delivery key, so the destination can recognise a message that has already arrived.
         """
         return cls(ActionKind.REQUEUED, by, at, f"due {due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", due=due)
 
@@ -79,7 +79,7 @@ VERBS = {
     ActionKind.REJECTED: "reject",
     ActionKind.REQUEUED: "requeue",
     ActionKind.ACKNOWLEDGED: "acknowledge",
-    ActionKind.NOTED: "note",
+    ActionKind.NOTED: "add a note to",
     ActionKind.MARKED_SENT: "mark as sent",
     ActionKind.LOOKED_UP: "look up",
 }

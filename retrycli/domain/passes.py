@@ -1,6 +1,6 @@
 """Passes: what starts them, their results and records, and their events.
 
-The engine emits the events, and logs and the terminal report them.
+The engine emits the events. The log and the terminal show them.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from retrycli.domain.outcome import OutcomeKind
 
 
 class StartedBy(StrEnum):
-    """The ways in which a pass is started."""
+    """What started a pass."""
 
     CRON = "cron"
     TIMER = "timer"  # a systemd timer
@@ -116,7 +116,7 @@ class PassRecord:
         Args:
             unrecorded: the ids of passes that ended without recording a result.
         """
-        return self.result or ("ended without being recorded" if self.pass_id in unrecorded else "running")
+        return self.result or ("ended without a recorded result" if self.pass_id in unrecorded else "running")
 
     @property
     def has_tried(self) -> bool:
@@ -179,7 +179,10 @@ class ClockWasAhead(NamedTuple):
 
 
 class ClaimsExpired(NamedTuple):
-    """Messages whose claims had expired were recovered. ``unknown`` counts those that may have been delivered."""
+    """Messages whose claims had expired were recovered.
+
+    ``unknown`` counts those with an attempt that has no recorded answer; ``released`` counts the others.
+    """
 
     released: int
     unknown: int

@@ -112,8 +112,8 @@ class Delivery:
             raise self._in_flight.fault
         if self._is_write_blocked and self._supply.any_left():
             raise DatabaseBusy(
-                f"the application has locked the rows of {len(self._results.locked)} messages with results to write; "
-                "end its transaction. A later pass updates these rows and sends the other messages"
+                f"the application has locked the rows of {len(self._results.locked)} messages, so results can't be "
+                "written; end its transaction. A later pass updates these rows and sends the other messages"
             )
 
     # -- transactions -----------------------------------------------------------------------------------------

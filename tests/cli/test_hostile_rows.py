@@ -80,7 +80,7 @@ ONLY_SQLITE: dict[int, tuple[Row, str]] = {
     40: ({"body": b"\xff\x00"}, "body must be text"),
     41: ({"retry_count": "many"}, "retry_count must be an integer: 'many'"),
     42: ({"retry_count": b"\x01"}, "retry_count must be an integer"),
-    43: ({"ticket_id": b"\xff"}, "ticket_id must be a number or text"),
+    43: ({"ticket_id": b"\xff"}, "ticket_id must be an integer or text"),
     44: ({"created_at": b"\xff"}, "created_at is not a valid date"),
     45: ({"created_at": "9999-12-31 23:59:59-12:00"}, "created_at is not a valid date"),
     46: ({"cc_emails": "[NaN]"}, "cc_emails is not valid JSON"),

@@ -270,9 +270,9 @@ def test_a_pass_without_a_recorded_end_is_neither_running_nor_ok(cli: Cli, appli
         found = at_work.json("status", "--check", code=3)
         told, passes, screen = at_work("status").stdout, at_work("passes").stdout, at_work.on_terminal("passes")
         assert (found["state"], found["last_pass"]["result"], found["messages"]["sending"]) == ("down", None, 2)
-        assert "\nPasses\tthe last one began just now: ended without being recorded\n" in told
-        assert "\tended without being recorded" + 6 * "\t" in passes
-        assert "ended without being recorded" in screen.words
+        assert "\nPasses\tthe last one began just now: ended without a recorded result\n" in told
+        assert "\tended without a recorded result" + 6 * "\t" in passes
+        assert "ended without a recorded result" in screen.words
         long_ago = str(datetime.now(UTC).replace(tzinfo=None) - timedelta(days=1))
         application.execute("UPDATE retrycli_queue SET claim_expires_at = ?", long_ago)
         application.execute("UPDATE retrycli_passes SET heartbeat_at = ?", long_ago)

@@ -525,7 +525,7 @@ def test_a_number_that_is_not_an_integer_makes_its_message_invalid(
         made.sql(f"UPDATE pending_messages SET ticket_id = {number}")
         [fresh] = Enrolment(database).newly_failed(IdRange(None, None), 10)
         assert isinstance(fresh, UnusableMessage)
-        assert fresh.problem == "ticket_id must be a number or text"
+        assert fresh.problem == "ticket_id must be an integer or text"
 
 
 def test_a_body_that_is_not_valid_utf8_is_named_when_it_is_loaded(loose_application: Application) -> None:

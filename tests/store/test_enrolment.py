@@ -151,7 +151,7 @@ def test_an_invalid_row_is_named_and_does_not_hide_others(
     [
         ("retry_count", "'many'", "retry_count must be an integer: 'many'"),
         ("retry_count", "1.5", "retry_count must be an integer: 1.5"),
-        ("ticket_id", "x'00'", "ticket_id must be a number or text"),
+        ("ticket_id", "x'00'", "ticket_id must be an integer or text"),
         ("ticket_id", "''", "ticket_id is missing"),
         ("subject", "x'00'", "subject must be text"),
     ],
