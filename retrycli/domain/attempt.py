@@ -22,12 +22,12 @@ class Attempt(NamedTuple):
     # `retrycli.domain.doubt`.
     trial: bool = False
     counts_as_retry: bool = True  # a failure uses up one of the message's retries
-    # The outcome shows a problem of retrycli's access and not of the message, so the message waits again, unchanged.
+    # The outcome shows a problem with retrycli's access, not with the message, so the message waits again, unchanged.
     about_access: bool = False
 
     @property
     def begun_at(self) -> datetime:
-        """Return the earliest time at which the request can have been sent."""
+        """Return the earliest time at which the request could have been sent."""
         return self.finished_at - self.duration
 
     @property

@@ -135,7 +135,7 @@ def next_concurrency(width: int, kind: OutcomeKind, limit: int, *, is_healthy: b
         width: the maximum before this outcome.
         kind: the outcome.
         limit: the configured maximum.
-        is_healthy: nothing has failed recently, so one delivery restores the limit immediately.
+        is_healthy: nothing has failed recently, so one delivery raises the maximum to the limit.
     """
     if kind is OutcomeKind.DELIVERED and is_healthy:
         return limit

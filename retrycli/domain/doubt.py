@@ -77,7 +77,7 @@ class Doubt:
         return frozenset(attempt.ticket for attempt in (*self._held, *self._trials))
 
     def new(self) -> list[Attempt]:
-        """Return the attempts that were withheld since the last call."""
+        """Return the attempts that have been withheld since the last call."""
         new, self._new = self._new, []
         return new
 

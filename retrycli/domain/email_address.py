@@ -42,7 +42,7 @@ class Address(NamedTuple):
         """Parse ``ana@example.com``, ``Ana <ana@example.com>`` or ``"Ana, Sales" <ana@example.com>``.
 
         Raises:
-            ValueError: the text does not have one of these forms. The error says what is wrong.
+            ValueError: the text is not a valid address. The error says what is wrong.
         """
         if len(text) > LONGEST_TEXT:
             raise ValueError("the address is too long")

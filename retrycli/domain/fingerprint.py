@@ -6,8 +6,8 @@ import re
 from retrycli.domain.retry_policy import EXHAUSTED
 from retrycli.domain.transition import Decision
 
-# Length of a fingerprint in hexadecimal digits (48 bits): short enough to type, long enough to be unique among a
-# million causes.
+# Length of a fingerprint in hexadecimal digits (48 bits): short enough to type, long enough that a collision among a
+# million causes is unlikely.
 LENGTH = 12
 
 VARIABLE = re.compile(

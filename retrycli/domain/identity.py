@@ -1,8 +1,8 @@
 """Distinguish messages with the same id, and different texts of one message.
 
 An id does not identify a message: SQLite may give the id of a deleted row to a new row, and applications rewrite their
-rows. So retrycli stores three values for a row, and compares the first two before it sends and before it writes a
-result:
+rows. So before retrycli sends a message and before it writes a result, it compares the ticket and the first two of
+these three values, which it stores for each row:
 
 - its **birth**: when the row was created, or its ticket if the row has no creation time;
 - the **digest** of its text: the message type, subject, body, attachments and recipients;
@@ -197,7 +197,7 @@ class History(NamedTuple):
         )
 
     def delivered_to(self, birth: str, digest: str) -> frozenset[str]:
-        """Return the recipients that have received a mail with this content, even if the recipients changed since."""
+        """Return the recipients that have received this content, even if the row's recipients have changed."""
         return frozenset().union(
             *(
                 attempt.delivered_to
@@ -238,7 +238,8 @@ class History(NamedTuple):
             for attempt in self.attempts
             if attempt.digest == digest
             and attempt.ticket != ticket
-            and (attempt.unsettled or (attempt.delivered and attempt.finished_at is None))  # the row is not yet `sent`
+            # A delivery without an end is recorded, but its row is not marked as sent yet.
+            and (attempt.unsettled or (attempt.delivered and attempt.finished_at is None))
             and self._is_after_requeue(attempt)
             and is_of_one_message(attempt.birth, birth)
         )

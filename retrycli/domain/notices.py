@@ -46,7 +46,7 @@ class EscalationCause:
 
 @dataclass(frozen=True, slots=True)
 class Escalated:
-    """Messages that were escalated since the last notification."""
+    """Messages that have been escalated since the last notification."""
 
     causes: Sequence[EscalationCause]
 
@@ -78,7 +78,7 @@ class Situation:
     now: datetime
     passes: Sequence[PassRecord]  # last passes, newest first; this pass is the first
     down: Incident | None  # outage, if a breaker is open
-    # The incident that messages will soon expire because nothing is delivered; empty if this pass can't detect it.
+    # An incident if messages will soon expire because nothing is delivered, else None; empty if this pass can't tell.
     expiry: Mapping[Topic, Incident | None]
     interval: timedelta
     remind: timedelta
@@ -128,7 +128,7 @@ def to_tell(
         known[Topic.MISSED] = Told(newest.started_at, newest.started_at)
     if newest.result is not PassResult.SKIPPED:
         since = memory[Topic.ESCALATIONS].since if Topic.ESCALATIONS in memory else None
-        # If the clock was set back, the last report lies in the future, but the escalations of this pass are still new.
+        # If the clock was set back, the last report is dated in the future, but this pass's escalations are still new.
         if new := causes(since if since is None or since <= situation.now else newest.started_at):
             items.append(Escalated(new))
             known[Topic.ESCALATIONS] = Told(situation.now, newest.started_at)
@@ -153,7 +153,8 @@ def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
     if works(newest):
         found[Topic.FAULT] = None
     met = {topic: _lasting_incident(MET_BY[topic], passes) for topic in Topic if topic in MET_BY}
-    return found | met | {Topic.DOWN: situation.down}  # from the breakers: an operator's delivery also ends an outage
+    # The breakers show an outage better than the passes do, because a delivery by an operator also ends an outage.
+    return found | met | {Topic.DOWN: situation.down}
 
 
 def _may_have_met(topic: Topic, newest: PassRecord) -> bool:

@@ -28,7 +28,7 @@ class OutcomeKind(StrEnum):
 # Outcomes that show that the destination works, even if it rejected the message.
 ALIVE = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT})
 
-# Outcomes that suggest a problem of the destination and not of the message.
+# Outcomes that suggest a problem with the destination, not with the message.
 OUTAGE = frozenset({OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE})
 
 

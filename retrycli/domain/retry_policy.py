@@ -61,7 +61,7 @@ class Backoff:
 
         Args:
             retry: the number of the retry, from 1.
-            since: the start of the wait, which is the start of the pass that made the last attempt.
+            since: the start of the wait: the start of the pass that made the last attempt, or the first failure.
             created_at: when the message was created; only the linear schedule uses it.
             jitter: a random number, -1 to 1. It is applied after the cap, so that messages that piled up in an outage
                 do not all come due at the same time.

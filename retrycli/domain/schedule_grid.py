@@ -45,7 +45,7 @@ RANGES = ((0, 59, ()), (0, 23, ()), (1, 31, ()), (1, 12, MONTHS), (0, 7, WEEKDAY
 
 
 class Ticks(ABC):
-    """The times at which passes start, by number."""
+    """The times at which passes start, called ticks and numbered in order."""
 
     farthest: ClassVar[int] = MAX_TICKS
 
@@ -206,7 +206,7 @@ def _utc(local: datetime, zone: tzinfo | None) -> datetime:
 
 
 def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> Ticks:
-    """Return ticks at an interval, aligned with the clock: 15 minutes gives a tick at every quarter of an hour."""
+    """Return ticks at an interval, aligned with the clock: 15 minutes gives ticks at :00, :15, :30 and :45."""
     try:
         found = by_cron(schedule(interval), now, zone)
     except ConfigurationError:

@@ -227,7 +227,7 @@ class WriteResult(NamedTuple):
     locked: frozenset[int] = frozenset()
     # Messages that were escalated because the application's table rejects the change, with the reason.
     not_written: Mapping[int, str] = MappingProxyType({})
-    # The decisions that were recorded instead, because the rows now hold another text or ticket.
+    # Decisions that replaced the given ones, because the rows now hold another text or ticket.
     changed: Mapping[int, Decision] = MappingProxyType({})
 
 

@@ -12,7 +12,7 @@ from retrycli.engine.ports import Dependencies, PassRules
 
 FORBIDDEN = 403
 # Number of probes with one message that use up no retry. Each later probe that the destination answers uses up a retry.
-# Otherwise the only message in a queue would be sent as a probe forever if it always fails.
+# Otherwise the only message in a queue would be sent as a probe forever if it always failed.
 FREE_PROBES = 2
 
 

@@ -1,4 +1,4 @@
-"""Limits of a pass: number of attempts, deadline and request rate."""
+"""Limits on a pass: number of attempts, deadline and request rate."""
 
 import math
 from datetime import datetime, timedelta

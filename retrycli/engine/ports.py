@@ -61,8 +61,9 @@ class Enrolment(Protocol):
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        """Apply `decide` to escalated messages whose rows may have changed, and return the decisions. Each message
-        waits again, or stays escalated and the queue stores the current state of its row.
+        """Apply `decide` to escalated messages whose rows may have changed, and return the decisions.
+
+        For a message that stays escalated, store the current state of its row.
         """
 
 
@@ -140,7 +141,7 @@ class Claims(Protocol):
         *,
         per_ticket_order: bool,
     ) -> list[int]:
-        """Claim one due message as a probe. Prefer messages that were not probes since the given time."""
+        """Claim one due message as a probe. Prefer messages that have not been probes since the given time."""
 
     def claim_elsewhere(
         self,
@@ -191,13 +192,13 @@ class Ledger(Protocol):
         """Return the id at which the last pass stopped comparing the queue with the application's table."""
 
     def last_start(self) -> str | None:
-        """Return the first destination of the newest pass that attempted any delivery."""
+        """Return the destination of the last pass's first attempt; None if no pass made a recent attempt."""
 
     def breaker(self, destination: str) -> Breaker:
         """Return the breaker of a destination; a closed breaker if none is stored."""
 
     def breaker_to_judge(self, destination: str) -> Breaker:
-        """Return a destination's breaker to update it with outcomes. Other callers wait until this transaction ends."""
+        """Return a destination's breaker, and lock it for an update until this transaction ends."""
 
     def save_breaker(self, breaker: Breaker) -> None:
         """Store a breaker, so that later passes and passes on other hosts use it."""

@@ -1,4 +1,4 @@
-"""Decide about messages, record the decisions, and create the events that follow."""
+"""Make decisions about messages, record them, and create the events that follow."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -41,7 +41,7 @@ GRAVITY = (
     None,  # no early end
 )
 ENDS_THE_PASS = frozenset({StopReason.SIGNAL, StopReason.PAUSED})  # reasons that end the deliveries of all routes
-# The result of a pass by the reason for its end, if the result is not `STOPPED`.
+# The results of passes that end early, by stop reason; `STOPPED` for any other reason.
 RESULTS: dict[StopReason | None, PassResult] = {
     StopReason.SIGNAL: PassResult.INTERRUPTED,
     StopReason.PAUSED: PassResult.PAUSED,
@@ -265,7 +265,7 @@ def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: da
     if isinstance(queued, UnusableMessage) or not found.changed:
         return stays
     if escalation := escalation_before_send(deps, rules, queued, now):
-        # Do not repeat an escalation for any other reason than `CHANGED`. Otherwise, an application that regularly
+        # Do not repeat an escalation for any reason other than `CHANGED`. Otherwise, an application that regularly
         # writes an error or a retry count would cause a notification each time.
         return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
     transition = rules.policies[queued.message.message_type].enrol(

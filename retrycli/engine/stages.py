@@ -92,7 +92,7 @@ class Supply:
         return self._claims.any_due(self._due_by, self._route)
 
     def _claim_one(self, destination: Destination) -> Sequence[int]:
-        """Claim a message of a ticket without ambiguous answers or, if there are no such answers, a probe."""
+        """Claim a message of a ticket outside `Doubt.tickets` or, if that set is empty, a message to probe with."""
         order = self._rules.per_ticket_order
         if tickets := destination.doubt.tickets:
             self._all_claimed = False
