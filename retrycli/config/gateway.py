@@ -121,7 +121,9 @@ class GatewaySettings(SettingsModel):
     kind: Literal["http", "smtp"] = Field(
         "http", description="how to deliver: http (to a ticketing API) or smtp (by e-mail)"
     )
-    preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
+    preset: str = Field(
+        "generic", description="the ticketing system: a preset that `retrycli presets` lists, or a .toml file"
+    )
     base_url: str | None = Field(  # max_length: the size of the column that stores a breaker's URL
         None, max_length=255, description="URL of the ticketing API, or smtp://HOST:587 or smtps://HOST:465"
     )
@@ -177,8 +179,8 @@ class GatewaySettings(SettingsModel):
         """
         if self.base_url is None:
             raise ConfigurationError(
-                "a gateway has no base_url, the URL of the API or mail server; set gateway.base_url or "
-                "TICKETING_API_BASE_URL, and base_url in sections such as [gateway.supplier]"
+                "a gateway has no base_url, the URL of the API or mail server; set gateway.base_url (or "
+                "TICKETING_API_BASE_URL), and base_url in each section such as [gateway.supplier]"
             )
         return self.base_url
 
@@ -229,7 +231,10 @@ class GatewaySettings(SettingsModel):
         """Reject keys that have no effect with this kind of gateway, and check the SMTP keys."""
         for name in UNUSED_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove one of them")
+                raise ValueError(
+                    f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove gateway.{name}, or change "
+                    "gateway.kind"
+                )
         if self.kind == "smtp":
             if self.sender is None:
                 raise ValueError("gateway.kind = 'smtp' needs gateway.sender")

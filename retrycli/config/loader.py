@@ -17,7 +17,7 @@ PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 # Appended to every validation error. `retrycli manual` works with invalid settings, because it does not read them.
 HINT = ". `retrycli manual settings` lists every setting"
-NO_FILE = "is not a readable file (a directory, or a broken link)"
+NO_FILE = "is not a file, but for example a directory or a broken link"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
 # Settings that systemd can pass as credentials of the same name (systemd.exec(5), LoadCredential=).
 SECRETS = (

@@ -154,7 +154,7 @@ class RunSettings(SettingsModel):
     """Settings of one pass: concurrency, limits, lock and retention."""
 
     concurrency: int = Field(8, ge=1, le=512, description="maximum number of concurrent requests")
-    deadline_minutes: Minutes = Field(12.0, description="a pass starts no request after this time")
+    deadline_minutes: Minutes = Field(12.0, description="a pass starts no requests after it has run for this long")
     limit: int | None = Field(None, ge=1, le=2**31, description="maximum number of messages that a pass attempts")
     rate_per_second: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="maximum number of requests per second, across all hosts"
@@ -205,7 +205,7 @@ class LoggingSettings(SettingsModel):
     )
     format: Literal["text", "json"] = Field("text", description="format of log lines: text or json")
     file: Named | None = Field(
-        None, description="a log file for every line at INFO or above; `init` and `cron install` set it"
+        None, description="the log file, for all lines at INFO or above; `init` and `cron install` set it"
     )
 
 

@@ -215,7 +215,7 @@ def first_failures(database: Database, connection: Connection, ids: Collection[i
 
 
 def _is_ours(error: object, written: str) -> bool:
-    """Return whether an error is the one that retrycli wrote, possibly truncated by its column."""
+    """Return whether an error is the one that retrycli wrote, possibly shortened to fit its column."""
     return isinstance(error, str) and bool(error) and written.startswith(error)
 
 

@@ -60,7 +60,7 @@ def check_ids(database: Database) -> None:
         if database.is_sqlite and connection.exec_driver_sql(ROW_NUMBERS, (table.name, table.schema or "main")).all():
             return  # row ids are unique and never null
         nameless = select(literal(1)).where(m.status == failed, m.id.is_(None)).limit(1)
-        # In SQLite even a primary key may be null, unless it is the row id.
+        # In SQLite, most primary keys may be null.
         if database.columns["id"]["nullable"] and connection.execute(nameless).scalar():
             raise SchemaMismatch(
                 f"{_where(database)} has a failed message whose id is null, but retrycli identifies messages by id; "
@@ -194,8 +194,8 @@ class FailedIndex(Queries):
             if self.state() is not IndexState.INVALID:
                 raise
             raise DatabaseUnavailable(
-                f"{error}; the index is unusable: rebuild it with `retrycli db index`, "
-                "or drop it with `retrycli db index --drop`"
+                f"{error}; the index is unusable until `retrycli db index` succeeds; "
+                "`retrycli db index --drop` removes it"
             ) from error
 
     def _find(self) -> tuple[IndexState, str]:

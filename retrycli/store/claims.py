@@ -238,7 +238,7 @@ class Claims(Queries):
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        after = -(2**63)  # below the lowest possible id
+        after = -(2**63)  # the lowest 64-bit integer, assumed to be lower than all ids
         while True:
             with self._database.write() as connection:
                 ids = list(connection.execute(expired.where(queue.c.message_id > after)).scalars())

@@ -42,8 +42,8 @@ from retrycli.store.schema import acts, attempts, metadata, passes, queue, selec
 Key = tuple[Any, ...]
 Row = tuple[Any, ...]
 
-# The tables to copy. The table that stores the name of the application's table is left out, because the target has
-# stored its own name.
+# The tables to copy. The table that stores the name of the application's table is left out, because the application's
+# table may have another name in the target.
 COPIED = [table for table in metadata.sorted_tables if table is not selection]
 
 # Maximum number of rows to read from each side in one step. Each step writes its changes in one transaction.
@@ -282,10 +282,10 @@ def last_used(database: Database) -> datetime | None:
 
 
 def left_behind(source: Database, target: Database, *, batch: int = BATCH) -> tuple[int, int | None]:
-    """Return the number of queued messages that are missing in the target's application table, and the lowest of their
-    ids; None if no message is missing.
+    """Return the number of queued messages that are missing from the target's application table, and the lowest of
+    their ids; None if no message is missing.
 
-    Do not count messages that are also missing in the source's table, because the next pass drops them from the queue.
+    Do not count messages that are also missing from the source's table, because the next pass drops them.
     """
     source_knows = source.has_messages()
     number, first = 0, None

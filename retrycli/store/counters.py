@@ -150,8 +150,8 @@ def prune(database: Database, before: datetime, limit: int) -> int:
     """Delete attempts, actions and passes that ended before a given time. Each call is one step of a round over all
     attempts; the next call, by any pass, continues the round.
 
-    Keep unfinished attempts, and the attempts and requeues of queued messages, regardless of their age. Keep attempts
-    that decide whether a text may be sent again as long as the application keeps the row.
+    Keep unfinished attempts, and the attempts and requeues of queued messages, regardless of their age. While the
+    application keeps a row, also keep the attempts that determine whether its text may be sent again.
 
     Args:
         database: holds the tables.
@@ -231,7 +231,7 @@ def _step(
 
 
 def _is_needed(database: Database) -> ColumnElement[bool]:
-    """Build the condition that an attempt decides whether its text may be sent again, and that the row still exists.
+    """Build the condition that an attempt determines whether its text may be sent again, and that the row still exists.
 
     Such an attempt may have delivered the text, has reached some recipients, or is the last delivery of the text.
     Earlier deliveries are not needed, because the last one stores their number.

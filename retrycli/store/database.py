@@ -191,14 +191,15 @@ class Database:
         """Copy a SQLite file's write-ahead log into the file, and truncate the log.
 
         Raises:
-            DatabaseBusy: a reader used the log for too long.
+            DatabaseBusy: another process used the log for too long.
         """
         with self._translated(), closing(self._engine.raw_connection()) as connection:
             cursor = connection.cursor()
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             if (found := cursor.fetchone()) is not None and found[0]:
                 raise DatabaseBusy(
-                    f"{self.place}: the erased texts remain in the write-ahead log, which is in use; run this again"
+                    f"{self.place}: the erased texts remain in the write-ahead log, which another "
+                    "process is using; run this again when it has finished"
                 )
 
     def close(self) -> None:

@@ -65,7 +65,7 @@ FOLLOW = (
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
     .values(ticket=bindparam("now"), birth=bindparam("birth"))
 )
-START = -(2**63)  # a value below the lowest possible id
+START = -(2**63)  # the lowest 64-bit integer, assumed to be lower than all ids
 
 DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
 
@@ -135,7 +135,7 @@ class Enrolment:
     ) -> list[Message | UnusableMessage]:
         """Read failed messages that are not in the queue, in the order of their ids.
 
-        Read only the columns that decide about enrolment, with an empty string, or null, instead of the body. Leave out
+        Read only the columns that enrolment needs, with an empty string, or null, instead of the body. Leave out
         columns that only a preset may use, because they may be as large as bodies.
 
         Args:

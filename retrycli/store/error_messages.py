@@ -55,8 +55,8 @@ BY_TEXT = {
     "readonly database": "the file or its folder can't be written; check their owner, permissions and mount",
     "unable to open database file": "the file can't be opened; check its owner, permissions, folder and mount",
     "disk I/O error": "the disk may be full or failing; free some space, and check the kernel log",
-    "file is not a database": "not a SQLite file; check database.url",
-    "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
+    "file is not a database": "not a SQLite file, or an encrypted one; check database.url",
+    "database disk image is malformed": "the file is damaged; restore it, or use `sqlite3 FILE .recover`",
     "disk is full": "free some space",
     # psycopg reports no code if a connection can't be opened or is lost.
     "server closed the connection": GONE,
@@ -69,7 +69,7 @@ BY_TEXT = {
     "too many clients": "the server's max_connections is used up; raise it, or use a connection pooler",
     "remaining connection slots": "the server's max_connections is used up; raise it, or use a connection pooler",
     "authentication failed": "check user and password in database.url",
-    "no password supplied": "write the password into database.url, or into the user's ~/.pgpass",
+    "no password supplied": "add the password to database.url, or to the user's ~/.pgpass",
     "no pg_hba.conf entry": "the server's pg_hba.conf does not allow this host and user; add an entry",
     "does not support SSL": "the server does not support TLS; enable TLS there, or remove sslmode from database.url",
     "does not exist": "check user and database in database.url",
@@ -102,14 +102,14 @@ class RowError(Enum):
     EVERY_ROW = "every row"  # every row would fail, because the cause is the table, the role, the server or the disk
 
 
-# Prefixes of the codes for problems of the server, which do not depend on the statement.
+# Prefixes of the codes for problems with the server, which do not depend on the statement.
 OF_THE_SERVER = ("25", "53", "57", "58")
 
-# Prefixes of the codes for problems of the statement or of the role, unless a trigger raised the error.
+# Prefixes of the codes for problems with the statement or the role, unless a trigger raised the error.
 OF_THE_STATEMENT = ("08", "0A", "28", "3D", "3F", "42", "55", "F0")
 SQLITE_REFUSALS = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 
-# Parts of SQLITE_ERROR texts that show a problem of the statement, and not of the row.
+# Parts of SQLITE_ERROR texts that show a problem with the statement, not with the row.
 SQLITE_NOT_PREPARED = ("no such ", "because it is a view")
 
 # Server functions, as errors name them: the first executes RAISE in PL/pgSQL, the second checks row-level policies.
@@ -155,7 +155,7 @@ def _error_field(error: DBAPIError, what: str) -> Any:  # noqa: ANN401  a string
 
 
 def is_busy(error: DBAPIError) -> bool:
-    """Return whether another transaction caused an error: a lock timeout, a cancelled statement or a deadlock."""
+    """Return whether another transaction may have caused an error, such as a lock timeout or a deadlock."""
     state = sqlstate(error)
     if state is None:
         return str(error.orig) == "database is locked"

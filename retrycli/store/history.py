@@ -60,7 +60,7 @@ def _action(row: Row[Any], *, body: bool) -> ActionRecord:
 
 
 def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:
-    """Return the data that decide which actions on messages are possible, by id. Leave out messages without a row."""
+    """Return the data that determine which actions are possible, by message id. Leave out messages without a row."""
     m = database.messages.c
     statement = (
         select(
@@ -141,7 +141,7 @@ def erase_texts(database: Database, ticket: str) -> int:
     the write-ahead log.
 
     Raises:
-        DatabaseBusy: the texts remain in the write-ahead log, because a reader used the log for too long.
+        DatabaseBusy: the texts remain in the write-ahead log, because another process used the log for too long.
     """
     with database.write() as connection:
         if database.is_sqlite:

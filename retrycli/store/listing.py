@@ -120,7 +120,7 @@ class MessageQueries(Queries):
     def expiry_facts(
         self, due_by: datetime | None, *, tries: int | None = None
     ) -> Iterator[tuple[int, str, int | None, datetime | None]]:
-        """Yield the data that decide whether a waiting message may still be sent.
+        """Yield the data that determine whether a waiting message may still be sent.
 
         The data are the id, the type, the retry count, and the creation time (without one, the first failure).
 

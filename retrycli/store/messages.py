@@ -108,7 +108,8 @@ HELD_BACK = (
 def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
     """Select all columns, but an empty string instead of the body. A body that is not a string is read unchanged."""
     m = database.messages.c
-    # Only SQLite can store a body that is not a string. It stores types apart from values, so this check reads no body.
+    # In SQLite, even a text column may contain a body that is not a string. SQLite stores types apart from values, so
+    # this check reads no body.
     is_text = func.typeof(m.body) == "text" if database.is_sqlite else m.body.is_not(None)
     body = case((is_text, literal("")), else_=m.body if database.is_sqlite else None).label("body")
     return [body if column.name == "body" else column for column in m]

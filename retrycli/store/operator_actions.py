@@ -129,7 +129,7 @@ class Acts(Queries):
         return rejected_by_us(self._database, connection, wanted)
 
     def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
-        """Lock the rows that an action applies to until the transaction ends, and return their ids."""
+        """Lock the rows to which an action applies, and return their ids. The locks last until the transaction ends."""
         parameters = {"ids": list(ids)}
         if kind in OF_ANY_FAILED:
             # No pass may enrol and claim these messages during the action. A pass that waits for the advisory lock may

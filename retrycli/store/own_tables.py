@@ -159,7 +159,7 @@ def _adopt(database: Database, connection: Connection) -> None:
 def _full_name(database: Database, connection: Connection) -> str | None:
     if not database.is_sqlite:
         return connection.execute(IN_POSTGRESQL, {"name": database.qualified_table}).scalar()
-    # A SQLite file has one schema, `main`, and its table names ignore the case of ASCII letters.
+    # A SQLite file has one schema, `main`. In its table names, the case of ASCII letters does not matter.
     return "".join([letter.lower() if letter.isascii() else letter for letter in database.table_name])
 
 
@@ -168,7 +168,7 @@ def _remembered(connection: Connection) -> str | None:
 
 
 def is_clock_ahead(database: Database, now: datetime) -> bool:
-    """Return whether a recorded time lies more than `LEEWAY` in the future, because a host's clock was ahead."""
+    """Return whether a recorded time lies more than `LEEWAY` in the future."""
     with database.read() as connection:
         return time_ahead(connection, now) > LEEWAY
 

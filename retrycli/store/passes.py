@@ -158,7 +158,7 @@ class Ledger(Queries):
         return _breaker(found[0]) if found else Breaker(destination)
 
     def breaker_to_judge(self, destination: str) -> Breaker:
-        """Return a destination's breaker to update it with outcomes. Other callers wait until this transaction ends."""
+        """Lock and return a destination's breaker, to be updated. Other callers wait until this transaction ends."""
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
             return self.breaker(destination)
@@ -167,7 +167,7 @@ class Ledger(Queries):
         """Reserve the due probe of a destination until a given time, so that no other pass sends a probe.
 
         Returns:
-            True if the probe was reserved; False if another pass has changed the breaker first.
+            True if the probe was reserved; False if another pass changed the breaker first.
         """
         unchanged = update(breakers).where(
             breakers.c.destination == breaker.destination,
@@ -228,8 +228,9 @@ class Ledger(Queries):
     def refusals(self, passes: Sequence[PassRecord]) -> dict[str, PassRecord]:
         """Return the destinations that refuse all requests, each with the newest pass whose requests it refused.
 
-        A refusal ends with a delivery, or with a later pass that delivers messages and that no other problem stops. If
-        the credentials were refused, a later response about a single message also ends the refusal.
+        A destination's refusal ends with a delivery there. It also ends with a later pass that delivers messages
+        anywhere, unless another problem stops that pass. If the credentials were refused, a later response about a
+        single message also ends the refusal.
 
         Args:
             passes: the last passes, newest first.

@@ -172,7 +172,7 @@ def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
 def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
     if "sent_at" not in database.messages.c:
         return None
-    # Columns of a SQLite file accept values of any type.
+    # Into a SQLite file, `_sent_at` writes the time as text, whatever the column's type.
     return NULLTYPE if database.is_sqlite else database.columns["sent_at"]["type"]
 
 

@@ -1,4 +1,4 @@
-"""Health checks: journal mode, planted functions, clock skew, write permission, disk space."""
+"""Health checks: journal mode, roles that could plant functions, clock skew, write permission, disk space."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -175,7 +175,7 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
             Decision(message_id, transition, finished_at=now) for message_id in ids if message_id not in refused
         ]
         refused |= write_messages(database, connection, decisions).refused
-    refused.pop(START, None)  # START only stands for a missing sample: no row has this id
+    refused.pop(START, None)  # START only stands for a missing sample: it is not a message's id
     return refused
 
 

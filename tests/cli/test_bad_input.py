@@ -138,7 +138,7 @@ def test_a_file_that_is_not_a_database_is_left_alone(cli: Cli) -> None:
     line = fault(
         cli("run-once", env={"RETRYCLI_DATABASE__URL": f"sqlite:///{file}", "TICKETING_API_BASE_URL": API}), 69
     )
-    assert line == f"{file}: file is not a database: not a SQLite file; check database.url"
+    assert line == f"{file}: file is not a database: not a SQLite file, or an encrypted one; check database.url"
     assert file.read_text() == "Dear database,\n" * 100
 
 
@@ -150,7 +150,7 @@ def test_a_damaged_database_is_reported_with_a_remedy(cli: Cli, application: App
     line = fault(cli("run-once", env=application.variables(API)), 69)
     assert line == (
         f"{application.path}: database disk image is malformed: "
-        "the file is damaged; restore it, or see `sqlite3 FILE .recover`"
+        "the file is damaged; restore it, or use `sqlite3 FILE .recover`"
     )
 
 

@@ -574,8 +574,8 @@ def test_a_missing_base_url_ends_with_78_and_names_the_setting(cli: Cli, applica
     done = cli("run-once", env={"RETRYCLI_DATABASE__URL": application.url})
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr == (
-        "retrycli: a gateway has no base_url, the URL of the API or mail server; set gateway.base_url or "
-        "TICKETING_API_BASE_URL, and base_url in sections such as [gateway.supplier]\n"
+        "retrycli: a gateway has no base_url, the URL of the API or mail server; set gateway.base_url (or "
+        "TICKETING_API_BASE_URL), and base_url in each section such as [gateway.supplier]\n"
     )
     assert application.dump() == before
 

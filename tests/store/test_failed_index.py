@@ -103,7 +103,7 @@ def half_built(application: Application, database: Database, index: FailedIndex)
         connection.execute(text("UPDATE pending_messages SET subject = 'tea'"))
         with database.outside_transactions() as ours:
             ours.exec_driver_sql("SET statement_timeout = 100")
-        with pytest.raises(DatabaseUnavailable, match="rebuild it with `retrycli db index`"):
+        with pytest.raises(DatabaseUnavailable, match="unusable until `retrycli db index` succeeds"):
             make(index)
     with database.outside_transactions() as ours:
         ours.exec_driver_sql("SET statement_timeout = 0")

@@ -1,4 +1,4 @@
-"""Operators' actions, reported incidents, lasting totals, and the time from the first failure to each attempt."""
+"""Operators' actions, reported incidents, permanent totals, and the time from the first failure to each attempt."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -14,6 +14,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the columns. A partly delivered mail will be sent to all its recipients again."""
+    """Remove the columns. A partly delivered e-mail will be sent to all its recipients again."""
     op.drop_column("retrycli_attempts", "external_id")
     op.drop_column("retrycli_queue", "delivered_to")

@@ -32,7 +32,7 @@ ATTEMPTS: dict[str, Any] = {
 
 
 def upgrade() -> None:
-    """Add the columns, a table of escalations, and a table with the name of the application's table."""
+    """Add the columns, a table of escalations, and a table that stores the name of the application's table."""
     for table, columns in (("retrycli_queue", QUEUE), ("retrycli_attempts", ATTEMPTS)):
         for name, kind in columns.items():
             op.add_column(table, sa.Column(name, kind))
