@@ -61,7 +61,7 @@ def edited(text: str, command: list[str], *, name: str) -> str:
         file.touch(mode=0o600)
         file.write_text(text, encoding="utf-8", newline="")
         try:
-            code = subprocess.run([*command, str(file)], check=False).returncode  # noqa: S603  the user's own $EDITOR
+            code = subprocess.run([*command, str(file)], check=False).returncode  # noqa: S603  the user's own editor
         except OSError as error:
             raise NotEdited(
                 f"can't start the editor {command[0]}: {error.strerror}; set $VISUAL or $EDITOR to another editor"

@@ -16,12 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PRIVATE = 0o600  # readable and writable by its owner only
+PRIVATE = 0o600
 ROOT = 0
 OWN_FOLDER = "move the file to a folder that other users can't write to"
 MAX_LINKS = 40  # maximum number of links that Linux follows in one path (path_resolution(7))
-# The attribute with a file's access list (acl(5)). If a file has a list, the group bits of its mode are only a mask and
-# do not show who may write.
+# The attribute with a file's access control list (acl(5)). If a file has a list, the group bits of its mode are only a
+# mask and do not show who may write.
 ACCESS_LIST = "system.posix_acl_access"
 
 
@@ -56,8 +56,8 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
     """Find a point at which users other than the given ones may change what a path leads to.
 
     Check the file, each link on the way and each folder above them. In a folder that everybody may write to, such as
-    /tmp, the sticky bit protects retrycli's folder. A file directly in such a folder is still rejected: others can add
-    files beside it, such as a journal, or create a file with its name first.
+    /tmp, the sticky bit protects a subfolder. A file directly in such a folder is still rejected: others can add files
+    beside it, such as a journal, or create a file with its name first.
 
     Args:
         path: a file or folder. If it does not exist, the existing part of the path is checked.
@@ -141,7 +141,7 @@ def open_private(path: Path, flags: int) -> int:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Create a file that nobody else may read at any time, independent of the umask.
+    """Create a file that nobody else can read, not even briefly, regardless of the umask.
 
     Raises:
         FileExistsError: the file already exists, or a link has this name.
@@ -205,7 +205,9 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
         remedy = OWN_FOLDER if is_folder and found.st_mode & stat.S_ISVTX else f"`chmod o-w {_quoted(place)}`"
         return Weakness(place, "is writable by every user", remedy, is_open_to_all=True)
     if _has_access_list(place):
-        return Weakness(place, "may be changed by the users in its access list", f"`setfacl -b {_quoted(place)}`")
+        return Weakness(
+            place, "may be changed by the users in its access control list", f"`setfacl -b {_quoted(place)}`"
+        )
     if not _is_private(found.st_gid, users):
         group = _group_name(found.st_gid)
         return Weakness(place, f"is writable by the group {group}", f"`chmod g-w {_quoted(place)}`")
@@ -213,7 +215,7 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
 
 
 def _has_access_list(place: Path) -> bool:
-    with suppress(OSError, AttributeError):  # not every operating system or file system has access lists
+    with suppress(OSError, AttributeError):  # not every operating system or file system has access control lists
         return ACCESS_LIST in os.listxattr(place)
     return False
 

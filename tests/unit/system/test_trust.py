@@ -213,7 +213,7 @@ REFUSED: dict[str, tuple[int, Callable[[Path], object], str]] = {
         f"between belongs to {THEIRS}",
     ),
     "another user's folder above": (0, renamed_above, f"belongs to {THEIRS}"),
-    "an access list": (0, with_access_list, "may be changed by the users in its access list"),
+    "an access list": (0, with_access_list, "may be changed by the users in its access control list"),
 }
 
 
