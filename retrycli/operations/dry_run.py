@@ -33,7 +33,7 @@ MICROSECOND = timedelta.resolution
 
 @dataclass(slots=True)
 class _DryRunEnrolment:
-    """An enrolment that writes nothing. It only stores in memory which ids would be due, and when."""
+    """An enrolment that writes nothing. It records in memory what would be enrolled, replaced and escalated."""
 
     real: Enrolment
     rules: PassRules
@@ -44,7 +44,7 @@ class _DryRunEnrolment:
     escalated: int = 0  # number of new messages that would be escalated immediately
     displaced: int = 0  # number of replaced ids whose queued messages were due
     expired: int = 0
-    expired_due: int = 0  # number of expired messages that are due
+    expired_due: int = 0
     _replaced_in_range: Collection[int] = ()
     _new_messages: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ class _DryRunEnrolment:
         return {}
 
     def _is_spent(self, settled: Decision, failed_at: datetime) -> bool:
-        """Return whether the pass would escalate a new message instead of sending it."""
+        """Return whether the pass would escalate a new message instead of sending it. Count it if it has expired."""
         message, due = self._new_messages[settled.message_id], settled.transition.next_attempt_at
         if isinstance(message, UnusableMessage) or due is None:
             return True

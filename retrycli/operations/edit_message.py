@@ -61,7 +61,8 @@ def write_draft(
     Raises:
         NotEdited: the edited text can't be sent.
         NoSuchMessage: the row is gone.
-        NotActionable: the message is not failed, is being sent, or was changed since it was read.
+        NotActionable: the message is not failed, is being sent, or was changed since it was read; or its row can't
+            store the edit.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     row = read.row

@@ -66,7 +66,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     Returns:
         An `Expiry` with an incident if messages expire soon. An `Expiry` without an incident ends an earlier warning:
         no message expires soon, or the pass delivered messages and held none back. None keeps an earlier warning: the
-        pass neither held back nor delivered messages, or all affected messages have already expired.
+        pass neither held back nor delivered messages, or messages have expired and no others expire soon.
 
     Raises:
         DatabaseUnavailable: the messages can't be read.
@@ -111,7 +111,7 @@ def _are_too_late(settings: Settings, database: Database, kinds: Collection[Mess
 
 def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
     if summary.reason == StopReason.PAUSED and (pause := ledger.pause(now)) is not None:
-        return _Obstacle(f"passes are paused by {pause.by} {pause.end}", "resume", pause.until)
+        return _Obstacle(f"deliveries are paused by {pause.by} {pause.end}", "resume", pause.until)
     if summary.reason == StopReason.BREAKER_OPEN:
         open_now = [breaker for breaker in ledger.breakers() if breaker.state is BreakerState.OPEN]
         if since := min((breaker.opened_at for breaker in open_now if breaker.opened_at), default=None):

@@ -51,7 +51,7 @@ class Explanation:
     # The start of the pass that will attempt the message if nothing else changes; None if no pass will.
     next_attempt_at: datetime | None
     is_claimed: bool = False  # an unexpired claim prevents other passes and operators from sending the message
-    being_sent: bool = False  # a pass or an operator that is still alive has claimed the message to send it
+    being_sent: bool = False  # an operator, or a pass that is not known to have ended, has claimed the message
     has_begun: bool = False  # an attempt at the message has begun, and no outcome is recorded
     pass_runs: bool = False  # a pass is running on this host
     one_goes_first: bool = False  # the pass attempts a single message first, and several are due

@@ -23,7 +23,7 @@ from retrycli.store.passes import Ledger
 from retrycli.store.write_check import clock_ahead
 from retrycli.system.pass_lock import Holder, PassLock
 
-PRUNE_BATCH = 5_000  # number of rows that one transaction deletes
+PRUNE_BATCH = 5_000  # maximum number of attempts, of actions and of passes that one transaction deletes
 BREATH_SECONDS = 0.05  # pause between transactions, long enough for another process to get SQLite's write lock
 FROM, TO = "--from", "--to"
 

@@ -73,10 +73,10 @@ def measured(settings: Settings, database: Database, now: datetime) -> Mapping[s
             (ended.finished_at - ended.started_at).total_seconds() if ended else None
         ),
         "retrycli_last_success_timestamp_seconds": succeeded.finished_at if succeeded else counted.last_success,
-        # Every label starts at 0: Prometheus would not count the increase with which a new label appears.
+        # Every series starts at 0, because Prometheus does not count the value with which a new series appears.
         "retrycli_passes": {**dict.fromkeys(map(str, PassResult), 0), **counted.passes},
         "retrycli_attempts": {**dict.fromkeys(map(str, OutcomeKind), 0), **counted.attempts},
-        # Unknown message types share a label, because each label creates a time series that never disappears.
+        # Unknown message types and deleted rows share a label value, because each value creates a time series.
         "retrycli_messages": {
             (state.value, kind or "other"): number for (state, kind), number in in_queue.numbers.items()
         },

@@ -15,7 +15,7 @@ from retrycli.gateway.presets.loader import Preset, known_presets, load_preset, 
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime
 from retrycli.store.database import Database
 
-SHOWN = 4000  # maximum number of characters shown of a request or a response
+SHOWN = 4000  # maximum number of characters to show of each request and response
 
 __all__ = ["Preset", "Trial", "bundled", "check", "deliver_test", "preset_text"]
 

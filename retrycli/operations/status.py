@@ -54,7 +54,7 @@ class Status:
             deliveries: the ticketing API is down, asked retrycli to wait or refuses the waiting messages, the last pass
             failed, the disk is full, or a pass ended without a record of its end and its messages are not recovered
             yet.
-        running: the scheduler is alive: not paused, and the newest pass is recent.
+        running: the newest pass is recent, and deliveries are not paused.
         unrecorded: the passes of this host that ended without a record of their end: killed, or stopped by a full disk.
         next_run: the start of the next pass; None if nothing starts passes, or if passes have stopped.
         missing: the likely reason why no pass ran, and where to look, if the newest pass is too old.

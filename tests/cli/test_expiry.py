@@ -56,7 +56,7 @@ def test_a_pause_announces_the_messages_that_would_expire(at_work: Cli, applicat
     expiring = at_work.having(EXPIRY)
     assert expiring("pause", "--by", "anna", "--reason", "maintenance").returncode == 0
     first, second = expiring("run-once"), expiring("run-once")
-    why = r"passes are paused by anna until resumed: maintenance\. Next: `retrycli resume`$"
+    why = r"deliveries are paused by anna until resumed: maintenance\. Next: `retrycli resume`$"
     assert re.search(ANNOUNCED + why, first.stderr), first.stderr
     assert (first.returncode, second.stderr) == (0, "")
     assert expiring("resume").returncode == 0
@@ -87,7 +87,7 @@ def test_a_pause_with_an_end_announces_messages_that_expire_before_it(
     expiring = at_work.having(EXPIRY)
     assert expiring("pause", "--for", length, "--by", "anna").returncode == 0
     said = expiring("run-once").stderr
-    found = re.search(r"WARNING (\d) messages? expires? by .* UTC: passes are paused by anna until 20", said)
+    found = re.search(r"WARNING (\d) messages? expires? by .* UTC: deliveries are paused by anna until 20", said)
     assert int(found[1] if found else 0) == number, said
 
 

@@ -208,7 +208,10 @@ def test_doctor_reports_other_roles_that_may_create_in_the_search_path(applicati
     )
     application.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
     [found] = of_search_path(command)
-    assert (found["level"], found["found"]) == ("warning", "every role may create functions in the schema public")
+    assert (found["level"], found["found"]) == (
+        "warning",
+        "every role may create functions in the schema public, and retrycli's queries may call them",
+    )
     assert found["remedy"] == "`REVOKE CREATE ON SCHEMA public FROM PUBLIC`"
     application.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     role = f"eve {make_url(application.url).database}"
@@ -216,7 +219,10 @@ def test_doctor_reports_other_roles_that_may_create_in_the_search_path(applicati
     application.execute(f'GRANT CREATE ON SCHEMA public TO "{role}"')
     try:
         [found] = of_search_path(command)
-        assert found["found"] == f"the role {role} may create functions in the schema public"
+        assert (
+            found["found"]
+            == f"the role {role} may create functions in the schema public, and retrycli's queries may call them"
+        )
         assert found["remedy"] == f'`REVOKE CREATE ON SCHEMA public FROM "{role}"`'
     finally:
         application.execute(f'DROP OWNED BY "{role}"')

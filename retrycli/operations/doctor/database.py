@@ -43,7 +43,7 @@ def table(context: Context, database: Database) -> Iterator[Finding]:
             "the same, it stays escalated",
             # The remedy needs both parts: a newer updated_at does not by itself requeue an escalated message.
             "add updated_at, and set it with every change; let the application change retry_count or last_error when "
-            "it fails a message again",
+            "it marks a message as failed again",
         )
     for gateway in context.settings.gateway.all.values():
         check_columns(gateway, {*columns, *OPTIONAL_COLUMNS})
@@ -82,7 +82,7 @@ def queue(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def age(context: Context, database: Database) -> Iterator[Finding]:
-    """Check the age of the oldest message that a pass would still send."""
+    """Check the age of the oldest failed message that is not escalated."""
     oldest = MessageQueries(database).oldest()
     if oldest is None:
         return
@@ -139,7 +139,8 @@ def search_path(_context: Context, database: Database) -> Iterator[Finding]:
     for where, role in found:
         yield warning(
             "search path",
-            f"{'every role' if role is None else f'the role {role}'} may create functions in the schema {where}",
+            f"{'every role' if role is None else f'the role {role}'} may create functions in the schema {where}, and "
+            "retrycli's queries may call them",
             f"`REVOKE CREATE ON SCHEMA {_quoted(where)} FROM {'PUBLIC' if role is None else _quoted(role)}`",
         )
     if not found:

@@ -39,8 +39,8 @@ def settings(context: Context) -> Iterator[Finding]:
     if where is None:
         yield warning(
             "settings",
-            "no configuration file: the settings come from the environment, which cron does not pass on, and defaults",
-            "run `retrycli init` to create a file",
+            "no configuration file: settings come only from defaults and the environment, which cron does not pass on",
+            "run `retrycli init` to create one",
         )
     elif from_environment:
         yield warning(
@@ -171,7 +171,7 @@ def file_system(context: Context) -> Iterator[Finding]:
     database, lock = context.settings.database.file, lock_path(context.settings)
     for thing, path, remedy in (
         ("the database", database, "move it to a local disk, or use PostgreSQL"),
-        ("the lock", lock, "set run.lock_file"),
+        ("the lock", lock, "set run.lock_file to a path on a local disk"),
     ):
         kind = None if path is None else file_system_of(path, mounts)
         if kind in NETWORK_FILE_SYSTEMS:
@@ -305,5 +305,5 @@ def _foreign_lock(context: Context, path: Path) -> Iterator[Finding]:
             "lock",
             f"{path} belongs to {owner}, but the database belongs to {database}, whose passes may be unable to open "
             "the lock",
-            f"`chown {database} {quote(str(path))}`; also run manual commands as {database}",
+            f"`chown {database} {quote(str(path))}`; also run retrycli's commands as {database}",
         )

@@ -95,7 +95,8 @@ def _mail_server(context: Context, gateway: GatewaySettings, refusal: str | None
         yield failure(
             "smtp",
             f"can't connect securely or log in to {where}: {said}",
-            "if the certificate is invalid, set gateway.ca_file, or fix the certificate",
+            "if the certificate is invalid, set gateway.ca_file, or fix the certificate; otherwise check "
+            "gateway.starttls, gateway.username and gateway.password",
         )
     elif found.kind is OutcomeKind.UNREACHABLE:
         yield failure("smtp", f"{where} can't be reached: {said}", "check the network, or fix gateway.base_url")
@@ -199,17 +200,17 @@ def _connect(host: str, port: int) -> str | None:
 
 
 def _cron_mail(context: Context) -> Iterator[Finding]:
-    """Warn if the warnings of passes reach no operator, or only a local mailbox."""
+    """Warn if warnings from passes reach no operator, or only a local mailbox."""
     for caller in callers_of(context.loaded, context.host):
         remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {caller.title}"
         if caller.mail_to:
             continue
         if caller.kind == "timer":
-            who, why, remedy = "the warnings of passes reach no operator", "a timer sends no mail", "set notify.urls"
+            who, why, remedy = "warnings from passes reach no operator", "a timer sends no mail", "set notify.urls"
         elif caller.mail_to is None:
             who, why = f"cron mails problems to {caller.user or caller.owner}", f"{caller.title} has no MAILTO"
         else:
-            who, why = "the warnings of passes reach no operator", f"MAILTO is empty in {caller.title}"
+            who, why = "warnings from passes reach no operator", f"MAILTO is empty in {caller.title}"
         yield warning("notifications", f"{who}: notify.urls is not set, and {why}", remedy)
 
 

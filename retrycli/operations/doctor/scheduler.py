@@ -109,7 +109,7 @@ def _one_caller(context: Context, caller: cron_line.Caller) -> Finding:
     if objection is None and caller.running is None:
         return warning(
             "scheduler",
-            f"{words}; can't see whether {caller.kind} is running",
+            f"{words}; can't see whether it is running",
             f"run as root: {as_user('root', 'doctor', context.loaded)}",
         )
     if objection is None:

@@ -17,7 +17,7 @@ from retrycli.system.trust import group_readers
 
 BEGINS_WITHIN = timedelta(minutes=1)  # maximum time between a tick and the record that its pass began
 
-# The problem and the remedy if only operators start passes. The text says "found here", because the current user may be
+# The problem and the remedy if no scheduler starts passes. The text says "found here", because the current user may be
 # unable to read other users' crontabs.
 NOT_SCHEDULED = ("no cron line or timer found here starts passes", "run `retrycli cron install`")
 
@@ -56,8 +56,8 @@ def to_read(loaded: Loaded, host: Host, command: str) -> str:
 def to_install(loaded: Loaded, host: Host) -> str:
     """Return the command that schedules the passes, in backticks.
 
-    This is root's command, as in the README. A user who may lack permission to use sudo also gets the command for their
-    own crontab. A service user does not, because an operator started this command with sudo.
+    Suggest root's command, as the README does. Unless this command was itself run through sudo, also suggest the user's
+    own crontab, because the user may lack permission to use sudo.
     """
     if host.uid == 0:
         return "`retrycli cron install`"

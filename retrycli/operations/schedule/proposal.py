@@ -142,8 +142,8 @@ def propose(
         raise ConfigurationError(f"the user {wanted.user} does not exist; name another with --run-as")
     if number == ROOT and run_as is None:
         raise ConfigurationError(
-            "passes would run as root; name the user who may write to the database with --run-as USER "
-            "(or root, if that is intended)"
+            "passes would run as root; name the user who may write to the database: --run-as USER "
+            "(or --run-as root, if that is intended)"
         )
     _refuse_untrusted(wanted, loaded, {ROOT, number}, relied_on() if program is None else program)
     return wanted
@@ -180,9 +180,8 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
 def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
     """Return the pass with a log, and the change to the settings that adds the log.
 
-    The log is in the folder of cron/logrotate if the user who runs the passes owns the folder, otherwise beside the
-    database. There is no change if the pass already has a log, if the settings can't be changed, or if no folder is
-    suitable.
+    The log is in `LOGS` if the user who runs the passes owns that folder, otherwise beside the database. There is no
+    change if the pass already has a log, if the settings can't be changed, or if no folder is suitable.
     """
     file = Path(wanted.config).resolve()
     if loaded.settings.logging.file is not None or not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):

@@ -390,8 +390,7 @@ def test_incidents_reported_only_to_a_service_users_mailbox_are_a_warning(desk: 
     file.write_text(f'MAILTO=""\n{LINE}')
     found = only(network.notifications(desk.case()), Level.WARNING, "notifications")
     assert (
-        found.found
-        == f"the warnings of passes reach no operator: notify.urls is not set, and MAILTO is empty in {file}"
+        found.found == f"warnings from passes reach no operator: notify.urls is not set, and MAILTO is empty in {file}"
     )
     file.write_text(f"MAILTO=ops@example.com\n{LINE}")
     assert list(network.notifications(desk.case())) == []
@@ -478,7 +477,7 @@ def test_a_lock_of_another_user_than_the_databases_owner_is_a_warning(desk: Desk
     path.touch(0o600)
     os.chown(desk.root / "agent.db", 12345, -1)
     found, _ = machine.lock(desk.case())
-    assert only([found], Level.WARNING, "lock").remedy == f"`chown 12345 {path}`; also run manual commands as 12345"
+    assert only([found], Level.WARNING, "lock").remedy == f"`chown 12345 {path}`; also run retrycli's commands as 12345"
 
 
 def test_a_lock_in_a_missing_directory_is_a_failure(desk: Desk) -> None:
@@ -503,8 +502,7 @@ def test_a_missing_updated_at_column_is_reported(desk: Desk) -> None:
     )
     assert found.remedy == (
         "add updated_at, and set it with every change; let the application change retry_count or last_error when "
-        "it fails a "
-        "message again"
+        "it marks a message as failed again"
     )
     assert not failed(findings)
 
