@@ -93,7 +93,7 @@ def requeue(
     by: str | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> ActionResult:
-    """Return escalated messages to the queue, with all their retries.
+    """Return escalated messages to the queue, with their retry counts reset to 0.
 
     Messages that `reject` rejected are also requeued, if their rows have not changed since. Expired messages are not
     requeued or used as canaries, because a pass would escalate them again. A message whose text has a recorded delivery

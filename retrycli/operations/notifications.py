@@ -111,7 +111,8 @@ class _Notifier:
             logger.info("Notifications reach %s again", target)
         elif turn is not None:
             logger.warning(
-                "No notification reached %s: %s. The next pass sends it again; see `retrycli notify test`",
+                "No notification reached %s: %s. The next pass tries again; "
+                "test the target with `retrycli notify test`",
                 target,
                 failure,
             )

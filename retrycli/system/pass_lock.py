@@ -44,7 +44,7 @@ class Holder:
             return cls()
 
     def in_words(self, now: datetime) -> str:
-        """Describe the holder by pid, host and age, for an error message."""
+        """Describe the holder for an error message: pid, host, and how long it has held the lock."""
         if self.since is None:
             return "an unidentified process"
         return f"pid {self.pid} on {self.host}, for {max((now - self.since).total_seconds(), 0):.0f} s"

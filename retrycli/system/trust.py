@@ -157,7 +157,7 @@ def _places_on_path(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
     for the file and for the folder that contains it.
 
     Raises:
-        OSError: a part of the path does not exist, can't be examined, or is a loop of links.
+        OSError: a part of the path does not exist or can't be examined, or links form a loop.
     """
     here, left = Path("/"), [*reversed(path.parts[1:])]
     links = 0
