@@ -37,6 +37,17 @@ Due = Annotated[
         parser=moment,
     ),
 ]
+Canary = Annotated[
+    int | None,
+    typer.Option(min=1, help="Attempt N messages first, to test whether the cause is fixed.", show_default=False),
+]
+AbortOver = Annotated[
+    str | None,
+    typer.Option(
+        help="Requeue nothing if more than this share of the canaries, the messages attempted first, fails.",
+        show_default=DEFAULT_SHARE,
+    ),
+]
 Spread = Annotated[
     timedelta | None,
     typer.Option(
@@ -107,17 +118,8 @@ def requeue(
     message_ids: MessageIds = None,
     at: Due = None,
     spread: Spread = None,
-    canary: Annotated[
-        int | None,
-        typer.Option(min=1, help="Attempt N messages first, to test whether the cause is fixed.", show_default=False),
-    ] = None,
-    abort_over: Annotated[
-        str | None,
-        typer.Option(
-            help="Requeue nothing if more than this share of the canaries, the messages attempted first, fails.",
-            show_default=DEFAULT_SHARE,
-        ),
-    ] = None,
+    canary: Canary = None,
+    abort_over: AbortOver = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
