@@ -94,7 +94,7 @@ def echo(connection: Connection) -> None:
 
 NO_ANSWER = f"no response within {DEADLINE} s"
 NOT_SENT = f"not sent within {DEADLINE} s"
-NO_JSON = "HTTP 200, but the response is not valid JSON"
+NO_JSON = "HTTP 200, but the response can't be read as JSON"
 NO_HTTP = "HttpProcessingError"
 
 CASES = (

@@ -420,7 +420,7 @@ def test_a_message_that_is_absent_is_sent_after_the_settling_time(tmp_path: Path
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, LOOKING))
         early = deliver(settings, unsettled(timedelta(seconds=119)))
         assert (early.kind, server.paths) == (OutcomeKind.REFUSED, [FOUND])
-        assert "in 1 s" in (early.error or "")
+        assert "within the next 1 s" in (early.error or "")
         assert deliver(settings, unsettled(timedelta(seconds=120))).kind is OutcomeKind.DELIVERED
     assert server.paths == [FOUND, FOUND, NOTES]
 
@@ -516,7 +516,7 @@ def test_a_message_whose_file_is_missing_is_not_sent(name: str, tmp_path: Path) 
     [
         ("preflight = 'nothing'\n", "no such preflight: preflight.nothing"),
         ("files = 'file'\n", "files needs encoding = 'multipart'"),
-        ("encoding = 'multipart'\nbody = { a = { b = 1 } }\n", "accepts strings and lists of strings"),
+        ("encoding = 'multipart'\nbody = { a = { b = 1 } }\n", "must be strings or lists of strings"),
         ("format = 'html'\nbody = { a = '{body}' }\n", "the format is html"),
         ("like = 'supplier'\n", "messages.customer.like"),
     ],

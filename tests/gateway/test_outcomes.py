@@ -174,7 +174,7 @@ def test_a_refusal_without_a_reason() -> None:
 )
 def test_a_success_that_cannot_be_interpreted(body: bytes) -> None:
     outcome = outcome_of(answer(200, body))
-    assert outcome == Outcome(UNKNOWN, 200, "HTTP 200, but the response is not valid JSON")
+    assert outcome == Outcome(UNKNOWN, 200, "HTTP 200, but the response can't be read as JSON")
 
 
 @pytest.mark.parametrize("name", ["messages", "errors", "message", "error", "detail"])

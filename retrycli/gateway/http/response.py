@@ -169,7 +169,7 @@ def _apply_success_rule(answer: Answer, rule: SuccessRule, error_fields: Collect
         if _succeeded(answer, rule):
             return Outcome(OutcomeKind.DELIVERED, answer.status)
     except ValueError:
-        error = f"HTTP {answer.status}, but the response is not valid JSON"
+        error = f"HTTP {answer.status}, but the response can't be read as JSON"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
     return Outcome(OutcomeKind.REFUSED, answer.status, with_error_text("refused", answer, error_fields))
 

@@ -70,7 +70,7 @@ class Condition(Table):
     path: JsonPath | None = None
     equals: Any = None
     contains: Template | None = None
-    text: Template | None = None  # a string anywhere in the answer, instead of a path
+    text: Template | None = None  # instead of a path: a string to find anywhere in the answer
 
     @model_validator(mode="after")
     def _has_one_test(self) -> Self:
@@ -203,7 +203,7 @@ class MessageRule(Table):
         if self.files is not None and self.encoding != "multipart":
             raise ValueError("files needs encoding = 'multipart'")
         if self.encoding == "multipart" and any(isinstance(value, dict) for value in self.body.values()):
-            raise ValueError("encoding = 'multipart' accepts strings and lists of strings, but no tables")
+            raise ValueError("the values in a multipart body must be strings or lists of strings, not tables")
         return self
 
 
@@ -224,7 +224,7 @@ class Auth(Table):
     headers: dict[HeaderName, SecretHeader] = {}
     basic: tuple[Secret, Secret] | None = None  # user and password (RFC 7617)
     session: Session | None = None
-    identity: Secret | None = None  # the value of {identity} in the templates of messages and checks
+    identity: Secret | None = None  # the value of {identity} in templates outside [auth]
 
     @property
     def needs(self) -> tuple[str, ...]:

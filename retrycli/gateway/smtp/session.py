@@ -33,11 +33,10 @@ ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?=\s|$)")  # enhanced status c
 # The queue id in the replies of Postfix, Exim and Exchange.
 QUEUED_AS = re.compile(r"(?:queued as |id=)([\w.+-]{1,100})", re.IGNORECASE)
 END = "the end of the mail"
-# Order in which recipients' refusals decide. The mail is retried as long as any recipient may still be accepted.
+# The first of these among the refusals decides: the mail is retried as long as any recipient may still be accepted.
 WORST_FIRST = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT)
 QUIT_SECONDS = 2.0  # timeout of QUIT; the outcome is already known
-# All exceptions that a session raises for errors of the network, the server or a file. `ValueError` covers invalid
-# replies, and text that can't be encoded.
+# Exceptions for network, server and file errors. `ValueError` covers invalid replies, and text that can't be encoded.
 SESSION_ERRORS = (smtplib.SMTPException, OSError, ValueError)
 
 
@@ -62,8 +61,7 @@ class SmtpReply:
     def kind(self) -> OutcomeKind:
         """Return the outcome of a reply that is not positive.
 
-        The enhanced code takes precedence, because some servers send a basic code of the wrong class. Class 5 is
-        permanent (RFC 3463, section 2).
+        The enhanced code takes precedence, because some servers send a basic code of the wrong class.
         """
         enhanced = ENHANCED.match(self.text)
         if self.code in ASKS_FOR_LOG_IN or (enhanced and enhanced[0] == BAD_CREDENTIALS):
