@@ -95,7 +95,7 @@ def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
         case IncidentChange():
             return HEADLINES[item.topic, item.turn], _incident_text(item.topic, item.turn, item.incident, context)
         case Missed():
-            return "no pass ran for " + _length(item.until - item.after), (
+            return "no pass was recorded for " + _length(item.until - item.after), (
                 f"No pass was recorded between {utc(item.after)} and {utc(item.until)}: nothing started `retrycli "
                 "run-once`, or it failed before it could record a pass.\n"
                 + _next("`retrycli passes`; then check cron or whatever starts the passes")
@@ -140,15 +140,15 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
         f"no retries. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",
         Topic.SAME_ANSWER: f"{same}. It has done so {since}. This uses up no retries and escalates no messages. "
         f"{waiting} waiting.\n"
-        + _next("`retrycli passes`; check gateway.base_url, the preset, and the proxy in front of the API"),
+        + _next("`retrycli passes`; check gateway.base_url, the preset, and any proxy in front of the API"),
         Topic.DEADLINE: f"Passes have run out of time with messages unsent {since}. {waiting} waiting.\n"
         + _next("`retrycli passes`; raise run.concurrency or run.deadline_minutes"),
-        Topic.EXPIRY: f"{said or 'Messages are about to expire'}. An expired message is "
-        f"escalated. Messages have been about to expire {since}.\n{_next(f'retrycli {step}')}",
+        Topic.EXPIRY: f"{said or 'Messages are about to expire'}. Expired messages are "
+        f"escalated. Messages have been at risk of expiring {since}.\n{_next(f'retrycli {step}')}",
         Topic.FAULT: f"Passes fail{fault}. They have failed {since}. No message is lost. {waiting} waiting.\n"
         + _next("`retrycli passes`; then fix the cause"),
         Topic.SKIPPED: f"Passes have been skipped {since}, because another pass holds the lock{detail}.\n"
-        + _next("`retrycli status`; if that pass hangs, kill it"),
+        + _next("`retrycli status`; if the pass that holds the lock hangs, kill it"),
     }[topic]
 
 

@@ -102,7 +102,7 @@ def test_long_lists_of_gaps_and_types_are_truncated() -> None:
 
 def test_a_gap_has_both_its_ends() -> None:
     notice = worded([Missed(NOON - timedelta(minutes=90), NOON)], HERE)
-    assert notice.title.endswith(": no pass ran for 1 h 30 min")
+    assert notice.title.endswith(": no pass was recorded for 1 h 30 min")
     assert "between 2025-03-03 10:30 UTC and 2025-03-03 12:00 UTC" in notice.body
 
 
