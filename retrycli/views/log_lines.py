@@ -38,8 +38,8 @@ logger = logging.getLogger("retrycli")
 WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | ResultKept
 # The maximum number of escalated messages that get a two-line warning: per cause, and in total.
 PER_CAUSE, SINGLE_ESCALATIONS = 3, 45
-LONGEST_PROBLEM = 100  # maximum length of a row's problem in the line that counts a cause's messages
-COUNTED_CAUSES = 30  # maximum number of causes whose messages are counted in a line, the most frequent first
+LONGEST_PROBLEM = 100  # maximum length of a row's problem in a warning of `EventLog.close`
+COUNTED_CAUSES = 30  # maximum number of causes that `EventLog.close` warns about one by one, the most frequent first
 
 
 def log_event(event: Event, *, in_full: bool = True) -> None:
@@ -160,7 +160,8 @@ def _repair(event: ClockWasAhead | ClaimsExpired) -> str:
         claimed_again = event.released + event.unknown
         messages = "1 message" if claimed_again == 1 else f"{claimed_again:,} messages"
         return (
-            f"Recovered {messages} of a pass or command that did not finish; {event.unknown:,} may have been delivered"
+            f"Recovered {messages} from a pass or command that did not finish; "
+            f"{event.unknown:,} may have been delivered"
         )
     by = event.by - event.by % timedelta(seconds=1)
     return (

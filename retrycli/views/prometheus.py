@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 
-# A number, or one number per label; None if there is no value yet, for example before the first pass.
+# A number, a time, or one number per label value; None if there is no value yet, for example before the first pass.
 Values = Mapping[str, float] | Mapping[tuple[str, str], float] | float | datetime | None
 
 # The description and the labels of each metric. Counters count from the creation of retrycli's own tables.
@@ -31,7 +31,7 @@ METRICS = {
     "retrycli_last_pass_duration_seconds": ("Duration of the last pass.",),
     "retrycli_last_success_timestamp_seconds": ("End time of the last completed pass; absent until a pass completes.",),
     "retrycli_passes": ("Passes that have ended.", "result"),
-    "retrycli_attempts": ("Attempts to deliver that have an outcome.", "outcome"),
+    "retrycli_attempts": ("Delivery attempts that have an outcome.", "outcome"),
     "retrycli_messages": ("Messages in the queue.", "state", "type"),
     "retrycli_due_messages": ("Waiting messages that are due.",),
     "retrycli_oldest_waiting_age_seconds": (

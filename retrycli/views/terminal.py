@@ -111,7 +111,7 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> object:
 
 
 def _stacked(headers: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int]) -> Iterator[object]:
-    """Yield each row's texts, the columns beyond the given widths, on separate lines under the other values."""
+    """Yield each row's columns that have a width on one line, and the others on separate lines under it."""
     from rich.cells import set_cell_size
     from rich.padding import Padding
     from rich.text import Text

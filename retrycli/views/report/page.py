@@ -33,7 +33,7 @@ LAST_TICK = 94  # the rightmost position of a label, in hundredths of the width;
 LAST_TICK_ON_A_PHONE = 82
 
 ORDINALS = {1: "first", 2: "second", 3: "third"}
-LATELY = timedelta(hours=24)  # an outage that ended within this time is still in the headline
+LATELY = timedelta(hours=24)  # the headline still mentions an outage that ended within this time
 
 DOWN: dict[str | None, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API is down",
@@ -42,7 +42,7 @@ DOWN: dict[str | None, str] = {
     StopReason.FAULT: "The last pass failed: run `retrycli doctor`",
     StopReason.THROTTLED: "The ticketing API asked retrycli to wait",
 }
-WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)  # bounds of the bars of waits, in minutes
+WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)  # boundaries between the bars of waiting times, in minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def _tries(figures: DeliveryStats) -> list[tuple[str, int, str]]:
 
 
 def _waits(figures: DeliveryStats) -> list[tuple[str, int, str]]:
-    """Return delivered messages by their wait: label, count, bar."""
+    """Return delivered messages by waiting time: label, count, bar."""
     counts = [0] * (len(WAITS) + 1)
     for minutes, messages in figures.waits.items():
         counts[bisect_right(WAITS, minutes)] += messages
