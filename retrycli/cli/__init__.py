@@ -122,7 +122,7 @@ EXAMPLES = {
 class _ProgramContext(typer.Context):
     @property
     def command_path(self) -> str:
-        # The default would name the program differently in usage lines and errors than in suggested commands.
+        # By default, usage lines and errors would not name the program in the same way as suggested commands do.
         return suggested.program()
 
 

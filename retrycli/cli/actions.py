@@ -125,7 +125,7 @@ def requeue(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Return escalated messages to the queue. They regain all retries and are due now, or as --at and --spread say.
+    """Return escalated messages to the queue. They regain all retries and are due now, unless --at or --spread is set.
 
     `requeue ID` also requeues a message that `reject` rejected.
     """

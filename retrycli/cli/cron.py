@@ -26,7 +26,7 @@ Systemd = Annotated[bool, typer.Option("--systemd", help="Use a systemd timer in
 RunAs = Annotated[
     str | None,
     typer.Option(
-        help="The user who runs the passes. To run them as root, name root.",
+        help="The user who runs the passes. Root runs them only if named here.",
         show_default="the owner of the database or settings",
     ),
 ]
@@ -158,7 +158,7 @@ def cron_remove(
             if found
             else [
                 "Nothing to remove for these settings.",
-                "`retrycli cron install` wrote no schedule that you may change.",
+                "No schedule written by `retrycli cron install` was found where you can change it.",
             ]
         ),
         "Next: retrycli cron check",

@@ -155,7 +155,7 @@ def db_copy(
     _show_copy(done, as_json=as_json)
     if not done.verified:
         terminal.complain(
-            "retrycli: the counts differ because another process is writing. Stop that process and run this again"
+            "retrycli: the counts differ, probably because another process is writing. Stop it, then run this again"
         )
         raise typer.Exit(NOT_OK)
     if not as_json:

@@ -89,7 +89,7 @@ def _show_summary(
             "or invalid."
         )
     if found.number:
-        # A pass may also escalate messages for these reasons. Checking them would require reading complete messages.
+        # These checks would require reading complete messages.
         terminal.say(
             "Not checked: earlier deliveries, unknown outcomes, rows that became invalid.",
             "A pass may escalate messages for these reasons.",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NOT_OK = 3  # exit code: a message was attempted but not delivered, or a check failed
 REFUSED = 4  # exit code: no such message, or its state does not allow the action
-MAX_NUMBER = 2**31  # maximum of numeric options, the same as for ``run.limit``
+MAX_NUMBER = 2**31  # maximum value of numeric options, the same as for ``run.limit``
 
 
 def utf8(value: str) -> str:

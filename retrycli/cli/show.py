@@ -154,7 +154,7 @@ def explain(
     terminal.show_table(
         ("Gate", "Open", "Details", "Time"),
         [
-            # Only the figure of the cron gate contains commands.
+            # Only the cron gate has commands in its `figure`.
             (
                 gate.name.replace("_", "-"),
                 gate.open,
@@ -172,7 +172,7 @@ def _next_attempt(found: operations.explain.Explanation) -> datetime | str:
     at = found.next_attempt_at
     if found.being_sent:
         later = f"; if the process that claimed the message has died, at {terminal.time_in_words(at)}" if at else ""
-        return ("being sent now" if found.has_begun else "in the pass that has claimed the message") + later
+        return ("being sent now" if found.has_begun else "by the pass or command that has claimed the message") + later
     if found.expires_first:
         return "none: the message expires before a pass would attempt it"
     if at is None:

@@ -1,4 +1,4 @@
-"""The ``stats``, ``report`` and ``metrics`` commands: figures about deliveries as text, HTML and for Prometheus."""
+"""The ``stats``, ``report`` and ``metrics`` commands: delivery statistics as text, as HTML, and for Prometheus."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -16,8 +16,8 @@ from retrycli.domain.duration import duration, in_words
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.views import formatting, terminal
 
-ON_SCREEN = 20  # maximum number of groups, except hours, and of rows by retry, on a terminal
-MAX_GROUPS = 10_000  # maximum number of groups in JSON or a pipe, and of hours
+ON_SCREEN = 20  # maximum number of rows in a table of groups (except hours) or of retries, on a terminal
+MAX_GROUPS = 10_000  # maximum number of groups in JSON or piped output, and of hours on a terminal
 CAUSES = 5  # maximum number of errors on a terminal without ``--by error``
 NEWEST = 5  # maximum number of outages on a terminal, newest first
 CURVE = 48  # width of a curve, in characters

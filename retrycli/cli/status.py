@@ -163,7 +163,7 @@ def _describe_passes(found: operations.status.Status) -> str:
     if last.result is not None:  # the counts are written when the pass ends
         words += f", {last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
     if found.missing is not None:
-        words += f"; no pass has begun since: {suggested.quoted(found.missing)}"
+        words += f"; no pass has begun since then: {suggested.quoted(found.missing)}"
     return words
 
 

@@ -612,7 +612,7 @@ def test_does_not_suggest_retry_for_a_message_that_is_being_sent(waiting: Cli, a
     soon = datetime.now(UTC).replace(tzinfo=None) + 5 * MINUTE
     application.execute(sending, str(soon))
     screen = waiting.on_terminal("explain", "8")
-    claimed = "in the pass that has claimed the message; if the process that claimed the message has died"
+    claimed = "by the pass or command that has claimed the message; if the process that claimed the message has died"
     assert re.search(rf"Next attempt {claimed}, at {LOCAL_TIME} Next:", screen.words)
     assert screen.text.splitlines()[-1] == "Next: retrycli show 8"
     application.execute(sending, str(soon - 10 * MINUTE))

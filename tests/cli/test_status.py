@@ -111,7 +111,7 @@ def test_passes_are_late_when_the_last_one_began_47_minutes_ago(
     screen = shown.screens["status"]
     assert screen.returncode == 0
     assert "the last one began 47 minutes ago: completed" in screen.words
-    assert "no pass has begun since: cron may be stopped, or may refuse the user (PAM, cron.deny); see" in screen.words
+    assert "no pass has begun since then: cron may be stopped, or may refuse the user (PAM, cron.deny)" in screen.words
     assert "service cron status" in screen.words or "systemctl status cron" in screen.words
 
 
