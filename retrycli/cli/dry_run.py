@@ -118,4 +118,4 @@ def _show_oldest(settings: Settings, oldest: datetime, now: datetime) -> None:
     if now - oldest > operations.dry_run.LONG_AGO and any(
         policy.expires_after is None for policy in settings.policies.values()
     ):
-        terminal.say("If that is too old to send, set schedule.expires_after_hours: older messages are escalated.")
+        terminal.say("If that is too old to send, set schedule.expires_after_hours to escalate messages over that age.")

@@ -68,7 +68,7 @@ async def find(message: Message, folder: Folder | None, limit_bytes: int) -> lis
 
     Args:
         message: the message. The column's entries are paths or objects. An object may have ``path``, ``filename`` (the
-            name to show) and ``content_type``. Without ``path``, ``filename`` or ``name`` is the path.
+            name to show) and ``content_type``. If ``path`` is missing, ``filename`` or ``name`` is used as the path.
         folder: the folder that must contain the files; None if ``gateway.attachments_dir`` is not set.
         limit_bytes: the maximum total size of the files, in bytes.
 

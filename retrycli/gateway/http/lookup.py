@@ -178,7 +178,7 @@ class Probe:
 
     outcome: Outcome
     proves_credentials: bool
-    # Seconds by which the system's clock is ahead of this machine's; None if no answer had a date.
+    # Seconds by which the ticketing system's clock is ahead of this machine's; None if no answer had a date.
     ahead_seconds: float | None
 
 

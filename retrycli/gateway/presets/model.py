@@ -107,7 +107,7 @@ class Question(Get):
 class LookupRule(Question):
     """A GET whose condition holds if a message has arrived."""
 
-    # Time after an attempt during which its message may still appear. If it is not found later, it counts as absent.
+    # Time after an attempt during which its message may still appear. If not found after that, it counts as absent.
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
 
     @model_validator(mode="after")
