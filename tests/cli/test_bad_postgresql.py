@@ -24,6 +24,7 @@ from tests.cli.api import held_back
 from tests.cli.application import Application
 from tests.cli.command import Cli, end, wait_until
 from tests.cli.test_bad_input import fault
+from tests.environment import free_port
 from tests.proxy import Loses, proxy
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ def test_a_server_that_becomes_read_only_during_a_pass_loses_nothing(desk: Desk)
 def test_of_several_hosts_in_the_url_the_writable_one_is_used(desk: Desk) -> None:
     """After a failover, one of the hosts in the URL is down."""
     desk.application.add(101)
-    nobody, there = postgresql.free_port(), desk.server.port
+    nobody, there = free_port(), desk.server.port
     name = make_url(desk.application.url).database
     url = (
         f"postgresql://postgres@/{name}?host=127.0.0.1:{nobody}&host=127.0.0.1:{there}&target_session_attrs=read-write"
@@ -533,7 +534,7 @@ def test_an_unreachable_server_is_reported_with_what_to_check(desk: Desk) -> Non
     place = make_url(desk.url())
     urls = {
         ("server does not support SSL, but SSL was required", "does not support SSL"): desk.url(sslmode="require"),
-        ("Connection refused", "Connection refused"): desk.url(port=postgresql.free_port()),
+        ("Connection refused", "Connection refused"): desk.url(port=free_port()),
         ("Name or service not known", "failed to resolve host"): shown(place.set(host="db.invalid")),
         ('FATAL: database "none" does not exist', "does not exist"): shown(place.set(database="none")),
         ('FATAL: role "nobody" does not exist', "does not exist"): desk.url(user="nobody"),

@@ -21,6 +21,7 @@ from tests import postgresql
 from tests.cli.api import Scripted, held_back
 from tests.cli.application import Application
 from tests.cli.command import end, side_by_side, wait_until
+from tests.environment import free_port
 from tests.users import mounted
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def test_works_behind_a_pooler_in_transaction_mode(
     """The pooler may give each transaction another connection, so passes must keep no state in a session."""
     ids = application.add_due(60)
     url = make_url(application.url)
-    port = postgresql.free_port()
+    port = free_port()
     place = {"host": url.query.get("host") or url.host, "port": url.port, "user": url.username}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)

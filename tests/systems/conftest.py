@@ -18,7 +18,8 @@ import yaml
 
 from tests.cli.conftest import application, at_work, cli, prepared, sandbox, templates
 from tests.cron.machine import FILES
-from tests.systems.servers import free_port, running, says, wait_until
+from tests.environment import free_port
+from tests.systems.servers import running, says, wait_until
 
 __all__ = ["application", "at_work", "cli", "prepared", "prometheus", "sandbox", "templates"]
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.systems.servers import does, free_port, running, says, wait_until
+from tests.environment import free_port
+from tests.systems.servers import does, running, says, wait_until
 
 if TYPE_CHECKING:
     from email.message import EmailMessage

@@ -64,12 +64,6 @@ def says(url: str, status: int, process: subprocess.Popen[bytes], log: Path) -> 
         return False
 
 
-def free_port() -> int:
-    """Return a port without a listener."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 class Forgetful:
     """A proxy that drops some requests, or the answers to them.
 

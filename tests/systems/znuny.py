@@ -24,7 +24,8 @@ import httpx
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from tests.systems.servers import does, free_port, wait_until
+from tests.environment import free_port
+from tests.systems.servers import does, wait_until
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
