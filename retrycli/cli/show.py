@@ -140,7 +140,7 @@ def explain(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show when a message will next be attempted, and what delays it."""
+    """Show the next attempt of a message, and what delays it."""
     loaded = load(ctx, config)
     callers, none_hidden = callers_here(loaded, asker := Asker())
     found = operations.explain.explain(loaded.settings, message_id, callers=callers, none_hidden=none_hidden)
