@@ -17,7 +17,7 @@ PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 # Appended to every validation error. `retrycli manual` works with invalid settings, because it does not read them.
 HINT = ". `retrycli manual settings` lists every setting"
-NO_FILE = "is not a file, but for example a directory or a broken link"
+NO_FILE = "is not a regular file, or is a link that can't be followed"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
 # Settings that systemd can pass as credentials of the same name (systemd.exec(5), LoadCredential=).
 SECRETS = (
@@ -94,7 +94,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
         # that is not a file: the next file would not be the one that the user meant.
         found = next((path for path in candidates(env) if os.path.lexists(path)), None)
         if found is not None and not _is_file(found):
-            raise ConfigurationError(f"{found.absolute()} {NO_FILE}; fix it, or choose another with --config")
+            raise ConfigurationError(f"{found.absolute()} {NO_FILE}; replace it, or choose another file with --config")
         if found is not None and found != SYSTEM_FILE:
             _check_trust(found)
         return found
@@ -109,7 +109,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
         raise ConfigurationError(
             f"can't access {named} ({origin}): {error.strerror}; check the permissions of the folders above it"
         ) from None
-    raise ConfigurationError(f"{named} ({origin}) {NO_FILE}; fix it, or choose another")
+    raise ConfigurationError(f"{named} ({origin}) {NO_FILE}; choose another file")
 
 
 def _check_trust(found: Path) -> None:

@@ -79,11 +79,12 @@ class ScheduleSettings(SettingsModel):
     """Settings that decide when and how often messages are retried."""
 
     retry_interval_minutes: Minutes = Field(15.0, description="how often cron or a timer starts a pass")
-    max_retries: int = Field(10, ge=1, le=1000, description="retries before a message is escalated")
+    max_retries: int = Field(10, ge=1, le=1000, description="maximum number of retries before a message is escalated")
     backoff: BackoffKind = Field(
-        BackoffKind.EXPONENTIAL, description="how waits grow: exponential, linear, fixed or list"
+        BackoffKind.EXPONENTIAL,
+        description="the schedule of waits between attempts: exponential, linear, fixed or list",
     )
-    base_minutes: Minutes = Field(15.0, description="exponential, linear, fixed: the first wait")
+    base_minutes: Minutes = Field(15.0, description="exponential, linear: the first wait; fixed: every wait")
     factor: float = Field(2.0, ge=1, le=100, description="exponential: the factor between one wait and the next")
     cap_minutes: Minutes = Field(240.0, description="exponential: the longest wait, before jitter")
     jitter: float = Field(
@@ -98,7 +99,7 @@ class ScheduleSettings(SettingsModel):
     )
     expires_after_hours: Hours | None = Field(
         None,
-        description="messages older than this are escalated; if deliveries are stalled, a notification warns first",
+        description="messages older than this are escalated; if deliveries are stalled, retrycli warns first",
     )
     types: dict[MessageType, TypeScheduleSettings] = Field(
         {}, description="overrides of these settings, by message type"
@@ -154,10 +155,17 @@ class RunSettings(SettingsModel):
     """Settings of one pass: concurrency, limits, lock and retention."""
 
     concurrency: int = Field(8, ge=1, le=512, description="maximum number of concurrent requests")
-    deadline_minutes: Minutes = Field(12.0, description="a pass starts no requests after it has run for this long")
-    limit: int | None = Field(None, ge=1, le=2**31, description="maximum number of messages that a pass attempts")
+    deadline_minutes: Minutes = Field(
+        12.0, description="a pass starts no delivery attempts after it has run for this long"
+    )
+    limit: int | None = Field(
+        None, ge=1, le=2**31, description="maximum number of messages that a pass attempts to deliver"
+    )
     rate_per_second: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="maximum number of requests per second, across all hosts"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="maximum number of delivery attempts per second to one destination, from all hosts together",
     )
     per_ticket_order: bool = Field(
         default=False,
@@ -165,12 +173,15 @@ class RunSettings(SettingsModel):
     )
     lock_file: Named | None = Field(
         None,
-        description="the lock file that prevents overlapping passes; by default next to the SQLite file or in a state "
-        "folder",
+        description="the lock file that prevents overlapping passes; by default next to the SQLite file or, for "
+        "PostgreSQL, in a state folder",
     )
     wait_lock_seconds: float = Field(2.0, ge=0, le=3600, description="how long to wait for another pass to end")
     retention_days: int | None = Field(
-        None, ge=1, le=36_500, description="how long to keep attempts, actions and passes; by default forever"
+        None,
+        ge=1,
+        le=36_500,
+        description="how long to keep the history of attempts, actions and passes; by default forever",
     )
 
 
@@ -179,7 +190,8 @@ class BreakerSettings(SettingsModel):
 
     failures: int = Field(5, ge=1, le=1000, description="number of consecutive failures that open the circuit breaker")
     probe_minutes: Annotated[Waits, Field(min_length=1)] = Field(
-        (15.0, 30.0, 60.0), description="the waits before the probes; the last one repeats"
+        (15.0, 30.0, 60.0),
+        description="the waits before successive probes of a destination that is down; the last one repeats",
     )
 
     @property
@@ -192,7 +204,7 @@ class ReportSettings(SettingsModel):
     """Settings of the HTML report that passes update."""
 
     path: Named | None = Field(
-        None, description="the file of the HTML report, which passes keep up to date; needs the extra `report`"
+        None, description="the path of the HTML report, which passes keep up to date; needs the extra `report`"
     )
 
 
@@ -201,7 +213,8 @@ class LoggingSettings(SettingsModel):
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = Field(
         None,
-        description="lowest level on stderr: DEBUG, INFO, WARNING or ERROR; default INFO on a terminal, else WARNING",
+        description="lowest level to log on stderr: DEBUG, INFO, WARNING or ERROR; by default INFO on a terminal, "
+        "otherwise WARNING",
     )
     format: Literal["text", "json"] = Field("text", description="format of log lines: text or json")
     file: Named | None = Field(
@@ -218,7 +231,7 @@ class NotifySettings(SettingsModel):
         "in the environment, separated by spaces",
     )
     urls_file: Named | None = Field(None, description="a file that contains the URLs, one per line")
-    remind_hours: Hours = Field(6.0, description="interval between reports of a persistent problem")
+    remind_hours: Hours = Field(6.0, description="interval between reminders of a persistent problem")
     ping_url: SecretStr | None = Field(None, description="the Healthchecks URL to ping when a pass begins and ends")
     ping_url_file: Named | None = Field(None, description="a file that contains the ping URL")
 
@@ -245,7 +258,8 @@ class MetricsSettings(SettingsModel):
     """Settings of the metrics file for Prometheus."""
 
     path: Named | None = Field(
-        None, description="the file that each pass writes for node_exporter's textfile collector; it must end in .prom"
+        None,
+        description="the file that each pass writes for node_exporter's textfile collector; its name must end in .prom",
     )
 
     @field_validator("path")

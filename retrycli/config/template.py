@@ -12,21 +12,22 @@ from retrycli.config.settings import Settings
 from retrycli.domain.message import MessageType
 
 HEAD = """\
-# retrycli's settings. A line that begins with # and a key shows a default. To change it, uncomment and edit the line.
-# Each key can also be set in the environment: RETRYCLI_GATEWAY__BASE_URL is gateway.base_url.
-# Keep secrets in separate files. Set the keys that end in _file to the paths of these files.
+# retrycli's settings. Commented-out keys show their defaults; to change one, uncomment and edit its line.
+# Environment variables override this file: RETRYCLI_GATEWAY__BASE_URL sets gateway.base_url.
+# Keep secrets in separate files, and set keys such as gateway.token_file to the paths of these files.
 """
 
 HIDDEN = "********"
 
 EXAMPLES = {
     "schedule": """
-# Different rules for one message type:
+# Example: different rules for one message type.
 # [schedule.types.supplier]
 # max_retries = 5
 """,
     "gateway": """
-# A separate gateway for one message type. It inherits timeouts, limits, ca_file and attachment keys from [gateway].
+# Example: a separate gateway for one message type. From [gateway] it inherits only timeouts, retry limits,
+# ca_file and attachment keys.
 # [gateway.supplier]
 # kind = "smtp"
 # base_url = "smtp://mail.example.com:587"

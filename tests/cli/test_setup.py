@@ -52,7 +52,7 @@ def test_inits_file_loads_as_the_defaults(cli: Cli, application: Application) ->
     assert log.name == "retrycli.log"
     logging = Settings().logging.model_copy(update={"file": log})
     assert load(file, {}).settings == defaults.model_copy(update={"logging": logging})
-    every, _, _ = text.partition("# Different rules for one message type")
+    every, _, _ = text.partition("# Example: different rules for one message type")
     file.write_text(re.sub(r"^# (\w+ = )", r"\1", every, flags=re.MULTILINE))
     assert "backoff" in tomllib.loads(file.read_text())["schedule"]
     assert load(file, {}).settings == defaults

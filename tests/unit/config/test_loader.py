@@ -291,7 +291,7 @@ def test_a_found_path_that_is_not_a_file_is_named_and_ends_the_search(folder: Pa
     other.parent.mkdir(parents=True)
     other.touch()
     (folder / "retrycli.toml").symlink_to(target)
-    with pytest.raises(ConfigurationError, match=rf"^{folder}/retrycli\.toml is not a file, but"):
+    with pytest.raises(ConfigurationError, match=rf"^{folder}/retrycli\.toml is not a regular file, or"):
         load(None, {"HOME": str(folder)})
 
 
@@ -316,7 +316,7 @@ def test_a_named_path_that_is_not_a_file_is_not_reported_as_missing(folder: Path
     """The error about a missing file suggests `init`, which would not replace this path."""
     named = folder / "named.toml"
     named.symlink_to(target)
-    with pytest.raises(ConfigurationError, match=rf"^{named} \(--config\) is not a file, but"):
+    with pytest.raises(ConfigurationError, match=rf"^{named} \(--config\) is not a regular file, or"):
         load(named, {})
 
 
