@@ -90,8 +90,9 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
             count, first = count + 1, min(first, at)
     if not count:
         return None if expired else Expiry(None)  # later passes report the expired messages
-    what = "1 message expires" if count == 1 else f"{count:,} messages expire"
-    words = f"{what} by {utc(until)} unless deliveries resume, the first at {utc(first)}: {obstacle.why}"
+    many = f"{count:,} messages will expire by {utc(until)} (the first at {utc(first)})"
+    what = f"1 message will expire at {utc(first)}" if count == 1 else many
+    words = f"{what} unless deliveries resume. Cause: {obstacle.why}"
     return Expiry(Incident(now, words, obstacle.next_step))
 
 

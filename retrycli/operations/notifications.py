@@ -51,7 +51,7 @@ def notify(settings: Settings, database: Database, summary: PassSummary, now: da
                 targets.end_telling()
     except Exception as error:  # noqa: BLE001  no error may fail a pass that has already run
         words = str(error) if isinstance(error, RetrycliError) else type(error).__name__
-        logger.warning("Notifications could not be sent: %s. The next pass tries again", words)
+        logger.warning("Notifications could not be sent: %s. The next pass will try again", words)
 
 
 class _Notifier:
@@ -111,7 +111,7 @@ class _Notifier:
             logger.info("Notifications reach %s again", target)
         elif turn is not None:
             logger.warning(
-                "No notification reached %s: %s. The next pass tries again; "
+                "No notification reached %s: %s. The next pass will try again; "
                 "test the target with `retrycli notify test`",
                 target,
                 failure,

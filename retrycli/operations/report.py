@@ -84,7 +84,7 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
     except RetrycliError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  a pass must not fail because of the report
-        return f"{type(error).__name__}; see `retrycli --debug report`"
+        return f"{type(error).__name__}; run `retrycli --debug report` to see the traceback"
     return None
 
 

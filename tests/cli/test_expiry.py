@@ -33,7 +33,7 @@ pytestmark = on_both
 NOWHERE = "http://127.0.0.1:9"
 """No server listens on this port."""
 EXPIRY = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "8"}
-ANNOUNCED = r"WARNING 2 messages expire by .* UTC unless deliveries resume, the first at .* UTC: "
+ANNOUNCED = r"WARNING 2 messages will expire by .* UTC \(the first at .* UTC\) unless deliveries resume\. Cause: "
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def test_a_pause_with_an_end_announces_messages_that_expire_before_it(
     expiring = at_work.having(EXPIRY)
     assert expiring("pause", "--for", length, "--by", "anna").returncode == 0
     said = expiring("run-once").stderr
-    found = re.search(r"WARNING (\d) messages? expires? by .* UTC: deliveries are paused by anna until 20", said)
+    found = re.search(r"WARNING (\d) messages? will expire .* Cause: deliveries are paused by anna until 20", said)
     assert int(found[1] if found else 0) == number, said
 
 
@@ -122,7 +122,7 @@ def test_an_outage_announces_only_messages_of_its_destination(
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01' WHERE message_id IN (3, 4)")
     elsewhere = {"RETRYCLI_GATEWAY__INTERNAL__BASE_URL": sandbox.url, "RETRYCLI_BREAKER__FAILURES": "2"}
     said = cli("run-once", env=env | EXPIRY | elsewhere).stderr
-    assert "1 message expires by " in said, said
+    assert "1 message will expire at " in said, said
 
 
 @pytest.mark.parametrize("env", [{}, {"RETRYCLI_SCHEDULE__TYPES__SUPPLIER__EXPIRES_AFTER_HOURS": "8"}])

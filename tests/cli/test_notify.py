@@ -178,7 +178,7 @@ def test_reports_messages_that_would_expire_during_a_pause(
     assert expiring("pause").returncode == 0
     assert [expiring("run-once").returncode for _ in range(2)] == [0, 0]
     [text] = hook.texts
-    assert "1 message expires" in text
+    assert "1 message will expire" in text
 
 
 def test_reports_a_gap_between_passes_when_they_resume(at_work: Cli, application: Application, hook: Webhook) -> None:

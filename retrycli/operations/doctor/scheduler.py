@@ -47,8 +47,7 @@ def calling(context: Context, database: Database | None) -> Iterator[Finding]:
             if one.user is not None and one.user != context.host.login:
                 yield warning(
                     "user",
-                    f"passes run as {one.user}, but doctor runs as {context.host.login}, "
-                    "who may have other permissions",
+                    f"passes run as {one.user}, but doctor runs as {context.host.login}, whose permissions may differ",
                     as_user(one.user, "doctor", context.loaded),
                 )
         case several:
@@ -57,7 +56,7 @@ def calling(context: Context, database: Database | None) -> Iterator[Finding]:
             yield warning(
                 "scheduler",
                 f"{who} passes: {', '.join(caller.place for caller in several)}",
-                "keep one; `retrycli cron remove` removes those that retrycli installed",
+                "keep only one of them; `retrycli cron remove` removes any that retrycli installed",
             )
             for why in dict.fromkeys(stopped(caller) for caller in several):
                 if why is not None:
@@ -86,7 +85,7 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
             return failure("scheduler", words, to_read(context.loaded, context.host, "doctor"))
         words += f"; {unread}" if unread else ""
         return failure("scheduler", words, to_install(context.loaded, context.host))
-    words += f", but passes run; the last one ran on {last.host}"
+    words += f", but passes do run; the last one ran on {last.host}"
     if last.host != gethostname() or last.started_by not in SCHEDULERS:
         return ok("scheduler", words)
     if hidden is not None:
@@ -95,7 +94,7 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
     all_seen = none_hidden(context.host)
     if why_not_scheduled([], passes, context.interval, context.now(), none_hidden=all_seen) is not None:
         return failure("scheduler", f"{words}, from a cron line that no longer exists", install)
-    return warning("scheduler", words, f"if the cron line was removed: {install}")
+    return warning("scheduler", words, f"if the cron line or timer was removed: {install}")
 
 
 def _one_caller(context: Context, caller: cron_line.Caller) -> Finding:
@@ -109,7 +108,7 @@ def _one_caller(context: Context, caller: cron_line.Caller) -> Finding:
     if objection is None and caller.running is None:
         return warning(
             "scheduler",
-            f"{words}; can't see whether it is running",
+            f"{words}; can't tell whether the scheduler is running",
             f"run as root: {as_user('root', 'doctor', context.loaded)}",
         )
     if objection is None:
@@ -141,7 +140,7 @@ def _cadence(context: Context, callers: list[cron_line.Caller], passes: list[Pas
     if usual is None or _is_steady(context, usual):
         return ok("passes", f"{ago}; there should be one every {wanted}")
     words = f"passes have run every {in_words(usual)}, but schedule.retry_interval_minutes says {wanted}"
-    remedy = "the schedule and the setting differ; `retrycli cron check` shows how to fix it"
+    remedy = "run `retrycli cron check` to compare the schedule with this setting"
     if (when := _configured_schedule(context, callers)) is not None:
         remedy = f"do nothing if you have just changed the schedule: it now starts passes at {when}, as configured"
     return warning("passes", words, remedy)

@@ -588,7 +588,7 @@ def test_a_missing_scheduler_is_reported(desk: Desk) -> None:
 def test_passes_from_another_scheduler_are_ok(desk: Desk) -> None:
     """The application's own scheduler or another host's cron may start the passes."""
     desk.with_passes(5 * MINUTE, 20 * MINUTE, 35 * MINUTE)
-    assert "passes run; the last one ran on box" in only([of_callers(desk)], Level.OK, "scheduler").found
+    assert "passes do run; the last one ran on box" in only([of_callers(desk)], Level.OK, "scheduler").found
     only([of_cadence(desk)], Level.OK, "passes")
 
 
@@ -620,7 +620,7 @@ def test_passes_before_a_change_of_the_line_do_not_require_another_change(desk: 
     (desk.root / "etc/crontab").write_text(LINE.replace("/15", ""))
     assert (
         only([of_cadence(desk)], Level.WARNING, "passes").remedy
-        == "the schedule and the setting differ; `retrycli cron check` shows how to fix it"
+        == "run `retrycli cron check` to compare the schedule with this setting"
     )
 
 
@@ -752,7 +752,7 @@ def test_passes_of_this_host_without_a_schedule_are_a_warning(desk: Desk) -> Non
     assert found.remedy == "`retrycli cron install`"
     desk.execute("UPDATE retrycli_passes SET started_by = 'timer'")
     found = only(desk.in_database(calling.calling)[:1], Level.WARNING, "scheduler")
-    assert found.remedy == "if the cron line was removed: `retrycli cron install`"
+    assert found.remedy == "if the cron line or timer was removed: `retrycli cron install`"
     desk.execute("UPDATE retrycli_passes SET host = 'box'")
     only(desk.in_database(calling.calling)[:1], Level.OK, "scheduler")
 
