@@ -97,7 +97,7 @@ def __getattr__(name: str) -> object:
 
         return version("retrycli")
     if name in _RENAMED:
-        warnings.warn(f"retrycli.{name} is now retrycli.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"retrycli.{name} is deprecated; use retrycli.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
         name = _RENAMED[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'retrycli' has no attribute {name!r}")

@@ -152,8 +152,8 @@ class PassLock:
         if isinstance(error, PermissionError) and (owner := self._other_owner()) is not None:
             remedy = f"chown {shlex.quote(user_name(os.geteuid()))} {shlex.quote(str(self._path))}"
             return LockUnusable(
-                f"can't open the lock file {self._path}: it belongs to {owner}. Run this as {owner}, "
-                f"or give the file to the user who runs the passes; as root: {remedy}"
+                f"can't open the lock file {self._path}: it belongs to {owner}. Run retrycli as {owner}. "
+                f"If the current user should run the passes instead, run as root: {remedy}"
             )
         return LockUnusable(
             f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "
@@ -168,7 +168,7 @@ def _objection(found: os.stat_result, folder: Path) -> str | None:
     if not stat.S_ISREG(found.st_mode):
         return "is not a regular file"
     if found.st_nlink > 1:
-        return "has a hard link, so it may be used for something else"
+        return "has several hard links, so it may be used for something else"
     if found.st_size > LONGEST:
         return "contains other data"
     if is_planted(found, folder.stat()):

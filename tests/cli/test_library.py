@@ -217,5 +217,5 @@ def test_an_empty_result_is_valid(application: Application, sandbox: Sandbox) ->
 
 @pytest.mark.parametrize(("old", "new"), [("Done", "ActionResult"), ("Found", "Match")])
 def test_deprecated_names_work_and_name_their_successors(old: str, new: str) -> None:
-    with pytest.warns(DeprecationWarning, match=rf"retrycli\.{old} is now retrycli\.{new}"):
+    with pytest.warns(DeprecationWarning, match=rf"retrycli\.{old} is deprecated; use retrycli\.{new}"):
         assert getattr(retrycli, old) is getattr(retrycli, new)

@@ -141,7 +141,8 @@ class ApiClient:
             return await Answer.read(await self.transport.handle_async_request(request), limit)
         except REFUSED_URL as error:
             raise ConfigurationError(
-                f"gateway.base_url: invalid URL {self._settings.destination!r}: {error}. Correct it."
+                f"gateway.base_url: invalid URL {self._settings.destination!r}: {error}; write a URL such as "
+                "https://tickets.example.com/api"
             ) from None
 
 
@@ -265,6 +266,6 @@ def _auth_of_settings(settings: GatewaySettings, preset_auth: Auth | None) -> Au
             except ValueError:
                 raise ConfigurationError(
                     f"gateway.login_path: {path!r} leads outside the base URL or contains "
-                    "invalid characters; correct it"
+                    "invalid characters; write a path such as /auth/login"
                 ) from None
             return Auth(headers={"Authorization": "Bearer {session}"}, session=log_in, identity=identity)

@@ -317,7 +317,7 @@ def test_a_file_with_a_hard_link_is_refused_and_left_alone(tmp_path: Path, path:
     precious = tmp_path / "precious"
     precious.write_text("of ours")
     path.hardlink_to(precious)
-    with pytest.raises(LockUnusable, match="has a hard link"):
+    with pytest.raises(LockUnusable, match="has several hard links"):
         acquire(PassLock(path))
     assert precious.read_text() == "of ours"
 
@@ -367,9 +367,9 @@ def test_a_lock_left_by_root_is_reported_with_its_owner_and_a_remedy() -> None:
             pass
         with pytest.raises(LockUnusable) as refused:
             as_user(OURS, PassLock(place / "lock").check)
-        told = f"can't open the lock file {place}/lock: it belongs to root. Run this as root"
-        remedy = "or give the file to the user who runs the passes; as root:"
-        assert str(refused.value) == f"{told}, {remedy} chown {OURS} {place}/lock"
+        told = f"can't open the lock file {place}/lock: it belongs to root. Run retrycli as root"
+        remedy = "If the current user should run the passes instead, run as root:"
+        assert str(refused.value) == f"{told}. {remedy} chown {OURS} {place}/lock"
 
 
 def test_a_child_that_outlives_the_pass_does_not_keep_its_lock(path: Path) -> None:
