@@ -258,8 +258,7 @@ class MetricsSettings(SettingsModel):
     """Settings of the metrics file for Prometheus."""
 
     path: Named | None = Field(
-        None,
-        description="the file that each pass writes for node_exporter's textfile collector; its name must end in .prom",
+        None, description="the .prom file that each pass writes for node_exporter's textfile collector"
     )
 
     @field_validator("path")
