@@ -100,7 +100,7 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
     if standing.state is State.SENDING:
         until = max(standing.claim_expires_at or now, now).astimezone(UTC)
         return NotActionable(
-            f"message {message_id} is being sent now ({standing.claimed_by}); "
+            f"message {message_id} is being sent now (claimed by {standing.claimed_by}); "
             f"run `retrycli show {message_id}` after {until:%Y-%m-%dT%H:%M:%SZ}"
         )
     return None
@@ -108,7 +108,7 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
 
 def unfit(message_id: int, problem: str) -> InvalidMessage:
     """Return the error for a row that can't be turned into a request."""
-    return InvalidMessage(f"message {message_id} can't be sent: {problem}; fix this first")
+    return InvalidMessage(f"message {message_id} can't be sent: {problem}")
 
 
 def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:
@@ -118,13 +118,14 @@ def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:
     """
     retry = "" if is_rejected else f", or send it with `retrycli retry {message_id}`"
     return Expired(
-        f"message {message_id} has expired and would expire again: raise schedule.expires_after_hours{retry}"
+        f"message {message_id} has expired, so a pass would escalate it; "
+        f"raise expires_after_hours for its message type{retry}"
     )
 
 
 def not_taken(message_id: int, why: str) -> NotActionable:
     """Return the error for a row whose change the application's table rejected."""
-    return NotActionable(f"message {message_id} can't be changed: {why}; nothing was changed")
+    return NotActionable(f"message {message_id} can't be changed: {why}")
 
 
 def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
@@ -135,8 +136,8 @@ def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
     if kind is not ActionKind.MARKED_SENT:
         return not_taken(message_id, why)
     return NotActionable(
-        f"message {message_id} is recorded as delivered, and no pass sends it, but its row can't be changed: {why}. "
-        f"Correct the table, then run `retrycli mark-sent {message_id}` again"
+        f"message {message_id} is recorded as delivered, and no pass will send it, but its row can't be changed: "
+        f"{why}. Once the table accepts the change, run `retrycli mark-sent {message_id}` again"
     )
 
 
@@ -149,8 +150,8 @@ def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None,
         return no_such(message_id)
     if kind is ActionKind.REQUEUED and standing.status == MessageStatus.REJECTED:
         return NotActionable(
-            f"message {message_id} is rejected, not failed: there is nothing to requeue. The application rejected it, "
-            "or changed its row after retrycli rejected it. Set its status to failed in the application"
+            f"message {message_id} can't be requeued: the application rejected it, or its row is locked or has changed "
+            "since retrycli rejected it. Try again, or set its status to failed in the application"
         )
     if (reason := not_free(standing, VERBS[kind], now)) is not None:
         return reason
@@ -161,4 +162,7 @@ def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None,
         )
     if kind is ActionKind.ACKNOWLEDGED and standing.acknowledged_by is not None:
         return NotActionable(f"message {message_id} was already acknowledged by {standing.acknowledged_by}")
-    return NotActionable(f"message {message_id} was modified concurrently; see `retrycli show {message_id}`")
+    return NotActionable(
+        f"message {message_id} was locked or modified by another transaction; "
+        f"see `retrycli show {message_id}`, and try again"
+    )

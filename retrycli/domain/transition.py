@@ -207,7 +207,7 @@ class Decision(NamedTuple):
         if difference is Difference.MOVED and arrived is None:
             return self
         what = "ticket" if difference is Difference.MOVED else "text"
-        why = f"Changed while it was being sent: the row now has another {what}; what was sent "
+        why = f"Changed while it was being sent: the row now has another {what}; the version that was sent "
         return self._replace(transition=Transition.changed(why + (arrived or "was not delivered")))
 
 

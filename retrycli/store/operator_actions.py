@@ -215,7 +215,7 @@ class Acts(Queries):
                 raise refusal(ActionKind.EDITED, message_id, standing, act.at)
             if any(row[name] != value for name, value in read.items()):
                 raise NotActionable(
-                    f"message {message_id} was modified concurrently while you edited it; nothing was written. "
+                    f"message {message_id} was modified while you edited it; nothing was written. "
                     f"See `retrycli show {message_id}`, and edit the message again"
                 )
             self._check_room(connection, message_id, changes)

@@ -516,8 +516,8 @@ def test_requeue_leaves_messages_that_the_application_rejected_alone(at_work: Cl
     done = at_work("requeue", "11", "12")
     assert (done.returncode, facts(done)["refused"]) == (4, 2)
     assert [re.sub(r"\d+", "N", line) for line in done.stderr.splitlines()] == [
-        "retrycli: message N is rejected, not failed: there is nothing to requeue. The application rejected it, or "
-        "changed its row after retrycli rejected it. Set its status to failed in the application"
+        "retrycli: message N can't be requeued: the application rejected it, or its row is locked or has changed since "
+        "retrycli rejected it. Try again, or set its status to failed in the application"
     ] * 2
     assert [application.row(message_id)["status"] for message_id in (11, 12)] == ["rejected", "rejected"]
     assert 11 not in application.rows("retrycli_queue")
@@ -539,7 +539,7 @@ def test_requeue_refuses_a_row_from_which_no_request_can_be_built(at_work: Cli, 
     refused = at_work("requeue", "11")
     assert (refused.returncode, facts(refused)) == (4, {"requeued": 0, "refused": 1, "left": 0})
     assert refused.stderr == at_work("retry", "11").stderr
-    assert refused.stderr == "retrycli: message 11 can't be sent: body is missing; fix this first\n"
+    assert refused.stderr == "retrycli: message 11 can't be sent: body is missing\n"
     assert application.rows("retrycli_queue")[11]["state"] == "escalated"
     screen = at_work.on_terminal("requeue", "--type", "customer", "--yes")
     assert "Requeued 1 message.\n1 message can't be sent in its present form and was left unchanged.\n" in screen.text
@@ -555,7 +555,7 @@ def test_requeue_refuses_a_message_that_its_preset_cannot_build(at_work: Cli, ap
     refused = at_work("requeue", "11")
     assert (refused.returncode, facts(refused)) == (4, {"requeued": 0, "refused": 1, "left": 0})
     problem = at_work.json("retry", "11", code=3)["results"][0]["error"]
-    assert refused.stderr == f"retrycli: message 11 can't be sent: {problem}; fix this first\n"
+    assert refused.stderr == f"retrycli: message 11 can't be sent: {problem}\n"
     assert application.rows("retrycli_queue")[11]["state"] == "escalated"
     screen = at_work.on_terminal("requeue", "--type", "customer", "--yes")
     assert (
@@ -746,7 +746,7 @@ def test_requeue_skips_messages_that_would_expire_also_as_canaries(cli: Cli, app
         screen = at_work.on_terminal("requeue", "--type", "customer", "--canary", "3", "--yes")
     assert len(api.paths) == 1
     assert (named.returncode, application.state(11), application.state(12)) == (4, "escalated", "escalated")
-    assert "message 11 has expired and would expire again" in named.stderr
+    assert "message 11 has expired, so a pass would escalate it" in named.stderr
     assert "send it with `retrycli retry 11`" in named.stderr
     words = (
         "2 messages have expired and would expire again: raise schedule.expires_after_hours, or send one with "
@@ -799,7 +799,7 @@ def test_requeue_skips_a_rejected_message_that_would_expire(at_work: Cli, applic
     assert named.returncode == 4
     screen = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"}).on_terminal("requeue", "11")
     assert screen.words.endswith("Next: retrycli escalations"), "nothing was requeued"
-    assert "message 11 has expired and would expire again" in named.stderr
+    assert "message 11 has expired, so a pass would escalate it" in named.stderr
     assert "retrycli retry" not in named.stderr, "it takes no rejected message"
     assert application.row(11)["status"] == "rejected"
     assert application.state(11) is None

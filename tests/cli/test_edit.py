@@ -236,7 +236,7 @@ def test_a_message_modified_concurrently_is_left_alone(at_desk: Cli, application
     env = editor(at_desk.cwd, f'{sys.executable} change.py && sed -i s/Invoice/bill/ "$2"')
     done = at_desk.having(env)("edit", "11", "--yes")
     assert done.returncode == 4, done.stderr
-    assert "message 11 was modified concurrently while you edited it; nothing was written." in done.stderr
+    assert "message 11 was modified while you edited it; nothing was written." in done.stderr
     assert (application.row(11)["subject"], application.row(11)["body"]) == ("Re: Invoice", "It is there.")
 
 

@@ -169,7 +169,7 @@ def test_a_row_that_refuses_changes_is_named_and_not_sent_again(
     refuse(application, closed)
     done = at_work(*MARK, *map(str, (first, closed, *others)))
     assert (done.returncode, facts(done)) == (4, {"marked_sent": 3, "refused": 1, "left": 0})
-    assert f"message {closed} is recorded as delivered, and no pass sends it" in done.stderr
+    assert f"message {closed} is recorded as delivered, and no pass will send it" in done.stderr
     assert "ticket 12 is closed" in done.stderr
     assert {row["status"] for message_id, row in application.rows().items() if message_id != closed} == {"sent"}
     assert application.state(closed) == "escalated"

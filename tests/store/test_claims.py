@@ -298,7 +298,7 @@ def test_a_message_that_is_being_sent_is_not_claimed(
     claims = send(database, [1])
     before = queue_rows(database)
     until = max(now, PASS.expires_at).astimezone().strftime("%H:%M:%S")
-    with pytest.raises(NotActionable, match=rf"being sent now \(the-pass\).*{until}"):
+    with pytest.raises(NotActionable, match=rf"being sent now \(claimed by the-pass\).*{until}"):
         claims.claim_one(HAND, 1, now)
     assert queue_rows(database) == before
 

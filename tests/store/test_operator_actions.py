@@ -198,7 +198,9 @@ def test_withdrawn_messages_are_left_alone(
     reasons = acts.why_not(kind, list(left), NOON)
     for number, error in reasons.items():
         assert isinstance(error, NotActionable)
-        assert f"message {number} is {left[number]}, not failed: there is nothing to " in str(error)
+        is_rejected = kind is ActionKind.REQUEUED and left[number] == "rejected"
+        why = "can't be requeued: " if is_rejected else f"is {left[number]}, not failed: there is nothing to "
+        assert f"message {number} {why}" in str(error)
 
 
 @EVERY
@@ -217,8 +219,8 @@ def test_messages_being_sent_are_left_alone(
     assert queue_rows(database) == before
     assert history(database) == []
     why = acts.why_not(kind, [1, 2], NOON)
-    assert str(why[1]).startswith("message 1 is being sent now (a-hand); run `retrycli show 1` after ")
-    assert "being sent now (the-pass)" in str(why[2])
+    assert str(why[1]).startswith("message 1 is being sent now (claimed by a-hand); run `retrycli show 1` after ")
+    assert "being sent now (claimed by the-pass)" in str(why[2])
 
 
 @EVERY
@@ -330,7 +332,9 @@ def test_rows_locked_by_another_transaction_are_left_alone(
         with others.transaction():
             assert Claims(others).claim(PASS, NOON, 1) == [1]
             assert perform(acts, ActionKind.REJECTED, [1, 2]) == {1}
-            assert "was modified concurrently" in str(acts.why_not(ActionKind.REJECTED, [1], NOON)[1])
+            assert "was locked or modified by another transaction" in str(
+                acts.why_not(ActionKind.REJECTED, [1], NOON)[1]
+            )
             Ledger(others).take_turn("api", NOON, MINUTE, LATER)
         assert "is being sent now" in str(acts.why_not(ActionKind.REJECTED, [1], NOON)[1])
         with others.write() as connection:
@@ -419,7 +423,7 @@ def test_an_edit_of_a_row_modified_concurrently_is_refused(
     enrol(database, [1])
     application.change(1, **{column: "changed"})
     before = queue_rows(database)
-    with application.watched() as changed, pytest.raises(NotActionable, match="was modified concurrently while you"):
+    with application.watched() as changed, pytest.raises(NotActionable, match="was modified while you"):
         edit(acts)
     assert changed == {}
     assert queue_rows(database) == before
@@ -471,7 +475,7 @@ def test_a_message_that_is_being_sent_is_not_edited(application: Application, da
     Claims(database).claim(PASS, NOON, 1)
     with application.watched() as changed:
         for attempt in (lambda: edit(acts), lambda: acts.check_editable(1, NOON)):
-            with pytest.raises(NotActionable, match=r"message 1 is being sent now \(the-pass\)"):
+            with pytest.raises(NotActionable, match=r"message 1 is being sent now \(claimed by the-pass\)"):
                 attempt()
     assert changed == {}
 

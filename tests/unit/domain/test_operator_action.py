@@ -47,9 +47,9 @@ def test_each_refusal_has_a_reason(kind: ActionKind) -> None:
         assert "message 7 " in str(error)
 
 
-def test_a_message_that_looks_free_again_was_modified_concurrently() -> None:
+def test_a_message_that_looks_free_again_was_locked_or_modified() -> None:
     standing = MessageStanding(7, "failed", State.ESCALATED)
-    assert "was modified concurrently" in str(refusal(ActionKind.REQUEUED, 7, standing, NOON))
+    assert "was locked or modified by another transaction" in str(refusal(ActionKind.REQUEUED, 7, standing, NOON))
 
 
 @pytest.mark.parametrize("state", [None, State.WAITING, State.ESCALATED])

@@ -216,7 +216,7 @@ def test_a_message_escalated_on_enrolment_is_reported(stage: Stage) -> None:
 
 def test_an_invalid_row_is_escalated_and_named(stage: Stage) -> None:
     stage.add(1, due=LATER, message_type="fax")
-    with pytest.raises(InvalidMessage, match=r"message 1 can't be sent: message_type is 'fax', .*; fix this first"):
+    with pytest.raises(InvalidMessage, match=r"message 1 can't be sent: message_type is 'fax', "):
         stage.retry(1)
     assert stage.order == []
     assert stage.escalation(1)[0] == "invalid"
@@ -279,7 +279,7 @@ def test_a_message_that_is_being_sent_is_refused(stage: Stage) -> None:
     stage.add(1, due=START)
     assert stage.claims.claim(Claim("pass-7", LATER), START, limit=10) == [1]
     before = everything(stage)
-    with pytest.raises(NotActionable, match=r"message 1 is being sent now \(pass-7\)"):
+    with pytest.raises(NotActionable, match=r"message 1 is being sent now \(claimed by pass-7\)"):
         stage.retry(1)
     assert stage.order == []
     assert everything(stage) == before
