@@ -115,15 +115,15 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
     if turn is Turn.ENDED:
         where = context.destination
         lasted = f"since {utc(incident.since)}, for {_length(context.at - incident.since)}"
-        times = f"at {utc(incident.since)} and accepted a message at {utc(context.at)}"
+        times = f"from {utc(incident.since)} until it accepted a message at {utc(context.at)}"
         return {
             Topic.DOWN: f"{where} accepts messages again. It had been down {lasted}; no message was lost.",
             Topic.CREDENTIALS: f"{where} accepts the credentials again. It refused them {times}.",
             Topic.SAME_ANSWER: f"{where} works again. It gave every request the same response {times}.",
-            Topic.DEADLINE: f"Passes no longer run out of time. They had run out of time {lasted}.",
-            Topic.EXPIRY: f"Waiting messages are no longer about to expire. Some had been about to expire "
-            f"{lasted}; those that expired are escalated.",
-            Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
+            Topic.DEADLINE: f"Passes no longer run out of time. They had been running out of time {lasted}.",
+            Topic.EXPIRY: f"Waiting messages are no longer about to expire. Some had been at risk "
+            f"{lasted}; any that expired are escalated.",
+            Topic.FAULT: f"Passes no longer fail. They had been failing {lasted}; no message was lost.",
             Topic.SKIPPED: f"Passes run again. They had been skipped {lasted}.",
         }[topic] + f"\n{_count(context.waiting, 'message')} still waiting. {_next('retrycli status')}"
     since = f"since {utc(incident.since)}" + (" at the latest" if incident.at_the_latest else "")
@@ -134,19 +134,19 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
     waiting = _count(context.waiting, "message")
     step = incident.next_step or "list-failed --state waiting"
     return {
-        Topic.DOWN: f"Deliveries to {context.destination} have failed {since}. {COST} "
+        Topic.DOWN: f"Deliveries to {context.destination} have been failing {since}. {COST} "
         f"Passes detect when the outage ends. {waiting} waiting.\n{_next('retrycli status')}",
         Topic.CREDENTIALS: f"{context.destination} has refused the credentials{detail} {since}. This uses up "
         f"no retries. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",
         Topic.SAME_ANSWER: f"{same}. It has done so {since}. This uses up no retries and escalates no messages. "
         f"{waiting} waiting.\n"
         + _next("`retrycli passes`; check gateway.base_url, the preset, and any proxy in front of the API"),
-        Topic.DEADLINE: f"Passes have run out of time with messages unsent {since}. {waiting} waiting.\n"
+        Topic.DEADLINE: f"Passes have been running out of time {since}, with messages unsent. {waiting} waiting.\n"
         + _next("`retrycli passes`; raise run.concurrency or run.deadline_minutes"),
         Topic.EXPIRY: f"{said or 'Messages are about to expire'}. Expired messages are "
         f"escalated. Messages have been at risk of expiring {since}.\n{_next(f'retrycli {step}')}",
-        Topic.FAULT: f"Passes fail{fault}. They have failed {since}. No message is lost. {waiting} waiting.\n"
-        + _next("`retrycli passes`; then fix the cause"),
+        Topic.FAULT: f"Passes fail{fault}. They have been failing {since}. No message is lost. {waiting} waiting.\n"
+        + _next("`retrycli passes`; then `retrycli doctor`"),
         Topic.SKIPPED: f"Passes have been skipped {since}, because another pass holds the lock{detail}.\n"
         + _next("`retrycli status`; if the pass that holds the lock hangs, kill it"),
     }[topic]

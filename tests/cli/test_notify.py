@@ -93,7 +93,7 @@ def test_reports_failing_passes_and_their_recovery(cli: Cli, application: Applic
         assert "WARNING Message retry passes no longer fail. They failed " in told("run-once").stderr
     fail, work = hook.texts
     assert re.match(
-        r"retrycli on \S+: passes fail\s+Passes fail: internal error: ValueError. They have failed since ", fail
+        r"retrycli on \S+: passes fail\s+Passes fail: internal error: ValueError. They have been failing since ", fail
     )
     assert re.match(r"retrycli on \S+: passes no longer fail\s+Passes no longer fail", work)
     assert "private" not in fail
@@ -120,7 +120,7 @@ def test_reports_an_outage_when_it_begins_and_ends_with_its_escalations(
     assert codes == [69, 69, 0, 0]
     began, ended = hook.texts
     assert began.splitlines()[0].endswith(": the ticketing API is down")
-    assert f"Deliveries to {api.url} have failed since 20" in began
+    assert f"Deliveries to {api.url} have been failing since 20" in began
     assert "5 messages waiting" in began
     assert ended.splitlines()[0].endswith(": the ticketing API is back; 1 message needs an operator")
     assert f"\n{api.url} accepts messages again" in ended
@@ -138,7 +138,7 @@ def test_of_several_destinations_the_one_that_is_down_is_named(
         codes = [at_work("run-once").returncode for _ in range(3)]
     assert codes == [69, 69, 0]
     began, ended = hook.texts
-    assert f"\nDeliveries to {api.url} have failed since" in began
+    assert f"\nDeliveries to {api.url} have been failing since" in began
     assert f"\none of {well.url}, {api.url} accepts messages again" in ended
 
 
@@ -475,5 +475,5 @@ def test_an_incident_begins_with_the_first_pass_without_a_recorded_end(
     application.execute("DELETE FROM retrycli_pause")
     over = told("run-once").stderr
     since = f"{lost:%Y-%m-%d %H:%M} UTC"
-    assert f"They have failed since {since}{latest}. No message is lost." in hook.texts[0]
+    assert f"They have been failing since {since}{latest}. No message is lost." in hook.texts[0]
     assert f"They failed from {since} to " in over, over

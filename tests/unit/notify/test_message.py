@@ -41,7 +41,7 @@ def test_an_incident_is_described_with_its_time_meaning_and_next_step(change: In
 
 def test_the_end_of_a_refusal_is_described_by_its_times() -> None:
     told = body(IncidentChange(Topic.CREDENTIALS, Turn.ENDED, Incident(NOON - timedelta(minutes=3))))
-    assert "It refused them at 2025-03-03 11:57 UTC and accepted a message at 2025-03-03 12:00 UTC." in told
+    assert "It refused them from 2025-03-03 11:57 UTC until it accepted a message at 2025-03-03 12:00 UTC." in told
     assert "3 min" not in told
 
 
