@@ -170,7 +170,7 @@ def _open_part(part: str, flags: int, folder: int) -> int:
     except OSError as error:
         # For a symbolic link, the error is ELOOP, ENOTDIR or EMLINK, depending on the flags and the system.
         if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK} and _is_link(part, folder):
-            raise Unusable("is reached through a symbolic link; put the file itself there") from None
+            raise Unusable("is reached through a symbolic link; replace the link with its target") from None
         raise
 
 
@@ -183,7 +183,7 @@ def _is_link(part: str, folder: int) -> bool:
 
 def _shortage(error: OSError) -> str | None:
     if isinstance(error, BlockingIOError):
-        return "another program holds a lease on a file; wait until that program releases the file"
+        return "another program holds a lease on a file; wait until that program releases the lease"
     return process.shortage(error)
 
 
@@ -194,12 +194,12 @@ def _attachment(entry: object, folder: Folder) -> Attachment:
     texts = {name: _text_of(given, name) for name in ("path", "filename", "name", "content_type")}
     where = texts["path"] or texts["filename"] or texts["name"]
     if not where:
-        raise Unusable("names no file; give it a path")
+        raise Unusable("has no path; add one")
     name = _file_name(texts["filename"] or where)
     guess, compressed = mimetypes.guess_type(name)
     content_type = texts["content_type"] or (ANY_TYPE if guess is None or compressed else guess)
     if not MEDIA_TYPE.fullmatch(content_type):
-        raise Unusable("has an invalid content_type; write it as type/subtype")
+        raise Unusable("has an invalid content_type; write it as type/subtype, without parameters")
     path = _path_beneath(folder, where)
     return Attachment(name, content_type.lower(), path, _readable_size(path))
 
@@ -218,7 +218,7 @@ def _file_name(given: str) -> str:
     """
     name = re.split(r"[/\\]", given.rstrip("/\\"))[-1].strip()
     if name in {"", ".", ".."} or FORBIDDEN_IN_NAMES.search(name):
-        raise Unusable("has an invalid file name; rename the file, or set filename")
+        raise Unusable("has an invalid file name; rename the file, or set a valid filename")
     return name
 
 
@@ -237,7 +237,9 @@ def _readable_size(path: Path) -> int:
         with _open_file(path) as file:
             return os.fstat(file.fileno()).st_size
     except FileNotFoundError:
-        raise Unusable("is not in gateway.attachments_dir; put it there, or remove it from the list") from None
+        raise Unusable(
+            "is not in gateway.attachments_dir; put it there, or remove it from the attachments column"
+        ) from None
     except ValueError:  # the path contains a NUL character
         raise Unusable("has an invalid path") from None
     except OSError as error:

@@ -189,7 +189,7 @@ def test_does_not_wait_for_a_file_leased_by_another_program(tmp_path: Path) -> N
         assert outcome.kind is OutcomeKind.UNREACHABLE
         assert (
             outcome.error
-            == "attachments: another program holds a lease on a file; wait until that program releases the file"
+            == "attachments: another program holds a lease on a file; wait until that program releases the lease"
         )
         assert server.requests == []
     finally:

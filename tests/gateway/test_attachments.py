@@ -90,7 +90,7 @@ def test_follows_no_link(entry: str, folder: Path) -> None:
     (folder / "year").symlink_to("2026")
     (folder / "2026" / "up").symlink_to("..")
     (folder / "loop").symlink_to("loop")
-    said = "attachment 1 is reached through a symbolic link; put the file itself there"
+    said = "attachment 1 is reached through a symbolic link; replace the link with its target"
     assert refused(folder, entry) == said
 
 
@@ -102,18 +102,21 @@ def test_accepts_a_hard_link_that_only_the_files_owner_can_have_made(folder: Pat
     assert "has a hard link" in refused(folder, "invoice.pdf")
 
 
-NAME, MEDIA_TYPE = "has an invalid file name", "has an invalid content_type; write it as type/subtype"
+NAME, MEDIA_TYPE = (
+    "has an invalid file name",
+    "has an invalid content_type; write it as type/subtype, without parameters",
+)
 UNUSABLE: list[tuple[object, str]] = [
-    ("missing.pdf", "is not in gateway.attachments_dir; put it there, or remove it from the list"),
+    ("missing.pdf", "is not in gateway.attachments_dir; put it there, or remove it from the attachments column"),
     ("2026", "is not a regular file"),
     ("pipe", "is not a regular file"),
     ("invoice.pdf/x", "can't be read: Not a directory"),
-    ("a\0b", f"{NAME}; rename the file, or set filename"),
+    ("a\0b", f"{NAME}; rename the file, or set a valid filename"),
     ({"path": "a\0b", "filename": "a"}, "has an invalid path"),
     ("n" * 300, "can't be read: File name too long"),
-    ("", "names no file; give it a path"),
+    ("", "has no path; add one"),
     (".", NAME),
-    ({}, "names no file; give it a path"),
+    ({}, "has no path; add one"),
     (7, "must be a path, or an object with a path"),
     (["invoice.pdf"], "must be a path, or an object with a path"),
     (None, "must be a path, or an object with a path"),

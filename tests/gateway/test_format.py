@@ -66,7 +66,7 @@ def test_a_placeholder_applies_its_filters(template: str, value: object, filled:
 
 @pytest.mark.parametrize("value", ["", None, "1/2", "1e3", "٣", "12345678901234567890", "1 "])
 def test_a_value_that_is_not_an_integer_becomes_null(value: object) -> None:
-    with pytest.raises(InvalidMessage, match="must be an integer"):
+    with pytest.raises(InvalidMessage, match="requires an integer of at most 18 digits"):
         fill_text("{x|int}", {"x": value})
 
 

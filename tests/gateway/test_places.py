@@ -105,7 +105,8 @@ def test_a_message_may_contain_our_user_id(auth: dict[str, str], tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("username", "why"), [(None, "gateway.username is not set"), ("bo", "'bo' must be an integer")]
+    ("username", "why"),
+    [(None, "gateway.username is not set"), ("bo", "requires an integer of at most 18 digits, not 'bo'")],
 )
 def test_our_user_id_is_checked_before_anything_is_sent(username: str | None, why: str, tmp_path: Path) -> None:
     preset = preset_file(tmp_path, OURSELVES)

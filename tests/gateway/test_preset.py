@@ -402,7 +402,7 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
         (NOTE + "query = { f = '{each.token}' }", "messages.customer: {each.token} comes from [upload]"),
         (NOTE.replace("{body}", "{session}"), "messages.customer: {session} comes from [auth.session]"),
         (NOTE.replace("{body}", "{identity}"), "messages.customer: {identity} comes from identity in [auth]"),
-        (NOTE.replace("{body}", "{each}"), "messages.customer.body (line 5): '{each}' refers to an element"),
+        (NOTE.replace("{body}", "{each}"), "messages.customer.body (line 5): '{each}' refers to a list element"),
         (NOTE.replace("{body}", "a {each.name}"), "messages.customer.body (line 5): 'a {each.name}' refers to"),
         (NOTE + "[success]\nstatus = 201", "success.status (line 7): must be a list, in brackets"),
         (NOTE + "[answer]\nerror = ['x']", "answer.error (line 7): no such key (valid keys: errors, id, id_header"),

@@ -143,7 +143,7 @@ def plain(value: object) -> str:
             case _:
                 return str(value)
     except RecursionError as error:
-        raise ValueError("the list is nested too deeply") from error
+        raise ValueError("a list or object is nested too deeply") from error
 
 
 def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> str:
@@ -200,7 +200,7 @@ def _parse(template: str) -> tuple[str | _Placeholder, ...]:
 def _place(text: str) -> _Placeholder:
     name, *calls = text.split("|")
     if not NAME.fullmatch(name) or ("." in name and not name.startswith(f"{EACH}.")):
-        raise ValueError(f"{{{text}}} is not a valid column name")
+        raise ValueError(f"{{{text}}} has an invalid column name")
     filters = []
     for call in calls:
         called, _, argument = call.partition(":")
@@ -213,12 +213,14 @@ def _place(text: str) -> _Placeholder:
 def _check_lists(tree: object) -> None:
     if isinstance(tree, dict) and FOR_EACH in tree:
         if tree.keys() - {OPTIONAL} != {FOR_EACH, GIVE} or not isinstance(tree[FOR_EACH], str):
-            raise ValueError(f"write {{ {FOR_EACH} = COLUMN, {GIVE} = … }}; the only other key allowed is {OPTIONAL}")
+            raise ValueError(f'write {{ {FOR_EACH} = "COLUMN", {GIVE} = … }}; the only other key allowed is {OPTIONAL}')
         if not isinstance(tree.get(OPTIONAL, False), bool):
-            raise ValueError(f"{OPTIONAL} of {FOR_EACH} must be true or false")
+            raise ValueError(f"in a {FOR_EACH} table, {OPTIONAL} must be true or false")
         return
     if isinstance(tree, str) and any(part.name.partition(".")[0] == EACH for part in places(tree)):
-        raise ValueError(f"{tree!r} refers to an element of a list: use it only in {GIVE} of {FOR_EACH}")
+        raise ValueError(
+            f"{tree!r} refers to a list element; in a body, {{{EACH}}} is allowed only in {GIVE} of a {FOR_EACH} table"
+        )
     for branch in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
         _check_lists(branch)
 
@@ -289,7 +291,7 @@ def _int(value: object, _argument: str) -> object:
     """Convert to an integer, for systems whose ticket ids must be integers."""
     text = plain(value)
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
-        raise InvalidMessage(f"{text[:40]!r} must be an integer for this ticketing system")
+        raise InvalidMessage(f"the preset requires an integer of at most 18 digits, not {text[:40]!r}")
     return int(text)
 
 
