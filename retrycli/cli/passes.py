@@ -81,14 +81,15 @@ def pause(
         timedelta | None,
         typer.Option(
             "--for",
-            help="Resume automatically after this time, such as 30m, 2h or 1d.",
+            help="Resume automatically after this long, such as 30m, 2h or 1d.",
             show_default=False,
             metavar="<duration>",
             parser=duration,
         ),
     ] = None,
     reason: Annotated[
-        str | None, typer.Option(help="The reason, shown by `status`.", show_default=False, parser=utf8)
+        str | None,
+        typer.Option(help="The reason for the pause, shown by `status` and `passes`.", show_default=False, parser=utf8),
     ] = None,
     by: By = None,
     config: ConfigFile = None,
@@ -104,11 +105,13 @@ def pause(
     until = f"until {formatting.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
     terminal.say(
         f"Paused {until}. Passes still run and are recorded, but send nothing.",
-        "Next: `retrycli resume`, to deliver again",
+        "Next: `retrycli resume`, to end the pause",
     )
 
 
 def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
     """End a pause."""
     was_paused = operations.pause.resume(load_settings(ctx, config), by=by)
-    terminal.say("Resumed; passes deliver again." if was_paused else "Nothing was paused.", "Next: retrycli status")
+    terminal.say(
+        "Resumed; passes will send messages again." if was_paused else "Nothing was paused.", "Next: retrycli status"
+    )

@@ -57,7 +57,7 @@ def _failure(status: int, text: str) -> Answer:
 
 _PASSING = (
     _failure(503, "The sandbox simulates an overload"),
-    _failure(200, "The sandbox simulates a ticket that is locked for now"),
+    _failure(200, "The sandbox simulates a temporarily locked ticket"),
     _failure(500, "The sandbox simulates a crash"),
 )
 # The failures in order, repeated forever. One in ten is permanent, so that most messages are retried and a few are
@@ -149,7 +149,7 @@ class Sandbox(ThreadingTCPServer):
         match method, path.partition("?")[0].split("/"):
             case "GET", ["", ""]:
                 return 200, {
-                    "about": "retrycli's sandbox: a ticketing API to experiment with; it delivers nothing",
+                    "about": "retrycli's sandbox, a simulated ticketing API; it delivers no messages",
                     "requests": [
                         "POST /tickets/ID/messages",
                         "POST /tickets/ID/notes",

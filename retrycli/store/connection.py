@@ -252,7 +252,7 @@ def require_file(url: URL) -> None:
         is_there = file.is_file()
     except OSError as error:
         raise DatabaseUnavailable(
-            f"can't access {file}: {error.strerror}; check the permissions and owner of its folder"
+            f"can't access {file}: {error.strerror}; check the owner and permissions of the folders above it"
         ) from error
     if not is_there:
         raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")

@@ -224,12 +224,12 @@ def prepare(connection: Connection, _record: object) -> None:
     """Set up a new connection so that it can read every value and write every character.
 
     Raises:
-        ConfigurationError: the database has no encoding.
+        ConfigurationError: the connection has no encoding.
     """
     if connection.info.parameter_status("client_encoding") == "SQL_ASCII":  # the driver would return bytes
         raise ConfigurationError(
-            "the database has no encoding (SQL_ASCII); if its texts are UTF-8, add client_encoding=utf8 to the query "
-            "of database.url"
+            "the connection has no character encoding (client_encoding is SQL_ASCII); if the database's text is UTF-8, "
+            "add client_encoding=utf8 to the query string of database.url"
         )
     adapters = connection.adapters
     for name in BEYOND_PYTHON:

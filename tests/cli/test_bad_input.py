@@ -128,7 +128,7 @@ def test_a_file_in_an_inaccessible_directory_is_reported_with_a_remedy(cli: Cli)
     bound = without_roots_powers(cli)
     there = {"RETRYCLI_DATABASE__URL": f"sqlite:///{closed}/agent.db"}
     assert fault(bound("status", env=there), 69) == (
-        f"can't access {closed}/agent.db: Permission denied; check the permissions and owner of its folder"
+        f"can't access {closed}/agent.db: Permission denied; check the owner and permissions of the folders above it"
     )
 
 

@@ -51,7 +51,7 @@ def failure(name: str, found: str, remedy: str) -> Finding:
 def of_error(name: str, text: str) -> Finding:
     """Convert an error text of the form "problem; remedy" to a failure."""
     found, _, remedy = text.partition("; ")
-    return failure(name, found, remedy or "fix this, and run `retrycli doctor` again")
+    return failure(name, found, remedy or "fix this error, and run `retrycli doctor` again")
 
 
 def failed(findings: list[Finding]) -> bool:
@@ -88,5 +88,5 @@ def compared_clocks(whose: str, ahead: timedelta) -> Finding:
     return warning(
         "clock",
         f"the clock of {whose} is {abs(seconds):,.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine's",
-        "check the time on both machines: `timedatectl`",
+        "check this machine's clock: `timedatectl`; if it is right, the other clock is wrong",
     )
