@@ -131,24 +131,24 @@ class GatewaySettings(SettingsModel):
         None, description="how to authenticate: none, bearer, basic or login; by default the preset decides"
     )
     username: str | None = Field(
-        None, description="the user name, for auth basic or login, smtp, or a preset that needs it"
+        None, description="the user name: for auth basic or login, for smtp, or for a preset that needs it"
     )
     username_file: Named | None = Field(None, description="a file that contains the user name")
     password: SecretStr | None = Field(
-        None, description="the password, for auth basic or login, smtp, or a preset that needs it"
+        None, description="the password: for auth basic or login, for smtp, or for a preset that needs it"
     )
     password_file: Named | None = Field(None, description="a file that contains the password")
-    token: SecretStr | None = Field(None, description="the API token, for auth bearer, or a preset that needs it")
+    token: SecretStr | None = Field(None, description="the API token: for auth bearer, or for a preset that needs it")
     token_file: Named | None = Field(None, description="a file that contains the token")
     login_path: Annotated[str, matching(r"/.*", "the path must start with a slash")] = Field(
         "/auth/login", description="login: the path to which the user name and password are posted"
     )
     connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="time limit for connecting")
     request_timeout_seconds: float = Field(
-        30.0, gt=0, le=3600, description="time limit for the whole request, including the response"
+        30.0, gt=0, le=3600, description="time limit for one delivery, including all requests and responses"
     )
     immediate_retries: int = Field(
-        1, ge=0, le=5, description="number of immediate retries if a request was certainly not sent"
+        1, ge=0, le=5, description="maximum number of immediate retries if the server is unreachable"
     )
     unknown_limit: int = Field(
         2, ge=0, le=100, description="how many times to resend a message that may have arrived and can't be looked up"
@@ -164,7 +164,9 @@ class GatewaySettings(SettingsModel):
     recipient: str | None = Field(
         None, description="smtp: the address for internal messages and for messages without a recipient_email"
     )
-    starttls: bool = Field(default=True, description="smtp: whether to require TLS; smtps:// always uses it")
+    starttls: bool = Field(
+        default=True, description="smtp: whether to require STARTTLS on smtp:// connections; smtps:// always uses TLS"
+    )
     attachments_dir: Named | None = Field(None, description="the folder that contains the attachments")
     attachments_limit_mb: float = Field(
         25.0, gt=0, le=1000, description="maximum total size of a message's attachments, in millions of bytes"
@@ -180,7 +182,7 @@ class GatewaySettings(SettingsModel):
         if self.base_url is None:
             raise ConfigurationError(
                 "a gateway has no base_url, the URL of the API or mail server; set gateway.base_url (or "
-                "TICKETING_API_BASE_URL), and base_url in each section such as [gateway.supplier]"
+                "TICKETING_API_BASE_URL). A separate gateway, such as [gateway.supplier], needs its own base_url"
             )
         return self.base_url
 

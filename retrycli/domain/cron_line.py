@@ -107,8 +107,9 @@ def schedule(interval: timedelta) -> str:
     if minutes == DAY:
         return "0 0 * * *"
     raise ConfigurationError(
-        f"schedule.retry_interval_minutes is {minutes:g}, which cron can't run evenly: the interval must divide an "
-        "hour, or be whole hours that divide a day. Change it, or use a timer: `retrycli cron install --systemd`"
+        f"schedule.retry_interval_minutes is {minutes:g}, but cron supports only intervals of whole minutes that "
+        "divide an hour, or of whole hours that divide a day. Change the interval, or use a timer: "
+        "`retrycli cron install --systemd`"
     )
 
 

@@ -85,7 +85,7 @@ def table_of(
     missing = [required for required in REQUIRED_COLUMNS if required not in columns]
     if missing:
         raise SchemaMismatch(
-            f"{place} has no column {', '.join(missing)}; retrycli needs {', '.join(REQUIRED_COLUMNS)}"
+            f"{place} has no column {' or '.join(missing)}; retrycli needs {', '.join(REQUIRED_COLUMNS)}"
         )
     for column_name, (kinds, why) in UNFIT.items():
         matters = column_name == "id" or not is_sqlite

@@ -575,7 +575,7 @@ def test_a_missing_base_url_ends_with_78_and_names_the_setting(cli: Cli, applica
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr == (
         "retrycli: a gateway has no base_url, the URL of the API or mail server; set gateway.base_url (or "
-        "TICKETING_API_BASE_URL), and base_url in each section such as [gateway.supplier]\n"
+        "TICKETING_API_BASE_URL). A separate gateway, such as [gateway.supplier], needs its own base_url\n"
     )
     assert application.dump() == before
 

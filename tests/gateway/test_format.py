@@ -514,7 +514,7 @@ def test_a_message_whose_file_is_missing_is_not_sent(name: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("preflight = 'nothing'\n", "no such preflight: preflight.nothing"),
+        ("preflight = 'nothing'\n", "the preset has no preflight 'nothing'"),
         ("files = 'file'\n", "files needs encoding = 'multipart'"),
         ("encoding = 'multipart'\nbody = { a = { b = 1 } }\n", "must be strings or lists of strings"),
         ("format = 'html'\nbody = { a = '{body}' }\n", "the format is html"),

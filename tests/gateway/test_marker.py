@@ -76,7 +76,7 @@ def test_each_queue_is_asked_once(tmp_path: Path) -> None:
 def test_the_preflight_that_decides_must_exist() -> None:
     marker = {"text": "{delivery_key}", "unless": "nothing"}
     rule = {"path": "/notes", "body": {"text": "{marker}"}, "marker": marker}
-    with pytest.raises(ValidationError, match=r"marker\.unless: no such preflight: preflight\.nothing"):
+    with pytest.raises(ValidationError, match=r"marker\.unless: the preset has no preflight 'nothing'"):
         Preset.model_validate({"messages": {"customer": rule}})
 
 

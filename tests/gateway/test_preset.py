@@ -311,13 +311,13 @@ def test_a_name_cannot_leave_the_presets_directory(name: str) -> None:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     file = tmp_path / "missing.toml"
-    assert mistake(str(file)) == f"gateway.preset: no file {file}"
+    assert mistake(str(file)) == f"gateway.preset: {file} does not exist, or is not a file"
 
 
 def test_a_directory_instead_of_a_file(tmp_path: Path) -> None:
     folder = tmp_path / "folder.toml"
     folder.mkdir()
-    assert mistake(str(folder)) == f"gateway.preset: no file {folder}"
+    assert mistake(str(folder)) == f"gateway.preset: {folder} does not exist, or is not a file"
 
 
 def test_a_file_that_cannot_be_looked_up(tmp_path: Path) -> None:
@@ -404,7 +404,10 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
         (NOTE.replace("{body}", "{identity}"), "messages.customer: {identity} comes from identity in [auth]"),
         (NOTE.replace("{body}", "{each}"), "messages.customer.body (line 5): '{each}' refers to a list element"),
         (NOTE.replace("{body}", "a {each.name}"), "messages.customer.body (line 5): 'a {each.name}' refers to"),
-        (NOTE + "[success]\nstatus = 201", "success.status (line 7): must be a list, in brackets"),
+        (
+            NOTE + "[success]\nstatus = 201",
+            "success.status (line 7): must be a list: values in brackets, or tables with a header in double brackets",
+        ),
         (NOTE + "[answer]\nerror = ['x']", "answer.error (line 7): no such key (valid keys: errors, id, id_header"),
         (NOTE + "requird = []", "messages.customer.requird (line 6): no such key (valid keys: method, path, query, "),
         ("[lookup]\n" + NOTE, "lookup (line 1): no such key (valid keys: about, auth, check, messages, "),

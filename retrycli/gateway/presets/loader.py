@@ -106,10 +106,10 @@ class Preset(Table):
     def _check_references(self) -> Self:
         for message_type, rule in self.messages.items():
             if rule.preflight is not None and rule.preflight not in self.preflight:
-                raise ValueError(f"messages.{message_type}.preflight: no such preflight: preflight.{rule.preflight}")
+                raise ValueError(f"messages.{message_type}.preflight: the preset has no preflight {rule.preflight!r}")
             if rule.marker is not None and rule.marker.unless not in {None, *self.preflight}:
                 unless = rule.marker.unless
-                raise ValueError(f"messages.{message_type}.marker.unless: no such preflight: preflight.{unless}")
+                raise ValueError(f"messages.{message_type}.marker.unless: the preset has no preflight {unless!r}")
         return self
 
     @model_validator(mode="after")
@@ -158,7 +158,8 @@ def _merge_like(name: str, messages: Mapping[str, object]) -> object:
     model = messages.get(rule["like"]) if isinstance(rule["like"], str) else None
     if not isinstance(model, dict) or "like" in model:
         raise ValueError(
-            f"messages.{name}.like: {rule['like']!r} must be another message type of the preset, and must not use like"
+            f"messages.{name}.like: {rule['like']!r} must be another message type in the preset, one that does not "
+            "have the key like itself"
         )
     return model | {key: value for key, value in rule.items() if key != "like"}
 
@@ -242,7 +243,7 @@ def preset_text(name: str) -> str:
         file = Path(name)
         try:
             if not file.is_file():
-                raise ConfigurationError(f"gateway.preset: no file {file}")
+                raise ConfigurationError(f"gateway.preset: {file} does not exist, or is not a file")
             return file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "the file is not valid UTF-8; save it as UTF-8"
@@ -294,7 +295,7 @@ def _describe(error: ErrorDetails, text: str) -> str:
         case "missing":
             said = "the key is missing"
         case "tuple_type":
-            said = "must be a list, in brackets"
+            said = "must be a list: values in brackets, or tables with a header in double brackets"
         case _:
             said = error["msg"].removeprefix("Value error, ")
     return f"{where}{f' (line {line})' if line else ''}: {said}" if where else said

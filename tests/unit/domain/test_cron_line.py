@@ -38,7 +38,7 @@ def test_an_interval_on_the_clocks_grid_has_a_cron_schedule(minutes: int, expect
 
 @pytest.mark.parametrize("minutes", [0.5, 7, 7.5, 45, 90, 300, 2880])
 def test_an_interval_off_the_grid_is_refused_in_favour_of_a_timer(minutes: float) -> None:
-    with pytest.raises(ConfigurationError, match=rf"is {minutes:g}, which cron can't.*cron install --systemd"):
+    with pytest.raises(ConfigurationError, match=rf"is {minutes:g}, but cron supports only.*cron install --systemd"):
         schedule(timedelta(minutes=minutes))
 
 
