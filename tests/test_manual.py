@@ -189,7 +189,7 @@ def test_public_names_in_the_page_on_embedding_exist() -> None:
 
 
 def test_messages_that_the_page_for_operators_quotes_are_those_of_the_program() -> None:
-    """An operator searches the page for the words of a mail. Numbers and ``…`` in a quote match any text.
+    """An operator searches the page for the words of a mail. Numbers, ``…`` and ``not`` in a quote match any text.
 
     A quote may join two of the program's texts.
     """
@@ -198,7 +198,7 @@ def test_messages_that_the_page_for_operators_quotes_are_those_of_the_program() 
     texts = "\n".join(text for text in constants if isinstance(text, str))
     rows = PAGES["operating"].partition("## When retrycli pages you")[2].partition("\n## ")[0].splitlines()
     quotes = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row.split("|")[1] if "|" in row else "")]
-    pieces = [piece.strip() for quote in quotes for piece in re.split(r"…|\b\d+\b", quote)]
+    pieces = [piece.strip() for quote in quotes for piece in re.split(r"…|\b\d+\b|\bnot\b", quote)]
     assert len(quotes) > 20
 
     def is_said(piece: str) -> bool:

@@ -86,4 +86,4 @@ def _get(url: str) -> str | None:
     if not 200 <= answer.status < 300:  # noqa: PLR2004
         return f"HTTP {answer.status}"
     # Healthchecks returns 200 even for a ping that it discards, and adds the reason in parentheses.
-    return "the server does not know this check" if text.startswith(b"OK (not found)") else None
+    return "the server has no check with this URL" if text.startswith(b"OK (not found)") else None

@@ -32,11 +32,11 @@ from retrycli.views import log_lines
 # idle pass.
 SHORT_LOOKBACK = 20
 
-# Secondary tasks of a pass, each with the two parts of its warnings, such as "The log file was not written".
+# Secondary tasks of a pass, each with the two parts of its warnings, such as "The log file is not being written".
 TASKS = {
-    incidents.Topic.LOG_FILE: ("The log file was", "written"),
-    incidents.Topic.METRICS: ("The metrics were", "written"),
-    incidents.Topic.REPORT: ("The report was", "updated"),
+    incidents.Topic.LOG_FILE: ("The log file is", "being written"),
+    incidents.Topic.METRICS: ("The metrics are", "being written"),
+    incidents.Topic.REPORT: ("The report is", "being updated"),
 }
 
 
@@ -130,22 +130,22 @@ def report_pass(settings: Settings, database: Database, summary: PassSummary, no
     with _or_warn("Changes since the previous pass could not be logged"):
         _warn_of_changes(settings, Ledger(database), summary)
     if settings.logging.file is not None:
-        with _or_warn("The log file could not be checked"):
+        with _or_warn("The state of the log file could not be recorded"):
             _warn_of_task(settings, database, incidents.Topic.LOG_FILE, log_lines.file_problem(), now)
     about_to_expire = None
     if any(policy.expires_after for policy in settings.policies.values()):
-        with _or_warn("Messages about to expire were not checked"):
+        with _or_warn("The check for messages that are about to expire failed"):
             about_to_expire = operations.expiry.expiring(settings, database, summary, now)
             if about_to_expire is not None:
                 operations.expiry.warn(database, about_to_expire, now, settings.notify.remind)
     if settings.notify.urls:
         operations.notifications.notify(settings, database, summary, now, about_to_expire)
     if (path := settings.metrics.path) is not None:
-        with _or_warn("The metrics were not written"):
+        with _or_warn("The metrics may be out of date"):
             problem = operations.metrics.write_metrics(settings, database, path, now)
             _warn_of_task(settings, database, incidents.Topic.METRICS, problem, now)
     if (path := settings.report.path) is not None and not operations.report.is_current(path, summary, now):
-        with _or_warn("The report was not updated"):
+        with _or_warn("The report may be out of date"):
             problem = operations.report.renew(settings, database, path, summary, now)
             _warn_of_task(settings, database, incidents.Topic.REPORT, problem, now)
 

@@ -197,6 +197,6 @@ def lack_of_room(file: Path | None) -> str | None:
     if not disk.total or disk.free >= MIN_FREE:  # some file systems report no sizes
         return None
     return (
-        f"{file}: its disk has {disk.free // 1024} KiB free, but {MIN_FREE // 1024} KiB are needed to record "
+        f"the disk of {file} has {disk.free // 1024} KiB free, but {MIN_FREE // 1024} KiB are needed to record "
         "results; free some space"
     )

@@ -154,8 +154,8 @@ def test_a_database_locked_after_the_pass_does_not_fail_it(
         with exclusively_locked(application):
             report_pass(settings, database, summary, utc_now())
     warned = [record.getMessage() for record in caplog.records if "locked" in record.getMessage()]
-    assert any(record.startswith("The log file could not be checked: ") for record in warned)
-    assert any(record.startswith("Messages about to expire were not checked: ") for record in warned)
+    assert any(record.startswith("The state of the log file could not be recorded: ") for record in warned)
+    assert any(record.startswith("The check for messages that are about to expire failed: ") for record in warned)
 
 
 def test_announces_nothing_while_messages_are_delivered(at_work: Cli, application: Application) -> None:

@@ -174,7 +174,7 @@ def test_refuses_a_log_file_that_another_user_may_have_linked(
     folder.chmod(0o777)
     application.fill()
     done = logging("run-once")
-    assert f"The log file was not written: {folder}/retrycli.log: it has a hard link" in done.stderr
+    assert f"The log file is not being written: {folder}/retrycli.log: it has a hard link" in done.stderr
     assert (done.returncode, target.stat().st_size, len(sandbox.received)) == (0, size, 3)
 
 
@@ -196,11 +196,13 @@ def test_an_unwritable_log_file_is_a_warning_and_messages_are_sent(
     first, second = logging("run-once"), logging("run-once")
     assert (first.returncode, second.returncode, second.stderr) == (0, 0, "")
     [line] = first.stderr.splitlines()
-    assert f"WARNING The log file was not written: {file}: " in line
+    assert f"WARNING The log file is not being written: {file}: " in line
     assert "Fix the cause, or set logging.file" in line
     assert len(sandbox.received) == 3
     assert not target.exists()
-    assert "The log file was written again" in logging("run-once", env={"RETRYCLI_LOGGING__FILE": str(target)}).stderr
+    assert (
+        "The log file is being written again" in logging("run-once", env={"RETRYCLI_LOGGING__FILE": str(target)}).stderr
+    )
 
 
 def test_cron_mails_a_gap_between_passes(at_work: Cli, application: Application) -> None:

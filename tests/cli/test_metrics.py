@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tests.cli.command import Cli
 
 NAME = "retrycli.prom"
-WARNING = "The metrics were not written: "
+WARNING = "The metrics are not being written: "
 
 
 def read(text: str) -> dict[str, float]:
@@ -274,7 +274,7 @@ def test_a_missing_directory_is_a_warning_with_a_remedy_and_the_pass_continues(
     done = measuring("run-once")
     assert (done.returncode, done.stderr) == (0, "")
     folder.mkdir()
-    assert measuring("run-once").stderr.endswith(" WARNING The metrics were written again\n")
+    assert measuring("run-once").stderr.endswith(" WARNING The metrics are being written again\n")
     assert measuring("run-once").stderr == ""
     assert read((folder / NAME).read_text())["retrycli_passes_total/completed"] == 4
 
@@ -320,7 +320,7 @@ def test_a_database_that_disappears_at_the_end_does_not_fail_the_pass(
     with open_database(settings) as database, exclusively_locked(application), logged() as lines:
         report_pass(settings, database, PassSummary("ended", PassResult.COMPLETED), datetime.now(UTC))
     [_, line] = lines
-    assert line.startswith(f"{WARNING}{application.path}: database is locked: ")
+    assert line.startswith(f"The metrics may be out of date: {application.path}: database is locked: ")
 
 
 @pytest.fixture

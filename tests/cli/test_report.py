@@ -201,11 +201,11 @@ def test_a_page_that_cannot_be_renewed_fails_no_pass(
     )
     assert (done.returncode, done.stdout) == (0, "")
     [line] = done.stderr.splitlines()
-    assert f"WARNING The report was not updated: {said}" in line
+    assert f"WARNING The report is not being updated: {said}" in line
     assert application.last_pass()["sent"] == 3
     assert at_work("run-once", env={"RETRYCLI_REPORT__PATH": "nowhere/page.html"}).stderr == ""
     fixed = at_work("run-once", env={"RETRYCLI_REPORT__PATH": "page.html"})
-    assert fixed.stderr.endswith(" WARNING The report was updated again\n")
+    assert fixed.stderr.endswith(" WARNING The report is being updated again\n")
 
 
 def test_a_pass_that_stops_early_renews_the_page_too(cli: Cli, application: Application, tmp_path: Path) -> None:

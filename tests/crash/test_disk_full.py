@@ -147,7 +147,7 @@ def test_doctor_reports_a_full_disk_once(mode: str, pages: int, disk: Disk, temp
     code, told = _asked(stage, "doctor")
     new = [finding for finding in told["findings"] if finding["level"] == "failure" and finding["name"] not in before]
     assert (code, [row["name"] for row in new]) == (3, ["disk"])
-    assert re.search(r"its disk has \d+ KiB free, but 4096 KiB are needed", new[0]["found"])
+    assert re.search(r"the disk of .+ has \d+ KiB free, but 4096 KiB are needed", new[0]["found"])
     assert new[0]["remedy"] == "free some space"
     assert {"api", "scheduler"} <= {finding["name"] for finding in told["findings"]}
 

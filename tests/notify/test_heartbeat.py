@@ -64,7 +64,7 @@ def test_the_start_ping_is_not_awaited_and_the_end_ping_follows_it(switch: Webho
     [
         (404, b"not found", "HTTP 404"),
         (500, b"", "HTTP 500"),
-        (200, b"OK (not found)", "the server does not know this check"),
+        (200, b"OK (not found)", "the server has no check with this URL"),
         (302, b"", "HTTP 302"),
     ],
 )
