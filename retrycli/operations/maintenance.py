@@ -52,7 +52,7 @@ def downgrade(settings: Settings) -> tuple[str, str | None]:
         if found != schema.HEAD:
             raise ConfigurationError(
                 f"retrycli's tables in {database.place} are at version {found}, but this program can downgrade only "
-                f"from {schema.HEAD}; downgrade the tables with the version of retrycli that upgraded them"
+                f"from {schema.HEAD}; use the release of retrycli whose tables have version {found}"
             )
         _keep_passes_off(settings, settings, held)
         _check_claims(database)
@@ -185,7 +185,9 @@ def copy(
             there = held.enter_context(closing(Database(new.database.url, new.database.table)))
             _check_target(there)
         if is_same(here, there):
-            raise ConfigurationError(f"{FROM} and {TO} are the same database, {there.place}; change one of them")
+            raise ConfigurationError(
+                f"{FROM} and {TO} (by default database.url) are the same database, {there.place}; change one of them"
+            )
         _keep_passes_off(old, new, held)
         _check_claims(here)
         _check_messages(settings, here, there)
@@ -226,7 +228,7 @@ def _check_source(database: Database) -> None:
     if found is None:
         raise ConfigurationError(f"{database.place} has no retrycli tables to copy; check database.url")
     if found != schema.HEAD:
-        remedy = "install a newer retrycli" if found > schema.HEAD else "run `retrycli db upgrade` on it"
+        remedy = "install a newer retrycli" if found > schema.HEAD else "run `retrycli db upgrade` on that database"
         raise ConfigurationError(
             f"retrycli's tables in {database.place} are at version {found}, but this program needs {schema.HEAD}; "
             + remedy
@@ -239,7 +241,7 @@ def _check_target(database: Database) -> None:
     try:
         _ = database.messages  # checked first, so that retrycli creates no tables in an unrelated database
     except SchemaMismatch as error:
-        raise SchemaMismatch(f"{error}. First move the application's data") from error
+        raise SchemaMismatch(f"{error}. If the application's data is not there yet, move it first") from error
 
 
 def _keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
@@ -256,7 +258,7 @@ def _check_claims(database: Database) -> None:
     if until is not None:
         raise LockHeld(
             f"messages in {database.place} are claimed; the last claim expires at {until:%Y-%m-%dT%H:%M:%SZ}. "
-            "Run `retrycli pause` or stop cron, wait until the claims end, and run this again"
+            "Run `retrycli pause` or stop cron, wait until the claims end, and run this command again"
         )
 
 
@@ -275,6 +277,6 @@ def _check_messages(settings: Settings, here: Database, there: Database) -> None
     number, first = left_behind(here, there)
     if number:
         raise ConfigurationError(
-            f"{number} messages in the queue in {here.place} (the first is {first}) are missing from "
-            f"{settings.database.table} in {there.place}: first move all of the application's data, and keep its ids"
+            f"messages in the queue of {here.place} are missing from {settings.database.table} in {there.place} "
+            f"({number} in total, the first has id {first}); move all of the application's data first, and keep the ids"
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 PRIVATE = 0o600
 ROOT = 0
-OWN_FOLDER = "move the file to a folder that other users can't write to"
+OWN_FOLDER = "use a folder that other users can't write to"
 MAX_LINKS = 40  # maximum number of links that Linux follows in one path (path_resolution(7))
 # The attribute with a file's access control list (acl(5)). If a file has a list, the group bits of its mode are only a
 # mask and do not show who may write.

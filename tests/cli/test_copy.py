@@ -452,7 +452,10 @@ def test_refuses_to_copy_a_database_to_itself(between_files: Move) -> None:
     before = all_of(between_files.old)
     done = between_files.cli("db", "copy", "--from", between_files.old.url, "--to", "sqlite:///link.db")
     assert done.returncode == 78
-    assert done.stderr == "retrycli: --from and --to are the same database, link.db; change one of them\n"
+    assert (
+        done.stderr
+        == "retrycli: --from and --to (by default database.url) are the same database, link.db; change one of them\n"
+    )
     assert all_of(between_files.old) == before
 
 
@@ -472,7 +475,8 @@ def test_refuses_a_source_without_retrycli_tables(between_files: Move) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "remedy"), [("0001", "run `retrycli db upgrade` on it"), ("9999", "install a newer retrycli")]
+    ("version", "remedy"),
+    [("0001", "run `retrycli db upgrade` on that database"), ("9999", "install a newer retrycli")],
 )
 def test_refuses_a_source_of_another_version(between_files: Move, version: str, remedy: str) -> None:
     between_files.old.sql(f"UPDATE retrycli_version SET version_num = '{version}'")
@@ -490,7 +494,9 @@ def test_creates_no_tables_in_a_target_without_the_applications_table(cli: Cli, 
     with database(cli.cwd, "postgresql") as url:
         done = cli("db", "copy", "--from", between_files.old.url, "--to", url)
         assert done.returncode == 78
-        assert done.stderr.endswith("check --to and database.table. First move the application's data\n")
+        assert done.stderr.endswith(
+            "check --to and database.table. If the application's data is not there yet, move it first\n"
+        )
         engine = create_engine(url)
         with engine.connect() as connection:
             assert engine.dialect.get_table_names(connection) == []
@@ -503,9 +509,9 @@ def test_counts_messages_that_were_not_moved(move: Move) -> None:
     move_data(move.old, move.new)
     move.new.delete(3, 5)
     words = move.refusal(code=78)
-    assert "2 messages in the queue" in words
-    assert "(the first is 3) are missing from pending_messages in postgresql" in words
-    assert "first move all of the application's data" in words
+    assert "(2 in total, the first has id 3)" in words
+    assert "are missing from pending_messages in postgresql" in words
+    assert "move all of the application's data first" in words
     assert count(move.new, "retrycli_queue") == 0
 
 

@@ -126,7 +126,7 @@ def test_a_second_install_changes_nothing_and_remove_keeps_other_lines(desk: Cli
 def test_check_reports_the_schedule_and_its_problems(desk: Cli, crontab: Crontab) -> None:
     done = desk("cron", "check", "--user")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "retrycli: nothing starts passes; schedule them: `retrycli cron install`\n"
+    assert done.stderr == "retrycli: no cron line or timer that starts passes was found; run `retrycli cron install`\n"
     assert desk("cron", "install", *OWN, "--yes").returncode == 0
     found = desk.json("cron", "check", "--user")
     assert (found["ok"], found["objection"]) == (True, None)
@@ -161,7 +161,7 @@ def test_a_user_is_accepted_only_if_the_schedule_names_one(desk: Cli, crontab: C
 
 WRONG = {
     "no configuration file": {},
-    "which cron can't run evenly": {"retrycli.toml": "[schedule]\nretry_interval_minutes = 7\n"},
+    "cron supports only intervals of whole minutes": {"retrycli.toml": "[schedule]\nretry_interval_minutes = 7\n"},
 }
 
 

@@ -233,7 +233,7 @@ def test_a_cron_that_has_just_started_is_not_reported(desk: Cli, application: Ap
     application.execute("UPDATE retrycli_passes SET started_at = '2026-01-01 00:00:00', started_by = 'cron'")
     [found] = [finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "passes"]
     assert "may refuse" not in found["remedy"]
-    assert re.search(r"after the last scheduled time; the first pass is due at \d{4}-\S+:00Z$", found["remedy"])
+    assert re.search(r"too late for the last scheduled pass; the next pass is due at \d{4}-\S+:00Z$", found["remedy"])
     assert "may refuse" not in desk("status").stdout
 
 

@@ -357,7 +357,7 @@ def test_predicts_no_time_if_cron_is_dead(at: Desk) -> None:
     late = operations.status.status(at.settings, callers=[running], now=lambda: NOON + 35 * MINUTE)
     assert late.state == "late"
     assert str(late.missing).startswith(
-        "cron runs, but may refuse desk (PAM, cron.deny), or the cron line may fail; see"
+        "cron is running, but may refuse desk (PAM, cron.deny), or the cron line may fail; see"
     )
     assert found.next_attempt_at is None
     assert at.explain(1, NOON + 34 * MINUTE).next_attempt_at == NOON + 3 * TICK
@@ -412,7 +412,7 @@ def test_predicts_no_time_for_messages_without_a_schedule(at: Desk) -> None:
     now = NOON + MINUTE
     stopped = replace(caller("*/15 * * * *"), running=False)
     for callers, words in (
-        ([], "no cron line or timer found here"),
+        ([], "no cron line or timer that starts passes was found"),
         ([stopped], "cron is not running on this machine"),
     ):
         told = explain(at.settings, 1, callers=callers, runtime=Runtime(now=lambda: now))

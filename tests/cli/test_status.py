@@ -330,7 +330,7 @@ def test_too_many_escalated_messages_are_unhealthy(at_work: Cli, application: Ap
     assert "--check" in alone.stderr
 
 
-UNCALLED = "no cron line or timer found here starts passes; run `retrycli cron install`"
+UNCALLED = "no cron line or timer that starts passes was found on this machine; run `retrycli cron install`"
 
 
 @on_sqlite

@@ -73,7 +73,7 @@ def calling(context: Context, database: Database | None) -> Iterator[Finding]:
 
 def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
     """Return the finding if no cron line or timer was found. Its level depends on whether passes run, and where."""
-    words = "no cron line or timer found here starts passes"
+    words = "no cron line or timer that starts passes was found on this machine"
     unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
     hidden = missed or unread
     passes = [record for record in passes if record.started_by is not StartedBy.PERSON]

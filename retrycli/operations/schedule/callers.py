@@ -17,9 +17,9 @@ from retrycli.system.trust import group_readers
 
 BEGINS_WITHIN = timedelta(minutes=1)  # maximum time between a tick and the record that its pass began
 
-# The problem and the remedy if no scheduler starts passes. The text says "found here", because the current user may be
+# The problem and the remedy if no scheduler starts passes. The text says "was found", because the current user may be
 # unable to read other users' crontabs.
-NOT_SCHEDULED = ("no cron line or timer found here starts passes", "run `retrycli cron install`")
+NOT_SCHEDULED = ("no cron line or timer that starts passes was found on this machine", "run `retrycli cron install`")
 
 # The problem and the remedy if cron is stopped. `retrycli.domain.suggested` replaces the command with the one for this
 # machine.
@@ -149,7 +149,7 @@ def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> V
             [], f"no readable cron line or timer starts passes; {missed}; {to_read(loaded, host, 'cron check')}", missed
         )
     if not checked:
-        return Verdict([], f"nothing starts passes; schedule them: {to_install(loaded, host)}")
+        return Verdict([], f"no cron line or timer that starts passes was found; run {to_install(loaded, host)}")
     return Verdict(checked, _verdict(checked), missed)
 
 
@@ -163,7 +163,8 @@ def _verdict(found: list[Caller]) -> str | None:
         case [_]:
             return None
         case _:
-            return f"several schedulers conflict; keep one of: {', '.join(caller.place for caller in found)}"
+            places = "; ".join(caller.place for caller in found)
+            return f"more than one cron line or timer starts passes; keep only one of: {places}"
 
 
 def _objection(caller: Caller, wanted: Job) -> str | None:
@@ -264,15 +265,18 @@ def why_late(callers: Sequence[Caller] | None, now: datetime) -> str:
         return "cron may be stopped, or may refuse the user (PAM, cron.deny); see `journalctl -u cron`"
     if (tick := _first_tick(at_work, now)) is not None:
         return (
-            "cron was started, or its line was changed, after the last scheduled time; the first pass is due at "
-            f"{tick:%Y-%m-%dT%H:%M:%SZ}"
+            "cron was started, or the crontab was modified, too late for the last scheduled pass; the next pass is due "
+            f"at {tick:%Y-%m-%dT%H:%M:%SZ}"
         )
     if at_work.kind == "timer":
-        return f"the timer is running; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
+        return (
+            "the timer is running, but its service may fail; see the journal of "
+            f"{Path(at_work.title).with_suffix('.service').name}"
+        )
     whose = at_work.user or at_work.owner
     return (
-        f"cron runs, but may refuse {whose} (PAM, cron.deny), or the cron line may fail; "
-        f"see `journalctl -u cron`, and {whose}'s mail"
+        f"cron is running, but may refuse {whose} (PAM, cron.deny), or the cron line may fail; "
+        "see `journalctl -u cron` and the mail from cron"
     )
 
 

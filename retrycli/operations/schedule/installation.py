@@ -83,7 +83,7 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
     for change in changes:
         if change.target.read() != change.before:
             raise ConfigurationError(
-                f"{change.target.title} was modified in the meantime; nothing was written. Run this again"
+                f"{change.target.title} was modified in the meantime, so it was not overwritten. Run this command again"
             )
     own, removes = place is SchedulePlace.OWN_TIMER, all(not change.after for change in changes)
     if removes and systemd.has_systemd(host) and any(change.target.title.endswith(systemd.TIMER) for change in changes):
@@ -103,8 +103,8 @@ def _refuse_second_scheduler(others: list[cron_line.Caller], config: str, host: 
         if others[0].installed and others[0].owner != host.login:
             remedy = f"run {suggested.as_user(others[0].owner, 'cron remove', config)}"
         raise ConfigurationError(
-            f"passes are already started by {places}. Two schedulers would conflict: keep the old one "
-            f"(`retrycli cron check`), or first {remedy}"
+            f"passes are already started by {places}. Two schedules would conflict: keep the existing "
+            f"one (check it with `retrycli cron check`), or first {remedy}"
         )
 
 

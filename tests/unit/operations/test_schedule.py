@@ -120,7 +120,7 @@ def test_an_installed_schedule_is_found_healthy_and_removable(desk: Desk, place:
     for link in desk.root.rglob("timers.target.wants/*"):
         link.unlink()
     assert (desk.files(), desk.programs.crontab) == before
-    assert desk.check() == (0, "nothing starts passes; schedule them: `retrycli cron install`")
+    assert desk.check() == (0, "no cron line or timer that starts passes was found; run `retrycli cron install`")
 
 
 NOON = datetime(2026, 3, 2, 12, 0, 3, tzinfo=UTC)
@@ -676,7 +676,7 @@ def test_no_pass_depends_on_files_that_another_user_may_write(
     os.chown(shared_desk.root / name, owner, group)
     (shared_desk.root / name).chmod(mode)
     with pytest.raises(
-        ConfigurationError, match=rf"and passes run by {OURS} would rely on it; (`ch(own|mod) |move the file)"
+        ConfigurationError, match=rf"and passes run by {OURS} would rely on it; (`ch(own|mod) |use a folder)"
     ):
         proposed(shared_desk, RELIES)
 
