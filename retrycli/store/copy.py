@@ -131,8 +131,8 @@ def _rows_after(database: Database, table: Table, after: Key | None, batch: int)
         try:
             found = connection.execute(_after(database, table, after).limit(batch)).all()
         except (TypeError, ValueError) as error:  # an invalid time, which only SQLite can store
-            place = f"{table.name} in {database.place}" + ("" if after is None else f", after {after}")
-            raise ConfigurationError(f"{place}: a row can't be read: {error}; correct the row") from error
+            place = f"a row of {table.name} in {database.place}" + ("" if after is None else f" after the key {after}")
+            raise ConfigurationError(f"{place} can't be read: {error}; correct the row") from error
     return {tuple(row[place] for place in places): tuple(row) for row in found}
 
 

@@ -11,8 +11,8 @@ from retrycli.system import process
 # This text names several causes, because the server's own reason for closing the connection is lost if many statements
 # are in flight.
 GONE = (
-    "the server stopped or failed, or it ends transactions too soon (transaction_timeout, "
-    "idle_in_transaction_session_timeout); try again when the server is up"
+    "the server stopped or failed, or a timeout (transaction_timeout or idle_in_transaction_session_timeout) closed "
+    "the connection; try again when the server is up, or raise the timeout"
 )
 NO_CHANGES = (
     "it is read-only, but retrycli must write status, retry_count, last_error and sent_at: name a table in "
@@ -21,7 +21,7 @@ NO_CHANGES = (
 
 # PostgreSQL's error codes for a table of an unsuitable kind, such as a view that can't be updated.
 OF_THE_TABLE = ("0A000", "42809", "55000")
-IN_THE_WAY = "another transaction interfered; try again"
+IN_THE_WAY = "conflict with another transaction; try again"
 ROLLED_BACK = "40"  # prefix of the codes of deadlocks and serialisation failures
 INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
@@ -31,20 +31,20 @@ QUERY_CANCELED = "57014"  # usually `statement_timeout` expired while the statem
 BY_STATE = {
     "08": GONE,
     "0A000": NO_CHANGES,
-    "23": "a constraint of the table rejects what retrycli writes; relax the constraint",
-    "25006": "this server is read-only; name the primary in database.url if it is a standby, or check "
+    "23": "if this constraint is on the application's table, relax it",
+    "25006": "if this server is a standby, name the primary in database.url; otherwise check "
     "default_transaction_read_only",
-    "25P0": "the server ends transactions too soon; raise transaction_timeout and idle_in_transaction_session_timeout "
+    "25P0": "the server ends transactions too soon; raise transaction_timeout or idle_in_transaction_session_timeout "
     "for this role",
     "3F": "retrycli's own tables need an existing schema in the role's search_path (ALTER ROLE … SET search_path)",
     ROLLED_BACK: IN_THE_WAY,
-    INSUFFICIENT_PRIVILEGE: "the role lacks a privilege; `retrycli manual postgresql` lists the required privileges "
-    "(GRANT; for an index, ownership of the table)",
+    INSUFFICIENT_PRIVILEGE: "`retrycli manual postgresql` lists the required privileges; row-level policies must also "
+    "allow the change",
     "42809": NO_CHANGES,
     "53100": "free some space on the server",
     "55000": NO_CHANGES,
     LOCK_NOT_AVAILABLE: "another transaction held a lock for too long; end it, or raise lock_timeout for this role",
-    QUERY_CANCELED: "a statement was cancelled; if a timeout is the cause, raise statement_timeout for this role",
+    QUERY_CANCELED: "if statement_timeout is the cause, raise it for this role",
     "57P": GONE,
 }
 
@@ -52,27 +52,27 @@ BY_STATE = {
 BY_TEXT = {
     "because it is a view": NO_CHANGES,
     "database is locked": "another process held a lock for too long; end its transaction or, if it only reads, use WAL",
-    "readonly database": "the file or its folder can't be written; check their owner, permissions and mount",
-    "unable to open database file": "the file can't be opened; check its owner, permissions, folder and mount",
+    "readonly database": "check the owner, permissions and mount of the file and its folder",
+    "unable to open database file": "check the owner, permissions and mount of the file and its folder",
     "disk I/O error": "the disk may be full or failing; free some space, and check the kernel log",
-    "file is not a database": "not a SQLite file, or an encrypted one; check database.url",
+    "file is not a database": "check database.url; encrypted files are not supported",
     "database disk image is malformed": "the file is damaged; restore it, or use `sqlite3 FILE .recover`",
     "disk is full": "free some space",
     # psycopg reports no code if a connection can't be opened or is lost.
     "server closed the connection": GONE,
     "the connection is lost": GONE,
-    "Connection refused": "PostgreSQL may not be running there; check host and port in database.url",
+    "Connection refused": "PostgreSQL may not be running there; check the host and port in database.url",
     "failed to resolve host": "check the host in database.url",
-    "No such file or directory": "PostgreSQL may not be running there; check the host in database.url",
-    "timeout expired": "the host does not answer; check host and port in database.url, and the firewall",
-    "too many connections": "the role's CONNECTION LIMIT is used up; raise it, because a pass needs one connection",
-    "too many clients": "the server's max_connections is used up; raise it, or use a connection pooler",
-    "remaining connection slots": "the server's max_connections is used up; raise it, or use a connection pooler",
-    "authentication failed": "check user and password in database.url",
-    "no password supplied": "add the password to database.url, or to the user's ~/.pgpass",
-    "no pg_hba.conf entry": "the server's pg_hba.conf does not allow this host and user; add an entry",
-    "does not support SSL": "the server does not support TLS; enable TLS there, or remove sslmode from database.url",
-    "does not exist": "check user and database in database.url",
+    "No such file or directory": "PostgreSQL may not be running there; check the host and port in database.url",
+    "timeout expired": "the host did not answer; check the host and port in database.url, and the firewall",
+    "too many connections": "the role or the database has reached its CONNECTION LIMIT; raise the limit",
+    "too many clients": "the server has reached max_connections; raise it, or use a connection pooler",
+    "remaining connection slots": "the server has reached max_connections; raise it, or use a connection pooler",
+    "authentication failed": "check the user and password in database.url",
+    "no password supplied": "add the password to database.url or to ~/.pgpass",
+    "no pg_hba.conf entry": "add an entry on the server, or set sslmode=require if its entries require TLS",
+    "does not support SSL": "enable TLS on the server, or remove sslmode from database.url",
+    "does not exist": "check database.url",
     "starting up": GONE,
     "shutting down": GONE,
     "standby mode": "this server is read-only; name the primary in database.url",

@@ -23,7 +23,7 @@ from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import MAX_INT, attempts, queue
 from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, move
 
-HIDDEN = "its row can be read but not changed; check the row-level policies of {}"
+HIDDEN = "its row can be read but not changed; check the row-level policies on {}"
 OPEN = row_by_row(attempts.c.finished_at.is_(None))
 
 # Columns with the same value for all attempts that start at the same time.

@@ -188,7 +188,7 @@ def _sent_at(database: Database, time: datetime | None) -> object:
 
 Wanted = TypeVar("Wanted")
 
-IGNORED = "its row did not change; a trigger, a rule or a row-level policy of {} ignores the update"
+IGNORED = "the update had no effect; check the triggers, rules and row-level policies on {}"
 
 # Lengths, in characters, to try one after another if the column rejects an error text.
 LENGTHS = (255, 127, 63, 31)

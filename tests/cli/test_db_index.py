@@ -88,7 +88,7 @@ def test_on_postgresql_only_the_tables_owner_can_create_it(cli: Cli, table: Tabl
         done = cli("db", "index", "--yes", env={"RETRYCLI_DATABASE__URL": url})
         make = MAKE.replace("INDEX", "INDEX CONCURRENTLY").replace("status", "CAST(status AS text)")
         assert (done.returncode, done.stdout) == (69, f"{make};\n")
-        assert "must be owner of table pending_messages: the role lacks a privilege" in done.stderr
+        assert "must be owner of table pending_messages: `retrycli manual postgresql` lists" in done.stderr
     finally:
         table.sql(f"DROP OWNED BY {name}")
         table.sql(f"DROP ROLE {name}")

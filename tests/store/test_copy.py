@@ -370,7 +370,7 @@ def test_an_invalid_time_is_named(kinds: tuple[str, str], tmp_path: Path, templa
         put(sides.source, ATTEMPTS, *map(attempt, range(1, 6)))
         spoil(sides, f"UPDATE retrycli_attempts SET started_at = {bad} WHERE id = 5")
         with pytest.raises(
-            ConfigurationError, match=r"retrycli_attempts in .*source.*, after \(3,\): a row can't be read"
+            ConfigurationError, match=r"a row of retrycli_attempts in .*source.* after the key \(3,\) can't be read"
         ):
             copy(sides)
 
