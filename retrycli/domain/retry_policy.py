@@ -192,7 +192,7 @@ class RetryPolicy:
         if queued.unknown_count > self.unknown_limit and not has_lookup:
             return Transition.escalated(
                 EscalationReason.UNKNOWN,
-                last_error=f"May have arrived: {queued.unknown_count} attempts had an unknown outcome",
+                last_error=f"May have arrived (unknown outcomes: {queued.unknown_count})",
             )
         return None
 
@@ -255,7 +255,7 @@ def _escalated_unknown(queued: QueuedMessage, outcome: Outcome, *, counts_as_ret
     unknowns = queued.unknown_count + 1
     return Transition.escalated(
         EscalationReason.UNKNOWN,
-        last_error=f"May have arrived: {outcome.error} ({unknowns} times)",
+        last_error=f"May have arrived: {outcome.error} (unknown outcomes: {unknowns})",
         retry_count=queued.message.retry_count + counts_as_retry,
         unknown_count=unknowns,
     )

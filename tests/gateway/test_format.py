@@ -455,8 +455,8 @@ def test_a_look_up_without_an_answer_neither_sends_nor_delivers(
             OutcomeKind.PERMANENT,
             "the message arrived, but the copy read back is not as intended",
         ),
-        (answer(500), OutcomeKind.DELIVERED, "delivered, but not read back: reading back: HTTP 500"),
-        (silence, OutcomeKind.DELIVERED, "delivered, but not read back within 0.5 s"),
+        (answer(500), OutcomeKind.DELIVERED, "delivered, but not verified: reading back: HTTP 500"),
+        (silence, OutcomeKind.DELIVERED, "delivered, but not verified within 0.5 s"),
     ],
 )
 def test_a_failed_read_back_does_not_undo_the_delivery(

@@ -126,7 +126,7 @@ class HttpGateway(BaseGateway):
                 return await self._verify(prepared, outcome)
         except TimeoutError:
             if progress.landed is not None:
-                return replace(progress.landed, error=f"delivered, but not read back within {limit:g} s")
+                return replace(progress.landed, error=f"delivered, but not verified within {limit:g} s")
             if progress.in_flight:
                 return Outcome(OutcomeKind.UNKNOWN, error=f"no response within {limit:g} s")
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
@@ -205,7 +205,7 @@ class HttpGateway(BaseGateway):
             if await self._lookups.holds_on_a_page(rule, fields, "reading back"):
                 return outcome
         except NotSent as error:
-            return replace(outcome, error=f"delivered, but not read back: {error}")
+            return replace(outcome, error=f"delivered, but not verified: {error}")
         return replace(
             outcome, kind=OutcomeKind.PERMANENT, error=f"the message arrived, but the copy read back {NOT_AS_EXPECTED}"
         )
@@ -219,7 +219,7 @@ def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outc
         if holds(condition, answer, prepared.fields):
             return outcome
     except ValueError as error:
-        said = f"HTTP {answer.status}, but the response does not show how the message arrived: {error}"
+        said = f"HTTP {answer.status}, but the delivery can't be confirmed from the response: {error}"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, said)
     return replace(
         outcome,

@@ -271,5 +271,5 @@ def _part_start(boundary: str, disposition: str, content_type: str | None = None
 def _quoted(name: str) -> str:
     """Escape a quoted name (RFC 7578, section 4.2, in the form of the HTML standard)."""
     if "\0" in name:
-        raise InvalidMessage(f"{name!r} is not a valid name for a field or file")
+        raise InvalidMessage(f"the name of a form field or file contains a NUL character: {name!r}")
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

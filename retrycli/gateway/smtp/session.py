@@ -184,8 +184,8 @@ class SmtpSession:
             self.step = "STARTTLS"
             if not self._client.has_extn("starttls"):
                 raise self._unauthorized(
-                    "the server does not offer STARTTLS, so the mail would be sent unencrypted; fix gateway.base_url "
-                    "(smtps:// uses TLS from the start), or, on a trusted network, set gateway.starttls = false"
+                    "the server does not offer STARTTLS, so the mail would be sent unencrypted; correct the gateway's "
+                    "base_url (smtps:// uses TLS from the start) or, on a trusted network, set its starttls to false"
                 )
             self._require_success(self._command("STARTTLS"), if_permanent=OutcomeKind.UNAUTHORIZED)
             self._encrypt(self._context)
@@ -213,7 +213,8 @@ class SmtpSession:
         self.step = "AUTH"
         mechanisms = self._client.esmtp_features.get("auth", "").upper().split()
         if not mechanisms:
-            raise self._unauthorized("no authentication offered; remove the credentials, or fix gateway.base_url")
+            why = "the server does not offer authentication; check the gateway's base_url, or remove its credentials"
+            raise self._unauthorized(why)
         if "PLAIN" in mechanisms:  # PLAIN uses UTF-8 (RFC 4616, section 2), but smtplib only ASCII
             secret = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
             reply = self._command(f"AUTH PLAIN {secret}")

@@ -28,7 +28,7 @@ from tests.cpu import cpu_seconds
         ("HTTP 503", "HTTP 503"),
         ("no response within 30 s", "no response within … s"),
         ("10.0.0.7:8080 refused at 12:30:01.25", "… refused at …"),
-        ("May have arrived: ReadTimeout (3 times)", "May have arrived: ReadTimeout (… times)"),
+        ("May have arrived: ReadTimeout (unknown outcomes: 3)", "May have arrived: ReadTimeout (unknown outcomes: …)"),
         ("Can't be sent: subject is null", "Can't be sent: subject is null"),
         (exhausted(10, "HTTP 503"), "HTTP 503"),
         (exhausted(10, None), exhausted(10, None).replace("10", "…")),

@@ -301,7 +301,7 @@ def test_an_escalation_for_unknown_outcomes_says_so() -> None:
     assert step == Transition(
         TransitionKind.ESCALATED,
         reason=EscalationReason.UNKNOWN,
-        last_error="May have arrived: no answer in 30 s (3 times)",
+        last_error="May have arrived: no answer in 30 s (unknown outcomes: 3)",
         retry_count=5,
         unknown_count=3,
     )

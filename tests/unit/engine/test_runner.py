@@ -1028,7 +1028,7 @@ def test_the_third_unknown_outcome_is_escalated(stage: Stage) -> None:
     assert (reason, tries) == ("unknown", 3)
     assert error == (
         "May have arrived: no response was recorded, for example because the process was killed or the disk was full "
-        "(3 times)"
+        "(unknown outcomes: 3)"
     )
 
 
