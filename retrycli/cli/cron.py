@@ -19,15 +19,13 @@ from retrycli.views import terminal
 
 cron = typer.Typer(help="Schedule passes with cron or a systemd timer.", no_args_is_help=True, rich_markup_mode=None)
 
-User = Annotated[
-    bool, typer.Option("--user", help="Use your own crontab or timer. By default, root uses the system's.")
-]
-Systemd = Annotated[bool, typer.Option("--systemd", help="Use a systemd timer instead of a cron line.")]
+User = Annotated[bool, typer.Option("--user", help="Use your own crontab or timer, even as root.")]
+Systemd = Annotated[bool, typer.Option("--systemd", help="Use a systemd timer, not a cron line.")]
 RunAs = Annotated[
     str | None,
     typer.Option(
-        help="The user who runs the passes. Root runs them only if named here.",
-        show_default="the owner of the database or settings",
+        help="The user who runs the system's schedule. To run passes as root, name root here.",
+        show_default="the owner of the SQLite file, otherwise of the settings",
     ),
 ]
 
@@ -126,7 +124,7 @@ def cron_check(
             terminal.complain(f"retrycli: {found.objection}")
         elif any(caller.running is None for caller in found.callers):
             terminal.complain(
-                f"retrycli: can't see whether cron is running; run {callers.as_user('root', 'cron check', loaded)}"
+                f"retrycli: can't tell whether cron is running; run {callers.as_user('root', 'cron check', loaded)}"
             )
         if found.callers and found.unread is not None:
             terminal.complain(
@@ -158,7 +156,7 @@ def cron_remove(
             if found
             else [
                 "Nothing to remove for these settings.",
-                "No schedule written by `retrycli cron install` was found where you can change it.",
+                "Only schedules that `retrycli cron install` wrote, and that you can change, are removed.",
             ]
         ),
         "Next: retrycli cron check",

@@ -50,7 +50,7 @@ def select_messages(
     """
     if bool(message_ids) == (wanted != Filter()):
         raise typer.BadParameter(
-            "ids and filters can't be combined; give either ids or filters"
+            "give either ids or filters, not both"
             if message_ids
             else "give the ids of the messages, or a filter such as --type or --error",
             param_hint="ID…",
@@ -86,7 +86,8 @@ def _show_match(settings: Settings, found: operations.message_actions.Match, lef
 
 
 def _describe_expired(number: int) -> str:
-    return f"{formatting.count(number, 'message')} {'has' if number == 1 else 'have'} expired and would expire again"
+    have = "has" if number == 1 else "have"
+    return f"{formatting.count(number, 'message')} {have} expired and would expire again if requeued"
 
 
 def run_interruptible(act: Callable[[operations.wiring.Runtime], Result]) -> tuple[Result, int | None]:
@@ -178,9 +179,10 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
         sends = f"send {'it' if len(expired) == 1 else 'one'} with `retrycli retry {expired[0]}`"
         terminal.say(f"{_describe_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
     if lost := len(done.refused) - unfit - len(expired):
+        them, were = ("it", "was") if lost == 1 else ("them", "were")
         terminal.say(
-            f"{formatting.count(lost, 'message')} not changed: modified concurrently, or rejected by the database. "
-            "To see the reasons, add --json."
+            f"{formatting.count(lost, 'message')} {were} not changed: another process was changing or sending {them}, "
+            "or the database rejected the change. To see the reasons, run this again with --json."
         )
 
 
@@ -188,8 +190,8 @@ def describe_left(done: operations.retry.ActionResult) -> str:
     """Return a sentence with the number of messages that the action left unchanged, and the reason."""
     failed = sum(attempt.failed for attempt in done.tried)
     why = {
-        "canary_failed": f"{failed} of the {len(done.tried)} canaries failed",
-        "destination_down": "the ticketing API seems to be down",
+        "canary_failed": f"{failed} of {len(done.tried)} canaries failed",
+        "destination_down": "the last attempts all failed, probably because of the ticketing API",
         "signal": "the command was stopped; run it again to continue with the rest",
     }[done.reason or "signal"]
     return f"{formatting.count(done.left, 'message')} {'was' if done.left == 1 else 'were'} left unchanged: {why}."
@@ -213,6 +215,6 @@ def show_attempt(tried: operations.retry.ManualAttempt, start: str = "Message") 
     elif tried.outcome is not None:
         words = f"{tried.outcome.kind}, {tried.outcome.error}"
         sent = "may have been sent" if may_have_arrived(tried.outcome.kind, tried.outcome.status_code) else "not sent"
-        terminal.show_text(f"{start} {tried.message_id} {sent}: {words}. Its place in the queue is unchanged.")
+        terminal.show_text(f"{start} {tried.message_id} {sent}: {words}. Its state is unchanged.")
     else:
         terminal.complain(f"retrycli: {tried.error}")

@@ -290,10 +290,9 @@ def test_the_output_reports_failed_canaries(cli: Cli, application: Application) 
     assert screen.returncode == 3
     assert "Requeue 3 messages, with 2 of them as canaries? [y/N] y\n" in screen.text
     assert (
-        "Canary: message 12 not sent: permanent, HTTP 422: no such recipient. Its place in the queue is unchanged."
-        in screen.words
+        "Canary: message 12 not sent: permanent, HTTP 422: no such recipient. Its state is unchanged." in screen.words
     )
-    assert screen.text.endswith("1 message was left unchanged: 2 of the 2 canaries failed.\nNext: retrycli show 11\n")
+    assert screen.text.endswith("1 message was left unchanged: 2 of 2 canaries failed.\nNext: retrycli show 11\n")
 
 
 def test_delivered_canaries_let_the_rest_follow(cli: Cli, application: Application) -> None:
@@ -445,7 +444,10 @@ def test_a_message_sent_before_the_answer_is_left_alone_and_counted(at_work: Cli
 
     screen = at_work.on_terminal("requeue", "--type", "customer", answers=answers())
     assert "Requeued 2 messages" in screen.text
-    assert "1 message not changed: modified concurrently, or rejected by the database." in screen.text
+    assert (
+        "1 message was not changed: another process was changing or sending it, or the database rejected the change."
+        in screen.text
+    )
     assert application.row(13)["status"] == "sent"
     assert {message_id for message_id, *_ in acts(application)} == {11, 12}
 
@@ -633,7 +635,10 @@ def test_retry_by_a_filter_stops_when_the_api_is_down(cli: Cli, application: App
         at_work = cli.having(application.variables(api.url))
         done = at_work("retry", "--type", "customer", "--yes")
         assert (done.returncode, len(api.paths)) == (3, 5)
-        assert done.stderr == "retrycli: 2 messages were left unchanged: the ticketing API seems to be down.\n"
+        assert done.stderr == (
+            "retrycli: 2 messages were left unchanged: "
+            "the last attempts all failed, probably because of the ticketing API.\n"
+        )
         assert at_work("retry", *map(str, range(11, 18))).returncode == 3
         assert len(api.paths) == 12
 
@@ -749,8 +754,8 @@ def test_requeue_skips_messages_that_would_expire_also_as_canaries(cli: Cli, app
     assert "message 11 has expired, so a pass would escalate it" in named.stderr
     assert "send it with `retrycli retry 11`" in named.stderr
     words = (
-        "2 messages have expired and would expire again: raise schedule.expires_after_hours, or send one with "
-        "`retrycli retry 11`"
+        "2 messages have expired and would expire again if requeued: raise schedule.expires_after_hours, or send one "
+        "with `retrycli retry 11`"
     )
     assert words in screen.words
     assert at_work("requeue", "11", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "96"}).returncode == 0
@@ -781,7 +786,10 @@ def test_requeue_reports_the_number_of_expired_messages_before_it_asks(at_work: 
     escalate(application, 13, hours_ago=1)
     old = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
     screen = old.on_terminal("requeue", "--type", "customer", answers=["n"])
-    words = "2 messages have expired and would expire again: they will be left unchanged. Requeue 1 message? [y/N]"
+    words = (
+        "2 messages have expired and would expire again if requeued: they will be left unchanged. "
+        "Requeue 1 message? [y/N]"
+    )
     assert words in screen.words, screen.words
     assert "Expires" not in screen.text, "an escalated message does not expire"
     assert re.findall(r"^(1\d)  ", screen.text, re.MULTILINE) == ["13"]

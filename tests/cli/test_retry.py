@@ -57,10 +57,7 @@ def test_an_escalated_message_stays_escalated_until_it_is_accepted(cli: Cli, app
         at_work = cli.having(application.variables(api.url))
         refused = at_work.on_terminal("retry", "9")
         assert refused.returncode == 3
-        assert (
-            "Message 9 not sent: permanent, HTTP 422: no such recipient. Its place in the queue is unchanged."
-            in refused.words
-        )
+        assert "Message 9 not sent: permanent, HTTP 422: no such recipient. Its state is unchanged." in refused.words
         assert refused.text.endswith("Next: retrycli show 9\n")
         assert application.state(9) == "escalated"
         sent = at_work.on_terminal("retry", "9")

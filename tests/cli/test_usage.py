@@ -165,7 +165,7 @@ WRONG = {
     "status --fast": "No such option: --fast",
     "retry": "Invalid value for ID…: give the ids of the messages, or a filter such as --type",
     "requeue": "Invalid value for ID…: give the ids of the messages, or a filter such as --type",
-    "requeue 5 --type customer": "Invalid value for ID…: ids and filters can't be combined",
+    "requeue 5 --type customer": "Invalid value for ID…: give either ids or filters, not both",
     "reject 5": "Missing option '--reason'",
     "reject 5 --reason ' '": "Invalid value for --reason: the reason is empty",
     "reject --error '' --reason x --yes": "Invalid value for '--error': the value is empty; give a value",
