@@ -394,7 +394,7 @@ def test_downgrade_asks_and_names_the_next_step(at_work: Cli, application: Appli
     assert "install the older version" in done.words
     again = at_work("db", "downgrade", "--yes")
     assert again.returncode == 78
-    assert "downgrade the tables with the version of retrycli that upgraded them" in again.stderr
+    assert "use the release of retrycli whose tables have version 0005" in again.stderr
 
 
 def test_downgrade_waits_for_a_pass(cli: Cli, application: Application) -> None:
