@@ -22,7 +22,7 @@ def sandbox(
     latency: Annotated[
         timedelta | None,
         typer.Option(
-            help="Delay each response by this time, such as 200ms or 2s.",
+            help="Delay each response by this long, for example 200ms or 2s.",
             metavar="<duration>",
             show_default="0s",
             parser=duration,

@@ -103,7 +103,7 @@ def deliver_test(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(help="The operator's name for the message.", show_default="login name", parser=operator_name),
+        typer.Option(help="The operator named in the message.", show_default="login name", parser=operator_name),
     ] = None,
     yes: Yes = False,
     as_json: Json = False,

@@ -98,8 +98,8 @@ def _is_editable(problem: object) -> bool:
 def may_have_arrived(message_id: int) -> str:
     """Return the commands for an escalated message that may have arrived."""
     return (
-        f"`retrycli look-up {message_id}`, or check its ticket; "
-        f"then `retrycli mark-sent {message_id}` if the message arrived, or `retrycli retry {message_id}`"
+        f"`retrycli look-up {message_id}`; if it finds nothing, check the ticket, "
+        f"then `retrycli mark-sent {message_id}` if the message arrived, or `retrycli retry {message_id}` if it did not"
     )
 
 
@@ -178,7 +178,10 @@ def _next_attempt(found: operations.explain.Explanation) -> datetime | str:
     if at is None:
         return "none at present"
     if found.one_goes_first:
-        return f"not before {terminal.time_in_words(at)}, and then only if this message is the first one attempted"
+        return (
+            f"not before {terminal.time_in_words(at)}: the pass attempts one message first, "
+            "and the others only if the destination works"
+        )
     if found.pass_runs and all(gate.open for gate in found.gates):
         return f"in the pass that is running now, or at {terminal.time_in_words(at)}"
     return at

@@ -40,8 +40,8 @@ def run() -> None:
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  not used for secrets
         values = {"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url, **IN_ORDER}
         write_private(folder / "retrycli.toml", template.template(values))
-        _print(f"A ticketing API that fails {FAIL:.0%} of deliveries runs at {sandbox.url}.")
-        _print(f"The example's queue is in {database}.\n")
+        _print(f"A simulated ticketing API is running at {sandbox.url}; it fails {FAIL:.0%} of deliveries.")
+        _print(f"The example database is {database}.\n")
         for command in ("status", "run-once", "list-failed", "escalations", "passes"):
             _print(f"$ retrycli {command}")
             subprocess.run([*retrycli, "--log-level", "INFO", command], cwd=folder, env=environment, check=True)  # noqa: S603
@@ -49,7 +49,7 @@ def run() -> None:
         kept = len(sandbox.received)
     program = suggested.NAME if suggested.program() == suggested.NAME else shlex.join(retrycli)
     _print(
-        f"The API stored {kept} messages, each once. The files are kept. To continue:\n\n"
+        f"The API stored {kept} messages, each once. The demo's files are kept. To continue:\n\n"
         f"  {program} sandbox --fail 30%        # in another terminal; shows its address\n"
         f"  cd {shlex.quote(str(folder))}\n"
         "  export TICKETING_API_BASE_URL=http://127.0.0.1:8808\n"

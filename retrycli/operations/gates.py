@@ -106,7 +106,7 @@ class Gates:
         last = max(due for _, due in earlier_in_ticket)
         first, _ = earlier_in_ticket[0]
         others = f" and {len(earlier_in_ticket) - 1:,} more" if len(earlier_in_ticket) > 1 else ""
-        figure = f"message {first}{others} of its ticket must be delivered or escalated first; due at"
+        figure = f"message {first}{others} of the same ticket must be delivered or escalated first; due by"
         return Gate("order", last <= self._rules.due_by(at), figure, last)
 
     def pause(self, at: datetime) -> Gate:
@@ -125,9 +125,9 @@ class Gates:
             case BreakerState.CLOSED:
                 figure = "closed"
             case BreakerState.OPEN:
-                figure = f"the API failed {breaker.failures:,} times in a row; one probe goes first, at"
+                figure = f"the destination failed {breaker.failures:,} times in a row; the next probe is at"
             case BreakerState.RESTING:
-                figure = "the API asked retrycli to wait, until"
+                figure = "the API asked retrycli to wait until"
         return Gate("breaker", is_open, figure, breaker.probe_at)
 
     def _last_pass(self, found: MessageDetails) -> Gate:
@@ -138,8 +138,8 @@ class Gates:
         if (ended := refused or self._ended_early) is None:
             return Gate("last_pass", open=True, figure="nothing stopped it")
         if refused or ended.reason == StopReason.FAULT:
-            words = "the last pass that tried was refused" if refused else "the last pass failed"
-            figure = f"{words}: {ended.detail}; each pass tries again; that pass began at"
+            words = "the last pass that sent requests was refused" if refused else "the last pass failed"
+            figure = f"the next pass will try again, but {words}: {ended.detail}; it began at"
         else:
             why = ": ".join(filter(None, ((ended.reason or "").replace("_", " "), ended.detail)))
             figure = f"the last pass ended early: {why}; it began at"

@@ -30,7 +30,7 @@ from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates
 # Number of newest attempts in which to look for the first attempt of the last pass. If the pass made more attempts, its
 # earliest attempt among these is used.
 ATTEMPTS_LOOKED_AT = 1_000
-UNRECORDED = "the process was killed, or the database could not be written when it ended"
+UNRECORDED = "the process was killed, or could not record its end in the database"
 
 
 class Ledger(Queries):

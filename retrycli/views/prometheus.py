@@ -24,11 +24,15 @@ Values = Mapping[str, float] | Mapping[tuple[str, str], float] | float | datetim
 
 # The description and the labels of each metric. Counters count from the creation of retrycli's own tables.
 METRICS = {
-    "retrycli_build_info": ("The version of retrycli that wrote these metrics.", "version", "tables"),
+    "retrycli_build_info": (
+        "Always 1; the labels are the versions of retrycli and of its tables.",
+        "version",
+        "tables",
+    ),
     "retrycli_retry_interval_seconds": ("The configured interval between passes.",),
     "retrycli_first_pass_start_timestamp_seconds": ("Start time of the first pass.",),
     "retrycli_last_pass_start_timestamp_seconds": ("Start time of the last pass, including skipped passes.",),
-    "retrycli_last_pass_duration_seconds": ("Duration of the last pass.",),
+    "retrycli_last_pass_duration_seconds": ("Duration of the last pass that has ended, including skipped passes.",),
     "retrycli_last_success_timestamp_seconds": ("End time of the last completed pass; absent until a pass completes.",),
     "retrycli_passes": ("Passes that have ended.", "result"),
     "retrycli_attempts": ("Delivery attempts that have an outcome.", "outcome"),
@@ -39,7 +43,7 @@ METRICS = {
     ),
     "retrycli_oldest_escalated_age_seconds": ("Time since the oldest escalation; 0 if no message is escalated.",),
     "retrycli_oldest_unacknowledged_age_seconds": (
-        "Time since the oldest unacknowledged escalation; 0 if all messages are acknowledged.",
+        "Time since the oldest unacknowledged escalation; 0 if all escalations are acknowledged.",
     ),
     "retrycli_paused": ("1 if deliveries are paused.",),
     "retrycli_breaker_open": ("1 if the circuit breaker is open.", "destination"),
@@ -115,7 +119,7 @@ def _remedy(error: OSError, path: Path) -> str:
         case FileNotFoundError():
             return f"create the folder {folder}, or use the one that node_exporter's textfile collector reads"
         case PermissionError():
-            return f"give user {os.getuid()} write permission for the folder {folder}: the file is replaced as a whole"
+            return f"give user {os.getuid()} write permission on the folder {folder}, not only on the file"
         case IsADirectoryError():
             return "name a file in that folder"
         case _:

@@ -145,7 +145,7 @@ def test_quotes_the_last_refusal_until_a_message_is_accepted(desk: Cli, applicat
         assert found["level"] == "failure"
         assert f"{api.url} responds (HTTP 404" in found["found"]
         assert desk("status", "--check").returncode == 3
-        assert re.search(r"but it last refused messages at \S+Z: .*401", found["found"])
+        assert re.search(r"but it refused messages of the pass that began at \S+Z: .*401", found["found"])
         application.execute("UPDATE pending_messages SET status = 'rejected'")
         assert levels(desk, code=0)["api"] == "warning", "nothing waits any more"
         assert desk("status", "--check").returncode == 0, "also while the refused pass is the newest"
@@ -166,7 +166,7 @@ def test_a_refusal_is_a_failure_even_if_no_credentials_are_set(desk: Cli, applic
         file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n')
         assert desk("run-once").returncode == 77
         [found] = [finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "api"]
-    assert "but none are set; it last refused messages" in found["found"]
+    assert "but none are set; it refused messages" in found["found"]
 
 
 def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, application: Application) -> None:

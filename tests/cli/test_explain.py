@@ -333,7 +333,7 @@ def test_finds_an_earlier_message_of_the_ticket_though_both_are_new(at: Desk) ->
         at.add(message_id, ticket_id=4701)
     found = at.explain(13, NOON + MINUTE)
     [gate] = [each for each in found.gates if each.name == "order"]
-    assert gate.figure == "message 11 of its ticket must be delivered or escalated first; due at"
+    assert gate.figure == "message 11 of the same ticket must be delivered or escalated first; due by"
 
 
 def test_predicts_no_time_without_a_pass(at: Desk) -> None:
@@ -661,7 +661,7 @@ def test_predicts_no_attempt_for_messages_behind_a_probe(cli: Cli, application: 
         at_work = cli.having(application.variables(api.url))
         at_work("run-once")
         last = max(int(str(row)) for row in application.rows())
-        words = rf"not before {LOCAL_TIME}, and then only if this message is the first one attempted"
+        words = rf"not before {LOCAL_TIME}: the pass attempts one message first, and the others only if .* works"
         assert re.search(words, at_work.on_terminal("explain", str(last)).words)
         assert at_work.json("explain", str(last))["next_attempt_at"] is not None
         application.execute("DELETE FROM pending_messages WHERE id < ?", last)

@@ -242,10 +242,10 @@ def test_advises_to_investigate_a_message_that_may_have_arrived_before_resending
             story.insert(message_id)
         story.ticks(3)
         shown = story.command.on_terminal("show", "1").words
-        assert "Next: `retrycli look-up 1`, or check its ticket; then `retrycli mark-sent 1`" in shown
-        assert "Next: `retrycli look-up 1`, or check its" in story.command.on_terminal("explain", "1").words
+        assert "Next: `retrycli look-up 1`; if it finds nothing, check the ticket, then `retrycli mark-sent 1`" in shown
+        assert "Next: `retrycli look-up 1`; if it finds nothing" in story.command.on_terminal("explain", "1").words
         listed = story.command.on_terminal("escalations").words
         assert "Look up each one, beginning with `retrycli look-up 1`, or check the tickets." in listed
         assert "If all arrived: `retrycli mark-sent --fingerprint" in listed
         story.operator(*MARK, "2")
-        assert "Next: `retrycli look-up 1`, or check its" in story.command.on_terminal("escalations").words
+        assert "Next: `retrycli look-up 1`; if it finds nothing" in story.command.on_terminal("escalations").words

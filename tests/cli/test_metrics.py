@@ -299,7 +299,7 @@ def test_another_users_directory_is_reported_with_the_user_who_must_write_there(
     done = without_roots_powers(measuring)("run-once")
     folder.chmod(0o700)
     assert done.returncode == 0
-    assert re.search(rf"Permission denied; give user \d+ write permission for the folder {folder}: ", done.stderr)
+    assert re.search(rf"Permission denied; give user \d+ write permission on the folder {folder}, ", done.stderr)
 
 
 def test_a_file_that_cannot_be_replaced_is_kept(measuring: Cli, folder: Path) -> None:

@@ -385,7 +385,8 @@ def test_a_refusal_lasts_until_a_message_is_delivered(cli: Cli, application: App
         gates = {gate["name"]: gate for gate in desk.json("explain", "2")["gates"]}
         assert gates["last_pass"]["open"]
         assert re.fullmatch(
-            r"the last pass that tried was refused: .*401.*; each pass .*", gates["last_pass"]["figure"]
+            r"the next pass .* the last pass that sent requests was refused: .*401.*; it .*",
+            gates["last_pass"]["figure"],
         )
         assert gates["last_pass"]["time"] == refusal["at"]
         api._answers = [TAKES]

@@ -78,7 +78,9 @@ def _refusals(context: Context, database: Database) -> dict[str, str]:
     ledger = Ledger(database)
     passes = ledger.last_passes(incidents.LOOKBACK, until=context.now() + CLOCK_TOLERANCE)
     return {
-        destination: f"it last refused messages at {record.started_at:%Y-%m-%dT%H:%M:%SZ}: {record.detail}"
+        destination: (
+            f"it refused messages of the pass that began at {record.started_at:%Y-%m-%dT%H:%M:%SZ}: {record.detail}"
+        )
         for destination, record in ledger.refusals(passes).items()
         if "certificate" not in str(record.detail).lower()  # skipped, because the probe verifies the certificate itself
     }
@@ -154,7 +156,7 @@ def _probe_finding(
         return ok("api", f"{where} responds and accepts the credentials")
     if refusal is not None:
         return failure("api", f"{where} responds ({said} to a GET), but {refusal}", CHECK_CREDENTIALS)
-    proof = "; the first delivery will show whether it accepts the credentials" if _has_credentials(gateway) else ""
+    proof = "; only a delivery can show whether it accepts the credentials" if _has_credentials(gateway) else ""
     return ok("api", f"{where} responds ({said} to a GET){proof}")
 
 
@@ -202,13 +204,16 @@ def _connect(host: str, port: int) -> str | None:
 def _cron_mail(context: Context) -> Iterator[Finding]:
     """Warn if warnings from passes reach no operator, or only a local mailbox."""
     for caller in callers_of(context.loaded, context.host):
-        remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {caller.title}"
+        remedy = f"set notify.urls, or set MAILTO=you@example.com at the top of {caller.title}"
         if caller.mail_to:
             continue
         if caller.kind == "timer":
             who, why, remedy = "warnings from passes reach no operator", "a timer sends no mail", "set notify.urls"
         elif caller.mail_to is None:
-            who, why = f"cron mails problems to {caller.user or caller.owner}", f"{caller.title} has no MAILTO"
+            who, why = (
+                f"cron mails warnings only to the local user {caller.user or caller.owner}",
+                f"{caller.title} has no MAILTO",
+            )
         else:
             who, why = "warnings from passes reach no operator", f"MAILTO is empty in {caller.title}"
         yield warning("notifications", f"{who}: notify.urls is not set, and {why}", remedy)

@@ -65,7 +65,7 @@ def outcomes(
             ),
         ],
         title="Attempts by outcome over time",
-        desc=f"{len(bars)} bars with {total:,} attempts; outages of the ticketing API: {len(outages)}.",
+        desc=f"Bars: {len(bars)}; attempts: {total:,}; outages of the ticketing API: {len(outages)}.",
     )
 
 

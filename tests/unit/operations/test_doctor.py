@@ -382,8 +382,11 @@ def test_incidents_reported_only_to_a_service_users_mailbox_are_a_warning(desk: 
     file = desk.root / "etc/cron.d/retrycli"
     file.write_text(LINE)
     found = only(network.notifications(desk.case()), Level.WARNING, "notifications")
-    assert found.found == f"cron mails problems to desk: notify.urls is not set, and {file} has no MAILTO"
-    assert found.remedy == f"set notify.urls, or put MAILTO=you@example.com at the top of {file}"
+    assert (
+        found.found
+        == f"cron mails warnings only to the local user desk: notify.urls is not set, and {file} has no MAILTO"
+    )
+    assert found.remedy == f"set notify.urls, or set MAILTO=you@example.com at the top of {file}"
     file.write_text(f'MAILTO=""\n{LINE}')
     found = only(network.notifications(desk.case()), Level.WARNING, "notifications")
     assert (
@@ -394,8 +397,8 @@ def test_incidents_reported_only_to_a_service_users_mailbox_are_a_warning(desk: 
     file.unlink()
     desk.crontab = LINE.replace("desk ", "")
     found = only(network.notifications(desk.case()), Level.WARNING, "notifications")
-    assert f"cron mails problems to {desk.host.login}: " in found.found
-    assert found.remedy == "set notify.urls, or put MAILTO=you@example.com at the top of the crontab of " + (
+    assert f"cron mails warnings only to the local user {desk.host.login}: " in found.found
+    assert found.remedy == "set notify.urls, or set MAILTO=you@example.com at the top of the crontab of " + (
         f"{desk.host.login}"
     )
 
