@@ -204,7 +204,7 @@ def test_doctor_reports_other_roles_that_may_create_in_the_search_path(applicati
     [found] = of_search_path(command)
     assert (found["level"], found["found"]) == (
         "ok",
-        "no other role may create functions in the schemas on the search path",
+        "only owners, superusers and retrycli's own role may create functions in the schemas on the search path",
     )
     application.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
     [found] = of_search_path(command)

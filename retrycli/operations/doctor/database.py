@@ -39,8 +39,8 @@ def table(context: Context, database: Database) -> Iterator[Finding]:
         yield warning(
             "table",
             f"{context.settings.database.table} has no updated_at: each pass reads the text of every escalated "
-            "message. If a message fails again between two passes and its text, retry_count and last_error are "
-            "the same, it stays escalated",
+            "message. An escalated message that fails again between two passes stays escalated if its text, "
+            "retry_count and last_error are unchanged",
             # The remedy needs both parts: a newer updated_at does not by itself requeue an escalated message.
             "add updated_at, and set it with every change; let the application change retry_count or last_error when "
             "it marks a message as failed again",
@@ -94,7 +94,8 @@ def age(context: Context, database: Database) -> Iterator[Finding]:
         yield warning(
             "age",
             words,
-            "if that is too old to send, set schedule.expires_after_hours: older messages are escalated, not sent",
+            "if messages this old should not be sent, set schedule.expires_after_hours: passes then escalate messages "
+            "that exceed this limit",
         )
 
 
@@ -111,7 +112,8 @@ def index(context: Context, database: Database) -> Iterator[Finding]:
     elif Enrolment(database).goes_round():
         yield ok(
             "index",
-            f"{table} is too large for a pass to read completely; `retrycli db index` creates an index for passes",
+            f"{table} is too large for one pass to read completely; `retrycli db index` creates an index with which "
+            "passes find failed rows sooner",
         )
 
 
@@ -144,7 +146,10 @@ def search_path(_context: Context, database: Database) -> Iterator[Finding]:
             f"`REVOKE CREATE ON SCHEMA {_quoted(where)} FROM {'PUBLIC' if role is None else _quoted(role)}`",
         )
     if not found:
-        yield ok("search path", "no other role may create functions in the schemas on the search path")
+        yield ok(
+            "search path",
+            "only owners, superusers and retrycli's own role may create functions in the schemas on the search path",
+        )
 
 
 def _quoted(name: str) -> str:
@@ -159,8 +164,9 @@ def time(context: Context, database: Database) -> Iterator[Finding]:
     if last is not None and last.started_at - context.now() > CLOCK_TOLERANCE:
         yield failure(
             "clock",
-            f"the last pass began at {last.started_at:%Y-%m-%dT%H:%M:%SZ}, which is in the future",
-            "check this machine's clock: `timedatectl`; when the clock is right, the next pass corrects these times",
+            f"the recorded start of the last pass, {last.started_at:%Y-%m-%dT%H:%M:%SZ}, is in the future",
+            "check this machine's clock: `timedatectl`; if it is right, the next pass corrects recorded times that are "
+            "more than 30 minutes ahead",
         )
 
 

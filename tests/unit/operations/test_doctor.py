@@ -497,8 +497,9 @@ def test_a_missing_updated_at_column_is_reported(desk: Desk) -> None:
     findings = desk.in_database(database.table)
     found = only([finding for finding in findings if finding.level is not Level.OK], Level.WARNING, "table")
     assert found.found == (
-        "pending_messages has no updated_at: each pass reads the text of every escalated message. If a message "
-        "fails again between two passes and its text, retry_count and last_error are the same, it stays escalated"
+        "pending_messages has no updated_at: each pass reads the text of every escalated message. An escalated "
+        "message that fails again between two passes stays escalated if its text, retry_count and last_error are "
+        "unchanged"
     )
     assert found.remedy == (
         "add updated_at, and set it with every change; let the application change retry_count or last_error when "
