@@ -44,7 +44,7 @@ Canary = Annotated[
 AbortOver = Annotated[
     str | None,
     typer.Option(
-        help="Requeue nothing if more than this share of the canaries, the messages attempted first, fails.",
+        help="Requeue nothing if more than this share of the messages attempted first (the canaries) fail.",
         show_default=DEFAULT_SHARE,
     ),
 ]

@@ -21,7 +21,7 @@ FAILED_INDEX = {
 }
 
 
-db = typer.Typer(help="Maintain retrycli's own tables.", no_args_is_help=True, rich_markup_mode=None)
+db = typer.Typer(help="Maintain retrycli's own tables and index.", no_args_is_help=True, rich_markup_mode=None)
 table = typer.Typer(help="Link the queue to the application's table.", no_args_is_help=True, rich_markup_mode=None)
 
 

@@ -85,14 +85,14 @@ def _show_summary(
     _show_down(found, foreseen)
     if foreseen.escalated:
         terminal.say(
-            f"{formatting.count(foreseen.escalated, 'message')} would be escalated instead: expired, no retries left, "
-            "or invalid."
+            f"{formatting.count(foreseen.escalated, 'message')} would be escalated, not sent: expired, no retries "
+            "left, or invalid."
         )
     if found.number:
         # These checks would require reading complete messages.
         terminal.say(
-            "Not checked: earlier deliveries, unknown outcomes, rows that became invalid.",
-            "A pass may escalate messages for these reasons.",
+            "Not checked: whether messages may have arrived, or have become invalid.",
+            "A pass may escalate such messages.",
         )
     if not found.number and (later := foreseen.waiting):
         terminal.say(f"{formatting.count(later, 'message')} {'is' if later == 1 else 'are'} not due yet.")
@@ -118,4 +118,7 @@ def _show_oldest(settings: Settings, oldest: datetime, now: datetime) -> None:
     if now - oldest > operations.dry_run.LONG_AGO and any(
         policy.expires_after is None for policy in settings.policies.values()
     ):
-        terminal.say("If that is too old to send, set schedule.expires_after_hours to escalate messages over that age.")
+        terminal.say(
+            "If messages this old should not be sent, set schedule.expires_after_hours.",
+            "Passes then escalate messages that exceed this limit.",
+        )

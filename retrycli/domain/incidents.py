@@ -25,15 +25,15 @@ LOOKBACK = 1000  # number of passes to search for the start of an incident: ten 
 
 # Text that tells operators when an outage uses up retries; `retrycli.engine.destination` implements these rules.
 COST = (
-    "No message is lost. Each failure that revealed the outage used up one retry. From a message's third probe on, a "
-    "probe that gets a response also uses up a retry. Other failures use up no retries."
+    "No message is lost. Each failure that revealed the outage used up one retry. From the third probe of the same "
+    "message on, a failed probe that got a response also uses up a retry. Other failures use up no retries."
 )
 
 # Stop reasons that recur in every pass while their cause lasts, with the texts that report them.
 TROUBLE: dict[str, str] = {
     StopReason.BREAKER_OPEN: f"The ticketing API is down ({{detail}}). {COST} Next: `retrycli status`",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses the credentials ({detail}). This uses up no retries. "
-    "Check gateway.auth and its secrets with `retrycli config show`",
+    "Check the gateway settings with `retrycli config show`, and the account's rights in the ticketing system",
     StopReason.SAME_ANSWER: "{detail}. This uses up no retries and escalates no messages. "
     "Check gateway.base_url, the preset, and the proxy in front of the API",
     StopReason.DEADLINE: "The pass ran out of time with messages unsent. Raise run.concurrency or run.deadline_minutes",
@@ -45,7 +45,7 @@ REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
 OVER: dict[str, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API accepts messages again (it was down {when})",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API accepts the credentials again (it refused them {when})",
-    StopReason.SAME_ANSWER: "The ticketing API works again (it gave every request the same response {when})",
+    StopReason.SAME_ANSWER: "The ticketing API works again (it gave many requests the same response {when})",
     StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of time {when})",
 }
 

@@ -296,7 +296,7 @@ def test_a_dry_run_reports_the_age_of_the_oldest_message_and_a_next_step(
     application.add(160 + 1, hours_ago=0, created_at="2023-05-06 07:08:09", updated_at="2026-01-03 03:04:05")
     screen = at_work.on_terminal("run-once", "--dry-run")
     assert re.search(r"The oldest message dates from 2023-05-06 07:08\+00:00, [\d,]+ days ago\.", screen.text)
-    assert "If that is too old to send, set schedule.expires_after_hours" in screen.words
+    assert "If messages this old should not be sent, set schedule.expires_after_hours" in screen.words
     limited = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "100000"})
     assert "schedule.expires_after_hours" not in limited.on_terminal("run-once", "--dry-run").words
 
@@ -395,8 +395,11 @@ def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
     assert cli.json("status")["messages"]["due"] == 2
     screen = cli.on_terminal("run-once", "--dry-run")
     assert "A pass would send 2 messages to " in screen.words
-    assert "5 messages would be escalated instead: expired, no retries left, or invalid." in screen.words
-    assert "Not checked: earlier deliveries, unknown outcomes, rows that became invalid." in screen.words
+    assert "5 messages would be escalated, not sent: expired, no retries left, or invalid." in screen.words
+    assert (
+        "Not checked: whether messages may have arrived, or have become invalid. A pass may escalate such messages."
+        in screen.words
+    )
     done = cli.json("run-once")
     assert (done["sent"], done["escalated"]) == (2, 5)
 
@@ -468,8 +471,8 @@ def test_an_unavailable_api_ends_the_pass_with_69_and_costs_five_messages_one_re
     assert f"The ticketing API is down ({sandbox.url}, next probe at " in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert (
-        "Each failure that revealed the outage used up one retry. From a message's third probe on, a probe that gets a "
-        in done.stderr
+        "Each failure that revealed the outage used up one retry. From the third probe of the same message on, a "
+        "failed probe that got a response also uses up a retry. " in done.stderr
     )
     assert [row["retry_count"] for row in application.rows().values()] == [1] * 5 + [0] * 3
     assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == {"waiting"}
