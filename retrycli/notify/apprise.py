@@ -80,7 +80,7 @@ def place(url: str) -> tuple[str, int] | None:
         except ImportError:
             raise ConfigurationError(MISSING) from None
     if target is None:
-        raise ConfigurationError(f"{_invalid_url(url)}; fix notify.urls, or install the package")
+        raise ConfigurationError(f"{_invalid_url(url)}; fix the URL in notify.urls or its file, or install the package")
     if smtp := getattr(target, "smtp_host", None):
         return smtp, int(target.port or 25)
     # The host part of a hosted service's Apprise URL is a token, so the address comes from Apprise's plugin.

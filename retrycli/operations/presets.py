@@ -44,7 +44,8 @@ def check(settings: Settings, name: str) -> tuple[Preset, str]:
             columns = list(database.messages.c.keys())
     except RetrycliError as error:  # a preset is often written before the database is set up
         others = ", ".join(sorted(preset.columns - {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS}))
-        return preset, f"not checked: {error}" + (f". The table must have the columns {others}" if others else "")
+        besides = f". Besides retrycli's required columns, the preset needs {others}" if others else ""
+        return preset, f"not checked: {error}{besides}"
     preset.check_columns({*columns, *OPTIONAL_COLUMNS})
     return preset, f"{settings.database.table} has every column that the preset requires"
 

@@ -157,7 +157,8 @@ class File:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigurationError(
-                f"can't write {self.path}: {error.strerror}; check the permissions and the free space of its folder"
+                f"can't write {self.path}: {error.strerror}; "
+                "check the permissions of its folder and the free disk space"
             ) from error
 
 

@@ -91,9 +91,9 @@ def test_the_fixed_recipient_replaces_a_missing_one(nobody: str | None) -> None:
     [
         (
             {"recipient_email": "anna"},
-            "recipient_email is not a valid e-mail address: 'anna': write an address such as",
+            "recipient_email contains an invalid e-mail address, 'anna': write an address such as",
         ),
-        ({"recipient_email": "a@b.example, c@d.example"}, "recipient_email is not a valid e-mail address"),
+        ({"recipient_email": "a@b.example, c@d.example"}, "recipient_email contains an invalid e-mail address"),
         (
             {"recipient_email": "a@b.example\r\nBcc: eve@evil.example"},
             "the address must not contain line breaks or control characters",
@@ -101,9 +101,9 @@ def test_the_fixed_recipient_replaces_a_missing_one(nobody: str | None) -> None:
         ({"recipient_email": 7}, "recipient_email must contain only strings: 7"),
         ({"recipient_email": ["a@b.example"]}, "recipient_email must contain only strings: ['a@b.example']"),
         ({"recipient_email": {"to": "a@b.example"}}, "recipient_email must contain only strings: {'to'"),
-        ({"cc_emails": '["ben@example.com", "x"]'}, "cc_emails is not a valid e-mail address: 'x'"),
+        ({"cc_emails": '["ben@example.com", "x"]'}, "cc_emails contains an invalid e-mail address, 'x'"),
         ({"cc_emails": "[null]"}, "cc_emails must contain only strings: None"),
-        ({"bcc_emails": '["a@b\\nc"]'}, "bcc_emails is not a valid e-mail address"),
+        ({"bcc_emails": '["a@b\\nc"]'}, "bcc_emails contains an invalid e-mail address"),
         ({"subject": "x" * 901}, "subject must have at most 900 characters; it has 901"),
         ({"in_reply_to": "a1@example.com"}, "in_reply_to must contain message ids such as <a1@example.com>"),
         ({"in_reply_to": "<a@b>\r\nBcc: <eve@evil.example>"}, "in_reply_to must contain message ids"),

@@ -162,7 +162,7 @@ def _address(column: str, value: object) -> Address:
     try:
         return Address.parse(value)
     except ValueError as error:
-        raise InvalidMessage(f"{column} is not a valid e-mail address: {value!r:.80}: {error}") from None
+        raise InvalidMessage(f"{column} contains an invalid e-mail address, {value!r:.80}: {error}") from None
 
 
 def _envelope(named: Sequence[Address], delivered_to: Collection[str]) -> tuple[Address, ...]:
