@@ -206,7 +206,7 @@ def _show_version(wanted: bool) -> None:
 app = typer.Typer(
     name="retrycli",
     cls=_Commands,
-    help="Deliver failed ticket messages. Cron starts each pass.",
+    help="Deliver failed ticket messages, in passes that cron or a timer starts.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help starts twice as fast, and reads the same when piped

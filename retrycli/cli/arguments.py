@@ -149,7 +149,7 @@ FILTERS: Mapping[str, Any] = {
         list[str] | None,
         typer.Option(
             "--fingerprint",
-            help="Only messages escalated for this cause; `escalations` shows fingerprints.",
+            help="Only messages escalated for the cause with this fingerprint; see `escalations`.",
             show_default=False,
             parser=_filter_text,
         ),

@@ -68,7 +68,7 @@ def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:
     command = editor_command(os.environ)
     if stripped_by_sudo(os.environ):
         terminal.complain(
-            f"retrycli: sudo passed on neither $VISUAL nor $EDITOR, so this opens {command[0]}; {SUDO_REMEDY}"
+            f"retrycli: opening {command[0]}, because sudo passed on neither $VISUAL nor $EDITOR; {SUDO_REMEDY}"
         )
     return before.with_text(edited(before.as_text(), command, name=f"message-{message_id}.txt"))
 

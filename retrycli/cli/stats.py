@@ -240,7 +240,10 @@ def _show_causes(troubles: Sequence[FailureCause], limit: int | None) -> None:
     rows = [(f"{cause.attempts:,}", cause.outcome, cause.last_at, cause.cause) for cause in troubles[:limit]]
     terminal.show_table(("Attempts", "Outcome", "Last seen", "Error"), rows, texts=1)
     if len(rows) < len(troubles):
-        terminal.say(f"{formatting.count(len(troubles), 'error')}, {len(rows)} shown: retrycli stats --by error")
+        terminal.say(
+            f"Showing {len(rows)} of {formatting.count(len(troubles), 'error')}; "
+            "for all, run `retrycli stats --by error`"
+        )
 
 
 def _curve(numbers: Sequence[int]) -> str:

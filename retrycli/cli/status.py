@@ -18,7 +18,7 @@ from retrycli.operations.schedule import callers as schedule
 from retrycli.system.host import ANSWER_SECONDS, Asker, Host
 from retrycli.views import formatting, terminal
 
-LOOK_AT_CRON = "`retrycli doctor` and `systemctl status cron`"
+LOOK_AT_CRON = "`retrycli doctor` and, if you use cron, `systemctl status cron`"
 
 
 def status(
@@ -93,7 +93,10 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             "Next run": _next_run(loaded, found),
             # The text says "found here", because the current user may be unable to read other users' crontabs.
             **(
-                {"Schedule": "no cron line or timer found here; the next run is estimated from earlier passes"}
+                {
+                    "Schedule": "no cron line or timer found here, so the next run can only be estimated from earlier "
+                    "passes"
+                }
                 if found.unseen
                 else {}
             ),
@@ -145,11 +148,11 @@ def _expired_facts(found: operations.status.Status) -> dict[str, str]:
     if not expired:
         return {}
     if found.pause is not None or found.breakers:
-        then = "a pass escalates them once deliveries resume"
+        then = f"a pass will escalate {'it' if expired == 1 else 'them'} once deliveries resume"
     elif found.messages["expired_due"] < expired:
-        then = "a pass escalates each message when it is due"
+        then = f"a pass will escalate {'it' if expired == 1 else 'each of them'} when due"
     else:
-        then = f"the next pass escalates {'it' if expired == 1 else 'them'}"
+        then = f"the next pass will escalate {'it' if expired == 1 else 'them'}"
     return {"Expired": f"{expired:,} of the waiting messages; {then}"}
 
 
@@ -182,7 +185,7 @@ def _refusal_facts(found: operations.status.Status) -> dict[str, str]:
         + (
             "no request since then, because nothing was due"
             if refusal.was_idle
-            else "nothing has been delivered there since"
+            else "nothing has been delivered to it since"
         )
         for refusal in found.refusals
         if found.last_pass is None or found.last_pass.started_at != refusal.at
@@ -192,7 +195,7 @@ def _refusal_facts(found: operations.status.Status) -> dict[str, str]:
 def _host_facts(found: operations.status.Status) -> dict[str, str]:
     return {
         f"Host {host.host}": f"its last pass began {formatting.ago(host.started_at, found.now)}"
-        + ("; check cron on that host" if host.late else "")
+        + ("; check its cron line or timer" if host.late else "")
         for host in found.hosts
         if len(found.hosts) > 1
     }

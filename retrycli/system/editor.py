@@ -14,7 +14,7 @@ from retrycli.domain.errors import NotEdited
 
 NAMED_BY = ("VISUAL", "EDITOR")
 FALLBACKS = ("sensible-editor", "nano", "vi")
-SUDO_REMEDY = "to keep your $EDITOR, run `sudo --preserve-env=EDITOR,VISUAL …`"
+SUDO_REMEDY = "to keep $VISUAL and $EDITOR, run `sudo --preserve-env=EDITOR,VISUAL …`"
 ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -23,14 +23,14 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
     `FALLBACKS`.
 
     Raises:
-        NotEdited: no editor was found, or the quotes in its command don't match.
+        NotEdited: no editor was found, or its command is not quoted correctly.
     """
     for name in NAMED_BY:
         if wanted := environment.get(name, "").strip():
             try:
                 return shlex.split(wanted)
             except ValueError:
-                raise NotEdited(f"${name} can't be read as a command: {wanted}; fix its quotes") from None
+                raise NotEdited(f"${name} can't be read as a command: {wanted}; fix the quoting") from None
     for name in FALLBACKS:
         if found := shutil.which(name, path=environment.get("PATH")):
             return [found]
@@ -64,7 +64,7 @@ def edited(text: str, command: list[str], *, name: str) -> str:
             code = subprocess.run([*command, str(file)], check=False).returncode  # noqa: S603  the user's own editor
         except OSError as error:
             raise NotEdited(
-                f"can't start the editor {command[0]}: {error.strerror}; set $VISUAL or $EDITOR to another editor"
+                f"can't start the editor {command[0]}: {error.strerror}; set $VISUAL to another editor"
             ) from None
         if code != 0:
             raise NotEdited(f"the editor {command[0]} exited with status {code}; nothing was written")

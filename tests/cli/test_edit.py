@@ -353,7 +353,7 @@ def test_reports_an_editor_that_sudo_did_not_pass_on(at_desk: Cli, application: 
     path = {"PATH": f"{folder}:{BARE['PATH']}", "EDITOR": "", "VISUAL": ""}
     done = at_desk.having(path | {"SUDO_USER": "anna"})("edit", "11", "--yes")
     assert done.stderr.splitlines()[0] == (
-        f"retrycli: sudo passed on neither $VISUAL nor $EDITOR, so this opens {folder}/sensible-editor; "
-        "to keep your $EDITOR, run `sudo --preserve-env=EDITOR,VISUAL …`"
+        f"retrycli: opening {folder}/sensible-editor, because sudo passed on neither $VISUAL nor $EDITOR; "
+        "to keep $VISUAL and $EDITOR, run `sudo --preserve-env=EDITOR,VISUAL …`"
     )
     assert "sudo" not in at_desk.having(path)("edit", "11", "--yes").stderr

@@ -221,12 +221,11 @@ def test_lists_show_expiring_and_expired_messages(at_work: Cli, application: App
         "expired_due": 1,
     }
     assert (
-        "Expired\t2 of the waiting messages; a pass escalates each message when it is due\n"
+        "Expired\t2 of the waiting messages; a pass will escalate each of them when due\n"
         in shown.piped["status"].stdout
     )
     assert (
-        "Expired 2 of the waiting messages; a pass escalates each message when it is due"
-        in shown.screens["status"].words
+        "Expired 2 of the waiting messages; a pass will escalate each of them when due" in shown.screens["status"].words
     )
     assert "expired; a pass will escalate it" in shown.piped["explain 1"].stdout
     assert "expired; a pass will escalate it" in shown.piped["explain 2"].stdout
@@ -244,7 +243,7 @@ def test_status_announces_that_the_next_pass_escalates_expired_messages(at_work:
     application.add(4, hours_ago=9)
     application.add(5, hours_ago=9)
     said = expiring("status").stdout
-    assert "Expired\t2 of the waiting messages; the next pass escalates them\n" in said
+    assert "Expired\t2 of the waiting messages; the next pass will escalate them\n" in said
     assert "Expired" not in at_work("status").stdout
 
 

@@ -350,9 +350,9 @@ def test_predicts_no_time_if_cron_is_dead(at: Desk) -> None:
     [gate] = [each for each in found.gates if not each.open]
     assert (gate.name, gate.time) == ("cron", NOON)
     assert gate.figure.startswith(
-        "no pass has started for too long: cron may be stopped, or may refuse the user (PAM, cron.deny);"
+        "no pass has started recently: cron may be stopped, or may refuse the user (PAM, cron.deny);"
     )
-    assert gate.figure.endswith("; the last one began at")
+    assert gate.figure.endswith("; the last pass began at")
     running = replace(caller("*/15 * * * *"), running=True, user="desk")
     late = operations.status.status(at.settings, callers=[running], now=lambda: NOON + 35 * MINUTE)
     assert late.state == "late"

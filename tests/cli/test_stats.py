@@ -116,7 +116,7 @@ def test_on_a_terminal_it_shows_curves_and_bars(shown: Shown) -> None:
     assert re.search(r"^delivered +\d+ +[78]\d\.\d% +█{24}$", screen, re.MULTILINE)
     assert re.search(r"^retry 1 +\d+ +6\d\.\d% +█{24}$", screen, re.MULTILINE)
     assert re.search(r"^retry 2 +\d+ +\d\d\.\d% +█{5,9}[▏▎▍▌▋▊▉]? *$", screen, re.MULTILINE)
-    assert "6 errors, 5 shown: retrycli stats --by error" in screen
+    assert "Showing 5 of 6 errors; for all, run `retrycli stats --by error`" in screen
 
 
 def test_says_so_if_nothing_was_attempted(at_work: Cli) -> None:

@@ -206,7 +206,7 @@ def test_each_of_several_hosts_is_listed_with_its_lateness(
     )
     found = at_work.json("status")
     assert (found["state"], {host["host"]: host["late"] for host in found["hosts"]}["mill"]) == ("ok", True)
-    assert "Host mill\tits last pass began 2 hours ago; check cron on that host\n" in at_work("status").stdout
+    assert "Host mill\tits last pass began 2 hours ago; check its cron line or timer\n" in at_work("status").stdout
 
 
 def test_a_rest_that_the_api_requested_ends_on_time(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
@@ -355,7 +355,10 @@ def test_without_a_scheduler_there_is_no_next_run(at_work: Cli, application: App
     crontab.file.unlink()
     assert "\nSchedule\t" not in desk("status").stdout
     assert desk("run-once", "--started-by", "cron").returncode == 0
-    assert "\nSchedule\tno cron line or timer found here; the next run is estimated from " in desk("status").stdout
+    assert (
+        "\nSchedule\tno cron line or timer found here, so the next run can only be estimated from "
+        in desk("status").stdout
+    )
     assert desk("run-once", "--started-by", "unknown").returncode == 0
     assert desk("status", "--check").returncode == 0
     assert desk.json("status")["next_run"] is not None

@@ -406,7 +406,7 @@ def test_cron_is_checked_with_service_on_a_machine_without_systemd(far: Cli, app
     (run := far.cwd / "run").mkdir()
     for cli, status in ((far, "service cron status"), (far, "systemctl status cron")):
         command = cli.under(*mounted(run, "/run"))
-        assert f"Next: `retrycli --config '{file}' doctor` and " in (
+        assert f"Next: `retrycli --config '{file}' doctor` and, " in (
             text := command.on_terminal("status", "--config", file, columns=1000).text
         )
         assert re.search(rf"`(/usr/sbin/)?{status}`\n$", text)

@@ -52,7 +52,7 @@ def test_without_an_editor_the_error_has_a_remedy(tmp_path: Path) -> None:
 
 
 def test_reports_an_editor_that_is_not_a_command() -> None:
-    with pytest.raises(NotEdited, match=r"\$EDITOR can't be read as a command: vi 'x; fix its quotes"):
+    with pytest.raises(NotEdited, match=r"\$EDITOR can't be read as a command: vi 'x; fix the quoting"):
         editor_command({"EDITOR": "vi 'x"})
 
 
@@ -88,7 +88,7 @@ def test_an_editor_that_fails_leaves_no_file(folder: Path, script: str, why: str
 
 def test_a_missing_editor_is_named() -> None:
     with pytest.raises(
-        NotEdited, match=r"can't start the editor /no/such: No such file or directory; set \$VISUAL or \$EDITOR"
+        NotEdited, match=r"can't start the editor /no/such: No such file or directory; set \$VISUAL to another editor"
     ):
         edited("tea", ["/no/such"], name="a.txt")
 
