@@ -106,7 +106,7 @@ class Doubt:
         return (
             f"HTTP {self.status} to every request"
             if alike
-            else f"HTTP {self.status} to {number} tickets, and no delivery"
+            else f"HTTP {self.status} for {number} tickets, without a delivery in between"
         )
 
     def _tickets_with(self, status: int | None) -> set[str]:

@@ -65,7 +65,7 @@ def service(job: Job, *, system: bool) -> str:
     own = "" if system else " --user"
     return f"""\
 {MARK}{job.config}
-# `retrycli cron remove{own} --systemd` removes it; `systemctl{own} edit {SERVICE}` adds to it.
+# Remove this unit with `retrycli cron remove{own} --systemd`. Change it with `systemctl{own} edit {SERVICE}`.
 [Unit]
 Description=Deliver failed ticket messages (one pass of retrycli)
 Wants=network-online.target
@@ -113,7 +113,7 @@ def timer(job: Job) -> str:
     return f"""\
 {MARK}{job.config}
 [Unit]
-Description=A pass of retrycli every {job.interval / timedelta(minutes=1):g} minutes
+Description=A pass of retrycli every {job.interval / timedelta(minutes=1):g} min
 
 [Timer]
 {when}
@@ -132,7 +132,9 @@ def command(job: Job) -> str:
     """
     for path in (job.interpreter, job.config, *job.writes):
         if not path.isprintable():
-            raise ConfigurationError(f"{path!r} can't be used in a unit; use a path without control characters")
+            raise ConfigurationError(
+                f"{path!r} can't be used in a systemd unit; use a path without unprintable characters"
+            )
     return " ".join(map(_quoted, job.arguments(StartedBy.TIMER, "--log-level", "INFO")))
 
 

@@ -249,7 +249,7 @@ class Upload(Table):
     def _goes_one_way(self) -> Self:
         if self.files is not None and self.content_type is not None:
             raise ValueError(
-                "content_type is for a file sent as the whole body, files for a file in a form: set only one"
+                "set at most one of content_type (the attachment is the whole body) and files (it is a form field)"
             )
         return self
 

@@ -187,7 +187,7 @@ def test_other_outcomes_of_a_trial_use_up_no_retry(stage: Stage, outcome: Outcom
     stage.add(*range(1, 31))
     summary = stage.run(in_turn(*[MOVED] * TICKETS, outcome), ONE_BY_ONE)
     assert len(stage.order) == TICKETS + 3
-    assert ended(summary) == stopped(302, said=f"to {TICKETS} tickets, and no delivery")
+    assert ended(summary) == stopped(302, said=f"for {TICKETS} tickets, without a delivery in between")
     check_untouched(stage)
 
 
@@ -235,7 +235,7 @@ def test_a_trial_respects_the_order_of_its_ticket(stage: Stage) -> None:
 @pytest.mark.parametrize("others", [0, 1, 2])
 def test_fewer_than_three_other_messages_are_sufficient(stage: Stage, others: int) -> None:
     stage.add(*range(1, TICKETS + others + 1))
-    said = "to every request" if others else f"to {TICKETS} tickets, and no delivery"
+    said = "to every request" if others else f"for {TICKETS} tickets, without a delivery in between"
     assert ended(stage.run(MOVED)) == stopped(302, said=said)
     assert len(stage.order) == TICKETS + others
     check_untouched(stage)

@@ -57,9 +57,12 @@ def test_only_a_system_service_names_a_user() -> None:
 
 
 def test_a_service_says_how_to_remove_it() -> None:
-    said = "`retrycli cron remove --systemd` removes it; `systemctl edit retrycli.service` adds to it"
+    said = "Remove this unit with `retrycli cron remove --systemd`. Change it with `systemctl edit retrycli.service`."
     assert said in systemd.service(JOB, system=True)
-    said = "`retrycli cron remove --user --systemd` removes it; `systemctl --user edit retrycli.service` adds to it"
+    said = (
+        "Remove this unit with `retrycli cron remove --user --systemd`. "
+        "Change it with `systemctl --user edit retrycli.service`."
+    )
     assert said in systemd.service(JOB, system=False)
 
 
@@ -71,7 +74,7 @@ def test_a_path_is_read_back_unchanged(path: str) -> None:
 
 
 def test_a_path_with_a_line_break_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="can't be used in a unit"):
+    with pytest.raises(ConfigurationError, match="can't be used in a systemd unit"):
         systemd.service(replace(JOB, config="/srv/a\nUser=root"), system=True)
 
 
