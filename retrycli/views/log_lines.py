@@ -57,11 +57,11 @@ def log_event(event: Event, *, in_full: bool = True) -> None:
 # The reasons why a pass stops, in words that end a sentence.
 STOP_REASONS = {
     StopReason.BREAKER_OPEN: "the ticketing API is down",
-    StopReason.CREDENTIALS_REFUSED: "the credentials are refused",
-    StopReason.SAME_ANSWER: "every request gets the same response",
+    StopReason.CREDENTIALS_REFUSED: "the ticketing API refuses the credentials",
+    StopReason.SAME_ANSWER: "the ticketing API returns the same error for every request",
     StopReason.THROTTLED: "the ticketing API asked retrycli to wait",
     StopReason.DEADLINE: "the pass ran out of time",
-    StopReason.LIMIT: "the pass reached its limit",
+    StopReason.LIMIT: "the pass reached its maximum number of attempts",
     StopReason.SIGNAL: "the pass received a signal",
     StopReason.LOCK_HELD: "another pass holds the lock",
     StopReason.PAUSED: "deliveries are paused",
@@ -107,7 +107,7 @@ class EventLog:
             )
         if others := [count for _, count in in_part[COUNTED_CAUSES:]]:
             logger.warning(
-                "%s messages with %s other causes need an operator; see `retrycli escalations`",
+                "Messages with other causes need an operator (messages: %s, causes: %s); see `retrycli escalations`",
                 f"{sum(others):,}",
                 f"{len(others):,}",
             )
@@ -142,7 +142,7 @@ def _texts(event: Event) -> list[str]:
                 f"The result of message {event.message_id} was not written: its row was modified, or its claim was lost"
             ]
         case ResultKept():
-            return [f"The row of message {event.message_id} is locked; a later pass writes the result"]
+            return [f"The row of message {event.message_id} is locked; a later pass will write the result"]
         case BreakerOpened():
             return [
                 f"{event.destination} is down: {event.failures} failures in a row, "
@@ -165,8 +165,8 @@ def _repair(event: ClockWasAhead | ClaimsExpired) -> str:
         )
     by = event.by - event.by % timedelta(seconds=1)
     return (
-        f"The clock was ahead by {by} or more in earlier passes: {event.messages} messages would have waited "
-        f"longer, and {event.claims} claims would have lasted longer; all were corrected"
+        f"The clock was at least {by} ahead in earlier passes; the wrong times of waiting messages ({event.messages}) "
+        f"and claims ({event.claims}) were corrected"
     )
 
 
@@ -301,6 +301,8 @@ def _open(path: Path) -> int:
         return file
     os.close(file)
     problem = (
-        "it has a hard link, and other users can create files in its folder" if is_regular else "not a regular file"
+        "it has more than one hard link, and other users can create files in its folder"
+        if is_regular
+        else "not a regular file"
     )
     raise OSError(None, problem)

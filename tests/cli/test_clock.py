@@ -69,8 +69,8 @@ def test_after_a_clock_was_a_month_ahead_messages_are_attempted_on_time(
     assert tried(at, range(3, 8)) == {3: [], 4: [], 5: [1, 2, 3, 4], 6: [], 7: [1, 2, 3, 4]}
     [warned] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert warned.getMessage() == (
-        "The clock was ahead by 29 days, 23:45:00 or more in earlier passes: 4 messages would have waited longer, and "
-        "0 claims would have lasted longer; all were corrected"
+        "The clock was at least 29 days, 23:45:00 ahead in earlier passes; the wrong times of waiting messages (4) "
+        "and claims (0) were corrected"
     )
 
 

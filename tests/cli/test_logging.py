@@ -69,7 +69,8 @@ def escalate_at_the_next_pass(application: Application, messages: int, causes: i
 
 def counted(stderr: str) -> list[int]:
     """Return the message counts from the lines that summarise a cause."""
-    return [int(match.replace(",", "")) for match in re.findall(r"WARNING ([\d,]+) messages with", stderr)]
+    counts = re.findall(r"WARNING (?:Messages with .*\(messages: )?([\d,]+)(?: messages with|, causes: )", stderr)
+    return [int(count.replace(",", "")) for count in counts]
 
 
 def test_cron_mails_three_messages_per_cause_and_their_count(
@@ -174,7 +175,7 @@ def test_refuses_a_log_file_that_another_user_may_have_linked(
     folder.chmod(0o777)
     application.fill()
     done = logging("run-once")
-    assert f"The log file is not being written: {folder}/retrycli.log: it has a hard link" in done.stderr
+    assert f"The log file is not being written: {folder}/retrycli.log: it has more than one hard link" in done.stderr
     assert (done.returncode, target.stat().st_size, len(sandbox.received)) == (0, size, 3)
 
 

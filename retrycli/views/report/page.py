@@ -38,7 +38,7 @@ LATELY = timedelta(hours=24)  # the headline still mentions an outage that ended
 DOWN: dict[str | None, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API is down",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses the credentials",
-    StopReason.SAME_ANSWER: "Every request gets the same response",
+    StopReason.SAME_ANSWER: "The ticketing API returns the same error for every request",
     StopReason.FAULT: "The last pass failed: run `retrycli doctor`",
     StopReason.THROTTLED: "The ticketing API asked retrycli to wait",
 }
@@ -268,14 +268,14 @@ def _problem(
     if state == "never_run":
         return "No pass has run yet: run `retrycli run-once`", "warning"
     if state == "late" and last_pass is not None:
-        return f"No pass has begun since {_moment(last_pass, zone)}: check cron", "bad"
+        return f"No pass has begun since {_moment(last_pass, zone)}: check the scheduler", "bad"
     if latest is not None and latest.ended_at is None:
         wait = f", and {count(waiting, 'message')} {'is' if waiting == 1 else 'are'} waiting" if waiting else ""
         return f"The ticketing API has been down since {_moment(latest.began_at, zone)}{wait}", "bad"
     if state == "down":
         return suggested.quoted(DOWN.get(reason, "Nothing can be delivered now: run `retrycli doctor`")), "bad"
     if state == "paused":
-        return "Deliveries are paused by an operator", "warning"
+        return "An operator has paused deliveries", "warning"
     if latest is not None and latest.ended_at is not None and figures.until - latest.ended_at <= LATELY:
         return f"The ticketing API was down {_from_to(latest, zone)} but is back", "good"
     return None

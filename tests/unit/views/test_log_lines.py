@@ -60,8 +60,8 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
         [
             (
                 "WARNING",
-                "The clock was ahead by 30 days, 0:00:05 or more in earlier passes: 2 messages would have waited "
-                "longer, and 1 claims would have lasted longer; all were corrected",
+                "The clock was at least 30 days, 0:00:05 ahead in earlier passes; the wrong times of waiting messages "
+                "(2) and claims (1) were corrected",
             )
         ],
     ),
@@ -109,7 +109,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         ResultKept(7),
-        [("WARNING", "The row of message 7 is locked; a later pass writes the result")],
+        [("WARNING", "The row of message 7 is locked; a later pass will write the result")],
     ),
     (
         BreakerOpened("https://tickets.example.com", failures=5, probe_at=NOON),

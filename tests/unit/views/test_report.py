@@ -146,7 +146,7 @@ def test_passes_that_stopped_long_ago_leave_only_a_gap() -> None:
     last = NOON - 30 * DAY
     late = replace(EMPTY, state="late", first_pass=last, last_pass=last)
     words_of_it = page_of(late).words
-    assert "No pass has begun since Sat 1 Feb 12:00: check cron." in words_of_it
+    assert "No pass has begun since Sat 1 Feb 12:00: check the scheduler." in words_of_it
     assert "0 passes began; 671 are missing." in words_of_it
 
 
@@ -258,8 +258,8 @@ LASTS = Outage(NOON - 2 * HOUR, None)
         ("down", figures(outages=[LASTS]), {"waiting": 9}, "has been down since Mon 3 Mar 10:00, and 9 me", "bad"),
         ("down", figures(outages=[LASTS]), {"escalated": 3}, "10:00; 3 messages need an operator.", "bad"),
         ("down", figures(), {}, "Nothing can be delivered now: run `retrycli doctor`.", "bad"),
-        ("late", figures(outages=[LASTS]), {}, "No pass has begun since Mon 3 Mar 11:00: check cron.", "bad"),
-        ("paused", figures(tries={1: 5}), {}, "Deliveries are paused by an operator.", "warning"),
+        ("late", figures(outages=[LASTS]), {}, "No pass has begun since Mon 3 Mar 11:00: check the scheduler.", "bad"),
+        ("paused", figures(tries={1: 5}), {}, "An operator has paused deliveries.", "warning"),
         ("never_run", figures(), {"waiting": 5}, "No pass has run yet", "warning"),
     ],
 )
