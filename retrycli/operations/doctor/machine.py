@@ -226,7 +226,7 @@ def lock(context: Context) -> Iterator[Finding]:
         yield failure(
             "lock",
             f"{needed} is not writable, so passes can't use the lock {path}",
-            "change its owner, or set run.lock_file",
+            "change its owner or mode, or set run.lock_file to another path",
         )
         return
     yield from _foreign_lock(context, path)
@@ -266,9 +266,13 @@ def outputs(context: Context) -> Iterator[Finding]:
                 f"`mkdir {quote(str(folder))}`, or fix {key}",
             )
         elif not os.access(folder, os.W_OK | os.X_OK):
-            yield failure("outputs", f"{key} is in {folder}, which is not writable", f"change its owner, or fix {key}")
+            yield failure(
+                "outputs",
+                f"{key} is in {folder}, which is not writable",
+                f"change its owner or mode, or set {key} to another path",
+            )
         elif path.is_dir():
-            yield failure("outputs", f"{key} names {path}, which is a folder", f"name a file in it, or fix {key}")
+            yield failure("outputs", f"{key} names {path}, which is a folder", f"set {key} to the path of a file")
         elif find_spec(package) is None:
             yield failure("outputs", f"{key} needs {package}, which is not installed", f"`{process.install(extra)}`")
         else:
@@ -280,16 +284,20 @@ def _log_file(path: Path) -> Finding:
     if needed.is_symlink() or not (needed.is_file() or (needed.is_dir() and needed != path)):
         return failure(
             "outputs",
-            f"logging.file must be a regular file in an existing folder, not a link: {path}",
+            f"logging.file must be a regular file (not a symbolic link) in an existing folder: {path}",
             "fix logging.file",
         )
     if not os.access(needed, os.W_OK):
-        return failure("outputs", f"logging.file: {needed} can't be written", f"change the owner of {needed}")
+        return failure(
+            "outputs",
+            f"logging.file: {needed} is not writable",
+            "change its owner or mode, or set logging.file to another path",
+        )
     if needed == path and others_may_have_linked(path.stat(), path.absolute().parent.stat()):
         return failure(
             "outputs",
-            f"logging.file: {path} has a hard link, and other users can create files in its folder",
-            f"`chmod go-w {quote(str(path.absolute().parent))}`, then remove the file",
+            f"logging.file: {path} has more than one hard link, and other users can create files in its folder",
+            f"`chmod go-w {quote(str(path.absolute().parent))}`, then delete the log file",
         )
     return ok("outputs", f"logging.file can be written: {path}")
 
