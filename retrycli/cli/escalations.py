@@ -92,9 +92,10 @@ def _hint(group: EscalationGroup) -> str:
     match group.example.reason:
         case EscalationReason.UNKNOWN:
             return (
-                f"Messages with fingerprint {group.fingerprint} may have arrived. Look up each one, beginning with "
-                f"`retrycli look-up {group.example.id}`, or check the tickets. If all arrived: `retrycli mark-sent "
-                f"{of_cause}`; if none did: `retrycli requeue {of_cause} --canary 3`"
+                f"Messages with fingerprint {group.fingerprint} may have arrived. Look up each message, beginning "
+                f"with `retrycli look-up {group.example.id}`: those that arrived are marked as sent. Or check the "
+                f"tickets: if all messages arrived, `retrycli mark-sent {of_cause}`; if none did, "
+                f"`retrycli requeue {of_cause} --canary 3`"
             )
         case EscalationReason.EXPIRED:
             return f"If the messages are no longer wanted: retrycli reject {of_cause} --reason expired"
@@ -207,7 +208,7 @@ def acknowledge(
 def note(
     ctx: typer.Context,
     message_id: MessageId,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The note; replaces any earlier one.", parser=utf8)],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The note. It replaces an earlier note.", parser=utf8)],
     by: By = None,
     as_json: Json = False,
     config: ConfigFile = None,

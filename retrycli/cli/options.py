@@ -52,7 +52,7 @@ ConfigFile = Annotated[
     typer.Option("--config", help="The configuration file.", show_default=False, readable=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Header = Annotated[bool, typer.Option("--header", help="Print the column names first if the output is piped.")]
+Header = Annotated[bool, typer.Option("--header", help="Print the column names even if the output is not a terminal.")]
 By = Annotated[
     str | None,
     typer.Option(help="The operator's name, recorded in the history.", show_default="login name", parser=operator_name),

@@ -72,7 +72,7 @@ def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile =
 
 def doctor(
     ctx: typer.Context,
-    as_cron: Annotated[bool, typer.Option("--as-cron", help="Check in cron's environment.")] = False,
+    as_cron: Annotated[bool, typer.Option("--as-cron", help="Run the checks in cron's environment.")] = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:

@@ -112,8 +112,9 @@ class Delivery:
             raise self._in_flight.fault
         if self._is_write_blocked and self._supply.any_left():
             raise DatabaseBusy(
-                f"the application has locked the rows of {len(self._results.locked)} messages, so results can't be "
-                "written; end its transaction. A later pass updates these rows and sends the other messages"
+                f"another transaction, probably the application's, has locked message rows "
+                f"({len(self._results.locked)}), so their results can't be written; end that transaction. A later pass "
+                "will update these rows and send the remaining messages"
             )
 
     # -- transactions -----------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ def test_a_config_of_an_unprivileged_user_makes_no_passes_as_root(desk: Cli, app
         with_it = ("cron", command, "--config", "retrycli.toml")
         done = desk(*with_it, *(["--yes"] if command == "install" else []))
         assert (done.returncode, done.stdout) == (78, "")
-        assert "passes would run as root; name the user" in done.stderr
+        assert "passes would run as root; name a user" in done.stderr
         named = desk(*with_it, "--run-as", "root")
         assert (named.returncode, named.stdout) == (78, "")
         assert f"retrycli.toml belongs to {THEIRS}, and passes run by root would rely on" in named.stderr

@@ -245,7 +245,7 @@ def test_advises_to_investigate_a_message_that_may_have_arrived_before_resending
         assert "Next: `retrycli look-up 1`; if it finds nothing, check the ticket, then `retrycli mark-sent 1`" in shown
         assert "Next: `retrycli look-up 1`; if it finds nothing" in story.command.on_terminal("explain", "1").words
         listed = story.command.on_terminal("escalations").words
-        assert "Look up each one, beginning with `retrycli look-up 1`, or check the tickets." in listed
-        assert "If all arrived: `retrycli mark-sent --fingerprint" in listed
+        assert "Look up each message, beginning with `retrycli look-up 1`: those that arrived" in listed
+        assert "if all messages arrived, `retrycli mark-sent --fingerprint" in listed
         story.operator(*MARK, "2")
         assert "Next: `retrycli look-up 1`; if it finds nothing" in story.command.on_terminal("escalations").words

@@ -391,7 +391,7 @@ def test_every_suggestion_can_be_pasted(far: Cli, application: Application, situ
                 pasted = replace(shell, program=(program,)).on_terminal(*words, columns=1000, answers=["n"])
             else:
                 pasted = shell.on_terminal(line, columns=1000, answers=["n"])
-            is_ours = "name the user who may write to the database" in pasted.text
+            is_ours = "name a user who can write to the database" in pasted.text
             assert pasted.returncode not in UNUSABLE or is_ours, (line, pasted.text)
             assert f" --config '{file}' " in line or " presets " in line
         elif not line.startswith("sudo"):

@@ -142,7 +142,7 @@ def propose(
         raise ConfigurationError(f"the user {wanted.user} does not exist; name another with --run-as")
     if number == ROOT and run_as is None:
         raise ConfigurationError(
-            "passes would run as root; name the user who may write to the database: --run-as USER "
+            "passes would run as root; name a user who can write to the database: --run-as USER "
             "(or --run-as root, if that is intended)"
         )
     _refuse_untrusted(wanted, loaded, {ROOT, number}, relied_on() if program is None else program)
@@ -271,6 +271,7 @@ def config_path(loaded: Loaded) -> str:
     """
     if loaded.file is None:
         raise ConfigurationError(
-            "no configuration file, but a scheduler does not pass on the environment; `retrycli init` creates one"
+            "no configuration file, which scheduled passes need because a scheduler does not pass on the environment; "
+            "run `retrycli init` to create one"
         )
     return os.path.normpath(loaded.file.absolute())
