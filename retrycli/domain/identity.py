@@ -238,7 +238,7 @@ class History(NamedTuple):
             for attempt in self.attempts
             if attempt.digest == digest
             and attempt.ticket != ticket
-            # A delivery without an end is recorded, but its row is not marked as sent yet.
+            # If a delivered attempt has no end, its row is not marked as sent yet.
             and (attempt.unsettled or (attempt.delivered and attempt.finished_at is None))
             and self._is_after_requeue(attempt)
             and is_of_one_message(attempt.birth, birth)

@@ -246,8 +246,8 @@ class Dependencies(NamedTuple):
     ledger: Ledger
     # Corrects future times that were recorded while a clock was wrong, given the current time and the lease of claims.
     repair_clock_skew: Callable[[datetime, timedelta], ClockWasAhead | None]
-    # Deletes attempts, actions and passes that ended before a given time. Each call examines at most the given number
-    # of attempts, and continues after the attempts of the previous call.
+    # Deletes attempts, actions and passes that ended before a given time and are no longer needed. Each call examines
+    # at most the given number of attempts, beginning where the previous call stopped.
     prune: Callable[[datetime, int], int]
     # Opens the gateway. A pass opens it only if there is something to send, because opening takes longer than a whole
     # pass with nothing due.

@@ -7,7 +7,7 @@ one repeats::
         ...
     assert [each.path for each in server.requests] == [...]
 
-It uses sockets and threads, because no HTTP server would do what these tests need.
+It uses plain sockets and threads, because no HTTP library misbehaves in the ways that these tests need.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def index(context: Context, database: Database) -> Iterator[Finding]:
     elif Enrolment(database).goes_round():
         yield ok(
             "index",
-            f"{table} is too large for one pass to read completely; `retrycli db index` creates an index with which "
+            f"{table} is too large for one pass to read completely; `retrycli db index` creates an index that lets "
             "passes find failed rows sooner",
         )
 
