@@ -91,7 +91,7 @@ def _show_summary(
     if found.number:
         # These checks would require reading complete messages.
         terminal.say(
-            "Not checked: whether messages may have arrived, or have become invalid.",
+            "Not checked: whether a message has already arrived or has become invalid.",
             "A pass may escalate such messages.",
         )
     if not found.number and (later := foreseen.waiting):

@@ -66,7 +66,7 @@ class EscalationReason(StrEnum):
     """The reasons why a message needs an operator."""
 
     EXHAUSTED = "exhausted"  # the message has used up its retries
-    PERMANENT = "permanent"  # the destination rejects the message permanently
+    PERMANENT = "permanent"  # the message can never be accepted, or arrived in the wrong form
     UNKNOWN = "unknown"  # the message may have arrived, so sending it again may duplicate it
     INVALID = "invalid"  # the row can't be turned into a request, or rejects changes
     EXPIRED = "expired"  # the message is too old to be sent

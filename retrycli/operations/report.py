@@ -1,6 +1,6 @@
 """Read the report's data, render the page and write its file.
 
-A pass that does not update the page imports only this module, so each function imports what it needs to render a page.
+The functions import what they need to render a page, so that a pass that does not update the page does not load it.
 """
 
 from collections.abc import Callable

@@ -397,7 +397,7 @@ def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
     assert "A pass would send 2 messages to " in screen.words
     assert "5 messages would be escalated, not sent: expired, no retries left, or invalid." in screen.words
     assert (
-        "Not checked: whether messages may have arrived, or have become invalid. A pass may escalate such messages."
+        "Not checked: whether a message has already arrived or has become invalid. A pass may escalate such messages."
         in screen.words
     )
     done = cli.json("run-once")

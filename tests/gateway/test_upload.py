@@ -50,7 +50,7 @@ def test_a_file_is_uploaded_in_a_form_or_as_it_is(form: bool, tmp_path: Path) ->
 
 def test_a_file_is_uploaded_in_exactly_one_way(tmp_path: Path) -> None:
     preset = preset_file(tmp_path, AHEAD + 'files = "file"\ncontent_type = "text/plain"\n')
-    with pytest.raises(ConfigurationError, match=r"upload .*set only one"):
+    with pytest.raises(ConfigurationError, match=r"upload .*set at most one"):
         deliver(gateway_settings("http://127.0.0.1:1", preset=preset))
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 UNKNOWN_LIMIT = 2
 MAX_RETRIES = 4
 BOUND = 3 * MAX_RETRIES
-"""The maximum number of requests that passes send with one delivery key since the last `requeue`."""
+"""The maximum number of requests with an outcome in `ABOUT_THE_MESSAGE` that passes may send with one delivery key
+after the last `requeue`."""
 DELIVERED, UNKNOWN = "delivered", "unknown"
 ABOUT_THE_MESSAGE = {DELIVERED, UNKNOWN, "refused", "permanent"}
 """Outcomes that count towards `BOUND`. Other outcomes may leave the retry count unchanged."""

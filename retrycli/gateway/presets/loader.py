@@ -285,7 +285,7 @@ def _relevant_errors(error: ValidationError) -> list[ErrorDetails]:
 
 def _describe(error: ErrorDetails, text: str) -> str:
     at = error["loc"]
-    if at[:2] == ("look_up", 0) and "[[look_up]]" not in text:  # a [look_up] outside an array has no position
+    if at[:2] == ("look_up", 0) and "[[look_up]]" not in text:  # a single [look_up] table has no index in the file
         at = (at[0], *at[2:])
     where = ".".join(str(part) for part in at if part != "[key]")
     line = line_of(text, at)
