@@ -99,7 +99,7 @@ def _show(text: str) -> None:
             for table in super().__rich_console__(console, options):
                 assert isinstance(table, Table)  # noqa: S101  for the type checker
                 for column in table.columns:
-                    column.overflow = "fold"  # wrap wide text, which rich would truncate
+                    column.overflow = "fold"  # break long words, which rich would truncate
                 yield table
 
     class Page(Markdown):

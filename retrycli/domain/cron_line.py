@@ -30,7 +30,7 @@ OPERATORS = frozenset("();<>|&")
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh", "su", "runuser", "ssh"})
 # Shell keywords that may precede a command.
 KEYWORDS = frozenset({"if", "elif", "then", "else", "while", "until", "do", "!", "{"})
-# Programs that only print or read a command. Any other program may run a command that is in its arguments.
+# Programs that never run a command given in their arguments. Any other program may run one.
 SPEAKERS = frozenset(
     {
         *("echo", "printf", "logger", "wall", "mail", "mailx", "true", "false", ":"),
@@ -48,7 +48,7 @@ class Job:
     config: str  # full path of the settings file, because cron starts jobs in another directory
     user: str  # the user who runs the passes
     longest: timedelta  # maximum duration of a pass
-    reads: tuple[str, ...] = ()  # full paths of other files that the pass reads
+    reads: tuple[str, ...] = ()  # full paths of other files and directories that the pass reads
     writes: tuple[str, ...] = ()  # full paths of the directories that the pass writes to
 
     def arguments(self, starter: StartedBy, *options: str) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class Caller:
     # whichever is later. None if unknown.
     since: datetime | None = None
 
-    # The difference from what `cron install` would write; None if the line is the same, or was not checked.
+    # How the line or unit differs from what `cron install` would write; None if it does not differ, or was not checked.
     objection: str | None = None
 
     @property

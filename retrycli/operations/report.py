@@ -14,7 +14,7 @@ from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.system.host import replace_file
 
-LOOKBACK = timedelta(days=7)  # default period of a report
+LOOKBACK = timedelta(days=7)  # period of the page that a pass writes
 # Maximum age of a page. An older page is updated even if nothing has changed, to show operators that passes still run.
 STALE = timedelta(hours=1)
 
@@ -105,10 +105,10 @@ def write(path: Path, text: str) -> None:
         ConfigurationError: the file can't be written; the old page is unchanged.
     """
     try:
-        # Never replace a pipe, a device, or /dev/stdout, which may lead to a regular file.
+        # Never replace a pipe, a device, or /dev/stdout, which may refer to a regular file.
         is_special = path.exists() and not path.is_file() and not path.is_dir()
         if is_special or str(path.parent) in {"/dev", "/dev/fd"} or path.is_relative_to("/proc"):
-            with path.open("a", encoding="utf-8") as stream:  # appends, as a shell's >> to /dev/stdout does
+            with path.open("a", encoding="utf-8") as stream:  # keeps the content of a file behind /dev/stdout
                 stream.write(text)
         else:
             replace_file(path, text)  # replaces a link, which another user may have created

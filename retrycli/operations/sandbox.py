@@ -103,7 +103,7 @@ class Sandbox(ThreadingTCPServer):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.behaviour = behaviour
-        self.retry_after = {int(HTTPStatus.TOO_MANY_REQUESTS): "60"}  # Retry-After header to send with a status
+        self.retry_after = {int(HTTPStatus.TOO_MANY_REQUESTS): "60"}  # Retry-After header, by response status
         self._rng, self._listener, self._clock, self._sleep = rng, listener, clock, sleep
         self._failures = cycle(FAILURES)
         self._burst = deque[datetime](maxlen=BURST)

@@ -31,8 +31,8 @@ from retrycli.store.schema import attempts, passes
 # Maximum number of error texts to read, the most frequent first. Texts that differ only in digits count as one.
 MAX_TEXTS = 20_000
 MAX_CAUSES = 1000
-MAX_PASSES = 20_000  # maximum number of passes to read: two weeks of one pass per minute
-DISORDER = DAY  # assumed limit: an attempt with a higher id started at most this much earlier
+MAX_PASSES = 20_000  # maximum number of passes to read: about two weeks at one pass per minute
+DISORDER = DAY  # assumed limit: an attempt started at most this long before any attempt with a lower id
 
 # Number of leading characters that all times within a period share when they are written as text.
 PREFIX_LENGTHS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
@@ -171,7 +171,7 @@ def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list
 
 
 def _outages(connection: Connection, since: datetime) -> list[Outage]:
-    # Leave out passes that do not show whether there is an outage, such as passes without attempts.
+    # Leave out passes that do not show whether there is an outage, such as passes that had nothing to send.
     p = passes.c
     down = case((p.reason == StopReason.BREAKER_OPEN, 1), else_=0)
     telling = or_(down == 1, p.reason == StopReason.THROTTLED, p.sent + p.rescheduled > 0)

@@ -237,7 +237,7 @@ class Enrolment:
         """Yield queue rows that differ from the application's rows, in batches: the rows that leave the queue, and the
         rows that stay.
         """
-        if self._database.scalar(select(func.min(queue.c.message_id))) is None:  # fast, and usually true
+        if self._database.scalar(select(func.min(queue.c.message_id))) is None:  # a fast check for an empty queue
             return
         rest = span
         while True:

@@ -26,7 +26,7 @@ from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, move
 HIDDEN = "its row can be read but not changed; check the row-level policies on {}"
 OPEN = row_by_row(attempts.c.finished_at.is_(None))
 
-# Columns with the same value for all attempts that start at the same time.
+# Columns with the same value for all attempts that one call of `start_attempts` records.
 SHARED_COLUMNS = {
     name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")
 }
@@ -74,7 +74,7 @@ def _update_open(*columns: str) -> BulkStatement:
 FINISH_ATTEMPTS = _update_open(*RESULT_COLUMNS)
 
 # Stores the outcomes of attempts whose results can't be written into the application's rows yet. Such an attempt has an
-# outcome but no end. The process that later writes the row also sets the end.
+# outcome, but no `finished_at`. The process that later writes the row also sets `finished_at`.
 KEEP_OUTCOMES = _update_open(*(name for name in RESULT_COLUMNS if name != "finished_at"))
 
 FORGET_TICKETS = (
@@ -211,7 +211,7 @@ class Results(Queries):
                 KEEP_OUTCOMES.execute(connection, _results([by_id[message_id] for message_id in locked], now))
             writable = [one for message_id, one in ours.items() if message_id not in locked]
             final = as_written([*writable, *(by_id[message_id] for message_id in hidden)], refused)
-            # These rows are no longer failed, or belong to other messages, so the decisions are not written into them.
+            # The rows were deleted, are no longer failed, or belong to other messages, so no decision is written.
             left_alone = [decision._replace(transition=Transition.released()) for decision in theirs]
             finish_attempts(connection, [*final, *left_alone], now)
             unread = {decision.message_id for decision in final if decision.transition.reason} - written.rows.keys()

@@ -172,7 +172,7 @@ def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
 def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
     if "sent_at" not in database.messages.c:
         return None
-    # Into a SQLite file, `_sent_at` writes the time as text, whatever the column's type.
+    # For a SQLite file, `_sent_at` returns the time as text, whatever the column's type.
     return NULLTYPE if database.is_sqlite else database.columns["sent_at"]["type"]
 
 
@@ -201,9 +201,9 @@ LOCK_WAIT_MS, MAX_LOCK_WAITS = 10, 8
 class Written(NamedTuple):
     """The result of a change to some rows."""
 
-    rows: Mapping[int, RowState]  # states of the rows after the change, by id; empty if they were not read
+    rows: Mapping[int, RowState]  # states of the rows that were read after the change, by id
     refused: Mapping[int, str]  # the reasons why rows rejected the change, by id
-    locked: Collection[int] = ()  # rows that another transaction has locked; they can be tried again
+    locked: Collection[int] = ()  # ids of rows that are, or may be, locked; they can be tried again
 
     @property
     def unchanged(self) -> AbstractSet[int]:
@@ -219,7 +219,7 @@ class _RowChange(Generic[Wanted]):
     database: Database
     connection: Connection
 
-    # Writes values, with errors shortened to a number of characters; returns the number of changed rows, if known.
+    # Writes values, with errors cut to the given length, if any; returns the number of changed rows, if known.
     write: Callable[[Mapping[int, Wanted], int | None], int | None]
     took: Callable[[Wanted, RowState, int | None], bool]  # returns whether a row that was read back accepted the change
 
@@ -315,7 +315,7 @@ class _RowChange(Generic[Wanted]):
         return Written(rows, dict.fromkeys(ignored, IGNORED.format(self.database.messages.fullname)))
 
     def _is_over(self) -> bool:
-        # True if the connection is lost, or if SQLite has rolled back the transaction because of a row or the disk.
+        # True if the connection is lost, or if SQLite has rolled back the transaction, as on a full disk.
         if self.connection.invalidated:
             return True  # an invalidated connection has no driver connection
         driver = self.connection.connection.driver_connection

@@ -54,7 +54,7 @@ def log_event(event: Event, *, in_full: bool = True) -> None:
         logger.log(level, text, extra={"event": event})
 
 
-# The reasons why a pass stops, in words that end a sentence.
+# Texts for the end of the line `Message retry pass stopped: …`, by reason.
 STOP_REASONS = {
     StopReason.BREAKER_OPEN: "the ticketing API is down",
     StopReason.CREDENTIALS_REFUSED: "the ticketing API refuses the credentials",
@@ -248,7 +248,7 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def __init__(self) -> None:
         super().__init__()
-        from retrycli.views.formatting import as_json  # an import during a pass could fail for lack of descriptors
+        from retrycli.views.formatting import as_json  # an import during a pass could find no free file descriptor
 
         self._as_json = as_json
 

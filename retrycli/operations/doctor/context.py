@@ -19,7 +19,7 @@ class Level(StrEnum):
     """The severity of a finding."""
 
     OK = "ok"
-    WARNING = "warning"  # passes can run, but an operator should review the finding
+    WARNING = "warning"  # passes can usually run, but an operator should review the finding
     FAILURE = "failure"  # something does not work, or unauthorised users can access retrycli's data
 
 
