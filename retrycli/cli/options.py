@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from retrycli.config.loader import Loaded
     from retrycli.config.settings import Settings
 
-NOT_OK = 3  # exit code: a message was attempted but not delivered, or a check failed
-REFUSED = 4  # exit code: no such message, or its state does not allow the action
+NOT_OK = 3  # exit code: an attempt did not deliver, a check failed, or a look-up gave no clear answer
+REFUSED = 4  # exit code: no such message, or its state or data does not allow the action
 MAX_NUMBER = 2**31  # maximum value of numeric options, the same as for ``run.limit``
 
 

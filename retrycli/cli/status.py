@@ -132,7 +132,7 @@ def _next_run(loaded: Loaded, found: operations.status.Status) -> datetime | str
     if found.uncalled is None:
         return found.next_run
     why, remedy = found.uncalled
-    # Before the first pass, the last line of the output already gives the remedy.
+    # Before the first pass, omit the remedy: the last line of the output usually suggests how to install a schedule.
     return complete_commands(loaded, f"none: {why}" if found.last_pass is None else f"none: {why}; {remedy}")
 
 

@@ -58,7 +58,7 @@ class FailureCause:
 
     outcome: str
     status_code: int | None
-    cause: str  # error without its numbers and ids
+    cause: str  # error in which numbers, ids and addresses are replaced; see `retrycli.domain.fingerprint`
     attempts: int
     last_at: datetime
 

@@ -15,17 +15,17 @@ class OutcomeKind(StrEnum):
     """The closed set of outcomes. Each outcome says what is known about the message."""
 
     DELIVERED = "delivered"  # the destination has the message
-    REFUSED = "refused"  # the answer has a success status, but its body reports a failure
+    REFUSED = "refused"  # a success status, but the body reports a failure; or a look-up or upload has no usable result
     UNKNOWN = "unknown"  # the message may or may not have arrived
-    TRANSIENT = "transient"  # the destination failed temporarily, for example with a server error
+    TRANSIENT = "transient"  # a temporary failure, for example a server error
     UNREACHABLE = "unreachable"  # the message was not sent, for example because there was no connection
     THROTTLED = "throttled"  # the destination asks retrycli to slow down
     UNAUTHORIZED = "unauthorized"  # the credentials are rejected, the certificate is invalid, or TLS is missing
-    PERMANENT = "permanent"  # the message will never be accepted unless it changes
+    PERMANENT = "permanent"  # the message was rejected or arrived in the wrong form, or its request can't be built
     INVALID = "invalid"  # the row can't be turned into a request; nothing was sent
 
 
-# Outcomes that show that the destination works, even if it rejected the message.
+# Outcomes after which the destination counts as working, even if it rejected the message.
 ALIVE = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT})
 
 # Outcomes that suggest a problem with the destination, not with the message.
@@ -40,12 +40,14 @@ class Outcome:
     status_code: int | None = None
     error: str | None = None
     retry_after: timedelta | None = None  # wait that the destination requested, counted from the answer
-    # Recipients that have received the message, even if others have not. They never get it again.
+    # Recipients that have received the message, even if others have not. They do not get it again unless its content
+    # changes.
     delivered_to: tuple[str, ...] = ()
     external_id: str | None = None  # id that the destination assigned to the message
     # The answer may concern retrycli's access or a proxy instead of the message; see `IN_DOUBT`.
     in_doubt: bool = False
-    # A look-up found that the message had arrived. Nothing was sent, so this outcome proves nothing about the route.
+    # A look-up or earlier attempts show that the message had already arrived. Nothing was sent, so this outcome does
+    # not show that the destination accepts messages.
     found: bool = False
 
 
@@ -61,7 +63,7 @@ class LookUp(NamedTuple):
     """The result of asking whether a message has arrived."""
 
     result: Presence
-    # The reason for an unknown result or, if the message has arrived, what could not be written.
+    # Why the result is unknown or, if the message has arrived, that its row could not be marked as sent.
     error: str | None = None
 
 

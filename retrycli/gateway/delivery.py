@@ -139,7 +139,7 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
         if progress.landed is not None:
             return replace(progress.landed, error=f"delivered, but then {text}")
         unsure = progress.in_flight or progress.answered
-        # Not `INVALID`: a bug that affects all messages would escalate every message before anyone could fix it.
+        # Not `INVALID`, because a bug that affects all messages would then escalate them before anyone could fix it.
         return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=text)
 
 

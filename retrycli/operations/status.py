@@ -40,7 +40,7 @@ class Refusal:
     """A destination that refused a pass's requests and has shown no sign of recovery since."""
 
     destination: str
-    at: datetime  # start of the last pass that was refused
+    at: datetime  # start of the last pass whose requests were refused
     detail: str | None
     was_idle: bool  # nothing has been due since then
 

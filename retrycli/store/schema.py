@@ -194,7 +194,8 @@ totals = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-# The time of the first escalation for each pair of delivery key and reason. Operators are notified once for each pair.
+# The time of the first escalation for each pair of delivery key and reason. Operators are notified once for each pair,
+# as long as its row exists. A requeue deletes the row.
 escalations = Table(
     "retrycli_escalations",
     metadata,

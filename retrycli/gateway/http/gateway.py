@@ -136,7 +136,7 @@ class HttpGateway(BaseGateway):
         try:
             prepared = await self._builder.prepare(queued)
             prepared.fields["marker"] = await self._marker(prepared, ask=ask)
-            # Build the request first, to find errors before the look-up and the uploads.
+            # Build the request first, to find errors before `_ask` and `_upload` send requests.
             prepared.request = self._builder.build(prepared, None)
             if ask:
                 await self._ask(queued, prepared)

@@ -95,7 +95,7 @@ def _values_at(tree: object, step: Step, fields: Fields) -> Iterator[object]:
             yield from (entry for entry in tree if _matches(entry, part, how, wanted))
         case list(), "*":
             yield from tree
-        case list(), str() if step.isascii() and step.isdigit() and len(step) < 10:  # noqa: PLR2004  no list has that many entries
+        case list(), str() if step.isascii() and step.isdigit() and len(step) < 10:  # noqa: PLR2004  no list has 10**9 entries
             yield from tree[int(step) : int(step) + 1]
         case dict(), str() if step in tree:
             yield tree[step]

@@ -25,7 +25,7 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
 
-LOOK_BACK = 10  # number of newest passes that determine the usual interval
+LOOK_BACK = 10  # number of newest passes that the checks read
 
 
 def table(context: Context, database: Database) -> Iterator[Finding]:

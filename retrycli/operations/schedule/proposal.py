@@ -22,7 +22,7 @@ from retrycli.system import crontab, systemd
 from retrycli.system.host import File, Host, owner_of
 from retrycli.system.trust import ROOT, find_weakness
 
-# The log folder that cron/logrotate names, and the name of the log file in any folder.
+# The log folder that cron/logrotate names, and the log file's name, which is the same in every folder.
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 
 MARGIN = timedelta(seconds=90)  # time for a pass to record results after its deadline and its last request
