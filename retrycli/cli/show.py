@@ -154,7 +154,7 @@ def explain(
     terminal.show_table(
         ("Gate", "Open", "Details", "Time"),
         [
-            # Only the cron gate has commands in its `figure`.
+            # Only the cron gate suggests commands. The `figure` of another gate may quote an error or an operator.
             (
                 gate.name.replace("_", "-"),
                 gate.open,

@@ -22,7 +22,8 @@ class Attempt(NamedTuple):
     # `retrycli.domain.doubt`.
     trial: bool = False
     counts_as_retry: bool = True  # a failure uses up one of the message's retries
-    # The outcome shows a problem with retrycli's access, not with the message, so the message waits again, unchanged.
+    # The outcome is attributed to retrycli's access or settings, not to the message. The message waits again, and uses
+    # up no retry.
     about_access: bool = False
 
     @property

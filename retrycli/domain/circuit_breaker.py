@@ -96,7 +96,7 @@ class Breaker:
             ticket: the ticket of the message.
         """
         if self.blocks(since):
-            return self  # answers to requests in flight when the breaker opened say nothing new
+            return self  # the request was sent before the wait began, so its answer says nothing new
         if kind in ALIVE:
             return Breaker(self.destination)
         if kind not in OUTAGE:
@@ -108,7 +108,8 @@ class Breaker:
         if self.state is not BreakerState.OPEN:
             if failed.counted < rules.failures:
                 return failed
-            # From now on ``failures`` also counts failed probes, and so selects the next wait.
+            # ``failures`` may be higher, because some failures did not count at first. The excess would select a
+            # later wait.
             failed = replace(failed, failures=rules.failures)
         waits = rules.probe_after
         return Breaker(

@@ -25,7 +25,7 @@ class Address(NamedTuple):
 
     local: str
     domain: str  # in ASCII and lower case
-    name: str = ""  # display name; may be empty
+    name: str = ""  # display name
 
     @property
     def spec(self) -> str:

@@ -128,7 +128,7 @@ class PastAttempt(NamedTuple):
     outcome: str | None
     status_code: int | None
     by_pass: bool
-    birth: str | None = None  # `OF_ANY_TICKET` for a delivery that is not written to the row
+    birth: str | None = None  # `OF_ANY_TICKET` for a delivery that was not written to a row without a creation time
     digest: str | None = None
     delivery_key: str | None = None
     deliveries: int | None = None  # number of recorded deliveries of the same text before this attempt
@@ -238,7 +238,7 @@ class History(NamedTuple):
             for attempt in self.attempts
             if attempt.digest == digest
             and attempt.ticket != ticket
-            # If a delivered attempt has no end, its row is not marked as sent yet.
+            # If a delivered attempt has no `finished_at`, its row has not been marked as sent yet.
             and (attempt.unsettled or (attempt.delivered and attempt.finished_at is None))
             and self._is_after_requeue(attempt)
             and is_of_one_message(attempt.birth, birth)

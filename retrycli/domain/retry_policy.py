@@ -94,7 +94,7 @@ class RetryPolicy:
 
     backoff: Backoff = Backoff()
     max_retries: int = 10
-    unknown_limit: int = 2  # number of times that a message is sent again after unknown outcomes before it is escalated
+    unknown_limit: int = 2  # without a look-up: maximum number of resends after unknown outcomes
     expires_after: timedelta | None = None
 
     def decide(
@@ -129,8 +129,8 @@ class RetryPolicy:
             case OutcomeKind.INVALID:
                 return Transition.invalid(str(outcome.error))
             case OutcomeKind.UNAUTHORIZED | OutcomeKind.THROTTLED:
-                # Both outcomes end the deliveries to this destination. The new due time moves the message behind the
-                # others, so the next pass begins with another message.
+                # Both outcomes end this pass's deliveries to the destination. The new due time moves the message behind
+                # the others, so the next pass begins with another message.
                 return Transition.released(now)
             case OutcomeKind.REFUSED:
                 counts_as_retry = True
@@ -235,8 +235,8 @@ def first_failure(message: Message, now: datetime) -> datetime:
     return message.updated_at or message.created_at or now
 
 
-# Maximum number of requests for one text, as a multiple of ``max_retries``. This limit holds even if the application
-# keeps resetting the row's ``retry_count``.
+# Maximum number of requests by passes for one text since its last requeue, as a multiple of ``max_retries``. This limit
+# holds even if the application keeps resetting the row's ``retry_count``.
 BOUND = 3
 
 

@@ -19,9 +19,10 @@ class ExpiredClaim(NamedTuple):
     # `BY_PASS` or the name of the operator who made the unfinished attempt; None if no attempt is unfinished.
     attempt_by: str | None
     outcome: Outcome | None = None  # outcome of the attempt, if its answer was recorded before the claim expired
-    difference: Difference | None = None  # how the row has changed since the attempt began; None if unknown
+    # How the row has changed since the attempt began; None without an unfinished attempt, or if unknown.
+    difference: Difference | None = None
     started_at: datetime | None = None
-    duration: timedelta | None = None  # time until the answer
+    duration: timedelta | None = None  # time from `started_at` to the answer; None if unknown
 
 
 class ChangedMessage(NamedTuple):
@@ -35,7 +36,7 @@ class Route(NamedTuple):
     """The messages that go to one destination."""
 
     destination: str
-    # Types that have another route. All other types, including unknown ones, use this route.
+    # If `only` is None: the types that have another route. All other types, including unknown ones, use this route.
     but: frozenset[MessageType] = frozenset()
     only: frozenset[MessageType] | None = None  # the only types that use this route; None if the route is not limited
 

@@ -16,7 +16,7 @@ from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.engine.recording import record
 from retrycli.engine.runner import enrol
 
-TRY_AGAIN_SECONDS = 0.2  # seconds between tries to write a result while the application holds locks
+TRY_AGAIN_SECONDS = 0.2  # seconds between tries to write a result while the row or the database is locked
 
 Result = TypeVar("Result")
 
@@ -194,7 +194,7 @@ def _claim_to_send(
         invalid = Decision(message_id, Transition.invalid(queued.problem), message=queued)
         events, _ = again_if_lost(lambda: record(deps, claim, [invalid]))
         for event in events:
-            if not was_escalated:  # otherwise the event was emitted earlier
+            if not was_escalated:  # otherwise the message's escalation was reported earlier
                 deps.emit(event)
         raise unfit(queued.message_id, queued.problem)
     return queued

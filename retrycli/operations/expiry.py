@@ -16,7 +16,7 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger, Targets
 from retrycli.views.log_lines import logger
 
-# Stop reasons for which the next passes may also leave due messages unsent.
+# Stop reasons that may persist, so that later passes also leave due messages unsent.
 HELD_BACK = frozenset(
     {
         StopReason.PAUSED,
@@ -37,8 +37,8 @@ def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: dateti
     return end is not None and (end <= later(now, SOON) or (next_attempt_at is not None and end < next_attempt_at))
 
 
-# The text with which lists describe a waiting message that has expired. A pass escalates the message only when it is
-# due, and not during a pause or an outage.
+# Describes a waiting message that has expired, in lists and in `retrycli explain`. A pass escalates the message only
+# when it is due, and not during a pause or an outage.
 EXPIRED = "expired; a pass will escalate it"
 
 
@@ -46,7 +46,7 @@ EXPIRED = "expired; a pass will escalate it"
 class Expiry:
     """The result of a search for messages that expire soon."""
 
-    incident: Incident | None  # None if no message expires soon
+    incident: Incident | None  # None ends an earlier warning; see `expiring`
     too_late: bool = False  # some messages have expired since the warning
 
 

@@ -28,8 +28,8 @@ from retrycli.store.passes import Ledger
 from retrycli.system import pass_lock, process
 from retrycli.views import log_lines
 
-# The folder for the lock files of server databases. The operator or systemd (StateDirectory=) creates the folder, and
-# the user who runs the passes must own it.
+# The folder for the lock files of server databases, if the user who runs the passes may write to it. The operator or
+# systemd (StateDirectory=) creates the folder.
 STATE_FOLDER = Path("/var/lib/retrycli")
 
 

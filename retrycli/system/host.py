@@ -38,7 +38,7 @@ Runner = Callable[[Sequence[str], bytes], Finished]
 def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS) -> Finished:
     """Run a program. If it can't be run or times out, return `NOT_THERE` or `TIMED_OUT` as its exit status."""
     try:
-        return subprocess.run(  # noqa: S603  retrycli's own arguments and paths, and no shell
+        return subprocess.run(  # noqa: S603  retrycli chooses the programs, and passes arguments as a list
             command,
             input=given,
             capture_output=True,

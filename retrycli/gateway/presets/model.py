@@ -101,13 +101,14 @@ class Question(Get):
     """A GET with a condition on its answer."""
 
     holds: Condition
-    more: Condition | None = None  # if it holds, ask again with {page} 2, 3 and so on
+    more: Condition | None = None  # while it holds, request the next page: {page} is 2, 3 and so on
 
 
 class LookupRule(Question):
     """A GET whose condition holds if a message has arrived."""
 
-    # Time after an attempt during which its message may still appear. If not found after that, it counts as absent.
+    # Time after an attempt during which its message may still appear. A message that is not found after that counts as
+    # absent.
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
 
     @model_validator(mode="after")
@@ -155,7 +156,7 @@ class MessageRule(Table):
     # Accepted extensions of attachments, in lower case, if the system mishandles other files; "" means no extension. By
     # default, all extensions are accepted.
     endings: tuple[Annotated[str, Field(pattern=r"^[^.A-Z]*$")], ...] = ()
-    # Columns that must not be empty, because the system would store nothing or an empty message.
+    # Columns that must not be empty. For example, some systems report success for an empty body, but store nothing.
     required: tuple[str, ...] = ()
     # Unsupported columns whose values may be dropped. A message with a value in another unsupported list column is not
     # sent.
@@ -242,7 +243,7 @@ class Upload(Table):
     query: Query = {}
     headers: Headers = {}
     files: str | None = None  # the form field for the attachment; by default the attachment is the whole body
-    content_type: str | None = None  # content type of the body; by default the attachment's
+    content_type: str | None = None  # content type of a body without `files`; by default the attachment's
     token: JsonPath
 
     @model_validator(mode="after")

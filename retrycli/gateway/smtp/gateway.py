@@ -168,7 +168,7 @@ class SmtpGateway(BaseGateway):
             self._host, self._port, type=socket.SOCK_STREAM
         ):
             connection = socket.socket(family, kind, protocol)
-            connection.setblocking(False)  # noqa: FBT003  the method's name explains it
+            connection.setblocking(False)  # noqa: FBT003  the method's name explains the argument
             try:
                 process.require_low(connection.fileno(), requests=self._connections)
                 async with asyncio.timeout(self._settings.connect_timeout_seconds):

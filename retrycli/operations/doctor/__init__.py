@@ -123,7 +123,7 @@ def _database_findings(context: Context) -> list[Finding]:
     is_full = machine.lack_of_disk(context) is not None
     try:
         opened = Database(context.settings.database.url, context.settings.database.table, patience=PATIENCE_SECONDS)
-    except Exception as error:  # noqa: BLE001  any error becomes a finding
+    except Exception as error:  # noqa: BLE001  an unexpected error must not prevent the other checks
         problem = [] if is_full and isinstance(error, DatabaseUnavailable) else [_problem("database", error)]
         return [*_findings(network.api, context, None), *problem, *_findings(scheduler.calling, context, None)]
     with closing(opened):
