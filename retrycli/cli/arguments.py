@@ -18,7 +18,7 @@ from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.sanitize import printable
 
 LARGEST_ID = 2**63 - 1  # largest integer that both databases can store
-MAX_ERROR_LENGTH = 60  # maximum length of an error in a completion
+MAX_ERROR_LENGTH = 60  # maximum length of a completion's description: the ticket and the error
 # Look-alikes that replace characters in completions. A ticketing API's error may contain characters that zsh would
 # evaluate, or that typer would read as markup.
 SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
@@ -95,7 +95,7 @@ def _local(time: datetime) -> datetime:
 
 
 def _filter_text(text: str) -> str:
-    if not text.strip():  # an empty text would match every message
+    if not text.strip():  # an empty --error would match every error
         raise ValueError("the value is empty; give a value, or omit the option")
     return utf8(text)
 
@@ -109,8 +109,8 @@ def ago(text: str) -> datetime:
     return datetime.now(UTC) - duration(text)
 
 
-# The filter options, by field of `Filter`. A message must match every filter that is given. If a filter is repeated,
-# one of its values must match.
+# The filter options, by field of `Filter`. A message must match every filter that is given. If a filter has several
+# values, one of them must match.
 FILTERS: Mapping[str, Any] = {
     "state": Annotated[
         list[State] | None, typer.Option("--state", help="Only messages in this state.", show_default=False)

@@ -19,7 +19,8 @@ CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 HINT = ". `retrycli manual settings` lists every setting"
 NO_FILE = "is not a regular file, or is a link that can't be followed"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
-# Settings that systemd can pass as credentials of the same name (systemd.exec(5), LoadCredential=).
+# Settings that systemd can pass as credentials of the same name (systemd.exec(5), LoadCredential=). If a setting also
+# exists with the suffix _file, that setting names a file to read the value from.
 SECRETS = (
     *(
         f"gateway{of}.{name}"

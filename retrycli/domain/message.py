@@ -66,7 +66,7 @@ class EscalationReason(StrEnum):
     """The reasons why a message needs an operator."""
 
     EXHAUSTED = "exhausted"  # the message has used up its retries
-    PERMANENT = "permanent"  # the message can never be accepted, or arrived in the wrong form
+    PERMANENT = "permanent"  # the message can't be accepted as it is, or it arrived, but not as intended
     UNKNOWN = "unknown"  # the message may have arrived, so sending it again may duplicate it
     INVALID = "invalid"  # the row can't be turned into a request, or rejects changes
     EXPIRED = "expired"  # the message is too old to be sent
@@ -158,9 +158,9 @@ class QueuedMessage:
     birth: str = ""  # see `retrycli.domain.identity`
     digest: str = ""
     deliveries: int = 0  # number of recorded deliveries of this text
-    # When this text was last delivered; None before the first delivery, or after an operator has requeued the message.
+    # When this text was last delivered; None if it was never delivered, or if the message was requeued since.
     delivered_at: datetime | None = None
-    # Number of requests with this key that passes have sent since the last requeue; see `History.requests`.
+    # Number of passes' attempts with this key since the last requeue that count as requests; see `History.requests`.
     requests: int = 0
     elsewhere: str | None = None  # another ticket under which this text may have arrived
     # The values of the columns that identify the message, as the database returned them.
@@ -253,9 +253,9 @@ def utc_time(column: str, value: object) -> datetime | None:
     try:
         if isinstance(value, datetime):
             time = value
-        else:  # a leap second, which Python rejects, becomes the next second, as in PostgreSQL
+        else:
             text, leaps = str(value), 0
-            if ":60" in text:
+            if ":60" in text:  # a leap second, which Python rejects, becomes the next second, as in PostgreSQL
                 text, leaps = LEAP_SECOND.subn(":59", text)
             time = datetime.fromisoformat(text) + timedelta(seconds=leaps)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -10,7 +10,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 WAIT_SECONDS = 10.0  # for one ping, including name resolution
-READ_AT_MOST = 200  # bytes of a response; those of Healthchecks are shorter
+READ_AT_MOST = 200  # bytes of a response; Healthchecks sends shorter responses
 
 
 class Ping:

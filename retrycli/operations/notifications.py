@@ -28,8 +28,8 @@ from retrycli.store.summaries import ESCALATED, QueueCounts, escalation_groups
 from retrycli.views.log_lines import logger
 
 MAX_LOOKED_UP = 200  # maximum number of escalations that a pass reads to name tickets in a notification
-# Maximum time for which a pass reserves the sending of notifications. A target has 30 seconds to accept a notification,
-# so a pass that holds the reservation longer has died.
+# Maximum time for which a pass reserves the sending of notifications. All targets are notified in parallel, within 30
+# seconds, so a pass that holds the reservation longer has probably died.
 NOTIFY_LEASE = timedelta(minutes=2)
 PING = "ping"  # name of the dead-man switch in the list of targets
 

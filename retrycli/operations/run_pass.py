@@ -28,8 +28,8 @@ from retrycli.store.passes import Ledger, Targets, target_name
 from retrycli.system.pass_lock import Holder, PassLock
 from retrycli.views import log_lines
 
-# Number of newest passes that a pass with nothing to send compares itself with. Reading more passes would slow each
-# idle pass.
+# Number of newest passes that an idle pass reads at first, to find changes. Reading all of `incidents.LOOKBACK` would
+# slow each idle pass.
 SHORT_LOOKBACK = 20
 
 # Secondary tasks of a pass, each with the two parts of its warnings, such as "The log file is not being written".

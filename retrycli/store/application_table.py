@@ -58,7 +58,7 @@ def check_ids(database: Database) -> None:
     m, table, failed = database.messages.c, database.messages, status_text(MessageStatus.FAILED)
     with database.read() as connection:
         if database.is_sqlite and connection.exec_driver_sql(ROW_NUMBERS, (table.name, table.schema or "main")).all():
-            return  # row ids are unique and never null
+            return  # an INTEGER PRIMARY KEY is unique and never null
         nameless = select(literal(1)).where(m.status == failed, m.id.is_(None)).limit(1)
         # In SQLite, most primary keys may be null.
         if database.columns["id"]["nullable"] and connection.execute(nameless).scalar():

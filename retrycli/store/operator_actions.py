@@ -219,14 +219,14 @@ class Acts(Queries):
                     f"See `retrycli show {message_id}`, and edit the message again"
                 )
             self._check_room(connection, message_id, changes)
-            # If the queue row has no digest, store the digest of the old text. Otherwise the new text would also use a
-            # key that a version before migration 0005 chose.
+            # If the queue row has no digest, store the digest of the old text. Otherwise, if a version before migration
+            # 0005 chose the delivery key, the new text would use the old text's key.
             self._remember(connection, message_id, queue.c.digest.is_(None))
             written = write_text(self._database, connection, message_id, changes)
             if message_id in written.unchanged:
                 raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
-            # Store the new state of the row. Otherwise the edit would count as a change by the application, and an
-            # escalated message would be reviewed.
+            # If the message is escalated, store the new state of its row. Otherwise the next pass would treat the edit
+            # as a change by the application, and might make the message wait again.
             self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
             _record_actions(connection, {message_id: act})
 
@@ -275,8 +275,8 @@ def _record_actions(connection: Connection, done: Mapping[int, OperatorAction]) 
         {
             **act_values(act),
             "message_id": message_id,
-            # Store the number of the last attempt before the requeue. Times can't show the order of attempts, because
-            # hosts' clocks differ.
+            # Store the number of the last attempt before the requeue. Times can't show which attempts came before the
+            # requeue, because hosts' clocks differ.
             "attempts": made.get(message_id, 0) if act.kind is ActionKind.REQUEUED else None,
         }
         for message_id, act in done.items()

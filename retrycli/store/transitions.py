@@ -101,7 +101,7 @@ def escalate(
     """
     if not decisions:
         return {}
-    from retrycli.store.row_changes import write_messages  # not needed by a pass that escalates nothing
+    from retrycli.store.row_changes import write_messages  # lazy, because a pass that changes no row does not need it
 
     claim = Claim(str(uuid.uuid4()), now)
     ids = [decision.message_id for decision in decisions]

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 
-# A number, a time, or one number per label value; None if there is no value yet, for example before the first pass.
+# A number, a time, or a number for each label value or pair of label values; None if there is no value yet, for example
+# before the first pass.
 Values = Mapping[str, float] | Mapping[tuple[str, str], float] | float | datetime | None
 
 # The description and the labels of each metric. Counters count from the creation of retrycli's own tables.
@@ -89,7 +90,7 @@ def _families(measured: Mapping[str, Values]) -> list[Metric]:
     families: list[Metric] = []
     for name, (about, *labels) in METRICS.items():
         values = measured[name]
-        # The format adds _total to the name of a counter.
+        # prometheus-client adds _total to the name of a counter.
         family = (CounterMetricFamily if name in COUNTERS else GaugeMetricFamily)(name, about, labels=labels)
         for key, value in values.items() if isinstance(values, Mapping) else [((), values)]:
             if value is not None:

@@ -104,7 +104,7 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> object:
 
     table = Table(*headers, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     for number, column in enumerate(table.columns):
-        column.no_wrap, column.overflow = number == 0, "fold"  # keep the row's id on one line
+        column.no_wrap, column.overflow = number == 0, "fold"  # never wrap the first column, such as an id
     for row in rows:
         table.add_row(*map(Text, row))
     return table

@@ -263,7 +263,7 @@ def load_preset(name: str) -> Preset:
     return _parse(name, preset_text(name))
 
 
-@lru_cache(maxsize=32)  # parsing takes about 20 ms, and a pass needs the preset twice
+@lru_cache(maxsize=32)  # parsing takes about 20 ms, and a pass loads the preset several times
 def _parse(name: str, text: str) -> Preset:
     try:
         return Preset.model_validate(tomllib.loads(text))

@@ -15,7 +15,7 @@ from retrycli.system import crontab, systemd
 from retrycli.system.host import File, Host, named_zone, owner_of, system_zone
 from retrycli.system.trust import group_readers
 
-BEGINS_WITHIN = timedelta(minutes=1)  # maximum time between a tick and the record that its pass began
+BEGINS_WITHIN = timedelta(minutes=1)  # maximum time from a scheduled start until the pass is recorded
 
 # The problem and the remedy if no scheduler starts passes. The text says "was found", because the current user may be
 # unable to read other users' crontabs.
