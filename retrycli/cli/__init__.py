@@ -122,7 +122,7 @@ EXAMPLES = {
 class _ProgramContext(typer.Context):
     @property
     def command_path(self) -> str:
-        # By default, usage lines and errors would not name the program in the same way as suggested commands do.
+        # Name the program in usage lines and errors as in suggested commands, for example with sudo.
         return suggested.program()
 
 

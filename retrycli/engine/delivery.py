@@ -66,7 +66,7 @@ class Delivery:
         self._supply = Supply(deps.claims, rules, me, route, since=since)
         self._results = ResultWriter(deps, rules, self._supply)
         self._in_flight = InFlight(deps, rules, self._supply)
-        self._new: Sequence[Attempt] = ()  # ended attempts whose messages are not decided yet
+        self._new: Sequence[Attempt] = ()  # finished attempts whose results have not been processed yet
         self._synced_at = since
 
     async def run(self) -> None:

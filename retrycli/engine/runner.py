@@ -41,7 +41,8 @@ GRAVITY = (
     None,  # no early end
 )
 ENDS_THE_PASS = frozenset({StopReason.SIGNAL, StopReason.PAUSED})  # reasons that end the deliveries of all routes
-# The results of passes that end early, by stop reason; `STOPPED` for any other reason.
+# The results of passes whose deliveries end early, by stop reason. The result is `COMPLETED` for `LIMIT`, and `STOPPED`
+# for any other reason.
 RESULTS: dict[StopReason | None, PassResult] = {
     StopReason.SIGNAL: PassResult.INTERRUPTED,
     StopReason.PAUSED: PassResult.PAUSED,
@@ -248,7 +249,7 @@ def _review_escalations(
     A message that the application withdraws and later marks as failed is enrolled again if a pass ran in between. This
     review has the same result if no pass ran in between.
     """
-    from retrycli.engine.recording import event_of  # lazy, because a pass with nothing new does not need it
+    from retrycli.engine.recording import event_of  # lazy, because only changed escalations need it
 
     decide = partial(_review, deps, rules, now=now)
     for decision in again_if_lost(lambda: deps.enrolment.review(ids, decide, deps.now())):

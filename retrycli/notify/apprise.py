@@ -83,7 +83,7 @@ def place(url: str) -> tuple[str, int] | None:
         raise ConfigurationError(f"{_invalid_url(url)}; fix the URL in notify.urls or its file, or install the package")
     if smtp := getattr(target, "smtp_host", None):
         return smtp, int(target.port or 25)
-    # The host part of a hosted service's Apprise URL is a token, so the address comes from Apprise's plugin.
+    # The host part of a hosted service's Apprise URL is a token or an id, so the address comes from Apprise's plugin.
     addresses = [str(getattr(target, name, None)) for name in ("notify_url", "webhook_url", "cloud_notify_url")]
     service = next((address for address in addresses if address.startswith("https://")), None)
     own = any("{host}" in pattern for pattern in target.templates) and target.host
@@ -100,7 +100,7 @@ def _parse(url: str) -> tuple[Any, Any]:
         app_desc="retrycli",
         app_url="",
         image_url_mask="",
-        service_timeout=0,  # 0 turns off Apprise's timeout, because a thread that times out delays the exit
+        service_timeout=0,  # 0 turns off Apprise's timeout, because a thread that Apprise abandons delays the exit
         http_redirects=False,
     )
     return apprise.Apprise.instantiate(url, asset=asset), asset

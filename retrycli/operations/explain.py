@@ -48,7 +48,7 @@ class Explanation:
     ticket_id: object
     message_type: str
     gates: list[Gate]
-    # The start of the pass that will attempt the message if nothing else changes; None if no pass will.
+    # The start of the pass that is predicted to attempt the message; None if no attempt is predicted.
     next_attempt_at: datetime | None
     is_claimed: bool = False  # an unexpired claim prevents other passes and operators from sending the message
     being_sent: bool = False  # an operator, or a pass that is not known to have ended, has claimed the message

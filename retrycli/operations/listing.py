@@ -26,7 +26,7 @@ class Listing:
     """Failed messages. Iterate over them once, while the database is open."""
 
     messages: Iterator[ListedMessage]
-    number: int  # number of `messages`, which a limit may reduce
+    number: int  # number of messages when the list began, at most the limit
     total: Callable[[], int]  # counts all messages that the filter matches
 
 

@@ -56,8 +56,8 @@ KEEPALIVE = {
     "tcp_user_timeout": BUSY_SECONDS * 1000,
 }
 
-# psycopg also logs the errors that it raises, and these log lines quote rows. This handler keeps them off stderr. An
-# application's own handlers still get psycopg's log.
+# psycopg logs errors that it does not raise, such as a second error in a pipeline, and these log lines may quote rows.
+# This handler keeps them off stderr. An application's own handlers still get psycopg's log.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # Keys in the `info` of a SQLite connection: the configured and the current lock wait, in milliseconds.
@@ -72,7 +72,7 @@ def parsed(url: str) -> URL:
     """
     try:
         return make_url(url)
-    except (exc.ArgumentError, ValueError):  # its text is dropped, because it may quote the password
+    except (exc.ArgumentError, ValueError):  # dropped, because the error's text may quote the password
         raise ConfigurationError(
             "database.url is not a valid database URL; check its port and its percent-encoding"
         ) from None

@@ -35,7 +35,7 @@ from retrycli.store.messages import EARLIER, HELD_BACK, is_due, row_by_row, stat
 from retrycli.store.schema import queue
 
 PAGE = 500  # number of messages to read in one transaction
-FETCH_SIZE = 10_000  # number of rows to fetch at a time; otherwise the driver would hold all rows in memory
+FETCH_SIZE = 10_000  # number of rows to fetch at a time; otherwise psycopg would hold all rows in memory
 
 # The ids of a page. They are bound at execution, so that all pages share one statement.
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)

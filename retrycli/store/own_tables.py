@@ -30,8 +30,8 @@ UPGRADING = Lock()  # Alembic keeps the current upgrade in module globals, so a 
 # a message may wait up to this much longer.
 LEEWAY = timedelta(minutes=30)
 
-# Number of newest passes whose times are checked. One pass is not enough, because its host's clock may be right while
-# another host's clock is ahead.
+# Number of newest passes whose heartbeats are checked. One pass is not enough, because a clock may have jumped ahead
+# after an earlier pass recorded its start.
 NEWEST_PASSES = 10
 NEWEST = select(passes.c.heartbeat_at).order_by(passes.c.started_at.desc()).limit(NEWEST_PASSES).subquery()
 LATEST = select(

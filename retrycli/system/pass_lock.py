@@ -23,7 +23,7 @@ from retrycli.system.trust import is_planted, open_private, user_name
 
 OWN_STATE = Path(".local/state/retrycli")  # a user's state folder, in the user's home; `PassLock` creates it
 POLL_SECONDS = 0.1
-LONGEST = 4096  # maximum length of a holder's text; a longer file is not a lock file but may be a database
+LONGEST = 4096  # maximum size of a lock file in bytes; a larger file contains other data, so it is not overwritten
 
 
 @dataclass(frozen=True, slots=True)

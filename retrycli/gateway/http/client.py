@@ -40,7 +40,7 @@ class ApiReply:
 
 # Builds a request. The argument is the token of the log-in; None without a log-in. Called before each transmission.
 BuildRequest = Callable[[str | None], Request]
-# Called with every answered request, its content and its answer.
+# Called by `ApiClient.send` with each answered request, its content and its answer. Log-ins are not included.
 Watch = Callable[[httpx.Request, Content | None, Answer], None]
 
 
@@ -52,7 +52,7 @@ class ApiClient:
         settings: the system and the credentials.
         preset: the rules for log-ins and answers.
         now: the clock.
-        watch: called with every request and its answer.
+        watch: called with every answered request, except log-ins.
 
     Raises:
         ConfigurationError: the base URL or a credential is missing, or a credential can't be used.
@@ -124,7 +124,8 @@ class ApiClient:
         headers = {**request.headers, **self.credentials.headers()}
         if request.content is not None:
             headers |= {"content-type": request.content.content_type, "content-length": str(len(request.content))}
-        # Pass a stream. With bytes, httpx and aiohttp both compute headers, and aiohttp warns about large bodies.
+        # Pass a stream. For bytes, httpx and aiohttp would compute headers that are already set, and aiohttp would warn
+        # about large bodies.
         sent = httpx.Request(request.method, url, headers=headers, stream=request.content)
         sent.url = url  # httpx.Request copies the URL without the path of `_UrlBelow`
         return sent
@@ -163,7 +164,7 @@ class Credentials:
         self.session: str | None = None  # the token of the last log-in; None before the first log-in
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: secret_text(value) for name, value in given.items()}
-        self.secrets = [self._values["token"], self._values["password"]]  # each log-in adds its token
+        self.secrets = [self._values["token"], self._values["password"]]  # `log_in` and `headers` add further secrets
         for name in self._auth.needs:
             if not self._values[name]:
                 raise ConfigurationError(f"gateway.{name} is not set, but the preset {settings.preset} needs it")
