@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
-# While other tickets wait, a ticket gets at most an eighth of the messages of a claim. The share doubles when only
-# passed-over tickets are left, up to half of a claim.
+# At first, a ticket gets at most an eighth of the messages of a claim. The share doubles, up to half of a claim, each
+# time passed-over tickets are admitted again.
 SHARE, LARGEST_SHARE = 8, 2
 MAX_PASSED_OVER = 500  # maximum number of tickets to pass over, because each claim must skip all their messages
 

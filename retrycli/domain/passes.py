@@ -31,7 +31,7 @@ class PassResult(StrEnum):
     """The possible results of a pass."""
 
     COMPLETED = "completed"  # no due messages are left, or the requested limit is reached
-    STOPPED = "stopped"  # due messages are left; the reason says why
+    STOPPED = "stopped"  # a destination or the deadline stopped deliveries; the reason says why
     SKIPPED = "skipped"  # another pass holds the lock
     PAUSED = "paused"  # an operator has paused deliveries, before or during the pass
     INTERRUPTED = "interrupted"  # a signal ended the pass, or its process died
@@ -173,9 +173,9 @@ class PassStarted(NamedTuple):
 class ClockWasAhead(NamedTuple):
     """Earlier passes wrote times in the future, because the clock was wrong. These times have been corrected."""
 
-    by: timedelta  # how far the latest of these times was in the future; the clock was wrong by at least this much
-    messages: int  # number of messages that would have waited longer
-    claims: int  # number of claims that would have lasted longer
+    by: timedelta  # how far the latest recorded event was in the future; the clock was wrong by at least this much
+    messages: int  # number of messages whose due times were corrected
+    claims: int  # number of claims whose expiry was corrected
 
 
 class ClaimsExpired(NamedTuple):

@@ -27,7 +27,8 @@ from retrycli.domain.transition import (
 if TYPE_CHECKING:
     from retrycli.domain.fair_share import FairShare
 
-# A transaction claims `ROUNDS_AHEAD` messages for each concurrent request, within the minimum and the maximum.
+# A transaction claims at most `ROUNDS_AHEAD` messages for each concurrent request. This limit is at least `MIN_BATCH`
+# and at most `MAX_BATCH`; a request rate can lower it further.
 ROUNDS_AHEAD, MIN_BATCH, MAX_BATCH = 4, 16, 500
 # Extra time in the lease of a claim. A live pass keeps its claims even if an application locks the database for half of
 # this time.
@@ -274,10 +275,10 @@ class PassRules:
     concurrency: int
     limit: int | None = None
     rate_per_second: float | None = None
-    per_ticket_order: bool = False  # a message waits until all earlier ones of its ticket are delivered or escalated
+    per_ticket_order: bool = False  # a message waits while an earlier one of its ticket waits or is being sent
     routes: tuple[Route, ...] = ()  # if empty, all messages go to ``destination``
     retention: timedelta | None = None  # age up to which the history is kept; None keeps the history forever
-    probe_now: bool = False  # probe a destination that is down immediately, even if no probe is due yet
+    probe_now: bool = False  # if a destination is down, probe it immediately, even if no probe is due yet
     at_a_server: bool = False  # the database is on a server, so each transaction takes several round trips
 
     def destination_of(self, message_type: str) -> str:

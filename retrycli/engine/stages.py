@@ -21,7 +21,7 @@ ENOUGH, SHARE = 8, 1 / 4
 # Maximum number of event loop iterations that an answer waits for other answers, so that one transaction records them
 # all. A transaction is cheap in a file, but takes five round trips on a server, so waiting longer pays off there.
 ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
-MAX_LOCKED_ROWS = 8  # maximum number of locked rows that one transaction waits for
+MAX_LOCKED_ROWS = 8  # a transaction waits for at most this many locked rows: `MAX_LOCK_WAITS` in `row_changes`
 TRY_AGAIN_SECONDS = 0.05  # seconds to wait before a transaction is started or committed again
 # Maximum number of tries to commit. The transaction is then rolled back, because its lock blocks the application's
 # readers.
@@ -129,7 +129,7 @@ class InFlight:
 
     def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
         self.count = 0  # number of attempts that were sent and have no answer yet
-        self.fault: ConfigurationError | None = None  # error that prevents every request from being built
+        self.fault: ConfigurationError | None = None  # error that affects every message, so nothing more is sent
         self._now = deps.now
         self._supply = supply
         self._rounds = ROUNDS_FOR_A_SERVER if rules.at_a_server else ROUNDS_FOR_A_FILE
@@ -171,7 +171,7 @@ class InFlight:
         try:
             if self._now() < self._supply.claim.expires_at:
                 outcome = await gateway.deliver(attempt.queued)
-        except ConfigurationError as fault:  # raised only after the requests in flight are answered
+        except ConfigurationError as fault:  # `Delivery` raises it again when no requests are in flight
             self.fault = self.fault or fault
             outcome, about_access = not_sent(fault), True
         self._answered.put_nowait(attempt.ended(outcome, self._now(), about_access=about_access))

@@ -116,11 +116,11 @@ def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> Cl
         if ahead <= LEEWAY:  # another host's pass has already repaired the times
             return None
         messages = _repair_waits(connection, now)
-        # Live owners keep their claims, because they renew them long before the new expiry.
+        # Live owners keep their claims, because they renew the claims or finish before the new expiry.
         too_late = (queue.c.state == State.SENDING.value, queue.c.claim_expires_at > now + lease + LEEWAY)
         claims = connection.execute(update(queue).where(*too_late).values(claim_expires_at=now + lease)).rowcount
         _repair_breakers(connection, now, ahead)
-        before = now - timedelta.resolution  # so that the current pass remains the newest
+        before = now - timedelta.resolution  # so that a pass that starts now is the newest
         for column in HAPPENED:
             connection.execute(update(column.table).where(column > now).values({column.name: before}))
         return ClockWasAhead(ahead, messages, claims)

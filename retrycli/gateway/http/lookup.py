@@ -33,8 +33,9 @@ from retrycli.gateway.presets.template import Fields, fill_path
 from retrycli.gateway.redaction import redact_secrets
 
 CACHE_SIZE = 100  # maximum number of cached answers for preflights
-MAX_PAGES = 100  # maximum number of pages of an answer to read
-# `_take_step` returns this object if a step proves the whole preflight. Compare it by identity.
+MAX_PAGES = 100  # maximum number of pages of results to read for one question
+# `_take_step` returns this object if a step proves the whole preflight. Compare it by identity, because a step that
+# adds no fields returns an equal mapping.
 ENOUGH: Mapping[str, object] = {}
 
 
@@ -53,7 +54,7 @@ class Lookups:
         try:
             await self.preflight(name, fields)
         except NotSent as error:
-            # A permanent refusal means that the system does not support the feature.
+            # `PERMANENT`: the system does not support the feature. `INVALID`: the preflight failed.
             if error.outcome.kind not in {OutcomeKind.PERMANENT, OutcomeKind.INVALID}:
                 raise
             return False
@@ -66,7 +67,7 @@ class Lookups:
                 if await self.holds_on_a_page(rule, fields, "look-up", believe_no=False):
                     return True
             except NotSent as error:
-                if error.outcome.kind is OutcomeKind.PERMANENT:  # the system refused the look-up, not the message
+                if error.outcome.kind is OutcomeKind.PERMANENT:  # this concerns the look-up, not the message
                     raise NotSent(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
                 raise
         return False

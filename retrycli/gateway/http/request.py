@@ -36,7 +36,7 @@ class FilePart:
     """A file within a request body."""
 
     path: Path
-    size: int  # in bytes, when the file was checked; exactly this size must be sent, because Content-Length includes it
+    size: int  # in bytes, when the file was checked; sending fails if it changes, because Content-Length includes it
     as_base64: bool = False
     # A placeholder for the file's contents in the encoded JSON. It is random, so that no message contains it.
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)

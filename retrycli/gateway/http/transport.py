@@ -39,12 +39,13 @@ from retrycli.system import process
 # which leaves the other half for the round trip.
 IDLE_SECONDS = 0.5
 
-# Maximum bytes of each header of an answer, and maximum number of headers. If an answer exceeds them, its outcome is
-# unknown. Headers from proxies and content security policies can exceed aiohttp's defaults of 8 KiB and 128.
+# Maximum bytes of each header of an answer, and maximum number of headers. If the answer to a delivery exceeds them,
+# the outcome is unknown. Headers from proxies and content security policies can exceed aiohttp's defaults of 8 KiB and
+# 128.
 HEADER_LIMIT, HEADERS_LIMIT = 64 * 1024, 256
 
-# Headers of every request, by name in lower case, so that a preset's header replaces a default one regardless
-# of case (RFC 9110, section 5.1).
+# Default headers of a request, by name in lower case, so that a preset's header replaces a default one regardless of
+# case (RFC 9110, section 5.1).
 HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "retrycli"}
 
 # aiohttp's exceptions for a connection that was never opened.
@@ -111,7 +112,8 @@ class _Connector(aiohttp.TCPConnector):
         assert kept.transport is not None  # noqa: S101
         received = select.poll()
         received.register(kept.transport.get_extra_info("socket"), select.POLLIN)
-        is_silent = not kept.protocol.should_close and not received.poll(0)  # no data has arrived
+        # True if the server has neither sent data nor closed the connection.
+        is_silent = not kept.protocol.should_close and not received.poll(0)
         return is_silent and self._elapsed() - self._idle_since[kept.protocol] <= IDLE_SECONDS
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:

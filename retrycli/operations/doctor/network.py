@@ -50,8 +50,8 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
         refusal = refusals.get(gateway.destination)
         check = _mail_server if gateway.kind == "smtp" else _ticketing_api
         for finding in check(context, gateway, refusal):
-            # If no messages wait, no pass can test whether the API still refuses requests. The refusal is then only a
-            # warning.
+            # If no messages wait, no pass can test whether the destination still refuses them. The refusal is then only
+            # a warning.
             is_old = refusal is not None and not waits and refusal in finding.found
             yield warning(finding.name, finding.found, DELIVER_TEST) if is_old else finding
     if database is not None:
@@ -82,7 +82,8 @@ def _refusals(context: Context, database: Database) -> dict[str, str]:
             f"it refused messages of the pass that began at {record.started_at:%Y-%m-%dT%H:%M:%SZ}: {record.detail}"
         )
         for destination, record in ledger.refusals(passes).items()
-        if "certificate" not in str(record.detail).lower()  # skipped, because the probe verifies the certificate itself
+        # Leave out certificate errors, because the probe verifies the certificate itself.
+        if "certificate" not in str(record.detail).lower()
     }
 
 
