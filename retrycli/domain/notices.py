@@ -78,7 +78,8 @@ class Situation:
     now: datetime
     passes: Sequence[PassRecord]  # last passes, newest first; this pass is the first
     down: Incident | None  # outage, if a breaker is open
-    # An incident if messages will soon expire because nothing is delivered, else None; empty if this pass can't tell.
+    # Maps `Topic.EXPIRY` to an incident if messages will soon expire undelivered, else to None. Empty if this pass
+    # can't tell.
     expiry: Mapping[Topic, Incident | None]
     interval: timedelta
     remind: timedelta

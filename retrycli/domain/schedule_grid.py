@@ -20,7 +20,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Maximum time by which the recorded start of a pass may be in the future. A later start was recorded while the clock
 # was wrong, so the pass is ignored.
 MAX_CLOCK_SKEW = timedelta(minutes=5)
-PASSES_LOOKED_AT = 10  # number of passes from which cron's grid is derived
+PASSES_LOOKED_AT = 10  # maximum number of passes from which a scheduler's grid is derived
 MAX_TICKS = 2**24  # maximum number of ticks to look ahead: 31 years at one tick a minute
 # Maximum number of ticks to look ahead if each tick is computed separately: half a year at one tick a minute, or 30
 # years at one an hour.

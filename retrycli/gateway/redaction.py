@@ -7,7 +7,7 @@ from retrycli.domain.message import Message
 
 QUOTED = 16  # minimum number of consecutive characters shared with the message that count as a quotation
 # Maximum number of characters of the subject or body to compare with an error. Errors are short, so an error that
-# repeats a longer text contains only its beginning.
+# repeats the whole of a longer text is cut off before this limit.
 LOOKED_AT = 16 * 1024
 
 

@@ -114,7 +114,7 @@ def check_writable(database: Database, now: datetime) -> None:
         raise DatabaseUnavailable(lack)
 
 
-STATEMENT_ERROR = "42"  # prefix of the codes for errors in a statement, such as a trigger's statement
+STATEMENT_ERROR = "42"  # SQLSTATE class of invalid syntax or names and missing permissions, also in a trigger
 
 # Size of each of the first two samples. One row is not enough, because single rows may reject changes.
 FIRST_SAMPLE = 20

@@ -76,7 +76,7 @@ def callers(host: Host, unread: dict[str, str]) -> list[Caller]:
     """
     found = [*_in_crontabs(host, unread), *timers(host, unread)]
     has_zone = any(caller.zone is not None for caller in found)
-    if has_zone and b"cronie" not in host.run(["crontab", "-V"], b"").stdout:  # only cronie supports CRON_TZ
+    if has_zone and b"cronie" not in host.run(["crontab", "-V"], b"").stdout:  # Debian's cron ignores CRON_TZ
         return [replace(caller, zone=None) for caller in found]
     return found
 
@@ -166,6 +166,6 @@ def _in_crontabs(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
             unread[title] = str(error).partition(";")[0]
         else:
             yield from cron_line.calls(text, system=False, title=title, user=user, owner=user or host.login)
-    # Cron ignores files with other names.
+    # Debian's cron ignores files in /etc/cron.d whose names contain other characters.
     for path in [host.root / "etc/crontab", *files_in(host.root / "etc/cron.d", r"[\w-]+", unread)]:
         yield from cron_line.calls(read_text(path, unread), system=True, title=str(path))

@@ -17,11 +17,11 @@ from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Condition, Reclassification, SuccessRule
 from retrycli.gateway.presets.template import Fields, fill_text, plain
 
-# Default maximum number of bytes to read from an answer. The limit is higher for the answer to a question, and for the
-# answer to a long message, which it may repeat.
+# Default maximum number of bytes to read from an answer. The limit is higher for look-ups and other questions of a
+# preset, and for long messages, which the answer may repeat.
 ANSWER_LIMIT = 64 * 1024
-# Maximum number of bytes of any answer. The answer to a question may contain a ticket's whole history. Parsing an
-# answer of this size blocks the event loop for up to 0.2 s. Empty lists in it need 25 times their size in memory.
+# Maximum number of bytes of any answer. The answer to a look-up may contain a ticket's whole history. Parsing an answer
+# of this size blocks the event loop for up to 0.2 s. A list of empty lists needs 25 times its size in memory.
 LOOK_UP_LIMIT = 2 * 1024 * 1024
 EXTERNAL_ID_LENGTH = 200
 # Look up the codec at import. While requests are in flight, the look-up may fail, because it may import a module and

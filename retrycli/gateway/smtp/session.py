@@ -21,7 +21,7 @@ from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.delivery import NotSent
 from retrycli.gateway.smtp.mime import Mail
 
-# Maximum octets of a reply's line, for which the standard allows 512 (RFC 5321, section 4.5.3.1.5), and maximum lines.
+# Maximum octets of a line, and maximum lines of a reply. The standard allows 512 octets (RFC 5321, section 4.5.3.1.5).
 LONGEST_LINE, MOST_LINES = 2048, 100
 REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?\r?\n", re.DOTALL)
 GO_AHEAD = 354
@@ -33,9 +33,9 @@ ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?=\s|$)")  # enhanced status c
 # The queue id in the replies of Postfix, Exim and Exchange.
 QUEUED_AS = re.compile(r"(?:queued as |id=)([\w.+-]{1,100})", re.IGNORECASE)
 END = "the end of the mail"
-# The first of these among the refusals decides: the mail is retried as long as any recipient may still be accepted.
+# If refusals differ in kind, the first kind here decides: the mail is retried if any recipient may still be accepted.
 WORST_FIRST = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT)
-QUIT_SECONDS = 2.0  # timeout of QUIT; the outcome is already known
+QUIT_SECONDS = 2.0  # short, because the outcome is known before QUIT is sent
 # Exceptions for network, server and file errors. `ValueError` covers invalid replies, and text that can't be encoded.
 SESSION_ERRORS = (smtplib.SMTPException, OSError, ValueError)
 
@@ -215,7 +215,7 @@ class SmtpSession:
         if not mechanisms:
             why = "the server does not offer authentication; check the gateway's base_url, or remove its credentials"
             raise self._unauthorized(why)
-        if "PLAIN" in mechanisms:  # PLAIN uses UTF-8 (RFC 4616, section 2), but smtplib only ASCII
+        if "PLAIN" in mechanisms:  # PLAIN uses UTF-8 (RFC 4616, section 2), but smtplib supports only ASCII
             secret = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
             reply = self._command(f"AUTH PLAIN {secret}")
         else:
@@ -263,7 +263,8 @@ class SmtpSession:
                 raise NotSent(Outcome(OutcomeKind.PERMANENT, error=error))
             options.append(f"SIZE={size}")
         reply = self._command(" ".join([f"MAIL FROM:<{sender.spec}>", *options]))
-        if not reply.good and reply.text.startswith("5.7.0 "):  # concerns retrycli's access, not this mail
+        # In reply to MAIL, an unspecified security error (RFC 3463, section 3.8) concerns the access, not the mail.
+        if not reply.good and reply.text.startswith("5.7.0 "):
             raise self._unauthorized(str(reply), reply.code)
         if not reply.good:
             raise self._refusal(reply)
@@ -297,7 +298,7 @@ class SmtpSession:
             for chunk in mail.chunks(utf8=utf8):
                 line.sendall(chunk)
         except ConnectionError:
-            # A server that refuses a mail, for example because of its size, replies before it closes the connection.
+            # A server that refuses a mail, for example because of its size, may reply before it closes the connection.
             with suppress(*SESSION_ERRORS):
                 raise self._refusal(SmtpReply.of(*self._client.getreply())) from None
             raise

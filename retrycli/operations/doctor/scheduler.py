@@ -28,7 +28,7 @@ from retrycli.operations.schedule.callers import (
 from retrycli.store.database import Database
 from retrycli.system import systemd
 
-UNEVEN = 1.5  # maximum ratio between the usual and the configured interval of passes
+UNEVEN = 1.5  # maximum factor by which the usual interval of passes may be above or below the configured interval
 
 
 def calling(context: Context, database: Database | None) -> Iterator[Finding]:

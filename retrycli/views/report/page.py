@@ -24,8 +24,8 @@ from retrycli.views.formatting import count
 from retrycli.views.report import charts
 
 MOST_CAUSES = 12  # maximum number of causes shown for escalations, and for failed attempts
-MAX_ERROR = 140  # maximum length of an error on the page; its tooltip has more
-MAX_TOOLTIP = 600  # maximum length of an error in its tooltip
+MAX_ERROR = 140  # maximum number of characters of an error on the page; its tooltip shows up to MAX_TOOLTIP
+MAX_TOOLTIP = 600
 MOST_TRIES = 10  # deliveries after more tries share one bar
 MOST_DAYS = 14  # maximum number of days for which passes are shown
 MOST_TICKS = 8  # maximum number of time labels under a chart
@@ -50,11 +50,11 @@ class ReportData:
     """Everything that the report page shows."""
 
     figures: DeliveryStats
-    state: str  # the value of `Status.state`
+    state: str  # one of the values of `Status.state`
     messages: Mapping[str, int]  # the result of `QueueCounts.counts`
     first_pass: datetime | None  # start of the first known pass
     last_pass: datetime | None
-    passes: Sequence[PassMark]  # as many passes as fit, oldest first; see `passes_since`
+    passes: Sequence[PassMark]  # passes of the period that the page shows, oldest first; see `passes_since`
     interval: timedelta  # how often a pass should begin
     causes: Sequence[EscalationGroup]  # the largest first
 
@@ -79,7 +79,7 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
     except ImportError:
         raise ConfigurationError(f"a report needs Jinja2; run `{install('report')}`") from None
 
-    # Use one offset for all times: otherwise a day on which the clock changes would have a gap of an hour.
+    # Use one offset for all times: otherwise a day on which the clock changes would lack or repeat an hour.
     offset = timezone(in_zone(report.figures.until, zone).utcoffset() or timedelta())
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True

@@ -62,7 +62,7 @@ def downgrade() -> None:
 
 
 def _escalate_the_delivered() -> None:
-    # If an attempt has an outcome but no end, its result is not written into the application's row yet.
+    # If an attempt has an outcome but no ``finished_at``, its result is not written into the application's row yet.
     names = ("message_id", "state", "claimed_by", "claim_expires_at", "next_attempt_at")
     queue = sa.table("retrycli_queue", *(sa.column(name) for name in (*names, "escalated_at", "escalation_reason")))
     attempts = sa.table(
