@@ -88,7 +88,7 @@ _HOMES = {
     "status": "operations.status",
 }
 
-_RENAMED = {"Done": "ActionResult", "Found": "Match"}  # deprecated names of 0.1.0; the next release removes them
+_RENAMED = {"Done": "ActionResult", "Found": "Match"}  # deprecated names; the release after 0.1.0 removes them
 
 
 def __getattr__(name: str) -> object:

@@ -25,7 +25,7 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        # The user pressed Ctrl-C during the imports, before a signal handler was installed.
+        # The user pressed Ctrl-C during the imports, before typer could handle it.
         _exit(128 + 2)
     except SystemExit as end:
         _exit(end.code)

@@ -73,7 +73,7 @@ class Destination:
         """
         observed: list[Attempt] = []
         for attempt in attempts:
-            if attempt.about_access:  # a request that could not be built says nothing about the destination
+            if attempt.about_access:  # a wrong setting prevented the request; the destination is not the cause
                 observed.append(attempt)
                 continue
             if self.doubt.holds(attempt):
@@ -90,7 +90,7 @@ class Destination:
 
     def _observe_withheld(self) -> list[Attempt]:
         """Stop withholding attempts, because no further answer will settle them, and return them."""
-        # If the destination rejects the credentials, it may have rejected the withheld attempts for the same reason.
+        # In these cases, the withheld answers may concern retrycli's access, not the messages.
         if self.on_trial or self.stop_reason in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
             return self._attribute_to_access()
         return [self._update(held) for held in self.doubt.let_go()]

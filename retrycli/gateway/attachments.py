@@ -223,7 +223,8 @@ def _file_name(given: str) -> str:
 
 
 def _path_beneath(folder: Folder, where: str) -> Path:
-    # `normpath` removes each ".." with the part before it. This is correct, because `_open_file` rejects links.
+    # `normpath` removes each ".." with the part before it, even if that part is a link. This is safe, because
+    # `_open_file` opens only the resulting path, and follows no links.
     for root in (folder.named, folder.real):
         path = Path(os.path.normpath(root / where))
         if path.is_relative_to(root):
@@ -240,11 +241,11 @@ def _readable_size(path: Path) -> int:
         raise Unusable(
             "is not in gateway.attachments_dir; put it there, or remove it from the attachments column"
         ) from None
-    except ValueError:  # the path contains a NUL character
+    except ValueError:  # the path contains a NUL character, or a character that can't be encoded
         raise Unusable("has an invalid path") from None
     except OSError as error:
         if _shortage(error):
-            raise  # not caused by the file, so the message is not invalid
+            raise  # a temporary problem, so the message is not invalid
         raise Unusable(f"can't be read: {error.strerror}") from None
 
 

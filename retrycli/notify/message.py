@@ -28,7 +28,7 @@ class NoticeContext:
     """Facts about the host, the destination and the queue, for the text of a notification."""
 
     host: str
-    destination: str  # the affected destinations; if unknown, all destinations
+    destination: str  # the destinations that are down; if none is down, all destinations ("one of …")
     at: datetime
     waiting: int
     escalated: int
@@ -40,7 +40,7 @@ class Notice:
 
     title: str
     body: str
-    good: bool  # the notification only reports that incidents have ended
+    good: bool  # the notification is a test, or reports only that incidents have ended
 
 
 def worded(items: Sequence[Item], context: NoticeContext) -> Notice:

@@ -40,7 +40,7 @@ class _DryRunEnrolment:
     at: datetime
     ids: "array[int]" = field(default_factory=lambda: array("q"))
     times: "array[int]" = field(default_factory=lambda: array("q"))
-    replaced: set[int] = field(default_factory=set)  # ids whose row no longer contains the queued message
+    replaced: set[int] = field(default_factory=set)  # ids in the queue that now belong to other failed messages
     escalated: int = 0  # number of new messages that would be escalated immediately
     displaced: int = 0  # number of replaced ids whose queued messages were due
     expired: int = 0
@@ -92,7 +92,7 @@ class _DryRunEnrolment:
         self._replaced_in_range = replaced.keys()
         self.replaced.update(self._replaced_in_range)
         self.displaced += sum(due is not None and due <= self.due_by for due in replaced.values())
-        return changed  # other messages that leave the queue are no longer failed, so they are not shown
+        return changed  # messages that are no longer failed need no entry: `MessageQueries` omits them
 
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
@@ -131,7 +131,7 @@ class DryRunTotals:
 class Preview:
     """The predicted result of a pass that starts now."""
 
-    number: int  # number of messages that a pass would send if nothing held them back
+    number: int  # number of messages to send, up to the limit, including those that `pause` or `down` holds back
     # The messages to send, in the order of their due times. Iteration reads and counts them.
     messages: Iterator[ListedMessage]
     totals: DryRunTotals

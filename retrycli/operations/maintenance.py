@@ -141,7 +141,7 @@ class Move:
     source: str
     target: str
     tables: list[CopiedTable]
-    paused: bool  # deliveries are also paused in the target
+    paused: bool  # deliveries are paused in both databases
 
     @property
     def verified(self) -> bool:

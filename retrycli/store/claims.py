@@ -283,8 +283,8 @@ def _take_over(
     from retrycli.store.results import finish_attempts  # needed only for expired claims
 
     rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
-    # Unfinished attempts by message id. If such an attempt has an outcome, the destination's answer was recorded, but
-    # the message's row was not updated yet.
+    # Unfinished attempts by message id. If such an attempt has an outcome, the outcome has not been written to the
+    # message's row yet.
     open_by_id = {row["message_id"]: row for row in rows}
     free = _without_locked(database, connection, ids)
     parameters = {"ids": free, "owner": claim.owner}

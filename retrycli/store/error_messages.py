@@ -58,7 +58,7 @@ BY_TEXT = {
     "file is not a database": "check database.url; encrypted files are not supported",
     "database disk image is malformed": "the file is damaged; restore it, or use `sqlite3 FILE .recover`",
     "disk is full": "free some space",
-    # psycopg reports no code if a connection can't be opened or is lost.
+    # psycopg reports no code if a connection can't be opened, and often none if it is lost.
     "server closed the connection": GONE,
     "the connection is lost": GONE,
     "Connection refused": "PostgreSQL may not be running there; check the host and port in database.url",
@@ -98,14 +98,15 @@ class RowError(Enum):
     """The kinds of error that a change to a row can raise."""
 
     REFUSED = "refused"  # the table rejects the values, for example because of a constraint or a trigger
-    LOCKED = "locked"  # another transaction has locked the row, or a row that a trigger writes
+    LOCKED = "locked"  # a conflict with another transaction, such as a lock timeout or a deadlock
     EVERY_ROW = "every row"  # every row would fail, because the cause is the table, the role, the server or the disk
 
 
 # Prefixes of the codes for problems with the server, which do not depend on the statement.
 OF_THE_SERVER = ("25", "53", "57", "58")
 
-# Prefixes of the codes for problems with the statement or the role, unless a trigger raised the error.
+# Prefixes of the codes for problems with the statement or the role, unless a trigger or a row-level policy raised the
+# error.
 OF_THE_STATEMENT = ("08", "0A", "28", "3D", "3F", "42", "55", "F0")
 SQLITE_REFUSALS = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 

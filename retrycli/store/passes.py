@@ -194,7 +194,7 @@ class Ledger(Queries):
             free_at = connection.execute(select(rates.c.next_at).where(rates.c.destination == destination)).scalar()
             turn = now if free_at is None else max(free_at, now)
             if turn - now > MAX_HOSTS * interval:
-                turn = now  # ignore a reservation that a host with a wrong clock has made
+                turn = now  # ignore a reservation so far ahead; a host with a wrong clock may have made it
             if turn >= too_late:
                 return turn
             connection.execute(delete(rates).where(rates.c.destination == destination))
@@ -241,7 +241,7 @@ class Ledger(Queries):
     def _refused_by(self, tried: PassRecord) -> list[str]:
         """List the destinations that refused requests of a pass and have shown no sign of recovery since."""
         kinds = (attempts.c.destination, attempts.c.pass_id, attempts.c.outcome, attempts.c.status_code)
-        since = attempts.c.finished_at >= tried.started_at  # this column has an index
+        since = attempts.c.finished_at >= tried.started_at  # attempts.started_at has no index
         found = self._database.rows(select(*kinds).where(since, kinds[0].is_not(None)).distinct())
         over = {to for to, _, outcome, _ in found if outcome == OutcomeKind.DELIVERED}
         if tried.reason == StopReason.CREDENTIALS_REFUSED:

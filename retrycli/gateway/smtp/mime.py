@@ -22,17 +22,17 @@ from retrycli.gateway.attachments import ANY_TYPE, Attachment, read_again
 from retrycli.gateway.presets.template import fill_text, plain
 
 TO_ASCII = SMTP.clone(cte_type="7bit")  # encodes bodies as ASCII, so 8BITMIME (RFC 6152) is not needed
-LINE = 76  # maximum length of a line of base64, and of a header with encoded words
+LINE = 76  # maximum length of a line, in base64 and in headers with encoded words
 LONGEST_SUBJECT = 900  # in characters
 # An approximation of RFC 5322, section 3.6.4: visible ASCII with an @, in angle brackets.
 MESSAGE_ID = re.compile(r"<[!-;=?A-~]{1,250}@[!-;=?A-~]{1,250}>")
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-BLOCK = 57 * 1024  # bytes of a file to read in one step; a multiple of 57, which fills a line of base64
+BLOCK = 57 * 1024  # bytes of a file to read in one step; a multiple of 57, because 57 bytes fill a line of base64
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A composed mail. Every attempt composes the same Message-ID and date."""
+    """A composed mail. All attempts to send the same text use the same Message-ID and date."""
 
     sender: Address
     to: tuple[Address, ...]
@@ -114,7 +114,8 @@ def compose(
     headers = {
         "From": _addresses([sender]),
         "Date": format_datetime(made_at),
-        # Every attempt has the same id, so that duplicates can be detected (RFC 5322, section 3.6.4).
+        # All attempts to send the same text have the same id, so that duplicates can be detected (RFC 5322, section
+        # 3.6.4).
         "Message-ID": f"<{queued.delivery_key}@{sender.domain}>",
         "Subject": _subject(subject, message.fields),
         **_thread_headers(message.fields),
@@ -234,7 +235,7 @@ def _body(text: str) -> bytes:
 
 def _part_header(attachment: Attachment) -> bytes:
     own_type = attachment.content_type
-    # message/* and multipart/* must not be encoded in base64 (RFC 2046, section 5.2.1), so such a file gets ANY_TYPE.
+    # message/* and multipart/* must not be encoded in base64 (RFC 2045, section 6.4), so such a file gets ANY_TYPE.
     content_type = ANY_TYPE if own_type.startswith(("message/", "multipart/")) else own_type
     return (
         f"Content-Type: {content_type}\r\n"

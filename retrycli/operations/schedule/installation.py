@@ -41,8 +41,8 @@ def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[Fil
     users, missed = {"root", host.login, wanted.user}, dict[str, str]()
     callers = [caller for caller in callers_for(wanted.config, host, missed) if caller.owner in users]
     ours = {crontab.UserCrontab(host, user).title for user in users}
-    # Skip the targets, because `_addition` reads them. For a user's own timer, also skip the user's crontab, because
-    # cron may forbid the user to read it.
+    # Ignore unreadable targets here, because `_addition` reports them. For a user's own timer, also ignore the
+    # user's crontab, because cron may not let the user read it.
     skipped = titles | ({crontab.UserCrontab(host).title} if place is SchedulePlace.OWN_TIMER else set())
     _refuse_unreadable(
         {
