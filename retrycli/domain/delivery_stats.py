@@ -54,7 +54,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class FailureCause:
-    """Failed attempts with one cause."""
+    """Failed attempts with the same outcome, status code and cause."""
 
     outcome: str
     status_code: int | None
@@ -76,13 +76,13 @@ class PassMark:
 class Outage:
     """A period in which a destination was down, derived from the passes.
 
-    An outage lasts from the pass that opened the breaker, or found it open, to the next pass that the breaker did not
-    stop. So its start and end are only as exact as the interval between passes.
+    An outage lasts from the pass that opened the breaker, or found it open, to the next informative pass (see
+    `outages`) that the breaker did not stop. So its start and end are only as exact as the interval between passes.
 
-    Passes show an outage better than attempts do. While the breaker is open, retrycli sends only about one probe an
-    hour, so the number of attempts can't distinguish an outage at night from a quiet night. Failures among
-    successful deliveries are not an outage: `circuit_breaker` decides which failures count, and how many open the
-    breaker.
+    Passes show an outage better than attempts do. While the breaker is open, retrycli sends only probes, by
+    default about one an hour, so the number of attempts can't distinguish an outage at night from a quiet night.
+    Failures among successful deliveries are not an outage: `circuit_breaker` decides which failures count, and how many
+    open the breaker.
     """
 
     began_at: datetime

@@ -37,7 +37,7 @@ def cause(error: str) -> str:
 def fingerprint(decision: Decision) -> str:
     """Return the fingerprint of an escalation: a hash of its outcome, status code and cause.
 
-    If no attempt was made, hash the escalation's reason instead of the outcome.
+    If the decision has no outcome, for example because the message expired, hash the escalation's reason instead.
     """
     outcome, transition = decision.outcome, decision.transition
     kind, status = (outcome.kind, outcome.status_code) if outcome else (transition.reason, None)

@@ -63,7 +63,7 @@ def program() -> str:
 
 
 def full_program() -> Sequence[str]:
-    """Return the words before a command that start this program from any folder."""
+    """Return the words before a command, with the program's full path and without sudo."""
     return _Now.call.full
 
 

@@ -64,7 +64,7 @@ class Supply:
             self._claims.renew(self.claim)
 
     def take(self, room: int, destination: Destination) -> Sequence[int]:
-        """Return at most `room` claimed messages, oldest due first, and claim more as needed.
+        """Return at most `room` claimed messages. If none are left, claim more.
 
         If the next request is a probe, or must settle ambiguous answers, return only its message.
         """
@@ -77,7 +77,7 @@ class Supply:
         return taken
 
     def unblock(self, tickets: Iterable[str]) -> None:
-        """Unblock the next message of each ticket, because the previous message is decided."""
+        """Let the next message of each ticket be claimed, because the result of the previous message is written."""
         self._unblocked_tickets |= frozenset(tickets)
 
     def release(self) -> None:

@@ -60,8 +60,10 @@ class _Obstacle:
 
 
 def expiring(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> Expiry | None:
-    """Find the messages that expire before the next reminder, if a pass held deliveries back. At least one message type
-    must have an age limit.
+    """Find the messages that expire soon, if a pass held deliveries back. At least one message type must have an age
+    limit.
+
+    "Soon" means until shortly after the next reminder or, if the pause has an end, until the first pass after it.
 
     Returns:
         An `Expiry` with an incident if messages expire soon. An `Expiry` without an incident ends an earlier warning:

@@ -89,8 +89,8 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open a short writing transaction. On SQLite, acquire the write lock immediately, so that no other process can
-        write between this transaction's reads and writes.
+        """Open a short writing transaction, unless a transaction is already open. On SQLite, acquire the write lock
+        immediately, so that no other process can write between this transaction's reads and writes.
 
         Raises:
             DatabaseUnavailable: the driver reports an error.
@@ -101,7 +101,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Open a short read-only transaction.
+        """Open a short read-only transaction, unless a transaction is already open.
 
         Raises:
             DatabaseUnavailable: the driver reports an error.
@@ -110,12 +110,12 @@ class Database:
             yield connection
 
     def scalar(self, statement: Select[Value]) -> Value | None:
-        """Return the first value of a query, in a short separate transaction; None if there is no row."""
+        """Return the first value of a query; None if there is no row. Open a transaction unless one is already open."""
         with self.read() as connection:
             return connection.execute(statement).scalar()
 
     def rows(self, statement: Select[*Columns]) -> Sequence[Row[*Columns]]:
-        """Return all rows of a query, in a short separate transaction."""
+        """Return all rows of a query. Open a transaction unless one is already open."""
         with self.read() as connection:
             return connection.execute(statement).all()
 

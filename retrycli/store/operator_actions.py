@@ -233,7 +233,9 @@ class Acts(Queries):
     def _remember(
         self, connection: Connection, message_id: int, which: ColumnElement[bool], row: RowState | None = None
     ) -> None:
-        """Store the current identity of a message, and the state of its row, if its queue row meets a condition."""
+        """Store the current identity of a message and the given state of its row (None clears the state), if its queue
+        row meets a condition.
+        """
         this = queue.c.message_id == message_id
         found = connection.execute(with_queue(self._database).where(this, which))
         for message in load(connection, found, [message_id]):

@@ -75,7 +75,8 @@ def has_terminal(proc: Path = Path("/proc")) -> bool:
 
 
 def _status(process: Path) -> tuple[str, str, str]:
-    """Return a process's name, its parent and its terminal, from its stat file (proc_pid_stat(5)).
+    """Return a process's name, its parent's id and its terminal's device number, from its stat file
+    (proc_pid_stat(5)).
 
     Raises:
         OSError, ValueError, IndexError: the process does not exist, or can't be read.

@@ -120,7 +120,7 @@ def stopped(caller: Caller) -> tuple[str, str] | None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The cron lines and timers that start passes, and the problem with them, if any."""
+    """The cron lines and timers that start passes, and the problem with the schedule, if any."""
 
     callers: list[Caller]
     objection: str | None
@@ -198,9 +198,9 @@ def ticks_of(
     Args:
         callers: what starts the passes on this machine. Of several callers, the one that starts the next pass counts. A
             caller whose daemon is stopped starts nothing.
-        passes: the newest passes, newest first. They determine the grid if the caller can't be read, or is on another
-            host.
-        interval: how often a pass should begin. If nothing else determines the grid, this interval and the
+        passes: the newest passes, newest first. They determine the ticks if no caller's schedule does, for example
+            because the caller is on another host. They also show when a timer that only has an interval last started.
+        interval: how often a pass should begin. If nothing else determines the ticks, this interval and the
             clock do.
         now: the time.
         zone: the time zone of cron and timers; by default the system's.
@@ -235,15 +235,15 @@ def why_not_scheduled(
     *,
     none_hidden: bool = False,
 ) -> tuple[str, str] | None:
-    """Return the reason why nothing starts the next pass, and the remedy; None if something does, possibly on another
-    host.
+    """Return the reason why nothing starts the next pass, and the remedy; None if something does or may, for example
+    on another host.
 
     Args:
         callers: what starts the passes on this machine; None if it was not examined.
         passes: the newest passes, newest first.
         interval: how often a pass should begin.
         now: the time.
-        none_hidden: no crontab of this machine starts any pass, and the current user can read all crontabs.
+        none_hidden: nothing on this machine starts any pass; see the function `none_hidden`.
     """
     if callers:
         found = [stopped(caller) for caller in callers]

@@ -1,4 +1,4 @@
-"""Partial results of attempts: the recipients that received a message, and the message's id at the destination."""
+"""Columns for the recipients that have received a message, and for the message's id at the destination."""
 
 import sqlalchemy as sa
 from alembic import op
