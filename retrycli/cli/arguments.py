@@ -1,4 +1,4 @@
-"""Arguments and options that select messages, with shell completion, and options for times."""
+"""Arguments and options that select messages, with shell completion, and parsers for times."""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Outcomes of an attempt: a small closed set, and the mapping of HTTP answers to them."""
+"""The outcomes of an attempt, the results of a look-up, and the mapping of HTTP statuses to outcomes."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ ERROR_LENGTH = 500  # maximum length of an error text in characters
 
 
 class OutcomeKind(StrEnum):
-    """The closed set of outcomes. Each outcome says what is known about the message."""
+    """The possible outcomes of an attempt. Retries, escalations and the circuit breaker depend on them."""
 
     DELIVERED = "delivered"  # the destination has the message
     REFUSED = "refused"  # a success status, but the body reports a failure; or a look-up or upload has no usable result

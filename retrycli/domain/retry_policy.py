@@ -161,7 +161,8 @@ class RetryPolicy:
         )
 
     def enrol(self, message: Message, *, first_failed_at: datetime, now: datetime, jitter: float) -> Transition:
-        """Return the transition of a message that is new to the queue: to waiting, or directly to escalated.
+        """Return the transition of a new message, or of one that the application changed after its escalation: to
+        waiting, or directly to escalated.
 
         Count the wait from the failure, and never from a time in the future, so that a wrong clock delays no message.
         """
@@ -231,7 +232,7 @@ class RetryPolicy:
 
 
 def first_failure(message: Message, now: datetime) -> datetime:
-    """Return when a message that is new to the queue failed, according to its row."""
+    """Return the assumed time of a message's first failure: its last update, else its creation, else now."""
     return message.updated_at or message.created_at or now
 
 

@@ -13,7 +13,7 @@ from retrycli.domain.outcome import Outcome, OutcomeKind, may_have_arrived
 
 
 class ExpiredClaim(NamedTuple):
-    """A message whose claim has expired."""
+    """A message whose claim has expired, with its unfinished attempt, if any."""
 
     message: QueuedMessage | UnusableMessage
     # `BY_PASS` or the name of the operator who made the unfinished attempt; None if no attempt is unfinished.
@@ -129,7 +129,7 @@ class Transition(NamedTuple):
 
     @classmethod
     def unwritten(cls) -> "Transition":
-        """Escalate a message whose row rejects changes."""
+        """Escalate a message whose row can't be written, and leave the row unchanged."""
         return cls.escalated(EscalationReason.INVALID, last_error=None)
 
     @classmethod
@@ -139,7 +139,7 @@ class Transition(NamedTuple):
 
     @classmethod
     def changed(cls, why: str) -> "Transition":
-        """Escalate a message whose row differs from what was sent, or whose text was already delivered."""
+        """Escalate a message whose row differs from what was sent, or whose text may already have been delivered."""
         return cls.escalated(EscalationReason.CHANGED, last_error=why)
 
     @classmethod
@@ -189,7 +189,7 @@ class Decision(NamedTuple):
         return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
     def refused(self, why: str) -> "Decision":
-        """Return the decision for a row that rejects changes: an escalation whose outcome also names the problem."""
+        """Return the decision if the row can't be written: an escalation. Add the problem to the outcome's error."""
         outcome = self.outcome
         if outcome is not None:
             outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
@@ -198,8 +198,9 @@ class Decision(NamedTuple):
     def superseded(self, difference: Difference) -> "Decision":
         """Return the decision to record if the row now holds another text or ticket.
 
-        If the message only moved to another ticket and was certainly not delivered, the decision stays unchanged. If no
-        attempt was made, the message waits again, and a later pass decides about the new text.
+        If no attempt was made, the message returns to its former state, and a later pass decides about the new row. If
+        the message only moved to another ticket and was certainly not delivered, the decision stays unchanged.
+        Otherwise the message is escalated.
         """
         outcome = self.outcome
         if outcome is None:
@@ -233,7 +234,7 @@ class WriteResult(NamedTuple):
 
 
 def as_written(decisions: Sequence[Decision], refused: Mapping[int, str]) -> list[Decision]:
-    """Return the decisions, with an escalation for each message whose row rejected the change."""
+    """Return the decisions, but an escalation for each message whose row could not be written."""
     return [
         decision.refused(refused[decision.message_id]) if decision.message_id in refused else decision
         for decision in decisions

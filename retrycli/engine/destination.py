@@ -53,7 +53,7 @@ class Destination:
 
     @property
     def probing(self) -> bool:
-        """Return whether the destination is considered down, so that the next request is a probe."""
+        """Return whether the destination is considered down, and a probe may be sent now."""
         return self.breaker.state is BreakerState.OPEN and self.stop_reason is None
 
     @property
@@ -96,7 +96,10 @@ class Destination:
         return [self._update(held) for held in self.doubt.let_go()]
 
     def _attribute_to_access(self) -> list[Attempt]:
-        """Return the withheld attempts, attributed to retrycli's access. In a trial, also stop the delivery."""
+        """Stop withholding attempts, and return them marked as failures of retrycli's access, not of their messages.
+
+        During a trial, also stop sending to the destination.
+        """
         if self.doubt.status is not None:
             if self.doubt.status == FORBIDDEN:
                 self._stop(StopReason.CREDENTIALS_REFUSED, self.doubt.words)
@@ -124,7 +127,7 @@ class Destination:
         """Return whether a failure uses up a retry.
 
         A failure in a trial uses up no retry. While the destination is down, a failure uses up a retry only if the
-        destination answered a probe, and at least `FREE_PROBES` earlier probes sent the same message.
+        attempt was a probe that the destination answered, after at least `FREE_PROBES` probes with the same message.
         """
         was_answered_again = attempt.probe > FREE_PROBES and attempt.outcome.status_code is not None
         return not attempt.trial and (self.breaker.state is not BreakerState.OPEN or was_answered_again)

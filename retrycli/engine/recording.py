@@ -75,8 +75,9 @@ def _event(decision: Decision, written: WriteResult) -> Event:
 def event_of(
     message: Message | QueuedMessage | UnusableMessage, decision: Decision, *, refusal: str | None = None
 ) -> Event:
-    """Return the event that reports a decision. A ``refusal`` means that the row rejected the change, so the message is
-    escalated.
+    """Return the event that reports a decision.
+
+    A ``refusal`` is the reason why the row could not be written, which escalates the message.
     """
     if refusal is not None:
         decision = decision.refused(refusal)

@@ -1,6 +1,7 @@
-"""Predict what a pass would send now. Write nothing.
+"""Predict what a pass would send now. Change nothing.
 
-Block no writer, unless retrycli's own tables must first be created or upgraded.
+If retrycli's own tables must be created or upgraded, do so in a transaction that is rolled back. Otherwise, block no
+other writer.
 """
 
 from array import array

@@ -148,8 +148,8 @@ class Claims(Queries):
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim the due message with the latest due time that does not belong to the given tickets. Return a list with
-        its id; an empty list if no message was claimed.
+        """Among the due messages that belong to none of the given tickets, claim the one that came due last. Return a
+        list with its id; an empty list if no message was claimed.
         """
         due = self._due(due_by, route, per_ticket_order=per_ticket_order)
         others = due.where(or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(tickets)))

@@ -20,7 +20,7 @@ from retrycli.store.schema import passes, queue
 
 @dataclass(frozen=True, slots=True)
 class InQueue:
-    """Counts and times of the queued messages."""
+    """The numbers of queued messages, and since when the oldest ones have been waiting or escalated."""
 
     # Number of messages by state and type; None stands for any other type, or for a deleted row.
     numbers: Mapping[tuple[State, MessageType | None], int]
@@ -38,13 +38,13 @@ class PassTimes:
 
 
 class QueueCounts(Queries):
-    """Read-only queries that count messages."""
+    """Read-only queries that count messages and find the last pass."""
 
     # With GROUP BY on several columns, SQLite would sort all rows. With an index on the state, it would read rows in
     # order of time, jumping through the file. The conditional counts below read all rows once, in storage order.
 
     def in_queue(self) -> InQueue:
-        """Count the queued messages by state and type, and find the earliest times."""
+        """Count the queued messages by state and type, and find the earliest first failure and escalations."""
         m = self._database.messages.c
         kinds = [(state, kind) for state in State for kind in MessageType]
         # Compare as text. The application's enumeration may lack a type, and PostgreSQL would reject the comparison.

@@ -27,7 +27,7 @@ ACCESS_LIST = "system.posix_acl_access"
 
 @dataclass(frozen=True, slots=True)
 class Weakness:
-    """A file, link or folder through which another user can change what a path leads to."""
+    """A file, link or folder through which another user can change what a path leads to, or that can't be checked."""
 
     place: Path
     reason: str  # follows the place in an error
@@ -78,8 +78,8 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
 
 
 def group_readers(path: Path, users: Collection[int]) -> str | None:
-    """Return the name of the group through which users other than the given ones may read a file; None if they can't
-    read the file through its group.
+    """Return the name of the group through which users other than the given ones may read a file; None if they can't,
+    or if the file can't be examined.
     """
     try:
         found = path.stat()
@@ -101,8 +101,8 @@ def others_may_have_linked(file: os.stat_result, folder: os.stat_result) -> bool
     """Return whether a file has a second name (a hard link), and users other than its owner may create names in its
     folder.
 
-    Another user may have created such a name for a file that this user may not read. Linux's fs.protected_hardlinks
-    forbids this unless it is turned off.
+    Such a user may have put a link to a file that only its owner may read or change into the folder. Linux's
+    fs.protected_hardlinks, if turned on, prevents this.
     """
     users = {ROOT, file.st_uid}
     is_closed = folder.st_uid in users and not folder.st_mode & stat.S_IWOTH
@@ -114,9 +114,9 @@ def others_may_have_linked(file: os.stat_result, folder: os.stat_result) -> bool
 def open_private(path: Path, flags: int) -> int:
     """Open a file. If it does not exist, create it with access only for its owner.
 
-    Do not follow links, because another user may have created them. A file that root creates is given to the folder's
-    owner, whose later passes could not open it otherwise. SQLite does the same with files beside a database. An
-    existing file is never given away: another user may have moved a file owned by root to this name.
+    Fail if the path is a symbolic link, because another user may have created it. A file that root creates is given to
+    the folder's owner, whose later passes could not open it otherwise. SQLite does the same with files beside a
+    database. An existing file is never given away: another user may have moved a file owned by root to this name.
 
     Args:
         path: the file.

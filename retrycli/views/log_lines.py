@@ -73,8 +73,8 @@ STOP_REASONS = {
 class EventLog:
     """Write events to the log, with warnings for only a few escalated messages of each cause.
 
-    Cron mails each warning, and an error in the application can escalate thousands of messages at the same time.
-    Further messages get lines of level INFO. `close` warns how many messages were escalated for each cause.
+    Cron mails all warnings, and an error in the application can escalate thousands of messages at the same time.
+    Further messages get lines of level INFO. `close` adds warnings that sum up the causes of these messages.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,11 @@ class EventLog:
         return True
 
     def close(self) -> None:
-        """Warn how many messages were escalated for each cause that had messages without a warning."""
+        """Write warnings that sum up the causes with messages that got no warning.
+
+        Each of the `COUNTED_CAUSES` most frequent of these causes gets a warning with its number of messages. One more
+        warning counts the messages of the others.
+        """
         in_part = [counted for counted in self._escalated.most_common() if counted[1] > self._warned[counted[0]]]
         for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
             logger.warning(

@@ -53,7 +53,7 @@ COUNTERS = {"retrycli_passes", "retrycli_attempts"}
 
 
 def text(measured: Mapping[str, Values]) -> str:
-    """Return the metrics in Prometheus' text format, from the values of `METRICS`.
+    """Return measured values, given by the names in `METRICS`, in Prometheus' text format.
 
     Raises:
         ConfigurationError: prometheus-client is not installed.

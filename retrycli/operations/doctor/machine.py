@@ -109,10 +109,10 @@ def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
 
 
 def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
-    """Yield the files and folders that a pass relies on, each with True if another program may also write to it.
+    """Yield the files and folders that a pass relies on, each with True if another user may need to write to it.
 
-    The application writes its database and its attachments. If it runs as another user, its access is reported as
-    a warning, not as a failure.
+    The application writes its attachments and its database, and by default the lock is beside a SQLite file. If the
+    application runs as another user, its access is reported as a warning, not as a failure.
     """
     config = context.loaded.file
     yield from (
@@ -215,8 +215,8 @@ def file_descriptors(context: Context) -> Iterator[Finding]:
 
 
 def lock(context: Context) -> Iterator[Finding]:
-    """Check that the lock file can be opened or created, and report who holds the lock. Do not create the file, because
-    other users could not open a file that root owns.
+    """Check that the lock file can be opened or created, and report who holds the lock. Do not create the file: if
+    root runs doctor, the users who run the passes might be unable to open it.
     """
     path = lock_path(context.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
