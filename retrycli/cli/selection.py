@@ -119,8 +119,8 @@ def act_on(
         following: returns the next command.
 
     Raises:
-        typer.Exit: always. The exit code shows whether a signal stopped the action, too many canaries failed, or
-            messages were refused.
+        typer.Exit: always. The exit code shows whether a signal was received, too many canaries failed, or messages
+            were refused: any of those chosen by id, or all of those chosen by a filter.
     """
     done, received = run_interruptible(operation)
     _show_result(done, act, named=named, as_json=as_json)

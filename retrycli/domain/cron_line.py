@@ -242,7 +242,7 @@ def named_config(arguments: list[str]) -> str | None:
 
 
 def _words(text: str) -> list[str]:
-    """Split a command as the shell does. If a quote is not closed, split the command at spaces."""
+    """Split a command as the shell does. If that fails, as with an unclosed quote, split it at whitespace."""
     plain = re.sub(r"\\([%\\])", r"\1", text)
     try:
         lexer = shlex.shlex(plain, posix=True, punctuation_chars=True)

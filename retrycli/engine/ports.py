@@ -108,7 +108,7 @@ class Results(Protocol):
         """Load claimed messages, and record the start of an attempt for each message that `fit` accepts."""
 
     def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
-        """Record the outcomes of attempts whose messages are not decided yet."""
+        """Record the results of attempts without changing the application's rows or the queue."""
 
     def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
         """Record decisions. If the application has locked a message's row, record only the outcome."""

@@ -24,7 +24,7 @@ from retrycli.views import prometheus
 
 
 def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
-    """Write the metrics file. Return the reason if this fails.
+    """Write the metrics file. Return the reason if the file can't be written.
 
     Raises:
         DatabaseUnavailable: the database can't be read or written.

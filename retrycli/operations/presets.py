@@ -36,7 +36,7 @@ def check(settings: Settings, name: str) -> tuple[Preset, str]:
         The preset, and the result of the comparison.
 
     Raises:
-        ConfigurationError: the preset is not valid, or refers to a column that the table does not have.
+        ConfigurationError: the preset is not valid, or requires a column that the table does not have.
     """
     preset = load_preset(name)
     try:

@@ -88,7 +88,8 @@ def unique_ids(ids: Iterable[int]) -> "array[int]":
 def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Outcome:
     """Attempt one message now, even if it is not due or is escalated.
 
-    The attempt does not use up a retry. If it does not deliver the message, the message's state is unchanged.
+    The attempt does not use up a retry. If it does not deliver the message, the message's state is unchanged, unless
+    the application changes the row during the attempt.
 
     Args:
         settings: from `retrycli.load_settings`, or created directly.
@@ -117,8 +118,8 @@ def look_up(
 ) -> LookUp:
     """Ask the ticketing system whether a message has arrived. Send nothing.
 
-    A message that has arrived is recorded as delivered, and its status becomes ``sent``. Otherwise the message is
-    unchanged.
+    A message that has arrived is recorded as delivered, and its status becomes ``sent`` unless its row has changed
+    or can't be written. Otherwise the message is unchanged.
 
     Args:
         settings: from `retrycli.load_settings`, or created directly.
@@ -162,7 +163,7 @@ def retry_all(
         settings: from `retrycli.load_settings`, or created directly.
         ids: the messages.
         by: the operator, for the history; by default the current user's login name.
-        give_up_after: stop after this many consecutive failures that show that the ticketing API is down.
+        give_up_after: stop after this many consecutive failures that the ticketing API has probably caused.
         runtime: clock, randomness, and a request to stop early.
 
     Returns:

@@ -55,7 +55,7 @@ class Status:
             failed, the disk is full, or a pass ended without a record of its end and its messages are not recovered
             yet.
         running: the newest pass is recent, and deliveries are not paused.
-        unrecorded: the passes of this host that ended without a record of their end: killed, or stopped by a full disk.
+        unrecorded: the passes of this host that were killed, or could not record their end in the database.
         next_run: the start of the next pass; None if nothing starts passes, or if passes have stopped.
         missing: the likely reason why no pass ran, and where to look, if the newest pass is too old.
         uncalled: the reason why nothing starts the next pass, and the remedy; None if something does, possibly on
@@ -101,7 +101,8 @@ def status(
         settings: the settings of the passes.
         callers: what starts the passes on this machine, as `callers_of` finds it. If None, the next run is
             predicted from the passes that a scheduler started, or from the clock.
-        none_hidden: nothing on this machine starts a pass; see `retrycli.operations.schedule.callers.none_hidden`.
+        none_hidden: it is certain that nothing on this machine starts a pass; see
+            `retrycli.operations.schedule.callers.none_hidden`.
         now: the clock.
 
     Raises:
@@ -170,7 +171,7 @@ def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval:
 
 
 def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> frozenset[str]:
-    """Return the passes of this host that ended without a record of their end: killed, or stopped by a full disk.
+    """Return the passes of this host that were killed, or could not record their end in the database.
 
     A free lock is not enough evidence, because with a server database another user's lock may be a different file.
     """
@@ -187,7 +188,7 @@ def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]
 
 
 def ended_passes(settings: Settings, ledger: Ledger, pass_ids: Collection[str]) -> frozenset[str]:
-    """Return which of the given passes have ended, recorded or not.
+    """Return which of the given passes have ended, including passes of this host whose end was not recorded.
 
     Args:
         settings: the settings of the passes.
@@ -227,8 +228,8 @@ def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> 
 
 
 def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], list[PauseRecord], frozenset[str]]:
-    """Return the newest passes, newest first; the newest pauses and resumptions; and the passes that ended without a
-    record.
+    """Return the newest passes, newest first; the newest pauses and resumptions; and the ids of this host's passes
+    whose end was not recorded.
     """
     unrecorded = frozenset[str]()
     with open_database(settings) as database:

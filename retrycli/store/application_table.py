@@ -181,7 +181,7 @@ class FailedIndex(Queries):
         return [*drops, f"CREATE INDEX {concurrently}{where} (id) WHERE {failed}"]
 
     def execute(self, statements: Sequence[str]) -> None:
-        """Execute statements one by one, because PostgreSQL does not allow ``CONCURRENTLY`` in a transaction.
+        """Execute each statement outside a transaction, as PostgreSQL requires for ``CONCURRENTLY``.
 
         Raises:
             DatabaseUnavailable: a statement fails.

@@ -24,8 +24,7 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
     Args:
         database: holds the queue and the application's table.
         message_id: the message's id.
-        body: also read the body, and the texts of edits. Otherwise the body is an empty string, or null if the row has
-            no body.
+        body: also read the body, and the texts of edits. Otherwise an empty string replaces a body that is a string.
 
     Raises:
         NoSuchMessage: no row has the id.

@@ -199,7 +199,7 @@ def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list
 
 
 def with_queue(database: Database) -> Select[Any]:
-    """Select complete failed messages, joined with their queue rows."""
+    """Select all columns of failed messages, joined with their queue rows."""
     m = database.messages
     return (
         select(*m.c, birth_text(m).label(BIRTH), *OF_THE_QUEUE)
@@ -311,7 +311,7 @@ NAMESPACE = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")  # namespace of al
 
 
 def delivery_key(message_id: int, birth: str, digest: str, deliveries: int) -> str:
-    """Return the key that all requests for a message's text use until a delivery of the text is recorded.
+    """Return the key for requests that send a message's text, until a delivery of the text is recorded.
 
     Args:
         message_id: the row's id.

@@ -1,4 +1,4 @@
-"""Store passes, pauses, the state of destinations, and sent notifications for later passes."""
+"""Store passes, pauses, the state of destinations, and records of sent notifications."""
 
 import hashlib
 import json

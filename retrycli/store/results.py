@@ -162,7 +162,7 @@ class Results(Queries):
             KEEP_OUTCOMES.execute(connection, _results(ours, started_at))
 
     def record_answers(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
-        """Record the outcomes of attempts whose messages are not decided yet, so that a crash does not lose them.
+        """Record the results of attempts, so that a crash does not lose them. Change neither rows nor the queue.
 
         The messages stay claimed.
         """
@@ -269,7 +269,7 @@ def start_attempts(
     probe: bool,
     now: datetime,
 ) -> None:
-    """Record attempts before their requests are sent."""
+    """Record attempts without results. The results are added later."""
     rows = [
         {
             "message_id": message.message_id,
@@ -291,8 +291,9 @@ def start_attempts(
 def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
     """Record the results of unfinished attempts.
 
-    If a delivered message's row can't be marked as sent, the application may move the row to another ticket. In a table
-    without creation times, the birth of the attempt becomes `OF_ANY_TICKET`, so that the delivery is still recognised.
+    If a delivered message's row can't be marked as sent, the application may later move the row to another ticket. In a
+    table without creation times, this changes the message's birth, so the attempt's birth becomes `OF_ANY_TICKET`. The
+    delivery is then still recognised.
     """
     unmarked = [
         decision.message_id

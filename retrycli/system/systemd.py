@@ -165,7 +165,7 @@ def times(text: str) -> str:
 
 
 def as_cron(when: str) -> str | None:
-    """Return a calendar event (systemd.time(7)) as a cron line; None if its form is not supported."""
+    """Return a calendar event (systemd.time(7)) as a cron schedule; None if its form is not supported."""
     if when in {"minutely", "hourly", "daily", "weekly", "monthly"}:
         return "* * * * *" if when == "minutely" else f"@{when}"
     found = re.fullmatch(r"(?:\*-\*-\* )?([\d*/,.]+):([\d*/,.]+)(?::\d+)?", when)
@@ -178,7 +178,7 @@ def as_cron(when: str) -> str | None:
 
 
 def span(when: str) -> timedelta | None:
-    """Return a timer's interval, such as ``15min``; None if it is zero, or not a number with an optional unit."""
+    """Parse a timer's interval, such as ``15min``. Return None if it is zero, or not a number with an optional unit."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|hr)?", when)
     if found is None:
         return None

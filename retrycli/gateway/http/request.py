@@ -191,8 +191,7 @@ class RequestBuilder:
         """Build the request of a message.
 
         Raises:
-            InvalidMessage, ValueError, httpx.InvalidURL: a value is invalid in the path, header or body into which its
-                template inserts it.
+            InvalidMessage, ValueError, httpx.InvalidURL: a value can't be used in the path, a header or the body.
         """
         rule, fields = prepared.rule, {**prepared.fields, "session": session}
         own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
@@ -269,7 +268,7 @@ def _part_start(boundary: str, disposition: str, content_type: str | None = None
 
 
 def _quoted(name: str) -> str:
-    """Escape a quoted name (RFC 7578, section 4.2, in the form of the HTML standard)."""
+    """Escape a name for use in quotation marks, as the HTML standard does (see RFC 7578, section 4.2)."""
     if "\0" in name:
         raise InvalidMessage(f"the name of a form field or file contains a NUL character: {name!r}")
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

@@ -65,7 +65,7 @@ class Mail:
 
     def _parts(self, *, utf8: bool) -> Iterator[bytes | Attachment]:
         """Yield the mail in pieces. Each piece starts on a new line, so that leading dots can be doubled in each piece.
-        Without ``utf8``, omit non-ASCII addresses from the headers, because the server does not accept them.
+        Without ``utf8``, omit non-ASCII addresses from To and Cc, because the server does not accept them.
         """
         head = b""
         for name, addresses in (("To", self.to), ("Cc", self.cc)):
@@ -104,7 +104,7 @@ def compose(
         now: the current time. The mail's date is never later.
 
     Raises:
-        InvalidMessage: a column's value can't be used in a mail; the error names the column.
+        InvalidMessage: the mail has no recipient, or a column's value can't be used; the error names the column.
     """
     message = queued.message
     to, cc, bcc = _recipients(message, fixed)

@@ -14,8 +14,8 @@ def texts(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[tuple
     """Return the text of each target: retrycli's own block of a crontab, or complete systemd units.
 
     Raises:
-        ConfigurationError: cron can't express the interval, a path can't be written in a crontab, or the user does not
-            exist.
+        ConfigurationError: cron can't express the interval, a path can't be written in a crontab or unit, or the user
+            does not exist.
     """
     system = place.is_system
     if system and host.number(wanted.user) is None:
@@ -28,7 +28,8 @@ def texts(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[tuple
 
 
 def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[FileChange]:
-    """Return the changes that schedule a pass; an empty list if the wanted schedule is already installed.
+    """Return the changes that schedule a pass; an empty list if the wanted schedule is already installed and
+    its timer, if any, is active.
 
     Lines in the crontabs of unrelated users are ignored.
 
@@ -66,7 +67,7 @@ def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[Fil
 
 
 def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> dict[SchedulePlace, list[FileChange]]:
-    """Return the changes, by place, that remove everything that `install` wrote for these settings.
+    """Return the changes, by place, that remove everything that `cron install` wrote for a settings file.
 
     Raises:
         ConfigurationError: the end of retrycli's block in a crontab is missing.
@@ -78,7 +79,7 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
     """Write the confirmed changes, and enable or disable a timer.
 
     Raises:
-        ConfigurationError: a crontab or unit has changed since it was read, or can't be written.
+        ConfigurationError: a crontab or unit has changed since it was read, or can't be written; or systemctl fails.
     """
     for change in changes:
         if change.target.read() != change.before:
