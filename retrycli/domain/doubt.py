@@ -63,7 +63,7 @@ class Doubt:
 
     @property
     def is_settled(self) -> bool:
-        """Return whether the trial has failed: its messages were sent, and none was delivered."""
+        """Return whether the trial has failed: all its attempts ended without a delivery."""
         return self.status is not None and len(self._trials) >= TRIAL_MESSAGES
 
     @property
@@ -77,7 +77,7 @@ class Doubt:
         return frozenset(attempt.ticket for attempt in (*self._held, *self._trials))
 
     def new(self) -> list[Attempt]:
-        """Return the attempts that have been withheld since the last call."""
+        """Return the attempts that have been withheld since the last call and are still withheld."""
         new, self._new = self._new, []
         return new
 

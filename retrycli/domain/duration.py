@@ -25,7 +25,7 @@ def duration(text: str) -> timedelta:
         text: a number, with optional decimals, and a unit from `UNITS`; spaces around both are allowed.
 
     Raises:
-        ValueError: the text is not a duration, or is longer than `LONGEST`. The error says how to write a duration.
+        ValueError: the text is not a duration (the error says how to write one), or is longer than `LONGEST`.
     """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|[smhd])", text.strip())
     if found is None:

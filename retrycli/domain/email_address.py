@@ -29,7 +29,7 @@ class Address(NamedTuple):
 
     @property
     def spec(self) -> str:
-        """Return the address for the envelope."""
+        """Return the address without its display name."""
         return f"{self.local}@{self.domain}"
 
     @property

@@ -124,12 +124,12 @@ def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:
 
 
 def not_taken(message_id: int, why: str) -> NotActionable:
-    """Return the error for a row whose change the application's table rejected."""
+    """Return the error for a change that the application's table rejected."""
     return NotActionable(f"message {message_id} can't be changed: {why}")
 
 
 def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
-    """Return the error for an action on a row whose change the application's table rejected.
+    """Return the error for an action whose change the application's table rejected.
 
     After `mark-sent` the delivery is already recorded, so the error differs.
     """

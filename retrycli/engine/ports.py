@@ -51,7 +51,7 @@ class Enrolment(Protocol):
         """Add messages to the queue. Each entry is a decision, the time of the first failure, and the ticket.
 
         Returns:
-            The ids of messages whose rows rejected the change, with the reasons.
+            The reasons why rows of immediately escalated messages rejected their change, by id.
         """
 
     def retire(self, span: IdRange) -> Sequence[int]:
@@ -86,12 +86,12 @@ class Database(Protocol):
 
 
 class Results(Protocol):
-    """Record attempts at claimed messages, and their results."""
+    """Record attempts to deliver claimed messages, and their results."""
 
     def record_arrival(
         self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
-        """Record an attempt, with its outcome, at a claimed message that a look-up found at the destination."""
+        """Record, as an attempt, a look-up that found a claimed message at its destination."""
 
     def begin(
         self,
@@ -122,13 +122,13 @@ class Claims(Protocol):
 
     @property
     def results(self) -> Results:
-        """Return the port that records attempts at claimed messages, and their results."""
+        """Return the port that records attempts to deliver claimed messages, and their results."""
 
     def count_due(self, due_by: datetime) -> int:
-        """Count the messages that are due by the given time."""
+        """Count the waiting messages that are due by the given time."""
 
     def any_due(self, due_by: datetime, route: Route) -> bool:
-        """Return whether any message of a route is due."""
+        """Return whether any waiting message of a route is due by the given time."""
 
     def claim(self, claim: Claim, due_by: datetime, limit: int, turns: FairShare, route: Route) -> list[int]:
         """Examine at most `limit` due messages of a route, and claim those that `turns` selects."""
@@ -159,19 +159,19 @@ class Claims(Protocol):
         """Count the probes with one message since the given time."""
 
     def claim_first_of(self, claim: Claim, due_by: datetime, tickets: Collection[str], route: Route) -> list[int]:
-        """Claim the first unfinished message of each ticket, if it is due."""
+        """Claim the first unfinished message of each ticket, if it is due and belongs to the route."""
 
     def renew(self, claim: Claim) -> None:
         """Extend the lease of all messages that a claim still holds."""
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str) -> bool:
-        """Claim one message, due or not. Return whether it was escalated."""
+        """Claim one message, even if it is not due. Return whether it was escalated before the claim."""
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
         """Release claimed messages that were not attempted."""
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
-        """Claim messages whose leases have expired; examine at most `limit`."""
+        """Claim at most `limit` messages whose leases have expired."""
 
 
 class Ledger(Protocol):
@@ -187,13 +187,13 @@ class Ledger(Protocol):
         """Record the end of a pass, and the id at which its sweep stopped."""
 
     def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
-        """Mark unfinished passes as dead if they have had no heartbeat since a given time."""
+        """Mark all other unfinished passes as dead if they have had no heartbeat since a given time."""
 
     def swept_to(self) -> int | None:
-        """Return the id at which the last pass stopped comparing the queue with the application's table."""
+        """Return the id at which the last sweep stopped (see `Enrolment.plan_sweep`); None if no pass has swept yet."""
 
     def last_start(self) -> str | None:
-        """Return the destination of the last pass's first attempt; None if no pass made a recent attempt."""
+        """Return the first destination of the last pass that made attempts; None if no pass made a recent attempt."""
 
     def breaker(self, destination: str) -> Breaker:
         """Return the breaker of a destination; a closed breaker if none is stored."""
@@ -282,7 +282,7 @@ class PassRules:
     at_a_server: bool = False  # the database is on a server, so each transaction takes several round trips
 
     def destination_of(self, message_type: str) -> str:
-        """Return the destination of a message type."""
+        """Return the destination of the type's separate route or, if it has none, the default destination."""
         return next(
             (route.destination for route in self.routes if route.only is not None and message_type in route.only),
             self.destination,

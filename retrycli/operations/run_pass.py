@@ -53,8 +53,8 @@ def run_once(
     """Run one pass: deliver the messages that are due.
 
     The pass acquires the same lock as the command, so that passes of an application's own scheduler and of cron can't
-    overlap. The call blocks until the pass has ended. In a coroutine, await ``asyncio.to_thread(retrycli.run_once,
-    settings)``.
+    overlap on one host. The call blocks until the pass has ended. In a coroutine, await
+    ``asyncio.to_thread(retrycli.run_once, settings)``.
 
     Args:
         settings: from `retrycli.load_settings`, or created directly.
@@ -151,9 +151,11 @@ def report_pass(settings: Settings, database: Database, summary: PassSummary, no
 
 
 def report_failed_pass(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
-    """Report a failed pass. Mark its error as known if earlier passes reported it, unless it is an internal error.
+    """Report a failed pass to notification targets. Mark its error as known if it was reported less than
+    ``notify.remind`` ago, unless it is an internal error.
 
-    If the failure could not be recorded, earlier failures are unknown too. Then each pass reports its error.
+    If the failure could not be recorded, do neither. Earlier failures may not be recorded either, so each pass reports
+    its error.
     """
     with suppress(DatabaseUnavailable):
         passes = Ledger(database).passes_up_to(pass_id, incidents.LOOKBACK)
@@ -169,7 +171,7 @@ def report_failed_pass(settings: Settings, database: Database, pass_id: str, err
 def _warn_of_task(
     settings: Settings, database: Database, topic: incidents.Topic, problem: str | None, now: datetime
 ) -> None:
-    """Warn that one of `TASKS` fails on this host, or works again, unless the log already says so.
+    """Warn that one of `TASKS` fails on this host, or works again, unless the log says so and no reminder is due.
 
     Cron mails each warning. The same warning every 15 minutes would teach operators to delete these mails unread.
     """
@@ -192,7 +194,10 @@ def _or_warn(what: str) -> Iterator[None]:
 
 
 def _warn_of_changes(settings: Settings, ledger: Ledger, summary: PassSummary) -> None:
-    """Log a warning of each change since the previous pass. Cron mails these warnings to operators."""
+    """Log warnings of a skipped pass, missing passes, and problems that began, ended or need a reminder.
+
+    Cron mails these warnings to operators.
+    """
     if summary.reason == StopReason.LOCK_HELD:
         log_lines.logger.warning("Message retry pass skipped: %s", summary.detail)
     eventful = summary.reason in incidents.TROUBLE or summary.sent or summary.rescheduled

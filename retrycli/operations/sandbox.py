@@ -129,7 +129,7 @@ class Sandbox(ThreadingTCPServer):
 
     @property
     def url(self) -> str:
-        """Return the server's ``gateway.base_url``."""
+        """Return the server's URL, for ``gateway.base_url``."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property

@@ -52,7 +52,7 @@ BATCH = 2_000
 
 @dataclass(frozen=True, slots=True)
 class CopiedTable:
-    """Result of copying a table."""
+    """The result of copying a table. The numbers of rows are those after the copy."""
 
     table: str
     source_rows: int

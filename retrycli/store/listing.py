@@ -86,7 +86,7 @@ class MessageQueries(Queries):
             yield from (found[message_id] for message_id in page if message_id in found)
 
     def ids(self, wanted: Filter, *, sort: str = "id", limit: int | None = None) -> "array[int]":
-        """Return the ids of the messages that match a filter, in order.
+        """Return the ids of failed messages that match a filter, sorted by ``sort`` and then by id.
 
         Raises:
             SchemaMismatch: an id is not an integer.
@@ -164,7 +164,7 @@ class MessageQueries(Queries):
         return _time(self._database.scalar(oldest))
 
     def count(self, wanted: Filter) -> int:
-        """Count the messages that match a filter."""
+        """Count the failed messages that match a filter."""
         return self._database.scalar(self.failed(wanted, func.count())) or 0
 
     def count_ahead(self, message_id: int, due_by: datetime, *, after: datetime | None = None) -> int:

@@ -84,9 +84,10 @@ class _Number(types.Numeric[Any]):
 
 
 class _Compiler(PGCompiler_psycopg):
-    """A compiler that schema-qualifies functions and operators.
+    """A compiler whose SQL uses only functions and operators of the server's catalogue.
 
-    If the catalogue has an operator only for other types, the compiler casts the operands to these types.
+    It schema-qualifies functions, and operators with an operand of unknown type. If the catalogue has an operator only
+    for other types, it casts the operands to these types.
     """
 
     def visit_function(self, func: Function[Any], add_to_result_map: Any = None, **how: Any) -> str:  # noqa: ANN401
@@ -121,7 +122,7 @@ class _Compiler(PGCompiler_psycopg):
 
 
 class PostgresqlDialect(SharesStatements, PGDialect_psycopg):
-    """SQLAlchemy's psycopg dialect with the compiler above."""
+    """SQLAlchemy's psycopg dialect with the compiler and the numeric type above."""
 
     supports_statement_cache = True
     statement_compiler = _Compiler

@@ -2,8 +2,8 @@
 
 httpx's own pool needs quadratic time in the number of concurrent requests, so httpx's API runs on aiohttp's
 connections. The adapter between them, httpx-aiohttp, misnames some errors: if a server closes the connection after it
-has read the request, the adapter raises ``ConnectTimeout``. So the cause of the exception, which aiohttp raised,
-decides. The outcome is unknown unless this cause proves that nothing was sent.
+has read the request, the adapter raises ``ConnectTimeout``. So the outcome is derived from the cause of the
+exception, which aiohttp raised. The outcome is unknown unless this cause proves that nothing was sent.
 """
 
 import inspect
@@ -238,13 +238,13 @@ def kind_of_exception(error: BaseException) -> OutcomeKind:
 
 
 def kind_without_message(error: BaseException) -> OutcomeKind:
-    """Return the outcome if a log-in or a probe raised an exception. No message was sent."""
+    """Return the outcome if a request that sends no message, such as a log-in, raised an exception."""
     kind = kind_of_exception(error)
     return kind if kind is OutcomeKind.UNAUTHORIZED else OutcomeKind.UNREACHABLE
 
 
 def describe_error(error: BaseException) -> str:
-    """Describe an exception for ``last_error``: its name, and its text if there is one."""
+    """Describe the cause of an exception for ``last_error``, usually by its name and its text."""
     cause = error.__cause__ or error
     if isinstance(cause.__cause__, FileChanged):  # aiohttp reports only that the body could not be written
         return str(cause.__cause__)

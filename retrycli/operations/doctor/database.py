@@ -1,4 +1,4 @@
-"""Check the database: the application's table, retrycli's own tables, write permission, clock."""
+"""Check the database: the application's table, retrycli's own tables, write permission, search path, clock."""
 
 import re
 from collections.abc import Iterator
@@ -171,5 +171,7 @@ def time(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def newest_passes(database: Database, *, until: datetime | None = None) -> list[PassRecord]:
-    """Return the newest passes, up to a time if given; an empty list if retrycli's tables have another version."""
+    """Return the newest passes, up to a time if given; an empty list if retrycli's tables are missing or
+    have another version.
+    """
     return Ledger(database).last_passes(LOOK_BACK, until=until) if database.revision() == schema.HEAD else []

@@ -1,1 +1,1 @@
-"""One module per revision, oldest first."""
+"""One module per revision of retrycli's own tables, numbered from the oldest."""

@@ -12,7 +12,7 @@ RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
 
 
 def upgrade() -> None:
-    """Create the tables, and count the existing passes. The watermark of 0 lets later code count the attempts."""
+    """Create the tables, and count the existing passes. The existing attempts are counted later, from id 0 on."""
     op.create_index("retrycli_attempts_finished", "retrycli_attempts", ["finished_at"])
     op.create_table(
         "retrycli_acts",
@@ -48,7 +48,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables. The history of actions and the totals of pruned rows are lost. Incidents are reported again."""
+    """Drop the tables. The history of actions and the totals of pruned rows are lost.
+
+    After a new upgrade, ongoing incidents are reported again.
+    """
     op.drop_column("retrycli_attempts", "waited_s")
     for table in ("totals", "told", "acts"):
         op.drop_table(f"retrycli_{table}")
