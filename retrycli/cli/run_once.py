@@ -23,10 +23,10 @@ RELEASED_TEXT = "returned to the queue without using up a retry"
 
 
 class Signals:
-    """Handle SIGTERM, SIGINT and SIGHUP: the first signal asks the pass to stop, and a second one exits immediately.
+    """Handle SIGTERM, SIGINT and SIGHUP: the first signal asks the pass to stop.
 
-    A second SIGHUP does not exit, because the kernel and shell may both send it when a terminal closes. Under nohup
-    SIGHUP stays ignored.
+    A later SIGTERM or SIGINT ends the process immediately. A later SIGHUP is ignored, because the kernel and the shell
+    may both send SIGHUP when a terminal closes. Under nohup, SIGHUP is always ignored.
     """
 
     def __init__(self) -> None:

@@ -56,7 +56,7 @@ class DatabaseSettings(SettingsModel):
 
     @property
     def file(self) -> Path | None:
-        """Return the SQLite file; None if the database is on a server."""
+        """Return the SQLite file; None if the database is on a server, or if the URL has no path."""
         scheme, _, rest = self.url.partition(":///")
         path = rest.partition("?")[0].removeprefix("file:")
         return Path(path).absolute() if scheme.startswith("sqlite") and path else None
@@ -107,7 +107,7 @@ class ScheduleSettings(SettingsModel):
 
     @property
     def interval(self) -> timedelta:
-        """Return the time between the starts of two passes."""
+        """Return the configured time between the starts of consecutive passes."""
         return timedelta(minutes=self.retry_interval_minutes)
 
     def as_backoff(self) -> Backoff:
@@ -136,7 +136,7 @@ class ScheduleSettings(SettingsModel):
 
     @model_validator(mode="after")
     def _check_waits(self) -> Self:
-        """Reject a wait of at most `due_slack_seconds`, because the message would be due again in the same pass."""
+        """Reject an empty list, and waits up to `due_slack_seconds`, after which the same pass would try again."""
         own = {f"schedule.types.{message_type}": self._with(rules) for message_type, rules in self.types.items()}
         for name, rules in {"schedule": self, **own}.items():
             if rules.backoff is BackoffKind.LIST and not rules.waits_minutes:

@@ -42,7 +42,7 @@ class Attempt(NamedTuple):
         return cls(queued, CLAIM_EXPIRED_BEFORE_SEND, timedelta(0), at, probe, trial)
 
     def ended(self, outcome: Outcome, at: datetime, *, about_access: bool = False) -> "Attempt":
-        """Return a copy of the attempt that has ended at the given time with the given outcome."""
+        """Return a copy of the attempt, ended at the given time with the given outcome."""
         return self._replace(outcome=outcome, duration=at - self.begun_at, finished_at=at, about_access=about_access)
 
     def decided(self, transition: Transition) -> Decision:

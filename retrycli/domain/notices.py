@@ -46,14 +46,14 @@ class EscalationCause:
 
 @dataclass(frozen=True, slots=True)
 class Escalated:
-    """Messages that have been escalated since the last notification."""
+    """Escalations that have not been reported to a target yet, grouped by cause."""
 
     causes: Sequence[EscalationCause]
 
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """A period in which no pass started."""
+    """A period, longer than the schedule allows, in which no pass was recorded."""
 
     after: datetime
     until: datetime

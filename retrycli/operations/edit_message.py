@@ -59,7 +59,7 @@ def write_draft(
         The columns that were written; empty if the edit changes nothing.
 
     Raises:
-        NotEdited: the edited text can't be sent.
+        NotEdited: the edited text can't be sent, or the table has no column for the recipient.
         NoSuchMessage: the row is gone.
         NotActionable: the message is not failed, is being sent, or was changed since it was read; or its row can't
             store the edit.

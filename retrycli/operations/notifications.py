@@ -1,7 +1,7 @@
 """Notify operators of changes, and ping a dead-man switch for each pass.
 
-A failed notification or ping never fails a pass. The first failure is logged as a warning, which is repeated every
-``notify.remind_hours`` while the failures last.
+A failed notification or ping never fails a pass. The first failure of a target or of the switch is logged as a
+warning, which is repeated every ``notify.remind_hours`` while the failures last.
 """
 
 import socket
@@ -199,7 +199,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
 
 @dataclass(frozen=True, slots=True)
 class TargetTest:
-    """The result of a test notification."""
+    """The result of a test of one target or of the dead-man switch."""
 
     target: str  # position of the URL in notify.urls, or ``ping``
     scheme: str
@@ -210,7 +210,7 @@ def send_test(settings: Settings, pass_id: str) -> list[TargetTest]:
     """Send a test notification to each target, and a line to the dead-man switch's log.
 
     Raises:
-        ConfigurationError: neither targets nor a switch are set, or Apprise is not installed.
+        ConfigurationError: neither a target nor a dead-man switch is set, or Apprise is not installed.
     """
     urls = [secret.get_secret_value() for secret in settings.notify.urls]
     ping_url = settings.notify.ping_url

@@ -52,12 +52,12 @@ DEFAULT_RUNTIME = Runtime()
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
-    """Open the database and create or upgrade retrycli's own tables.
+    """Open the database. Create retrycli's own tables, or upgrade them if ``database.auto_upgrade`` is set.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: the settings name no database, the database is not the application's, or its tables have
-            another version.
+        ConfigurationError: the settings name no database, the application's table can't be used, or retrycli's own
+            tables have another version or belong to another table.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         application_table.check_ids(database)  # first, so that retrycli creates no tables in an unrelated database
@@ -76,8 +76,8 @@ def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[D
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: the settings name no database, the database is not the application's, or its tables have
-            another version.
+        ConfigurationError: the settings name no database, the application's table can't be used, or retrycli's own
+            tables have another version or belong to another table.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         application_table.check_ids(database)
@@ -96,7 +96,7 @@ def ready_to_send(
     limit: int | None = None,
     probe: bool = False,
 ) -> Iterator[tuple[Dependencies, PassRules, Database]]:
-    """Check that this process can send and record, and open the database.
+    """Open the database, and yield what deliveries need. First check that this process can deliver messages.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -211,7 +211,7 @@ def _home() -> Path:
 
 
 def login_name() -> str:
-    """Return the operator's name: the user who ran sudo, or the login name; the uid if neither name can be stored."""
+    """Return the operator's name: the user who ran sudo, or the login name; the uid if neither name is usable."""
     import getpass
 
     names = [os.environ.get("SUDO_USER", "")]

@@ -83,7 +83,8 @@ def make_engine(url: URL, patience: int) -> Engine:
 
     Args:
         url: the database's URL.
-        patience: the maximum number of seconds to wait for a connection or a lock.
+        patience: the maximum number of seconds to wait for a connection or a lock, if neither the URL nor the role sets
+            another limit.
 
     Raises:
         ConfigurationError: the driver is not installed.
@@ -171,7 +172,7 @@ def _sync_pipeline(
 
 @contextmanager
 def pipelined(connection: Connection) -> Iterator[None]:
-    """Run the block in libpq's pipeline mode: wait for a server only for reads and at the end, not for each statement.
+    """On PostgreSQL, run the block in libpq's pipeline mode: wait for the server only to read results, and at the end.
 
     Raises:
         DBAPIError: a statement has failed, possibly before the statement that raises the error.
@@ -242,7 +243,7 @@ def require_file(url: URL) -> None:
 
     Raises:
         ConfigurationError: the URL does not name a file.
-        DatabaseUnavailable: the file does not exist.
+        DatabaseUnavailable: the file does not exist, or can't be accessed.
     """
     path = path_of(url)
     if path in {"", ":memory:"}:

@@ -141,7 +141,7 @@ def read_rows(database: Database, connection: Connection, ids: Collection[int]) 
 
 @lru_cache
 def updated_at_text(messages: TableClause) -> ColumnElement[Any]:
-    """Select ``updated_at`` as the database writes it; null if the table has no such column."""
+    """Select ``updated_at`` as a string in the database's own format; null if the table has no such column."""
     return cast(messages.c.updated_at, Text) if "updated_at" in messages.c else cast(null(), Text)
 
 

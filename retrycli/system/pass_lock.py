@@ -105,10 +105,10 @@ class PassLock:
         os.close(self._open())
 
     def holder(self) -> Holder | None:
-        """Return the process that holds the lock now; None if it is free.
+        """Return the process that holds the lock now; None if the lock is free.
 
         Raises:
-            LockUnusable: the lock file can't be examined or opened.
+            LockUnusable: the lock file can't be examined or opened, or is not a lock file.
         """
         try:
             if not self._path.exists():

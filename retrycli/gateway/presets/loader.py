@@ -79,7 +79,7 @@ def _one_or_many(value: object) -> object:
 
 
 class Preset(Table):
-    """The rules of one ticketing system."""
+    """A parsed preset: the requests to one ticketing system, and the rules that interpret its answers."""
 
     about: About | None = None
     auth: Auth | None = None
@@ -257,8 +257,8 @@ def load_preset(name: str) -> Preset:
     """Read a preset: a bundled preset by its name, or a file by a path that ends in ``.toml``.
 
     Raises:
-        ConfigurationError: there is no such preset, or it is invalid; the error names all invalid keys with their
-            lines.
+        ConfigurationError: there is no such preset, its file can't be read, or the preset is invalid; the error names
+            the invalid keys with their lines.
     """
     return _parse(name, preset_text(name))
 

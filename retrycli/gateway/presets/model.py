@@ -1,4 +1,4 @@
-"""The parts of a preset: requests, questions and conditions, which are validated when they are read."""
+"""The tables of a preset, such as requests and conditions. They are validated when the preset is read."""
 
 import re
 from functools import cached_property
@@ -86,7 +86,7 @@ class Condition(Table):
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """Return the condition's templates."""
+        """Return the condition's strings that may contain placeholders."""
         return tuple(template for template in (self.path, self.contains, self.text) if template is not None)
 
 
@@ -129,7 +129,7 @@ class Step(Get):
 
 
 class Preflight(Table):
-    """A proof that a message needs before it is sent. Its steps change nothing in the ticketing system."""
+    """A check that must succeed before a message is sent, or before its marker may be omitted. Its steps only read."""
 
     remedy: str  # the operator's next step if the preflight is not proven
     steps: tuple[Step, ...] = Field(min_length=1)
@@ -268,7 +268,7 @@ class SuccessRule(Table):
 
 
 class AnswerRule(Table):
-    """Paths in an answer's JSON to errors and to the id of the created object."""
+    """Where an answer contains its errors and the id of the created object."""
 
     errors: tuple[JsonPath, ...] = ("messages", "errors", "message", "error", "detail")
     id: JsonPath | None = None

@@ -60,7 +60,7 @@ def check_template(template: str) -> str:
     """Check that a template's placeholders are names with known filters.
 
     Raises:
-        ValueError: a placeholder is invalid; the error names it.
+        ValueError: a placeholder is invalid, or a brace is unmatched; the error names it.
     """
     _parse(template)
     return template
@@ -147,7 +147,7 @@ def plain(value: object) -> str:
 
 
 def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> str:
-    """Fill a path and its query. Every value remains one segment or one parameter.
+    """Fill a path and its query. Values are percent-encoded, so they can't add segments or parameters.
 
     Raises:
         InvalidMessage: a value for the path is empty, ``.`` or ``..``.

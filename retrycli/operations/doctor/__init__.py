@@ -1,7 +1,7 @@
-"""Examine the installation: each check examines one thing and returns findings with their remedies.
+"""Run checks of the installation. Each check returns findings with their remedies.
 
-To add a check, write a function that takes a `Context`, and add it to `CHECKS`. If the check needs the database, the
-function also takes a `Database`; add it to `DATABASE_CHECKS`. Checks write nothing and send no message.
+To add a check, write a function that takes a `Context`, and add it to `CHECKS`. If the check needs the database, let
+the function also take a `Database`, and add it to `DATABASE_CHECKS` instead. Checks write nothing and send no message.
 """
 
 import json

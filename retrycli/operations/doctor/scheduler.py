@@ -32,8 +32,8 @@ UNEVEN = 1.5  # maximum factor by which the usual interval of passes may be abov
 
 
 def calling(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Check that exactly one scheduler, cron or a timer, starts passes, and that it runs them as this user. If the
-    database can be read, also check that passes run as often as they should.
+    """Check that exactly one cron line or timer starts passes, and that it runs them as this user. If the database
+    can be read, also check that passes run as often as they should.
     """
     passes = [] if database is None else newest_passes(database, until=context.now() + CLOCK_TOLERANCE)
     is_named = context.loaded.file is not None
@@ -72,7 +72,7 @@ def calling(context: Context, database: Database | None) -> Iterator[Finding]:
 
 
 def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
-    """Return the finding if no cron line or timer was found. Its level depends on whether passes run, and where."""
+    """Report that no cron line or timer was found. The level depends on whether, where and how passes run."""
     words = "no cron line or timer that starts passes was found on this machine"
     unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
     hidden = missed or unread

@@ -1,7 +1,7 @@
 """Columns that store how each pass was started, and the texts and tickets of edits.
 
-Pauses become actions without a message. The new columns are nullable, because a pass of the previous version may still
-be running on another host.
+``message_id`` becomes nullable, so that pauses can be stored as actions. The new columns are nullable, because a pass
+of the previous version may still be running on another host.
 """
 
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the columns. The texts of edits, the history of pauses, and how passes were started are lost."""
+    """Remove the columns. Texts and tickets of edits, the history of pauses, and how passes were started are lost."""
     op.execute("DELETE FROM retrycli_acts WHERE message_id IS NULL")
     with _acts() as acts:
         acts.alter_column("message_id", existing_type=Id, nullable=False)
