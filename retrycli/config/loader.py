@@ -51,8 +51,8 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         environment: the environment variables; by default those of the process.
 
     Raises:
-        ConfigurationError: a named file does not exist, another user can change a file that was not named, a file is
-            not valid TOML, a key is unknown, or a value is invalid.
+        ConfigurationError: a named file does not exist, another user can change a file that was not named, a file
+            can't be read or is not valid TOML, a key is unknown, or a value is invalid.
     """
     env = os.environ if environment is None else environment
     file = _find(path, env)

@@ -54,7 +54,7 @@ class EditableMessage:
         return EditableMessage(first.removeprefix(HEAD).strip(), body, self.recipient)
 
     def check(self, before: "EditableMessage") -> None:
-        """Check that this text can replace the text before the edit.
+        """Check that these fields can replace the fields before the edit.
 
         Raises:
             NotEdited: the subject or the recipient has a line break, a field is not valid text, or the edit makes the

@@ -31,7 +31,8 @@ TEXT_COLUMNS = ("message_type", "subject", "body", "attachments", "recipient_ema
 
 
 def birth_of(text: str) -> str:
-    """Return a birth in its canonical form, independent of how the database formats times.
+    """Return a birth in its canonical form, independent of how the database formats times. An invalid time
+    remains unchanged.
 
     Args:
         text: ``created_at`` as the database writes it, or `BY_TICKET` and the ticket.

@@ -1,1 +1,1 @@
-"""One pass, and the ports that it needs."""
+"""Run passes and manual attempts, through ports that other packages implement."""

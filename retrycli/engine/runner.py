@@ -117,7 +117,7 @@ class _Pass:
     # -- deliver ----------------------------------------------------------------------------------------------
 
     async def deliver_what_is_due(self) -> None:
-        """Deliver the routes with due messages one after another, each within its share of the time and the limit."""
+        """Deliver the due messages route by route, each route within its share of the time and the limit."""
         due_by = self._rules.due_by(self.started_at)
         due = self._deps.claims.count_due(due_by)
         self._tell([PassStarted(self._me.pass_id, due)])
@@ -244,7 +244,8 @@ def follow(
 def _review_escalations(
     deps: Dependencies, rules: PassRules, ids: Collection[int], now: datetime, *, emit: Callable[[Event], None]
 ) -> None:
-    """Let escalated messages wait again if the application has changed their text, retry count or error.
+    """Let escalated messages wait again if the application has changed their text, retry count or error, unless a pass
+    would escalate them again.
 
     A message that the application withdraws and later marks as failed is enrolled again if a pass ran in between. This
     review has the same result if no pass ran in between.
@@ -258,7 +259,7 @@ def _review_escalations(
 
 
 def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: datetime) -> Decision:
-    """Decide whether an escalated message waits again; `RELEASED` means that it stays escalated."""
+    """Decide whether an escalated message waits again, is escalated again, or stays escalated (`RELEASED`)."""
     from retrycli.engine.recording import escalation_before_send
 
     queued = found.message

@@ -59,7 +59,7 @@ def run() -> None:
 
 
 def copy_example(folder: Path, *, now: datetime) -> Path:
-    """Copy the packaged example database into a folder, and shift its times to ``now``."""
+    """Copy the packaged example database into a folder. Shift its times, so that `EXAMPLE_TIME` becomes ``now``."""
     file = folder / "ticketing_agent.db"
     file.touch(mode=0o600)
     with resources.as_file(resources.files("retrycli") / EXAMPLE) as path:

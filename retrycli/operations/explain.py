@@ -42,7 +42,7 @@ from retrycli.system.pass_lock import PassLock
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The reasons why a message waits."""
+    """The reasons why a message waits, and the predicted time of its next attempt."""
 
     message_id: int
     ticket_id: object

@@ -42,8 +42,8 @@ def downgrade(settings: Settings) -> tuple[str, str | None]:
     Raises:
         LockHeld: a pass is running, or messages are being sent.
         DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong, or retrycli's tables have another
-            version.
+        ConfigurationError: a setting or the application's table is wrong, or retrycli's tables do not exist or
+            have another version.
     """
     with _existing_database(settings) as database, ExitStack() as held:
         found = database.revision()
@@ -117,7 +117,7 @@ def count_texts(settings: Settings, ticket: str) -> int:
 
 
 def erase_texts(settings: Settings, ticket: str) -> int:
-    """Erase the texts before and after the edits of a ticket's messages. Return the number of edits.
+    """Erase from the history the texts before and after each edit of a ticket's messages. Return the number of edits.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -145,7 +145,7 @@ class Move:
 
     @property
     def verified(self) -> bool:
-        """Return whether every table has the same number of rows in both databases."""
+        """Return whether every copied table has the same number of rows in both databases."""
         return all(table.verified for table in self.tables)
 
 
@@ -168,7 +168,7 @@ def copy(
         source: the URL of the database that is copied; by default ``database.url``.
         target: the URL of the database that the application's data was moved to; by default ``database.url``.
         overwrite: copy even if the copy undoes changes made in the target since the source was last used.
-        listen: receives the name of a table and the number of its rows copied so far.
+        listen: receives the name of a table and the number of its rows compared so far.
 
     Raises:
         LockHeld: a pass is running on either database, or messages are being sent.

@@ -47,7 +47,7 @@ class Statistics(Queries):
     """Read statistics of attempts and passes."""
 
     def figures(self, since: datetime, until: datetime) -> DeliveryStats:
-        """Return the statistics of attempts that began since a given time. `until` is the current time."""
+        """Return statistics of the attempts and outages since a given time. `until` is the current time."""
         unit = unit_for(until - since)
         with self._database.read() as connection:
             within = _since(connection, since)
@@ -115,8 +115,9 @@ def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
 
 
 def _first_id(connection: Connection, since: datetime) -> int:
-    """Find the first attempt since a given time by binary search, and return its id. If there is no such attempt,
-    return the last id or the next one. If there are no attempts at all, return 0.
+    """Find the id of the first attempt since a given time by binary search. The result may be lower if attempts
+    directly before it were deleted. If there is no attempt since that time, return the last id or the next one; if
+    there are no attempts at all, return 0.
     """
     # The lowest and the highest id need two queries, because SQLite would scan all ids to find both in one query.
     low, high = (connection.execute(select(extreme(a.id))).scalar() for extreme in (func.min, func.max))
@@ -143,8 +144,8 @@ def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list
     """Count failed attempts by cause.
 
     The database groups error texts that differ only in digits. This function groups the few remaining texts that differ
-    only in ids and addresses. The newest attempt of a group is the one with the highest id, because ids compare faster
-    than times.
+    only in ids and addresses. The attempt with the highest id counts as the newest of its group, because ids compare
+    faster than times.
     """
     kind = (a.outcome, a.status_code)
     columns = (*kind, a.error, COUNT.label("n"), func.max(a.id).label("newest"))

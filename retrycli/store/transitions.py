@@ -137,7 +137,7 @@ def review(
     Args:
         database: holds the queue and the application's table.
         ids: the escalated messages.
-        decide: decides about a complete message, given whether the application has changed it.
+        decide: decides about a message, given whether the application has changed it.
         now: the current time, for ``escalated_at``.
 
     Returns:
@@ -275,7 +275,7 @@ def _waiting_update(of: Values) -> Update:
     """Build the update that returns messages to their former state.
 
     An escalated message that an operator attempted keeps its identity, so that a change of its text is still noticed.
-    If the operator attempted another text, the counts and recipients of the old text are also kept.
+    If the operator attempted another text, the old text's ``unknown_count`` and ``delivered_to`` are also kept.
     """
     waits = queue.c.escalated_at.is_(None)
     another = and_(~waits, queue.c.digest != of["digest"])  # null if the queue row has no digest

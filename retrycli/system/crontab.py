@@ -28,7 +28,7 @@ SPOOLS = ("var/spool/cron/crontabs", "var/spool/cron")
 
 @dataclass(frozen=True, slots=True)
 class UserCrontab:
-    """A user's crontab. Read and change it only with the command ``crontab``."""
+    """A user's crontab, which is read and written through the command ``crontab``."""
 
     host: Host
     # The owner of the crontab; None means the current user. Only root may name another user.
@@ -82,7 +82,7 @@ def callers(host: Host, unread: dict[str, str]) -> list[Caller]:
 
 
 def has_cron(host: Host) -> bool:
-    """Return whether cron is installed. The folder /etc/cron.d may also exist without cron."""
+    """Return whether cron is installed. Try the command ``crontab``, because /etc/cron.d may exist without cron."""
     return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
 
 
@@ -105,7 +105,9 @@ def cron_is_running(host: Host) -> bool | None:
 
 
 def heeded_since(host: Host, caller: Caller) -> datetime | None:
-    """Return when cron began to use a line in its current form; None if this is unknown, or the caller is a timer."""
+    """Estimate when cron began to use a line, from the start of cron's daemon and the modification time of the line's
+    file. Return None if neither is known, or the caller is a timer.
+    """
     if caller.kind != "cron":
         return None
     return max(filter(None, (_cron_started_at(host.root / "proc"), *_modified_at(host, caller))), default=None)

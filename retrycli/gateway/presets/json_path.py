@@ -1,4 +1,4 @@
-"""Paths to values in an answer's JSON, such as ``errors.0``, ``items.*.id``,
+"""Paths to values in a JSON response, such as ``errors.0``, ``items.*.id`` and
 ``journals.[notes*={delivery_key}].private_notes``.
 """
 
@@ -20,7 +20,7 @@ Step = str | tuple[str, str, str]
 
 
 def check_path(path: str) -> str:
-    """Check that a path is valid.
+    """Return a path unchanged if it is valid.
 
     Raises:
         ValueError: the path is invalid.

@@ -61,7 +61,8 @@ class SmtpReply:
     def kind(self) -> OutcomeKind:
         """Return the outcome of a reply that is not positive.
 
-        The enhanced code takes precedence, because some servers send a basic code of the wrong class.
+        Except for the basic codes 421, 530, 534 and 535, the enhanced code takes precedence, because some servers send
+        a basic code of the wrong class.
         """
         enhanced = ENHANCED.match(self.text)
         if self.code in ASKS_FOR_LOG_IN or (enhanced and enhanced[0] == BAD_CREDENTIALS):
@@ -162,7 +163,7 @@ class SmtpSession:
 
     @property
     def in_doubt(self) -> bool:
-        """Return whether the mail may have arrived."""
+        """Return whether the final dot may have been sent. Without a reply to it, the mail may have arrived."""
         return self.step == END
 
     def _outcome_of_error(self, error: Exception) -> Outcome:

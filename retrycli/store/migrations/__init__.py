@@ -1,1 +1,1 @@
-"""Alembic's revisions of retrycli's own tables."""
+"""Alembic migrations of retrycli's own tables."""

@@ -1,6 +1,7 @@
 """Columns that distinguish messages with the same id, and different texts of one message.
 
-Every new column is nullable, because a pass of the previous version may still be running on another host.
+Every column that is added to an existing table is nullable, because a pass of the previous version may still be
+running on another host.
 """
 
 from typing import Any
@@ -48,8 +49,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the columns and tables. Escalate delivered messages whose rows are not written yet, because the previous
-    version would send them again.
+    """Remove the columns and tables. Escalate delivered messages whose rows are not marked as sent yet, because the
+    previous version would send them again.
     """
     _escalate_the_delivered()
     op.drop_table("retrycli_selection")
