@@ -222,8 +222,8 @@ def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, boo
 
 
 def complete_commands(loaded: Loaded, text: str) -> str:
-    """Complete the commands in a text, so that users can paste them. The command that installs the schedule may need
-    sudo.
+    """Complete the commands in a text, so that users can paste them. Unless the user is root, the command that installs
+    the schedule gets sudo.
     """
     return suggested.quoted(text.replace("`retrycli cron install`", schedule.to_install(loaded, Host())))
 

@@ -141,13 +141,13 @@ class Pause:
 
     @property
     def in_words(self) -> str:
-        """Describe who paused, and until when."""
+        """Describe who paused deliveries, until when, and why."""
         return f"the pause by {self.by} {self.end}"
 
 
 @dataclass(frozen=True, slots=True)
 class PauseRecord:
-    """The history's record of an operator who paused or resumed deliveries."""
+    """A record in the history: an operator paused or resumed deliveries."""
 
     at: datetime
     by: str
@@ -171,7 +171,7 @@ class PassStarted(NamedTuple):
 
 
 class ClockWasAhead(NamedTuple):
-    """Earlier passes wrote times in the future, because the clock was wrong. These times have been corrected."""
+    """Recorded times were in the future, because a clock had been wrong. These times have been corrected."""
 
     by: timedelta  # how far the latest recorded event was in the future; the clock was wrong by at least this much
     messages: int  # number of messages whose due times were corrected

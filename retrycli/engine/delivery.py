@@ -339,7 +339,7 @@ class Delivery:
         return self._results.locked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
     def _next_ids(self, started: int) -> Sequence[int]:
-        """Return the ids to send next. If no message can settle the ambiguous answers, decide these answers first."""
+        """Return the ids to send next. First decide ambiguous answers that no message of another ticket can settle."""
         destination, under_way = self._destination, self._in_flight.count + started
         one_by_one = destination.on_trial or destination.probing
         room = self._limits.room((1 if one_by_one else destination.width) - under_way) if self._may_begin() else 0

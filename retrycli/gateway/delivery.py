@@ -43,7 +43,7 @@ def invalid(error: str) -> NotSent:
 
 @dataclass(slots=True)
 class DeliveryProgress:
-    """Progress of one delivery. The code that handles a timeout or an exception reads it."""
+    """Progress of one delivery. After a timeout or an exception, the outcome depends on it."""
 
     in_flight: bool = False  # the message may be in transit or may have arrived
     answered: bool = False  # the request has an outcome other than `UNREACHABLE`

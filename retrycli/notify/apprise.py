@@ -72,7 +72,7 @@ def place(url: str) -> tuple[str, int] | None:
     """Return the host and port that receive a target's notifications; None if they are unknown.
 
     Raises:
-        ConfigurationError: Apprise is not installed, or does not understand the URL.
+        ConfigurationError: Apprise or a package that it needs is not installed, or Apprise does not support the URL.
     """
     with SENDING, _silence(()):
         try:

@@ -110,7 +110,7 @@ def requeue(
 
     Returns:
         The number of requeued messages, and the reasons why others were not requeued. A canary that failed or
-        was skipped is unchanged; a delivered one is marked as sent.
+        was skipped keeps its state; a delivered one is marked as sent.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -134,7 +134,7 @@ def requeue(
 
 
 def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEFAULT_RUNTIME) -> set[int]:
-    """Return the failed messages that a pass would escalate as expired.
+    """Return the failed messages that have expired, so that a pass would escalate them instead of sending them.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.

@@ -1,6 +1,7 @@
 """Read the report's data, render the page and write its file.
 
-The functions import what they need to render a page, so that a pass that does not update the page does not load it.
+Modules that render a page are imported within functions, so that a pass that does not update the page does not load
+them.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] =
 
 
 def page(settings: Settings, database: Database, *, since: datetime, until: datetime, state: str) -> str:
-    """Return the report of an open database as HTML.
+    """Return the report as HTML, from a database that is already open.
 
     Raises:
         DatabaseUnavailable: the database can't be read.
@@ -64,7 +65,8 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
 def is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
     """Return whether a pass leaves the page unchanged.
 
-    A pass that did nothing updates only a page that is older than an hour, because rendering would slow idle passes.
+    A pass that did nothing updates the page only if it is missing or older than an hour, because rendering would slow
+    idle passes.
     """
     if summary.result is PassResult.SKIPPED:
         return True
@@ -99,7 +101,7 @@ STATES: dict[str | None, str] = {
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a page atomically, so that no reader sees an incomplete page.
+    """Replace a page atomically, so that no reader sees an incomplete page. Write to a pipe or a device directly.
 
     Raises:
         ConfigurationError: the file can't be written; the old page is unchanged.

@@ -15,7 +15,9 @@ from retrycli.system.trust import write_private
 
 
 def check(settings: Settings) -> dict[str, str]:
-    """Check the settings, presets, database, tables and lock, and that the credentials are set. Send nothing.
+    """Check the settings, presets, database, tables and lock, and that the credentials are set.
+
+    Create retrycli's own tables, or upgrade them if ``database.auto_upgrade`` is set. Send nothing.
 
     Returns:
         The facts to show to the operator, by name.

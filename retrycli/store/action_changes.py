@@ -113,7 +113,7 @@ def _dequeue(connection: Connection, ids: Collection[int]) -> None:
 
 
 def escalate_unwritten(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> None:
-    """Escalate messages whose rows could not be marked as rejected or sent. Otherwise a pass would send them."""
+    """Escalate messages whose rows could not be marked as rejected or sent, so that no pass sends them."""
     _enrol_unknown(database, connection, acts)
     waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
     decisions = [Decision(message_id, Transition.unwritten()) for message_id in waiting]
@@ -248,7 +248,7 @@ def take_back(
 
 
 def invalid(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, str]:
-    """Return why rows are not valid messages, by id, without reading their bodies."""
+    """Find rows that are not valid messages, without reading their bodies. Return their problems by id."""
     columns = [column for column in columns_without_body(database) if column.name in DECIDING_COLUMNS]
     rows = rows_of(connection.execute(select(*columns).where(id_in(database.messages.c.id)), {"ids": list(ids)}))
     checked = map(message_of, rows)

@@ -47,7 +47,8 @@ def ensure_tables(database: Database, *, upgrade: bool) -> None:
     application's table.
 
     Raises:
-        ConfigurationError: the tables have another version, or the queue belongs to another table.
+        ConfigurationError: the tables are newer than this program, are older and ``upgrade`` is not set, or the queue
+            belongs to another table.
     """
     ensure_version(database, upgrade=upgrade)
     check_selection(database)
@@ -71,7 +72,7 @@ def ensure_version(database: Database, *, upgrade: bool) -> None:
 
 
 def upgrade_tables(database: Database) -> None:
-    """Upgrade retrycli's own tables to the newest version, in one transaction.
+    """Create retrycli's own tables, or upgrade them to the newest version, in one transaction.
 
     If the queue belongs to no table yet, assign it to the application's table.
     """

@@ -56,7 +56,7 @@ class _Unpadded(TypeDecorator[str]):
 
 
 def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str, ReflectedColumn]:
-    """Return columns by name, with a server's domains replaced by their base types."""
+    """Return columns by name, with PostgreSQL domains replaced by their base types."""
     if not is_sqlite:
         from sqlalchemy.dialects.postgresql import DOMAIN
 

@@ -61,7 +61,7 @@ def set_status(
 
 
 def reset_retry_counts(database: Database, connection: Connection, ids: Collection[int]) -> "Written":
-    """Set the retry counts of messages to zero."""
+    """Set the retry counts of messages to zero, if their rows are still failed."""
     m = database.messages.c
     failed = update(database.messages).where(id_in(m.id), m.status == status_text(MessageStatus.FAILED))
 
@@ -228,8 +228,8 @@ class _RowChange(Generic[Wanted]):
 
         Raises:
             DBAPIError: no row can be written, and no single row is the cause.
-            TransactionLost: the change of a row rolled back the transaction. Repeat the call until it succeeds: the
-                repeated calls identify the row and leave it out.
+            TransactionLost: the change of a row rolled back the transaction. Repeat the transaction until it succeeds:
+                the repetitions identify the row and leave it out.
         """
         if not wanted:
             return ALL_WRITTEN

@@ -23,7 +23,7 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
     `FALLBACKS`.
 
     Raises:
-        NotEdited: no editor was found, or its command is not quoted correctly.
+        NotEdited: no editor was found, or the variable's value is not quoted correctly.
     """
     for name in NAMED_BY:
         if wanted := environment.get(name, "").strip():
@@ -46,7 +46,8 @@ def stripped_by_sudo(environment: Mapping[str, str]) -> bool:
 def edited(text: str, command: list[str], *, name: str) -> str:
     """Open a text in the editor, and return the result.
 
-    The text is in a private file in a temporary folder. The folder is then deleted, with the editor's backup files.
+    The text is in a private file in a temporary folder. The folder is deleted at the end, with the editor's backup
+    files.
 
     Args:
         text: the initial text.
@@ -80,7 +81,7 @@ def edited(text: str, command: list[str], *, name: str) -> str:
 
 @contextmanager
 def _signals_left_to_editor() -> Iterator[None]:
-    """Leave Ctrl-C to the editor, which also receives it from the terminal. On SIGTERM or SIGHUP, delete the text."""
+    """Leave Ctrl-C to the editor, which also receives it. On SIGTERM or SIGHUP, exit, which deletes the text."""
     handlers = {signal.SIGINT: _ignore, **dict.fromkeys(ENDS, _exit_once)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:

@@ -111,7 +111,7 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> object:
 
 
 def _stacked(headers: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int]) -> Iterator[object]:
-    """Yield each row's columns that have a width on one line, and the others on separate lines under it."""
+    """Yield the first columns of each row, padded to ``widths``, on one line, and each other column on a line below."""
     from rich.cells import set_cell_size
     from rich.padding import Padding
     from rich.text import Text
@@ -124,7 +124,7 @@ def _stacked(headers: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequ
 
 
 def show_facts(facts: Mapping[str, formatting.Cell]) -> None:
-    """Print names and values, one per line. On a terminal a long value is wrapped, and aligned with its start."""
+    """Print names and values, one pair per line. On a terminal, wrap long values and align the continuation lines."""
     if not on_terminal():
         show_table((), facts.items())
         return
@@ -196,7 +196,7 @@ def show_text(text: str) -> None:
 
 
 def show_difference(lines: Iterable[str]) -> None:
-    """Print a unified diff for an operator. Print nothing if the output is piped, because it quotes a message."""
+    """Print a unified diff for an operator. Print nothing if the output is piped, because the diff quotes a message."""
     if not on_terminal():
         return
     from rich.console import Console
@@ -215,7 +215,7 @@ def complain(text: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[Event], None]]:
-    """Show a progress bar on stderr that follows a pass's events. Show nothing without a terminal."""
+    """If stdout and stderr are terminals, show a progress bar on stderr that follows a pass's events."""
     if not (sys.stderr.isatty() and on_terminal()):
         yield lambda _: None
         return
@@ -241,7 +241,7 @@ def progress() -> Iterator[Callable[[Event], None]]:
 
 @contextmanager
 def tally(first: str) -> Iterator[Callable[[str, int], None]]:
-    """Show a line on stderr with the number of rows done. Show nothing without a terminal.
+    """If stdout and stderr are terminals, show a line on stderr with the number of rows done.
 
     Args:
         first: the line's text until the first row is done.

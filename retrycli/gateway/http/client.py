@@ -48,7 +48,7 @@ class ApiClient:
     """Send requests to one ticketing system.
 
     Args:
-        transport: the transport.
+        transport: sends the HTTP requests.
         settings: the system and the credentials.
         preset: the rules for log-ins and answers.
         now: the clock.

@@ -62,7 +62,7 @@ class Answer:
         """Return the parsed content; None if it is empty.
 
         Raises:
-            ValueError: the content is not valid JSON, or was cut off.
+            ValueError: the content is not valid JSON, is nested too deeply, or was cut off.
         """
         if not self.text.strip():
             return None
@@ -100,8 +100,8 @@ def outcome_of(answer: Answer, outcome: Outcome, preset: Preset) -> Outcome:
 
 
 def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcome:
-    """Return the outcome of the answer to a question, without the success rule: `DELIVERED` means that the question was
-    answered.
+    """Return the outcome of an answer before the success rule is applied. For a question, such as a look-up,
+    `DELIVERED` means that it was answered.
 
     Args:
         answer: the answer.
@@ -124,8 +124,8 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
     """Return whether an answer meets a condition.
 
     Raises:
-        ValueError: the answer was cut off. For a condition with a path: the answer is not valid JSON, or is nested too
-            deeply.
+        ValueError: the answer was cut off, and the part that was read lacks the condition's text. For a condition with
+            a path: the answer was cut off, is not valid JSON, or is nested too deeply.
     """
     if condition.text is not None:
         wanted = plain(fill_text(condition.text, fields))

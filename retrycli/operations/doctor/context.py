@@ -1,4 +1,4 @@
-"""Define what the checks receive (settings, machine, clock) and what they return (findings)."""
+"""Define what the checks receive (settings, machine, clock, program) and what they return (findings)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ def failed(findings: list[Finding]) -> bool:
 
 @dataclass(frozen=True)
 class Context:
-    """The settings, machine and clock under examination."""
+    """The settings, machine, clock and program that the checks examine."""
 
     loaded: Loaded
     host: Host = field(default_factory=Host)
