@@ -1,6 +1,6 @@
 """Define the options that many commands share, load the settings, and ask for confirmation.
 
-`run-once` imports no other module of options, so that passes start fast.
+`run-once` imports no shared options from other modules, so that passes start fast.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_NUMBER = 2**31  # maximum value of numeric options, the same as for ``run.li
 
 
 def utf8(value: str) -> str:
-    """Check that an option's text is valid UTF-8, because the databases can't store other text.
+    """Check that a command-line value is valid UTF-8, because the databases can't store other text.
 
     Raises:
         ValueError: the text is not valid UTF-8.
@@ -39,7 +39,7 @@ def operator_name(value: str) -> str:
     """Check an operator's name for the history.
 
     Raises:
-        ValueError: the name is empty or too long, has control characters, or is not valid UTF-8.
+        ValueError: the name is blank or too long, has unprintable characters, or is not valid UTF-8.
     """
     if not (0 < len(utf8(value).strip()) <= len(value) <= LONGEST_NAME and value.isprintable()):
         raise ValueError(f"the name must have 1 to {LONGEST_NAME} printable characters, not only spaces")
@@ -64,7 +64,7 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
     """Read the settings with their sources, and configure logging.
 
     Raises:
-        ConfigurationError: a setting is invalid.
+        ConfigurationError: see `retrycli.config.loader.load`.
     """
     from retrycli.config import loader as configuration
     from retrycli.views import log_lines
@@ -88,7 +88,7 @@ def load_settings(ctx: typer.Context, config: Path | None) -> Settings:
     """Read the settings and configure logging.
 
     Raises:
-        ConfigurationError: a setting is invalid.
+        ConfigurationError: see `load`.
     """
     return load(ctx, config).settings
 

@@ -92,7 +92,8 @@ class Breaker:
             kind: the outcome. An outcome in `ALIVE` closes the breaker, and an outcome in `OUTAGE` counts as a failure.
                 Any other outcome changes nothing.
             rules: the breaker's settings.
-            since: the start of the pass. The wait before the next probe begins at this time.
+            since: the start of the pass. The wait before the next probe begins at this time. A breaker that blocks
+                requests at this time does not change.
             ticket: the ticket of the message.
         """
         if self.blocks(since):

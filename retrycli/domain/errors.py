@@ -7,16 +7,16 @@
     ├── EventLoopRunning       1   a blocking function was called from a coroutine
     ├── InvalidMessage         4   a row that can't be delivered; a pass escalates it and continues
     ├── NoSuchMessage          4   no row with that id
-    ├── NotActionable          4   the message's state does not allow the action
+    ├── NotActionable          4   the action is not possible for this message
     │   └── Expired            4   the message is too old, and passes would escalate it again
     ├── NotEdited              4   an edit was cancelled, or its text is invalid
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     │   └── DatabaseBusy      69   another transaction holds a lock for too long
     │       └── TransactionLost   69   the change of one row rolled back the whole transaction
-    ├── LockHeld              75   another pass holds the lock
+    ├── LockHeld              75   another process holds the pass lock, or has claimed messages
     └── ConfigurationError    78   a setting, or something that it refers to, is wrong
         ├── SchemaMismatch    78   the application's table does not meet retrycli's requirements
-        └── LockUnusable      78   the lock file can't be opened
+        └── LockUnusable      78   the lock file can't be opened, or is not a lock file
 
 The codes from 64 up are those of sysexits.h.
 """
@@ -59,7 +59,7 @@ class NoSuchMessage(RetrycliError):
 
 
 class NotActionable(RetrycliError):
-    """A message whose state does not allow an action."""
+    """An action is not possible for a message, for example because the message is being sent."""
 
     exit_code = 4
 
@@ -75,7 +75,7 @@ class NotEdited(RetrycliError):
 
 
 class DatabaseUnavailable(RetrycliError):
-    """The database is missing, locked, read-only, damaged or unreachable."""
+    """The database can't be opened, read or written, for example because it is locked, damaged or unreachable."""
 
     exit_code = 69
 
@@ -116,20 +116,20 @@ def _type_names(error: BaseException) -> str:
 
 
 class LockHeld(RetrycliError):
-    """Another process holds the pass lock."""
+    """Another process holds the pass lock, or has claimed messages."""
 
     exit_code = 75
 
 
 class ConfigurationError(RetrycliError):
-    """A setting is wrong, unknown or missing."""
+    """A setting, or something that it refers to, is wrong, unknown or missing."""
 
     exit_code = 78
 
 
 class SchemaMismatch(ConfigurationError):
-    """The application's table or one of its columns does not exist, or the table rejects a change."""
+    """The application's table or one of its columns does not exist or is unsuitable, or the table rejects a change."""
 
 
 class LockUnusable(ConfigurationError):
-    """The lock file can't be opened at the configured path."""
+    """The file at the lock's path can't be opened, or is not a lock file."""

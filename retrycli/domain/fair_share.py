@@ -11,7 +11,7 @@ MAX_PASSED_OVER = 500  # maximum number of tickets to pass over, because each cl
 
 class FairShare:
     """Select the due messages that a pass delivers next. A ticket that has used its share is passed over until
-    no other ticket has due messages.
+    no other ticket has due messages, or more than `MAX_PASSED_OVER` tickets are passed over.
 
     Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
 

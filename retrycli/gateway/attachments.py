@@ -33,7 +33,7 @@ FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 
 
 class Unusable(Exception):
-    """An attachment is unusable. The error text completes a sentence that begins with "attachment 1"."""
+    """An attachment can't be sent. The error text, such as "is not a regular file", follows "attachment 1"."""
 
 
 class FileChanged(OSError):

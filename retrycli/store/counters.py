@@ -147,8 +147,8 @@ DECIDES = row_by_row(acts.c.act == ActionKind.REQUEUED.value, ITS_MESSAGE.is_not
 
 
 def prune(database: Database, before: datetime, limit: int) -> int:
-    """Delete attempts, actions and passes that ended before a given time. Each call is one step of a round over all
-    attempts; the next call, by any pass, continues the round.
+    """Delete attempts, actions and passes that ended before a given time and are no longer needed. Each call is one
+    step of a round over all attempts; the next call, by any pass, continues the round.
 
     Keep unfinished attempts, and the attempts and requeues of queued messages, regardless of their age. While the
     application keeps a row, also keep the attempts that determine whether its text may be sent again.
@@ -160,7 +160,7 @@ def prune(database: Database, before: datetime, limit: int) -> int:
             the maximum number of actions, and of passes, to delete.
 
     Returns:
-        The number of deleted rows. Zero does not mean that no rows are left to delete.
+        The number of deleted attempts, actions and passes. Zero does not mean that none are left to delete.
     """
     with database.write() as connection:
         after = connection.execute(select(totals.c.value).where(totals.c.name == PRUNED_TO)).scalar() or 0
@@ -198,14 +198,15 @@ def count_ended(database: Database, before: datetime) -> dict[str, int]:
 def _step(
     database: Database, connection: Connection, before: datetime, limit: int, *, after: int
 ) -> tuple[int, int, bool]:
-    """Examine the next attempts after an id, and delete the attempts that are not needed. Also delete the oldest
-    actions and passes.
+    """Examine the next attempts after an id, and delete the old attempts that are not needed. Also delete old actions,
+    passes and escalation times.
 
     Actions and passes need no cursor. Almost all old actions and passes can be deleted, so each step begins at the
     oldest.
 
     Returns:
-        The number of deleted rows, the id of the last examined attempt, and whether the round is complete.
+        The number of deleted attempts, actions and passes, the id of the last examined attempt, and whether the round
+        is complete.
     """
     a = attempts.c
     looked_at = select(a.id).where(a.id > after).order_by(a.id).limit(limit).subquery()
@@ -231,7 +232,8 @@ def _step(
 
 
 def _is_needed(database: Database) -> ColumnElement[bool]:
-    """Build the condition that an attempt determines whether its text may be sent again, and that the row still exists.
+    """Build the condition that an attempt determines whether its text may be sent again, and that its message still has
+    a row in the application's table.
 
     Such an attempt may have delivered the text, has reached some recipients, or is the last delivery of the text.
     Earlier deliveries are not needed, because the last one stores their number.

@@ -13,7 +13,7 @@ COMPILED = LRUCache[Any, Any](500)
 
 
 class SharesStatements(Dialect):
-    """A dialect that equals another engine's dialect if both have the same database version. The engines then use each
+    """A dialect that equals another engine's dialect of the same type and database version. The engines then use each
     other's compiled statements.
     """
 

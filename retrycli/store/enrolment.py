@@ -135,7 +135,7 @@ class Enrolment:
     ) -> list[Message | UnusableMessage]:
         """Read failed messages that are not in the queue, in the order of their ids.
 
-        Read only the columns that enrolment needs, with an empty string, or null, instead of the body. Leave out
+        Read only the columns that enrolment needs, and replace the body as `columns_without_body` does. Leave out
         columns that only a preset may use, because they may be as large as bodies.
 
         Args:
@@ -167,7 +167,7 @@ class Enrolment:
 
         Args:
             entries: each message's first transition, the time of its first failure, and its ticket.
-            now: the current time, for ``escalated_at``.
+            now: the current time.
 
         Returns:
             The reasons why rows of escalated messages rejected their change, by id.

@@ -49,8 +49,8 @@ ORDER BY n.nspname, r.rolname
 def creators(database: Database) -> list[tuple[str, str | None]]:
     """Return the schemas of the search path in which other roles may create functions, each with the role.
 
-    A role of None stands for every role. The owners of the schema and the table, superusers, and retrycli's own role
-    are trusted, so they are left out.
+    None stands for PUBLIC, that is, every role. The owners of the schema and the table, superusers, and retrycli's own
+    role are trusted, so they are left out.
     """
     if database.is_sqlite:
         return []
@@ -97,7 +97,8 @@ def check_writable(database: Database, now: datetime) -> None:
     Raises:
         DatabaseUnavailable: the permission to write is missing, a file's write lock can't be acquired, or its disk is
             too full.
-        SchemaMismatch: the application's table is unsuitable, or rejects the changes of all sample messages.
+        SchemaMismatch: the application's table is unsuitable or has a faulty trigger, or rejects the changes of all
+            sample messages.
     """
     with database.rollback_at_end(), database.write() as connection:
         samples = _samples(database, connection, now) if database.revision() is not None else iter(())

@@ -84,8 +84,8 @@ class Asker:
 
 
 def _system_home() -> str:
-    """Return the folder in which cron starts a job: the user's home in the password database. After sudo, $HOME may
-    still be the home of another user.
+    """Return the user's home in the password database, where cron starts jobs; "/" if the user has no entry. Ignore
+    $HOME: after sudo, it may still be another user's home.
     """
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
@@ -116,7 +116,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that belongs to root or the user: a crontab in /etc, a unit, or the settings."""
+    """A file that `cron install` may change: a crontab in /etc, a systemd unit, or the settings."""
 
     path: Path
     keeps_mode: bool = False  # `write` keeps the mode and owner; otherwise everybody may read the file
@@ -179,7 +179,7 @@ def named_zone(name: str | None) -> tzinfo | None:
 
 
 def processes(proc: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the folder and name of each live process of this machine, except those in containers.
+    """Yield each live process of this machine, except those in containers: its folder in ``proc``, and its name.
 
     Yield nothing if other users' processes are hidden.
     """
@@ -199,7 +199,10 @@ def under_cron(host: Host, command: Sequence[str]) -> Finished:
 
 
 def files_in(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
-    """Return a folder's regular files whose names match. If the folder can't be read, add the reason to ``unread``."""
+    """Return the files in a folder whose names match a regular expression.
+
+    If an existing folder can't be read, add the reason to ``unread``.
+    """
     try:
         return sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name) and path.is_file())
     except (FileNotFoundError, NotADirectoryError):
@@ -262,7 +265,7 @@ def replace_file(path: Path, text: str, *, errors: str = "strict", like: os.stat
 
 
 def others_may_read(path: Path) -> bool:
-    """Return whether users other than a file's owner and group may read the file; False if the file does not exist."""
+    """Return whether users other than a file's owner and group may read the file; False if this can't be determined."""
     try:
         return bool(path.stat().st_mode & stat.S_IROTH)
     except OSError:
@@ -270,7 +273,7 @@ def others_may_read(path: Path) -> bool:
 
 
 def owner_of(path: Path) -> str | None:
-    """Return a file's owner, by name if the owner has a name; None if the file does not exist."""
+    """Return a file's owner, by name if the owner has a name; None if the owner can't be determined."""
     try:
         return user_name(path.stat().st_uid)
     except OSError:

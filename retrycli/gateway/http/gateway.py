@@ -92,7 +92,7 @@ class HttpGateway(BaseGateway):
         await self._client.transport.aclose()
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask whether a message has arrived, within ``request_timeout_seconds``. Do not send the message."""
+        """Search the ticketing system for a message, for at most ``request_timeout_seconds``, without sending it."""
         limit = self._settings.request_timeout_seconds
         if not self._preset.look_up:
             return LookUp(Presence.UNKNOWN, f"the preset {self._settings.preset} has no look-up")
@@ -132,7 +132,9 @@ class HttpGateway(BaseGateway):
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
 
     async def _prepare(self, queued: QueuedMessage, *, ask: bool = False) -> PreparedRequest:
-        """Build a message's request. With ``ask``, also send the preset's questions and upload the attachments."""
+        """Build a message's request. With ``ask``, also send the look-up and preflight requests that the preset
+        requires, and upload the attachments.
+        """
         try:
             prepared = await self._builder.prepare(queued)
             prepared.fields["marker"] = await self._marker(prepared, ask=ask)

@@ -37,10 +37,9 @@ CONNECT_SECONDS = 5.0
 
 
 def api(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Check that each destination is reachable. If possible without sending a message, check that it accepts the
-    credentials.
+    """Check that each destination is reachable, accepts the credentials, and has no open circuit breaker.
 
-    If a destination refused the last requests of passes, report its last refusal.
+    If only a delivery can test the credentials, report whether the destination refused the messages of recent passes.
     """
     if database is not None and database.revision() != schema.HEAD:
         database = None  # this program can't read tables of another version
@@ -59,7 +58,7 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
 
 
 def _outages(context: Context, database: Database) -> Iterator[Finding]:
-    """Report open circuit breakers, because a server may answer a GET but accept no message."""
+    """Report open circuit breakers, because a destination that passes the other checks may still accept no message."""
     used: dict[str | None, str] = {
         section.destination: section.kind for section in context.settings.gateway.all.values()
     }

@@ -246,8 +246,8 @@ def _read_by(loaded: Loaded) -> tuple[str, ...]:
 def _written_by(settings: Settings) -> tuple[str, ...]:
     """Return the folders that a pass writes to.
 
-    SQLite's journal and the lock are beside the database. With a server database the lock is in the state folder, which
-    systemd creates for the unit (StateDirectory=).
+    SQLite's journal and, by default, the lock are in the database's folder. With a server database, the default lock
+    needs no entry here, because systemd creates a state folder for the unit (StateDirectory=).
     """
     files = (
         settings.database.file,
@@ -267,7 +267,7 @@ def config_path(loaded: Loaded) -> str:
     """Return the absolute path of the settings file.
 
     Raises:
-        ConfigurationError: the settings come from no file.
+        ConfigurationError: there is no settings file.
     """
     if loaded.file is None:
         raise ConfigurationError(

@@ -33,10 +33,10 @@ def outcomes(
     """Draw attempts over time: a column for each period, stacked by outcome, in front of shaded outages.
 
     Args:
-        bars: the attempts by outcome, by the start of the period.
+        bars: for each period, by its start, the number of attempts by outcome.
         outages: the outages to shade.
         length: the length of a period.
-        until: the end of the chart, which the last period may exceed.
+        until: the end of the shading for an outage that has not ended.
         tooltips: one for each column.
     """
     begin = next(iter(bars))
