@@ -474,7 +474,7 @@ class Day:
     """The minimum number of predicted attempts."""
 
     def answers(self, number: int, rng: random.Random) -> list[Answer]:
-        """Return the API's answers during the pass of a tick."""
+        """Return the API's answers during the pass at tick ``number``."""
         if any(number in each for each in self.down):
             return [BAD_GATEWAY]
         return [*rng.choices([TAKES, OVERLOADED, TAKES, REJECTS], [6, 2, 2, 1], k=40), TAKES]

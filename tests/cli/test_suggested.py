@@ -342,7 +342,7 @@ SITUATIONS: dict[str, tuple[list[str], str, int]] = {
     "presets": ([], "presets", 1),
     "a preset": ([], "presets check zammad", 0),
 }
-"""By name: the commands to run first, the command under test, and the minimum number of commands it suggests."""
+"""By name: the steps for `prepare`, the command under test, and the minimum number of commands that it suggests."""
 
 
 def prepare(step: str, cli: Cli, application: Application, file: Path) -> None:

@@ -61,8 +61,7 @@ class SmtpReply:
     def kind(self) -> OutcomeKind:
         """Return the outcome of a reply that is not positive.
 
-        Except for the basic codes 421, 530, 534 and 535, the enhanced code takes precedence, because some servers send
-        a basic code of the wrong class.
+        An enhanced code decides, because servers may send a wrong basic code. Only 421, 530, 534 and 535 precede it.
         """
         enhanced = ENHANCED.match(self.text)
         if self.code in ASKS_FOR_LOG_IN or (enhanced and enhanced[0] == BAD_CREDENTIALS):

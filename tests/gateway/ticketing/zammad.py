@@ -124,8 +124,8 @@ class Zammad(Fake):
         return None
 
     def _add(self, given: JSON) -> JSON:
-        # Zammad silently drops unknown fields, so a misspelt "internal" makes an article public. A user who is not an
-        # agent can write only public notes.
+        # Zammad silently drops unknown fields, so a misspelt "internal" makes an article public. Articles by a user
+        # who is not an agent are always public, and have the type note or web.
         agent = self.agent and given.get("sender") != "Customer"
         kind = (given.get("type") or "note") if self.agent or given.get("type") == "web" else "note"
         internal = self.agent and given.get("internal") not in FALSE

@@ -145,7 +145,7 @@ def linked_through(place: Path, *, uid: int) -> None:
 
 
 def renamed_above(place: Path) -> None:
-    """Create a folder owned by root in another user's folder. That user can replace root's folder while it is read."""
+    """Put root's file into root's folder, and give the folder above to another user, who could replace it."""
     a_file(place)
     own(place.parent, THEIRS)
 
