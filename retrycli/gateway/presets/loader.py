@@ -158,8 +158,8 @@ def _merge_like(name: str, messages: Mapping[str, object]) -> object:
     model = messages.get(rule["like"]) if isinstance(rule["like"], str) else None
     if not isinstance(model, dict) or "like" in model:
         raise ValueError(
-            f"messages.{name}.like: {rule['like']!r} must be another message type in the preset, one that does not "
-            "have the key like itself"
+            f"messages.{name}.like: {rule['like']!r} must be another message type in the preset, and that type must "
+            "not use like"
         )
     return model | {key: value for key, value in rule.items() if key != "like"}
 
