@@ -68,7 +68,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     """Show a table of messages, with a column for their expiry if a policy sets an expiry time.
 
     If the output is piped, the column contains the expiry times. On a terminal, the column says which messages have
-    expired or expire soon, and is omitted if there are no such messages.
+    expired or expire soon. Without such messages, there is no column.
     """
     most, now = _max_retries_by_type(settings), operations.wiring.utc_now()
     expire = any(policy.expires_after for policy in settings.policies.values())

@@ -335,7 +335,7 @@ class Delivery:
 
     @property
     def _is_write_blocked(self) -> bool:
-        """Return whether so many consecutive results met locked rows that further rows are probably locked as well."""
+        """Return whether so many results in a row met a locked row that the next rows are probably locked too."""
         return self._results.locked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
     def _next_ids(self, started: int) -> Sequence[int]:
