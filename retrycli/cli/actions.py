@@ -14,8 +14,6 @@ from retrycli.cli.arguments import MessageIds, moment, takes_filters
 from retrycli.cli.options import NOT_OK, REFUSED, By, ConfigFile, Json, Yes, load_settings, utf8
 from retrycli.cli.selection import (
     act_on,
-    attempt_fields,
-    describe_left,
     run_interruptible,
     select_messages,
     show_attempt,
@@ -79,12 +77,7 @@ def retry(
         )
     )
     if as_json:
-        terminal.show_json(
-            {
-                "results": [attempt_fields(attempt) for attempt in done.tried],
-                **{name: getattr(done, name) for name in ("matched", "done", "left", "reason")},
-            }
-        )
+        terminal.show_json(operations.bodies.attempts(done))
     _show_attempts(done, as_json=as_json)
     # In the exit code, a failed attempt takes precedence over a message that could not be attempted.
     failed = any(attempt.outcome is not None and not attempt.delivered for attempt in done.tried)
@@ -106,7 +99,7 @@ def _show_attempts(done: operations.retry.ActionResult, *, as_json: bool) -> Non
     if as_json:
         return
     if done.left:
-        terminal.complain(f"retrycli: {describe_left(done)}")
+        terminal.complain(f"retrycli: {operations.words.left_unchanged(done)}")
     if failed := [attempt.message_id for attempt in done.tried if attempt.outcome and not attempt.delivered]:
         terminal.say(f"Next: retrycli show {failed[0]}")
 
@@ -224,18 +217,7 @@ def look_up(
         if answer.error is not None:
             terminal.complain(f"retrycli: {answer.error}")
     if as_json:
-        terminal.show_json(
-            {
-                "results": [
-                    {
-                        "id": answer.message_id,
-                        "result": answer.found.result if answer.found else None,
-                        "error": answer.found.error if answer.found else str(answer.error),
-                    }
-                    for answer in asked
-                ]
-            }
-        )
+        terminal.show_json(operations.bodies.look_ups(asked))
     else:
         _show_lookups(asked)
     # In the exit code, an unknown result takes precedence over a look-up that was impossible.

@@ -54,7 +54,7 @@ def edit(
         confirm(f"Apply this change to message {message_id}?", why, yes=yes, as_json=as_json)
     changed = operations.edit_message.write_draft(settings, read, after, by=by) if after != before else []
     if as_json:
-        terminal.show_json({"id": message_id, "changed": changed})
+        terminal.show_json(operations.bodies.edited(message_id, changed))
     elif not changed:
         terminal.complain("No changes; nothing was written.")
     else:

@@ -11,26 +11,12 @@ from retrycli.cli.arguments import MessageId, MessageIds, takes_filters
 from retrycli.cli.list_failed import ON_SCREEN
 from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_settings, utf8
 from retrycli.cli.selection import act_on, select_messages
-from retrycli.cli.show import may_have_arrived
 from retrycli.config.settings import Settings
 from retrycli.domain import suggested
 from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, State
 from retrycli.views import terminal
 
-FIELDS = (
-    "id",
-    "ticket_id",
-    "message_type",
-    "reason",
-    "retry_count",
-    "last_error",
-    "escalated_at",
-    "fingerprint",
-    "acknowledged_by",
-    "acknowledged_at",
-    "note",
-)
 HINTS = 3  # maximum number of causes, largest first, that get a suggested command
 
 
@@ -51,12 +37,7 @@ def list_escalations(
         return
     with operations.listing.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
         if as_json:
-            terminal.show_json(
-                {
-                    "escalations": ({name: getattr(message, name) for name in FIELDS} for message in found.messages),
-                    "groups": [_group_fields(group) for group in groups],
-                }
-            )
+            terminal.show_json(operations.bodies.escalations(found.messages, groups))
         else:
             _show_escalated(found.messages, named=header)
 
@@ -79,7 +60,7 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     elif shared:
         terminal.say("Next: retrycli list-failed --state escalated")
     elif messages and messages[0].reason == EscalationReason.UNKNOWN:
-        terminal.say(f"Next: {may_have_arrived(messages[0].id)}")
+        terminal.say(f"Next: {operations.words.may_have_arrived(messages[0].id)}")
     elif messages:
         one = messages[0].id
         terminal.say(f"Next: `retrycli show {one}` or, when the cause is fixed, `retrycli retry {one}`")
@@ -101,20 +82,6 @@ def _hint(group: EscalationGroup) -> str:
             return f"If the messages are no longer wanted: retrycli reject {of_cause} --reason expired"
         case _:
             return f"When the cause is fixed: retrycli requeue {of_cause} --canary 3"
-
-
-def _group_fields(group: EscalationGroup) -> dict[str, object]:
-    return {
-        "fingerprint": group.fingerprint,
-        "count": group.count,
-        "new": group.new,
-        "reason": group.example.reason,
-        "cause": group.cause,
-        "oldest": group.oldest,
-        "newest": group.newest,
-        "types": group.types,
-        "example": group.example.id,
-    }
 
 
 def _show_groups(groups: Sequence[EscalationGroup]) -> None:
@@ -216,7 +183,7 @@ def note(
     """Add a note to an escalated message."""
     operations.message_actions.note(load_settings(ctx, config), message_id, text, by=by)
     terminal.answer(
-        {"id": message_id, "note": text},
+        operations.bodies.noted(message_id, text),
         f"Added the note to message {message_id}.",
         "Next: retrycli escalations",
         as_json=as_json,

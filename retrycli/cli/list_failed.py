@@ -15,7 +15,6 @@ from retrycli.domain.message import State
 from retrycli.views import formatting, terminal
 
 ON_SCREEN = 50  # maximum number of rows on a terminal without ``--limit``
-FIELDS = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
 
 
 @takes_filters
@@ -38,20 +37,7 @@ def list_failed(
     shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
     with operations.listing.list_messages(settings, filters, sort=sort, limit=shown) as found:
         if as_json:
-            most = _max_retries_by_type(settings)
-            terminal.show_json(
-                {
-                    "messages": (
-                        {name: getattr(message, name) for name in FIELDS}
-                        | {
-                            "max_retries": most.get(message.message_type),
-                            "created_at": message.created_at,
-                            "expires_at": message.expires_at(settings.policies),
-                        }
-                        for message in found.messages
-                    )
-                }
-            )
+            terminal.show_json(operations.bodies.messages(settings, found.messages))
             return
         if not terminal.on_terminal():
             show_messages(settings, found.messages, named=header)
@@ -70,7 +56,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     If the output is piped, the column contains the expiry times. On a terminal, the column says which messages have
     expired or expire soon. Without such messages, there is no column.
     """
-    most, now = _max_retries_by_type(settings), operations.wiring.utc_now()
+    policies, now = settings.policies, operations.wiring.utc_now()
     expire = any(policy.expires_after for policy in settings.policies.values())
     if terminal.on_terminal():
         messages = list(messages)
@@ -84,7 +70,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
                 str(message.ticket_id),
                 message.message_type,
                 message.state,
-                _tries_text(message.retry_count, most.get(message.message_type)),
+                _tries_text(message.retry_count, message.max_retries(policies)),
                 message.next_attempt_at,
                 message.last_error,
                 *((_expiry(message, settings, now),) if expire else ()),
@@ -106,10 +92,6 @@ def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> format
         return operations.expiry.EXPIRED
     early = ", before its next attempt" if due is not None and end < due else ""
     return f"expires {formatting.ahead(end, now)}{early}"
-
-
-def _max_retries_by_type(settings: Settings) -> dict[str, int]:
-    return {message_type: policy.max_retries for message_type, policy in settings.policies.items()}
 
 
 def _tries_text(made: int | None, allowed: int | None) -> str:

@@ -1,7 +1,6 @@
 """The commands ``passes``, ``pause`` and ``resume``: list the last passes, and stop and restart deliveries."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Annotated
@@ -10,12 +9,9 @@ import typer
 
 from retrycli import operations
 from retrycli.cli.options import MAX_NUMBER, By, ConfigFile, Header, Json, load_settings, utf8
-from retrycli.cli.run_once import RELEASED_TEXT, describe_end
 from retrycli.domain.duration import duration
-from retrycli.domain.passes import PassRecord, PauseRecord
+from retrycli.domain.passes import PauseRecord
 from retrycli.views import formatting, terminal
-
-COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
 
 def passes(
@@ -28,12 +24,15 @@ def passes(
     """Show the last passes, including skipped ones."""
     found, pauses, lost = operations.status.last_passes(load_settings(ctx, config), limit=limit)
     if as_json:
-        terminal.show_json(
-            {"passes": [asdict(record) for record in found], "pauses": [asdict(pause) for pause in pauses]}
-        )
+        terminal.show_json(operations.bodies.passes(found, pauses))
     elif terminal.on_terminal():
         rows: list[tuple[datetime, str | None, str, str | None]] = [
-            (record.started_at, record.started_by, record.result_in_words(lost), _describe_result(record))
+            (
+                record.started_at,
+                record.started_by,
+                record.result_in_words(lost),
+                operations.words.result_of_pass(record),
+            )
             for record in found
         ]
         since = min((at for at, *_ in rows), default=None)
@@ -43,15 +42,15 @@ def passes(
         terminal.say("Next: retrycli status")
     else:
         terminal.show_table(
-            ("Started", "Finished", "Result", *map(str.capitalize, COUNTS), "Reason", "Started by"),
+            ("Started", "Finished", "Result", *map(str.capitalize, operations.words.COUNTS), "Reason", "Started by"),
             [
                 (
                     record.started_at,
                     record.finished_at,
                     record.result_in_words(lost),
                     # The counts are written when a pass ends. Until then, zeros would be wrong, so show nothing.
-                    *(None if record.result is None else getattr(record, name) for name in COUNTS),
-                    describe_end(record.reason, record.detail),
+                    *(None if record.result is None else getattr(record, name) for name in operations.words.COUNTS),
+                    operations.words.end_of_pass(record.reason, record.detail),
                     record.started_by,
                 )
                 for record in found
@@ -66,13 +65,6 @@ def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iter
         yield pause
         if since is not None and pause.at < since:
             return
-
-
-def _describe_result(found: PassRecord) -> str | None:
-    words = {"unknown": "with unknown outcome", "released": RELEASED_TEXT}
-    counts = [f"{number:,} {words.get(name, name)}" for name in COUNTS if (number := getattr(found, name))]
-    described = "; ".join(filter(None, (", ".join(counts), describe_end(found.reason, found.detail))))
-    return described or ("nothing was due" if found.result == "completed" else None)
 
 
 def pause(

@@ -13,13 +13,9 @@ import typer
 
 from retrycli import operations
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load_settings
-from retrycli.domain import suggested
 from retrycli.domain.passes import Event, PassSummary, StartedBy
 from retrycli.system.process import has_terminal, parents, started_by
 from retrycli.views import log_lines
-
-# The count ``released`` in words. The count includes messages that were claimed but not attempted.
-RELEASED_TEXT = "returned to the queue without using up a retry"
 
 
 class Signals:
@@ -107,20 +103,12 @@ def _progress() -> AbstractContextManager[Callable[[Event], None]]:
 def _show(summary: PassSummary) -> None:
     from retrycli.views import terminal
 
-    why = describe_end(summary.reason, summary.detail)
+    words = operations.words
+    why = words.end_of_pass(summary.reason, summary.detail)
     terminal.say(
         f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""),
         f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
-        f"{summary.released:,} {RELEASED_TEXT}; {summary.unknown:,} with unknown outcome",
+        f"{summary.released:,} {words.RELEASED}; {summary.unknown:,} with unknown outcome",
     )
     step = "retrycli escalations" if summary.escalated else "retrycli list-failed" if summary.rescheduled else None
     terminal.say(f"Next: {step or 'retrycli status'}")
-
-
-def describe_end(reason: str | None, detail: str | None) -> str | None:
-    """Return why a pass ended early. Omit ``lock_held`` and ``paused`` if the detail already states the reason."""
-    if detail is not None:
-        detail = suggested.quoted(detail)
-    if reason is None or (detail and reason in {"lock_held", "paused"}):
-        return detail
-    return reason.replace("_", " ") + (f": {detail}" if detail else "")

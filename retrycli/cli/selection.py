@@ -136,14 +136,7 @@ def act_on(
 
 def _show_result(done: operations.retry.ActionResult, act: str, *, named: bool, as_json: bool) -> None:
     if as_json:
-        terminal.show_json(
-            {
-                "act": act,
-                **{name: getattr(done, name) for name in ("matched", "done", "left", "reason")},
-                "refused": [{"id": message_id, "error": str(error)} for message_id, error in done.refused.items()],
-                "canaries": [attempt_fields(attempt) for attempt in done.tried],
-            }
-        )
+        terminal.show_json(operations.bodies.action(act, done))
     elif terminal.on_terminal():
         _show_in_words(done, act, named=named)
     else:
@@ -165,7 +158,7 @@ def _show_in_words(done: operations.retry.ActionResult, act: str, *, named: bool
     if not named:
         _show_refused(done)
     if done.left:
-        terminal.say(describe_left(done))
+        terminal.say(operations.words.left_unchanged(done))
 
 
 def _show_refused(done: operations.retry.ActionResult) -> None:
@@ -184,28 +177,6 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
             f"{formatting.count(lost, 'message')} {were} not changed: another process was changing or sending {them}, "
             "or the database rejected the change. To see the reasons, run this again with --json."
         )
-
-
-def describe_left(done: operations.retry.ActionResult) -> str:
-    """Return a sentence with the number of messages that the action left unchanged, and the reason."""
-    failed = sum(attempt.failed for attempt in done.tried)
-    why = {
-        "canary_failed": f"{failed} of {len(done.tried)} canaries failed",
-        "destination_down": "the last attempts all failed, probably because of the ticketing API",
-        "signal": "the command was stopped; run it again to continue with the rest",
-    }[done.reason or "signal"]
-    return f"{formatting.count(done.left, 'message')} {'was' if done.left == 1 else 'were'} left unchanged: {why}."
-
-
-def attempt_fields(tried: operations.retry.ManualAttempt) -> dict[str, object]:
-    """Return the JSON fields of a manual attempt."""
-    outcome = tried.outcome
-    return {
-        "id": tried.message_id,
-        "outcome": outcome.kind if outcome else None,
-        "status_code": outcome.status_code if outcome else None,
-        "error": outcome.error if outcome else str(tried.error),
-    }
 
 
 def show_attempt(tried: operations.retry.ManualAttempt, start: str = "Message") -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict
-from datetime import datetime
 from operator import itemgetter
 
 import typer
@@ -13,19 +10,17 @@ import typer
 from retrycli import operations
 from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import ConfigFile, Json, load, load_settings
-from retrycli.cli.status import LOOK_AT_CRON, callers_here, complete_commands, report_silent_programs
+from retrycli.cli.status import callers_here, complete_commands, report_silent_programs
 from retrycli.config.settings import Settings
-from retrycli.domain.editable_message import edit_in_lines
-from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.editable_message import concerns_editable_field, edit_in_lines
 from retrycli.domain.listing import ActionRecord, MessageDetails
-from retrycli.domain.message import EscalationReason, MessageStatus, utc_time
+from retrycli.domain.message import EscalationReason, MessageStatus
 from retrycli.domain.sanitize import printable
 from retrycli.domain.transition import ActionKind
 from retrycli.system.host import Asker
 from retrycli.views import terminal
 
 ROW_COLUMNS = ("message_id", "ticket")  # columns of the queue that repeat columns of the message's row
-TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
 
 
 def show(
@@ -38,14 +33,7 @@ def show(
     settings = load_settings(ctx, config)
     found = operations.listing.show(settings, message_id)
     if as_json:
-        terminal.show_json(
-            {
-                "message": {name: _json_value(name, value) for name, value in found.row.items()},
-                "queue": found.queue,
-                "attempts": [asdict(attempt) for attempt in found.attempts],
-                "acts": [asdict(act) for act in found.acts],
-            }
-        )
+        terminal.show_json(operations.bodies.details(found))
         return
     facts = {name: None if value is None else str(value) for name, value in found.row.items() if name != "body"}
     queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if name not in ROW_COLUMNS}
@@ -79,36 +67,16 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> st
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
     match None if found.queue is None else found.queue["escalation_reason"]:
-        case EscalationReason.INVALID if _is_editable(found.row["last_error"]):
+        case EscalationReason.INVALID if concerns_editable_field(found.row["last_error"]):
             return f"`retrycli edit {message_id}`, or fix the row; then run `{retry}`"
         case EscalationReason.INVALID:
             return f"fix the row in the application, then run `{retry}`"
         case EscalationReason.UNKNOWN:
-            return may_have_arrived(message_id)
+            return operations.words.may_have_arrived(message_id)
         case EscalationReason.CHANGED:
             return f"`retrycli mark-sent {message_id}` if the message was delivered; `{retry}` sends it again"
         case _:
             return retry
-
-
-def _is_editable(problem: object) -> bool:
-    return str(problem).removeprefix("Can't be sent: ").startswith(("subject", "body", "recipient_email"))
-
-
-def may_have_arrived(message_id: int) -> str:
-    """Return the commands for an escalated message that may have arrived."""
-    return (
-        f"`retrycli look-up {message_id}`; if it finds nothing, check the ticket, "
-        f"then `retrycli mark-sent {message_id}` if the message arrived, or `retrycli retry {message_id}` if it did not"
-    )
-
-
-def _json_value(column: str, value: object) -> object:
-    # SQLite stores times as text. Return an invalid time unchanged, so that the operator can see it.
-    if column in TIME_COLUMNS:
-        with suppress(InvalidMessage):
-            return utc_time(column, value)
-    return value
 
 
 def _show_history(found: MessageDetails) -> None:
@@ -146,10 +114,7 @@ def explain(
     found = operations.explain.explain(loaded.settings, message_id, callers=callers, none_hidden=none_hidden)
     report_silent_programs(asker)
     if as_json:
-        fields = asdict(found)
-        for name in ("is_claimed", "being_sent", "has_begun", "pass_runs", "one_goes_first", "expires_first"):
-            del fields[name]
-        terminal.show_json({"id": fields.pop("message_id")} | fields)
+        terminal.show_json(operations.bodies.explanation(found))
         return
     terminal.show_table(
         ("Gate", "Open", "Details", "Time"),
@@ -164,44 +129,5 @@ def explain(
             for gate in found.gates
         ],
     )
-    terminal.show_facts({"Next attempt": _next_attempt(found)})
-    terminal.say(f"Next: {_remedy(found)}")
-
-
-def _next_attempt(found: operations.explain.Explanation) -> datetime | str:
-    at = found.next_attempt_at
-    if found.being_sent:
-        later = f"; if the process that claimed the message has died, at {terminal.time_in_words(at)}" if at else ""
-        return ("being sent now" if found.has_begun else "by the pass or command that has claimed the message") + later
-    if found.expires_first:
-        return "none: the message expires before a pass would attempt it"
-    if at is None:
-        return "none at present"
-    if found.one_goes_first:
-        return (
-            f"not before {terminal.time_in_words(at)}: the pass attempts one message first, "
-            "and the others only if the destination works"
-        )
-    if found.pass_runs and all(gate.open for gate in found.gates):
-        return f"in the pass that is running now, or at {terminal.time_in_words(at)}"
-    return at
-
-
-REMEDIES = {
-    "status": "retrycli list-failed",
-    "data": "`retrycli show {id}`, then fix the row in the application",
-    "pause": "retrycli resume",
-    "breaker": "retrycli status",
-    "disk": "retrycli doctor",
-    "cron": LOOK_AT_CRON,
-}
-
-
-def _remedy(found: operations.explain.Explanation) -> str:
-    if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
-        return may_have_arrived(found.message_id)
-    if found.is_claimed:
-        return f"retrycli show {found.message_id}"
-    usual = "`retrycli retry {id}` attempts it now"
-    remedy = next((REMEDIES.get(gate.name, usual) for gate in found.gates if not gate.open), usual)
-    return remedy.format(id=found.message_id)
+    terminal.show_facts({"Next attempt": operations.words.next_attempt(found, terminal.time_in_words)})
+    terminal.say(f"Next: {operations.words.remedy(found)}")

@@ -1,7 +1,6 @@
 """The ``stats``, ``report`` and ``metrics`` commands: delivery statistics as text, as HTML, and for Prometheus."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -11,7 +10,7 @@ import typer
 
 from retrycli import operations
 from retrycli.cli.options import ConfigFile, Json, load_settings
-from retrycli.domain.delivery_stats import DeliveryStats, FailureCause, Group, GroupBy, bar_for, bars, quantile
+from retrycli.domain.delivery_stats import DeliveryStats, FailureCause, Group, GroupBy, bar_for, bars, wait_quantiles
 from retrycli.domain.duration import duration, in_words
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.views import formatting, terminal
@@ -58,7 +57,7 @@ def stats(
     shown = ON_SCREEN if on_terminal and by is not GroupBy.HOUR else MAX_GROUPS
     figures, groups = operations.listing.stats(load_settings(ctx, config), by, span=since or WEEK, limit=shown)
     if as_json:
-        terminal.show_json(_fields(figures, by, groups))
+        terminal.show_json(operations.bodies.statistics(figures, by, groups))
         return
     if on_terminal:
         _show(figures, by, groups)
@@ -111,52 +110,19 @@ def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
     )
 
 
-def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dict[str, object]:
-    median, most, longest = (None if wait is None else round(wait.total_seconds()) for wait in _waits(figures))
-    troubles = [asdict(cause) for cause in figures.troubles]
-    return {
-        "since": figures.since,
-        "until": figures.until,
-        "by": by,
-        "attempts": figures.attempts,
-        "groups": troubles
-        if by is GroupBy.ERROR
-        else [{by: group.key, "attempts": group.attempts, "delivered": group.delivered} for group in groups],
-        "delivered": figures.delivered,
-        "tries_until_delivered": [
-            {"tries": number, "messages": messages} for number, messages in figures.tries.items()
-        ],
-        "seconds_until_delivered": {
-            "messages": sum(figures.waits.values()),
-            "median": median,
-            "p95": most,
-            "max": longest,
-        },
-        "outages": [
-            {**asdict(outage), "seconds": round(outage.length(figures.until).total_seconds())}
-            for outage in figures.outages
-        ],
-        "errors": troubles,
-    }
-
-
 def _piped_rows(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Iterator[terminal.Row]:
     """Yield the rows for a pipe. The first column is the kind of row."""
     for group in groups:
         yield by.value, group.key, group.attempts, group.delivered
     for number, messages in figures.tries.items():
         yield "tries", number, messages
-    for name, wait in zip(("median", "p95", "max"), _waits(figures), strict=True):
+    for name, wait in zip(("median", "p95", "max"), wait_quantiles(figures.waits), strict=True):
         if wait is not None:
             yield "seconds", name, round(wait.total_seconds())
     for outage in figures.outages:
         yield "outage", outage.began_at, outage.ended_at, round(outage.length(figures.until).total_seconds())
     for trouble in figures.troubles:
         yield "error", trouble.outcome, trouble.status_code, trouble.attempts, trouble.last_at, trouble.cause
-
-
-def _waits(figures: DeliveryStats) -> list[timedelta | None]:
-    return [quantile(figures.waits, share) for share in (0.5, 0.95, 1)]
 
 
 def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
@@ -195,7 +161,7 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
 
 
 def _describe_waits(figures: DeliveryStats) -> str:
-    median, most, longest = ("" if wait is None else in_words(wait) for wait in _waits(figures))
+    median, most, longest = ("" if wait is None else in_words(wait) for wait in wait_quantiles(figures.waits))
     if not median:
         return "no data yet"
     return f"half within {median}, 95% within {most}, all within {longest}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
@@ -17,8 +16,6 @@ from retrycli.domain.passes import PassResult
 from retrycli.operations.schedule import callers as schedule
 from retrycli.system.host import ANSWER_SECONDS, Asker, Host
 from retrycli.views import formatting, terminal
-
-LOOK_AT_CRON = "`retrycli doctor` and, if you use cron, `systemctl status cron`"
 
 
 def status(
@@ -46,7 +43,7 @@ def status(
     callers, none_hidden = callers_here(loaded, asker := Asker())
     found = operations.status.status(loaded.settings, callers=callers, none_hidden=none_hidden)
     if as_json:
-        terminal.show_json(_status_fields(found))
+        terminal.show_json(operations.bodies.status(found))
     else:
         _show_status(loaded, found)
     report_silent_programs(asker)
@@ -63,31 +60,13 @@ def status(
     raise typer.Exit(NOT_OK if check and not is_healthy else 0)
 
 
-def _status_fields(found: operations.status.Status) -> dict[str, object]:
-    return {
-        "state": found.state,
-        "running": found.running,
-        "retry_interval_minutes": found.retry_interval_minutes,
-        "max_retries": found.max_retries,
-        "next_run": found.next_run,
-        "last_pass": asdict(found.last_pass) if found.last_pass else None,
-        "hosts": [asdict(host) for host in found.hosts],
-        "messages": found.messages,
-        "refusals": [asdict(refusal) for refusal in found.refusals],
-        "disk": found.disk,
-        "breaker": [{k: v for k, v in asdict(breaker).items() if k != "tickets"} for breaker in found.breakers],
-        "paused": asdict(found.pause) if found.pause else None,
-        "lock": asdict(found.lock) if found.lock else None,
-    }
-
-
 def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
     terminal.show_facts(
         {
             "State": f"{found.state}, but no pass is scheduled"
             if found.state == "ok" and found.uncalled is not None
             else found.state,
-            "Passes": _describe_passes(found),
+            "Passes": operations.words.last_pass(found),
             **_cause_facts(found),
             **_host_facts(found),
             "Next run": _next_run(loaded, found),
@@ -105,7 +84,7 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             "Sending": found.messages["sending"],
             **_claim_facts(found),
             "Escalated": found.messages["escalated"],
-            **_expired_facts(found),
+            **({"Expired": expired} if (expired := operations.words.expired(found)) else {}),
             **{
                 f"Breaker {breaker.state}": f"{breaker.destination}, until {terminal.time_in_words(breaker.probe_at)}"
                 + (f", {formatting.count(breaker.failures, 'failure')} in a row" if breaker.failures else "")
@@ -120,7 +99,7 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
     )
     steps = {
         "never_run": "`retrycli run-once`, and then " + complete_commands(loaded, "`retrycli cron install`"),
-        "late": LOOK_AT_CRON,
+        "late": operations.words.LOOK_AT_CRON,
         "paused": "retrycli resume",
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
     }
@@ -141,33 +120,6 @@ def _claim_facts(found: operations.status.Status) -> dict[str, str]:
     if not found.messages["sending"] or (found.lock is None and not found.unrecorded):
         return {}
     return {"Claimed by": "the running pass" if found.lock else "a pass that has ended"}
-
-
-def _expired_facts(found: operations.status.Status) -> dict[str, str]:
-    expired = found.messages["expired"]
-    if not expired:
-        return {}
-    if found.pause is not None or found.breakers:
-        then = f"a pass will escalate {'it' if expired == 1 else 'them'} once deliveries resume"
-    elif found.messages["expired_due"] < expired:
-        then = f"a pass will escalate {'it' if expired == 1 else 'each of them'} when due"
-    else:
-        then = f"the next pass will escalate {'it' if expired == 1 else 'them'}"
-    return {"Expired": f"{expired:,} of the waiting messages; {then}"}
-
-
-def _describe_passes(found: operations.status.Status) -> str:
-    last = found.last_pass
-    if last is None:
-        return "none yet"
-    words = f"the last one began {formatting.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
-    if last.result == "stopped" and last.reason:
-        words += f" ({last.reason.replace('_', ' ')})"
-    if last.result is not None:  # the counts are written when the pass ends
-        words += f", {last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
-    if found.missing is not None:
-        words += f"; no pass has begun since then: {suggested.quoted(found.missing)}"
-    return words
 
 
 def _cause_facts(found: operations.status.Status) -> dict[str, str]:

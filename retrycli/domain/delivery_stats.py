@@ -177,6 +177,11 @@ def bars(figures: DeliveryStats, length: timedelta) -> dict[datetime, dict[str, 
     return {begin + number * length: counted(slices) for number, slices in enumerate(found)}
 
 
+def wait_quantiles(waits: Mapping[int, int]) -> list[timedelta | None]:
+    """Return the waits within which half, 95 % and all of the messages were delivered; see `quantile`."""
+    return [quantile(waits, share) for share in (0.5, 0.95, 1)]
+
+
 def quantile(waits: Mapping[int, int], share: float) -> timedelta | None:
     """Return the wait, to the minute, within which a share of the messages was delivered.
 

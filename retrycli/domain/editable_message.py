@@ -82,6 +82,11 @@ class EditableMessage:
         }
 
 
+def concerns_editable_field(problem: object) -> bool:
+    """Return whether the last error of an invalid message names a field that `edit` can change."""
+    return str(problem).removeprefix("Can't be sent: ").startswith(("subject", "body", "recipient_email"))
+
+
 # Maximum number of pairs of lines to compare. `SequenceMatcher` may compare every pair, so a larger diff is too slow.
 MAX_LINE_PAIRS = 250_000
 

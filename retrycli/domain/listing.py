@@ -63,8 +63,16 @@ class ListedMessage:
             unknown: the creation time to assume if neither the row nor the queue shows the message's age.
         """
         made_at = self.created_at or self.first_failed_at or unknown
-        policy = next((rules for kind, rules in policies.items() if kind == self.message_type), None)
+        policy = self._policy(policies)
         return None if policy is None or made_at is None else policy.wanted_until(made_at)
+
+    def max_retries(self, policies: Mapping[MessageType, RetryPolicy]) -> int | None:
+        """Return how many retries the message may use; None if its type is unknown."""
+        policy = self._policy(policies)
+        return None if policy is None else policy.max_retries
+
+    def _policy(self, policies: Mapping[MessageType, RetryPolicy]) -> RetryPolicy | None:
+        return next((policy for kind, policy in policies.items() if kind == self.message_type), None)
 
 
 @dataclass(frozen=True, slots=True)

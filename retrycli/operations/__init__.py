@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from retrycli.operations import (
+        bodies,
         demo,
         doctor,
         dry_run,
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
         setup,
         status,
         wiring,
+        words,
     )
 
 __all__ = [
+    "bodies",
     "demo",
     "doctor",
     "dry_run",
@@ -47,6 +50,7 @@ __all__ = [
     "setup",
     "status",
     "wiring",
+    "words",
 ]
 
 

@@ -13,7 +13,7 @@ from importlib import resources
 from itertools import pairwise
 
 from retrycli.domain import suggested
-from retrycli.domain.delivery_stats import DAY, DeliveryStats, Outage, PassMark, bar_for, bars, quantile
+from retrycli.domain.delivery_stats import DAY, DeliveryStats, Outage, PassMark, bar_for, bars, wait_quantiles
 from retrycli.domain.duration import in_words, in_zone
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.listing import EscalationGroup
@@ -127,7 +127,7 @@ def _values(report: ReportData, zone: tzinfo) -> dict[str, object]:
         "tries": _tries(figures),
         "waits": _waits(figures),
         "known_waits": sum(figures.waits.values()),
-        "quantiles": [quantile(figures.waits, share) for share in (0.5, 0.95, 1)],
+        "quantiles": wait_quantiles(figures.waits),
         "causes": report.causes[:MOST_CAUSES],
         "more_causes": max(len(report.causes) - MOST_CAUSES, 0),
         "troubles": figures.troubles[:MOST_CAUSES],

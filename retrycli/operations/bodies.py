@@ -1,0 +1,223 @@
+"""Convert results of operations to the objects that ``--json`` prints and the HTTP API returns.
+
+Values stay Python objects, such as times and enums; `retrycli.views.formatting.as_json` encodes them. An iterator is a
+list that is read while it is printed. Every object also has a ``schema_version``, which the printer adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeAlias
+
+from retrycli.domain.delivery_stats import GroupBy, wait_quantiles
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import utc_time
+
+if TYPE_CHECKING:
+    from retrycli.config.settings import Settings
+    from retrycli.domain.delivery_stats import DeliveryStats, Group
+    from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
+    from retrycli.domain.passes import PassRecord, PauseRecord
+    from retrycli.operations.explain import Explanation
+    from retrycli.operations.retry import ActionResult, LookedUp, ManualAttempt
+    from retrycli.operations.status import Status
+
+Body: TypeAlias = "dict[str, object]"
+
+LISTED = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
+ESCALATED = (
+    "id",
+    "ticket_id",
+    "message_type",
+    "reason",
+    "retry_count",
+    "last_error",
+    "escalated_at",
+    "fingerprint",
+    "acknowledged_by",
+    "acknowledged_at",
+    "note",
+)
+TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
+# Fields of `Explanation` that are not printed.
+UNEXPLAINED = ("is_claimed", "being_sent", "has_begun", "pass_runs", "one_goes_first", "expires_first")
+
+
+def status(found: Status) -> Body:
+    """Return the body of ``status``."""
+    return {
+        "state": found.state,
+        "running": found.running,
+        "retry_interval_minutes": found.retry_interval_minutes,
+        "max_retries": found.max_retries,
+        "next_run": found.next_run,
+        "last_pass": asdict(found.last_pass) if found.last_pass else None,
+        "hosts": [asdict(host) for host in found.hosts],
+        "messages": found.messages,
+        "refusals": [asdict(refusal) for refusal in found.refusals],
+        "disk": found.disk,
+        "breaker": [{k: v for k, v in asdict(breaker).items() if k != "tickets"} for breaker in found.breakers],
+        "paused": asdict(found.pause) if found.pause else None,
+        "lock": asdict(found.lock) if found.lock else None,
+    }
+
+
+def messages(settings: Settings, listed: Iterator[ListedMessage]) -> Body:
+    """Return the body of ``list-failed``."""
+    policies = settings.policies
+    return {
+        "messages": (
+            {name: getattr(message, name) for name in LISTED}
+            | {
+                "max_retries": message.max_retries(policies),
+                "created_at": message.created_at,
+                "expires_at": message.expires_at(policies),
+            }
+            for message in listed
+        )
+    }
+
+
+def escalations(listed: Iterator[ListedMessage], groups: Sequence[EscalationGroup]) -> Body:
+    """Return the body of ``escalations``."""
+    return {
+        "escalations": ({name: getattr(message, name) for name in ESCALATED} for message in listed),
+        "groups": [_group(group) for group in groups],
+    }
+
+
+def _group(group: EscalationGroup) -> Body:
+    return {
+        "fingerprint": group.fingerprint,
+        "count": group.count,
+        "new": group.new,
+        "reason": group.example.reason,
+        "cause": group.cause,
+        "oldest": group.oldest,
+        "newest": group.newest,
+        "types": group.types,
+        "example": group.example.id,
+    }
+
+
+def details(found: MessageDetails) -> Body:
+    """Return the body of ``show``."""
+    return {
+        "message": {name: _column(name, value) for name, value in found.row.items()},
+        "queue": found.queue,
+        "attempts": [asdict(attempt) for attempt in found.attempts],
+        "acts": [asdict(act) for act in found.acts],
+    }
+
+
+def _column(name: str, value: object) -> object:
+    # SQLite stores times as text. Return an invalid time unchanged, so that the operator can see it.
+    if name in TIME_COLUMNS:
+        with suppress(InvalidMessage):
+            return utc_time(name, value)
+    return value
+
+
+def explanation(found: Explanation) -> Body:
+    """Return the body of ``explain``."""
+    fields = asdict(found)
+    for name in UNEXPLAINED:
+        del fields[name]
+    return {"id": fields.pop("message_id")} | fields
+
+
+def passes(found: Sequence[PassRecord], pauses: Sequence[PauseRecord]) -> Body:
+    """Return the body of ``passes``."""
+    return {"passes": [asdict(record) for record in found], "pauses": [asdict(pause) for pause in pauses]}
+
+
+def statistics(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Body:
+    """Return the body of ``stats``."""
+    median, most, longest = (
+        None if wait is None else round(wait.total_seconds()) for wait in wait_quantiles(figures.waits)
+    )
+    troubles = [asdict(cause) for cause in figures.troubles]
+    return {
+        "since": figures.since,
+        "until": figures.until,
+        "by": by,
+        "attempts": figures.attempts,
+        "groups": troubles
+        if by is GroupBy.ERROR
+        else [{by: group.key, "attempts": group.attempts, "delivered": group.delivered} for group in groups],
+        "delivered": figures.delivered,
+        "tries_until_delivered": [
+            {"tries": number, "messages": messages} for number, messages in figures.tries.items()
+        ],
+        "seconds_until_delivered": {
+            "messages": sum(figures.waits.values()),
+            "median": median,
+            "p95": most,
+            "max": longest,
+        },
+        "outages": [
+            {**asdict(outage), "seconds": round(outage.length(figures.until).total_seconds())}
+            for outage in figures.outages
+        ],
+        "errors": troubles,
+    }
+
+
+def attempts(done: ActionResult) -> Body:
+    """Return the body of ``retry``."""
+    return {"results": [_attempt(tried) for tried in done.tried], **_counts(done)}
+
+
+def action(act: str, done: ActionResult) -> Body:
+    """Return the body of ``requeue``, ``reject``, ``mark-sent`` and ``escalations ack``.
+
+    Args:
+        act: ``requeued``, ``rejected``, ``marked_sent`` or ``acknowledged``.
+        done: the result.
+    """
+    return {
+        "act": act,
+        **_counts(done),
+        "refused": [{"id": message_id, "error": str(error)} for message_id, error in done.refused.items()],
+        "canaries": [_attempt(tried) for tried in done.tried],
+    }
+
+
+def _counts(done: ActionResult) -> Body:
+    return {"matched": done.matched, "done": done.done, "left": done.left, "reason": done.reason}
+
+
+def _attempt(tried: ManualAttempt) -> Body:
+    outcome = tried.outcome
+    return {
+        "id": tried.message_id,
+        "outcome": outcome.kind if outcome else None,
+        "status_code": outcome.status_code if outcome else None,
+        "error": outcome.error if outcome else str(tried.error),
+    }
+
+
+def look_ups(asked: Sequence[LookedUp]) -> Body:
+    """Return the body of ``look-up``."""
+    return {
+        "results": [
+            {
+                "id": answer.message_id,
+                "result": answer.found.result if answer.found else None,
+                "error": answer.found.error if answer.found else str(answer.error),
+            }
+            for answer in asked
+        ]
+    }
+
+
+def edited(message_id: int, changed: Sequence[str]) -> Body:
+    """Return the body of ``edit``; ``changed`` names the columns that were written."""
+    return {"id": message_id, "changed": changed}
+
+
+def noted(message_id: int, text: str) -> Body:
+    """Return the body of ``escalations note``."""
+    return {"id": message_id, "note": text}

@@ -1,0 +1,136 @@
+"""Describe results of operations in words, for the commands and the pages.
+
+Commands in these texts are in backticks, and name the program ``retrycli``; see `retrycli.domain.suggested`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from retrycli.domain import suggested
+from retrycli.domain.message import EscalationReason
+from retrycli.views import formatting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from retrycli.domain.passes import PassRecord
+    from retrycli.operations.explain import Explanation
+    from retrycli.operations.retry import ActionResult
+    from retrycli.operations.status import Status
+
+# The counts of a pass, in the order in which they are shown.
+COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
+# The count ``released`` in words. The count includes messages that were claimed but not attempted.
+RELEASED = "returned to the queue without using up a retry"
+LOOK_AT_CRON = "`retrycli doctor` and, if you use cron, `systemctl status cron`"
+REMEDIES = {
+    "status": "retrycli list-failed",
+    "data": "`retrycli show {id}`, then fix the row in the application",
+    "pause": "retrycli resume",
+    "breaker": "retrycli status",
+    "disk": "retrycli doctor",
+    "cron": LOOK_AT_CRON,
+}
+
+
+def end_of_pass(reason: str | None, detail: str | None) -> str | None:
+    """Return why a pass ended early. Omit ``lock_held`` and ``paused`` if the detail already states the reason."""
+    if detail is not None:
+        detail = suggested.quoted(detail)
+    if reason is None or (detail and reason in {"lock_held", "paused"}):
+        return detail
+    return reason.replace("_", " ") + (f": {detail}" if detail else "")
+
+
+def result_of_pass(found: PassRecord) -> str | None:
+    """Return a pass's counts, and why it ended early; None if there is nothing to say."""
+    words = {"unknown": "with unknown outcome", "released": RELEASED}
+    counts = [f"{number:,} {words.get(name, name)}" for name in COUNTS if (number := getattr(found, name))]
+    described = "; ".join(filter(None, (", ".join(counts), end_of_pass(found.reason, found.detail))))
+    return described or ("nothing was due" if found.result == "completed" else None)
+
+
+def last_pass(found: Status) -> str:
+    """Return when the last pass began, and its result."""
+    last = found.last_pass
+    if last is None:
+        return "none yet"
+    words = f"the last one began {formatting.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
+    if last.result == "stopped" and last.reason:
+        words += f" ({last.reason.replace('_', ' ')})"
+    if last.result is not None:  # the counts are written when the pass ends
+        words += f", {last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
+    if found.missing is not None:
+        words += f"; no pass has begun since then: {suggested.quoted(found.missing)}"
+    return words
+
+
+def expired(found: Status) -> str | None:
+    """Return how many waiting messages have expired, and when a pass will escalate them; None if there are none."""
+    number = found.messages["expired"]
+    if not number:
+        return None
+    if found.pause is not None or found.breakers:
+        then = f"a pass will escalate {'it' if number == 1 else 'them'} once deliveries resume"
+    elif found.messages["expired_due"] < number:
+        then = f"a pass will escalate {'it' if number == 1 else 'each of them'} when due"
+    else:
+        then = f"the next pass will escalate {'it' if number == 1 else 'them'}"
+    return f"{number:,} of the waiting messages; {then}"
+
+
+def next_attempt(found: Explanation, in_words: Callable[[datetime], str]) -> datetime | str:
+    """Return the time of a message's next attempt, or words if a time is not enough.
+
+    Args:
+        found: the explanation.
+        in_words: formats a time within a sentence.
+    """
+    at = found.next_attempt_at
+    if found.being_sent:
+        later = f"; if the process that claimed the message has died, at {in_words(at)}" if at else ""
+        return ("being sent now" if found.has_begun else "by the pass or command that has claimed the message") + later
+    if found.expires_first:
+        return "none: the message expires before a pass would attempt it"
+    if at is None:
+        return "none at present"
+    if found.one_goes_first:
+        return (
+            f"not before {in_words(at)}: the pass attempts one message first, "
+            "and the others only if the destination works"
+        )
+    if found.pass_runs and all(gate.open for gate in found.gates):
+        return f"in the pass that is running now, or at {in_words(at)}"
+    return at
+
+
+def remedy(found: Explanation) -> str:
+    """Return the command for the first gate that holds a message back."""
+    if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
+        return may_have_arrived(found.message_id)
+    if found.is_claimed:
+        return f"retrycli show {found.message_id}"
+    usual = "`retrycli retry {id}` attempts it now"
+    step = next((REMEDIES.get(gate.name, usual) for gate in found.gates if not gate.open), usual)
+    return step.format(id=found.message_id)
+
+
+def may_have_arrived(message_id: int) -> str:
+    """Return the commands for an escalated message that may have arrived."""
+    return (
+        f"`retrycli look-up {message_id}`; if it finds nothing, check the ticket, "
+        f"then `retrycli mark-sent {message_id}` if the message arrived, or `retrycli retry {message_id}` if it did not"
+    )
+
+
+def left_unchanged(done: ActionResult) -> str:
+    """Return a sentence with the number of messages that an action left unchanged, and the reason."""
+    failed = sum(attempt.failed for attempt in done.tried)
+    why = {
+        "canary_failed": f"{failed} of {len(done.tried)} canaries failed",
+        "destination_down": "the last attempts all failed, probably because of the ticketing API",
+        "signal": "the command was stopped; run it again to continue with the rest",
+    }[done.reason or "signal"]
+    return f"{formatting.count(done.left, 'message')} {'was' if done.left == 1 else 'were'} left unchanged: {why}."
