@@ -31,7 +31,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "notify": "domain system config",
         "views": "domain system config",
         "operations": "domain system config engine store gateway notify views retrycli",
-        "cli": "domain system config views operations retrycli",
+        "web": "domain system config views operations retrycli",
+        "cli": "domain system config views operations web retrycli",
     }.items()
 }
 
@@ -52,6 +53,7 @@ NEVER: Mapping[str, tuple[set[str], str]] = {
     "notify": (DATABASE | SCREEN, "a notification stores nothing and shows nothing"),
     "views": (DATABASE | NETWORK | (SCREEN - {"rich"}), "views get values and give text"),
     "operations": (SCREEN, "an operation is used without a terminal too"),
+    "web": (DATABASE | (NETWORK - {"socket", "http"}) | SCREEN, "a page parses, calls one operation, shows"),
     "cli": (DATABASE | NETWORK, "a command parses, calls one operation, shows"),
 }
 """Modules from outside the package that a folder must not import, and the reason."""
@@ -185,7 +187,7 @@ def test_every_module_respects_its_layer(module: str) -> None:
     assert breaches(module, MODULES[module]) == []
 
 
-def test_the_package_has_at_most_14_entries() -> None:
+def test_the_package_has_at_most_15_entries() -> None:
     entries = {path.name for path in ROOT.iterdir()} - {"__pycache__"}
     assert entries <= {*MAY_IMPORT, "__init__.py", "__main__.py", "py.typed", "manual"}
 
@@ -275,6 +277,11 @@ BROKEN = [
     ("retrycli.operations.wiring", "import typer", "without a terminal too"),
     ("retrycli.operations.status", "def f():\n    from rich.table import Table", "without a terminal too"),
     ("retrycli.cli", "import sqlalchemy", "parses, calls one operation, shows"),
+    ("retrycli.web.api", "import sqlalchemy", "parses, calls one operation, shows"),
+    ("retrycli.web.api", "import typer", "parses, calls one operation, shows"),
+    ("retrycli.web.api", "from retrycli.store.listing import MessageQueries", "web may not import store"),
+    ("retrycli.web.api", "from retrycli.cli.options import Json", "web may not import cli"),
+    ("retrycli.operations.status", "from retrycli.web.access import Access", "operations may not import web"),
     ("retrycli.engine.runner", "__import__('httpx')", "imports by a name in a string"),
     ("retrycli.store", "import importlib\nimportlib.import_module('httpx')", "imports by a name in a string"),
     ("retrycli.store", "from importlib import import_module", "imports by a name in a string"),

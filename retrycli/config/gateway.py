@@ -42,7 +42,7 @@ UNUSED_KEYS = {
 # -- types and checks that all sections share --------------------------------------------------------------------------
 
 
-def _split_list(value: object) -> object:
+def split_list(value: object) -> object:
     """Split a string at commas, because an environment variable can't hold a list. Brackets are optional."""
     if not isinstance(value, str):
         return value
@@ -70,7 +70,7 @@ def matching(pattern: str, error: str) -> AfterValidator:
 Named = Annotated[Path, BeforeValidator(_reject_empty)]
 Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
-Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split_list)]
+Waits = Annotated[tuple[Minutes, ...], BeforeValidator(split_list)]
 
 
 class SettingsModel(BaseModel):

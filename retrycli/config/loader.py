@@ -155,7 +155,7 @@ def _resolve(file: Path, key: str, value: object) -> object:
             value,
         )
     is_preset = key.startswith("gateway.") and key.endswith(".preset") and str(value).endswith(".toml")
-    is_path = is_preset or key.endswith(("_file", "_dir", ".path", ".file"))
+    is_path = is_preset or key.endswith(("_file", "_dir", ".path", ".file", ".uds"))
     return str(folder / value) if is_path and isinstance(value, str) and value else value
 
 

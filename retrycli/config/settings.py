@@ -23,6 +23,7 @@ from retrycli.config.gateway import (
     absolute,
     matching,
 )
+from retrycli.config.web import WebSettings
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
@@ -283,6 +284,7 @@ class Settings(SettingsModel):
     logging: LoggingSettings = LoggingSettings()
     notify: NotifySettings = NotifySettings()
     metrics: MetricsSettings = MetricsSettings()
+    web: WebSettings = WebSettings()
 
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:
@@ -305,4 +307,5 @@ __all__ = [
     "ScheduleSettings",
     "Settings",
     "TypeScheduleSettings",
+    "WebSettings",
 ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         sandbox,
         setup,
         status,
+        tokens,
         wiring,
         words,
     )
@@ -49,6 +50,7 @@ __all__ = [
     "sandbox",
     "setup",
     "status",
+    "tokens",
     "wiring",
     "words",
 ]

@@ -1,0 +1,91 @@
+"""``serve``: run the HTTP API and the console, and manage the tokens of their users."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrycli import operations
+from retrycli.cli.options import ConfigFile, Header, Json, load_settings, operator_name
+from retrycli.config.settings import Settings
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.user import Role
+from retrycli.system.process import install
+from retrycli.views import terminal
+
+serve = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+token = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+serve.add_typer(token, name="token")
+
+UserName = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", parser=operator_name)]
+
+
+@serve.callback()
+def run_server(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option(help="The address on which to listen.", show_default="web.host")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="The TCP port on which to listen.", show_default="web.port")
+    ] = None,
+    uds: Annotated[
+        Path | None, typer.Option(help="The Unix socket on which to listen.", show_default="web.uds")
+    ] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(help="The path under which a reverse proxy serves the console.", show_default="web.root_path"),
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Let nobody change anything.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Serve the console and the HTTP API."""
+    if ctx.invoked_subcommand is not None:
+        return
+    given = {"host": host, "port": port, "uds": uds, "root_path": root_path, "read_only": read_only or None}
+    settings = _with(load_settings(ctx, config), {name: value for name, value in given.items() if value is not None})
+    try:
+        from retrycli.web import server
+    except ImportError as error:
+        raise ConfigurationError(f"`serve` needs {error.name}; run `{install('web')}`") from None
+    server.serve(settings, lambda address: terminal.say(f"Serving the console at {address}", "Stop it with Ctrl+C."))
+
+
+def _with(settings: Settings, given: dict[str, object]) -> Settings:
+    values = {**settings.web.model_dump(), **given}
+    return settings.model_copy(update={"web": type(settings.web).model_validate(values)})
+
+
+@token.command("add")
+def add_token(
+    ctx: typer.Context,
+    name: UserName,
+    role: Annotated[Role, typer.Option(help="Viewers read; operators also act.")],
+    config: ConfigFile = None,
+) -> None:
+    """Create a token for a user, and print it once."""
+    made = operations.tokens.add(load_settings(ctx, config), name, role)
+    print(made)  # noqa: T201
+    terminal.say("This token is shown only now. The user signs in to the console with it.", "Next: retrycli serve")
+
+
+@token.command("list")
+def list_tokens(ctx: typer.Context, header: Header = False, as_json: Json = False, config: ConfigFile = None) -> None:
+    """List the users who have a token."""
+    found = operations.tokens.load(load_settings(ctx, config))
+    if as_json:
+        terminal.show_json(
+            {"tokens": [{"name": user.name, "role": user.role, "created_at": user.created_at} for user in found]}
+        )
+        return
+    terminal.show_table(
+        ("Name", "Role", "Created"), [(user.name, user.role, user.created_at) for user in found], named=header
+    )
+    terminal.say("Next: retrycli serve token remove NAME")
+
+
+@token.command("remove")
+def remove_token(ctx: typer.Context, name: UserName, config: ConfigFile = None) -> None:
+    """Remove a user's token, and end the user's sessions."""
+    operations.tokens.remove(load_settings(ctx, config), name)
+    terminal.say(f"Removed the token of {name}.", "Next: retrycli serve token list")

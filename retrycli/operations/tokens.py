@@ -1,0 +1,228 @@
+"""Manage the tokens with which users sign in to the console and the HTTP API.
+
+The tokens' file keeps a name, a role and the SHA-256 of each token, but no token. A second file, beside it, has the
+random key that signs the cookies of the console. Both belong to the user who runs `retrycli serve`, and nobody else may
+read or change them.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from retrycli.config.settings import Settings
+from retrycli.domain.duration import utc_text
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.user import Role, User
+from retrycli.operations.wiring import utc_now
+from retrycli.system.host import replace_file
+from retrycli.system.trust import find_weakness, open_private, trusted_users
+
+PREFIX = "rcli_"  # so that secret scanners recognize a token
+KEY_BYTES = 32
+LONGEST_FILE = 1 << 20  # a longer file is not read
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A user's token, as the file keeps it."""
+
+    name: str
+    role: Role
+    sha256: str  # of the token, in hexadecimal
+    created_at: str  # RFC 3339, in UTC
+
+    @property
+    def user(self) -> User:
+        """Return the user to whom the token belongs."""
+        return User(self.name, self.role)
+
+
+def digest(token: str) -> str:
+    """Return the SHA-256 of a token, in hexadecimal. A random token of 256 bits needs no slower hash."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def add(settings: Settings, name: str, role: Role, *, now: Callable[[], datetime] = utc_now) -> str:
+    """Create a token for a user, write it to the file, and return it. It can't be shown again.
+
+    Args:
+        settings: the settings; ``web.tokens_file`` names the file, which is created if necessary.
+        name: the user's name, for the history.
+        role: what the user may do.
+        now: the clock.
+
+    Raises:
+        ConfigurationError: the file can't be used, or already has a token for this name.
+    """
+    token = PREFIX + secrets.token_urlsafe(KEY_BYTES)
+    with _locked(tokens_file(settings)) as file:
+        tokens = _read(file) if file.exists() else []
+        if any(known.name == name for known in tokens):
+            raise ConfigurationError(
+                f"{file} already has a token for {name}; remove it with `retrycli serve token remove`, "
+                "or choose another name"
+            )
+        _write(file, [*tokens, Token(name, role, digest(token), utc_text(now()))])
+    signing_key(settings)
+    return token
+
+
+def remove(settings: Settings, name: str) -> None:
+    """Remove a user's token. Requests with it are refused at once, and its sessions end.
+
+    Raises:
+        ConfigurationError: the file can't be used, or has no token for this name.
+    """
+    with _locked(tokens_file(settings)) as file:
+        tokens = load(settings)
+        kept = [token for token in tokens if token.name != name]
+        if len(kept) == len(tokens):
+            raise ConfigurationError(f"{file} has no token for {name}; see `retrycli serve token list`")
+        _write(file, kept)
+
+
+def load(settings: Settings) -> list[Token]:
+    """Return all tokens of the file.
+
+    Raises:
+        ConfigurationError: the file is missing or broken, or other users may read or change it.
+    """
+    return _read(tokens_file(settings))
+
+
+def require_some(settings: Settings) -> None:
+    """Check that there is a user who can sign in.
+
+    Raises:
+        ConfigurationError: the file can't be used, or has no token.
+    """
+    if not load(settings):
+        raise ConfigurationError(
+            f"web.tokens_file: {settings.web.tokens_file} has no token, so nobody could sign in. "
+            "Create one with `retrycli serve token add NAME --role operator`"
+        )
+
+
+def tokens_file(settings: Settings) -> Path:
+    """Return the path of the tokens' file.
+
+    Raises:
+        ConfigurationError: ``web.tokens_file`` is not set.
+    """
+    if settings.web.tokens_file is None:
+        raise ConfigurationError(
+            "web.tokens_file is not set. Set it in the section [web] of the configuration file, for example "
+            'tokens_file = "/etc/retrycli/tokens.json"'
+        )
+    return settings.web.tokens_file
+
+
+def signing_key(settings: Settings) -> bytes:
+    """Return the key that signs the cookies. Create it if there is none; all workers share it.
+
+    Raises:
+        ConfigurationError: the file of the key can't be used.
+    """
+    tokens = tokens_file(settings)
+    file = tokens.with_name(f"{tokens.name}.key")
+    if not file.exists():
+        with _locked(tokens):
+            if not file.exists():  # another worker may have created it meanwhile
+                _replace(file, secrets.token_hex(KEY_BYTES))
+    key = _text(file).strip()
+    if len(key) != 2 * KEY_BYTES or not all(digit in "0123456789abcdef" for digit in key):
+        raise ConfigurationError(f"{file} is not a signing key. Delete it; all users must then sign in again")
+    return bytes.fromhex(key)
+
+
+@contextmanager
+def _locked(tokens: Path) -> Iterator[Path]:
+    """Lock the tokens' file against other commands, by a lock file, because a change replaces the file itself."""
+    try:
+        lock = open_private(tokens.with_name(f"{tokens.name}.lock"), os.O_RDWR)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "invalid path"
+        raise ConfigurationError(
+            f"web.tokens_file: can't write in {tokens.parent}: {reason}. Run this as the user who owns the folder"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield tokens
+    finally:
+        os.close(lock)
+
+
+def _read(file: Path) -> list[Token]:
+    try:
+        values = json.loads(_text(file))["tokens"]
+        tokens = [_token(value) for value in values]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigurationError(
+            f"web.tokens_file: {file} is not valid. Restore it, or delete it and create tokens with "
+            "`retrycli serve token add`"
+        ) from None
+    return tokens
+
+
+def _token(value: Mapping[str, object]) -> Token:
+    token = Token(str(value["name"]), Role(str(value["role"])), str(value["sha256"]), str(value.get("created_at")))
+    if len(token.sha256) != hashlib.sha256().digest_size * 2:
+        raise ValueError("not a SHA-256")
+    return token
+
+
+def _text(file: Path) -> str:
+    """Return the content of a private file.
+
+    Raises:
+        ConfigurationError: the file can't be read, or other users may read or change it.
+    """
+    if (weakness := find_weakness(file, _trusted(file))) is not None:
+        raise ConfigurationError(f"web.tokens_file: {weakness}. Fix it: {weakness.remedy}")
+    try:
+        with file.open("rb") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            if mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise ConfigurationError(f"web.tokens_file: other users may read {file}. Run `chmod 600 {file}`")
+            return opened.read(LONGEST_FILE).decode()
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"web.tokens_file: {file} does not exist. Create it with `retrycli serve token add NAME --role operator`"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"web.tokens_file: can't read {file}: {error.strerror}. Run this as the file's owner"
+        ) from error
+
+
+def _trusted(file: Path) -> frozenset[int]:
+    """Return the users who may change the file. Root may manage the tokens of the user who owns the folder."""
+    users = trusted_users()
+    with suppress(OSError):
+        return users | {file.parent.stat().st_uid} if os.geteuid() == 0 else users
+    return users
+
+
+def _write(file: Path, tokens: Sequence[Token]) -> None:
+    values = [
+        {"name": token.name, "role": token.role, "sha256": token.sha256, "created_at": token.created_at}
+        for token in tokens
+    ]
+    _replace(file, json.dumps({"tokens": values}, indent=2) + "\n")
+
+
+def _replace(file: Path, text: str) -> None:
+    # The lock file is private and belongs to the user who runs `serve`, also if root runs this command.
+    like = file.with_name(f"{file.name.removesuffix('.key')}.lock").stat()
+    try:
+        replace_file(file, text, like=like)
+    except OSError as error:
+        raise ConfigurationError(f"web.tokens_file: can't write {file}: {error.strerror}") from error

@@ -1,0 +1,42 @@
+"""The HTTP API and the console: parse a request, call one operation, show the result.
+
+    app.include_router(retrycli.web.api(settings, user=who), prefix="/api/messages")
+    app.mount("/messages", retrycli.web.pages(settings, user=who))
+
+``who`` returns the user of a request, or None. Names are imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.user import Role, User
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from retrycli.config.settings import Settings
+    from retrycli.web.access import Who
+
+__all__ = ["Role", "User", "api"]
+
+
+def api(settings: Settings, *, user: Who) -> APIRouter:
+    """Return the HTTP API, for an application that uses FastAPI.
+
+    Args:
+        settings: from `retrycli.load_settings`, or created directly.
+        user: returns the user of a request; None if the request has no valid credentials. It may be a coroutine
+            function.
+
+    Raises:
+        ConfigurationError: the extra ``web`` is not installed.
+    """
+    try:
+        from retrycli.web.access import Access
+        from retrycli.web.api import make_api
+    except ImportError as error:
+        raise ConfigurationError(f"the HTTP API needs the extra `web`, because {error.name} is missing") from None
+    hosts = settings.web.allowed_hosts
+    return make_api(settings, Access(user, frozenset(hosts) if hosts else None, read_only=settings.web.read_only))

@@ -1,0 +1,132 @@
+"""Decide whether a request may do what it asks for: its host, its user, the user's rights, and its origin.
+
+Each route of the API and each page names the right that it needs. `Access.check` is the only place that decides.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+
+from retrycli.domain.user import Right, User
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+Who: TypeAlias = Callable[[HTTPConnection], User | Awaitable[User | None] | None]
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
+OWN_SITES = frozenset({"same-origin", "none"})  # Fetch Metadata: our own page, or the user typed the address
+
+
+class AccessDenied(Exception):
+    """A request that was refused before any operation was called."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The rules for one application.
+
+    Attributes:
+        who: returns the user of a request; None if the request has no valid credentials.
+        allowed_hosts: the accepted values of the header Host, without ports; None if the embedding application checks
+            the header itself.
+        read_only: nobody may change anything.
+    """
+
+    who: Who
+    allowed_hosts: frozenset[str] | None = None
+    read_only: bool = False
+
+    async def user(self, request: Request) -> User | None:
+        """Return the user of a request; None if it has no valid credentials.
+
+        Raises:
+            AccessDenied: the host is unknown.
+        """
+        self._check_host(request)
+        found = self.who(request)
+        return await found if inspect.isawaitable(found) else found
+
+    async def check(self, request: Request, right: Right) -> User:
+        """Return the user of a request that is allowed.
+
+        Raises:
+            AccessDenied: the host is unknown (421), no user is signed in (401), the user lacks the right (403), or
+                another site may have sent the request (403).
+        """
+        user = await self.user(request)
+        if user is None:
+            raise AccessDenied(HTTPStatus.UNAUTHORIZED, "sign in, or send a valid token: `Authorization: Bearer TOKEN`")
+        if not user.may(right, read_only=self.read_only):
+            why = "this server is read-only" if user.may(right) else f"your role, {user.role}, does not allow this"
+            raise AccessDenied(HTTPStatus.FORBIDDEN, f"{why}; it needs the right to {right}")
+        check_origin(request)
+        return user
+
+    def _check_host(self, request: Request) -> None:
+        host = host_name(request.headers.get("host", ""))
+        if self.allowed_hosts is not None and host not in self.allowed_hosts:
+            raise AccessDenied(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "the host name in the address is not allowed; add it to web.allowed_hosts",
+            )
+
+
+def host_name(host: str) -> str:
+    """Return the name in a Host header, in lower case and without its port."""
+    name, bracket, _ = host.lower().partition("]")
+    return f"{name}]" if bracket else name.partition(":")[0]
+
+
+def check_origin(request: Request) -> None:
+    """Refuse a request for a change that another site's page may have sent in the user's browser (CSRF).
+
+    A page of another site can't set the header Authorization. Browsers send Sec-Fetch-Site with each request; old
+    browsers send Origin (OWASP's CSRF prevention: Fetch Metadata with a fallback).
+
+    Raises:
+        AccessDenied: the request would change something, and may come from another site.
+    """
+    if request.method in SAFE_METHODS or (is_bearer(request) and "cookie" not in request.headers):
+        return
+    sites = request.headers.getlist("sec-fetch-site")
+    if sites:
+        is_own = OWN_SITES.issuperset(sites)
+    else:
+        is_own = _is_same_origin(request.headers.getlist("origin"), request.headers.get("host", ""))
+    if not is_own:
+        raise AccessDenied(
+            HTTPStatus.FORBIDDEN,
+            "the request may come from another site, so nothing was changed; use the console, or send only a token",
+        )
+
+
+def is_bearer(request: HTTPConnection) -> bool:
+    """Return whether a request has a bearer token (RFC 6750, section 2.1)."""
+    return bool(bearer_token(request))
+
+
+def bearer_token(request: HTTPConnection) -> str:
+    """Return the bearer token of a request; an empty string without one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _is_same_origin(origins: Collection[str], host: str) -> bool:
+    if not origins or not host:
+        return False
+    try:
+        return all(urlsplit(origin).netloc.lower() == host.lower() for origin in origins)
+    except ValueError:
+        return False

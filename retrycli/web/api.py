@@ -1,0 +1,132 @@
+"""The HTTP API: the scheduler's endpoints, and the router with all endpoints."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from http import HTTPMethod, HTTPStatus
+from importlib.metadata import version
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.openapi.utils import get_openapi
+from pydantic import Field
+
+from retrycli import operations
+from retrycli.config.settings import Settings
+from retrycli.domain.delivery_stats import GroupBy
+from retrycli.domain.user import Right
+from retrycli.operations import bodies
+from retrycli.views.formatting import as_json
+from retrycli.web import schemas
+from retrycli.web.access import Access
+from retrycli.web.api_messages import MessageEndpoints
+from retrycli.web.endpoints import JSON, CurrentUser, Problem, add_endpoints, answer, endpoint, route_class
+from retrycli.web.inputs import Body, Duration, Reason
+from retrycli.web.status import RecentStatus
+
+GET, POST = HTTPMethod.GET, HTTPMethod.POST
+INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
+WEEK = timedelta(days=7)
+MOST_PASSES = 1000
+MOST_GROUPS = 1000
+
+
+class PauseBody(Body):
+    """How long deliveries are paused, and why."""
+
+    length: Duration | None = Field(None, alias="for", description="such as 2h; without it, until `resume`")
+    reason: Reason | None = None
+
+
+class SchedulerEndpoints:
+    """What concerns all messages."""
+
+    def __init__(self, settings: Settings, status: RecentStatus) -> None:
+        self._settings = settings
+        self._status = status
+
+    @endpoint(GET, "/scheduler/status", Right.READ, returns=schemas.SchedulerStatus)
+    def scheduler_status(self) -> Response:
+        """Show whether passes run, and when the next one starts."""
+        found = self._status.read()
+        minutes = found.retry_interval_minutes
+        body = {
+            "running": found.running,
+            "retry_interval_minutes": int(minutes) if minutes.is_integer() else minutes,
+            "max_retries": found.max_retries,
+            "next_run": found.next_run,
+        }
+        return Response(as_json(body), media_type=JSON)  # the original specification has no schema_version
+
+    @endpoint(GET, "/scheduler/overview", Right.READ, returns=schemas.Overview)
+    def scheduler_overview(self) -> Response:
+        """Show scheduler health and queue counts."""
+        return answer(bodies.status(self._status.read()))
+
+    @endpoint(POST, "/scheduler/pause", Right.PAUSE, INVALID, returns=schemas.Paused)
+    def pause_scheduler(self, user: CurrentUser, body: PauseBody | None = None) -> Response:
+        """Stop passes from sending, until `resume` or for a set time."""
+        wanted = body or PauseBody()
+        begun, _ = operations.pause.pause(self._settings, length=wanted.length, reason=wanted.reason, by=user.name)
+        self._status.forget()
+        return answer({"paused": asdict(begun)})
+
+    @endpoint(POST, "/scheduler/resume", Right.PAUSE, returns=schemas.Paused)
+    def resume_scheduler(self, user: CurrentUser) -> Response:
+        """End a pause."""
+        operations.pause.resume(self._settings, by=user.name)
+        self._status.forget()
+        return answer({"paused": None})
+
+    @endpoint(GET, "/scheduler/passes", Right.READ, INVALID, returns=schemas.Passes)
+    def list_passes(self, limit: Annotated[int, Query(ge=1, le=MOST_PASSES)] = 20) -> Response:
+        """List the newest passes and pauses."""
+        found, pauses, _ = operations.status.last_passes(self._settings, limit=limit)
+        return answer(bodies.passes(found, pauses))
+
+    @endpoint(GET, "/scheduler/stats", Right.READ, INVALID, returns=schemas.Statistics)
+    def statistics(
+        self, since: Annotated[Duration, Query()] = WEEK, by: Annotated[GroupBy, Query()] = GroupBy.OUTCOME
+    ) -> Response:
+        """Show outcomes of attempts, and outages of the ticketing API."""
+        figures, groups = operations.listing.stats(self._settings, by, span=since, limit=MOST_GROUPS)
+        return answer(bodies.statistics(figures, by, groups))
+
+
+class _Document:
+    """The OpenAPI document of the API, for generated clients."""
+
+    def __init__(self, router: APIRouter) -> None:
+        self._router = router
+
+    @endpoint(GET, "/openapi.json", Right.READ, returns=dict[str, object])
+    def openapi_document(self, request: Request) -> Response:
+        """Return this document."""
+        base = request.url.path.removesuffix("/openapi.json")
+        document = get_openapi(
+            title="retrycli",
+            version=version("retrycli"),
+            description="The scheduler's status, and what operators do to failed ticket messages.",
+            routes=self._router.routes,
+            servers=[{"url": base}],
+        )
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+        document["security"] = [{"token": []}]
+        return Response(as_json(document), media_type=JSON)
+
+
+def make_api(settings: Settings, access: Access) -> APIRouter:
+    """Return a router with all endpoints.
+
+    Args:
+        settings: the settings of the passes.
+        access: decides who may call which endpoint.
+    """
+    router, status = APIRouter(route_class=route_class(access)), RecentStatus(settings)
+    add_endpoints(router, SchedulerEndpoints(settings, status))
+    add_endpoints(router, _Document(router))
+    add_endpoints(router, MessageEndpoints(settings, status))
+    return router

@@ -1,0 +1,212 @@
+"""Declare the HTTP API's endpoints: each names its method, its path and the right that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from http import HTTPMethod, HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Message, Scope
+
+from retrycli.domain.user import Right, User
+from retrycli.views.formatting import as_json
+from retrycli.web import problems
+from retrycli.web.access import SAFE_METHODS, Access, AccessDenied
+from retrycli.web.routing import decode, encoded_path
+
+Handler = TypeVar("Handler", bound=Callable[..., Response])
+Respond = Callable[[Request], Coroutine[Any, Any, Response]]
+
+LARGEST_BODY = 4 << 20  # bytes; a message of 1 MiB fits
+JSON = "application/json"
+EVERYWHERE = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str = Field(description="`urn:retrycli:problem:NAME`, or `about:blank`")
+    title: str
+    status: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What `endpoint` declares of a handler."""
+
+    method: HTTPMethod
+    path: str
+    right: Right
+    returns: Any  # the type of the response's body, for the OpenAPI document
+    errors: tuple[HTTPStatus, ...]
+
+
+def endpoint(
+    method: HTTPMethod,
+    path: str,
+    right: Right,
+    *errors: HTTPStatus,
+    returns: Any,  # noqa: ANN401  any type
+) -> Callable[[Handler], Handler]:
+    """Declare a method of a class as the handler of an endpoint.
+
+    Args:
+        method: the HTTP method.
+        path: the path below the API's prefix.
+        right: the right that the endpoint needs.
+        errors: the statuses of its problems, except for those that every endpoint has.
+        returns: the type of the response's body, for the OpenAPI document.
+    """
+
+    def declare(handler: Handler) -> Handler:
+        handler.__dict__["declaration"] = Endpoint(method, path, right, returns, errors)
+        return handler
+
+    return declare
+
+
+def declaration_of(handler: Callable[..., Any]) -> Endpoint:
+    """Return what `endpoint` declared of a handler.
+
+    Raises:
+        TypeError: nothing was declared, so nobody decided which right the handler needs.
+    """
+    found = getattr(handler, "declaration", None)
+    if not isinstance(found, Endpoint):
+        raise TypeError(f"{handler} has no declaration; add @endpoint, which names the right that it needs")
+    return found
+
+
+def add_endpoints(router: APIRouter, handlers: object) -> None:
+    """Add all declared endpoints of an object to a router, in the order of their declarations."""
+    for name, function in vars(type(handlers)).items():
+        if hasattr(function, "declaration"):
+            declared = declaration_of(function)
+            router.add_api_route(
+                declared.path,
+                getattr(handlers, name),
+                methods=[declared.method],
+                response_model=None,
+                responses={200: {"model": declared.returns}, **_problems_of(declared)},
+                operation_id=name,
+            )
+
+
+def _problems_of(declared: Endpoint) -> dict[int | str, dict[str, Any]]:
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": status.phrase, "content": {problems.MEDIA_TYPE: schema}}
+        for status in (*EVERYWHERE, *declared.errors)
+    }
+
+
+def route_class(access: Access) -> type[APIRoute]:
+    """Return the class of the API's routes, which check the rights and turn errors into problem documents."""
+
+    class ApiRoute(APIRoute):
+        def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401  FastAPI's
+            self.right = declaration_of(endpoint).right
+            super().__init__(path, endpoint, **options)
+
+        def matches(self, scope: Scope) -> tuple[Match, Scope]:
+            """Match the encoded path, as `retrycli.web.routing.EncodedRoute` does."""
+            match, found = super().matches({**scope, "path": encoded_path(scope)})
+            try:
+                decoded = {name: decode(value) for name, value in found.get("path_params", {}).items()}
+            except UnicodeDecodeError:
+                return Match.NONE, {}
+            return match, {**found, "path_params": decoded} if found else found
+
+        def get_route_handler(self) -> Respond:
+            respond = super().get_route_handler()
+
+            async def checked(request: Request) -> Response:
+                try:
+                    request.state.user = await access.check(request, self.right)
+                    response = await respond(await with_body(request))
+                except Exception as error:  # noqa: BLE001  every error becomes a problem document
+                    response = problem_of(error)
+                response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+                return response
+
+            return checked
+
+    return ApiRoute
+
+
+async def with_body(request: Request) -> Request:
+    """Read the body of a request, at most `LARGEST_BODY`, and return a request that has it.
+
+    Raises:
+        HTTPException: the body is too large, or is not JSON.
+    """
+    if request.method in SAFE_METHODS:
+        return request
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > LARGEST_BODY:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {LARGEST_BODY:,} bytes")
+    kind = request.headers.get("content-type", JSON if not body else "").partition(";")[0].strip().lower()
+    if kind != JSON:
+        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the Content-Type must be {JSON}")
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    return Request(request.scope, receive)
+
+
+def problem_of(error: Exception) -> Response:
+    """Return the problem document of an error, without any part of the request that caused it."""
+    match error:
+        case AccessDenied():
+            challenge = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
+            return problems.problem(error.status, error.detail, "access-denied", headers=challenge)
+        case RequestValidationError():
+            return _invalid_input(error)
+        case RecursionError():
+            return problems.problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is nested too deeply", "invalid-input")
+        case HTTPException():
+            return problems.problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
+        case _:
+            return problems.of_error(error)
+
+
+def _invalid_input(error: RequestValidationError) -> Response:
+    faults = [
+        {
+            "field": ".".join(str(part) for part in fault["loc"][1:]),
+            "message": str(fault["msg"]).removeprefix("Value error, "),
+        }
+        for fault in error.errors()
+    ]
+    detail = "; ".join(": ".join(filter(None, fault.values())) for fault in faults)
+    return problems.problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, "invalid-input", errors=faults)
+
+
+def current_user(request: Request) -> User:
+    """Return the user of a request whose rights were checked."""
+    user: User = request.state.user
+    return user
+
+
+CurrentUser = Annotated[User, Depends(current_user)]
+
+
+def answer(body: Mapping[str, object], **headers: str) -> Response:
+    """Return a response with a JSON body, formatted as the commands format it."""
+    return Response(as_json({"schema_version": 1, **body}), media_type=JSON, headers=headers)

@@ -1,0 +1,62 @@
+"""Turn errors into problem documents (RFC 9457) with the right HTTP status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.responses import JSONResponse, Response
+
+from retrycli.domain import errors
+from retrycli.domain.sanitize import printable
+
+logger = logging.getLogger("retrycli")
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = "5"  # a locked database is usually free again by then
+
+# The status and the name of each error. The first class that matches counts.
+STATUSES: Mapping[type[errors.RetrycliError], tuple[HTTPStatus, str]] = {
+    errors.NoSuchMessage: (HTTPStatus.NOT_FOUND, "no-such-message"),
+    errors.NotActionable: (HTTPStatus.CONFLICT, "not-actionable"),
+    errors.InvalidMessage: (HTTPStatus.CONFLICT, "invalid-message"),
+    errors.NotEdited: (HTTPStatus.UNPROCESSABLE_ENTITY, "not-edited"),
+    errors.LockHeld: (HTTPStatus.SERVICE_UNAVAILABLE, "lock-held"),
+    errors.DatabaseUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "database-unavailable"),
+    errors.ConfigurationError: (HTTPStatus.INTERNAL_SERVER_ERROR, "configuration-error"),
+}
+
+
+def problem(
+    status: HTTPStatus, detail: str, name: str = "", *, headers: Mapping[str, str] | None = None, **more: object
+) -> Response:
+    """Return a problem document.
+
+    Args:
+        status: the HTTP status.
+        detail: what was wrong and what to do, in one line.
+        name: the name of the problem; its type is ``urn:retrycli:problem:NAME``, by default about:blank.
+        headers: further headers of the response.
+        more: further members of the document.
+    """
+    kind = f"urn:retrycli:problem:{name}" if name else "about:blank"
+    body = {"type": kind, "title": status.phrase, "status": status, "detail": printable(detail), **more}
+    return JSONResponse(body, status, {"Cache-Control": "no-store", **(headers or {})}, media_type=MEDIA_TYPE)
+
+
+def of_error(error: Exception) -> Response:
+    """Return the problem document of an error. An unexpected error is logged, and its text is not shown."""
+    status, name = status_of(error)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s", errors.cause_of(error))
+    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return problem(status, errors.cause_of(error), name, headers=headers)
+
+
+def status_of(error: Exception) -> tuple[HTTPStatus, str]:
+    """Return the HTTP status and the problem's name of an error."""
+    for kind, found in STATUSES.items():
+        if isinstance(error, kind):
+            return found
+    return HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error"

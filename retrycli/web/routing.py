@@ -1,0 +1,39 @@
+"""Match routes against the path as the client sent it, so that an id may contain an encoded slash."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from starlette.routing import Match, Route
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+
+class EncodedRoute(Route):
+    """A route whose parameters are decoded after the path was split at its slashes."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match the encoded path, then decode the parameters. Text that is not valid UTF-8 matches nothing."""
+        match, found = super().matches({**scope, "path": encoded_path(scope)})
+        try:
+            decoded = {name: decode(value) for name, value in found.get("path_params", {}).items()}
+        except UnicodeDecodeError:
+            return Match.NONE, {}
+        return match, {**found, "path_params": decoded} if found else found
+
+
+def encoded_path(scope: Scope) -> str:
+    """Return a request's path, percent-encoded."""
+    raw: bytes | None = scope.get("raw_path")
+    return quote(scope["path"]) if raw is None else raw.partition(b"?")[0].decode("latin-1")
+
+
+def decode(value: object) -> object:
+    """Decode a path parameter.
+
+    Raises:
+        UnicodeDecodeError: the parameter is not valid UTF-8.
+    """
+    return unquote(value, errors="strict") if isinstance(value, str) else value

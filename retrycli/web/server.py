@@ -1,0 +1,191 @@
+"""Serve the HTTP API and the console as a process of their own: `retrycli serve`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import closing, suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+
+from retrycli import operations
+from retrycli.config.settings import Settings
+from retrycli.domain.errors import ConfigurationError, RetrycliError
+from retrycli.web.access import Access
+from retrycli.web.api import make_api
+from retrycli.web.endpoints import problem_of
+from retrycli.web.sign_in import TokenUsers
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+API = "/api/messages"
+PAGES = "/messages"
+SOCKET_MODE = 0o660  # the proxy's group may connect
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+SHUTDOWN_GRACE_SECONDS = 5  # in addition to the longest request to the ticketing system
+
+
+def application(settings: Settings) -> ASGIApp:
+    """Return the application that `retrycli serve` runs.
+
+    Raises:
+        ConfigurationError: the tokens' file can't be used, or a setting is wrong.
+    """
+    users = TokenUsers(settings)
+    access = Access(users, allowed_hosts(settings), read_only=settings.web.read_only)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.include_router(make_api(settings, access), prefix=API)
+    app.add_exception_handler(HTTPException, _not_found)
+
+    @app.get("/livez", include_in_schema=False)
+    async def live() -> Response:
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz", include_in_schema=False)
+    def ready() -> Response:
+        return _ready(settings)
+
+    @app.get("/", include_in_schema=False)
+    async def start(request: Request) -> Response:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}{PAGES}/", HTTPStatus.SEE_OTHER)
+
+    return UnderRootPath(app, settings.web.root_path)
+
+
+def _ready(settings: Settings) -> Response:
+    """Return whether the database can be used. The response names no cause, because anybody may ask."""
+    try:
+        with operations.wiring.open_database(settings):
+            pass
+    except RetrycliError:
+        return PlainTextResponse("the database can't be used\n", HTTPStatus.SERVICE_UNAVAILABLE)
+    return PlainTextResponse("ok\n")
+
+
+def _not_found(request: Request, error: Exception) -> Response:
+    return problem_of(error)
+
+
+def allowed_hosts(settings: Settings) -> frozenset[str]:
+    """Return the accepted host names: the configured ones, otherwise those of this machine."""
+    own = {settings.web.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+    return frozenset(settings.web.allowed_hosts or own) | LOOPBACK
+
+
+class UnderRootPath:
+    """Serve an application below a path, behind a proxy that strips the path and behind one that keeps it.
+
+    Args:
+        app: the application.
+        root: the path, such as ``/desk``; empty for none.
+    """
+
+    def __init__(self, app: ASGIApp, root: str) -> None:
+        self._app = app
+        self._root = root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, with the root path before its path."""
+        if self._root and scope["type"] == "http":
+            path: str = scope["path"]
+            if path != self._root and not path.startswith(f"{self._root}/"):
+                raw = scope.get("raw_path") or path.encode()
+                scope = {**scope, "path": self._root + path, "raw_path": self._root.encode() + raw}
+            scope = {**scope, "root_path": self._root}
+        await self._app(scope, receive, send)
+
+
+def serve(settings: Settings, started: Callable[[str], None]) -> None:
+    """Serve until a signal ends the process. Requests in flight may finish.
+
+    Args:
+        settings: the settings.
+        started: called with the address as soon as the server listens.
+
+    Raises:
+        ConfigurationError: the address or the socket can't be used, or the tokens' file can't.
+    """
+    app = application(settings)
+    grace = settings.gateway.longest.total_seconds() + SHUTDOWN_GRACE_SECONDS
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=round(grace),
+        # Only a proxy can open the Unix socket. Over TCP, believe only a proxy on this machine.
+        forwarded_allow_ips="*" if settings.web.uds else None,
+    )
+    with closing(listen(settings)) as listening:
+        started(address(settings))
+        uvicorn.Server(config).run(sockets=[listening])
+    if settings.web.uds is not None:
+        with suppress(OSError):
+            settings.web.uds.unlink()
+
+
+def address(settings: Settings) -> str:
+    """Return the address of the console, for people."""
+    web = settings.web
+    if web.uds is not None:
+        return f"unix:{web.uds}, path {web.root_path}{PAGES}/"
+    host = f"[{web.host}]" if ":" in web.host else web.host
+    return f"http://{host}:{web.port}{web.root_path}{PAGES}/"
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Return a socket that listens where the settings say.
+
+    Raises:
+        ConfigurationError: the address or the path can't be used.
+    """
+    web = settings.web
+    if web.uds is not None:
+        return _listen_on_path(web.uds)
+    try:
+        family, _, _, _, where = socket.getaddrinfo(web.host, web.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(where[:2], family=family)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't listen on {web.host}, port {web.port}: {error.strerror}. Set web.host and web.port, or pass --port"
+        ) from error
+
+
+def _listen_on_path(path: Path) -> socket.socket:
+    found = socket.socket(socket.AF_UNIX)
+    try:
+        _remove_stale(path)
+        mask = os.umask(0o777 & ~SOCKET_MODE)
+        try:
+            found.bind(str(path))
+        finally:
+            os.umask(mask)
+        found.listen()
+    except OSError as error:
+        found.close()
+        reason = error.strerror or str(error)
+        raise ConfigurationError(f"can't listen on {path}: {reason}. Set web.uds, or pass --uds") from error
+    return found
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket on which no process listens. For any other file, `bind` names the reason.
+
+    Raises:
+        OSError: the path can't be examined, or the socket can't be removed.
+    """
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(path))
+    except ConnectionRefusedError:
+        path.unlink()
