@@ -19,8 +19,8 @@ from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.web.access import Access
-from retrycli.web.api import make_api
 from retrycli.web.endpoints import problem_of
+from retrycli.web.router import make_api
 from retrycli.web.sign_in import TokenUsers
 
 if TYPE_CHECKING:
