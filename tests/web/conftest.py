@@ -19,9 +19,9 @@ from retrycli.domain.user import Role
 from retrycli.operations.sandbox import Sandbox
 from retrycli.web.server import application as served_application
 from tests.cli.application import Application
-from tests.cli.conftest import application, cli, prepared, sandbox, templates
+from tests.cli.conftest import application, at_work, cli, prepared, sandbox, templates
 
-__all__ = ["application", "cli", "prepared", "sandbox", "templates"]
+__all__ = ["application", "at_work", "cli", "prepared", "sandbox", "templates"]
 
 HOST = "desk.example.com"
 API = "/api/messages"
