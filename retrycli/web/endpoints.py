@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPMethod, HTTPStatus
 from typing import Annotated, Any, TypeVar
@@ -207,4 +207,5 @@ CurrentUser = Annotated[User, Depends(current_user)]
 
 def answer(body: Mapping[str, object], **headers: str) -> Response:
     """Return a response with a JSON body, formatted as the commands format it."""
-    return Response(as_json({"schema_version": 1, **body}), media_type=JSON, headers=headers)
+    values = {name: [*value] if isinstance(value, Iterator) else value for name, value in body.items()}
+    return Response(as_json({"schema_version": 1, **values}), media_type=JSON, headers=headers)

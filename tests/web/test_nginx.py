@@ -54,7 +54,7 @@ def nginx(folder: Path, snippet: str) -> Iterator[Path]:
     folder.mkdir()
     (folder / "retrycli.conf").write_text(snippet)
     (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, host=HOST, login=getuser()))
-    command = [program, "-e", folder / "error.log", "-p", folder, "-c", folder / "nginx.conf"]
+    command = [program, "-e", f"{folder}/error.log", "-p", str(folder), "-c", f"{folder}/nginx.conf"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: is_listening(folder / "nginx.sock"), process)
