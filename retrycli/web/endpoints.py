@@ -32,6 +32,7 @@ EVERYWHERE = (
     HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
+OF_BODIES = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 
 
 class Problem(BaseModel):
@@ -109,7 +110,7 @@ def _problems_of(declared: Endpoint) -> dict[int | str, dict[str, Any]]:
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         status: {"description": status.phrase, "content": {problems.MEDIA_TYPE: schema}}
-        for status in (*EVERYWHERE, *declared.errors)
+        for status in (*EVERYWHERE, *(() if declared.method in SAFE_METHODS else OF_BODIES), *declared.errors)
     }
 
 

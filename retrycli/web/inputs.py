@@ -14,6 +14,8 @@ from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.sanitize import encodable
 from retrycli.operations.listing import MAX_PAGE
 
+# The characters that `str.splitlines` does not split at, as a pattern for the OpenAPI document.
+ONE_LINE = r"^[^\x00\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]*$"
 LONGEST_REASON = 2000  # characters of a reason or a note
 
 
@@ -39,12 +41,14 @@ def _length(value: object) -> timedelta:
 
 
 Text = Annotated[str, AfterValidator(_storable)]
-Line = Annotated[Text, AfterValidator(_one_line)]
+Line = Annotated[Text, AfterValidator(_one_line), Field(json_schema_extra={"pattern": ONE_LINE})]
 Reason = Annotated[Line, Field(min_length=1, max_length=LONGEST_REASON)]
 Duration = Annotated[
     timedelta,
     BeforeValidator(_length),
-    WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|[smhd])$", "examples": ["30m", "2h", "1d"]}),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^(?=.*[1-9])[0-9]+(\.[0-9]+)?(ms|[smhd])$", "examples": ["30m", "2h", "1d"]}
+    ),
 ]
 
 
