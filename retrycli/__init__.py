@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from retrycli.operations.message_actions import Canary, Match, acknowledge, find, mark_sent, reject, requeue
     from retrycli.operations.retry import ActionResult, look_up, retry
     from retrycli.operations.run_pass import run_once
+    from retrycli.operations.schedule.in_process import Scheduler
     from retrycli.operations.status import Status, status
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "PassSummary",
     "Presence",
     "RetrycliError",
+    "Scheduler",
     "Settings",
     "State",
     "Status",
@@ -73,6 +75,7 @@ _HOMES = {
     "PassSummary": "domain.passes",
     "Presence": "domain.outcome",
     "RetrycliError": "domain.errors",
+    "Scheduler": "operations.schedule.in_process",
     "Settings": "config.settings",
     "State": "domain.message",
     "Status": "operations.status",

@@ -23,7 +23,6 @@ from retrycli.store.write_check import lack_of_room
 from retrycli.system.pass_lock import Holder, PassLock
 
 RETIRED_AFTER = timedelta(days=7)  # a host without a pass for this long counts as retired
-BEFORE_TICK = timedelta(minutes=1)  # a pass that began less than this before a tick belongs to that tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ def _status(
 def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
     grid = ticks_of(callers, passes, interval, at)
     number = grid.after(at)
-    nearly = min(BEFORE_TICK, (grid[number + 1] - grid[number]) / 2)
+    nearly = min(schedule_grid.BEFORE_TICK, (grid[number + 1] - grid[number]) / 2)
     return grid.next(max([at, *(record.started_at + nearly for record in passes if record.started_by in SCHEDULERS)]))
 
 
