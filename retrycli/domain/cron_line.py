@@ -65,10 +65,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A crontab line or a timer that runs a pass."""
+    """A crontab line, a timer, or an application with a `retrycli.Scheduler` that runs passes."""
 
-    kind: Literal["cron", "timer"]
-    title: str  # name of the crontab or unit, for operators
+    kind: Literal["cron", "timer", "application"]
+    title: str  # name of the crontab or unit, or pid and host of the application, for operators
     line: int | None
     when: str
     command: str

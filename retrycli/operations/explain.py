@@ -22,6 +22,7 @@ from retrycli.domain.passes import PassRecord, is_late
 from retrycli.domain.transition import Claim, IdRange
 from retrycli.engine import limits, recovery, runner
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
+from retrycli.operations.schedule.applications import applications
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import (
@@ -82,6 +83,8 @@ def explain(
         NoSuchMessage: the application's table has no such row.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
+    if callers is None:
+        callers = applications(settings) or None
     with dry_run_database(settings) as database:
         found = _Explainer(settings, database, callers, runtime, none_hidden=none_hidden).explain(message_id)
     with suppress(LockUnusable):
