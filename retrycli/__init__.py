@@ -3,6 +3,9 @@
     import retrycli
 
     settings = retrycli.load_settings()
+    scheduler = retrycli.Scheduler(settings)  # makes the passes in a thread, instead of cron
+    scheduler.start()                         # `scheduler.stop()` ends it in good order
+
     summary = retrycli.run_once(settings)     # one pass; acquires the same lock as the command
     retrycli.status(settings)                 # scheduler health and queue counts
     retrycli.retry(settings, 17)              # attempt one message now

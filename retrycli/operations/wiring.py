@@ -202,7 +202,7 @@ def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | No
 def scheduler_lock_path(settings: Settings) -> Path:
     """Return the lock file of `retrycli.Scheduler`. The process that holds it makes the passes of this host."""
     path = lock_path(settings)
-    return path.with_name(f"{path.name}.scheduler")
+    return path.with_suffix(f".scheduler{path.suffix}")
 
 
 def _is_writable(folder: Path) -> bool:

@@ -62,7 +62,7 @@ STOP_REASONS = {
     StopReason.THROTTLED: "the ticketing API asked retrycli to wait",
     StopReason.DEADLINE: "the pass ran out of time",
     StopReason.LIMIT: "the pass reached its maximum number of attempts",
-    StopReason.SIGNAL: "the pass received a signal",
+    StopReason.SIGNAL: "the pass was asked to stop",
     StopReason.LOCK_HELD: "another pass holds the lock",
     StopReason.PAUSED: "deliveries are paused",
     StopReason.FAULT: "the pass failed",
