@@ -22,6 +22,7 @@ from retrycli.operations import pause, run_pass, wiring
 from tests.cli.api import held_back
 from tests.cli.command import LONGEST, end, wait_until
 from tests.cli.steered import BY_THEN, TICK, Steered, next_tick, scheduler_of
+from tests.cli.worker import Worker, a_worker
 from tests.conftest import on_both
 from tests.environment import BARE
 
@@ -315,45 +316,13 @@ def test_a_tick_whose_pass_another_scheduler_has_begun_gets_no_second_pass(
         assert len(passes(application)) == made + 1
 
 
-class Worker:
-    """A process of an application, with a scheduler whose clock the test moves.
-
-    Args:
-        application: the database.
-        api: the URL of the ticketing API.
-        at: the time at which the process starts.
-    """
-
-    def __init__(self, application: Application, api: str, at: datetime) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cli.worker", at.isoformat()],
-            env={**BARE, **application.variables(api), "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.expect("waits")
-
-    def expect(self, line: str) -> None:
-        assert self.process.stdout
-        assert self.process.stdout.readline() == f"{line}\n"
-
-    def tell(self, line: str) -> None:
-        assert self.process.stdin
-        self.process.stdin.write(f"{line}\n")
-        self.process.stdin.flush()
-
-
 @pytest.fixture
 def workers(application: Application, sandbox: Sandbox) -> Iterator[Callable[[datetime], Worker]]:
     """Provide a function that starts a `Worker`. Kill all of them at the end."""
     with ExitStack() as until_the_end:
 
         def start(at: datetime) -> Worker:
-            worker = Worker(application, sandbox.url, at)
-            until_the_end.enter_context(worker.process)
-            until_the_end.callback(worker.process.kill)
-            return worker
+            return until_the_end.enter_context(a_worker(application.variables(sandbox.url), at))
 
         yield start
 
@@ -377,8 +346,7 @@ def test_one_of_two_processes_makes_each_pass_and_the_other_takes_over_if_it_is_
     assert len(found) == 3
     [maker] = {*found}
     [first] = [worker for worker in both if worker.process.pid == maker]
-    first.process.kill()
-    first.process.wait()
+    first.kill()
     both.remove(first)
     assert makers(3) == [*found, both[0].process.pid]
     both[0].tell("stop")
