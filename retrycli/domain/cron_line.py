@@ -81,7 +81,7 @@ class Caller:
     # The time zone that the crontab sets with CRON_TZ, which not every cron supports; None means the system's zone.
     zone: str | None = None
     # When cron began to use the line in its current form: when cron started, or when the crontab was last modified,
-    # whichever is later. None if unknown.
+    # whichever is later. When the application began to make the passes. None if unknown.
     since: datetime | None = None
 
     # How the line or unit differs from what `cron install` would write; None if it does not differ, or was not checked.

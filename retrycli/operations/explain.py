@@ -157,7 +157,7 @@ class _Explainer:
         if uncalled is not None:
             return Gate("cron", open=False, figure="; ".join(uncalled))
         if passes and is_late(passes[0].started_at, self._now, interval):
-            figure = f"no pass has started recently: {why_late(callers, self._now)}; the last pass began at"
+            figure = f"no pass has started recently: {why_late(callers, interval, self._now)}; the last pass began at"
             return Gate("cron", open=False, figure=figure, time=passes[0].started_at)
         number = self._grid.after(self._now)
         minutes = (self._grid[number + 1] - self._grid[number]) / timedelta(minutes=1)

@@ -158,7 +158,7 @@ def _status(
         unrecorded=unrecorded,
         hosts=_hosts(ledger.hosts(at - RETIRED_AFTER, upto), passes, interval, at),
         next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
-        missing=why_late(callers, at) if late and uncalled is None else None,
+        missing=why_late(callers, interval, at) if late and uncalled is None else None,
         uncalled=uncalled,
         unseen=callers is not None
         and not callers

@@ -351,3 +351,34 @@ def test_one_of_two_processes_makes_each_pass_and_the_other_takes_over_if_it_is_
     assert makers(3) == [*found, both[0].process.pid]
     both[0].tell("stop")
     both[0].expect("True")
+
+
+FORKED = """
+import os, sys
+import retrycli
+
+scheduler = retrycli.Scheduler(retrycli.load_settings())
+scheduler.start()
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+    assert scheduler.get_status()["running"]
+else:
+    before = scheduler.get_status()["running"], scheduler.stop()
+    scheduler.start()
+    after = scheduler.get_status()["running"], scheduler.stop()
+    os._exit(0 if (before, after) == ((False, True), (True, True)) else 1)
+assert scheduler.stop()
+"""
+
+
+def test_a_forked_process_has_no_thread_and_may_start_its_own(application: Application) -> None:
+    """A web server may load the application before it forks its workers."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED],
+        env={**BARE, **application.variables("http://127.0.0.1:9"), "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

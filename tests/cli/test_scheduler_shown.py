@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -167,6 +167,10 @@ def test_an_application_that_runs_but_makes_no_passes_is_named(desk: Cli, applic
         hangs = f"the application ({ME}) is running, but its passes fail or hang; see its log"
         assert f"no pass has begun since then: {hangs}" in desk("status").stdout
         assert findings(desk, "passes")[0][2] == hangs
+    with scheduler_of(application.settings(API), Steered(datetime.now(UTC))):
+        due, [(_, _, remedy)] = next_tick(), findings(desk, "passes")
+        words = f"the application ({ME}) was started too late for the last scheduled pass; the next pass is due at "
+        assert remedy in {words + utc_text(due), words + utc_text(next_tick())}
 
 
 def test_a_host_whose_application_leaves_the_passes_to_another_host_is_not_late(

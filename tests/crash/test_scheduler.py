@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING
@@ -39,12 +40,13 @@ def test_no_message_is_lost_if_the_application_is_killed_and_the_next_scheduler_
     """Another process of the application takes over at the next tick. The requests in flight count as unknown."""
     gate, tick = Gate(), next_tick()
     behaviour = Behaviour(latency=timedelta(milliseconds=1))
-    with Sandbox(behaviour, rng=Random(0), sleep=gate.pass_through) as server:
+    with Sandbox(behaviour, rng=Random(0), sleep=gate.pass_through) as server, ExitStack() as at_the_end:
+        at_the_end.callback(gate.let_through)  # also if an assertion fails
         stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
         before = left_alone(stage, MESSAGES)
         variables = {"RETRYCLI_CONFIG": str(stage.config)}
-        at = tick - BY_THEN
-        with a_worker(variables, at) as first, a_worker(variables, at) as second:
+        before_tick = tick - BY_THEN
+        with a_worker(variables, before_tick) as first, a_worker(variables, before_tick) as second:
             for worker in (second, first):
                 worker.tell((tick + BY_THEN).isoformat())
             second.expect("waits")

@@ -145,7 +145,7 @@ def _cadence(context: Context, callers: list[cron_line.Caller], passes: list[Pas
         return failure(
             "passes",
             f"{ago}, but there should be one every {wanted}",
-            why_late(callers, context.now()) if gone is None else gone[1],
+            why_late(callers, context.interval, context.now()) if gone is None else gone[1],
         )
     usual = _usual_interval(passes)
     if usual is None or _is_steady(context, usual):

@@ -36,6 +36,7 @@ def applications(settings: Settings) -> list[Caller]:
             installed=False,
             owner=user or "root",
             running=True,
+            since=holder.since,
         )
     ]
 

@@ -272,18 +272,27 @@ def why_not_scheduled(
     return NOT_SCHEDULED if is_gone or not others else None
 
 
-def why_late(callers: Sequence[Caller] | None, now: datetime) -> str:
-    """Explain why due passes may not have run, and say where to look. Only a log shows what cron refuses to run."""
+def why_late(callers: Sequence[Caller] | None, interval: timedelta, now: datetime) -> str:
+    """Explain why due passes may not have run, and say where to look. Only a log shows what cron refuses to run.
+
+    Args:
+        callers: what starts the passes on this machine; None if it was not examined.
+        interval: how often an application makes a pass.
+        now: the time.
+    """
     at_work = next((caller for caller in callers or () if caller.running), None)
     if at_work is None:
         return "cron may be stopped, or may refuse the user (PAM, cron.deny); see `journalctl -u cron`"
-    if at_work.kind == "application":
+    tick = _first_tick(at_work, interval, now)
+    if at_work.kind == "application" and tick is None:
         return f"the application ({at_work.title}) is running, but its passes fail or hang; see its log"
-    if (tick := _first_tick(at_work, now)) is not None:
-        return (
-            "cron was started, or the crontab was modified, too late for the last scheduled pass; the next pass is due "
-            f"at {tick:%Y-%m-%dT%H:%M:%SZ}"
+    if tick is not None:
+        started = (
+            f"the application ({at_work.title}) was started"
+            if at_work.kind == "application"
+            else "cron was started, or the crontab was modified,"
         )
+        return f"{started} too late for the last scheduled pass; the next pass is due at {tick:%Y-%m-%dT%H:%M:%SZ}"
     if at_work.kind == "timer":
         return (
             "the timer is running, but its service may fail; see the journal of "
@@ -296,12 +305,18 @@ def why_late(callers: Sequence[Caller] | None, now: datetime) -> str:
     )
 
 
-def _first_tick(caller: Caller, now: datetime) -> datetime | None:
-    """Return the first tick after cron loaded a line; None if it is unknown, or if its pass should have begun."""
-    if caller.kind != "cron" or caller.since is None:
+def _first_tick(caller: Caller, interval: timedelta, now: datetime) -> datetime | None:
+    """Return the first tick after cron loaded a line or an application started; None if it is unknown, or if its pass
+    should have begun.
+    """
+    if caller.kind == "timer" or caller.since is None:
         return None
     zone = named_zone(caller.zone) or system_zone()
-    if (line := schedule_grid.by_cron(caller.when, caller.since, zone)) is None:
+    if caller.kind == "application":
+        ticks: schedule_grid.Ticks | None = schedule_grid.by_clock(interval, caller.since, zone)
+    else:
+        ticks = schedule_grid.by_cron(caller.when, caller.since, zone)
+    if ticks is None:
         return None
-    tick = line.next(caller.since).astimezone(UTC)
+    tick = ticks.next(caller.since).astimezone(UTC)
     return tick if now < tick + BEGINS_WITHIN else None
