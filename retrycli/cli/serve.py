@@ -27,7 +27,7 @@ def run_server(
     ctx: typer.Context,
     host: Annotated[str | None, typer.Option(help="The address on which to listen.", show_default="web.host")] = None,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, help="The TCP port on which to listen.", show_default="web.port")
+        int | None, typer.Option(min=0, max=65_535, help="The TCP port on which to listen.", show_default="web.port")
     ] = None,
     uds: Annotated[
         Path | None, typer.Option(help="The Unix socket on which to listen.", show_default="web.uds")
@@ -48,7 +48,13 @@ def run_server(
         from retrycli.web import server
     except ImportError as error:
         raise ConfigurationError(f"`serve` needs {error.name}; run `{install('web')}`") from None
-    server.serve(settings, lambda address: terminal.say(f"Serving the console at {address}", "Stop it with Ctrl+C."))
+    received = server.serve(settings, _show_address)
+    raise typer.Exit(0 if received is None else 128 + received)
+
+
+def _show_address(address: str) -> None:
+    print(f"Serving the console at {address}", flush=True)  # noqa: T201
+    terminal.say("Stop it with Ctrl+C.")
 
 
 def _with(settings: Settings, given: dict[str, object]) -> Settings:

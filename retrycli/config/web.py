@@ -35,7 +35,7 @@ class WebSettings(SettingsModel):
     host: Annotated[str, matching(r"\S+", "write a host name or an IP address")] = Field(
         "127.0.0.1", description="the address on which to listen"
     )
-    port: int = Field(8003, ge=1, le=65_535, description="the TCP port on which to listen")
+    port: int = Field(8003, ge=0, le=65_535, description="the TCP port on which to listen; 0 for any free port")
     uds: Named | None = Field(None, description="a Unix socket on which to listen, instead of host and port")
     root_path: RootPath = Field(
         "", description="the path under which a reverse proxy serves the console, such as /desk"

@@ -24,7 +24,7 @@ class MessageEndpoints:
         self._settings = settings
         self._status = status
 
-    @endpoint(GET, "/{message_id}", Right.READ_TEXT, returns=schemas.MessageDetails)
+    @endpoint(GET, "/{message_id}", Right.READ_TEXT, returns=schemas.MessageDetailsBody)
     def show_message(self, message_id: str) -> Response:
         """Show one message with its text and its history."""
         return answer(bodies.details(operations.listing.show(self._settings, int(message_id))))

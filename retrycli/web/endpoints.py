@@ -178,8 +178,6 @@ def problem_of(error: Exception) -> Response:
             return problems.problem(error.status, error.detail, "access-denied", headers=challenge)
         case RequestValidationError():
             return _invalid_input(error)
-        case RecursionError():
-            return problems.problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is nested too deeply", "invalid-input")
         case HTTPException():
             return problems.problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
         case _:

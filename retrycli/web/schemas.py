@@ -11,14 +11,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Answer(BaseModel):
+class JsonBody(BaseModel):
     """Each response is one object with the version of its schema."""
 
     model_config = ConfigDict(extra="allow")
     schema_version: int = 1
 
 
-class SchedulerStatus(BaseModel):
+class SchedulerStatusBody(BaseModel):
     """The scheduler's status."""
 
     running: bool = Field(description="passes run, and deliveries are not paused")
@@ -27,7 +27,7 @@ class SchedulerStatus(BaseModel):
     next_run: datetime | None
 
 
-class Pause(BaseModel):
+class PauseFields(BaseModel):
     """A pause of all deliveries."""
 
     since: datetime
@@ -36,13 +36,13 @@ class Pause(BaseModel):
     reason: str | None
 
 
-class Paused(Answer):
+class PausedBody(JsonBody):
     """The pause that is now active, if any."""
 
-    paused: Pause | None
+    paused: PauseFields | None
 
 
-class Overview(Answer):
+class OverviewBody(JsonBody):
     """Scheduler health and queue counts, as `retrycli status --json` prints them."""
 
     state: str = Field(description="ok, late, paused, down or never_run")
@@ -52,10 +52,10 @@ class Overview(Answer):
     next_run: datetime | None
     last_pass: dict[str, Any] | None
     messages: dict[str, int]
-    paused: Pause | None
+    paused: PauseFields | None
 
 
-class ListedMessage(BaseModel):
+class ListedFields(BaseModel):
     """A failed message in a list."""
 
     model_config = ConfigDict(extra="allow")
@@ -71,14 +71,14 @@ class ListedMessage(BaseModel):
     expires_at: datetime | None
 
 
-class MessagePage(Answer):
+class MessagePageBody(JsonBody):
     """One page of failed messages."""
 
-    messages: list[ListedMessage]
+    messages: list[ListedFields]
     next: str | None = Field(description="the value of `after` for the next page; null on the last page")
 
 
-class MessageDetails(Answer):
+class MessageDetailsBody(JsonBody):
     """One message with its text, its attempts and the operators' actions."""
 
     message: dict[str, Any]
@@ -87,7 +87,7 @@ class MessageDetails(Answer):
     acts: list[dict[str, Any]]
 
 
-class Gate(BaseModel):
+class GateFields(BaseModel):
     """A condition that the next attempt must meet."""
 
     name: str
@@ -96,15 +96,15 @@ class Gate(BaseModel):
     time: datetime | None
 
 
-class Explanation(Answer):
+class ExplanationBody(JsonBody):
     """The reasons why a message waits, and its next attempt."""
 
     id: int | str
-    gates: list[Gate]
+    gates: list[GateFields]
     next_attempt_at: datetime | None
 
 
-class Attempt(BaseModel):
+class AttemptFields(BaseModel):
     """An attempt by hand: its outcome, or why no attempt was made."""
 
     id: int | str
@@ -113,7 +113,7 @@ class Attempt(BaseModel):
     error: str | None
 
 
-class ActionDone(Answer):
+class ActionBody(JsonBody):
     """The result of an action on messages."""
 
     act: str
@@ -122,47 +122,47 @@ class ActionDone(Answer):
     left: int
     reason: str | None
     refused: list[dict[str, Any]]
-    canaries: list[Attempt]
+    canaries: list[AttemptFields]
 
 
-class AttemptsDone(Answer):
+class AttemptsBody(JsonBody):
     """The result of attempts by hand."""
 
-    results: list[Attempt]
+    results: list[AttemptFields]
     matched: int
     done: int
     left: int
     reason: str | None
 
 
-class LookUps(Answer):
+class LookUpsBody(JsonBody):
     """The results of look-ups: ``found``, ``absent`` or ``unclear``."""
 
     results: list[dict[str, Any]]
 
 
-class Noted(Answer):
+class NotedBody(JsonBody):
     """A note that was written."""
 
     id: int | str
     note: str
 
 
-class Edited(Answer):
+class EditedBody(JsonBody):
     """The columns that an edit changed."""
 
     id: int | str
     changed: list[str]
 
 
-class Passes(Answer):
+class PassesBody(JsonBody):
     """The newest passes and pauses."""
 
     passes: list[dict[str, Any]]
     pauses: list[dict[str, Any]]
 
 
-class Statistics(Answer):
+class StatisticsBody(JsonBody):
     """Delivery statistics, as `retrycli stats --json` prints them."""
 
     since: datetime
@@ -171,7 +171,7 @@ class Statistics(Answer):
     delivered: int
 
 
-class Escalations(Answer):
+class EscalationsBody(JsonBody):
     """Escalated messages and their causes."""
 
     escalations: list[dict[str, Any]]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +21,9 @@ from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.web.access import Access
-from retrycli.web.api import make_api
 from retrycli.web.endpoints import problem_of
 from retrycli.web.pages.application import make_pages
+from retrycli.web.router import make_api
 from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import RecentStatus
 
@@ -107,20 +109,22 @@ class UnderRootPath:
         await self._app(scope, receive, send)
 
 
-def serve(settings: Settings, started: Callable[[str], None]) -> None:
-    """Serve until a signal ends the process. Requests in flight may finish.
+def serve(settings: Settings, started: Callable[[str], None]) -> int | None:
+    """Serve until SIGTERM or SIGINT, then let requests in flight finish.
 
     Args:
         settings: the settings.
         started: called with the address as soon as the server listens.
 
+    Returns:
+        The signal that ended the server; None if it ended by itself.
+
     Raises:
         ConfigurationError: the address or the socket can't be used, or the tokens' file can't.
     """
-    app = application(settings)
     grace = settings.gateway.longest.total_seconds() + SHUTDOWN_GRACE_SECONDS
     config = uvicorn.Config(
-        app,
+        application(settings),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -129,21 +133,39 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
         # Only a proxy can open the Unix socket. Over TCP, believe only a proxy on this machine.
         forwarded_allow_ips="*" if settings.web.uds else None,
     )
+    # uvicorn stops in good order, and then raises the signal again for these handlers.
+    received: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: received.append(number))
     with closing(listen(settings)) as listening:
-        started(address(settings))
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config, received, partial(started, address(settings, listening))).run(sockets=[listening])
     if settings.web.uds is not None:
-        with suppress(OSError):
-            settings.web.uds.unlink()
+        settings.web.uds.unlink(missing_ok=True)
+    return received[0] if received else None
 
 
-def address(settings: Settings) -> str:
+class _Server(uvicorn.Server):
+    """A server that tells when it listens, and that also heeds a signal that arrived before."""
+
+    def __init__(self, config: uvicorn.Config, received: Sequence[int], started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._received = received
+        self._started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen. From here on, uvicorn handles the signals."""
+        await super().startup(sockets)
+        self._started()
+        self.should_exit = self.should_exit or bool(self._received)
+
+
+def address(settings: Settings, listening: socket.socket) -> str:
     """Return the address of the console, for people."""
     web = settings.web
     if web.uds is not None:
         return f"unix:{web.uds}, path {web.root_path}{PAGES}/"
     host = f"[{web.host}]" if ":" in web.host else web.host
-    return f"http://{host}:{web.port}{web.root_path}{PAGES}/"
+    return f"http://{host}:{listening.getsockname()[1]}{web.root_path}{PAGES}/"
 
 
 def listen(settings: Settings) -> socket.socket:

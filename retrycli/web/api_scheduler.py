@@ -1,15 +1,13 @@
-"""The HTTP API: the scheduler's endpoints, and the router with all endpoints."""
+"""The HTTP API's endpoints of the scheduler."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
 from http import HTTPMethod, HTTPStatus
-from importlib.metadata import version
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.openapi.utils import get_openapi
+from fastapi import Query, Response
 from pydantic import Field
 
 from retrycli import operations
@@ -19,9 +17,7 @@ from retrycli.domain.user import Right
 from retrycli.operations import bodies
 from retrycli.views.formatting import as_json
 from retrycli.web import schemas
-from retrycli.web.access import Access
-from retrycli.web.api_messages import MessageEndpoints
-from retrycli.web.endpoints import JSON, CurrentUser, Problem, add_endpoints, answer, endpoint, route_class
+from retrycli.web.endpoints import JSON, CurrentUser, answer, endpoint
 from retrycli.web.inputs import Body, Duration, Reason
 from retrycli.web.status import RecentStatus
 
@@ -46,7 +42,7 @@ class SchedulerEndpoints:
         self._settings = settings
         self._status = status
 
-    @endpoint(GET, "/scheduler/status", Right.READ, returns=schemas.SchedulerStatus)
+    @endpoint(GET, "/scheduler/status", Right.READ, returns=schemas.SchedulerStatusBody)
     def scheduler_status(self) -> Response:
         """Show whether passes run, and when the next one starts."""
         found = self._status.read()
@@ -59,12 +55,12 @@ class SchedulerEndpoints:
         }
         return Response(as_json(body), media_type=JSON)  # the original specification has no schema_version
 
-    @endpoint(GET, "/scheduler/overview", Right.READ, returns=schemas.Overview)
+    @endpoint(GET, "/scheduler/overview", Right.READ, returns=schemas.OverviewBody)
     def scheduler_overview(self) -> Response:
         """Show scheduler health and queue counts."""
         return answer(bodies.status(self._status.read()))
 
-    @endpoint(POST, "/scheduler/pause", Right.PAUSE, INVALID, returns=schemas.Paused)
+    @endpoint(POST, "/scheduler/pause", Right.PAUSE, INVALID, returns=schemas.PausedBody)
     def pause_scheduler(self, user: CurrentUser, body: PauseBody | None = None) -> Response:
         """Stop passes from sending, until `resume` or for a set time."""
         wanted = body or PauseBody()
@@ -72,61 +68,23 @@ class SchedulerEndpoints:
         self._status.forget()
         return answer({"paused": asdict(begun)})
 
-    @endpoint(POST, "/scheduler/resume", Right.PAUSE, returns=schemas.Paused)
+    @endpoint(POST, "/scheduler/resume", Right.PAUSE, returns=schemas.PausedBody)
     def resume_scheduler(self, user: CurrentUser) -> Response:
         """End a pause."""
         operations.pause.resume(self._settings, by=user.name)
         self._status.forget()
         return answer({"paused": None})
 
-    @endpoint(GET, "/scheduler/passes", Right.READ, INVALID, returns=schemas.Passes)
+    @endpoint(GET, "/scheduler/passes", Right.READ, INVALID, returns=schemas.PassesBody)
     def list_passes(self, limit: Annotated[int, Query(ge=1, le=MOST_PASSES)] = 20) -> Response:
         """List the newest passes and pauses."""
         found, pauses, _ = operations.status.last_passes(self._settings, limit=limit)
         return answer(bodies.passes(found, pauses))
 
-    @endpoint(GET, "/scheduler/stats", Right.READ, INVALID, returns=schemas.Statistics)
+    @endpoint(GET, "/scheduler/stats", Right.READ, INVALID, returns=schemas.StatisticsBody)
     def statistics(
         self, since: Annotated[Duration, Query()] = WEEK, by: Annotated[GroupBy, Query()] = GroupBy.OUTCOME
     ) -> Response:
         """Show outcomes of attempts, and outages of the ticketing API."""
         figures, groups = operations.listing.stats(self._settings, by, span=since, limit=MOST_GROUPS)
         return answer(bodies.statistics(figures, by, groups))
-
-
-class _Document:
-    """The OpenAPI document of the API, for generated clients."""
-
-    def __init__(self, router: APIRouter) -> None:
-        self._router = router
-
-    @endpoint(GET, "/openapi.json", Right.READ, returns=dict[str, object])
-    def openapi_document(self, request: Request) -> Response:
-        """Return this document."""
-        base = request.url.path.removesuffix("/openapi.json")
-        document = get_openapi(
-            title="retrycli",
-            version=version("retrycli"),
-            description="The scheduler's status, and what operators do to failed ticket messages.",
-            routes=self._router.routes,
-            servers=[{"url": base}],
-        )
-        components = document.setdefault("components", {})
-        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-        document["security"] = [{"token": []}]
-        return Response(as_json(document), media_type=JSON)
-
-
-def make_api(settings: Settings, access: Access) -> APIRouter:
-    """Return a router with all endpoints.
-
-    Args:
-        settings: the settings of the passes.
-        access: decides who may call which endpoint.
-    """
-    router, status = APIRouter(route_class=route_class(access)), RecentStatus(settings)
-    add_endpoints(router, SchedulerEndpoints(settings, status))
-    add_endpoints(router, _Document(router))
-    add_endpoints(router, MessageEndpoints(settings, status))
-    return router

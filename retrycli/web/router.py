@@ -1,0 +1,56 @@
+"""The router with all endpoints of the HTTP API, and its OpenAPI document."""
+
+from __future__ import annotations
+
+from http import HTTPMethod
+from importlib.metadata import version
+
+from fastapi import APIRouter, Request, Response
+from fastapi.openapi.utils import get_openapi
+
+from retrycli.config.settings import Settings
+from retrycli.domain.user import Right
+from retrycli.views.formatting import as_json
+from retrycli.web.access import Access
+from retrycli.web.api_messages import MessageEndpoints
+from retrycli.web.api_scheduler import SchedulerEndpoints
+from retrycli.web.endpoints import JSON, Problem, add_endpoints, endpoint, route_class
+from retrycli.web.status import RecentStatus
+
+
+class _Document:
+    """The OpenAPI document of the API, for generated clients."""
+
+    def __init__(self, router: APIRouter) -> None:
+        self._router = router
+
+    @endpoint(HTTPMethod.GET, "/openapi.json", Right.READ, returns=dict[str, object])
+    def openapi_document(self, request: Request) -> Response:
+        """Return this document."""
+        base = request.url.path.removesuffix("/openapi.json")
+        document = get_openapi(
+            title="retrycli",
+            version=version("retrycli"),
+            description="The scheduler's status, and what operators do to failed ticket messages.",
+            routes=self._router.routes,
+            servers=[{"url": base}],
+        )
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+        document["security"] = [{"token": []}]
+        return Response(as_json(document), media_type=JSON)
+
+
+def make_api(settings: Settings, access: Access) -> APIRouter:
+    """Return a router with all endpoints.
+
+    Args:
+        settings: the settings of the passes.
+        access: decides who may call which endpoint.
+    """
+    router, status = APIRouter(route_class=route_class(access)), RecentStatus(settings)
+    add_endpoints(router, SchedulerEndpoints(settings, status))
+    add_endpoints(router, _Document(router))
+    add_endpoints(router, MessageEndpoints(settings, status))
+    return router

@@ -1,0 +1,188 @@
+"""Which requests are allowed: every endpoint × every user × what a browser says about the request's origin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+
+from retrycli import operations, web
+from retrycli.domain.user import Right, Role, User
+from retrycli.web.access import Access
+from retrycli.web.endpoints import route_class
+from retrycli.web.router import make_api
+from tests.conftest import on_sqlite
+from tests.web.conftest import API, HOST
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from retrycli.config.settings import Settings
+    from tests.web.conftest import Client, Desk
+
+pytestmark = on_sqlite
+
+ORIGINS: Mapping[str, tuple[Mapping[str, str], bool]] = {
+    "our own page": ({"Sec-Fetch-Site": "same-origin"}, True),
+    "an address that the user typed": ({"Sec-Fetch-Site": "none"}, True),
+    "another site": ({"Sec-Fetch-Site": "cross-site"}, False),
+    "another host of the same site": ({"Sec-Fetch-Site": "same-site"}, False),
+    "another site that claims our origin": ({"Sec-Fetch-Site": "cross-site", "Origin": f"http://{HOST}"}, False),
+    "an old browser on our own page": ({"Origin": f"http://{HOST}"}, True),
+    "an old browser on another site": ({"Origin": "http://evil.example"}, False),
+    "an old browser in a sandboxed frame": ({"Origin": "null"}, False),
+    "a browser that says nothing": ({}, False),
+}
+"""What a browser may say about the page that sent a request, and whether the request may change something."""
+
+
+def routes(settings: Settings) -> Iterator[APIRoute]:
+    """Yield all routes of the API."""
+    for route in make_api(settings, Access(lambda _: None)).routes:
+        assert isinstance(route, APIRoute)
+        yield route
+
+
+def requests(settings: Settings) -> Iterator[tuple[str, str, Right]]:
+    """Yield the method, the path and the right of each endpoint. The paths name no existing message."""
+    for route in routes(settings):
+        for method in sorted(route.methods or ()):
+            yield method, API + route.path.replace("{message_id}", "999"), getattr(route, "right")  # noqa: B009  ApiRoute
+
+
+def session(desk: Desk, user: str) -> dict[str, str]:
+    """Return the headers of a browser in which a user is signed in."""
+    from retrycli.web.sessions import COOKIE
+    from retrycli.web.sign_in import TokenUsers
+
+    users = TokenUsers(desk.settings)
+    token = users.token_of(desk.tokens[user])
+    assert token is not None
+    return {"Cookie": f"{COOKIE}={users.cookie(token)}"}
+
+
+def is_denied(client: Client, method: str, path: str) -> int | None:
+    """Make a request, and return the status if its access was denied."""
+    answer = client(method, path)
+    denied = answer.status_code in {401, 403, 421} and answer.json()["type"].endswith("access-denied")
+    return answer.status_code if denied else None
+
+
+def test_each_endpoint_needs_the_declared_right(desk: Desk) -> None:
+    for method, path, right in requests(desk.settings):
+        assert is_denied(desk.stranger, method, path) == 401, path
+        assert is_denied(desk.operator, method, path) is None, path
+        expected = None if right in {Right.READ, Right.READ_TEXT} else 403
+        assert is_denied(desk.viewer, method, path) == expected, path
+        assert (method == "GET") == (expected is None), f"{method} {path} needs only the right to {right}"
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+@pytest.mark.parametrize("user", ["anna", "vera"])
+def test_a_signed_in_browser_changes_something_only_from_our_own_page(desk: Desk, origin: str, user: str) -> None:
+    headers, is_own = ORIGINS[origin]
+    client = desk.client(None, **session(desk, user), **headers)
+    for method, path, right in requests(desk.settings):
+        may = Role.OPERATOR if user == "anna" else Role.VIEWER
+        expected = None if right in may.rights and (method == "GET" or is_own) else 403
+        assert is_denied(client, method, path) == expected, f"{method} {path}"
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_a_token_alone_is_enough_from_anywhere(desk: Desk, origin: str) -> None:
+    client = desk.client("anna", **ORIGINS[origin][0])
+    for method, path, _ in requests(desk.settings):
+        assert is_denied(client, method, path) is None, f"{method} {path}"
+
+
+def test_a_token_beside_a_cookie_does_not_excuse_another_site(desk: Desk) -> None:
+    client = desk.client("anna", **session(desk, "anna"), **{"Sec-Fetch-Site": "cross-site"})
+    assert is_denied(client, "POST", f"{API}/scheduler/resume") == 403
+
+
+@pytest.mark.parametrize("host", ["evil.example", f"{HOST}.evil.example", f"evil.example:80@{HOST}", "", "[::2]"])
+def test_an_unknown_host_is_refused_everywhere(desk: Desk, host: str) -> None:
+    client = desk.client("anna", Host=host)
+    for method, path, _ in requests(desk.settings):
+        assert is_denied(client, method, path) == 421, path
+
+
+@pytest.mark.parametrize("host", [HOST, HOST.upper(), f"{HOST}:8003", "localhost:8003", "127.0.0.1", "[::1]:8003"])
+def test_a_known_host_is_accepted_with_any_port_and_case(desk: Desk, host: str) -> None:
+    assert desk.client("anna", Host=host).get(f"{API}/scheduler/status").status_code == 200
+
+
+def test_a_read_only_server_refuses_every_change(desk: Desk) -> None:
+    desk.settings = desk.settings.model_copy(update={"web": desk.settings.web.model_copy(update={"read_only": True})})
+    for method, path, right in requests(desk.settings):
+        expected = None if right in {Right.READ, Right.READ_TEXT} else 403
+        assert is_denied(desk.operator, method, path) == expected, path
+
+
+def test_a_route_without_a_declared_right_can_not_be_added() -> None:
+    router = APIRouter(route_class=route_class(Access(lambda _: None)))
+    with pytest.raises(TypeError, match="names the right that it needs"):
+        router.add_api_route("/open", lambda: None)
+
+
+def test_a_removed_token_ends_its_requests_and_its_sessions(desk: Desk) -> None:
+    browser = desk.client(None, **session(desk, "anna"))
+    assert browser.get(f"{API}/scheduler/status").status_code == 200
+    operations.tokens.remove(desk.settings, "anna")
+    assert browser.get(f"{API}/scheduler/status").status_code == 401
+    assert desk.operator.get(f"{API}/scheduler/status").status_code == 401
+    assert desk.viewer.get(f"{API}/scheduler/status").status_code == 200
+
+
+def test_a_new_token_works_at_once_and_a_new_one_of_the_same_name_ends_old_sessions(desk: Desk) -> None:
+    browser = desk.client(None, **session(desk, "anna"))
+    assert browser.get(f"{API}/scheduler/status").status_code == 200
+    operations.tokens.remove(desk.settings, "anna")
+    desk.tokens = {**desk.tokens, "anna": operations.tokens.add(desk.settings, "anna", Role.VIEWER)}
+    assert browser.get(f"{API}/scheduler/status").status_code == 401
+    assert desk.client("anna").get(f"{API}/scheduler/status").status_code == 200
+    assert is_denied(desk.client("anna"), "POST", f"{API}/scheduler/resume") == 403
+
+
+def test_a_token_file_that_breaks_while_serving_lets_nobody_in(desk: Desk, tmp_path: Path) -> None:
+    assert desk.operator.get(f"{API}/scheduler/status").status_code == 200
+    file = tmp_path / "tokens.json"
+    text = file.read_text()
+    for broken in (
+        "",
+        "{}",
+        "[]",
+        '{"tokens": [{}]}',
+        text.replace("operator", "owner"),
+        text.replace("sha256", "sha"),
+    ):
+        file.write_text(broken)
+        answer = desk.operator.get(f"{API}/scheduler/status")
+        assert answer.status_code == 500, broken
+        assert "is not valid" in answer.json()["detail"]
+    file.write_text(text)
+    file.chmod(0o640)
+    assert "other users may read" in desk.operator.get(f"{API}/scheduler/status").json()["detail"]
+    file.unlink()
+    assert "does not exist" in desk.operator.get(f"{API}/scheduler/status").json()["detail"]
+
+
+def test_an_application_decides_by_its_own_users(desk: Desk) -> None:
+    from fastapi import FastAPI
+
+    async def who(request: Any) -> User | None:  # noqa: ANN401  any request
+        name = request.headers.get("X-User")
+        return None if name is None else User(name, Role.OPERATOR)
+
+    app = FastAPI()
+    app.include_router(web.api(desk.settings, user=who), prefix="/tickets/outgoing")
+    desk.__dict__["app"] = app
+    assert desk.client().get("/tickets/outgoing/scheduler/status").status_code == 401
+    by_max = desk.client(None, **{"X-User": "max", "Sec-Fetch-Site": "same-origin"})
+    assert by_max.post("/tickets/outgoing/scheduler/pause", json={}).json()["paused"]["by"] == "max"
+    assert is_denied(desk.client(None, **{"X-User": "max"}), "POST", "/tickets/outgoing/scheduler/resume") == 403
+    document = by_max.get("/tickets/outgoing/openapi.json").json()
+    assert document["servers"] == [{"url": "/tickets/outgoing"}]

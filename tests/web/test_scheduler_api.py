@@ -1,0 +1,146 @@
+"""The scheduler's endpoints, as the original specification describes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import operations
+from tests.conftest import on_both
+from tests.web.conftest import API
+
+if TYPE_CHECKING:
+    from tests.web.conftest import Desk
+
+pytestmark = on_both
+
+
+def test_the_status_has_exactly_the_fields_of_the_specification(desk: Desk) -> None:
+    operations.run_pass.run_once(desk.settings)
+    answer = desk.viewer.get(f"{API}/scheduler/status")
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body == {
+        "running": True,
+        "retry_interval_minutes": 15,
+        "max_retries": 10,
+        "next_run": body["next_run"],
+    }
+    assert '"retry_interval_minutes": 15,' in answer.text
+    assert body["next_run"].endswith(":00Z")
+
+
+def test_the_status_before_the_first_pass_has_no_next_run(desk: Desk) -> None:
+    body = desk.viewer.get(f"{API}/scheduler/status").json()
+    assert (body["running"], body["next_run"]) == (False, None)
+
+
+def test_without_a_token_the_answer_is_401_with_a_challenge(desk: Desk) -> None:
+    for client in (
+        desk.stranger,
+        desk.client(Authorization="Bearer rcli_wrong"),
+        desk.client(Authorization="Basic YQ=="),
+    ):
+        answer = client.get(f"{API}/scheduler/status")
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["status"] == 401
+
+
+def test_a_pause_by_api_shows_in_the_status_and_ends_with_resume(desk: Desk) -> None:
+    operations.run_pass.run_once(desk.settings)
+    begun = desk.operator.post(f"{API}/scheduler/pause", json={"for": "2h", "reason": "API migration"})
+    assert begun.status_code == 200
+    assert begun.json()["paused"]["by"] == "anna"
+    assert desk.operator.get(f"{API}/scheduler/status").json()["running"] is False
+    found = operations.status.status(desk.settings)
+    assert (found.state, found.pause and found.pause.reason) == ("paused", "API migration")
+    assert desk.operator.post(f"{API}/scheduler/resume").json()["paused"] is None
+    assert desk.operator.get(f"{API}/scheduler/status").json()["running"] is True
+    _, pauses, _ = operations.status.last_passes(desk.settings, limit=5)
+    assert [(pause.act, pause.by) for pause in pauses] == [("resumed", "anna"), ("paused", "anna")]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"for": "soon"}, "for"),
+        ({"for": 7200}, "for"),
+        ({"for": "0s"}, "for"),
+        ({"for": None, "reason": "a\0b"}, "reason"),
+        ({"reason": "two\nlines"}, "reason"),
+        ({"reason": ""}, "reason"),
+        ({"reason": ["list"]}, "reason"),
+        ({"reason": "x" * (1 << 20)}, "reason"),
+        ({"until": "2h"}, "until"),
+        ([1], ""),
+        ("2h", ""),
+    ],
+)
+def test_an_invalid_pause_names_the_field_and_changes_nothing(desk: Desk, body: object, field: str) -> None:
+    answer = desk.operator.post(f"{API}/scheduler/pause", json=body)
+    assert answer.status_code == 422
+    assert [fault["field"] for fault in answer.json()["errors"]] == [field]
+    assert len(answer.content) < 2000
+    assert operations.status.status(desk.settings).pause is None
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{", "application/json", 422),
+        (b'{"reason": "\xff"}', "application/json", 400),
+        (b'{"reason": "\\ud800"}', "application/json", 422),
+        (b"[" * 100_000, "application/json", 400),
+        (b'{"reason": "x"}', "text/plain", 415),
+        (b'{"reason": "x"}', "", 415),
+        (b"reason=x", "application/x-www-form-urlencoded", 415),
+        (b" " * ((4 << 20) + 1), "application/json", 413),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_body_that_is_not_json_is_a_problem(desk: Desk, content: bytes, kind: str, status: int) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    answer = desk.operator.post(f"{API}/scheduler/pause", content=content, headers=headers)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert operations.status.status(desk.settings).pause is None
+
+
+def test_the_overview_has_what_the_command_prints(desk: Desk) -> None:
+    desk.application.add(17)
+    body = desk.viewer.get(f"{API}/scheduler/overview").json()
+    assert body["schema_version"] == 1
+    assert (body["state"], body["messages"]["waiting"]) == ("never_run", 1)
+
+
+def test_passes_and_statistics_have_what_the_commands_print(desk: Desk) -> None:
+    desk.application.add(17)
+    operations.run_pass.run_once(desk.settings)
+    [record] = desk.viewer.get(f"{API}/scheduler/passes?limit=5").json()["passes"]
+    assert (record["result"], record["sent"]) == ("completed", 1)
+    body = desk.viewer.get(f"{API}/scheduler/stats?since=1d&by=outcome").json()
+    assert (body["delivered"], body["groups"]) == (1, [{"outcome": "delivered", "attempts": 1, "delivered": 1}])
+
+
+@pytest.mark.parametrize("query", ["passes?limit=0", "passes?limit=x", "stats?since=never", "stats?by=colour"])
+def test_an_invalid_query_is_a_problem(desk: Desk, query: str) -> None:
+    answer = desk.viewer.get(f"{API}/scheduler/{query}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] in query
+
+
+def test_the_probes_need_no_token(desk: Desk) -> None:
+    assert desk.stranger.get("/livez").status_code == 200
+    assert desk.stranger.get("/readyz").status_code == 200
+
+
+def test_an_unknown_path_or_method_is_a_problem(desk: Desk) -> None:
+    for answer, status in (
+        (desk.operator.get("/nowhere"), 404),
+        (desk.operator("DELETE", f"{API}/scheduler/status"), 405),
+        (desk.operator.get(f"{API}/scheduler/pause"), 405),
+    ):
+        assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json")

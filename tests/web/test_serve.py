@@ -1,0 +1,232 @@
+"""`retrycli serve` as a process, and the commands for its users' tokens."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.cli.command import LONGEST, end, wait_until
+from tests.conftest import on_sqlite
+from tests.web.conftest import API, HOST
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.command import Cli
+
+pytestmark = on_sqlite
+
+STATUS = f"{API}/scheduler/status"
+
+
+@pytest.fixture
+def served(at_work: Cli, tmp_path: Path) -> Cli:
+    """Provide the command with settings for a tokens' file and a host name."""
+    return at_work.having(
+        {"RETRYCLI_WEB__TOKENS_FILE": str(tmp_path / "tokens.json"), "RETRYCLI_WEB__ALLOWED_HOSTS": HOST}
+    )
+
+
+def add_token(cli: Cli, name: str = "anna", role: str = "operator") -> str:
+    return cli("serve", "token", "add", name, "--role", role).stdout.strip()
+
+
+@contextmanager
+def serving(cli: Cli, *options: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Run ``serve`` for a `with` block, and end it."""
+    process = cli.start("serve", *options)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        end(process)
+
+
+def over(uds: Path) -> httpx.Client:
+    return httpx.Client(transport=httpx.HTTPTransport(uds=str(uds)), base_url=f"http://{HOST}")
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    """Return the address that a server prints when it listens, without its path."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("Serving the console at http://127.0.0.1:"), line
+    return line.split()[-1].removesuffix("/messages/")
+
+
+def test_a_bearer_token_gets_the_specified_status(served: Cli) -> None:
+    token = add_token(served)
+    with serving(served, "--port", "0") as process:
+        url = address_of(process) + STATUS
+        assert httpx.get(url, trust_env=False).status_code == 401
+        body = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, trust_env=False).json()
+        assert sorted(body) == ["max_retries", "next_run", "retry_interval_minutes", "running"]
+    assert process.returncode == 143
+
+
+def test_the_default_port_is_8003() -> None:
+    from retrycli.config.settings import WebSettings
+
+    assert (WebSettings().host, WebSettings().port) == ("127.0.0.1", 8003)
+
+
+def test_ctrl_c_ends_it_without_a_traceback(served: Cli) -> None:
+    add_token(served)
+    process = served.start("serve", "--port", "0")
+    address_of(process)
+    process.send_signal(signal.SIGINT)
+    done = end(process)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_a_port_in_use_is_one_clear_error(served: Cli) -> None:
+    add_token(served)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = served("serve", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 78
+    assert "can't listen on 127.0.0.1" in done.stderr
+    assert "--port" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
+def test_without_a_usable_token_file_it_does_not_start(served: Cli, tmp_path: Path, host: str) -> None:
+    file = tmp_path / "tokens.json"
+    texts = {None: "does not exist", "": "is not valid", '{"tokens": []}': "has no token"}
+    for text, said in texts.items():
+        if text is not None:
+            file.write_text(text)
+            file.chmod(0o600)
+        done = served("serve", "--host", host, "--port", "0")
+        assert (done.returncode, said in done.stderr) == (78, True), done.stderr
+        assert "retrycli serve token add" in done.stderr
+    unset = served.having({"RETRYCLI_WEB__TOKENS_FILE": ""})
+    assert unset("serve").returncode == 78
+
+
+def test_it_serves_over_a_unix_socket_that_others_can_not_open(served: Cli, tmp_path: Path) -> None:
+    token, uds = add_token(served), tmp_path / "desk.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(uds))
+    with serving(served, "--uds", uds) as process, over(uds) as client:
+        wait_until(lambda: is_listening(uds), process)
+        assert client.get(STATUS, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+        assert stat.S_IMODE(uds.stat().st_mode) == 0o660
+        second = served("serve", "--uds", uds)
+        assert (second.returncode, "can't listen" in second.stderr) == (78, True)
+        assert client.get("/livez").status_code == 200
+    assert not uds.exists()
+
+
+def is_listening(uds: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(uds)) == 0
+
+
+@pytest.mark.parametrize("strips", [True, False], ids=["strips the path", "keeps the path"])
+def test_behind_a_proxy_every_address_has_the_root_path(served: Cli, tmp_path: Path, *, strips: bool) -> None:
+    token, uds = add_token(served), tmp_path / "desk.sock"
+    headers = {"Authorization": f"Bearer {token}", "Host": HOST}
+    with (
+        serving(served, "--uds", uds, "--root-path", "/desk") as process,
+        proxy(uds, "/desk" if strips else "") as address,
+        httpx.Client(base_url=address, headers=headers, trust_env=False) as client,
+    ):
+        wait_until(lambda: is_listening(uds), process)
+        assert client.get(f"/desk{STATUS}").status_code == 200
+        assert client.get(f"/desk{API}/openapi.json").json()["servers"] == [{"url": f"/desk{API}"}]
+        assert client.get("/desk/").headers["Location"] == "/desk/messages/"
+        assert client.get(f"/desk{API}/no%2Fsuch").json()["detail"].startswith("no message no/such")
+
+
+@contextmanager
+def proxy(uds: Path, strip: str) -> Iterator[str]:
+    """Run a reverse proxy in front of a Unix socket, which strips a prefix from each path."""
+
+    class Forward(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            inner = HTTPConnection(HOST)
+            inner.sock = socket.socket(socket.AF_UNIX)
+            inner.sock.connect(str(uds))
+            inner.request("GET", self.path.removeprefix(strip), headers=dict(self.headers))
+            answer = inner.getresponse()
+            body = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+            inner.close()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forward) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join(LONGEST)
+
+
+def test_a_proxy_names_the_user_in_a_header(served: Cli, tmp_path: Path) -> None:
+    add_token(served, "vera", "viewer")
+    uds = tmp_path / "desk.sock"
+    behind = served.having({"RETRYCLI_WEB__USER_HEADER": "X-Remote-User", "RETRYCLI_WEB__UDS": str(uds)})
+    with serving(behind) as process, over(uds) as client:
+        wait_until(lambda: is_listening(uds), process)
+        assert client.get(STATUS, headers={"X-Remote-User": "vera"}).status_code == 200
+        assert client.get(STATUS, headers={"X-Remote-User": "eve"}).status_code == 401
+        assert client.get(STATUS, headers=[("X-Remote-User", "vera"), ("X-Remote-User", "eve")]).status_code == 401
+        own = {"X-Remote-User": "vera", "Sec-Fetch-Site": "same-origin"}
+        assert client.post(f"{API}/scheduler/resume", headers=own).status_code == 403
+
+
+def test_a_user_header_without_a_socket_is_an_error(served: Cli) -> None:
+    done = served.having({"RETRYCLI_WEB__USER_HEADER": "X-Remote-User"})("serve")
+    assert (done.returncode, "needs web.uds" in done.stderr) == (78, True)
+
+
+def test_two_processes_accept_each_others_tokens_and_sessions(served: Cli, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.sock", tmp_path / "two.sock"
+    add_token(served)
+    with serving(served, "--uds", one) as first, serving(served, "--uds", two) as second:
+        wait_until(lambda: is_listening(one), first)
+        wait_until(lambda: is_listening(two), second)
+        token = add_token(served, "max")
+        for uds in (one, two):
+            with over(uds) as client:
+                assert client.get(STATUS, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+        served("serve", "token", "remove", "max")
+        for uds in (one, two):
+            with over(uds) as client:
+                assert client.get(STATUS, headers={"Authorization": f"Bearer {token}"}).status_code == 401
+
+
+def test_tokens_are_printed_once_and_kept_as_digests(served: Cli, tmp_path: Path) -> None:
+    token = add_token(served)
+    file = tmp_path / "tokens.json"
+    assert token.startswith("rcli_")
+    assert token not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.with_name("tokens.json.key").stat().st_mode) == 0o600
+    assert served("serve", "token", "list").stdout.split("\t")[:2] == ["anna", "operator"]
+    assert [user["name"] for user in served.json("serve", "token", "list")["tokens"]] == ["anna"]
+    again = served("serve", "token", "add", "anna", "--role", "viewer")
+    assert (again.returncode, "already has a token for anna" in again.stderr) == (78, True)
+    gone = served("serve", "token", "remove", "max")
+    assert (gone.returncode, "has no token for max" in gone.stderr) == (78, True)
+    assert served("serve", "token", "add", "eve", "--role", "owner").returncode == 2
+    assert served("serve", "token", "add", "e\nve", "--role", "viewer").returncode == 2
