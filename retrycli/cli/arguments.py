@@ -14,10 +14,9 @@ from retrycli import operations
 from retrycli.cli.options import utf8
 from retrycli.domain.duration import LONGEST, duration
 from retrycli.domain.listing import Filter
-from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.message import LARGEST_ID, EscalationReason, MessageType, State
 from retrycli.domain.sanitize import printable
 
-LARGEST_ID = 2**63 - 1  # largest integer that both databases can store
 MAX_ERROR_LENGTH = 60  # maximum length of a completion's description: the ticket and the error
 # Look-alikes that replace characters in completions. A ticketing API's error may contain characters that zsh would
 # evaluate, or that typer would read as markup.
@@ -56,6 +55,11 @@ MessageIds = Annotated[
         show_default=False,
         autocompletion=_failed_messages,
     ),
+]
+
+After = Annotated[
+    str | None,
+    typer.Option(metavar="CURSOR", help="Show the page after this cursor of an earlier page.", show_default=False),
 ]
 
 
@@ -155,6 +159,18 @@ FILTERS: Mapping[str, Any] = {
         ),
     ],
 }
+
+
+def as_options(wanted: Filter) -> list[str]:
+    """Return the options that give a filter, for a suggested command."""
+    words: list[str] = []
+    for field in FILTERS:
+        value = getattr(wanted, field)
+        values = [] if value is None else [value] if isinstance(value, str | datetime) else value
+        for each in values:
+            text = f"{(datetime.now(UTC) - each).total_seconds():.0f}s" if isinstance(each, datetime) else str(each)
+            words += [{"message_type": "--type", "failed_before": "--older-than"}.get(field, f"--{field}"), text]
+    return words
 
 
 def takes_filters(command: Callable[..., None], *, without: str | None = None) -> Callable[..., None]:

@@ -1,5 +1,6 @@
 """The ``list-failed`` command: failed messages with their states, next attempts and errors."""
 
+import shlex
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Literal
@@ -7,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from retrycli import operations
-from retrycli.cli.arguments import takes_filters
+from retrycli.cli.arguments import After, as_options, takes_filters
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 from retrycli.config.settings import Settings
 from retrycli.domain.listing import Filter, ListedMessage
@@ -28,6 +29,7 @@ def list_failed(
         int | None,
         typer.Option(min=1, max=MAX_NUMBER, help="Show at most N messages.", show_default="50 on a terminal"),
     ] = None,
+    after: After = None,
     header: Header = False,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -35,19 +37,22 @@ def list_failed(
     """List failed messages with state, next attempt and error."""
     settings = load_settings(ctx, config)
     shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
-    with operations.listing.list_messages(settings, filters, sort=sort, limit=shown) as found:
+    with operations.listing.list_messages(settings, filters, sort=sort, after=after, limit=shown) as found:
         if as_json:
-            terminal.show_json(operations.bodies.messages(settings, found.messages))
+            terminal.show_json(operations.bodies.messages(settings, found.messages, found.next))
             return
         if not terminal.on_terminal():
             show_messages(settings, found.messages, named=header)
             return
         messages = list(found.messages)
-        total = found.total() if found.number == shown else found.number
+        total = found.number if found.next is None and after is None else found.total()
     show_messages(settings, messages)
     terminal.say(formatting.count(total, "message") + (f", {len(messages)} shown" if len(messages) < total else ""))
     one = messages[0].id if messages else None
     terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
+    if found.next is not None:
+        options = [*as_options(filters), "--sort", sort, *([] if limit is None else ["--limit", str(limit)])]
+        terminal.say(f"Next page: retrycli list-failed {shlex.join([*options, '--after', found.next])}")
 
 
 def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:

@@ -102,12 +102,12 @@ def _show(text: str) -> None:
                     column.overflow = "fold"  # break long words, which rich would truncate
                 yield table
 
-    class Page(Markdown):
+    class ManualPage(Markdown):
         elements: ClassVar = {**Markdown.elements, "table_open": FoldedTable}
 
     screen = Console(highlight=False)
     with screen.pager(styles="R" in os.environ.setdefault("LESS", LESS).upper()):
-        screen.print(Page(_without_paths(text), code_theme="ansi_dark", hyperlinks=False))
+        screen.print(ManualPage(_without_paths(text), code_theme="ansi_dark", hyperlinks=False))
 
 
 def _without_paths(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from retrycli import operations
+from retrycli.cli.arguments import After
 from retrycli.cli.options import MAX_NUMBER, By, ConfigFile, Header, Json, load_settings, utf8
 from retrycli.domain.duration import duration
 from retrycli.domain.passes import PauseRecord
@@ -17,14 +18,16 @@ from retrycli.views import formatting, terminal
 def passes(
     ctx: typer.Context,
     limit: Annotated[int, typer.Option(min=1, max=MAX_NUMBER, help="Show at most N passes, newest first.")] = 20,
+    after: After = None,
     header: Header = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
     """Show the last passes, including skipped ones."""
-    found, pauses, lost = operations.status.last_passes(load_settings(ctx, config), limit=limit)
+    page = operations.status.passes(load_settings(ctx, config), after=after, limit=limit)
+    found, lost = page.passes, page.unrecorded
     if as_json:
-        terminal.show_json(operations.bodies.passes(found, pauses))
+        terminal.show_json(operations.bodies.passes(page))
     elif terminal.on_terminal():
         rows: list[tuple[datetime, str | None, str, str | None]] = [
             (
@@ -36,10 +39,12 @@ def passes(
             for record in found
         ]
         since = min((at for at, *_ in rows), default=None)
-        rows += [(pause.at, pause.by, pause.act, pause.detail) for pause in _pauses_since(pauses, since)]
+        rows += [(pause.at, pause.by, pause.act, pause.detail) for pause in _pauses_since(page.pauses, since)]
         rows.sort(key=itemgetter(0), reverse=True)
         terminal.show_table(("Started", "By", "Result", "Details"), rows)
         terminal.say("Next: retrycli status")
+        if page.next is not None:
+            terminal.say(f"Next page: retrycli passes --limit {limit} --after {page.next}")
     else:
         terminal.show_table(
             ("Started", "Finished", "Result", *map(str.capitalize, operations.words.COUNTS), "Reason", "Started by"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher, unified_diff
 
 from retrycli.domain.errors import NotEdited
-from retrycli.domain.sanitize import encodable
+from retrycli.domain.sanitize import storable
 
 HEAD = "Subject:"
 LABELS = {"subject": f"{HEAD} ", "recipient_email": "Recipient: "}
@@ -65,7 +65,7 @@ class EditableMessage:
             if text.splitlines() not in ([], [text]):
                 raise NotEdited(f"the {name} must not contain a line break; write it on one line. Nothing was written")
         for name, text in (("subject", self.subject), ("body", self.body), ("recipient", recipient)):
-            if "\0" in text or not encodable(text):
+            if not storable(text):
                 raise NotEdited(f"the {name} contains an invalid character; remove it. Nothing was written")
         if self.recipient is not None and not recipient.strip() and before.recipient != self.recipient:
             raise NotEdited("the recipient must not be empty. Nothing was written")

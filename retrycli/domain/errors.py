@@ -3,6 +3,7 @@
 ::
 
     RetrycliError              1   the base class
+    ├── InvalidArgument        2   an argument of an operation is invalid
     ├── OutputFailed           1   the command's output can't be written, for example to a full disk
     ├── EventLoopRunning       1   a blocking function was called from a coroutine
     ├── InvalidMessage         4   a row that can't be delivered; a pass escalates it and continues
@@ -36,6 +37,12 @@ class RetrycliError(Exception):
     exit_code: ClassVar[int] = 1
     # True if a recent pass reported the same error, so that cron's mail need not repeat it.
     is_known = False
+
+
+class InvalidArgument(RetrycliError):
+    """An argument of an operation is invalid, for example a cursor of another list. Nothing was done."""
+
+    exit_code = 2
 
 
 class OutputFailed(RetrycliError):

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
 
+from retrycli.domain.errors import InvalidArgument
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.domain.sanitize import storable
 
 Value = TypeVar("Value", bound=str)
 Either: TypeAlias = Value | Collection[Value] | None  # one value, several alternatives, or None for any value
@@ -29,6 +31,18 @@ class Filter:
     escalated_after: datetime | None = None
     escalated_until: datetime | None = None
     other_than: Collection[str] = ()  # fingerprints of causes to exclude
+
+    def check(self) -> None:
+        """Check that the databases can compare the texts of the filter with their values.
+
+        Raises:
+            InvalidArgument: a text contains NUL or is not valid UTF-8.
+        """
+        for field in ("ticket", "error", "fingerprint"):
+            given: Either[str] = getattr(self, field)
+            for text in [given] if isinstance(given, str) else given or ():
+                if not storable(text):
+                    raise InvalidArgument(f"the filter {field} contains an invalid character; remove it")
 
 
 @dataclass(frozen=True, slots=True)

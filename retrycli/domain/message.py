@@ -11,6 +11,9 @@ from typing import Any
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.sanitize import encodable
 
+# The range of ids that both databases can store.
+SMALLEST_ID, LARGEST_ID = -(2**63), 2**63 - 1
+
 
 class MessageType(StrEnum):
     """The kinds of message, by recipient."""

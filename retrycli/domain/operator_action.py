@@ -87,8 +87,8 @@ VERBS = {
 OF_ESCALATIONS = (ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED)
 
 
-def no_such(message_id: int) -> NoSuchMessage:
-    """Return the error for an unknown id."""
+def no_such(message_id: int | str) -> NoSuchMessage:
+    """Return the error for an unknown id, or for a text that is not an id."""
     return NoSuchMessage(f"no message {message_id}; `retrycli list-failed` lists the failed messages")
 
 

@@ -22,6 +22,11 @@ def encodable(text: str) -> bool:
     return True
 
 
+def storable(text: str) -> bool:
+    """Return whether both databases can store and compare a string: it is valid UTF-8 and has no NUL."""
+    return "\0" not in text and encodable(text)
+
+
 LOOKALIKES = str.maketrans("<>&@#*~`|[]", "‹›＆＠＃∗∼ˋ｜［］")
 # An underscore that is not inside a word; Markdown may read it as emphasis.
 UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.delivery_stats import DeliveryStats, Group
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
-    from retrycli.domain.passes import PassRecord, PauseRecord
     from retrycli.operations.explain import Explanation
     from retrycli.operations.retry import ActionResult, LookedUp, ManualAttempt
-    from retrycli.operations.status import Status
+    from retrycli.operations.status import PassList, Status
 
-Body: TypeAlias = "dict[str, object]"
+Body: TypeAlias = dict[str, object]
 
 LISTED = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
 ESCALATED = (
@@ -64,8 +63,8 @@ def status(found: Status) -> Body:
     }
 
 
-def messages(settings: Settings, listed: Iterator[ListedMessage]) -> Body:
-    """Return the body of ``list-failed``."""
+def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | None) -> Body:
+    """Return the body of ``list-failed``; ``after`` is the cursor of the next page."""
     policies = settings.policies
     return {
         "messages": (
@@ -76,7 +75,8 @@ def messages(settings: Settings, listed: Iterator[ListedMessage]) -> Body:
                 "expires_at": message.expires_at(policies),
             }
             for message in listed
-        )
+        ),
+        "next": after,
     }
 
 
@@ -128,9 +128,13 @@ def explanation(found: Explanation) -> Body:
     return {"id": fields.pop("message_id")} | fields
 
 
-def passes(found: Sequence[PassRecord], pauses: Sequence[PauseRecord]) -> Body:
+def passes(found: PassList) -> Body:
     """Return the body of ``passes``."""
-    return {"passes": [asdict(record) for record in found], "pauses": [asdict(pause) for pause in pauses]}
+    return {
+        "passes": [asdict(record) for record in found.passes],
+        "pauses": [asdict(pause) for pause in found.pauses],
+        "next": found.next,
+    }
 
 
 def statistics(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Body:

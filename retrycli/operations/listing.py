@@ -1,13 +1,18 @@
 """List failed messages and escalations, show one message, and calculate delivery statistics."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from retrycli.config.settings import Settings
+from retrycli.domain.cursor import SORTS, Sort, message_cursor
 from retrycli.domain.delivery_stats import DeliveryStats, Group, GroupBy
+from retrycli.domain.errors import InvalidArgument
 from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage, MessageDetails
+from retrycli.domain.message import LARGEST_ID, SMALLEST_ID
+from retrycli.domain.operator_action import no_such
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store import listing
@@ -19,6 +24,9 @@ from retrycli.store.summaries import escalation_groups
 
 OFFERED = 50  # maximum number of messages offered by shell completion
 OFFER_WITHIN_SECONDS = 1
+MAX_PAGE = 1_000  # maximum number of rows on one page
+LONGEST_ID = len(str(SMALLEST_ID))
+ANY = Filter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +36,91 @@ class Listing:
     messages: Iterator[ListedMessage]
     number: int  # number of messages when the list began, at most the limit
     total: Callable[[], int]  # counts all messages that the filter matches
+    next: str | None  # the cursor of the next page; None if no more messages match
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list of failed messages.
+
+    Attributes:
+        messages: the messages; fewer than the limit if some of them changed while they were read.
+        next: the cursor of the next page; None on the last page.
+    """
+
+    messages: list[ListedMessage]
+    next: str | None
+
+
+def page(
+    settings: Settings, wanted: Filter = ANY, *, sort: Sort = "next", after: str | None = None, limit: int = 50
+) -> Page:
+    """Return one page of the failed messages that a filter matches.
+
+    The next page begins after the last message of this one, even if messages were added, sent or removed in the
+    meantime. So no message is on two pages, and none that stays is left out, unless its place in the order changes.
+    Ids never change; the other values do.
+
+    Args:
+        settings: from `retrycli.load_settings`, or created directly.
+        wanted: the filter; by default all failed messages.
+        sort: ``next`` (next attempt), ``id``, ``tries`` (number of retries, highest first) or ``age`` (oldest first).
+        after: `Page.next` of the previous page; None for the first page.
+        limit: the maximum number of messages, from 1 to `MAX_PAGE`.
+
+    Raises:
+        InvalidArgument: the cursor is invalid or belongs to another order, or another argument is invalid.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    check_limit(limit)
+    with list_messages(settings, wanted, sort=sort, after=after, limit=limit) as found:
+        return Page(list(found.messages), found.next)
+
+
+def check_limit(limit: int) -> None:
+    """Check the number of rows of a page.
+
+    Raises:
+        InvalidArgument: the limit is not from 1 to `MAX_PAGE`.
+    """
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidArgument(f"limit must be from 1 to {MAX_PAGE:,}: {limit}")
 
 
 @contextmanager
 def list_messages(
-    settings: Settings, wanted: Filter, *, sort: str = "next", limit: int | None = None
+    settings: Settings, wanted: Filter, *, sort: Sort = "next", after: str | None = None, limit: int | None = None
 ) -> Iterator[Listing]:
     """List the failed messages that a filter matches. The messages are read page by page during iteration.
 
+    The arguments are those of `page`. Without a limit, all messages are listed.
+
     Raises:
+        InvalidArgument: the cursor is invalid or belongs to another order, or the order or the filter is invalid.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
+    if sort not in SORTS:
+        raise InvalidArgument(f"sort must be one of {', '.join(SORTS)}: {sort!r}")
+    end = None if after is None else message_cursor(after, sort)
+    wanted.check()
     with open_database(settings) as database:
         views = listing.MessageQueries(database)
-        ids = views.ids(wanted, sort=sort, limit=limit)
-        yield Listing(views.pages(ids, wanted), len(ids), lambda: views.count(wanted))
+        ids, last = views.ids_and_end(wanted, sort=sort, after=end, limit=limit)
+        rest = None if last is None else str(last)
+        yield Listing(views.pages(ids, wanted), len(ids), lambda: views.count(wanted), rest)
+
+
+def parse_id(text: str) -> int:
+    """Return the id that a text denotes, such as a part of a URL. Ids are opaque: no two texts denote one id.
+
+    Raises:
+        NoSuchMessage: no message can have this id.
+    """
+    if len(text) <= LONGEST_ID and re.fullmatch(r"0|-?[1-9][0-9]*", text):
+        number = int(text)
+        if SMALLEST_ID <= number <= LARGEST_ID:
+            return number
+    raise no_such(text if len(text) <= LONGEST_ID else f"{text[:LONGEST_ID]}…")
 
 
 def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object, object]]:

@@ -75,8 +75,10 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
     """Return the failed messages that a filter matches, possibly none.
 
     Raises:
+        InvalidArgument: a text of the filter contains NUL or is not valid UTF-8.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
+    wanted.check()
     with open_database(settings) as database:
         views = MessageQueries(database)
         ids = views.ids(wanted)

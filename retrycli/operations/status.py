@@ -12,7 +12,8 @@ from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.cron_line import Caller
-from retrycli.domain.errors import LockUnusable
+from retrycli.domain.cursor import PASSES, Cursor, pass_cursor
+from retrycli.domain.errors import InvalidArgument, LockUnusable
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, Pause, PauseRecord, StopReason, is_late
 from retrycli.operations import dry_run
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
@@ -227,14 +228,46 @@ def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> 
     return "down" if down else "ok"
 
 
-def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], list[PauseRecord], frozenset[str]]:
-    """Return the newest passes, newest first; the newest pauses and resumptions; and the ids of this host's passes
-    whose end was not recorded.
+@dataclass(frozen=True, slots=True)
+class PassList:
+    """One page of the list of passes.
+
+    Attributes:
+        passes: the passes, newest first.
+        pauses: the newest pauses and resumptions of deliveries, as many as the limit; on a later page, only those
+            before the end of the previous page.
+        unrecorded: the passes of this host that were killed, or could not record their end in the database.
+        next: the cursor of the next page; None on the last page.
     """
+
+    passes: list[PassRecord]
+    pauses: list[PauseRecord]
+    unrecorded: frozenset[str]
+    next: str | None
+
+
+def passes(settings: Settings, *, after: str | None = None, limit: int = 20) -> PassList:
+    """Return one page of the passes, newest first.
+
+    Args:
+        settings: the settings of the passes.
+        after: `PassList.next` of the previous page; None for the first page.
+        limit: the maximum number of passes, at least 1.
+
+    Raises:
+        InvalidArgument: the cursor is invalid, or the limit is not positive.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    if limit < 1:
+        raise InvalidArgument(f"limit must be at least 1: {limit}")
+    end = None if after is None else pass_cursor(after)
     unrecorded = frozenset[str]()
     with open_database(settings) as database:
         ledger = Ledger(database)
-        found = ledger.last_passes(limit)
+        found = ledger.last_passes(limit + 1) if end is None else ledger.passes_after(end, limit + 1)
+        shown = found[:limit]
         with suppress(LockUnusable):
-            unrecorded = _unrecorded(settings, ledger, found)
-        return found, ledger.pauses(limit), unrecorded
+            unrecorded = _unrecorded(settings, ledger, shown)
+        rest = Cursor(PASSES, shown[-1].started_at, shown[-1].pass_id) if len(found) > limit else None
+        pauses = ledger.pauses(limit, until=None if end is None else end.value)
+        return PassList(shown, pauses, unrecorded, None if rest is None else str(rest))

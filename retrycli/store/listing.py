@@ -18,7 +18,6 @@ from sqlalchemy import (
     String,
     and_,
     bindparam,
-    case,
     cast,
     func,
     literal,
@@ -26,12 +25,14 @@ from sqlalchemy import (
     select,
 )
 
+from retrycli.domain.cursor import Cursor, MessageCursor, Sort
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.listing import Either, Filter, ListedMessage, Value
-from retrycli.domain.message import MessageStatus, State, utc_time
+from retrycli.domain.message import LARGEST_ID, MessageStatus, State, utc_time
 from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.database import Database, Queries
 from retrycli.store.messages import EARLIER, HELD_BACK, is_due, row_by_row, status_text
+from retrycli.store.ordering import Order
 from retrycli.store.schema import queue
 
 PAGE = 500  # number of messages to read in one transaction
@@ -43,13 +44,12 @@ THESE: BindParameter[Any] = bindparam("ids", expanding=True)
 # Maximum number of rows to examine in each range of ids if there is no index on failed rows, because shell completion
 # must be fast.
 COMPLETION_ROWS = 10_000
-LARGEST_ID = 2**63 - 1
 
 
 class MessageQueries(Queries):
     """Read-only queries that list and count failed messages."""
 
-    def messages(self, wanted: Filter, *, sort: str = "next", limit: int | None = None) -> Iterator[ListedMessage]:
+    def messages(self, wanted: Filter, *, sort: Sort = "next", limit: int | None = None) -> Iterator[ListedMessage]:
         """List failed messages, including messages that the next pass will enrol.
 
         The order is fixed when the list begins, but each message is read with its page. A message that no longer
@@ -85,26 +85,46 @@ class MessageQueries(Queries):
                 found = {row.id: _listed(row) for row in connection.execute(statement, {"ids": page})}
             yield from (found[message_id] for message_id in page if message_id in found)
 
-    def ids(self, wanted: Filter, *, sort: str = "id", limit: int | None = None) -> "array[int]":
+    def ids(
+        self, wanted: Filter, *, sort: Sort = "id", after: MessageCursor | None = None, limit: int | None = None
+    ) -> "array[int]":
         """Return the ids of failed messages that match a filter, sorted by ``sort`` and then by id.
 
         Raises:
             SchemaMismatch: an id is not an integer.
         """
-        m = self._database.messages.c
-        order: dict[str, list[ColumnElement[Any]]] = {
-            "next": [case((queue.c.next_attempt_at.is_(None), 1), else_=0), queue.c.next_attempt_at],
-            "tries": [func.coalesce(m.retry_count, 0).desc()],
-            "age": [case((queue.c.first_failed_at.is_(None), 1), else_=0), queue.c.first_failed_at],
-            "id": [],
-        }
-        statement = self.failed(wanted, m.id).order_by(*order[sort], m.id).limit(limit)
+        return self.ids_and_end(wanted, sort=sort, after=after, limit=limit)[0]
+
+    def ids_and_end(
+        self, wanted: Filter, *, sort: Sort, after: MessageCursor | None = None, limit: int | None = None
+    ) -> "tuple[array[int], MessageCursor | None]":
+        """Return the ids as in `ids`, and the cursor of the last one; None if no more messages match.
+
+        Args:
+            wanted: the filter.
+            sort: the order.
+            after: the end of the previous page, in the same order; None for the first page.
+            limit: maximum number of ids; None for all.
+
+        Raises:
+            SchemaMismatch: an id is not an integer.
+        """
+        order = Order.of(self._database.messages, sort)
+        statement = self.failed(wanted, order.id, order.value).order_by(*order.by, order.id)
+        statement = statement.limit(None if limit is None else limit + 1)
+        statement = statement if after is None else statement.where(order.after(after))
+        ids, last, has_more = array("q"), None, False
         with self._database.read() as connection:
-            found = connection.execute(statement.execution_options(yield_per=FETCH_SIZE)).scalars()
-            try:
-                return array("q", found)
-            except TypeError:
-                raise SchemaMismatch("the ids in the application's table must be integers") from None
+            # Read to the end, because PostgreSQL's cursor must be closed.
+            for message_id, value in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):
+                if not isinstance(message_id, int):
+                    raise SchemaMismatch("the ids in the application's table must be integers")
+                if len(ids) == limit:
+                    has_more = True
+                else:
+                    ids.append(message_id)
+                    last = value
+        return ids, Cursor(sort, last, ids[-1]) if ids and has_more else None
 
     def due(self, due_by: datetime) -> Iterator[tuple[datetime, int]]:
         """Yield the due time and id of messages that are due by a given time, in the order in which a pass claims them.

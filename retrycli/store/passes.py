@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, up
 
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.cursor import PassCursor
 from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn
 from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
 from retrycli.domain.passes import (
@@ -92,8 +93,12 @@ class Ledger(Queries):
 
     def last_passes(self, limit: int, *, until: datetime | None = None) -> list[PassRecord]:
         """Return the newest passes, newest first. If a time is given, return only passes that began by then."""
-        began = () if until is None else (passes.c.started_at <= until,)
-        return self._newest(limit, *began)
+        return self._newest(limit, *(() if until is None else (passes.c.started_at <= until,)))
+
+    def passes_after(self, end: PassCursor, limit: int) -> list[PassRecord]:
+        """Return the passes that follow a cursor in the list of passes, newest first."""
+        follows = or_(passes.c.started_at < end.value, passes.c.id > end.key)
+        return self._newest(limit, passes.c.started_at <= end.value, follows)
 
     def passes_up_to(self, pass_id: str, limit: int) -> list[PassRecord]:
         """Return a pass and the passes that began before it, newest first."""
@@ -146,10 +151,11 @@ class Ledger(Queries):
             if act is not None:
                 connection.execute(insert(acts).values(act))
 
-    def pauses(self, limit: int) -> list[PauseRecord]:
-        """Return the pauses and resumptions of deliveries, newest first."""
+    def pauses(self, limit: int, *, until: datetime | None = None) -> list[PauseRecord]:
+        """Return the pauses and resumptions of deliveries, newest first. If a time is given, leave out later ones."""
         columns = [acts.c[field.name] for field in fields(PauseRecord)]
-        newest = select(*columns).where(acts.c.message_id.is_(None)).order_by(acts.c.id.desc()).limit(limit)
+        by_then = () if until is None else (acts.c.at <= until,)
+        newest = select(*columns).where(acts.c.message_id.is_(None), *by_then).order_by(acts.c.id.desc()).limit(limit)
         return [PauseRecord(*row) for row in self._database.rows(newest)]
 
     def breaker(self, destination: str) -> Breaker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -145,6 +146,62 @@ def test_on_a_wide_terminal_a_message_is_one_line(queue: Cli) -> None:
 
 def test_a_truncated_list_says_so(shown: Shown) -> None:
     assert "6 messages, 2 shown\n" in shown.screens["list-failed --limit 2"].text
+
+
+def test_the_next_page_begins_after_the_last_message_shown(queue: Cli, shown: Shown) -> None:
+    whole = shown.json("list-failed --json")
+    assert whole["next"] is None, "all messages are listed"
+    found, after = [], None
+    while True:
+        page = queue.json("list-failed", "--limit", "4", *([] if after is None else ["--after", after]))
+        found += page["messages"]
+        after = page["next"]
+        if after is None:
+            break
+        assert len(page["messages"]) == 4
+    assert found == whole["messages"]
+    rest = queue("list-failed", "--limit", "4", "--after", queue.json("list-failed", "--limit", "4")["next"])
+    assert [line.split("\t")[0] for line in rest.stdout.splitlines()] == [str(message["id"]) for message in found[4:]]
+
+
+def test_a_page_names_the_command_for_the_next_one(queue: Cli) -> None:
+    """The command keeps the filters, the order and the limit, and works when pasted."""
+    options = ("--state", "waiting", "--state", "escalated", "--error", "H", "--sort", "id")
+    screen = queue.on_terminal("list-failed", *options, "--limit", "2")
+    *_, last = screen.text.replace("\n", " ").partition("Next page: retrycli ")
+    assert shlex.split(last)[:-1] == [
+        *("list-failed", "--state", "waiting", "--state", "escalated", "--error", "H"),
+        *("--sort", "id", "--limit", "2", "--after"),
+    ]
+    following = queue.on_terminal(*shlex.split(last))
+    first, second = (re.findall(r"^(\d+) +47", each.text, re.MULTILINE) for each in (screen, following))
+    assert (first, second) == (["11", "12"], ["15", "16"])
+    assert "4 messages, 2 shown\n" in following.text
+    assert "Next page" not in following.text
+
+
+@pytest.mark.parametrize("command", ["list-failed", "passes", "list-failed --sort id"])
+def test_a_cursor_of_another_list_is_wrong_usage(queue: Cli, command: str) -> None:
+    cursor = queue.json("list-failed", "--sort", "tries", "--limit", "1")["next"]
+    for after in (cursor, "17", ""):
+        done = queue(*command.split(), "--after", after)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"retrycli: not a valid cursor for this list and its order: {after!r}." in done.stderr
+
+
+def test_passes_are_shown_page_by_page(at_work: Cli) -> None:
+    for _ in range(5):
+        at_work("run-once")
+    whole = at_work.json("passes")
+    assert (len(whole["passes"]), whole["next"]) == (5, None)
+    first = at_work.json("passes", "--limit", "3")
+    rest = at_work.json("passes", "--limit", "3", "--after", first["next"])
+    assert first["passes"] + rest["passes"] == whole["passes"]
+    assert rest["next"] is None
+    assert at_work.on_terminal("passes", "--limit", "3").text.endswith(
+        f"Next page: retrycli passes --limit 3 --after {first['next']}\n"
+    )
+    assert "Next page" not in at_work.on_terminal("passes").text
 
 
 # -- escalations -----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 
+from retrycli.domain.cursor import Sort
 from retrycli.domain.errors import NoSuchMessage, SchemaMismatch
 from retrycli.domain.listing import AttemptRecord, Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, State
@@ -32,7 +33,7 @@ HAND = Claim("a-hand", NOON + HOUR)
 
 
 def shown(
-    views: MessageQueries, wanted: Filter | None = None, *, sort: str = "next", limit: int | None = None
+    views: MessageQueries, wanted: Filter | None = None, *, sort: Sort = "next", limit: int | None = None
 ) -> list[int]:
     return [message.id for message in views.messages(wanted or Filter(), sort=sort, limit=limit)]
 
@@ -246,7 +247,7 @@ def shuffled(application: Application, database: Database) -> Application:
     return application
 
 
-ORDERS: list[tuple[str, list[int]]] = [
+ORDERS: list[tuple[Sort, list[int]]] = [
     ("next", [2, 4, 1, 3, 5, 6]),
     ("id", [1, 2, 3, 4, 5, 6]),
     ("tries", [6, 3, 1, 4, 2, 5]),

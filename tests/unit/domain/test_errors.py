@@ -13,6 +13,7 @@ from retrycli.domain.errors import (
     DatabaseUnavailable,
     EventLoopRunning,
     Expired,
+    InvalidArgument,
     InvalidMessage,
     LockHeld,
     LockUnusable,
@@ -27,6 +28,7 @@ from retrycli.domain.errors import (
 
 EXIT_CODES = {
     RetrycliError: 1,
+    InvalidArgument: 2,
     OutputFailed: 1,
     EventLoopRunning: 1,
     InvalidMessage: 4,
