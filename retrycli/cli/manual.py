@@ -26,6 +26,8 @@ TOPICS = (
     "notifications",
     "metrics",
     "logging",
+    "console",
+    "http-api",
     "presets",
     "systems",
     "systems-freescout",

@@ -41,7 +41,7 @@ class WebSettings(SettingsModel):
         "", description="the path under which a reverse proxy serves the console, such as /desk"
     )
     allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(split_list), AfterValidator(_hosts)] = Field(
-        (), description="the host names that browsers may use; by default the names of this machine"
+        (), description="the host names that browsers may use; the names of this machine are always allowed"
     )
     read_only: bool = Field(default=False, description="whether nobody may change anything over HTTP")
     user_header: HeaderName | None = Field(

@@ -125,6 +125,11 @@ def tokens_file(settings: Settings) -> Path:
     return settings.web.tokens_file
 
 
+def signing_key_file(tokens: Path) -> Path:
+    """Return the file of the key that signs the cookies, beside the tokens' file."""
+    return tokens.with_name(f"{tokens.name}.key")
+
+
 def signing_key(settings: Settings) -> bytes:
     """Return the key that signs the cookies. Create it if there is none; all workers share it.
 
@@ -132,7 +137,7 @@ def signing_key(settings: Settings) -> bytes:
         ConfigurationError: the file of the key can't be used.
     """
     tokens = tokens_file(settings)
-    file = tokens.with_name(f"{tokens.name}.key")
+    file = signing_key_file(tokens)
     if not file.exists():
         with _locked(tokens):
             if not file.exists():  # another worker may have created it meanwhile

@@ -81,9 +81,9 @@ def _not_found(request: Request, error: Exception) -> Response:
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
-    """Return the accepted host names: the configured ones, otherwise those of this machine."""
+    """Return the accepted host names: the configured ones, and those of this machine."""
     own = {settings.web.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
-    return frozenset(settings.web.allowed_hosts or own) | LOOPBACK
+    return LOOPBACK | own | frozenset(settings.web.allowed_hosts)
 
 
 class UnderRootPath:

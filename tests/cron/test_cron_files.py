@@ -32,6 +32,8 @@ NAMES = (
     "retrycli.cron.d",
     "retrycli.service",
     "retrycli.timer",
+    "retrycli-serve.service",
+    "nginx.conf",
     "kubernetes-cronjob.yaml",
     "logrotate",
     "prometheus-rules.yml",
@@ -205,30 +207,38 @@ def seconds(span: str) -> timedelta:
 
 
 @pytest.fixture
-def units(tmp_path: Path) -> tuple[Path, Path]:
-    """Provide copies of both units that start an existing program, because systemd-analyze refuses a missing one."""
-    service, timer = tmp_path / "retrycli.service", tmp_path / "retrycli.timer"
-    service.write_text((FILES / service.name).read_text().replace(PROGRAM, sys.executable))
-    timer.write_text((FILES / timer.name).read_text())
-    return service, timer
+def units(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Provide copies of all units that start an existing program, because systemd-analyze refuses a missing one."""
+    service, timer, server = (tmp_path / name for name in NAMES if name.endswith((".service", ".timer")))
+    for unit in (service, timer, server):
+        unit.write_text((FILES / unit.name).read_text().replace(PROGRAM, sys.executable))
+    return service, timer, server
 
 
-def test_systemd_accepts_the_units(units: tuple[Path, Path]) -> None:
+def test_systemd_accepts_the_units(units: tuple[Path, Path, Path]) -> None:
     verified = run(tool("systemd-analyze", "systemd"), "verify", *units)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
 
-def test_systemd_would_report_a_misspelt_setting(units: tuple[Path, Path]) -> None:
+def test_systemd_would_report_a_misspelt_setting(units: tuple[Path, Path, Path]) -> None:
     """If systemd-analyze ignored misspelt settings, the test above would prove nothing."""
-    service, _ = units
+    service, *_ = units
     service.write_text(service.read_text().replace("PrivateTmp=", "PrivateTemp="))
     assert "PrivateTemp" in run(tool("systemd-analyze", "systemd"), "verify", service).stderr
 
 
-def test_systemd_rates_the_service_as_well_confined(units: tuple[Path, Path]) -> None:
-    service, _ = units
-    rated = run(tool("systemd-analyze", "systemd"), "security", "--offline=true", "--threshold=20", service)
-    assert rated.returncode == 0, rated.stdout.splitlines()[-1:]
+def test_systemd_rates_the_services_as_well_confined(units: tuple[Path, Path, Path]) -> None:
+    for service in (unit for unit in units if unit.suffix == ".service"):
+        rated = run(tool("systemd-analyze", "systemd"), "security", "--offline=true", "--threshold=20", service)
+        assert rated.returncode == 0, rated.stdout.splitlines()[-1:]
+
+
+def test_the_server_is_confined_like_a_pass() -> None:
+    server, one_pass = unit("retrycli-serve.service"), unit("retrycli.service")
+    confinement = {key for key in one_pass if key.startswith(("Protect", "Private", "Restrict", "System", "Lock"))}
+    assert {key: server.get(key) for key in confinement - {"PrivateTmp"}} == {
+        key: one_pass[key] for key in confinement - {"PrivateTmp"}
+    }
 
 
 def test_the_timer_fires_every_quarter_of_an_hour() -> None:

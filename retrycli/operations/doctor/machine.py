@@ -13,6 +13,7 @@ from retrycli.config.template import masked_url
 from retrycli.operations.doctor.context import Context, Finding, failure, of_error, ok, warning
 from retrycli.operations.schedule import proposal
 from retrycli.operations.schedule.callers import callers_of
+from retrycli.operations.tokens import signing_key_file
 from retrycli.operations.wiring import STATE_FOLDER, lock_path
 from retrycli.store.write_check import lack_of_room
 from retrycli.system import process
@@ -60,7 +61,7 @@ def files(context: Context) -> Iterator[Finding]:
 
 
 def _readable_secrets(context: Context) -> Iterator[Finding]:
-    for path in sorted(_secret_files(context.loaded)):
+    for path in sorted(_secret_files(context.loaded) | _token_files(context)):
         if others_may_read(path):
             yield failure(
                 "files", f"{path} contains a secret, but every user can read it", f"`chmod o-rwx {quote(str(path))}`"
@@ -116,7 +117,10 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
     """
     config = context.loaded.file
     yield from (
-        (file, False) for file in sorted(_secret_files(context.loaded) | ({config.absolute()} if config else set()))
+        (file, False)
+        for file in sorted(
+            _secret_files(context.loaded) | _token_files(context) | ({config.absolute()} if config else set())
+        )
     )
     for gateway in context.settings.gateway.all.values():
         yield from ((file, False) for file in (gateway.preset_file, gateway.ca_file) if file is not None)
@@ -161,6 +165,13 @@ def _secret_files(loaded: Loaded) -> set[Path]:
     secrets = {*SECRETS} - {"gateway.username"} - ({"database.url"} if masked_url(url) == url else set())
     sources = (loaded.sources.get(key, "") for key in secrets)
     return {Path(source.removeprefix("file ")).absolute() for source in sources if source.startswith("file ")}
+
+
+def _token_files(context: Context) -> set[Path]:
+    """Return the file of the console's tokens, and the key that signs its cookies, if they exist."""
+    tokens = context.settings.web.tokens_file
+    files = set() if tokens is None else {tokens.absolute(), signing_key_file(tokens.absolute())}
+    return {file for file in files if file.exists()}
 
 
 def file_system(context: Context) -> Iterator[Finding]:

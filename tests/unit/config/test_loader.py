@@ -117,6 +117,16 @@ def test_the_defaults_match_the_manual() -> None:
             "ping_url_file": None,
         },
         "metrics": {"path": None},
+        "web": {
+            "tokens_file": None,
+            "host": "127.0.0.1",
+            "port": 8003,
+            "uds": None,
+            "root_path": "",
+            "allowed_hosts": (),
+            "read_only": False,
+            "user_header": None,
+        },
     }
 
 

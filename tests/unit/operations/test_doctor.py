@@ -191,6 +191,17 @@ def test_a_config_without_a_secret_may_be_readable(desk: Desk) -> None:
     only(machine.files(desk.case(more='username = "agent"\n')), Level.OK, "files")
 
 
+@pytest.mark.parametrize("name", ["tokens.json", "tokens.json.key"])
+def test_the_consoles_tokens_are_secrets(desk: Desk, name: str) -> None:
+    for file in ("tokens.json", "tokens.json.key"):
+        (desk.root / file).touch(0o600)
+    case = desk.case(more='[web]\ntokens_file = "tokens.json"\n')
+    only(machine.files(case), Level.OK, "files")
+    (desk.root / name).chmod(0o644)
+    found = only(machine.files(case), Level.FAILURE, "files")
+    assert found.found == f"{desk.root / name} contains a secret, but every user can read it"
+
+
 OURS_ALONE = ("retrycli.toml", "token", "own.toml", "ca.pem", "program")
 SHARED_WITH_THE_APPLICATION = ("agent.db", "agent.db.retrycli.lock", "attachments")
 RELIES_ON_ALL = (

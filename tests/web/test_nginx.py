@@ -1,0 +1,88 @@
+"""The console behind a real nginx, with the file in ``cron/``."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from getpass import getuser
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.cli.command import LONGEST, wait_until
+from tests.conftest import on_sqlite
+from tests.cron.machine import FILES, tool
+from tests.web.conftest import API, HOST
+from tests.web.test_serve import add_token, is_listening, over, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.command import Cli
+
+pytestmark = on_sqlite
+
+INSTALLED = "/run/retrycli/console.sock"
+CONFIGURATION = """
+daemon off;
+user {login};
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen unix:{folder}/nginx.sock;
+        server_name {host};
+        include {folder}/retrycli.conf;
+    }}
+}}
+"""
+
+
+@contextmanager
+def nginx(folder: Path, snippet: str) -> Iterator[Path]:
+    """Run nginx for a `with` block, and return the socket on which it listens."""
+    program = tool("nginx", "nginx-light")
+    folder.mkdir()
+    (folder / "retrycli.conf").write_text(snippet)
+    (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, host=HOST, login=getuser()))
+    command = [program, "-e", folder / "error.log", "-p", folder, "-c", folder / "nginx.conf"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: is_listening(folder / "nginx.sock"), process)
+        yield folder / "nginx.sock"
+    finally:
+        process.terminate()
+        process.communicate(timeout=LONGEST)
+
+
+@pytest.mark.parametrize("strips", [False, True], ids=["as shipped", "with a path that is stripped"])
+def test_the_shipped_file_serves_the_console(at_work: Cli, tmp_path: Path, *, strips: bool) -> None:
+    served = at_work.having(
+        {
+            "RETRYCLI_WEB__TOKENS_FILE": str(tmp_path / "tokens.json"),
+            "RETRYCLI_WEB__ALLOWED_HOSTS": HOST,
+            "RETRYCLI_WEB__ROOT_PATH": "/desk",
+        }
+    )
+    token, uds = add_token(served), tmp_path / "console.sock"
+    shipped = (FILES / "nginx.conf").read_text()
+    assert f"http://unix:{INSTALLED};" in shipped
+    snippet = shipped.replace(f"http://unix:{INSTALLED};", f"http://unix:{uds}{':/' if strips else ''};")
+    with serving(served, "--uds", uds) as process, nginx(tmp_path / "nginx", snippet) as front, over(front) as client:
+        wait_until(lambda: is_listening(uds), process)
+        headers = {"Authorization": f"Bearer {token}", "X-Remote-User": "anna"}
+        assert client.get(f"/desk{API}/scheduler/status", headers=headers).status_code == 200
+        assert client.get(f"/desk{API}/scheduler/status", headers={"X-Remote-User": "anna"}).status_code == 401
+        assert client.get(f"/desk{API}/openapi.json", headers=headers).json()["servers"] == [{"url": f"/desk{API}"}]
+        assert client.get("/desk/").headers["Location"] == "/desk/messages/"
+        other = httpx.Headers({**headers, "Host": "evil.example"})
+        assert client.get(f"/desk{API}/scheduler/status", headers=other).status_code == 421
