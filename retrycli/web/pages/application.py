@@ -10,11 +10,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from retrycli.domain.user import Right
+from retrycli.web.pages.actions import MessageActions
 from retrycli.web.pages.console import Console
+from retrycli.web.pages.escalations import EscalationPages
 from retrycli.web.pages.faults import fault_page
+from retrycli.web.pages.message_page import MessagePages
 from retrycli.web.pages.overview import OverviewPages
+from retrycli.web.pages.passes import PassPages
 from retrycli.web.pages.routes import admit, routes_of
 from retrycli.web.pages.signing_in import AssetPages, SignInPages
+from retrycli.web.pages.statistics_page import StatisticsPages
 from retrycli.web.pages.visit import Visit
 
 if TYPE_CHECKING:
@@ -65,7 +70,15 @@ def make_pages(settings: Settings, access: Access, status: RecentStatus, users: 
         users: the users who sign in with a token; None if the application that mounts the pages knows its users.
     """
     console = Console(settings, access, status, users)
-    handlers = [AssetPages(console), OverviewPages(console)]
+    handlers: list[object] = [
+        AssetPages(console),
+        OverviewPages(console),
+        MessagePages(console),
+        MessageActions(console),
+        EscalationPages(console),
+        PassPages(console),
+        StatisticsPages(console),
+    ]
     if console.users is not None:
         handlers.append(SignInPages(console, console.users))
 

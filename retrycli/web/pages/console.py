@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     from retrycli.web.sign_in import TokenUsers
 
 # The pages in the navigation: their names, and the segments of their paths.
-PAGES: tuple[tuple[str, tuple[str, ...]], ...] = (("Messages", ()),)
+PAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Messages", ()),
+    ("Escalations", ("escalations",)),
+    ("Passes", ("passes",)),
+    ("Statistics", ("stats",)),
+)
 MEDIA_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+STYLE = "console.css"
 NOTICE_SECONDS = 60
 
 
@@ -60,7 +66,11 @@ class Console:
     def assets(self) -> dict[str, bytes]:
         """Return the static files, by name."""
         folder = resources.files("retrycli.web.pages") / "static"
-        return {file.name: file.read_bytes() for file in folder.iterdir() if file.name.partition(".")[2] in MEDIA_TYPES}
+        found = {
+            file.name: file.read_bytes() for file in folder.iterdir() if file.name.partition(".")[2] in MEDIA_TYPES
+        }
+        charts = (resources.files("retrycli.views.report") / "charts.css").read_bytes()
+        return {**found, STYLE: charts + found[STYLE]}
 
     @cached_property
     def versions(self) -> dict[str, str]:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from retrycli.domain.duration import in_words, in_zone, utc_text
 from retrycli.domain.sanitize import printable
 from retrycli.domain.user import Right
 from retrycli.views.formatting import count
+from retrycli.views.report.page import whole
 
 SHORT = 160  # maximum number of characters of a text in a list
 COMMAND = re.compile(r"`([^`]+)`")
@@ -26,7 +27,12 @@ def make_environment(now: Callable[[], datetime]) -> Environment:
         now: the clock, because a time of today is shown without its date.
     """
     environment = Environment(
-        loader=PackageLoader("retrycli.web.pages"),
+        loader=ChoiceLoader(
+            [
+                PackageLoader("retrycli.web.pages"),
+                PrefixLoader({"report": PackageLoader("retrycli.views.report", "")}),
+            ]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -37,6 +43,7 @@ def make_environment(now: Callable[[], datetime]) -> Environment:
         "line": line,
         "short": short,
         "lines": lines,
+        "whole": whole,
         "words": words,
         "number": "{:,}".format,
         "length": in_words,
