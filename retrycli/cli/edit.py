@@ -2,7 +2,6 @@
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +24,10 @@ def edit(
         typer.Option(metavar="FILE", help="The file that contains the new body, or - for stdin.", show_default=False),
     ] = None,
     recipient: Annotated[str | None, typer.Option(help="The new recipient.", show_default=False, parser=utf8)] = None,
+    digest: Annotated[
+        str | None,
+        typer.Option(help="The digest of the text to edit, from `show --json`.", show_default=False, parser=utf8),
+    ] = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
@@ -33,32 +36,29 @@ def edit(
     """Edit a failed message in an editor or with options.
 
     The editor ($VISUAL or $EDITOR) shows the text: the subject on its first line, a blank line, and the body. The
-    message gets a new delivery key, so that the ticketing API does not treat it as a duplicate.
+    message gets a new delivery key, so that the ticketing API does not treat it as a duplicate. With --digest, nothing
+    is written if the text has changed since it was read.
     """
     why = "this changes the message"
     require_confirmation(why, yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
-    read, before = operations.edit_message.read_draft(settings, message_id)
+    read, before = operations.edit_message.read_draft(settings, message_id, digest=digest)
     if subject is None and body_file is None and recipient is None:
         after = _in_editor(message_id, before)
     else:
-        after = replace(
-            before,
-            subject=before.subject if subject is None else subject,
-            body=before.body if body_file is None else _read_body(body_file),
-            recipient=before.recipient if recipient is None else recipient,
-        )
+        body = None if body_file is None else _read_body(body_file)
+        after = before.having(subject=subject, body=body, recipient=recipient)
     after.check(before)
     if not yes and after != before:
         terminal.show_difference(difference(before, after))
         confirm(f"Apply this change to message {message_id}?", why, yes=yes, as_json=as_json)
-    changed = operations.edit_message.write_draft(settings, read, after, by=by) if after != before else []
+    done = operations.edit_message.write_draft(settings, read, after, by=by)
     if as_json:
-        terminal.show_json(operations.bodies.edited(message_id, changed))
-    elif not changed:
+        terminal.show_json(operations.bodies.edited(done))
+    elif not done.changed:
         terminal.complain("No changes; nothing was written.")
     else:
-        terminal.say(f"Changed {', '.join(changed)} of message {message_id}, which has a new delivery key.")
+        terminal.say(f"Changed {', '.join(done.changed)} of message {message_id}, which has a new delivery key.")
         escalated = read.queue is not None and read.queue["escalated_at"] is not None
         retry = f"retrycli retry {message_id}"
         terminal.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")

@@ -9,7 +9,8 @@
     ├── InvalidMessage         4   a row that can't be delivered; a pass escalates it and continues
     ├── NoSuchMessage          4   no row with that id
     ├── NotActionable          4   the action is not possible for this message
-    │   └── Expired            4   the message is too old, and passes would escalate it again
+    │   ├── Expired            4   the message is too old, and passes would escalate it again
+    │   └── StaleEdit          4   the text was modified since it was read
     ├── NotEdited              4   an edit was cancelled, or its text is invalid
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     │   └── DatabaseBusy      69   another transaction holds a lock for too long
@@ -73,6 +74,10 @@ class NotActionable(RetrycliError):
 
 class Expired(NotActionable):
     """A message that is too old for a pass to send."""
+
+
+class StaleEdit(NotActionable):
+    """An edit of a text that was modified since it was read. Nothing was written."""
 
 
 class NotEdited(RetrycliError):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
+from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError, StaleEdit
 from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.outcome import LookUp
 from retrycli.domain.transition import ActionKind
@@ -120,6 +120,14 @@ def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:
     return Expired(
         f"message {message_id} has expired, so a pass would escalate it; "
         f"raise expires_after_hours for its message type{retry}"
+    )
+
+
+def stale(message_id: int) -> StaleEdit:
+    """Return the error for an edit of a text that was modified since it was read."""
+    return StaleEdit(
+        f"message {message_id} was modified since you read it; nothing was written. "
+        f"See `retrycli show {message_id}`, and edit the message again"
     )
 
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from retrycli.domain.delivery_stats import GroupBy, wait_quantiles
 from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.identity import digest_of
 from retrycli.domain.message import utc_time
 
 if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.delivery_stats import DeliveryStats, Group
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
+    from retrycli.operations.edit_message import Edit
     from retrycli.operations.explain import Explanation
     from retrycli.operations.retry import ActionResult, LookedUp, ManualAttempt
     from retrycli.operations.status import PassList, Status
@@ -103,12 +105,13 @@ def _group(group: EscalationGroup) -> Body:
 
 
 def details(found: MessageDetails) -> Body:
-    """Return the body of ``show``."""
+    """Return the body of ``show``. Its digest names the text for ``edit``; the row must include the body."""
     return {
         "message": {name: _column(name, value) for name, value in found.row.items()},
         "queue": found.queue,
         "attempts": [asdict(attempt) for attempt in found.attempts],
         "acts": [asdict(act) for act in found.acts],
+        "digest": digest_of(found.row),
     }
 
 
@@ -217,9 +220,9 @@ def look_ups(asked: Sequence[LookedUp]) -> Body:
     }
 
 
-def edited(message_id: int, changed: Sequence[str]) -> Body:
-    """Return the body of ``edit``; ``changed`` names the columns that were written."""
-    return {"id": message_id, "changed": changed}
+def edited(done: Edit) -> Body:
+    """Return the body of ``edit``."""
+    return {"id": done.message_id, "changed": done.changed, "digest": done.digest}
 
 
 def noted(message_id: int, text: str) -> Body:

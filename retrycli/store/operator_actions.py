@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, inser
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
 from retrycli.domain.message import Message, MessageStatus
-from retrycli.domain.operator_action import OperatorAction, not_taken, refusal
+from retrycli.domain.operator_action import OperatorAction, not_taken, refusal, stale
 from retrycli.domain.transition import ActionKind, Decision, Transition
 from retrycli.store.action_changes import (
     FREE,
@@ -191,8 +191,8 @@ class Acts(Queries):
 
         Raises:
             NoSuchMessage: the row no longer exists.
-            NotActionable: the message is not failed, is being sent, or has changed since it was read, or its row can't
-                store the new text.
+            StaleEdit: a value has changed since it was read.
+            NotActionable: the message is not failed or is being sent, or its row can't store the new text.
         """
         again_if_lost(lambda: self._edit(message_id, act, read, changes))
 
@@ -214,10 +214,7 @@ class Acts(Queries):
                 standing = standings(self._database, connection, [message_id]).get(message_id)
                 raise refusal(ActionKind.EDITED, message_id, standing, act.at)
             if any(row[name] != value for name, value in read.items()):
-                raise NotActionable(
-                    f"message {message_id} was modified while you edited it; nothing was written. "
-                    f"See `retrycli show {message_id}`, and edit the message again"
-                )
+                raise stale(message_id)
             self._check_room(connection, message_id, changes)
             # If the queue row has no digest, store the digest of the old text. Otherwise, if a version before migration
             # 0005 chose the delivery key, the new text would use the old text's key.

@@ -79,7 +79,8 @@ def test_options_replace_the_editor(at_desk: Cli, application: Application) -> N
     told = at_desk.json(
         *("edit", "11", "--subject", "Re: bill", "--body-file", "body.txt", "--recipient", "bo@example.com", "--yes")
     )
-    assert told == {"id": 11, "changed": ["subject", "body", "recipient_email"]}
+    shown = at_desk.json("show", "11")
+    assert told == {"id": 11, "changed": ["subject", "body", "recipient_email"], "digest": shown["digest"]}
     row = application.row(11)
     assert (row["subject"], row["body"], row["recipient_email"]) == ("Re: bill", "Zeile\r\n日本\n", "bo@example.com")
 
@@ -152,7 +153,11 @@ def test_an_unchanged_text_is_not_an_edit(at_desk: Cli, application: Application
     before = application.dump()
     done = at_desk.having(editor(at_desk.cwd, "true"))("edit", "11", "--yes")
     assert (done.returncode, done.stderr) == (0, "No changes; nothing was written.\n")
-    assert at_desk.json("edit", "11", "--subject", "Re: Invoice", "--yes") == {"id": 11, "changed": []}
+    assert at_desk.json("edit", "11", "--subject", "Re: Invoice", "--yes") == {
+        "id": 11,
+        "changed": [],
+        "digest": at_desk.json("show", "11")["digest"],
+    }
     assert application.dump() == before
 
 
@@ -236,8 +241,29 @@ def test_a_message_modified_concurrently_is_left_alone(at_desk: Cli, application
     env = editor(at_desk.cwd, f'{sys.executable} change.py && sed -i s/Invoice/bill/ "$2"')
     done = at_desk.having(env)("edit", "11", "--yes")
     assert done.returncode == 4, done.stderr
-    assert "message 11 was modified while you edited it; nothing was written." in done.stderr
+    assert "message 11 was modified since you read it; nothing was written." in done.stderr
     assert (application.row(11)["subject"], application.row(11)["body"]) == ("Re: Invoice", "It is there.")
+
+
+@pytest.mark.parametrize(
+    "change", ["body = 'It is there.'", "recipient_email = 'bo@example.com'", "attachments = '[\"a.pdf\"]'"]
+)
+def test_an_edit_of_a_text_that_has_changed_since_is_refused(
+    at_desk: Cli, application: Application, change: str
+) -> None:
+    """A script reads the text, and names by its digest what it read."""
+    application.add(11, hours_ago=0)
+    digest = at_desk.json("show", "11")["digest"]
+    edit = ("edit", "11", "--subject", "Re: bill", "--yes", "--digest")
+    application.execute(f"UPDATE pending_messages SET {change}")
+    done = at_desk(*edit, digest)
+    assert (done.returncode, done.stdout, application.row(11)["subject"]) == (4, "", "Re: Invoice")
+    assert done.stderr.startswith("retrycli: message 11 was modified since you read it; nothing was written.")
+    first = at_desk.json(*edit, at_desk.json("show", "11")["digest"])
+    assert first["changed"] == ["subject"]
+    assert at_desk(*edit, digest).returncode == 4
+    second = at_desk.json("edit", "11", "--subject", "Re: invoice", "--yes", "--digest", first["digest"])
+    assert second["digest"] == at_desk.json("show", "11")["digest"]
 
 
 @pytest.mark.parametrize("message_id", ["1", "99"])

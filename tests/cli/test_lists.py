@@ -305,7 +305,7 @@ def test_handled_messages_leave_the_escalations(alike: Cli, application: Applica
 
 def test_show_prints_all_facts_of_a_message_and_its_body(shown: Shown) -> None:
     found = shown.json("show 15 --json")
-    assert list(found) == ["message", "queue", "attempts", "acts"]
+    assert list(found) == ["message", "queue", "attempts", "acts", "digest"]
     assert found["message"]["body"] == "It is attached."
     assert found["message"]["confidence_score"] == 0.93
     assert found["queue"]["escalation_reason"] == "permanent"

@@ -423,7 +423,7 @@ def test_an_edit_of_a_row_modified_concurrently_is_refused(
     enrol(database, [1])
     application.change(1, **{column: "changed"})
     before = queue_rows(database)
-    with application.watched() as changed, pytest.raises(NotActionable, match="was modified while you"):
+    with application.watched() as changed, pytest.raises(NotActionable, match="was modified since you"):
         edit(acts)
     assert changed == {}
     assert queue_rows(database) == before

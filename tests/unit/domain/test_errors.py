@@ -23,6 +23,7 @@ from retrycli.domain.errors import (
     OutputFailed,
     RetrycliError,
     SchemaMismatch,
+    StaleEdit,
     TransactionLost,
 )
 
@@ -35,6 +36,7 @@ EXIT_CODES = {
     NoSuchMessage: 4,
     NotActionable: 4,
     Expired: 4,
+    StaleEdit: 4,
     NotEdited: 4,
     DatabaseUnavailable: 69,
     DatabaseBusy: 69,
