@@ -2,29 +2,121 @@
 
 from __future__ import annotations
 
-from http import HTTPMethod
+from http import HTTPMethod, HTTPStatus
+from typing import Annotated
 
-from fastapi import Response
+from fastapi import Query, Response
+from pydantic import Field
 
 from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.user import Right
 from retrycli.operations import bodies
+from retrycli.operations.listing import parse_id
+from retrycli.operations.retry import ActionResult
 from retrycli.web import schemas
-from retrycli.web.endpoints import answer, endpoint
+from retrycli.web.endpoints import CurrentUser, answer, endpoint
+from retrycli.web.inputs import Body, MessageQuery, Reason
 from retrycli.web.status import RecentStatus
 
 GET, POST = HTTPMethod.GET, HTTPMethod.POST
+INVALID, MISSING, CONFLICT = HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT
+
+
+class ReasonBody(Body):
+    """Why an operator gives up on a message."""
+
+    reason: Reason
+
+
+class NoteBody(Body):
+    """A note, for the history."""
+
+    note: Reason
+
+
+class OptionalNoteBody(Body):
+    """How the operator knows that a message has arrived, for the history."""
+
+    note: Reason | None = Field(None, description="how the operator knows that the message has arrived")
 
 
 class MessageEndpoints:
-    """What concerns single messages. Their ids are opaque text in URLs and bodies."""
+    """What concerns single messages. Their ids are opaque text in URLs."""
 
     def __init__(self, settings: Settings, status: RecentStatus) -> None:
         self._settings = settings
         self._status = status
 
-    @endpoint(GET, "/{message_id}", Right.READ_TEXT, returns=schemas.MessageDetailsBody)
+    @endpoint(GET, "", Right.READ, INVALID, returns=schemas.MessagePageBody)
+    def list_messages(self, query: Annotated[MessageQuery, Query()]) -> Response:
+        """List failed messages, one page at a time."""
+        found = operations.listing.page(
+            self._settings, query.filter, sort=query.sort, after=query.after, limit=query.limit
+        )
+        return answer(bodies.messages(self._settings, iter(found.messages), found.next))
+
+    @endpoint(GET, "/{message_id}", Right.READ_TEXT, MISSING, returns=schemas.MessageDetailsBody)
     def show_message(self, message_id: str) -> Response:
-        """Show one message with its text and its history."""
-        return answer(bodies.details(operations.listing.show(self._settings, int(message_id))))
+        """Show one message with its text, its attempts and the operators' actions."""
+        return answer(bodies.details(operations.listing.show(self._settings, parse_id(message_id))))
+
+    @endpoint(GET, "/{message_id}/explain", Right.READ, MISSING, returns=schemas.ExplanationBody)
+    def explain_message(self, message_id: str) -> Response:
+        """Show what delays a message, and its next attempt."""
+        return answer(bodies.explanation(operations.explain.explain(self._settings, parse_id(message_id))))
+
+    @endpoint(POST, "/{message_id}/retry", Right.ACT, MISSING, CONFLICT, returns=schemas.AttemptsBody)
+    def retry_message(self, message_id: str, user: CurrentUser) -> Response:
+        """Attempt a message now, even if it is waiting or escalated. This uses up no retry."""
+        done = operations.retry.retry_all(self._settings, [parse_id(message_id)], by=user.name)
+        return answer(bodies.attempts(self._done(done)))
+
+    @endpoint(POST, "/{message_id}/requeue", Right.ACT, MISSING, CONFLICT, returns=schemas.ActionBody)
+    def requeue_message(self, message_id: str, user: CurrentUser) -> Response:
+        """Return an escalated or rejected message to the queue, with all retries."""
+        done = operations.message_actions.requeue(self._settings, [parse_id(message_id)], by=user.name)
+        return answer(bodies.action("requeued", self._done(done)))
+
+    @endpoint(POST, "/{message_id}/reject", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.ActionBody)
+    def reject_message(self, message_id: str, user: CurrentUser, body: ReasonBody) -> Response:
+        """Give up on a message."""
+        done = operations.message_actions.reject(self._settings, [parse_id(message_id)], body.reason, by=user.name)
+        return answer(bodies.action("rejected", self._done(done)))
+
+    @endpoint(POST, "/{message_id}/mark-sent", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.ActionBody)
+    def mark_message_sent(self, message_id: str, user: CurrentUser, body: OptionalNoteBody | None = None) -> Response:
+        """Record that a message has arrived."""
+        note = None if body is None else body.note
+        done = operations.message_actions.mark_sent(self._settings, [parse_id(message_id)], note=note, by=user.name)
+        return answer(bodies.action("marked_sent", self._done(done)))
+
+    @endpoint(POST, "/{message_id}/acknowledge", Right.ACT, MISSING, CONFLICT, returns=schemas.ActionBody)
+    def acknowledge_message(self, message_id: str, user: CurrentUser) -> Response:
+        """Record that an operator is handling an escalated message."""
+        done = operations.message_actions.acknowledge(self._settings, [parse_id(message_id)], by=user.name)
+        return answer(bodies.action("acknowledged", self._done(done)))
+
+    @endpoint(POST, "/{message_id}/note", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.NotedBody)
+    def note_message(self, message_id: str, user: CurrentUser, body: NoteBody) -> Response:
+        """Add a note to an escalated message, replacing an earlier note."""
+        number = parse_id(message_id)
+        operations.message_actions.note(self._settings, number, body.note, by=user.name)
+        return answer(bodies.noted(number, body.note))
+
+    @endpoint(POST, "/{message_id}/look-up", Right.ACT, MISSING, CONFLICT, returns=schemas.LookUpsBody)
+    def look_up_message(self, message_id: str, user: CurrentUser) -> Response:
+        """Ask the ticketing system whether a message has arrived. Nothing is sent."""
+        asked = operations.retry.look_up_all(self._settings, [parse_id(message_id)], by=user.name)
+        for found in asked:
+            if found.error is not None:
+                raise found.error
+        self._status.forget()
+        return answer(bodies.look_ups(asked))
+
+    def _done(self, done: ActionResult) -> ActionResult:
+        """Return the result of an action on one message. Raise the error if the message refused the action."""
+        self._status.forget()
+        for error in done.refused.values():
+            raise error
+        return done

@@ -13,18 +13,19 @@ from pydantic import Field
 from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.delivery_stats import GroupBy
+from retrycli.domain.listing import Filter
+from retrycli.domain.message import State
 from retrycli.domain.user import Right
 from retrycli.operations import bodies
 from retrycli.views.formatting import as_json
 from retrycli.web import schemas
 from retrycli.web.endpoints import JSON, CurrentUser, answer, endpoint
-from retrycli.web.inputs import Body, Duration, Reason
+from retrycli.web.inputs import Body, Duration, PageQuery, Reason
 from retrycli.web.status import RecentStatus
 
 GET, POST = HTTPMethod.GET, HTTPMethod.POST
 INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
 WEEK = timedelta(days=7)
-MOST_PASSES = 1000
 MOST_GROUPS = 1000
 
 
@@ -76,10 +77,18 @@ class SchedulerEndpoints:
         return answer({"paused": None})
 
     @endpoint(GET, "/scheduler/passes", Right.READ, INVALID, returns=schemas.PassesBody)
-    def list_passes(self, limit: Annotated[int, Query(ge=1, le=MOST_PASSES)] = 20) -> Response:
-        """List the newest passes and pauses."""
-        found, pauses, _ = operations.status.last_passes(self._settings, limit=limit)
-        return answer(bodies.passes(found, pauses))
+    def list_passes(self, query: Annotated[PageQuery, Query()]) -> Response:
+        """List passes and pauses, the newest first, one page at a time."""
+        found = operations.status.passes(self._settings, after=query.after, limit=query.limit)
+        return answer(bodies.passes(found))
+
+    @endpoint(GET, "/scheduler/escalations", Right.READ, INVALID, returns=schemas.EscalationsBody)
+    def list_escalations(self, query: Annotated[PageQuery, Query()]) -> Response:
+        """List the causes of all escalations, and the escalated messages, one page at a time."""
+        escalated = Filter(state=State.ESCALATED)
+        found = operations.listing.page(self._settings, escalated, sort="id", after=query.after, limit=query.limit)
+        groups = operations.listing.escalations(self._settings)
+        return answer({**bodies.escalations(iter(found.messages), groups), "next": found.next})
 
     @endpoint(GET, "/scheduler/stats", Right.READ, INVALID, returns=schemas.StatisticsBody)
     def statistics(

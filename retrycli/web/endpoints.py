@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPMethod, HTTPStatus
 from typing import Annotated, Any, TypeVar
@@ -32,6 +32,7 @@ EVERYWHERE = (
     HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
+OF_BODIES = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 
 
 class Problem(BaseModel):
@@ -109,7 +110,7 @@ def _problems_of(declared: Endpoint) -> dict[int | str, dict[str, Any]]:
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         status: {"description": status.phrase, "content": {problems.MEDIA_TYPE: schema}}
-        for status in (*EVERYWHERE, *declared.errors)
+        for status in (*EVERYWHERE, *(() if declared.method in SAFE_METHODS else OF_BODIES), *declared.errors)
     }
 
 
@@ -207,4 +208,5 @@ CurrentUser = Annotated[User, Depends(current_user)]
 
 def answer(body: Mapping[str, object], **headers: str) -> Response:
     """Return a response with a JSON body, formatted as the commands format it."""
-    return Response(as_json({"schema_version": 1, **body}), media_type=JSON, headers=headers)
+    values = {name: [*value] if isinstance(value, Iterator) else value for name, value in body.items()}
+    return Response(as_json({"schema_version": 1, **values}), media_type=JSON, headers=headers)

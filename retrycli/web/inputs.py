@@ -7,9 +7,15 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
+from retrycli.domain.listing import Filter
+from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.sanitize import encodable
+from retrycli.operations.listing import MAX_PAGE
 
+# The characters that `str.splitlines` does not split at, as a pattern for the OpenAPI document.
+ONE_LINE = r"^[^\x00\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]*$"
 LONGEST_REASON = 2000  # characters of a reason or a note
 
 
@@ -35,12 +41,14 @@ def _length(value: object) -> timedelta:
 
 
 Text = Annotated[str, AfterValidator(_storable)]
-Line = Annotated[Text, AfterValidator(_one_line)]
+Line = Annotated[Text, AfterValidator(_one_line), Field(json_schema_extra={"pattern": ONE_LINE})]
 Reason = Annotated[Line, Field(min_length=1, max_length=LONGEST_REASON)]
 Duration = Annotated[
     timedelta,
     BeforeValidator(_length),
-    WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|[smhd])$", "examples": ["30m", "2h", "1d"]}),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^(?=.*[1-9])[0-9]+(\.[0-9]+)?(ms|[smhd])$", "examples": ["30m", "2h", "1d"]}
+    ),
 ]
 
 
@@ -48,3 +56,36 @@ class Body(BaseModel):
     """The body of a request. Unknown fields are errors, and no value is converted to another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class PageQuery(BaseModel):
+    """The query of a list."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    after: Line | None = Field(None, description="`next` of the previous page")
+    limit: int = Field(50, ge=1, le=MAX_PAGE)
+
+
+class MessageQuery(PageQuery):
+    """The query of a list of messages. A field with several values matches any of them."""
+
+    state: list[State] = []
+    message_type: list[MessageType] = Field([], alias="type")
+    ticket: list[Line] = []
+    error: list[Line] = Field([], description="part of the last error, ignoring case")
+    reason: list[EscalationReason] = Field([], description="why a message was escalated")
+    fingerprint: list[Line] = Field([], description="identifies a cause")
+    sort: Sort = Field("next", description="by next attempt, id, number of retries or age")
+
+    @property
+    def filter(self) -> Filter:
+        """Return the filter that the query describes."""
+        return Filter(
+            state=self.state,
+            message_type=self.message_type,
+            ticket=self.ticket,
+            error=self.error,
+            reason=self.reason,
+            fingerprint=self.fingerprint,
+        )

@@ -18,6 +18,7 @@ RETRY_AFTER_SECONDS = "5"  # a locked database is usually free again by then
 
 # The status and the name of each error. The first class that matches counts.
 STATUSES: Mapping[type[errors.RetrycliError], tuple[HTTPStatus, str]] = {
+    errors.InvalidArgument: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input"),
     errors.NoSuchMessage: (HTTPStatus.NOT_FOUND, "no-such-message"),
     errors.NotActionable: (HTTPStatus.CONFLICT, "not-actionable"),
     errors.InvalidMessage: (HTTPStatus.CONFLICT, "invalid-message"),

@@ -27,14 +27,16 @@ class _Document:
     @endpoint(HTTPMethod.GET, "/openapi.json", Right.READ, returns=dict[str, object])
     def openapi_document(self, request: Request) -> Response:
         """Return this document."""
-        base = request.url.path.removesuffix("/openapi.json")
+        root: str = request.scope.get("root_path", "")
+        prefix = request.url.path.removeprefix(root).removesuffix("/openapi.json")
         document = get_openapi(
             title="retrycli",
             version=version("retrycli"),
             description="The scheduler's status, and what operators do to failed ticket messages.",
             routes=self._router.routes,
-            servers=[{"url": base}],
+            servers=[{"url": root or "/"}],
         )
+        document["paths"] = {prefix + path: operations for path, operations in document["paths"].items()}
         components = document.setdefault("components", {})
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()

@@ -71,11 +71,16 @@ class ListedFields(BaseModel):
     expires_at: datetime | None
 
 
-class MessagePageBody(JsonBody):
+class PageBody(JsonBody):
+    """One page of a list."""
+
+    next: str | None = Field(description="the value of `after` for the next page; null on the last page")
+
+
+class MessagePageBody(PageBody):
     """One page of failed messages."""
 
     messages: list[ListedFields]
-    next: str | None = Field(description="the value of `after` for the next page; null on the last page")
 
 
 class MessageDetailsBody(JsonBody):
@@ -155,7 +160,7 @@ class EditedBody(JsonBody):
     changed: list[str]
 
 
-class PassesBody(JsonBody):
+class PassesBody(PageBody):
     """The newest passes and pauses."""
 
     passes: list[dict[str, Any]]
@@ -171,7 +176,7 @@ class StatisticsBody(JsonBody):
     delivered: int
 
 
-class EscalationsBody(JsonBody):
+class EscalationsBody(PageBody):
     """Escalated messages and their causes."""
 
     escalations: list[dict[str, Any]]

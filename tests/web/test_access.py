@@ -185,4 +185,5 @@ def test_an_application_decides_by_its_own_users(desk: Desk) -> None:
     assert by_max.post("/tickets/outgoing/scheduler/pause", json={}).json()["paused"]["by"] == "max"
     assert is_denied(desk.client(None, **{"X-User": "max"}), "POST", "/tickets/outgoing/scheduler/resume") == 403
     document = by_max.get("/tickets/outgoing/openapi.json").json()
-    assert document["servers"] == [{"url": "/tickets/outgoing"}]
+    assert document["servers"] == [{"url": "/"}]
+    assert "/tickets/outgoing/scheduler/status" in document["paths"]

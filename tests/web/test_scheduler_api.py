@@ -59,7 +59,7 @@ def test_a_pause_by_api_shows_in_the_status_and_ends_with_resume(desk: Desk) -> 
     assert (found.state, found.pause and found.pause.reason) == ("paused", "API migration")
     assert desk.operator.post(f"{API}/scheduler/resume").json()["paused"] is None
     assert desk.operator.get(f"{API}/scheduler/status").json()["running"] is True
-    _, pauses, _ = operations.status.last_passes(desk.settings, limit=5)
+    pauses = operations.status.passes(desk.settings, limit=5).pauses
     assert [(pause.act, pause.by) for pause in pauses] == [("resumed", "anna"), ("paused", "anna")]
 
 

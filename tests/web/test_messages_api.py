@@ -1,0 +1,222 @@
+"""The endpoints of messages: list them, show one, and act on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import operations
+from tests.conftest import on_both, on_sqlite
+from tests.web.conftest import API
+
+if TYPE_CHECKING:
+    import httpx
+
+    from retrycli.operations.sandbox import Sandbox
+    from tests.web.conftest import Desk
+
+pytestmark = on_both
+
+INVALID = "recipient_email"
+
+
+@pytest.fixture
+def escalated(desk: Desk) -> Desk:
+    """Provide a desk with two waiting messages, 5 and 6, and one escalated message, 17."""
+    desk.application.add(5, hours_ago=0)
+    desk.application.add(6, hours_ago=0, message_type="supplier")
+    desk.application.add(17, retry_count=10, last_error="HTTP 500")
+    operations.run_pass.run_once(desk.settings)
+    return desk
+
+
+def problem(answer: httpx.Response, status: int, name: str) -> str:
+    """Check a problem document, and return its detail."""
+    body = answer.json()
+    assert (answer.status_code, body["status"], body["type"]) == (status, status, f"urn:retrycli:problem:{name}"), body
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    return str(body["detail"])
+
+
+def test_the_list_has_what_the_command_prints_and_pages(desk: Desk) -> None:
+    for message_id in range(1, 8):
+        desk.application.add(message_id)
+    seen, after = [], ""
+    while True:
+        body = desk.viewer.get(f"{API}?sort=id&limit=3{after}").json()
+        seen.append([message["id"] for message in body["messages"]])
+        if body["next"] is None:
+            break
+        after = f"&after={body['next']}"
+    assert seen == [[1, 2, 3], [4, 5, 6], [7]]
+    assert {"ticket_id", "state", "retry_count", "max_retries", "last_error"} < body["messages"][0].keys()
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("type=supplier", [2]),
+        ("type=supplier&type=internal", [2, 3]),
+        ("ticket=4703", [3]),
+        ("error=gone", [1]),
+        ("state=waiting", [1, 2, 3]),
+        ("state=escalated", []),
+        ("fingerprint=none", []),
+    ],
+)
+def test_the_list_can_be_filtered(desk: Desk, query: str, ids: list[int]) -> None:
+    desk.application.add(1, last_error="gone <b>")
+    desk.application.add(2, message_type="supplier")
+    desk.application.add(3, message_type="internal")
+    body = desk.viewer.get(f"{API}?sort=id&{query}").json()
+    assert [message["id"] for message in body["messages"]] == ids
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "state=lost",
+        "type=love",
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "after=zzz",
+        "sort=body",
+        "colour=red",
+        "error=%00",
+    ],
+)
+def test_an_invalid_filter_is_a_problem(desk: Desk, query: str) -> None:
+    problem(desk.viewer.get(f"{API}?{query}"), 422, "invalid-input")
+
+
+def test_a_message_is_shown_with_its_text_and_history(escalated: Desk) -> None:
+    body = escalated.viewer.get(f"{API}/17").json()
+    assert body["message"]["body"] == "It is attached."
+    assert body["queue"]["state"] == "escalated"
+
+
+def test_what_delays_a_message_is_explained(escalated: Desk) -> None:
+    body = escalated.viewer.get(f"{API}/17/explain").json()
+    assert [gate["name"] for gate in body["gates"] if not gate["open"]][:1] == ["escalation"]
+
+
+@pytest.mark.parametrize(
+    "message_id",
+    ["18", "-1", "abc", "1e3", "017", "+17", " 17", "17%00", "%F0%9F%98%80", "9" * 30, "a%2Fb", "..%2F17", "１７"],
+)
+def test_an_id_that_no_message_has_is_404(escalated: Desk, message_id: str) -> None:
+    for path in ("", "/explain"):
+        assert problem(escalated.viewer.get(f"{API}/{message_id}{path}"), 404, "no-such-message")
+    for action, body in ACTIONS.items():
+        assert problem(escalated.operator.post(f"{API}/{message_id}/{action}", json=body), 404, "no-such-message")
+
+
+def test_an_id_that_is_not_utf8_is_404(desk: Desk) -> None:
+    assert desk.viewer.get(f"{API}/%FF").status_code == 404
+
+
+ACTIONS: dict[str, object] = {
+    "retry": None,
+    "requeue": None,
+    "reject": {"reason": "no longer needed"},
+    "mark-sent": {"note": "the customer has answered it"},
+    "acknowledge": None,
+    "note": {"note": "asked the customer"},
+    "look-up": None,
+}
+
+
+def test_a_retry_delivers_and_answers_with_the_outcome(escalated: Desk, sandbox: Sandbox) -> None:
+    body = escalated.operator.post(f"{API}/17/retry").json()
+    assert [result["outcome"] for result in body["results"]] == ["delivered"]
+    assert len(sandbox.received) == 1
+    shown = escalated.viewer.get(f"{API}/17").json()
+    assert shown["message"]["status"] == "sent"
+    assert shown["attempts"][-1]["made_by"] == "anna"
+
+
+def test_a_failed_attempt_is_a_successful_request(escalated: Desk, sandbox: Sandbox) -> None:
+    sandbox.behaviour = operations.sandbox.Behaviour(down=True)
+    answer = escalated.operator.post(f"{API}/17/retry")
+    assert answer.status_code == 200
+    assert answer.json()["results"][0]["status_code"] == 503
+
+
+def test_a_message_that_was_just_sent_is_409(escalated: Desk) -> None:
+    escalated.operator.post(f"{API}/17/retry")
+    for action, body in ACTIONS.items():
+        detail = problem(escalated.operator.post(f"{API}/17/{action}", json=body), 409, "not-actionable")
+        assert "17" in detail
+
+
+@pytest.mark.parametrize(
+    ("action", "name", "state"),
+    [
+        ("requeue", "requeued", "waiting"),
+        ("acknowledge", "acknowledged", "escalated"),
+        ("reject", "rejected", None),
+        ("mark-sent", "marked_sent", None),
+    ],
+)
+def test_each_action_is_done_by_the_signed_in_user(escalated: Desk, action: str, name: str, state: str | None) -> None:
+    answer = escalated.operator.post(f"{API}/17/{action}", json=ACTIONS[action])
+    assert (answer.status_code, answer.json()["act"], answer.json()["done"]) == (200, name, 1)
+    shown = escalated.viewer.get(f"{API}/17").json()
+    assert (shown["queue"] and shown["queue"]["state"]) == state
+    assert [(act["act"], act["by"]) for act in shown["acts"]] == [(name, "anna")]
+
+
+def test_a_rejected_message_can_be_requeued(escalated: Desk) -> None:
+    escalated.operator.post(f"{API}/17/reject", json=ACTIONS["reject"])
+    assert escalated.operator.post(f"{API}/17/requeue").json()["done"] == 1
+
+
+def test_a_note_replaces_the_earlier_one(escalated: Desk) -> None:
+    for text in ("asked the customer", "<b>answered</b>"):
+        assert escalated.operator.post(f"{API}/17/note", json={"note": text}).json()["note"] == text
+    [found] = escalated.viewer.get(f"{API}/scheduler/escalations").json()["escalations"]
+    assert found["note"] == "<b>answered</b>"
+
+
+def test_a_waiting_message_needs_no_operator(escalated: Desk) -> None:
+    for action in ("requeue", "acknowledge", "note"):
+        problem(escalated.operator.post(f"{API}/5/{action}", json=ACTIONS[action]), 409, "not-actionable")
+
+
+@pytest.mark.parametrize(
+    ("action", "body"),
+    [
+        ("reject", None),
+        ("reject", {}),
+        ("reject", {"reason": ""}),
+        ("reject", {"reason": 5}),
+        ("reject", {"reason": "a\0b"}),
+        ("reject", {"reason": "a\r\nMETRIC: b"}),
+        ("reject", {"reason": "x" * 2001}),
+        ("reject", {"reason": "x", "by": "max"}),
+        ("note", {"note": None}),
+        ("note", {"text": "x"}),
+        ("mark-sent", {"note": ["x"]}),
+        ("mark-sent", "x"),
+    ],
+)
+def test_an_invalid_body_changes_nothing(escalated: Desk, action: str, body: object) -> None:
+    before = escalated.viewer.get(f"{API}/17").json()
+    problem(escalated.operator.post(f"{API}/17/{action}", json=body), 422, "invalid-input")
+    assert escalated.viewer.get(f"{API}/17").json() == before
+
+
+@on_sqlite
+def test_a_database_that_is_away_is_503_and_comes_back(escalated: Desk) -> None:
+    file = escalated.application.path
+    away = file.with_name("away.db")
+    file.rename(away)
+    answer = escalated.viewer.get(f"{API}/17")
+    problem(answer, 503, "database-unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert escalated.stranger.get("/readyz").status_code == 503
+    away.rename(file)
+    assert escalated.viewer.get(f"{API}/17").status_code == 200
+    assert escalated.stranger.get("/readyz").status_code == 200
