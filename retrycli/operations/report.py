@@ -20,8 +20,10 @@ from retrycli.system.host import replace_file
 
 if TYPE_CHECKING:
     from retrycli.views.report.page import ReportData
+    from retrycli.views.report.recent import RecentPasses
 
-LOOKBACK = timedelta(days=7)  # period of the page that a pass writes
+DAY = timedelta(days=1)
+LOOKBACK = 7 * DAY  # period of the page that a pass writes
 # Maximum age of a page. An older page is updated even if nothing has changed, to show operators that passes still run.
 STALE = timedelta(hours=1)
 
@@ -73,6 +75,24 @@ def _data(settings: Settings, database: Database, *, since: datetime, until: dat
         interval=settings.schedule.interval,
         causes=escalation_groups(database),
     )
+
+
+def recent_passes(settings: Settings, *, until: datetime, span: timedelta = DAY) -> RecentPasses:
+    """Return the passes, and the outages of the ticketing API, of a period that ends now.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    from retrycli.store.delivery_stats import Statistics
+    from retrycli.views.report.recent import RecentPasses
+
+    since = until - span
+    with open_database(settings) as database:
+        statistics = Statistics(database)
+        first_pass, _ = statistics.first_and_last_pass()
+        return RecentPasses(
+            since, until, first_pass, statistics.passes(since), statistics.outages(since), settings.schedule.interval
+        )
 
 
 def is_current(path: Path, summary: PassSummary, now: datetime) -> bool:

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from retrycli.domain.user import Right
 from retrycli.web.pages.actions import MessageActions
 from retrycli.web.pages.console import Console
+from retrycli.web.pages.edit_page import EditPages
 from retrycli.web.pages.escalations import EscalationPages
 from retrycli.web.pages.faults import fault_page
 from retrycli.web.pages.message_page import MessagePages
@@ -75,6 +76,7 @@ def make_pages(settings: Settings, access: Access, status: RecentStatus, users: 
         OverviewPages(console),
         MessagePages(console),
         MessageActions(console),
+        EditPages(console),
         EscalationPages(console),
         PassPages(console),
         StatisticsPages(console),

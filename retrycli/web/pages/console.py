@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from retrycli.operations import wiring, words
+from retrycli import operations
+from retrycli.views.formatting import count
+from retrycli.views.report.recent import RecentPasses, sample, strip
 from retrycli.web.pages.rendering import make_environment
 from retrycli.web.pages.visit import NOTICE, Visit, notice_cookie
 from retrycli.web.status import RecentStatus
@@ -52,7 +54,7 @@ class Console:
         access: Access,
         status: RecentStatus,
         users: TokenUsers | None,
-        now: Callable[[], datetime] = wiring.utc_now,
+        now: Callable[[], datetime] = operations.wiring.utc_now,
     ) -> None:
         self.settings = settings
         self.access = access
@@ -83,7 +85,9 @@ class Console:
         Raises:
             DatabaseUnavailable, ConfigurationError: the status can't be read.
         """
-        return self.render(visit, template, code=code, status=self.status.read(), **values)
+        status = self.status.read()
+        recent = operations.report.recent_passes(self.settings, until=self.now())
+        return self.render(visit, template, code=code, status=status, recent=recent, **values)
 
     def render(
         self,
@@ -116,7 +120,9 @@ class Console:
             read_only=self.access.read_only,
             status=status,
             pages=PAGES,
-            last_pass=words.last_pass,
+            last_pass=operations.words.last_pass,
+            strip_of=_strip,
+            sample=sample,
             as_of=self.now(),
             **values,
         )
@@ -146,3 +152,10 @@ class Console:
                 samesite="lax",
             )
         return response
+
+
+def _strip(found: RecentPasses) -> str:
+    hours = round((found.until - found.since).total_seconds() / 3600)
+    outages = f"; {count(len(found.outages), 'outage')} of the ticketing API" if found.outages else ""
+    began = f"{count(len(found.passes), 'pass')} in the last {count(hours, 'hour')}"
+    return strip(found, title=f"{began}, {found.missed} missing{outages}")

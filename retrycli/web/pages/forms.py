@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_origin
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,8 +24,13 @@ Fields = Sequence[tuple[str, str]]
 
 
 class Form(BaseModel):
-    """The fields of a form or a query. A field without text counts as missing if the form does not require it."""
+    """The fields of a form or a query.
 
+    An optional field without text counts as missing, because browsers send all fields of a form. ``blank`` names the
+    optional fields for which that does not hold.
+    """
+
+    blank: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
@@ -94,20 +99,21 @@ def checked(model: type[FormType], fields: Fields) -> FormType:
     Raises:
         FormRejected: a field is unknown, repeated, missing or invalid (422).
     """
-    lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
-    optional = {name for name, field in model.model_fields.items() if not field.is_required()}
+    fields_of = {field.alias or name: field for name, field in model.model_fields.items()}
+    lists = {name for name, field in fields_of.items() if get_origin(field.annotation) is list}
+    optional = {name for name, field in fields_of.items() if not field.is_required()} - model.blank
     values: dict[str, Any] = {}
     for name, value in fields:
         if name in lists:
             values.setdefault(name, []).append(value)
         elif name in values:
-            raise _invalid(_known(name, model.model_fields), "the field is given twice")
+            raise _invalid(_known(name, fields_of), "the field is given twice")
         else:
             values[name] = value
     try:
         return model.model_validate({name: value for name, value in values.items() if value or name not in optional})
     except ValidationError as error:
-        faults = [(_known(str(fault["loc"][0]), model.model_fields), _words(fault)) for fault in error.errors()]
+        faults = [(_known(str(fault["loc"][0]), fields_of), _words(fault)) for fault in error.errors()]
         raise FormRejected(HTTPStatus.UNPROCESSABLE_ENTITY, faults) from None
 
 

@@ -52,7 +52,7 @@ FIRST: Mapping[str, str] = {
 }
 
 
-class MessageQuery(Form):
+class TextQuery(Form):
     """How much of the text the page shows."""
 
     text: Literal["whole"] | None = None
@@ -64,8 +64,8 @@ class MessagePages:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    @page(HTTPMethod.GET, "/id/{message_id}", Right.READ_TEXT, MessageQuery)
-    def message(self, visit: Visit, query: MessageQuery) -> Response:
+    @page(HTTPMethod.GET, "/id/{message_id}", Right.READ_TEXT, TextQuery)
+    def message(self, visit: Visit, query: TextQuery) -> Response:
         """Show a message."""
         settings = self._console.settings
         message_id = operations.listing.parse_id(visit.id)

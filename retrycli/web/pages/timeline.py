@@ -62,7 +62,7 @@ def _attempted(attempt: AttemptRecord, *, ended: bool) -> HappenedEvent:
         what=f"Attempt {attempt.number}: {attempt.outcome or ('not recorded' if ended else 'under way')}",
         by=None if attempt.made_by == BY_PASS else attempt.made_by,
         tone=_tone(attempt),
-        detail=attempt.error,
+        detail=None if attempt.error == f"HTTP {attempt.status_code}" else attempt.error,
         facts=facts,
     )
 
