@@ -234,21 +234,17 @@ def _show_lookups(asked: Sequence[operations.retry.LookedUp]) -> None:
         return
     for answer in asked:
         if answer.found is not None:
-            _show_lookup(answer.message_id, answer.found.result, answer.found.error)
+            terminal.show_text(operations.words.looked_up(answer.message_id, answer.found))
+            _suggest(answer.message_id, answer.found.result)
 
 
-def _show_lookup(message_id: int, result: Presence, error: str | None) -> None:
+def _suggest(message_id: int, result: Presence) -> None:
     match result:
         case Presence.ARRIVED:
-            ending = f", but {error}." if error else " and is marked as sent."
-            terminal.show_text(f"Message {message_id} has arrived{ending}")
+            pass
         case Presence.ABSENT:
-            terminal.show_text(f"Message {message_id} has not arrived. Nothing was changed.")
             terminal.say(f"Next: retrycli retry {message_id}")
         case Presence.UNKNOWN:
-            terminal.show_text(
-                f"It is not known whether message {message_id} has arrived: {error}. Nothing was changed."
-            )
             terminal.say(
                 f"Next: `retrycli look-up {message_id}` again later, or check the ticket; if the message is there, "
                 f"`retrycli mark-sent {message_id}`"

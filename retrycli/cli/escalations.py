@@ -60,7 +60,7 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     elif shared:
         terminal.say("Next: retrycli list-failed --state escalated")
     elif messages and messages[0].reason == EscalationReason.UNKNOWN:
-        terminal.say(f"Next: {operations.words.may_have_arrived(messages[0].id)}")
+        terminal.say(f"Next: {operations.words.check_arrival(messages[0].id)}")
     elif messages:
         one = messages[0].id
         terminal.say(f"Next: `retrycli show {one}` or, when the cause is fixed, `retrycli retry {one}`")

@@ -12,7 +12,6 @@ from retrycli.cli.arguments import After, as_options, takes_filters
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 from retrycli.config.settings import Settings
 from retrycli.domain.listing import Filter, ListedMessage
-from retrycli.domain.message import State
 from retrycli.views import formatting, terminal
 
 ON_SCREEN = 50  # maximum number of rows on a terminal without ``--limit``
@@ -75,7 +74,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
                 str(message.ticket_id),
                 message.message_type,
                 message.state,
-                _tries_text(message.retry_count, message.max_retries(policies)),
+                message.tries(policies),
                 message.next_attempt_at,
                 message.last_error,
                 *((_expiry(message, settings, now),) if expire else ()),
@@ -88,17 +87,6 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 
 
 def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> formatting.Cell:
-    end, due = message.expires_at(settings.policies), message.next_attempt_at
     if not terminal.on_terminal():
-        return end
-    if message.state is not State.WAITING or end is None or not operations.expiry.is_shown(end, due, now):
-        return ""
-    if end < now:
-        return operations.expiry.EXPIRED
-    early = ", before its next attempt" if due is not None and end < due else ""
-    return f"expires {formatting.ahead(end, now)}{early}"
-
-
-def _tries_text(made: int | None, allowed: int | None) -> str:
-    """Return the number of retries made and allowed, with ``?`` for an invalid count or an unknown message type."""
-    return f"{'?' if made is None else made}/{'?' if allowed is None else allowed}"
+        return message.expires_at(settings.policies)
+    return operations.expiry.in_words(message, settings.policies, now) or ""

@@ -16,7 +16,6 @@ from retrycli.cli.run_once import Signals
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage
 from retrycli.domain.listing import Filter
-from retrycli.domain.outcome import may_have_arrived
 from retrycli.views import formatting, terminal
 
 Result = TypeVar("Result")
@@ -181,11 +180,7 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
 
 def show_attempt(tried: operations.retry.ManualAttempt, start: str = "Message") -> None:
     """Print whether a manual attempt delivered its message."""
-    if tried.delivered:
-        terminal.say(f"{start} {tried.message_id} sent.")
-    elif tried.outcome is not None:
-        words = f"{tried.outcome.kind}, {tried.outcome.error}"
-        sent = "may have been sent" if may_have_arrived(tried.outcome.kind, tried.outcome.status_code) else "not sent"
-        terminal.show_text(f"{start} {tried.message_id} {sent}: {words}. Its state is unchanged.")
+    if tried.outcome is not None:
+        terminal.show_text(f"{start} {tried.message_id} {operations.words.attempted(tried.outcome)}")
     else:
         terminal.complain(f"retrycli: {tried.error}")

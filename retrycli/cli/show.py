@@ -72,7 +72,7 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> st
         case EscalationReason.INVALID:
             return f"fix the row in the application, then run `{retry}`"
         case EscalationReason.UNKNOWN:
-            return operations.words.may_have_arrived(message_id)
+            return operations.words.check_arrival(message_id)
         case EscalationReason.CHANGED:
             return f"`retrycli mark-sent {message_id}` if the message was delivered; `{retry}` sends it again"
         case _:

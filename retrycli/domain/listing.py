@@ -85,6 +85,11 @@ class ListedMessage:
         policy = self._policy(policies)
         return None if policy is None else policy.max_retries
 
+    def tries(self, policies: Mapping[MessageType, RetryPolicy]) -> str:
+        """Return the number of retries made and allowed, with ``?`` for an invalid count or an unknown message type."""
+        allowed = self.max_retries(policies)
+        return f"{'?' if self.retry_count is None else self.retry_count}/{'?' if allowed is None else allowed}"
+
     def _policy(self, policies: Mapping[MessageType, RetryPolicy]) -> RetryPolicy | None:
         return next((policy for kind, policy in policies.items() if kind == self.message_type), None)
 

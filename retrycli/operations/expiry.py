@@ -1,19 +1,20 @@
 """Warn operators if messages are about to expire while deliveries are held back."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.incidents import LOOKBACK, REMIND_AFTER, Incident, Topic, Turn, lasting, utc
-from retrycli.domain.listing import Filter
+from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.passes import PassSummary, StopReason
-from retrycli.domain.retry_policy import later
+from retrycli.domain.retry_policy import RetryPolicy, later
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger, Targets
+from retrycli.views.formatting import ahead
 from retrycli.views.log_lines import logger
 
 # Stop reasons that may persist, so that later passes also leave due messages unsent.
@@ -40,6 +41,16 @@ def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: dateti
 # Describes a waiting message that has expired, in lists and in `retrycli explain`. A pass escalates the message only
 # when it is due, and not during a pause or an outage.
 EXPIRED = "expired; a pass will escalate it"
+
+
+def in_words(message: ListedMessage, policies: Mapping[MessageType, RetryPolicy], now: datetime) -> str | None:
+    """Return when a waiting message expires, for a list; None if the list does not show it."""
+    end, due = message.expires_at(policies), message.next_attempt_at
+    if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
+        return None
+    if end < now:
+        return EXPIRED
+    return f"expires {ahead(end, now)}" + (", before its next attempt" if due is not None and end < due else "")
 
 
 @dataclass(frozen=True, slots=True)

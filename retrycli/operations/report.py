@@ -4,9 +4,12 @@ Modules that render a page are imported within functions, so that a pass that do
 them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, RetrycliError
@@ -15,7 +18,12 @@ from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.system.host import replace_file
 
-LOOKBACK = timedelta(days=7)  # period of the page that a pass writes
+if TYPE_CHECKING:
+    from retrycli.views.report.page import ReportData
+    from retrycli.views.report.recent import RecentPasses
+
+DAY = timedelta(days=1)
+LOOKBACK = 7 * DAY  # period of the page that a pass writes
 # Maximum age of a page. An older page is updated even if nothing has changed, to show operators that passes still run.
 STALE = timedelta(hours=1)
 
@@ -28,38 +36,63 @@ def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] =
         ConfigurationError: a setting or the application's table is wrong, or Jinja2 is not installed.
     """
     from retrycli.operations.status import status
+    from retrycli.views.report.page import render
 
     until = now()
-    state = status(settings, now=lambda: until).state
-    with open_database(settings) as database:
-        return page(settings, database, since=until - span, until=until, state=state)
+    return render(report_data(settings, status(settings, now=lambda: until).state, span=span, until=until))
 
 
-def page(settings: Settings, database: Database, *, since: datetime, until: datetime, state: str) -> str:
-    """Return the report as HTML, from a database that is already open.
+def report_data(settings: Settings, state: str, *, span: timedelta, until: datetime) -> ReportData:
+    """Return everything that the report shows of a period.
+
+    Args:
+        settings: the settings of the passes.
+        state: `retrycli.operations.status.Status.state`.
+        span: the length of the period.
+        until: the end of the period.
 
     Raises:
-        DatabaseUnavailable: the database can't be read.
-        ConfigurationError: Jinja2 is not installed.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
+    with open_database(settings) as database:
+        return _data(settings, database, since=until - span, until=until, state=state)
+
+
+def _data(settings: Settings, database: Database, *, since: datetime, until: datetime, state: str) -> ReportData:
     from retrycli.store.delivery_stats import Statistics
     from retrycli.store.summaries import QueueCounts, escalation_groups
-    from retrycli.views.report.page import ReportData, passes_since, render
+    from retrycli.views.report.page import ReportData, passes_since
 
     statistics = Statistics(database)
     first_pass, last_pass = statistics.first_and_last_pass()
-    return render(
-        ReportData(
-            figures=statistics.figures(since, until),
-            state=state,
-            messages=QueueCounts(database).counts(until),
-            first_pass=first_pass,
-            last_pass=last_pass,
-            passes=statistics.passes(passes_since(since, until)),
-            interval=settings.schedule.interval,
-            causes=escalation_groups(database),
-        )
+    return ReportData(
+        figures=statistics.figures(since, until),
+        state=state,
+        messages=QueueCounts(database).counts(until),
+        first_pass=first_pass,
+        last_pass=last_pass,
+        passes=statistics.passes(passes_since(since, until)),
+        interval=settings.schedule.interval,
+        causes=escalation_groups(database),
     )
+
+
+def recent_passes(settings: Settings, *, until: datetime, span: timedelta = DAY) -> RecentPasses:
+    """Return the passes, and the outages of the ticketing API, of a period that ends now.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    from retrycli.store.delivery_stats import Statistics
+    from retrycli.views.report.recent import RecentPasses
+
+    since = until - span
+    with open_database(settings) as database:
+        statistics = Statistics(database)
+        first_pass, _ = statistics.first_and_last_pass()
+        return RecentPasses(
+            since, until, first_pass, statistics.passes(since), statistics.outages(since), settings.schedule.interval
+        )
 
 
 def is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
@@ -80,9 +113,11 @@ def is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
 
 def renew(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> str | None:
     """Update the page at the end of a pass. Return the reason if this fails."""
+    from retrycli.views.report.page import render
+
     state = STATES.get(summary.reason, "ok")
     try:
-        write(path, page(settings, database, since=now - LOOKBACK, until=now, state=state))
+        write(path, render(_data(settings, database, since=now - LOOKBACK, until=now, state=state)))
     except RetrycliError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  a pass must not fail because of the report

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from retrycli.domain import suggested
 from retrycli.domain.message import EscalationReason
+from retrycli.domain.outcome import OutcomeKind, Presence, may_have_arrived
 from retrycli.views import formatting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from retrycli.domain.outcome import LookUp, Outcome
     from retrycli.domain.passes import PassRecord
     from retrycli.operations.explain import Explanation
     from retrycli.operations.retry import ActionResult
@@ -109,7 +111,7 @@ def next_attempt(found: Explanation, in_words: Callable[[datetime], str]) -> dat
 def remedy(found: Explanation) -> str:
     """Return the command for the first gate that holds a message back."""
     if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
-        return may_have_arrived(found.message_id)
+        return check_arrival(found.message_id)
     if found.is_claimed:
         return f"retrycli show {found.message_id}"
     usual = "`retrycli retry {id}` attempts it now"
@@ -117,12 +119,32 @@ def remedy(found: Explanation) -> str:
     return step.format(id=found.message_id)
 
 
-def may_have_arrived(message_id: int) -> str:
+def check_arrival(message_id: int) -> str:
     """Return the commands for an escalated message that may have arrived."""
     return (
         f"`retrycli look-up {message_id}`; if it finds nothing, check the ticket, "
         f"then `retrycli mark-sent {message_id}` if the message arrived, or `retrycli retry {message_id}` if it did not"
     )
+
+
+def attempted(outcome: Outcome) -> str:
+    """Return whether an attempt by hand delivered its message, to follow the message's name."""
+    if outcome.kind is OutcomeKind.DELIVERED:
+        return "sent."
+    sent = "may have been sent" if may_have_arrived(outcome.kind, outcome.status_code) else "not sent"
+    return f"{sent}: {outcome.kind}, {outcome.error}. Its state is unchanged."
+
+
+def looked_up(message_id: int, found: LookUp) -> str:
+    """Return the result of a look-up."""
+    match found.result:
+        case Presence.ARRIVED:
+            ending = f", but {found.error}." if found.error else " and is marked as sent."
+            return f"Message {message_id} has arrived{ending}"
+        case Presence.ABSENT:
+            return f"Message {message_id} has not arrived. Nothing was changed."
+        case Presence.UNKNOWN:
+            return f"It is not known whether message {message_id} has arrived: {found.error}. Nothing was changed."
 
 
 def left_unchanged(done: ActionResult) -> str:

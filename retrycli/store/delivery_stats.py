@@ -90,6 +90,11 @@ class Statistics(Queries):
         newest = self._database.rows(since_then.order_by(p.started_at.desc(), p.id).limit(MAX_PASSES))
         return [PassMark(*row) for row in reversed(newest)]
 
+    def outages(self, since: datetime) -> list[Outage]:
+        """Return the outages that passes since a given time encountered."""
+        with self._database.read() as connection:
+            return _outages(connection, since)
+
     def first_and_last_pass(self) -> tuple[datetime | None, datetime | None]:
         """Return when the first and the newest stored pass began."""
         at = passes.c.started_at

@@ -15,11 +15,12 @@ from retrycli.domain.user import Role, User
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
+    from starlette.applications import Starlette
 
     from retrycli.config.settings import Settings
     from retrycli.web.access import Who
 
-__all__ = ["Role", "User", "api"]
+__all__ = ["Role", "User", "api", "pages"]
 
 
 def api(settings: Settings, *, user: Who) -> APIRouter:
@@ -40,3 +41,24 @@ def api(settings: Settings, *, user: Who) -> APIRouter:
         raise ConfigurationError(f"the HTTP API needs the extra `web`, because {error.name} is missing") from None
     hosts = settings.web.allowed_hosts
     return make_api(settings, Access(user, frozenset(hosts) if hosts else None, read_only=settings.web.read_only))
+
+
+def pages(settings: Settings, *, user: Who) -> Starlette:
+    """Return the pages of the console, for an application that mounts them.
+
+    Args:
+        settings: from `retrycli.load_settings`, or created directly.
+        user: as for `api`.
+
+    Raises:
+        ConfigurationError: the extra ``web`` is not installed.
+    """
+    try:
+        from retrycli.web.access import Access
+        from retrycli.web.pages.application import make_pages
+        from retrycli.web.status import RecentStatus
+    except ImportError as error:
+        raise ConfigurationError(f"the console needs the extra `web`, because {error.name} is missing") from None
+    hosts = settings.web.allowed_hosts
+    access = Access(user, frozenset(hosts) if hosts else None, read_only=settings.web.read_only)
+    return make_pages(settings, access, RecentStatus(settings))

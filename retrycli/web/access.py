@@ -74,6 +74,15 @@ class Access:
         check_origin(request)
         return user
 
+    def check_anonymous(self, request: Request) -> None:
+        """Check a request that needs no user, such as the form for signing in.
+
+        Raises:
+            AccessDenied: the host is unknown (421), or another site may have sent the request (403).
+        """
+        self._check_host(request)
+        check_origin(request)
+
     def _check_host(self, request: Request) -> None:
         host = host_name(request.headers.get("host", ""))
         if self.allowed_hosts is not None and host not in self.allowed_hosts:

@@ -22,8 +22,10 @@ from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.web.access import Access
 from retrycli.web.endpoints import problem_of
+from retrycli.web.pages.application import make_pages
 from retrycli.web.router import make_api
 from retrycli.web.sign_in import TokenUsers
+from retrycli.web.status import RecentStatus
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -45,6 +47,7 @@ def application(settings: Settings) -> ASGIApp:
     access = Access(users, allowed_hosts(settings), read_only=settings.web.read_only)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(make_api(settings, access), prefix=API)
+    app.mount(PAGES, make_pages(settings, access, RecentStatus(settings), users))
     app.add_exception_handler(HTTPException, _not_found)
 
     @app.get("/livez", include_in_schema=False)
@@ -55,6 +58,7 @@ def application(settings: Settings) -> ASGIApp:
     def ready() -> Response:
         return _ready(settings)
 
+    @app.get(PAGES, include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def start(request: Request) -> Response:
         return RedirectResponse(f"{request.scope.get('root_path', '')}{PAGES}/", HTTPStatus.SEE_OTHER)

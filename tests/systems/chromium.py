@@ -53,6 +53,7 @@ class Chromium:
         self._out = commands
         self._in = answers
         self._number = 0
+        self._width = 0
         self._events: list[dict[str, Any]] = []
         page = self._call("Target.createTarget", {"url": "about:blank"})["targetId"]
         self._session = self._call("Target.attachToTarget", {"targetId": page, "flatten": True})["sessionId"]
@@ -61,14 +62,31 @@ class Chromium:
 
     def look(self, file: Path, *, width: int, dark: bool = False, height: int = 800, scale: float = 1) -> Seen:
         """Open a file in a window of the given width, in light or dark mode."""
-        self._events.clear()
+        self.resize(width, dark=dark, height=height, scale=scale)
+        self.open(file.absolute().as_uri())
+        return self.see()
+
+    def resize(self, width: int, *, dark: bool = False, height: int = 800, scale: float = 1) -> None:
+        """Set the size of the window, and light or dark mode."""
+        self._width = width
         metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 500}
         self._page("Emulation.setDeviceMetricsOverride", metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._page("Emulation.setEmulatedMedia", {"features": [scheme]})
-        self._page("Page.navigate", {"url": file.absolute().as_uri()})
+
+    def open(self, address: str) -> None:
+        """Open an address, and wait until the page has loaded."""
+        self._events.clear()
+        self._page("Page.navigate", {"url": address})
+        self._loaded()
+
+    def _loaded(self) -> None:
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._read()
+
+    def see(self) -> Seen:
+        """Return what the open page looks like, and the browser's complaints since it was opened."""
+        width = self._width
         size = self._page("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": width, "height": size["height"], "scale": 1}
         picture = self._page("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
@@ -79,6 +97,31 @@ class Chromium:
     def find(self, script: str) -> Any:  # noqa: ANN401  any JSON value
         """Return the value of a JavaScript expression in the open page."""
         return self._page("Runtime.evaluate", {"expression": script, "returnByValue": True})["result"].get("value")
+
+    def set_cookie(self, name: str, value: str, address: str) -> None:
+        """Store a cookie for an address."""
+        self._page("Network.setCookie", {"name": name, "value": value, "url": address})
+
+    def run_scripts(self, *, enabled: bool) -> None:
+        """Switch the scripts of pages on or off."""
+        self._page("Emulation.setScriptExecutionDisabled", {"value": not enabled})
+
+    def press(self, key: str, *, opens: bool = False) -> None:
+        """Press and release a key. If it opens another page, wait until that page has loaded."""
+        if opens:
+            self._events.clear()
+        text = {"Enter": "\r", "Space": " "}.get(key, key if len(key) == 1 else "")
+        name = {"Space": " "}.get(key, key)
+        code = {"Enter": 13, "Tab": 9, "Space": 32, "Escape": 27}.get(key, ord(key.upper()) if len(key) == 1 else 0)
+        down = {"key": name, "windowsVirtualKeyCode": code, "text": text}
+        self._page("Input.dispatchKeyEvent", {"type": "keyDown" if text else "rawKeyDown", **down})
+        self._page("Input.dispatchKeyEvent", {"type": "keyUp", "key": name, "windowsVirtualKeyCode": code})
+        if opens:
+            self._loaded()
+
+    def type(self, text: str) -> None:
+        """Insert a text where the focus is."""
+        self._page("Input.insertText", {"text": text})
 
     def _page(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         return self._call(method, params, sessionId=self._session)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from functools import partial
-from importlib import resources
 from itertools import pairwise
 
 from retrycli.domain import suggested
@@ -75,25 +74,38 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
         ConfigurationError: Jinja2 is not installed.
     """
     try:
-        from jinja2 import Environment, StrictUndefined
+        from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError:
         raise ConfigurationError(f"a report needs Jinja2; run `{install('report')}`") from None
 
-    # Use one offset for all times: otherwise a day on which the clock changes would lack or repeat an hour.
-    offset = timezone(in_zone(report.figures.until, zone).utcoffset() or timedelta())
+    offset = offset_of(report, zone)
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=PackageLoader("retrycli.views.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {
         "number": "{:,}".format,
         "length": in_words,
         "moment": partial(_moment, zone=offset),
         "short": partial(_cut, longest=MAX_ERROR),
-        "whole": partial(_cut, longest=MAX_TOOLTIP),
+        "whole": whole,
     }
     environment.globals["amount"] = count
-    template = (resources.files("retrycli.views.report") / "page.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(_values(report, offset))
+    return environment.get_template("page.html").render(values(report, offset), with_causes=True)
+
+
+def offset_of(report: ReportData, zone: tzinfo | None = None) -> timezone:
+    """Return the one offset for all times: otherwise a day on which the clock changes would lack or repeat an hour."""
+    return timezone(in_zone(report.figures.until, zone).utcoffset() or timedelta())
+
+
+def whole(text: object) -> str:
+    """Return a text for a tooltip."""
+    return _cut(text, MAX_TOOLTIP)
 
 
 def _cut(text: object, longest: int) -> str:
@@ -101,7 +113,11 @@ def _cut(text: object, longest: int) -> str:
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
-def _values(report: ReportData, zone: tzinfo) -> dict[str, object]:
+def values(report: ReportData, zone: tzinfo) -> dict[str, object]:
+    """Return the values of the templates ``page.html`` and ``figures.html``.
+
+    ``figures.html`` also needs ``with_causes``: whether it lists the causes of escalations.
+    """
     figures = report.figures
     title, tone = _headline(
         report.state,

@@ -1,0 +1,101 @@
+"""The Starlette application of the console: its routes, its errors, and the headers of every response."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from retrycli.domain.user import Right
+from retrycli.web.pages.actions import MessageActions
+from retrycli.web.pages.console import Console
+from retrycli.web.pages.edit_page import EditPages
+from retrycli.web.pages.escalations import EscalationPages
+from retrycli.web.pages.faults import fault_page
+from retrycli.web.pages.message_page import MessagePages
+from retrycli.web.pages.overview import OverviewPages
+from retrycli.web.pages.passes import PassPages
+from retrycli.web.pages.routes import admit, routes_of
+from retrycli.web.pages.signing_in import AssetPages, SignInPages
+from retrycli.web.pages.statistics_page import StatisticsPages
+from retrycli.web.pages.visit import Visit
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from retrycli.config.settings import Settings
+    from retrycli.web.access import Access
+    from retrycli.web.sign_in import TokenUsers
+    from retrycli.web.status import RecentStatus
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class SecureHeaders:
+    """Add `HEADERS` to every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, send_secured)
+
+
+def make_pages(settings: Settings, access: Access, status: RecentStatus, users: TokenUsers | None = None) -> Starlette:
+    """Return the application with all pages.
+
+    Args:
+        settings: the settings of the passes.
+        access: decides who may open which page.
+        status: the scheduler's status.
+        users: the users who sign in with a token; None if the application that mounts the pages knows its users.
+    """
+    console = Console(settings, access, status, users)
+    handlers: list[object] = [
+        AssetPages(console),
+        OverviewPages(console),
+        MessagePages(console),
+        MessageActions(console),
+        EditPages(console),
+        EscalationPages(console),
+        PassPages(console),
+        StatisticsPages(console),
+    ]
+    if console.users is not None:
+        handlers.append(SignInPages(console, console.users))
+
+    async def unrouted(request: Request, error: Exception) -> Response:
+        """Return the page of an address that belongs to no page, or that does not take the request's method."""
+        try:
+            visit = await admit(console, request, Right.READ)
+        except Exception as denied:  # noqa: BLE001  every error becomes a page in words
+            return await fault_page(console, Visit(request), denied)
+        return await fault_page(console, visit, error)
+
+    app = Starlette(
+        routes=[*routes_of(console, *handlers)],
+        middleware=[Middleware(SecureHeaders)],
+        exception_handlers={HTTPException: unrouted},
+    )
+    app.router.redirect_slashes = False  # Starlette would redirect to an absolute address
+    return app

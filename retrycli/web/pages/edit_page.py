@@ -1,0 +1,177 @@
+"""The page on which an operator edits a message: form, then difference, then write, or write and retry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from http import HTTPMethod, HTTPStatus
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from retrycli import operations
+from retrycli.domain import errors
+from retrycli.domain.editable_message import EditableMessage, edit_in_lines
+from retrycli.domain.identity import digest_of
+from retrycli.domain.line_ends import restored
+from retrycli.domain.user import Right
+from retrycli.web import problems
+from retrycli.web.pages.forms import Form
+from retrycli.web.pages.routes import NoFields, page
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from retrycli.domain.listing import MessageDetails
+    from retrycli.web.pages.console import Console
+    from retrycli.web.pages.visit import Visit
+
+GET, POST = HTTPMethod.GET, HTTPMethod.POST
+MOST_LINES = 1000  # maximum number of changed lines that the page shows
+
+
+class EditForm(Form):
+    """The edited fields, the digest of the text that they are based on, and what to do with them."""
+
+    subject: str
+    recipient: str | None = None
+    body: str
+    digest: str = Field(max_length=200)
+    step: Literal["preview", "edit", "write", "write-and-retry"]
+    blank: ClassVar[frozenset[str]] = frozenset({"recipient"})
+
+
+@dataclass(frozen=True, slots=True)
+class TextNow:
+    """The present text of a message that is edited."""
+
+    row: MessageDetails
+    draft: EditableMessage
+    digest: str
+
+
+class EditPages:
+    """The editor of one message."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._settings = console.settings
+
+    @page(GET, "/id/{message_id}/edit", Right.EDIT)
+    def edit_page(self, visit: Visit, _: NoFields) -> Response:
+        """Show the form with the present text."""
+        now = self._read(operations.listing.parse_id(visit.id))
+        return self._form(visit, now.draft, now.digest)
+
+    @page(POST, "/id/{message_id}/edit", Right.EDIT, EditForm)
+    def edit(self, visit: Visit, form: EditForm) -> Response:
+        """Show the difference, or write the edit. If it can't be written, the user's text stays on the page."""
+        message_id = operations.listing.parse_id(visit.id)
+        wanted = EditableMessage(form.subject, form.body, form.recipient)
+        try:
+            now = self._read(message_id)
+            if now.digest != form.digest:
+                return self._stale(visit, now, wanted)
+            wanted = replace(wanted, body=restored(now.draft.body, form.body))
+            if form.step == "edit":
+                return self._form(visit, wanted, now.digest)
+            wanted.check(now.draft)
+            if form.step == "preview":
+                return self._preview(visit, now, wanted)
+            return self._write(visit, message_id, wanted, form)
+        except errors.StaleEdit:
+            return self._stale(visit, self._read(message_id), wanted)
+        except (errors.NotEdited, errors.NotActionable, errors.NoSuchMessage) as error:
+            status, _ = problems.status_of(error)
+            return self._form(visit, wanted, form.digest, code=status, problem=errors.cause_of(error))
+
+    def _read(self, message_id: int) -> TextNow:
+        found, draft = operations.edit_message.read_draft(self._settings, message_id)
+        return TextNow(found, draft, digest_of(found.row))
+
+    def _write(self, visit: Visit, message_id: int, wanted: EditableMessage, form: EditForm) -> Response:
+        done = operations.edit_message.edit(
+            self._settings,
+            message_id,
+            subject=wanted.subject,
+            body=wanted.body,
+            recipient=wanted.recipient,
+            digest=form.digest,
+            by=visit.by,
+        )
+        names = ", ".join(name.replace("recipient_email", "recipient") for name in done.changed)
+        notice = f"Changed {names} of message {message_id}." if names else "Nothing was changed."
+        if form.step == "write-and-retry":
+            notice = f"{notice} {self._retry(message_id, visit.by)}"
+        self._console.status.forget()
+        return self._console.redirect(visit, visit.to("id", visit.id), notice)
+
+    def _retry(self, message_id: int, by: str) -> str:
+        try:
+            outcome = operations.retry.retry(self._settings, message_id, by=by)
+        except errors.RetrycliError as error:
+            return f"It was not retried: {errors.cause_of(error)}"
+        return f"Message {message_id} {operations.words.attempted(outcome)}"
+
+    def _form(
+        self,
+        visit: Visit,
+        draft: EditableMessage,
+        digest: str,
+        *,
+        code: HTTPStatus = HTTPStatus.OK,
+        problem: str | None = None,
+        theirs: EditableMessage | None = None,
+        changes: Sequence[str] = (),
+    ) -> Response:
+        return self._console.show(
+            visit,
+            "edit.html",
+            code=code,
+            id=visit.id,
+            draft=draft,
+            digest=digest,
+            problem=problem,
+            theirs=theirs,
+            changes=changes[:MOST_LINES],
+            more_changes=max(len(changes) - MOST_LINES, 0),
+        )
+
+    def _stale(self, visit: Visit, now: TextNow, wanted: EditableMessage) -> Response:
+        """Show the present text, and the user's edit on top of it."""
+        mine = replace(wanted, body=restored(now.draft.body, wanted.body))
+        return self._form(
+            visit,
+            mine,
+            now.digest,
+            code=HTTPStatus.PRECONDITION_FAILED,
+            theirs=now.draft,
+            changes=_changes(now.draft, mine),
+        )
+
+    def _preview(self, visit: Visit, now: TextNow, wanted: EditableMessage) -> Response:
+        changes = _changes(now.draft, wanted)
+        return self._console.show(
+            visit,
+            "preview.html",
+            id=visit.id,
+            draft=wanted,
+            digest=now.digest,
+            changes=changes[:MOST_LINES],
+            more_changes=max(len(changes) - MOST_LINES, 0),
+        )
+
+
+def _changes(before: EditableMessage, after: EditableMessage) -> list[str]:
+    """Return the lines that an edit removes and adds."""
+    columns = {
+        "recipient_email": (before.recipient, after.recipient),
+        "subject": (before.subject, after.subject),
+        "body": (before.body, after.body),
+    }
+    changed = {name: pair for name, pair in columns.items() if pair[0] != pair[1] and pair[1] is not None}
+    return [
+        *edit_in_lines(
+            {name: old for name, (old, _) in changed.items()}, {name: new for name, (_, new) in changed.items()}
+        )
+    ]

@@ -1,0 +1,104 @@
+"""Turn errors into pages that say in words what was wrong and what to do next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+
+from retrycli.domain import errors
+from retrycli.domain.user import Right
+from retrycli.web import problems
+from retrycli.web.access import SAFE_METHODS, AccessDenied, check_origin
+from retrycli.web.pages.forms import FormRejected, read_form
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from retrycli.web.pages.console import Console
+    from retrycli.web.pages.visit import Visit
+
+logger = logging.getLogger("retrycli")
+
+TITLES: Mapping[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "Sign in first",
+    HTTPStatus.FORBIDDEN: "Not allowed",
+    HTTPStatus.NOT_FOUND: "Not found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "Not a page",
+    HTTPStatus.CONFLICT: "Not possible now",
+    HTTPStatus.PRECONDITION_FAILED: "Changed meanwhile",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Too large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Not a form",
+    HTTPStatus.MISDIRECTED_REQUEST: "Unknown host name",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Not a valid request",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Not available now",
+}
+# After these errors the same form may be sent again.
+TEMPORARY = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE})
+DETAILS: Mapping[int, str] = {
+    HTTPStatus.NOT_FOUND: "This address belongs to no page.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This address only takes the forms of other pages. Nothing was changed.",
+}
+
+
+async def fault_page(console: Console, visit: Visit, error: Exception) -> Response:
+    """Return the page of an error. The text of an unexpected error is not shown; its cause is logged."""
+    status, detail = describe(error)
+    is_form = visit.request.method not in SAFE_METHODS
+    if status == HTTPStatus.UNAUTHORIZED and console.users is not None and not is_form:
+        return console.redirect(visit, visit.to("sign-in", next=visit.here_with_query))
+    if status == HTTPStatus.UNAUTHORIZED and is_form:
+        visit = await _with_fields(visit)
+    response = console.render(
+        visit,
+        "fault.html",
+        code=status,
+        title=TITLES.get(status, "Something is wrong here"),
+        detail=detail,
+        faults=error.faults if isinstance(error, FormRejected) else (),
+        may_read=Right.READ in visit.rights,
+        can_sign_in=status == HTTPStatus.UNAUTHORIZED and console.users is not None,
+        again=status in TEMPORARY and is_form,
+        is_temporary=status == HTTPStatus.SERVICE_UNAVAILABLE,
+    )
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = problems.RETRY_AFTER_SECONDS
+    if status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, HTTPException):
+        response.headers.update(error.headers or {})
+    return response
+
+
+def describe(error: Exception) -> tuple[HTTPStatus, str]:
+    """Return the HTTP status of an error, and what was wrong in one line."""
+    match error:
+        case AccessDenied():
+            return error.status, error.detail
+        case FormRejected():
+            return error.status, str(error)
+        case HTTPException():
+            status = HTTPStatus(error.status_code)
+            return status, DETAILS.get(status, str(error.detail))
+        case _:
+            status, _ = problems.status_of(error)
+            detail = errors.cause_of(error)
+            if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                logger.error("%s", detail)
+            return status, detail
+
+
+async def _with_fields(visit: Visit) -> Visit:
+    """Return the visit with the fields of a form whose user is not signed in any more, so that they can be sent again.
+
+    A form that another site may have sent is not read.
+    """
+    with suppress(AccessDenied, FormRejected):
+        check_origin(visit.request)
+        return replace(visit, fields=await read_form(visit.request))
+    return visit

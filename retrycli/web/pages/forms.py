@@ -1,0 +1,139 @@
+"""Read the fields of a request's query or form, and check them against a declared model.
+
+Only URL-encoded forms are read, with the standard library. Unknown fields, repeated fields and text that is not valid
+UTF-8 are errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_origin
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+LARGEST_FORM = 4 << 20  # bytes; a text of 1 MiB fits, even if most of its characters are percent-encoded
+MOST_FIELDS = 10_000
+URL_ENCODED = "application/x-www-form-urlencoded"
+
+Fields = Sequence[tuple[str, str]]
+
+
+class Form(BaseModel):
+    """The fields of a form or a query.
+
+    An optional field without text counts as missing, because browsers send all fields of a form. ``blank`` names the
+    optional fields for which that does not hold.
+    """
+
+    blank: ClassVar[frozenset[str]] = frozenset()
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+FormType = TypeVar("FormType", bound=Form)
+
+
+class FormRejected(Exception):
+    """A form or a query that can't be used. Nothing was changed.
+
+    Attributes:
+        status: the HTTP status of the response.
+        faults: what is wrong, each with the field's name (empty if it concerns the whole form).
+    """
+
+    def __init__(self, status: HTTPStatus, faults: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(": ".join(filter(None, fault)) for fault in faults))
+        self.status = status
+        self.faults = faults
+
+
+async def read_form(request: Request) -> Fields:
+    """Return the fields of a request's body, in their order.
+
+    Raises:
+        FormRejected: the body is too large (413), has another type (415), or is not a valid form (422).
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > LARGEST_FORM:
+            too_large = f"the form has more than {LARGEST_FORM:,} bytes"
+            raise FormRejected(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, [("", too_large)])
+    kind = request.headers.get("content-type", URL_ENCODED if not body else "").partition(";")[0].strip().lower()
+    if kind != URL_ENCODED:
+        raise FormRejected(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, [("", f"the Content-Type must be {URL_ENCODED}")])
+    return _parsed(bytes(body))
+
+
+def read_query(request: Request) -> Fields:
+    """Return the fields of a request's query, in their order.
+
+    Raises:
+        FormRejected: the query is not valid (422).
+    """
+    return _parsed(request.scope["query_string"])
+
+
+def _parsed(data: bytes) -> Fields:
+    try:
+        return parse_qsl(
+            data.decode(),
+            keep_blank_values=True,
+            strict_parsing=bool(data),
+            errors="strict",
+            max_num_fields=MOST_FIELDS,
+        )
+    except UnicodeDecodeError:
+        raise _invalid("", "the text is not valid UTF-8") from None
+    except ValueError:
+        raise _invalid("", f"not a valid form of at most {MOST_FIELDS:,} fields") from None
+
+
+def checked(model: type[FormType], fields: Fields) -> FormType:
+    """Return fields as a declared form.
+
+    Raises:
+        FormRejected: a field is unknown, repeated, missing or invalid (422).
+    """
+    fields_of = {field.alias or name: field for name, field in model.model_fields.items()}
+    lists = {name for name, field in fields_of.items() if get_origin(field.annotation) is list}
+    optional = {name for name, field in fields_of.items() if not field.is_required()} - model.blank
+    values: dict[str, Any] = {}
+    for name, value in fields:
+        if name in lists:
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            raise _invalid(_known(name, fields_of), "the field is given twice")
+        else:
+            values[name] = value
+    try:
+        return model.model_validate({name: value for name, value in values.items() if value or name not in optional})
+    except ValidationError as error:
+        faults = [(_known(str(fault["loc"][0]), fields_of), _words(fault)) for fault in error.errors()]
+        raise FormRejected(HTTPStatus.UNPROCESSABLE_ENTITY, faults) from None
+
+
+def _known(name: str, known: Collection[str]) -> str:
+    """Return a field's name for an error, shortened if the client has made it up."""
+    return name if name in known or len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+
+
+LONGEST_NAME = 40  # characters of an unknown field's name in an error
+
+
+def _words(fault: Any) -> str:  # noqa: ANN401  pydantic's description of an error
+    match fault["type"]:
+        case "extra_forbidden":
+            return "the field is unknown"
+        case "missing" | "string_too_short":
+            return "a value is required"
+        case _:
+            return str(fault["msg"]).removeprefix("Value error, ")
+
+
+def _invalid(name: str, why: str) -> FormRejected:
+    return FormRejected(HTTPStatus.UNPROCESSABLE_ENTITY, [(name, why)])

@@ -1,0 +1,155 @@
+"""The page of one message: why it waits, its text, and what happened to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from http import HTTPMethod
+from typing import TYPE_CHECKING, Any, Literal
+
+from retrycli import operations
+from retrycli.domain.editable_message import concerns_editable_field
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import LIST_COLUMNS, EscalationReason, MessageStatus, State, utc_time
+from retrycli.domain.outcome import may_have_arrived
+from retrycli.domain.transition import ActionKind
+from retrycli.domain.user import Right
+from retrycli.views.formatting import local_time
+from retrycli.web.pages.forms import Form
+from retrycli.web.pages.routes import page
+from retrycli.web.pages.timeline import MOST_EVENTS, timeline
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from starlette.responses import Response
+
+    from retrycli.domain.listing import MessageDetails
+    from retrycli.web.pages.console import Console
+    from retrycli.web.pages.visit import Visit
+
+SHOWN_TEXT = 50_000  # characters of a body that the page shows unless the whole text is asked for
+
+ADVICE: Mapping[str, str] = {
+    EscalationReason.EXHAUSTED: "All retries are used up. When the cause is fixed, retry it, or requeue it with all "
+    "its retries.",
+    EscalationReason.PERMANENT: "The ticketing system does not accept it as it is. Edit it, or fix the cause there; "
+    "then retry it. Or reject it.",
+    EscalationReason.UNKNOWN: "It may have arrived. Look it up. If that finds nothing, check the ticket: mark it as "
+    "sent if it is there, or retry it if it is not.",
+    EscalationReason.EXPIRED: "It is too old for a pass to send. Reject it if it is no longer wanted, or retry it.",
+    EscalationReason.CHANGED: "Its row changed, or its text was delivered before. Mark it as sent if it arrived. A "
+    "retry sends it again.",
+}
+FIX_THE_ROW = "A value of its row is not valid. Fix the row in the application, then retry it."
+EDIT_IT = "A value is not valid. Edit it, then retry it."
+# What to press first, by the reason of the escalation.
+FIRST: Mapping[str, str] = {
+    EscalationReason.PERMANENT: "edit",
+    EscalationReason.UNKNOWN: "look-up",
+    EscalationReason.CHANGED: "mark-sent",
+    EscalationReason.EXPIRED: "reject",
+}
+
+
+class TextQuery(Form):
+    """How much of the text the page shows."""
+
+    text: Literal["whole"] | None = None
+
+
+class MessagePages:
+    """The page of one message."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @page(HTTPMethod.GET, "/id/{message_id}", Right.READ_TEXT, TextQuery)
+    def message(self, visit: Visit, query: TextQuery) -> Response:
+        """Show a message."""
+        settings = self._console.settings
+        message_id = operations.listing.parse_id(visit.id)
+        found = operations.listing.show(settings, message_id)
+        explained = operations.explain.explain(settings, message_id)
+        body = found.row["body"]
+        text = "" if body is None else str(body)
+        events = timeline(found)
+        offers = offered(found)
+        return self._console.show(
+            visit,
+            "message.html",
+            id=message_id,
+            row=found.row,
+            queue=found.queue,
+            state=state_of(found),
+            tries=tries(found, settings.policies),
+            times=[(name, at) for name in ("created_at", "updated_at", "sent_at") if (at := _time(found.row, name))],
+            lists=[(name, found.row[name]) for name in LIST_COLUMNS if found.row.get(name) not in {None, "", "[]"}],
+            offers=offers,
+            first=first_of(found, offers),
+            advice=advice(found),
+            next_attempt=operations.words.next_attempt(explained, local_time),
+            gates=explained.gates,
+            text=text if query.text else text[:SHOWN_TEXT],
+            length=len(text),
+            events=events[:MOST_EVENTS],
+            more_events=max(len(events) - MOST_EVENTS, 0),
+        )
+
+
+def state_of(found: MessageDetails) -> str:
+    """Return the state of a failed message, or the status of another message."""
+    status = str(found.row["status"])
+    if status != MessageStatus.FAILED:
+        return status
+    return str(State.WAITING if found.queue is None else found.queue["state"])
+
+
+def tries(found: MessageDetails, policies: Mapping[Any, Any]) -> str:
+    """Return the number of retries made and allowed, with ``?`` for an unknown number."""
+    made, policy = found.row["retry_count"], policies.get(found.row["message_type"])
+    return f"{0 if made is None else made} of {'?' if policy is None else policy.max_retries}"
+
+
+def offered(found: MessageDetails) -> frozenset[str]:
+    """Return the actions that are possible in a message's state."""
+    if found.row["status"] == MessageStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
+        return frozenset({"requeue"})
+    state = state_of(found)
+    if state == State.WAITING:
+        return frozenset({"retry", "edit", "reject", "look-up", "mark-sent"})
+    if state == State.ESCALATED:
+        seen = found.queue is not None and found.queue["acknowledged_at"] is not None
+        always = {"retry", "edit", "reject", "look-up", "mark-sent", "requeue", "note"}
+        return frozenset(always if seen else {*always, "acknowledge"})
+    return frozenset()
+
+
+def _reason(found: MessageDetails) -> str | None:
+    is_escalated = found.queue is not None and found.queue["state"] == State.ESCALATED
+    return found.queue["escalation_reason"] if is_escalated and found.queue is not None else None
+
+
+def first_of(found: MessageDetails, offers: frozenset[str]) -> str | None:
+    """Return the action that is most likely the right one."""
+    reason = _reason(found)
+    if reason == EscalationReason.INVALID:
+        return "edit" if concerns_editable_field(found.row["last_error"]) else "retry"
+    last = found.attempts[-1] if found.attempts else None
+    if reason is None and last is not None and may_have_arrived(last.outcome, last.status_code) and offers:
+        return "look-up"
+    return next((each for each in (FIRST.get(reason or ""), "retry", "requeue") if each in offers), None)
+
+
+def advice(found: MessageDetails) -> str | None:
+    """Return what an operator should do with an escalated message; None for any other message."""
+    reason = _reason(found)
+    if reason == EscalationReason.INVALID:
+        return EDIT_IT if concerns_editable_field(found.row["last_error"]) else FIX_THE_ROW
+    return ADVICE.get(reason or "")
+
+
+def _time(row: Mapping[str, Any], column: str) -> datetime | None:
+    with suppress(InvalidMessage):
+        return utc_time(column, row.get(column))
+    return None

@@ -1,0 +1,59 @@
+"""The first page: the counts, what needs an operator, and the failed messages."""
+
+from __future__ import annotations
+
+from http import HTTPMethod
+from typing import TYPE_CHECKING
+
+from retrycli import operations
+from retrycli.domain.cursor import SORTS
+from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.user import Right
+from retrycli.web.pages.filters import ListQuery
+from retrycli.web.pages.routes import page
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from retrycli.web.pages.console import Console
+    from retrycli.web.pages.visit import Visit
+
+ROWS = 50  # maximum number of messages on a page
+MOST_CAUSES = 5  # maximum number of causes on the first page, the largest first
+SORTED_BY = {"next": "next attempt", "id": "id", "tries": "most retries", "age": "oldest"}
+
+
+class OverviewPages:
+    """The first page."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @page(HTTPMethod.GET, "/", Right.READ, ListQuery)
+    def overview(self, visit: Visit, query: ListQuery) -> Response:
+        """Show the counts, the causes of escalations, and a page of the failed messages."""
+        settings, now = self._console.settings, self._console.now()
+        found = operations.listing.page(settings, query.wanted(now), sort=query.sort, after=query.after, limit=ROWS)
+        given = query.given()
+        is_first = not given and query.after is None
+        groups = operations.listing.escalations(settings) if is_first else []
+
+        return self._console.show(
+            visit,
+            "overview.html",
+            messages=found.messages,
+            next_page=None if found.next is None else visit.to(**given, sort=query.sort, after=found.next),
+            is_first=is_first,
+            is_later=query.after is not None,
+            given=given,
+            sort=query.sort,
+            sorts={sort: SORTED_BY[sort] for sort in SORTS},
+            groups=groups[:MOST_CAUSES],
+            more_groups=max(len(groups) - MOST_CAUSES, 0),
+            states=[*State],
+            types=[*MessageType],
+            reasons=[*EscalationReason],
+            policies=settings.policies,
+            expiry=lambda message: operations.expiry.in_words(message, settings.policies, now),
+            result_of_pass=operations.words.result_of_pass,
+        )

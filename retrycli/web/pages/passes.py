@@ -1,0 +1,106 @@
+"""The page of the passes and pauses, and the forms that pause and resume deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPMethod
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from retrycli import operations
+from retrycli.domain.user import Right
+from retrycli.views.formatting import local_time
+from retrycli.web.inputs import Duration, Line, Reason
+from retrycli.web.pages.forms import Form
+from retrycli.web.pages.routes import NoFields, page
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from retrycli.operations.status import PassList
+    from retrycli.web.pages.console import Console
+    from retrycli.web.pages.visit import Visit
+
+GET, POST = HTTPMethod.GET, HTTPMethod.POST
+ROWS = 50  # maximum number of passes on a page
+# The lengths of a pause that the form offers.
+LENGTHS = {"30m": "for 30 minutes", "1h": "for 1 hour", "2h": "for 2 hours", "4h": "for 4 hours", "12h": "for 12 hours"}
+
+
+class PassesQuery(Form):
+    """The place at which the page of passes begins."""
+
+    after: Line | None = None
+
+
+class PauseForm(Form):
+    """How long deliveries are paused, and why."""
+
+    length: Duration | None = Field(None, alias="for")
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PassRow:
+    """A pass, or a pause or its end, in the list."""
+
+    at: datetime
+    by: str
+    result: str
+    detail: str | None
+    is_pass: bool = True
+
+
+class PassPages:
+    """The passes, and the pause of deliveries."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @page(GET, "/passes", Right.READ, PassesQuery)
+    def passes(self, visit: Visit, query: PassesQuery) -> Response:
+        """List passes, pauses and resumptions, newest first."""
+        found = operations.status.passes(self._console.settings, after=query.after, limit=ROWS)
+        return self._console.show(
+            visit,
+            "passes.html",
+            rows=sorted(_rows(found), key=attrgetter("at"), reverse=True),
+            next_page=None if found.next is None else visit.to("passes", after=found.next),
+            is_later=query.after is not None,
+            lengths=LENGTHS,
+        )
+
+    @page(POST, "/pause", Right.PAUSE, PauseForm)
+    def pause(self, visit: Visit, form: PauseForm) -> Response:
+        """Stop passes from sending."""
+        begun, replaced = operations.pause.pause(
+            self._console.settings, length=form.length, reason=form.reason, by=visit.by
+        )
+        until = f"until {local_time(begun.until)}" if begun.until else "until somebody resumes deliveries"
+        instead = "" if replaced is None else f" This replaces {replaced.in_words}."
+        notice = f"Paused {until}. Passes still run and are recorded, but send nothing.{instead}"
+        return self._done(visit, notice)
+
+    @page(POST, "/resume", Right.PAUSE)
+    def resume(self, visit: Visit, _: NoFields) -> Response:
+        """End a pause."""
+        ended = operations.pause.resume(self._console.settings, by=visit.by)
+        return self._done(visit, "Resumed; passes will send messages again." if ended else "Nothing was paused.")
+
+    def _done(self, visit: Visit, notice: str) -> Response:
+        self._console.status.forget()
+        return self._console.redirect(visit, visit.to("passes"), notice)
+
+
+def _rows(found: PassList) -> Iterator[PassRow]:
+    for record in found.passes:
+        result = record.result_in_words(found.unrecorded)
+        yield PassRow(record.started_at, record.started_by, result, operations.words.result_of_pass(record))
+    oldest = min((record.started_at for record in found.passes), default=None)
+    for pause in found.pauses:
+        if oldest is None or found.next is None or pause.at >= oldest:
+            yield PassRow(pause.at, pause.by, pause.act, pause.detail, is_pass=False)

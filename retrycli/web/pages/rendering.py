@@ -1,0 +1,92 @@
+"""Create the environment of the templates: everything is escaped, and control characters are visible."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from retrycli.domain.duration import in_words, in_zone, utc_text
+from retrycli.domain.sanitize import printable
+from retrycli.domain.user import Right
+from retrycli.views.formatting import count
+from retrycli.views.report.page import whole
+
+SHORT = 160  # maximum number of characters of a text in a list
+COMMAND = re.compile(r"`([^`]+)`")
+
+
+def make_environment(now: Callable[[], datetime]) -> Environment:
+    """Return the environment of the templates.
+
+    Args:
+        now: the clock, because a time of today is shown without its date.
+    """
+    environment = Environment(
+        loader=ChoiceLoader(
+            [
+                PackageLoader("retrycli.web.pages"),
+                PrefixLoader({"report": PackageLoader("retrycli.views.report", "")}),
+            ]
+        ),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters |= {
+        "line": line,
+        "short": short,
+        "lines": lines,
+        "whole": whole,
+        "words": words,
+        "number": "{:,}".format,
+        "length": in_words,
+        "moment": partial(moment, now=now),
+        "clock": partial(moment, now=now, only_clock=True),
+        "zone": zone,
+    }
+    environment.globals |= {"amount": count, "Right": Right}
+    return environment
+
+
+def line(text: object) -> Markup:
+    """Return a text of another system for one line: control characters are visible, and its direction stays its own."""
+    return Markup("<bdi>{}</bdi>").format(printable(str(text)))
+
+
+def short(text: object, longest: int = SHORT) -> Markup:
+    """Return a text like `line`, shortened."""
+    whole = str(text)
+    return line(whole if len(whole) <= longest else whole[: longest - 1] + "…")
+
+
+def lines(text: str) -> Markup:
+    """Return a text of several lines. Line breaks stay, and other control characters are visible."""
+    return Markup("\n").join(Markup("<bdi>{}</bdi>").format(printable(each)) for each in text.split("\n"))
+
+
+def words(text: str) -> Markup:
+    """Return a sentence of retrycli, with its commands as code."""
+    return Markup(COMMAND.sub(r"<code>\1</code>", str(escape(printable(text)))))  # noqa: S704  the text is escaped
+
+
+def moment(time: datetime, *, now: Callable[[], datetime], only_clock: bool = False) -> Markup:
+    """Return a time in the server's zone. Without ``only_clock``, a time of another day has its date."""
+    local, today = in_zone(time), in_zone(now())
+    if only_clock or local.date() == today.date():
+        text = f"{local:%H:%M}"
+    else:
+        text = f"{local.day} {local:%b %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d %H:%M}"
+    return Markup('<time datetime="{}">{}</time>').format(utc_text(time), text)
+
+
+def zone(time: datetime) -> str:
+    """Return the server's zone at a time, such as UTC+01:00."""
+    offset = f"{in_zone(time):%z}"
+    return "UTC" if offset in {"", "+0000"} else f"UTC{offset[:3]}:{offset[3:5]}"

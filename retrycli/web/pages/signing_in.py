@@ -1,0 +1,128 @@
+"""The pages to sign in with a token and to sign out, and the static files: what anybody may open."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPMethod, HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from pydantic import Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from retrycli.web import sessions
+from retrycli.web.inputs import Text
+from retrycli.web.pages.console import MEDIA_TYPES
+from retrycli.web.pages.forms import Form
+from retrycli.web.pages.routes import ANYBODY, page
+
+if TYPE_CHECKING:
+    from retrycli.web.pages.console import Console
+    from retrycli.web.pages.routes import NoFields
+    from retrycli.web.pages.visit import Visit
+    from retrycli.web.sign_in import TokenUsers
+
+GET, POST = HTTPMethod.GET, HTTPMethod.POST
+PATH = re.compile(r"/[!-\[\]-~]*")  # visible ASCII, without a backslash
+YEAR = 365 * 86_400  # seconds
+
+
+class NextPage(Form):
+    """The page to open after signing in."""
+
+    following: str = Field("", alias="next")
+
+
+class SignInForm(NextPage):
+    """A token, and the page to open after signing in."""
+
+    token: Text = Field(min_length=1)
+
+
+class AssetQuery(Form):
+    """The version of a static file."""
+
+    version: str = Field("", alias="v")
+
+
+class SignInPages:
+    """Sign in and out. Only `retrycli serve` has these pages; an application signs its users in by itself."""
+
+    def __init__(self, console: Console, users: TokenUsers) -> None:
+        self._console = console
+        self._users = users
+
+    @page(GET, "/sign-in", ANYBODY, NextPage)
+    def sign_in_page(self, visit: Visit, form: NextPage) -> Response:
+        """Show the form for the token."""
+        if self._users(visit.request) is not None:
+            return self._console.redirect(visit, following_page(visit, form.following))
+        return self._form(visit, form)
+
+    @page(POST, "/sign-in", ANYBODY, SignInForm)
+    def sign_in(self, visit: Visit, form: SignInForm) -> Response:
+        """Exchange a token for the cookie of a session."""
+        token = self._users.token_of(form.token.strip())
+        if token is None:
+            return self._form(visit, form, HTTPStatus.UNAUTHORIZED)
+        response = self._console.redirect(visit, following_page(visit, form.following))
+        response.set_cookie(
+            sessions.COOKIE,
+            self._users.cookie(token),
+            max_age=round(sessions.LENGTH.total_seconds()),
+            path=self._cookie_path,
+            secure=visit.request.url.scheme == "https",
+            httponly=True,
+            samesite="lax",
+        )
+        return response
+
+    @page(POST, "/sign-out", ANYBODY)
+    def sign_out(self, visit: Visit, _: NoFields) -> Response:
+        """Delete the cookie of the session."""
+        response = self._console.redirect(visit, visit.to("sign-in"), "You are signed out.")
+        response.delete_cookie(sessions.COOKIE, path=self._cookie_path, httponly=True, samesite="lax")
+        return response
+
+    def _form(self, visit: Visit, form: NextPage, code: HTTPStatus = HTTPStatus.OK) -> Response:
+        refused = code == HTTPStatus.UNAUTHORIZED
+        response = self._console.render(visit, "sign_in.html", code=code, following=form.following, refused=refused)
+        if refused:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+
+    @property
+    def _cookie_path(self) -> str:
+        return self._console.settings.web.root_path or "/"
+
+
+class AssetPages:
+    """The style sheet, the script and the icon."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @page(GET, "/static/{name}", ANYBODY, AssetQuery)
+    def asset(self, visit: Visit, query: AssetQuery) -> Response:
+        """Return a static file. Browsers may keep the version that a page asks for."""
+        name = str(visit.request.path_params["name"])
+        content = self._console.assets.get(name)
+        if content is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        is_current = query.version == self._console.versions[name]
+        kept = f"public, max-age={YEAR}, immutable" if is_current else "no-cache"
+        return Response(content, media_type=MEDIA_TYPES[name.partition(".")[2]], headers={"Cache-Control": kept})
+
+
+def following_page(visit: Visit, wanted: str) -> str:
+    """Return the path of the page to open after signing in: the wanted one if it is below the console's root.
+
+    Anything else, such as ``//evil.example``, could be the address of another site, and gives the first page.
+    """
+    below = wanted.removeprefix(visit.root)
+    path = unquote(below.partition("?")[0])
+    is_below = wanted.startswith(visit.root) and PATH.fullmatch(below) is not None
+    if is_below and not path.startswith("//") and not {"..", "."}.intersection(path.split("/")):
+        return wanted
+    return visit.to()

@@ -1,0 +1,117 @@
+// Makes the pages pleasant; every page works without it. It polls the page that is open, and adds keys.
+"use strict";
+(() => {
+  const POLL_MS = 15000;
+  const all = (what, within = document) => [...within.querySelectorAll(what)];
+  const asOf = document.getElementById("as-of");
+  const changes = document.getElementById("changes");
+  const keys = document.getElementById("keys");
+  const mustRecover = "recover" in document.body.dataset;
+  const shown = new Map(all("[data-live]").map((region) => [region.dataset.live, region.innerHTML]));
+  const waiting = new Map();
+  let polledAt = Date.now();
+
+  // -- live regions: compared and swapped, unless somebody is using them --
+
+  const isEdited = (field) => field.value !== field.defaultValue || field.checked !== field.defaultChecked;
+  const isInUse = (region) =>
+    region.contains(document.activeElement) ||
+    region.querySelector("details[open], dialog[open]") !== null ||
+    all("input, textarea", region).some(isEdited);
+  const rows = (html) => {
+    const parsed = new DOMParser().parseFromString(html, "text/html");
+    return new Map(all("[data-key]", parsed).map((row) => [row.dataset.key, row.textContent]));
+  };
+  const difference = (before, after) => {
+    const [old, now] = [rows(before), rows(after)];
+    const changed = [...new Set([...old.keys(), ...now.keys()])].filter((key) => old.get(key) !== now.get(key));
+    return Math.max(changed.length, 1);
+  };
+  const swap = (region, html) => {
+    const ticked = all("input[type=checkbox]:checked", region).map((box) => box.value);
+    const row = document.activeElement.closest("[data-key]")?.dataset.key;
+    region.innerHTML = html;
+    shown.set(region.dataset.live, html);
+    waiting.delete(region.dataset.live);
+    all("input[type=checkbox]", region).forEach((box) => { box.checked = ticked.includes(box.value); });
+    if (row) all("[data-key]", region).find((each) => each.dataset.key === row)?.querySelector("a")?.focus();
+    tellTicked();
+  };
+  const tellWaiting = () => {
+    const number = [...waiting].reduce((sum, [name, html]) => sum + difference(shown.get(name), html), 0);
+    changes.hidden = number === 0;
+    changes.textContent = `${number} ${number === 1 ? "change" : "changes"} · show`;
+  };
+  const take = (page) => {
+    all("[data-live]").forEach((region) => {
+      const html = all("[data-live]", page).find((each) => each.dataset.live === region.dataset.live)?.innerHTML;
+      if (html === undefined || html === shown.get(region.dataset.live)) waiting.delete(region.dataset.live);
+      else if (isInUse(region)) waiting.set(region.dataset.live, html);
+      else swap(region, html);
+    });
+    asOf.innerHTML = page.getElementById("as-of").innerHTML;
+    tellWaiting();
+  };
+  const poll = async () => {
+    polledAt = Date.now();
+    let answer;
+    try { answer = await fetch(location.href, { cache: "no-store" }); } catch { answer = { ok: false }; }
+    const isPage = answer.ok && !answer.redirected;
+    asOf.classList.toggle("stale", !isPage);
+    if (!isPage) return;
+    if (mustRecover) location.reload();
+    else take(new DOMParser().parseFromString(await answer.text(), "text/html"));
+  };
+  const pollIfDue = () => { if (!document.hidden && Date.now() - polledAt >= POLL_MS) poll(); };
+  if (shown.size || mustRecover) {
+    setInterval(pollIfDue, 1000);
+    document.addEventListener("visibilitychange", pollIfDue);
+  }
+  changes.addEventListener("click", () => {
+    waiting.forEach((html, name) => swap(all("[data-live]").find((region) => region.dataset.live === name), html));
+    tellWaiting();
+  });
+
+  // -- ticked messages; a form that was sent is not sent again; keys --
+
+  const tellTicked = () => {
+    const number = all("input[name=id]:checked").length;
+    all("[data-ticked]").forEach((button) => { button.textContent = `Continue with ${number} ticked`; });
+  };
+  document.addEventListener("change", tellTicked);
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "post") return;
+    if (event.target.dataset.sent) event.preventDefault();
+    event.target.dataset.sent = "yes";
+    event.submitter?.setAttribute("aria-busy", "true");
+  });
+  window.addEventListener("pageshow", () => all("[data-sent]").forEach((form) => { delete form.dataset.sent; }));
+
+  const move = (step) => {
+    const links = all("[data-row]");
+    const row = document.activeElement.closest("tr");
+    const at = links.findIndex((link) => link.closest("tr") === row);
+    links[Math.min(Math.max(at + step, 0), links.length - 1)]?.focus();
+  };
+  const does = {
+    "/": () => document.querySelector("input[type=search]")?.focus(),
+    j: () => move(1),
+    k: () => move(-1),
+    x: () => document.activeElement.closest("tr")?.querySelector("input[type=checkbox]")?.click(),
+    "?": () => keys.showModal(),
+  };
+  document.addEventListener("keydown", (event) => {
+    const isTyping = event.target.matches("input:not([type=checkbox]), textarea, select");
+    if (isTyping || event.ctrlKey || event.altKey || event.metaKey || keys.open || !(event.key in does)) return;
+    if (localStorage.getItem("retrycli-keys") === "off") return;
+    event.preventDefault();
+    does[event.key]();
+  });
+  const switchKeys = keys.querySelector("input");
+  switchKeys.checked = localStorage.getItem("retrycli-keys") !== "off";
+  switchKeys.addEventListener("change", () => localStorage.setItem("retrycli-keys", switchKeys.checked ? "on" : "off"));
+  const help = document.getElementById("help");
+  help.hidden = false;
+  help.addEventListener("click", () => keys.showModal());
+  tellTicked();
+})();

@@ -1,0 +1,58 @@
+"""The page of the statistics: the report's charts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from http import HTTPMethod
+from typing import TYPE_CHECKING, Any
+
+from retrycli import operations
+from retrycli.domain.duration import duration
+from retrycli.domain.user import Right
+from retrycli.views.report.page import offset_of, values
+from retrycli.web.pages.forms import Form
+from retrycli.web.pages.routes import page
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from retrycli.web.pages.console import Console
+    from retrycli.web.pages.visit import Visit
+
+
+class ReportPeriod(StrEnum):
+    """The periods that the page offers."""
+
+    DAY = "24h"
+    WEEK = "7d"
+    MONTH = "30d"
+
+
+class StatisticsQuery(Form):
+    """The period that the page covers."""
+
+    since: ReportPeriod = ReportPeriod.WEEK
+
+
+class StatisticsPages:
+    """The statistics."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @page(HTTPMethod.GET, "/stats", Right.READ, StatisticsQuery)
+    def statistics(self, visit: Visit, query: StatisticsQuery) -> Response:
+        """Show outcomes of attempts, waits, passes, and errors."""
+        state = self._console.status.read().state
+        found = operations.report.report_data(
+            self._console.settings, state, span=duration(query.since), until=self._console.now()
+        )
+        shown: dict[str, Any] = values(found, offset_of(found))
+        return self._console.show(
+            visit,
+            "stats.html",
+            **{name: value for name, value in shown.items() if name not in {"zone", "last_pass"}},
+            with_causes=False,
+            period=query.since,
+            periods=[*ReportPeriod],
+        )
