@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
-from http.client import HTTPConnection
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 import retrycli
 from tests.cli.api import held_back
@@ -29,7 +25,6 @@ if TYPE_CHECKING:
     from tests.cli.application import Application
 
 pytestmark = on_both
-pytest.importorskip("uvicorn")
 
 MANUAL = Path(retrycli.__file__).parent / "manual" / "embedding.md"
 OFTEN = {"RETRYCLI_SCHEDULE__RETRY_INTERVAL_MINUTES": "0.01"}
@@ -43,14 +38,14 @@ class Served:
         self.process = process
         self._path = path
 
-    def deliveries(self) -> dict[str, Any]:
-        """Return the answer of ``/deliveries``."""
-        connection = HTTPConnection("application")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(self._path))
-        connection.request("GET", "/deliveries")
-        found: dict[str, Any] = json.loads(connection.getresponse().read())
-        connection.close()
+    def get(self, path: str, user: str = "anna") -> httpx.Response:
+        """Return the response to a user's request."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self._path))) as client:
+            return client.get(f"http://application{path}", headers={"X-Remote-User": user})
+
+    def api(self, path: str) -> dict[str, Any]:
+        """Return the body of the API's response."""
+        found: dict[str, Any] = self.get(f"/api/messages/{path}").json()
         return found
 
     def end(self) -> str:
@@ -83,9 +78,14 @@ def served(folder: Path, variables: Mapping[str, str], *options: str) -> Iterato
 def test_it_delivers_during_its_lifespan_and_stops(application: Application, sandbox: Sandbox, tmp_path: Path) -> None:
     application.fill()
     with served(tmp_path, application.variables(sandbox.url)) as running:
-        wait_until(lambda: running.deliveries()["messages"]["waiting"] == 1, running.process)
-        status = running.deliveries()["scheduler"]
+        wait_until(lambda: running.api("scheduler/overview")["messages"]["waiting"] == 1, running.process)
+        status = running.api("scheduler/status")
         assert (status["running"], status["retry_interval_minutes"], status["max_retries"]) == (True, 0.01, 10)
+        assert datetime.fromisoformat(status["next_run"]) > datetime.now(UTC) - timedelta(minutes=1)
+        assert running.get("/api/messages/scheduler/status", user="").status_code == 401
+        page = running.get("/messages/")
+        assert (page.status_code, "Failed messages" in page.text) == (200, True)
+        assert running.get("/messages/", user="").status_code == 401
         running.process.terminate()
         said = running.end()
     assert "Application shutdown complete" in said
