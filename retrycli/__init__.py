@@ -3,6 +3,9 @@
     import retrycli
 
     settings = retrycli.load_settings()
+    scheduler = retrycli.Scheduler(settings)  # makes the passes in a thread, instead of cron
+    scheduler.start()                         # `scheduler.stop()` ends it in good order
+
     summary = retrycli.run_once(settings)     # one pass; acquires the same lock as the command
     retrycli.status(settings)                 # scheduler health and queue counts
     retrycli.retry(settings, 17)              # attempt one message now
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from retrycli.operations.message_actions import Canary, Match, acknowledge, find, mark_sent, reject, requeue
     from retrycli.operations.retry import ActionResult, look_up, retry
     from retrycli.operations.run_pass import run_once
+    from retrycli.operations.schedule.in_process import Scheduler
     from retrycli.operations.status import Status, status
 
 __all__ = [
@@ -46,6 +50,7 @@ __all__ = [
     "PassSummary",
     "Presence",
     "RetrycliError",
+    "Scheduler",
     "Settings",
     "State",
     "Status",
@@ -73,6 +78,7 @@ _HOMES = {
     "PassSummary": "domain.passes",
     "Presence": "domain.outcome",
     "RetrycliError": "domain.errors",
+    "Scheduler": "operations.schedule.in_process",
     "Settings": "config.settings",
     "State": "domain.message",
     "Status": "operations.status",

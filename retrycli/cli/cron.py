@@ -12,6 +12,7 @@ from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load, r
 from retrycli.config.loader import Loaded
 from retrycli.domain.cron_line import Job
 from retrycli.operations.schedule import callers, installation, proposal
+from retrycli.operations.schedule.applications import applications
 from retrycli.operations.schedule.proposal import FileChange, SchedulePlace
 from retrycli.system.crontab import cron_is_running
 from retrycli.system.host import Asker, Host
@@ -70,7 +71,7 @@ def cron_install(
     host = Host()
     place = SchedulePlace.of(host, user=user, systemd=systemd)
     loaded, wanted, log = _propose(ctx, config, place, host, run_as)
-    changes = [*log, *installation.install(place, wanted, host)]
+    changes = [*log, *installation.install(place, wanted, host, applications(loaded.settings))]
     _confirm_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
     if as_json:
         terminal.show_json(

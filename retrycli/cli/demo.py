@@ -57,6 +57,19 @@ def _show_request(method: str, path: str, delivery_key: str | None, status: int)
     typer.echo(f"{status}  {method} {printable(path)}{key}")
 
 
-def demo() -> None:
+def demo(
+    serve: Annotated[bool, typer.Option("--serve", help="Serve the console over the example database.")] = False,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="With --serve: the port to listen on.", show_default="8003")
+    ] = None,
+) -> None:
     """Try retrycli on an example database."""
-    operations.demo.run()
+    if not serve:
+        if port is not None:
+            raise typer.BadParameter("works only with --serve; add it", param_hint="--port")
+        operations.demo.run()
+        return
+    from retrycli.cli.serve import run_console
+
+    with operations.demo.served() as (settings, token):
+        run_console(settings, {"port": port}, f"Sign in with this token: {token}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from retrycli import operations
 from retrycli.cli.options import ConfigFile, Header, Json, load_settings, operator_name
@@ -43,23 +45,40 @@ def run_server(
     if ctx.invoked_subcommand is not None:
         return
     given = {"host": host, "port": port, "uds": uds, "root_path": root_path, "read_only": read_only or None}
-    settings = _with(load_settings(ctx, config), {name: value for name, value in given.items() if value is not None})
+    run_console(load_settings(ctx, config), given)
+
+
+def run_console(settings: Settings, given: Mapping[str, object], *more: str) -> NoReturn:
+    """Serve the console until a signal ends the process.
+
+    Args:
+        settings: the settings.
+        given: settings of the section ``web`` that were given as options; None keeps the setting.
+        more: lines to print when the server listens.
+
+    Raises:
+        ConfigurationError: the extra ``web`` is not installed, or a setting can't be used.
+        typer.BadParameter: an option is invalid.
+        typer.Exit: always; the exit code is that of the signal.
+    """
     try:
         from retrycli.web import server
     except ImportError as error:
-        raise ConfigurationError(f"`serve` needs {error.name}; run `{install('web')}`") from None
-    received = server.serve(settings, _show_address)
+        raise ConfigurationError(f"the console needs {error.name}, which is missing; run `{install('web')}`") from None
+    values = settings.web.model_dump() | {name: value for name, value in given.items() if value is not None}
+    try:
+        web = type(settings.web).model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        name = "".join(f"--{part}".replace("_", "-") for part in problem["loc"][:1])
+        raise typer.BadParameter(str(problem["msg"]), param_hint=name or "serve") from None
+
+    def show(address: str) -> None:
+        print(f"Serving the console at {address}", *more, sep="\n", flush=True)  # noqa: T201
+        terminal.say("Stop it with Ctrl+C.")
+
+    received = server.serve(settings.model_copy(update={"web": web}), show)
     raise typer.Exit(0 if received is None else 128 + received)
-
-
-def _show_address(address: str) -> None:
-    print(f"Serving the console at {address}", flush=True)  # noqa: T201
-    terminal.say("Stop it with Ctrl+C.")
-
-
-def _with(settings: Settings, given: dict[str, object]) -> Settings:
-    values = {**settings.web.model_dump(), **given}
-    return settings.model_copy(update={"web": type(settings.web).model_validate(values)})
 
 
 @token.command("add")

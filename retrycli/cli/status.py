@@ -97,8 +97,9 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             "Lock": found.lock.in_words(found.now) if found.lock else "free",
         }
     )
+    first = "retrycli run-once" if found.next_run else "`retrycli run-once`, and then `retrycli cron install`"
     steps = {
-        "never_run": "`retrycli run-once`, and then " + complete_commands(loaded, "`retrycli cron install`"),
+        "never_run": complete_commands(loaded, first),
         "late": operations.words.LOOK_AT_CRON,
         "paused": "retrycli resume",
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
@@ -147,7 +148,7 @@ def _refusal_facts(found: operations.status.Status) -> dict[str, str]:
 def _host_facts(found: operations.status.Status) -> dict[str, str]:
     return {
         f"Host {host.host}": f"its last pass began {formatting.ago(host.started_at, found.now)}"
-        + ("; check its cron line or timer" if host.late else "")
+        + ("; check its cron line, timer or application" if host.late else "")
         for host in found.hosts
         if len(found.hosts) > 1
     }
@@ -164,12 +165,13 @@ def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, boo
     """Find what starts passes on this machine.
 
     Returns:
-        The cron lines and timers that start passes with these settings; None without a configuration file, because a
-        schedule names the file. Also whether it is certain that nothing on this machine starts a pass. Only root can
-        be certain, because other users can't read all crontabs.
+        The cron lines, timers and applications that start passes with these settings. Without a configuration file,
+        only an application; None if there is none, because a cron line or timer names the file. Also whether it is
+        certain that nothing on this machine starts a pass. Only root can be certain, because other users can't read all
+        crontabs.
     """
     host = Host(run=asker)
-    found = None if loaded.file is None else schedule.callers_of(loaded, host)
+    found = schedule.callers_of(loaded, host) or (None if loaded.file is None else [])
     return found, found == [] and schedule.none_hidden(host)
 
 

@@ -79,7 +79,9 @@ class TypeScheduleSettings(SettingsModel):
 class ScheduleSettings(SettingsModel):
     """Settings that decide when and how often messages are retried."""
 
-    retry_interval_minutes: Minutes = Field(15.0, description="how often cron or a timer starts a pass")
+    retry_interval_minutes: Minutes = Field(
+        15.0, description="how often cron, a timer or the application starts a pass"
+    )
     max_retries: int = Field(10, ge=1, le=1000, description="maximum number of retries before a message is escalated")
     backoff: BackoffKind = Field(
         BackoffKind.EXPONENTIAL,

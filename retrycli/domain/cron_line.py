@@ -65,10 +65,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A crontab line or a timer that runs a pass."""
+    """A crontab line, a timer, or an application with a `retrycli.Scheduler` that runs passes."""
 
-    kind: Literal["cron", "timer"]
-    title: str  # name of the crontab or unit, for operators
+    kind: Literal["cron", "timer", "application"]
+    title: str  # name of the crontab or unit, or pid and host of the application, for operators
     line: int | None
     when: str
     command: str
@@ -81,7 +81,7 @@ class Caller:
     # The time zone that the crontab sets with CRON_TZ, which not every cron supports; None means the system's zone.
     zone: str | None = None
     # When cron began to use the line in its current form: when cron started, or when the crontab was last modified,
-    # whichever is later. None if unknown.
+    # whichever is later. When the application began to make the passes. None if unknown.
     since: datetime | None = None
 
     # How the line or unit differs from what `cron install` would write; None if it does not differ, or was not checked.

@@ -21,10 +21,11 @@ class StartedBy(StrEnum):
     TIMER = "timer"  # a systemd timer
     PERSON = "person"
     LIBRARY = "library"  # an application that calls `retrycli.run_once`
+    APPLICATION = "application"  # the `retrycli.Scheduler` of an application
     UNKNOWN = "unknown"
 
 
-SCHEDULERS = frozenset({StartedBy.CRON, StartedBy.TIMER})
+SCHEDULERS = frozenset({StartedBy.CRON, StartedBy.TIMER, StartedBy.APPLICATION})
 
 
 class PassResult(StrEnum):

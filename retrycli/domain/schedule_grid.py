@@ -20,6 +20,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Maximum time by which the recorded start of a pass may be in the future. A later start was recorded while the clock
 # was wrong, so the pass is ignored.
 MAX_CLOCK_SKEW = timedelta(minutes=5)
+BEFORE_TICK = timedelta(minutes=1)  # a pass that began less than this before a tick belongs to that tick
 PASSES_LOOKED_AT = 10  # maximum number of passes from which a scheduler's grid is derived
 MAX_TICKS = 2**24  # maximum number of ticks to look ahead: 31 years at one tick a minute
 # Maximum number of ticks to look ahead if each tick is computed separately: half a year at one tick a minute, or 30
@@ -212,6 +213,18 @@ def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> 
     except ConfigurationError:
         found = None
     return found or Grid(EPOCH, interval)
+
+
+def is_made(tick: datetime, starts: Sequence[datetime], interval: timedelta) -> bool:
+    """Return whether the pass of a tick has begun.
+
+    Args:
+        tick: the tick.
+        starts: start times of passes that a scheduler started.
+        interval: the time between two ticks.
+    """
+    since = tick - min(BEFORE_TICK, interval / 2)
+    return any(start >= since for start in starts)
 
 
 def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:

@@ -7,14 +7,21 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
 from retrycli.config import template
+from retrycli.config.loader import load
+from retrycli.config.settings import Settings
 from retrycli.domain import suggested
+from retrycli.domain.user import Role
+from retrycli.operations import tokens
 from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.operations.schedule.in_process import Scheduler
 from retrycli.operations.wiring import utc_now
 from retrycli.system.trust import write_private
 
@@ -30,32 +37,69 @@ SEED = 9
 IN_ORDER = {"schedule.jitter": 0, "run.concurrency": 1}
 
 
-def run() -> None:
-    """Run the real commands one after another. Keep their files so that the user can try more commands."""
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """An installation with the example database, and a simulated ticketing API that fails at times."""
+
+    folder: Path
+    sandbox: Sandbox
+
+    def call(self, *arguments: str) -> None:
+        """Run a real command in the demo's folder."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RETRYCLI_")}
+        environment.pop("TICKETING_API_BASE_URL", None)
+        subprocess.run([*suggested.full_program(), *arguments], cwd=self.folder, env=environment, check=True)  # noqa: S603
+
+
+@contextmanager
+def installation(more: Mapping[str, object] | None = None) -> Iterator[Demo]:
+    """Set up a demo. Its files are kept, so that the user can try more commands.
+
+    Args:
+        more: further settings.
+    """
     folder = Path(tempfile.mkdtemp(prefix="retrycli-demo-"))
     database = copy_example(folder, now=utc_now())
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RETRYCLI_")}
-    environment.pop("TICKETING_API_BASE_URL", None)
-    retrycli = suggested.full_program()
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  not used for secrets
         values = {"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url, **IN_ORDER}
-        write_private(folder / "retrycli.toml", template.template(values))
+        write_private(folder / "retrycli.toml", template.template(values | dict(more or {})))
         _print(f"A simulated ticketing API is running at {sandbox.url}; it fails {FAIL:.0%} of deliveries.")
         _print(f"The example database is {database}.\n")
+        yield Demo(folder, sandbox)
+
+
+def run() -> None:
+    """Run the main commands one after another."""
+    with installation() as demo:
         for command in ("status", "run-once", "list-failed", "escalations", "passes"):
             _print(f"$ retrycli {command}")
-            subprocess.run([*retrycli, "--log-level", "INFO", command], cwd=folder, env=environment, check=True)  # noqa: S603
+            demo.call("--log-level", "INFO", command)
             _print("")
-        kept = len(sandbox.received)
+        kept = len(demo.sandbox.received)
+    retrycli = suggested.full_program()
     program = suggested.NAME if suggested.program() == suggested.NAME else shlex.join(retrycli)
     _print(
         f"The API stored {kept} messages, each once. The demo's files are kept. To continue:\n\n"
         f"  {program} sandbox --fail 30%        # in another terminal; shows its address\n"
-        f"  cd {shlex.quote(str(folder))}\n"
+        f"  cd {shlex.quote(str(demo.folder))}\n"
         "  export TICKETING_API_BASE_URL=http://127.0.0.1:8808\n"
         f"  {program} show 4\n"
         f"  {program} retry 9"
     )
+
+
+@contextmanager
+def served() -> Iterator[tuple[Settings, str]]:
+    """Set up a demo for the console: make a pass, create a token, and go on making passes.
+
+    Yields:
+        The settings, and the token of an operator.
+    """
+    with installation({"web.tokens_file": "tokens.json"}) as demo:
+        demo.call("--log-level", "ERROR", "run-once")
+        settings = load(demo.folder / "retrycli.toml", {}).settings
+        with Scheduler(settings):
+            yield settings, tokens.add(settings, "demo", Role.OPERATOR)
 
 
 def copy_example(folder: Path, *, now: datetime) -> Path:

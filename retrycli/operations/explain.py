@@ -22,6 +22,7 @@ from retrycli.domain.passes import PassRecord, is_late
 from retrycli.domain.transition import Claim, IdRange
 from retrycli.engine import limits, recovery, runner
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
+from retrycli.operations.schedule.applications import applications
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import (
@@ -82,6 +83,8 @@ def explain(
         NoSuchMessage: the application's table has no such row.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
+    if callers is None:
+        callers = applications(settings) or None
     with dry_run_database(settings) as database:
         found = _Explainer(settings, database, callers, runtime, none_hidden=none_hidden).explain(message_id)
     with suppress(LockUnusable):
@@ -154,7 +157,7 @@ class _Explainer:
         if uncalled is not None:
             return Gate("cron", open=False, figure="; ".join(uncalled))
         if passes and is_late(passes[0].started_at, self._now, interval):
-            figure = f"no pass has started recently: {why_late(callers, self._now)}; the last pass began at"
+            figure = f"no pass has started recently: {why_late(callers, interval, self._now)}; the last pass began at"
             return Gate("cron", open=False, figure=figure, time=passes[0].started_at)
         number = self._grid.after(self._now)
         minutes = (self._grid[number + 1] - self._grid[number]) / timedelta(minutes=1)

@@ -1,7 +1,7 @@
 """Report scheduler health and queue counts, and list the passes."""
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,8 +14,18 @@ from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.cron_line import Caller
 from retrycli.domain.cursor import PASSES, Cursor, pass_cursor
 from retrycli.domain.errors import InvalidArgument, LockUnusable
-from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, Pause, PauseRecord, StopReason, is_late
+from retrycli.domain.passes import (
+    SCHEDULERS,
+    PassRecord,
+    PassResult,
+    Pause,
+    PauseRecord,
+    StartedBy,
+    StopReason,
+    is_late,
+)
 from retrycli.operations import dry_run
+from retrycli.operations.schedule.applications import applications
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.wiring import lock_path, open_database, utc_now
 from retrycli.store.database import Database
@@ -24,7 +34,6 @@ from retrycli.store.write_check import lack_of_room
 from retrycli.system.pass_lock import Holder, PassLock
 
 RETIRED_AFTER = timedelta(days=7)  # a host without a pass for this long counts as retired
-BEFORE_TICK = timedelta(minutes=1)  # a pass that began less than this before a tick belongs to that tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +109,9 @@ def status(
 
     Args:
         settings: the settings of the passes.
-        callers: what starts the passes on this machine, as `callers_of` finds it. If None, the next run is
-            predicted from the passes that a scheduler started, or from the clock.
+        callers: what starts the passes on this machine, as `callers_of` finds it. If None, only a `retrycli.Scheduler`
+            is looked for. Without one, the next run is predicted from the passes that a scheduler started, or from the
+            clock.
         none_hidden: it is certain that nothing on this machine starts a pass; see
             `retrycli.operations.schedule.callers.none_hidden`.
         now: the clock.
@@ -109,6 +119,8 @@ def status(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
+    if callers is None:
+        callers = applications(settings) or None
     with open_database(settings) as database:
         return _status(settings, database, callers, now(), none_hidden=none_hidden)
 
@@ -145,14 +157,15 @@ def _status(
         now=at,
         last_pass=last,
         unrecorded=unrecorded,
-        hosts=[
-            HostStatus(name, began, is_late(began, at, interval))
-            for name, began in ledger.hosts(at - RETIRED_AFTER, upto).items()
-        ],
+        hosts=_hosts(ledger.hosts(at - RETIRED_AFTER, upto), passes, interval, at),
         next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
-        missing=why_late(callers, at) if late and uncalled is None else None,
+        missing=why_late(callers, interval, at) if late and uncalled is None else None,
         uncalled=uncalled,
-        unseen=callers is not None and not callers and newest is not None and newest.host == gethostname(),
+        unseen=callers is not None
+        and not callers
+        and newest is not None
+        and newest.host == gethostname()
+        and newest.started_by is not StartedBy.APPLICATION,
         retry_interval_minutes=settings.schedule.retry_interval_minutes,
         max_retries=settings.schedule.max_retries,
         messages=messages,
@@ -164,10 +177,23 @@ def _status(
     )
 
 
+def _hosts(
+    starts: Mapping[str, datetime], passes: Sequence[PassRecord], interval: timedelta, at: datetime
+) -> list[HostStatus]:
+    """Compare each host's newest pass with the interval. Of several hosts with an application, one makes each pass."""
+    by_application = [record for record in passes if record.started_by is StartedBy.APPLICATION]
+    newest = by_application[0].started_at if by_application else None
+    shared = {record.host for record in by_application if starts.get(record.host) == record.started_at}
+    return [
+        HostStatus(host, began, is_late(newest if newest and host in shared else began, at, interval))
+        for host, began in starts.items()
+    ]
+
+
 def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
     grid = ticks_of(callers, passes, interval, at)
     number = grid.after(at)
-    nearly = min(BEFORE_TICK, (grid[number + 1] - grid[number]) / 2)
+    nearly = min(schedule_grid.BEFORE_TICK, (grid[number + 1] - grid[number]) / 2)
     return grid.next(max([at, *(record.started_at + nearly for record in passes if record.started_by in SCHEDULERS)]))
 
 

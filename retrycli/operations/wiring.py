@@ -199,6 +199,12 @@ def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | No
     return Path("/tmp", f"retrycli-{os.getuid()}-{name}.lock")  # noqa: S108  opened without following links
 
 
+def scheduler_lock_path(settings: Settings) -> Path:
+    """Return the lock file of `retrycli.Scheduler`. The process that holds it makes the passes of this host."""
+    path = lock_path(settings)
+    return path.with_suffix(f".scheduler{path.suffix}")
+
+
 def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK) and folder.is_dir()
 

@@ -86,12 +86,14 @@ class PassLock:
             sleep(POLL_SECONDS)
             waited += POLL_SECONDS
         self._file = file
+        _held.add(self)
         with suppress(OSError):  # on a full disk the lock works, but does not name its holder
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(asdict(me), default=str).encode(), 0)
 
     def release(self) -> None:
         """Release the lock if `acquire` has acquired it."""
+        _held.discard(self)
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -159,6 +161,19 @@ class PassLock:
             f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "
             "the user who runs retrycli can write to"
         )
+
+
+# The locks that this process holds. A forked child closes its copies of their descriptors. Otherwise it would keep a
+# lock after this process has released it or died. Closing a copy does not release the lock.
+_held: set[PassLock] = set()
+
+
+def _close_copies() -> None:
+    for lock in [*_held]:
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_close_copies)
 
 
 def _objection(found: os.stat_result, folder: Path) -> str | None:

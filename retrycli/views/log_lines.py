@@ -12,7 +12,7 @@ from typing import Literal, assert_never
 
 from retrycli.domain import suggested
 from retrycli.domain.duration import utc_text
-from retrycli.domain.errors import cause_of
+from retrycli.domain.errors import RetrycliError, cause_of
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.passes import (
@@ -62,7 +62,7 @@ STOP_REASONS = {
     StopReason.THROTTLED: "the ticketing API asked retrycli to wait",
     StopReason.DEADLINE: "the pass ran out of time",
     StopReason.LIMIT: "the pass reached its maximum number of attempts",
-    StopReason.SIGNAL: "the pass received a signal",
+    StopReason.SIGNAL: "the pass was asked to stop",
     StopReason.LOCK_HELD: "another pass holds the lock",
     StopReason.PAUSED: "deliveries are paused",
     StopReason.FAULT: "the pass failed",
@@ -224,11 +224,18 @@ def file_problem() -> str | None:
     return next((handler.problem for handler in logger.handlers if isinstance(handler, _LogFile)), None)
 
 
+FAILED = "Message retry pass failed: %s"
+
+
+def log_failure(error: BaseException) -> None:
+    """Write the reason for a pass's failure to the log."""
+    hint = "" if isinstance(error, RetrycliError) else ". Run `retrycli --debug run-once` to show the traceback"
+    logger.error(FAILED, cause_of(error) + hint)
+
+
 def file_failure(error: Exception) -> None:
     """Write the reason for a pass's failure to the log file only. The command decides whether to print it."""
-    record = logger.makeRecord(
-        logger.name, logging.ERROR, __file__, 0, "Message retry pass failed: %s", (cause_of(error),), None
-    )
+    record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, FAILED, (cause_of(error),), None)
     for handler in logger.handlers[1:]:  # skip the handler that writes to stderr
         handler.handle(record)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from http import HTTPMethod, HTTPStatus
-from typing import Annotated
+from typing import Annotated, Self
 
-from fastapi import Query, Response
-from pydantic import Field
+from fastapi import Header, Query, Response
+from pydantic import Field, model_validator
+from starlette.exceptions import HTTPException
 
 from retrycli import operations
 from retrycli.config.settings import Settings
@@ -16,7 +17,7 @@ from retrycli.operations.listing import parse_id
 from retrycli.operations.retry import ActionResult
 from retrycli.web import schemas
 from retrycli.web.endpoints import CurrentUser, answer, endpoint
-from retrycli.web.inputs import Body, MessageQuery, Reason
+from retrycli.web.inputs import Body, ETag, Line, MessageQuery, Reason, Text
 from retrycli.web.status import RecentStatus
 
 GET, POST = HTTPMethod.GET, HTTPMethod.POST
@@ -41,6 +42,20 @@ class OptionalNoteBody(Body):
     note: Reason | None = Field(None, description="how the operator knows that the message has arrived")
 
 
+class EditBody(Body):
+    """The fields of a message to change. The others keep their values."""
+
+    subject: Line | None = None
+    body: Text | None = None
+    recipient: Line | None = None
+
+    @model_validator(mode="after")
+    def _check_given(self) -> Self:
+        if self.subject is self.body is self.recipient is None:
+            raise ValueError("give at least one of subject, body and recipient")
+        return self
+
+
 class MessageEndpoints:
     """What concerns single messages. Their ids are opaque text in URLs."""
 
@@ -59,7 +74,40 @@ class MessageEndpoints:
     @endpoint(GET, "/{message_id}", Right.READ_TEXT, MISSING, returns=schemas.MessageDetailsBody)
     def show_message(self, message_id: str) -> Response:
         """Show one message with its text, its attempts and the operators' actions."""
-        return answer(bodies.details(operations.listing.show(self._settings, parse_id(message_id))))
+        body = bodies.details(operations.listing.show(self._settings, parse_id(message_id)))
+        return answer(body, ETag=f'"{body["digest"]}"')
+
+    @endpoint(
+        HTTPMethod.PATCH,
+        "/{message_id}",
+        Right.EDIT,
+        MISSING,
+        CONFLICT,
+        INVALID,
+        HTTPStatus.PRECONDITION_FAILED,
+        HTTPStatus.PRECONDITION_REQUIRED,
+        returns=schemas.EditedBody,
+    )
+    def edit_message(
+        self, message_id: str, user: CurrentUser, body: EditBody, if_match: Annotated[ETag | None, Header()] = None
+    ) -> Response:
+        """Change the subject, body or recipient of a failed message.
+
+        `If-Match` names the text on which the edit is based: the `ETag` of the message, or `*` for any text. The edit
+        is refused if the text has changed since.
+        """
+        if if_match is None:
+            raise HTTPException(
+                HTTPStatus.PRECONDITION_REQUIRED, "If-Match is missing; send the ETag that the message had"
+            )
+        done = operations.edit_message.edit(
+            self._settings,
+            parse_id(message_id),
+            **body.model_dump(exclude_none=True),
+            digest=None if if_match == "*" else if_match.strip('"'),
+            by=user.name,
+        )
+        return answer(bodies.edited(done), ETag=f'"{done.digest}"')
 
     @endpoint(GET, "/{message_id}/explain", Right.READ, MISSING, returns=schemas.ExplanationBody)
     def explain_message(self, message_id: str) -> Response:

@@ -43,6 +43,7 @@ def _length(value: object) -> timedelta:
 Text = Annotated[str, AfterValidator(_storable)]
 Line = Annotated[Text, AfterValidator(_one_line), Field(json_schema_extra={"pattern": ONE_LINE})]
 Reason = Annotated[Line, Field(min_length=1, max_length=LONGEST_REASON)]
+ETag = Annotated[str, Field(pattern=r'^(\*|"[!#-~]*")$', max_length=200)]  # RFC 9110, section 8.8.3; one strong tag
 Duration = Annotated[
     timedelta,
     BeforeValidator(_length),

@@ -20,6 +20,7 @@ RETRY_AFTER_SECONDS = "5"  # a locked database is usually free again by then
 STATUSES: Mapping[type[errors.RetrycliError], tuple[HTTPStatus, str]] = {
     errors.InvalidArgument: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input"),
     errors.NoSuchMessage: (HTTPStatus.NOT_FOUND, "no-such-message"),
+    errors.StaleEdit: (HTTPStatus.PRECONDITION_FAILED, "stale-edit"),
     errors.NotActionable: (HTTPStatus.CONFLICT, "not-actionable"),
     errors.InvalidMessage: (HTTPStatus.CONFLICT, "invalid-message"),
     errors.NotEdited: (HTTPStatus.UNPROCESSABLE_ENTITY, "not-edited"),

@@ -87,6 +87,7 @@ class MessageDetailsBody(JsonBody):
     """One message with its text, its attempts and the operators' actions."""
 
     message: dict[str, Any]
+    digest: str = Field(description="names the text for an edit, as the ETag does")
     queue: dict[str, Any] | None
     attempts: list[dict[str, Any]]
     acts: list[dict[str, Any]]
@@ -158,6 +159,7 @@ class EditedBody(JsonBody):
 
     id: int | str
     changed: list[str]
+    digest: str = Field(description="names the text for the next edit, as the ETag does")
 
 
 class PassesBody(PageBody):

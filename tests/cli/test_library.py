@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import subprocess
 import sys
 import warnings
@@ -16,7 +15,7 @@ import retrycli
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.passes import MessageDelivered, PassResult
 from tests.cli.api import BUSY, Scripted, held_back
-from tests.cli.command import LONGEST, Finished, end
+from tests.cli.command import LONGEST, end
 from tests.conftest import on_both
 from tests.environment import BARE
 
@@ -27,42 +26,6 @@ if TYPE_CHECKING:
     from tests.cli.command import Cli
 
 pytestmark = on_both
-
-MANUAL = Path(retrycli.__file__).parent / "manual" / "embedding.md"
-
-LIVE_AND_LOOK = """
-import asyncio
-import httpx
-
-async def live_and_look():
-    async with app.router.lifespan_context(app):
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
-            messages = {"waiting": 4, "sending": 0}
-            while messages["waiting"] + messages["sending"] > 1:
-                await asyncio.sleep(0.01)  # poll
-                answer = (await client.get("/deliveries")).json()
-                messages = answer["messages"]
-            print(answer)
-
-asyncio.run(live_and_look())
-"""
-
-LIVE_ON = """
-import contextlib
-import io
-
-async def live_on():
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        async with app.router.lifespan_context(app):
-            [task] = asyncio.all_tasks() - {asyncio.current_task()}
-            while not (said.getvalue() or task.done()):
-                await asyncio.sleep(0.01)  # poll
-            await asyncio.sleep(0)
-            assert not task.done()
-    print(said.getvalue())
-
-asyncio.run(live_on())
-"""
 
 
 def test_a_pass_returns_its_summary_and_reports_its_events(application: Application, sandbox: Sandbox) -> None:
@@ -151,40 +114,6 @@ def test_importing_retrycli_loads_no_other_module() -> None:
         [sys.executable, "-c", f"import retrycli, sys; {names}"], env=BARE, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
-
-
-def the_manuals_application(then: str, cwd: Path, variables: dict[str, str]) -> Finished:
-    """Run the manual's example code, followed by `then`."""
-    [code] = re.findall(r"```python\n(.+?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code + then],
-        env={**BARE, **variables},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=LONGEST,
-        check=False,
-    )
-
-
-def test_the_manuals_application_delivers_during_its_lifespan(
-    cli: Cli, application: Application, sandbox: Sandbox
-) -> None:
-    """FastAPI's lifespan starts and stops the passes."""
-    application.fill()
-    done = the_manuals_application(LIVE_AND_LOOK, cli.cwd, application.variables(sandbox.url))
-    assert (done.returncode, done.stderr) == (0, "")
-    counts = {"waiting": 1, "due": 0, "sending": 0, "escalated": 0, "expired": 0, "expired_due": 0}
-    assert done.stdout.endswith(f"{ {'state': 'ok', 'messages': counts} }\n")
-    assert len(sandbox.received) == 3
-
-
-def test_the_manuals_application_continues_after_a_pass_without_a_database(cli: Cli) -> None:
-    """Otherwise deliveries would stop for good, unnoticed."""
-    gone = {"RETRYCLI_DATABASE__URL": "sqlite:///gone.db", "TICKETING_API_BASE_URL": "http://127.0.0.1:9"}
-    done = the_manuals_application(LIVE_ON, cli.cwd, gone)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("no database at ")
 
 
 def test_finds_and_acts_on_many_messages(application: Application, sandbox: Sandbox) -> None:

@@ -206,7 +206,10 @@ def test_each_of_several_hosts_is_listed_with_its_lateness(
     )
     found = at_work.json("status")
     assert (found["state"], {host["host"]: host["late"] for host in found["hosts"]}["mill"]) == ("ok", True)
-    assert "Host mill\tits last pass began 2 hours ago; check its cron line or timer\n" in at_work("status").stdout
+    assert (
+        "Host mill\tits last pass began 2 hours ago; check its cron line, timer or application\n"
+        in at_work("status").stdout
+    )
 
 
 def test_a_rest_that_the_api_requested_ends_on_time(at_work: Cli, application: Application, sandbox: Sandbox) -> None:

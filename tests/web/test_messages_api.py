@@ -220,3 +220,60 @@ def test_a_database_that_is_away_is_503_and_comes_back(escalated: Desk) -> None:
     away.rename(file)
     assert escalated.viewer.get(f"{API}/17").status_code == 200
     assert escalated.stranger.get("/readyz").status_code == 200
+
+
+def edit(desk: Desk, body: object, tag: str | None, message_id: int = 17) -> httpx.Response:
+    headers = {} if tag is None else {"If-Match": tag}
+    return desk.operator("PATCH", f"{API}/{message_id}", json=body, headers=headers)
+
+
+def test_an_edit_is_written_once(escalated: Desk) -> None:
+    tag = escalated.viewer.get(f"{API}/17").headers["ETag"]
+    first = edit(escalated, {"recipient": "bo@example.com", "body": "Line one\r\nline two\n"}, tag)
+    assert (first.status_code, first.json()["changed"]) == (200, ["body", "recipient_email"])
+    problem(edit(escalated, {"subject": "Re: another"}, tag), 412, "stale-edit")
+    shown = escalated.viewer.get(f"{API}/17")
+    assert shown.headers["ETag"] == first.headers["ETag"] != tag
+    message = shown.json()["message"]
+    assert (message["subject"], message["body"]) == ("Re: Invoice", "Line one\r\nline two\n")
+    assert shown.json()["acts"][-1]["by"] == "anna"
+    assert edit(escalated, {"subject": "Re: another"}, "*").status_code == 200
+
+
+def test_an_edit_that_changes_nothing_keeps_the_tag(escalated: Desk) -> None:
+    tag = escalated.viewer.get(f"{API}/17").headers["ETag"]
+    same = edit(escalated, {"subject": "Re: Invoice"}, tag)
+    assert (same.status_code, same.json()["changed"], same.headers["ETag"]) == (200, [], tag)
+
+
+@pytest.mark.parametrize(
+    ("body", "tag", "status"),
+    [
+        ({"subject": "x"}, None, 428),
+        ({"subject": "x"}, "abc", 422),
+        ({"subject": "x"}, 'W/"abc"', 422),
+        ({"subject": "x"}, '"abc"', 412),
+        ({}, "*", 422),
+        ({"status": "sent"}, "*", 422),
+        ({"subject": "a\nb"}, "*", 422),
+        ({"subject": "a\u2028b"}, "*", 422),
+        ({"body": ""}, "*", 422),
+        ({"body": "a\0b"}, "*", 422),
+        ({"recipient": ""}, "*", 422),
+        ({"recipient": 5}, "*", 422),
+        ({"body": "x" * (1 << 20)}, '"abc"', 412),
+    ],
+)
+def test_an_edit_that_can_not_be_made_changes_nothing(
+    escalated: Desk, body: object, tag: str | None, status: int
+) -> None:
+    before = escalated.viewer.get(f"{API}/17").json()
+    answer = edit(escalated, body, tag)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json"), answer.text
+    assert escalated.viewer.get(f"{API}/17").json() == before
+
+
+def test_a_message_that_is_being_sent_can_not_be_edited(escalated: Desk) -> None:
+    escalated.operator.post(f"{API}/17/retry")
+    problem(edit(escalated, {"subject": "x"}, "*"), 409, "not-actionable")
+    problem(edit(escalated, {"subject": "x"}, "*", 99), 404, "no-such-message")

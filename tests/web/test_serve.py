@@ -230,3 +230,26 @@ def test_tokens_are_printed_once_and_kept_as_digests(served: Cli, tmp_path: Path
     assert (gone.returncode, "has no token for max" in gone.stderr) == (78, True)
     assert served("serve", "token", "add", "eve", "--role", "owner").returncode == 2
     assert served("serve", "token", "add", "e\nve", "--role", "viewer").returncode == 2
+
+
+@pytest.mark.parametrize("path", ["desk", "/desk/", "/messages", "/api/x", "/a b"])
+def test_an_invalid_root_path_is_wrong_usage(served: Cli, path: str) -> None:
+    add_token(served)
+    done = served("serve", "--root-path", path)
+    assert (done.returncode, "--root-path" in done.stderr, "such as /desk" in done.stderr) == (2, True, True)
+
+
+def test_the_demo_serves_the_console_over_the_example(cli: Cli) -> None:
+    process = cli.start("demo", "--serve", "--port", "0")
+    assert process.stdout is not None
+    said = [process.stdout.readline() for _ in range(5)]
+    token = said[-1].rpartition(" ")[2].strip()
+    address = said[-2].split()[-1].removesuffix("/messages/")
+    try:
+        answer = httpx.get(address + STATUS, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+    finally:
+        process.terminate()
+        done = end(process)
+    assert (answer.json()["running"], answer.json()["next_run"] is None) == (True, False)
+    assert (done.returncode, done.stderr) == (143, "")
+    assert cli("demo", "--port", "1").returncode == 2

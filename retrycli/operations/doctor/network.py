@@ -207,7 +207,10 @@ def _cron_mail(context: Context) -> Iterator[Finding]:
         remedy = f"set notify.urls, or set MAILTO=you@example.com at the top of {caller.title}"
         if caller.mail_to:
             continue
-        if caller.kind == "timer":
+        if caller.kind == "application":
+            who, why = "warnings from passes reach only the application's log", "an application makes the passes"
+            remedy = "set notify.urls"
+        elif caller.kind == "timer":
             who, why, remedy = "warnings from passes reach no operator", "a timer sends no mail", "set notify.urls"
         elif caller.mail_to is None:
             who, why = (

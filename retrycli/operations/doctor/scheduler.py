@@ -12,6 +12,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import SCHEDULERS, PassRecord, StartedBy, is_late
 from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, Finding, failure, ok, warning
 from retrycli.operations.doctor.database import newest_passes
+from retrycli.operations.schedule.applications import beside_application, why_gone
 from retrycli.operations.schedule.callers import (
     as_user,
     callers_for,
@@ -32,12 +33,12 @@ UNEVEN = 1.5  # maximum factor by which the usual interval of passes may be abov
 
 
 def calling(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Check that exactly one cron line or timer starts passes, and that it runs them as this user. If the database
-    can be read, also check that passes run as often as they should.
+    """Check that exactly one cron line, timer or application starts passes, and that it runs them as this user. If the
+    database can be read, also check that passes run as often as they should.
     """
     passes = [] if database is None else newest_passes(database, until=context.now() + CLOCK_TOLERANCE)
     is_named = context.loaded.file is not None
-    callers = callers_of(context.loaded, context.host) if is_named else callers_for(None, context.host, {})
+    callers = callers_of(context.loaded, context.host) + ([] if is_named else callers_for(None, context.host, {}))
     missed = unread(context.host)
     match callers:
         case []:
@@ -52,12 +53,15 @@ def calling(context: Context, database: Database | None) -> Iterator[Finding]:
                 )
         case several:
             kinds = {caller.kind for caller in several}
-            who = "both cron and a timer start" if len(kinds) > 1 else f"{len(several)} {kinds.pop()} entries start"
-            yield warning(
-                "scheduler",
-                f"{who} passes: {', '.join(caller.place for caller in several)}",
-                "keep only one of them; `retrycli cron remove` removes any that retrycli installed",
-            )
+            if "application" in kinds:
+                yield warning("scheduler", *beside_application(several))
+            else:
+                who = "both cron and a timer start" if len(kinds) > 1 else f"{len(several)} {kinds.pop()} entries start"
+                yield warning(
+                    "scheduler",
+                    f"{who} passes: {', '.join(caller.place for caller in several)}",
+                    "keep only one of them; `retrycli cron remove` removes any that retrycli installed",
+                )
             for why in dict.fromkeys(stopped(caller) for caller in several):
                 if why is not None:
                     yield failure("scheduler", *why)
@@ -73,6 +77,8 @@ def calling(context: Context, database: Database | None) -> Iterator[Finding]:
 
 def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
     """Report that no cron line or timer was found. The level depends on whether, where and how passes run."""
+    if (gone := why_gone(passes, context.interval, context.now())) is not None:
+        return failure("scheduler", *gone)
     words = "no cron line or timer that starts passes was found on this machine"
     unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
     hidden = missed or unread
@@ -86,6 +92,8 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
         words += f"; {unread}" if unread else ""
         return failure("scheduler", words, to_install(context.loaded, context.host))
     words += f", but passes do run; the last one ran on {last.host}"
+    if last.started_by is StartedBy.APPLICATION:
+        return ok("scheduler", f"{words} in an application (pid {last.pid})")
     if last.host != gethostname() or last.started_by not in SCHEDULERS:
         return ok("scheduler", words)
     if hidden is not None:
@@ -98,6 +106,8 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
 
 
 def _one_caller(context: Context, caller: cron_line.Caller) -> Finding:
+    if caller.kind == "application":
+        return ok("scheduler", f"an application makes the passes {caller.when}: {caller.place}")
     words = f"{caller.kind} starts passes at {caller.when}: {caller.place}"
     if (why := stopped(caller)) is not None:
         return failure("scheduler", f"{words}; but {why[0]}", why[1])
@@ -128,13 +138,14 @@ def _cadence(context: Context, callers: list[cron_line.Caller], passes: list[Pas
     which = "the last one"
     if passes[:1] != newest:
         is_known = passes[0].started_by in SCHEDULERS
-        which += " that cron or a timer started" if is_known else " not started by an operator"
+        which += " that a scheduler started" if is_known else " not started by an operator"
     ago = f"{which} began {in_words(context.now() - passes[0].started_at)} ago"
     if _is_late(context, passes[0]):
+        gone = None if callers else why_gone(passes, context.interval, context.now())
         return failure(
             "passes",
             f"{ago}, but there should be one every {wanted}",
-            why_late(callers, context.now()),
+            why_late(callers, context.interval, context.now()) if gone is None else gone[1],
         )
     usual = _usual_interval(passes)
     if usual is None or _is_steady(context, usual):

@@ -10,6 +10,7 @@ from retrycli.config.loader import Loaded
 from retrycli.domain import cron_line, schedule_grid, suggested
 from retrycli.domain.cron_line import Caller, Job
 from retrycli.domain.passes import SCHEDULERS, PassRecord, StartedBy, is_late
+from retrycli.operations.schedule.applications import applications, beside_application, last_of_application, why_gone
 from retrycli.operations.schedule.proposal import SchedulePlace, config_path, job, targets
 from retrycli.system import crontab, systemd
 from retrycli.system.host import File, Host, named_zone, owner_of, system_zone
@@ -77,18 +78,20 @@ def none_hidden(host: Host) -> bool:
 
 
 def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
-    """Return what starts passes with these settings on this machine; an empty list if the settings come from no file.
+    """Return what starts passes with these settings on this machine. If the settings come from no file, no crontab or
+    timer counts.
 
     Another user's crontab counts only if that user is root, owns the settings or the database, or has the same name as
     the group that may read the settings.
     """
+    application = applications(loaded.settings)
     if loaded.file is None:
-        return []
+        return application
     config = config_path(loaded)
     database = loaded.settings.database.file
     users = {"root", host.login, owner_of(Path(config)), group_readers(Path(config), ())}
     users.add(None if database is None else owner_of(database))
-    return [caller for caller in callers_for(config, host, {}) if caller.owner in users]
+    return [*(caller for caller in callers_for(config, host, {}) if caller.owner in users), *application]
 
 
 def callers_for(config: str | None, host: Host, missed: dict[str, str]) -> list[Caller]:
@@ -154,6 +157,8 @@ def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> V
 
 
 def _verdict(found: list[Caller]) -> str | None:
+    if any(caller.kind == "application" for caller in found) and found[1:]:
+        return "; ".join(beside_application(found))
     match found:
         case [one] if (still := stopped(one)) is not None:
             return f"{one.place}: {still[0]}; {still[1]}"
@@ -168,6 +173,8 @@ def _verdict(found: list[Caller]) -> str | None:
 
 
 def _objection(caller: Caller, wanted: Job) -> str | None:
+    if caller.kind == "application":
+        return None
     if caller.kind == "cron":
         when, command = cron_line.schedule(wanted.interval), cron_line.command(wanted)
     else:
@@ -209,10 +216,15 @@ def ticks_of(
     starts = [
         record.started_at for record in passes[: schedule_grid.PASSES_LOOKED_AT] if record.started_by in SCHEDULERS
     ]
-    at_work = [_ticks(caller, starts, now, zone) for caller in callers if caller.running is not False]
+    by_clock = schedule_grid.by_clock(interval, now, zone)
+    at_work = [
+        by_clock if caller.kind == "application" else _ticks(caller, starts, now, zone)
+        for caller in callers
+        if caller.running is not False
+    ]
     if found := [ticks for ticks in at_work if ticks is not None]:
         return min(found, key=lambda ticks: ticks.next(now))
-    return schedule_grid.grid(starts, interval) or schedule_grid.by_clock(interval, now, zone)
+    return by_clock if last_of_application(passes) else schedule_grid.grid(starts, interval) or by_clock
 
 
 def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime, zone: tzinfo) -> schedule_grid.Ticks | None:
@@ -248,6 +260,8 @@ def why_not_scheduled(
     if callers:
         found = [stopped(caller) for caller in callers]
         return found[0] if all(found) else None
+    if (gone := why_gone(passes, interval, now)) is not None:
+        return gone
     if callers is None:
         return None
     recent = [record for record in passes if not is_late(record.started_at, now, interval)]
@@ -258,16 +272,27 @@ def why_not_scheduled(
     return NOT_SCHEDULED if is_gone or not others else None
 
 
-def why_late(callers: Sequence[Caller] | None, now: datetime) -> str:
-    """Explain why due passes may not have run, and say where to look. Only a log shows what cron refuses to run."""
+def why_late(callers: Sequence[Caller] | None, interval: timedelta, now: datetime) -> str:
+    """Explain why due passes may not have run, and say where to look. Only a log shows what cron refuses to run.
+
+    Args:
+        callers: what starts the passes on this machine; None if it was not examined.
+        interval: how often an application makes a pass.
+        now: the time.
+    """
     at_work = next((caller for caller in callers or () if caller.running), None)
     if at_work is None:
         return "cron may be stopped, or may refuse the user (PAM, cron.deny); see `journalctl -u cron`"
-    if (tick := _first_tick(at_work, now)) is not None:
-        return (
-            "cron was started, or the crontab was modified, too late for the last scheduled pass; the next pass is due "
-            f"at {tick:%Y-%m-%dT%H:%M:%SZ}"
+    tick = _first_tick(at_work, interval, now)
+    if at_work.kind == "application" and tick is None:
+        return f"the application ({at_work.title}) is running, but its passes fail or hang; see its log"
+    if tick is not None:
+        started = (
+            f"the application ({at_work.title}) was started"
+            if at_work.kind == "application"
+            else "cron was started, or the crontab was modified,"
         )
+        return f"{started} too late for the last scheduled pass; the next pass is due at {tick:%Y-%m-%dT%H:%M:%SZ}"
     if at_work.kind == "timer":
         return (
             "the timer is running, but its service may fail; see the journal of "
@@ -280,12 +305,18 @@ def why_late(callers: Sequence[Caller] | None, now: datetime) -> str:
     )
 
 
-def _first_tick(caller: Caller, now: datetime) -> datetime | None:
-    """Return the first tick after cron loaded a line; None if it is unknown, or if its pass should have begun."""
-    if caller.kind != "cron" or caller.since is None:
+def _first_tick(caller: Caller, interval: timedelta, now: datetime) -> datetime | None:
+    """Return the first tick after cron loaded a line or an application started; None if it is unknown, or if its pass
+    should have begun.
+    """
+    if caller.kind == "timer" or caller.since is None:
         return None
     zone = named_zone(caller.zone) or system_zone()
-    if (line := schedule_grid.by_cron(caller.when, caller.since, zone)) is None:
+    if caller.kind == "application":
+        ticks: schedule_grid.Ticks | None = schedule_grid.by_clock(interval, caller.since, zone)
+    else:
+        ticks = schedule_grid.by_cron(caller.when, caller.since, zone)
+    if ticks is None:
         return None
-    tick = line.next(caller.since).astimezone(UTC)
+    tick = ticks.next(caller.since).astimezone(UTC)
     return tick if now < tick + BEGINS_WITHIN else None

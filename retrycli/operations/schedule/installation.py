@@ -27,11 +27,19 @@ def texts(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[tuple
     return list(zip(targets(place, host), parts, strict=True))
 
 
-def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[FileChange]:
+def install(
+    place: SchedulePlace, wanted: cron_line.Job, host: Host, applications: Sequence[cron_line.Caller] = ()
+) -> list[FileChange]:
     """Return the changes that schedule a pass; an empty list if the wanted schedule is already installed and
     its timer, if any, is active.
 
     Lines in the crontabs of unrelated users are ignored.
+
+    Args:
+        place: where to install the schedule.
+        wanted: the pass to schedule.
+        host: the machine.
+        applications: the application that makes the passes on this machine, if any.
 
     Raises:
         ConfigurationError: something else starts passes, or may do so in a schedule that can't be read; or the
@@ -54,9 +62,8 @@ def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[Fil
         wanted.config,
         host,
     )
-    _refuse_second_scheduler(
-        [caller for caller in callers if not (caller.installed and caller.title in titles)], wanted.config, host
-    )
+    others = [caller for caller in callers if not (caller.installed and caller.title in titles)]
+    _refuse_second_scheduler([*others, *applications], wanted.config, host)
     if place.is_timer and not systemd.has_systemd(host):
         raise ConfigurationError("systemd is not running on this machine; omit --systemd to use cron")
     if not place.is_timer and not crontab.has_cron(host):
@@ -99,8 +106,11 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
 
 def _refuse_second_scheduler(others: list[cron_line.Caller], config: str, host: Host) -> None:
     if others:
-        places = "; ".join(f"{caller.place} ({caller.when})" for caller in others)
+        kinds = {"application": "an application, "}
+        places = "; ".join(f"{kinds.get(caller.kind, '')}{caller.place} ({caller.when})" for caller in others)
         remedy = "run `retrycli cron remove`" if others[0].installed else "remove its entry"
+        if others[0].kind == "application":
+            remedy = "remove retrycli.Scheduler from the application and restart it"
         if others[0].installed and others[0].owner != host.login:
             remedy = f"run {suggested.as_user(others[0].owner, 'cron remove', config)}"
         raise ConfigurationError(

@@ -663,7 +663,7 @@ def test_manual_passes_do_not_hide_a_missing_scheduler(desk: Desk) -> None:
     assert found.startswith("the last one not started by an operator began 50 min ago")
     desk.execute("UPDATE retrycli_passes SET started_by = 'cron' WHERE id <> 'p0'")
     found = only([of_cadence(desk)], Level.FAILURE, "passes").found
-    assert found.startswith("the last one that cron or a timer started began 50 min ago")
+    assert found.startswith("the last one that a scheduler started began 50 min ago")
 
 
 def test_a_user_other_than_that_of_the_passes_is_told_so(desk: Desk) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 import retrycli
 from retrycli.config.loader import Loaded, load
+from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import PassRecord, PassResult, StartedBy
 from retrycli.operations.schedule.callers import callers_of, check, ticks_of, why_not_scheduled
@@ -149,6 +150,31 @@ def test_the_next_run_comes_from_the_schedule_or_past_passes_or_the_clock(desk: 
     desk.programs.crontab = b"@reboot retrycli run-once\n"
     (desk.root / "etc/crontab").unlink()
     assert minute(by_hand, elsewhere) == 7
+
+
+def test_the_next_run_of_an_application_comes_from_the_clock() -> None:
+    """Its passes begin some seconds after the tick, and never the same number of seconds."""
+    for starter, expected in (
+        (StartedBy.APPLICATION, NOON.replace(minute=15, second=0)),
+        (StartedBy.CRON, 7 * MINUTE + NOON),
+    ):
+        passes = [made(1, StartedBy.PERSON), made(8, starter)]
+        assert ticks_of([], passes, 15 * MINUTE, NOON, UTC).next(NOON) == expected
+
+
+def test_an_application_is_gone_when_its_newest_pass_is_late_and_no_other_passes_are_made() -> None:
+    application, person = StartedBy.APPLICATION, made(1, StartedBy.PERSON)
+
+    def reason(*passes: PassRecord, callers: list[Caller] | None = None) -> str:
+        return "; ".join(why_not_scheduled(callers, passes, 15 * MINUTE, NOON) or ())
+
+    gone = (
+        "the application that made the passes (pid 1 on box, last pass at 2026-03-02T11:25:03Z) has stopped making them"
+    )
+    assert reason(person, made(35, application), made(50, StartedBy.CRON)) == f"{gone}; restart the application"
+    assert reason(made(35, application), callers=[]) == f"{gone}; restart the application"
+    assert reason(made(34, application)) == reason(made(34, application), callers=[]) == ""
+    assert reason(made(5, StartedBy.LIBRARY), made(35, application)) == ""
 
 
 def test_only_manual_passes_show_that_nothing_schedules_them() -> None:

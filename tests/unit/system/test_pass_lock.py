@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
@@ -16,6 +17,7 @@ import pytest
 
 from retrycli.domain.errors import LockHeld, LockUnusable
 from retrycli.system.pass_lock import POLL_SECONDS, Holder, PassLock
+from tests.cli.command import wait_until
 from tests.users import OURS, as_user, open_place
 
 if TYPE_CHECKING:
@@ -35,6 +37,22 @@ from retrycli.system.pass_lock import Holder, PassLock
 me = Holder(os.getpid(), "barn", datetime.fromisoformat("2025-03-03T11:59:30+00:00"))
 PassLock(Path(sys.argv[1])).acquire(me, wait_seconds=0, now=lambda: datetime.now(UTC), sleep=print)
 print("held", flush=True)
+sys.stdin.read()
+"""
+
+FORK = """
+import os, sys, time
+from datetime import UTC, datetime
+from pathlib import Path
+from retrycli.system.pass_lock import Holder, PassLock
+
+lock, now = PassLock(Path(sys.argv[1])), datetime.now(UTC)
+lock.acquire(Holder(os.getpid(), "barn", now), wait_seconds=0, now=lambda: now, sleep=print)
+if child := os.fork():
+    print(child, flush=True)
+    sys.stdin.readline()
+    lock.release()
+    print("released", flush=True)
 sys.stdin.read()
 """
 
@@ -166,6 +184,28 @@ def test_a_killed_process_leaves_no_lock(path: Path) -> None:
     assert PassLock(path).holder() is None
     with held(path) as lock:
         assert lock.holder() == ME
+
+
+@pytest.mark.parametrize("how", ["releases it", "is killed"])
+def test_a_forked_child_does_not_keep_the_lock(path: Path, how: str) -> None:
+    """An application may fork workers during a pass in one of its threads."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FORK, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        assert PassLock(path).holder() == Holder.read(path.read_text())
+        if how == "is killed":
+            os.kill(parent.pid, signal.SIGKILL)
+            parent.wait()
+        else:
+            parent.stdin.write("\n")
+            parent.stdin.flush()
+            assert parent.stdout.readline() == "released\n"
+        wait_until(lambda: PassLock(path).holder() is None)
+        os.kill(child, 0)  # the child is still alive
+        parent.kill()
 
 
 def test_the_file_is_kept_so_that_all_waiters_share_it(path: Path) -> None:

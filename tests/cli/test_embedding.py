@@ -1,0 +1,129 @@
+"""The FastAPI application of the manual's page on embedding, under uvicorn."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import retrycli
+from tests.cli.api import held_back
+from tests.cli.command import LONGEST, wait_until
+from tests.conftest import on_both
+from tests.environment import BARE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from retrycli.operations.sandbox import Sandbox
+    from tests.cli.application import Application
+
+pytestmark = on_both
+
+MANUAL = Path(retrycli.__file__).parent / "manual" / "embedding.md"
+OFTEN = {"RETRYCLI_SCHEDULE__RETRY_INTERVAL_MINUTES": "0.01"}
+"""A tick every 0.6 seconds, because a test can't move the clock of a real application."""
+
+
+class Served:
+    """The manual's application, served by uvicorn on a Unix socket."""
+
+    def __init__(self, process: subprocess.Popen[str], path: Path) -> None:
+        self.process = process
+        self._path = path
+
+    def get(self, path: str, user: str = "anna") -> httpx.Response:
+        """Return the response to a user's request."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self._path))) as client:
+            return client.get(f"http://application{path}", headers={"X-Remote-User": user})
+
+    def api(self, path: str) -> dict[str, Any]:
+        """Return the body of the API's response."""
+        found: dict[str, Any] = self.get(f"/api/messages/{path}").json()
+        return found
+
+    def end(self) -> str:
+        """Wait until the server has ended by SIGTERM, and return the rest of its output."""
+        out, _ = self.process.communicate(timeout=LONGEST)
+        assert self.process.returncode in {0, -signal.SIGTERM}
+        return out
+
+
+@contextmanager
+def served(folder: Path, variables: Mapping[str, str], *options: str) -> Iterator[Served]:
+    [code] = re.findall(r"```python\n(.+?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
+    (folder / "main.py").write_text(code)
+    path = folder / "served"
+    with subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "main:app", "--uds", str(path), "--no-access-log", *options],
+        env={**BARE, **OFTEN, **variables, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            wait_until(path.exists, process)
+            yield Served(process, path)
+        finally:
+            process.terminate()
+
+
+def test_it_delivers_during_its_lifespan_and_stops(application: Application, sandbox: Sandbox, tmp_path: Path) -> None:
+    application.fill()
+    with served(tmp_path, application.variables(sandbox.url)) as running:
+        wait_until(lambda: running.api("scheduler/overview")["messages"]["waiting"] == 1, running.process)
+        status = running.api("scheduler/status")
+        assert (status["running"], status["retry_interval_minutes"], status["max_retries"]) == (True, 0.01, 10)
+        assert datetime.fromisoformat(status["next_run"]) > datetime.now(UTC) - timedelta(minutes=1)
+        assert running.get("/api/messages/scheduler/status", user="").status_code == 401
+        page = running.get("/messages/")
+        assert (page.status_code, "Failed messages" in page.text) == (200, True)
+        assert running.get("/messages/", user="").status_code == 401
+        running.process.terminate()
+        said = running.end()
+    assert "Application shutdown complete" in said
+    assert "Traceback" not in said
+    assert len(sandbox.received) == 3
+
+
+def test_it_stops_after_the_answer_to_a_request_in_flight(application: Application, tmp_path: Path) -> None:
+    application.add(101)
+    with held_back() as (api, gate), served(tmp_path, application.variables(api.url)) as running:
+        assert gate.reached.wait(LONGEST)
+        running.process.terminate()
+        assert running.process.stdout is not None
+        while "Waiting for application shutdown" not in running.process.stdout.readline():
+            pass
+        assert application.row(101)["status"] == "failed"
+        gate.opened.set()
+        running.end()
+    assert application.row(101)["status"] == "sent"
+    assert application.last_pass()["result"] == "interrupted"
+
+
+def test_one_of_several_workers_makes_the_passes(application: Application, sandbox: Sandbox, tmp_path: Path) -> None:
+    with served(tmp_path, application.variables(sandbox.url), "--workers", "2") as running:
+        wait_until(lambda: len(application.rows("retrycli_passes")) >= 3, running.process)
+        running.process.terminate()
+        said = running.end()
+    assert said.count("Application shutdown complete") == 2
+    assert len({row["pid"] for row in application.rows("retrycli_passes").values()}) == 1
+
+
+def test_it_continues_after_a_pass_without_a_database(tmp_path: Path) -> None:
+    """Otherwise deliveries would stop for good, unnoticed."""
+    gone = {"RETRYCLI_DATABASE__URL": "sqlite:///gone.db", "TICKETING_API_BASE_URL": "http://127.0.0.1:9"}
+    with served(tmp_path, gone) as running:
+        assert running.process.stdout is not None
+        failures = 0
+        while failures < 2:
+            failures += "Message retry pass failed: no database at " in running.process.stdout.readline()
+        running.process.terminate()
+        assert "Application shutdown complete" in running.end()
