@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,9 +17,32 @@ Key = TypeVar("Key", bound=int | str)
 Sort: TypeAlias = Literal["next", "id", "tries", "age"]  # the orders of a list of messages
 SORTS: tuple[Sort, ...] = get_args(Sort)
 
-LONGEST = 200  # maximum number of characters of a cursor
-PARTS = 3
+LONGEST = 300  # maximum number of characters of a cursor
 PASSES = "passes"  # the order of the list of passes
+
+
+def pack(values: Sequence[object]) -> str:
+    """Encode JSON values as opaque text, which needs no quoting in a shell or a URL."""
+    packed = json.dumps(values, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+
+def unpack(text: str) -> list[object]:
+    """Decode values that `pack` encoded. They may have been forged.
+
+    Raises:
+        ValueError: the text does not contain a list.
+    """
+    if len(text) > LONGEST or not text.isascii():
+        raise ValueError("not packed values")
+    padded = text + "=" * (-len(text) % 4)
+    try:
+        found = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(found, list):
+        raise ValueError("not a list")  # noqa: TRY004  callers expect one error
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +62,7 @@ class Cursor(Generic[Value, Key]):
     def __str__(self) -> str:
         """Return the cursor as opaque text, which needs no quoting in a shell or a URL."""
         value = self.value.astimezone(UTC).isoformat() if isinstance(self.value, datetime) else self.value
-        packed = json.dumps([self.order, value, self.key], separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+        return pack([self.order, value, self.key])
 
 
 def parse_cursor(
@@ -57,12 +79,10 @@ def parse_cursor(
     Raises:
         InvalidArgument: the text is not a cursor, or belongs to another list or order.
     """
-    with suppress(ValueError, RecursionError):
-        if len(text) <= LONGEST and text.isascii():
-            padded = text + "=" * (-len(text) % 4)
-            found = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-            if isinstance(found, list) and len(found) == PARTS and found[0] == order:
-                return Cursor(order, value(found[1]), key(found[2]))
+    with suppress(ValueError):
+        found_order, found_value, found_key = unpack(text)
+        if found_order == order:
+            return Cursor(order, value(found_value), key(found_key))
     raise InvalidArgument(
         f"not a valid cursor for this list and its order: {text[:LONGEST]!r}. Take it from the previous page"
     )

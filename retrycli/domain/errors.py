@@ -9,6 +9,7 @@
     ├── InvalidMessage         4   a row that can't be delivered; a pass escalates it and continues
     ├── NoSuchMessage          4   no row with that id
     ├── NotActionable          4   the action is not possible for this message
+    │   ├── CountChanged       4   a filter matches more or fewer messages than the operator confirmed
     │   ├── Expired            4   the message is too old, and passes would escalate it again
     │   └── StaleEdit          4   the text was modified since it was read
     ├── NotEdited              4   an edit was cancelled, or its text is invalid
@@ -74,6 +75,18 @@ class NotActionable(RetrycliError):
 
 class Expired(NotActionable):
     """A message that is too old for a pass to send."""
+
+
+class CountChanged(NotActionable):
+    """A filter matches more or fewer messages than the operator confirmed. Nothing was done.
+
+    Attributes:
+        count: the number of messages that match now.
+    """
+
+    def __init__(self, text: str, count: int = 0) -> None:
+        super().__init__(text)
+        self.count = count
 
 
 class StaleEdit(NotActionable):

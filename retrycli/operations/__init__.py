@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from retrycli.operations import (
         bodies,
+        bulk,
         demo,
         doctor,
         dry_run,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bodies",
+    "bulk",
     "demo",
     "doctor",
     "dry_run",

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeAlias
 
+from retrycli.domain.bulk import BulkAction
 from retrycli.domain.delivery_stats import GroupBy, wait_quantiles
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.identity import digest_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.delivery_stats import DeliveryStats, Group
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
+    from retrycli.operations.bulk import BulkResult
     from retrycli.operations.edit_message import Edit
     from retrycli.operations.explain import Explanation
     from retrycli.operations.retry import ActionResult, LookedUp, ManualAttempt
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
 
 Body: TypeAlias = dict[str, object]
 
+DONE = {
+    BulkAction.REQUEUE: "requeued",
+    BulkAction.REJECT: "rejected",
+    BulkAction.MARK_SENT: "marked_sent",
+    BulkAction.ACKNOWLEDGE: "acknowledged",
+    BulkAction.RETRY: "retried",
+}
 LISTED = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
 ESCALATED = (
     "id",
@@ -190,6 +199,17 @@ def action(act: str, done: ActionResult) -> Body:
         "refused": [{"id": message_id, "error": str(error)} for message_id, error in done.refused.items()],
         "canaries": [_attempt(tried) for tried in done.tried],
     }
+
+
+def bulk(done: BulkResult) -> Body:
+    """Return the body of one slice of an action on many messages.
+
+    It is the body of the command, with the attempts of ``retry`` in ``results``; ``next`` goes on with the next slice.
+    """
+    is_retry = done.action is BulkAction.RETRY
+    body = action(DONE[done.action], done.result)
+    tried = body["canaries"]
+    return {**body, "canaries": [] if is_retry else tried, "results": tried if is_retry else [], "next": done.next}
 
 
 def _counts(done: ActionResult) -> Body:

@@ -56,8 +56,11 @@ class Canary:
 
     def fails(self, tried: Sequence[ManualAttempt]) -> bool:
         """Return whether the share of failed attempts exceeds ``abort_over``. Skipped messages do not count."""
-        made = [attempt for attempt in tried if attempt.delivered or attempt.failed]
-        return bool(made) and sum(attempt.failed for attempt in made) / len(made) > self.abort_over
+        return self.is_exceeded(sum(attempt.delivered for attempt in tried), sum(attempt.failed for attempt in tried))
+
+    def is_exceeded(self, delivered: int, failed: int) -> bool:
+        """Return whether the share of failed attempts exceeds ``abort_over``."""
+        return failed > 0 and failed / (delivered + failed) > self.abort_over
 
 
 def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Match:
@@ -123,7 +126,7 @@ def requeue(
         message_id: would_expire(message_id) for message_id in expired_among(settings, named_ids, runtime)
     }
     wanted = [message_id for message_id in named_ids if message_id not in expired] if expired else named_ids
-    tried = [] if canary is None else _try_canaries(settings, wanted, canary.number, by, runtime)
+    tried = [] if canary is None else try_canaries(settings, wanted, canary.number, by, runtime)
     rest = wanted[len(tried) :]
     if canary is not None and canary.fails(tried):
         return ActionResult(len(named_ids), refused=expired, tried=tried, left=len(rest), reason="canary_failed")
@@ -131,7 +134,7 @@ def requeue(
     def act(position: int, name: str, at: datetime) -> OperatorAction:
         return OperatorAction.requeued((due or at) + spread * position / len(rest), by=name, at=at)
 
-    after = _perform(settings, ActionKind.REQUEUED, rest, by, runtime, act)
+    after = perform(settings, ActionKind.REQUEUED, rest, by, runtime, act)
     return replace(after, matched=len(named_ids), refused=expired | after.refused, tried=tried)
 
 
@@ -151,16 +154,19 @@ def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEF
         }
 
 
-def _try_canaries(
+def try_canaries(
     settings: Settings, ids: Sequence[int], number: int, by: str | None, runtime: Runtime
 ) -> list[ManualAttempt]:
-    """Attempt messages in order until ``number`` are attempted. Skip messages whose state allows no attempt."""
+    """Attempt messages in order until ``number`` are attempted, or a stop is requested. Skip messages whose state
+    allows no attempt.
+    """
     tried: list[ManualAttempt] = []
     while (missing := number - sum(attempt.delivered or attempt.failed for attempt in tried)) > 0:
         coming = ids[len(tried) : len(tried) + missing]
-        if not coming or runtime.stop_requested():
+        made = retry_all(settings, coming, by=by, runtime=runtime).tried if coming else []
+        tried += made
+        if not made or len(made) < len(coming):
             break
-        tried += retry_all(settings, coming, by=by, runtime=runtime).tried
     return tried
 
 
@@ -179,7 +185,7 @@ def reject(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    return _perform(
+    return perform(
         settings,
         ActionKind.REJECTED,
         ids,
@@ -209,7 +215,7 @@ def mark_sent(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    return _perform(
+    return perform(
         settings,
         ActionKind.MARKED_SENT,
         ids,
@@ -227,7 +233,7 @@ def acknowledge(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    return _perform(
+    return perform(
         settings,
         ActionKind.ACKNOWLEDGED,
         ids,
@@ -247,7 +253,7 @@ def note(
         NotActionable: the message is not escalated.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    done = _perform(
+    done = perform(
         settings,
         ActionKind.NOTED,
         [message_id],
@@ -259,7 +265,7 @@ def note(
         raise done.refused[message_id]
 
 
-def _perform(
+def perform(
     settings: Settings,
     kind: ActionKind,
     ids: Iterable[int],
@@ -267,9 +273,12 @@ def _perform(
     runtime: Runtime,
     act: Callable[[int, str, datetime], OperatorAction],
 ) -> ActionResult:
-    """Apply an action to messages in batches.
+    """Apply an action to messages in batches. Between two batches, stop if that is requested.
 
     ``act`` receives a message's position, the operator's name and the start time of the whole action.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     ids, name = unique_ids(ids), by or login_name()
     refused: dict[int, RetrycliError] = {}

@@ -2,7 +2,7 @@
 
 import asyncio
 from array import array
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
@@ -58,7 +58,8 @@ class ActionResult:
     Attributes:
         refused: the errors of messages to which the action could not be applied, by id.
         left: the number of messages that were not reached; they are unchanged.
-        reason: why messages were not reached: ``canary_failed``, ``destination_down`` or ``signal``.
+        reason: why messages were not reached: ``canary_failed``, ``destination_down``, ``signal``, or ``time`` (see
+            `retrycli.operations.bulk`).
     """
 
     matched: int
@@ -155,6 +156,7 @@ def retry_all(
     *,
     by: str | None = None,
     give_up_after: int | None = None,
+    streak: int = 0,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> ActionResult:
     """Attempt messages now, one after another, each as in `retry`.
@@ -164,6 +166,7 @@ def retry_all(
         ids: the messages.
         by: the operator, for the history; by default the current user's login name.
         give_up_after: stop after this many consecutive failures that the ticketing API has probably caused.
+        streak: the number of such failures immediately before these attempts.
         runtime: clock, randomness, and a request to stop early.
 
     Returns:
@@ -182,12 +185,12 @@ def retry_all(
                 wanted,
                 lambda gateway, message_id: attempt_through(gateway, deps, rules, message_id, by=operator),
                 ManualAttempt,
-                lambda tried: _is_down(tried, give_up_after),
+                lambda tried: _is_down(tried, give_up_after, streak),
             )
         )
     reason = None
     if len(tried) < len(wanted):
-        reason = "destination_down" if _is_down(tried, give_up_after) else "signal"
+        reason = "destination_down" if _is_down(tried, give_up_after, streak) else "signal"
     return ActionResult(
         len(wanted),
         done=sum(attempt.delivered for attempt in tried),
@@ -198,11 +201,21 @@ def retry_all(
     )
 
 
-def _is_down(tried: list[ManualAttempt], give_up_after: int | None) -> bool:
-    if give_up_after is None or len(tried) < give_up_after:
-        return False
-    last = [attempt.outcome for attempt in tried[-give_up_after:]]
-    return all(outcome is not None and outcome.kind in DESTINATION_FAULTS for outcome in last)
+def _is_down(tried: Sequence[ManualAttempt], give_up_after: int | None, streak: int) -> bool:
+    return give_up_after is not None and failure_streak(tried, streak) >= give_up_after
+
+
+def failure_streak(tried: Sequence[ManualAttempt], before: int = 0) -> int:
+    """Count the last consecutive failures that the ticketing API has probably caused.
+
+    Args:
+        tried: attempts, oldest first.
+        before: the number of such failures immediately before these attempts.
+    """
+    for number, attempt in enumerate(reversed(tried)):
+        if attempt.outcome is None or attempt.outcome.kind not in DESTINATION_FAULTS:
+            return number
+    return before + len(tried)
 
 
 def look_up_all(

@@ -154,5 +154,6 @@ def left_unchanged(done: ActionResult) -> str:
         "canary_failed": f"{failed} of {len(done.tried)} canaries failed",
         "destination_down": "the last attempts all failed, probably because of the ticketing API",
         "signal": "the command was stopped; run it again to continue with the rest",
+        "time": "the time of this step is up; go on with the rest",
     }[done.reason or "signal"]
     return f"{formatting.count(done.left, 'message')} {'was' if done.left == 1 else 'were'} left unchanged: {why}."

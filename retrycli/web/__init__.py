@@ -1,7 +1,7 @@
 """The HTTP API and the console: parse a request, call one operation, show the result.
 
     app.include_router(retrycli.web.api(settings, user=who), prefix="/api/messages")
-    app.mount("/messages", retrycli.web.pages(settings, user=who))
+    app.mount("/messages", retrycli.web.console(settings, user=who))
 
 ``who`` returns the user of a request, or None. Names are imported on first use.
 """
@@ -55,7 +55,7 @@ def pages(settings: Settings, *, user: Who) -> Starlette:
     """
     try:
         from retrycli.web.access import Access
-        from retrycli.web.pages.application import make_pages
+        from retrycli.web.console.application import make_pages
         from retrycli.web.status import RecentStatus
     except ImportError as error:
         raise ConfigurationError(f"the console needs the extra `web`, because {error.name} is missing") from None

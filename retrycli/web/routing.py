@@ -16,7 +16,7 @@ class EncodedRoute(Route):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match the encoded path, then decode the parameters. Text that is not valid UTF-8 matches nothing."""
-        match, found = super().matches({**scope, "path": encoded_path(scope)})
+        match, found = super().matches({**scope, "path": encoded_route_path(scope), "root_path": ""})
         try:
             decoded = {name: decode(value) for name, value in found.get("path_params", {}).items()}
         except UnicodeDecodeError:
@@ -28,6 +28,17 @@ def encoded_path(scope: Scope) -> str:
     """Return a request's path, percent-encoded."""
     raw: bytes | None = scope.get("raw_path")
     return quote(scope["path"]) if raw is None else raw.partition(b"?")[0].decode("latin-1")
+
+
+def encoded_route_path(scope: Scope) -> str:
+    """Return the part of a request's path below the application's root, percent-encoded.
+
+    A client may encode the root in several ways, so its segments are counted.
+    """
+    path, root = encoded_path(scope), str(scope.get("root_path", ""))
+    if not root or not str(scope["path"]).startswith(root):
+        return path
+    return "/" + "/".join(path.split("/")[root.count("/") + 1 :])
 
 
 def decode(value: object) -> object:

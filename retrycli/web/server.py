@@ -21,8 +21,8 @@ from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.web.access import Access
+from retrycli.web.console.application import make_pages
 from retrycli.web.endpoints import problem_of
-from retrycli.web.pages.application import make_pages
 from retrycli.web.router import make_api
 from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import RecentStatus

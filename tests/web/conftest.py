@@ -20,11 +20,13 @@ from retrycli.operations.sandbox import Sandbox
 from retrycli.web.server import application as served_application
 from tests.cli.application import Application
 from tests.cli.conftest import application, at_work, cli, prepared, sandbox, templates
+from tests.web.browser import Browser
 
 __all__ = ["application", "at_work", "cli", "prepared", "sandbox", "templates"]
 
 HOST = "desk.example.com"
 API = "/api/messages"
+PAGES = "/messages"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,13 @@ class Desk:
         """Return a client, by default without credentials. With a user's name it sends the user's token."""
         credentials = {} if user is None else {"Authorization": f"Bearer {self.tokens[user]}"}
         return Client(self.app, {**credentials, **headers})
+
+    def browser(self, user: str | None = None, *, root: str = PAGES) -> Browser:
+        """Return a browser, in which a user is signed in."""
+        browser = Browser(self.app, root)
+        if user is not None:
+            assert browser.submit(browser.open("/sign-in"), token=self.tokens[user]).url == f"{root}/"
+        return browser
 
     @cached_property
     def operator(self) -> Client:

@@ -9,6 +9,7 @@ import pytest
 from retrycli.domain import errors
 from retrycli.domain.errors import (
     ConfigurationError,
+    CountChanged,
     DatabaseBusy,
     DatabaseUnavailable,
     EventLoopRunning,
@@ -35,6 +36,7 @@ EXIT_CODES = {
     InvalidMessage: 4,
     NoSuchMessage: 4,
     NotActionable: 4,
+    CountChanged: 4,
     Expired: 4,
     StaleEdit: 4,
     NotEdited: 4,

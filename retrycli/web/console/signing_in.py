@@ -12,15 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from retrycli.web import sessions
+from retrycli.web.console.context import MEDIA_TYPES
+from retrycli.web.console.forms import Form
+from retrycli.web.console.routes import ANYBODY, page
 from retrycli.web.inputs import Text
-from retrycli.web.pages.console import MEDIA_TYPES
-from retrycli.web.pages.forms import Form
-from retrycli.web.pages.routes import ANYBODY, page
 
 if TYPE_CHECKING:
-    from retrycli.web.pages.console import Console
-    from retrycli.web.pages.routes import NoFields
-    from retrycli.web.pages.visit import Visit
+    from retrycli.web.console.context import Console
+    from retrycli.web.console.routes import NoFields
+    from retrycli.web.console.visit import Visit
     from retrycli.web.sign_in import TokenUsers
 
 GET, POST = HTTPMethod.GET, HTTPMethod.POST

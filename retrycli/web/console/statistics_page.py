@@ -10,14 +10,14 @@ from retrycli import operations
 from retrycli.domain.duration import duration
 from retrycli.domain.user import Right
 from retrycli.views.report.page import offset_of, values
-from retrycli.web.pages.forms import Form
-from retrycli.web.pages.routes import page
+from retrycli.web.console.forms import Form
+from retrycli.web.console.routes import page
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from retrycli.web.pages.console import Console
-    from retrycli.web.pages.visit import Visit
+    from retrycli.web.console.context import Console
+    from retrycli.web.console.visit import Visit
 
 
 class ReportPeriod(StrEnum):

@@ -9,14 +9,14 @@ from retrycli import operations
 from retrycli.domain.cursor import SORTS
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.user import Right
-from retrycli.web.pages.filters import ListQuery
-from retrycli.web.pages.routes import page
+from retrycli.web.console.filters import ListQuery
+from retrycli.web.console.routes import page
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from retrycli.web.pages.console import Console
-    from retrycli.web.pages.visit import Visit
+    from retrycli.web.console.context import Console
+    from retrycli.web.console.visit import Visit
 
 ROWS = 50  # maximum number of messages on a page
 MOST_CAUSES = 5  # maximum number of causes on the first page, the largest first

@@ -16,15 +16,15 @@ from retrycli.domain.identity import digest_of
 from retrycli.domain.line_ends import restored
 from retrycli.domain.user import Right
 from retrycli.web import problems
-from retrycli.web.pages.forms import Form
-from retrycli.web.pages.routes import NoFields, page
+from retrycli.web.console.forms import Form
+from retrycli.web.console.routes import NoFields, page
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from retrycli.domain.listing import MessageDetails
-    from retrycli.web.pages.console import Console
-    from retrycli.web.pages.visit import Visit
+    from retrycli.web.console.context import Console
+    from retrycli.web.console.visit import Visit
 
 GET, POST = HTTPMethod.GET, HTTPMethod.POST
 MOST_LINES = 1000  # maximum number of changed lines that the page shows

@@ -13,17 +13,17 @@ from pydantic import Field
 
 from retrycli import operations
 from retrycli.domain.user import Right
-from retrycli.views.formatting import local_time
+from retrycli.web.console.forms import Form
+from retrycli.web.console.rendering import moment_text
+from retrycli.web.console.routes import NoFields, page
 from retrycli.web.inputs import Duration, Line, Reason
-from retrycli.web.pages.forms import Form
-from retrycli.web.pages.routes import NoFields, page
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from retrycli.operations.status import PassList
-    from retrycli.web.pages.console import Console
-    from retrycli.web.pages.visit import Visit
+    from retrycli.web.console.context import Console
+    from retrycli.web.console.visit import Visit
 
 GET, POST = HTTPMethod.GET, HTTPMethod.POST
 ROWS = 50  # maximum number of passes on a page
@@ -80,7 +80,11 @@ class PassPages:
         begun, replaced = operations.pause.pause(
             self._console.settings, length=form.length, reason=form.reason, by=visit.by
         )
-        until = f"until {local_time(begun.until)}" if begun.until else "until somebody resumes deliveries"
+        until = (
+            f"until {moment_text(begun.until, self._console.now())}"
+            if begun.until
+            else "until somebody resumes deliveries"
+        )
         instead = "" if replaced is None else f" This replaces {replaced.in_words}."
         notice = f"Paused {until}. Passes still run and are recorded, but send nothing.{instead}"
         return self._done(visit, notice)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from retrycli import operations
 from retrycli.domain.user import Right
+from retrycli.web.console.forms import Form
+from retrycli.web.console.routes import NoFields, page
 from retrycli.web.inputs import Reason
-from retrycli.web.pages.forms import Form
-from retrycli.web.pages.routes import NoFields, page
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from retrycli.operations.retry import ActionResult
-    from retrycli.web.pages.console import Console
-    from retrycli.web.pages.visit import Visit
+    from retrycli.web.console.context import Console
+    from retrycli.web.console.visit import Visit
 
 POST = HTTPMethod.POST
 

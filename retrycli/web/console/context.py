@@ -15,8 +15,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from retrycli import operations
 from retrycli.views.formatting import count
 from retrycli.views.report.recent import RecentPasses, sample, strip
-from retrycli.web.pages.rendering import make_environment
-from retrycli.web.pages.visit import NOTICE, Visit, notice_cookie
+from retrycli.web.console.rendering import make_environment
+from retrycli.web.console.visit import NOTICE, Visit, notice_cookie
 from retrycli.web.status import RecentStatus
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Console:
     @cached_property
     def assets(self) -> dict[str, bytes]:
         """Return the static files, by name."""
-        folder = resources.files("retrycli.web.pages") / "static"
+        folder = resources.files("retrycli.web.console") / "static"
         found = {
             file.name: file.read_bytes() for file in folder.iterdir() if file.name.partition(".")[2] in MEDIA_TYPES
         }

@@ -10,13 +10,13 @@ from retrycli import operations
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.user import Right
-from retrycli.web.pages.routes import NoFields, page
+from retrycli.web.console.routes import NoFields, page
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from retrycli.web.pages.console import Console
-    from retrycli.web.pages.visit import Visit
+    from retrycli.web.console.context import Console
+    from retrycli.web.console.visit import Visit
 
 MOST_CAUSES = 100  # maximum number of causes on the page, the largest first
 ROWS = 100  # maximum number of single messages on the page

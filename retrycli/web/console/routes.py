@@ -13,15 +13,15 @@ from starlette.responses import Response
 
 from retrycli.domain.user import Right
 from retrycli.web.access import SAFE_METHODS
-from retrycli.web.pages.faults import fault_page
-from retrycli.web.pages.forms import Form, checked, read_form, read_query
-from retrycli.web.pages.visit import Visit
+from retrycli.web.console.faults import fault_page
+from retrycli.web.console.forms import Form, checked, read_form, read_query
+from retrycli.web.console.visit import Visit
 from retrycli.web.routing import EncodedRoute
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from retrycli.web.pages.console import Console
+    from retrycli.web.console.context import Console
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 

@@ -17,7 +17,7 @@ from retrycli.web.routing import encoded_path
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from retrycli.web.pages.forms import Fields
+    from retrycli.web.console.forms import Fields
 
 NOTICE = "retrycli_notice"  # the cookie with the result of a form, for the page that is shown next
 LONGEST_NOTICE = 600  # characters; browsers store at most 4096 bytes

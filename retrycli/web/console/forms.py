@@ -129,8 +129,10 @@ def _words(fault: Any) -> str:  # noqa: ANN401  pydantic's description of an err
     match fault["type"]:
         case "extra_forbidden":
             return "the field is unknown"
-        case "missing" | "string_too_short":
+        case "missing" | "string_too_short" | "too_short":
             return "a value is required"
+        case "string_too_long" | "too_long":
+            return f"must have at most {fault['ctx']['max_length']:,} characters"
         case _:
             return str(fault["msg"]).removeprefix("Value error, ")
 

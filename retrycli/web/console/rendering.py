@@ -29,7 +29,7 @@ def make_environment(now: Callable[[], datetime]) -> Environment:
     environment = Environment(
         loader=ChoiceLoader(
             [
-                PackageLoader("retrycli.web.pages"),
+                PackageLoader("retrycli.web.console"),
                 PrefixLoader({"report": PackageLoader("retrycli.views.report", "")}),
             ]
         ),
@@ -77,13 +77,17 @@ def words(text: str) -> Markup:
 
 
 def moment(time: datetime, *, now: Callable[[], datetime], only_clock: bool = False) -> Markup:
-    """Return a time in the server's zone. Without ``only_clock``, a time of another day has its date."""
-    local, today = in_zone(time), in_zone(now())
-    if only_clock or local.date() == today.date():
-        text = f"{local:%H:%M}"
-    else:
-        text = f"{local.day} {local:%b %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d %H:%M}"
+    """Return a time in the server's zone, as an element. ``only_clock`` omits the date."""
+    text = f"{in_zone(time):%H:%M}" if only_clock else moment_text(time, now())
     return Markup('<time datetime="{}">{}</time>').format(utc_text(time), text)
+
+
+def moment_text(time: datetime, now: datetime) -> str:
+    """Return a time in the server's zone. A time of another day has its date."""
+    local, today = in_zone(time), in_zone(now)
+    if local.date() == today.date():
+        return f"{local:%H:%M}"
+    return f"{local.day} {local:%b %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d %H:%M}"
 
 
 def zone(time: datetime) -> str:

@@ -10,18 +10,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from retrycli.domain.user import Right
-from retrycli.web.pages.actions import MessageActions
-from retrycli.web.pages.console import Console
-from retrycli.web.pages.edit_page import EditPages
-from retrycli.web.pages.escalations import EscalationPages
-from retrycli.web.pages.faults import fault_page
-from retrycli.web.pages.message_page import MessagePages
-from retrycli.web.pages.overview import OverviewPages
-from retrycli.web.pages.passes import PassPages
-from retrycli.web.pages.routes import admit, routes_of
-from retrycli.web.pages.signing_in import AssetPages, SignInPages
-from retrycli.web.pages.statistics_page import StatisticsPages
-from retrycli.web.pages.visit import Visit
+from retrycli.web.console.actions import MessageActions
+from retrycli.web.console.context import Console
+from retrycli.web.console.edit_page import EditPages
+from retrycli.web.console.escalations import EscalationPages
+from retrycli.web.console.faults import fault_page
+from retrycli.web.console.message_page import MessagePages
+from retrycli.web.console.overview import OverviewPages
+from retrycli.web.console.passes import PassPages
+from retrycli.web.console.routes import admit, routes_of
+from retrycli.web.console.signing_in import AssetPages, SignInPages
+from retrycli.web.console.statistics_page import StatisticsPages
+from retrycli.web.console.visit import Visit
 
 if TYPE_CHECKING:
     from starlette.requests import Request

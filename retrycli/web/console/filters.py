@@ -11,8 +11,8 @@ from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.web.console.forms import Form
 from retrycli.web.inputs import Line
-from retrycli.web.pages.forms import Form
 
 LONGEST_WORDS = 2000  # characters of a text to look for
 

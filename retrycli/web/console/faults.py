@@ -15,13 +15,13 @@ from retrycli.domain import errors
 from retrycli.domain.user import Right
 from retrycli.web import problems
 from retrycli.web.access import SAFE_METHODS, AccessDenied, check_origin
-from retrycli.web.pages.forms import FormRejected, read_form
+from retrycli.web.console.forms import FormRejected, read_form
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from retrycli.web.pages.console import Console
-    from retrycli.web.pages.visit import Visit
+    from retrycli.web.console.context import Console
+    from retrycli.web.console.visit import Visit
 
 logger = logging.getLogger("retrycli")
 

@@ -14,10 +14,10 @@ from retrycli.domain.message import LIST_COLUMNS, EscalationReason, MessageStatu
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.transition import ActionKind
 from retrycli.domain.user import Right
-from retrycli.views.formatting import local_time
-from retrycli.web.pages.forms import Form
-from retrycli.web.pages.routes import page
-from retrycli.web.pages.timeline import MOST_EVENTS, timeline
+from retrycli.web.console.forms import Form
+from retrycli.web.console.rendering import moment_text
+from retrycli.web.console.routes import page
+from retrycli.web.console.timeline import MOST_EVENTS, timeline
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from retrycli.domain.listing import MessageDetails
-    from retrycli.web.pages.console import Console
-    from retrycli.web.pages.visit import Visit
+    from retrycli.web.console.context import Console
+    from retrycli.web.console.visit import Visit
 
 SHOWN_TEXT = 50_000  # characters of a body that the page shows unless the whole text is asked for
 
@@ -67,7 +67,7 @@ class MessagePages:
     @page(HTTPMethod.GET, "/id/{message_id}", Right.READ_TEXT, TextQuery)
     def message(self, visit: Visit, query: TextQuery) -> Response:
         """Show a message."""
-        settings = self._console.settings
+        settings, now = self._console.settings, self._console.now()
         message_id = operations.listing.parse_id(visit.id)
         found = operations.listing.show(settings, message_id)
         explained = operations.explain.explain(settings, message_id)
@@ -88,7 +88,7 @@ class MessagePages:
             offers=offers,
             first=first_of(found, offers),
             advice=advice(found),
-            next_attempt=operations.words.next_attempt(explained, local_time),
+            next_attempt=operations.words.next_attempt(explained, lambda time: moment_text(time, now)),
             gates=explained.gates,
             text=text if query.text else text[:SHOWN_TEXT],
             length=len(text),
