@@ -20,11 +20,11 @@ from retrycli.operations import bodies
 from retrycli.views.formatting import as_json
 from retrycli.web import schemas
 from retrycli.web.endpoints import JSON, CurrentUser, answer, endpoint
-from retrycli.web.inputs import Body, Duration, PageQuery, Reason
+from retrycli.web.inputs import Body, BulkBody, Duration, PageQuery, Reason
 from retrycli.web.status import RecentStatus
 
 GET, POST = HTTPMethod.GET, HTTPMethod.POST
-INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
+INVALID, NOT_FOUND, CONFLICT = HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT
 WEEK = timedelta(days=7)
 MOST_GROUPS = 1000
 
@@ -89,6 +89,18 @@ class SchedulerEndpoints:
         found = operations.listing.page(self._settings, escalated, sort="id", after=query.after, limit=query.limit)
         groups = operations.listing.escalations(self._settings)
         return answer({**bodies.escalations(iter(found.messages), groups), "next": found.next})
+
+    @endpoint(POST, "/scheduler/bulk", Right.BULK, NOT_FOUND, CONFLICT, INVALID, returns=schemas.BulkActionBody)
+    def act_in_bulk(self, user: CurrentUser, body: BulkBody) -> Response:
+        """Apply an action to many messages, for at most 15 seconds.
+
+        If messages are left because the time was up, `next` is not null. To go on, send the same body with `after` set
+        to it. If a filter now matches another number of messages than expected, nothing is done, and the problem has
+        the present `count`.
+        """
+        done = operations.bulk.act(self._settings, body.request, after=body.after, by=user.name)
+        self._status.forget()
+        return answer(bodies.bulk(done))
 
     @endpoint(GET, "/scheduler/stats", Right.READ, INVALID, returns=schemas.StatisticsBody)
     def statistics(

@@ -131,6 +131,13 @@ class ActionBody(JsonBody):
     canaries: list[AttemptFields]
 
 
+class BulkActionBody(ActionBody):
+    """The result of one slice of an action on many messages."""
+
+    results: list[AttemptFields] = Field(description="for retry: the attempts")
+    next: str | None = Field(description="the value of `after` to go on; null if the action has ended")
+
+
 class AttemptsBody(JsonBody):
     """The result of attempts by hand."""
 
