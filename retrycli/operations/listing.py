@@ -150,6 +150,10 @@ def escalations(settings: Settings) -> list[EscalationGroup]:
 def show(settings: Settings, message_id: int) -> MessageDetails:
     """Return one message with its text and its history.
 
+    Args:
+        settings: from `retrycli.load_settings`, or created directly.
+        message_id: the message's id in the application's table.
+
     Raises:
         NoSuchMessage: the application's table has no such row.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
