@@ -21,6 +21,7 @@ from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import message_of
 from retrycli.store.passes import Ledger
+from retrycli.store.refusals import refusing_destinations
 from retrycli.store.write_check import lack_of_room
 
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
@@ -54,7 +55,7 @@ class Gates:
         self._ledger = Ledger(database)
         self._claims = Claims(database)
         self._rules = rules
-        self.refusals = self._ledger.refusals(passes)
+        self.refusals = refusing_destinations(database, passes)
         ended = next((record for record in passes if record.result not in {None, PassResult.SKIPPED}), None)
         self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
         self._disk = lack_of_room(database.file)

@@ -19,6 +19,7 @@ from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_sch
 from retrycli.operations.wiring import lock_path, open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
+from retrycli.store.refusals import refusing_destinations
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.pass_lock import Holder, PassLock
 
@@ -125,7 +126,7 @@ def _status(
     breakers = ledger.standing_breakers(used, at)
     refusals = [
         Refusal(to, refused.started_at, refused.detail, _idle_since(refused, passes))
-        for to, refused in ledger.refusals(passes).items()
+        for to, refused in refusing_destinations(database, passes).items()
         if to in used
     ]
     disk = lack_of_room(database.file)
