@@ -87,7 +87,7 @@ VERBS = {
 OF_ESCALATIONS = (ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED)
 
 
-def no_such(message_id: int) -> NoSuchMessage:
+def no_such(message_id: int | str) -> NoSuchMessage:
     """Return the error for an unknown id."""
     return NoSuchMessage(f"no message {message_id}; `retrycli list-failed` lists the failed messages")
 
