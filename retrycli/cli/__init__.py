@@ -44,8 +44,8 @@ GROUPS = {
         "reject": "actions",
     },
     "Passes": {
-        "pause": "passes",
-        "resume": "passes",
+        "pause": "pause",
+        "resume": "pause",
         "passes": "passes",
         "stats": "stats",
         "report": "stats",

@@ -47,6 +47,7 @@ def list_failed(
                             "max_retries": most.get(message.message_type),
                             "created_at": message.created_at,
                             "expires_at": message.expires_at(settings.policies),
+                            "held": message.held,
                         }
                         for message in found.messages
                     )
@@ -83,7 +84,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
                 message.id,
                 str(message.ticket_id),
                 message.message_type,
-                message.state,
+                "held" if message.held else message.state,
                 _tries_text(message.retry_count, most.get(message.message_type)),
                 message.next_attempt_at,
                 message.last_error,

@@ -149,6 +149,7 @@ def explain(
         fields = asdict(found)
         for name in ("is_claimed", "being_sent", "has_begun", "pass_runs", "one_goes_first", "expires_first"):
             del fields[name]
+        fields["holds"] = [{name: value for name, value in hold.items() if name != "birth"} for hold in fields["holds"]]
         terminal.show_json({"id": fields.pop("message_id")} | fields)
         return
     terminal.show_table(
@@ -191,6 +192,7 @@ REMEDIES = {
     "status": "retrycli list-failed",
     "data": "`retrycli show {id}`, then fix the row in the application",
     "pause": "retrycli resume",
+    "hold": "retrycli resume {holds}",
     "breaker": "retrycli status",
     "disk": "retrycli doctor",
     "cron": LOOK_AT_CRON,
@@ -204,4 +206,4 @@ def _remedy(found: operations.explain.Explanation) -> str:
         return f"retrycli show {found.message_id}"
     usual = "`retrycli retry {id}` attempts it now"
     remedy = next((REMEDIES.get(gate.name, usual) for gate in found.gates if not gate.open), usual)
-    return remedy.format(id=found.message_id)
+    return remedy.format(id=found.message_id, holds=" ".join(hold.part.option for hold in found.holds))

@@ -16,6 +16,7 @@ from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import LockUnusable
+from retrycli.domain.hold import Hold
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import State
 from retrycli.domain.passes import PassRecord, is_late
@@ -50,6 +51,7 @@ class Explanation:
     gates: list[Gate]
     # The start of the pass that is predicted to attempt the message; None if no attempt is predicted.
     next_attempt_at: datetime | None
+    holds: tuple[Hold, ...] = ()  # the active holds that cover the message
     is_claimed: bool = False  # an unexpired claim prevents other passes and operators from sending the message
     being_sent: bool = False  # an operator, or a pass that is not known to have ended, has claimed the message
     has_begun: bool = False  # an attempt at the message has begun, and no outcome is recorded
@@ -132,6 +134,7 @@ class _Explainer:
             ticket_id=found.row["ticket_id"],
             message_type=str(found.row["message_type"]),
             gates=gates,
+            holds=tuple(self._gates.holds_of(found, self._now)),
             next_attempt_at=next_attempt_at,
             is_claimed=is_claimed,
             being_sent=is_claimed and owner not in self._ended,
@@ -190,7 +193,8 @@ class _Explainer:
 
     def _may_send(self, found: MessageDetails, tick: datetime) -> bool:
         begins = tick + self._late
-        return self._gates.pause(begins).open and self._gates.breaker(found, begins).open
+        gates = self._gates
+        return gates.pause(begins).open and gates.hold(found, begins).open and gates.breaker(found, begins).open
 
     def _one_goes_first(self, found: MessageDetails, tick: datetime) -> bool:
         """Return whether a pass first attempts a single message, because the destination is down or refuses requests,
@@ -200,7 +204,7 @@ class _Explainer:
         if self._ledger.breaker(to).state is not BreakerState.OPEN and to not in self._gates.refusals:
             return False
         runner.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
-        return Claims(self._database).count_due(self._rules.due_by(tick)) > 1
+        return Claims(self._database).count_due(self._rules.due_by(tick), self._gates.route(tick)) > 1
 
     def _tick_of_turn(
         self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int
@@ -214,7 +218,8 @@ class _Explainer:
         counted_to: datetime | None = None
         while True:
             by = self._rules.due_by(grid[tick])
-            due, counted_to = due + self._views.count_ahead(message_id, by, after=counted_to), by
+            due += self._views.count_ahead(message_id, by, self._gates.route(grid[tick]), after=counted_to)
+            counted_to = by
             if tick >= opens:  # the message is due, so no further message can get ahead of it
                 return opens + (due - gone) // most
             full = min(max((due - gone) // most, 1), opens - tick)
@@ -223,4 +228,5 @@ class _Explainer:
                 tick = min(opens, grid.first(tick, partial(self._adds_messages_ahead, message_id, counted_to)) or opens)
 
     def _adds_messages_ahead(self, message_id: int, counted_to: datetime, tick: datetime) -> bool:
-        return self._views.count_ahead(message_id, self._rules.due_by(tick), after=counted_to) > 0
+        by, route = self._rules.due_by(tick), self._gates.route(tick)
+        return self._views.count_ahead(message_id, by, route, after=counted_to) > 0

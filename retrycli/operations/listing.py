@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from retrycli.config.settings import Settings
 from retrycli.domain.delivery_stats import DeliveryStats, Group, GroupBy
 from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage, MessageDetails
+from retrycli.operations.pause import mark_held
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store import listing
@@ -42,7 +43,8 @@ def list_messages(
     with open_database(settings) as database:
         views = listing.MessageQueries(database)
         ids = views.ids(wanted, sort=sort, limit=limit)
-        yield Listing(views.pages(ids, wanted), len(ids), lambda: views.count(wanted))
+        messages = mark_held(settings, database, views.pages(ids, wanted))
+        yield Listing(messages, len(ids), lambda: views.count(wanted))
 
 
 def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object, object]]:

@@ -15,6 +15,7 @@ from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import LockUnusable
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, Pause, PauseRecord, StopReason, is_late
 from retrycli.operations import dry_run
+from retrycli.operations.pause import ActiveHold, active_holds
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.wiring import lock_path, open_database, utc_now
 from retrycli.store.database import Database
@@ -86,6 +87,7 @@ class Status:
     refusals: list[Refusal]
     disk: str | None
     pause: Pause | None
+    holds: list[ActiveHold]
     lock: Holder | None
 
 
@@ -121,7 +123,7 @@ def _status(
     interval = settings.schedule.interval
     passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
     last = passes[0] if passes else None
-    pause = ledger.pause(at)
+    pause, holds = ledger.pause_and_holds(at)
     used = {gateway.base_url for gateway in settings.gateway.all.values()}
     breakers = ledger.standing_breakers(used, at)
     refusals = [
@@ -160,6 +162,7 @@ def _status(
         refusals=refusals,
         disk=disk,
         pause=pause,
+        holds=active_holds(settings, database, holds),
         lock=PassLock(lock_path(settings)).holder(),
     )
 

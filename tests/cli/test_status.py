@@ -42,6 +42,7 @@ KEYS = [
     "disk",
     "breaker",
     "paused",
+    "holds",
     "lock",
 ]
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
