@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shlex
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,25 @@ def test_with_nothing_but_held_messages_due_nothing_is_due(
         "expired_due": 0,
     }
     assert sandbox.received == ()
+
+
+def test_the_dry_run_leaves_out_held_messages_and_counts_them(at_work: Cli, application: Application) -> None:
+    """Message 11 is in the queue; the pass would enrol the others."""
+    application.add(11)
+    at_work("pause", "--type", "customer")
+    assert at_work.json("run-once")["sent"] == 0
+    assert application.state(11) == "waiting"
+    at_work("resume", "--type", "customer")
+    assert at_work.json("run-once", "--dry-run")["withheld"] == 0
+    application.fill_due()
+    at_work("pause", "--type", "customer", "--ticket", "4706")
+    found = at_work.json("run-once", "--dry-run")
+    assert ([message["id"] for message in found["would_send"]], found["withheld"]) == ([7], 3)
+    screen = at_work.on_terminal("run-once", "--dry-run")
+    assert "A pass would send 1 message to" in screen.words
+    assert "3 due messages would not be sent now, because of a hold or a closed delivery window: see" in screen.words
+    at_work("pause", "--type", "internal")
+    assert "not due yet" not in at_work.on_terminal("run-once", "--dry-run").words
 
 
 def test_a_hold_with_a_duration_ends_by_itself(at_work: Cli, application: Application) -> None:
@@ -240,8 +260,6 @@ def test_operators_work_on_held_messages_as_during_a_pause(at_work: Cli, applica
 def test_a_hold_that_makes_no_sense_is_refused_and_changes_nothing(
     at_work: Cli, application: Application, options: str, code: int, words: str
 ) -> None:
-    import shlex
-
     application.fill()
     before = application.dump()
     done = at_work("pause", *shlex.split(options))
