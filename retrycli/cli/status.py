@@ -81,6 +81,7 @@ def _status_fields(found: operations.status.Status) -> dict[str, object]:
         "breaker": [{k: v for k, v in asdict(breaker).items() if k != "tickets"} for breaker in found.breakers],
         "paused": asdict(found.pause) if found.pause else None,
         "holds": [_hold_fields(active) for active in found.holds],
+        "windows": [asdict(windows) for windows in found.windows],
         "lock": asdict(found.lock) if found.lock else None,
     }
 
@@ -125,6 +126,7 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             **({"Disk": found.disk} if found.disk else {}),
             "Pause": _describe_pause(found),
             **_hold_facts(found.holds),
+            **_window_facts(found.windows),
             "Lock": found.lock.in_words(found.now) if found.lock else "free",
         }
     )
@@ -229,6 +231,15 @@ def _hold_facts(holds: Sequence[operations.pause.ActiveHold]) -> dict[str, str]:
     }
     more = len(holds) - HOLDS_SHOWN
     return facts | ({"Holds": suggested.own(f"{more:,} more; see `retrycli status --json`")} if more > 0 else {})
+
+
+def _window_facts(windows: Sequence[operations.status.WindowStatus]) -> dict[str, str]:
+    closed = [
+        f"{', '.join(each.types)} closed until {terminal.time_in_words(each.next_opening)}"
+        for each in windows
+        if each.next_opening is not None
+    ]
+    return {"Window": "; ".join(closed)} if closed else {}
 
 
 def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -27,6 +27,7 @@ from retrycli.domain.transition import (
 )
 
 if TYPE_CHECKING:
+    from retrycli.domain.delivery_window import DeliveryWindows
     from retrycli.domain.fair_share import FairShare
     from retrycli.domain.hold import Hold
 
@@ -282,6 +283,7 @@ class PassRules:
     routes: tuple[Route, ...] = ()  # if empty, all messages go to ``destination``
     retention: timedelta | None = None  # age up to which the history is kept; None keeps the history forever
     probe_now: bool = False  # if a destination is down, probe it immediately, even if no probe is due yet
+    windows: Mapping[MessageType, DeliveryWindows] = field(default_factory=dict)  # other types are always open
     at_a_server: bool = False  # the database is on a server, so each transaction takes several round trips
 
     def destination_of(self, message_type: str) -> str:
@@ -298,11 +300,12 @@ class PassRules:
             holds: the holds that are active then.
             at: the time.
         """
-        if not holds:
+        if not holds and not self.windows:
             return NOTHING_WITHHELD
-        from retrycli.domain.hold import withheld  # not needed by a pass if nothing is held
+        from retrycli.domain.hold import withheld  # not needed by a pass if there are neither holds nor windows
 
-        return withheld(holds, self.destination_of)
+        closed = {kind for kind, windows in self.windows.items() if not windows.is_open(at)}
+        return withheld(holds, self.destination_of, closed)
 
     @property
     def claim_at_once(self) -> int:

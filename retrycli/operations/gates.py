@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.hold import Hold, withheld
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
@@ -30,7 +31,7 @@ ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.
 # Gates that do not open by themselves once they are closed. While one is closed, no next attempt is predicted.
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
 # Gates evaluated for the start of a pass, shortly after its tick.
-COMPARED_WITH_START = frozenset({"pause", "hold", "breaker"})
+COMPARED_WITH_START = frozenset({"pause", "hold", "window", "breaker"})
 QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if the messages ahead use up a pass's attempts
 
 
@@ -84,6 +85,7 @@ class Gates:
             yield from self._policy_gates(queued, at, is_waiting=queue["state"] == State.WAITING)
         yield self.pause(at)
         yield self.hold(found, at)
+        yield self._window(found, at)
         yield self.breaker(found, at)
         yield self._last_pass(found)
         yield Gate("disk", self._disk is None, self._disk or "enough space")
@@ -112,13 +114,12 @@ class Gates:
         first, _, _ = earlier_in_ticket[0]
         others = f" and {len(earlier_in_ticket) - 1:,} more" if len(earlier_in_ticket) > 1 else ""
         figure = f"message {first}{others} of the same ticket must be delivered or escalated first"
-        covers, ticket = self.route(at).withheld.covers, found.row["ticket_id"]
+        covers, ticket = withheld(self._holds(at), self._rules.destination_of).covers, found.row["ticket_id"]
         left_out = next(
             (message_id for message_id, _, kind in earlier_in_ticket if covers(message_id, kind, ticket)), None
         )
         if left_out is not None:
-            what = f"message {left_out} is held, or outside its delivery window"
-            return Gate("order", open=False, figure=f"{figure}; {what}")
+            return Gate("order", open=False, figure=f"{figure}; message {left_out} is held")
         return Gate("order", last <= self._rules.due_by(at), f"{figure}; due by", last)
 
     def pause(self, at: datetime) -> Gate:
@@ -131,13 +132,15 @@ class Gates:
 
     def route(self, at: datetime) -> Route:
         """Return the messages that a pass may claim at a given time, of any destination."""
-        return Route("", withheld=self._rules.withheld(self._ledger.pause_and_holds(at)[1], at))
+        return Route("", withheld=self._rules.withheld(self._holds(at), at))
+
+    def _holds(self, at: datetime) -> Sequence[Hold]:
+        return self._ledger.pause_and_holds(at)[1]
 
     def holds_of(self, found: MessageDetails, at: datetime) -> list[Hold]:
         """Return the holds that cover a message at a given time."""
         message = (found.row["id"], str(found.row["message_type"]), found.row["ticket_id"])
-        active = self._ledger.pause_and_holds(at)[1]
-        return [hold for hold in active if withheld([hold], self._rules.destination_of).covers(*message)]
+        return [hold for hold in self._holds(at) if withheld([hold], self._rules.destination_of).covers(*message)]
 
     def hold(self, found: MessageDetails, at: datetime) -> Gate:
         """Evaluate whether a hold keeps a message from passes at a given time."""
@@ -149,6 +152,28 @@ class Gates:
             return Gate("hold", open=False, figure=figure)
         until = max(hold.until for hold in holds if hold.until is not None)
         return Gate("hold", open=False, figure=f"{figure}, until", time=until)
+
+    def windows_of(self, found: MessageDetails) -> Iterator[tuple[int, DeliveryWindows]]:
+        """Yield the delivery windows that decide about a message, each with the id of the message to which it belongs:
+        if tickets keep their order, first those of the earlier messages of its ticket.
+        """
+        if not self._rules.windows:
+            return
+        message_id = found.row["id"]
+        earlier = self._views.earlier_in_ticket(message_id) if self._rules.per_ticket_order else []
+        for number, kind in [*((number, kind) for number, _, kind in earlier), (message_id, found.row["message_type"])]:
+            windows = next((windows for name, windows in self._rules.windows.items() if name == kind), None)
+            if windows is not None:
+                yield number, windows
+
+    def _window(self, found: MessageDetails, at: datetime) -> Gate:
+        figure = "always open"
+        for number, windows in self.windows_of(found):
+            figure = windows.text
+            if not windows.is_open(at):
+                first = "" if number == found.row["id"] else f"message {number} of the same ticket goes first; "
+                return Gate("window", open=False, figure=f"{first}{figure}; opens at", time=windows.next_opening(at))
+        return Gate("window", open=True, figure=figure)
 
     def breaker(self, found: MessageDetails, at: datetime) -> Gate:
         """Evaluate whether the circuit breaker of a message's destination lets a pass send at a given time."""

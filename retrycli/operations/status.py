@@ -12,6 +12,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.cron_line import Caller
+from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.errors import LockUnusable
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, Pause, PauseRecord, StopReason, is_late
 from retrycli.operations import dry_run
@@ -35,6 +36,15 @@ class HostStatus:
     host: str
     started_at: datetime  # start of the host's newest pass
     late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WindowStatus:
+    """Message types with the same delivery windows, and whether they are open."""
+
+    types: list[str]
+    open: bool
+    next_opening: datetime | None  # None while the windows are open
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,7 @@ class Status:
     disk: str | None
     pause: Pause | None
     holds: list[ActiveHold]
+    windows: list[WindowStatus]
     lock: Holder | None
 
 
@@ -126,11 +137,7 @@ def _status(
     pause, holds = ledger.pause_and_holds(at)
     used = {gateway.base_url for gateway in settings.gateway.all.values()}
     breakers = ledger.standing_breakers(used, at)
-    refusals = [
-        Refusal(to, refused.started_at, refused.detail, _idle_since(refused, passes))
-        for to, refused in refusing_destinations(database, passes).items()
-        if to in used
-    ]
+    refusals = _refusals(database, passes, used)
     disk = lack_of_room(database.file)
     unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
@@ -163,8 +170,29 @@ def _status(
         disk=disk,
         pause=pause,
         holds=active_holds(settings, database, holds),
+        windows=_window_states(settings, at),
         lock=PassLock(lock_path(settings)).holder(),
     )
+
+
+def _window_states(settings: Settings, at: datetime) -> list[WindowStatus]:
+    types: dict[DeliveryWindows, list[str]] = {}
+    for kind, windows in settings.schedule.delivery_windows.items():
+        types.setdefault(windows, []).append(kind.value)
+    return [
+        WindowStatus(kinds, open=True, next_opening=None)
+        if windows.is_open(at)
+        else WindowStatus(kinds, open=False, next_opening=windows.next_opening(at))
+        for windows, kinds in types.items()
+    ]
+
+
+def _refusals(database: Database, passes: Sequence[PassRecord], used: Collection[str | None]) -> list[Refusal]:
+    return [
+        Refusal(to, refused.started_at, refused.detail, _idle_since(refused, passes))
+        for to, refused in refusing_destinations(database, passes).items()
+        if to in used
+    ]
 
 
 def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:

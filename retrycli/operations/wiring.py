@@ -158,6 +158,7 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
         destination=routes[-1].destination,
         routes=routes,
         policies=settings.policies,
+        windows=settings.schedule.delivery_windows,
         breaker=settings.breaker.rules,
         due_slack=timedelta(seconds=settings.schedule.due_slack_seconds),
         deadline=timedelta(minutes=settings.run.deadline_minutes),

@@ -17,6 +17,7 @@ from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.cron_line import Caller
+from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.hold import Hold, HoldKind, HoldTarget
 from retrycli.domain.passes import Pause, StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
@@ -284,6 +285,30 @@ def order(desk: Desk) -> None:
     desk.run_at(NOON)
 
 
+def not_sent_yet(desk: Desk) -> None:
+    """Add a message that the pass at noon does not send, because it fails just after that pass."""
+    desk.run_at(NOON)
+    desk.add(1)
+
+
+def not_sent_yet_behind_seven(desk: Desk) -> None:
+    desk.run_at(NOON)
+    for number in range(2, 9):
+        desk.add(number, failed_at=NOON - timedelta(hours=4))
+    desk.add(1)
+
+
+def behind_a_supplier(desk: Desk) -> None:
+    """Add a message behind an earlier message of its ticket, which goes to a supplier."""
+    desk.run_at(NOON)
+    desk.add(0, ticket_id=7, message_type="supplier")
+    desk.add(1, ticket_id=7)
+
+
+def within(*texts: str) -> dict[str, dict[str, object]]:
+    return {"schedule": {"windows": texts, "timezone": "UTC"}}
+
+
 def no_pass_yet(desk: Desk) -> None:
     desk.add(1)
 
@@ -322,6 +347,51 @@ CASES = {
     ),
     "a message held behind another": Case(held_first, {"order"}, None, {"run": {"per_ticket_order": True}}),
     "a limit, and some are held": Case(held_ahead, {"limit"}, 2, {"run": {"limit": 2}}),
+    "window": Case(wait, {"window", "wait"}, 5, within("Mon 11:00-12:01", "Mon 13:10-14:00")),
+    "an open window": Case(wait, {"wait"}, 4, within("Mon 11:00-14:00")),
+    "a window that closes before the message is due": Case(
+        wait, {"wait"}, 6, within("Mon 11:00-12:40", "Mon 13:20-15:00")
+    ),
+    "a window between two ticks": Case(
+        wait, {"window", "wait"}, 8, within("Mon 11:00-12:01", "Mon 13:05-13:10", "Mon 13:40-13:44", "Mon 13:55-14:05")
+    ),
+    "a window that no tick ever meets": Case(not_sent_yet, {"window"}, None, within("daily 12:05-12:10")),
+    "a window of another type": Case(
+        not_sent_yet, set(), 1, {"schedule": {"types": {"supplier": {"windows": ["Mon 18:00-19:00"]}}}}
+    ),
+    "a window before a limit": Case(
+        not_sent_yet_behind_seven, {"window"}, 5, within("Mon 12:20-14:00") | {"run": {"limit": 2}}
+    ),
+    "a window that closes before the message's turn": Case(
+        not_sent_yet_behind_seven,
+        set(),
+        7,
+        within("Mon 11:00-12:20", "Mon 13:10-14:00") | {"run": {"limit": 2}},
+    ),
+    "a window of an earlier message of the ticket": Case(
+        behind_a_supplier,
+        {"window"},
+        3,
+        {
+            "schedule": {"timezone": "UTC", "types": {"supplier": {"windows": ["Mon 12:40-13:00"]}}},
+            "run": {"per_ticket_order": True},
+        },
+    ),
+    "windows of one ticket that are never open together": Case(
+        behind_a_supplier,
+        {"window"},
+        6,
+        {
+            "schedule": {
+                "timezone": "UTC",
+                "types": {
+                    "supplier": {"windows": ["Mon 12:40-13:00"]},
+                    "customer": {"windows": ["Mon 12:00-12:10", "Mon 13:20-14:00"]},
+                },
+            },
+            "run": {"per_ticket_order": True},
+        },
+    ),
     "order": Case(order, {"order"}, 2, {"run": {"per_ticket_order": True}}),
     "limit": Case(limit, {"limit"}, 3, {"run": {"limit": 2}}),
     "rate": Case(limit, {"rate"}, 3, {"run": {"rate_per_second": 2 / 720}}, hurrying),
@@ -575,6 +645,7 @@ PREDICATES: dict[str, tuple[object, str, object]] = {
     "tries": (RetryPolicy, "has_retries_left", lambda *_: False),
     "pause": (Ledger, "pause_and_holds", lambda *_: (FOR_EVER, ())),
     "hold": (Ledger, "pause_and_holds", lambda *_: (None, [HELD])),
+    "window": (DeliveryWindows, "is_open", lambda *_: False),
     "breaker": (Ledger, "breaker", lambda _, destination: replace(OPEN, destination=destination)),
 }
 
@@ -582,6 +653,7 @@ PREDICATES: dict[str, tuple[object, str, object]] = {
 @pytest.mark.parametrize("name", PREDICATES)
 def test_a_gate_and_the_pass_use_the_same_predicate(at: Desk, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The patch must affect both `explain` and the pass, which shows that neither has its own copy of the condition."""
+    at.have(**within("daily 00:00-24:00"))
     at.add(1, failed_at=NOON - 5 * MINUTE)
     at.run_at(NOON)
     assert at.explain(1, NOON + 14 * MINUTE).next_attempt_at == NOON + TICK
@@ -628,7 +700,7 @@ def test_json_has_the_gates_as_a_list(waiting: Cli) -> None:
     names = [gate["name"] for gate in found["gates"]]
     assert names == [
         *("status", "data", "escalation", "claim", "wait", "retry_after", "tries", "expiry", "pause"),
-        *("hold", "breaker", "last_pass", "disk", "limit", "rate", "cron"),
+        *("hold", "window", "breaker", "last_pass", "disk", "limit", "rate", "cron"),
     ]
     assert all(list(gate) == ["name", "open", "figure", "time"] for gate in found["gates"])
 

@@ -43,6 +43,7 @@ KEYS = [
     "breaker",
     "paused",
     "holds",
+    "windows",
     "lock",
 ]
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")

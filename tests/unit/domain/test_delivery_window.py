@@ -168,10 +168,9 @@ def test_a_window_is_open_exactly_if_the_wall_clock_shows_its_times(text: str, z
         return (day.weekday() - DAYS.index(first)) % 7 <= span
 
     today, yesterday = begins(wall), begins(wall.replace(tzinfo=None) - DAY)
-    if start < end:
-        expected = today and start <= shown < end
-    else:
-        expected = (today and start <= shown) or (yesterday and shown < end)
+    same_day = today and start <= shown < end
+    over_midnight = (today and start <= shown) or (yesterday and shown < end)
+    expected = same_day if start < end else over_midnight
     assert windows(text, zone=zone).is_open(at) is expected
 
 
