@@ -105,10 +105,9 @@ def _hold(
     for active in begun:
         until = f" until {formatting.local_time(active.hold.until)}" if active.hold.until else ""
         terminal.say(f"Held{until}: {active.hold.part}, {formatting.count(active.messages, 'waiting message')}.")
-    options = " ".join(active.hold.part.option for active in begun)
+    command = " ".join(["retrycli resume", *(active.hold.part.option for active in begun)])
     terminal.say(
-        "Passes send all other messages.",
-        f"Next: `retrycli resume {options}`, to end the hold{'s' if len(begun) > 1 else ''}",
+        "Passes send all other messages.", f"Next: `{command}`, to end the hold{'s' if len(begun) > 1 else ''}"
     )
 
 

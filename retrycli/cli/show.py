@@ -192,7 +192,6 @@ REMEDIES = {
     "status": "retrycli list-failed",
     "data": "`retrycli show {id}`, then fix the row in the application",
     "pause": "retrycli resume",
-    "hold": "retrycli resume {holds}",
     "breaker": "retrycli status",
     "disk": "retrycli doctor",
     "cron": LOOK_AT_CRON,
@@ -205,5 +204,7 @@ def _remedy(found: operations.explain.Explanation) -> str:
     if found.is_claimed:
         return f"retrycli show {found.message_id}"
     usual = "`retrycli retry {id}` attempts it now"
-    remedy = next((REMEDIES.get(gate.name, usual) for gate in found.gates if not gate.open), usual)
-    return remedy.format(id=found.message_id, holds=" ".join(hold.part.option for hold in found.holds))
+    closed = next((gate.name for gate in found.gates if not gate.open), None)
+    if closed == "hold":
+        return " ".join(["retrycli resume", *(hold.part.option for hold in found.holds)])
+    return REMEDIES.get(closed or "", usual).format(id=found.message_id)
