@@ -73,7 +73,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
                 message.id,
                 str(message.ticket_id),
                 message.message_type,
-                message.state,
+                "held" if message.held else message.state,
                 message.tries(policies),
                 message.next_attempt_at,
                 message.last_error,

@@ -24,6 +24,7 @@ EXAMPLES = {
 # Example: different rules for one message type.
 # [schedule.types.supplier]
 # max_retries = 5
+# windows = ["Mon-Fri 08:00-18:00", "Sat 09:00-12:00"]
 """,
     "gateway": """
 # Example: a separate gateway for one message type. From [gateway] it inherits only timeouts, retry limits,
@@ -103,7 +104,8 @@ def _values(section: str, model: BaseModel) -> Iterator[tuple[str, str | None]]:
             yield from _values(f"{section}.{name}", value)
         elif isinstance(value, dict):
             for key, inner in value.items():
-                yield from ((k, v) for k, v in _values(f"{section}.{name}.{key}", inner) if v is not None)
+                given = inner.model_dump(exclude_none=True)
+                yield from ((f"{section}.{name}.{key}.{each}", _mask(item) or "[]") for each, item in given.items())
         else:
             yield f"{section}.{name}", _mask(value)
 
@@ -117,13 +119,17 @@ def _mask(value: object) -> str | None:
         case str():
             return masked_url(value)
         case tuple():
-            return ", ".join(HIDDEN if isinstance(item, SecretStr) else f"{item:g}" for item in value) or None
+            return ", ".join(HIDDEN if isinstance(item, SecretStr) else _item(item) for item in value) or None
         case bool():
             return str(value).lower()
         case float():
             return f"{value:g}"
         case _:
             return str(value)
+
+
+def _item(item: object) -> str:
+    return f"{item:g}" if isinstance(item, float) else str(item)
 
 
 def masked_url(url: str) -> str:
@@ -141,7 +147,7 @@ def _toml(value: object) -> str:
         case float():
             return f"{value:g}"
         case tuple():
-            return "[" + ", ".join(f"{item:g}" for item in value) + "]"
+            return "[" + ", ".join(_toml(item) for item in value) + "]"
         case int():
             return str(value)
         case _:

@@ -115,8 +115,10 @@ def remedy(found: Explanation) -> str:
     if found.is_claimed:
         return f"retrycli show {found.message_id}"
     usual = "`retrycli retry {id}` attempts it now"
-    step = next((REMEDIES.get(gate.name, usual) for gate in found.gates if not gate.open), usual)
-    return step.format(id=found.message_id)
+    closed = next((gate.name for gate in found.gates if not gate.open), None)
+    if closed == "hold":
+        return " ".join(["retrycli resume", *(hold.part.option for hold in found.holds)])
+    return REMEDIES.get(closed or "", usual).format(id=found.message_id)
 
 
 def check_arrival(message_id: int) -> str:

@@ -100,7 +100,7 @@ def change_queue(
             )
         case ActionKind.NOTED:
             connection.execute(NOTE, [{"of_id": message_id, "text": act.note} for message_id, act in able.items()])
-        case ActionKind.EDITED | ActionKind.LOOKED_UP | ActionKind.PAUSED | ActionKind.RESUMED:
+        case ActionKind.EDITED | ActionKind.LOOKED_UP | ActionKind.PAUSED | ActionKind.HELD | ActionKind.RESUMED:
             raise AssertionError(f"`perform` does not support the action {kind}")
         case _:
             assert_never(kind)

@@ -53,7 +53,19 @@ SCHEDULE = ScheduleSettings(
         MessageType.INTERNAL: TypeScheduleSettings.model_validate({"backoff": "fixed", "expires_after_hours": 72}),
     },
 )
-OWN_TABLES = ("queue", "attempts", "acts", "passes", "breakers", "rates", "pause", "told", "totals", "escalations")
+OWN_TABLES = (
+    "queue",
+    "attempts",
+    "acts",
+    "passes",
+    "breakers",
+    "rates",
+    "pause",
+    "holds",
+    "told",
+    "totals",
+    "escalations",
+)
 STUBBORN_IN_A_FILE = f"""
 CREATE TRIGGER IF NOT EXISTS stubborn BEFORE UPDATE ON pending_messages WHEN NEW.draft_of = OLD.draft_of BEGIN
     SELECT CASE OLD.draft_of WHEN {SKIPS} THEN RAISE(IGNORE) WHEN {REFUSES} THEN RAISE(ABORT, 'it is closed') END;
