@@ -44,6 +44,14 @@ def _length(value: object) -> timedelta:
     return length
 
 
+def _key(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError("must be an id, as a text or a number")  # noqa: TRY004  pydantic reports only a ValueError
+    return str(value)
+
+
+# The id of a message. Ids are opaque text; a number is accepted, because the responses have numbers.
+MessageKey = Annotated[str, BeforeValidator(_key), WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]})]
 Text = Annotated[str, AfterValidator(_storable)]
 Line = Annotated[Text, AfterValidator(_one_line), Field(json_schema_extra={"pattern": ONE_LINE})]
 Reason = Annotated[Line, Field(min_length=1, max_length=LONGEST_REASON)]
@@ -107,7 +115,7 @@ class BulkBody(Body):
     """An action on many messages. Several calls may be needed: see `after`."""
 
     action: Annotated[BulkAction, Field(strict=False)]
-    ids: list[str | int] = Field([], max_length=MOST_IDS, description="the messages; or")
+    ids: list[MessageKey] = Field([], max_length=MOST_IDS, description="the messages; or")
     selection: Selection | None = Field(None, alias="filter", description="all messages that a filter matches")
     expected: int | None = Field(
         None, ge=0, description="with a filter: the number of messages that were confirmed; required"
@@ -132,7 +140,7 @@ class BulkBody(Body):
         """
         return BulkRequest(
             action=self.action,
-            ids=[parse_id(str(message_id)) for message_id in self.ids],
+            ids=[parse_id(message_id) for message_id in self.ids],
             wanted=None if self.selection is None else self.selection.filter,
             expected=self.expected,
             reason=self.reason,
