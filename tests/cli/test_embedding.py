@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 import retrycli
 from tests.cli.api import held_back
 from tests.cli.command import LONGEST, wait_until
