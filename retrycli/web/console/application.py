@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from retrycli.domain.user import Right
 from retrycli.web.console.actions import MessageActions
+from retrycli.web.console.bulk_pages import BulkPages
 from retrycli.web.console.context import Console
 from retrycli.web.console.edit_page import EditPages
 from retrycli.web.console.escalations import EscalationPages
@@ -77,6 +78,7 @@ def make_pages(settings: Settings, access: Access, status: RecentStatus, users: 
         MessagePages(console),
         MessageActions(console),
         EditPages(console),
+        BulkPages(console),
         EscalationPages(console),
         PassPages(console),
         StatisticsPages(console),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from http import HTTPMethod, HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from retrycli.web.console.visit import Visit
 
 GET, POST = HTTPMethod.GET, HTTPMethod.POST
-SHOWN = 10  # maximum number of messages on the page, as examples
+SHOWN = 5  # maximum number of messages on the page, as examples
 LONGEST_PROGRESS = 2000  # characters
 SPREADS = {"": "at once", "15m": "over 15 minutes", "1h": "over 1 hour", "2h": "over 2 hours", "8h": "over 8 hours"}
 VERBS: Mapping[BulkAction, str] = {
@@ -80,14 +80,23 @@ class BulkFields(MessageFilter):
             canary=None if self.canary is None else Canary(self.canary),
         )
 
-    def hidden(self, now: datetime) -> dict[str, object]:
+    def failed_by(self, now: datetime) -> datetime | None:
+        """Return the time before which a message must have failed: the one that the first page has fixed, if any."""
+        return self.failed_before or super().failed_by(now)
+
+    def fixed(self, now: datetime) -> Self:
+        """Return a copy with a fixed time instead of a period, so that later requests select the same messages."""
+        by = self.failed_by(now)
+        return self.model_copy(
+            update={"older_than": None, "failed_before": None if by is None else by.replace(microsecond=0)}
+        )
+
+    def hidden(self) -> dict[str, object]:
         """Return the fields that name the action and its messages, for a form or an address."""
         if self.ids:
             return {"action": self.action, "id": self.ids}
-        given: dict[str, object] = {**self.given(), "action": self.action}
-        if given.pop("older_than", None) is not None or self.failed_before is not None:
-            given["failed_before"] = utc_text(self.failed_since(now) or now)
-        return given
+        fixed = {} if self.failed_before is None else {"failed_before": utc_text(self.failed_before)}
+        return {**self.given(), **fixed, "action": self.action}
 
     def options(self) -> dict[str, object]:
         """Return the fields that say how to act, for a form or an address."""
@@ -127,10 +136,9 @@ class BulkPages:
             raise FormRejected(
                 HTTPStatus.UNPROCESSABLE_ENTITY, [("", "no message is ticked; tick messages, then continue")]
             )
-        chosen = query.model_copy(update={"ids": []}) if query.which == "matching" else query
         if query.progress is not None:
             return self._rest(visit, query)
-        return self._preview(visit, chosen)
+        return self._preview(visit, query.model_copy(update={"ids": []}) if query.which == "matching" else query)
 
     @page(POST, "/bulk", Right.BULK, BulkForm)
     def bulk(self, visit: Visit, form: BulkForm) -> Response:
@@ -149,9 +157,9 @@ class BulkPages:
         notice = " ".join(_words(made, done, refused, delivered))
         if made.next is not None:
             numbers = {"done": done, "refused": refused, "left": made.result.left, "progress": made.next}
-            return self._console.redirect(visit, visit.to("bulk", **form.hidden(now), **form.options(), **numbers))
+            return self._console.redirect(visit, visit.to("bulk", **form.hidden(), **form.options(), **numbers))
         if made.result.left:
-            again = visit.to("bulk", **form.hidden(now), **form.options())
+            again = visit.to("bulk", **form.hidden(), **form.options())
             return self._console.redirect(visit, again, notice)
         where = visit.to() if form.ids else visit.to(**form.given())
         return self._console.redirect(visit, where, notice)
@@ -160,8 +168,9 @@ class BulkPages:
         self, visit: Visit, query: BulkFields, *, code: HTTPStatus = HTTPStatus.OK, problem: str | None = None
     ) -> Response:
         now = self._console.now()
+        fixed = query.fixed(now)
         reason = "-" if query.action is BulkAction.REJECT else None  # the preview needs none, the action does
-        request = query.model_copy(update={"reason_given": reason, "canary": None, "spread": None}).request(now)
+        request = fixed.model_copy(update={"reason_given": reason, "canary": None, "spread": None}).request(now)
         found = operations.bulk.preview(self._settings, request, shown=SHOWN)
         return self._console.show(
             visit,
@@ -171,7 +180,7 @@ class BulkPages:
             action=query.action,
             verb=VERBS[query.action],
             found=found,
-            hidden=query.hidden(now),
+            hidden=fixed.hidden(),
             given=query.given() if not query.ids else {},
             options=query.options(),
             spreads=SPREADS,
@@ -190,7 +199,7 @@ class BulkPages:
             numbers={"done": query.done, "refused": query.refused, "progress": query.progress},
             refused=query.refused,
             left=query.left,
-            hidden=query.hidden(self._console.now()),
+            hidden=query.hidden(),
             options=query.options(),
         )
 
