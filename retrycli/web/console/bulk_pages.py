@@ -123,10 +123,11 @@ class BulkForm(BulkFields):
 
 
 class BulkPages:
-    """Actions on many messages."""
+    """Actions on many messages, in steps of about ``slice_seconds``."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, slice_seconds: float) -> None:
         self._console = console
+        self._slice_seconds = slice_seconds
         self._settings = console.settings
 
     @page(GET, "/bulk", Right.BULK, BulkQuery)
@@ -146,7 +147,11 @@ class BulkPages:
         now = self._console.now()
         try:
             made = operations.bulk.act(
-                self._settings, form.request(now, form.expected), after=form.progress, by=visit.by
+                self._settings,
+                form.request(now, form.expected),
+                after=form.progress,
+                seconds=self._slice_seconds,
+                by=visit.by,
             )
         except CountChanged as error:
             status, _ = problems.status_of(error)
