@@ -1,7 +1,7 @@
 """The HTTP API and the console: parse a request, call one operation, show the result.
 
     app.include_router(retrycli.web.api(settings, user=who), prefix="/api/messages")
-    app.mount("/messages", retrycli.web.console(settings, user=who))
+    app.mount("/messages", retrycli.web.pages(settings, user=who))
 
 ``who`` returns the user of a request, or None. Names are imported on first use.
 """

@@ -10,7 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from retrycli.domain.user import Right
+from retrycli.operations.bulk import SLICE_SECONDS
 from retrycli.web.console.actions import MessageActions
+from retrycli.web.console.bulk_pages import BulkPages
 from retrycli.web.console.context import Console
 from retrycli.web.console.edit_page import EditPages
 from retrycli.web.console.escalations import EscalationPages
@@ -61,7 +63,14 @@ class SecureHeaders:
         await self._app(scope, receive, send_secured)
 
 
-def make_pages(settings: Settings, access: Access, status: RecentStatus, users: TokenUsers | None = None) -> Starlette:
+def make_pages(
+    settings: Settings,
+    access: Access,
+    status: RecentStatus,
+    users: TokenUsers | None = None,
+    *,
+    slice_seconds: float = SLICE_SECONDS,
+) -> Starlette:
     """Return the application with all pages.
 
     Args:
@@ -69,6 +78,7 @@ def make_pages(settings: Settings, access: Access, status: RecentStatus, users: 
         access: decides who may open which page.
         status: the scheduler's status.
         users: the users who sign in with a token; None if the application that mounts the pages knows its users.
+        slice_seconds: the length of one step of an action on many messages.
     """
     console = Console(settings, access, status, users)
     handlers: list[object] = [
@@ -77,6 +87,7 @@ def make_pages(settings: Settings, access: Access, status: RecentStatus, users: 
         MessagePages(console),
         MessageActions(console),
         EditPages(console),
+        BulkPages(console, slice_seconds),
         EscalationPages(console),
         PassPages(console),
         StatisticsPages(console),

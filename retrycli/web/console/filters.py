@@ -46,8 +46,12 @@ class MessageFilter(Form):
             error=self.error,
             reason=self.reason,
             fingerprint=self.fingerprint,
-            failed_before=None if self.older_than is None else now - duration(self.older_than),
+            failed_before=self.failed_by(now),
         )
+
+    def failed_by(self, now: datetime) -> datetime | None:
+        """Return the time before which a message must have failed."""
+        return None if self.older_than is None else now - duration(self.older_than)
 
     def given(self) -> dict[str, str]:
         """Return the fields that are given, for the address of a page and for hidden fields of a form."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPMethod
@@ -84,7 +85,7 @@ class MessagePages:
             state=state_of(found),
             tries=tries(found, settings.policies),
             times=[(name, at) for name in ("created_at", "updated_at", "sent_at") if (at := _time(found.row, name))],
-            lists=[(name, found.row[name]) for name in LIST_COLUMNS if found.row.get(name) not in {None, "", "[]"}],
+            lists=[(name, items) for name in LIST_COLUMNS if (items := list_text(found.row.get(name)))],
             offers=offers,
             first=first_of(found, offers),
             advice=advice(found),
@@ -147,6 +148,17 @@ def advice(found: MessageDetails) -> str | None:
     if reason == EscalationReason.INVALID:
         return EDIT_IT if concerns_editable_field(found.row["last_error"]) else FIX_THE_ROW
     return ADVICE.get(reason or "")
+
+
+def list_text(value: object) -> str:
+    """Return the items of a list column in one line; a value that is no list is returned as it is."""
+    items = value
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            items = json.loads(value)
+    if isinstance(items, list):
+        return ", ".join(item if isinstance(item, str) else json.dumps(item, default=str) for item in items)
+    return "" if value is None else str(value)
 
 
 def _time(row: Mapping[str, Any], column: str) -> datetime | None:

@@ -6,6 +6,7 @@ from http import HTTPMethod
 from typing import TYPE_CHECKING
 
 from retrycli import operations
+from retrycli.domain.bulk import BulkAction
 from retrycli.domain.cursor import SORTS
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.user import Right
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
 ROWS = 50  # maximum number of messages on a page
 MOST_CAUSES = 5  # maximum number of causes on the first page, the largest first
+ACTIONS = {
+    BulkAction.REQUEUE: "requeue",
+    BulkAction.RETRY: "retry now",
+    BulkAction.REJECT: "reject",
+    BulkAction.ACKNOWLEDGE: "acknowledge",
+    BulkAction.MARK_SENT: "mark as sent",
+}
 SORTED_BY = {"next": "next attempt", "id": "id", "tries": "most retries", "age": "oldest"}
 
 
@@ -53,6 +61,7 @@ class OverviewPages:
             states=[*State],
             types=[*MessageType],
             reasons=[*EscalationReason],
+            actions=ACTIONS,
             policies=settings.policies,
             expiry=lambda message: operations.expiry.in_words(message, settings.policies, now),
             result_of_pass=operations.words.result_of_pass,

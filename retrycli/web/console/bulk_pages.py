@@ -1,0 +1,227 @@
+"""The pages for an action on many messages: what it would touch, then the action, slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from http import HTTPMethod, HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import AwareDatetime, Field
+
+from retrycli import operations
+from retrycli.domain.bulk import BulkAction
+from retrycli.domain.duration import duration, utc_text
+from retrycli.domain.errors import CountChanged, cause_of
+from retrycli.domain.user import Right
+from retrycli.operations.bulk import BulkRequest
+from retrycli.operations.bulk_request import LONGEST_REASON, MAX_CANARIES
+from retrycli.operations.message_actions import Canary
+from retrycli.views.formatting import count
+from retrycli.web import problems
+from retrycli.web.console.filters import MessageFilter, Period
+from retrycli.web.console.forms import FormRejected
+from retrycli.web.console.routes import page
+from retrycli.web.inputs import Line
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from retrycli.operations.bulk import BulkResult
+    from retrycli.web.console.context import Console
+    from retrycli.web.console.visit import Visit
+
+GET, POST = HTTPMethod.GET, HTTPMethod.POST
+SHOWN = 5  # maximum number of messages on the page, as examples
+LONGEST_PROGRESS = 2000  # characters
+SPREADS = {"": "at once", "15m": "over 15 minutes", "1h": "over 1 hour", "2h": "over 2 hours", "8h": "over 8 hours"}
+VERBS: Mapping[BulkAction, str] = {
+    BulkAction.REQUEUE: "Requeue",
+    BulkAction.RETRY: "Retry",
+    BulkAction.REJECT: "Reject",
+    BulkAction.MARK_SENT: "Mark as sent:",
+    BulkAction.ACKNOWLEDGE: "Acknowledge",
+}
+# What was done to the messages, with a place for their number.
+DONE: Mapping[BulkAction, str] = {
+    BulkAction.REQUEUE: "Requeued {}.",
+    BulkAction.RETRY: "Sent {}.",
+    BulkAction.REJECT: "Rejected {}.",
+    BulkAction.MARK_SENT: "Marked {} as sent.",
+    BulkAction.ACKNOWLEDGE: "Acknowledged {}.",
+}
+Number = Annotated[int, Field(ge=0, le=10**9)]
+
+
+class BulkFields(MessageFilter):
+    """The action, and its messages: their ids, or a filter."""
+
+    action: BulkAction
+    ids: list[str] = Field([], alias="id", max_length=10_000)
+    failed_before: AwareDatetime | None = None  # `older_than`, counted from the time of the first page
+    canary: Annotated[int, Field(ge=1, le=MAX_CANARIES)] | None = None
+    spread: Period | None = None
+    reason_given: Annotated[Line, Field(max_length=LONGEST_REASON)] | None = Field(None, alias="because")
+
+    def request(self, now: datetime, expected: int | None = None) -> BulkRequest:
+        """Return the request for the operation.
+
+        Raises:
+            NoSuchMessage: an id can't be the id of a message.
+        """
+        wanted = self.wanted(now)
+        return BulkRequest(
+            self.action,
+            ids=[operations.listing.parse_id(each) for each in self.ids],
+            wanted=None if self.ids else wanted,
+            expected=None if self.ids else expected,
+            reason=self.reason_given,
+            spread=timedelta(0) if self.spread is None else duration(self.spread),
+            canary=None if self.canary is None else Canary(self.canary),
+        )
+
+    def failed_by(self, now: datetime) -> datetime | None:
+        """Return the time before which a message must have failed: the one that the first page has fixed, if any."""
+        return self.failed_before or super().failed_by(now)
+
+    def fixed(self, now: datetime) -> Self:
+        """Return a copy with a fixed time instead of a period, so that later requests select the same messages."""
+        by = self.failed_by(now)
+        return self.model_copy(
+            update={"older_than": None, "failed_before": None if by is None else by.replace(microsecond=0)}
+        )
+
+    def hidden(self) -> dict[str, object]:
+        """Return the fields that name the action and its messages, for a form or an address."""
+        if self.ids:
+            return {"action": self.action, "id": self.ids}
+        fixed = {} if self.failed_before is None else {"failed_before": utc_text(self.failed_before)}
+        return {**self.given(), **fixed, "action": self.action}
+
+    def options(self) -> dict[str, object]:
+        """Return the fields that say how to act, for a form or an address."""
+        return {"canary": self.canary, "spread": self.spread, "because": self.reason_given}
+
+
+class BulkQuery(BulkFields):
+    """What the page shows: the ticked messages, or everything that matches; or how far the action has come."""
+
+    which: Literal["ticked", "matching"] | None = None
+    progress: Annotated[Line, Field(max_length=LONGEST_PROGRESS)] | None = None
+    done: Number = 0
+    refused: Number = 0
+    left: Number = 0
+
+
+class BulkForm(BulkFields):
+    """The confirmed action, and the progress of its earlier slices."""
+
+    expected: Number | None = None
+    progress: Annotated[Line, Field(max_length=LONGEST_PROGRESS)] | None = None
+    done: Number = 0
+    refused: Number = 0
+
+
+class BulkPages:
+    """Actions on many messages, in steps of about ``slice_seconds``."""
+
+    def __init__(self, console: Console, slice_seconds: float) -> None:
+        self._console = console
+        self._slice_seconds = slice_seconds
+        self._settings = console.settings
+
+    @page(GET, "/bulk", Right.BULK, BulkQuery)
+    def bulk_page(self, visit: Visit, query: BulkQuery) -> Response:
+        """Show what the action would touch, or how far it has come."""
+        if query.which == "ticked" and not query.ids:
+            raise FormRejected(
+                HTTPStatus.UNPROCESSABLE_ENTITY, [("", "no message is ticked; tick messages, then continue")]
+            )
+        if query.progress is not None:
+            return self._rest(visit, query)
+        return self._preview(visit, query.model_copy(update={"ids": []}) if query.which == "matching" else query)
+
+    @page(POST, "/bulk", Right.BULK, BulkForm)
+    def bulk(self, visit: Visit, form: BulkForm) -> Response:
+        """Apply the action to as many messages as one slice of time allows."""
+        now = self._console.now()
+        try:
+            made = operations.bulk.act(
+                self._settings,
+                form.request(now, form.expected),
+                after=form.progress,
+                seconds=self._slice_seconds,
+                by=visit.by,
+            )
+        except CountChanged as error:
+            status, _ = problems.status_of(error)
+            return self._preview(visit, form, code=status, problem=cause_of(error))
+        self._console.status.forget()
+        done, refused = form.done + made.result.done, form.refused + len(made.result.refused)
+        delivered = sum(attempt.delivered for attempt in made.result.tried) if made.action is BulkAction.REQUEUE else 0
+        notice = " ".join(_words(made, done, refused, delivered))
+        if made.next is not None:
+            numbers = {"done": done, "refused": refused, "left": made.result.left, "progress": made.next}
+            return self._console.redirect(visit, visit.to("bulk", **form.hidden(), **form.options(), **numbers))
+        if made.result.left:
+            again = visit.to("bulk", **form.hidden(), **form.options())
+            return self._console.redirect(visit, again, notice)
+        where = visit.to() if form.ids else visit.to(**form.given())
+        return self._console.redirect(visit, where, notice)
+
+    def _preview(
+        self, visit: Visit, query: BulkFields, *, code: HTTPStatus = HTTPStatus.OK, problem: str | None = None
+    ) -> Response:
+        now = self._console.now()
+        fixed = query.fixed(now)
+        reason = "-" if query.action is BulkAction.REJECT else None  # the preview needs none, the action does
+        request = fixed.model_copy(update={"reason_given": reason, "canary": None, "spread": None}).request(now)
+        found = operations.bulk.preview(self._settings, request, shown=SHOWN)
+        return self._console.show(
+            visit,
+            "bulk.html",
+            code=code,
+            problem=problem,
+            action=query.action,
+            verb=VERBS[query.action],
+            found=found,
+            hidden=fixed.hidden(),
+            given=query.given() if not query.ids else {},
+            options=query.options(),
+            spreads=SPREADS,
+            longest_reason=LONGEST_REASON,
+            policies=self._settings.policies,
+            expected=None if query.ids else found.count,
+        )
+
+    def _rest(self, visit: Visit, query: BulkQuery) -> Response:
+        return self._console.show(
+            visit,
+            "rest.html",
+            action=query.action,
+            verb=VERBS[query.action],
+            done=DONE[query.action].format(count(query.done, "message")),
+            numbers={"done": query.done, "refused": query.refused, "progress": query.progress},
+            refused=query.refused,
+            left=query.left,
+            hidden=query.hidden(),
+            options=query.options(),
+        )
+
+
+def _words(made: BulkResult, done: int, refused: int, delivered: int) -> list[str]:
+    """Return the result of an action in sentences."""
+    words = [DONE[made.action].format(count(done, "message"))]
+    if delivered:
+        words.append(f"{count(delivered, 'canary message')} {'was' if delivered == 1 else 'were'} sent.")
+    if made.action is BulkAction.RETRY and (unsent := sum(attempt.failed for attempt in made.result.tried)):
+        first = next(attempt for attempt in made.result.tried if attempt.failed)
+        why = operations.words.attempted(first.outcome) if first.outcome else cause_of(first.error or Exception())
+        words.append(f"{count(unsent, 'message')} not sent, for example message {first.message_id} {why}")
+    if refused:
+        words.append(f"{count(refused, 'message')} {'was' if refused == 1 else 'were'} not changed")
+        examples = [cause_of(error) for error in list(made.result.refused.values())[:1]]
+        words[-1] += ", for example: " + examples[0] if examples else "."
+    if made.result.left:
+        words.append(operations.words.left_unchanged(made.result))
+    return words

@@ -1,0 +1,179 @@
+"""Acting on many messages in the browser: what it would touch, canaries, changed counts, and slices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import operations
+from retrycli.domain.user import Role, User
+from retrycli.web.access import Access
+from retrycli.web.console.application import make_pages
+from retrycli.web.status import RecentStatus
+from tests.cli.api import REJECTS
+from tests.cli.story import OK, Api
+from tests.conftest import on_both, on_sqlite
+from tests.web.browser import Browser
+from tests.web.conftest import PAGES
+from tests.web.test_message_pages import use
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.web.conftest import Desk
+
+pytestmark = on_both
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with Api(REJECTS) as api:
+        yield api
+
+
+@pytest.fixture
+def escalated(desk: Desk, api: Api) -> Desk:
+    """Provide an installation with 12 messages of one cause, and message 900 of another."""
+    use(desk, api)
+    desk.application.add_due(12, first=101)
+    desk.application.add(900, retry_count=10, message_type="supplier")
+    operations.run_pass.run_once(desk.settings)
+    states = [desk.application.state(number) for number in (*range(101, 113), 900)]
+    assert states == ["escalated"] * 13
+    return desk
+
+
+def test_one_cause_is_requeued_with_a_canary_over_two_hours(escalated: Desk, api: Api) -> None:
+    browser = escalated.browser("anna")
+    page = browser.follow(browser.open("/"), "fingerprint=")
+    assert "Messages that match" in page.words
+    causes = browser.follow(page, "/escalations")
+    assert "13 messages need an operator" in causes.words
+    question = browser.follow(causes, "action=requeue")
+    assert "Requeue 12 messages?" in question.words
+    assert "and 7 more" in question.words
+    api.answers = [OK]
+    done = browser.submit(question, "/bulk", press="Requeue 12 messages", canary="3", spread="2h")
+    assert done.status == 200
+    assert "Requeued 9 messages. 3 canary messages were sent." in done.words
+    due = sorted(str(row["next_attempt_at"]) for row in escalated.application.rows("retrycli_queue").values())
+    assert len(set(due)) == 10  # nine that are spread, and None for message 900
+    assert escalated.application.state(900) == "escalated"
+    assert {act["by"] for act in escalated.application.execute("SELECT * FROM retrycli_acts")} == {"anna"}
+
+
+@on_sqlite
+def test_a_canary_that_fails_leaves_the_others_and_says_so(escalated: Desk) -> None:
+    browser = escalated.browser("anna")
+    question = browser.open("/bulk?action=requeue&state=escalated&type=customer")
+    done = browser.submit(question, "/bulk", canary="2", spread="2h")
+    assert "Requeued 0 messages. 10 messages were left unchanged: 2 of 2 canaries failed." in done.words
+    assert "Requeue 12 messages?" in done.words
+    assert ("option", "value", "2h") in done.attributes
+
+
+@on_sqlite
+def test_a_count_that_differs_is_shown_and_asked_again(escalated: Desk) -> None:
+    browser = escalated.browser("anna")
+    question = browser.open("/bulk?action=reject&state=escalated&type=customer")
+    operations.message_actions.reject(escalated.settings, [101], "meanwhile", by="max")
+    again = browser.submit(question, "/bulk", because="no longer wanted")
+    assert again.status == 409
+    assert "11 messages match now, not 12; nothing was done" in again.words
+    assert "Reject 11 messages?" in again.words
+    assert escalated.application.state(102) == "escalated"
+    done = browser.submit(again, "/bulk")  # the reason is kept
+    assert "Rejected 11 messages." in done.words
+    assert escalated.application.row(112)["last_error"] == "Rejected by anna: no longer wanted"
+
+
+@on_sqlite
+def test_ticked_messages_are_acted_on_and_no_others(escalated: Desk) -> None:
+    browser = escalated.browser("anna")
+    page = browser.open("/?state=escalated&sort=id")
+    ticked = browser.submit(page, "/bulk", press="ticked", id=["103", "101"], action="mark_sent")
+    assert "Mark as sent: 2 messages?" in ticked.words
+    done = browser.submit(ticked, "/bulk", because="seen there")
+    assert "Marked 2 messages as sent." in done.words
+    assert done.url == f"{PAGES}/"
+    sent = [number for number, row in escalated.application.rows().items() if row["status"] == "sent"]
+    assert sent == [101, 103]
+    nothing = browser.submit(page, "/bulk", press="ticked")
+    assert (nothing.status, "no message is ticked" in nothing.words) == (422, True)
+    everything = browser.submit(page, "/bulk", press="everything that matches", id=["105"], action="acknowledge")
+    assert "Acknowledge 11 messages?" in everything.words
+
+
+@on_sqlite
+def test_a_long_action_goes_on_step_by_step(escalated: Desk) -> None:
+    escalated.application.add_due(1_000, first=1_001)
+    escalated.application.execute("UPDATE pending_messages SET retry_count = 10 WHERE id > 1000")
+    operations.run_pass.run_once(escalated.settings)
+    anna = User("anna", Role.OPERATOR)
+    app = make_pages(escalated.settings, Access(lambda _: anna), RecentStatus(escalated.settings), slice_seconds=0)
+    browser = Browser(app, "")
+    page = browser.submit(browser.open("/bulk?action=reject&state=escalated"), "/bulk", because="tea")
+    assert "Rejected 500 messages. 513 left" in page.words
+    page = browser.submit(browser.open(page.url), "/bulk", press="Go on with 513")
+    assert "Rejected 1,000 messages. 13 left" in page.words
+    assert "Rejected 1,013 messages." in browser.submit(page, "/bulk", press="Go on with 13").words
+    assert {row["status"] for row in escalated.application.rows().values()} == {"rejected"}
+
+
+@on_sqlite
+def test_messages_that_an_action_can_not_change_are_counted_with_an_example(escalated: Desk) -> None:
+    browser = escalated.browser("anna")
+    page = browser.open("/bulk?action=acknowledge&which=ticked&id=101&id=102")
+    operations.message_actions.acknowledge(escalated.settings, [101], by="max")
+    done = browser.submit(page, "/bulk")
+    assert "Acknowledged 1 message. 1 message was not changed, for example: message 101 was already" in done.words
+
+
+@on_sqlite
+def test_retrying_many_attempts_each_and_shows_why_some_were_not_sent(escalated: Desk, api: Api) -> None:
+    browser = escalated.browser("anna")
+    api.answers = [OK, REJECTS]
+    done = browser.submit(browser.open("/bulk?action=retry&id=101&id=102"), "/bulk")
+    assert "Sent 1 message. 1 message not sent, for example message 102 not sent: permanent" in done.words
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("query", "status", "words"),
+    [
+        ("", 422, "action: a value is required"),
+        ("action=delete&id=101", 422, "action: Input should be"),
+        ("action=reject", 422, "the filter has no condition"),
+        ("action=retry&id=x", 404, "no message x"),
+        ("action=retry&id=101&progress=xyz", 200, "Go on with 0"),
+        ("action=requeue&state=escalated&canary=0", 422, "canary: Input should be greater"),
+        ("action=requeue&state=escalated&spread=soon", 422, "spread: 'soon' is not a valid duration"),
+        ("action=requeue&state=waiting", 200, "No message in a suitable state matches."),
+        ("action=retry&failed_before=yesterday&state=waiting", 422, "failed_before: Input should be"),
+        ("action=retry&failed_before=2026-01-01&state=waiting", 422, "failed_before: Input should"),
+        ("action=retry&id=101&left=-1", 422, "left: Input should be greater"),
+    ],
+)
+def test_an_action_that_can_not_be_asked_for_says_why(escalated: Desk, query: str, status: int, words: str) -> None:
+    page = escalated.browser("anna").open(f"/bulk?{query}")
+    assert (page.status, words in page.words) == (status, True), page.words
+
+
+@on_sqlite
+def test_a_progress_that_belongs_to_another_action_does_nothing(escalated: Desk) -> None:
+    browser = escalated.browser("anna")
+    before = escalated.application.dump()
+    page = browser.post("/bulk", action="reject", state="escalated", because="tea", progress="xyz")
+    assert page.status == 422
+    assert escalated.application.dump() == before
+
+
+@on_sqlite
+def test_the_age_of_messages_is_fixed_when_the_question_is_asked(escalated: Desk) -> None:
+    browser = escalated.browser("anna")
+    page = browser.open("/bulk?action=reject&older_than=1ms")
+    fields = dict(page.form("/bulk").fields)
+    assert "older_than" not in fields
+    assert fields["failed_before"].endswith("Z")
+    assert fields["expected"] in {"0", "13"}

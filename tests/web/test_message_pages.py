@@ -1,0 +1,252 @@
+"""The pages of messages: the list, one message, and its actions."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import operations
+from retrycli.config.settings import BreakerSettings
+from retrycli.operations.sandbox import Behaviour, Sandbox
+from tests.cli.api import REJECTS
+from tests.cli.story import LOST, Api
+from tests.conftest import on_both, on_sqlite
+from tests.web.conftest import PAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from retrycli.operations.sandbox import Answer
+    from tests.web.conftest import Desk
+
+pytestmark = on_both
+
+UNKNOWN_RECIPIENT: Answer = REJECTS
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with Api(UNKNOWN_RECIPIENT) as api:
+        yield api
+
+
+@pytest.fixture
+def escalated(desk: Desk, api: Api) -> Desk:
+    """Provide an installation with message 9, which the ticketing API has rejected, behind an API that the test
+    controls.
+    """
+    use(desk, api)
+    desk.application.add(9, recipient_email="nobody@example.com", body="Hello,\r\n\r\nit is attached.\r\n")
+    operations.run_pass.run_once(desk.settings)
+    assert desk.application.state(9) == "escalated"
+    return desk
+
+
+def use(desk: Desk, api: Sandbox) -> None:
+    """Deliver to another API."""
+    settings = desk.application.settings(api.url)
+    never = BreakerSettings(failures=1000)
+    desk.settings = settings.model_copy(update={"web": desk.settings.web, "breaker": never})
+
+
+def test_an_escalated_message_is_understood_edited_and_sent(escalated: Desk, api: Api) -> None:
+    """This is the story of a person who has only a browser."""
+    browser = escalated.browser("anna")
+    first = browser.open("/")
+    assert "Needs you" in first.words
+    assert "1 1 new" in first.words
+    page = browser.follow(first, "/id/9")
+    assert "escalated" in page.words
+    assert "The ticketing system does not accept it as it is." in page.words
+    assert "Attempt 1: permanent · HTTP 422" in page.words
+    form = browser.follow(page, "/edit")
+    changes = browser.submit(form, "/edit", press="Show the changes", recipient="ana@example.com")
+    assert "-Recipient: nobody@example.com +Recipient: ana@example.com" in changes.words
+    assert escalated.application.row(9)["recipient_email"] == "nobody@example.com"
+    api.answers = ["ok"]
+    sent = browser.submit(changes, "/edit", press="Write and retry now")
+    assert sent.url == f"{PAGES}/id/9"
+    assert "Changed recipient of message 9. Message 9 sent." in sent.words
+    assert "Attempt 2: delivered by anna" in sent.words
+    assert "Edited by anna" in sent.words
+    row = escalated.application.row(9)
+    assert (row["status"], row["recipient_email"]) == ("sent", "ana@example.com")
+    assert api.bodies[-1] == "Hello,\r\n\r\nit is attached.\r\n"
+    assert "There is nothing to do: the message is sent." in sent.words
+    assert sent.forms[1:] == []  # the first one signs out
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("act", "values", "words", "state"),
+    [
+        ("retry", {}, "Message 9 not sent: permanent, HTTP 422", ("failed", "escalated")),
+        ("requeue", {}, "Requeued message 9. It is due now and has all its retries.", ("failed", "waiting")),
+        ("reject", {"reason": "wrong <b>"}, "Rejected message 9. No pass will send it.", ("rejected", None)),
+        ("mark-sent", {"note": "seen there"}, "Marked message 9 as sent.", ("sent", None)),
+        ("mark-sent", {"note": ""}, "Marked message 9 as sent.", ("sent", None)),
+        ("note", {"text": "asked Ana"}, "Added the note to message 9.", ("failed", "escalated")),
+        ("acknowledge", {}, "Acknowledged message 9.", ("failed", "escalated")),
+    ],
+)
+def test_each_action_has_a_form_and_shows_its_result_and_its_operator(
+    escalated: Desk, act: str, values: dict[str, str], words: str, state: tuple[str, str | None]
+) -> None:
+    browser = escalated.browser("anna")
+    done = browser.submit(browser.open("/id/9"), f"/id/9/{act}", **values)
+    assert (done.status, done.url) == (200, f"{PAGES}/id/9")
+    assert words in done.words
+    assert (escalated.application.row(9)["status"], escalated.application.state(9)) == state
+    assert "by anna" in done.words
+    for value in filter(None, values.values()):
+        assert value in done.words
+
+
+@on_sqlite
+def test_a_rejected_message_can_be_requeued(escalated: Desk) -> None:
+    browser = escalated.browser("anna")
+    rejected = browser.submit(browser.open("/id/9"), "/reject", reason="wrong")
+    assert [form.action for form in rejected.forms[1:]] == [f"{PAGES}/id/9/requeue"]
+    assert "Requeued message 9" in browser.submit(rejected, "/requeue").words
+    assert escalated.application.state(9) == "waiting"
+
+
+@on_sqlite
+def test_a_message_that_may_have_arrived_says_so(desk: Desk) -> None:
+    with Api(LOST) as api:
+        use(desk, api)
+        desk.application.add(9)
+        operations.run_pass.run_once(desk.settings)
+        page = desk.browser("anna").open("/id/9")
+    assert "Attempt 1: unknown" in page.words
+    [first] = [form for form in page.forms if form.action.endswith("/look-up")]
+    assert first.buttons[0][2] == "Look up"
+    assert ("li", "class", "t-open") in page.attributes
+
+
+@on_sqlite
+def test_an_action_that_is_not_possible_is_a_page_that_says_why(desk: Desk) -> None:
+    desk.application.fill()
+    operations.run_pass.run_once(desk.settings)
+    browser = desk.browser("anna")
+    for path, status, words in (
+        ("/id/999/retry", 404, "no message 999"),
+        ("/id/5/retry", 409, "message 5 is sent, not failed"),
+        ("/id/8/requeue", 409, "message 8 is not escalated"),
+        ("/id/8/note", 409, "message 8 is not escalated"),
+        ("/id/8/look-up", 409, "look-up"),
+    ):
+        values = {"text": "tea"} if path.endswith("note") else {}
+        page = browser.post(path, **values)
+        assert page.status == status, page.words
+        assert words in page.words
+        assert f"{PAGES}/" in page.links
+
+
+@on_sqlite
+def test_a_message_that_a_pass_is_sending_offers_nothing(desk: Desk) -> None:
+    seen = []
+    with Api() as api:
+        use(desk, api)
+        desk.application.add(9)
+        browser = desk.browser("anna")
+        page = browser.open("/id/9")
+        api.meanwhile[1] = lambda: seen.extend([browser.open("/id/9"), browser.submit(page, "/retry")])
+        operations.run_pass.run_once(desk.settings)
+    during, refused = seen
+    assert "An attempt is in progress." in during.words
+    assert ("button", "disabled", None) in during.attributes
+    assert [form.action for form in during.forms] == [f"{PAGES}/sign-out"]
+    assert (refused.status, "is being sent now" in refused.words) == (409, True)
+
+
+@on_sqlite
+def test_a_viewer_reads_everything_and_is_offered_nothing(escalated: Desk) -> None:
+    browser = escalated.browser("vera")
+    for path in ("/", "/id/9", "/escalations", "/passes", "/stats"):
+        page = browser.open(path)
+        assert page.status == 200
+        assert [form.action for form in page.forms if form.method == "post"] == [f"{PAGES}/sign-out"]
+        assert not [link for link in page.links if "/edit" in link or "/bulk" in link]
+
+
+@on_sqlite
+def test_the_list_is_filtered_and_paged_by_its_address(desk: Desk) -> None:
+    desk.application.fill()
+    desk.application.add_due(120, first=200)
+    desk.application.execute("UPDATE pending_messages SET last_error = 'odd one' WHERE id = 250")
+    browser = desk.browser("anna")
+    seen: list[str] = []
+    page = browser.open("/?sort=id")
+    while True:
+        rows = [value for tag, name, value in page.attributes if (tag, name) == ("tr", "data-key")]
+        assert 0 < len(rows) <= 50
+        seen += map(str, rows)
+        if not any("after=" in link for link in page.links):
+            break
+        page = browser.follow(page, "after=")
+    assert len(seen) == len(set(seen)) == 124
+    found = browser.submit(browser.open("/"), "/messages/", press="Filter", error="ODD")
+    assert "error=ODD" in found.url
+    assert [value for _, name, value in found.attributes if name == "data-row"] == [None]
+    assert ("input", "value", "ODD") in found.attributes
+    nothing = browser.open("/?ticket=none")
+    assert "No message matches." in nothing.words
+
+
+@on_sqlite
+def test_an_empty_list_says_when_the_last_pass_was_or_what_to_install(desk: Desk) -> None:
+    assert "no pass has run yet. On the server, run retrycli cron install." in desk.browser("anna").open("/").words
+    desk.application.add(9)
+    operations.run_pass.run_once(desk.settings)
+    del desk.app  # the status is kept for two seconds
+    page = desk.browser("anna").open("/")
+    assert "No failed messages. Last pass" in page.words
+    assert ": 1 sent." in page.words
+
+
+@on_sqlite
+def test_a_long_text_is_shown_in_part_until_all_of_it_is_asked_for(desk: Desk) -> None:
+    desk.application.add(9, body="tea\n" * 300_000)
+    browser = desk.browser("anna")
+    page = browser.open("/id/9")
+    assert "The first 50,000 of 1,200,000 characters." in page.words
+    assert len(page.answer.content) < 400_000
+    whole = browser.follow(page, "text=whole")
+    assert whole.words.count("tea") >= 300_000
+
+
+@on_sqlite
+def test_pausing_and_resuming_show_in_the_state_and_in_the_list_of_passes(desk: Desk) -> None:
+    browser = desk.browser("anna")
+    paused = browser.submit(browser.open("/passes"), "/pause", reason="the API moves", **{"for": "2h"})
+    assert paused.url == f"{PAGES}/passes"
+    assert "Paused until" in paused.words
+    assert "Deliveries are paused By anna since" in paused.words
+    assert "the API moves" in browser.open("/").words
+    operations.run_pass.run_once(desk.settings)
+    resumed = browser.submit(browser.open("/passes"), "/resume")
+    assert "Resumed; passes will send messages again." in resumed.words
+    assert [word in resumed.words for word in ("paused", "resumed")] == [True, True]
+    for length in ("0s", "soon", "-1h", "9999999999d"):
+        assert browser.post("/pause", **{"for": length}).status == 422
+    assert operations.status.status(desk.settings).pause is None
+
+
+@on_sqlite
+def test_the_strip_shows_missing_passes_and_outages(desk: Desk) -> None:
+    down = Sandbox(Behaviour(down=True), rng=Random(0))
+    with down:
+        settings = desk.application.settings(down.url)
+        desk.settings = settings.model_copy(update={"web": desk.settings.web})
+        desk.application.add_due(6)
+        operations.run_pass.run_once(desk.settings)
+        desk.application.execute("UPDATE retrycli_passes SET started_at = datetime(started_at, '-3 hours')")
+        page = desk.browser("anna").open("/")
+    assert "11 passes missing" in page.words
+    assert "the ticketing API was down for 3 h" in page.words
+    assert "1 pass in the last 24 hours, 11 missing; 1 outage of the ticketing API" in page.words
+    fills = {value for _, name, value in page.attributes if name == "fill"}
+    assert fills == {"url(#missed)", "url(#outage)"}
