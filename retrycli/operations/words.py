@@ -26,11 +26,11 @@ COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 RELEASED = "returned to the queue without using up a retry"
 LOOK_AT_CRON = "`retrycli doctor` and, if you use cron, `systemctl status cron`"
 REMEDIES = {
-    "status": "retrycli list-failed",
+    "status": "`retrycli list-failed`",
     "data": "`retrycli show {id}`, then fix the row in the application",
-    "pause": "retrycli resume",
-    "breaker": "retrycli status",
-    "disk": "retrycli doctor",
+    "pause": "`retrycli resume`",
+    "breaker": "`retrycli status`",
+    "disk": "`retrycli doctor`",
     "cron": LOOK_AT_CRON,
 }
 
@@ -111,7 +111,7 @@ def remedy(found: Explanation) -> str:
     if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
         return may_have_arrived(found.message_id)
     if found.is_claimed:
-        return f"retrycli show {found.message_id}"
+        return f"`retrycli show {found.message_id}`"
     usual = "`retrycli retry {id}` attempts it now"
     step = next((REMEDIES.get(gate.name, usual) for gate in found.gates if not gate.open), usual)
     return step.format(id=found.message_id)
