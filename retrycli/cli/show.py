@@ -130,4 +130,10 @@ def explain(
         ],
     )
     terminal.show_facts({"Next attempt": operations.words.next_attempt(found, terminal.time_in_words)})
-    terminal.say(f"Next: {operations.words.remedy(found)}")
+    terminal.say(f"Next: {_unquoted(operations.words.remedy(found))}")
+
+
+def _unquoted(text: str) -> str:
+    """Remove the backticks from a text that is only one command."""
+    is_command = text.startswith("`") and text.find("`", 1) == len(text) - 1
+    return text[1:-1] if is_command else text

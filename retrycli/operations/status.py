@@ -322,7 +322,7 @@ def passes(settings: Settings, *, after: str | None = None, limit: int = 20) -> 
     unrecorded = frozenset[str]()
     with open_database(settings) as database:
         ledger = Ledger(database)
-        found = ledger.last_passes(limit + 1) if end is None else ledger.passes_after(end, limit + 1)
+        found = ledger.last_passes(limit + 1) if end is None else ledger.passes_after(end.value, end.key, limit + 1)
         shown = found[:limit]
         with suppress(LockUnusable):
             unrecorded = _unrecorded(settings, ledger, shown)

@@ -28,11 +28,11 @@ COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 RELEASED = "returned to the queue without using up a retry"
 LOOK_AT_CRON = "`retrycli doctor` and, if you use cron, `systemctl status cron`"
 REMEDIES = {
-    "status": "retrycli list-failed",
+    "status": "`retrycli list-failed`",
     "data": "`retrycli show {id}`, then fix the row in the application",
-    "pause": "retrycli resume",
-    "breaker": "retrycli status",
-    "disk": "retrycli doctor",
+    "pause": "`retrycli resume`",
+    "breaker": "`retrycli status`",
+    "disk": "`retrycli doctor`",
     "cron": LOOK_AT_CRON,
 }
 
@@ -113,7 +113,7 @@ def remedy(found: Explanation) -> str:
     if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
         return check_arrival(found.message_id)
     if found.is_claimed:
-        return f"retrycli show {found.message_id}"
+        return f"`retrycli show {found.message_id}`"
     usual = "`retrycli retry {id}` attempts it now"
     closed = next((gate.name for gate in found.gates if not gate.open), None)
     if closed == "hold":

@@ -25,7 +25,6 @@ from sqlalchemy import (
 
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.cursor import PassCursor
 from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.passes import (
@@ -112,10 +111,10 @@ class Ledger(Queries):
         """Return the newest passes, newest first. If a time is given, return only passes that began by then."""
         return self._newest(limit, *(() if until is None else (passes.c.started_at <= until,)))
 
-    def passes_after(self, end: PassCursor, limit: int) -> list[PassRecord]:
-        """Return the passes that follow a cursor in the list of passes, newest first."""
-        follows = or_(passes.c.started_at < end.value, passes.c.id > end.key)
-        return self._newest(limit, passes.c.started_at <= end.value, follows)
+    def passes_after(self, started_at: datetime, pass_id: str, limit: int) -> list[PassRecord]:
+        """Return the passes that follow a pass in the list of passes, newest first."""
+        follows = or_(passes.c.started_at < started_at, passes.c.id > pass_id)
+        return self._newest(limit, passes.c.started_at <= started_at, follows)
 
     def passes_up_to(self, pass_id: str, limit: int) -> list[PassRecord]:
         """Return a pass and the passes that began before it, newest first."""
