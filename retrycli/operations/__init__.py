@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         run_pass,
         sandbox,
         setup,
+        simulate,
         status,
         wiring,
     )
@@ -45,6 +46,7 @@ __all__ = [
     "run_pass",
     "sandbox",
     "setup",
+    "simulate",
     "status",
     "wiring",
 ]
