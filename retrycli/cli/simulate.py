@@ -110,7 +110,7 @@ def _shares(rate: ObservedRate) -> str:
 
 def _notes(found: Simulation) -> Iterator[str]:
     if found.replays > 1:
-        yield f"Each figure is the median of {found.replays} replays. The range of the replays is in brackets."
+        yield f"Each figure is the median of {found.replays} replays, with their range if they differ."
     else:
         yield "The history is long, so each schedule was replayed once. No ranges are known."
     if any(outage.answered_at is None for outage in found.outages):

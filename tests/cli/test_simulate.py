@@ -193,7 +193,7 @@ def test_on_a_terminal_both_schedules_stand_side_by_side(desk: Cli) -> None:
     assert re.search(r"^Delivered within 1 h +\S+%.* −\d\.\d points *$", text, re.MULTILINE)
     assert re.search(r"^Median wait, h:min +\d+:\d\d +\d+:\d\d +\S+ *$", text, re.MULTILINE)
     assert re.search(r"^first +\d+ +delivered 8\d%, refused \d+%, permanent \d%", text, re.MULTILINE)
-    assert re.search(r"^Each figure is the median of \d replays\.", text, re.MULTILINE)
+    assert re.search(r"^Each figure is the median of \d replays,", text, re.MULTILINE)
     assert text.endswith('in [schedule]:\n  backoff = "fixed"\n  base_minutes = 30\nNext: retrycli config check\n')
 
 
