@@ -47,10 +47,10 @@ def template(values: Mapping[str, object]) -> str:
                 continue
             lines.append(f"# {info.description}")
             if (value := values.get(f"{section}.{name}")) is not None:
-                lines.append(f"{name} = {_toml(value)}")
+                lines.append(f"{name} = {toml_value(value)}")
             else:
                 default = getattr(model, name)
-                lines.append(f"# {name} =" + ("" if default is None else f" {_toml(default)}"))
+                lines.append(f"# {name} =" + ("" if default is None else f" {toml_value(default)}"))
         lines.append(EXAMPLES.get(section, ""))
     return "\n".join(lines).rstrip() + "\n"
 
@@ -67,7 +67,7 @@ def with_value(text: str, section: str, name: str, value: object) -> str | None:
     Returns:
         The new text; None if adding or uncommenting a line can't set the value.
     """
-    line = f"{name} = {_toml(value)}\n"
+    line = f"{name} = {toml_value(value)}\n"
     head, header, rest = _split(text, rf"^\[{section}\][ \t]*(?:#.*)?\n")
     if not header:
         new = text + ("\n" if text and not text.endswith("\n") else "") + f"\n[{section}]\n{line}"
@@ -140,14 +140,15 @@ def masked_url(url: str) -> str:
     return re.sub(r"([?&]\w*(?:password|secret)=)[^&]*", rf"\1{HIDDEN}", masked)
 
 
-def _toml(value: object) -> str:
+def toml_value(value: object) -> str:
+    """Format the value of a setting as TOML."""
     match value:
         case bool():
             return str(value).lower()
         case float():
             return f"{value:g}"
         case tuple():
-            return "[" + ", ".join(_toml(item) for item in value) + "]"
+            return "[" + ", ".join(toml_value(item) for item in value) + "]"
         case int():
             return str(value)
         case _:
