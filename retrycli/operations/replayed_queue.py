@@ -125,6 +125,7 @@ class ReplayedQueue:
         destination = Destination(self._breaker, self._rules, since=at)
         outage = self._outage(at)
         due_by = self._rules.due_by(at)
+        self._postpone_closed(at, due_by)
         begun = 0
         while destination.stop_reason is None and begun != room:
             probing = destination.probing
@@ -136,6 +137,18 @@ class ReplayedQueue:
             begun += self._attempt(message, destination, outage, at, probing=probing)
         self._breaker = destination.breaker
         return begun
+
+    def _postpone_closed(self, at: datetime, due_by: datetime) -> None:
+        """Let due messages wait until the delivery windows of their types open."""
+        closed = {kind: windows for kind, windows in self._rules.windows.items() if not windows.is_open(at)}
+        if not closed:
+            return
+        due = []
+        while self.waiting and self.waiting[0][0] <= due_by:
+            due.append(heappop(self.waiting)[3])
+        for message in due:
+            windows = closed.get(message.record.message_type)
+            self.add(message, at if windows is None else windows.next_opening(at))
 
     def _outage(self, at: datetime) -> RecordedOutage | None:
         while self._outages and self._outages[-1][1] <= at:

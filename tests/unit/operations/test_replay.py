@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrycli.domain.circuit_breaker import BreakerRules
+from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.message import MessageType
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.recorded_history import (
@@ -313,6 +314,14 @@ def test_unknown_outcomes_escalate_a_message_that_can_not_be_looked_up() -> None
     policy = RetryPolicy(unknown_limit=2)
     assert played(found, policy, breaker=rules).requests == 3
     assert played(found, policy, breaker=rules, looks_up=True).requests == 10
+
+
+def test_a_message_waits_until_the_window_of_its_type_opens() -> None:
+    opens = START + 3 * HOUR
+    windows = DeliveryWindows.parse([f"daily {opens:%H:%M}-{opens + HOUR:%H:%M}"], UTC)
+    found = [message(1, START), message(2, START, of=MessageType.SUPPLIER)]
+    tally = played(history(found), windows={MessageType.CUSTOMER: windows})
+    assert sorted(tally.waits) == [15 * 60, 3 * 60 * 60]
 
 
 def test_passes_that_were_never_made_deliver_nothing() -> None:
