@@ -162,7 +162,10 @@ def _expired_facts(found: operations.status.Status) -> dict[str, str]:
     if found.pause is not None or found.breakers:
         then = f"a pass will escalate {'it' if expired == 1 else 'them'} once deliveries resume"
     elif found.messages["expired_due"] < expired:
-        then = f"a pass will escalate {'it' if expired == 1 else 'each of them'} when due"
+        is_left_out = found.holds or any(not windows.open for windows in found.windows)
+        then = f"a pass will escalate {'it' if expired == 1 else 'each of them'} when due" + (
+            ", but not during a hold or outside a delivery window" if is_left_out else ""
+        )
     else:
         then = f"the next pass will escalate {'it' if expired == 1 else 'them'}"
     return {"Expired": f"{expired:,} of the waiting messages; {then}"}
