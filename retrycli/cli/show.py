@@ -16,7 +16,7 @@ from retrycli.domain.editable_message import concerns_editable_field, edit_in_li
 from retrycli.domain.listing import ActionRecord, MessageDetails
 from retrycli.domain.message import EscalationReason, MessageStatus
 from retrycli.domain.sanitize import printable
-from retrycli.domain.transition import ActionKind
+from retrycli.domain.transition import OF_HOLDS, ActionKind
 from retrycli.system.host import Asker
 from retrycli.views import terminal
 
@@ -59,7 +59,8 @@ def _show_edits(acts: Sequence[ActionRecord]) -> None:
 
 
 def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
-    if found.row["status"] == MessageStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
+    last_act = next((act.act for act in reversed(found.acts) if act.act not in OF_HOLDS), None)
+    if found.row["status"] == MessageStatus.REJECTED and last_act == ActionKind.REJECTED:
         may_expire = any(policy.expires_after for policy in settings.policies.values())
         unless = ", unless it has expired" if may_expire else ""
         return f"`retrycli requeue {message_id}` returns the message to the queue{unless}"

@@ -189,6 +189,10 @@ class ActionKind(StrEnum):
     RESUMED = "resumed"  # also the end of a hold
 
 
+# Actions that decide only whether passes may claim a message, and nothing about the message itself.
+OF_HOLDS = frozenset({ActionKind.HELD, ActionKind.RESUMED})
+
+
 class Decision(NamedTuple):
     """The transition of a message and the outcome of its attempt, before they are recorded."""
 

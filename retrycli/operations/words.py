@@ -77,7 +77,10 @@ def expired(found: Status) -> str | None:
     if found.pause is not None or found.breakers:
         then = f"a pass will escalate {'it' if number == 1 else 'them'} once deliveries resume"
     elif found.messages["expired_due"] < number:
-        then = f"a pass will escalate {'it' if number == 1 else 'each of them'} when due"
+        is_left_out = found.holds or any(not windows.open for windows in found.windows)
+        then = f"a pass will escalate {'it' if number == 1 else 'each of them'} when due" + (
+            ", but not during a hold or outside a delivery window" if is_left_out else ""
+        )
     else:
         then = f"the next pass will escalate {'it' if number == 1 else 'them'}"
     return f"{number:,} of the waiting messages; {then}"

@@ -202,7 +202,7 @@ class MessageQueries(Queries):
             return int(connection.execute(among, {"ids": list(ids)}).scalar_one())
 
     def _in(self, route: Route | None) -> list[ColumnElement[bool]]:
-        return in_route(self._database, route, kind=self._database.messages.c.message_type)
+        return in_route(self._database, route, joined=True)
 
     def count_ahead(
         self, message_id: int, due_by: datetime, route: Route | None = None, *, after: datetime | None = None

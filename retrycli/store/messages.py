@@ -95,30 +95,32 @@ def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
     return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
 
 
-def in_route(
-    database: Database, route: Route | None, *, kind: ColumnElement[Any] | None = None
-) -> list[ColumnElement[bool]]:
+def in_route(database: Database, route: Route | None, *, joined: bool = False) -> list[ColumnElement[bool]]:
     """Return the conditions for queued messages that a route includes and does not withhold.
 
     Args:
         database: holds the queue and the application's table.
         route: the route; None for all messages.
-        kind: the column with the message type, if the statement also selects from the application's table.
+        joined: the statement joins the queue with the application's table.
     """
     if route is None:
         return []
     m, withheld = database.messages.c, route.withheld
-    # This is a scalar subquery, because with `exists` a planner may scan the application's whole table.
-    of_row = select(m.message_type).where(m.id == queue.c.message_id).scalar_subquery() if kind is None else kind
+
+    def of_row(value: ColumnElement[Any]) -> ColumnElement[Any]:
+        # This is a scalar subquery, because with `exists` a planner may scan the application's whole table.
+        return value if joined else select(value).where(m.id == queue.c.message_id).scalar_subquery()
 
     def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
-        return case((or_(*(of_row == status_text(each) for each in sorted(types))), 1), else_=0)
+        kind = of_row(m.message_type)
+        return case((or_(*(kind == status_text(message_type) for message_type in sorted(types))), 1), else_=0)
 
     conditions = [is_of(but) == 0] if (but := route.but | withheld.types) else []
     if route.only is not None:
         conditions.append(is_of(route.only) == 1)
     if withheld.tickets:
-        conditions.append(or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(sorted(withheld.tickets))))
+        ticket = func.coalesce(of_row(cast(m.ticket_id, Text)), "")
+        conditions.append(ticket.not_in(sorted(withheld.tickets)))
     if withheld.messages:
         conditions.append(queue.c.message_id.not_in(message_ids(withheld.messages)))
     return conditions

@@ -75,7 +75,7 @@ class QueueCounts(Queries):
         `retrycli.operations.dry_run.counts`).
         """
         m = self._database.messages
-        is_counted_as_due = (*is_due(due_by), *in_route(self._database, route, kind=m.c.message_type))
+        is_counted_as_due = (*is_due(due_by), *in_route(self._database, route, joined=True))
         statement = (
             select(
                 func.count().label("failed"),

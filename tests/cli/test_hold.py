@@ -244,6 +244,19 @@ def test_operators_work_on_held_messages_as_during_a_pause(at_work: Cli, applica
     assert sent(application) == {17}
 
 
+def test_a_rejected_message_can_be_requeued_after_its_hold_has_ended(at_work: Cli, application: Application) -> None:
+    """Holds are in the history of a message, but they are not what an operator decided about it."""
+    application.add(17)
+    at_work("run-once", "--dry-run")
+    at_work("pause", "--message", "17")
+    assert at_work("reject", "17", "--reason", "no longer needed").returncode == 0
+    at_work("resume", "--message", "17")
+    assert "Next: `retrycli requeue 17` returns the message to the queue" in at_work.on_terminal("show", "17").text
+    done = at_work("requeue", "17")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert application.state(17) == "waiting"
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [

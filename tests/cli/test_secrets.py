@@ -99,6 +99,7 @@ ADDRESSES = {"recipient", "cc", "bcc"}
 MAY_SHOW = {
     "show": set(WORDS),  # the purpose of this command
     "the table's errors": ADDRESSES,  # an answer may name the address that it refuses
+    "retrycli_acts": {"subject"},  # keeps the texts that an edit replaced
     "retrycli_attempts": ADDRESSES,
     "retrycli_queue": ADDRESSES,  # keeps the last error, to notice a new error from the application
     "list-failed": ADDRESSES,  # shows the last error

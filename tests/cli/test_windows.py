@@ -140,6 +140,9 @@ def test_a_message_that_expires_while_its_window_is_closed_is_escalated_when_it_
     assert now.json("run-once")["escalated"] == 0
     counts = now.json("status")["messages"]
     assert (counts["due"], counts["expired"], counts["expired_due"]) == (0, 1, 0)
+    assert (
+        "1 of the waiting messages; a pass will escalate it when due, but not during a hold or" in now("status").stdout
+    )
     assert at_work.having(expire | {WINDOWS: ALWAYS}).json("run-once")["escalated"] == 1
 
 

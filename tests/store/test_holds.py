@@ -130,14 +130,17 @@ def test_a_hold_of_a_type_applies_within_a_route_of_types(claims: Claims) -> Non
     assert claims.claim(PASS, NOON, 16, None, Route(API, but=supplier, withheld=covered)) == [FREE]
 
 
-def test_a_message_without_a_ticket_in_the_queue_is_claimed_if_a_ticket_is_held(
+def test_a_hold_of_a_ticket_covers_a_message_that_the_application_has_just_moved_there(
     application: Application, database: Database, claims: Claims
 ) -> None:
-    """Versions before migration 0003 stored no ticket."""
-    enrol(database, [application.add()])
-    application.sql("UPDATE retrycli_queue SET ticket = NULL")
+    """The queue keeps the old ticket until a pass compares the rows."""
+    moved, left, without = application.add_all([{}, {"ticket_id": TICKET + 1}, {}])
+    enrol(database, [moved, left, without])
+    application.change(moved, ticket_id=TICKET + 1)
+    application.change(left, ticket_id=TICKET + 2)
+    application.change(without, ticket_id=None)
     route = Route(API, withheld=withheld([HOLDS[HoldKind.TICKET]], to_api))
-    assert claims.claim(PASS, NOON, 16, None, route) == [1]
+    assert claims.claim(PASS, NOON, 16, None, route) == [left, without]
 
 
 def test_a_held_first_message_of_a_ticket_holds_back_the_later_ones(
