@@ -6,13 +6,15 @@ in a short transaction.
 """
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
+    CompoundSelect,
     Row,
     Select,
     String,
@@ -32,7 +34,7 @@ from retrycli.domain.message import LARGEST_ID, MessageStatus, State, utc_time
 from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.database import Database, Queries
 from retrycli.store.messages import EARLIER, HELD_BACK, is_due, row_by_row, status_text
-from retrycli.store.ordering import Order
+from retrycli.store.ordering import Order, soonest
 from retrycli.store.schema import queue
 
 PAGE = 500  # number of messages to read in one transaction
@@ -109,10 +111,19 @@ class MessageQueries(Queries):
         Raises:
             SchemaMismatch: an id is not an integer.
         """
+        has_time = sort == "next" and (after is None or after.value is not None)
+        if has_time and limit is not None and (states := _only_states(wanted)):
+            ids, end = self._read_ids(soonest(self._database.messages, states, after, limit + 1), sort, limit)
+            if end is not None:
+                return ids, end
         order = Order.of(self._database.messages, sort)
         statement = self.failed(wanted, order.id, order.value).order_by(*order.by, order.id)
         statement = statement.limit(None if limit is None else limit + 1)
-        statement = statement if after is None else statement.where(order.after(after))
+        return self._read_ids(statement if after is None else statement.where(order.after(after)), sort, limit)
+
+    def _read_ids(
+        self, statement: Select[Any] | CompoundSelect[Any], sort: Sort, limit: int | None
+    ) -> "tuple[array[int], MessageCursor | None]":
         ids, last, has_more = array("q"), None, False
         with self._database.read() as connection:
             # Read to the end, because PostgreSQL's cursor must be closed.
@@ -250,6 +261,13 @@ def _any_of(wanted: Either[Value], condition: Callable[[Value], ColumnElement[bo
     values = [] if wanted is None else [wanted] if isinstance(wanted, str) else wanted
     if values:
         yield or_(*map(condition, values))
+
+
+def _only_states(wanted: Filter) -> Collection[State]:
+    """Return the states that a filter matches; an empty collection if it has other conditions."""
+    if any(getattr(wanted, each.name) for each in fields(wanted) if each.name != "state"):
+        return ()
+    return [wanted.state] if isinstance(wanted.state, State) else wanted.state or [*State]
 
 
 def _is_in(state: State) -> ColumnElement[bool]:
