@@ -14,6 +14,7 @@ from retrycli.domain.user import Right, Role, User
 from retrycli.web.access import Access
 from retrycli.web.endpoints import route_class
 from retrycli.web.router import make_api
+from retrycli.web.status import RecentStatus
 from tests.conftest import on_sqlite
 from tests.web.conftest import API, HOST
 
@@ -41,7 +42,7 @@ ORIGINS: Mapping[str, tuple[Mapping[str, str], bool]] = {
 
 def routes(settings: Settings) -> Iterator[APIRoute]:
     """Yield all routes of the API."""
-    for route in make_api(settings, Access(lambda _: None)).routes:
+    for route in make_api(settings, Access(lambda _: None), RecentStatus(settings)).routes:
         assert isinstance(route, APIRoute)
         yield route
 
