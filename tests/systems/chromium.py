@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ QUIET = (
     "--remote-debugging-pipe",
 )
 PATIENCE = 30
-"""Seconds within which Chromium must end."""
+"""Seconds within which Chromium must open a page, and must end."""
 NOISE = {"console": "Runtime.consoleAPICalled", "log": "Log.entryAdded", "exception": "Runtime.exceptionThrown"}
 
 
@@ -59,6 +60,7 @@ class Chromium:
         self._session = self._call("Target.attachToTarget", {"targetId": page, "flatten": True})["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._page(f"{domain}.enable")
+        self._page("Emulation.setFocusEmulationEnabled", {"enabled": True})
 
     def look(self, file: Path, *, width: int, dark: bool = False, height: int = 800, scale: float = 1) -> Seen:
         """Open a file in a window of the given width, in light or dark mode."""
@@ -81,8 +83,11 @@ class Chromium:
         self._loaded()
 
     def _loaded(self) -> None:
+        deadline = time.monotonic() + PATIENCE
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
-            self._read()
+            assert time.monotonic() < deadline, "no page was opened"
+            self._call("Browser.getVersion")  # its answer follows the events so far
+            time.sleep(0.01)
 
     def see(self) -> Seen:
         """Return what the open page looks like, and the browser's complaints since it was opened."""
@@ -90,13 +95,20 @@ class Chromium:
         size = self._page("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": width, "height": size["height"], "scale": 1}
         picture = self._page("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
-        told = [event for event in self._events if event["method"] in NOISE.values()]
+        told = self.complaints()
         asked = [event["params"]["request"]["url"] for event in self._events if "request" in event["params"]]
         return Seen(width, size["width"], size["height"], base64.b64decode(picture["data"]), told, asked)
 
     def find(self, script: str) -> Any:  # noqa: ANN401  any JSON value
-        """Return the value of a JavaScript expression in the open page."""
-        return self._page("Runtime.evaluate", {"expression": script, "returnByValue": True})["result"].get("value")
+        """Return the value of a JavaScript expression in the open page. A promise is awaited."""
+        answer = self._page("Runtime.evaluate", {"expression": script, "returnByValue": True, "awaitPromise": True})
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """Return what the browser has complained about since the page was opened."""
+        self.find("1")  # the answer follows all earlier events
+        return [event for event in self._events if event["method"] in NOISE.values()]
 
     def set_cookie(self, name: str, value: str, address: str) -> None:
         """Store a cookie for an address."""
@@ -122,6 +134,25 @@ class Chromium:
     def type(self, text: str) -> None:
         """Insert a text where the focus is."""
         self._page("Input.insertText", {"text": text})
+
+    def type_keys(self, text: str) -> None:
+        """Press the key of each character, as for a list that is searched by its first letters."""
+        for character in text:
+            self.press("Space" if character == " " else character)
+
+    def select_all(self) -> None:
+        """Select the whole text of the focused field."""
+        self._page("Input.dispatchKeyEvent", {"type": "rawKeyDown", "key": "a", "commands": ["selectAll"]})
+        self._page("Input.dispatchKeyEvent", {"type": "keyUp", "key": "a"})
+
+    def clear_cookies(self) -> None:
+        """Delete all cookies."""
+        self._page("Network.clearBrowserCookies")
+
+    def cut_off(self, *, offline: bool) -> None:
+        """Cut the browser off from the network, or connect it again."""
+        none = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        self._page("Network.emulateNetworkConditions", {"offline": offline, **none})
 
     def _page(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         return self._call(method, params, sessionId=self._session)

@@ -1,0 +1,334 @@
+"""The console in a real Chromium, as a process of its own: with and without scripts, by keyboard alone."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.api import REJECTS
+from tests.cli.command import wait_until
+from tests.cli.story import OK, Api
+from tests.conftest import on_sqlite
+from tests.systems.chromium import PROGRAM, Chromium, chromium
+from tests.web.hostile import HOSTILE, add_hostile
+from tests.web.test_serve import add_token, address_of, serving
+
+if TYPE_CHECKING:
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+pytestmark = [
+    on_sqlite,
+    pytest.mark.slow,
+    pytest.mark.skipif(PROGRAM is None, reason="no Chromium here: apt-get install chromium"),
+]
+
+WIDTHS = (375, 1280)
+MOST_TABS = 150
+
+
+def axe() -> str | None:
+    """Return the source of axe, which checks accessibility; None if it is not installed."""
+    spec = importlib.util.find_spec("axe_playwright_python")
+    if spec is None or spec.origin is None:
+        return None
+    return (Path(spec.origin).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+@dataclass
+class Person:
+    """Somebody with a browser and a keyboard."""
+
+    browser: Chromium
+    address: str
+
+    def open(self, path: str) -> None:
+        self.browser.open(self.address + path)
+        self.look()
+
+    def look(self) -> None:
+        """Check the open page: no complaint of the browser, and nothing that sticks out."""
+        assert self.browser.complaints() == []
+        assert self.browser.find("document.documentElement.scrollWidth <= innerWidth"), self.browser.find(STICKING_OUT)
+
+    def tab_to(self, text: str) -> None:
+        """Press Tab until the focused element, or its label, begins with a text."""
+        for _ in range(MOST_TABS):
+            self.browser.press("Tab")
+            if str(self.browser.find(FOCUSED)).startswith(text):
+                return
+        raise AssertionError(f"Tab never came to {text}")
+
+    def go(self, text: str) -> None:
+        """Move to a link or a button by Tab, and press Enter."""
+        self.tab_to(text)
+        self.browser.press("Enter", opens=True)
+        self.look()
+
+    def fill(self, label: str, text: str) -> None:
+        """Move to a field by Tab, and replace its text."""
+        self.tab_to(label)
+        self.browser.select_all()
+        self.browser.type(text)
+
+    @property
+    def words(self) -> str:
+        return str(self.browser.find("document.body.innerText"))
+
+
+FOCUSED = """(() => {
+    const it = document.activeElement;
+    const text = it.labels && it.labels[0] ? it.labels[0].innerText : it.innerText;
+    return (text || it.getAttribute("aria-label") || "").trim();
+})()"""
+STICKING_OUT = """[...document.querySelectorAll("body *")]
+    .filter((it) => it.getBoundingClientRect().right > innerWidth).map((it) => it.outerHTML.slice(0, 120))"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    with chromium(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with Api(REJECTS) as api:
+        yield api
+
+
+@pytest.fixture
+def desk(application: Application, cli: Cli, api: Api, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Provide a served console over eight escalated messages, and a token."""
+    application.add(9, recipient_email="nobody@example.com")
+    application.add(10, last_error="HTTP 422")
+    for number in range(20, 26):
+        application.add(number, retry_count=10, message_type="supplier")
+    never = {"RETRYCLI_BREAKER__FAILURES": "1000", "RETRYCLI_WEB__TOKENS_FILE": str(tmp_path / "tokens.json")}
+    command = cli.having({**application.variables(api.url), **never})
+    assert command("run-once").returncode == 0
+    token = add_token(command)
+    with serving(command, "--port", "0") as process:
+        yield address_of(process), token
+
+
+def signed_in(browser: Chromium, desk: tuple[str, str]) -> Person:
+    address, token = desk
+    browser.clear_cookies()
+    person = Person(browser, address)
+    person.open("/messages/")
+    browser.type(token)  # the field has the focus
+    browser.press("Enter", opens=True)
+    person.look()
+    return person
+
+
+@pytest.mark.long_except(
+    "test_the_story_of_a_person_with_a_keyboard[sqlite-1280-light-with scripts]",
+    "test_the_story_of_a_person_with_a_keyboard[sqlite-375-dark-without scripts]",
+)
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_story_of_a_person_with_a_keyboard(
+    browser: Chromium,
+    desk: tuple[str, str],
+    api: Api,
+    application: Application,
+    width: int,
+    *,
+    dark: bool,
+    scripts: bool,
+) -> None:
+    browser.resize(width, dark=dark)
+    browser.run_scripts(enabled=scripts)
+    try:
+        person = signed_in(browser, desk)
+        assert "Needs you" in person.words
+        person.go("9")
+        assert "The ticketing system does not accept it as it is." in person.words
+        person.go("Edit")
+        person.fill("Recipient", "ana@example.com")
+        person.go("Show the changes")
+        assert "+Recipient: ana@example.com" in person.words
+        api.answers = [OK]
+        person.go("Write and retry now")
+        assert "Changed recipient of message 9. Message 9 sent." in person.words
+        assert application.row(9)["recipient_email"] == "ana@example.com"
+
+        person.open("/messages/id/10")
+        person.tab_to("Reject…")
+        browser.press("Enter")
+        person.fill("Reason", "no longer wanted")
+        browser.press("Enter", opens=True)
+        person.look()
+        assert "Rejected message 10. No pass will send it." in person.words
+        assert application.row(10)["last_error"] == "Rejected by anna: no longer wanted"
+
+        person.go("Escalations")
+        person.go("Requeue…")
+        assert "Requeue 6 messages?" in person.words
+        person.fill("Attempt first (canary)", "2")
+        person.tab_to("The others are due")
+        browser.type_keys("over 2")
+        person.go("Requeue 6 messages")
+        assert "Requeued 4 messages. 2 canary messages were sent." in person.words
+        due = {row["next_attempt_at"] for row in application.rows("retrycli_queue").values()}
+        assert len(due) == 4
+    finally:
+        browser.run_scripts(enabled=True)
+
+
+PAGES = (
+    "/messages/", "/messages/?error=tea&type=customer", "/messages/id/9", "/messages/id/9/edit",
+    "/messages/escalations", "/messages/passes", "/messages/stats", "/messages/bulk?action=requeue&state=escalated",
+    "/messages/bulk?action=reject&id=9&id=10", "/messages/?ticket=none",
+    "/messages/bulk?action=retry&id=9&progress=x&left=5&done=1&refused=2",
+)  # fmt: skip
+WITH_ERRORS = ("/messages/nowhere", "/messages/?state=asleep")
+
+
+@pytest.mark.skipif(axe() is None, reason="no axe here: pip install axe-playwright-python")
+def test_axe_finds_no_violation_on_any_page(browser: Chromium, desk: tuple[str, str], application: Application) -> None:
+    source = axe()
+    add_hostile(application, 66)
+    browser.resize(1280)
+    browser.clear_cookies()
+    browser.open(desk[0] + "/messages/sign-in")
+    assert violations(browser, str(source)) == []
+    signed_in(browser, desk)
+    for width in WIDTHS:
+        for dark in (False, True):
+            browser.resize(width, dark=dark)
+            for path in (*PAGES, *WITH_ERRORS, "/messages/id/66"):
+                browser.open(desk[0] + path)
+                browser.find("document.querySelectorAll('details').forEach((it) => { it.open = true; })")
+                assert violations(browser, str(source)) == [], f"{path}, {width} px, dark: {dark}"
+
+
+def violations(browser: Chromium, source: str) -> list[Any]:
+    browser.find(f"{source}; undefined")
+    found = browser.find("axe.run(document, {resultTypes: ['violations']}).then((found) => found.violations)")
+    return [(each["id"], each["help"], [node["html"][:200] for node in each["nodes"]]) for each in found]
+
+
+@pytest.mark.skipif(axe() is None, reason="no axe here: pip install axe-playwright-python")
+def test_axe_would_find_a_violation(browser: Chromium, tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text("<!doctype html><title>Tea</title><p style='color: #aaa; background: #fff'>Tea<img src=''>")
+    browser.look(page, width=375)
+    assert {name for name, *_ in violations(browser, str(axe()))} >= {"color-contrast", "image-alt", "html-has-lang"}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_hostile_texts_are_shown_as_text_on_every_page(
+    browser: Chromium, desk: tuple[str, str], application: Application, width: int
+) -> None:
+    for number in range(60, 64):
+        add_hostile(application, number)
+    browser.resize(width)
+    person = signed_in(browser, desk)
+    for path in ("/messages/", "/messages/id/60", "/messages/id/60/edit", "/messages/escalations", "/messages/stats"):
+        person.open(path)
+        assert browser.find("document.title").endswith(" · retrycli")
+        assert browser.find("window.takenOver") is None
+    for path in ("/messages/id/60", "/messages/?sort=id"):
+        person.open(path)
+        assert HOSTILE.partition("\u202e")[0].strip() in person.words
+        assert "\\u202e" in person.words
+        assert "\\x1b" in person.words
+
+
+def test_pages_without_a_message_fit_and_raise_no_complaint(browser: Chromium, desk: tuple[str, str]) -> None:
+    for width in WIDTHS:
+        browser.resize(width)
+        person = signed_in(browser, desk)
+        for path in PAGES:
+            person.open(path)
+
+
+# -- the script ----------------------------------------------------------------------------------------------------
+
+
+def poll(browser: Chromium) -> None:
+    """Let the page poll now, as if its time had come."""
+    browser.find("window.later = (window.later || 9e15) + 1e6; Date.now = () => window.later")
+    browser.find("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_a_page_that_nobody_uses_shows_changes_by_itself(
+    browser: Chromium, desk: tuple[str, str], application: Application
+) -> None:
+    browser.resize(1280)
+    person = signed_in(browser, desk)
+    assert "HTTP 418" not in person.words
+    application.add(70, last_error="HTTP 418: teapot")
+    poll(browser)
+    wait_until(lambda: "HTTP 418: teapot" in person.words)
+    assert browser.complaints() == []
+
+
+def test_a_list_with_a_ticked_message_is_not_swapped_until_it_is_asked_for(
+    browser: Chromium, desk: tuple[str, str], application: Application
+) -> None:
+    browser.resize(1280)
+    person = signed_in(browser, desk)
+    for key in ("j", "j", "x"):
+        browser.press(key)
+    assert browser.find("document.querySelectorAll('input[name=id]:checked').length") == 1
+    assert "Continue with 1 ticked" in person.words
+    ticked = browser.find("document.querySelector('input[name=id]:checked').value")
+    application.add(70, last_error="HTTP 418: teapot")
+    application.add(71, last_error="HTTP 418: teapot")
+    poll(browser)
+    wait_until(lambda: "2 changes · show" in person.words)
+    assert "HTTP 418: teapot" not in person.words
+    person.tab_to("2 changes · show")
+    browser.press("Enter")
+    assert "HTTP 418: teapot" in person.words
+    assert browser.find("document.querySelector('input[name=id]:checked').value") == ticked
+    assert "changes · show" not in person.words
+
+
+def test_a_server_that_does_not_answer_makes_the_page_stale_and_an_answer_ends_that(
+    browser: Chromium, desk: tuple[str, str], application: Application
+) -> None:
+    browser.resize(1280)
+    signed_in(browser, desk)
+    assert browser.find("document.querySelector('#as-of').className") == ""
+    browser.cut_off(offline=True)
+    poll(browser)
+    wait_until(lambda: browser.find("document.querySelector('#as-of').className") == "stale")
+    browser.cut_off(offline=False)
+    poll(browser)
+    wait_until(lambda: browser.find("document.querySelector('#as-of').className") == "")
+
+
+def test_the_keys_move_open_search_and_can_be_switched_off(browser: Chromium, desk: tuple[str, str]) -> None:
+    browser.resize(1280)
+    person = signed_in(browser, desk)
+    browser.press("?")
+    assert browser.find("document.querySelector('dialog').open")
+    browser.press("Escape")
+    browser.press("/")
+    assert browser.find("document.activeElement.id") == "f-error"
+    browser.press("j")
+    assert browser.find("document.activeElement.value") == "j"
+    person.open("/messages/")
+    for key in ("j", "j", "k"):
+        browser.press(key)
+    first = browser.find("document.activeElement.innerText")
+    browser.press("Enter", opens=True)
+    assert browser.find("document.title").startswith(f"Message {first}")
+    person.open("/messages/")
+    browser.press("?")
+    browser.find("document.querySelector('dialog input').click()")
+    browser.press("Escape")
+    browser.press("j")
+    assert browser.find("document.activeElement.tagName") != "A"
+    browser.find("localStorage.clear()")
