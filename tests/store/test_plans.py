@@ -88,7 +88,8 @@ def _fill(database: Database) -> None:
         return literal(NOON + timedelta(seconds=seconds), queue.c.next_attempt_at.type)
 
     state = case((escalated, State.ESCALATED.value), (sending, State.SENDING.value), else_=State.WAITING.value)
-    due = case((escalated, None), (m.c.id % 10 == 0, at(-3600)), (m.c.id % 10 == 5, at(-60)), else_=at(7200))
+    later = case(*((m.c.id % 100 == number, at(7200 + number)) for number in range(0, 100, FAILED)))
+    due = case((escalated, None), (m.c.id % 10 == 0, at(-3600)), (m.c.id % 10 == 5, at(-60)), else_=later)
     queued = select(
         m.c.id,
         state,
@@ -306,6 +307,7 @@ CASES = {
     "a page of what is due": Case(page(Filter(due_by=NOON)), KEYS),
     # SQLite reports a scan even though it reads only the rows of the page, in the order of their ids.
     "two pages by id": Case(first_and_next("id"), "messages by its key", but="queue by its key, messages whole"),
+    "two pages by next attempt": Case(first_and_next("next"), "queue by due, messages by its key"),
     "those ahead": Case(lambda d: MessageQueries(d).count_ahead(SOME[0], NOON), "queue by due, queue by its key"),
     "causes": Case(escalation_groups, f"queue by due, {KEYS}", but="messages whole"),
     "figures of a day": Case(
