@@ -37,7 +37,7 @@ from retrycli.operations.wiring import (
     pass_rules,
 )
 from retrycli.store.claims import Claims
-from retrycli.store.database import Database
+from retrycli.store.database import Database, WriteNeeded
 from retrycli.store.history import message_details
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
@@ -91,8 +91,12 @@ def explain(
     """
     if callers is None:
         callers = applications(settings) or None
-    with dry_run_database(settings) as database:
-        found = _Explainer(settings, database, callers, runtime, none_hidden=none_hidden).explain(message_id)
+    try:  # usually nothing has to be written, and then no writer has to wait for the explanation, or it for a writer
+        with dry_run_database(settings, to_read=True, one_transaction=True) as database:
+            found = _Explainer(settings, database, callers, runtime, none_hidden=none_hidden).explain(message_id)
+    except WriteNeeded:
+        with dry_run_database(settings) as database:
+            found = _Explainer(settings, database, callers, runtime, none_hidden=none_hidden).explain(message_id)
     with suppress(LockUnusable):
         return replace(found, pass_runs=PassLock(lock_path(settings)).holder() is not None)
     return found

@@ -16,7 +16,7 @@ from retrycli.domain.operator_action import no_such
 from retrycli.operations.pause import mark_held
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import open_database, utc_now
-from retrycli.store import listing
+from retrycli.store import completion, listing
 from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.history import message_details
@@ -136,7 +136,7 @@ def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object,
         ConfigurationError: a setting or the application's table is wrong.
     """
     with closing(Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)) as database:
-        return listing.failed_beginning(database, digits, limit=OFFERED)
+        return completion.failed_beginning(database, digits, limit=OFFERED)
 
 
 def escalations(settings: Settings) -> list[EscalationGroup]:

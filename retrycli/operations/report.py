@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from retrycli.store.database import Database
 from retrycli.system.host import replace_file
 
 if TYPE_CHECKING:
+    from retrycli.operations.status import Status
     from retrycli.views.report.page import ReportData
     from retrycli.views.report.recent import RecentPasses
 
@@ -39,28 +40,48 @@ def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] =
     from retrycli.views.report.page import render
 
     until = now()
-    return render(report_data(settings, status(settings, now=lambda: until).state, span=span, until=until))
+    return render(report_data(settings, status(settings, now=lambda: until), span=span, until=until))
 
 
-def report_data(settings: Settings, state: str, *, span: timedelta, until: datetime) -> ReportData:
+def report_data(
+    settings: Settings, status: Status, *, span: timedelta, until: datetime, with_causes: bool = True
+) -> ReportData:
     """Return everything that the report shows of a period.
 
     Args:
         settings: the settings of the passes.
-        state: `retrycli.operations.status.Status.state`.
+        status: the scheduler's status.
         span: the length of the period.
         until: the end of the period.
+        with_causes: also group the escalated messages by cause.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        return _data(settings, database, since=until - span, until=until, state=state)
+        return _data(
+            settings,
+            database,
+            since=until - span,
+            until=until,
+            state=status.state,
+            messages=status.messages,
+            with_causes=with_causes,
+        )
 
 
-def _data(settings: Settings, database: Database, *, since: datetime, until: datetime, state: str) -> ReportData:
+def _data(
+    settings: Settings,
+    database: Database,
+    *,
+    since: datetime,
+    until: datetime,
+    state: str,
+    messages: Mapping[str, int],
+    with_causes: bool = True,
+) -> ReportData:
     from retrycli.store.delivery_stats import Statistics
-    from retrycli.store.summaries import QueueCounts, escalation_groups
+    from retrycli.store.summaries import escalation_groups
     from retrycli.views.report.page import ReportData, passes_since
 
     statistics = Statistics(database)
@@ -68,12 +89,12 @@ def _data(settings: Settings, database: Database, *, since: datetime, until: dat
     return ReportData(
         figures=statistics.figures(since, until),
         state=state,
-        messages=QueueCounts(database).counts(until),
+        messages=messages,
         first_pass=first_pass,
         last_pass=last_pass,
         passes=statistics.passes(passes_since(since, until)),
         interval=settings.schedule.interval,
-        causes=escalation_groups(database),
+        causes=escalation_groups(database) if with_causes else (),
     )
 
 
@@ -113,11 +134,14 @@ def is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
 
 def renew(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> str | None:
     """Update the page at the end of a pass. Return the reason if this fails."""
+    from retrycli.store.summaries import QueueCounts
     from retrycli.views.report.page import render
 
     state = STATES.get(summary.reason, "ok")
     try:
-        write(path, render(_data(settings, database, since=now - LOOKBACK, until=now, state=state)))
+        messages = QueueCounts(database).counts(now)
+        data = _data(settings, database, since=now - LOOKBACK, until=now, state=state, messages=messages)
+        write(path, render(data))
     except RetrycliError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  a pass must not fail because of the report

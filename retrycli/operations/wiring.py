@@ -66,15 +66,17 @@ def open_database(settings: Settings) -> Iterator[Database]:
 
 
 @contextmanager
-def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[Database]:
+def dry_run_database(settings: Settings, *, to_read: bool = False, one_transaction: bool = False) -> Iterator[Database]:
     """Open the database and roll back every write at the end.
 
     Args:
         settings: the settings of the database.
         to_read: the caller writes nothing, so no transaction needs to block other writers. If retrycli's own tables
-            must first be created or upgraded, a transaction is still used.
+            must first be created or upgraded, a transaction that may write is still used.
+        one_transaction: run all reads in one transaction, in which a write is an error.
 
     Raises:
+        WriteNeeded: the caller writes, but may only read.
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: the settings name no database, the application's table can't be used, or retrycli's own
             tables have another version or belong to another table.
@@ -82,7 +84,7 @@ def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[D
     with closing(Database(settings.database.url, settings.database.table)) as database:
         application_table.check_ids(database)
         ready = to_read and database.revision() == schema.HEAD
-        with nullcontext() if ready else database.rollback_at_end():
+        with nullcontext() if ready and not one_transaction else database.rollback_at_end(writes=not ready):
             own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
             yield database
 

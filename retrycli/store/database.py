@@ -32,6 +32,10 @@ Columns = TypeVarTuple("Columns")
 ADVISORY_LOCK = 0x7265747279  # key of the advisory lock that all processes using one PostgreSQL database share
 
 
+class WriteNeeded(Exception):
+    """A transaction that may only read would have to write. Repeat it as one that may write."""
+
+
 class Database:
     """The application's database, in which retrycli also keeps its own tables.
 
@@ -52,6 +56,7 @@ class Database:
         schema_name, _, self.table_name = table.rpartition(".")
         self.schema_name = schema_name or None
         self._ambient: Connection | None = None
+        self._only_reads = False  # the open transaction may not write
 
         # Ids of rows whose change has rolled back the whole transaction, with the reasons. Later writes leave out these
         # rows.
@@ -161,15 +166,22 @@ class Database:
             connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
 
     @contextmanager
-    def rollback_at_end(self) -> Iterator[None]:
-        """Run all reads and writes in the block in one transaction, and roll it back at the end."""
+    def rollback_at_end(self, *, writes: bool = True) -> Iterator[None]:
+        """Run all reads and writes in the block in one transaction, and roll it back at the end.
+
+        Args:
+            writes: on SQLite, acquire the write lock immediately. If false, do not, and let the block only read.
+
+        Raises:
+            WriteNeeded: the block may only read, and something in it writes.
+        """
         with self._translated(), self._engine.connect() as connection:
-            connection.execution_options(writes=True).begin()
-            self._ambient = connection
+            connection.execution_options(writes=writes).begin()
+            self._ambient, self._only_reads = connection, not writes
             try:
                 yield
             finally:
-                self._ambient = None
+                self._ambient, self._only_reads = None, False
                 connection.rollback()
 
     @contextmanager
@@ -278,6 +290,8 @@ class Database:
     @contextmanager
     def _transaction(self, *, writes: bool, wait: bool = True) -> Iterator[Connection]:
         if self._ambient is not None:
+            if writes and self._only_reads:
+                raise WriteNeeded
             yield self._ambient
             return
         with self._translated():

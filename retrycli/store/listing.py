@@ -7,12 +7,14 @@ in a short transaction.
 
 from array import array
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
+    CompoundSelect,
     Row,
     Select,
     String,
@@ -28,13 +30,12 @@ from sqlalchemy import (
 from retrycli.domain.cursor import Cursor, MessageCursor, Sort
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.listing import Either, Filter, ListedMessage, Value
-from retrycli.domain.message import LARGEST_ID, MessageStatus, State, utc_time
+from retrycli.domain.message import MessageStatus, State, utc_time
 from retrycli.domain.transition import Route
-from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.bulk import id_in
-from retrycli.store.database import Database, Queries
+from retrycli.store.database import Queries
 from retrycli.store.messages import EARLIER, HELD_BACK, in_route, is_due, row_by_row, status_text
-from retrycli.store.ordering import Order
+from retrycli.store.ordering import Order, soonest
 from retrycli.store.schema import queue
 
 PAGE = 500  # number of messages to read in one transaction
@@ -42,10 +43,6 @@ FETCH_SIZE = 10_000  # number of rows to fetch at a time; otherwise psycopg woul
 
 # The ids of a page. They are bound at execution, so that all pages share one statement.
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
-
-# Maximum number of rows to examine in each range of ids if there is no index on failed rows, because shell completion
-# must be fast.
-COMPLETION_ROWS = 10_000
 
 
 class MessageQueries(Queries):
@@ -111,10 +108,19 @@ class MessageQueries(Queries):
         Raises:
             SchemaMismatch: an id is not an integer.
         """
+        has_time = sort == "next" and (after is None or after.value is not None)
+        if has_time and limit is not None and (states := _only_states(wanted)):
+            ids, end = self._read_ids(soonest(self._database.messages, states, after, limit + 1), sort, limit)
+            if end is not None:
+                return ids, end
         order = Order.of(self._database.messages, sort)
         statement = self.failed(wanted, order.id, order.value).order_by(*order.by, order.id)
         statement = statement.limit(None if limit is None else limit + 1)
-        statement = statement if after is None else statement.where(order.after(after))
+        return self._read_ids(statement if after is None else statement.where(order.after(after)), sort, limit)
+
+    def _read_ids(
+        self, statement: Select[Any] | CompoundSelect[Any], sort: Sort, limit: int | None
+    ) -> "tuple[array[int], MessageCursor | None]":
         ids, last, has_more = array("q"), None, False
         with self._database.read() as connection:
             # Read to the end, because PostgreSQL's cursor must be closed.
@@ -275,6 +281,13 @@ def _any_of(wanted: Either[Value], condition: Callable[[Value], ColumnElement[bo
         yield or_(*map(condition, values))
 
 
+def _only_states(wanted: Filter) -> Collection[State]:
+    """Return the states that a filter matches; an empty collection if it has other conditions."""
+    if any(getattr(wanted, each.name) for each in fields(wanted) if each.name != "state"):
+        return ()
+    return [wanted.state] if isinstance(wanted.state, State) else wanted.state or [*State]
+
+
 def _is_in(state: State) -> ColumnElement[bool]:
     if state is State.WAITING:  # a message that is not in the queue yet counts as waiting
         return func.coalesce(queue.c.state, State.WAITING.value) == State.WAITING.value
@@ -312,38 +325,3 @@ def _time(value: object) -> datetime | None:
         return utc_time("created_at", value)
     except InvalidMessage:
         return None
-
-
-def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tuple[int, object, object]]:
-    """Return the id, ticket and last error of the newest failed messages whose ids begin with the given digits.
-
-    Only the application's table is read, so retrycli's own tables need not exist.
-    """
-    m, failed = database.messages.c, status_text(MessageStatus.FAILED)
-    indexed = FailedIndex(database).state() is IndexState.THERE
-    found: list[tuple[int, object, object]] = []
-    for first, last in _beginning(digits):
-        rows = select(m.id, m.ticket_id, m.last_error).where(m.id.between(first, last)).order_by(m.id.desc())
-        if indexed:
-            rows = rows.where(m.status == failed)
-        else:
-            newest = rows.add_columns(m.status).limit(COMPLETION_ROWS).subquery().c
-            rows = select(newest.id, newest.ticket_id, newest.last_error).where(newest.status == failed)
-            rows = rows.order_by(newest.id.desc())
-        with database.read() as connection:
-            found += [(row[0], row[1], row[2]) for row in connection.execute(rows.limit(limit - len(found)))]
-        if len(found) == limit:
-            break
-    return found
-
-
-def _beginning(digits: str) -> Iterator[tuple[int, int]]:
-    # Yield the highest range first, because the newest messages have the highest ids.
-    if not digits:
-        yield -LARGEST_ID, LARGEST_ID
-    elif digits == "0":
-        yield 0, 0
-    elif digits.isascii() and digits.isdecimal() and digits[0] != "0":
-        for power in range(len(str(LARGEST_ID)) - len(digits), -1, -1):
-            if (first := int(digits) * 10**power) <= LARGEST_ID:
-                yield first, min(first + 10**power - 1, LARGEST_ID)

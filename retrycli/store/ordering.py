@@ -1,11 +1,29 @@
 """The orders of a list of messages: the values to sort by, and the condition for the rows after a cursor."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, TableClause, and_, case, cast, func, null, or_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    CompoundSelect,
+    TableClause,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
 
 from retrycli.domain.cursor import MessageCursor, Sort
+from retrycli.domain.message import MessageStatus, State
+from retrycli.store.messages import status_text
 from retrycli.store.schema import MAX_INT, queue
 
 
@@ -52,6 +70,30 @@ class Order:
         if end.value is None:  # rows without a time come last
             return and_(self.value.is_(None), follows)
         return or_(self.value > end.value, and_(self.value == end.value, follows), self.value.is_(None))
+
+
+def soonest(
+    messages: TableClause, states: Collection[State], after: MessageCursor | None, limit: int
+) -> CompoundSelect[Any]:
+    """Select the ids and times of the failed messages with the earliest next attempts, in the order ``next``.
+
+    The index of the queue has this order for each state, so few rows of each state are read. Messages
+    without a next attempt come last in this order, and are left out.
+    """
+    due, number, m = queue.c.next_attempt_at, queue.c.message_id, messages.c
+    within: ColumnElement[bool] = due.is_not(None)
+    if after is not None:
+        within = tuple_(due, number) > tuple_(literal(after.value, due.type), after.key)
+    parts = [
+        select(number.label("id"), due.label("due"))
+        .join_from(queue, messages, m.id == number)
+        .where(queue.c.state == state.value, within, m.status == status_text(MessageStatus.FAILED))
+        .order_by(due, number)
+        .limit(limit)
+        .subquery()
+        for state in states
+    ]
+    return union_all(*(select(part) for part in parts)).order_by("due", "id").limit(limit)
 
 
 def _count(column: ColumnElement[Any]) -> ColumnElement[int]:

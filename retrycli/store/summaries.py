@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, case, cast, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, String, and_, case, cast, func, select
 
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.listing import EscalationGroup, Filter
@@ -115,48 +115,50 @@ def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[Esc
 
     Messages that the application has withdrawn are left out.
     """
-    m = database.messages.c
     views = MessageQueries(database)
-    at, number, first = queue.c.escalated_at, func.count().label("n"), func.min(m.id).label("example")
-    largest = (
+    groups: dict[str | None, list[Row[Any]]] = {}
+    for row in database.rows(_largest_groups(database, views, among)):
+        groups.setdefault(row.fingerprint, []).append(row)
+    firsts = array("q", (min(row.example for row in rows) for rows in groups.values()))
+    examples = {message.id: message for message in views.pages(firsts, among)}
+    return [
+        EscalationGroup(
+            fingerprint=fingerprint,
+            cause=None if example.last_error is None else cause(example.last_error),
+            count=sum(row.n for row in rows),
+            new=sum(row.n - row.seen for row in rows),
+            oldest=min(row.oldest for row in rows),
+            newest=max(row.newest for row in rows),
+            types={str(row.message_type): row.n for row in rows},
+            example=example,
+        )
+        for (fingerprint, rows), first in zip(groups.items(), firsts, strict=True)
+        if (example := examples.get(first)) is not None
+    ]
+
+
+def _largest_groups(database: Database, views: MessageQueries, among: Filter) -> Select[Any]:
+    """Select each group's part of each message type, the largest groups first. All messages are read only once."""
+    m = database.messages.c
+    at = queue.c.escalated_at
+    of_a_type = (
         views.failed(
             among,
             queue.c.fingerprint,
-            number,
+            m.message_type,
+            func.count().label("n"),
             func.count(queue.c.acknowledged_at).label("seen"),
             func.min(at, type_=at.type).label("oldest"),
             func.max(at, type_=at.type).label("newest"),
-            first,
+            func.min(m.id).label("example"),
         )
-        .group_by(queue.c.fingerprint)
-        .order_by(number.desc(), first)
-        .limit(MAX_GROUPS)
+        .group_by(queue.c.fingerprint, m.message_type)
+        .subquery()
     )
-    types: dict[str | None, dict[str, int]] = {}
-    with database.read() as connection:
-        rows = connection.execute(largest).all()
-        if not rows:
-            return []
-        known = [row.fingerprint for row in rows if row.fingerprint is not None]
-        by_type = (
-            views.failed(among, queue.c.fingerprint, m.message_type, func.count())
-            .where(or_(queue.c.fingerprint.is_(None), queue.c.fingerprint.in_(known)))
-            .group_by(queue.c.fingerprint, m.message_type)
-        )
-        for fingerprint, message_type, count in connection.execute(by_type):
-            types.setdefault(fingerprint, {})[str(message_type)] = count
-    examples = {message.id: message for message in views.pages(array("q", (row.example for row in rows)), among)}
-    return [
-        EscalationGroup(
-            fingerprint=row.fingerprint,
-            cause=None if example.last_error is None else cause(example.last_error),
-            count=row.n,
-            new=row.n - row.seen,
-            oldest=row.oldest,
-            newest=row.newest,
-            types=types[row.fingerprint],
-            example=example,
-        )
-        for row in rows
-        if (example := examples.get(row.example)) is not None
-    ]
+    part = of_a_type.c
+    size = func.sum(part.n).over(partition_by=part.fingerprint).label("size")
+    first = func.min(part.example).over(partition_by=part.fingerprint).label("first")
+    sized = select(of_a_type, size, first).subquery()
+    place = func.dense_rank().over(order_by=(sized.c.size.desc(), sized.c.first)).label("place")
+    placed = select(sized, place).subquery()
+    return select(placed).where(placed.c.place <= MAX_GROUPS).order_by(placed.c.place, placed.c.message_type)

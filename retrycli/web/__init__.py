@@ -37,10 +37,12 @@ def api(settings: Settings, *, user: Who) -> APIRouter:
     try:
         from retrycli.web.access import Access
         from retrycli.web.router import make_api
+        from retrycli.web.status import RecentStatus
     except ImportError as error:
         raise ConfigurationError(f"the HTTP API needs the extra `web`, because {error.name} is missing") from None
     hosts = settings.web.allowed_hosts
-    return make_api(settings, Access(user, frozenset(hosts) if hosts else None, read_only=settings.web.read_only))
+    access = Access(user, frozenset(hosts) if hosts else None, read_only=settings.web.read_only)
+    return make_api(settings, access, RecentStatus(settings))
 
 
 def pages(settings: Settings, *, user: Who) -> Starlette:

@@ -44,14 +44,15 @@ class _Document:
         return Response(as_json(document), media_type=JSON)
 
 
-def make_api(settings: Settings, access: Access) -> APIRouter:
+def make_api(settings: Settings, access: Access, status: RecentStatus) -> APIRouter:
     """Return a router with all endpoints.
 
     Args:
         settings: the settings of the passes.
         access: decides who may call which endpoint.
+        status: the scheduler's status.
     """
-    router, status = APIRouter(route_class=route_class(access)), RecentStatus(settings)
+    router = APIRouter(route_class=route_class(access))
     add_endpoints(router, SchedulerEndpoints(settings, status))
     add_endpoints(router, _Document(router))
     add_endpoints(router, MessageEndpoints(settings, status))

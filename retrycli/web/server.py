@@ -46,8 +46,9 @@ def application(settings: Settings) -> ASGIApp:
     users = TokenUsers(settings)
     access = Access(users, allowed_hosts(settings), read_only=settings.web.read_only)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.include_router(make_api(settings, access), prefix=API)
-    app.mount(PAGES, make_pages(settings, access, RecentStatus(settings), users))
+    status = RecentStatus(settings)
+    app.include_router(make_api(settings, access, status), prefix=API)
+    app.mount(PAGES, make_pages(settings, access, status, users))
     app.add_exception_handler(HTTPException, _not_found)
 
     @app.get("/livez", include_in_schema=False)

@@ -35,6 +35,7 @@ from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted, held_b
 from tests.cli.application import Application
 from tests.cli.command import COLUMNS, end
 from tests.cli.test_lists import LOCAL_TIME, UTC_TIME
+from tests.conftest import on_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -785,3 +786,13 @@ def test_a_missing_message_cannot_be_explained(waiting: Cli) -> None:
     done = waiting("explain", "99")
     assert (done.returncode, done.stdout) == (4, "")
     assert "no message 99" in done.stderr
+
+
+@on_sqlite
+def test_a_message_is_explained_while_another_process_writes(at: Desk) -> None:
+    """The console shows messages while passes and the application write, and delays neither."""
+    wait(at)
+    at.have(database={"url": f"{at.application.url}?timeout=0"})
+    with at.application.in_transaction("UPDATE pending_messages SET body = 'written' WHERE id = 1"):
+        found = at.explain(1, NOON + MINUTE)
+    assert [gate.name for gate in found.gates if not gate.open] == ["wait"]

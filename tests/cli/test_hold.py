@@ -206,6 +206,17 @@ def test_status_lists_the_holds(at_work: Cli, application: Application) -> None:
     assert re.search(r"Hold type customer by anna until [-0-9]{10} \S+: wrong price; 1 waiting message", words)
 
 
+def test_status_shows_at_most_ten_holds_as_text(at_work: Cli) -> None:
+    tickets = [word for number in range(12) for word in ("--ticket", f"{number}")]
+    assert at_work("pause", *tickets).returncode == 0
+    assert len(at_work.json("status")["holds"]) == 12
+    lines = at_work("status").stdout.splitlines()
+    assert len([line for line in lines if line.startswith("Hold ticket ")]) == 10
+    assert "Holds\t2 more; see `retrycli status --json`" in lines
+    assert at_work("resume", *tickets).returncode == 0
+    assert at_work.json("status")["holds"] == []
+
+
 def test_list_failed_shows_which_waiting_messages_are_held(at_work: Cli, application: Application) -> None:
     application.fill_due()
     application.add(9, body=None)

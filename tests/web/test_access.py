@@ -19,6 +19,7 @@ from retrycli.web import problems
 from retrycli.web.access import Access
 from retrycli.web.endpoints import route_class
 from retrycli.web.router import make_api
+from retrycli.web.status import RecentStatus
 from tests.conftest import on_sqlite
 from tests.web.conftest import API, HOST
 
@@ -44,7 +45,7 @@ ORIGINS: Mapping[str, tuple[Mapping[str, str], bool]] = {
 
 def routes(settings: Settings) -> Iterator[APIRoute]:
     """Yield all routes of the API."""
-    for route in make_api(settings, Access(lambda _: None)).routes:
+    for route in make_api(settings, Access(lambda _: None), RecentStatus(settings)).routes:
         assert isinstance(route, APIRoute)
         yield route
 

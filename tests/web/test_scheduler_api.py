@@ -63,6 +63,13 @@ def test_a_pause_by_api_shows_in_the_status_and_ends_with_resume(desk: Desk) -> 
     assert [(pause.act, pause.by) for pause in pauses] == [("resumed", "anna"), ("paused", "anna")]
 
 
+def test_a_pause_by_api_shows_on_the_pages_at_once(desk: Desk) -> None:
+    """API and pages share the status that they keep for a moment."""
+    assert "Paused" not in desk.operator.get("/messages/").text
+    desk.operator.post(f"{API}/scheduler/pause", json={"for": "2h"})
+    assert "Paused" in desk.operator.get("/messages/").text
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -50,7 +50,7 @@ class ReportData:
 
     figures: DeliveryStats
     state: str  # one of the values of `Status.state`
-    messages: Mapping[str, int]  # the result of `QueueCounts.counts`
+    messages: Mapping[str, int]  # numbers of ``waiting``, ``due``, ``sending`` and ``escalated`` messages
     first_pass: datetime | None  # start of the first known pass
     last_pass: datetime | None
     passes: Sequence[PassMark]  # passes of the period that the page shows, oldest first; see `passes_since`

@@ -58,7 +58,7 @@ def make_environment(now: Callable[[], datetime]) -> Environment:
 
 def line(text: object) -> Markup:
     """Return a text of another system for one line: control characters are visible, and its direction stays its own."""
-    return Markup("<bdi>{}</bdi>").format(printable(str(text)))
+    return Markup(f"<bdi>{escape(printable(str(text)))}</bdi>")  # noqa: S704  faster than `Markup.format`
 
 
 def short(text: object, longest: int = SHORT) -> Markup:
@@ -69,7 +69,7 @@ def short(text: object, longest: int = SHORT) -> Markup:
 
 def lines(text: str) -> Markup:
     """Return a text of several lines. Line breaks stay, and other control characters are visible."""
-    return Markup("\n").join(Markup("<bdi>{}</bdi>").format(printable(each)) for each in text.split("\n"))
+    return Markup("\n").join(line(each) for each in text.split("\n"))
 
 
 def words(text: str) -> Markup:
@@ -80,7 +80,7 @@ def words(text: str) -> Markup:
 def moment(time: datetime, *, now: Callable[[], datetime], only_clock: bool = False) -> Markup:
     """Return a time in the server's zone, as an element. ``only_clock`` omits the date."""
     text = f"{in_zone(time):%H:%M}" if only_clock else moment_text(time, now())
-    return Markup('<time datetime="{}">{}</time>').format(utc_text(time), text)
+    return Markup(f'<time datetime="{utc_text(time)}">{text}</time>')  # noqa: S704  digits and names of months
 
 
 def moment_text(time: datetime, now: datetime) -> str:

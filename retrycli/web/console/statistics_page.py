@@ -43,9 +43,12 @@ class StatisticsPages:
     @page(HTTPMethod.GET, "/stats", Right.READ, StatisticsQuery)
     def statistics(self, visit: Visit, query: StatisticsQuery) -> Response:
         """Show outcomes of attempts, waits, passes, and errors."""
-        state = self._console.status.read().state
         found = operations.report.report_data(
-            self._console.settings, state, span=duration(query.since), until=self._console.now()
+            self._console.settings,
+            self._console.status.read(),
+            span=duration(query.since),
+            until=self._console.now(),
+            with_causes=False,
         )
         shown: dict[str, Any] = values(found, offset_of(found))
         return self._console.show(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -118,6 +119,24 @@ def test_a_hold_that_ends_during_a_pass_lets_its_messages_go(stage: Stage) -> No
     held = stage.hold(HoldKind.MESSAGE, "2")
     stage.run(during(stage, 5, lambda: stage.resume(held)), ONE_BY_ONE)
     assert sorted(stage.order) == [*range(1, 9)]
+
+
+def test_a_hold_that_ends_when_all_others_are_claimed_lets_its_messages_go(stage: Stage) -> None:
+    """The pass still waits for the answer to message 8, and has found nothing more to claim."""
+    stage.add(*range(1, 10), due=START)
+    held = stage.hold(HoldKind.MESSAGE, "9")
+
+    others_are_sent = asyncio.Event()
+    stage.events.hear = lambda _: others_are_sent.set() if stage.sent() == [*range(1, 8)] else None
+
+    async def late() -> Outcome:
+        await others_are_sent.wait()
+        stage.clock.now += SYNC_INTERVAL
+        stage.resume(held)
+        return DELIVERED
+
+    stage.run(lambda queued: late() if queued.message_id == 8 else DELIVERED)
+    assert stage.order[-1] == 9
 
 
 def test_a_held_first_message_holds_back_the_later_ones_of_its_ticket(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const POLL_MS = 15000;
+  const POLL_REST = 20; // how many times as long as an answer takes to wait for the next, so that open pages cost little
   const all = (what, within = document) => [...within.querySelectorAll(what)];
   const asOf = document.getElementById("as-of");
   const changes = document.getElementById("changes");
@@ -9,7 +10,7 @@
   const mustRecover = "recover" in document.body.dataset;
   const shown = new Map(all("[data-live]").map((region) => [region.dataset.live, region.innerHTML]));
   const waiting = new Map();
-  let polledAt = Date.now();
+  let pollAt = Date.now() + POLL_MS;
 
   // -- live regions: compared and swapped, unless somebody is using them --
 
@@ -57,16 +58,18 @@
     tellWaiting();
   };
   const poll = async () => {
-    polledAt = Date.now();
+    const began = Date.now();
+    pollAt = Infinity; // one request at a time
     let answer;
     try { answer = await fetch(location.href, { cache: "no-store" }); } catch { answer = { ok: false }; }
+    pollAt = began + Math.max(POLL_MS, POLL_REST * (Date.now() - began));
     const isPage = answer.ok && !answer.redirected;
     asOf.classList.toggle("stale", !isPage);
     if (!isPage) return;
     if (mustRecover) location.reload();
     else take(new DOMParser().parseFromString(await answer.text(), "text/html"));
   };
-  const pollIfDue = () => { if (!document.hidden && Date.now() - polledAt >= POLL_MS) poll(); };
+  const pollIfDue = () => { if (!document.hidden && Date.now() >= pollAt) poll(); };
   if (shown.size || mustRecover) {
     setInterval(pollIfDue, 1000);
     document.addEventListener("visibilitychange", pollIfDue);
