@@ -15,6 +15,13 @@
     found = retrycli.find(settings, retrycli.Filter(error="503"))
     retrycli.requeue(settings, found.ids)     # return these messages to the queue; see also `reject`
 
+    page = retrycli.list_failed(settings)     # the first 50 failed messages
+    page = retrycli.list_failed(settings, after=page.next)  # the next 50, if `page.next` is not None
+    retrycli.show(settings, 17)               # the message's text and history
+    retrycli.explain(settings, 17)            # why it waits, and when it is attempted next
+    retrycli.edit(settings, 17, recipient="max@example.org")
+    retrycli.pause(settings, length=timedelta(hours=2), reason="API migration")  # see also `resume`, `passes`
+
 Names are imported on first use, so that ``import retrycli`` is fast.
 """
 
@@ -27,73 +34,120 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from retrycli.config.loader import load_settings
     from retrycli.config.settings import Settings
-    from retrycli.domain.errors import RetrycliError
-    from retrycli.domain.listing import Filter
+    from retrycli.domain.errors import InvalidArgument, NoSuchMessage, NotActionable, RetrycliError, StaleEdit
+    from retrycli.domain.listing import Filter, ListedMessage, MessageDetails
     from retrycli.domain.message import EscalationReason, MessageType, State
     from retrycli.domain.outcome import LookUp, Outcome, Presence
-    from retrycli.domain.passes import PassSummary
+    from retrycli.domain.passes import PassRecord, PassSummary, Pause
+    from retrycli.operations.edit_message import Edit, edit
+    from retrycli.operations.explain import Explanation, explain
+    from retrycli.operations.gates import Gate
+    from retrycli.operations.listing import Page, show
+    from retrycli.operations.listing import page as list_failed
     from retrycli.operations.message_actions import Canary, Match, acknowledge, find, mark_sent, reject, requeue
+    from retrycli.operations.pause import pause, resume
     from retrycli.operations.retry import ActionResult, look_up, retry
     from retrycli.operations.run_pass import run_once
     from retrycli.operations.schedule.in_process import Scheduler
-    from retrycli.operations.status import Status, status
+    from retrycli.operations.status import PassList, Status, passes, status
 
 __all__ = [
     "ActionResult",
     "Canary",
+    "Edit",
     "EscalationReason",
+    "Explanation",
     "Filter",
+    "Gate",
+    "InvalidArgument",
+    "ListedMessage",
     "LookUp",
     "Match",
+    "MessageDetails",
     "MessageType",
+    "NoSuchMessage",
+    "NotActionable",
     "Outcome",
+    "Page",
+    "PassList",
+    "PassRecord",
     "PassSummary",
+    "Pause",
     "Presence",
     "RetrycliError",
     "Scheduler",
     "Settings",
+    "StaleEdit",
     "State",
     "Status",
     "acknowledge",
+    "edit",
+    "explain",
     "find",
+    "list_failed",
     "load_settings",
     "look_up",
     "mark_sent",
+    "passes",
+    "pause",
     "reject",
     "requeue",
+    "resume",
     "retry",
     "run_once",
+    "show",
     "status",
 ]
 
 _HOMES = {
     "ActionResult": "operations.retry",
     "Canary": "operations.message_actions",
+    "Edit": "operations.edit_message",
     "EscalationReason": "domain.message",
+    "Explanation": "operations.explain",
     "Filter": "domain.listing",
+    "Gate": "operations.gates",
+    "InvalidArgument": "domain.errors",
+    "ListedMessage": "domain.listing",
     "LookUp": "domain.outcome",
     "Match": "operations.message_actions",
+    "MessageDetails": "domain.listing",
     "MessageType": "domain.message",
+    "NoSuchMessage": "domain.errors",
+    "NotActionable": "domain.errors",
     "Outcome": "domain.outcome",
+    "Page": "operations.listing",
+    "PassList": "operations.status",
+    "PassRecord": "domain.passes",
     "PassSummary": "domain.passes",
+    "Pause": "domain.passes",
     "Presence": "domain.outcome",
     "RetrycliError": "domain.errors",
     "Scheduler": "operations.schedule.in_process",
     "Settings": "config.settings",
+    "StaleEdit": "domain.errors",
     "State": "domain.message",
     "Status": "operations.status",
     "acknowledge": "operations.message_actions",
+    "edit": "operations.edit_message",
+    "explain": "operations.explain",
     "find": "operations.message_actions",
+    "list_failed": "operations.listing",
     "load_settings": "config.loader",
     "look_up": "operations.retry",
     "mark_sent": "operations.message_actions",
+    "passes": "operations.status",
+    "pause": "operations.pause",
     "reject": "operations.message_actions",
     "requeue": "operations.message_actions",
+    "resume": "operations.pause",
     "retry": "operations.retry",
     "run_once": "operations.run_pass",
+    "show": "operations.listing",
     "status": "operations.status",
 }
 
+_NAMES = {"list_failed": "page"}  # names that differ from those in their modules
 _RENAMED = {"Done": "ActionResult", "Found": "Match"}  # deprecated names; the release after 0.1.0 removes them
 
 
@@ -107,4 +161,4 @@ def __getattr__(name: str) -> object:
         name = _RENAMED[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'retrycli' has no attribute {name!r}")
-    return getattr(import_module(f"retrycli.{_HOMES[name]}"), name)
+    return getattr(import_module(f"retrycli.{_HOMES[name]}"), _NAMES.get(name, name))

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.errors import LockHeld
+from retrycli.domain.hold import Hold, HoldKind
 from retrycli.domain.message import MessageType, QueuedMessage
+from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.domain.passes import Event, PassSummary
 from retrycli.domain.retry_policy import RetryPolicy
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import ActionKind, Decision, Transition
 from retrycli.engine import runner
 from retrycli.engine.manual_attempt import attempt_through
 from retrycli.engine.ports import Database as Transactions
@@ -30,6 +32,7 @@ from retrycli.store.clock_repair import repair_clock_skew
 from retrycli.store.counters import prune
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
+from retrycli.store.holds import Holds
 from retrycli.store.passes import Ledger
 
 if TYPE_CHECKING:
@@ -195,6 +198,16 @@ class Stage:
         if due is not None:
             entries = [(Decision(message_id, Transition.enrolled(due)), START, 1000 + message_id) for message_id in ids]
             self.enrolment.enrol(entries, START)
+
+    def hold(self, kind: HoldKind, text: str) -> Hold:
+        """Hold a part of the queue from now on."""
+        begun = Hold(kind, text, self.clock.now, None, "anna", None)
+        Holds(self.database).begin([begun], {})
+        return begun
+
+    def resume(self, ended: Hold) -> None:
+        """End a hold."""
+        Holds(self.database).end([ended], [ended.part], OperatorAction(ActionKind.RESUMED, "anna", self.clock.now))
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement over a separate connection, as another process would."""

@@ -30,7 +30,7 @@ PHRASES = (
 """Regular expressions for unidiomatic phrases. CONTRIBUTING's section on style gives the rules."""
 TEXTS = sources() | {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("retrycli/manual/*.md"), *ROOT.glob("retrycli/views/**/*.html"))
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("retrycli/manual/*.md"), *ROOT.glob("retrycli/**/*.html"))
 }
 
 

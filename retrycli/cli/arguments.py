@@ -23,7 +23,7 @@ MAX_ERROR_LENGTH = 60  # maximum length of a completion's description: the ticke
 SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
 
 
-def _failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Complete the ids of failed messages, with ticket and error."""
     from retrycli.config import loader as configuration
 
@@ -44,7 +44,7 @@ def _failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str
 
 
 MessageId = Annotated[
-    int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The id of the message.", autocompletion=_failed_messages)
+    int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The id of the message.", autocompletion=failed_messages)
 ]
 MessageIds = Annotated[
     list[int] | None,
@@ -53,7 +53,7 @@ MessageIds = Annotated[
         max=LARGEST_ID,
         help="The ids of the messages.",
         show_default=False,
-        autocompletion=_failed_messages,
+        autocompletion=failed_messages,
     ),
 ]
 

@@ -35,6 +35,7 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
                     "destinations": lambda: found.destinations,
                     "escalated": foreseen.escalated,
                     "paused": foreseen.pause and asdict(foreseen.pause),
+                    "withheld": foreseen.withheld,
                     "down": {to: breaker.probe_at for to, breaker in foreseen.down.items()},
                 }
             )
@@ -83,6 +84,11 @@ def _show_summary(
     if sent or not found.destinations:
         terminal.say(f"{would} send {formatting.count(sum(sent.values()), 'message')}{to}.")
     _show_down(found, foreseen)
+    if foreseen.withheld:
+        terminal.say(
+            f"{formatting.count(foreseen.withheld, 'due message')} would not be sent now, because of a hold or a "
+            "closed delivery window: see `retrycli status`."
+        )
     if foreseen.escalated:
         terminal.say(
             f"{formatting.count(foreseen.escalated, 'message')} would be escalated, not sent: expired, no retries "
@@ -94,7 +100,7 @@ def _show_summary(
             "Not checked: whether a message has already arrived or has become invalid.",
             "A pass may escalate such messages.",
         )
-    if not found.number and (later := foreseen.waiting):
+    if not found.number and (later := foreseen.waiting - foreseen.withheld) > 0:
         terminal.say(f"{formatting.count(later, 'message')} {'is' if later == 1 else 'are'} not due yet.")
     if found.oldest is not None:
         _show_oldest(settings, found.oldest, now)

@@ -51,7 +51,8 @@ def list_failed(
     terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
     if found.next is not None:
         options = [*as_options(filters), "--sort", sort, *([] if limit is None else ["--limit", str(limit)])]
-        terminal.say(f"Next page: retrycli list-failed {shlex.join([*options, '--after', found.next])}")
+        command = shlex.join(["retrycli", "list-failed", *options, "--after", found.next])
+        terminal.say(f"Next page: {command}")
 
 
 def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
@@ -73,7 +74,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
                 message.id,
                 str(message.ticket_id),
                 message.message_type,
-                message.state,
+                "held" if message.held else message.state,
                 message.tries(policies),
                 message.next_attempt_at,
                 message.last_error,

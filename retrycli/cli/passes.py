@@ -1,7 +1,7 @@
-"""The commands ``passes``, ``pause`` and ``resume``: list the last passes, and stop and restart deliveries."""
+"""The ``passes`` command: the last passes, pauses and holds."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from operator import itemgetter
 from typing import Annotated
 
@@ -9,10 +9,9 @@ import typer
 
 from retrycli import operations
 from retrycli.cli.arguments import After
-from retrycli.cli.options import MAX_NUMBER, By, ConfigFile, Header, Json, load_settings, utf8
-from retrycli.domain.duration import duration
+from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 from retrycli.domain.passes import PauseRecord
-from retrycli.views import formatting, terminal
+from retrycli.views import terminal
 
 
 def passes(
@@ -70,45 +69,3 @@ def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iter
         yield pause
         if since is not None and pause.at < since:
             return
-
-
-def pause(
-    ctx: typer.Context,
-    length: Annotated[
-        timedelta | None,
-        typer.Option(
-            "--for",
-            help="Resume automatically after this long, such as 30m, 2h or 1d.",
-            show_default=False,
-            metavar="<duration>",
-            parser=duration,
-        ),
-    ] = None,
-    reason: Annotated[
-        str | None,
-        typer.Option(help="The reason for the pause, shown by `status` and `passes`.", show_default=False, parser=utf8),
-    ] = None,
-    by: By = None,
-    config: ConfigFile = None,
-) -> None:
-    """Stop passes from sending, until `resume` or for a set time."""
-    if length is not None and not length:
-        raise typer.BadParameter(
-            "the pause would end immediately; omit --for to pause until `retrycli resume`", param_hint="--for"
-        )
-    begun, replaced = operations.pause.pause(load_settings(ctx, config), length=length, reason=reason, by=by)
-    if replaced is not None:
-        terminal.complain(f"retrycli: this replaces {replaced.in_words}")
-    until = f"until {formatting.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
-    terminal.say(
-        f"Paused {until}. Passes still run and are recorded, but send nothing.",
-        "Next: `retrycli resume`, to end the pause",
-    )
-
-
-def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
-    """End a pause."""
-    was_paused = operations.pause.resume(load_settings(ctx, config), by=by)
-    terminal.say(
-        "Resumed; passes will send messages again." if was_paused else "Nothing was paused.", "Next: retrycli status"
-    )

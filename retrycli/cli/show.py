@@ -16,7 +16,7 @@ from retrycli.domain.editable_message import concerns_editable_field, edit_in_li
 from retrycli.domain.listing import ActionRecord, MessageDetails
 from retrycli.domain.message import EscalationReason, MessageStatus
 from retrycli.domain.sanitize import printable
-from retrycli.domain.transition import ActionKind
+from retrycli.domain.transition import OF_HOLDS, ActionKind
 from retrycli.system.host import Asker
 from retrycli.views import terminal
 
@@ -59,7 +59,8 @@ def _show_edits(acts: Sequence[ActionRecord]) -> None:
 
 
 def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
-    if found.row["status"] == MessageStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
+    last_act = next((act.act for act in reversed(found.acts) if act.act not in OF_HOLDS), None)
+    if found.row["status"] == MessageStatus.REJECTED and last_act == ActionKind.REJECTED:
         may_expire = any(policy.expires_after for policy in settings.policies.values())
         unless = ", unless it has expired" if may_expire else ""
         return f"`retrycli requeue {message_id}` returns the message to the queue{unless}"
@@ -130,4 +131,10 @@ def explain(
         ],
     )
     terminal.show_facts({"Next attempt": operations.words.next_attempt(found, terminal.time_in_words)})
-    terminal.say(f"Next: {operations.words.remedy(found)}")
+    terminal.say(f"Next: {_unquoted(operations.words.remedy(found))}")
+
+
+def _unquoted(text: str) -> str:
+    """Remove the backticks from a text that is only one command."""
+    is_command = text.startswith("`") and text.find("`", 1) == len(text) - 1
+    return text[1:-1] if is_command else text

@@ -25,11 +25,16 @@ BAR = 24  # length of the longest bar, in characters
 ENDS = "▏▎▍▌▋▊▉█"  # the last character of a bar, narrowest first
 
 
-def _period(text: str) -> timedelta:
-    period = duration(text)
-    if not period:
+def period(text: str) -> timedelta:
+    """Parse the length of a period.
+
+    Raises:
+        ValueError: the text is not a duration, or the period is empty.
+    """
+    length = duration(text)
+    if not length:
         raise ValueError("the period is too short; give a longer one, such as 12h or 7d")
-    return period
+    return length
 
 
 WEEK = timedelta(days=7)
@@ -40,7 +45,7 @@ Since = Annotated[
         help="The period to cover, such as 12h or 7d.",
         show_default="7d",
         metavar="<duration>",
-        parser=_period,
+        parser=period,
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -12,10 +13,13 @@ from retrycli.cli.options import MAX_NUMBER, NOT_OK, ConfigFile, Json, load
 from retrycli.config.loader import Loaded
 from retrycli.domain import suggested
 from retrycli.domain.cron_line import Caller
-from retrycli.domain.passes import PassResult
+from retrycli.domain.hold import Hold
+from retrycli.domain.passes import PassResult, Pause
 from retrycli.operations.schedule import callers as schedule
 from retrycli.system.host import ANSWER_SECONDS, Asker, Host
 from retrycli.views import formatting, terminal
+
+HOLDS_SHOWN = 10  # maximum number of holds that the text lists
 
 
 def status(
@@ -94,6 +98,8 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             **_refusal_facts(found),
             **({"Disk": found.disk} if found.disk else {}),
             "Pause": _describe_pause(found),
+            **_hold_facts(found.holds),
+            **_window_facts(found.windows),
             "Lock": found.lock.in_words(found.now) if found.lock else "free",
         }
     )
@@ -155,10 +161,32 @@ def _host_facts(found: operations.status.Status) -> dict[str, str]:
 
 
 def _describe_pause(found: operations.status.Status) -> str:
-    if found.pause is None:
-        return "none"
-    until = f" until {terminal.time_in_words(found.pause.until)}" if found.pause.until else ""
-    return f"by {found.pause.by}{until}" + (f": {found.pause.reason}" if found.pause.reason else "")
+    return "none" if found.pause is None else describe_stop(found.pause)
+
+
+def describe_stop(stop: Pause | Hold) -> str:
+    """Describe who paused deliveries, or holds a part of them, until when, and why."""
+    until = f" until {terminal.time_in_words(stop.until)}" if stop.until else ""
+    return f"by {stop.by}{until}" + (f": {stop.reason}" if stop.reason else "")
+
+
+def _hold_facts(holds: Sequence[operations.pause.ActiveHold]) -> dict[str, str]:
+    facts = {
+        f"Hold {active.hold.part}": f"{describe_stop(active.hold)}; "
+        + formatting.count(active.messages, "waiting message")
+        for active in holds[:HOLDS_SHOWN]
+    }
+    more = len(holds) - HOLDS_SHOWN
+    return facts | ({"Holds": suggested.own(f"{more:,} more; see `retrycli status --json`")} if more > 0 else {})
+
+
+def _window_facts(windows: Sequence[operations.status.WindowStatus]) -> dict[str, str]:
+    closed = [
+        f"{', '.join(each.types)} closed until {terminal.time_in_words(each.next_opening)}"
+        for each in windows
+        if each.next_opening is not None
+    ]
+    return {"Window": "; ".join(closed)} if closed else {}
 
 
 def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, bool]:

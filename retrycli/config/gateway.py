@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -56,6 +56,30 @@ def _reject_empty(value: object) -> object:
     return value
 
 
+def _check_windows(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if texts:
+        from retrycli.domain.delivery_window import DeliveryWindows  # not needed if deliveries have no windows
+
+        DeliveryWindows.parse(texts)
+    return texts
+
+
+def zone_of(name: str) -> tzinfo:
+    """Return a time zone by its name.
+
+    Raises:
+        ValueError: this machine has no zone with this name.
+    """
+    from zoneinfo import ZoneInfo  # imported here, because few settings name a zone
+
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError, ValueError):  # an unknown name, the name of a folder, or an invalid path
+        raise ValueError(
+            f"{name!r} is not a time zone of this machine; write a name such as Europe/Berlin, or install tzdata"
+        ) from None
+
+
 def matching(pattern: str, error: str) -> AfterValidator:
     """Return a validator that requires a whole string to match a pattern."""
 
@@ -71,6 +95,7 @@ Named = Annotated[Path, BeforeValidator(_reject_empty)]
 Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
 Waits = Annotated[tuple[Minutes, ...], BeforeValidator(split_list)]
+Windows = Annotated[tuple[str, ...], BeforeValidator(split_list), AfterValidator(_check_windows)]
 
 
 class SettingsModel(BaseModel):

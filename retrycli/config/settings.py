@@ -3,7 +3,7 @@
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -20,13 +20,18 @@ from retrycli.config.gateway import (
     RoutedGatewaySettings,
     SettingsModel,
     Waits,
+    Windows,
     absolute,
     matching,
+    zone_of,
 )
 from retrycli.config.web import WebSettings
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
+
+if TYPE_CHECKING:
+    from retrycli.domain.delivery_window import DeliveryWindows
 
 
 def _urls(value: object) -> object:
@@ -74,6 +79,7 @@ class TypeScheduleSettings(SettingsModel):
     jitter: float | None = Field(None, ge=0, le=1)
     waits_minutes: Waits | None = None
     expires_after_hours: Hours | None = None
+    windows: Windows | None = None
 
 
 class ScheduleSettings(SettingsModel):
@@ -104,6 +110,12 @@ class ScheduleSettings(SettingsModel):
         None,
         description="messages older than this are escalated; if deliveries are stalled, retrycli warns first",
     )
+    windows: Windows = Field(
+        (), description='when passes may deliver, such as ["Mon-Fri 08:00-18:00", "Sat 09:00-12:00"]; by default always'
+    )
+    timezone: str | None = Field(
+        None, description="the time zone of the windows, such as Europe/Berlin; by default the system's"
+    )
     types: dict[MessageType, TypeScheduleSettings] = Field(
         {}, description="overrides of these settings, by message type"
     )
@@ -133,6 +145,25 @@ class ScheduleSettings(SettingsModel):
             unknown_limit=unknown_limit,
             expires_after=None if rules.expires_after_hours is None else timedelta(hours=rules.expires_after_hours),
         )
+
+    @property
+    def delivery_windows(self) -> "dict[MessageType, DeliveryWindows]":
+        """Return the delivery windows of each message type. Types that are always open are left out."""
+        own = {kind: rules.windows for kind, rules in self.types.items() if rules.windows is not None}
+        texts = dict.fromkeys(MessageType, self.windows) | own
+        if not any(texts.values()):
+            return {}
+        from retrycli.domain.delivery_window import DeliveryWindows
+
+        zone = None if self.timezone is None else zone_of(self.timezone)
+        return {kind: DeliveryWindows.parse(windows, zone) for kind, windows in texts.items() if windows}
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, name: str | None) -> str | None:
+        if name is not None:
+            zone_of(name)
+        return name
 
     def _with(self, own: TypeScheduleSettings) -> Self:
         return self.model_copy(update=own.model_dump(exclude_none=True))

@@ -24,6 +24,7 @@ EXAMPLES = {
 # Example: different rules for one message type.
 # [schedule.types.supplier]
 # max_retries = 5
+# windows = ["Mon-Fri 08:00-18:00", "Sat 09:00-12:00"]
 """,
     "gateway": """
 # Example: a separate gateway for one message type. From [gateway] it inherits only timeouts, retry limits,
@@ -46,10 +47,10 @@ def template(values: Mapping[str, object]) -> str:
                 continue
             lines.append(f"# {info.description}")
             if (value := values.get(f"{section}.{name}")) is not None:
-                lines.append(f"{name} = {_toml(value)}")
+                lines.append(f"{name} = {toml_value(value)}")
             else:
                 default = getattr(model, name)
-                lines.append(f"# {name} =" + ("" if default is None else f" {_toml(default)}"))
+                lines.append(f"# {name} =" + ("" if default is None else f" {toml_value(default)}"))
         lines.append(EXAMPLES.get(section, ""))
     return "\n".join(lines).rstrip() + "\n"
 
@@ -66,7 +67,7 @@ def with_value(text: str, section: str, name: str, value: object) -> str | None:
     Returns:
         The new text; None if adding or uncommenting a line can't set the value.
     """
-    line = f"{name} = {_toml(value)}\n"
+    line = f"{name} = {toml_value(value)}\n"
     head, header, rest = _split(text, rf"^\[{section}\][ \t]*(?:#.*)?\n")
     if not header:
         new = text + ("\n" if text and not text.endswith("\n") else "") + f"\n[{section}]\n{line}"
@@ -103,7 +104,8 @@ def _values(section: str, model: BaseModel) -> Iterator[tuple[str, str | None]]:
             yield from _values(f"{section}.{name}", value)
         elif isinstance(value, dict):
             for key, inner in value.items():
-                yield from ((k, v) for k, v in _values(f"{section}.{name}.{key}", inner) if v is not None)
+                given = inner.model_dump(exclude_none=True)
+                yield from ((f"{section}.{name}.{key}.{each}", _mask(item) or "[]") for each, item in given.items())
         else:
             yield f"{section}.{name}", _mask(value)
 
@@ -117,13 +119,17 @@ def _mask(value: object) -> str | None:
         case str():
             return masked_url(value)
         case tuple():
-            return ", ".join(HIDDEN if isinstance(item, SecretStr) else f"{item:g}" for item in value) or None
+            return ", ".join(HIDDEN if isinstance(item, SecretStr) else _item(item) for item in value) or None
         case bool():
             return str(value).lower()
         case float():
             return f"{value:g}"
         case _:
             return str(value)
+
+
+def _item(item: object) -> str:
+    return f"{item:g}" if isinstance(item, float) else str(item)
 
 
 def masked_url(url: str) -> str:
@@ -134,14 +140,15 @@ def masked_url(url: str) -> str:
     return re.sub(r"([?&]\w*(?:password|secret)=)[^&]*", rf"\1{HIDDEN}", masked)
 
 
-def _toml(value: object) -> str:
+def toml_value(value: object) -> str:
+    """Format the value of a setting as TOML."""
     match value:
         case bool():
             return str(value).lower()
         case float():
             return f"{value:g}"
         case tuple():
-            return "[" + ", ".join(f"{item:g}" for item in value) + "]"
+            return "[" + ", ".join(toml_value(item) for item in value) + "]"
         case int():
             return str(value)
         case _:

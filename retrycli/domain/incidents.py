@@ -5,6 +5,7 @@ emails unread. So `follow` decides what to report, based on the last report. The
 report to each receiver about each topic. For the log, `recalled` derives the last report from the recorded passes.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -273,3 +274,8 @@ def news(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> list
 def _turn(newest: PassRecord, met: Sequence[PassRecord], remind: timedelta, *, lasts: bool) -> Turn | None:
     incident = Incident(newest.started_at) if lasts else None
     return follow(incident, recalled(met, remind), newest.started_at, remind)[0]
+
+
+def target_name(text: str) -> str:
+    """Hash the text of a notification target, such as a URL, because the database must not reveal the text."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]

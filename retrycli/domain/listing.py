@@ -66,6 +66,7 @@ class ListedMessage:
     acknowledged_at: datetime | None = None
     note: str | None = None
     recipient: str | None = None
+    held: bool = False  # the message waits, and a hold covers it
 
     def expires_at(
         self, policies: Mapping[MessageType, RetryPolicy], *, unknown: datetime | None = None

@@ -6,10 +6,11 @@ The engine emits the events. The log and the terminal show them.
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from retrycli.domain.duration import utc_text
 from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.domain.outcome import OutcomeKind
 
@@ -137,8 +138,13 @@ class Pause:
     @property
     def end(self) -> str:
         """Describe the pause's end and reason, for the history."""
-        until = "until resumed" if self.until is None else f"until {self.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        return f"{until}: {self.reason}" if self.reason else until
+        return end_in_words(self.until, self.reason)
+
+    @property
+    def why(self) -> str:
+        """Describe why a pass sent nothing, for the pass's record."""
+        until = f" until {utc_text(self.until)}" if self.until else ""
+        return f"paused by {self.by}{until}" + (f": {self.reason}" if self.reason else "")
 
     @property
     def in_words(self) -> str:
@@ -146,14 +152,21 @@ class Pause:
         return f"the pause by {self.by} {self.end}"
 
 
+def end_in_words(until: datetime | None, reason: str | None) -> str:
+    """Describe the end and the reason of a pause or a hold."""
+    end = "until resumed" if until is None else f"until {utc_text(until)}"
+    return f"{end}: {reason}" if reason else end
+
+
 @dataclass(frozen=True, slots=True)
 class PauseRecord:
-    """A record in the history: an operator paused or resumed deliveries."""
+    """A record in the history: an operator paused or resumed deliveries, or held a part of the queue."""
 
     at: datetime
     by: str
-    act: str  # ``paused`` or ``resumed``
-    detail: str | None  # end and reason of the pause, or a description of the pause that ended
+    act: str  # ``paused``, ``held`` or ``resumed``
+    # What is held, and the end and reason of the pause or hold; or a description of the pause or hold that ended.
+    detail: str | None
 
 
 def is_late(newest: datetime, now: datetime, interval: timedelta) -> bool:

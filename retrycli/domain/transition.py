@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from retrycli.domain.identity import Difference
-from retrycli.domain.message import EscalationReason, MessageType, QueuedMessage, UnusableMessage
+from retrycli.domain.message import EscalationReason, MessageType, QueuedMessage, UnusableMessage, ticket_text
 from retrycli.domain.outcome import Outcome, OutcomeKind, may_have_arrived
 
 
@@ -32,6 +32,21 @@ class ChangedMessage(NamedTuple):
     changed: bool  # True if the text, retry count or error is different; False if only other columns are
 
 
+class Withheld(NamedTuple):
+    """Waiting messages that no pass may claim, because of holds or closed delivery windows."""
+
+    types: frozenset[MessageType] = frozenset()
+    tickets: frozenset[str] = frozenset()
+    messages: frozenset[str] = frozenset()  # ids as text
+
+    def covers(self, message_id: int, message_type: object, ticket: object) -> bool:
+        """Return whether a message with this id, type and ticket is withheld."""
+        return message_type in self.types or ticket_text(ticket) in self.tickets or str(message_id) in self.messages
+
+
+NOTHING_WITHHELD = Withheld()
+
+
 class Route(NamedTuple):
     """The messages that go to one destination."""
 
@@ -39,6 +54,7 @@ class Route(NamedTuple):
     # If `only` is None: the types that have another route. All other types, including unknown ones, use this route.
     but: frozenset[MessageType] = frozenset()
     only: frozenset[MessageType] | None = None  # the only types that use this route; None if the route is not limited
+    withheld: Withheld = NOTHING_WITHHELD  # messages of the route that may not be claimed
 
 
 class IdRange(NamedTuple):
@@ -169,7 +185,12 @@ class ActionKind(StrEnum):
     MARKED_SENT = "marked_sent"
     LOOKED_UP = "looked_up"
     PAUSED = "paused"
-    RESUMED = "resumed"
+    HELD = "held"
+    RESUMED = "resumed"  # also the end of a hold
+
+
+# Actions that decide only whether passes may claim a message, and nothing about the message itself.
+OF_HOLDS = frozenset({ActionKind.HELD, ActionKind.RESUMED})
 
 
 class Decision(NamedTuple):

@@ -13,13 +13,7 @@ from retrycli.domain.passes import Event, ResultKept, StopReason
 from retrycli.domain.transition import Decision, Route, Transition, TransitionKind
 from retrycli.engine.destination import Destination, claim_destination, judge
 from retrycli.engine.limits import PassLimits
-from retrycli.engine.ports import (
-    SYNC_INTERVAL,
-    Dependencies,
-    Gateway,
-    PassIdentity,
-    PassRules,
-)
+from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import decide, escalation_before_send
 from retrycli.engine.stages import ENOUGH, TRY_AGAIN_SECONDS, InFlight, ResultWriter, Supply, commit_patiently
 
@@ -238,7 +232,7 @@ class Delivery:
         self._results.write_locked()
 
     def _sync(self) -> bool:
-        """Write the heartbeat, renew the claims, and read the pause and the breaker, if `SYNC_INTERVAL` has passed.
+        """Write the heartbeat, renew the claims, and read pause, holds and breaker, if `SYNC_INTERVAL` has passed.
 
         Returns:
             False if the interval has not passed.
@@ -250,8 +244,10 @@ class Delivery:
         ledger = self._deps.ledger
         ledger.heartbeat(self._me.pass_id, now)
         self._supply.renew(now)
-        if why := ledger.why_paused(now):
-            self._limits.stop(StopReason.PAUSED, why)
+        pause, holds = ledger.pause_and_holds(now)
+        if pause is not None:
+            self._limits.stop(StopReason.PAUSED, pause.why)
+        self._supply.leave_out(self._rules.withheld(holds, now))
         self._destination.adopt(ledger.breaker(self._rules.destination), now)
         return True
 

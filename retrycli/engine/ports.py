@@ -5,27 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerRules
 from retrycli.domain.message import Message, MessageType, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import LookUp, Outcome
-from retrycli.domain.passes import ClockWasAhead, Event, PassSummary, StartedBy
+from retrycli.domain.passes import ClockWasAhead, Event, PassSummary, Pause, StartedBy
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import (
+    NOTHING_WITHHELD,
     ChangedMessage,
     Claim,
     Decision,
     ExpiredClaim,
     IdRange,
     Route,
+    Withheld,
     WriteResult,
 )
 
 if TYPE_CHECKING:
+    from retrycli.domain.delivery_window import DeliveryWindows
     from retrycli.domain.fair_share import FairShare
+    from retrycli.domain.hold import Hold
 
 # A transaction claims at most `ROUNDS_AHEAD` messages for each concurrent request. This limit is at least `MIN_BATCH`
 # and at most `MAX_BATCH`; a request rate can lower it further.
@@ -124,8 +128,8 @@ class Claims(Protocol):
     def results(self) -> Results:
         """Return the port that records attempts to deliver claimed messages, and their results."""
 
-    def count_due(self, due_by: datetime) -> int:
-        """Count the waiting messages that are due by the given time."""
+    def count_due(self, due_by: datetime, route: Route) -> int:
+        """Count the waiting messages of a route that are due by the given time."""
 
     def any_due(self, due_by: datetime, route: Route) -> bool:
         """Return whether any waiting message of a route is due by the given time."""
@@ -210,8 +214,8 @@ class Ledger(Protocol):
     def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
         """Return the time at which the next request may be sent. Reserve this time if it is before `too_late`."""
 
-    def why_paused(self, now: datetime) -> str | None:
-        """Describe why deliveries are paused; None if they are not."""
+    def pause_and_holds(self, now: datetime) -> tuple[Pause | None, Sequence[Hold]]:
+        """Return the pause in force, if any, and the active holds."""
 
 
 class Lock(Protocol):
@@ -279,6 +283,7 @@ class PassRules:
     routes: tuple[Route, ...] = ()  # if empty, all messages go to ``destination``
     retention: timedelta | None = None  # age up to which the history is kept; None keeps the history forever
     probe_now: bool = False  # if a destination is down, probe it immediately, even if no probe is due yet
+    windows: Mapping[MessageType, DeliveryWindows] = field(default_factory=dict)  # other types are always open
     at_a_server: bool = False  # the database is on a server, so each transaction takes several round trips
 
     def destination_of(self, message_type: str) -> str:
@@ -287,6 +292,20 @@ class PassRules:
             (route.destination for route in self.routes if route.only is not None and message_type in route.only),
             self.destination,
         )
+
+    def withheld(self, holds: Sequence[Hold], at: datetime) -> Withheld:
+        """Return the messages that no pass may claim at a given time.
+
+        Args:
+            holds: the holds that are active then.
+            at: the time.
+        """
+        if not holds and not self.windows:
+            return NOTHING_WITHHELD
+        from retrycli.domain.hold import withheld  # not needed by a pass if there are neither holds nor windows
+
+        closed = {kind for kind, windows in self.windows.items() if not windows.is_open(at)}
+        return withheld(holds, self.destination_of, closed)
 
     @property
     def claim_at_once(self) -> int:

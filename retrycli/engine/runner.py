@@ -15,7 +15,16 @@ from retrycli.domain.errors import DatabaseUnavailable, LockHeld, again_if_lost,
 from retrycli.domain.message import EscalationReason, Message, UnusableMessage
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
 from retrycli.domain.retry_policy import first_failure
-from retrycli.domain.transition import ChangedMessage, Claim, Decision, IdRange, Route, Transition, TransitionKind
+from retrycli.domain.transition import (
+    ChangedMessage,
+    Claim,
+    Decision,
+    IdRange,
+    Route,
+    Transition,
+    TransitionKind,
+    Withheld,
+)
 from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Lock, PassIdentity, PassRules
 
 if TYPE_CHECKING:
@@ -62,11 +71,12 @@ async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIde
     try:
         lock.acquire()
         the_pass.start()
-        if why := deps.ledger.why_paused(the_pass.started_at):
-            return the_pass.finish(PassResult.PAUSED, StopReason.PAUSED, why)
+        pause, holds = deps.ledger.pause_and_holds(the_pass.started_at)
+        if pause is not None:
+            return the_pass.finish(PassResult.PAUSED, StopReason.PAUSED, pause.why)
         the_pass.recover()
         the_pass.enrol()
-        await the_pass.deliver_what_is_due()
+        await the_pass.deliver_what_is_due(rules.withheld(holds, the_pass.started_at))
         the_pass.prune_history()
         return the_pass.report()
     except LockHeld as error:
@@ -116,12 +126,17 @@ class _Pass:
 
     # -- deliver ----------------------------------------------------------------------------------------------
 
-    async def deliver_what_is_due(self) -> None:
-        """Deliver the due messages route by route, each route within its share of the time and the limit."""
+    async def deliver_what_is_due(self, withheld: Withheld) -> None:
+        """Deliver the due messages route by route, each route within its share of the time and the limit.
+
+        Args:
+            withheld: the messages that may not be claimed at the start of the pass. Each delivery keeps this up to
+                date.
+        """
         due_by = self._rules.due_by(self.started_at)
-        due = self._deps.claims.count_due(due_by)
+        due = self._deps.claims.count_due(due_by, Route(self._rules.destination, withheld=withheld))
         self._tell([PassStarted(self._me.pass_id, due)])
-        routes = self._routes_with_due_messages(due_by) if due else []
+        routes = self._routes_with_due_messages(due_by, withheld) if due else []
         for number, route in enumerate(routes):
             rules = self._rules_for(route, number, of=len(routes))
             if self._deliveries and rules.limit == 0:
@@ -134,12 +149,14 @@ class _Pass:
             if delivery.ended_by.stop_reason in ENDS_THE_PASS:
                 break
 
-    def _routes_with_due_messages(self, due_by: datetime) -> list[Route]:
+    def _routes_with_due_messages(self, due_by: datetime, withheld: Withheld) -> list[Route]:
         """Return the routes with due messages, beginning after the route with which the previous pass began.
 
         Each route then gets its turn, even if the limit is smaller than the number of routes.
         """
-        routes = self._rules.routes or (Route(self._rules.destination),)
+        routes = [
+            route._replace(withheld=withheld) for route in self._rules.routes or (Route(self._rules.destination),)
+        ]
         last = self._deps.ledger.last_start() if len(routes) > 1 else None
         first = next((number for number, route in enumerate(routes, 1) if route.destination == last), 0)
         return [route for route in (*routes[first:], *routes[:first]) if self._deps.claims.any_due(due_by, route)]

@@ -10,7 +10,7 @@ from retrycli.domain.errors import ConfigurationError, DatabaseBusy
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.outcome import not_sent
 from retrycli.domain.passes import Event
-from retrycli.domain.transition import Claim, Decision, Route
+from retrycli.domain.transition import Claim, Decision, Route, Withheld
 from retrycli.engine.destination import Destination
 from retrycli.engine.ports import SYNC_INTERVAL, Claims, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import record
@@ -86,6 +86,16 @@ class Supply:
             self._claims.release(self.claim, self._claimed)
             self._claimed = ()
             self._all_claimed = False
+
+    def leave_out(self, withheld: Withheld) -> None:
+        """Claim none of these messages from now on.
+
+        If they differ from those left out so far, release claimed messages, because some of them may now be withheld.
+        """
+        if withheld != self._route.withheld:
+            self._route = self._route._replace(withheld=withheld)
+            self._all_claimed = False
+            self.release()
 
     def any_left(self) -> bool:
         """Return whether any unclaimed message of the route is due."""

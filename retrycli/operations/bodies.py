@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from retrycli.operations.bulk import BulkResult
     from retrycli.operations.edit_message import Edit
     from retrycli.operations.explain import Explanation
+    from retrycli.operations.pause import ActiveHold
     from retrycli.operations.retry import ActionResult, LookedUp, ManualAttempt
     from retrycli.operations.status import PassList, Status
 
@@ -53,6 +54,7 @@ ESCALATED = (
     "note",
 )
 TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
+HOLD = ("kind", "target", "since", "until", "by", "reason")
 # Fields of `Explanation` that are not printed.
 UNEXPLAINED = ("is_claimed", "being_sent", "has_begun", "pass_runs", "one_goes_first", "expires_first")
 
@@ -72,8 +74,14 @@ def status(found: Status) -> Body:
         "disk": found.disk,
         "breaker": [{k: v for k, v in asdict(breaker).items() if k != "tickets"} for breaker in found.breakers],
         "paused": asdict(found.pause) if found.pause else None,
+        "holds": [_hold(active) for active in found.holds],
+        "windows": [asdict(windows) for windows in found.windows],
         "lock": asdict(found.lock) if found.lock else None,
     }
+
+
+def _hold(active: ActiveHold) -> Body:
+    return {name: getattr(active.hold, name) for name in HOLD} | {"messages": active.messages}
 
 
 def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | None) -> Body:
@@ -86,6 +94,7 @@ def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | N
                 "max_retries": message.max_retries(policies),
                 "created_at": message.created_at,
                 "expires_at": message.expires_at(policies),
+                "held": message.held,
             }
             for message in listed
         ),
@@ -144,6 +153,7 @@ def explanation(found: Explanation) -> Body:
     values = asdict(found)
     for name in UNEXPLAINED:
         del values[name]
+    values["holds"] = [{name: hold[name] for name in HOLD} for hold in values["holds"]]
     return {"id": values.pop("message_id")} | values
 
 

@@ -143,7 +143,8 @@ def _ids(views: MessageQueries, request: BulkRequest, progress: Progress | None)
 def _expect(request: BulkRequest, count: int) -> None:
     if request.expected not in {None, count}:
         raise CountChanged(
-            f"{count:,} messages match now, not {request.expected:,}; nothing was done. Check them, and confirm again",
+            f"the number of matching messages is now {count:,}, not {request.expected:,}; nothing was done. "
+            "Check the messages, and confirm again",
             count,
         )
 

@@ -15,9 +15,17 @@ from heapq import merge
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.listing import Filter, ListedMessage
-from retrycli.domain.message import Message, MessageType, State, UnusableMessage
+from retrycli.domain.message import Message, MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.passes import Pause
-from retrycli.domain.transition import ChangedMessage, Decision, IdRange, TransitionKind
+from retrycli.domain.transition import (
+    NOTHING_WITHHELD,
+    ChangedMessage,
+    Decision,
+    IdRange,
+    Route,
+    TransitionKind,
+    Withheld,
+)
 from retrycli.engine import runner
 from retrycli.engine.destination import Destination
 from retrycli.engine.ports import Dependencies, PassRules
@@ -39,11 +47,12 @@ class _DryRunEnrolment:
     real: Enrolment
     rules: PassRules
     at: datetime
+    left_out: Withheld  # messages that the pass would not claim
     ids: "array[int]" = field(default_factory=lambda: array("q"))
     times: "array[int]" = field(default_factory=lambda: array("q"))
     replaced: set[int] = field(default_factory=set)  # ids in the queue that now belong to other failed messages
     escalated: int = 0  # number of new messages that would be escalated immediately
-    displaced: int = 0  # number of replaced ids whose queued messages were due
+    withheld: int = 0  # number of due messages in `left_out`
     expired: int = 0
     expired_due: int = 0
     _replaced_in_range: Collection[int] = ()
@@ -71,11 +80,16 @@ class _DryRunEnrolment:
         if isinstance(message, UnusableMessage) or due is None:
             return True
         policy = self.rules.policies[message.message_type]
+        may_be_claimed = due <= self.due_by and not self._is_left_out(message)
         end = policy.wanted_until(message.created_at or failed_at)
         if end is not None and self.at > end:
             self.expired += 1
-            self.expired_due += due <= self.due_by
-        return due <= self.due_by and policy.is_spent(message.retry_count, message.created_at or failed_at, self.at)
+            self.expired_due += may_be_claimed
+        return may_be_claimed and policy.is_spent(message.retry_count, message.created_at or failed_at, self.at)
+
+    def _is_left_out(self, message: Message | UnusableMessage) -> bool:
+        message_id = message.message_id if isinstance(message, UnusableMessage) else message.id
+        return self.left_out.covers(message_id, message.message_type, message.ticket_id)
 
     @property
     def due_by(self) -> datetime:
@@ -84,15 +98,18 @@ class _DryRunEnrolment:
     def _remember(self, settled: Iterable[Decision]) -> None:
         for decision in settled:
             due = decision.transition.next_attempt_at
-            if decision.transition.kind is TransitionKind.ENROLLED and due is not None and due <= self.due_by:
+            if decision.transition.kind is not TransitionKind.ENROLLED or due is None or due > self.due_by:
+                continue
+            found = decision.message or self._new_messages[decision.message_id]
+            if self._is_left_out(found.message if isinstance(found, QueuedMessage) else found):
+                self.withheld += 1
+            else:
                 self.ids.append(decision.message_id)
                 self.times.append((due - EPOCH) // MICROSECOND)
 
     def retire(self, span: IdRange) -> Sequence[int]:
-        replaced, changed = self.real.would_retire(span)
-        self._replaced_in_range = replaced.keys()
+        self._replaced_in_range, changed = self.real.would_retire(span)
         self.replaced.update(self._replaced_in_range)
-        self.displaced += sum(due is not None and due <= self.due_by for due in replaced.values())
         return changed  # messages that are no longer failed need no entry: `MessageQueries` omits them
 
     def review(
@@ -139,6 +156,7 @@ class Preview:
     escalated: int  # number of messages that a pass would escalate without sending them
     waiting: int  # number of waiting messages, due or not
     pause: Pause | None
+    withheld: int  # number of due messages that are held, or whose delivery windows are closed
     down: Mapping[str, Breaker]  # destinations that would get no messages, because they are down or throttled
     probed: Collection[str]  # destinations that are down and would first get one message as a probe
 
@@ -155,12 +173,14 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
     with dry_run_database(settings, to_read=True) as database:
         deps = make_dependencies(settings, database, runtime)
         at = deps.now()
-        foreseen = _predict_queue(database, deps, rules, at)
+        pause, holds = Ledger(database).pause_and_holds(at)
+        route = Route("", withheld=rules.withheld(holds, at))
+        foreseen = _predict_queue(database, deps, rules, at, route.withheld)
         views = MessageQueries(database)
         ids, times = array("q"), array("q")
-        spent = _spent(views, rules, at) - foreseen.replaced
+        spent = _spent(views, rules, at, route) - foreseen.replaced
         left_out = spent | foreseen.replaced
-        known = (entry for entry in views.due(rules.due_by(at)) if entry[1] not in left_out)
+        known = (entry for entry in views.due(rules.due_by(at), route) if entry[1] not in left_out)
         for due, message_id in merge(known, foreseen.per_ticket_order()):
             ids.append(message_id)
             times.append((due - EPOCH) // MICROSECOND)
@@ -178,13 +198,21 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
             totals=totals,
             escalated=len(spent) + foreseen.escalated,
             waiting=QueueCounts(database).counts(at)["waiting"],
-            pause=ledger.pause(at),
+            pause=pause,
+            withheld=foreseen.withheld + _count_withheld(views, rules.due_by(at), route, foreseen.replaced),
             down={to: breaker for to, breaker in opened.items() if to in barred},
             probed={to for to, breaker in opened.items() if to not in barred and breaker.state is BreakerState.OPEN},
         )
 
 
-def _spent(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
+def _count_withheld(views: MessageQueries, due_by: datetime, route: Route, replaced: Collection[int]) -> int:
+    if route.withheld == NOTHING_WITHHELD:
+        return 0
+    due, left = ({message_id for _, message_id in views.due(due_by, among)} for among in (None, route))
+    return len(due - left - set(replaced))
+
+
+def _spent(views: MessageQueries, rules: PassRules, at: datetime, route: Route) -> set[int]:
     """Return the due messages in the queue that a pass would escalate instead of attempting them."""
     policies = rules.policies
     ages = any(policy.expires_after is not None for policy in policies.values())
@@ -192,7 +220,7 @@ def _spent(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
     tries = None if ages else min(policy.max_retries for policy in policies.values())
     return {
         message_id
-        for message_id, kind, tried, created_at in views.expiry_facts(rules.due_by(at), tries=tries)
+        for message_id, kind, tried, created_at in views.expiry_facts(rules.due_by(at), route, tries=tries)
         if kind in policies and tried is not None and policies[MessageType(kind)].is_spent(tried, created_at or at, at)
     }
 
@@ -217,19 +245,24 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
     """
     rules = pass_rules(settings, to_send=False)
     deps = make_dependencies(settings, database, replace(DEFAULT_RUNTIME, now=lambda: at))
-    foreseen = _predict_queue(database, deps, rules, at)
-    found = QueueCounts(database).counts(rules.due_by(at))
-    spent = _spent(MessageQueries(database), rules, at) - foreseen.replaced
+    _, holds = Ledger(database).pause_and_holds(at)
+    route = Route("", withheld=rules.withheld(holds, at))
+    foreseen = _predict_queue(database, deps, rules, at, route.withheld)
+    found = QueueCounts(database).counts(rules.due_by(at), route)
+    displaced = MessageQueries(database).count_due_among(foreseen.replaced, rules.due_by(at), route)
+    spent = _spent(MessageQueries(database), rules, at, route) - foreseen.replaced
     expired = _expired(MessageQueries(database), rules, at) - foreseen.replaced
     return found | {
-        "due": found["due"] - foreseen.displaced - len(spent) + len(foreseen.ids),
+        "due": found["due"] - displaced - len(spent) + len(foreseen.ids),
         "expired": len(expired) + foreseen.expired,
         "expired_due": len(expired & spent) + foreseen.expired_due,
     }
 
 
-def _predict_queue(database: Database, deps: Dependencies, rules: PassRules, at: datetime) -> _DryRunEnrolment:
-    foreseen = _DryRunEnrolment(Enrolment(database), rules, at)
+def _predict_queue(
+    database: Database, deps: Dependencies, rules: PassRules, at: datetime, left_out: Withheld
+) -> _DryRunEnrolment:
+    foreseen = _DryRunEnrolment(Enrolment(database), rules, at, left_out)
     runner.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
 

@@ -15,11 +15,14 @@ from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.cron_line import Caller
+from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.errors import LockUnusable
+from retrycli.domain.hold import Hold
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import State
 from retrycli.domain.passes import PassRecord, is_late
-from retrycli.domain.transition import Claim, IdRange
+from retrycli.domain.retry_policy import LATEST, later
+from retrycli.domain.transition import Claim, IdRange, Route
 from retrycli.engine import limits, recovery, runner
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
 from retrycli.operations.schedule.applications import applications
@@ -40,6 +43,8 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.system.pass_lock import PassLock
 
+MAX_OPENINGS = 1_000  # maximum number of openings of a window to look ahead: nearly three years at one a day
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -51,6 +56,7 @@ class Explanation:
     gates: list[Gate]
     # The start of the pass that is predicted to attempt the message; None if no attempt is predicted.
     next_attempt_at: datetime | None
+    holds: tuple[Hold, ...] = ()  # the active holds that cover the message
     is_claimed: bool = False  # an unexpired claim prevents other passes and operators from sending the message
     being_sent: bool = False  # an operator, or a pass that is not known to have ended, has claimed the message
     has_begun: bool = False  # an attempt at the message has begun, and no outcome is recorded
@@ -139,6 +145,7 @@ class _Explainer:
             ticket_id=found.row["ticket_id"],
             message_type=str(found.row["message_type"]),
             gates=gates,
+            holds=tuple(self._gates.holds_of(found, self._now)),
             next_attempt_at=next_attempt_at,
             is_claimed=is_claimed,
             being_sent=is_claimed and owner not in self._ended,
@@ -179,10 +186,13 @@ class _Explainer:
                 recovery.recover(self._deps, self._rules, claim, expired, grid[number])
             found = message_details(self._database, message_id)
         opens = grid.first(number, lambda tick: self._gates_are_open(found, tick))
+        windows = dict(self._gates.windows_of(found))
+        for each in windows.values():
+            opens = None if opens is None else self._open_tick(each, grid, opens)
+        if opens is not None and (most := limits.capacity(self._rules)) is not None:
+            opens = self._tick_of_turn(found, grid, number, opens, most, windows.get(message_id))
         if opens is None:
             return None
-        if (most := limits.capacity(self._rules)) is not None:
-            opens = self._tick_of_turn(found, grid, number, opens, most)
         closed_for_good = [
             gate for gate in self._gates.of(found, grid[opens], self._ended) if not gate.open and gate.name in FOR_GOOD
         ]
@@ -197,7 +207,8 @@ class _Explainer:
 
     def _may_send(self, found: MessageDetails, tick: datetime) -> bool:
         begins = tick + self._late
-        return self._gates.pause(begins).open and self._gates.breaker(found, begins).open
+        gates = self._gates
+        return gates.pause(begins).open and gates.hold(found, begins).open and gates.breaker(found, begins).open
 
     def _one_goes_first(self, found: MessageDetails, tick: datetime) -> bool:
         """Return whether a pass first attempts a single message, because the destination is down or refuses requests,
@@ -207,27 +218,60 @@ class _Explainer:
         if self._ledger.breaker(to).state is not BreakerState.OPEN and to not in self._gates.refusals:
             return False
         runner.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
-        return Claims(self._database).count_due(self._rules.due_by(tick)) > 1
+        return Claims(self._database).count_due(self._rules.due_by(tick), self._gates.route(tick)) > 1
+
+    def _open_tick(self, windows: DeliveryWindows, grid: schedule_grid.Ticks, number: int) -> int | None:
+        """Return the first tick, from a given number on, whose pass begins while the windows are open. Return None if
+        there is no such tick among the next openings.
+        """
+        for _ in range(MAX_OPENINGS):
+            begins = later(grid[number], self._late)
+            if begins == LATEST:
+                break
+            if windows.is_open(begins):
+                return number
+            number = grid.after(windows.next_opening(begins) - self._late - timedelta.resolution)
+        return None
 
     def _tick_of_turn(
-        self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int
-    ) -> int:
-        """Return the tick of the pass that attempts a message, if each pass may begin only ``most`` attempts."""
-        message_id = found.row["id"]
+        self,
+        found: MessageDetails,
+        grid: schedule_grid.Ticks,
+        number: int,
+        opens: int,
+        most: int,
+        windows: DeliveryWindows | None,
+    ) -> int | None:
+        """Return the tick of the pass that attempts a message, if each pass may begin only ``most`` attempts, and only
+        while the message's windows, if any, are open.
+        """
+        message_id, route = found.row["id"], self._gates.route(grid[opens])
         runner.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
         begins = grid.first(number, lambda tick: self._may_send(found, tick))
-        tick = opens if begins is None else begins
+        tick = opens if begins is None else min(self._skip(windows, grid, begins, 0) or opens, opens)
         due, gone = 0, 0
         counted_to: datetime | None = None
         while True:
             by = self._rules.due_by(grid[tick])
-            due, counted_to = due + self._views.count_ahead(message_id, by, after=counted_to), by
+            due, counted_to = due + self._views.count_ahead(message_id, by, route, after=counted_to), by
             if tick >= opens:  # the message is due, so no further message can get ahead of it
-                return opens + (due - gone) // most
-            full = min(max((due - gone) // most, 1), opens - tick)
-            tick, gone = tick + full, min(due, gone + full * most)
+                return self._skip(windows, grid, opens, (due - gone) // most)
+            full = 1 if windows is not None else min(max((due - gone) // most, 1), opens - tick)
+            tick, gone = min(self._skip(windows, grid, tick, full) or opens, opens), min(due, gone + full * most)
             if gone == due:
-                tick = min(opens, grid.first(tick, partial(self._adds_messages_ahead, message_id, counted_to)) or opens)
+                adds = partial(self._adds_messages_ahead, message_id, route, counted_to)
+                tick = min(opens, self._skip(windows, grid, grid.first(tick, adds) or opens, 0) or opens)
 
-    def _adds_messages_ahead(self, message_id: int, counted_to: datetime, tick: datetime) -> bool:
-        return self._views.count_ahead(message_id, self._rules.due_by(tick), after=counted_to) > 0
+    def _skip(self, windows: DeliveryWindows | None, grid: schedule_grid.Ticks, number: int, passes: int) -> int | None:
+        """Return the tick of the pass after some passes, beginning with a given tick. Count only passes that begin
+        while the windows are open.
+        """
+        if windows is None:
+            return number + passes
+        tick = self._open_tick(windows, grid, number)
+        for _ in range(passes):
+            tick = None if tick is None else self._open_tick(windows, grid, tick + 1)
+        return tick
+
+    def _adds_messages_ahead(self, message_id: int, route: Route, counted_to: datetime, tick: datetime) -> bool:
+        return self._views.count_ahead(message_id, self._rules.due_by(tick), route, after=counted_to) > 0

@@ -9,9 +9,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.delivery_window import DeliveryWindows
+from retrycli.domain.hold import Hold, withheld
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
 from retrycli.domain.passes import PassRecord, PassResult, StopReason
+from retrycli.domain.transition import Route
 from retrycli.engine.destination import Destination
 from retrycli.engine.limits import capacity
 from retrycli.engine.ports import PassRules
@@ -21,12 +24,14 @@ from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import message_of
 from retrycli.store.passes import Ledger
+from retrycli.store.refusals import refusing_destinations
 from retrycli.store.write_check import lack_of_room
 
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
 # Gates that do not open by themselves once they are closed. While one is closed, no next attempt is predicted.
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
-COMPARED_WITH_START = frozenset({"pause", "breaker"})  # gates evaluated for the start of a pass, shortly after its tick
+# Gates evaluated for the start of a pass, shortly after its tick.
+COMPARED_WITH_START = frozenset({"pause", "hold", "window", "breaker"})
 QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if the messages ahead use up a pass's attempts
 
 
@@ -54,7 +59,7 @@ class Gates:
         self._ledger = Ledger(database)
         self._claims = Claims(database)
         self._rules = rules
-        self.refusals = self._ledger.refusals(passes)
+        self.refusals = refusing_destinations(database, passes)
         ended = next((record for record in passes if record.result not in {None, PassResult.SKIPPED}), None)
         self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
         self._disk = lack_of_room(database.file)
@@ -74,11 +79,13 @@ class Gates:
         yield wait
         yield _retry_after(found, wait)
         if self._rules.per_ticket_order:
-            yield self._order(queue["message_id"], at)
+            yield self._order(found, at)
         if not isinstance(message, UnusableMessage):
             queued = QueuedMessage(message, queue["delivery_key"], queue["first_failed_at"], queue["unknown_count"])
             yield from self._policy_gates(queued, at, is_waiting=queue["state"] == State.WAITING)
         yield self.pause(at)
+        yield self.hold(found, at)
+        yield self._window(found, at)
         yield self.breaker(found, at)
         yield self._last_pass(found)
         yield Gate("disk", self._disk is None, self._disk or "enough space")
@@ -99,15 +106,21 @@ class Gates:
         due = queue["next_attempt_at"]
         return Gate("wait", is_open, "due at" if due else "none", due)
 
-    def _order(self, message_id: int, at: datetime) -> Gate:
-        earlier_in_ticket = self._views.earlier_in_ticket(message_id)
+    def _order(self, found: MessageDetails, at: datetime) -> Gate:
+        earlier_in_ticket = self._views.earlier_in_ticket(found.row["id"])
         if not earlier_in_ticket:
             return Gate("order", open=True, figure="no other message of its ticket goes first")
-        last = max(due for _, due in earlier_in_ticket)
-        first, _ = earlier_in_ticket[0]
+        last = max(due for _, due, _ in earlier_in_ticket)
+        first, _, _ = earlier_in_ticket[0]
         others = f" and {len(earlier_in_ticket) - 1:,} more" if len(earlier_in_ticket) > 1 else ""
-        figure = f"message {first}{others} of the same ticket must be delivered or escalated first; due by"
-        return Gate("order", last <= self._rules.due_by(at), figure, last)
+        figure = f"message {first}{others} of the same ticket must be delivered or escalated first"
+        covers, ticket = withheld(self._holds(at), self._rules.destination_of).covers, found.row["ticket_id"]
+        left_out = next(
+            (message_id for message_id, _, kind in earlier_in_ticket if covers(message_id, kind, ticket)), None
+        )
+        if left_out is not None:
+            return Gate("order", open=False, figure=f"{figure}; message {left_out} is held")
+        return Gate("order", last <= self._rules.due_by(at), f"{figure}; due by", last)
 
     def pause(self, at: datetime) -> Gate:
         """Evaluate whether a pause holds deliveries back at a given time."""
@@ -116,6 +129,51 @@ class Gates:
             return Gate("pause", open=True, figure="none")
         figure = f"by {pause.by}" + (f" ({pause.reason})" if pause.reason else "")
         return Gate("pause", open=False, figure=figure + (", until" if pause.until else ""), time=pause.until)
+
+    def route(self, at: datetime) -> Route:
+        """Return the messages that a pass may claim at a given time, of any destination."""
+        return Route("", withheld=self._rules.withheld(self._holds(at), at))
+
+    def _holds(self, at: datetime) -> Sequence[Hold]:
+        return self._ledger.pause_and_holds(at)[1]
+
+    def holds_of(self, found: MessageDetails, at: datetime) -> list[Hold]:
+        """Return the holds that cover a message at a given time."""
+        message = (found.row["id"], str(found.row["message_type"]), found.row["ticket_id"])
+        return [hold for hold in self._holds(at) if withheld([hold], self._rules.destination_of).covers(*message)]
+
+    def hold(self, found: MessageDetails, at: datetime) -> Gate:
+        """Evaluate whether a hold keeps a message from passes at a given time."""
+        holds = self.holds_of(found, at)
+        if not holds:
+            return Gate("hold", open=True, figure="none")
+        figure = "; ".join(f"{hold.part} by {hold.by}" + (f" ({hold.reason})" if hold.reason else "") for hold in holds)
+        if any(hold.until is None for hold in holds):
+            return Gate("hold", open=False, figure=figure)
+        until = max(hold.until for hold in holds if hold.until is not None)
+        return Gate("hold", open=False, figure=f"{figure}, until", time=until)
+
+    def windows_of(self, found: MessageDetails) -> Iterator[tuple[int, DeliveryWindows]]:
+        """Yield the delivery windows that decide about a message, each with the id of the message to which it belongs:
+        if tickets keep their order, first those of the earlier messages of its ticket.
+        """
+        if not self._rules.windows:
+            return
+        message_id = found.row["id"]
+        earlier = self._views.earlier_in_ticket(message_id) if self._rules.per_ticket_order else []
+        for number, kind in [*((number, kind) for number, _, kind in earlier), (message_id, found.row["message_type"])]:
+            windows = next((windows for name, windows in self._rules.windows.items() if name == kind), None)
+            if windows is not None:
+                yield number, windows
+
+    def _window(self, found: MessageDetails, at: datetime) -> Gate:
+        figure = "always open"
+        for number, windows in self.windows_of(found):
+            figure = windows.text
+            if not windows.is_open(at):
+                first = "" if number == found.row["id"] else f"message {number} of the same ticket goes first; "
+                return Gate("window", open=False, figure=f"{first}{figure}; opens at", time=windows.next_opening(at))
+        return Gate("window", open=True, figure=figure)
 
     def breaker(self, found: MessageDetails, at: datetime) -> Gate:
         """Evaluate whether the circuit breaker of a message's destination lets a pass send at a given time."""
@@ -147,7 +205,8 @@ class Gates:
 
     def _limits(self, message_id: int, at: datetime) -> Iterator[Gate]:
         limit, rate = self._rules.limit, self._rules.rate_per_second
-        ahead = 0 if capacity(self._rules) is None else self._views.count_ahead(message_id, self._rules.due_by(at))
+        is_bounded = capacity(self._rules) is not None
+        ahead = self._views.count_ahead(message_id, self._rules.due_by(at), self.route(at)) if is_bounded else 0
         first = f", {ahead:,} go first"
         yield Gate("limit", limit is None or ahead < limit, f"{limit:,} per pass{first}" if limit else "none")
         by_rate = capacity(replace(self._rules, limit=None))

@@ -13,9 +13,10 @@ from retrycli.domain.errors import InvalidArgument
 from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage, MessageDetails
 from retrycli.domain.message import LARGEST_ID, SMALLEST_ID
 from retrycli.domain.operator_action import no_such
+from retrycli.operations.pause import mark_held
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import open_database, utc_now
-from retrycli.store import listing
+from retrycli.store import completion, listing
 from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.history import message_details
@@ -107,7 +108,8 @@ def list_messages(
         views = listing.MessageQueries(database)
         ids, last = views.ids_and_end(wanted, sort=sort, after=end, limit=limit)
         rest = None if last is None else str(last)
-        yield Listing(views.pages(ids, wanted), len(ids), lambda: views.count(wanted), rest)
+        messages = mark_held(settings, database, views.pages(ids, wanted))
+        yield Listing(messages, len(ids), lambda: views.count(wanted), rest)
 
 
 def parse_id(text: str) -> int:
@@ -134,7 +136,7 @@ def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object,
         ConfigurationError: a setting or the application's table is wrong.
     """
     with closing(Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)) as database:
-        return listing.failed_beginning(database, digits, limit=OFFERED)
+        return completion.failed_beginning(database, digits, limit=OFFERED)
 
 
 def escalations(settings: Settings) -> list[EscalationGroup]:
@@ -149,6 +151,10 @@ def escalations(settings: Settings) -> list[EscalationGroup]:
 
 def show(settings: Settings, message_id: int) -> MessageDetails:
     """Return one message with its text and its history.
+
+    Args:
+        settings: from `retrycli.load_settings`, or created directly.
+        message_id: the message's id in the application's table.
 
     Raises:
         NoSuchMessage: the application's table has no such row.

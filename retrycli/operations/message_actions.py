@@ -20,6 +20,7 @@ from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage
 from retrycli.domain.operator_action import OperatorAction, not_written, unfit, would_expire
 from retrycli.domain.transition import ActionKind
+from retrycli.operations.pause import mark_held
 from retrycli.operations.retry import ActionResult, ManualAttempt, retry_all, unique_ids
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
 from retrycli.store.database import Database
@@ -71,7 +72,8 @@ def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Matc
     """
     with open_database(settings) as database:
         wanted = unique_ids(ids)
-        return Match(wanted, list(MessageQueries(database).pages(wanted[:shown], Filter())))
+        first = MessageQueries(database).pages(wanted[:shown], Filter())
+        return Match(wanted, list(mark_held(settings, database, first)))
 
 
 def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
@@ -85,7 +87,7 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
     with open_database(settings) as database:
         views = MessageQueries(database)
         ids = views.ids(wanted)
-        return Match(ids, list(views.pages(ids[:shown], wanted)))
+        return Match(ids, list(mark_held(settings, database, views.pages(ids[:shown], wanted))))
 
 
 def requeue(

@@ -1,7 +1,7 @@
 """Measure the queue, and write the metrics file at the end of a pass."""
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.passes import PassResult
-from retrycli.operations.wiring import open_database, utc_now
+from retrycli.domain.transition import Route
+from retrycli.operations.wiring import open_database, pass_rules, utc_now
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.counters import Totals
@@ -54,6 +55,8 @@ def measured(settings: Settings, database: Database, now: datetime) -> Mapping[s
         DatabaseUnavailable: the database can't be read.
     """
     ledger, measures = Ledger(database), QueueCounts(database)
+    rules = pass_rules(settings, to_send=False)
+    pause, holds = ledger.pause_and_holds(now)
     counted = Totals(database).read()
     in_queue = measures.in_queue()
     first, newest = Statistics(database).first_and_last_pass()
@@ -81,12 +84,12 @@ def measured(settings: Settings, database: Database, now: datetime) -> Mapping[s
             (state.value, kind or "other"): number for (state, kind), number in in_queue.numbers.items()
         },
         "retrycli_due_messages": Claims(database).count_due(
-            now + timedelta(seconds=settings.schedule.due_slack_seconds)
+            rules.due_by(now), Route("", withheld=rules.withheld(holds, now))
         ),
         "retrycli_oldest_waiting_age_seconds": _age(now, in_queue.waiting_since),
         "retrycli_oldest_escalated_age_seconds": _age(now, in_queue.escalated_since),
         "retrycli_oldest_unacknowledged_age_seconds": _age(now, in_queue.unacknowledged_since),
-        "retrycli_paused": ledger.pause(now) is not None,
+        "retrycli_paused": pause is not None,
         # A host with several destinations is down if any of them is.
         "retrycli_breaker_open": {host: host in down for host in hosts.values()},
     }

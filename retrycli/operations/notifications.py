@@ -16,14 +16,14 @@ from retrycli.config.settings import Settings
 from retrycli.domain import notices
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, RetrycliError
-from retrycli.domain.incidents import LOOKBACK, Incident, Memory, Topic, Turn
+from retrycli.domain.incidents import LOOKBACK, Incident, Memory, Topic, Turn, target_name
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassSummary
 from retrycli.notify import apprise, heartbeat
 from retrycli.notify.message import NoticeContext, trial, worded
 from retrycli.operations.expiry import Expiry
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
-from retrycli.store.passes import Ledger, Targets, target_name
+from retrycli.store.passes import Ledger, Targets
 from retrycli.store.summaries import ESCALATED, QueueCounts, escalation_groups
 from retrycli.views.log_lines import logger
 

@@ -24,7 +24,7 @@ from retrycli.engine import runner
 from retrycli.engine.ports import PassIdentity
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, lock_path, ready_to_send
 from retrycli.store.database import Database
-from retrycli.store.passes import Ledger, Targets, target_name
+from retrycli.store.passes import Ledger, Targets
 from retrycli.system.pass_lock import Holder, PassLock
 from retrycli.views import log_lines
 
@@ -176,7 +176,7 @@ def _warn_of_task(
     Cron mails each warning. The same warning every 15 minutes would teach operators to delete these mails unread.
     """
     what, done = TASKS[topic]
-    log = target_name(f"the log of {socket.gethostname()}")
+    log = incidents.target_name(f"the log of {socket.gethostname()}")
     incident = incidents.Incident(now) if problem else None
     turn = Targets(database).follow(log, topic, incident, now, settings.notify.remind)
     if turn is incidents.Turn.ENDED:

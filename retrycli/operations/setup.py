@@ -7,6 +7,7 @@ from pathlib import Path
 
 from retrycli.config.settings import Settings
 from retrycli.config.template import template
+from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.schedule.proposal import LOG, LOGS
 from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
@@ -48,7 +49,37 @@ def check(settings: Settings) -> dict[str, str]:
                 for name, gateway in gateways.items()
             },
             "Lock": str(lock),
+            **_window_facts(settings),
         }
+
+
+def _window_facts(settings: Settings) -> dict[str, str]:
+    facts = {
+        f"Windows {kind}": f"{windows.text} ({settings.schedule.timezone or 'the zone of this machine'})"
+        for kind, windows in settings.schedule.delivery_windows.items()
+    }
+    problem = short_windows(settings)
+    return facts if problem is None else facts | {"Warning": problem}
+
+
+def short_windows(settings: Settings) -> str | None:
+    """Describe delivery windows that are shorter than the interval between passes, so that no pass may start in them.
+
+    Return None if there are none.
+    """
+    interval = settings.schedule.interval
+    short = {
+        kind: windows.shortest
+        for kind, windows in settings.schedule.delivery_windows.items()
+        if windows.shortest < interval
+    }
+    if not short:
+        return None
+    which = ", ".join(f"{kind}: open for {in_words(length)}" for kind, length in short.items())
+    return (
+        f"a delivery window is shorter than schedule.retry_interval_minutes ({in_words(interval)}), so passes may miss "
+        f"it ({which})"
+    )
 
 
 def _name(gateway: str, what: str) -> str:

@@ -13,6 +13,7 @@ from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.cron_line import Caller
 from retrycli.domain.cursor import PASSES, Cursor, pass_cursor
+from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.errors import InvalidArgument, LockUnusable
 from retrycli.domain.passes import (
     SCHEDULERS,
@@ -25,11 +26,13 @@ from retrycli.domain.passes import (
     is_late,
 )
 from retrycli.operations import dry_run
+from retrycli.operations.pause import ActiveHold, active_holds
 from retrycli.operations.schedule.applications import applications
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.wiring import lock_path, open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
+from retrycli.store.refusals import refusing_destinations
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.pass_lock import Holder, PassLock
 
@@ -43,6 +46,15 @@ class HostStatus:
     host: str
     started_at: datetime  # start of the host's newest pass
     late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WindowStatus:
+    """Message types with the same delivery windows, and whether they are open."""
+
+    types: list[str]
+    open: bool
+    next_opening: datetime | None  # None while the windows are open
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,8 @@ class Status:
     refusals: list[Refusal]
     disk: str | None
     pause: Pause | None
+    holds: list[ActiveHold]
+    windows: list[WindowStatus]
     lock: Holder | None
 
 
@@ -133,14 +147,10 @@ def _status(
     interval = settings.schedule.interval
     passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
     last = passes[0] if passes else None
-    pause = ledger.pause(at)
+    pause, holds = ledger.pause_and_holds(at)
     used = {gateway.base_url for gateway in settings.gateway.all.values()}
     breakers = ledger.standing_breakers(used, at)
-    refusals = [
-        Refusal(to, refused.started_at, refused.detail, _idle_since(refused, passes))
-        for to, refused in ledger.refusals(passes).items()
-        if to in used
-    ]
+    refusals = _refusals(database, passes, used)
     disk = lack_of_room(database.file)
     unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
@@ -173,6 +183,8 @@ def _status(
         refusals=refusals,
         disk=disk,
         pause=pause,
+        holds=active_holds(settings, database, holds),
+        windows=_window_states(settings, at),
         lock=PassLock(lock_path(settings)).holder(),
     )
 
@@ -187,6 +199,26 @@ def _hosts(
     return [
         HostStatus(host, began, is_late(newest if newest and host in shared else began, at, interval))
         for host, began in starts.items()
+    ]
+
+
+def _window_states(settings: Settings, at: datetime) -> list[WindowStatus]:
+    types: dict[DeliveryWindows, list[str]] = {}
+    for kind, windows in settings.schedule.delivery_windows.items():
+        types.setdefault(windows, []).append(kind.value)
+    return [
+        WindowStatus(kinds, open=True, next_opening=None)
+        if windows.is_open(at)
+        else WindowStatus(kinds, open=False, next_opening=windows.next_opening(at))
+        for windows, kinds in types.items()
+    ]
+
+
+def _refusals(database: Database, passes: Sequence[PassRecord], used: Collection[str | None]) -> list[Refusal]:
+    return [
+        Refusal(to, refused.started_at, refused.detail, _idle_since(refused, passes))
+        for to, refused in refusing_destinations(database, passes).items()
+        if to in used
     ]
 
 
@@ -290,7 +322,7 @@ def passes(settings: Settings, *, after: str | None = None, limit: int = 20) -> 
     unrecorded = frozenset[str]()
     with open_database(settings) as database:
         ledger = Ledger(database)
-        found = ledger.last_passes(limit + 1) if end is None else ledger.passes_after(end, limit + 1)
+        found = ledger.last_passes(limit + 1) if end is None else ledger.passes_after(end.value, end.key, limit + 1)
         shown = found[:limit]
         with suppress(LockUnusable):
             unrecorded = _unrecorded(settings, ledger, shown)

@@ -154,11 +154,13 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
     Raises:
         ConfigurationError: a gateway has no base URL.
     """
-    routes = settings.gateway.routes if to_send else (Route(""),)
+    has_urls = all(gateway.base_url is not None for gateway in settings.gateway.all.values())
+    routes = settings.gateway.routes if to_send or has_urls else (Route(""),)
     return PassRules(
         destination=routes[-1].destination,
         routes=routes,
         policies=settings.policies,
+        windows=settings.schedule.delivery_windows,
         breaker=settings.breaker.rules,
         due_slack=timedelta(seconds=settings.schedule.due_slack_seconds),
         deadline=timedelta(minutes=settings.run.deadline_minutes),

@@ -28,11 +28,11 @@ COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 RELEASED = "returned to the queue without using up a retry"
 LOOK_AT_CRON = "`retrycli doctor` and, if you use cron, `systemctl status cron`"
 REMEDIES = {
-    "status": "retrycli list-failed",
+    "status": "`retrycli list-failed`",
     "data": "`retrycli show {id}`, then fix the row in the application",
-    "pause": "retrycli resume",
-    "breaker": "retrycli status",
-    "disk": "retrycli doctor",
+    "pause": "`retrycli resume`",
+    "breaker": "`retrycli status`",
+    "disk": "`retrycli doctor`",
     "cron": LOOK_AT_CRON,
 }
 
@@ -77,7 +77,10 @@ def expired(found: Status) -> str | None:
     if found.pause is not None or found.breakers:
         then = f"a pass will escalate {'it' if number == 1 else 'them'} once deliveries resume"
     elif found.messages["expired_due"] < number:
-        then = f"a pass will escalate {'it' if number == 1 else 'each of them'} when due"
+        is_left_out = found.holds or any(not windows.open for windows in found.windows)
+        then = f"a pass will escalate {'it' if number == 1 else 'each of them'} when due" + (
+            ", but not during a hold or outside a delivery window" if is_left_out else ""
+        )
     else:
         then = f"the next pass will escalate {'it' if number == 1 else 'them'}"
     return f"{number:,} of the waiting messages; {then}"
@@ -113,10 +116,12 @@ def remedy(found: Explanation) -> str:
     if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
         return check_arrival(found.message_id)
     if found.is_claimed:
-        return f"retrycli show {found.message_id}"
+        return f"`retrycli show {found.message_id}`"
     usual = "`retrycli retry {id}` attempts it now"
-    step = next((REMEDIES.get(gate.name, usual) for gate in found.gates if not gate.open), usual)
-    return step.format(id=found.message_id)
+    closed = next((gate.name for gate in found.gates if not gate.open), None)
+    if closed == "hold":
+        return " ".join(["retrycli resume", *(hold.part.option for hold in found.holds)])
+    return REMEDIES.get(closed or "", usual).format(id=found.message_id)
 
 
 def check_arrival(message_id: int) -> str:

@@ -14,7 +14,7 @@ from retrycli.domain.identity import birth_of
 from retrycli.domain.message import MessageStatus, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.transition import ActionKind, Decision, Transition, as_written
+from retrycli.domain.transition import OF_HOLDS, ActionKind, Decision, Transition, as_written
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.enrolment import DECIDING_COLUMNS
@@ -100,7 +100,7 @@ def change_queue(
             )
         case ActionKind.NOTED:
             connection.execute(NOTE, [{"of_id": message_id, "text": act.note} for message_id, act in able.items()])
-        case ActionKind.EDITED | ActionKind.LOOKED_UP | ActionKind.PAUSED | ActionKind.RESUMED:
+        case ActionKind.EDITED | ActionKind.LOOKED_UP | ActionKind.PAUSED | ActionKind.HELD | ActionKind.RESUMED:
             raise AssertionError(f"`perform` does not support the action {kind}")
         case _:
             assert_never(kind)
@@ -164,7 +164,11 @@ def _mark_delivered(database: Database, connection: Connection, acts: Mapping[in
     return written
 
 
-LAST_ACTS = select(func.max(acts.c.id)).where(id_in(acts.c.message_id)).group_by(acts.c.message_id)
+LAST_ACTS = (
+    select(func.max(acts.c.id))
+    .where(id_in(acts.c.message_id), row_by_row(acts.c.act.not_in(sorted(OF_HOLDS))))
+    .group_by(acts.c.message_id)
+)
 REJECTIONS = select(acts.c.message_id, acts.c.by, acts.c.detail, acts.c.at).where(
     acts.c.id.in_(LAST_ACTS), acts.c.act == ActionKind.REJECTED.value
 )

@@ -11,12 +11,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     RowMapping,
     Select,
     bindparam,
-    case,
     delete,
     exists,
     func,
@@ -27,14 +25,14 @@ from sqlalchemy import (
 )
 
 from retrycli.domain.identity import MessageIdentity, birth_of
-from retrycli.domain.message import MessageType, QueuedMessage, State, UnusableMessage, ticket_text
+from retrycli.domain.message import QueuedMessage, State, UnusableMessage, ticket_text
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
 from retrycli.domain.transition import Claim, Decision, ExpiredClaim, Route, Transition
 from retrycli.store.bulk import id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database, Queries
 from retrycli.store.identity import load, with_queue
-from retrycli.store.messages import HELD_BACK, UNFINISHED, addresses, is_due, row_by_row, status_text
+from retrycli.store.messages import HELD_BACK, UNFINISHED, addresses, in_route, is_due, row_by_row
 from retrycli.store.schema import attempts, queue
 from retrycli.store.transitions import CLAIM, CLAIM_FREE, FORMER_STATE, HELD, HELD_BY_ID
 
@@ -55,13 +53,14 @@ FIRST_OF_TICKET = (
 class Claims(Queries):
     """Claim queued messages for a pass or an operator."""
 
-    def count_due(self, due_by: datetime) -> int:
-        """Count the waiting messages that are due by a given time."""
-        return self._database.scalar(select(func.count()).select_from(queue).where(*is_due(due_by))) or 0
+    def count_due(self, due_by: datetime, route: Route | None = None) -> int:
+        """Count the waiting messages of a route, by default of all routes, that are due by a given time."""
+        due = (*is_due(due_by), *in_route(self._database, route))
+        return self._database.scalar(select(func.count()).select_from(queue).where(*due)) or 0
 
     def any_due(self, due_by: datetime, route: Route) -> bool:
         """Return whether any message of a route is due."""
-        due = select(queue.c.message_id).where(*is_due(due_by), *_in_route(self._database, route))
+        due = select(queue.c.message_id).where(*is_due(due_by), *in_route(self._database, route))
         return self._database.scalar(due.limit(1)) is not None
 
     def is_due(self, message_id: int, due_by: datetime) -> bool:
@@ -81,7 +80,7 @@ class Claims(Queries):
             turns: decides which of these messages to claim; by default all.
             route: claim only messages of this route; by default of all routes.
         """
-        due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *_in_route(self._database, route))
+        due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *in_route(self._database, route))
         if turns is not None and turns.per_ticket_order:
             due = due.where(~exists().where(*HELD_BACK))
         if turns is not None and turns.passed_over:
@@ -103,7 +102,7 @@ class Claims(Queries):
         with self._database.write() as connection:
             firsts = [connection.execute(FIRST_OF_TICKET, {"of_ticket": ticket}).scalar() for ticket in sorted(tickets)]
             due = select(queue.c.message_id).where(
-                queue.c.message_id.in_(firsts), row_by_row(*is_due(due_by)), *_in_route(self._database, route)
+                queue.c.message_id.in_(firsts), row_by_row(*is_due(due_by)), *in_route(self._database, route)
             )
             ids = list(connection.execute(due.with_for_update(skip_locked=True)).scalars())
             _claim(connection, claim, ids)
@@ -157,7 +156,7 @@ class Claims(Queries):
         return self._claim_one_of(claim, last)
 
     def _due(self, due_by: datetime, route: Route | None, *, per_ticket_order: bool) -> Select[Any]:
-        due = select(queue.c.message_id).where(*is_due(due_by), *_in_route(self._database, route))
+        due = select(queue.c.message_id).where(*is_due(due_by), *in_route(self._database, route))
         return due.where(~exists().where(*HELD_BACK)) if per_ticket_order else due
 
     def _claim_one_of(self, claim: Claim, *choices: Select[Any]) -> list[int]:
@@ -253,19 +252,6 @@ class Claims(Queries):
 def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:
     if ids:
         connection.execute(CLAIM_WAITING, {"ids": ids, "owner": claim.owner, "until": claim.expires_at})
-
-
-def _in_route(database: Database, route: Route | None) -> list[ColumnElement[bool]]:
-    m = database.messages.c
-    # This is a scalar subquery, because with `exists` a planner may scan the application's whole table.
-    kind = select(m.message_type).where(m.id == queue.c.message_id).scalar_subquery()
-
-    def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
-        return case((or_(*(kind == status_text(message_type) for message_type in sorted(types))), 1), else_=0)
-
-    but = [is_of(route.but) == 0] if route is not None and route.but else []
-    only = [is_of(route.only) == 1] if route is not None and route.only is not None else []
-    return but + only
 
 
 def _probes_of(message_id: Any, since: datetime) -> Select[Any]:  # noqa: ANN401  an id, or a column of ids

@@ -18,7 +18,7 @@ from retrycli.store.bulk import BulkStatement
 from retrycli.store.database import Database
 from retrycli.store.messages import UNFINISHED
 from retrycli.store.own_tables import LEEWAY, is_clock_ahead, time_ahead
-from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told
+from retrycli.store.schema import acts, attempts, breakers, escalations, holds, passes, pause, queue, told
 
 AT_ONCE = 5_000  # maximum number of messages to hold in memory
 
@@ -77,7 +77,7 @@ SET_WAITS = BulkStatement(
 
 # Columns with times of past events, which can't lie in the future.
 #
-# Two other columns need no repair. The end of a pause may lie in the future, because an operator chose it. The next
+# Other columns need no repair. The end of a pause or hold may lie in the future, because an operator chose it. The next
 # turn for `run.rate_per_second` is ignored if it lies too far in the future.
 HAPPENED = (
     passes.c.started_at,
@@ -92,6 +92,7 @@ HAPPENED = (
     escalations.c.at,
     breakers.c.opened_at,
     pause.c.since,
+    holds.c.since,
     told.c.since,
     told.c.told_at,
 )

@@ -31,7 +31,7 @@ from retrycli.domain.passes import PassResult
 from retrycli.domain.transition import ActionKind
 from retrycli.store.database import Database, Queries
 from retrycli.store.messages import row_by_row
-from retrycli.store.schema import acts, attempts, escalations, passes, queue, totals
+from retrycli.store.schema import acts, attempts, escalations, holds, passes, queue, totals
 
 # Names in the table of totals. COUNTED_TO holds the watermark. FORGOTTEN holds times of pruned passes, in seconds since
 # the epoch.
@@ -199,7 +199,7 @@ def _step(
     database: Database, connection: Connection, before: datetime, limit: int, *, after: int
 ) -> tuple[int, int, bool]:
     """Examine the next attempts after an id, and delete the old attempts that are not needed. Also delete old actions,
-    passes and escalation times.
+    passes, escalation times, and holds that ended long ago.
 
     Actions and passes need no cursor. Almost all old actions and passes can be deleted, so each step begins at the
     oldest.
@@ -228,6 +228,7 @@ def _step(
     gone += connection.execute(delete(acts).where(_oldest(acts, acts.c.at, before, limit, ~DECIDES))).rowcount
     gone += connection.execute(delete(passes).where(old_passes)).rowcount
     connection.execute(delete(escalations).where(escalations.c.at < before))
+    connection.execute(delete(holds).where(holds.c.until < before))
     return gone, upto, number < limit
 
 

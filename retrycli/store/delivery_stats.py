@@ -116,10 +116,10 @@ class Statistics(Queries):
 def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
     # Ids grow with the start times, except within `DISORDER`. With a lower bound on the ids, older attempts need not be
     # read.
-    return and_(a.id >= _first_id(connection, since - DISORDER), a.started_at >= since)
+    return and_(a.id >= first_id(connection, since - DISORDER), a.started_at >= since)
 
 
-def _first_id(connection: Connection, since: datetime) -> int:
+def first_id(connection: Connection, since: datetime) -> int:
     """Find the id of the first attempt since a given time by binary search. The result may be lower if attempts
     directly before it were deleted. If there is no attempt since that time, return the last id or the next one; if
     there are no attempts at all, return 0.

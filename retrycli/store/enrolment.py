@@ -215,21 +215,17 @@ class Enrolment:
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
         return changed
 
-    def would_retire(self, span: IdRange) -> tuple[Mapping[int, datetime | None], Sequence[int]]:
+    def would_retire(self, span: IdRange) -> tuple[set[int], Sequence[int]]:
         """Return what `retire` would find, without writing anything.
 
         Returns:
-            Ids that now belong to other messages, with the next attempt times of the old messages (None if not
-            waiting), and ids of escalated messages whose rows the application may have changed.
+            Ids that now belong to other messages, and ids of escalated messages whose rows the application may have
+            changed.
         """
-        replaced: dict[int, datetime | None] = {}
+        replaced: set[int] = set()
         changed = array("q")
         for leave, stay in self._differences(span):
-            replaced |= {
-                row["message_id"]: row["next_attempt_at"] if row["state"] == State.WAITING else None
-                for row in leave
-                if not row["over"] and row["state"] != State.SENDING
-            }
+            replaced |= {row["message_id"] for row in leave if not row["over"] and row["state"] != State.SENDING}
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
         return replaced, changed
 
@@ -261,7 +257,6 @@ class Enrolment:
             select(
                 queue.c.message_id,
                 queue.c.state,
-                queue.c.next_attempt_at,
                 case((over, 1), else_=0).label("over"),
                 case((may_differ, 1), else_=0).label("may_differ"),
                 birth.label(BIRTH),

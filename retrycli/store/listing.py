@@ -30,10 +30,11 @@ from sqlalchemy import (
 from retrycli.domain.cursor import Cursor, MessageCursor, Sort
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.listing import Either, Filter, ListedMessage, Value
-from retrycli.domain.message import LARGEST_ID, MessageStatus, State, utc_time
-from retrycli.store.application_table import FailedIndex, IndexState
-from retrycli.store.database import Database, Queries
-from retrycli.store.messages import EARLIER, HELD_BACK, is_due, row_by_row, status_text
+from retrycli.domain.message import MessageStatus, State, utc_time
+from retrycli.domain.transition import Route
+from retrycli.store.bulk import id_in
+from retrycli.store.database import Queries
+from retrycli.store.messages import EARLIER, HELD_BACK, in_route, is_due, row_by_row, status_text
 from retrycli.store.ordering import Order, soonest
 from retrycli.store.schema import queue
 
@@ -42,10 +43,6 @@ FETCH_SIZE = 10_000  # number of rows to fetch at a time; otherwise psycopg woul
 
 # The ids of a page. They are bound at execution, so that all pages share one statement.
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
-
-# Maximum number of rows to examine in each range of ids if there is no index on failed rows, because shell completion
-# must be fast.
-COMPLETION_ROWS = 10_000
 
 
 class MessageQueries(Queries):
@@ -137,19 +134,21 @@ class MessageQueries(Queries):
                     last = value
         return ids, Cursor(sort, last, ids[-1]) if ids and has_more else None
 
-    def due(self, due_by: datetime) -> Iterator[tuple[datetime, int]]:
+    def due(self, due_by: datetime, route: Route | None = None) -> Iterator[tuple[datetime, int]]:
         """Yield the due time and id of messages that are due by a given time, in the order in which a pass claims them.
+
+        With a route, leave out messages that it does not include or withholds.
 
         The rows are read in one transaction, which lasts until the last row is read.
         """
         due = (queue.c.next_attempt_at, queue.c.message_id)
-        statement = self.failed(Filter(due_by=due_by), *due).order_by(*due)
+        statement = self.failed(Filter(due_by=due_by), *due).where(*self._in(route)).order_by(*due)
         with self._database.read() as connection:
             for row in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):
                 yield row.next_attempt_at, row.message_id
 
     def expiry_facts(
-        self, due_by: datetime | None, *, tries: int | None = None
+        self, due_by: datetime | None, route: Route | None = None, *, tries: int | None = None
     ) -> Iterator[tuple[int, str, int | None, datetime | None]]:
         """Yield the data that determine whether a waiting message may still be sent.
 
@@ -157,6 +156,7 @@ class MessageQueries(Queries):
 
         Args:
             due_by: the latest time at which messages are due; None for any time.
+            route: leave out messages that the route does not include or withholds.
             tries: leave out messages with a lower retry count.
         """
         m = self._database.messages.c
@@ -167,7 +167,7 @@ class MessageQueries(Queries):
             m.retry_count,
             self._optional("created_at").label("made_at"),
             queue.c.first_failed_at,
-        ).where(queue.c.state == State.WAITING.value)
+        ).where(queue.c.state == State.WAITING.value, *self._in(route))
         statement = statement if tries is None else statement.where(m.retry_count >= tries)
         with self._database.read() as connection:
             for row in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):
@@ -198,12 +198,27 @@ class MessageQueries(Queries):
         """Count the failed messages that match a filter."""
         return self._database.scalar(self.failed(wanted, func.count())) or 0
 
-    def count_ahead(self, message_id: int, due_by: datetime, *, after: datetime | None = None) -> int:
+    def count_due_among(self, ids: Collection[int], due_by: datetime, route: Route) -> int:
+        """Count the messages among the given ones that are due by a given time and that a route does not withhold."""
+        if not ids:
+            return 0
+        m = self._database.messages.c
+        among = self.failed(Filter(due_by=due_by), func.count()).where(id_in(m.id), *self._in(route))
+        with self._database.read() as connection:
+            return int(connection.execute(among, {"ids": list(ids)}).scalar_one())
+
+    def _in(self, route: Route | None) -> list[ColumnElement[bool]]:
+        return in_route(self._database, route, joined=True)
+
+    def count_ahead(
+        self, message_id: int, due_by: datetime, route: Route | None = None, *, after: datetime | None = None
+    ) -> int:
         """Count the messages due by a given time that a pass claims before a given message.
 
         Args:
             message_id: the message's id.
             due_by: the time by which the counted messages are due.
+            route: leave out messages that the route does not include or withholds.
             after: leave out messages that were already due by this time.
         """
         this = select(queue.c.next_attempt_at).where(queue.c.message_id == message_id).scalar_subquery()
@@ -212,15 +227,18 @@ class MessageQueries(Queries):
             and_(queue.c.next_attempt_at == this, queue.c.message_id < message_id),
         )
         since = () if after is None else (queue.c.next_attempt_at > after,)
-        return (
-            self._database.scalar(select(func.count()).select_from(queue).where(*is_due(due_by), *since, earlier)) or 0
-        )
+        ahead = (*is_due(due_by), *since, earlier, *in_route(self._database, route))
+        return self._database.scalar(select(func.count()).select_from(queue).where(*ahead)) or 0
 
-    def earlier_in_ticket(self, message_id: int) -> list[tuple[int, datetime]]:
-        """Return the ids and due times of the messages that hold a message back if `run.per_ticket_order` is set."""
-        earlier = select(EARLIER.c.message_id, EARLIER.c.next_attempt_at)
+    def earlier_in_ticket(self, message_id: int) -> list[tuple[int, datetime, str]]:
+        """Return the ids, due times and types of the messages that hold a message back if `run.per_ticket_order` is
+        set.
+        """
+        m = self._database.messages.c
+        kind = select(m.message_type).where(m.id == EARLIER.c.message_id).scalar_subquery()
+        earlier = select(EARLIER.c.message_id, EARLIER.c.next_attempt_at, kind.label("kind"))
         held_back = earlier.where(queue.c.message_id == message_id, *HELD_BACK).order_by(EARLIER.c.message_id)
-        return [(row.message_id, row.next_attempt_at) for row in self._database.rows(held_back)]
+        return [(row.message_id, row.next_attempt_at, str(row.kind)) for row in self._database.rows(held_back)]
 
     def failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
         """Select columns of the failed messages that match a filter, joined with their queue rows."""
@@ -307,38 +325,3 @@ def _time(value: object) -> datetime | None:
         return utc_time("created_at", value)
     except InvalidMessage:
         return None
-
-
-def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tuple[int, object, object]]:
-    """Return the id, ticket and last error of the newest failed messages whose ids begin with the given digits.
-
-    Only the application's table is read, so retrycli's own tables need not exist.
-    """
-    m, failed = database.messages.c, status_text(MessageStatus.FAILED)
-    indexed = FailedIndex(database).state() is IndexState.THERE
-    found: list[tuple[int, object, object]] = []
-    for first, last in _beginning(digits):
-        rows = select(m.id, m.ticket_id, m.last_error).where(m.id.between(first, last)).order_by(m.id.desc())
-        if indexed:
-            rows = rows.where(m.status == failed)
-        else:
-            newest = rows.add_columns(m.status).limit(COMPLETION_ROWS).subquery().c
-            rows = select(newest.id, newest.ticket_id, newest.last_error).where(newest.status == failed)
-            rows = rows.order_by(newest.id.desc())
-        with database.read() as connection:
-            found += [(row[0], row[1], row[2]) for row in connection.execute(rows.limit(limit - len(found)))]
-        if len(found) == limit:
-            break
-    return found
-
-
-def _beginning(digits: str) -> Iterator[tuple[int, int]]:
-    # Yield the highest range first, because the newest messages have the highest ids.
-    if not digits:
-        yield -LARGEST_ID, LARGEST_ID
-    elif digits == "0":
-        yield 0, 0
-    elif digits.isascii() and digits.isdecimal() and digits[0] != "0":
-        for power in range(len(str(LARGEST_ID)) - len(digits), -1, -1):
-            if (first := int(digits) * 10**power) <= LARGEST_ID:
-                yield first, min(first + 10**power - 1, LARGEST_ID)

@@ -1,7 +1,8 @@
 """Read rows of the application's table; `row_changes` writes them."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,12 +21,14 @@ from sqlalchemy import (
     literal,
     literal_column,
     null,
+    or_,
     select,
     true,
 )
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.message import Message, MessageStatus, MessageType, State, UnusableMessage
+from retrycli.domain.transition import Route
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.schema import queue
@@ -91,6 +94,45 @@ def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions for due messages. Claims, counts, lists and explanations all use these conditions."""
     return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
 
+
+def in_route(database: Database, route: Route | None, *, joined: bool = False) -> list[ColumnElement[bool]]:
+    """Return the conditions for queued messages that a route includes and does not withhold.
+
+    Args:
+        database: holds the queue and the application's table.
+        route: the route; None for all messages.
+        joined: the statement joins the queue with the application's table.
+    """
+    if route is None:
+        return []
+    m, withheld = database.messages.c, route.withheld
+
+    def of_row(value: ColumnElement[Any]) -> ColumnElement[Any]:
+        # This is a scalar subquery, because with `exists` a planner may scan the application's whole table.
+        return value if joined else select(value).where(m.id == queue.c.message_id).scalar_subquery()
+
+    def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
+        kind = of_row(m.message_type)
+        return case((or_(*(kind == status_text(message_type) for message_type in sorted(types))), 1), else_=0)
+
+    conditions = [is_of(but) == 0] if (but := route.but | withheld.types) else []
+    if route.only is not None:
+        conditions.append(is_of(route.only) == 1)
+    if withheld.tickets:
+        ticket = func.coalesce(of_row(cast(m.ticket_id, Text)), "")
+        conditions.append(ticket.not_in(sorted(withheld.tickets)))
+    if withheld.messages:
+        conditions.append(queue.c.message_id.not_in(message_ids(withheld.messages)))
+    return conditions
+
+
+def message_ids(texts: Iterable[str]) -> list[int]:
+    """Parse ids of messages, and sort them. Leave out texts that can't be ids."""
+    numbers = (int(text) for text in texts if re.fullmatch(r"-?[0-9]{1,19}", text))
+    return sorted(number for number in numbers if LOWEST_ID <= number <= -LOWEST_ID - 1)
+
+
+LOWEST_ID = -(2**63)  # the lowest integer that both databases can store
 
 ESCALATED = queue.c.state == State.ESCALATED.value
 EARLIER = queue.alias("earlier")

@@ -1,19 +1,32 @@
 """Store passes, pauses, the state of destinations, and records of sent notifications."""
 
-import hashlib
-import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, fields
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, update
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, fields
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Row,
+    String,
+    delete,
+    func,
+    insert,
+    literal_column,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.cursor import PassCursor
 from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn
-from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.passes import (
     COUNTS,
     PassRecord,
@@ -26,7 +39,10 @@ from retrycli.domain.passes import (
 )
 from retrycli.store import counters
 from retrycli.store.database import Queries
-from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates, told
+from retrycli.store.schema import acts, attempts, breakers, holds, passes, pause, rates, told
+
+if TYPE_CHECKING:
+    from retrycli.domain.hold import Hold
 
 # Number of newest attempts in which to look for the first attempt of the last pass. If the pass made more attempts, its
 # earliest attempt among these is used.
@@ -95,10 +111,10 @@ class Ledger(Queries):
         """Return the newest passes, newest first. If a time is given, return only passes that began by then."""
         return self._newest(limit, *(() if until is None else (passes.c.started_at <= until,)))
 
-    def passes_after(self, end: PassCursor, limit: int) -> list[PassRecord]:
-        """Return the passes that follow a cursor in the list of passes, newest first."""
-        follows = or_(passes.c.started_at < end.value, passes.c.id > end.key)
-        return self._newest(limit, passes.c.started_at <= end.value, follows)
+    def passes_after(self, started_at: datetime, pass_id: str, limit: int) -> list[PassRecord]:
+        """Return the passes that follow a pass in the list of passes, newest first."""
+        follows = or_(passes.c.started_at < started_at, passes.c.id > pass_id)
+        return self._newest(limit, passes.c.started_at <= started_at, follows)
 
     def passes_up_to(self, pass_id: str, limit: int) -> list[PassRecord]:
         """Return a pass and the passes that began before it, newest first."""
@@ -128,19 +144,21 @@ class Ledger(Queries):
         its_attempts = select(newest.c.destination).where(newest.c.pass_id == of_a_pass.scalar_subquery())
         return self._database.scalar(its_attempts.order_by(newest.c.id).limit(1))
 
-    def why_paused(self, now: datetime) -> str | None:
-        """Describe why deliveries are paused; None if they are not paused."""
-        found = self.pause(now)
-        if found is None:
-            return None
-        until = f" until {found.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if found.until else ""
-        return f"paused by {found.by}{until}" + (f": {found.reason}" if found.reason else "")
-
     def pause(self, now: datetime) -> Pause | None:
         """Return the pause in force; None if deliveries are not paused."""
-        in_force = select(pause).where(or_(pause.c.until.is_(None), pause.c.until > now)).limit(1)
-        found = [Pause(row.since, row.until, row.by, row.reason) for row in self._database.rows(in_force)]
-        return found[0] if found else None
+        return self.pause_and_holds(now)[0]
+
+    def pause_and_holds(self, now: datetime) -> tuple[Pause | None, tuple[Hold, ...]]:
+        """Return the pause in force, if any, and the active holds, in one query, because a running pass repeats it."""
+        with self._database.read() as connection:
+            found = connection.execute(_in_force(now)).all()
+        paused = [Pause(row.since, row.until, row.by, row.reason) for row in found if row.kind == PAUSE]
+        if len(paused) == len(found):
+            return (paused[0] if paused else None), ()
+        from retrycli.store.holds import holds_of  # not needed by a pass if nothing is held
+
+        rows = [row for row in found if row.kind != PAUSE]
+        return (paused[0] if paused else None), holds_of(self._database, rows)
 
     def set_pause(self, wanted: Pause | None, act: Mapping[str, Any] | None = None) -> None:
         """Start a pause, or end it if `wanted` is None. Record `act`, if given (see `history.act_values`)."""
@@ -231,39 +249,22 @@ class Ledger(Queries):
                 row = asdict(breaker) | {"tickets": json.dumps(breaker.tickets) if breaker.tickets else None}
                 connection.execute(insert(breakers).values(row))
 
-    def refusals(self, passes: Sequence[PassRecord]) -> dict[str, PassRecord]:
-        """Return the destinations that refuse all requests, each with the newest pass whose requests it refused.
 
-        A destination's refusal ends with a delivery there. It also ends with a later pass that delivers messages
-        anywhere, unless another problem stops that pass. If the credentials were refused, a later response about a
-        single message also ends the refusal.
+PAUSE = "pause"  # the kind of a row of `_in_force` that is not a hold
 
-        Args:
-            passes: the last passes, newest first.
-        """
-        newest = [found[0] for reason in incidents.REFUSED if (found := incidents.lasting(reason, passes))]
-        return {destination: record for record in newest for destination in self._refused_by(record)}
 
-    def _refused_by(self, tried: PassRecord) -> list[str]:
-        """List the destinations that refused requests of a pass and have shown no sign of recovery since."""
-        kinds = (attempts.c.destination, attempts.c.pass_id, attempts.c.outcome, attempts.c.status_code)
-        since = attempts.c.finished_at >= tried.started_at  # attempts.started_at has no index
-        found = self._database.rows(select(*kinds).where(since, kinds[0].is_not(None)).distinct())
-        over = {to for to, _, outcome, _ in found if outcome == OutcomeKind.DELIVERED}
-        if tried.reason == StopReason.CREDENTIALS_REFUSED:
-            # A server that accepts or rejects a single message has accepted the credentials. An ambiguous response does
-            # not show this, because it may come from a proxy.
-            over |= {
-                to
-                for to, pass_id, outcome, status in found
-                if pass_id != tried.pass_id and outcome in ALIVE and status not in {None, *IN_DOUBT}
-            }
-        refused = {
-            to
-            for to, pass_id, outcome, status in found
-            if pass_id == tried.pass_id and (outcome == OutcomeKind.UNAUTHORIZED or status in IN_DOUBT)
-        }
-        return sorted(refused - over)
+def _in_force(now: datetime) -> CompoundSelect[Any]:
+    """Select the pause in force and the active holds."""
+    kind, none = literal_column(f"'{PAUSE}'", String).label("kind"), null()
+    columns = (pause.c.since, pause.c.until, pause.c.by, pause.c.reason)
+    paused = select(kind, none.label("target"), *columns, none.label("birth")).where(_lasts(pause.c.until, now))
+    held = (holds.c.since, holds.c.until, holds.c.by, holds.c.reason)
+    holding = select(holds.c.kind, holds.c.target, *held, holds.c.birth).where(_lasts(holds.c.until, now))
+    return paused.union_all(holding)
+
+
+def _lasts(until: ColumnElement[datetime], now: datetime) -> ColumnElement[bool]:
+    return or_(until.is_(None), until > now)
 
 
 def _record(row: Row[Any]) -> PassRecord:
@@ -290,11 +291,6 @@ EVERYBODY, UNDER_WAY = "everybody", "under way"
 
 # The row with which a pass reserves the sending of notifications, so that two hosts do not send the same notification.
 RESERVATION = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
-
-
-def target_name(text: str) -> str:
-    """Hash the text of a notification target, such as a URL, because the database must not reveal the text."""
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 class Targets(Queries):

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 # The newest revision in `migrations/`. It is repeated here so that a pass need not load Alembic.
-HEAD = "0006"
+HEAD = "0007"
 
 
 class _UtcDateTime(TypeDecorator[datetime]):
@@ -172,6 +172,19 @@ pause = Table(
     Column("until", _UtcDateTime),
     Column("by", String(255), nullable=False),
     Column("reason", Text),
+)
+
+# What operators hold: see `retrycli.domain.hold`.
+holds = Table(
+    "retrycli_holds",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("target", String(255), primary_key=True),
+    Column("since", _UtcDateTime, nullable=False),
+    Column("until", _UtcDateTime),
+    Column("by", String(255), nullable=False),
+    Column("reason", Text),
+    Column("birth", Text),
 )
 
 told = Table(

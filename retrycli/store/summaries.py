@@ -12,9 +12,10 @@ from retrycli.domain.fingerprint import cause
 from retrycli.domain.listing import EscalationGroup, Filter
 from retrycli.domain.message import MessageStatus, MessageType, State
 from retrycli.domain.passes import PassResult
+from retrycli.domain.transition import Route
 from retrycli.store.database import Database, Queries
 from retrycli.store.listing import MessageQueries
-from retrycli.store.messages import is_due, status_text
+from retrycli.store.messages import in_route, is_due, status_text
 from retrycli.store.schema import passes, queue
 
 
@@ -65,17 +66,20 @@ class QueueCounts(Queries):
             numbers[state, None] = whole - sum(of_kind[state, kind] for kind in MessageType)
         return InQueue(numbers, *found[-3:])
 
-    def counts(self, due_by: datetime) -> dict[str, int]:
+    def counts(self, due_by: datetime, route: Route | None = None) -> dict[str, int]:
         """Count failed messages: waiting (including due ones), due, sending, escalated.
+
+        With a route, the due messages are those that it includes and does not withhold.
 
         Messages that are not in the queue yet count as waiting; the next pass decides when they are due (see
         `retrycli.operations.dry_run.counts`).
         """
         m = self._database.messages
+        is_counted_as_due = (*is_due(due_by), *in_route(self._database, route, joined=True))
         statement = (
             select(
                 func.count().label("failed"),
-                _count(*is_due(due_by)).label("due"),
+                _count(*is_counted_as_due).label("due"),
                 _count(queue.c.state == State.SENDING.value).label("sending"),
                 _count(queue.c.state == State.ESCALATED.value).label("escalated"),
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from datetime import timedelta
 from http import HTTPMethod, HTTPStatus
 from typing import Annotated
@@ -13,24 +13,51 @@ from pydantic import Field
 from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.delivery_stats import GroupBy
+from retrycli.domain.hold import HoldKind, HoldTarget
 from retrycli.domain.listing import Filter
-from retrycli.domain.message import State
+from retrycli.domain.message import MessageType, State
 from retrycli.domain.user import Right
 from retrycli.operations import bodies
+from retrycli.operations.listing import parse_id
 from retrycli.views.formatting import as_json
 from retrycli.web import schemas
 from retrycli.web.endpoints import JSON, CurrentUser, answer, endpoint
-from retrycli.web.inputs import Body, Duration, PageQuery, Reason
+from retrycli.web.inputs import Body, BulkBody, Duration, Line, MessageKey, PageQuery, Reason
 from retrycli.web.status import RecentStatus
 
 GET, POST = HTTPMethod.GET, HTTPMethod.POST
-INVALID = HTTPStatus.UNPROCESSABLE_ENTITY
+INVALID, NOT_FOUND, CONFLICT = HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT
 WEEK = timedelta(days=7)
 MOST_GROUPS = 1000
+MOST_TARGETS = 1000
 
 
-class PauseBody(Body):
-    """How long deliveries are paused, and why."""
+class TargetsBody(Body):
+    """The parts of the queue to hold or to resume; none means all deliveries."""
+
+    message: list[MessageKey] = Field([], max_length=MOST_TARGETS)
+    ticket: list[Line] = Field([], max_length=MOST_TARGETS)
+    message_type: list[Annotated[MessageType, Field(strict=False)]] = Field([], alias="type", max_length=MOST_TARGETS)
+    destination: list[Line] = Field([], max_length=MOST_TARGETS, description="the base URL of the destination")
+
+    @property
+    def targets(self) -> list[HoldTarget] | None:
+        """Return the parts; None if there are none.
+
+        Raises:
+            NoSuchMessage: no message can have one of the ids.
+        """
+        texts: dict[HoldKind, Sequence[str]] = {
+            HoldKind.MESSAGE: [str(parse_id(message_id)) for message_id in self.message],
+            HoldKind.TICKET: self.ticket,
+            HoldKind.TYPE: self.message_type,
+            HoldKind.DESTINATION: self.destination,
+        }
+        return [HoldTarget(kind, text) for kind, found in texts.items() for text in found] or None
+
+
+class PauseBody(TargetsBody):
+    """What is paused, how long, and why."""
 
     length: Duration | None = Field(None, alias="for", description="such as 2h; without it, until `resume`")
     reason: Reason | None = None
@@ -61,20 +88,28 @@ class SchedulerEndpoints:
         """Show scheduler health and queue counts."""
         return answer(bodies.status(self._status.read()))
 
-    @endpoint(POST, "/scheduler/pause", Right.PAUSE, INVALID, returns=schemas.PausedBody)
+    @endpoint(POST, "/scheduler/pause", Right.PAUSE, NOT_FOUND, CONFLICT, INVALID, returns=schemas.PausedBody)
     def pause_scheduler(self, user: CurrentUser, body: PauseBody | None = None) -> Response:
-        """Stop passes from sending, until `resume` or for a set time."""
-        wanted = body or PauseBody()
-        begun, _ = operations.pause.pause(self._settings, length=wanted.length, reason=wanted.reason, by=user.name)
-        self._status.forget()
-        return answer({"paused": asdict(begun)})
+        """Stop passes from sending, until `resume` or for a set time.
 
-    @endpoint(POST, "/scheduler/resume", Right.PAUSE, returns=schemas.PausedBody)
-    def resume_scheduler(self, user: CurrentUser) -> Response:
-        """End a pause."""
-        operations.pause.resume(self._settings, by=user.name)
+        With messages, tickets, types or destinations, hold only these. Passes send all other messages.
+        """
+        wanted = body or PauseBody()
+        operations.pause.pause(
+            self._settings, target=wanted.targets, length=wanted.length, reason=wanted.reason, by=user.name
+        )
+        return self._paused()
+
+    @endpoint(POST, "/scheduler/resume", Right.PAUSE, NOT_FOUND, INVALID, returns=schemas.PausedBody)
+    def resume_scheduler(self, user: CurrentUser, body: TargetsBody | None = None) -> Response:
+        """End the pause, or the holds of messages, tickets, types or destinations."""
+        operations.pause.resume(self._settings, target=(body or TargetsBody()).targets, by=user.name)
+        return self._paused()
+
+    def _paused(self) -> Response:
         self._status.forget()
-        return answer({"paused": None})
+        found = bodies.status(self._status.read())
+        return answer({"paused": found["paused"], "holds": found["holds"]})
 
     @endpoint(GET, "/scheduler/passes", Right.READ, INVALID, returns=schemas.PassesBody)
     def list_passes(self, query: Annotated[PageQuery, Query()]) -> Response:
@@ -89,6 +124,18 @@ class SchedulerEndpoints:
         found = operations.listing.page(self._settings, escalated, sort="id", after=query.after, limit=query.limit)
         groups = operations.listing.escalations(self._settings)
         return answer({**bodies.escalations(iter(found.messages), groups), "next": found.next})
+
+    @endpoint(POST, "/scheduler/bulk", Right.BULK, NOT_FOUND, CONFLICT, INVALID, returns=schemas.BulkActionBody)
+    def act_in_bulk(self, user: CurrentUser, body: BulkBody) -> Response:
+        """Apply an action to many messages, for at most 15 seconds.
+
+        If messages are left because the time was up, `next` is not null. To go on, send the same body with `after` set
+        to it. If a filter now matches another number of messages than expected, nothing is done, and the problem has
+        the present `count`.
+        """
+        done = operations.bulk.act(self._settings, body.request, after=body.after, by=user.name)
+        self._status.forget()
+        return answer(bodies.bulk(done))
 
     @endpoint(GET, "/scheduler/stats", Right.READ, INVALID, returns=schemas.StatisticsBody)
     def statistics(

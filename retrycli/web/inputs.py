@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from retrycli.domain.bulk import BulkAction
 from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.sanitize import encodable
-from retrycli.operations.listing import MAX_PAGE
+from retrycli.operations.bulk_request import BulkRequest
+from retrycli.operations.listing import MAX_PAGE, parse_id
+from retrycli.operations.message_actions import Canary
 
 # The characters that `str.splitlines` does not split at, as a pattern for the OpenAPI document.
 ONE_LINE = r"^[^\x00\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]*$"
+MOST_IDS = 10_000
 LONGEST_REASON = 2000  # characters of a reason or a note
 
 
@@ -40,6 +44,14 @@ def _length(value: object) -> timedelta:
     return length
 
 
+def _key(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError("must be an id, as a text or a number")  # noqa: TRY004  pydantic reports only a ValueError
+    return str(value)
+
+
+# The id of a message. Ids are opaque text; a number is accepted, because the responses have numbers.
+MessageKey = Annotated[str, BeforeValidator(_key), WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]})]
 Text = Annotated[str, AfterValidator(_storable)]
 Line = Annotated[Text, AfterValidator(_one_line), Field(json_schema_extra={"pattern": ONE_LINE})]
 Reason = Annotated[Line, Field(min_length=1, max_length=LONGEST_REASON)]
@@ -68,8 +80,10 @@ class PageQuery(BaseModel):
     limit: int = Field(50, ge=1, le=MAX_PAGE)
 
 
-class MessageQuery(PageQuery):
-    """The query of a list of messages. A field with several values matches any of them."""
+class Selection(BaseModel):
+    """A filter of messages. A field with several values matches any of them."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     state: list[State] = []
     message_type: list[MessageType] = Field([], alias="type")
@@ -77,16 +91,59 @@ class MessageQuery(PageQuery):
     error: list[Line] = Field([], description="part of the last error, ignoring case")
     reason: list[EscalationReason] = Field([], description="why a message was escalated")
     fingerprint: list[Line] = Field([], description="identifies a cause")
-    sort: Sort = Field("next", description="by next attempt, id, number of retries or age")
 
     @property
     def filter(self) -> Filter:
-        """Return the filter that the query describes."""
+        """Return the filter that the fields describe."""
         return Filter(
-            state=self.state,
-            message_type=self.message_type,
-            ticket=self.ticket,
-            error=self.error,
+            state=self.state or None,
+            message_type=self.message_type or None,
+            ticket=self.ticket or None,
+            error=self.error or None,
+            reason=self.reason or None,
+            fingerprint=self.fingerprint or None,
+        )
+
+
+class MessageQuery(PageQuery, Selection):
+    """The query of a list of messages."""
+
+    sort: Sort = Field("next", description="by next attempt, id, number of retries or age")
+
+
+class BulkBody(Body):
+    """An action on many messages. Several calls may be needed: see `after`."""
+
+    action: Annotated[BulkAction, Field(strict=False)]
+    ids: list[MessageKey] = Field([], max_length=MOST_IDS, description="the messages; or")
+    selection: Selection | None = Field(None, alias="filter", description="all messages that a filter matches")
+    expected: int | None = Field(
+        None, ge=0, description="with a filter: the number of messages that were confirmed; required"
+    )
+    reason: Reason | None = Field(None, description="for reject (required) and mark_sent")
+    canary: int | None = Field(None, ge=1, description="for requeue: attempt this many messages first")
+    spread: Duration | None = Field(None, description="for requeue: the period over which messages become due")
+    after: Line | None = Field(None, description="`next` of the previous call, to go on with the same body")
+
+    @model_validator(mode="after")
+    def _check_expected(self) -> Self:
+        if self.selection is not None and self.expected is None:
+            raise ValueError("expected is missing; with a filter, give the number of messages that were confirmed")
+        return self
+
+    @property
+    def request(self) -> BulkRequest:
+        """Return the request that the fields describe.
+
+        Raises:
+            NoSuchMessage: no message can have one of the ids.
+        """
+        return BulkRequest(
+            action=self.action,
+            ids=[parse_id(message_id) for message_id in self.ids],
+            wanted=None if self.selection is None else self.selection.filter,
+            expected=self.expected,
             reason=self.reason,
-            fingerprint=self.fingerprint,
+            spread=self.spread or timedelta(0),
+            canary=None if self.canary is None else Canary(self.canary),
         )

@@ -21,6 +21,7 @@ STATUSES: Mapping[type[errors.RetrycliError], tuple[HTTPStatus, str]] = {
     errors.InvalidArgument: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input"),
     errors.NoSuchMessage: (HTTPStatus.NOT_FOUND, "no-such-message"),
     errors.StaleEdit: (HTTPStatus.PRECONDITION_FAILED, "stale-edit"),
+    errors.CountChanged: (HTTPStatus.CONFLICT, "count-changed"),
     errors.NotActionable: (HTTPStatus.CONFLICT, "not-actionable"),
     errors.InvalidMessage: (HTTPStatus.CONFLICT, "invalid-message"),
     errors.NotEdited: (HTTPStatus.UNPROCESSABLE_ENTITY, "not-edited"),
@@ -53,7 +54,8 @@ def of_error(error: Exception) -> Response:
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("%s", errors.cause_of(error))
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return problem(status, errors.cause_of(error), name, headers=headers)
+    more = {"count": error.count} if isinstance(error, errors.CountChanged) else {}
+    return problem(status, errors.cause_of(error), name, headers=headers, **more)
 
 
 def status_of(error: Exception) -> tuple[HTTPStatus, str]:

@@ -36,10 +36,19 @@ class PauseFields(BaseModel):
     reason: str | None
 
 
+class HoldFields(PauseFields):
+    """A hold of a part of the queue."""
+
+    kind: str = Field(description="message, ticket, type or destination")
+    target: str
+    messages: int = Field(description="number of waiting messages that the hold covers")
+
+
 class PausedBody(JsonBody):
-    """The pause that is now active, if any."""
+    """The pause and the holds that are now active."""
 
     paused: PauseFields | None
+    holds: list[HoldFields]
 
 
 class OverviewBody(JsonBody):
@@ -53,6 +62,7 @@ class OverviewBody(JsonBody):
     last_pass: dict[str, Any] | None
     messages: dict[str, int]
     paused: PauseFields | None
+    holds: list[HoldFields]
 
 
 class ListedFields(BaseModel):
@@ -129,6 +139,13 @@ class ActionBody(JsonBody):
     reason: str | None
     refused: list[dict[str, Any]]
     canaries: list[AttemptFields]
+
+
+class BulkActionBody(ActionBody):
+    """The result of one slice of an action on many messages."""
+
+    results: list[AttemptFields] = Field(description="for retry: the attempts")
+    next: str | None = Field(description="the value of `after` to go on; null if the action has ended")
 
 
 class AttemptsBody(JsonBody):

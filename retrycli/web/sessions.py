@@ -19,7 +19,7 @@ LENGTH = timedelta(hours=12)
 
 def sign(token: Token, key: bytes, now: datetime) -> str:
     """Return the cookie of a session that begins now."""
-    name = base64.urlsafe_b64encode(token.name.encode()).decode()
+    name = base64.urlsafe_b64encode(token.name.encode()).decode().rstrip("=")  # a cookie with = would be quoted
     end = int((now + LENGTH).timestamp())
     return f"{name}.{end}.{_signature(token, end, key)}"
 
@@ -32,7 +32,8 @@ def verify(cookie: str, tokens: Sequence[Token], key: bytes, now: datetime) -> T
     """
     try:
         encoded, end_text, signature = cookie.split(".")
-        name = base64.b64decode(encoded.encode("ascii"), altchars=b"-_", validate=True).decode()
+        padded = encoded.encode("ascii") + b"=" * (-len(encoded) % 4)
+        name = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
         end = datetime.fromtimestamp(int(end_text), UTC)
     except (ValueError, OverflowError, OSError):
         return None

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROUNDS = 15
-MAX_OWN_MODULES = 40
+MAX_OWN_MODULES = 41
 """The maximum number of modules that a pass loads if nothing is due. Most of cron's passes find nothing due."""
+WEB = {"fastapi", "starlette", "uvicorn", "jinja2"}
+"""The libraries of the console and the HTTP API, which no other command may load."""
 
 
 def modules(sample: Sample) -> set[str]:
@@ -43,7 +45,7 @@ def with_import_times(call: Call) -> Call:
 def test_help_loads_neither_the_database_nor_the_http_client(arguments: tuple[str, ...]) -> None:
     packages = loaded(run(Call(("-X", "importtime", "-m", "retrycli", *arguments))))
     assert "typer" in packages
-    assert packages.isdisjoint({"sqlalchemy", "httpx", "aiohttp", "alembic"})
+    assert packages.isdisjoint({"sqlalchemy", "httpx", "aiohttp", "alembic", *WEB})
 
 
 def test_an_idle_pass_loads_no_delivery_modules(tmp_path: Path) -> None:
@@ -56,8 +58,22 @@ def test_an_idle_pass_loads_no_delivery_modules(tmp_path: Path) -> None:
     packages = loaded(sample)
     assert "sqlalchemy" in packages
     assert packages.isdisjoint(
-        {"httpx", "aiohttp", "httpx_aiohttp", "alembic", "rich", "tenacity", "apprise", "requests"}
+        {"httpx", "aiohttp", "httpx_aiohttp", "alembic", "rich", "tenacity", "apprise", "requests", *WEB}
     )
+    assert not [name for name in own_modules(sample) if name.startswith("retrycli.web")]
+
+
+def test_no_other_command_loads_the_console(tmp_path: Path) -> None:
+    """The help of all commands imports all modules of `retrycli.cli`. The others show what the operations import."""
+    database = f"sqlite:///{tmp_path}/messages.db"
+    ours = contenders.retrycli(8, add=add_waiting)
+    ours.add(database, 10)
+    run(ours.call(database, NOWHERE))  # creates the tables
+    for words in (("--help",), ("status",), ("list-failed",), ("show", "1"), ("escalations",), ("stats",), ("passes",)):
+        call = Call(("-X", "importtime", "-m", "retrycli", *words), {"RETRYCLI_DATABASE__URL": database})
+        sample = run(call)
+        assert loaded(sample).isdisjoint(WEB), words
+        assert not [name for name in modules(sample) if name.startswith("retrycli.web")], words
 
 
 def test_a_delivery_loads_no_other_command_line_modules(tmp_path: Path) -> None:

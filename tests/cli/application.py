@@ -49,6 +49,7 @@ OWN = (
     "retrycli_attempts",
     "retrycli_breakers",
     "retrycli_escalations",
+    "retrycli_holds",
     "retrycli_passes",
     "retrycli_pause",
     "retrycli_queue",

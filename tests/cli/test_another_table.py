@@ -27,6 +27,7 @@ COMMANDS = (
     "show 101",
     "explain 101",
     "stats",
+    "simulate",
     "metrics",
     "retry 101",
     "requeue 101",

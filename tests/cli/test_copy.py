@@ -257,6 +257,11 @@ def test_a_second_copy_writes_only_new_rows(move: Move) -> None:
     again = {table["table"]: table for table in move.json()["tables"]}
     assert again["retrycli_pause"]["added"] == 1
     assert all_of(move.new) == all_of(move.old)
+    held = move.cli("pause", "--ticket", "4711", "--type", "customer", env={"RETRYCLI_DATABASE__URL": move.old.url})
+    assert held.returncode == 0
+    again = {table["table"]: table for table in move.json()["tables"]}
+    assert again["retrycli_holds"]["added"] == 2
+    assert all_of(move.new) == all_of(move.old)
 
 
 @pytest.mark.parametrize("named", ["--from", "--to"])

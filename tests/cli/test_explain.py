@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,8 @@ from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.cron_line import Caller
+from retrycli.domain.delivery_window import DeliveryWindows
+from retrycli.domain.hold import Hold, HoldKind, HoldTarget
 from retrycli.domain.passes import Pause, StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import Claim
@@ -228,6 +231,27 @@ def pause_without_end(desk: Desk) -> None:
     _pause(desk, None)
 
 
+def hold(desk: Desk, *targets: HoldTarget, length: timedelta | None) -> None:
+    """Hold parts of the queue, by default message 1."""
+    desk.add(1, failed_at=NOON - 5 * MINUTE)
+    desk.run_at(NOON)
+    wanted = targets or (HoldTarget(HoldKind.MESSAGE, "1"),)
+    operations.pause.pause(desk.settings, target=wanted, length=length, by="ada", now=lambda: NOON)
+
+
+def held_first(desk: Desk) -> None:
+    """Hold the first message of the ticket, so that the second one waits behind it."""
+    desk.add(0, ticket_id=7)
+    desk.add(1, ticket_id=7)
+    operations.pause.pause(desk.settings, target=HoldTarget(HoldKind.MESSAGE, "0"), by="ada", now=lambda: NOON)
+    desk.run_at(NOON)
+
+
+def held_ahead(desk: Desk) -> None:
+    """Put seven messages before message 1, and hold three of them. The pass at noon sends two."""
+    limit(desk, hold=True)
+
+
 def _pause(at: Desk, length: timedelta | None, *, since: datetime = NOON) -> None:
     operations.pause.pause(at.settings, length=length, by="ada", now=lambda: since)
 
@@ -243,11 +267,14 @@ def breaker(desk: Desk) -> None:
     desk.answers(TAKES)
 
 
-def limit(desk: Desk) -> None:
+def limit(desk: Desk, *, hold: bool = False) -> None:
     """Put seven messages before message 1. The pass at noon sends two of them."""
     for number in range(2, 9):
-        desk.add(number, failed_at=NOON - timedelta(hours=4))
+        desk.add(number, failed_at=NOON - timedelta(hours=4), message_type="internal" if number < 5 else "customer")
     desk.add(1)
+    if hold:
+        internal = HoldTarget(HoldKind.TYPE, "internal")
+        operations.pause.pause(desk.settings, target=internal, by="ada", now=lambda: NOON)
     desk.run_at(NOON)
 
 
@@ -259,6 +286,30 @@ def order(desk: Desk) -> None:
     desk.run_at(NOON)
 
 
+def not_sent_yet(desk: Desk) -> None:
+    """Add a message that the pass at noon does not send, because it fails just after that pass."""
+    desk.run_at(NOON)
+    desk.add(1)
+
+
+def not_sent_yet_behind_seven(desk: Desk) -> None:
+    desk.run_at(NOON)
+    for number in range(2, 9):
+        desk.add(number, failed_at=NOON - timedelta(hours=4))
+    desk.add(1)
+
+
+def behind_a_supplier(desk: Desk) -> None:
+    """Add a message behind an earlier message of its ticket, which goes to a supplier."""
+    desk.run_at(NOON)
+    desk.add(0, ticket_id=7, message_type="supplier")
+    desk.add(1, ticket_id=7)
+
+
+def within(*texts: str) -> dict[str, dict[str, object]]:
+    return {"schedule": {"windows": texts, "timezone": "UTC"}}
+
+
 def no_pass_yet(desk: Desk) -> None:
     desk.add(1)
 
@@ -268,6 +319,7 @@ def dead_cron(desk: Desk) -> None:
     desk.add(1)
 
 
+PARTS = (HoldTarget(HoldKind.TYPE, "customer"), HoldTarget(HoldKind.TICKET, "4701"))
 CASES = {
     "status": Case(status, {"status"}, None),
     "data": Case(data, {"data", "escalation"}, None),
@@ -284,6 +336,63 @@ CASES = {
     "expiry": Case(expiry, {"wait"}, None, {"schedule": {"expires_after_hours": 3.5}}),
     "pause": Case(pause, {"wait", "pause"}, 4),
     "a pause without end": Case(pause_without_end, {"wait", "pause"}, None),
+    "hold": Case(partial(hold, length=timedelta(hours=1)), {"wait", "hold"}, 4),
+    "a hold without end": Case(partial(hold, length=None), {"wait", "hold"}, None),
+    "two holds": Case(
+        lambda desk: hold(desk, *PARTS, length=timedelta(minutes=20)),
+        {"wait", "hold"},
+        2,
+    ),
+    "a hold of another ticket": Case(
+        lambda desk: hold(desk, HoldTarget(HoldKind.TICKET, "4799"), length=None), {"wait"}, 1
+    ),
+    "a message held behind another": Case(held_first, {"order"}, None, {"run": {"per_ticket_order": True}}),
+    "a limit, and some are held": Case(held_ahead, {"limit"}, 2, {"run": {"limit": 2}}),
+    "window": Case(wait, {"window", "wait"}, 5, within("Mon 11:00-12:01", "Mon 13:10-14:00")),
+    "an open window": Case(wait, {"wait"}, 4, within("Mon 11:00-14:00")),
+    "a window that closes before the message is due": Case(
+        wait, {"wait"}, 6, within("Mon 11:00-12:40", "Mon 13:20-15:00")
+    ),
+    "a window between two ticks": Case(
+        wait, {"window", "wait"}, 8, within("Mon 11:00-12:01", "Mon 13:05-13:10", "Mon 13:40-13:44", "Mon 13:55-14:05")
+    ),
+    "a window that no tick ever meets": Case(not_sent_yet, {"window"}, None, within("daily 12:05-12:10")),
+    "a window of another type": Case(
+        not_sent_yet, set(), 1, {"schedule": {"types": {"supplier": {"windows": ["Mon 18:00-19:00"]}}}}
+    ),
+    "a window before a limit": Case(
+        not_sent_yet_behind_seven, {"window"}, 5, within("Mon 12:20-14:00") | {"run": {"limit": 2}}
+    ),
+    "a window that closes before the message's turn": Case(
+        not_sent_yet_behind_seven,
+        set(),
+        7,
+        within("Mon 11:00-12:20", "Mon 13:10-14:00") | {"run": {"limit": 2}},
+    ),
+    "a window of an earlier message of the ticket": Case(
+        behind_a_supplier,
+        {"window"},
+        3,
+        {
+            "schedule": {"timezone": "UTC", "types": {"supplier": {"windows": ["Mon 12:40-13:00"]}}},
+            "run": {"per_ticket_order": True},
+        },
+    ),
+    "windows of one ticket that are never open together": Case(
+        behind_a_supplier,
+        {"window"},
+        6,
+        {
+            "schedule": {
+                "timezone": "UTC",
+                "types": {
+                    "supplier": {"windows": ["Mon 12:40-13:00"]},
+                    "customer": {"windows": ["Mon 12:00-12:10", "Mon 13:20-14:00"]},
+                },
+            },
+            "run": {"per_ticket_order": True},
+        },
+    ),
     "order": Case(order, {"order"}, 2, {"run": {"per_ticket_order": True}}),
     "limit": Case(limit, {"limit"}, 3, {"run": {"limit": 2}}),
     "rate": Case(limit, {"rate"}, 3, {"run": {"rate_per_second": 2 / 720}}, hurrying),
@@ -529,12 +638,15 @@ def never_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
 
 
 FOR_EVER = Pause(NOON, None, "ada", None)
+HELD = Hold(HoldKind.TYPE, "customer", NOON, None, "ada", None)
 OPEN = Breaker("", BreakerState.OPEN, 5, NOON, NOON + timedelta(days=1))
 PREDICATES: dict[str, tuple[object, str, object]] = {
     "wait": (claims, "is_due", never_due),
     "expiry": (RetryPolicy, "expired", lambda *_: True),
     "tries": (RetryPolicy, "has_retries_left", lambda *_: False),
-    "pause": (Ledger, "pause", lambda *_: FOR_EVER),
+    "pause": (Ledger, "pause_and_holds", lambda *_: (FOR_EVER, ())),
+    "hold": (Ledger, "pause_and_holds", lambda *_: (None, [HELD])),
+    "window": (DeliveryWindows, "is_open", lambda *_: False),
     "breaker": (Ledger, "breaker", lambda _, destination: replace(OPEN, destination=destination)),
 }
 
@@ -542,6 +654,7 @@ PREDICATES: dict[str, tuple[object, str, object]] = {
 @pytest.mark.parametrize("name", PREDICATES)
 def test_a_gate_and_the_pass_use_the_same_predicate(at: Desk, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The patch must affect both `explain` and the pass, which shows that neither has its own copy of the condition."""
+    at.have(**within("daily 00:00-24:00"))
     at.add(1, failed_at=NOON - 5 * MINUTE)
     at.run_at(NOON)
     assert at.explain(1, NOON + 14 * MINUTE).next_attempt_at == NOON + TICK
@@ -584,11 +697,11 @@ def test_piped_output_has_one_tab_separated_line_per_gate(waiting: Cli) -> None:
 
 def test_json_has_the_gates_as_a_list(waiting: Cli) -> None:
     found = waiting.json("explain", "8")
-    assert list(found) == ["id", "ticket_id", "message_type", "gates", "next_attempt_at"]
+    assert list(found) == ["id", "ticket_id", "message_type", "gates", "next_attempt_at", "holds"]
     names = [gate["name"] for gate in found["gates"]]
     assert names == [
-        *("status", "data", "escalation", "claim", "wait", "retry_after", "tries", "expiry", "pause", "breaker"),
-        *("last_pass", "disk", "limit", "rate", "cron"),
+        *("status", "data", "escalation", "claim", "wait", "retry_after", "tries", "expiry", "pause"),
+        *("hold", "window", "breaker", "last_pass", "disk", "limit", "rate", "cron"),
     ]
     assert all(list(gate) == ["name", "open", "figure", "time"] for gate in found["gates"])
 

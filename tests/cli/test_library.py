@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,6 +133,75 @@ def test_finds_and_acts_on_many_messages(application: Application, sandbox: Sand
     rejected = retrycli.reject(settings, [13, 16], "a double", by="anna")
     assert (rejected.done, list(rejected.refused)) == (1, [13])
     assert "message 13 is sent, not failed" in str(rejected.refused[13])
+
+
+def test_lists_page_by_page_and_shows_each_message(application: Application, sandbox: Sandbox) -> None:
+    settings = application.settings(sandbox.url)
+    for message_id in range(11, 18):
+        application.add(message_id, hours_ago=0)
+    found, after = [], None
+    while True:
+        page = retrycli.list_failed(settings, retrycli.Filter(error="503"), sort="id", after=after, limit=3)
+        assert isinstance(page, retrycli.Page)
+        found += page.messages
+        after = page.next
+        if after is None:
+            break
+    assert [message.id for message in found] == [*range(11, 18)]
+    assert isinstance(found[0], retrycli.ListedMessage)
+    shown = retrycli.show(settings, 11)
+    assert isinstance(shown, retrycli.MessageDetails)
+    assert shown.row["body"] == "It is attached."
+    explained = retrycli.explain(settings, 11)
+    assert isinstance(explained, retrycli.Explanation)
+    assert [gate.name for gate in explained.gates if not gate.open] == ["wait", "cron"]
+    for call in (retrycli.show, retrycli.explain):
+        with pytest.raises(retrycli.NoSuchMessage, match="no message 99"):
+            call(settings, 99)
+
+
+def test_an_edit_names_the_text_that_it_changes(application: Application, sandbox: Sandbox) -> None:
+    """Two operators edit one message; the second learns of the first edit."""
+    settings = application.settings(sandbox.url)
+    application.add(11, hours_ago=0)
+    first = retrycli.edit(settings, 11, recipient="bo@example.com", by="anna")
+    assert isinstance(first, retrycli.Edit)
+    assert first.changed == ["recipient_email"]
+    second = retrycli.edit(settings, 11, subject="Re: bill", body="a\r\nb", digest=first.digest, by="anna")
+    assert second.changed == ["subject", "body"]
+    with pytest.raises(retrycli.StaleEdit, match="message 11 was modified since you read it"):
+        retrycli.edit(settings, 11, subject="Re: invoice", digest=first.digest)
+    same = retrycli.edit(settings, 11, subject="Re: bill", digest=second.digest)
+    assert (same.changed, same.digest) == ([], second.digest)
+    row = application.row(11)
+    assert (row["subject"], row["body"], row["recipient_email"]) == ("Re: bill", "a\r\nb", "bo@example.com")
+    application.add(1, status="sent")
+    with pytest.raises(retrycli.NotActionable, match="message 1 is sent, not failed"):
+        retrycli.edit(settings, 1, subject="x")
+
+
+def test_pauses_and_resumes_deliveries_and_lists_the_passes(application: Application, sandbox: Sandbox) -> None:
+    settings = application.settings(sandbox.url)
+    begun, replaced = retrycli.pause(settings, length=timedelta(hours=2), reason="API migration", by="anna")
+    assert isinstance(begun, retrycli.Pause)
+    assert replaced is None
+    assert retrycli.run_once(settings).result is PassResult.PAUSED
+    assert retrycli.resume(settings, by="anna") == begun
+    assert retrycli.resume(settings) is None
+    retrycli.run_once(settings)
+    newest = retrycli.passes(settings, limit=1)
+    assert isinstance(newest, retrycli.PassList)
+    [older] = retrycli.passes(settings, after=newest.next).passes
+    assert isinstance(older, retrycli.PassRecord)
+    assert [record.result for record in (*newest.passes, older)] == [PassResult.COMPLETED, PassResult.PAUSED]
+    assert [pause.act for pause in newest.pauses] == ["resumed"]
+    with pytest.raises(retrycli.InvalidArgument, match="not a valid cursor"):
+        retrycli.passes(settings, after="17")
+
+
+def test_every_public_name_can_be_imported() -> None:
+    assert [name for name in retrycli.__all__ if getattr(retrycli, name) is None] == []
+    assert {*retrycli.__all__} == {*retrycli._HOMES}
 
 
 def test_an_empty_result_is_valid(application: Application, sandbox: Sandbox) -> None:

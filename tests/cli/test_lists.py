@@ -34,6 +34,7 @@ LIST_KEYS = [
     "max_retries",
     "created_at",
     "expires_at",
+    "held",
 ]
 ESCALATION_KEYS = [
     *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),

@@ -62,6 +62,7 @@ COMMANDS = {
     "notify test": "notify test",
     "metrics": "metrics",
     "stats": "stats",
+    "simulate": "simulate --max-retries 3",
     "report": "report --html -",
     "doctor": "doctor",
     "init": "init --config new.toml --base-url http://127.0.0.1:9 --database-url {url}",
@@ -91,13 +92,14 @@ LOOKING = ("status", "list-failed", "show", "explain", "escalations", "passes", 
 ELSEWHERE = {"demo"}
 """This command uses its own example and reads no settings."""
 AS_JSON = ("list-failed", "escalations", "config show")
-ENDS_WITH = {"notify test": 3, "doctor": 3, "db copy": 69, "retry": 3, "look-up": 4, "deliver-test": 3}
+ENDS_WITH = {"notify test": 3, "simulate": 4, "doctor": 3, "db copy": 69, "retry": 3, "look-up": 4, "deliver-test": 3}
 """Exit codes of these commands. The others exit with 0."""
 
 ADDRESSES = {"recipient", "cc", "bcc"}
 MAY_SHOW = {
     "show": set(WORDS),  # the purpose of this command
     "the table's errors": ADDRESSES,  # an answer may name the address that it refuses
+    "retrycli_acts": {"subject"},  # keeps the texts that an edit replaced
     "retrycli_attempts": ADDRESSES,
     "retrycli_queue": ADDRESSES,  # keeps the last error, to notice a new error from the application
     "list-failed": ADDRESSES,  # shows the last error

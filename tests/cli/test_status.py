@@ -42,6 +42,8 @@ KEYS = [
     "disk",
     "breaker",
     "paused",
+    "holds",
+    "windows",
     "lock",
 ]
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")

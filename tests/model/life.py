@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable
+from retrycli.domain.hold import HoldKind, HoldTarget
 from retrycli.domain.transition import ActionKind
 from tests.model.book import MAX_RETRIES
 from tests.model.death import Fate
@@ -284,6 +286,22 @@ class Life(Steps):
             self.place.resume()
         else:
             self.place.pause(length)
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(some=SOME, kind=st.sampled_from([*HoldKind][:3]), length=st.sampled_from([HOUR, HOUR, None]))
+    def hold_or_resume(self, some: int, kind: HoldKind, length: timedelta | None) -> None:
+        """End the active hold, or hold a message, its ticket or its type."""
+        step = self.begin("hold_or_resume")
+        if ended := self.place.end_holds():
+            [hold] = ended
+            step.acts |= {"resumed": int(hold.target)} if hold.kind is HoldKind.MESSAGE else {}
+            return
+        message_id = self.one(some)
+        row = self.laws.before.rows[message_id]
+        text = {HoldKind.MESSAGE: message_id, HoldKind.TICKET: row["ticket_id"]}.get(kind, row["message_type"])
+        with suppress(NotActionable):
+            self.place.hold_part(HoldTarget(kind, str(text)), length)
+            step.acts |= {"held": message_id} if kind is HoldKind.MESSAGE else {}
 
     # -- the laws ---------------------------------------------------------------------------------------------
 

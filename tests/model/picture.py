@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
+from retrycli.domain.transition import OF_HOLDS
+
 if TYPE_CHECKING:
     from tests.store.application import Application
 
@@ -63,7 +65,8 @@ class Picture:
         row = self.rows.get(message_id)
         if row is None:  # a queued message may have lost its row
             return False
-        acts = [act["act"] for act in self.acts.values() if act["message_id"] == message_id]
+        own = [act["act"] for act in self.acts.values() if act["message_id"] == message_id]
+        acts = [act for act in own if act not in OF_HOLDS]
         is_theirs = str(row["last_error"]).startswith(f"Rejected by {operator}: ")
         return row["status"] == "rejected" and is_theirs and acts[-1:] == ["rejected"] and message_id not in self.queue
 

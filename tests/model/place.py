@@ -20,6 +20,7 @@ from sqlalchemy import text
 
 from retrycli.config.settings import DatabaseSettings, ScheduleSettings, Settings, TypeScheduleSettings
 from retrycli.config.settings import RoutedGatewaySettings as GatewaySettings
+from retrycli.domain.hold import Hold, HoldTarget
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import LATEST
 from retrycli.engine import runner
@@ -34,7 +35,7 @@ from retrycli.store.passes import Ledger
 from tests.fakes import Clock, FakeLock, attempt_by_hand
 from tests.model.book import MAX_RETRIES, UNKNOWN_LIMIT
 from tests.model.death import Fate, Killed, mortal
-from tests.model.hold import Hold
+from tests.model.hold import Hold as RowLock
 from tests.model.picture import REFUSES, SKIPS
 from tests.model.server import Answer, ScriptedGateway, Sender, Server
 from tests.store.application import Application, is_sqlite, opened
@@ -53,7 +54,19 @@ SCHEDULE = ScheduleSettings(
         MessageType.INTERNAL: TypeScheduleSettings.model_validate({"backoff": "fixed", "expires_after_hours": 72}),
     },
 )
-OWN_TABLES = ("queue", "attempts", "acts", "passes", "breakers", "rates", "pause", "told", "totals", "escalations")
+OWN_TABLES = (
+    "queue",
+    "attempts",
+    "acts",
+    "passes",
+    "breakers",
+    "rates",
+    "pause",
+    "holds",
+    "told",
+    "totals",
+    "escalations",
+)
 STUBBORN_IN_A_FILE = f"""
 CREATE TRIGGER IF NOT EXISTS stubborn BEFORE UPDATE ON pending_messages WHEN NEW.draft_of = OLD.draft_of BEGIN
     SELECT CASE OLD.draft_of WHEN {SKIPS} THEN RAISE(IGNORE) WHEN {REFUSES} THEN RAISE(ABORT, 'it is closed') END;
@@ -130,7 +143,7 @@ class Place:
             gateway=GatewaySettings(base_url="https://tickets.example.com", unknown_limit=UNKNOWN_LIMIT),
             schedule=SCHEDULE,
         )
-        self.hold = Hold(application)
+        self.hold = RowLock(application)
         for statement in (STUBBORN_IN_A_FILE,) if self.kind == "sqlite" else STUBBORN_AT_A_SERVER:
             application.sql(statement)
         self.begin_anew()
@@ -166,6 +179,18 @@ class Place:
         pause.resume(self.settings, now=self.clock)
         self._paused_until = self.clock.now - timedelta(days=1)
 
+    def hold_part(self, target: HoldTarget, length: timedelta | None) -> None:
+        """Hold a part of the queue for a time, or until `end_holds` if the time is None."""
+        pause.pause(self.settings, target=target, length=length, by=OPERATOR, now=self.clock)
+
+    def end_holds(self) -> list[Hold]:
+        """End all active holds, and return them."""
+        return pause.resume(self.settings, target=[hold.part for hold in self.holds()], by=OPERATOR, now=self.clock)
+
+    def holds(self) -> list[Hold]:
+        """Return the active holds."""
+        return pause.holds(self.settings, now=self.clock)
+
     def make_pass(self, host: Host, script: Script, *, limit: int | None, per_ticket_order: bool) -> PassSummary | None:
         """Run one pass; return None if its process was killed."""
         self._passes += 1
@@ -175,6 +200,7 @@ class Place:
             by_pass=True,
             due_by=self.clock.now + DUE_SLACK,
             paused=self.is_paused,
+            holds=self.holds(),
             # Interference may insert an earlier message during a request, so the order is not checked then.
             per_ticket_order=per_ticket_order and not script.interfere,
             limit=limit,

@@ -13,12 +13,14 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from retrycli.domain.hold import withheld
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from tests import fakes
 from tests.model.book import Book, Request, name_in
 from tests.model.picture import time_of
 
 if TYPE_CHECKING:
+    from retrycli.domain.hold import Hold
     from retrycli.domain.message import QueuedMessage
     from tests.fakes import Clock
     from tests.store.application import Application
@@ -57,6 +59,8 @@ class Sender:
     due_by: datetime | None = None
     """The time by which every message that it sends must be due."""
     paused: bool = False
+    holds: Sequence[Hold] = ()
+    """The holds that are active when its pass starts."""
     per_ticket_order: bool = False
     limit: int | None = None
     requests: int = 0
@@ -86,6 +90,9 @@ class Server:
         self._look_at_the_queue(queued, sender)
         if sender.paused:
             self._object(queued, "a pass sent while deliveries were paused")
+        covered = withheld(sender.holds, lambda _: None)
+        if covered.covers(queued.message_id, queued.message.message_type, queued.ticket_id):
+            self._object(queued, "a pass sent a held message")
         if sender.limit is not None and sender.requests > sender.limit:
             self._object(queued, f"a pass sent more than its limit of {sender.limit}")
         ticket = str(queued.ticket_id)

@@ -101,6 +101,7 @@ class Steps(Writes):
             Broken: a message is still queued, and not escalated.
         """
         self.place.resume()
+        self.place.end_holds()
         for _ in range(LAST_CALLS):
             self.place.clock.now += LONGEST_WAIT
             self.make_pass(self.begin("last calls"), self.place.first, Script())

@@ -65,6 +65,7 @@ OWN_TABLES = {
     "retrycli_passes",
     "retrycli_breakers",
     "retrycli_escalations",
+    "retrycli_holds",
     "retrycli_pause",
     "retrycli_rates",
     "retrycli_selection",

@@ -14,7 +14,7 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
-from retrycli.store.delivery_stats import Statistics, _first_id
+from retrycli.store.delivery_stats import Statistics, first_id
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.own_tables import PASS, attempt_rows, enrol
 
@@ -137,10 +137,10 @@ def test_the_first_attempt_since_a_time_is_found_without_reading_all(database: D
     for number, message_id in enumerate(ids):
         attempt(database, NOON + number * HOUR, id=message_id)
     with database.read() as connection:
-        found = [_first_id(connection, NOON + (number - 0.5) * HOUR) for number in range(20)]
+        found = [first_id(connection, NOON + (number - 0.5) * HOUR) for number in range(20)]
         # An id in the gap before the attempt is correct too. A later id would miss the attempt.
         assert all(before < got <= message_id for before, got, message_id in zip([0, *ids], found, ids, strict=False))
-        assert _first_id(connection, NOON + 99 * HOUR) > ids[-2]
+        assert first_id(connection, NOON + 99 * HOUR) > ids[-2]
 
 
 # -- deliveries ------------------------------------------------------------------------------------------------------

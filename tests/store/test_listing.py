@@ -19,10 +19,11 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.claims import Claims
+from retrycli.store.completion import COMPLETION_ROWS, failed_beginning
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
-from retrycli.store.listing import COMPLETION_ROWS, PAGE, MessageQueries, failed_beginning
+from retrycli.store.listing import PAGE, MessageQueries
 from retrycli.store.schema import queue
 from retrycli.store.summaries import MAX_GROUPS, QueueCounts, escalation_groups
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened

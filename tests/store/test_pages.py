@@ -162,6 +162,6 @@ def test_passes_are_paged_by_their_start(database: Database, ledger: Ledger) -> 
     whole = [record.pass_id for record in ledger.last_passes(99)]
     found = ledger.last_passes(4)
     add("another", 0)
-    while rest := ledger.passes_after(Cursor("passes", found[-1].started_at, found[-1].pass_id), 4):
+    while rest := ledger.passes_after(found[-1].started_at, found[-1].pass_id, 4):
         found += rest
     assert [record.pass_id for record in found] == whole

@@ -179,8 +179,9 @@ EAST = timezone(timedelta(hours=2))
 )
 def test_a_pause_lasts_until_its_end(ledger: Ledger, pause: Pause | None, at: datetime, words: str | None) -> None:
     ledger.set_pause(pause)
-    assert ledger.why_paused(at) == words
-    assert ledger.pause(at) == (None if words is None else pause)
+    found = ledger.pause(at)
+    assert found == (None if words is None else pause)
+    assert (found and found.why) == words
 
 
 @pytest.mark.parametrize("later", [Pause(NOON + MINUTE, None, "bob", None), Pause(NOON, None, "bob", "x"), None])

@@ -23,7 +23,7 @@ from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.transition import ActionKind, Claim, Decision, IdRange, Route, Transition
+from retrycli.domain.transition import ActionKind, Claim, Decision, IdRange, Route, Transition, Withheld
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import repair_clock_skew
@@ -236,6 +236,9 @@ KEYS = "queue by its key, messages by its key"
 WEEKS_AGO = NOON - timedelta(days=95)
 YESTERDAY = NOON - timedelta(days=1)
 ANSWER = Decision(SENDING[0], Transition.released(), Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True))
+HELD_ROUTE = Route(
+    "mail", withheld=Withheld(frozenset({MessageType.INTERNAL}), frozenset({"4711"}), frozenset({"17", "18"}))
+)
 CASES = {
     "due, counted": Case(lambda d: Claims(d).count_due(NOON), "queue by due"),
     "due in a route": Case(
@@ -247,6 +250,11 @@ CASES = {
         # SQLite reports a scan even though it reads only the newest attempt.
         but="attempts by its key, attempts whole",
     ),
+    "due under holds": Case(
+        lambda d: (Claims(d).count_due(NOON, HELD_ROUTE), Claims(d).any_due(NOON, HELD_ROUTE)),
+        "queue by due, messages by its key",
+    ),
+    "claimed under holds": Case(lambda d: Claims(d).claim(MINE, NOON, 20, route=HELD_ROUTE), f"queue by due, {KEYS}"),
     "claimed": Case(lambda d: Claims(d).claim(MINE, NOON, 20), "queue by due, queue by its key"),
     "claimed in a route": Case(
         lambda d: Claims(d).claim(MINE, NOON, 20, route=Route("mail", only=frozenset({MessageType.SUPPLIER}))),

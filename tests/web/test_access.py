@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
+import retrycli
 from retrycli import operations, web
 from retrycli.domain.user import Right, Role, User
+from retrycli.web import problems
 from retrycli.web.access import Access
 from retrycli.web.endpoints import route_class
 from retrycli.web.router import make_api
@@ -19,8 +24,6 @@ from tests.conftest import on_sqlite
 from tests.web.conftest import API, HOST
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from retrycli.config.settings import Settings
     from tests.web.conftest import Client, Desk
 
@@ -188,3 +191,24 @@ def test_an_application_decides_by_its_own_users(desk: Desk) -> None:
     document = by_max.get("/tickets/outgoing/openapi.json").json()
     assert document["servers"] == [{"url": "/"}]
     assert "/tickets/outgoing/scheduler/status" in document["paths"]
+
+
+def test_every_endpoint_and_problem_is_in_the_manual(desk: Desk) -> None:
+    page = (Path(retrycli.__file__).parent / "manual" / "http-api.md").read_text(encoding="utf-8")
+    for _, path, _ in requests(desk.settings):
+        end = path.removeprefix(API).replace("/999", "/ID")
+        assert not end or f"{end}`" in page or f"`/{end.rpartition('/')[2]}`" in page, end
+    for _, name in problems.STATUSES.values():
+        assert f"`{name}`" in page or name == "lock-held", name
+
+
+def test_the_document_is_valid_openapi(desk: Desk) -> None:
+    document = desk.viewer.get(f"{API}/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert all(path.startswith(API) for path in document["paths"])
+    operations_of = [each for item in document["paths"].values() for each in item.values()]
+    assert len({each["operationId"] for each in operations_of}) == len(operations_of) == len([*routes(desk.settings)])
+    assert all({"200", "401", "403", "503"} <= each["responses"].keys() for each in operations_of)
+    text = json.dumps(document)
+    for name in re.findall(r'"#/components/schemas/(\w+)"', text):
+        assert name in document["components"]["schemas"]

@@ -82,6 +82,9 @@ def test_a_pause_by_api_shows_on_the_pages_at_once(desk: Desk) -> None:
         ({"reason": ["list"]}, "reason"),
         ({"reason": "x" * (1 << 20)}, "reason"),
         ({"until": "2h"}, "until"),
+        ({"type": ["love"]}, "type.0"),
+        ({"ticket": "4711"}, "ticket"),
+        ({"message": [1.5]}, "message.0"),
         ([1], ""),
         ("2h", ""),
     ],
@@ -114,6 +117,27 @@ def test_a_body_that_is_not_json_is_a_problem(desk: Desk, content: bytes, kind: 
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert operations.status.status(desk.settings).pause is None
+
+
+def test_a_part_of_the_queue_is_held_and_resumed(desk: Desk) -> None:
+    for message_id in (5, 6):
+        desk.application.add(message_id, message_type="customer" if message_id == 5 else "supplier")
+    held = desk.operator.post(f"{API}/scheduler/pause", json={"type": ["supplier"], "message": ["5"], "reason": "typo"})
+    assert held.json()["paused"] is None
+    assert {(hold["kind"], hold["target"], hold["by"]) for hold in held.json()["holds"]} == {
+        ("type", "supplier", "anna"),
+        ("message", "5", "anna"),
+    }
+    assert operations.run_pass.run_once(desk.settings).sent == 0
+    resumed = desk.operator.post(f"{API}/scheduler/resume", json={"message": [5]})
+    assert [hold["kind"] for hold in resumed.json()["holds"]] == ["type"]
+    assert operations.run_pass.run_once(desk.settings).sent == 1
+
+
+def test_a_hold_of_nothing_is_a_problem(desk: Desk) -> None:
+    for body, status in (({"message": ["99"]}, 404), ({"message": ["x"]}, 404), ({"destination": ["x"]}, 409)):
+        assert desk.operator.post(f"{API}/scheduler/pause", json=body).status_code == status
+    assert operations.status.status(desk.settings).holds == []
 
 
 def test_the_overview_has_what_the_command_prints(desk: Desk) -> None:

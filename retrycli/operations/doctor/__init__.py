@@ -29,6 +29,7 @@ CHECKS: tuple[Callable[[Context], Iterable[Finding]], ...] = (
     machine.file_descriptors,
     machine.lock,
     machine.outputs,
+    scheduler.windows,
     network.notifications,
     network.ping,
 )

@@ -29,6 +29,7 @@ from retrycli.operations.schedule.callers import callers_of
 from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
+from retrycli.store.refusals import refusing_destinations
 from retrycli.store.summaries import QueueCounts
 
 CHECK_CREDENTIALS = "check the credentials and other gateway settings: `retrycli config show`; then `retrycli run-once`"
@@ -80,7 +81,7 @@ def _refusals(context: Context, database: Database) -> dict[str, str]:
         destination: (
             f"it refused messages of the pass that began at {record.started_at:%Y-%m-%dT%H:%M:%SZ}: {record.detail}"
         )
-        for destination, record in ledger.refusals(passes).items()
+        for destination, record in refusing_destinations(database, passes).items()
         # Leave out certificate errors, because the probe verifies the certificate itself.
         if "certificate" not in str(record.detail).lower()
     }

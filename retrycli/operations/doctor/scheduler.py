@@ -26,6 +26,7 @@ from retrycli.operations.schedule.callers import (
     why_late,
     why_not_scheduled,
 )
+from retrycli.operations.setup import short_windows
 from retrycli.store.database import Database
 from retrycli.system import systemd
 
@@ -73,6 +74,16 @@ def calling(context: Context, database: Database | None) -> Iterator[Finding]:
         )
     if database is not None:
         yield _cadence(context, callers, passes)
+
+
+def windows(context: Context) -> Iterator[Finding]:
+    """Check that passes do not miss a delivery window. Report nothing if deliveries have no windows."""
+    if context.settings.schedule.delivery_windows:
+        problem = short_windows(context.settings)
+        if problem is None:
+            yield ok("windows", "each delivery window is at least as long as the interval between passes")
+        else:
+            yield warning("windows", problem, "lengthen the window, or start passes more often")
 
 
 def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:

@@ -17,11 +17,13 @@ from retrycli.web.console.context import Console
 from retrycli.web.console.edit_page import EditPages
 from retrycli.web.console.escalations import EscalationPages
 from retrycli.web.console.faults import fault_page
+from retrycli.web.console.holds import HoldPages
 from retrycli.web.console.message_page import MessagePages
 from retrycli.web.console.overview import OverviewPages
 from retrycli.web.console.passes import PassPages
 from retrycli.web.console.routes import admit, routes_of
 from retrycli.web.console.signing_in import AssetPages, SignInPages
+from retrycli.web.console.simulate_page import SimulationPages
 from retrycli.web.console.statistics_page import StatisticsPages
 from retrycli.web.console.visit import Visit
 
@@ -90,7 +92,9 @@ def make_pages(
         BulkPages(console, slice_seconds),
         EscalationPages(console),
         PassPages(console),
+        HoldPages(console),
         StatisticsPages(console),
+        SimulationPages(console),
     ]
     if console.users is not None:
         handlers.append(SignInPages(console, console.users))

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from retrycli import operations
 from retrycli.domain.editable_message import concerns_editable_field
 from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.hold import HoldKind
 from retrycli.domain.message import LIST_COLUMNS, EscalationReason, MessageStatus, State, utc_time
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.transition import ActionKind
 from retrycli.domain.user import Right
 from retrycli.web.console.forms import Form
+from retrycli.web.console.passes import LENGTHS
 from retrycli.web.console.rendering import moment_text
 from retrycli.web.console.routes import page
 from retrycli.web.console.timeline import MOST_EVENTS, timeline
@@ -91,6 +93,9 @@ class MessagePages:
             advice=advice(found),
             next_attempt=operations.words.next_attempt(explained, lambda time: moment_text(time, now)),
             gates=explained.gates,
+            own_hold=next((hold for hold in explained.holds if hold.kind is HoldKind.MESSAGE), None),
+            is_held=bool(explained.holds),
+            lengths=LENGTHS,
             text=text if query.text else text[:SHOWN_TEXT],
             length=len(text),
             events=events[:MOST_EVENTS],
@@ -118,7 +123,7 @@ def offered(found: MessageDetails) -> frozenset[str]:
         return frozenset({"requeue"})
     state = state_of(found)
     if state == State.WAITING:
-        return frozenset({"retry", "edit", "reject", "look-up", "mark-sent"})
+        return frozenset({"retry", "edit", "reject", "look-up", "mark-sent", "hold"})
     if state == State.ESCALATED:
         seen = found.queue is not None and found.queue["acknowledged_at"] is not None
         always = {"retry", "edit", "reject", "look-up", "mark-sent", "requeue", "note"}

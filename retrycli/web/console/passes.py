@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from retrycli import operations
+from retrycli.domain.hold import HoldKind
 from retrycli.domain.user import Right
 from retrycli.web.console.forms import Form
 from retrycli.web.console.rendering import moment_text
@@ -72,6 +73,7 @@ class PassPages:
             next_page=None if found.next is None else visit.to("passes", after=found.next),
             is_later=query.after is not None,
             lengths=LENGTHS,
+            kinds=[*HoldKind],
         )
 
     @page(POST, "/pause", Right.PAUSE, PauseForm)

@@ -48,6 +48,7 @@ def make_environment(now: Callable[[], datetime]) -> Environment:
         "whole": whole,
         "words": words,
         "number": "{:,}".format,
+        "figure": "{:g}".format,
         "length": in_words,
         "moment": partial(moment, now=now),
         "clock": partial(moment, now=now, only_clock=True),

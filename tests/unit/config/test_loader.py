@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import traceback
 from datetime import timedelta
 from functools import reduce
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import ValidationError
 
 from retrycli.config import template
-from retrycli.config.loader import Loaded, candidates, load
+from retrycli.config.loader import Loaded, candidates, load, with_schedule
 from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.circuit_breaker import BreakerRules
-from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.delivery_window import DeliveryWindows
+from retrycli.domain.errors import ConfigurationError, InvalidSchedule
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 
@@ -66,6 +69,8 @@ def test_the_defaults_match_the_manual() -> None:
             "waits_minutes": (),
             "due_slack_seconds": 60,
             "expires_after_hours": None,
+            "windows": (),
+            "timezone": None,
             "types": {},
         },
         "gateway": {
@@ -188,6 +193,9 @@ def test_each_value_other_than_a_default_names_its_source(folder: Path) -> None:
         ("RETRYCLI_SCHEDULE__WAITS_MINUTES", "5,10,20", "schedule.waits_minutes", (5, 10, 20)),
         ("RETRYCLI_SCHEDULE__WAITS_MINUTES", " 5, 7.5 ,,20,", "schedule.waits_minutes", (5, 7.5, 20)),
         ("RETRYCLI_SCHEDULE__WAITS_MINUTES", "5", "schedule.waits_minutes", (5,)),
+        ("RETRYCLI_SCHEDULE__WINDOWS", "Mon-Fri 08:00-18:00", "schedule.windows", ("Mon-Fri 08:00-18:00",)),
+        ("RETRYCLI_SCHEDULE__WINDOWS", "[sat 9:00-12:00, ]", "schedule.windows", ("sat 9:00-12:00",)),
+        ("RETRYCLI_SCHEDULE__TIMEZONE", "Europe/Berlin", "schedule.timezone", "Europe/Berlin"),
         ("RETRYCLI_BREAKER__PROBE_MINUTES", "1, 2", "breaker.probe_minutes", (1, 2)),
         ("RETRYCLI_BREAKER__PROBE_MINUTES", "[1, 2]", "breaker.probe_minutes", (1, 2)),
         ("RETRYCLI_GATEWAY__CA_FILE", "certs/ca.pem", "gateway.ca_file", Path("certs/ca.pem")),
@@ -413,6 +421,16 @@ def test_an_error_names_a_command_that_lists_all_settings() -> None:
         ("[schedule]\nwaits_minutes = [5, 0]\n", "schedule.waits_minutes"),
         ("[schedule]\nwaits_minutes = 5\n", "schedule.waits_minutes"),
         ("[schedule]\nexpires_after_hours = inf\n", "schedule.expires_after_hours"),
+        ('[schedule]\nwindows = ["Mon 08:00-08:00"]\n', "schedule.windows"),
+        ('[schedule]\nwindows = [""]\n', "schedule.windows"),
+        ("[schedule]\nwindows = 8\n", "schedule.windows"),
+        ("[schedule]\nwindows = [8]\n", "schedule.windows"),
+        ('[schedule.types.internal]\nwindows = ["tea"]\n', "schedule.types.internal.windows"),
+        ('[schedule]\ntimezone = "Mars/Olympus"\n', "schedule.timezone"),
+        ('[schedule]\ntimezone = "/etc/localtime"\n', "schedule.timezone"),
+        ('[schedule]\ntimezone = ""\n', "schedule.timezone"),
+        ("[schedule]\ntimezone = 1\n", "schedule.timezone"),
+        ('[schedule.types.internal]\ntimezone = "UTC"\n', "schedule.types.internal.timezone"),
         ('[gateway]\nauth = "kerberos"\n', "gateway.auth"),
         ('[gateway]\nlogin_path = "login"\n', "gateway.login_path"),
         ("[run]\nrate_per_second = inf\n", "run.rate_per_second"),
@@ -670,6 +688,34 @@ def test_each_schedule_setting_reaches_the_policy() -> None:
         expires_after=timedelta(hours=48),
     )
     assert read(toml).settings.policies == dict.fromkeys(MessageType, expected)
+
+
+def test_a_message_type_overrides_the_delivery_windows_and_not_their_zone() -> None:
+    toml = """
+        [schedule]
+        windows = ["Mon-Fri 08:00-18:00"]
+        timezone = "Europe/Berlin"
+        [schedule.types.supplier]
+        windows = ["daily 06:00-22:00", "Sat 00:00-24:00"]
+        [schedule.types.internal]
+        windows = []
+    """
+    zone = ZoneInfo("Europe/Berlin")
+    assert read(toml).settings.schedule.delivery_windows == {
+        MessageType.CUSTOMER: DeliveryWindows.parse(["Mon-Fri 08:00-18:00"], zone),
+        MessageType.SUPPLIER: DeliveryWindows.parse(["daily 06:00-22:00", "Sat 00:00-24:00"], zone),
+    }
+    assert read().settings.schedule.delivery_windows == {}
+    assert read('[schedule]\ntimezone = "UTC"\n').settings.schedule.delivery_windows == {}
+
+
+def test_config_show_distinguishes_no_override_from_an_override_without_windows() -> None:
+    toml = '[schedule]\nwindows = ["daily 06:00-22:00", "Sat 00:00-24:00"]\n[schedule.types.internal]\nwindows = []\n'
+    values = {key: value for key, value, _ in template.shown(read(toml))}
+    assert values["schedule.windows"] == "daily 06:00-22:00, Sat 00:00-24:00"
+    assert {key: value for key, value in values.items() if key.startswith("schedule.types")} == {
+        "schedule.types.internal.windows": "[]"
+    }
 
 
 @pytest.mark.parametrize(
@@ -1012,3 +1058,37 @@ def test_a_mail_server_is_a_host_with_an_optional_port(url: str) -> None:
 )
 def test_a_setting_of_the_other_gateway_or_an_invalid_one_is_named(toml: str, said: str) -> None:
     assert said in refusal(toml)
+
+
+# -- a proposed schedule -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("section", ["schedule", "schedule.types.supplier"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_retries": 0},
+        {"backoff": "weekly"},
+        {"backoff": "list"},
+        {"base_minutes": 0.5},
+        {"waits_minutes": [1, "soon"]},
+        {"factor": 0.5, "cap_minutes": -1},
+        {"colour": "red"},
+    ],
+)
+def test_a_proposed_schedule_gets_the_errors_of_a_file(changes: dict[str, object], section: str) -> None:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in changes.items()]
+    of_the_file = re.sub(r" \(file [^)]*\)", "", refusal("\n".join([f"[{section}]", *lines])))
+    with pytest.raises(InvalidSchedule) as raised:
+        with_schedule(Settings(), changes, MessageType.SUPPLIER if "types" in section else None)
+    assert str(raised.value) == of_the_file
+
+
+def test_a_proposed_schedule_changes_only_its_values() -> None:
+    settings = read("[schedule]\nfactor = 3\n[schedule.types.supplier]\nmax_retries = 5\n[run]\nlimit = 7").settings
+    proposed = with_schedule(settings, {"backoff": "fixed", "base_minutes": "30"})
+    assert proposed.run == settings.run
+    assert proposed.schedule == settings.schedule.model_copy(update={"backoff": BackoffKind.FIXED, "base_minutes": 30})
+    of_type = with_schedule(settings, {"factor": 4}, MessageType.SUPPLIER)
+    assert of_type.policies[MessageType.SUPPLIER] == RetryPolicy(Backoff(factor=4), max_retries=5)
+    assert of_type.policies[MessageType.CUSTOMER] == settings.policies[MessageType.CUSTOMER]

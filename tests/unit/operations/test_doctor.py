@@ -785,3 +785,18 @@ def test_cron_is_reported_only_after_a_tick_since_its_start(desk: Desk, ago: int
     assert ("the next pass is due at 2" in found) is not is_suspicious
     os.utime(desk.root / "etc/crontab", (NOON.timestamp() - 1,) * 2)
     assert "may refuse" not in str(of_cadence(desk).remedy), "the line is newer"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("", []),
+        ('[schedule]\nwindows = ["Mon-Fri 08:00-18:00"]\n', [Level.OK]),
+        ('[schedule]\nwindows = ["Mon 08:00-08:15"]\n', [Level.OK]),
+        ('[schedule]\nwindows = ["Mon 08:00-08:14"]\n', [Level.WARNING]),
+        ('[schedule]\nretry_interval_minutes = 60\nwindows = ["Mon 08:00-08:59"]\n', [Level.WARNING]),
+        ('[schedule.types.supplier]\nwindows = ["daily 06:00-22:00", "Sun 23:00-23:05"]\n', [Level.WARNING]),
+    ],
+)
+def test_a_delivery_window_that_passes_may_miss_is_a_warning(desk: Desk, more: str, expected: list[Level]) -> None:
+    assert [finding.level for finding in calling.windows(desk.case(more=more))] == expected

@@ -41,7 +41,7 @@ sys.stdin.read()
 """
 
 FORK = """
-import os, sys, time
+import os, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from retrycli.system.pass_lock import Holder, PassLock
@@ -53,7 +53,7 @@ if child := os.fork():
     sys.stdin.readline()
     lock.release()
     print("released", flush=True)
-sys.stdin.read()
+signal.pause()  # not a read: the child would take what is written for the parent
 """
 
 
@@ -204,7 +204,7 @@ def test_a_forked_child_does_not_keep_the_lock(path: Path, how: str) -> None:
             parent.stdin.flush()
             assert parent.stdout.readline() == "released\n"
         wait_until(lambda: PassLock(path).holder() is None)
-        os.kill(child, 0)  # the child is still alive
+        os.kill(child, signal.SIGKILL)  # raises if the child is not alive any more
         parent.kill()
 
 

@@ -28,6 +28,9 @@
     const changed = [...new Set([...old.keys(), ...now.keys()])].filter((key) => old.get(key) !== now.get(key));
     return Math.max(changed.length, 1);
   };
+  const tellZone = (within) => all("time", within).forEach((time) => {
+    time.title = new Date(time.dateTime).toLocaleString([], { timeZoneName: "short" }); // the browser's zone
+  });
   const swap = (region, html) => {
     const ticked = all("input[type=checkbox]:checked", region).map((box) => box.value);
     const row = document.activeElement.closest("[data-key]")?.dataset.key;
@@ -35,6 +38,7 @@
     shown.set(region.dataset.live, html);
     waiting.delete(region.dataset.live);
     all("input[type=checkbox]", region).forEach((box) => { box.checked = ticked.includes(box.value); });
+    tellZone(region);
     if (row) all("[data-key]", region).find((each) => each.dataset.key === row)?.querySelector("a")?.focus();
     tellTicked();
   };
@@ -117,4 +121,5 @@
   help.hidden = false;
   help.addEventListener("click", () => keys.showModal());
   tellTicked();
+  tellZone(document);
 })();

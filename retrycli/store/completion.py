@@ -1,0 +1,49 @@
+"""Find the messages that shell completion offers."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import select
+
+from retrycli.domain.message import LARGEST_ID, MessageStatus
+from retrycli.store.application_table import FailedIndex, IndexState
+from retrycli.store.database import Database
+from retrycli.store.messages import status_text
+
+# Maximum number of rows to examine in each range of ids if there is no index on failed rows, because shell completion
+# must be fast.
+COMPLETION_ROWS = 10_000
+
+
+def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tuple[int, object, object]]:
+    """Return the id, ticket and last error of the newest failed messages whose ids begin with the given digits.
+
+    Only the application's table is read, so retrycli's own tables need not exist.
+    """
+    m, failed = database.messages.c, status_text(MessageStatus.FAILED)
+    indexed = FailedIndex(database).state() is IndexState.THERE
+    found: list[tuple[int, object, object]] = []
+    for first, last in _beginning(digits):
+        rows = select(m.id, m.ticket_id, m.last_error).where(m.id.between(first, last)).order_by(m.id.desc())
+        if indexed:
+            rows = rows.where(m.status == failed)
+        else:
+            newest = rows.add_columns(m.status).limit(COMPLETION_ROWS).subquery().c
+            rows = select(newest.id, newest.ticket_id, newest.last_error).where(newest.status == failed)
+            rows = rows.order_by(newest.id.desc())
+        with database.read() as connection:
+            found += [(row[0], row[1], row[2]) for row in connection.execute(rows.limit(limit - len(found)))]
+        if len(found) == limit:
+            break
+    return found
+
+
+def _beginning(digits: str) -> Iterator[tuple[int, int]]:
+    # Yield the highest range first, because the newest messages have the highest ids.
+    if not digits:
+        yield -LARGEST_ID, LARGEST_ID
+    elif digits == "0":
+        yield 0, 0
+    elif digits.isascii() and digits.isdecimal() and digits[0] != "0":
+        for power in range(len(str(LARGEST_ID)) - len(digits), -1, -1):
+            if (first := int(digits) * 10**power) <= LARGEST_ID:
+                yield first, min(first + 10**power - 1, LARGEST_ID)

@@ -1,0 +1,304 @@
+"""Holds: stored, read with the pause, and left out by every claim and every count of due messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import select
+
+from retrycli.domain.fair_share import FairShare
+from retrycli.domain.hold import Hold, HoldKind, HoldTarget, withheld
+from retrycli.domain.message import MessageType
+from retrycli.domain.operator_action import OperatorAction
+from retrycli.domain.passes import Pause
+from retrycli.domain.transition import ActionKind, IdRange, Route, Withheld
+from retrycli.store import schema
+from retrycli.store.claims import Claims
+from retrycli.store.counters import prune
+from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment
+from retrycli.store.holds import Holds
+from retrycli.store.listing import MessageQueries
+from retrycli.store.passes import Ledger
+from retrycli.store.summaries import QueueCounts
+from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, naive, opened
+from tests.store.own_tables import PASS, enrol, retire
+
+if TYPE_CHECKING:
+    pass
+
+API = "https://tickets.example.com"
+MAIL = "smtp://mail.example.com"
+HELD, FREE = 1, 2
+TICKETS = [str(TICKET + 1), str(TICKET + 2)]
+MOMENT = timedelta(microseconds=1)
+
+
+def a_hold(kind: HoldKind, target: str, *, until: datetime | None = None, birth: str | None = None) -> Hold:
+    return Hold(kind, target, NOON, until, "anna", "wrong price", birth)
+
+
+def to_api(kind: MessageType) -> str:
+    return MAIL if kind is MessageType.SUPPLIER else API
+
+
+def types_to(destination: str) -> list[MessageType]:
+    return [kind for kind in MessageType if to_api(kind) == destination]
+
+
+@pytest.fixture
+def holds(database: Database) -> Holds:
+    return Holds(database)
+
+
+HOLDS = {
+    HoldKind.MESSAGE: a_hold(HoldKind.MESSAGE, str(HELD)),
+    HoldKind.TICKET: a_hold(HoldKind.TICKET, str(TICKET + 1)),
+    HoldKind.TYPE: a_hold(HoldKind.TYPE, "supplier"),
+    HoldKind.DESTINATION: a_hold(HoldKind.DESTINATION, MAIL),
+}
+"""A hold of each kind that covers message 1 and not message 2."""
+
+
+@pytest.fixture
+def two(application: Application, database: Database) -> None:
+    """Add and enrol two due messages. Message 1 has been due for longer."""
+    application.add_all([{"ticket_id": TICKET + 1}, {"ticket_id": TICKET + 2, "message_type": "customer"}])
+    for message_id, minutes in ((HELD, 30), (FREE, 20)):
+        enrol(database, [message_id], at=NOON - minutes * MINUTE)
+    application.sql(
+        "UPDATE retrycli_queue SET ticket = :ticket WHERE message_id = :id", ticket=str(TICKET + 1), id=HELD
+    )
+    application.sql(
+        "UPDATE retrycli_queue SET ticket = :ticket WHERE message_id = :id", ticket=str(TICKET + 2), id=FREE
+    )
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to claim messages. ``both`` are the messages that it claims if nothing is held."""
+
+    claim: Callable[[Claims, Route], list[int]]
+    both: list[int]
+
+
+WAYS = {
+    "claim": Way(lambda claims, route: claims.claim(PASS, NOON, 16, FairShare(16), route), [HELD, FREE]),
+    "in order": Way(
+        lambda claims, route: claims.claim(PASS, NOON, 16, FairShare(16, per_ticket_order=True), route), [HELD, FREE]
+    ),
+    "first of ticket": Way(lambda claims, route: claims.claim_first_of(PASS, NOON, TICKETS, route), [HELD, FREE]),
+    "probe": Way(lambda claims, route: claims.claim_probe(PASS, NOON, NOON - HOUR, route), [HELD]),
+    "elsewhere": Way(lambda claims, route: claims.claim_elsewhere(PASS, NOON, ["7"], route), [FREE]),
+}
+
+
+@pytest.mark.usefixtures("two")
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [None, *HoldKind])
+def test_no_way_claims_a_held_message(claims: Claims, way: str, kind: HoldKind | None) -> None:
+    wanted = [] if kind is None else [HOLDS[kind]]
+    found = WAYS[way].claim(claims, Route(API, withheld=withheld(wanted, to_api)))
+    assert sorted(found) == (WAYS[way].both if kind is None else [FREE])
+
+
+@pytest.mark.usefixtures("two")
+@pytest.mark.parametrize("kind", HoldKind)
+def test_a_held_message_is_in_no_count_of_due_messages(database: Database, claims: Claims, kind: HoldKind) -> None:
+    views = MessageQueries(database)
+    route = Route("", withheld=withheld([HOLDS[kind]], to_api))
+    assert (claims.count_due(NOON), claims.count_due(NOON, route)) == (2, 1)
+    assert QueueCounts(database).counts(NOON, route) == {"waiting": 2, "due": 1, "sending": 0, "escalated": 0}
+    assert [message_id for _, message_id in views.due(NOON, route)] == [FREE]
+    assert [message_id for message_id, *_ in views.expiry_facts(NOON, route)] == [FREE]
+    assert (views.count_ahead(FREE, NOON), views.count_ahead(FREE, NOON, route)) == (1, 0)
+    assert views.count_due_among([HELD, FREE], NOON, route) == 1
+    assert claims.any_due(NOON, route)
+    both = Withheld(route.withheld.types | {MessageType.CUSTOMER}, route.withheld.tickets, route.withheld.messages)
+    assert not claims.any_due(NOON, Route(API, withheld=both))
+
+
+@pytest.mark.usefixtures("two")
+def test_a_hold_of_a_type_applies_within_a_route_of_types(claims: Claims) -> None:
+    supplier = frozenset({MessageType.SUPPLIER})
+    covered = withheld([HOLDS[HoldKind.TYPE]], to_api)
+    assert not claims.any_due(NOON, Route(MAIL, only=supplier, withheld=covered))
+    assert claims.claim(PASS, NOON, 16, None, Route(API, but=supplier, withheld=covered)) == [FREE]
+
+
+def test_a_hold_of_a_ticket_covers_a_message_that_the_application_has_just_moved_there(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    """The queue keeps the old ticket until a pass compares the rows."""
+    moved, left, without = application.add_all([{}, {"ticket_id": TICKET + 1}, {}])
+    enrol(database, [moved, left, without])
+    application.change(moved, ticket_id=TICKET + 1)
+    application.change(left, ticket_id=TICKET + 2)
+    application.change(without, ticket_id=None)
+    route = Route(API, withheld=withheld([HOLDS[HoldKind.TICKET]], to_api))
+    assert claims.claim(PASS, NOON, 16, None, route) == [left, without]
+
+
+def test_a_held_first_message_of_a_ticket_holds_back_the_later_ones(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    enrol(database, application.add_all([{}, {}]))
+    route = Route(API, withheld=withheld([HOLDS[HoldKind.MESSAGE]], to_api))
+    assert claims.claim(PASS, NOON, 16, FairShare(16, per_ticket_order=True), route) == []
+    assert claims.claim_first_of(PASS, NOON, [str(TICKET)], route) == []
+    assert claims.claim_probe(PASS, NOON, NOON - HOUR, route, per_ticket_order=True) == []
+    assert claims.claim_elsewhere(PASS, NOON, ["7"], route, per_ticket_order=True) == []
+    assert claims.claim(PASS, NOON, 16, FairShare(16), route) == [2]
+
+
+# -- stored holds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("until", [None, NOON + HOUR])
+def test_a_hold_is_active_until_its_end(ledger: Ledger, holds: Holds, until: datetime | None) -> None:
+    hold = a_hold(HoldKind.TICKET, "4711", until=until)
+    holds.begin([hold], {})
+    assert ledger.pause_and_holds(NOON) == (None, (hold,))
+    assert ledger.pause_and_holds(NOON + HOUR - MOMENT) == (None, (hold,))
+    assert ledger.pause_and_holds(NOON + HOUR) == (None, (hold,) if until is None else ())
+
+
+def test_a_pause_and_holds_are_read_together_oldest_hold_first(ledger: Ledger, holds: Holds) -> None:
+    newer, older = (replace(a_hold(HoldKind.TICKET, since.isoformat()), since=since) for since in (NOON + HOUR, NOON))
+    paused = Pause(NOON, NOON + HOUR, "bob", None)
+    holds.begin([newer, older], {})
+    ledger.set_pause(paused)
+    assert ledger.pause_and_holds(NOON) == (paused, (older, newer))
+    assert ledger.pause(NOON) == paused
+    assert ledger.pause_and_holds(NOON + HOUR) == (None, (older, newer))
+
+
+def test_a_hold_replaces_an_earlier_one_of_the_same_part_only(ledger: Ledger, holds: Holds) -> None:
+    first, other = a_hold(HoldKind.TICKET, "17"), a_hold(HoldKind.TYPE, "internal")
+    holds.begin([first, other], {})
+    again = replace(first, until=NOON + HOUR, by="bob")
+    holds.begin([again], {first.part: first})
+    assert set(ledger.pause_and_holds(NOON)[1]) == {again, other}
+
+
+def test_only_the_named_holds_end_and_the_history_keeps_all(ledger: Ledger, holds: Holds) -> None:
+    ticket, message = a_hold(HoldKind.TICKET, "17"), a_hold(HoldKind.MESSAGE, "17", until=NOON + HOUR)
+    holds.begin([ticket, message], {})
+    act = OperatorAction(ActionKind.RESUMED, "bob", NOON)
+    holds.end([message], [message.part, HoldTarget(HoldKind.TYPE, "internal")], act)
+    assert ledger.pause_and_holds(NOON) == (None, (ticket,))
+    rows = ledger._database.rows(select(schema.acts).order_by(schema.acts.c.id))
+    acts = [(row.message_id, row.by, row.act, row.detail) for row in rows]
+    held = "message 17 until 2025-03-03T13:00:00Z: wrong price"
+    ended = "the hold of message 17 by anna until 2025-03-03T13:00:00Z: wrong price"
+    assert acts == [
+        (None, "anna", "held", "ticket 17 until resumed: wrong price"),
+        (None, "anna", "held", held),
+        (17, "anna", "held", held),
+        (None, "bob", "resumed", ended),
+        (17, "bob", "resumed", ended),
+    ]
+
+
+def test_no_part_ends_no_hold(ledger: Ledger, holds: Holds) -> None:
+    holds.begin([a_hold(HoldKind.TICKET, "17")], {})
+    holds.begin([], {})
+    holds.end([], [], OperatorAction(ActionKind.RESUMED, "bob", NOON))
+    assert len(ledger.pause_and_holds(NOON)[1]) == 1
+
+
+def test_a_hold_of_a_kind_that_only_a_newer_version_knows_is_ignored(
+    application: Application, ledger: Ledger, holds: Holds
+) -> None:
+    holds.begin([a_hold(HoldKind.TICKET, "17")], {})
+    application.sql("UPDATE retrycli_holds SET kind = 'moon'")
+    assert ledger.pause_and_holds(NOON) == (None, ())
+
+
+@pytest.mark.parametrize("target", ["tea", "1e3", "", "99999999999999999999", "-9223372036854775808", "0x11", "１７"])
+def test_a_hold_of_a_message_whose_id_is_no_number_of_the_table_covers_nothing(
+    application: Application, database: Database, holds: Holds, target: str
+) -> None:
+    enrol(database, [application.add()])
+    holds.begin([a_hold(HoldKind.MESSAGE, target)], {})
+    found = Ledger(database).pause_and_holds(NOON)[1]
+    assert Claims(database).count_due(NOON, Route("", withheld=withheld(found, to_api))) == 1
+    assert holds.count_waiting(found, types_to) == [0]
+
+
+def test_a_hold_does_not_cover_a_later_message_with_the_same_id(
+    application: Application, database: Database, ledger: Ledger, holds: Holds
+) -> None:
+    """SQLite gives the id of a deleted row to a new row."""
+    message_id = application.add()
+    enrol(database, [message_id])
+    hold = a_hold(HoldKind.MESSAGE, str(message_id), birth=holds.births([message_id])[message_id])
+    holds.begin([hold], {})
+    application.change(message_id, subject="Re: tea", retry_count=3)
+    assert ledger.pause_and_holds(NOON)[1] == (hold,), "the same message, edited"
+    retire(Enrolment(database), IdRange(None, None))
+    application.change(message_id, status="sent")
+    retire(Enrolment(database), IdRange(None, None))
+    assert ledger.pause_and_holds(NOON)[1] == (hold,), "the message is not queued, but may fail again"
+    application.change(message_id, status="failed", created_at=naive(NOON - MINUTE))
+    enrol(database, [message_id])
+    assert ledger.pause_and_holds(NOON)[1] == ()
+
+
+def test_a_hold_stays_if_the_application_writes_times_in_another_format(
+    loose_application: Application,
+) -> None:
+    loose_application.sql("ALTER TABLE pending_messages ADD COLUMN created_at TEXT")
+    loose_application.add()
+    loose_application.sql("UPDATE pending_messages SET created_at = '2025-03-03T09:00:00Z'")
+    with opened(loose_application) as database:
+        enrol(database, [1])
+        Holds(database).begin([a_hold(HoldKind.MESSAGE, "1", birth="2025-03-03 09:00:00.000000")], {})
+        assert len(Ledger(database).pause_and_holds(NOON)[1]) == 1
+
+
+def test_in_a_table_without_creation_times_a_hold_stays_if_the_message_moves_to_another_ticket(
+    bare_application: Application,
+) -> None:
+    bare_application.add()
+    with opened(bare_application) as database:
+        enrol(database, [1])
+        holds = Holds(database)
+        holds.begin([a_hold(HoldKind.MESSAGE, "1", birth=holds.births([1])[1])], {})
+        bare_application.sql("UPDATE retrycli_queue SET birth = 'ticket 7'")
+        assert len(Ledger(database).pause_and_holds(NOON)[1]) == 1
+
+
+def test_counts_the_waiting_messages_of_each_hold(
+    application: Application, database: Database, claims: Claims, holds: Holds
+) -> None:
+    """Messages that the next pass will enrol count; sent, escalated and claimed ones do not."""
+    to_customers: dict[str, object] = {"message_type": "customer"}
+    elsewhere: dict[str, object] = {"ticket_id": TICKET + 1}
+    rows = [{}, elsewhere, to_customers, to_customers, to_customers | {"status": "sent"}]
+    ids = application.add_all(rows)
+    enrol(database, [2, 3])
+    application.sql("UPDATE retrycli_queue SET state = 'escalated' WHERE message_id = 3")
+    claims.claim(PASS, NOON, 1)
+    wanted = [
+        *(a_hold(HoldKind.MESSAGE, str(message_id)) for message_id in ids),
+        a_hold(HoldKind.TICKET, str(TICKET)),
+        a_hold(HoldKind.TYPE, "supplier"),
+        a_hold(HoldKind.TYPE, "internal"),
+        a_hold(HoldKind.DESTINATION, API),
+        a_hold(HoldKind.DESTINATION, "https://elsewhere.example.com"),
+    ]
+    assert holds.count_waiting(wanted, types_to) == [1, 0, 0, 1, 0, 2, 1, 0, 1, 0]
+    assert holds.count_waiting([], types_to) == []
+
+
+def test_pruning_deletes_holds_that_ended_long_ago(application: Application, ledger: Ledger, holds: Holds) -> None:
+    ends = {"1": NOON - HOUR, "2": NOON + HOUR, "3": None}
+    holds.begin([a_hold(HoldKind.TICKET, ticket, until=until) for ticket, until in ends.items()], {})
+    prune(ledger._database, NOON, 100)
+    left = application.asked("SELECT target FROM retrycli_holds ORDER BY target")
+    assert [row["target"] for row in left] == ["2", "3"]
