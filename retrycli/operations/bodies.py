@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, TypeAlias
 
 from retrycli.domain.bulk import BulkAction
@@ -18,6 +18,8 @@ from retrycli.domain.identity import digest_of
 from retrycli.domain.message import utc_time
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from retrycli.config.settings import Settings
     from retrycli.domain.delivery_stats import DeliveryStats, Group
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
@@ -127,10 +129,15 @@ def details(found: MessageDetails) -> Body:
     return {
         "message": {name: _column(name, value) for name, value in found.row.items()},
         "queue": found.queue,
-        "attempts": [asdict(attempt) for attempt in found.attempts],
-        "acts": [asdict(act) for act in found.acts],
+        "attempts": [_fields(attempt) for attempt in found.attempts],
+        "acts": [_fields(act) for act in found.acts],
         "digest": digest_of(found.row),
     }
+
+
+def _fields(record: DataclassInstance) -> Body:
+    """Return the fields of a record. `asdict` would also copy each value, which takes ten times as long."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _column(name: str, value: object) -> object:
@@ -143,18 +150,18 @@ def _column(name: str, value: object) -> object:
 
 def explanation(found: Explanation) -> Body:
     """Return the body of ``explain``."""
-    fields = asdict(found)
+    values = asdict(found)
     for name in UNEXPLAINED:
-        del fields[name]
-    fields["holds"] = [{name: hold[name] for name in HOLD} for hold in fields["holds"]]
-    return {"id": fields.pop("message_id")} | fields
+        del values[name]
+    values["holds"] = [{name: hold[name] for name in HOLD} for hold in values["holds"]]
+    return {"id": values.pop("message_id")} | values
 
 
 def passes(found: PassList) -> Body:
     """Return the body of ``passes``."""
     return {
-        "passes": [asdict(record) for record in found.passes],
-        "pauses": [asdict(pause) for pause in found.pauses],
+        "passes": [_fields(record) for record in found.passes],
+        "pauses": [_fields(pause) for pause in found.pauses],
         "next": found.next,
     }
 
@@ -164,7 +171,7 @@ def statistics(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> 
     median, most, longest = (
         None if wait is None else round(wait.total_seconds()) for wait in wait_quantiles(figures.waits)
     )
-    troubles = [asdict(cause) for cause in figures.troubles]
+    troubles = [_fields(cause) for cause in figures.troubles]
     return {
         "since": figures.since,
         "until": figures.until,
@@ -184,7 +191,7 @@ def statistics(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> 
             "max": longest,
         },
         "outages": [
-            {**asdict(outage), "seconds": round(outage.length(figures.until).total_seconds())}
+            {**_fields(outage), "seconds": round(outage.length(figures.until).total_seconds())}
             for outage in figures.outages
         ],
         "errors": troubles,

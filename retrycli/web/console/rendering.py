@@ -17,6 +17,7 @@ from retrycli.views.formatting import count
 from retrycli.views.report.page import whole
 
 SHORT = 160  # maximum number of characters of a text in a list
+LONGEST_MARK = 30
 COMMAND = re.compile(r"`([^`]+)`")
 
 
@@ -43,6 +44,7 @@ def make_environment(now: Callable[[], datetime]) -> Environment:
         "line": line,
         "short": short,
         "lines": lines,
+        "mark": mark,
         "whole": whole,
         "words": words,
         "number": "{:,}".format,
@@ -72,14 +74,21 @@ def lines(text: str) -> Markup:
     return Markup("\n").join(line(each) for each in text.split("\n"))
 
 
+def mark(text: object, state: object) -> Markup:
+    """Return a word whose look shows a state."""
+    look, word = escape(str(state).replace("_", "-")), short(str(text).replace("_", " "), LONGEST_MARK)
+    return Markup(f'<span class="mark s-{look}">{word}</span>')  # noqa: S704  both are escaped
+
+
 def words(text: str) -> Markup:
     """Return a sentence of retrycli, with its commands as code."""
-    return Markup(COMMAND.sub(r"<code>\1</code>", str(escape(printable(text)))))  # noqa: S704  the text is escaped
+    escaped = str(escape(printable(text)))
+    return Markup(COMMAND.sub(r"<code>\1</code>", escaped) if "`" in escaped else escaped)  # noqa: S704  it is escaped
 
 
 def moment(time: datetime, *, now: Callable[[], datetime], only_clock: bool = False) -> Markup:
     """Return a time in the server's zone, as an element. ``only_clock`` omits the date."""
-    text = f"{in_zone(time):%H:%M}" if only_clock else moment_text(time, now())
+    text = _clock(in_zone(time)) if only_clock else moment_text(time, now())
     return Markup(f'<time datetime="{utc_text(time)}">{text}</time>')  # noqa: S704  digits and names of months
 
 
@@ -87,8 +96,12 @@ def moment_text(time: datetime, now: datetime) -> str:
     """Return a time in the server's zone. A time of another day has its date."""
     local, today = in_zone(time), in_zone(now)
     if local.date() == today.date():
-        return f"{local:%H:%M}"
+        return _clock(local)
     return f"{local.day} {local:%b %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d %H:%M}"
+
+
+def _clock(time: datetime) -> str:
+    return time.isoformat(timespec="minutes")[11:16]
 
 
 def zone(time: datetime) -> str:
