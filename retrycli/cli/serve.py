@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from retrycli import operations
 from retrycli.cli.options import ConfigFile, Header, Json, load_settings, operator_name
 from retrycli.config.settings import Settings
-from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.domain.user import Role
 from retrycli.system.process import install
 from retrycli.views import terminal
 
 serve = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
-token = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+token = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage the tokens of the console's users.")
 serve.add_typer(token, name="token")
 
 UserName = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", parser=operator_name)]
@@ -66,6 +66,8 @@ def run_console(settings: Settings, given: Mapping[str, object], *more: str) -> 
     except ImportError as error:
         raise ConfigurationError(f"the console needs {error.name}, which is missing; run `{install('web')}`") from None
     values = settings.web.model_dump() | {name: value for name, value in given.items() if value is not None}
+    if given.get("uds") is None and (given.get("host"), given.get("port")) != (None, None):
+        values["uds"] = None  # an option overrides the setting
     try:
         web = type(settings.web).model_validate(values)
     except ValidationError as error:
@@ -77,6 +79,10 @@ def run_console(settings: Settings, given: Mapping[str, object], *more: str) -> 
         print(f"Serving the console at {address}", *more, sep="\n", flush=True)  # noqa: T201
         terminal.say("Stop it with Ctrl+C.")
 
+    try:
+        operations.status.status(settings)
+    except DatabaseUnavailable as error:  # the pages say so, too, and recover
+        terminal.complain(f"retrycli: {error}")
     received = server.serve(settings.model_copy(update={"web": web}), show)
     raise typer.Exit(0 if received is None else 128 + received)
 

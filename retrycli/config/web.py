@@ -1,8 +1,8 @@
 """Settings of ``retrycli serve``: where it listens, and who may use it."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from retrycli.config.gateway import Named, SettingsModel, matching, split_list
 
@@ -47,11 +47,3 @@ class WebSettings(SettingsModel):
     user_header: HeaderName | None = Field(
         None, description="the header in which a reverse proxy passes the user's name; needs web.uds"
     )
-
-    @model_validator(mode="after")
-    def _check_header(self) -> Self:
-        if self.user_header is not None and self.uds is None:
-            raise ValueError(
-                "web.user_header needs web.uds: anybody who reaches a TCP port could send this header; set web.uds"
-            )
-        return self

@@ -30,6 +30,7 @@ from retrycli.operations.replay import replay
 from retrycli.operations.wiring import open_database, pass_rules, utc_now
 from retrycli.store.database import Database
 from retrycli.store.recorded_history import HistoryQueries
+from retrycli.views.formatting import count
 
 MONTH = timedelta(days=30)
 # Minimum number of messages, and of attempts outside outages. With fewer, the figures would say nothing.
@@ -126,6 +127,7 @@ class _Record:
         passes = queries.passes(since)
         # Attempts from before the first pass are the rest of a history that was pruned.
         self.since = max([since, *(made.started_at for made in passes[:1])])
+        self._is_whole = self.since > since  # the history begins within the period
         self._until = until
         self._passes = [made.started_at for made in passes if made.result in DELIVERING]
         self._has_times = queries.has_times
@@ -148,10 +150,11 @@ class _Record:
         messages = sum(message_type in {None, message.message_type} for message in self.history.messages)
         if min(messages, self.history.attempts) < ENOUGH:
             of_type = f" of type {message_type}" if message_type else ""
+            remedy = "simulate later" if self._is_whole else "choose a longer period with --since, or simulate later"
             raise TooLittleHistory(
-                f"too little history since {utc_text(self.since)}: {messages:,} failed messages{of_type} and "
-                f"{self.history.attempts:,} attempts outside outages; at least {ENOUGH} of each are needed. Choose a "
-                "longer period with --since, or simulate later"
+                f"too little history since {utc_text(self.since)}: {count(messages, 'message')}{of_type} first failed "
+                f"since then, and {count(self.history.attempts, 'attempt')} outside outages; at least {ENOUGH} of each "
+                f"are needed: {remedy}"
             )
 
     @property

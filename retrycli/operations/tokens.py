@@ -20,7 +20,7 @@ from shlex import quote
 
 from retrycli.config.settings import Settings
 from retrycli.domain.duration import utc_text
-from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError, InvalidArgument
 from retrycli.domain.user import Role, User
 from retrycli.operations.wiring import utc_now
 from retrycli.system.host import replace_file
@@ -61,13 +61,14 @@ def add(settings: Settings, name: str, role: Role, *, now: Callable[[], datetime
         now: the clock.
 
     Raises:
-        ConfigurationError: the file can't be used, or already has a token for this name.
+        InvalidArgument: the file already has a token for this name.
+        ConfigurationError: the file can't be used.
     """
     token = PREFIX + secrets.token_urlsafe(KEY_BYTES)
     with _locked(tokens_file(settings)) as file:
         tokens = _read(file) if file.exists() else []
         if any(known.name == name for known in tokens):
-            raise ConfigurationError(
+            raise InvalidArgument(
                 f"{file} already has a token for {name}; remove it with `retrycli serve token remove {quote(name)}`, "
                 "or choose another name"
             )
@@ -80,13 +81,14 @@ def remove(settings: Settings, name: str) -> None:
     """Remove a user's token. Requests with it are refused at once, and its sessions end.
 
     Raises:
-        ConfigurationError: the file can't be used, or has no token for this name.
+        InvalidArgument: the file has no token for this name.
+        ConfigurationError: the file can't be used.
     """
     with _locked(tokens_file(settings)) as file:
         tokens = load(settings)
         kept = [token for token in tokens if token.name != name]
         if len(kept) == len(tokens):
-            raise ConfigurationError(f"{file} has no token for {name}; see `retrycli serve token list`")
+            raise InvalidArgument(f"{file} has no token for {name}; see `retrycli serve token list`")
         _write(file, kept)
 
 

@@ -118,10 +118,10 @@ def remedy(found: Explanation) -> str:
     if found.is_claimed:
         return f"`retrycli show {found.message_id}`"
     usual = "`retrycli retry {id}` attempts it now"
-    closed = next((gate.name for gate in found.gates if not gate.open), None)
-    if closed == "hold":
+    closed = [gate.name for gate in found.gates if not gate.open]
+    if "hold" in closed and closed[0] in {"wait", "retry_after", "hold"}:
         return "`retrycli resume " + " ".join(hold.part.option for hold in found.holds) + "`"
-    return REMEDIES.get(closed or "", usual).format(id=found.message_id)
+    return REMEDIES.get(next(iter(closed), ""), usual).format(id=found.message_id)
 
 
 def check_arrival(message_id: int) -> str:

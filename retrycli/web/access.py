@@ -117,7 +117,8 @@ def check_origin(request: Request) -> None:
     if not is_own:
         raise AccessDenied(
             HTTPStatus.FORBIDDEN,
-            "the request may come from another site, so nothing was changed; use the console, or send only a token",
+            "the request may come from another site, so nothing was changed; use the console, or send a token in the "
+            "header Authorization, without a cookie",
         )
 
 

@@ -133,10 +133,15 @@ class MessageEndpoints:
         return answer(bodies.action("rejected", self._done(done)))
 
     @endpoint(POST, "/{message_id}/mark-sent", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.ActionBody)
-    def mark_message_sent(self, message_id: str, user: CurrentUser, body: OptionalNoteBody | None = None) -> Response:
+    def mark_message_sent(
+        self,
+        message_id: str,
+        user: CurrentUser,
+        body: OptionalNoteBody = OptionalNoteBody(),  # noqa: B008  frozen
+    ) -> Response:
         """Record that a message has arrived."""
-        note = None if body is None else body.note
-        done = operations.message_actions.mark_sent(self._settings, [parse_id(message_id)], note=note, by=user.name)
+        ids = [parse_id(message_id)]
+        done = operations.message_actions.mark_sent(self._settings, ids, note=body.note, by=user.name)
         return answer(bodies.action("marked_sent", self._done(done)))
 
     @endpoint(POST, "/{message_id}/acknowledge", Right.ACT, MISSING, CONFLICT, returns=schemas.ActionBody)

@@ -22,23 +22,26 @@ from retrycli.operations.listing import parse_id
 from retrycli.views.formatting import as_json
 from retrycli.web import schemas
 from retrycli.web.endpoints import JSON, CurrentUser, answer, endpoint
-from retrycli.web.inputs import Body, BulkBody, Duration, Line, MessageKey, PageQuery, Reason
+from retrycli.web.inputs import Body, BulkBody, Duration, Line, MessageKey, PageQuery, Reason, Ticket
 from retrycli.web.status import RecentStatus
 
 GET, POST = HTTPMethod.GET, HTTPMethod.POST
 INVALID, NOT_FOUND, CONFLICT = HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT
 WEEK = timedelta(days=7)
 MOST_GROUPS = 1000
-MOST_TARGETS = 1000
+# An empty list is an error: a program that found no ticket must not pause all deliveries.
+TARGETS = Field(min_length=1, max_length=1000)
 
 
 class TargetsBody(Body):
-    """The parts of the queue to hold or to resume; none means all deliveries."""
+    """The parts of the queue to hold or to resume; without any field, all deliveries."""
 
-    message: list[MessageKey] = Field([], max_length=MOST_TARGETS)
-    ticket: list[Line] = Field([], max_length=MOST_TARGETS)
-    message_type: list[Annotated[MessageType, Field(strict=False)]] = Field([], alias="type", max_length=MOST_TARGETS)
-    destination: list[Line] = Field([], max_length=MOST_TARGETS, description="the base URL of the destination")
+    message: Annotated[list[MessageKey], TARGETS] | None = None
+    ticket: Annotated[list[Ticket], TARGETS] | None = None
+    message_type: Annotated[list[Annotated[MessageType, Field(strict=False)]], TARGETS] | None = Field(
+        None, alias="type"
+    )
+    destination: Annotated[list[Line], TARGETS] | None = Field(None, description="the base URLs of destinations")
 
     @property
     def targets(self) -> list[HoldTarget] | None:
@@ -48,10 +51,10 @@ class TargetsBody(Body):
             NoSuchMessage: no message can have one of the ids.
         """
         texts: dict[HoldKind, Sequence[str]] = {
-            HoldKind.MESSAGE: [str(parse_id(message_id)) for message_id in self.message],
-            HoldKind.TICKET: self.ticket,
-            HoldKind.TYPE: self.message_type,
-            HoldKind.DESTINATION: self.destination,
+            HoldKind.MESSAGE: [str(parse_id(message_id)) for message_id in self.message or ()],
+            HoldKind.TICKET: self.ticket or (),
+            HoldKind.TYPE: self.message_type or (),
+            HoldKind.DESTINATION: self.destination or (),
         }
         return [HoldTarget(kind, text) for kind, found in texts.items() for text in found] or None
 
@@ -89,27 +92,29 @@ class SchedulerEndpoints:
         return answer(bodies.status(self._status.read()))
 
     @endpoint(POST, "/scheduler/pause", Right.PAUSE, NOT_FOUND, CONFLICT, INVALID, returns=schemas.PausedBody)
-    def pause_scheduler(self, user: CurrentUser, body: PauseBody | None = None) -> Response:
+    def pause_scheduler(self, user: CurrentUser, body: PauseBody = PauseBody()) -> Response:  # noqa: B008  frozen
         """Stop passes from sending, until `resume` or for a set time.
 
         With messages, tickets, types or destinations, hold only these. Passes send all other messages.
         """
-        wanted = body or PauseBody()
         operations.pause.pause(
-            self._settings, target=wanted.targets, length=wanted.length, reason=wanted.reason, by=user.name
+            self._settings, target=body.targets, length=body.length, reason=body.reason, by=user.name
         )
         return self._paused()
 
     @endpoint(POST, "/scheduler/resume", Right.PAUSE, NOT_FOUND, INVALID, returns=schemas.PausedBody)
-    def resume_scheduler(self, user: CurrentUser, body: TargetsBody | None = None) -> Response:
-        """End the pause, or the holds of messages, tickets, types or destinations."""
-        operations.pause.resume(self._settings, target=(body or TargetsBody()).targets, by=user.name)
-        return self._paused()
+    def resume_scheduler(self, user: CurrentUser, body: TargetsBody = TargetsBody()) -> Response:  # noqa: B008  frozen
+        """End the pause, or the holds of messages, tickets, types or destinations.
 
-    def _paused(self) -> Response:
+        `ended` tells how many pauses and holds were active and have ended.
+        """
+        ended = operations.pause.resume(self._settings, target=body.targets, by=user.name)
+        return self._paused(ended=len(ended) if isinstance(ended, list) else int(ended is not None))
+
+    def _paused(self, **more: object) -> Response:
         self._status.forget()
         found = bodies.status(self._status.read())
-        return answer({"paused": found["paused"], "holds": found["holds"]})
+        return answer({"paused": found["paused"], "holds": found["holds"], **more})
 
     @endpoint(GET, "/scheduler/passes", Right.READ, INVALID, returns=schemas.PassesBody)
     def list_passes(self, query: Annotated[PageQuery, Query()]) -> Response:
@@ -139,8 +144,10 @@ class SchedulerEndpoints:
 
     @endpoint(GET, "/scheduler/stats", Right.READ, INVALID, returns=schemas.StatisticsBody)
     def statistics(
-        self, since: Annotated[Duration, Query()] = WEEK, by: Annotated[GroupBy, Query()] = GroupBy.OUTCOME
+        self,
+        since: Annotated[Duration | None, Query(description="the period, such as 12h; by default 7d")] = None,
+        by: Annotated[GroupBy, Query()] = GroupBy.OUTCOME,
     ) -> Response:
         """Show outcomes of attempts, and outages of the ticketing API."""
-        figures, groups = operations.listing.stats(self._settings, by, span=since, limit=MOST_GROUPS)
+        figures, groups = operations.listing.stats(self._settings, by, span=since or WEEK, limit=MOST_GROUPS)
         return answer(bodies.statistics(figures, by, groups))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPMethod, HTTPStatus
 from typing import Annotated, Any, TypeVar
@@ -29,6 +29,7 @@ JSON = "application/json"
 EVERYWHERE = (
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
+    HTTPStatus.MISDIRECTED_REQUEST,
     HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
@@ -42,6 +43,8 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    errors: list[dict[str, str]] | None = Field(None, description="for invalid-input: the invalid fields")
+    count: int | None = Field(None, description="for count-changed: the number of messages that match now")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,8 @@ def route_class(access: Access) -> type[APIRoute]:
             async def checked(request: Request) -> Response:
                 try:
                     request.state.user = await access.check(request, self.right)
-                    response = await respond(await with_body(request))
+                    check_query(request, takes_query=bool(self.dependant.query_params))
+                    response = await respond(await with_body(request, takes_fields=self.body_field is not None))
                 except Exception as error:  # noqa: BLE001  every error becomes a problem document
                     response = problem_of(error)
                 response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
@@ -148,11 +152,25 @@ def route_class(access: Access) -> type[APIRoute]:
     return ApiRoute
 
 
-async def with_body(request: Request) -> Request:
-    """Read the body of a request, at most `LARGEST_BODY`, and return a request that has it.
+def check_query(request: Request, *, takes_query: bool) -> None:
+    """Refuse a query that nobody would read.
 
     Raises:
-        HTTPException: the body is too large, or is not JSON.
+        HTTPException: the address has a query, but the endpoint takes none.
+    """
+    if request.query_params and not takes_query:
+        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "this address takes no query; omit everything after ?")
+
+
+async def with_body(request: Request, *, takes_fields: bool) -> Request:
+    """Read the body of a request, at most `LARGEST_BODY`, and return a request that has it.
+
+    Args:
+        request: the request.
+        takes_fields: the endpoint reads the body; otherwise it must be empty, or an object without fields.
+
+    Raises:
+        HTTPException: the body is too large, is not JSON, or has fields that nobody would read.
     """
     if request.method in SAFE_METHODS:
         return request
@@ -164,6 +182,8 @@ async def with_body(request: Request) -> Request:
     kind = request.headers.get("content-type", JSON if not body else "").partition(";")[0].strip().lower()
     if kind != JSON:
         raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the Content-Type must be {JSON}")
+    if not takes_fields and bytes(body).translate(None, b" \t\r\n") not in {b"", b"{}"}:
+        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "this address takes no fields; omit the body")
 
     async def receive() -> Message:
         return {"type": "http.request", "body": bytes(body), "more_body": False}
@@ -186,15 +206,22 @@ def problem_of(error: Exception) -> Response:
 
 
 def _invalid_input(error: RequestValidationError) -> Response:
-    faults = [
-        {
-            "field": ".".join(str(part) for part in fault["loc"][1:]),
-            "message": str(fault["msg"]).removeprefix("Value error, "),
-        }
-        for fault in error.errors()
-    ]
+    faults = [_fault(fault["type"], fault["loc"][1:], str(fault["msg"])) for fault in error.errors()]
     detail = "; ".join(": ".join(filter(None, fault.values())) for fault in faults)
     return problems.problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, "invalid-input", errors=faults)
+
+
+def _fault(kind: str, where: Sequence[str | int], message: str) -> dict[str, str]:
+    field = ".".join(map(str, where))
+    match kind:
+        case "json_invalid":
+            return {"field": "", "message": f"the body is not valid JSON (character {field})"}
+        case "missing" if not where:
+            return {"field": "", "message": "the body is missing; send a JSON object"}
+        case "missing":
+            return {"field": field, "message": "is missing"}
+        case _:
+            return {"field": field, "message": message.removeprefix("Value error, ")}
 
 
 def current_user(request: Request) -> User:

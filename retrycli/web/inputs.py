@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Annotated, Self
 
@@ -36,6 +37,18 @@ def _one_line(text: str) -> str:
     return text
 
 
+def _one_tag(text: str) -> str:
+    if not re.fullmatch(r'\*|"[!#-~]*"', text):  # RFC 9110, section 8.8.3; a weak tag never matches
+        raise ValueError("must be the ETag of the message, with its quotes, or *")
+    return text
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
 def _length(value: object) -> timedelta:
     if not isinstance(value, str):
         raise ValueError("must be a text such as 30m, 2h or 1d")  # noqa: TRY004  pydantic reports only a ValueError
@@ -54,8 +67,12 @@ def _key(value: object) -> str:
 MessageKey = Annotated[str, BeforeValidator(_key), WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]})]
 Text = Annotated[str, AfterValidator(_storable)]
 Line = Annotated[Text, AfterValidator(_one_line), Field(json_schema_extra={"pattern": ONE_LINE})]
-Reason = Annotated[Line, Field(min_length=1, max_length=LONGEST_REASON)]
-ETag = Annotated[str, Field(pattern=r'^(\*|"[!#-~]*")$', max_length=200)]  # RFC 9110, section 8.8.3; one strong tag
+Reason = Annotated[
+    Line, AfterValidator(_not_empty), Field(max_length=LONGEST_REASON, json_schema_extra={"minLength": 1})
+]
+# A ticket's id. A number is accepted, because the responses have numbers.
+Ticket = Annotated[Line, BeforeValidator(_key), WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]})]
+ETag = Annotated[str, AfterValidator(_one_tag), Field(max_length=200)]
 Duration = Annotated[
     timedelta,
     BeforeValidator(_length),
@@ -68,7 +85,7 @@ Duration = Annotated[
 class Body(BaseModel):
     """The body of a request. Unknown fields are errors, and no value is converted to another type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
 class PageQuery(BaseModel):
@@ -87,7 +104,7 @@ class Selection(BaseModel):
 
     state: list[State] = []
     message_type: list[MessageType] = Field([], alias="type")
-    ticket: list[Line] = []
+    ticket: list[Ticket] = []
     error: list[Line] = Field([], description="part of the last error, ignoring case")
     reason: list[EscalationReason] = Field([], description="why a message was escalated")
     fingerprint: list[Line] = Field([], description="identifies a cause")
@@ -126,7 +143,9 @@ class BulkBody(Body):
     after: Line | None = Field(None, description="`next` of the previous call, to go on with the same body")
 
     @model_validator(mode="after")
-    def _check_expected(self) -> Self:
+    def _check_messages(self) -> Self:
+        if bool(self.ids) == (self.selection is not None):
+            raise ValueError("give either ids or a filter")
         if self.selection is not None and self.expected is None:
             raise ValueError("expected is missing; with a filter, give the number of messages that were confirmed")
         return self

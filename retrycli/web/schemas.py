@@ -49,6 +49,7 @@ class PausedBody(JsonBody):
 
     paused: PauseFields | None
     holds: list[HoldFields]
+    ended: int | None = Field(None, description="by resume: the number of pauses and holds that have ended")
 
 
 class OverviewBody(JsonBody):
@@ -79,6 +80,7 @@ class ListedFields(BaseModel):
     last_error: str | None
     created_at: datetime | None
     expires_at: datetime | None
+    held: bool = Field(description="the message waits, and a hold covers it")
 
 
 class PageBody(JsonBody):

@@ -43,6 +43,11 @@ def application(settings: Settings) -> ASGIApp:
     Raises:
         ConfigurationError: the tokens' file can't be used, or a setting is wrong.
     """
+    if settings.web.user_header is not None and settings.web.uds is None:
+        raise ConfigurationError(
+            "web.user_header needs a Unix socket: anybody who reaches a TCP port could send this header. "
+            "Set web.uds, or pass --uds"
+        )
     users = TokenUsers(settings)
     access = Access(users, allowed_hosts(settings), read_only=settings.web.read_only)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -199,7 +204,8 @@ def _listen_on_path(path: Path) -> socket.socket:
         found.listen()
     except OSError as error:
         found.close()
-        reason = error.strerror or str(error)
+        is_other = path.exists() and not path.is_socket()
+        reason = "it is not a socket" if is_other else error.strerror or str(error)
         raise ConfigurationError(f"can't listen on {path}: {reason}. Set web.uds, or pass --uds") from error
     return found
 

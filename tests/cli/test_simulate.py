@@ -240,8 +240,9 @@ def test_too_little_history_is_one_line_and_no_figures(desk: Cli, at_work: Cli, 
     done = (desk if arguments else at_work)("simulate", *arguments, "--json")
     assert (done.returncode, done.stdout) == (4, "")
     assert re.fullmatch(
-        r"retrycli: too little history since \S+Z: 0 failed messages( of type internal)? and \d+ attempts outside "
-        r"outages; at least 20 of each are needed\. Choose a longer period with --since, or simulate later\n",
+        r"retrycli: too little history since \S+Z: 0 messages( of type internal)? first failed since then, and \d+ "
+        r"attempts outside outages; at least 20 of each are needed: "
+        r"(choose a longer period with --since, or )?simulate later\n",
         done.stderr,
     )
 

@@ -84,7 +84,11 @@ def test_a_pause_by_api_shows_on_the_pages_at_once(desk: Desk) -> None:
         ({"until": "2h"}, "until"),
         ({"type": ["love"]}, "type.0"),
         ({"ticket": "4711"}, "ticket"),
+        ({"ticket": [True]}, "ticket.0"),
         ({"message": [1.5]}, "message.0"),
+        ({"message": []}, "message"),
+        ({"ticket": []}, "ticket"),
+        ({"ticket": None, "type": []}, "type"),
         ([1], ""),
         ("2h", ""),
     ],
@@ -130,7 +134,8 @@ def test_a_part_of_the_queue_is_held_and_resumed(desk: Desk) -> None:
     }
     assert operations.run_pass.run_once(desk.settings).sent == 0
     resumed = desk.operator.post(f"{API}/scheduler/resume", json={"message": [5]})
-    assert [hold["kind"] for hold in resumed.json()["holds"]] == ["type"]
+    assert ([hold["kind"] for hold in resumed.json()["holds"]], resumed.json()["ended"]) == (["type"], 1)
+    assert desk.operator.post(f"{API}/scheduler/resume", json={"message": [5]}).json()["ended"] == 0
     assert operations.run_pass.run_once(desk.settings).sent == 1
 
 
@@ -156,7 +161,9 @@ def test_passes_and_statistics_have_what_the_commands_print(desk: Desk) -> None:
     assert (body["delivered"], body["groups"]) == (1, [{"outcome": "delivered", "attempts": 1, "delivered": 1}])
 
 
-@pytest.mark.parametrize("query", ["passes?limit=0", "passes?limit=x", "stats?since=never", "stats?by=colour"])
+@pytest.mark.parametrize(
+    "query", ["passes?limit=0", "passes?colour=red", "passes?limit=x", "stats?since=never", "stats?by=colour"]
+)
 def test_an_invalid_query_is_a_problem(desk: Desk, query: str) -> None:
     answer = desk.viewer.get(f"{API}/scheduler/{query}")
     assert answer.status_code == 422
@@ -175,3 +182,35 @@ def test_an_unknown_path_or_method_is_a_problem(desk: Desk) -> None:
         (desk.operator.get(f"{API}/scheduler/pause"), 405),
     ):
         assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json")
+
+
+def test_a_number_names_a_ticket(desk: Desk) -> None:
+    desk.application.add(5, ticket_id=4705)
+    held = desk.operator.post(f"{API}/scheduler/pause", json={"ticket": [4705]})
+    assert [(hold["target"], hold["messages"]) for hold in held.json()["holds"]] == [("4705", 1)]
+    assert desk.viewer.get(f"{API}?ticket=4705").json()["messages"][0]["held"] is True
+
+
+def test_what_nobody_would_read_is_refused(desk: Desk) -> None:
+    desk.application.add(5)
+    for answer in (
+        desk.viewer.get(f"{API}/scheduler/overview?colour=red"),
+        desk.viewer.get(f"{API}/5?colour=red"),
+        desk.operator.post(f"{API}/5/retry", json={"colour": "red"}),
+        desk.operator.post(f"{API}/5/retry", json=[1]),
+        desk.operator.post(f"{API}/5/retry", content=b"garbage", headers={"Content-Type": "application/json"}),
+    ):
+        assert answer.status_code == 422, answer.text
+    assert operations.listing.show(desk.settings, 5).attempts == []
+    assert desk.operator.post(f"{API}/5/retry", json={}).status_code == 200
+
+
+def test_a_missing_body_and_invalid_json_are_said_in_words(desk: Desk) -> None:
+    missing = desk.operator.post(f"{API}/5/reject")
+    assert missing.json()["detail"] == "the body is missing; send a JSON object"
+    broken = desk.operator.post(
+        f"{API}/5/reject", content=b'{"reason": }', headers={"Content-Type": "application/json"}
+    )
+    assert broken.json()["detail"] == "the body is not valid JSON (character 11)"
+    assert desk.operator.post(f"{API}/5/reject", json={}).json()["detail"] == "reason: is missing"
+    assert desk.operator.post(f"{API}/5/reject", json={"reason": " "}).json()["detail"] == "reason: must not be empty"

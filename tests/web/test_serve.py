@@ -196,7 +196,7 @@ def test_a_proxy_names_the_user_in_a_header(served: Cli, tmp_path: Path) -> None
 
 def test_a_user_header_without_a_socket_is_an_error(served: Cli) -> None:
     done = served.having({"RETRYCLI_WEB__USER_HEADER": "X-Remote-User"})("serve")
-    assert (done.returncode, "needs web.uds" in done.stderr) == (78, True)
+    assert (done.returncode, "needs a Unix socket" in done.stderr) == (78, True)
 
 
 def test_two_processes_accept_each_others_tokens_and_sessions(served: Cli, tmp_path: Path) -> None:
@@ -225,9 +225,9 @@ def test_tokens_are_printed_once_and_kept_as_digests(served: Cli, tmp_path: Path
     assert served("serve", "token", "list").stdout.split("\t")[:2] == ["anna", "operator"]
     assert [user["name"] for user in served.json("serve", "token", "list")["tokens"]] == ["anna"]
     again = served("serve", "token", "add", "anna", "--role", "viewer")
-    assert (again.returncode, "already has a token for anna" in again.stderr) == (78, True)
+    assert (again.returncode, "already has a token for anna" in again.stderr) == (2, True)
     gone = served("serve", "token", "remove", "max")
-    assert (gone.returncode, "has no token for max" in gone.stderr) == (78, True)
+    assert (gone.returncode, "has no token for max" in gone.stderr) == (2, True)
     assert served("serve", "token", "add", "eve", "--role", "owner").returncode == 2
     assert served("serve", "token", "add", "e\nve", "--role", "viewer").returncode == 2
 
@@ -253,3 +253,27 @@ def test_the_demo_serves_the_console_over_the_example(cli: Cli) -> None:
     assert (answer.json()["running"], answer.json()["next_run"] is None) == (True, False)
     assert (done.returncode, done.stderr) == (143, "")
     assert cli("demo", "--port", "1").returncode == 2
+
+
+def test_an_option_overrides_the_socket_of_the_settings(served: Cli, tmp_path: Path) -> None:
+    add_token(served)
+    with serving(served.having({"RETRYCLI_WEB__UDS": str(tmp_path / "desk.sock")}), "--port", "0") as process:
+        assert address_of(process).startswith("http://127.0.0.1:")
+
+
+def test_a_file_in_place_of_the_socket_is_not_removed(served: Cli, tmp_path: Path) -> None:
+    add_token(served)
+    done = served("serve", "--uds", tmp_path / "tokens.json")
+    assert (done.returncode, "it is not a socket" in done.stderr) == (78, True)
+    assert (tmp_path / "tokens.json").exists()
+
+
+def test_a_database_that_is_away_is_said_at_the_start(served: Cli, tmp_path: Path) -> None:
+    add_token(served)
+    away = served.having({"RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/away.db"})
+    process = away.start("serve", "--port", "0")
+    address = address_of(process)
+    assert httpx.get(f"{address}/livez", trust_env=False).status_code == 200
+    assert httpx.get(f"{address}/readyz", trust_env=False).status_code == 503
+    process.terminate()
+    assert "no database at" in end(process).stderr
