@@ -250,12 +250,6 @@ def make_dependencies(
             settings.gateway, columns=database.messages.c.keys(), connections=settings.run.concurrency, now=now
         )
 
-    @cache
-    def looks_up(message_type: MessageType) -> bool:
-        from retrycli.gateway import router
-
-        return router.looks_up(settings.gateway.of(message_type), message_type)
-
     def repair_clock_skew(at: datetime, lease: timedelta) -> ClockWasAhead | None:
         if not own_tables.is_clock_ahead(database, at):
             return None
@@ -276,8 +270,19 @@ def make_dependencies(
         sleep=asyncio.sleep,
         jitter=lambda: runtime.rng.uniform(-1, 1),
         stop_requested=runtime.stop_requested,
-        looks_up=looks_up,
+        looks_up=cache(partial(looks_up, settings)),
     )
+
+
+def looks_up(settings: Settings, message_type: MessageType) -> bool:
+    """Return whether the gateway of a message type can ask the ticketing system whether a message has arrived.
+
+    Raises:
+        ConfigurationError: the preset is invalid.
+    """
+    from retrycli.gateway import router
+
+    return router.looks_up(settings.gateway.of(message_type), message_type)
 
 
 def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], datetime]:

@@ -106,6 +106,23 @@ def test_ticked_messages_are_acted_on_and_no_others(escalated: Desk) -> None:
 
 
 @on_sqlite
+def test_ticked_messages_in_another_state_are_left_out_and_counted(escalated: Desk) -> None:
+    browser = escalated.browser("anna")
+    operations.message_actions.requeue(escalated.settings, [102], by="max")
+    operations.message_actions.acknowledge(escalated.settings, [103], by="max")
+    page = browser.open("/?state=escalated&sort=id")
+    question = browser.submit(page, "/bulk", press="ticked", id=["101", "102"], action="requeue")
+    assert "Requeue 1 message?" in question.words
+    assert "1 of the ticked messages is left out" in question.words
+    assert "Requeued 1 message." in browser.submit(question, "/bulk").words
+    none = browser.submit(page, "/bulk", press="ticked", id=["101", "102", "103"], action="acknowledge")
+    assert "3 of the ticked messages are left out" in none.words
+    assert "Nothing to do." in none.words
+    assert "Everything that matches" not in none.words
+    assert not any(form.action.endswith("/bulk") for form in none.forms)
+
+
+@on_sqlite
 def test_a_long_action_goes_on_step_by_step(escalated: Desk) -> None:
     escalated.application.add_due(1_000, first=1_001)
     escalated.application.execute("UPDATE pending_messages SET retry_count = 10 WHERE id > 1000")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import pytest
 from retrycli import operations
 from retrycli.config.settings import BreakerSettings
 from retrycli.operations.sandbox import Behaviour, Sandbox
-from tests.cli.api import REJECTS
+from retrycli.web.console.commands import in_console
+from tests.cli.api import BAD_GATEWAY, REJECTS
 from tests.cli.story import LOST, Api
 from tests.conftest import on_both, on_sqlite
 from tests.web.conftest import PAGES
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from retrycli.operations.sandbox import Answer
+    from tests.web.browser import HtmlPage
     from tests.web.conftest import Desk
 
 pytestmark = on_both
@@ -44,6 +47,13 @@ def escalated(desk: Desk, api: Api) -> Desk:
     return desk
 
 
+def primary(page: HtmlPage) -> list[str]:
+    """Return the buttons of a message's page that are highlighted."""
+    actions = page.answer.text.partition('aria-label="Actions"')[2].partition("</section>")[0]
+    outside = re.sub(r'<form class="card".*?</form>', "", actions, flags=re.DOTALL)
+    return re.findall(r'<(?:button|a class="button"[^>]*|summary class="button")>([^<]*)', outside)
+
+
 def use(desk: Desk, api: Sandbox) -> None:
     """Deliver to another API."""
     settings = desk.application.settings(api.url)
@@ -56,7 +66,7 @@ def test_an_escalated_message_is_understood_edited_and_sent(escalated: Desk, api
     browser = escalated.browser("anna")
     first = browser.open("/")
     assert "Needs you" in first.words
-    assert "1 1 new" in first.words
+    assert "1, 1 new" in first.words
     page = browser.follow(first, "/id/9")
     assert "escalated" in page.words
     assert "The ticketing system does not accept it as it is." in page.words
@@ -64,6 +74,7 @@ def test_an_escalated_message_is_understood_edited_and_sent(escalated: Desk, api
     form = browser.follow(page, "/edit")
     changes = browser.submit(form, "/edit", press="Show the changes", recipient="ana@example.com")
     assert "-Recipient: nobody@example.com +Recipient: ana@example.com" in changes.words
+    assert "</del><ins>" in changes.answer.text  # a line break between them would be an empty line
     assert escalated.application.row(9)["recipient_email"] == "nobody@example.com"
     api.answers = ["ok"]
     sent = browser.submit(changes, "/edit", press="Write and retry now")
@@ -75,6 +86,8 @@ def test_an_escalated_message_is_understood_edited_and_sent(escalated: Desk, api
     assert (row["status"], row["recipient_email"]) == ("sent", "ana@example.com")
     assert api.bodies[-1] == "Hello,\r\n\r\nit is attached.\r\n"
     assert "There is nothing to do: the message is sent." in sent.words
+    assert "Why it" not in sent.words
+    assert "closed:" not in sent.words
     assert sent.forms[1:] == []  # the first one signs out
 
 
@@ -119,10 +132,17 @@ def test_a_message_that_may_have_arrived_says_so(desk: Desk) -> None:
         use(desk, api)
         desk.application.add(9)
         operations.run_pass.run_once(desk.settings)
-        page = desk.browser("anna").open("/id/9")
+        without = desk.browser("anna").open("/id/9")
+    assert not without.has_form("/look-up")
+    assert primary(without) == []
+    gateway = desk.settings.gateway.model_copy(update={"preset": "helpdesk"})
+    desk.settings = desk.settings.model_copy(update={"gateway": gateway})
+    del desk.app
+    page = desk.browser("anna").open("/id/9")
     assert "Attempt 1: unknown" in page.words
     [first] = [form for form in page.forms if form.action.endswith("/look-up")]
     assert first.buttons[0][2] == "Look up"
+    assert primary(page) == ["Look up"]
     assert ("li", "class", "t-open") in page.attributes
 
 
@@ -132,17 +152,20 @@ def test_an_action_that_is_not_possible_is_a_page_that_says_why(desk: Desk) -> N
     operations.run_pass.run_once(desk.settings)
     browser = desk.browser("anna")
     for path, status, words in (
-        ("/id/999/retry", 404, "no message 999"),
+        ("/id/999/retry", 404, "no message 999; the page “Messages” lists the failed messages"),
         ("/id/5/retry", 409, "message 5 is sent, not failed"),
         ("/id/8/requeue", 409, "message 8 is not escalated"),
-        ("/id/8/note", 409, "message 8 is not escalated"),
-        ("/id/8/look-up", 409, "look-up"),
+        ("/id/8/note", 409, "so there is nothing to add a note to. “Retry now” attempts it now"),
+        ("/id/8/look-up", 409, "use “Mark as sent”, otherwise “Retry now”"),
     ):
         values = {"text": "tea"} if path.endswith("note") else {}
         page = browser.post(path, **values)
         assert page.status == status, page.words
         assert words in page.words
         assert f"{PAGES}/" in page.links
+        back = path.rpartition("/")[0]
+        assert (f"{PAGES}{back}" in page.links) == (status == 409)
+        assert "retrycli " not in page.words.partition("Not possible now Skip")[2]
 
 
 @on_sqlite
@@ -250,3 +273,55 @@ def test_the_strip_shows_missing_passes_and_outages(desk: Desk) -> None:
     assert "1 pass in the last 24 hours, 11 missing; 1 outage of the ticketing API" in page.words
     fills = {value for _, name, value in page.attributes if name == "fill"}
     assert fills == {"url(#missed)", "url(#outage)"}
+
+
+@on_sqlite
+def test_a_row_that_the_editor_can_not_fix_highlights_no_button(desk: Desk) -> None:
+    desk.application.add(9, cc_emails="[oops")
+    operations.run_pass.run_once(desk.settings)
+    page = desk.browser("anna").open("/id/9")
+    assert "Fix the row in the application" in page.words
+    assert primary(page) == []
+    desk.application.add(8, body=None)
+    operations.run_pass.run_once(desk.settings)
+    second = desk.browser("anna").open("/id/8")
+    assert "A value is not valid. Edit it" in second.words
+    assert primary(second) == ["Edit"]
+
+
+@on_sqlite
+def test_an_attempt_by_hand_with_another_error_is_shown_beside_the_last_error(escalated: Desk, api: Api) -> None:
+    browser = escalated.browser("anna")
+    assert "Last attempt" not in browser.submit(browser.open("/id/9"), "/retry").words
+    api.answers = [BAD_GATEWAY]
+    page = browser.submit(browser.open("/id/9"), "/retry")
+    assert "Last error HTTP 422" in page.words
+    assert re.search(r"Last attempt by anna, [0-9:]+: transient, HTTP 502", page.words)
+
+
+@on_sqlite
+def test_a_requeued_message_shows_its_old_error_as_old(desk: Desk) -> None:
+    desk.application.add(9, retry_count=10)
+    operations.run_pass.run_once(desk.settings)
+    browser = desk.browser("anna")
+    page = browser.open("/id/9")
+    assert "Last error Max retries (10) exceeded." in page.words
+    assert "before it was requeued" not in browser.open("/").words
+    assert "Error before it was requeued Max retries (10) exceeded." in browser.submit(page, "/requeue").words
+    assert "before it was requeued: Max retries (10) exceeded." in browser.open("/").words
+
+
+def test_a_command_becomes_the_words_for_the_button_or_the_page_that_does_the_same() -> None:
+    for text, words in (
+        ("run `retrycli show 8` after 12:00", "open the page of message 8 after 12:00"),
+        ("See `retrycli show 8`, and edit", "See the page of message 8, and edit"),
+        ("Run `retrycli mark-sent 8`; `retrycli retry 8` sends it", "Use “Mark as sent”; “Retry now” sends it"),
+        ("`sudo /opt/retrycli/bin/retrycli --config /etc/a.toml status`", "the state at the top of each page"),
+        ("`retrycli resume`", "“Resume deliveries” on the page “Passes”"),
+        ("`retrycli resume --ticket 5`", "“Release” on the page “Passes”"),
+        ("`retrycli list-failed --fingerprint ab`", "the page “Messages”"),
+        ("`retrycli doctor`", "`retrycli doctor`"),
+        ("`retrycli retry-all`", "`retrycli retry-all`"),
+        ("retrycli retry 8", "retrycli retry 8"),
+    ):
+        assert in_console(text) == words

@@ -279,7 +279,32 @@ def test_an_application_that_knows_its_users_has_no_page_to_sign_in(desk: Desk) 
     assert stranger.status_code == 401
     assert "<h1>Sign in first</h1>" in stranger.text
     assert "/sign-in" not in stranger.text
+    assert "The application that contains these pages signs its users in." in stranger.text
+    assert "token" not in stranger.text
     known = desk.client(**{"X-User": "max"})
     assert known.get("/desk/outgoing/").status_code == 200
     assert "Sign out" not in known.get("/desk/outgoing/").text
     assert known.get("/desk/outgoing/sign-in").status_code == 404
+
+
+def test_a_user_of_the_proxy_without_a_token_is_told_who_creates_one(desk: Desk) -> None:
+    web = desk.settings.web.model_copy(update={"user_header": "X-User"})
+    desk.settings = desk.settings.model_copy(update={"web": web})
+    unknown = desk.client(**{"X-User": "max"}).get(f"{PAGES}/")
+    assert unknown.status_code == 401
+    assert "names the user max, who has no token" in unknown.text
+    assert "<code>retrycli serve token add NAME --role operator</code>" in unknown.text
+    nobody = desk.client().get(f"{PAGES}/")
+    assert (nobody.status_code, "names no user in the header X-User" in nobody.text) == (401, True)
+
+
+def test_the_page_of_an_error_has_the_navigation_and_the_user_if_one_is_signed_in(desk: Desk) -> None:
+    desk.application.fill()
+    browser = desk.browser("vera")
+    for page in (browser.open("/id/5/edit"), browser.open("/id/999"), browser.post("/id/8/retry")):
+        assert page.status in {403, 404}
+        assert "vera, viewer" in page.words
+        assert page.has_form("/sign-out")
+        assert f"{PAGES}/passes" in page.links
+    assert "vera" not in desk.client("vera", Host="evil.example").get(f"{PAGES}/").text
+    assert "viewer" not in desk.client().post(f"{PAGES}/id/8/retry").text

@@ -13,9 +13,10 @@ from retrycli import operations
 from retrycli.domain.bulk import BulkAction
 from retrycli.domain.duration import duration, utc_text
 from retrycli.domain.errors import CountChanged, cause_of
+from retrycli.domain.message import State
 from retrycli.domain.user import Right
-from retrycli.operations.bulk import BulkRequest
-from retrycli.operations.bulk_request import LONGEST_REASON, MAX_CANARIES
+from retrycli.operations.bulk import BulkPreview, BulkRequest
+from retrycli.operations.bulk_request import LONGEST_REASON, MAX_CANARIES, OF_ESCALATIONS
 from retrycli.operations.message_actions import Canary
 from retrycli.views.formatting import count
 from retrycli.web import problems
@@ -27,6 +28,7 @@ from retrycli.web.inputs import Line
 if TYPE_CHECKING:
     from starlette.responses import Response
 
+    from retrycli.domain.listing import ListedMessage
     from retrycli.operations.bulk import BulkResult
     from retrycli.web.console.context import Console
     from retrycli.web.console.visit import Visit
@@ -173,10 +175,13 @@ class BulkPages:
         self, visit: Visit, query: BulkFields, *, code: HTTPStatus = HTTPStatus.OK, problem: str | None = None
     ) -> Response:
         now = self._console.now()
+        ticked = len({*query.ids})
+        query = query.model_copy(update={"ids": self._suitable(query)}) if ticked else query
         fixed = query.fixed(now)
         reason = "-" if query.action is BulkAction.REJECT else None  # the preview needs none, the action does
         request = fixed.model_copy(update={"reason_given": reason, "canary": None, "spread": None}).request(now)
-        found = operations.bulk.preview(self._settings, request, shown=SHOWN)
+        is_empty = ticked and not query.ids
+        found = BulkPreview(0, [], 0) if is_empty else operations.bulk.preview(self._settings, request, shown=SHOWN)
         return self._console.show(
             visit,
             "bulk.html",
@@ -186,13 +191,20 @@ class BulkPages:
             verb=VERBS[query.action],
             found=found,
             hidden=fixed.hidden(),
-            given=query.given() if not query.ids else {},
+            left_out=ticked - len(query.ids),
+            given={} if ticked else query.given(),
             options=query.options(),
             spreads=SPREADS,
             longest_reason=LONGEST_REASON,
             policies=self._settings.policies,
-            expected=None if query.ids else found.count,
+            expected=None if ticked else found.count,
         )
+
+    def _suitable(self, query: BulkFields) -> list[str]:
+        """Return the ids of the ticked messages that are in a suitable state, as a filter selects them."""
+        ids = [operations.listing.parse_id(each) for each in query.ids]
+        found = operations.message_actions.named(self._settings, ids, shown=len(ids)).first
+        return [str(message.id) for message in found if _suits(message, query.action)]
 
     def _rest(self, visit: Visit, query: BulkQuery) -> Response:
         return self._console.show(
@@ -207,6 +219,12 @@ class BulkPages:
             hidden=query.hidden(),
             options=query.options(),
         )
+
+
+def _suits(message: ListedMessage, action: BulkAction) -> bool:
+    if action is BulkAction.ACKNOWLEDGE and message.acknowledged_at is not None:
+        return False
+    return message.state is State.ESCALATED if action in OF_ESCALATIONS else message.state is not State.SENDING
 
 
 def _words(made: BulkResult, done: int, refused: int, delivered: int) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from retrycli import operations
+from retrycli.domain.user import Right
 from retrycli.views.formatting import count
 from retrycli.views.report.recent import RecentPasses, sample, strip
 from retrycli.web.console.rendering import make_environment
@@ -20,7 +21,10 @@ from retrycli.web.console.visit import NOTICE, Visit, notice_cookie
 from retrycli.web.status import RecentStatus
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from retrycli.config.settings import Settings
+    from retrycli.domain.user import User
     from retrycli.operations.status import Status
     from retrycli.web.access import Access
     from retrycli.web.sign_in import TokenUsers
@@ -60,6 +64,7 @@ class Console:
         self.settings = settings
         self.access = access
         self.status = status
+        self.is_mounted = users is None
         # With a proxy's header, the proxy signs users in.
         self.users = users if settings.web.user_header is None else None
         self.now = now
@@ -79,6 +84,11 @@ class Console:
     def versions(self) -> dict[str, str]:
         """Return the version of each static file, which changes with its content."""
         return {name: hashlib.sha256(content).hexdigest()[:12] for name, content in self.assets.items()}
+
+    def visit_of(self, request: Request, user: User) -> Visit:
+        """Return the visit of a user, with the user's rights on this server."""
+        rights = frozenset(each for each in Right if user.may(each, read_only=self.access.read_only))
+        return Visit(request, user, rights)
 
     def show(self, visit: Visit, template: str, *, code: HTTPStatus = HTTPStatus.OK, **values: object) -> Response:
         """Return a page with the state line.

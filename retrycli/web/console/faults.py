@@ -49,6 +49,8 @@ DETAILS: Mapping[int, str] = {
 async def fault_page(console: Console, visit: Visit, error: Exception) -> Response:
     """Return the page of an error. The text of an unexpected error is not shown; its cause is logged."""
     status, detail = describe(error)
+    if visit.user is None:
+        visit = await _with_user(console, visit)
     is_form = visit.request.method not in SAFE_METHODS
     if status == HTTPStatus.UNAUTHORIZED and console.users is not None and not is_form:
         return console.redirect(visit, visit.to("sign-in", next=visit.here_with_query))
@@ -59,9 +61,10 @@ async def fault_page(console: Console, visit: Visit, error: Exception) -> Respon
         "fault.html",
         code=status,
         title=TITLES.get(status, "Something is wrong here"),
-        detail=detail,
+        detail=_not_signed_in(console, visit) if status == HTTPStatus.UNAUTHORIZED else detail,
         faults=error.faults if isinstance(error, FormRejected) else (),
         may_read=Right.READ in visit.rights,
+        message=_message(visit, error),
         can_sign_in=status == HTTPStatus.UNAUTHORIZED and console.users is not None,
         again=status in TEMPORARY and is_form,
         is_temporary=status == HTTPStatus.SERVICE_UNAVAILABLE,
@@ -91,6 +94,39 @@ def describe(error: Exception) -> tuple[HTTPStatus, str]:
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 logger.error("%s", detail)
             return status, detail
+
+
+def _not_signed_in(console: Console, visit: Visit) -> str:
+    """Return why nobody is signed in, and how to sign in."""
+    if console.users is not None:
+        return "You are not signed in, or your session has ended."
+    header = console.settings.web.user_header
+    if header is None or console.is_mounted:
+        return "The application that contains these pages signs its users in. Sign in there, then open this page again."
+    name = ", ".join(visit.request.headers.getlist(header))
+    if not name:
+        return f"The proxy in front of this server names no user in the header {header}. Sign in at the proxy."
+    return (
+        f"The proxy in front of this server names the user {name}, who has no token. "
+        "The operator of the server creates it: `retrycli serve token add NAME --role operator`"
+    )
+
+
+def _message(visit: Visit, error: Exception) -> str | None:
+    """Return the id of the message on which a form acts; None if its page can't be shown."""
+    if Right.READ_TEXT not in visit.rights or isinstance(error, errors.NoSuchMessage):
+        return None
+    message_id = visit.request.path_params.get("message_id")
+    return None if message_id is None or visit.here == visit.to("id", message_id) else str(message_id)
+
+
+async def _with_user(console: Console, visit: Visit) -> Visit:
+    """Return the visit with its user, if one is signed in, so that the page of an error has the navigation."""
+    try:
+        user = await console.access.user(visit.request)
+    except Exception:  # noqa: BLE001  the user of the request could not be found, which may be the error itself
+        return visit
+    return visit if user is None else console.visit_of(visit.request, user)
 
 
 async def _with_fields(visit: Visit) -> Visit:

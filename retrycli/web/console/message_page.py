@@ -12,11 +12,20 @@ from retrycli import operations
 from retrycli.domain.editable_message import concerns_editable_field
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.hold import HoldKind
-from retrycli.domain.message import LIST_COLUMNS, EscalationReason, MessageStatus, State, utc_time
+from retrycli.domain.message import (
+    BY_PASS,
+    LIST_COLUMNS,
+    EscalationReason,
+    MessageStatus,
+    MessageType,
+    State,
+    utc_time,
+)
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.transition import ActionKind
 from retrycli.domain.user import Right
 from retrycli.web.console.forms import Form
+from retrycli.web.console.outdated import is_outdated
 from retrycli.web.console.passes import LENGTHS
 from retrycli.web.console.rendering import moment_text
 from retrycli.web.console.routes import page
@@ -27,7 +36,7 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
-    from retrycli.domain.listing import MessageDetails
+    from retrycli.domain.listing import AttemptRecord, MessageDetails
     from retrycli.web.console.context import Console
     from retrycli.web.console.visit import Visit
 
@@ -44,12 +53,12 @@ ADVICE: Mapping[str, str] = {
     EscalationReason.CHANGED: "Its row changed, or its text was delivered before. Mark it as sent if it arrived. A "
     "retry sends it again.",
 }
+CHECK_THE_TICKET = "It may have arrived. Check the ticket: mark it as sent if it is there, or retry it if it is not."
 FIX_THE_ROW = "A value of its row is not valid. Fix the row in the application, then retry it."
 EDIT_IT = "A value is not valid. Edit it, then retry it."
 # What to press first, by the reason of the escalation.
 FIRST: Mapping[str, str] = {
     EscalationReason.PERMANENT: "edit",
-    EscalationReason.UNKNOWN: "look-up",
     EscalationReason.CHANGED: "mark-sent",
     EscalationReason.EXPIRED: "reject",
 }
@@ -77,7 +86,7 @@ class MessagePages:
         body = found.row["body"]
         text = "" if body is None else str(body)
         events = timeline(found)
-        offers = offered(found)
+        offers = offered(found, looks_up=self._looks_up(found))
         return self._console.show(
             visit,
             "message.html",
@@ -90,7 +99,11 @@ class MessagePages:
             lists=[(name, items) for name in LIST_COLUMNS if (items := list_text(found.row.get(name)))],
             offers=offers,
             first=first_of(found, offers),
-            advice=advice(found),
+            advice=advice(found, offers),
+            newer=newer_attempt(found),
+            is_outdated=is_outdated(
+                state_of(found), found.row["last_error"], found.row["retry_count"], allowed(found, settings.policies)
+            ),
             next_attempt=operations.words.next_attempt(explained, lambda time: moment_text(time, now)),
             gates=explained.gates,
             own_hold=next((hold for hold in explained.holds if hold.kind is HoldKind.MESSAGE), None),
@@ -101,6 +114,12 @@ class MessagePages:
             events=events[:MOST_EVENTS],
             more_events=max(len(events) - MOST_EVENTS, 0),
         )
+
+    def _looks_up(self, found: MessageDetails) -> bool:
+        """Return whether the message's gateway can look messages up; False if its type is unknown."""
+        with suppress(ValueError):
+            return operations.wiring.looks_up(self._console.settings, MessageType(found.row["message_type"]))
+        return False
 
 
 def state_of(found: MessageDetails) -> str:
@@ -113,21 +132,32 @@ def state_of(found: MessageDetails) -> str:
 
 def tries(found: MessageDetails, policies: Mapping[Any, Any]) -> str:
     """Return the number of retries made and allowed, with ``?`` for an unknown number."""
-    made, policy = found.row["retry_count"], policies.get(found.row["message_type"])
-    return f"{0 if made is None else made} of {'?' if policy is None else policy.max_retries}"
+    made, most = found.row["retry_count"], allowed(found, policies)
+    return f"{0 if made is None else made} of {'?' if most is None else most}"
 
 
-def offered(found: MessageDetails) -> frozenset[str]:
-    """Return the actions that are possible in a message's state."""
+def allowed(found: MessageDetails, policies: Mapping[Any, Any]) -> int | None:
+    """Return the number of retries allowed; None if the message's type is unknown."""
+    policy = policies.get(found.row["message_type"])
+    return None if policy is None else int(policy.max_retries)
+
+
+def offered(found: MessageDetails, *, looks_up: bool) -> frozenset[str]:
+    """Return the actions that are possible in a message's state.
+
+    Args:
+        found: the message.
+        looks_up: the message's gateway can look messages up.
+    """
     if found.row["status"] == MessageStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
         return frozenset({"requeue"})
     state = state_of(found)
+    always = {"retry", "edit", "reject", "mark-sent", *(["look-up"] if looks_up else ())}
     if state == State.WAITING:
-        return frozenset({"retry", "edit", "reject", "look-up", "mark-sent", "hold"})
+        return frozenset({*always, "hold"})
     if state == State.ESCALATED:
         seen = found.queue is not None and found.queue["acknowledged_at"] is not None
-        always = {"retry", "edit", "reject", "look-up", "mark-sent", "requeue", "note"}
-        return frozenset(always if seen else {*always, "acknowledge"})
+        return frozenset({*always, "requeue", "note", *(() if seen else ["acknowledge"])})
     return frozenset()
 
 
@@ -137,22 +167,35 @@ def _reason(found: MessageDetails) -> str | None:
 
 
 def first_of(found: MessageDetails, offers: frozenset[str]) -> str | None:
-    """Return the action that is most likely the right one."""
+    """Return the action that is most likely the right one; None if something else has to be done first."""
     reason = _reason(found)
     if reason == EscalationReason.INVALID:
-        return "edit" if concerns_editable_field(found.row["last_error"]) else "retry"
+        return "edit" if concerns_editable_field(found.row["last_error"]) else None
     last = found.attempts[-1] if found.attempts else None
-    if reason is None and last is not None and may_have_arrived(last.outcome, last.status_code) and offers:
-        return "look-up"
+    is_unknown = reason is None and last is not None and may_have_arrived(last.outcome, last.status_code)
+    if is_unknown or reason == EscalationReason.UNKNOWN:
+        return "look-up" if "look-up" in offers else None
     return next((each for each in (FIRST.get(reason or ""), "retry", "requeue") if each in offers), None)
 
 
-def advice(found: MessageDetails) -> str | None:
+def advice(found: MessageDetails, offers: frozenset[str]) -> str | None:
     """Return what an operator should do with an escalated message; None for any other message."""
     reason = _reason(found)
     if reason == EscalationReason.INVALID:
         return EDIT_IT if concerns_editable_field(found.row["last_error"]) else FIX_THE_ROW
+    if reason == EscalationReason.UNKNOWN and "look-up" not in offers:
+        return CHECK_THE_TICKET
     return ADVICE.get(reason or "")
+
+
+def newer_attempt(found: MessageDetails) -> AttemptRecord | None:
+    """Return an operator's last attempt if it failed after the last error was recorded, and with another error."""
+    last = found.attempts[-1] if found.attempts else None
+    if last is None or last.made_by == BY_PASS or not last.outcome or not last.error or found.queue is None:
+        return None
+    escalated_at = found.queue["escalated_at"]
+    is_newer = escalated_at is None or last.started_at > escalated_at
+    return last if is_newer and last.error not in str(found.row["last_error"]) else None
 
 
 def list_text(value: object) -> str:

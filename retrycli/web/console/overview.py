@@ -11,6 +11,7 @@ from retrycli.domain.cursor import SORTS
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.user import Right
 from retrycli.web.console.filters import ListQuery
+from retrycli.web.console.outdated import is_outdated
 from retrycli.web.console.routes import page
 
 if TYPE_CHECKING:
@@ -64,5 +65,8 @@ class OverviewPages:
             actions=ACTIONS,
             policies=settings.policies,
             expiry=lambda message: operations.expiry.in_words(message, settings.policies, now),
+            is_outdated=lambda message: is_outdated(
+                message.state, message.last_error, message.retry_count, message.max_retries(settings.policies)
+            ),
             result_of_pass=operations.words.result_of_pass,
         )

@@ -15,6 +15,7 @@ from retrycli.domain.sanitize import printable
 from retrycli.domain.user import Right
 from retrycli.views.formatting import count
 from retrycli.views.report.page import whole
+from retrycli.web.console.commands import in_console
 
 SHORT = 160  # maximum number of characters of a text in a list
 LONGEST_MARK = 30
@@ -81,8 +82,8 @@ def mark(text: object, state: object) -> Markup:
 
 
 def words(text: str) -> Markup:
-    """Return a sentence of retrycli, with its commands as code."""
-    escaped = str(escape(printable(text)))
+    """Return a sentence of retrycli, with the console's buttons instead of commands, and other commands as code."""
+    escaped = str(escape(printable(in_console(text))))
     return Markup(COMMAND.sub(r"<code>\1</code>", escaped) if "`" in escaped else escaped)  # noqa: S704  it is escaped
 
 

@@ -112,4 +112,4 @@ async def admit(console: Console, request: Request, right: Right | Anybody) -> V
         console.access.check_anonymous(request)
         return Visit(request)
     user = await console.access.check(request, right)
-    return Visit(request, user, frozenset(each for each in Right if user.may(each, read_only=console.access.read_only)))
+    return console.visit_of(request, user)
