@@ -6,10 +6,11 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from retrycli.domain import errors
 from retrycli.domain.sanitize import printable
+from retrycli.views.formatting import as_json
 
 logger = logging.getLogger("retrycli")
 
@@ -47,7 +48,7 @@ def problem(
     """
     kind = f"urn:retrycli:problem:{name}" if name else "about:blank"
     body = {"type": kind, "title": status.phrase, "status": status, "detail": printable(detail), **more}
-    return JSONResponse(body, status, {"Cache-Control": "no-store", **(headers or {})}, media_type=MEDIA_TYPE)
+    return Response(as_json(body), status, {"Cache-Control": "no-store", **(headers or {})}, media_type=MEDIA_TYPE)
 
 
 def of_error(error: Exception) -> Response:

@@ -104,10 +104,10 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture
 def desk(application: Application, cli: Cli, api: Api, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """Provide a served console over eight escalated messages, and a token."""
+    """Provide a served console over 502 escalated messages, 500 of them with one cause, and a token."""
     application.add(9, recipient_email="nobody@example.com")
     application.add(10, last_error="HTTP 422")
-    for number in range(20, 26):
+    for number in range(20, 520):
         application.add(number, retry_count=10, message_type="supplier")
     never = {"RETRYCLI_BREAKER__FAILURES": "1000", "RETRYCLI_WEB__TOKENS_FILE": str(tmp_path / "tokens.json")}
     command = cli.having({**application.variables(api.url), **never})
@@ -172,14 +172,14 @@ def test_the_story_of_a_person_with_a_keyboard(
 
         person.go("Escalations")
         person.go("Requeue…")
-        assert "Requeue 6 messages?" in person.words
-        person.fill("Attempt first (canary)", "2")
+        assert "Requeue 500 messages?" in person.words
+        person.fill("Attempt first (canary)", "3")
         person.tab_to("The others are due")
         browser.type_keys("over 2")
-        person.go("Requeue 6 messages")
-        assert "Requeued 4 messages. 2 canary messages were sent." in person.words
+        person.go("Requeue 500 messages")
+        assert "Requeued 497 messages. 3 canary messages were sent." in person.words
         due = {row["next_attempt_at"] for row in application.rows("retrycli_queue").values()}
-        assert len(due) == 4
+        assert len(due) == 497  # spread over two hours
     finally:
         browser.run_scripts(enabled=True)
 
