@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from retrycli.config.loader import load_settings
     from retrycli.config.settings import Settings
     from retrycli.domain.errors import InvalidArgument, NoSuchMessage, NotActionable, RetrycliError, StaleEdit
+    from retrycli.domain.hold import Hold, HoldKind, HoldTarget
     from retrycli.domain.listing import Filter, ListedMessage, MessageDetails
     from retrycli.domain.message import EscalationReason, MessageType, State
     from retrycli.domain.outcome import LookUp, Outcome, Presence
@@ -59,6 +60,9 @@ __all__ = [
     "Explanation",
     "Filter",
     "Gate",
+    "Hold",
+    "HoldKind",
+    "HoldTarget",
     "InvalidArgument",
     "ListedMessage",
     "LookUp",
@@ -107,6 +111,9 @@ _HOMES = {
     "Explanation": "operations.explain",
     "Filter": "domain.listing",
     "Gate": "operations.gates",
+    "Hold": "domain.hold",
+    "HoldKind": "domain.hold",
+    "HoldTarget": "domain.hold",
     "InvalidArgument": "domain.errors",
     "ListedMessage": "domain.listing",
     "LookUp": "domain.outcome",
