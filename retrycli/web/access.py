@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
@@ -18,6 +18,8 @@ from retrycli.domain.user import Right, User
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+
+    from retrycli.config.settings import Settings
 
 Who: TypeAlias = Callable[[HTTPConnection], User | Awaitable[User | None] | None]
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
@@ -47,6 +49,12 @@ class Access:
     who: Who
     allowed_hosts: frozenset[str] | None = None
     read_only: bool = False
+
+    @classmethod
+    def embedded(cls, settings: Settings, who: Who) -> Self:
+        """Return the rules inside an application, which checks the host names unless ``web.allowed_hosts`` is set."""
+        hosts = settings.web.allowed_hosts
+        return cls(who, frozenset(hosts) if hosts else None, read_only=settings.web.read_only)
 
     async def user(self, request: Request) -> User | None:
         """Return the user of a request; None if it has no valid credentials.
