@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -288,7 +289,7 @@ def test_an_application_that_knows_its_users_has_no_page_to_sign_in(desk: Desk) 
 
 
 def test_a_user_of_the_proxy_without_a_token_is_told_who_creates_one(desk: Desk) -> None:
-    web = desk.settings.web.model_copy(update={"user_header": "X-User"})
+    web = desk.settings.web.model_copy(update={"user_header": "X-User", "uds": Path("/run/desk.sock")})
     desk.settings = desk.settings.model_copy(update={"web": web})
     unknown = desk.client(**{"X-User": "max"}).get(f"{PAGES}/")
     assert unknown.status_code == 401

@@ -38,7 +38,7 @@ def escalated(desk: Desk) -> Desk:
         (b"reason=a&other=b", 422, "other: the field is unknown"),
         (b"reason=a&<script>=b", 422, "<script>: the field is unknown"),
         (b"", 422, "reason: a value is required"),
-        (b"reason=", 422, "reason: a value is required"),
+        (b"reason=", 422, "reason: must not be empty"),
         (b"reason=a%0Ab", 422, "reason: must be one line"),
         (b"reason=a%00b", 422, "reason: must not contain NUL"),
         (b"reason=%ff", 422, "not valid UTF-8"),
