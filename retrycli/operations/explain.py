@@ -247,8 +247,12 @@ class _Explainer:
         """
         message_id, route = found.row["id"], self._gates.route(grid[opens])
         runner.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
-        begins = grid.first(number, lambda tick: self._may_send(found, tick))
-        tick = opens if begins is None else min(self._skip(windows, grid, begins, 0) or opens, opens)
+
+        def at_most_opens(tick: int | None, passes: int = 0) -> int:
+            tick = None if tick is None else self._skip(windows, grid, tick, passes)
+            return opens if tick is None else min(tick, opens)
+
+        tick = at_most_opens(grid.first(number, lambda tick: self._may_send(found, tick)))
         due, gone = 0, 0
         counted_to: datetime | None = None
         while True:
@@ -257,10 +261,10 @@ class _Explainer:
             if tick >= opens:  # the message is due, so no further message can get ahead of it
                 return self._skip(windows, grid, opens, (due - gone) // most)
             full = 1 if windows is not None else min(max((due - gone) // most, 1), opens - tick)
-            tick, gone = min(self._skip(windows, grid, tick, full) or opens, opens), min(due, gone + full * most)
+            tick, gone = at_most_opens(tick, full), min(due, gone + full * most)
             if gone == due:
                 adds = partial(self._adds_messages_ahead, message_id, route, counted_to)
-                tick = min(opens, self._skip(windows, grid, grid.first(tick, adds) or opens, 0) or opens)
+                tick = at_most_opens(grid.first(tick, adds))
 
     def _skip(self, windows: DeliveryWindows | None, grid: schedule_grid.Ticks, number: int, passes: int) -> int | None:
         """Return the tick of the pass after some passes, beginning with a given tick. Count only passes that begin

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 
 from retrycli.config.settings import Settings
 from retrycli.domain.duration import utc_text
@@ -67,7 +68,7 @@ def add(settings: Settings, name: str, role: Role, *, now: Callable[[], datetime
         tokens = _read(file) if file.exists() else []
         if any(known.name == name for known in tokens):
             raise ConfigurationError(
-                f"{file} already has a token for {name}; remove it with `retrycli serve token remove`, "
+                f"{file} already has a token for {name}; remove it with `retrycli serve token remove {quote(name)}`, "
                 "or choose another name"
             )
         _write(file, [*tokens, Token(name, role, digest(token), utc_text(now()))])
@@ -172,7 +173,7 @@ def _read(file: Path) -> list[Token]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigurationError(
             f"web.tokens_file: {file} is not valid. Restore it, or delete it and create tokens with "
-            "`retrycli serve token add`"
+            "`retrycli serve token add NAME --role operator`"
         ) from None
     return tokens
 

@@ -120,7 +120,7 @@ def remedy(found: Explanation) -> str:
     usual = "`retrycli retry {id}` attempts it now"
     closed = next((gate.name for gate in found.gates if not gate.open), None)
     if closed == "hold":
-        return " ".join(["retrycli resume", *(hold.part.option for hold in found.holds)])
+        return "`retrycli resume " + " ".join(hold.part.option for hold in found.holds) + "`"
     return REMEDIES.get(closed or "", usual).format(id=found.message_id)
 
 

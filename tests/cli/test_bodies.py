@@ -50,8 +50,8 @@ NEEDS_A_LOOK_UP = {"look-up"}
 """This command computes keys from the text. It is not run here, because the generic preset has no look-up."""
 FIRST = "run-once"
 """This command enrols and escalates messages, and reads their texts to notice later changes."""
-ELSEWHERE = {"init", "cron", "sandbox", "demo", "manual", "notify", "version", "presets", "deliver-test"}
-"""These commands don't read an application's messages."""
+ELSEWHERE = {"init", "cron", "sandbox", "demo", "manual", "notify", "version", "presets", "deliver-test", "serve"}
+"""These commands don't read an application's messages, or have tests of their own (`tests/web`)."""
 
 
 @pytest.fixture

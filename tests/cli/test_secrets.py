@@ -83,14 +83,17 @@ COMMANDS = {
     "cron install": f"cron install {' '.join(OWN)} --yes",
     "cron check": "cron check --user",
     "cron remove": "cron remove --user --yes",
+    "serve token add": "serve token add ben --role viewer",
+    "serve token list": "serve token list",
+    "serve token remove": "serve token remove ben",
     "sandbox": "sandbox --port 0",
     "manual": "manual settings",
     "version": "version",
 }
 """The command line of every command, in the order of the test; ``run-once`` and the commands in `LOOKING` run first."""
 LOOKING = ("status", "list-failed", "show", "explain", "escalations", "passes", "stats", "metrics", "config show")
-ELSEWHERE = {"demo"}
-"""This command uses its own example and reads no settings."""
+ELSEWHERE = {"demo", "serve"}
+"""``demo`` uses its own example and reads no settings; `tests/web/test_leaks.py` tests ``serve``."""
 AS_JSON = ("list-failed", "escalations", "config show")
 ENDS_WITH = {"notify test": 3, "simulate": 4, "doctor": 3, "db copy": 69, "retry": 3, "look-up": 4, "deliver-test": 3}
 """Exit codes of these commands. The others exit with 0."""
@@ -181,6 +184,7 @@ class Scene:
             f'[gateway]\nbase_url = "{api}"\nauth = "login"\nusername = "anna"\npassword_file = "password"\n'
             f'[notify]\nurls_file = "urls"\nping_url_file = "ping"\n'
             f'[run]\nlock_file = "lock"\n[metrics]\npath = "retrycli.prom"\n[report]\npath = "report.html"\n'
+            '[web]\ntokens_file = "tokens.json"\n'
         )
 
     def places(self) -> dict[str, str]:

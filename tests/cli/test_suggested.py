@@ -277,7 +277,7 @@ def is_command(words: Sequence[str]) -> bool:
         command, rest = found, rest[1:]
         if isinstance(command, TyperGroup) and (not rest or rest[0] not in command.commands):
             break
-    if isinstance(command, TyperGroup) and rest:
+    if isinstance(command, TyperGroup) and rest and not (command.invoke_without_command and rest[0].startswith("-")):
         return False
     try:
         command.make_context("retrycli", rest, resilient_parsing=isinstance(command, TyperGroup))

@@ -68,11 +68,16 @@ COMMANDS = (
     "presets show",
     "presets check",
     "deliver-test",
+    "serve",
+    "serve token",
+    "serve token add",
+    "serve token list",
+    "serve token remove",
     "sandbox",
     "demo",
     "manual",
 )
-GROUPS = ("db", "table", "cron", "notify", "presets", "config", "escalations")
+GROUPS = ("db", "table", "cron", "notify", "presets", "config", "escalations", "serve", "serve token")
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """The base class of all errors about wrong arguments."""
 HEAVY = {"sqlalchemy", "alembic", "sqlite3", "httpx", "aiohttp", "tenacity", "rich.table"}

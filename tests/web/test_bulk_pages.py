@@ -80,7 +80,7 @@ def test_a_count_that_differs_is_shown_and_asked_again(escalated: Desk) -> None:
     operations.message_actions.reject(escalated.settings, [101], "meanwhile", by="max")
     again = browser.submit(question, "/bulk", because="no longer wanted")
     assert again.status == 409
-    assert "11 messages match now, not 12; nothing was done" in again.words
+    assert "the number of matching messages is now 11, not 12; nothing was done" in again.words
     assert "Reject 11 messages?" in again.words
     assert escalated.application.state(102) == "escalated"
     done = browser.submit(again, "/bulk")  # the reason is kept

@@ -193,7 +193,7 @@ PAGES = (
 WITH_ERRORS = ("/messages/nowhere", "/messages/?state=asleep")
 
 
-@pytest.mark.skipif(axe() is None, reason="no axe here: pip install axe-playwright-python")
+@pytest.mark.skipif(axe() is None, reason="no axe here: pip install --no-deps axe-playwright-python")
 def test_axe_finds_no_violation_on_any_page(browser: Chromium, desk: tuple[str, str], application: Application) -> None:
     source = axe()
     add_hostile(application, 66)
@@ -217,7 +217,7 @@ def violations(browser: Chromium, source: str) -> list[Any]:
     return [(each["id"], each["help"], [node["html"][:200] for node in each["nodes"]]) for each in found]
 
 
-@pytest.mark.skipif(axe() is None, reason="no axe here: pip install axe-playwright-python")
+@pytest.mark.skipif(axe() is None, reason="no axe here: pip install --no-deps axe-playwright-python")
 def test_axe_would_find_a_violation(browser: Chromium, tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     page.write_text("<!doctype html><title>Tea</title><p style='color: #aaa; background: #fff'>Tea<img src=''>")
