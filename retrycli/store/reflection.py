@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -91,20 +92,28 @@ def table_of(
         matters = column_name == "id" or not is_sqlite
         if matters and column_name in columns and isinstance(columns[column_name]["type"], kinds):
             raise SchemaMismatch(f"{place} has a column {column_name} that {why}")
-    read_as = [
-        column(column_name, _read_as(column_name, found["type"], is_sqlite=is_sqlite))
-        for column_name, found in columns.items()
-    ]
-    return table_clause(name, *read_as, schema=schema)
+    read_as = ((each, _read_as(each, found["type"], is_sqlite=is_sqlite)) for each, found in columns.items())
+    return _same_table(name, schema, *read_as)
+
+
+@lru_cache(maxsize=8)
+def _same_table(name: str, schema: str | None, *read_as: tuple[str, TypeEngine[Any] | None]) -> TableClause:
+    """Return one object for equal tables. A process opens its database again and again, and statements that the store
+    keeps for a table would not be found for another object.
+    """
+    return table_clause(name, *(column(*each) for each in read_as), schema=schema)
+
+
+UNPADDED, STRING, UUID_TEXT, INTEGRAL = _Unpadded(), String(), Uuid(as_uuid=False), _IntegralNumeric()
 
 
 def _read_as(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine[Any] | None:
     if not is_sqlite and isinstance(kind, CHAR):
-        return _Unpadded()
+        return UNPADDED
     if not is_sqlite and isinstance(kind, VARCHAR):
-        return String()  # the server's catalogue has no operator for VARCHAR: see `postgresql`
+        return STRING  # the server's catalogue has no operator for VARCHAR: see `postgresql`
     if is_sqlite or name not in WHOLE_NUMBERS:
         return None
     if isinstance(kind, Uuid):
-        return Uuid(as_uuid=False)
-    return _IntegralNumeric() if isinstance(kind, Numeric) and not isinstance(kind, Float) else None
+        return UUID_TEXT
+    return INTEGRAL if isinstance(kind, Numeric) and not isinstance(kind, Float) else None

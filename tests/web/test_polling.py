@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
@@ -27,8 +28,9 @@ FAKES = """
   const real = Date.now();
   window.clock = { at: 0, takes: 0, polls: 0 };
   Date.now = () => real + clock.at;
-  window.fetch = async () => {
+  window.fetch = async (address) => {
     clock.polls += 1;
+    clock.address = address;
     clock.at += clock.takes;
     return { ok: true, redirected: false, text: async () => document.documentElement.outerHTML };
   };
@@ -36,9 +38,28 @@ FAKES = """
 """
 
 
+@dataclass(frozen=True)
+class PolledPage:
+    """A browser that is signed in, and the console's address."""
+
+    browser: Chromium
+    address: str
+
+    def open(self, path: str) -> None:
+        """Open a page, with a clock that the test advances."""
+        self.browser.open(f"{self.address}/messages{path}")
+        self.browser.find(FAKES)
+
+    def polls_after(self, seconds: int, *, answers_take: int = 0) -> int:
+        """Return how many requests the page has made, some seconds later."""
+        self.browser.find(f"clock.takes = {answers_take} * 1000; clock.at += {seconds} * 1000")
+        self.browser.find("document.dispatchEvent(new Event('visibilitychange'))")
+        return int(self.browser.find("clock.polls"))
+
+
 @pytest.fixture
-def page(served: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    """Provide a browser that shows the first page, with a clock that the test advances."""
+def page(served: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PolledPage]:
+    """Provide a browser that is signed in."""
     token = add_token(served)
     with serving(served, "--port", "0") as process, chromium(tmp_path_factory.mktemp("chromium")) as browser:
         address = address_of(process)
@@ -50,23 +71,23 @@ def page(served: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chro
         )
         browser.set_cookie(COOKIE, sign_in.cookies[COOKIE], address)
         browser.resize(1280)
-        browser.open(f"{address}/messages/")
-        browser.find(FAKES)
-        yield browser
+        yield PolledPage(browser, address)
 
 
-def polls_after(page: Chromium, seconds: int, *, answers_take: int = 0) -> int:
-    """Return how many requests the page has made, some seconds later."""
-    page.find(f"clock.takes = {answers_take} * 1000; clock.at += {seconds} * 1000")
-    page.find("document.dispatchEvent(new Event('visibilitychange'))")
-    return int(page.find("clock.polls"))
+def test_an_open_page_polls_every_15_seconds(page: PolledPage) -> None:
+    page.open("/")
+    assert [page.polls_after(seconds) for seconds in (14, 2, 14, 2)] == [0, 1, 1, 2]
 
 
-def test_an_open_page_polls_every_15_seconds(page: Chromium) -> None:
-    assert [polls_after(page, seconds) for seconds in (14, 2, 14, 2)] == [0, 1, 1, 2]
+def test_a_page_that_takes_long_is_polled_less_often(page: PolledPage) -> None:
+    """Otherwise, each open page would keep a large database busy."""
+    page.open("/")
+    assert page.polls_after(15, answers_take=5) == 1
+    assert [page.polls_after(seconds) for seconds in (90, 6)] == [1, 2]
 
 
-def test_a_page_that_takes_long_is_polled_less_often(page: Chromium) -> None:
-    """Otherwise, each open page of statistics would keep a large database busy."""
-    assert polls_after(page, 15, answers_take=5) == 1
-    assert [polls_after(page, seconds) for seconds in (90, 6)] == [1, 2]
+@pytest.mark.parametrize("path", ["/stats", "/simulate?since=30d"])
+def test_figures_are_not_calculated_again_for_the_state_line(page: PolledPage, path: str) -> None:
+    page.open(path)
+    assert page.polls_after(16) == 1
+    assert page.browser.find("clock.address") == "/messages/passes"

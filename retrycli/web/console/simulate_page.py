@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPMethod, HTTPStatus
+from threading import Lock
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -47,11 +48,16 @@ class ProposedSchedule(Form):
         return {key: value for key, value in given.items() if value is not None}
 
 
+class SimulationRunning(Exception):
+    """Another simulation has not ended. One over a month of a large desk takes half a minute and 400 MiB."""
+
+
 class SimulationPages:
     """The simulation of a schedule."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._one_at_a_time = Lock()
 
     @page(HTTPMethod.GET, "/simulate", Right.READ, ProposedSchedule)
     def simulate(self, visit: Visit, query: ProposedSchedule) -> Response:
@@ -60,13 +66,9 @@ class SimulationPages:
         problem, code = None, HTTPStatus.OK
         if query.since is not None:
             try:
-                found = operations.simulate.simulate(
-                    self._console.settings,
-                    query.changes(),
-                    message_type=query.message_type,
-                    span=duration(query.since),
-                    now=self._console.now,
-                )
+                found = self._simulated(query, query.since)
+            except SimulationRunning as error:
+                problem, code = str(error), HTTPStatus.SERVICE_UNAVAILABLE
             except InvalidSchedule as error:
                 problem, code = cause_of(error), HTTPStatus.UNPROCESSABLE_ENTITY
             except TooLittleHistory as error:
@@ -85,3 +87,17 @@ class SimulationPages:
             periods=[*ReportPeriod],
             is_open=found is not None and any(outage.answered_at is None for outage in found.outages),
         )
+
+    def _simulated(self, query: ProposedSchedule, since: ReportPeriod) -> Simulation:
+        if not self._one_at_a_time.acquire(blocking=False):
+            raise SimulationRunning("another simulation is running; try again in a minute")
+        try:
+            return operations.simulate.simulate(
+                self._console.settings,
+                query.changes(),
+                message_type=query.message_type,
+                span=duration(since),
+                now=self._console.now,
+            )
+        finally:
+            self._one_at_a_time.release()

@@ -61,7 +61,7 @@
     const began = Date.now();
     pollAt = Infinity; // one request at a time
     let answer;
-    try { answer = await fetch(location.href, { cache: "no-store" }); } catch { answer = { ok: false }; }
+    try { answer = await fetch(document.body.dataset.poll ?? location.href, { cache: "no-store" }); } catch { answer = { ok: false }; }
     pollAt = began + Math.max(POLL_MS, POLL_REST * (Date.now() - began));
     const isPage = answer.ok && !answer.redirected;
     asOf.classList.toggle("stale", !isPage);

@@ -1,0 +1,163 @@
+"""A server that waits for the ticketing system, gets many requests at once, or loses its clients still answers all."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Event
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from retrycli.domain.user import Role, User
+from retrycli.web.access import Access
+from retrycli.web.console.context import Console
+from retrycli.web.console.routes import routes_of
+from retrycli.web.console.simulate_page import SimulationPages
+from retrycli.web.status import RecentStatus
+from tests.cli.command import LONGEST, wait_until
+from tests.cli.story import OK, Api
+from tests.conftest import on_sqlite
+from tests.web.browser import Browser
+from tests.web.conftest import API, HOST, PAGES
+from tests.web.test_many_requests import Footprint
+from tests.web.test_serve import add_token, is_listening, serving
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+pytestmark = on_sqlite
+
+AT_ONCE = 60
+"""More requests than a server has threads."""
+FAST = (f"{PAGES}/", f"{PAGES}/passes", f"{PAGES}/stats", f"{API}/scheduler/status", API)
+
+
+class SlowApi(Api):
+    """A ticketing system whose first answer comes when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__(OK)
+        self.asked, self.may_answer = Event(), Event()
+        self.meanwhile[1] = self._wait
+
+    def _wait(self) -> None:
+        self.asked.set()
+        assert self.may_answer.wait(LONGEST)
+
+
+@dataclass(frozen=True)
+class ServedDesk:
+    """A server, a token of an operator, and the socket on which it listens."""
+
+    process: subprocess.Popen[str]
+    token: str
+    uds: Path
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(self.uds)),
+            base_url=f"http://{HOST}",
+            headers={"Authorization": f"Bearer {self.token}"},
+            timeout=LONGEST,
+        )
+
+    @contextmanager
+    def sent(self, method: str, path: str) -> Iterator[None]:
+        """Send a request, and close the connection at the end of the block without reading the response."""
+        lines = (f"{method} {path} HTTP/1.1", f"Host: {HOST}", f"Authorization: Bearer {self.token}", "", "")
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.uds))
+            connection.sendall("\r\n".join(lines).encode())
+            yield
+
+
+@pytest.fixture
+def api() -> Iterator[SlowApi]:
+    with SlowApi() as api:
+        yield api
+
+
+@pytest.fixture
+def desk(cli: Cli, application: Application, api: SlowApi, tmp_path: Path) -> Iterator[ServedDesk]:
+    """Provide a server with messages of all states."""
+    application.fill()
+    uds, tokens = tmp_path / "desk.sock", tmp_path / "tokens.json"
+    settings = {"RETRYCLI_WEB__TOKENS_FILE": str(tokens), "RETRYCLI_WEB__ALLOWED_HOSTS": HOST}
+    command = cli.having({**application.variables(api.url), **settings})
+    token = add_token(command)
+    with serving(command, "--uds", uds) as process:
+        wait_until(lambda: is_listening(uds), process)
+        yield ServedDesk(process, token, uds)
+
+
+def test_pages_are_answered_while_a_retry_waits_for_the_ticketing_system(desk: ServedDesk, api: SlowApi) -> None:
+    with desk.client() as client, ThreadPoolExecutor(1) as pool:
+        retried = pool.submit(client.post, f"{API}/8/retry")
+        assert api.asked.wait(LONGEST)
+        assert [client.get(path).status_code for path in FAST] == [200] * len(FAST)
+        assert "An attempt is in progress." in client.get(f"{PAGES}/id/8").text
+        assert not retried.done()
+        api.may_answer.set()
+        assert retried.result(LONGEST).json()["results"][0]["outcome"] == "delivered"
+
+
+def test_more_requests_at_once_than_threads_are_all_answered(desk: ServedDesk) -> None:
+    with desk.client() as client, ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(pool.map(client.get, [FAST[number % len(FAST)] for number in range(AT_ONCE)]))
+    assert {answer.status_code for answer in answers} == {200}
+
+
+def test_clients_that_go_away_leave_nothing_behind(desk: ServedDesk) -> None:
+    with desk.client() as client:
+        client.get(f"{PAGES}/")
+        before = Footprint.of(desk.process.pid)
+        for path in FAST * 4:
+            with desk.sent("GET", path):
+                pass
+        wait_until(lambda: Footprint.of(desk.process.pid).descriptors <= before.descriptors, desk.process)
+        assert client.get(f"{PAGES}/").status_code == 200
+
+
+def test_an_action_is_finished_although_its_client_has_gone_away(
+    desk: ServedDesk, api: SlowApi, application: Application
+) -> None:
+    with desk.sent("POST", f"{API}/8/retry"):
+        assert api.asked.wait(LONGEST)
+    api.may_answer.set()
+    wait_until(lambda: application.row(8)["status"] == "sent", desk.process)
+    assert [attempt["made_by"] for attempt in application.rows("retrycli_attempts").values()] == ["anna"]
+
+
+def test_one_simulation_runs_at_a_time(application: Application) -> None:
+    """A simulation over a large history takes minutes and much memory, and impatient users reload the page."""
+    begun, may_end = Event(), Event()
+
+    def now() -> datetime:
+        if not begun.is_set():  # the first reading is that of the simulation
+            begun.set()
+            assert may_end.wait(LONGEST)
+        return datetime.now(UTC)
+
+    settings = application.settings("http://127.0.0.1:9")
+    access = Access(lambda _: User("vera", Role.VIEWER))
+    console = Console(settings, access, RecentStatus(settings), None, now)
+    app = Starlette(routes=[*routes_of(console, SimulationPages(console))])
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(Browser(app, "").open, "/simulate?since=24h")
+        assert begun.wait(LONGEST)
+        second = Browser(app, "").open("/simulate?since=7d")
+        may_end.set()
+        assert "too little history" in first.result(LONGEST).words
+    assert (second.status, "another simulation is running; try again" in second.words) == (503, True)
+    assert Browser(app, "").open("/simulate?since=7d").status == 200
