@@ -123,7 +123,9 @@ class Ledger(Queries):
         return self._newest(limit, passes.c.started_at <= its_start, before)
 
     def _newest(self, limit: int, *conditions: ColumnElement[bool]) -> list[PassRecord]:
-        newest = select(passes).where(*conditions).order_by(passes.c.started_at.desc(), passes.c.id).limit(limit)
+        newest = (
+            select(*RECORDED.values()).where(*conditions).order_by(passes.c.started_at.desc(), passes.c.id).limit(limit)
+        )
         return [_record(row) for row in self._database.rows(newest)]
 
     def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
@@ -267,14 +269,15 @@ def _lasts(until: ColumnElement[datetime], now: datetime) -> ColumnElement[bool]
     return or_(until.is_(None), until > now)
 
 
+# The fields of a `PassRecord`, and the columns that hold them.
+RECORDED = {each.name: passes.c["id" if each.name == "pass_id" else each.name] for each in fields(PassRecord)}
+
+
 def _record(row: Row[Any]) -> PassRecord:
-    as_it_is = ("host", "pid", "started_at", "finished_at", "reason", "detail", *COUNTS)
-    return PassRecord(
-        pass_id=row.id,
-        result=row.result and PassResult(row.result),
-        started_by=StartedBy(row.started_by or StartedBy.UNKNOWN),
-        **{name: getattr(row, name) for name in as_it_is},
-    )
+    values: dict[str, Any] = dict(zip(RECORDED, row, strict=True))
+    values["result"] = row.result and PassResult(row.result)
+    values["started_by"] = StartedBy(row.started_by or StartedBy.UNKNOWN)
+    return PassRecord(**values)
 
 
 # Assumed maximum number of hosts. Each host reserves at most one turn, so no turn is further in the future than this

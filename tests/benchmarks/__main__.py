@@ -28,6 +28,9 @@ Measurements:
 - Cost: claiming messages, beginning an attempt for each and recording it as delivered, each in its own transaction,
   compared with sqlite3 or psycopg and exactly the statements that retrycli sends.
 - Memory: a pass with `--due` new messages and a queue of a thousand to a million messages. The server answers at once.
+- Console: each page and endpoint of the console, compared with the operations behind it, called in the same process in
+  turns. The database has 100,000 failed messages and a million attempts. Times are CPU times on SQLite, and elapsed
+  times on PostgreSQL.
 - Hosts: concurrent passes on one PostgreSQL, with four times as many messages. Each pass has 8 requests in flight, and
   the server answers after 20 ms. The time is that of the slowest pass. On a machine with few cores, the passes slow
   each other down.
@@ -42,13 +45,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tests.benchmarks import contenders, cost, databases, engines, hosts, idle, memory, report, startup, throughput
+from tests.benchmarks.processes import Call, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.benchmarks.databases import Databases
 
-SECTIONS = ("throughput", "engines", "idle", "startup", "report", "cost", "memory", "hosts")
+SECTIONS = ("throughput", "engines", "idle", "startup", "report", "cost", "memory", "hosts", "console")
 
 
 def options() -> argparse.Namespace:
@@ -107,6 +111,10 @@ def reports_on(those: Databases, chosen: argparse.Namespace) -> Iterator[str]:
         yield cost.report(those, cost.SIZES, chosen.messages, chosen.rounds)
     if "memory" in sections:
         yield memory.report(those, memory.LENGTHS, chosen.due, chosen.rounds)
+    if "console" in sections:
+        with those.database() as url:
+            run(Call(("-m", "tests.benchmarks.desk", url)))
+            yield run(Call(("-m", "tests.benchmarks.console", url, str(chosen.rounds)))).output
     if "hosts" in sections and those.hosts_share:
         yield hosts.report(those, hosts.HOSTS, hosts.TIMES_AS_MANY * chosen.messages, chosen.rounds)
 
