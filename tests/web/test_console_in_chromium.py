@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,19 +103,33 @@ def api() -> Iterator[Api]:
         yield api
 
 
-@pytest.fixture
-def desk(application: Application, cli: Cli, api: Api, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """Provide a served console over 502 escalated messages, 500 of them with one cause, and a token."""
+@contextmanager
+def served_desk(application: Application, cli: Cli, api: Api, folder: Path, *, alike: int) -> Iterator[tuple[str, str]]:
+    """Serve a console over two escalated messages and some more with one cause; return its address and a token."""
     application.add(9, recipient_email="nobody@example.com")
     application.add(10, last_error="HTTP 422")
-    for number in range(20, 520):
-        application.add(number, retry_count=10, message_type="supplier")
-    never = {"RETRYCLI_BREAKER__FAILURES": "1000", "RETRYCLI_WEB__TOKENS_FILE": str(tmp_path / "tokens.json")}
+    for number in range(alike):
+        application.add(1000 + number, retry_count=10, message_type="supplier")
+    never = {"RETRYCLI_BREAKER__FAILURES": "1000", "RETRYCLI_WEB__TOKENS_FILE": str(folder / "tokens.json")}
     command = cli.having({**application.variables(api.url), **never})
     assert command("run-once").returncode == 0
     token = add_token(command)
     with serving(command, "--port", "0") as process:
         yield address_of(process), token
+
+
+@pytest.fixture
+def desk(application: Application, cli: Cli, api: Api, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Provide a served console over eight escalated messages, and a token."""
+    with served_desk(application, cli, api, tmp_path, alike=6) as found:
+        yield found
+
+
+@pytest.fixture
+def crowded(application: Application, cli: Cli, api: Api, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Provide a served console over 502 escalated messages, 500 of them with one cause, and a token."""
+    with served_desk(application, cli, api, tmp_path, alike=500) as found:
+        yield found
 
 
 def signed_in(browser: Chromium, desk: tuple[str, str]) -> Person:
@@ -137,7 +152,7 @@ def signed_in(browser: Chromium, desk: tuple[str, str]) -> Person:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_story_of_a_person_with_a_keyboard(
     browser: Chromium,
-    desk: tuple[str, str],
+    crowded: tuple[str, str],
     api: Api,
     application: Application,
     width: int,
@@ -148,7 +163,7 @@ def test_the_story_of_a_person_with_a_keyboard(
     browser.resize(width, dark=dark)
     browser.run_scripts(enabled=scripts)
     try:
-        person = signed_in(browser, desk)
+        person = signed_in(browser, crowded)
         assert "Needs you" in person.words
         person.go("9")
         assert "The ticketing system does not accept it as it is." in person.words
