@@ -3,8 +3,7 @@
 The text's first line is ``Subject: …``, the next line is blank, and the body follows.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher, unified_diff
 
@@ -12,7 +11,6 @@ from retrycli.domain.errors import NotEdited
 from retrycli.domain.sanitize import storable
 
 HEAD = "Subject:"
-LINE_BREAK = re.compile(r"(\r\n|\n|\r)")  # the line breaks that browsers change
 LABELS = {"subject": f"{HEAD} ", "recipient_email": "Recipient: "}
 
 
@@ -95,54 +93,6 @@ class EditableMessage:
 def concerns_editable_field(problem: object) -> bool:
     """Return whether the last error of an invalid message names a field that `edit` can change."""
     return str(problem).removeprefix("Can't be sent: ").startswith(("subject", "body", "recipient_email"))
-
-
-def in_textarea(body: str) -> str:
-    """Return the text for an HTML textarea. Browsers drop a line break at its beginning, so add one to be dropped."""
-    return f"\n{body}"
-
-
-def with_own_line_breaks(sent: str, body: str) -> str:
-    """Return a body from an HTML form with the line breaks that the body had before.
-
-    Browsers send every line break as CRLF. If all line breaks of the body before were equal, all are like them. In a
-    body with mixed line breaks, each unchanged line keeps its own; other lines get the most frequent one. So a form
-    that nobody changed changes nothing.
-
-    Args:
-        sent: the body from the form.
-        body: the body before.
-    """
-    lines, _ = _split_lines(sent)
-    before, own = _split_lines(body)
-    usual = max(sorted({*own}), key=own.count, default="\n")
-    breaks = [usual] * (len(lines) - 1)
-    if len({*own}) > 1:
-        for old, new in _unchanged(before, lines):
-            if old < len(own) and new < len(breaks):
-                breaks[new] = own[old]
-    return "".join(f"{line}{end}" for line, end in zip(lines, [*breaks, ""], strict=True))
-
-
-def _split_lines(text: str) -> tuple[list[str], list[str]]:
-    """Split a text at CRLF, LF and CR. Return the lines, and the line breaks between them."""
-    parts = LINE_BREAK.split(text)
-    return parts[::2], parts[1::2]
-
-
-def _unchanged(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield the positions of unchanged lines in both texts."""
-    same = zip(before, after, strict=False)
-    start = next((number for number, (old, new) in enumerate(same) if old != new), min(len(before), len(after)))
-    yield from ((number, number) for number in range(start))
-    rest, changed = before[start:], after[start:]
-    same = zip(reversed(rest), reversed(changed), strict=False)
-    end = next((number for number, (old, new) in enumerate(same) if old != new), min(len(rest), len(changed)))
-    yield from ((len(before) - number, len(after) - number) for number in range(1, end + 1))
-    rest, changed = rest[: len(rest) - end], changed[: len(changed) - end]
-    if len(rest) * len(changed) <= MAX_LINE_PAIRS:
-        for old, new, size in SequenceMatcher(None, rest, changed, autojunk=False).get_matching_blocks():
-            yield from ((start + old + number, start + new + number) for number in range(size))
 
 
 # Maximum number of pairs of lines to compare. `SequenceMatcher` may compare every pair, so a larger diff is too slow.

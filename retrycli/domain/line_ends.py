@@ -32,7 +32,9 @@ def restored(before: str, sent: str) -> str:
         old = number if number < head else number - last + len(olds) - 1 if is_tail else None
         pieces.append(line if old is None else olds[old])
         if number < last:
-            pieces.append(usual if old is None or old >= len(old_ends) else old_ends[old])
+            end = usual if old is None or old >= len(old_ends) else old_ends[old]
+            # After CR and an empty line, LF alone would form one line end with the CR.
+            pieces.append("\r\n" if end == "\n" and pieces[-2:] == ["\r", ""] else end)
     return "".join(pieces)
 
 

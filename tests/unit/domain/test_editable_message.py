@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.domain.editable_message import EditableMessage, difference, in_textarea, with_own_line_breaks
+from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.domain.errors import NotEdited
 
 BEFORE = EditableMessage("Re: Invoice", "Hello,\n\nit is attached.", "ana@example.com")
@@ -138,59 +136,3 @@ def test_a_difference_is_shown_line_by_line() -> None:
         "-it is attached.",
         "+it is here.",
     ]
-
-
-# -- forms in a browser ------------------------------------------------------------------------------------------------
-
-BODIES = st.lists(st.sampled_from(["a", "b", "", " ", "\n", "\r\n", "\r", "\u2028", "\x0c", "\t", "é"])).map("".join)
-"""Bodies with every kind of line break, many equal lines, and characters that only look like line breaks."""
-
-
-def form(text: str) -> str:
-    """Return what a browser sends for the content of a textarea, as the HTML standard defines it."""
-    parsed = re.sub("\r\n?", "\n", text).removeprefix("\n")
-    return parsed.replace("\n", "\r\n")
-
-
-@given(BODIES | st.text())
-def test_an_untouched_form_changes_nothing(body: str) -> None:
-    assert with_own_line_breaks(form(in_textarea(body)), body) == body
-
-
-@given(BODIES, BODIES)
-def test_restored_line_breaks_change_no_line(body: str, other: str) -> None:
-    sent = form(in_textarea(other))
-    assert form(in_textarea(with_own_line_breaks(sent, body))) == sent
-
-
-@pytest.mark.parametrize("own", ["\n", "\r\n", "\r"])
-@given(body=st.lists(st.sampled_from("ab"), min_size=2), other=BODIES)
-def test_equal_line_breaks_stay_equal(own: str, body: list[str], other: str) -> None:
-    restored = with_own_line_breaks(form(in_textarea(other)), own.join(body))
-    assert {*re.findall("\r\n|\n|\r", restored)} <= {own}
-
-
-@given(st.lists(st.sampled_from(["\n", "\r\n", "\r"]), max_size=9), st.data())
-def test_each_unchanged_line_keeps_its_own_line_break(breaks: list[str], data: st.DataObject) -> None:
-    """An operator inserts, replaces or deletes one line."""
-    lines = [f"{number}{end}" for number, end in enumerate(breaks)]
-    at = data.draw(st.integers(0, len(lines)))
-    gone, new = data.draw(st.sampled_from([0, 1])), data.draw(st.sampled_from([[], ["new\n"]]))
-    sent = form(in_textarea("".join([*lines[:at], *new, *lines[at + gone :]])))
-    restored = with_own_line_breaks(sent, "".join(lines))
-    assert restored.startswith("".join(lines[:at]))
-    assert restored.endswith("".join(lines[at + gone :]))
-
-
-def test_a_body_without_line_breaks_gets_those_of_unix() -> None:
-    assert with_own_line_breaks("a\r\nb", "a") == "a\nb"
-
-
-def test_a_large_body_with_mixed_line_breaks_is_restored_quickly() -> None:
-    """Comparing all pairs of lines would take minutes."""
-    body = "".join(str(number % 7) + ("\r\n" if number % 2 else "\n") for number in range(50_000))
-    sent = form(in_textarea(body))
-    assert with_own_line_breaks(f"first\r\n{sent}", body) == f"first\n{body}"
-    assert with_own_line_breaks(f"{sent}last", body) == f"{body}last"
-    everywhere = sent.replace("3", "4")
-    assert form(in_textarea(with_own_line_breaks(everywhere, body))) == everywhere
