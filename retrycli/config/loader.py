@@ -16,6 +16,7 @@ from retrycli.system.trust import find_weakness, trusted_users
 
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
+COLUMNS = "database.columns."  # the tables below this section are values, and may have keys with dots
 # Appended to every validation error. `retrycli manual` works with invalid settings, because it does not read them.
 HINT = ". `retrycli manual settings` lists every setting"
 NO_FILE = "is not a regular file, or is a link that can't be followed"
@@ -222,7 +223,7 @@ def _read_secret(key: str, file: Path) -> str:
 
 def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in tree.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and prefix != COLUMNS:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

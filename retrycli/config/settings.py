@@ -32,6 +32,7 @@ from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 
 if TYPE_CHECKING:
     from retrycli.domain.delivery_window import DeliveryWindows
+    from retrycli.domain.table_mapping import TableMapping
 
 
 def _urls(value: object) -> object:
@@ -55,10 +56,27 @@ class DatabaseSettings(SettingsModel):
         repr=False,
         description="the database's SQLAlchemy URL, for SQLite or PostgreSQL",
     )
-    table: Annotated[str, matching(r"\w+(\.\w+)?", "write TABLE or SCHEMA.TABLE")] = Field(
+    table: Annotated[str, matching(r"[^.\0]+(\.[^.\0]+)?", "write TABLE or SCHEMA.TABLE")] = Field(
         "pending_messages", description="the application's table, with its schema if necessary"
     )
+    where: str | None = Field(None, description="an SQL condition; only rows that meet it are messages")
     auto_upgrade: bool = Field(default=True, description="whether a pass upgrades retrycli's own tables")
+    columns: dict[str, object] = Field({}, description="the sources of the columns that have other names, by role")
+    status: dict[str, object] = Field({}, description="the values of the status column, by status")
+
+    @property
+    def mapping(self) -> "TableMapping | None":
+        """Return how the application's table holds messages; None if its columns have retrycli's own names."""
+        if not (self.columns or self.status or self.where):
+            return None
+        from retrycli.domain.table_mapping import parse_mapping
+
+        return parse_mapping(self.columns, self.status, self.where)
+
+    @model_validator(mode="after")
+    def _check_mapping(self) -> Self:
+        _ = self.mapping
+        return self
 
     @property
     def file(self) -> Path | None:
@@ -326,19 +344,3 @@ class Settings(SettingsModel):
             message_type: self.schedule.policy(message_type, unknown_limit=self.gateway.of(message_type).unknown_limit)
             for message_type in MessageType
         }
-
-
-__all__ = [
-    "BreakerSettings",
-    "DatabaseSettings",
-    "LoggingSettings",
-    "MetricsSettings",
-    "NotifySettings",
-    "ReportSettings",
-    "RoutedGatewaySettings",
-    "RunSettings",
-    "ScheduleSettings",
-    "Settings",
-    "TypeScheduleSettings",
-    "WebSettings",
-]

@@ -20,6 +20,15 @@ HEAD = """\
 HIDDEN = "********"
 
 EXAMPLES = {
+    "database": """
+# Example: a table with other columns and status values; see `retrycli manual your-own-table`.
+# [database.columns]
+# body = "message"
+# message_type = { value = "customer" }
+# [database.status]
+# failed = 3
+# sent = 2
+""",
     "schedule": """
 # Example: different rules for one message type.
 # [schedule.types.supplier]
@@ -43,7 +52,7 @@ def template(values: Mapping[str, object]) -> str:
     for section, model in Settings():
         lines.append(f"[{section}]")
         for name, info in type(model).model_fields.items():
-            if name in {"types", *MessageType}:
+            if name in {"types", "columns", "status", *MessageType}:
                 continue
             lines.append(f"# {info.description}")
             if (value := values.get(f"{section}.{name}")) is not None:
@@ -104,6 +113,9 @@ def _values(section: str, model: BaseModel) -> Iterator[tuple[str, str | None]]:
             yield from _values(f"{section}.{name}", value)
         elif isinstance(value, dict):
             for key, inner in value.items():
+                if not isinstance(inner, BaseModel):
+                    yield f"{section}.{name}.{key}", toml_value(inner)
+                    continue
                 given = inner.model_dump(exclude_none=True)
                 yield from ((f"{section}.{name}.{key}.{each}", _mask(item) or "[]") for each, item in given.items())
         else:
@@ -140,6 +152,10 @@ def masked_url(url: str) -> str:
     return re.sub(r"([?&]\w*(?:password|secret)=)[^&]*", rf"\1{HIDDEN}", masked)
 
 
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+
+
 def toml_value(value: object) -> str:
     """Format the value of a setting as TOML."""
     match value:
@@ -149,6 +165,8 @@ def toml_value(value: object) -> str:
             return f"{value:g}"
         case tuple():
             return "[" + ", ".join(toml_value(item) for item in value) + "]"
+        case dict():
+            return "{ " + ", ".join(f"{_toml_key(key)} = {toml_value(item)}" for key, item in value.items()) + " }"
         case int():
             return str(value)
         case _:

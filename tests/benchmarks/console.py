@@ -26,7 +26,8 @@ from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI
 
 from retrycli import operations
-from retrycli.config.settings import DatabaseSettings, RoutedGatewaySettings, Settings
+from retrycli.config.gateway import RoutedGatewaySettings
+from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.bulk import BulkAction
 from retrycli.domain.delivery_stats import GroupBy
 from retrycli.domain.listing import Filter

@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection, NullPool, create_engine, inspect, make_url
 
+from retrycli.config.gateway import RoutedGatewaySettings as GatewaySettings
 from retrycli.config.settings import DatabaseSettings, RunSettings, Settings
-from retrycli.config.settings import RoutedGatewaySettings as GatewaySettings
 from retrycli.operations import wiring
 from retrycli.system.pass_lock import Holder, PassLock
 

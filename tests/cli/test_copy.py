@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, insert, make_url, select, text
 
-from retrycli.config.settings import DatabaseSettings, RoutedGatewaySettings, RunSettings, Settings
+from retrycli.config.gateway import RoutedGatewaySettings
+from retrycli.config.settings import DatabaseSettings, RunSettings, Settings
 from retrycli.operations import run_pass, wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.store import schema

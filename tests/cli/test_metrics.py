@@ -17,7 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import retrycli
-from retrycli.config.settings import DatabaseSettings, MetricsSettings, RoutedGatewaySettings, RunSettings
+from retrycli.config.gateway import RoutedGatewaySettings
+from retrycli.config.settings import DatabaseSettings, MetricsSettings, RunSettings
 from retrycli.domain.passes import PassResult, PassSummary
 from retrycli.operations import metrics
 from retrycli.operations.run_pass import report_pass

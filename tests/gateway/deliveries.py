@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from retrycli.config.settings import RoutedGatewaySettings
+from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.gateway.http.gateway import HttpGateway

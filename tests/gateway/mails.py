@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from retrycli.config.settings import RoutedGatewaySettings
+from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.gateway.smtp.gateway import SmtpGateway

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from retrycli.config.settings import RoutedGatewaySettings
+from retrycli.config.gateway import RoutedGatewaySettings
 from tests.gateway.deliveries import open_gateway, queued
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from tests.gateway.mails import mail, mail_settings
 from tests.users import THEIRS, open_place
 
 if TYPE_CHECKING:
-    from retrycli.config.settings import RoutedGatewaySettings
+    from retrycli.config.gateway import RoutedGatewaySettings
 
 PRESET = """
 [messages.customer]

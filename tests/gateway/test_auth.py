@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from retrycli.config.settings import RoutedGatewaySettings
+from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.client import Credentials

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from retrycli.config.settings import RoutedGatewaySettings
+from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.lookup import probe

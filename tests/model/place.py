@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import text
 
+from retrycli.config.gateway import RoutedGatewaySettings as GatewaySettings
 from retrycli.config.settings import DatabaseSettings, ScheduleSettings, Settings, TypeScheduleSettings
-from retrycli.config.settings import RoutedGatewaySettings as GatewaySettings
 from retrycli.domain.hold import Hold, HoldTarget
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import LATEST
