@@ -33,7 +33,7 @@ def table_discover(
     The command writes nothing. It prints the settings as TOML; edit them and save them in the configuration file. Other
     users of this machine can see a password in --url.
     """
-    from retrycli.views.mapping_toml import TABLE_CHECK, columns_in_words, mapping_toml, values_in_words
+    from retrycli.views.mapping_toml import columns_in_words, mapping_toml, values_in_words
 
     found = operations.discover.discover(load_settings(ctx, config), url=url, table=name)
     first = next(iter(found.proposals), None)
@@ -47,8 +47,8 @@ def table_discover(
             terminal.show_table(("Table", "Kind", "Columns", "Statuses"), rows, texts=2)
             terminal.say("")
         terminal.show_text(text)
-        following = f"Next: save the edited settings, then `{TABLE_CHECK}`"
-        terminal.say(following) if terminal.on_terminal() else terminal.show_text(f"# {suggested.own(following)}")
+        following = suggested.own("Next: save the edited settings, then `retrycli table check`")
+        terminal.show_text(following if terminal.on_terminal() else f"# {following}")
     if first is None:
         terminal.complain(
             f"retrycli: no table in {found.place} looks like outgoing messages "

@@ -11,7 +11,6 @@ from retrycli.domain.table_mapping import Column, Constant, Expression, Own, Sou
 from retrycli.views import formatting
 
 WIDTH = 98  # maximum number of characters of a comment's line, unless one word is longer
-TABLE_CHECK = "retrycli table check"
 TO_FILL_IN = (
     ("failed", "Write the value of messages that could not be delivered, and remove the #. Only these are retried."),
     ("sent", "Write the value of messages that were delivered, and remove the #."),
