@@ -275,7 +275,7 @@ def _proposal(proposal: Proposal) -> Body:
         "kind": proposal.kind,
         "conforming": proposal.is_conforming,
         "columns": proposal.columns,
-        "statuses": [{"value": value, "rows": rows} for value, rows in shown.counts],
+        "statuses": [{"value": value, "rows": rows, "older": value in proposal.older} for value, rows in shown.counts],
         "rows_without_status": shown.empty,
         "rows_with_hidden_status": shown.hidden,
         "rows_counted": sample.rows,

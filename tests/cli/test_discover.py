@@ -85,7 +85,7 @@ def test_json_has_the_candidates_and_the_settings(cli: Cli, url: str) -> None:
         "table": "mail_mail",
         "kind": "table",
         "conforming": False,
-        "statuses": [{"value": value, "rows": 4} for value in ("exception", "outgoing", "sent")],
+        "statuses": [{"value": value, "rows": 4, "older": False} for value in ("exception", "outgoing", "sent")],
         "rows_without_status": 0,
         "rows_with_hidden_status": 0,
         "rows_counted": 12,

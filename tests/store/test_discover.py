@@ -208,6 +208,7 @@ def test_only_the_newest_rows_are_counted_and_older_statuses_are_found_by_an_ind
     execute(url, "CREATE INDEX outbox_status ON outbox (status)")
     [proposal] = found_in(url).proposals
     assert dict(proposal.status.counts) == {"SENT": ROWS, "BOUNCED": 7}
+    assert values_in_words(proposal) == '"SENT" ×5,000 in the newest 5,000 rows, older: "BOUNCED" ×7'
     assert '"BOUNCED": 7 rows (in older rows)' in toml_of(found_in(url))
 
 
