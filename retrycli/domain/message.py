@@ -100,6 +100,8 @@ OPTIONAL_COLUMNS = (
 BY_PASS = "pass"  # noqa: S105  not a password
 LONGEST_NAME = 255  # maximum length of an operator's name in the history
 LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
+# A column that rows have in addition if ``recipient_email`` is a list of addresses: the separator of the list.
+ADDRESS_SEPARATOR = "retrycli_separator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class Message:
             InvalidMessage: a value is missing or of the wrong type; the error names the column.
         """
         fields = dict(row)
+        if (separator := fields.pop(ADDRESS_SEPARATOR, None)) is not None:
+            fields |= _split_addresses(fields, str(separator))
         for name in LIST_COLUMNS:
             fields[name] = _json_list(name, fields.get(name))
         _reject_undecodable(fields)
@@ -295,6 +299,24 @@ def _json_list(column: str, value: object) -> list[object]:
     if not isinstance(value, list):
         raise InvalidMessage(f"{column} must be a JSON list")
     return value
+
+
+def _split_addresses(fields: Mapping[str, object], separator: str) -> dict[str, object]:
+    """Return the recipient and the copies of a list of addresses. A separator within quotes does not separate.
+
+    Raises:
+        InvalidMessage: the value is not text.
+    """
+    from email.utils import formataddr, getaddresses  # only tables with lists of addresses need it
+
+    value = fields.get("recipient_email")
+    if not isinstance(value, str):
+        raise InvalidMessage("recipient_email is missing" if value is None else "recipient_email must be text")
+    listed = value if separator == "," else value.replace(separator, ",")
+    found = [formataddr(pair, "utf-8") if pair[0] else pair[1] for pair in getaddresses([listed]) if any(pair)]
+    if not found:
+        raise InvalidMessage("recipient_email has no address")
+    return {"recipient_email": found[0], "cc_emails": [*found[1:], *_json_list("cc_emails", fields.get("cc_emails"))]}
 
 
 def _reject_constant(name: str) -> None:

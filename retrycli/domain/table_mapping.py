@@ -4,7 +4,7 @@ A role, such as ``body``, is what retrycli needs from the table. By default, the
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -229,8 +229,3 @@ def _is_unbalanced(sql: str) -> bool:
         if depth < 0:
             return True
     return depth != 0 or any(mark in sql for mark in ("'", '"', "/*", "*/"))
-
-
-def missing_roles(mapping: TableMapping, columns: Collection[str]) -> list[str]:
-    """Return the required roles that no column of the table, and no setting, provides."""
-    return [role for role in REQUIRED_COLUMNS if mapping.column(role) not in {None, *columns}]

@@ -15,9 +15,8 @@ from retrycli.domain.message import LARGEST_ID, SMALLEST_ID
 from retrycli.domain.operator_action import no_such
 from retrycli.operations.pause import mark_held
 from retrycli.operations.status import ended_passes
-from retrycli.operations.wiring import open_database, utc_now
+from retrycli.operations.wiring import connect, open_database, utc_now
 from retrycli.store import completion, listing
-from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.history import message_details
 from retrycli.store.passes import Ledger
@@ -135,7 +134,7 @@ def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object,
         DatabaseUnavailable: the database can't be opened or read.
         ConfigurationError: a setting or the application's table is wrong.
     """
-    with closing(Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)) as database:
+    with closing(connect(settings, patience=OFFER_WITHIN_SECONDS)) as database:
         return completion.failed_beginning(database, digits, limit=OFFERED)
 
 

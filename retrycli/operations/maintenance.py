@@ -12,7 +12,7 @@ from functools import partial
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, LockHeld, SchemaMismatch
 from retrycli.operations.database_option import naming_option, with_database
-from retrycli.operations.wiring import lock_path, open_database, utc_now
+from retrycli.operations.wiring import connect, lock_path, open_database, utc_now
 from retrycli.store import counters, history, own_tables, schema
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.copy import CopiedTable, claimed_until, copy_tables, is_same, last_used, left_behind
@@ -127,7 +127,7 @@ def erase_texts(settings: Settings, ticket: str) -> int:
 @contextmanager
 def _existing_database(settings: Settings) -> Iterator[Database]:
     """Open the database and check the application's table. Do not create retrycli's own tables."""
-    with closing(Database(settings.database.url, settings.database.table)) as database:
+    with closing(connect(settings)) as database:
         _ = database.messages
         yield database
 
@@ -177,10 +177,10 @@ def copy(
     old, new = with_database(settings, source, FROM), with_database(settings, target, TO)
     with ExitStack() as held:
         with naming_option(source and FROM):
-            here = held.enter_context(closing(Database(old.database.url, old.database.table)))
+            here = held.enter_context(closing(connect(old)))
             _check_source(here)
         with naming_option(target and TO):
-            there = held.enter_context(closing(Database(new.database.url, new.database.table)))
+            there = held.enter_context(closing(connect(new)))
             _check_target(there)
         if is_same(here, there):
             raise ConfigurationError(

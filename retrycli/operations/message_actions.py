@@ -25,6 +25,7 @@ from retrycli.operations.retry import ActionResult, ManualAttempt, retry_all, un
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
+from retrycli.store.messages import column_names
 from retrycli.store.operator_actions import Acts
 
 BATCH = 500  # maximum number of messages in one transaction
@@ -332,7 +333,7 @@ def _problems(
     from retrycli.gateway.router import open_router
 
     async def ask() -> dict[int, str]:
-        async with open_router(settings.gateway, columns=database.messages.c.keys(), connections=1, now=now) as gateway:
+        async with open_router(settings.gateway, columns=column_names(database), connections=1, now=now) as gateway:
             queued = [QueuedMessage(message, str(uuid.uuid4()), now()) for message in messages]
             found = {message.message_id: await gateway.problem(message) for message in queued}
         return {message_id: why for message_id, why in found.items() if why is not None}

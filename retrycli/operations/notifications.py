@@ -21,6 +21,7 @@ from retrycli.domain.passes import Event, PassResult, PassStarted, PassSummary
 from retrycli.notify import apprise, heartbeat
 from retrycli.notify.message import NoticeContext, trial, worded
 from retrycli.operations.expiry import Expiry
+from retrycli.operations.wiring import connect
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger, Targets
@@ -188,7 +189,10 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
     if failure is None:
         return
     turn: Turn | None = Turn.BEGAN  # if the database can't record the warning, warn every time
-    with suppress(RetrycliError), closing(Database(settings.database.url, settings.database.table)) as database:
+    with (
+        suppress(RetrycliError),
+        closing(connect(settings)) as database,
+    ):
         turn = Targets(database).follow(PING, Topic.UNHEARD, Incident(at), at, settings.notify.remind)
     if turn is not None:
         logger.warning("The dead-man switch (notify.ping_url) could not be notified of this pass: %s", failure)

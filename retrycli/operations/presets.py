@@ -12,8 +12,8 @@ from retrycli.domain.errors import RetrycliError
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, Presence
 from retrycli.gateway.presets.loader import Preset, known_presets, load_preset, preset_text
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime
-from retrycli.store.database import Database
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, connect
+from retrycli.store.messages import column_names
 
 SHOWN = 4000  # maximum number of characters to show of each request and response
 
@@ -40,8 +40,8 @@ def check(settings: Settings, name: str) -> tuple[Preset, str]:
     """
     preset = load_preset(name)
     try:
-        with closing(Database(settings.database.url, settings.database.table)) as database:
-            columns = list(database.messages.c.keys())
+        with closing(connect(settings)) as database:
+            columns = column_names(database)
     except RetrycliError as error:  # a preset is often written before the database is set up
         others = ", ".join(sorted(preset.columns - {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS}))
         besides = f". Besides retrycli's required columns, the preset needs {others}" if others else ""

@@ -11,6 +11,7 @@ from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.schedule.proposal import LOG, LOGS
 from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
+from retrycli.store.messages import column_names
 from retrycli.system.pass_lock import PassLock
 from retrycli.system.trust import write_private
 
@@ -34,7 +35,7 @@ def check(settings: Settings) -> dict[str, str]:
 
     pass_rules(settings)
     with open_database(settings) as database:
-        columns = list(database.messages.c.keys())
+        columns = column_names(database)
         asyncio.run(open_and_close(columns))
         gateways = {name.removeprefix("gateway."): gateway for name, gateway in settings.gateway.all.items()}
         lock = lock_path(settings)

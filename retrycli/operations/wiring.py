@@ -22,8 +22,10 @@ from retrycli.domain.transition import Route
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.store import application_table, counters, own_tables, schema
 from retrycli.store.claims import Claims
+from retrycli.store.connection import BUSY_SECONDS
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
+from retrycli.store.messages import column_names
 from retrycli.store.passes import Ledger
 from retrycli.system import pass_lock, process
 from retrycli.views import log_lines
@@ -50,6 +52,17 @@ class Runtime:
 DEFAULT_RUNTIME = Runtime()
 
 
+def connect(settings: Settings, *, patience: int = BUSY_SECONDS) -> Database:
+    """Return the database that the settings name, without checking it. See `Database` for the errors.
+
+    Args:
+        settings: the settings of the database.
+        patience: the maximum number of seconds to wait for a connection or a lock; by default the time that a pass
+            waits.
+    """
+    return Database(settings.database.url, settings.database.table, settings.database.mapping, patience=patience)
+
+
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
     """Open the database. Create retrycli's own tables, or upgrade them if ``database.auto_upgrade`` is set.
@@ -59,7 +72,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
         ConfigurationError: the settings name no database, the application's table can't be used, or retrycli's own
             tables have another version or belong to another table.
     """
-    with closing(Database(settings.database.url, settings.database.table)) as database:
+    with closing(connect(settings)) as database:
         application_table.check_ids(database)  # first, so that retrycli creates no tables in an unrelated database
         own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
         yield database
@@ -81,7 +94,7 @@ def dry_run_database(settings: Settings, *, to_read: bool = False, one_transacti
         ConfigurationError: the settings name no database, the application's table can't be used, or retrycli's own
             tables have another version or belong to another table.
     """
-    with closing(Database(settings.database.url, settings.database.table)) as database:
+    with closing(connect(settings)) as database:
         application_table.check_ids(database)
         ready = to_read and database.revision() == schema.HEAD
         with nullcontext() if ready and not one_transaction else database.rollback_at_end(writes=not ready):
@@ -247,7 +260,7 @@ def make_dependencies(
         # If the database is not writable, an outcome can't be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now()))
         return open_router(
-            settings.gateway, columns=database.messages.c.keys(), connections=settings.run.concurrency, now=now
+            settings.gateway, columns=column_names(database), connections=settings.run.concurrency, now=now
         )
 
     def repair_clock_skew(at: datetime, lease: timedelta) -> ClockWasAhead | None:

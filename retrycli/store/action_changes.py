@@ -22,11 +22,11 @@ from retrycli.store.identity import BIRTH, OWN, birth_text, encodable, load, wit
 from retrycli.store.messages import (
     ESCALATED,
     columns_without_body,
+    has_status,
     message_of,
     queued_ids,
     row_by_row,
     rows_of,
-    status_text,
 )
 from retrycli.store.results import finish_attempts, start_attempts
 from retrycli.store.row_changes import (
@@ -191,7 +191,7 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
     m = database.messages
     rejected = (
         select(m.c.id, m.c.ticket_id, m.c.last_error, birth_text(m).label(BIRTH))
-        .where(id_in(m.c.id), m.c.status == status_text(MessageStatus.REJECTED))
+        .where(id_in(m.c.id), has_status(m.c, MessageStatus.REJECTED))
         .with_for_update(skip_locked=True)
     )
     known = queued_ids(connection, ids)

@@ -9,17 +9,16 @@ from sqlalchemy import VARCHAR, Connection, CursorResult, func, literal, select,
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import MessageStatus
 from retrycli.store.database import Database, Queries
-from retrycli.store.messages import status_text
 
 ROW_NUMBERS = """
 SELECT 1
-WHERE 'id INTEGER' = (SELECT group_concat(name || ' ' || upper(type)) FROM pragma_table_info(?, ?) WHERE pk > 0)
+WHERE ? = (SELECT group_concat(name || ' ' || upper(type)) FROM pragma_table_info(?, ?) WHERE pk > 0)
 """
 UNIQUE_IN_SQLITE = """
-SELECT 1 WHERE 'id' = (SELECT group_concat(name) FROM pragma_table_info(:table, :schema) WHERE pk > 0)
+SELECT 1 WHERE :id = (SELECT group_concat(name) FROM pragma_table_info(:table, :schema) WHERE pk > 0)
 UNION ALL
 SELECT 1 FROM pragma_index_list(:table, :schema) i WHERE i."unique" AND NOT i.partial
-AND 'id' = (SELECT group_concat(name) FROM pragma_index_info(i.name, :schema))
+AND :id = (SELECT group_concat(name) FROM pragma_index_info(i.name, :schema))
 LIMIT 1
 """
 
@@ -30,7 +29,7 @@ SELECT 1
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-WHERE i.indrelid = CAST(pg_catalog.to_regclass(:table) AS oid) AND a.attname = 'id'
+WHERE i.indrelid = CAST(pg_catalog.to_regclass(:table) AS oid) AND a.attname = :id
 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1
 AND (c.relkind = 'p' OR NOT c.relhassubclass)
 LIMIT 1
@@ -55,22 +54,26 @@ def check_ids(database: Database) -> None:
     Raises:
         SchemaMismatch: the id of a failed message is null or not unique.
     """
-    m, table, failed = database.messages.c, database.messages, status_text(MessageStatus.FAILED)
+    table = database.table
+    written, its_id, failed = table.written, table.column("id"), table.has_status(MessageStatus.FAILED)
     with database.read() as connection:
-        if database.is_sqlite and connection.exec_driver_sql(ROW_NUMBERS, (table.name, table.schema or "main")).all():
+        row_numbers = (f"{its_id.name} INTEGER", written.name, written.schema or "main")
+        if database.is_sqlite and connection.exec_driver_sql(ROW_NUMBERS, row_numbers).all():
             return  # an INTEGER PRIMARY KEY is unique and never null
-        nameless = select(literal(1)).where(m.status == failed, m.id.is_(None)).limit(1)
+        nameless = select(literal(1)).where(failed, its_id.is_(None)).limit(1)
         # In SQLite, most primary keys may be null.
-        if database.columns["id"]["nullable"] and connection.execute(nameless).scalar():
+        if database.columns[its_id.name]["nullable"] and connection.execute(nameless).scalar():
             raise SchemaMismatch(
-                f"{_where(database)} has a failed message whose id is null, but retrycli identifies messages by id; "
-                "set the id, and make the column NOT NULL"
+                f"{_where(database)} has a failed message whose {its_id.name} is null, but retrycli identifies "
+                f"messages by {its_id.name}; set the {its_id.name}, and make the column NOT NULL"
             )
         if _ask_catalogue(database, connection, UNIQUE_IN_SQLITE, UNIQUE_IN_POSTGRESQL).first() is not None:
             return
-        others = table.alias().c
-        ids = select(others.id).where(others.status == failed)
-        twice = select(m.id).where(m.id.in_(ids)).group_by(m.id).having(func.count() > 1).limit(1)
+        others = written.alias()
+        ids = select(others.c[its_id.name]).where(
+            others.c[table.column("status").name] == table.literal(MessageStatus.FAILED)
+        )
+        twice = select(its_id).where(its_id.in_(ids)).group_by(its_id).having(func.count() > 1).limit(1)
         found = connection.execute(twice).scalar()
     if found is not None:
         raise repeated(database, found)
@@ -106,11 +109,12 @@ def _ask_catalogue(database: Database, connection: Connection, in_sqlite: str, i
     schema, _ = database.quoted_table
     query = in_sqlite.format(schema=f"{schema}." if schema else "") if database.is_sqlite else in_postgresql
     table = database.table_name if database.is_sqlite else database.qualified_table
-    return connection.execute(text(query), {"table": table, "schema": database.schema_name, "index": NAME})
+    parameters = {"table": table, "schema": database.schema_name, "index": NAME, "id": database.table.names["id"]}
+    return connection.execute(text(query), parameters)
 
 
 def _where(database: Database) -> str:
-    return f"{database.messages.fullname} in {database.place}"
+    return f"{database.table.written.fullname} in {database.place}"
 
 
 NAME = "retrycli_failed"
@@ -160,14 +164,9 @@ class FailedIndex(Queries):
         state, name = self._find()
         if state is (IndexState.ABSENT if drop else IndexState.THERE):
             return []
-        # The condition must match the condition in the queries, because otherwise no query uses the index. On a server,
-        # a plain `=` could resolve to an operator that another role has planted: see `postgresql`.
-        failed = f"status = '{MessageStatus.FAILED}'"
-        if not self._database.is_sqlite:
-            is_varchar = isinstance(self._database.columns["status"]["type"], VARCHAR)
-            status = "CAST(status AS text) =" if is_varchar else "status OPERATOR(pg_catalog.=)"
-            failed = f"{status} '{MessageStatus.FAILED}'"
-        make = f"CREATE INDEX {NAME} ON {{}} (id) WHERE {failed}"
+        names, quote = self._database.table.names, self._database.quoted
+        key = quote(names["id"])
+        make = f"CREATE INDEX {NAME} ON {{}} ({key}) WHERE {self._condition}"
         _require_indexable(self._database, make=make, drop=f"DROP INDEX {name}" if drop else None)
         concurrently = "" if self._database.is_sqlite else "CONCURRENTLY "
         drops = [f"DROP INDEX {concurrently}{name}"] if state is not IndexState.ABSENT else []
@@ -178,7 +177,20 @@ class FailedIndex(Queries):
         where = f"{NAME} ON {self._database.qualified_table}"
         if schema and self._database.is_sqlite:
             where = f"{schema}.{NAME} ON {table}"
-        return [*drops, f"CREATE INDEX {concurrently}{where} (id) WHERE {failed}"]
+        return [*drops, f"CREATE INDEX {concurrently}{where} ({key}) WHERE {self._condition}"]
+
+    @property
+    def _condition(self) -> str:
+        # The condition must match the condition in the queries, because otherwise no query uses the index. On a server,
+        # a plain `=` could resolve to an operator that another role has planted: see `postgresql`.
+        table = self._database.table
+        name, value = table.names["status"], table.literals[MessageStatus.FAILED]
+        status = self._database.quoted(name)
+        if self._database.is_sqlite:
+            return f"{status} = {value}"
+        if isinstance(self._database.columns[name]["type"], VARCHAR):
+            return f"CAST({status} AS text) = {value}"
+        return f"{status} OPERATOR(pg_catalog.=) {value}"
 
     def execute(self, statements: Sequence[str]) -> None:
         """Execute each statement outside a transaction, as PostgreSQL requires for ``CONCURRENTLY``.

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import select
+from sqlalchemy import case, select
 
 from retrycli.domain.message import LARGEST_ID, MessageStatus
 from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.database import Database
-from retrycli.store.messages import status_text
+from retrycli.store.messages import has_status
 
 # Maximum number of rows to examine in each range of ids if there is no index on failed rows, because shell completion
 # must be fast.
@@ -19,16 +19,17 @@ def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tup
 
     Only the application's table is read, so retrycli's own tables need not exist.
     """
-    m, failed = database.messages.c, status_text(MessageStatus.FAILED)
+    m = database.messages.c
     indexed = FailedIndex(database).state() is IndexState.THERE
     found: list[tuple[int, object, object]] = []
     for first, last in _beginning(digits):
         rows = select(m.id, m.ticket_id, m.last_error).where(m.id.between(first, last)).order_by(m.id.desc())
         if indexed:
-            rows = rows.where(m.status == failed)
+            rows = rows.where(has_status(m, MessageStatus.FAILED))
         else:
-            newest = rows.add_columns(m.status).limit(COMPLETION_ROWS).subquery().c
-            rows = select(newest.id, newest.ticket_id, newest.last_error).where(newest.status == failed)
+            is_failed = case((has_status(m, MessageStatus.FAILED), 1), else_=0).label("is_failed")
+            newest = rows.add_columns(is_failed).limit(COMPLETION_ROWS).subquery().c
+            rows = select(newest.id, newest.ticket_id, newest.last_error).where(newest.is_failed == 1)
             rows = rows.order_by(newest.id.desc())
         with database.read() as connection:
             found += [(row[0], row[1], row[2]) for row in connection.execute(rows.limit(limit - len(found)))]

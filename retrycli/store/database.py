@@ -6,9 +6,9 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
-from sqlalchemy import Connection, RootTransaction, Row, Select, String, TableClause, exc, func, inspect, select
+from sqlalchemy import Connection, FromClause, RootTransaction, Row, Select, String, exc, func, inspect, select
 from sqlalchemy.engine.interfaces import ReflectedColumn
 
 from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
@@ -23,8 +23,11 @@ from retrycli.store.connection import (
     require_file,
 )
 from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, without_details
-from retrycli.store.reflection import by_name, table_of
+from retrycli.store.reflection import MessageTable, by_name, table_of
 from retrycli.store.schema import version
+
+if TYPE_CHECKING:
+    from retrycli.domain.table_mapping import TableMapping
 
 Value = TypeVar("Value")
 Columns = TypeVarTuple("Columns")
@@ -42,6 +45,7 @@ class Database:
     Args:
         url: the SQLAlchemy URL of the database.
         table: the name of the application's table, with its schema if needed.
+        mapping: how the table holds messages; None if its columns have retrycli's own names.
         patience: the maximum number of seconds to wait for a connection or a lock; by default the time that a pass
             waits.
 
@@ -50,9 +54,17 @@ class Database:
         ConfigurationError: the URL is invalid, or its driver is not installed.
     """
 
-    def __init__(self, url: str, table: str = "pending_messages", *, patience: int = BUSY_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        table: str = "pending_messages",
+        mapping: "TableMapping | None" = None,
+        *,
+        patience: int = BUSY_SECONDS,
+    ) -> None:
         self._url = parsed(url)
         self._table = table
+        self._mapping = mapping
         schema_name, _, self.table_name = table.rpartition(".")
         self.schema_name = schema_name or None
         self._ambient: Connection | None = None
@@ -219,16 +231,36 @@ class Database:
         self._engine.dispose()
 
     @cached_property
-    def messages(self) -> TableClause:
+    def table(self) -> MessageTable:
         """Return the application's table with all its columns. Most columns have no type, so that their values are read
         as the driver returns them.
 
         Raises:
             SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
         """
-        return table_of(
-            self.columns, self.table_name, self.schema_name, f"{self._table} in {self.place}", is_sqlite=self.is_sqlite
+        if self._mapping is None:
+            return table_of(
+                self.columns, self.table_name, self.schema_name, self._named_place, is_sqlite=self.is_sqlite
+            )
+        from retrycli.store.mapped_table import mapped_table
+
+        return mapped_table(
+            self._mapping,
+            self.columns,
+            self.table_name,
+            self.schema_name,
+            self._named_place,
+            is_sqlite=self.is_sqlite,
         )
+
+    @property
+    def messages(self) -> FromClause:
+        """Return the rows of the application's table, with one column for each role."""
+        return self.table.rows
+
+    @property
+    def _named_place(self) -> str:
+        return f"{self._table} in {self.place}"
 
     def has_messages(self) -> bool:
         """Return whether the application's table exists."""
@@ -240,8 +272,11 @@ class Database:
         """Return the schema and the name of the application's table, quoted for SQL. The schema is empty if none is
         configured.
         """
-        quote = self._engine.dialect.identifier_preparer.quote
-        return quote(self.schema_name) if self.schema_name else "", quote(self.table_name)
+        return self.quoted(self.schema_name) if self.schema_name else "", self.quoted(self.table_name)
+
+    def quoted(self, name: str) -> str:
+        """Return a name, quoted for SQL if necessary."""
+        return self._engine.dialect.identifier_preparer.quote(name)
 
     @property
     def qualified_table(self) -> str:
@@ -249,9 +284,15 @@ class Database:
         return ".".join(filter(None, self.quoted_table))
 
     def max_length(self, name: str) -> int | None:
-        """Return the maximum number of characters of a column; None if it has no limit, as in a SQLite file."""
-        kind = self.columns[name]["type"]
+        """Return the maximum number of characters of a role's column; None if it has no limit, as in a SQLite file."""
+        found = self.column_of(name)
+        kind = None if found is None else found["type"]
         return None if self.is_sqlite or not isinstance(kind, String) else kind.length
+
+    def column_of(self, role: str) -> ReflectedColumn | None:
+        """Return the column that has a role; None if the role is not one plain column of the table."""
+        name = self.table.names.get(role)
+        return None if name is None else self.columns[name]
 
     @cached_property
     def error_max_length(self) -> int | None:
@@ -275,9 +316,7 @@ class Database:
             try:
                 columns = inspect(connection).get_columns(self.table_name, self.schema_name)
             except exc.NoSuchTableError:
-                raise SchemaMismatch(
-                    f"no table {self._table} in {self.place}; check database.url and database.table"
-                ) from None
+                raise SchemaMismatch(f"no table {self._named_place}; check database.url and database.table") from None
         return by_name(columns, is_sqlite=self.is_sqlite)
 
     def revision(self) -> str | None:

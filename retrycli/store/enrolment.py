@@ -42,10 +42,10 @@ from retrycli.store.messages import (
     ESCALATED,
     REMEMBERED,
     columns_without_body,
+    has_status,
     message_of,
     queued_ids,
     rows_of,
-    status_text,
     updated_at_text,
 )
 from retrycli.store.schema import queue
@@ -119,7 +119,7 @@ class Enrolment:
     def _rows(self) -> Select[Any]:
         m = self._database.messages.c
         if FailedIndex(self._database).state() is IndexState.THERE:
-            return select(m.id).where(m.status == status_text(MessageStatus.FAILED))
+            return select(m.id).where(has_status(m, MessageStatus.FAILED))
         return select(m.id)
 
     def _id_at(self, rows: Select[Any], number: int, *, after: int | None = None, newest: bool = False) -> int | None:
@@ -151,7 +151,7 @@ class Enrolment:
             select(*decides)
             .join_from(self._database.messages, queue, _same_id(m.id, queue.c.message_id, span), isouter=True)
             .where(
-                m.status == status_text(MessageStatus.FAILED),
+                has_status(m, MessageStatus.FAILED),
                 or_(unknown, id_in(m.id)) if replaced else unknown,
                 *_within(m.id, span),
             )
@@ -182,6 +182,10 @@ class Enrolment:
             ids = {"ids": [decision.message_id for decision, _, _ in fresh]}
             found = connection.execute(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), ids) if fresh else ()
             births = {message_id: encodable(birth) for message_id, birth in found}
+            if self._database.table.own and births:
+                from retrycli.store.own_values import forget_others  # most tables need it not
+
+                forget_others(connection, births)
             rows = [
                 waiting_row(
                     decision.message_id,
@@ -250,7 +254,7 @@ class Enrolment:
 
     def _differing(self, span: IdRange) -> Select[Any]:
         m = self._database.messages
-        over = m.c.status.is_distinct_from(status_text(MessageStatus.FAILED))  # also true if the row does not exist
+        over = case((has_status(m.c, MessageStatus.FAILED), 0), else_=1) == 1  # also true if the row does not exist
         birth = birth_text(m)
         may_differ = and_(ESCALATED, self._may_differ())
         return (

@@ -10,11 +10,11 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from retrycli.domain.errors import NoSuchMessage
 from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
-from retrycli.domain.message import State
+from retrycli.domain.message import ADDRESS_SEPARATOR, State
 from retrycli.domain.operator_action import MessageStanding, OperatorAction, no_such, not_free
 from retrycli.store.application_table import repeated
 from retrycli.store.database import Database
-from retrycli.store.messages import addresses, columns_without_body, status_of
+from retrycli.store.messages import addresses, columns_without_body, status_of, visible
 from retrycli.store.schema import acts, attempts, queue
 
 
@@ -31,7 +31,7 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
         SchemaMismatch: several rows have the id.
     """
     m = database.messages
-    texts = m.c if body else columns_without_body(database)
+    texts = visible(m) if body else columns_without_body(database)
     columns = [status_of(database) if column.name == "status" else column for column in texts]
     history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
     actions = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
@@ -47,8 +47,9 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
             for row in connection.execute(history)
         ]
         done = [_action(row, body=body) for row in connection.execute(actions)]
+    row = {name: value for name, value in rows[0].items() if name != ADDRESS_SEPARATOR}
     ours = None if found is None else {**found, "delivered_to": addresses(found["delivered_to"])}
-    return MessageDetails(dict(rows[0]), ours, made, done)
+    return MessageDetails(row, ours, made, done)
 
 
 def _action(row: Row[Any], *, body: bool) -> ActionRecord:

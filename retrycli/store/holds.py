@@ -16,7 +16,7 @@ from retrycli.store.database import Database, Queries
 from retrycli.store.history import act_values
 from retrycli.store.identity import birth_text, encodable
 from retrycli.store.listing import MessageQueries
-from retrycli.store.messages import message_ids, status_text
+from retrycli.store.messages import message_ids, type_literal
 from retrycli.store.schema import acts, holds, queue
 
 WAITING = Filter(state=State.WAITING)
@@ -145,7 +145,7 @@ class Holds(Queries):
         return dict(zip(MessageType, found, strict=True))
 
     def _count(self, kind: MessageType) -> ColumnElement[int]:
-        return func.count(case((self._database.messages.c.message_type == status_text(kind), 1)))
+        return func.count(case((self._database.messages.c.message_type == type_literal(kind), 1)))
 
 
 def _begin_in_words(hold: Hold, replaced: Mapping[HoldTarget, Hold]) -> str:

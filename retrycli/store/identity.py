@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Result,
     Select,
-    TableClause,
     Text,
     cast,
     func,
@@ -47,7 +47,7 @@ from retrycli.domain.message import (
 from retrycli.domain.transition import ActionKind, Decision
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
-from retrycli.store.messages import addresses, message_of, rows_of, status_text
+from retrycli.store.messages import addresses, has_status, message_of, rows_of, visible
 from retrycli.store.schema import acts, attempts, queue
 
 OWN = "retrycli_"  # prefix of the labels of columns that do not belong to the application
@@ -107,14 +107,14 @@ REQUEUES = (
 
 
 @lru_cache
-def birth_text(messages: TableClause) -> ColumnElement[str]:
+def birth_text(messages: FromClause) -> ColumnElement[str]:
     """Select a message's birth as the database writes it; `birth_of` returns its canonical form."""
     m = messages.c
     by_ticket = literal(BY_TICKET) + func.coalesce(cast(m.ticket_id, Text), "")
     return func.coalesce(cast(m.created_at, Text), by_ticket) if "created_at" in m else by_ticket
 
 
-def identifying(messages: TableClause) -> list[ColumnElement[Any]]:
+def identifying(messages: FromClause) -> list[ColumnElement[Any]]:
     """Select the columns that identify a message and its text."""
     return [birth_text(messages).label(BIRTH), *(messages.c[name] for name in READ if name in messages.c)]
 
@@ -202,9 +202,9 @@ def with_queue(database: Database) -> Select[Any]:
     """Select all columns of failed messages, joined with their queue rows."""
     m = database.messages
     return (
-        select(*m.c, birth_text(m).label(BIRTH), *OF_THE_QUEUE)
+        select(*visible(m), birth_text(m).label(BIRTH), *OF_THE_QUEUE)
         .join_from(queue, m, m.c.id == queue.c.message_id)
-        .where(m.c.status == status_text(MessageStatus.FAILED))
+        .where(has_status(m.c, MessageStatus.FAILED))
     )
 
 

@@ -34,7 +34,7 @@ from retrycli.domain.message import MessageStatus, State, utc_time
 from retrycli.domain.transition import Route
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Queries
-from retrycli.store.messages import EARLIER, HELD_BACK, in_route, is_due, row_by_row, status_text
+from retrycli.store.messages import EARLIER, HELD_BACK, has_status, in_route, is_due, row_by_row, type_literal
 from retrycli.store.ordering import Order, soonest
 from retrycli.store.schema import queue
 
@@ -183,7 +183,7 @@ class MessageQueries(Queries):
         m = self._database.messages.c
         is_known = self._database.revision() is not None
         if "created_at" in m:
-            oldest = select(func.min(m.created_at)).where(m.status == status_text(MessageStatus.FAILED))
+            oldest = select(func.min(m.created_at)).where(has_status(m, MessageStatus.FAILED))
             is_escalated = (queue.c.message_id == m.id, row_by_row(queue.c.state == State.ESCALATED.value))
             if is_known:
                 oldest = oldest.where(~select(queue.c.message_id).where(*is_escalated).exists())
@@ -251,12 +251,12 @@ class MessageQueries(Queries):
     def _joined(self, *columns: ColumnElement[Any]) -> Select[Any]:
         m = self._database.messages
         joined = select(*columns).join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
-        return joined.where(m.c.status == status_text(MessageStatus.FAILED))
+        return joined.where(has_status(m.c, MessageStatus.FAILED))
 
     def _conditions(self, wanted: Filter) -> Iterator[ColumnElement[bool]]:
         m = self._database.messages.c
         yield from _any_of(wanted.state, _is_in)
-        yield from _any_of(wanted.message_type, lambda message_type: m.message_type == status_text(message_type))
+        yield from _any_of(wanted.message_type, lambda message_type: m.message_type == type_literal(message_type))
         yield from _any_of(wanted.ticket, lambda ticket: cast(m.ticket_id, String) == ticket)
         yield from _any_of(wanted.error, lambda text: m.last_error.icontains(text, autoescape=True))
         if wanted.failed_before is not None:

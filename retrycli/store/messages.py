@@ -5,14 +5,14 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Result,
     Select,
-    TableClause,
     Text,
     and_,
     case,
@@ -27,11 +27,15 @@ from sqlalchemy import (
 )
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
-from retrycli.domain.message import Message, MessageStatus, MessageType, State, UnusableMessage
+from retrycli.domain.message import ADDRESS_SEPARATOR, Message, MessageStatus, MessageType, State, UnusableMessage
 from retrycli.domain.transition import Route
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.schema import queue
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.base import ReadOnlyColumnCollection
+    from sqlalchemy.sql.elements import KeyedColumnElement
 
 
 def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
@@ -54,19 +58,32 @@ def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
         return UnusableMessage.from_row(row, str(error))
 
 
+# The columns of `Database.messages`.
+ColumnsOfMessages: TypeAlias = "ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]"
+CONDITION = "retrycli_is_"  # prefix of the columns of `Database.messages` that are conditions
+
+
 def addresses(value: str | None) -> list[str]:
     """Parse the queue's ``delivered_to``: a JSON list of addresses, or null for no addresses."""
     return [] if value is None else list(json.loads(value))
 
 
-def status_text(value: MessageStatus | MessageType) -> ColumnElement[str]:
-    """Return an untyped SQL literal, to compare with a column of the application's table.
-
-    The column may be an enumeration. PostgreSQL compares an enumeration with an untyped literal that is one of its
-    labels, but not with a string. The value is not a parameter, because planners use a partial index only if the
-    condition contains a literal.
-    """
+def type_literal(value: MessageType) -> ColumnElement[str]:
+    """Return an untyped SQL literal, to compare with the message type. See `MessageTable.literal`."""
     return literal_column(f"'{value.value}'")
+
+
+def has_status(columns: ColumnsOfMessages, status: MessageStatus) -> ColumnElement[bool]:
+    """Return the condition that a message has a status.
+
+    Args:
+        columns: the columns of `Database.messages`. For a table with other status values, one of them is the condition.
+        status: failed or rejected.
+    """
+    if (condition := CONDITION + status) in columns:
+        is_so: ColumnElement[bool] = columns[condition]
+        return is_so
+    return columns["status"] == literal_column(f"'{status.value}'")
 
 
 def status_of(database: Database) -> ColumnElement[str]:
@@ -74,10 +91,9 @@ def status_of(database: Database) -> ColumnElement[str]:
 
     In Python the two strings may differ, because a column may ignore case, or pad its values with spaces.
     """
-    status = database.messages.c.status
-    return case((status == status_text(MessageStatus.FAILED), status_text(MessageStatus.FAILED)), else_=status).label(
-        "status"
-    )
+    m = database.messages.c
+    failed: ColumnElement[str] = literal_column(f"'{MessageStatus.FAILED}'")
+    return case((has_status(m, MessageStatus.FAILED), failed), else_=m.status).label("status")
 
 
 def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -113,7 +129,7 @@ def in_route(database: Database, route: Route | None, *, joined: bool = False) -
 
     def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
         kind = of_row(m.message_type)
-        return case((or_(*(kind == status_text(message_type) for message_type in sorted(types))), 1), else_=0)
+        return case((or_(*(kind == type_literal(message_type) for message_type in sorted(types))), 1), else_=0)
 
     conditions = [is_of(but) == 0] if (but := route.but | withheld.types) else []
     if route.only is not None:
@@ -154,7 +170,17 @@ def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
     # this check reads no body.
     is_text = func.typeof(m.body) == "text" if database.is_sqlite else m.body.is_not(None)
     body = case((is_text, literal("")), else_=m.body if database.is_sqlite else None).label("body")
-    return [body if column.name == "body" else column for column in m]
+    return [body if column.name == "body" else column for column in visible(database.messages)]
+
+
+def column_names(database: Database) -> list[str]:
+    """Return the names of the columns to which a preset's templates may refer."""
+    return [column.name for column in visible(database.messages) if column.name != ADDRESS_SEPARATOR]
+
+
+def visible(messages: FromClause) -> list[ColumnElement[Any]]:
+    """Select all columns of messages, without the conditions of `has_status`."""
+    return [column for column in messages.c if not column.name.startswith(CONDITION)]
 
 
 def queued_ids(connection: Connection, ids: Collection[int]) -> set[int]:
@@ -182,13 +208,13 @@ def read_rows(database: Database, connection: Connection, ids: Collection[int]) 
 
 
 @lru_cache
-def updated_at_text(messages: TableClause) -> ColumnElement[Any]:
+def updated_at_text(messages: FromClause) -> ColumnElement[Any]:
     """Select ``updated_at`` as a string in the database's own format; null if the table has no such column."""
     return cast(messages.c.updated_at, Text) if "updated_at" in messages.c else cast(null(), Text)
 
 
 @lru_cache
-def _row_states(messages: TableClause) -> Select[Any]:
+def _row_states(messages: FromClause) -> Select[Any]:
     m = messages.c
-    failed = case((m.status == status_text(MessageStatus.FAILED), 1), else_=0)
+    failed = case((has_status(m, MessageStatus.FAILED), 1), else_=0)
     return select(m.id, failed, m.retry_count, m.last_error, updated_at_text(messages)).where(id_in(m.id))

@@ -29,7 +29,7 @@ from retrycli.store.database import Queries
 from retrycli.store.error_messages import IN_THE_WAY
 from retrycli.store.history import act_values, require_free, standings
 from retrycli.store.identity import BIRTH, OWN, birth_text, identity_values, is_the_queues, load, with_queue
-from retrycli.store.messages import ESCALATED, RowState, message_of, row_by_row, rows_of, status_text
+from retrycli.store.messages import ESCALATED, RowState, has_status, message_of, row_by_row, rows_of, visible
 from retrycli.store.row_changes import ALL_WRITTEN, write_text
 from retrycli.store.schema import acts, attempts, queue
 from retrycli.store.transitions import seen_values
@@ -73,7 +73,7 @@ class Acts(Queries):
         """Read messages with their bodies. Leave out rows that are not valid messages."""
         m = self._database.messages
         with self._database.read() as connection:
-            rows = rows_of(connection.execute(select(m).where(id_in(m.c.id)), {"ids": list(ids)}))
+            rows = rows_of(connection.execute(select(*visible(m)).where(id_in(m.c.id)), {"ids": list(ids)}))
         return [message for message in map(message_of, rows) if isinstance(message, Message)]
 
     def first_failures(self, ids: Collection[int]) -> dict[int, datetime]:
@@ -92,6 +92,11 @@ class Acts(Queries):
             problems: messages that can't be sent in their present form, with the reasons. These messages are left
                 unchanged.
         """
+        if kind is ActionKind.REJECTED and MessageStatus.REJECTED not in self._database.table.literals:
+            raise NotActionable(
+                "messages can't be rejected, because database.status.rejected is not set; set it to the table's value "
+                "for rejected messages. Nothing was written"
+            )
         return again_if_lost(lambda: self._perform(kind, wanted, problems))
 
     def _perform(
@@ -165,7 +170,7 @@ class Acts(Queries):
     @property
     def _these_failed(self) -> tuple[ColumnElement[bool], ...]:
         m = self._database.messages.c
-        return m.id.in_(bindparam("ids", expanding=True)), m.status == status_text(MessageStatus.FAILED)
+        return m.id.in_(bindparam("ids", expanding=True)), has_status(m, MessageStatus.FAILED)
 
     def write_down(self, done: Mapping[int, OperatorAction]) -> None:
         """Record actions, by message id, that do not change the application's rows."""
@@ -194,6 +199,11 @@ class Acts(Queries):
             StaleEdit: a value has changed since it was read.
             NotActionable: the message is not failed or is being sent, or its row can't store the new text.
         """
+        if fixed := sorted(changes.keys() - self._database.table.names.keys()):
+            raise NotActionable(
+                f"the {fixed[0]} of message {message_id} can't be edited, because database.columns.{fixed[0]} is not a "
+                "plain column; nothing was written"
+            )
         again_if_lost(lambda: self._edit(message_id, act, read, changes))
 
     def _edit(
@@ -205,7 +215,7 @@ class Acts(Queries):
         current = (
             select(m.c.id, *(m.c[name] for name in read))
             .join_from(m, queue, queue.c.message_id == m.c.id)
-            .where(m.c.id == message_id, m.c.status == status_text(MessageStatus.FAILED), FREE)
+            .where(m.c.id == message_id, has_status(m.c, MessageStatus.FAILED), FREE)
             .with_for_update()
         )
         with self._database.write() as connection:

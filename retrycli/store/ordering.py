@@ -8,7 +8,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     CompoundSelect,
-    TableClause,
+    FromClause,
     and_,
     case,
     cast,
@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from retrycli.domain.cursor import MessageCursor, Sort
 from retrycli.domain.message import MessageStatus, State
-from retrycli.store.messages import status_text
+from retrycli.store.messages import has_status
 from retrycli.store.schema import MAX_INT, queue
 
 
@@ -42,7 +42,7 @@ class Order:
     id: ColumnElement[Any]
 
     @classmethod
-    def of(cls, messages: TableClause, sort: Sort) -> "Order":
+    def of(cls, messages: FromClause, sort: Sort) -> "Order":
         """Return an order of the rows of the application's table, joined with their queue rows."""
         m = messages.c
         match sort:
@@ -73,7 +73,7 @@ class Order:
 
 
 def soonest(
-    messages: TableClause, states: Collection[State], after: MessageCursor | None, limit: int
+    messages: FromClause, states: Collection[State], after: MessageCursor | None, limit: int
 ) -> CompoundSelect[Any]:
     """Select the ids and times of the failed messages with the earliest next attempts, in the order ``next``.
 
@@ -87,7 +87,7 @@ def soonest(
     parts = [
         select(number.label("id"), due.label("due"))
         .join_from(queue, messages, m.id == number)
-        .where(queue.c.state == state.value, within, m.status == status_text(MessageStatus.FAILED))
+        .where(queue.c.state == state.value, within, has_status(m, MessageStatus.FAILED))
         .order_by(due, number)
         .limit(limit)
         .subquery()

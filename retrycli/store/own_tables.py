@@ -16,7 +16,7 @@ from sqlalchemy import Connection, delete, func, insert, select, text
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageStatus
 from retrycli.store.database import Database
-from retrycli.store.messages import status_text
+from retrycli.store.messages import has_status
 from retrycli.store.schema import HEAD, acts, attempts, passes, queue, selection
 
 IN_POSTGRESQL = text("""
@@ -140,7 +140,7 @@ def compare(database: Database) -> Belonging:
             _remembered(connection),
             _full_name(database, connection),
             connection.execute(size).scalar_one(),
-            connection.execute(failed.where(m.status == status_text(MessageStatus.FAILED))).scalar_one(),
+            connection.execute(failed.where(has_status(m, MessageStatus.FAILED))).scalar_one(),
         )
 
 

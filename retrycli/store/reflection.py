@@ -1,6 +1,7 @@
 """Describe the application's table as the database reports it."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -8,8 +9,11 @@ from typing import Any
 from sqlalchemy import (
     CHAR,
     VARCHAR,
+    ColumnClause,
+    ColumnElement,
     Dialect,
     Float,
+    FromClause,
     Integer,
     Numeric,
     String,
@@ -17,13 +21,14 @@ from sqlalchemy import (
     TypeDecorator,
     Uuid,
     column,
+    literal_column,
 )
 from sqlalchemy import table as table_clause
 from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.domain.errors import SchemaMismatch
-from retrycli.domain.message import REQUIRED_COLUMNS
+from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageStatus
 
 # Unsuitable column types, with the reasons. A SQLite column also accepts values of other types, so only the type of the
 # id is checked in a file: a text column would convert ids to strings.
@@ -32,6 +37,46 @@ UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
 }
 WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MessageTable:
+    """The application's table: how its messages are read, and how they are written.
+
+    Attributes:
+        rows: selects the messages. It has one column for each role, and the table's other columns.
+        written: the table itself, whose columns have their own names.
+        names: the columns that retrycli may write, by role.
+        literals: the SQL literals of the values of the status column, by status.
+        own: the roles whose values retrycli keeps itself.
+    """
+
+    rows: FromClause
+    written: TableClause
+    names: Mapping[str, str]
+    literals: Mapping[str, str]
+    own: frozenset[str] = frozenset()
+
+    def column(self, role: str) -> ColumnClause[Any]:
+        """Return the column that has a role, for a change to the table."""
+        return self.written.c[self.names[role]]
+
+    def literal(self, status: MessageStatus) -> ColumnElement[Any]:
+        """Return the value of the status column for a status, as an untyped SQL literal.
+
+        The column may be an enumeration. PostgreSQL compares an enumeration with an untyped literal that is one of its
+        labels, but not with a string. The value is not a parameter, because planners use a partial index only if the
+        condition contains a literal.
+        """
+        return literal_column(self.literals[status])
+
+    def has_status(self, status: MessageStatus) -> ColumnElement[bool]:
+        """Return the condition that a row has a status, for a change to the table."""
+        return self.column("status") == self.literal(status)
+
+    def has_id(self, message_id: ColumnElement[int] | int) -> ColumnElement[bool]:
+        """Return the condition that a row has an id, for a change to the table."""
+        return self.column("id") == message_id
 
 
 class _IntegralNumeric(TypeDecorator[Any]):
@@ -69,7 +114,7 @@ def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str,
 
 def table_of(
     columns: Mapping[str, ReflectedColumn], name: str, schema: str | None, place: str, *, is_sqlite: bool
-) -> TableClause:
+) -> MessageTable:
     """Build the application's table with all its columns. A column has a type only if its values must be converted, or
     if SQL must treat them as strings.
 
@@ -86,28 +131,52 @@ def table_of(
     missing = [required for required in REQUIRED_COLUMNS if required not in columns]
     if missing:
         raise SchemaMismatch(
-            f"{place} has no column {' or '.join(missing)}; retrycli needs {', '.join(REQUIRED_COLUMNS)}"
+            f"{place} has no column {' or '.join(missing)}; retrycli needs {', '.join(REQUIRED_COLUMNS)}. If the "
+            "table's columns have other names, run `retrycli table discover`"
         )
-    for column_name, (kinds, why) in UNFIT.items():
-        matters = column_name == "id" or not is_sqlite
-        if matters and column_name in columns and isinstance(columns[column_name]["type"], kinds):
-            raise SchemaMismatch(f"{place} has a column {column_name} that {why}")
-    read_as = ((each, _read_as(each, found["type"], is_sqlite=is_sqlite)) for each, found in columns.items())
+    check_types(columns, place, is_sqlite=is_sqlite)
+    read_as = ((each, read_type(each, found["type"], is_sqlite=is_sqlite)) for each, found in columns.items())
     return _same_table(name, schema, *read_as)
 
 
+def check_types(columns: Mapping[str, ReflectedColumn], place: str, *, is_sqlite: bool) -> None:
+    """Check the types of the columns that have a role.
+
+    Args:
+        columns: the columns, by role.
+        place: the table and the database, for errors.
+        is_sqlite: the table is in a SQLite file.
+
+    Raises:
+        SchemaMismatch: a column has an unsuitable type.
+    """
+    for role, (kinds, why) in UNFIT.items():
+        matters = role == "id" or not is_sqlite
+        if matters and role in columns and isinstance(columns[role]["type"], kinds):
+            raise SchemaMismatch(f"{place} has a column {columns[role]['name']} that {why}")
+
+
 @lru_cache(maxsize=8)
-def _same_table(name: str, schema: str | None, *read_as: tuple[str, TypeEngine[Any] | None]) -> TableClause:
+def _same_table(name: str, schema: str | None, *read_as: tuple[str, TypeEngine[Any] | None]) -> MessageTable:
     """Return one object for equal tables. A process opens its database again and again, and statements that the store
     keeps for a table would not be found for another object.
     """
-    return table_clause(name, *(column(*each) for each in read_as), schema=schema)
+    table = table_clause(name, *(column(*each) for each in read_as), schema=schema)
+    names = {role: role for role in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if role in table.c}
+    return MessageTable(table, table, names, {status: f"'{status}'" for status in MessageStatus})
 
 
 UNPADDED, STRING, UUID_TEXT, INTEGRAL = _Unpadded(), String(), Uuid(as_uuid=False), _IntegralNumeric()
 
 
-def _read_as(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine[Any] | None:
+def read_type(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine[Any] | None:
+    """Return the type with which a column is read; None if its values are read as the driver returns them.
+
+    Args:
+        name: the column's role, or its own name if it has no role.
+        kind: the column's type in the database.
+        is_sqlite: the table is in a SQLite file.
+    """
     if not is_sqlite and isinstance(kind, CHAR):
         return UNPADDED
     if not is_sqlite and isinstance(kind, VARCHAR):

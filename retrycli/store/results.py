@@ -199,7 +199,7 @@ class Results(Queries):
                 unlockable = {message_id for message_id, is_there in others.items() if is_there}
                 as_they_are |= dict.fromkeys(others.keys() - unlockable)
                 hidden = dict.fromkeys(
-                    self._hidden(connection, claim, unlockable), HIDDEN.format(self._database.messages.fullname)
+                    self._hidden(connection, claim, unlockable), HIDDEN.format(self._database.table.written.fullname)
                 )
             ours = {message_id: one for message_id, one in as_they_are.items() if one is not None}
             theirs = [by_id[message_id] for message_id in as_they_are.keys() - ours.keys()]

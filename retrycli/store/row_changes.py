@@ -10,11 +10,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import (
     BigInteger,
+    ColumnClause,
     ColumnElement,
     Connection,
     DateTime,
     Integer,
-    TableClause,
     Text,
     Update,
     exc,
@@ -31,7 +31,9 @@ from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT, pipeline_errors
 from retrycli.store.database import Database
 from retrycli.store.error_messages import RowError, in_words, row_error_of, without_details
-from retrycli.store.messages import RowState, read_rows, status_text
+from retrycli.store.messages import RowState, read_rows
+from retrycli.store.own_values import keep
+from retrycli.store.reflection import MessageTable
 
 
 def write_messages(database: Database, connection: Connection, decisions: Sequence[Decision]) -> "Written":
@@ -52,7 +54,10 @@ def set_status(
 
     def write(errors: Mapping[int, str | None], room: int | None) -> int | None:
         rows = [{"id": message_id, "last_error": error} for message_id, error in errors.items()]
-        return _status_update(database.messages, before, after, room).execute(connection, rows)
+        if database.table.own:
+            count = 0 if after is MessageStatus.FAILED else None
+            keep(database.table, connection, [{**row, "retry_count": count} for row in rows])
+        return _status_update(database.table, before, after, room).execute(connection, rows)
 
     def took(_error: str | None, row: RowState, _room: int | None) -> bool:
         return row.failed and row.retry_count == 0 if after is MessageStatus.FAILED else not row.failed
@@ -62,11 +67,15 @@ def set_status(
 
 def reset_retry_counts(database: Database, connection: Connection, ids: Collection[int]) -> "Written":
     """Set the retry counts of messages to zero, if their rows are still failed."""
-    m = database.messages.c
-    failed = update(database.messages).where(id_in(m.id), m.status == status_text(MessageStatus.FAILED))
+    table = database.table
 
     def write(wanted: Mapping[int, None], _room: int | None) -> None:
-        connection.execute(failed.values(retry_count=0), {"ids": list(wanted)}, execution_options=NO_RESULT)
+        if "retry_count" in table.own:
+            keep(table, connection, [{"id": message_id, "retry_count": 0, "last_error": None} for message_id in wanted])
+            return
+        failed = update(table.written).where(id_in(table.column("id")), table.has_status(MessageStatus.FAILED))
+        no_tries = failed.values({table.column("retry_count"): 0})
+        connection.execute(no_tries, {"ids": list(wanted)}, execution_options=NO_RESULT)
 
     return _RowChange(database, connection, write, lambda _, row, _room: row.retry_count == 0).make(dict.fromkeys(ids))
 
@@ -76,7 +85,8 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
     m = database.messages.c
 
     def write(wanted: Mapping[int, Mapping[str, str]], _room: int | None) -> None:
-        statement = _failed_one(database.messages, message_id).values(dict(wanted[message_id]))
+        values = {database.table.column(role): text for role, text in wanted[message_id].items()}
+        statement = _failed_one(database.table, message_id).values(values)
         connection.execute(statement, execution_options=NO_RESULT)
 
     def took(wanted: Mapping[str, str], _row: RowState, _room: int | None) -> bool:
@@ -106,8 +116,10 @@ def _write(
         for decision in decisions.values()
         if decision.transition.kind is TransitionKind.DELIVERED
     ]
-    no_error = None if database.columns["last_error"]["nullable"] else ""
-    sent = _mark_sent(database.messages, _type_of_sent_at(database), no_error).execute(connection, delivered)
+    table = database.table
+    error_column = database.column_of("last_error")
+    no_error = None if error_column is None or error_column["nullable"] else ""
+    sent = _mark_sent(table, _type_of_sent_at(database), no_error).execute(connection, delivered)
     failed = [
         {
             "id": decision.message_id,
@@ -117,49 +129,57 @@ def _write(
         for decision in decisions.values()
         if decision.transition.kind is not TransitionKind.DELIVERED
     ]
-    noted = _note_failures(database.messages, room).execute(connection, failed)
+    noted: int | None = len(failed)
+    if table.own:
+        keep(table, connection, failed)
+    if table.own < NOTED:
+        noted = _note_failures(table, room).execute(connection, failed)
     return None if sent is None or noted is None else sent + noted
 
 
-def _failed_one(messages: TableClause, message_id: int | ColumnElement[int]) -> Update:
-    m = messages.c
-    return update(messages).where(m.id == message_id, m.status == status_text(MessageStatus.FAILED))
+NOTED = frozenset({"retry_count", "last_error"})  # what a failure changes in the row of a message
+
+
+def _failed_one(table: MessageTable, message_id: int | ColumnElement[int]) -> Update:
+    return update(table.written).where(table.has_id(message_id), table.has_status(MessageStatus.FAILED))
 
 
 @lru_cache
-def _status_update(
-    messages: TableClause, before: MessageStatus, after: MessageStatus, room: int | None
-) -> BulkStatement:
-    m = messages.c
-    no_tries = {"retry_count": 0} if after is MessageStatus.FAILED else {}
-
+def _status_update(table: MessageTable, before: MessageStatus, after: MessageStatus, room: int | None) -> BulkStatement:
     def change(of: Values) -> Update:
-        expected = update(messages).where(m.id == of["id"], m.status == status_text(before))
-        return expected.values(status=after.value, last_error=_cut(of["last_error"], room), **no_tries)
+        values: dict[ColumnClause[Any], Any] = {table.column("status"): table.literal(after)}
+        if "last_error" in table.names:
+            values[table.column("last_error")] = _cut(of["last_error"], room)
+        if after is MessageStatus.FAILED and "retry_count" in table.names:
+            values[table.column("retry_count")] = 0
+        return update(table.written).where(table.has_id(of["id"]), table.has_status(before)).values(values)
 
     return BulkStatement(change, {"id": BigInteger(), "last_error": Text()})
 
 
 @lru_cache
-def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error: str | None) -> BulkStatement:
+def _mark_sent(table: MessageTable, sent_at: TypeEngine[Any] | None, no_error: str | None) -> BulkStatement:
     when = {} if sent_at is None else {"sent_at": sent_at}
 
     def mark(of: Values) -> Update:
-        times = {name: of[name] for name in when}
-        return _failed_one(messages, of["id"]).values(status=MessageStatus.SENT.value, last_error=no_error, **times)
+        values: dict[ColumnClause[Any], Any] = {table.column(name): of[name] for name in when}
+        if "last_error" in table.names:
+            values[table.column("last_error")] = no_error
+        return _failed_one(table, of["id"]).values(
+            {table.column("status"): table.literal(MessageStatus.SENT), **values}
+        )
 
     return BulkStatement(mark, {"id": BigInteger(), **when})
 
 
 @lru_cache
-def _note_failures(messages: TableClause, room: int | None) -> BulkStatement:
-    m = messages.c
-
+def _note_failures(table: MessageTable, room: int | None) -> BulkStatement:
     def note(of: Values) -> Update:
         # None leaves the row's value unchanged.
-        return _failed_one(messages, of["id"]).values(
-            last_error=func.coalesce(_cut(of["last_error"], room), m.last_error),
-            retry_count=func.coalesce(of["retry_count"], m.retry_count),
+        new = {"last_error": _cut(of["last_error"], room), "retry_count": of["retry_count"]}
+        columns = {role: table.column(role) for role in new if role in table.names}
+        return _failed_one(table, of["id"]).values(
+            {column: func.coalesce(new[role], column) for role, column in columns.items()}
         )
 
     return BulkStatement(note, {"id": BigInteger(), "last_error": Text(), "retry_count": Integer()})
@@ -170,16 +190,16 @@ def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
 
 
 def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
-    if "sent_at" not in database.messages.c:
+    if (column := database.column_of("sent_at")) is None:
         return None
     # For a SQLite file, `_sent_at` returns the time as text, whatever the column's type.
-    return NULLTYPE if database.is_sqlite else database.columns["sent_at"]["type"]
+    return NULLTYPE if database.is_sqlite else column["type"]
 
 
 def _sent_at(database: Database, time: datetime | None) -> object:
-    if time is None or "sent_at" not in database.messages.c:
+    if time is None or (column := database.column_of("sent_at")) is None:
         return None
-    kind = database.columns["sent_at"]["type"]
+    kind = column["type"]
     naive = time.astimezone(UTC).replace(tzinfo=None)
     if isinstance(kind, DateTime) and not database.is_sqlite:
         return time if kind.timezone else naive
@@ -312,7 +332,7 @@ class _RowChange(Generic[Wanted]):
             for message_id, values in wanted.items()
             if message_id not in rows or not self.took(values, rows[message_id], room)
         ]
-        return Written(rows, dict.fromkeys(ignored, IGNORED.format(self.database.messages.fullname)))
+        return Written(rows, dict.fromkeys(ignored, IGNORED.format(self.database.table.written.fullname)))
 
     def _is_over(self) -> bool:
         # True if the connection is lost, or if SQLite has rolled back the transaction, as on a full disk.

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 # The newest revision in `migrations/`. It is repeated here so that a pass need not load Alembic.
-HEAD = "0007"
+HEAD = "0008"
 
 
 class _UtcDateTime(TypeDecorator[datetime]):
@@ -75,6 +75,25 @@ queue = Table(
     Column("seen_updated_at", Text),
     Index("retrycli_queue_due", "state", "next_attempt_at", "message_id", "ticket"),
     Index("retrycli_queue_ticket", "ticket", "message_id"),
+)
+
+# The retry counts and errors of messages whose table has no columns for them.
+own_values = Table(
+    "retrycli_own_values",
+    metadata,
+    Column("message_id", BigId, primary_key=True, autoincrement=False),
+    Column("birth", Text),
+    Column("retry_count", Integer, nullable=False),
+    Column("last_error", Text),
+)
+
+# Numbers of messages whose ids in the application's table are not integers. A number is never used again.
+keys = Table(
+    "retrycli_keys",
+    metadata,
+    Column("number", BigId, primary_key=True),
+    Column("key", Text, nullable=False, unique=True),
+    sqlite_autoincrement=True,
 )
 
 attempts = Table(
@@ -217,8 +236,15 @@ escalations = Table(
     Column("at", _UtcDateTime, nullable=False),
 )
 
-# The name of the application's table to which the queue belongs.
-selection = Table("retrycli_selection", metadata, Column("table_name", String(255), primary_key=True))
+# The name of the application's table to which the queue belongs, and what an operator has accepted to be sent from it.
+selection = Table(
+    "retrycli_selection",
+    metadata,
+    Column("table_name", String(255), primary_key=True),
+    Column("accepted", Text),
+    Column("accepted_by", String(255)),
+    Column("accepted_at", _UtcDateTime),
+)
 
 # The table in which Alembic stores the version. It has its own metadata, because Alembic creates it.
 version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))

@@ -15,7 +15,7 @@ from retrycli.domain.passes import PassResult
 from retrycli.domain.transition import Route
 from retrycli.store.database import Database, Queries
 from retrycli.store.listing import MessageQueries
-from retrycli.store.messages import in_route, is_due, status_text
+from retrycli.store.messages import has_status, in_route, is_due
 from retrycli.store.schema import passes, queue
 
 
@@ -84,7 +84,7 @@ class QueueCounts(Queries):
                 _count(queue.c.state == State.ESCALATED.value).label("escalated"),
             )
             .join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
-            .where(m.c.status == status_text(MessageStatus.FAILED))
+            .where(has_status(m.c, MessageStatus.FAILED))
         )
         [found] = self._database.rows(statement)
         waiting = found.failed - found.sending - found.escalated

@@ -33,7 +33,7 @@ from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
 from retrycli.store.identity import IDENTITY, KEPT, identity_values, load, provisional_key, with_queue
-from retrycli.store.messages import ESCALATED, REMEMBERED, RowState, read_rows, row_by_row, status_text
+from retrycli.store.messages import ESCALATED, REMEMBERED, RowState, has_status, read_rows, row_by_row
 from retrycli.store.schema import MAX_INT, escalations, queue
 
 CLAIM = (
@@ -147,7 +147,7 @@ def review(
     unlocked = (
         select(queue.c.message_id)
         .join_from(queue, m, m.c.id == queue.c.message_id)
-        .where(id_in(queue.c.message_id), row_by_row(ESCALATED, m.c.status == status_text(MessageStatus.FAILED)))
+        .where(id_in(queue.c.message_id), row_by_row(ESCALATED, has_status(m.c, MessageStatus.FAILED)))
         .order_by(queue.c.message_id)
         .with_for_update(skip_locked=True)
     )

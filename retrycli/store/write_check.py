@@ -22,7 +22,7 @@ from retrycli.store.error_messages import (
     sqlstate,
     without_details,
 )
-from retrycli.store.messages import row_by_row, status_text
+from retrycli.store.messages import has_status, row_by_row
 from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import queue
 
@@ -141,7 +141,7 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
         ids.where(queue.c.state == State.WAITING.value).order_by(*by_their_index).limit(FIRST_SAMPLE),
         ids.order_by(scattered).limit(LAST_SAMPLE),
     )
-    failed = row_by_row(m.status == status_text(MessageStatus.FAILED))
+    failed = row_by_row(has_status(m, MessageStatus.FAILED))
     for choice in choices:
         sample = choice.subquery()
         failed_rows = select(m.id).join_from(sample, database.messages, m.id == sample.c.message_id).where(failed)
@@ -182,7 +182,7 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
 
 def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
     return SchemaMismatch(
-        f"{database.messages.fullname} in {database.place} rejects the changes that record a result (tried on "
+        f"{database.table.written.fullname} in {database.place} rejects the changes that record a result (tried on "
         f"message {message_id} and rolled back): {why}; allow retrycli to write status, retry_count, last_error and "
         "sent_at"
     )

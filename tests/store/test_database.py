@@ -262,7 +262,7 @@ def test_writes_in_one_block_are_rolled_back_together(application: Application, 
 
 def renamed(database: Database, subject: str) -> Update:
     """Return a statement that updates all subjects. Its result is not awaited."""
-    return update(database.messages).values(subject=subject).execution_options(**NO_RESULT)
+    return update(database.table.written).values(subject=subject).execution_options(**NO_RESULT)
 
 
 @in_every_mode
@@ -280,7 +280,7 @@ def test_an_unawaited_write_is_visible_to_later_reads(application: Application, 
         connection.execute(renamed(database, "new"))
         assert set(connection.execute(select(database.messages.c.subject)).scalars()) == {"new"}
         connection.execute(renamed(database, "newer"))
-        assert connection.execute(update(database.messages).values(subject="newest")).rowcount == 2
+        assert connection.execute(update(database.table.written).values(subject="newest")).rowcount == 2
     assert [row["subject"] for row in application.rows().values()] == ["newest", "newest"]
 
 

@@ -15,7 +15,7 @@ from retrycli.config.loader import HINT, load
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.operations.doctor import database, machine, network, scheduler
 from retrycli.operations.doctor.context import Context, Finding, Level, failure, of_error
-from retrycli.operations.wiring import utc_now
+from retrycli.operations.wiring import connect, utc_now
 from retrycli.store.database import Database
 from retrycli.system.host import Asker, Host, under_cron
 
@@ -123,7 +123,7 @@ def _problem(name: str, error: Exception) -> Finding:
 def _database_findings(context: Context) -> list[Finding]:
     is_full = machine.lack_of_disk(context) is not None
     try:
-        opened = Database(context.settings.database.url, context.settings.database.table, patience=PATIENCE_SECONDS)
+        opened = connect(context.settings, patience=PATIENCE_SECONDS)
     except Exception as error:  # noqa: BLE001  an unexpected error must not prevent the other checks
         problem = [] if is_full and isinstance(error, DatabaseUnavailable) else [_problem("database", error)]
         return [*_findings(network.api, context, None), *problem, *_findings(scheduler.calling, context, None)]

@@ -22,6 +22,7 @@ from retrycli.store.application_table import FailedIndex, IndexState, check_ids
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.listing import MessageQueries
+from retrycli.store.messages import column_names
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
 
@@ -32,7 +33,7 @@ def table(context: Context, database: Database) -> Iterator[Finding]:
     """Check the application's table: its columns, how reliably changes are noticed, and whether the preset fits it."""
     from retrycli.gateway.router import check_columns
 
-    columns = database.messages.c.keys()
+    columns = column_names(database)
     check_ids(database)
     yield ok("table", f"{context.settings.database.table} in {database.place} has all required columns")
     if "updated_at" not in columns:

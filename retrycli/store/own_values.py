@@ -1,0 +1,68 @@
+"""Keep the retry counts and errors of messages whose table has no columns for them."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Integer, Text, Update, delete, func, insert, select, update
+from sqlalchemy.types import TypeEngine
+
+from retrycli.domain.identity import birth_of
+from retrycli.store.bulk import BulkStatement, Values, id_in
+from retrycli.store.reflection import MessageTable
+from retrycli.store.schema import own_values
+
+TYPES: Mapping[str, TypeEngine[Any]] = {"retry_count": Integer(), "last_error": Text()}
+
+
+def keep(table: MessageTable, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Store the values of the roles that retrycli keeps itself.
+
+    Args:
+        table: the application's table.
+        connection: a connection in a writing transaction.
+        rows: the id, ``retry_count`` and ``last_error`` of each message. None leaves a value unchanged.
+    """
+    ids = [row["id"] for row in rows]
+    if not ids:
+        return
+    known = set(connection.execute(KNOWN, {"ids": ids}).scalars())
+    if fresh := [{"message_id": message_id, "retry_count": 0} for message_id in ids if message_id not in known]:
+        connection.execute(insert(own_values), fresh)
+    _update(table.own).execute(connection, rows)
+
+
+KNOWN = select(own_values.c.message_id).where(id_in(own_values.c.message_id))
+
+
+@lru_cache
+def _update(roles: frozenset[str]) -> BulkStatement:
+    def keep_them(of: Values) -> Update:
+        values = {role: func.coalesce(of[role], own_values.c[role]) for role in sorted(roles)}
+        return update(own_values).where(own_values.c.message_id == of["id"]).values(values)
+
+    return BulkStatement(keep_them, {"id": BigInteger(), **{role: TYPES[role] for role in sorted(roles)}})
+
+
+BIRTHS = select(own_values.c.message_id, own_values.c.birth).where(id_in(own_values.c.message_id))
+
+
+def forget_others(connection: Connection, births: Mapping[int, str]) -> None:
+    """Begin anew for messages whose ids belonged to other messages.
+
+    Args:
+        connection: a connection in a writing transaction.
+        births: the births of the messages as the database writes them, by id.
+    """
+    known = dict(connection.execute(BIRTHS, {"ids": list(births)}).all())
+    others = [message_id for message_id, birth in known.items() if _is_another(birth, births[message_id])]
+    if others:
+        connection.execute(delete(own_values).where(id_in(own_values.c.message_id)), {"ids": others})
+    fresh = [message_id for message_id in births if message_id not in known.keys() - set(others)]
+    if fresh:
+        rows = [{"message_id": message_id, "birth": births[message_id], "retry_count": 0} for message_id in fresh]
+        connection.execute(insert(own_values), rows)
+
+
+def _is_another(known: str | None, birth: str) -> bool:
+    return known is None or birth_of(known) != birth_of(birth)
