@@ -12,8 +12,8 @@ from retrycli.views import formatting
 
 WIDTH = 98  # maximum number of characters of a comment's line, unless one word is longer
 TO_FILL_IN = (
-    ("failed", "Write the value of messages that could not be delivered, and remove the #. Only these are retried."),
-    ("sent", "Write the value of messages that were delivered, and remove the #."),
+    ("failed", "Replace [] with the value of messages that could not be delivered. Only these are retried."),
+    ("sent", "Replace [] with the value of messages that were delivered."),
 )
 
 
@@ -113,7 +113,8 @@ def _status(proposal: Proposal) -> Iterator[str]:
         if name == "sent" and proposal.sent is not None:
             yield f"sent = {_value(proposal.sent)}  # check that this is the value of messages that were delivered"
         else:
-            yield from (_comment(text), f"# {name} =")
+            # The settings reject [], so that a value that was not filled in is noticed.
+            yield from (_comment(text), f"{name} = []")
     yield _comment("Optional: pending, approved, and rejected, without which `reject` is not possible.")
 
 
