@@ -26,6 +26,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     Uuid,
+    and_,
     cast,
     column,
     exc,
@@ -92,11 +93,10 @@ class MessageTable:
         return self.column("status") == self.literal(status)
 
     def has_id(self, message_id: ColumnElement[int] | int) -> ColumnElement[bool]:
-        """Return the condition that a row has an id, for a change to the table."""
+        """Return the condition that a row has an id, for a change to the table. It may join the numbers of messages."""
         if self.key is None:
             return self.column("id") == message_id
-        key = select(cast(keys.c.key, self.key)).where(keys.c.number == message_id)
-        return self.column("id") == key.correlate_except(keys).scalar_subquery()
+        return and_(keys.c.number == message_id, self.column("id") == cast(keys.c.key, self.key))
 
     def has_id_in(self) -> ColumnElement[bool]:
         """Return the condition that a row has one of the ids in the parameter ``ids``, for a change to the table."""
