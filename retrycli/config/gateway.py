@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from retrycli.config.section import Named, SettingsModel, absolute, matching, secret_text
+from retrycli.config.section import FunctionName, Named, SettingsModel, absolute, matching, secret_text
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.domain.transition import Route
@@ -22,18 +22,26 @@ COMMON_KEYS = (
     "ca_file",
     "attachments_dir",
     "attachments_limit_mb",
+    "modules_dir",
 )
+OF_HTTP = ("preset", "auth", "token", "verify")
+OF_SMTP = ("sender", "subject", "recipient", "starttls")
 UNUSED_KEYS = {
-    "http": ("sender", "subject", "recipient", "starttls"),
-    "smtp": ("preset", "auth", "token", "verify"),
+    "http": (*OF_SMTP, "call"),
+    "smtp": (*OF_HTTP, "call"),
+    "python": (*OF_HTTP, *OF_SMTP, "base_url", "username", "password", "login_path"),
 }
 
 
 class GatewaySettings(SettingsModel):
     """Settings of one gateway: its destination, credentials, timeouts and attachments."""
 
-    kind: Literal["http", "smtp"] = Field(
-        "http", description="how to deliver: http (to a ticketing API) or smtp (by e-mail)"
+    kind: Literal["http", "smtp", "python"] = Field(
+        "http",
+        description="how to deliver: http (to a ticketing API), smtp (by e-mail) or python (by your own function)",
+    )
+    call: FunctionName | None = Field(
+        None, description="python: the function that sends a message, such as desk.messages:retry_failed_message"
     )
     preset: str = Field(
         "generic", description="the ticketing system: a preset that `retrycli presets` lists, or a .toml file"
@@ -85,20 +93,30 @@ class GatewaySettings(SettingsModel):
     attachments_limit_mb: float = Field(
         25.0, gt=0, le=1000, description="maximum total size of a message's attachments, in millions of bytes"
     )
+    modules_dir: Named | None = Field(
+        None,
+        description="the folder with the Python modules of gateway.call and schedule.call; by default the folder of "
+        "the settings file",
+    )
+
+    @property
+    def destination_if_set(self) -> str | None:
+        """Return where messages are sent: the base URL, or the name of the Python function; None if it is not set."""
+        return self.base_url if self.call is None else f"python:{self.call}"
 
     @property
     def destination(self) -> str:
-        """Return the base URL, to which messages are sent.
+        """Return where messages are sent. Breakers, holds and the history know the gateway by this text.
 
         Raises:
             ConfigurationError: the base URL is not set.
         """
-        if self.base_url is None:
+        if (found := self.destination_if_set) is None:
             raise ConfigurationError(
                 "a gateway has no base_url, the URL of the API or mail server; set gateway.base_url (or "
                 "TICKETING_API_BASE_URL). A separate gateway, such as [gateway.supplier], needs its own base_url"
             )
-        return self.base_url
+        return found
 
     @property
     def preset_file(self) -> Path | None:
@@ -144,13 +162,15 @@ class GatewaySettings(SettingsModel):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        """Reject keys that have no effect with this kind of gateway, and check the SMTP keys."""
+        """Reject keys that have no effect with this kind of gateway, and check the keys that it needs."""
         for name in UNUSED_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove gateway.{name}, or change "
                     "gateway.kind"
                 )
+        if self.kind == "python" and self.call is None:
+            raise ValueError("gateway.kind = 'python' needs gateway.call, such as desk.messages:retry_failed_message")
         if self.kind == "smtp":
             if self.sender is None:
                 raise ValueError("gateway.kind = 'smtp' needs gateway.sender")

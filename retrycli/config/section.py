@@ -60,6 +60,15 @@ def matching(pattern: str, error: str) -> AfterValidator:
 
 
 Named = Annotated[Path, BeforeValidator(_reject_empty)]
+# A function that can be imported: MODULE:FUNCTION. The length leaves room for a prefix in the column of a destination.
+FunctionName = Annotated[
+    str,
+    Field(max_length=240),
+    matching(
+        r"(?!\d)\w+(\.(?!\d)\w+)*:(?!\d)\w+(\.(?!\d)\w+)*",
+        "write MODULE:FUNCTION, such as desk.messages:retry_failed_message",
+    ),
+]
 Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
 Waits = Annotated[tuple[Minutes, ...], BeforeValidator(split_list)]

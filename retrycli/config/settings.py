@@ -3,7 +3,7 @@
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
@@ -13,7 +13,7 @@ from retrycli.config.section import Hours, Minutes, Named, SettingsModel, Waits,
 from retrycli.config.web import WebSettings
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.message import MessageType
-from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.domain.retry_policy import RetryPolicy, WaitFunction
 
 
 def _urls(value: object) -> object:
@@ -170,6 +170,15 @@ class MetricsSettings(SettingsModel):
         return path
 
 
+class CalledFunction(NamedTuple):
+    """A function of the application: the arguments of `retrycli.system.python_call.load`."""
+
+    name: str
+    key: str
+    folder: Path | None
+    takes: tuple[str, ...]
+
+
 class Settings(SettingsModel):
     """All settings. Create them with `retrycli.load_settings`, or directly in your own application."""
 
@@ -187,10 +196,33 @@ class Settings(SettingsModel):
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:
         """Return the retry policy of each message type."""
+        functions: dict[str, WaitFunction] = {}
+        if calls := self.schedule.calls:
+            from retrycli.system.python_call import ScheduleFunction  # only a `python` schedule needs it
+
+            folder = self.gateway.modules_dir
+            functions = {name: ScheduleFunction(name, key, folder) for key, name in calls.items()}
         return {
-            message_type: self.schedule.policy(message_type, unknown_limit=self.gateway.of(message_type).unknown_limit)
+            message_type: self.schedule.policy(
+                message_type, unknown_limit=self.gateway.of(message_type).unknown_limit, functions=functions
+            )
             for message_type in MessageType
         }
+
+    @property
+    def calls(self) -> list[CalledFunction]:
+        """Return the functions of the application that passes call."""
+        return [
+            *(
+                CalledFunction(gateway.call, f"{section}.call", gateway.modules_dir, ("message",))
+                for section, gateway in self.gateway.all.items()
+                if gateway.call is not None
+            ),
+            *(
+                CalledFunction(name, key, self.gateway.modules_dir, ("attempt", "outcome"))
+                for key, name in self.schedule.calls.items()
+            ),
+        ]
 
 
 __all__ = [

@@ -134,6 +134,8 @@ class Destination:
 
     def _refusal_text(self, outcome: Outcome) -> str | None:
         """Describe a refusal by its status if it has one, because the answer's text must not reach a log."""
+        if self.breaker.destination.startswith("python:"):
+            return "the function raised Unauthorized"
         protocol = "SMTP" if self.breaker.destination.startswith("smtp") else "HTTP"
         return outcome.error if outcome.status_code is None else f"{protocol} {outcome.status_code}"
 
