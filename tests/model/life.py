@@ -292,9 +292,7 @@ class Life(Steps):
     def hold_or_resume(self, some: int, kind: HoldKind, length: timedelta | None) -> None:
         """End the active hold, or hold a message, its ticket or its type."""
         step = self.begin("hold_or_resume")
-        if ended := self.place.end_holds():
-            [hold] = ended
-            step.acts |= {"resumed": int(hold.target)} if hold.kind is HoldKind.MESSAGE else {}
+        if self.end_holds(step):
             return
         message_id = self.one(some)
         row = self.laws.before.rows[message_id]

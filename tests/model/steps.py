@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import DatabaseUnavailable, NotActionable, RetrycliError
+from retrycli.domain.hold import HoldKind
 from retrycli.domain.passes import PassResult
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import edit_message, message_actions
@@ -101,7 +102,8 @@ class Steps(Writes):
             Broken: a message is still queued, and not escalated.
         """
         self.place.resume()
-        self.place.end_holds()
+        self.end_holds(self.begin("last calls"))
+        self.end()
         for _ in range(LAST_CALLS):
             self.place.clock.now += LONGEST_WAIT
             self.make_pass(self.begin("last calls"), self.place.first, Script())
@@ -227,6 +229,12 @@ class Steps(Writes):
         step.acts[kind] = message_id
         if kind is ActionKind.REQUEUED:
             self.place.server.book.requeued(message_id)
+
+    def end_holds(self, step: Step) -> bool:
+        """End the active hold, and return whether there was one."""
+        ended = self.place.end_holds()
+        step.acts |= [("resumed", int(hold.target)) for hold in ended if hold.kind is HoldKind.MESSAGE]
+        return bool(ended)
 
     def _is_wanted(self, message_id: int) -> bool:
         """Return whether a message is valid, and the next pass would not escalate it as expired."""
