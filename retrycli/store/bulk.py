@@ -128,7 +128,7 @@ def _joined(values: Sequence[object]) -> str | None:
 
 def _values_of(rows: Sequence[Mapping[str, Any]], name: str, kind: TypeEngine[Any]) -> list[Any]:
     values = [row[name] for row in rows]
-    # An id may be written as the key of its row (see `retrycli.domain.message_id`), and the driver is slow with such ids.
+    # An id may be shown as the key of its row (see `retrycli.domain.message_id`). The drivers get the number alone.
     return list(map(int, values)) if isinstance(kind, BigInteger) else values
 
 
