@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.delivery_stats import DeliveryStats, Group
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
+    from retrycli.domain.mapping_proposal import Proposal
     from retrycli.operations.bulk import BulkResult
+    from retrycli.operations.discover import Discovery
     from retrycli.operations.edit_message import Edit
     from retrycli.operations.explain import Explanation
     from retrycli.operations.pause import ActiveHold
@@ -254,6 +256,32 @@ def look_ups(asked: Sequence[LookedUp]) -> Body:
             }
             for answer in asked
         ]
+    }
+
+
+def discovered(found: Discovery) -> Body:
+    """Return the body of ``table discover``, without the settings as text."""
+    return {
+        "database": found.place,
+        "examined": found.examined,
+        "tables": [_proposal(each) for each in found.proposals],
+    }
+
+
+def _proposal(proposal: Proposal) -> Body:
+    sample, shown = proposal.sample, proposal.status
+    return {
+        "table": proposal.name,
+        "kind": proposal.kind,
+        "conforming": proposal.is_conforming,
+        "columns": proposal.columns,
+        "statuses": [{"value": value, "rows": rows} for value, rows in shown.counts],
+        "rows_without_status": shown.empty,
+        "rows_with_hidden_status": shown.hidden,
+        "rows_counted": sample.rows,
+        "counted_all": sample.is_whole,
+        "counted_newest": sample.is_newest,
+        "problem": sample.problem,
     }
 
 
