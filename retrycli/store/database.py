@@ -22,11 +22,12 @@ from retrycli.store.connection import (
     pipelined,
     require_file,
 )
-from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, without_details
+from retrycli.store.error_messages import is_busy, is_of_the_table, of_statement_in_words, without_details
 from retrycli.store.reflection import MessageTable, by_name, table_of
 from retrycli.store.schema import version
 
 if TYPE_CHECKING:
+    from retrycli.domain.accepted import Acceptance
     from retrycli.domain.table_mapping import TableMapping
 
 Value = TypeVar("Value")
@@ -64,7 +65,8 @@ class Database:
     ) -> None:
         self._url = parsed(url)
         self._table = table
-        self._mapping = mapping
+        self.mapping = mapping
+        self.accepted: Acceptance | None = None  # what an operator had accepted when `own_tables` checked the queue
         schema_name, _, self.table_name = table.rpartition(".")
         self.schema_name = schema_name or None
         self._ambient: Connection | None = None
@@ -238,14 +240,14 @@ class Database:
         Raises:
             SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
         """
-        if self._mapping is None:
+        if self.mapping is None:
             return table_of(
                 self.columns, self.table_name, self.schema_name, self._named_place, is_sqlite=self.is_sqlite
             )
         from retrycli.store.mapped_table import mapped_table
 
         return mapped_table(
-            self._mapping,
+            self.mapping,
             self.columns,
             self.table_name,
             self.schema_name,
@@ -362,7 +364,7 @@ class Database:
         except exc.DBAPIError as error:
             kind: type[RetrycliError] = SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable
             kind = DatabaseBusy if is_busy(error) else kind
-            raise kind(f"{self.place}: {in_words(error)}") from without_details(error)
+            raise kind(f"{self.place}: {of_statement_in_words(error)}") from without_details(error)
 
 
 class Queries:
