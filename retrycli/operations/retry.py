@@ -179,6 +179,7 @@ def retry_all(
     """
     wanted, operator = unique_ids(ids), by or login_name()
     with ready_to_send(settings, runtime) as (deps, rules, _):
+        deps.require_accepted()
         tried = asyncio.run(
             _one_by_one(
                 deps,
