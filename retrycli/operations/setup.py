@@ -28,6 +28,7 @@ def check(settings: Settings) -> dict[str, str]:
         RetrycliError: the first problem that was found.
     """
     from retrycli.gateway.router import open_router
+    from retrycli.operations.doctor import table
 
     async def open_and_close(columns: list[str]) -> None:
         async with open_router(settings.gateway, columns=columns, connections=1, now=utc_now):
@@ -49,6 +50,7 @@ def check(settings: Settings) -> dict[str, str]:
                 _name(name, "Sender" if gateway.kind == "smtp" else "Preset"): gateway.sender or gateway.preset
                 for name, gateway in gateways.items()
             },
+            **table.facts_of(settings, database),
             "Lock": str(lock),
             **_window_facts(settings),
         }

@@ -30,6 +30,7 @@ from retrycli.operations.pause import ActiveHold, active_holds
 from retrycli.operations.schedule.applications import applications
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.wiring import lock_path, open_database, utc_now
+from retrycli.store import own_tables
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.store.refusals import refusing_destinations
@@ -88,6 +89,9 @@ class Status:
             ``due`` counts the messages that a pass would send now. ``expired`` counts waiting messages that are too old
             to send, and ``expired_due`` the messages among them that a pass would escalate now.
         disk: the reason why the disk is too full for any delivery; None if it is not too full.
+        unaccepted: the reason why passes send nothing until an operator accepts the settings of the table; None if
+            they may send.
+        left_out: the number of failed rows, among the newest, that do not meet ``database.where``.
     """
 
     state: str
@@ -110,6 +114,8 @@ class Status:
     holds: list[ActiveHold]
     windows: list[WindowStatus]
     lock: Holder | None
+    unaccepted: str | None
+    left_out: int
 
 
 def status(
@@ -160,7 +166,8 @@ def _status(
     is_expected = (callers or last is not None) and uncalled is None and not late
     failed = last is not None and last.reason == StopReason.FAULT
     refused = messages["waiting"] and (refusals or (last is not None and last.reason in incidents.REFUSED))
-    down = bool(breakers or refused or disk or failed or unrecorded)
+    unaccepted = own_tables.objection_to(database)
+    down = bool(breakers or refused or disk or failed or unrecorded or unaccepted)
     return Status(
         state=_state(last, late=late, paused=pause is not None, down=down),
         running=last is not None and not late and pause is None,
@@ -186,7 +193,17 @@ def _status(
         holds=active_holds(settings, database, holds),
         windows=_window_states(settings, at),
         lock=PassLock(lock_path(settings)).holder(),
+        unaccepted=unaccepted,
+        left_out=_left_out(database),
     )
+
+
+def _left_out(database: Database) -> int:
+    if database.mapping is None:
+        return 0
+    from retrycli.store.left_out import count_left_out  # most tables need it not
+
+    return count_left_out(database)
 
 
 def _hosts(
