@@ -73,6 +73,14 @@ class Proposal:
         return {role: found[role].name for role in ROLES if role in found}
 
     @property
+    def older(self) -> frozenset[object]:
+        """Return the values of the status column that none of the newest rows has."""
+        status = self.candidate.roles.get("status")
+        return (
+            frozenset() if status is None else frozenset(value for value, _ in self.sample.older.get(status.name, ()))
+        )
+
+    @property
     def is_conforming(self) -> bool:
         """Return whether the table needs no settings except, if it has another name, ``database.table``."""
         return self.has_own_statuses and all(line.is_open and line.role in self.unchanged for line in self.lines)

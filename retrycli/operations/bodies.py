@@ -16,6 +16,7 @@ from retrycli.domain.delivery_stats import GroupBy, wait_quantiles
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.identity import digest_of
 from retrycli.domain.message import utc_time
+from retrycli.domain.message_id import shown_id
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -95,6 +96,7 @@ def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | N
         "messages": (
             {name: getattr(message, name) for name in LISTED}
             | {
+                "id": shown_id(message.id),
                 "max_retries": message.max_retries(policies),
                 "created_at": message.created_at,
                 "expires_at": message.expires_at(policies),
@@ -109,7 +111,9 @@ def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | N
 def escalations(listed: Iterator[ListedMessage], groups: Sequence[EscalationGroup]) -> Body:
     """Return the body of ``escalations``."""
     return {
-        "escalations": ({name: getattr(message, name) for name in ESCALATED} for message in listed),
+        "escalations": (
+            {name: getattr(message, name) for name in ESCALATED} | {"id": shown_id(message.id)} for message in listed
+        ),
         "groups": [_group(group) for group in groups],
     }
 
@@ -124,7 +128,7 @@ def _group(group: EscalationGroup) -> Body:
         "oldest": group.oldest,
         "newest": group.newest,
         "types": group.types,
-        "example": group.example.id,
+        "example": shown_id(group.example.id),
     }
 
 
@@ -149,7 +153,7 @@ def _column(name: str, value: object) -> object:
     if name in TIME_COLUMNS:
         with suppress(InvalidMessage):
             return utc_time(name, value)
-    return value
+    return shown_id(value) if isinstance(value, int) else value
 
 
 def explanation(found: Explanation) -> Body:
@@ -158,7 +162,7 @@ def explanation(found: Explanation) -> Body:
     for name in UNEXPLAINED:
         del values[name]
     values["holds"] = [{name: hold[name] for name in HOLD} for hold in values["holds"]]
-    return {"id": values.pop("message_id")} | values
+    return {"id": shown_id(values.pop("message_id"))} | values
 
 
 def passes(found: PassList) -> Body:
@@ -217,7 +221,7 @@ def action(act: str, done: ActionResult) -> Body:
     return {
         "act": act,
         **_counts(done),
-        "refused": [{"id": message_id, "error": str(error)} for message_id, error in done.refused.items()],
+        "refused": [{"id": shown_id(message_id), "error": str(error)} for message_id, error in done.refused.items()],
         "canaries": [_attempt(tried) for tried in done.tried],
     }
 
@@ -240,7 +244,7 @@ def _counts(done: ActionResult) -> Body:
 def _attempt(tried: ManualAttempt) -> Body:
     outcome = tried.outcome
     return {
-        "id": tried.message_id,
+        "id": shown_id(tried.message_id),
         "outcome": outcome.kind if outcome else None,
         "status_code": outcome.status_code if outcome else None,
         "error": outcome.error if outcome else str(tried.error),
@@ -252,7 +256,7 @@ def look_ups(asked: Sequence[LookedUp]) -> Body:
     return {
         "results": [
             {
-                "id": answer.message_id,
+                "id": shown_id(answer.message_id),
                 "result": answer.found.result if answer.found else None,
                 "error": answer.found.error if answer.found else str(answer.error),
             }
@@ -277,7 +281,7 @@ def _proposal(proposal: Proposal) -> Body:
         "kind": proposal.kind,
         "conforming": proposal.is_conforming,
         "columns": proposal.columns,
-        "statuses": [{"value": value, "rows": rows} for value, rows in shown.counts],
+        "statuses": [{"value": value, "rows": rows, "older": value in proposal.older} for value, rows in shown.counts],
         "rows_without_status": shown.empty,
         "rows_with_hidden_status": shown.hidden,
         "rows_counted": sample.rows,
@@ -289,9 +293,9 @@ def _proposal(proposal: Proposal) -> Body:
 
 def edited(done: Edit) -> Body:
     """Return the body of ``edit``."""
-    return {"id": done.message_id, "changed": done.changed, "digest": done.digest}
+    return {"id": shown_id(done.message_id), "changed": done.changed, "digest": done.digest}
 
 
-def noted(message_id: int, text: str) -> Body:
+def noted(message_id: int | str, text: str) -> Body:
     """Return the body of ``escalations note``."""
     return {"id": message_id, "note": text}

@@ -12,6 +12,7 @@ from retrycli.domain.known_table import KnownTable, Sample
 from retrycli.domain.mapping_proposal import Proposal, propose
 from retrycli.domain.table_ranking import Candidate, examine, rank
 from retrycli.operations.database_option import naming_option, with_database
+from retrycli.operations.wiring import connect
 from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database
 from retrycli.store.table_sample import TableSample
@@ -53,7 +54,7 @@ def discover(settings: Settings, *, url: str | None = None, table: str | None = 
         ConfigurationError: the URL is not valid, or there is no such table.
     """
     named = with_database(settings, url, OPTION)
-    with naming_option(url and OPTION), closing(Database(named.database.url, named.database.table)) as database:
+    with naming_option(url and OPTION), closing(connect(named)) as database:
         tables = list_tables(database)
         known = {each.name: each for each in tables}
         found = rank(tables)[:MOST] if table is None else [examine(_find(known, table, database.place))]

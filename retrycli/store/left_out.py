@@ -17,5 +17,7 @@ def count_left_out(database: Database) -> int:
     meets = case((literal_column(f"({where}\n)"), null()), else_=literal_column("1"))
     is_left_out = case((table.has_status(MessageStatus.FAILED), meets))
     newest = select(is_left_out.label("left_out")).select_from(table.written)
-    rows = newest.order_by(table.column("id").desc()).limit(ROWS).subquery()
+    # Only integer keys are sure to have an index with the order of the rows.
+    ordered = newest.order_by(table.column("id").desc()) if table.key is None else newest
+    rows = ordered.limit(ROWS).subquery()
     return database.scalar(select(func.count(rows.c.left_out))) or 0

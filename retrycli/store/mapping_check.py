@@ -167,7 +167,7 @@ def _sampled(database: Database, value: ColumnElement[Any], number: ColumnElemen
     rows = rows.where(table.has_status(MessageStatus.FAILED))
     if mapping.where:
         rows = rows.where(_sql(mapping.where))
-    return rows.order_by(table.column("id").desc()).limit(SAMPLED).subquery()
+    return rows.order_by(table.newest_by.desc()).limit(SAMPLED).subquery()
 
 
 def _try_sample(database: Database, statement: Select[*tuple[int, int]]) -> str | None:

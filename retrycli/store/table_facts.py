@@ -134,7 +134,7 @@ class TableFacts:
     ) -> Select[Any]:
         key, ticket = self._database.table.column("id"), self._database.table.column("ticket_id")
         newest = select(key.label("retrycli_id"), ticket.label("retrycli_ticket")).where(condition, ticket.is_not(None))
-        message = newest.order_by(key.desc()).limit(1).subquery()
+        message = newest.order_by(self._database.table.newest_by.desc()).limit(1).subquery()
         there = table_clause(
             other.relation, column(target), *(column(each.name) for each in wanted), schema=other.schema
         )

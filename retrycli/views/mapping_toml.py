@@ -12,8 +12,8 @@ from retrycli.views import formatting
 
 WIDTH = 98  # maximum number of characters of a comment's line, unless one word is longer
 TO_FILL_IN = (
-    ("failed", "Write the value of messages that could not be delivered, and remove the #. Only these are retried."),
-    ("sent", "Write the value of messages that were delivered, and remove the #."),
+    ("failed", "Replace [] with the value of messages that could not be delivered. Only these are retried."),
+    ("sent", "Replace [] with the value of messages that were delivered."),
 )
 
 
@@ -59,8 +59,10 @@ def values_in_words(proposal: Proposal) -> str:
         return proposal.sample.problem
     if not proposal.sample.rows:
         return "no rows"
-    listed = ", ".join(f"{_value(value)} ×{rows:,}" for value, rows in proposal.status.counts)
-    return f"{listed or 'none'} in {counted_rows(proposal.sample)}"
+    counts = [(f"{_value(value)} ×{rows:,}", value in proposal.older) for value, rows in proposal.status.counts]
+    newest = ", ".join(text for text, is_older in counts if not is_older)
+    older = "".join(f", older: {text}" for text, is_older in counts if is_older)
+    return f"{newest or 'none'} in {counted_rows(proposal.sample)}{older}"
 
 
 def _columns(proposal: Proposal) -> Iterator[str]:
@@ -111,7 +113,8 @@ def _status(proposal: Proposal) -> Iterator[str]:
         if name == "sent" and proposal.sent is not None:
             yield f"sent = {_value(proposal.sent)}  # check that this is the value of messages that were delivered"
         else:
-            yield from (_comment(text), f"# {name} =")
+            # The settings reject [], so that a value that was not filled in is noticed.
+            yield from (_comment(text), f"{name} = []")
     yield _comment("Optional: pending, approved, and rejected, without which `reject` is not possible.")
 
 
@@ -124,9 +127,8 @@ def _counts(proposal: Proposal, name: str, kind: ValueKind) -> Iterator[str]:
         yield _comment(f"The table has no rows, so the values of {name} ({kind}) are not known.")
         return
     yield _comment(f"Values of {name} ({kind}) in {counted_rows(sample)}:")
-    older = dict(sample.older.get(name, ()))
     for value, rows in shown.counts:
-        where = " (in older rows)" if value in older else ""
+        where = " (in older rows)" if value in proposal.older else ""
         yield _comment(f"  {_value(value)}: {formatting.count(rows, 'row')}{where}")
     if shown.empty:
         yield _comment(f"  null: {formatting.count(shown.empty, 'row')}")

@@ -45,7 +45,7 @@ def test_the_piped_output_is_a_configuration_file_once_the_values_are_filled_in(
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "# Next: save the edited settings, then `retrycli table check`"
     file = cli.cwd / "new.toml"
-    file.write_text(done.stdout.replace("# failed =", "failed = 1").replace("# sent =", "sent = 0"))
+    file.write_text(done.stdout.replace("failed = []", "failed = 1").replace("sent = []", "sent = 0"))
     settings = load(file, {}).settings.database
     assert (make_url(settings.url), settings.table) == (make_url(url), "post_office_email")
     assert settings.mapping is not None
@@ -58,7 +58,7 @@ def test_the_piped_output_is_a_configuration_file_once_the_values_are_filled_in(
 def test_the_failed_value_must_be_filled_in(cli: Cli, url: str) -> None:
     fill(url, ODOO)
     (cli.cwd / "new.toml").write_text(cli("table", "discover", "--url", url).stdout)
-    assert "database.status.failed is missing" in said(cli("config", "check", "--config", "new.toml"), 78)
+    assert "database.status.failed must be text, an integer" in said(cli("status", "--config", "new.toml"), 78)
 
 
 def test_a_terminal_shows_the_candidates_and_the_settings(cli: Cli, url: str) -> None:
@@ -85,7 +85,7 @@ def test_json_has_the_candidates_and_the_settings(cli: Cli, url: str) -> None:
         "table": "mail_mail",
         "kind": "table",
         "conforming": False,
-        "statuses": [{"value": value, "rows": 4} for value in ("exception", "outgoing", "sent")],
+        "statuses": [{"value": value, "rows": 4, "older": False} for value in ("exception", "outgoing", "sent")],
         "rows_without_status": 0,
         "rows_with_hidden_status": 0,
         "rows_counted": 12,

@@ -144,7 +144,10 @@ def test_planted_functions_are_never_run_when_a_table_is_described(planted: Appl
     )
     [found] = cli.json("table", "discover", "--url", planted.url)["tables"]
     assert found["problem"] is None
-    assert found["statuses"] == [{"value": "sent", "rows": 5000}, {"value": "BOUNCED", "rows": 8}]
+    assert found["statuses"] == [
+        {"value": "sent", "rows": 5000, "older": False},
+        {"value": "BOUNCED", "rows": 8, "older": True},
+    ]
 
 
 NUMBERS, TEXTS = ("id", "retry_count"), ("ticket_id", "message_type", "subject", "status", "last_error")

@@ -27,12 +27,13 @@ def upgrade() -> None:
     op.add_column("retrycli_selection", sa.Column("accepted", sa.Text))
     op.add_column("retrycli_selection", sa.Column("accepted_by", sa.String(255)))
     op.add_column("retrycli_selection", sa.Column("accepted_at", sa.DateTime(timezone=True)))
+    op.add_column("retrycli_selection", sa.Column("numbered_to", sa.Text))
 
 
 def downgrade() -> None:
     """Remove the tables and the columns. The previous version can't send messages of tables that need them."""
     with op.batch_alter_table("retrycli_selection") as batch:
-        for name in ("accepted_at", "accepted_by", "accepted"):
+        for name in ("numbered_to", "accepted_at", "accepted_by", "accepted"):
             batch.drop_column(name)
     op.drop_table("retrycli_own_values")
     op.drop_table("retrycli_keys")
