@@ -81,7 +81,7 @@ def table_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
 def table_accept(
     ctx: typer.Context, yes: Yes = False, by: By = None, as_json: Json = False, config: ConfigFile = None
 ) -> None:
-    """Accept what the settings select from the table, so that passes send it.
+    """Accept which messages the settings select.
 
     Use it after [database.columns], [database.status] or database.where has changed, and after the application has
     renamed its table. The queue belongs to one table, and commands refuse any other.

@@ -103,7 +103,7 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
 
 
 def example_url(settings: GatewaySettings, message: Message) -> str | None:
-    """Return the URL to which a message would be sent, without the query; None for a mail, or if there is no URL.
+    """Return the URL to which a message would be sent, without the query; None for a mail, or if it can't be known.
 
     Raises:
         ConfigurationError: the preset is invalid.

@@ -167,8 +167,7 @@ def retry_all(
         The attempts in ``tried``; ``done`` counts the delivered messages.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting, the preset or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database, a setting or the preset can't be used.
         EventLoopRunning: this thread runs an event loop.
     """
     operator = by or login_name()

@@ -160,7 +160,6 @@ def _status(
     disk = lack_of_room(database.file)
     unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
-    newest = next((record for record in passes if record.started_by in SCHEDULERS), None)
     late = last is not None and is_late(last.started_at, at, interval)
     uncalled = why_not_scheduled(callers, passes, interval, at, none_hidden=none_hidden)
     is_expected = (callers or last is not None) and uncalled is None and not late
@@ -178,11 +177,7 @@ def _status(
         next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
         missing=why_late(callers, interval, at) if late and uncalled is None else None,
         uncalled=uncalled,
-        unseen=callers is not None
-        and not callers
-        and newest is not None
-        and newest.host == gethostname()
-        and newest.started_by is not StartedBy.APPLICATION,
+        unseen=callers is not None and not callers and _had_schedule_here(passes),
         retry_interval_minutes=settings.schedule.retry_interval_minutes,
         max_retries=settings.schedule.max_retries,
         messages=messages,
@@ -196,6 +191,11 @@ def _status(
         unaccepted=unaccepted,
         left_out=_left_out(database),
     )
+
+
+def _had_schedule_here(passes: Sequence[PassRecord]) -> bool:
+    newest = next((record for record in passes if record.started_by in SCHEDULERS), None)
+    return newest is not None and newest.host == gethostname() and newest.started_by is not StartedBy.APPLICATION
 
 
 def _left_out(database: Database) -> int:
