@@ -86,6 +86,14 @@ def gateway_of(
             from retrycli.gateway.smtp.gateway import SmtpGateway
 
             return SmtpGateway(settings, columns=columns, connections=connections, now=now)
+        case "python":
+            from retrycli.gateway.python.gateway import PythonGateway
+
+            return PythonGateway(settings, connections=connections, section=section)
+        case _:
+            from retrycli.gateway.package import PackageGateway
+
+            return PackageGateway(settings, section=section)
 
 
 def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
@@ -94,8 +102,12 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
     Raises:
         ConfigurationError: the preset is invalid.
     """
-    if settings.kind == "smtp":
+    if settings.kind in {"smtp", "python"}:
         return False
+    if settings.kind != "http":
+        from retrycli.gateway.package import factory_of
+
+        return bool(getattr(factory_of(settings.kind), "looks_up", False))
     from retrycli.gateway.presets.loader import load_preset
 
     preset = load_preset(settings.preset)
@@ -135,6 +147,8 @@ def preset_columns(settings: GatewaySettings) -> set[str]:
             from retrycli.gateway.presets.template import places
 
             return {place.name for place in places(settings.subject)}
+        case _:  # a function gets the whole message
+            return set()
 
 
 def check_columns(settings: GatewaySettings, columns: Collection[str]) -> None:
@@ -152,3 +166,5 @@ def check_columns(settings: GatewaySettings, columns: Collection[str]) -> None:
             from retrycli.gateway.smtp.gateway import check_subject
 
             check_subject(settings, columns)
+        case _:  # other gateways get every column, and say nothing about those that they need
+            pass

@@ -13,8 +13,9 @@ from retrycli.domain.listing import ListedMessage
 from retrycli.operations import dry_run
 from retrycli.operations.doctor.context import Finding, failed
 from retrycli.operations.doctor.table import findings_of
+from retrycli.operations.login import login_name
 from retrycli.operations.presets import example_url
-from retrycli.operations.wiring import connect, login_name, open_database, utc_now
+from retrycli.operations.wiring import connect, open_database, utc_now
 from retrycli.store import own_tables
 
 SHOWN = 3  # number of messages that are shown

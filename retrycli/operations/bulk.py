@@ -18,9 +18,10 @@ from retrycli.domain.operator_action import OperatorAction, would_expire
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk_request import BulkRequest
+from retrycli.operations.login import login_name
 from retrycli.operations.message_actions import SHOWN, expired_among, perform, try_canaries
 from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 

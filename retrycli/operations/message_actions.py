@@ -20,9 +20,10 @@ from retrycli.domain.message import Message, MessageStatus, QueuedMessage
 from retrycli.domain.operator_action import OperatorAction, not_written, unfit, would_expire
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
+from retrycli.operations.login import login_name
 from retrycli.operations.pause import mark_held
 from retrycli.operations.retry import ActionResult, ManualAttempt, retry_all
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import column_names

@@ -13,7 +13,8 @@ from retrycli.domain.message import MessageType, State, ticket_text
 from retrycli.domain.operator_action import OperatorAction, no_such, not_free
 from retrycli.domain.passes import Pause
 from retrycli.domain.transition import ActionKind
-from retrycli.operations.wiring import clock, login_name, open_database, utc_now
+from retrycli.operations.login import login_name
+from retrycli.operations.wiring import clock, open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.store.history import act_values, standings
 from retrycli.store.holds import Holds
@@ -149,7 +150,7 @@ def _checked(settings: Settings, database: Database, part: HoldTarget) -> HoldTa
         NotActionable: no messages can have this ticket, type or destination.
     """
     part = _canonical(database, part)
-    destinations = {gateway.base_url for gateway in settings.gateway.all.values() if gateway.base_url}
+    destinations = {name for gateway in settings.gateway.all.values() if (name := gateway.destination_if_set)}
     match part.kind:
         case HoldKind.TYPE if part.text not in {*MessageType}:
             raise NotActionable(f"no messages have the type {part.text}; the types are {', '.join(MessageType)}")
@@ -234,7 +235,7 @@ def mark_held(
     if not found:
         yield from messages
         return
-    covered = withheld(found, lambda kind: settings.gateway.of(kind).base_url)
+    covered = withheld(found, lambda kind: settings.gateway.of(kind).destination_if_set)
     for message in messages:
         is_held = message.state is State.WAITING and covered.covers(message.id, message.message_type, message.ticket_id)
         yield replace(message, held=True) if is_held else message
@@ -244,7 +245,7 @@ def active_holds(settings: Settings, database: Database, found: Sequence[Hold]) 
     """Return holds, each with the number of waiting messages that it covers."""
 
     def types_to(destination: str) -> list[MessageType]:
-        return [kind for kind in MessageType if settings.gateway.of(kind).base_url == destination]
+        return [kind for kind in MessageType if settings.gateway.of(kind).destination_if_set == destination]
 
     counts = Holds(database).count_waiting(found, types_to) if found else []
     return [ActiveHold(hold, count) for hold, count in zip(found, counts, strict=True)]

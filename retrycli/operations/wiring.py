@@ -7,7 +7,7 @@ import pwd
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -15,9 +15,8 @@ from pathlib import Path
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
-from retrycli.domain.message import LONGEST_NAME, MessageType
+from retrycli.domain.message import MessageType
 from retrycli.domain.passes import ClockWasAhead, Event
-from retrycli.domain.sanitize import encodable
 from retrycli.domain.transition import Route
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.store import application_table, counters, own_tables, schema
@@ -185,8 +184,8 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
     Raises:
         ConfigurationError: a gateway has no base URL.
     """
-    has_urls = all(gateway.base_url is not None for gateway in settings.gateway.all.values())
-    routes = settings.gateway.routes if to_send or has_urls else (Route(""),)
+    are_set = all(gateway.destination_if_set is not None for gateway in settings.gateway.all.values())
+    routes = settings.gateway.routes if to_send or are_set else (Route(""),)
     return PassRules(
         destination=routes[-1].destination,
         routes=routes,
@@ -251,17 +250,6 @@ def _home() -> Path:
         return Path("/nonexistent")
 
 
-def login_name() -> str:
-    """Return the operator's name: the user who ran sudo, or the login name; the uid if neither name is usable."""
-    import getpass
-
-    names = [os.environ.get("SUDO_USER", "")]
-    with suppress(KeyError, OSError):
-        names.append(getpass.getuser())
-    usable = (name for name in names if 0 < len(name) <= LONGEST_NAME and encodable(name) and name.isprintable())
-    return next(usable, f"uid {os.getuid()}")
-
-
 def make_dependencies(
     settings: Settings,
     database: Database,
@@ -277,6 +265,7 @@ def make_dependencies(
 
         # If the database is not writable, an outcome can't be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now()))
+        check_functions(settings)
         return open_router(
             settings.gateway, columns=column_names(database), connections=settings.run.concurrency, now=now
         )
@@ -304,6 +293,19 @@ def make_dependencies(
         looks_up=cache(partial(looks_up, settings)),
         require_accepted=partial(own_tables.require_accepted, database),
     )
+
+
+def check_functions(settings: Settings) -> None:
+    """Import the functions of the application, because a failure after a message was sent would be too late.
+
+    Raises:
+        ConfigurationError: a function can't be imported or called.
+    """
+    if calls := settings.calls:
+        from retrycli.system import python_call
+
+        for call in calls:
+            python_call.load(*call)
 
 
 def looks_up(settings: Settings, message_type: MessageType) -> bool:
