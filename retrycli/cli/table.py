@@ -149,16 +149,19 @@ def _assign_queue(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, 
 def _show_next_pass(found: operations.acceptance.Selected, foreseen: operations.acceptance.NextPass) -> None:
     """Show what the settings select, and what the next pass would send."""
     now = operations.wiring.utc_now()
-    terminal.say(f"Not accepted: {suggested.quoted(found.unaccepted or '')}.", "The settings select:")
+    if found.accepted is not None and found.unaccepted is not None:
+        terminal.say(_sentence(found.unaccepted.partition("; ")[0]))
+    terminal.say("The settings select:")
     terminal.show_facts(
         {
-            name.capitalize(): "" if value is None else value if isinstance(value, str) else json.dumps(value)
+            name.capitalize(): value if isinstance(value, str) else json.dumps(value)
             for name, value in (found.parts or {}).items()
+            if value != ""
         }
     )
     for finding in foreseen.findings:
         if finding.name in {"status", "where", "ticket"}:
-            terminal.say(suggested.quoted(f"{finding.found[:1].upper()}{finding.found[1:]}."))
+            terminal.say(_sentence(finding.found))
     if foreseen.first:
         terminal.show_table(
             ("ID", "Ticket", "Recipient", "Created", "URL"),
@@ -172,9 +175,13 @@ def _show_next_pass(found: operations.acceptance.Selected, foreseen: operations.
                 )
                 for message, url in foreseen.first
             ],
-            texts=2,
+            texts=1,
         )
     oldest = "" if foreseen.oldest is None else f"; the oldest dates from {formatting.local_time(foreseen.oldest)}"
     terminal.say(f"The next pass would send {formatting.count(foreseen.number, 'message')}{oldest}.")
     if foreseen.escalated:
         terminal.say(f"It would escalate {formatting.count(foreseen.escalated, 'message')} without sending them.")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

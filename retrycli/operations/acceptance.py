@@ -28,8 +28,8 @@ class Selected:
     Attributes:
         parts: the parts of the selection, as `retrycli.domain.accepted` names them; None if the table needs no
             acceptance.
-        accepted: the acceptance, if it is of this selection.
-        unaccepted: why passes send nothing; None if they may send.
+        accepted: what an operator has accepted last, if anything.
+        unaccepted: why passes send nothing; None if they may send, because this selection is accepted.
     """
 
     parts: dict[str, object] | None
@@ -67,7 +67,7 @@ def selected(settings: Settings) -> Selected:
         if database.mapping is None and why is None and database.accepted is None:
             return Selected(None, None, None)
         parts = selection_parts(own_tables.full_name(database), database.mapping)
-        return Selected(parts, database.accepted if why is None else None, why)
+        return Selected(parts, database.accepted, why)
 
 
 def next_pass(settings: Settings) -> NextPass:

@@ -24,7 +24,7 @@ OF_THE_TABLE = ("0A000", "42809", "55000")
 # Prefixes of the codes of errors that only an expression in the settings can cause, unless a row rejects a change: a
 # subquery that returns several rows, and a value that can't be converted.
 OF_AN_EXPRESSION = ("21", "22")
-EXPRESSION = "an expression in database.columns or database.where fails for a row; `retrycli table check` names it"
+EXPRESSION = "a setting of the table, or its default, does not fit the table; `retrycli table check` names it"
 IN_THE_WAY = "conflict with another transaction; try again"
 ROLLED_BACK = "40"  # prefix of the codes of deadlocks and serialisation failures
 INSUFFICIENT_PRIVILEGE = "42501"

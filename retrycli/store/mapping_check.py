@@ -5,7 +5,7 @@ process tries the expressions once, in a transaction that may only read.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -88,18 +88,16 @@ def check_statuses(database: Database) -> None:
     Raises:
         SchemaMismatch: a value does not fit the column's type or length, or violates a CHECK constraint.
     """
-    mapping, name = database.mapping or AS_IT_IS, database.table.names["status"]
+    name = database.table.names["status"]
     constraints = list(_constraints_of(database, name))
-    for status, value in mapping.status:
-        if database.mapping is None and status not in {MessageStatus.FAILED, MessageStatus.SENT}:
-            continue
+    for status, value in _statuses(database):
         kind: TypeEngine[Any] = database.columns[name]["type"]
         why = _misfit(value, kind) if database.is_sqlite else None
         if isinstance(value, str) and len(value) > (database.max_length("status") or len(value)):
             why = f"the column {name} holds at most {database.max_length('status')} characters"
         for constraint in constraints:
             if _is_violated(database, constraint, database.table.literals[status], name, kind):
-                why = f"the CHECK constraint of the column {name} forbids it: {constraint}"
+                why = f"the CHECK constraint of the column {name} forbids it: {' '.join(constraint.split())}"
         if why is not None:
             raise _unusable(database, f"{STATUS}.{status}", why)
 
@@ -116,8 +114,16 @@ def _parts(database: Database) -> Iterator[tuple[str, ColumnElement[Any]]]:
             yield f"{COLUMNS}.{role}", _sql(source.sql)
     if mapping.where:
         yield WHERE, case((_sql(mapping.where), 1))
-    for status, sql in database.table.literals.items():
-        yield f"{STATUS}.{status}", case((database.table.column("status") == literal_column(sql), 1))
+    for status, _ in _statuses(database):
+        equal = database.table.column("status") == literal_column(database.table.literals[status])
+        yield f"{STATUS}.{status}", case((equal, 1))
+
+
+def _statuses(database: Database) -> Sequence[tuple[str, Literal]]:
+    """Return the statuses that the table must be able to hold, with their values."""
+    used = (database.mapping or AS_IT_IS).status
+    needed = {MessageStatus.FAILED, MessageStatus.SENT}  # the default statuses that retrycli writes in any case
+    return used if database.mapping is not None else [each for each in reversed(used) if each[0] in needed]
 
 
 def _sql(sql: str) -> ColumnElement[Any]:

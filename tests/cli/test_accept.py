@@ -191,6 +191,8 @@ def test_a_host_whose_settings_select_something_else_is_told_what_differs_and_wh
         assert f"{setting} is " in line
     assert other("list-failed").returncode == 0
     assert api.paths == []
+    shown = other.on_terminal("table", "accept", columns=400, answers=["n"]).text
+    assert "These settings select other messages than anna accepted" in shown
     assert other("table", "accept", "--yes").returncode == 0
     assert other("run-once").returncode == 0
 

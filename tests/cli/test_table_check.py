@@ -124,6 +124,24 @@ def test_a_table_whose_failed_messages_have_another_word_is_reported(
     assert SECRET not in done.stdout
 
 
+@pytest.mark.parametrize("kind", ["INTEGER", "BOOLEAN"])
+def test_a_table_whose_status_is_no_text_is_reported(cli: Cli, engine: Factory, tmp_path: Path, kind: str) -> None:
+    with engine(tmp_path, None) as url:
+        made = Application(
+            url, tables=TABLES.replace("status VARCHAR(20) NOT NULL", f"status {kind} NOT NULL") + TICKETS
+        )
+        made.add(101, status=True if kind == "BOOLEAN" else 1)
+        desk = cli.having(made.variables("http://127.0.0.1:9"))
+        [failure] = [each for each in findings(desk, "table check", code=78).values() if each["level"] == "failure"]
+        assert failure["found"].startswith("database.status.failed can't be used with pending_messages: ")
+        assert desk("config", "check").returncode == 78
+        done = desk("run-once")
+        if not made.is_sqlite:
+            assert done.returncode == 78
+            assert "`retrycli table check` names it" in done.stderr
+        made.lock.unlink(missing_ok=True)
+
+
 def test_a_table_without_failures_is_healthy(at_work: Cli, application: Application) -> None:
     application.add(101, status="sent")
     application.add(102, status="pending")
