@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -160,6 +160,15 @@ def numbers_of(database: Database, texts: Collection[str]) -> dict[str, int]:
     return {
         text: found[text] for text in sorted(found, key=found.__getitem__) if LOWEST_ID <= found[text] <= -LOWEST_ID - 1
     }
+
+
+def with_keys(database: Database, numbers: Sequence[int]) -> Sequence[int]:
+    """Return messages that a query has found with their keys, if these are not integers."""
+    if database.table.key is None:
+        return numbers
+    from retrycli.store.keys import Keys  # most tables have integers as keys
+
+    return Keys(database).named(numbers)
 
 
 LOWEST_ID = -(2**63)  # the lowest integer that both databases can store
