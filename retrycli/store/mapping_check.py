@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     inspect,
     literal_column,
+    or_,
     select,
     true,
 )
@@ -32,7 +33,7 @@ from retrycli.domain.scalar_query import query_of
 from retrycli.domain.table_mapping import AS_IT_IS, Expression, Literal
 from retrycli.store.database import Database
 from retrycli.store.error_messages import sqlstate
-from retrycli.store.table_sample import read_only
+from retrycli.store.table_sample import ROWS, read_only
 
 SAMPLED = 500  # maximum number of failed rows in which each expression is evaluated
 
@@ -169,8 +170,11 @@ def _number_of_rows(query: str) -> ColumnElement[Any]:
 def _sampled(database: Database, value: ColumnElement[Any], number: ColumnElement[Any]) -> Subquery:
     """Select an expression's value, and how many it has, for each of the newest failed rows."""
     table, mapping = database.table, database.mapping or AS_IT_IS
+    # An expression may name the table, so it can't be evaluated for a sub-select of its newest rows.
+    others = table.written.alias("retrycli_newest").c[table.newest_by.name]
+    oldest = select(others).order_by(others.desc()).offset(ROWS - 1).limit(1).scalar_subquery()
     rows = select(value.label("value"), number.label("number")).select_from(table.written)
-    rows = rows.where(table.has_status(MessageStatus.FAILED))
+    rows = rows.where(table.has_status(MessageStatus.FAILED), or_(oldest.is_(None), table.newest_by >= oldest))
     if mapping.where:
         rows = rows.where(_sql(mapping.where))
     return rows.order_by(table.newest_by.desc()).limit(SAMPLED).subquery()

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, Text, and_, cast, column, select, true
+from sqlalchemy import ColumnElement, Select, Text, and_, case, cast, column, select
 from sqlalchemy import table as table_clause
 
 from retrycli.domain.errors import DatabaseUnavailable
@@ -17,7 +18,7 @@ from retrycli.domain.table_ranking import plain_name
 from retrycli.domain.ticket_reference import TicketReference, reference_of, ticket_columns
 from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database
-from retrycli.store.table_sample import TableSample, read_only
+from retrycli.store.table_sample import ROWS, TableSample, read_only
 
 WRITTEN = ("status", "retry_count", "last_error", "sent_at")
 EDITED = ("subject", "body", "recipient_email")
@@ -117,24 +118,29 @@ class TableFacts:
         other = next((each for each in self._tables if each.name == reference.table), None)
         if other is None:
             return None
-        failed = self._database.table.has_status(MessageStatus.FAILED)
-        wanted = ticket_columns(other, reference)
-        for condition in (failed, true()):
-            try:
-                with read_only(self._database) as connection:
-                    found = connection.execute(self._example(condition, other, reference.target, wanted)).first()
-            except DatabaseUnavailable:  # it takes too long, or the role may not read the other table
-                continue
-            if found is not None:
-                return reference_of(known, reference, other, dict(zip(found._fields, found, strict=True)))
-        return reference_of(known, reference, other, None)
+        wanted, found = ticket_columns(other, reference), None
+        # It may take too long, or the role may not read the other table.
+        with suppress(DatabaseUnavailable), read_only(self._database) as connection:
+            found = connection.execute(self._example(other, reference.target, wanted)).first()
+        example = None if found is None else dict(zip(found._fields, found, strict=True))
+        return reference_of(known, reference, other, example)
 
-    def _example(
-        self, condition: ColumnElement[bool], other: KnownTable, target: str, wanted: Sequence[TableColumn]
-    ) -> Select[Any]:
-        key, ticket = self._database.table.column("id"), self._database.table.column("ticket_id")
-        newest = select(key.label("retrycli_id"), ticket.label("retrycli_ticket")).where(condition, ticket.is_not(None))
-        message = newest.order_by(self._database.table.newest_by.desc()).limit(1).subquery()
+    def _example(self, other: KnownTable, target: str, wanted: Sequence[TableColumn]) -> Select[Any]:
+        """Select a message among the newest rows, a failed one if there is one, and the row to which it refers."""
+        table = self._database.table
+        newest = (
+            select(
+                table.column("id").label("retrycli_id"),
+                table.column("ticket_id").label("retrycli_ticket"),
+                case((table.has_status(MessageStatus.FAILED), 1), else_=0).label("is_failed"),
+            )
+            .order_by(table.newest_by.desc())
+            .limit(ROWS)
+            .subquery()
+        )
+        key, ticket = newest.c.retrycli_id, newest.c.retrycli_ticket
+        best = select(key, ticket).where(ticket.is_not(None)).order_by(newest.c.is_failed.desc(), key.desc())
+        message = best.limit(1).subquery()
         there = table_clause(
             other.relation, column(target), *(column(each.name) for each in wanted), schema=other.schema
         )
