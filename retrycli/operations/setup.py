@@ -28,6 +28,7 @@ def check(settings: Settings) -> dict[str, str]:
         RetrycliError: the first problem that was found.
     """
     from retrycli.gateway.router import open_router
+    from retrycli.operations.doctor import table
 
     async def open_and_close(columns: list[str]) -> None:
         async with open_router(settings.gateway, columns=columns, connections=1, now=utc_now):
@@ -53,6 +54,7 @@ def check(settings: Settings) -> dict[str, str]:
                 if value is not None and (what != "Preset" or gateway.kind == "http")
             },
             **{_name(key.removesuffix(".call"), "Call"): name for key, name in settings.schedule.calls.items()},
+            **table.facts_of(settings, database),
             "Lock": str(lock),
             **_window_facts(settings),
         }

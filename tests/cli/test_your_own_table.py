@@ -26,6 +26,8 @@ pytestmark = on_both
 def outbox(engine: Factory, tmp_path: Path, cli: Cli) -> Iterator[Outbox]:
     with engine(tmp_path, None) as url:
         made = Outbox(url, tmp_path, cli)
+        accepted = cli.having(made.application.variables("http://127.0.0.1:9"))("table", "accept", "--yes")
+        assert accepted.returncode == 0, accepted.stderr
         yield made
         made.application.lock.unlink(missing_ok=True)
 
@@ -45,6 +47,18 @@ def test_failed_messages_are_delivered_to_the_tickets_that_the_settings_name(out
         assert all("4705" in path or "4706" in path for path in api.paths)
     assert [outbox.row(key)["state"] for key in (first, other, elsewhere)] == [SENT, SENT, FAILED]
     assert outbox.row(first)["delivered"] is not None
+
+
+def test_the_checks_describe_the_table(outbox: Outbox) -> None:
+    outbox.add()
+    outbox.add(lane="sms")
+    with Scripted(TAKES) as api:
+        found = outbox.with_api(api).json("table", "check")
+    told = {finding["name"]: (finding["level"], finding["found"]) for finding in found["findings"]}
+    assert told["status"] == ("ok", "the statuses of all 2 rows: 3 ×2")
+    assert told["where"][1].startswith("1 failed row does not meet database.where")
+    assert told["writing"][1].startswith("the database accepts changes of state, delivered")
+    assert told["accepted"][0] == "ok"
 
 
 def test_the_oldest_message_of_a_ticket_is_sent_first(outbox: Outbox) -> None:
