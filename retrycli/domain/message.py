@@ -100,8 +100,8 @@ OPTIONAL_COLUMNS = (
 BY_PASS = "pass"  # noqa: S105  not a password
 LONGEST_NAME = 255  # maximum length of an operator's name in the history
 LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
-# Columns that rows of some tables have in addition: the key, if it is not an integer, and the separator of the
-# addresses, if ``recipient_email`` is a list.
+# Columns that rows of some tables have in addition: the key, if it is not an integer; and if settings describe the
+# table, the separator of the addresses, which is empty if ``recipient_email`` is no list.
 KEY, ADDRESS_SEPARATOR = "retrycli_key", "retrycli_separator"
 
 
@@ -121,6 +121,8 @@ class Message:
     created_at: datetime | None
     updated_at: datetime | None
     fields: Mapping[str, object]
+    # True if the message must name its recipient, because settings say which column it is in.
+    needs_recipient: bool = False
 
     @classmethod
     def from_row(cls, row: Mapping[str, object]) -> "Message":
@@ -131,7 +133,7 @@ class Message:
         """
         fields = dict(row)
         separator = fields.pop(ADDRESS_SEPARATOR, None)
-        if separator is not None and fields["recipient_email"] is not None:
+        if separator and fields["recipient_email"] is not None:
             from retrycli.domain.email_address import split_addresses  # only tables with lists of addresses need it
 
             recipient, *others = split_addresses(fields["recipient_email"], str(separator))
@@ -155,6 +157,7 @@ class Message:
             created_at=utc_time("created_at", fields.get("created_at")),
             updated_at=utc_time("updated_at", fields.get("updated_at")),
             fields=fields,
+            needs_recipient=separator is not None,
         )
 
 

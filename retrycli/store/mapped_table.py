@@ -28,6 +28,7 @@ from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, REQUIRED_COLUMNS, MessageStatus
 from retrycli.domain.scalar_query import query_of
 from retrycli.domain.table_mapping import (
+    AS_IT_IS,
     ROLES,
     Column,
     Constant,
@@ -167,8 +168,10 @@ def _selected(table: MessageTable, mapping: TableMapping, number: ColumnElement[
     for wanted in (MessageStatus.FAILED, MessageStatus.REJECTED):
         condition = table.has_status(wanted) if wanted in table.literals else literal_column("(1 = 0)")
         yield condition.label(CONDITION + wanted)
-    if isinstance(split := mapping.source("recipient_email"), Split):
-        yield literal(split.separator, Text(), literal_execute=True).label(ADDRESS_SEPARATOR)
+    if mapping != AS_IT_IS and "recipient_email" in {*table.names, *dict(mapping.columns)}:
+        source = mapping.source("recipient_email")
+        separator = source.separator if isinstance(source, Split) else ""
+        yield literal(separator, Text(), literal_execute=True).label(ADDRESS_SEPARATOR)
     # The table's other columns, for the templates of presets.
     yield from (each for each in table.written.c if each.name not in {*table.names.values(), *ROLES})
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from retrycli.domain.email_address import Address
+from retrycli.domain.message import ADDRESS_SEPARATOR
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import Attachment
 from retrycli.gateway.smtp.mime import Mail, compose
@@ -84,6 +85,12 @@ def test_the_fixed_recipient_replaces_a_missing_one(nobody: str | None) -> None:
     assert problem(recipient_email=nobody) == (
         "recipient_email is missing, and gateway.recipient is not set; set one of them"
     )
+
+
+@pytest.mark.parametrize("nobody", [None, ""])
+def test_with_settings_for_the_table_no_message_goes_to_the_fixed_recipient_instead(nobody: str | None) -> None:
+    columns = {"recipient_email": nobody, ADDRESS_SEPARATOR: ""}
+    assert problem({"recipient": TEAM}, **columns).startswith("recipient_email is missing; with [database.columns]")
 
 
 @pytest.mark.parametrize(

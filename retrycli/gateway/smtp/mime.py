@@ -145,6 +145,8 @@ def _recipients(
             )
         return (fixed,), (), ()
     named = message.fields.get("recipient_email")
+    if message.needs_recipient and named in (None, ""):
+        raise InvalidMessage("recipient_email is missing; with [database.columns], each message must have one")
     to = fixed if named is None or named == "" else _address("recipient_email", named)
     if to is None:
         raise InvalidMessage("recipient_email is missing, and gateway.recipient is not set; set one of them")
