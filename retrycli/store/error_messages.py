@@ -1,5 +1,6 @@
 """Explain database errors with remedies, and classify errors that changes to rows raise."""
 
+import re
 import sqlite3
 from enum import Enum
 from typing import Any
@@ -154,8 +155,13 @@ def is_of_the_table(error: DBAPIError) -> bool:
     """Return whether a statement failed because the application's table is of an unsuitable kind, such as a view, or
     because an expression that the settings contain fails for one of its rows.
     """
-    state = sqlstate(error) or ""
-    return state in OF_THE_TABLE or state.startswith(OF_AN_EXPRESSION) or "because it is a view" in str(error.orig)
+    return sqlstate(error) in OF_THE_TABLE or _is_of_expression(error) or "because it is a view" in str(error.orig)
+
+
+def _is_of_expression(error: DBAPIError) -> bool:
+    # Only a statement that reads or writes the application's table may have an expression of the settings.
+    reads = re.search(r"\bFROM (?!retrycli_(?!messages))|\bUPDATE (?!retrycli_)|\(SELECT ", error.statement or "")
+    return reads is not None and (sqlstate(error) or "").startswith(OF_AN_EXPRESSION)
 
 
 def _error_field(error: DBAPIError, what: str) -> Any:  # noqa: ANN401  a string, or None
@@ -177,8 +183,7 @@ def sqlstate(error: DBAPIError) -> str | None:
 
 def of_statement_in_words(error: DBAPIError) -> str:
     """Return `in_words` for a statement that no single row has failed, with the remedy for an expression."""
-    is_of_expression = (sqlstate(error) or "").startswith(OF_AN_EXPRESSION)
-    return f"{in_words(error)}: {EXPRESSION}" if is_of_expression else in_words(error)
+    return f"{in_words(error)}: {EXPRESSION}" if _is_of_expression(error) else in_words(error)
 
 
 def in_words(error: DBAPIError) -> str:

@@ -92,7 +92,8 @@ keys = Table(
     "retrycli_keys",
     metadata,
     Column("number", BigId, primary_key=True),
-    Column("key", Text, nullable=False, unique=True),
+    Column("key", Text, nullable=False),
+    Index("retrycli_keys_key", "key"),
 )
 
 attempts = Table(

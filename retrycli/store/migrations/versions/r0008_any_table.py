@@ -14,8 +14,9 @@ def upgrade() -> None:
     op.create_table(
         "retrycli_keys",
         sa.Column("number", BIG_ID, primary_key=True),
-        sa.Column("key", sa.Text, nullable=False, unique=True),
+        sa.Column("key", sa.Text, nullable=False),
     )
+    op.create_index("retrycli_keys_key", "retrycli_keys", ["key"])
     op.create_table(
         "retrycli_own_values",
         sa.Column("message_id", BIG_ID, primary_key=True, autoincrement=False),
