@@ -22,6 +22,9 @@
     retrycli.edit(settings, 17, recipient="max@example.org")
     retrycli.pause(settings, length=timedelta(hours=2), reason="API migration")  # see also `resume`, `passes`
 
+A function that sends a message for ``gateway.kind = "python"`` gets an `OutgoingMessage`. It returns None, or raises
+`Permanent`, `Transient`, `RetryAfter`, `Unauthorized` or `Unknown`.
+
 Names are imported on first use, so that ``import retrycli`` is fast.
 """
 
@@ -38,8 +41,9 @@ if TYPE_CHECKING:
     from retrycli.domain.hold import Hold, HoldKind, HoldTarget
     from retrycli.domain.listing import Filter, ListedMessage, MessageDetails
     from retrycli.domain.message import EscalationReason, MessageType, State
-    from retrycli.domain.outcome import LookUp, Outcome, Presence
+    from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
     from retrycli.domain.passes import PassRecord, PassSummary, Pause
+    from retrycli.domain.sender import OutgoingMessage, Permanent, RetryAfter, Transient, Unauthorized, Unknown
     from retrycli.operations.edit_message import Edit, edit
     from retrycli.operations.explain import Explanation, explain
     from retrycli.operations.gates import Gate
@@ -72,18 +76,25 @@ __all__ = [
     "NoSuchMessage",
     "NotActionable",
     "Outcome",
+    "OutcomeKind",
+    "OutgoingMessage",
     "Page",
     "PassList",
     "PassRecord",
     "PassSummary",
     "Pause",
+    "Permanent",
     "Presence",
+    "RetryAfter",
     "RetrycliError",
     "Scheduler",
     "Settings",
     "StaleEdit",
     "State",
     "Status",
+    "Transient",
+    "Unauthorized",
+    "Unknown",
     "acknowledge",
     "edit",
     "explain",
@@ -123,18 +134,25 @@ _HOMES = {
     "NoSuchMessage": "domain.errors",
     "NotActionable": "domain.errors",
     "Outcome": "domain.outcome",
+    "OutcomeKind": "domain.outcome",
+    "OutgoingMessage": "domain.sender",
     "Page": "operations.listing",
     "PassList": "operations.status",
     "PassRecord": "domain.passes",
     "PassSummary": "domain.passes",
     "Pause": "domain.passes",
+    "Permanent": "domain.sender",
     "Presence": "domain.outcome",
+    "RetryAfter": "domain.sender",
     "RetrycliError": "domain.errors",
     "Scheduler": "operations.schedule.in_process",
     "Settings": "config.settings",
     "StaleEdit": "domain.errors",
     "State": "domain.message",
     "Status": "operations.status",
+    "Transient": "domain.sender",
+    "Unauthorized": "domain.sender",
+    "Unknown": "domain.sender",
     "acknowledge": "operations.message_actions",
     "edit": "operations.edit_message",
     "explain": "operations.explain",

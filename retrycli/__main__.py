@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import sys
 import threading
 
 GC_THRESHOLD = 200_000  # allocations that trigger a garbage collection; the imports of a pass make fewer
@@ -34,11 +35,18 @@ def main() -> None:
 
 def _exit(code: object) -> None:
     # Skip the clean-up if no other thread is running: the command has already flushed its output and closed its files.
-    if isinstance(code, int | None) and threading.active_count() == 1:
+    # Also skip it if a function of the application did not return in time. It may have started threads that never end,
+    # and Python would wait for them.
+    if isinstance(code, int | None) and (threading.active_count() == 1 or _has_given_up_a_call()):
         atexit._run_exitfuncs()  # noqa: SLF001  os._exit does not run them
         os._exit(code or 0)
     gc.freeze()
     raise SystemExit(code)
+
+
+def _has_given_up_a_call() -> bool:
+    calls = sys.modules.get("retrycli.gateway.python.calls")  # not imported if passes call no function
+    return calls is not None and calls.THREADS.has_given_up
 
 
 if __name__ == "__main__":

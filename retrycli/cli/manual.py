@@ -41,6 +41,7 @@ TOPICS = (
     "systems-zendesk",
     "systems-znuny",
     "smtp",
+    "your-own-sender",
     "postgresql",
     "embedding",
     "maintenance",

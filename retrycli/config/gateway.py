@@ -1,24 +1,14 @@
-"""Settings of the common gateway and of separate gateways for message types, and validators that all settings use."""
+"""Settings of the common gateway, and of separate gateways for message types."""
 
 import re
-from collections.abc import Collection
-from datetime import timedelta, tzinfo
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
+from retrycli.config.section import FunctionName, Named, SettingsModel, absolute, matching, secret_text
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.domain.transition import Route
@@ -32,119 +22,26 @@ COMMON_KEYS = (
     "ca_file",
     "attachments_dir",
     "attachments_limit_mb",
+    "modules_dir",
 )
+OF_HTTP = ("preset", "auth", "token", "verify")
+OF_SMTP = ("sender", "subject", "recipient", "starttls")
 UNUSED_KEYS = {
-    "http": ("sender", "subject", "recipient", "starttls"),
-    "smtp": ("preset", "auth", "token", "verify"),
+    "http": (*OF_SMTP, "call"),
+    "smtp": (*OF_HTTP, "call"),
+    "python": (*OF_HTTP, *OF_SMTP, "base_url", "username", "password", "login_path"),
 }
-
-
-# -- types and checks that all sections share --------------------------------------------------------------------------
-
-
-def split_list(value: object) -> object:
-    """Split a string at commas, because an environment variable can't hold a list. Brackets are optional."""
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.strip().strip("[]").split(",") if part.strip()]
-
-
-def _reject_empty(value: object) -> object:
-    """Reject an empty path, because it would mean the working directory."""
-    if value == "":
-        raise ValueError("the path is empty; write a path, or remove the key")
-    return value
-
-
-def _check_windows(texts: tuple[str, ...]) -> tuple[str, ...]:
-    if texts:
-        from retrycli.domain.delivery_window import DeliveryWindows  # not needed if deliveries have no windows
-
-        DeliveryWindows.parse(texts)
-    return texts
-
-
-def zone_of(name: str) -> tzinfo:
-    """Return a time zone by its name.
-
-    Raises:
-        ValueError: this machine has no zone with this name.
-    """
-    from zoneinfo import ZoneInfo  # imported here, because few settings name a zone
-
-    try:
-        return ZoneInfo(name)
-    except (KeyError, OSError, ValueError):  # an unknown name, the name of a folder, or an invalid path
-        raise ValueError(
-            f"{name!r} is not a time zone of this machine; write a name such as Europe/Berlin, or install tzdata"
-        ) from None
-
-
-def matching(pattern: str, error: str) -> AfterValidator:
-    """Return a validator that requires a whole string to match a pattern."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.DOTALL):
-            raise ValueError(error)
-        return text
-
-    return AfterValidator(check)
-
-
-Named = Annotated[Path, BeforeValidator(_reject_empty)]
-Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
-Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
-Waits = Annotated[tuple[Minutes, ...], BeforeValidator(split_list)]
-Windows = Annotated[tuple[str, ...], BeforeValidator(split_list), AfterValidator(_check_windows)]
-
-
-class SettingsModel(BaseModel):
-    """A frozen section of the settings. Unknown keys are errors. Errors do not quote values, which may be secrets."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        validate_default=False,
-        defer_build=True,  # build validators on first use, so that imports are fast
-    )
-
-
-def secret_text(value: object) -> str:
-    """Return a value as a string, a secret in plain text, and None as an empty string."""
-    return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
-
-
-def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https")) -> str:
-    """Check a URL to which a path may be appended. Return the URL with a lower-case scheme and without a final slash.
-
-    Raises:
-        ValueError: the URL is invalid, or its scheme is not one of ``schemes``.
-    """
-    if not re.fullmatch(r"[!-~]*", url):
-        raise ValueError(
-            "the URL must not contain spaces, line breaks or non-ASCII characters; remove or percent-encode them"
-        )
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises if the port is invalid
-    except ValueError:
-        raise ValueError("invalid URL or port") from None
-    if parts.scheme not in schemes or not parts.hostname:
-        raise ValueError(f"the URL must have a supported scheme and a host, such as {example}")
-    if "?" in url or "#" in url:
-        raise ValueError("the URL must not have a query or a fragment; remove ? or # and what follows")
-    return (parts.scheme + url[len(parts.scheme) :]).rstrip("/")  # other code expects a lower-case scheme
-
-
-# -- the gateway ------------------------------------------------------------------------------------------------------
 
 
 class GatewaySettings(SettingsModel):
     """Settings of one gateway: its destination, credentials, timeouts and attachments."""
 
-    kind: Literal["http", "smtp"] = Field(
-        "http", description="how to deliver: http (to a ticketing API) or smtp (by e-mail)"
+    kind: Literal["http", "smtp", "python"] = Field(
+        "http",
+        description="how to deliver: http (to a ticketing API), smtp (by e-mail) or python (by your own function)",
+    )
+    call: FunctionName | None = Field(
+        None, description="python: the function that sends a message, such as desk.messages:retry_failed_message"
     )
     preset: str = Field(
         "generic", description="the ticketing system: a preset that `retrycli presets` lists, or a .toml file"
@@ -196,20 +93,30 @@ class GatewaySettings(SettingsModel):
     attachments_limit_mb: float = Field(
         25.0, gt=0, le=1000, description="maximum total size of a message's attachments, in millions of bytes"
     )
+    modules_dir: Named | None = Field(
+        None,
+        description="the folder with the Python modules of gateway.call and schedule.call; by default the folder of "
+        "the settings file",
+    )
+
+    @property
+    def destination_if_set(self) -> str | None:
+        """Return where messages are sent: the base URL, or the name of the Python function; None if it is not set."""
+        return self.base_url if self.call is None else f"python:{self.call}"
 
     @property
     def destination(self) -> str:
-        """Return the base URL, to which messages are sent.
+        """Return where messages are sent. Breakers, holds and the history know the gateway by this text.
 
         Raises:
             ConfigurationError: the base URL is not set.
         """
-        if self.base_url is None:
+        if (found := self.destination_if_set) is None:
             raise ConfigurationError(
                 "a gateway has no base_url, the URL of the API or mail server; set gateway.base_url (or "
                 "TICKETING_API_BASE_URL). A separate gateway, such as [gateway.supplier], needs its own base_url"
             )
-        return self.base_url
+        return found
 
     @property
     def preset_file(self) -> Path | None:
@@ -255,13 +162,15 @@ class GatewaySettings(SettingsModel):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        """Reject keys that have no effect with this kind of gateway, and check the SMTP keys."""
+        """Reject keys that have no effect with this kind of gateway, and check the keys that it needs."""
         for name in UNUSED_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove gateway.{name}, or change "
                     "gateway.kind"
                 )
+        if self.kind == "python" and self.call is None:
+            raise ValueError("gateway.kind = 'python' needs gateway.call, such as desk.messages:retry_failed_message")
         if self.kind == "smtp":
             if self.sender is None:
                 raise ValueError("gateway.kind = 'smtp' needs gateway.sender")

@@ -19,6 +19,7 @@ CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 COLUMNS = "database.columns."  # the tables below this section are values, and may have keys with dots
 # Appended to every validation error. `retrycli manual` works with invalid settings, because it does not read them.
 HINT = ". `retrycli manual settings` lists every setting"
+FROM_THE_API = "environment TICKETING_API_BASE_URL"  # the source of a base URL from the application's own variable
 NO_FILE = "is not a regular file, or is a link that can't be followed"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
 # Settings that systemd can pass as credentials of the same name (systemd.exec(5), LoadCredential=). If a setting also
@@ -60,11 +61,15 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     file = _find(path, env)
     values: dict[str, tuple[object, str]] = {} if file is None else dict(_from_file(file))
     values.update([*_from_credentials(env), *_from_environment(env)])
+    if values.get("gateway.kind", ("",))[0] == "python" and values.get("gateway.base_url", ("", ""))[1] == FROM_THE_API:
+        del values["gateway.base_url"]  # the variable is the application's own, and may be set for its own client
     values.update([*_from_secret_files(values)])
     sources = {key: source for key, (_, source) in values.items()}
     # If `database` is not a section in the file, add no default, so that validation reports the mistake.
     if file is not None and isinstance(values.get("database", ({}, ""))[0], dict):
         values.setdefault("database.url", (_resolve(file, "database.url", DatabaseSettings().url), "default"))
+        if any(key.endswith(".call") for key in values):
+            values.setdefault("gateway.modules_dir", (str(file.absolute().parent), "default"))
     try:
         settings = Settings.model_validate(_nested(values))
     except ValidationError as error:
@@ -198,7 +203,7 @@ def _from_credentials(env: Mapping[str, str]) -> Iterator[tuple[str, tuple[objec
 
 def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, tuple[object, str]]]:
     if url := env.get("TICKETING_API_BASE_URL"):
-        yield "gateway.base_url", (url, "environment TICKETING_API_BASE_URL")
+        yield "gateway.base_url", (url, FROM_THE_API)
     for name, value in sorted(env.items()):
         if name.startswith(PREFIX) and name != CONFIG_VARIABLE:
             yield name.removeprefix(PREFIX).lower().replace("__", "."), (value, f"environment {name}")

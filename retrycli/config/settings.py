@@ -3,35 +3,19 @@
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SecretStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
-from retrycli.config.gateway import (
-    Hours,
-    Minutes,
-    Named,
-    RoutedGatewaySettings,
-    SettingsModel,
-    Waits,
-    Windows,
-    absolute,
-    matching,
-    zone_of,
-)
+from retrycli.config.gateway import RoutedGatewaySettings
+from retrycli.config.schedule import ScheduleSettings, TypeScheduleSettings
+from retrycli.config.section import Hours, Minutes, Named, SettingsModel, Waits, absolute, matching
 from retrycli.config.web import WebSettings
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.message import MessageType
-from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
+from retrycli.domain.retry_policy import RetryPolicy, WaitFunction
 
 if TYPE_CHECKING:
-    from retrycli.domain.delivery_window import DeliveryWindows
     from retrycli.domain.table_mapping import TableMapping
 
 
@@ -84,123 +68,6 @@ class DatabaseSettings(SettingsModel):
         scheme, _, rest = self.url.partition(":///")
         path = rest.partition("?")[0].removeprefix("file:")
         return Path(path).absolute() if scheme.startswith("sqlite") and path else None
-
-
-class TypeScheduleSettings(SettingsModel):
-    """Overrides of the schedule for one message type. None means that the common value applies."""
-
-    max_retries: int | None = Field(None, ge=1, le=1000)
-    backoff: BackoffKind | None = None
-    base_minutes: Minutes | None = None
-    factor: float | None = Field(None, ge=1, le=100)
-    cap_minutes: Minutes | None = None
-    jitter: float | None = Field(None, ge=0, le=1)
-    waits_minutes: Waits | None = None
-    expires_after_hours: Hours | None = None
-    windows: Windows | None = None
-
-
-class ScheduleSettings(SettingsModel):
-    """Settings that decide when and how often messages are retried."""
-
-    retry_interval_minutes: Minutes = Field(
-        15.0, description="how often cron, a timer or the application starts a pass"
-    )
-    max_retries: int = Field(10, ge=1, le=1000, description="maximum number of retries before a message is escalated")
-    backoff: BackoffKind = Field(
-        BackoffKind.EXPONENTIAL,
-        description="the schedule of waits between attempts: exponential, linear, fixed or list",
-    )
-    base_minutes: Minutes = Field(15.0, description="exponential, linear: the first wait; fixed: every wait")
-    factor: float = Field(2.0, ge=1, le=100, description="exponential: the factor between one wait and the next")
-    cap_minutes: Minutes = Field(240.0, description="exponential: the longest wait, before jitter")
-    jitter: float = Field(
-        0.2,
-        ge=0,
-        le=1,
-        description="random variation of waits of an hour or more, as a fraction of the wait",
-    )
-    waits_minutes: Waits = Field((), description="list: the waits; the last one repeats")
-    due_slack_seconds: float = Field(
-        60.0, ge=0, le=3600, description="a pass also sends messages that become due within this time after it starts"
-    )
-    expires_after_hours: Hours | None = Field(
-        None,
-        description="messages older than this are escalated; if deliveries are stalled, retrycli warns first",
-    )
-    windows: Windows = Field(
-        (), description='when passes may deliver, such as ["Mon-Fri 08:00-18:00", "Sat 09:00-12:00"]; by default always'
-    )
-    timezone: str | None = Field(
-        None, description="the time zone of the windows, such as Europe/Berlin; by default the system's"
-    )
-    types: dict[MessageType, TypeScheduleSettings] = Field(
-        {}, description="overrides of these settings, by message type"
-    )
-
-    @property
-    def interval(self) -> timedelta:
-        """Return the configured time between the starts of consecutive passes."""
-        return timedelta(minutes=self.retry_interval_minutes)
-
-    def as_backoff(self) -> Backoff:
-        """Return the backoff that these settings describe."""
-        return Backoff(
-            kind=self.backoff,
-            base=timedelta(minutes=self.base_minutes),
-            factor=self.factor,
-            cap=timedelta(minutes=self.cap_minutes),
-            spread=self.jitter,
-            waits=tuple(timedelta(minutes=minutes) for minutes in self.waits_minutes),
-        )
-
-    def policy(self, message_type: MessageType, *, unknown_limit: int) -> RetryPolicy:
-        """Return the retry policy of one message type: these settings with the type's overrides."""
-        rules = self._with(self.types.get(message_type, TypeScheduleSettings()))
-        return RetryPolicy(
-            backoff=rules.as_backoff(),
-            max_retries=rules.max_retries,
-            unknown_limit=unknown_limit,
-            expires_after=None if rules.expires_after_hours is None else timedelta(hours=rules.expires_after_hours),
-        )
-
-    @property
-    def delivery_windows(self) -> "dict[MessageType, DeliveryWindows]":
-        """Return the delivery windows of each message type. Types that are always open are left out."""
-        own = {kind: rules.windows for kind, rules in self.types.items() if rules.windows is not None}
-        texts = dict.fromkeys(MessageType, self.windows) | own
-        if not any(texts.values()):
-            return {}
-        from retrycli.domain.delivery_window import DeliveryWindows
-
-        zone = None if self.timezone is None else zone_of(self.timezone)
-        return {kind: DeliveryWindows.parse(windows, zone) for kind, windows in texts.items() if windows}
-
-    @field_validator("timezone")
-    @classmethod
-    def _check_timezone(cls, name: str | None) -> str | None:
-        if name is not None:
-            zone_of(name)
-        return name
-
-    def _with(self, own: TypeScheduleSettings) -> Self:
-        return self.model_copy(update=own.model_dump(exclude_none=True))
-
-    @model_validator(mode="after")
-    def _check_waits(self) -> Self:
-        """Reject an empty list, and waits up to `due_slack_seconds`, after which the same pass would try again."""
-        own = {f"schedule.types.{message_type}": self._with(rules) for message_type, rules in self.types.items()}
-        for name, rules in {"schedule": self, **own}.items():
-            if rules.backoff is BackoffKind.LIST and not rules.waits_minutes:
-                raise ValueError(f"{name}.backoff is list, but {name}.waits_minutes is empty; set at least one wait")
-            shortest = rules.as_backoff().shortest(rules.max_retries)
-            if shortest <= timedelta(seconds=self.due_slack_seconds):
-                key = "waits_minutes" if rules.backoff is BackoffKind.LIST else "base_minutes"
-                raise ValueError(
-                    f"{name}.{key}: the shortest wait, after cap and jitter, is {shortest.total_seconds() / 60:g} min; "
-                    f"it must be longer than schedule.due_slack_seconds ({self.due_slack_seconds:g} s)"
-                )
-        return self
 
 
 class RunSettings(SettingsModel):
@@ -323,6 +190,15 @@ class MetricsSettings(SettingsModel):
         return path
 
 
+class CalledFunction(NamedTuple):
+    """A function of the application: the arguments of `retrycli.system.python_call.load`."""
+
+    name: str
+    key: str
+    folder: Path | None
+    takes: tuple[str, ...]
+
+
 class Settings(SettingsModel):
     """All settings. Create them with `retrycli.load_settings`, or directly in your own application."""
 
@@ -340,7 +216,46 @@ class Settings(SettingsModel):
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:
         """Return the retry policy of each message type."""
+        functions: dict[str, WaitFunction] = {}
+        if calls := self.schedule.calls:
+            from retrycli.system.python_call import ScheduleFunction  # only a `python` schedule needs it
+
+            folder = self.gateway.modules_dir
+            functions = {name: ScheduleFunction(name, key, folder) for key, name in calls.items()}
         return {
-            message_type: self.schedule.policy(message_type, unknown_limit=self.gateway.of(message_type).unknown_limit)
+            message_type: self.schedule.policy(
+                message_type, unknown_limit=self.gateway.of(message_type).unknown_limit, functions=functions
+            )
             for message_type in MessageType
         }
+
+    @property
+    def calls(self) -> list[CalledFunction]:
+        """Return the functions of the application that passes call."""
+        return [
+            *(
+                CalledFunction(gateway.call, f"{section}.call", gateway.modules_dir, ("message",))
+                for section, gateway in self.gateway.all.items()
+                if gateway.call is not None
+            ),
+            *(
+                CalledFunction(name, key, self.gateway.modules_dir, ("attempt", "outcome"))
+                for key, name in self.schedule.calls.items()
+            ),
+        ]
+
+
+__all__ = [
+    "BreakerSettings",
+    "DatabaseSettings",
+    "LoggingSettings",
+    "MetricsSettings",
+    "NotifySettings",
+    "ReportSettings",
+    "RoutedGatewaySettings",
+    "RunSettings",
+    "ScheduleSettings",
+    "Settings",
+    "TypeScheduleSettings",
+    "WebSettings",
+]

@@ -37,7 +37,7 @@ EXAMPLES = {
 """,
     "gateway": """
 # Example: a separate gateway for one message type. From [gateway] it inherits only timeouts, retry limits,
-# ca_file and attachment keys.
+# ca_file, modules_dir and attachment keys.
 # [gateway.supplier]
 # kind = "smtp"
 # base_url = "smtp://mail.example.com:587"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from retrycli.config.gateway import Named, SettingsModel, matching, split_list
+from retrycli.config.section import Named, SettingsModel, matching, split_list
 
 RootPath = Annotated[
     str,

@@ -3,7 +3,7 @@
 import hashlib
 import re
 
-from retrycli.domain.retry_policy import EXHAUSTED
+from retrycli.domain.retry_policy import ENDED, EXHAUSTED
 from retrycli.domain.transition import Decision
 
 # Length of a fingerprint in hexadecimal digits (48 bits): short enough to type, long enough that a collision among a
@@ -21,7 +21,7 @@ VARIABLE = re.compile(
 )
 # Maximum number of characters of an error to compare, because matching `VARIABLE` may take quadratic time.
 COMPARED_LENGTH = 1000
-LAST_ERROR = re.compile(EXHAUSTED.pattern + r"(?: Last error: )?")
+LAST_ERROR = re.compile(f"(?:{EXHAUSTED.pattern}|{ENDED.pattern})(?: Last error: )?")
 
 
 def cause(error: str) -> str:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from retrycli.domain.duration import utc_text
 from retrycli.domain.message import EscalationReason, Message, QueuedMessage
@@ -28,6 +28,30 @@ class BackoffKind(StrEnum):
     LINEAR = "linear"  # retry n is due n base waits after creation, and at least one base wait after the last attempt
     FIXED = "fixed"  # every wait is the base wait
     LIST = "list"  # the waits are listed; the last one repeats
+    PYTHON = "python"  # a function of the application returns each wait after the first, which is the base wait
+
+
+class NoWait(Exception):
+    """The function of a `python` schedule failed. The text says how, and quotes neither a message nor an exception."""
+
+
+class WaitFunction(Protocol):
+    """The function of a `python` schedule."""
+
+    @property
+    def name(self) -> str:
+        """Return the function's name, as in the settings."""
+
+    def __call__(self, attempt: int, outcome: Outcome) -> timedelta | None:
+        """Return the wait after a failed attempt; None to escalate the message.
+
+        Args:
+            attempt: the number of retries of the message, including this one.
+            outcome: the outcome of the attempt.
+
+        Raises:
+            NoWait: the function failed.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +64,20 @@ class Backoff:
     cap: timedelta = timedelta(hours=4)
     spread: float = 0.2  # maximum fraction by which jitter lengthens or shortens a wait, from 0 to 1
     waits: tuple[timedelta, ...] = ()
+    function: WaitFunction | None = None  # only for `PYTHON`
+    shortest_answer: timedelta = timedelta(0)  # the function's shorter waits are lengthened to this
 
     def wait(self, retry: int) -> timedelta:
-        """Return the wait before a retry, without jitter. For a linear schedule this is the minimum."""
+        """Return the wait before a retry, without jitter. For a linear schedule this is the minimum, and for a `python`
+        schedule the wait before the first retry.
+        """
         match self.kind:
             case BackoffKind.EXPONENTIAL:
                 try:
                     return min(self.base * self.factor ** (retry - 1), self.cap)
                 except OverflowError:
                     return self.cap
-            case BackoffKind.LINEAR | BackoffKind.FIXED:
+            case BackoffKind.LINEAR | BackoffKind.FIXED | BackoffKind.PYTHON:
                 return self.base
             case BackoffKind.LIST:
                 return self.waits[min(retry, len(self.waits)) - 1]
@@ -144,20 +172,31 @@ class RetryPolicy:
                 assert_never(outcome.kind)
         if not counts_as_retry:
             return Transition.released(now, unknown_count=queued.unknown_count)
-        due = self._next_due(queued.message, queued.message.retry_count + 2, since, jitter)
-        return self._use_retry(queued, outcome, max(due, later(now, outcome.retry_after or timedelta(0))))
+        return self._use_retry(queued, outcome, since=since, now=now, jitter=jitter)
 
-    def _use_retry(self, queued: QueuedMessage, outcome: Outcome, due: datetime) -> Transition:
-        retries = queued.message.retry_count + 1
+    def _use_retry(
+        self, queued: QueuedMessage, outcome: Outcome, *, since: datetime, now: datetime, jitter: float
+    ) -> Transition:
+        retries, function = queued.message.retry_count + 1, self.backoff.function
         if retries >= self.max_retries:
-            return Transition.escalated(
-                EscalationReason.EXHAUSTED,
-                last_error=exhausted(self.max_retries, outcome.error),
-                retry_count=retries,
-                unknown_count=queued.unknown_count,
-            )
+            return _spent(queued, EscalationReason.EXHAUSTED, exhausted(self.max_retries, outcome.error))
+        if function is None:
+            due = self._next_due(queued.message, retries + 1, since, jitter)
+        else:
+            try:
+                wait = function(retries, outcome)
+            except NoWait as fault:
+                error = f"Can't be scheduled: {fault}. Last error: {outcome.error}"
+                return _spent(queued, EscalationReason.INVALID, error, problem=str(fault))
+            if wait is None:
+                error = f"Retries ended by {function.name}. Manual intervention required. Last error: {outcome.error}"
+                return _spent(queued, EscalationReason.EXHAUSTED, error, problem=f"{function.name} ended the retries")
+            due = later(since, max(wait, self.backoff.shortest_answer))
         return Transition.rescheduled(
-            due, retry_count=retries, unknown_count=queued.unknown_count, last_error=outcome.error
+            max(due, later(now, outcome.retry_after or timedelta(0))),
+            retry_count=retries,
+            unknown_count=queued.unknown_count,
+            last_error=outcome.error,
         )
 
     def enrol(self, message: Message, *, first_failed_at: datetime, now: datetime, jitter: float) -> Transition:
@@ -242,6 +281,7 @@ BOUND = 3
 
 
 EXHAUSTED = re.compile(r"Max retries \(\d+\) exceeded\. Manual intervention required\.")
+ENDED = re.compile(r"Retries ended by \S+\. Manual intervention required\.")
 
 
 def exhausted(max_retries: int, error: str | None) -> str:
@@ -250,6 +290,19 @@ def exhausted(max_retries: int, error: str | None) -> str:
     if error is None:
         return start
     return error if EXHAUSTED.match(error) else f"{start} Last error: {error}"
+
+
+def _spent(
+    queued: QueuedMessage, reason: EscalationReason, last_error: str, *, problem: str | None = None
+) -> Transition:
+    """Return the escalation of a message whose last attempt used up a retry."""
+    escalated = Transition.escalated(
+        reason,
+        last_error=last_error,
+        retry_count=queued.message.retry_count + 1,
+        unknown_count=queued.unknown_count,
+    )
+    return escalated._replace(problem=problem)
 
 
 def _escalated_unknown(queued: QueuedMessage, outcome: Outcome, *, counts_as_retry: bool) -> Transition:

@@ -203,3 +203,5 @@ def _backoff_in_words(backoff: Backoff) -> str:
             return f"{backoff.kind} {base}"
         case BackoffKind.LIST:
             return f"list {', '.join(map(in_words, backoff.waits))}"
+        case BackoffKind.PYTHON:
+            return f"first {base}, then by {backoff.function.name if backoff.function else 'a function'}"

@@ -93,6 +93,7 @@ class Transition(NamedTuple):
     unknown_count: int | None = None
     last_error: str | None = None
     reason: EscalationReason | None = None
+    problem: str | None = None  # why the schedule escalated the message, for the log; it quotes no message
 
     @classmethod
     def enrolled(cls, at: datetime) -> "Transition":

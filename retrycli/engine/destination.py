@@ -129,11 +129,21 @@ class Destination:
         A failure in a trial uses up no retry. While the destination is down, a failure uses up a retry only if the
         attempt was a probe that the destination answered, after at least `FREE_PROBES` probes with the same message.
         """
-        was_answered_again = attempt.probe > FREE_PROBES and attempt.outcome.status_code is not None
+        # A function of the application has no status codes, but it is sure of an outcome that is `TRANSIENT`.
+        answers = attempt.outcome.status_code is not None or (
+            self._is_function and attempt.outcome.kind is OutcomeKind.TRANSIENT
+        )
+        was_answered_again = attempt.probe > FREE_PROBES and answers
         return not attempt.trial and (self.breaker.state is not BreakerState.OPEN or was_answered_again)
+
+    @property
+    def _is_function(self) -> bool:
+        return self.breaker.destination.startswith("python:")
 
     def _refusal_text(self, outcome: Outcome) -> str | None:
         """Describe a refusal by its status if it has one, because the answer's text must not reach a log."""
+        if self._is_function:
+            return "the function raised Unauthorized"
         protocol = "SMTP" if self.breaker.destination.startswith("smtp") else "HTTP"
         return outcome.error if outcome.status_code is None else f"{protocol} {outcome.status_code}"
 

@@ -96,7 +96,7 @@ def event_of(
             return MessageDelivered(*about)
         case TransitionKind.ESCALATED:
             unusable = message.problem if isinstance(message, UnusableMessage) else None
-            problem = "; ".join(filter(None, (unusable, refusal))) or None
+            problem = "; ".join(filter(None, (unusable, change.problem, refusal))) or None
             reason = change.reason or EscalationReason.INVALID
             return MessageEscalated(*about, reason, problem, fingerprint(decision), status)
         case TransitionKind.RESCHEDULED if kind is not None and change.next_attempt_at is not None:

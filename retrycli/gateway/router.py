@@ -85,6 +85,10 @@ def gateway_of(
             from retrycli.gateway.smtp.gateway import SmtpGateway
 
             return SmtpGateway(settings, columns=columns, connections=connections, now=now)
+        case "python":
+            from retrycli.gateway.python.gateway import PythonGateway
+
+            return PythonGateway(settings, connections=connections, section=section)
 
 
 def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
@@ -93,7 +97,7 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
     Raises:
         ConfigurationError: the preset is invalid.
     """
-    if settings.kind == "smtp":
+    if settings.kind != "http":
         return False
     from retrycli.gateway.presets.loader import load_preset
 
@@ -116,3 +120,5 @@ def check_columns(settings: GatewaySettings, columns: Collection[str]) -> None:
             from retrycli.gateway.smtp.gateway import check_subject
 
             check_subject(settings, columns)
+        case "python":  # a sender gets every column, and needs none
+            pass

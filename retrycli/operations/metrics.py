@@ -62,9 +62,9 @@ def measured(settings: Settings, database: Database, now: datetime) -> Mapping[s
     first, newest = Statistics(database).first_and_last_pass()
     ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
     hosts = {
-        gateway.base_url: urlsplit(gateway.base_url).netloc
+        name: urlsplit(name).netloc or name
         for gateway in settings.gateway.all.values()
-        if gateway.base_url
+        if (name := gateway.destination_if_set)
     }
     down = {hosts.get(breaker.destination) for breaker in ledger.breakers() if breaker.state is BreakerState.OPEN}
     return {

@@ -149,7 +149,7 @@ def _checked(settings: Settings, part: HoldTarget) -> HoldTarget:
         NotActionable: no messages can have this ticket, type or destination.
     """
     part = _canonical(part)
-    destinations = {gateway.base_url for gateway in settings.gateway.all.values() if gateway.base_url}
+    destinations = {name for gateway in settings.gateway.all.values() if (name := gateway.destination_if_set)}
     match part.kind:
         case HoldKind.TYPE if part.text not in {*MessageType}:
             raise NotActionable(f"no messages have the type {part.text}; the types are {', '.join(MessageType)}")
@@ -234,7 +234,7 @@ def mark_held(
     if not found:
         yield from messages
         return
-    covered = withheld(found, lambda kind: settings.gateway.of(kind).base_url)
+    covered = withheld(found, lambda kind: settings.gateway.of(kind).destination_if_set)
     for message in messages:
         is_held = message.state is State.WAITING and covered.covers(message.id, message.message_type, message.ticket_id)
         yield replace(message, held=True) if is_held else message
@@ -244,7 +244,7 @@ def active_holds(settings: Settings, database: Database, found: Sequence[Hold]) 
     """Return holds, each with the number of waiting messages that it covers."""
 
     def types_to(destination: str) -> list[MessageType]:
-        return [kind for kind in MessageType if settings.gateway.of(kind).base_url == destination]
+        return [kind for kind in MessageType if settings.gateway.of(kind).destination_if_set == destination]
 
     counts = Holds(database).count_waiting(found, types_to) if found else []
     return [ActiveHold(hold, count) for hold, count in zip(found, counts, strict=True)]

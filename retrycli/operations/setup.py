@@ -10,7 +10,7 @@ from retrycli.config.template import template
 from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.schedule.proposal import LOG, LOGS
-from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
+from retrycli.operations.wiring import check_functions, lock_path, open_database, pass_rules, utc_now
 from retrycli.store.messages import column_names
 from retrycli.system.pass_lock import PassLock
 from retrycli.system.trust import write_private
@@ -37,6 +37,7 @@ def check(settings: Settings) -> dict[str, str]:
     with open_database(settings) as database:
         columns = column_names(database)
         asyncio.run(open_and_close(columns))
+        check_functions(settings)
         gateways = {name.removeprefix("gateway."): gateway for name, gateway in settings.gateway.all.items()}
         lock = lock_path(settings)
         PassLock(lock).check()
@@ -46,9 +47,12 @@ def check(settings: Settings) -> dict[str, str]:
             "Tables": f"version {database.revision()}",
             **{_name(name, "API"): gateway.destination for name, gateway in gateways.items()},
             **{
-                _name(name, "Sender" if gateway.kind == "smtp" else "Preset"): gateway.sender or gateway.preset
+                _name(name, what): value
                 for name, gateway in gateways.items()
+                for what, value in (("Preset", gateway.preset), ("Sender", gateway.sender), ("Call", gateway.call))
+                if value is not None and (what != "Preset" or gateway.kind == "http")
             },
+            **{_name(key.removesuffix(".call"), "Call"): name for key, name in settings.schedule.calls.items()},
             "Lock": str(lock),
             **_window_facts(settings),
         }

@@ -148,7 +148,7 @@ def _status(
     passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
     last = passes[0] if passes else None
     pause, holds = ledger.pause_and_holds(at)
-    used = {gateway.base_url for gateway in settings.gateway.all.values()}
+    used = {gateway.destination_if_set for gateway in settings.gateway.all.values()}
     breakers = ledger.standing_breakers(used, at)
     refusals = _refusals(database, passes, used)
     disk = lack_of_room(database.file)

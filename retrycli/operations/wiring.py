@@ -167,8 +167,8 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
     Raises:
         ConfigurationError: a gateway has no base URL.
     """
-    has_urls = all(gateway.base_url is not None for gateway in settings.gateway.all.values())
-    routes = settings.gateway.routes if to_send or has_urls else (Route(""),)
+    are_set = all(gateway.destination_if_set is not None for gateway in settings.gateway.all.values())
+    routes = settings.gateway.routes if to_send or are_set else (Route(""),)
     return PassRules(
         destination=routes[-1].destination,
         routes=routes,
@@ -259,6 +259,7 @@ def make_dependencies(
 
         # If the database is not writable, an outcome can't be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now()))
+        check_functions(settings)
         return open_router(
             settings.gateway, columns=column_names(database), connections=settings.run.concurrency, now=now
         )
@@ -285,6 +286,19 @@ def make_dependencies(
         stop_requested=runtime.stop_requested,
         looks_up=cache(partial(looks_up, settings)),
     )
+
+
+def check_functions(settings: Settings) -> None:
+    """Import the functions of the application, because a failure after a message was sent would be too late.
+
+    Raises:
+        ConfigurationError: a function can't be imported or called.
+    """
+    if calls := settings.calls:
+        from retrycli.system import python_call
+
+        for call in calls:
+            python_call.load(*call)
 
 
 def looks_up(settings: Settings, message_type: MessageType) -> bool:

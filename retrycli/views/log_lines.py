@@ -180,7 +180,7 @@ def _escalation(event: MessageEscalated) -> list[str]:
         f"METRIC: message_escalated ticket_id={_logfmt(event.ticket_id)} "
         f"message_type={_logfmt(event.message_type)} retry_count={event.retry_count}"
     )
-    if event.reason is EscalationReason.EXHAUSTED:
+    if event.reason is EscalationReason.EXHAUSTED and event.problem is None:
         return [f"Message {message} reached max retries", metric]
     why = f"{event.reason}: {event.problem}" if event.problem else event.reason
     return [f"Message {message} needs an operator ({why}); see `retrycli show {message}`", metric]

@@ -1,4 +1,4 @@
-"""The FastAPI application of the manual's page on embedding, under uvicorn."""
+"""The FastAPI application of the manual's page on embedding, under uvicorn. Its own function sends the messages."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ class Served:
 def served(folder: Path, variables: Mapping[str, str], *options: str) -> Iterator[Served]:
     [code] = re.findall(r"```python\n(.+?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
     (folder / "main.py").write_text(code)
+    [settings] = re.findall(r"```toml\n(.+?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
+    (folder / "retrycli.toml").write_text(settings)
     path = folder / "served"
     with subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "main:app", "--uds", str(path), "--no-access-log", *options],
@@ -93,6 +95,8 @@ def test_it_delivers_during_its_lifespan_and_stops(application: Application, san
     assert "Application shutdown complete" in said
     assert "Traceback" not in said
     assert len(sandbox.received) == 3
+    destinations = {row["destination"] for row in application.rows("retrycli_attempts").values()}
+    assert destinations == {"python:main:retry_failed_message"}
 
 
 def test_it_stops_after_the_answer_to_a_request_in_flight(application: Application, tmp_path: Path) -> None:

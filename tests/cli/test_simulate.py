@@ -212,9 +212,26 @@ def test_the_proposed_lines_are_valid_settings(desk: Cli, tmp_path: Path) -> Non
     assert again["today"] == found["proposed"]
 
 
+@pytest.mark.forked
+def test_a_function_is_replayed_like_any_schedule(desk: Cli, tmp_path: Path) -> None:
+    """The function returns the waits of the default schedule, so the figures differ only by its lack of jitter."""
+    (tmp_path / "waits.py").write_text(
+        "from datetime import timedelta\n"
+        "def next_wait(attempt, outcome):\n"
+        "    return timedelta(minutes=min(15 * 2 ** attempt, 240))\n"
+    )
+    (tmp_path / "retrycli.toml").write_text('[schedule]\ncall = "waits:next_wait"\n')
+    found = desk.json("simulate", "--backoff", "python", "--config", tmp_path / "retrycli.toml")
+    assert found["proposed"]["schedule"] == "first 15 min, then by waits:next_wait, 10 retries"
+    assert (found["lines"], found["section"]) == (['backoff = "python"'], "schedule")
+    for name in ("delivered_within_24h", "escalated"):
+        assert found["proposed"]["figures"][name]["value"] == found["today"]["figures"][name]["value"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--backoff", "python"], "schedule.backoff is python, but schedule.call is not set"),
         (["--max-retries", "0"], "schedule.max_retries: Input should be greater than or equal to 1"),
         (["--max-retries", "some"], "must be an integer"),
         (["--backoff", "list"], "schedule.backoff is list, but schedule.waits_minutes is empty; set at least one wait"),

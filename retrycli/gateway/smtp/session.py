@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from retrycli.config.gateway import GatewaySettings, secret_text
+from retrycli.config.gateway import GatewaySettings
+from retrycli.config.section import secret_text
 from retrycli.domain.email_address import Address
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.attachments import FileChanged
@@ -24,8 +25,7 @@ from retrycli.gateway.smtp.mime import Mail
 # Maximum octets of a line, and maximum lines of a reply. The standard allows 512 octets (RFC 5321, section 4.5.3.1.5).
 LONGEST_LINE, MOST_LINES = 2048, 100
 REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?\r?\n", re.DOTALL)
-GO_AHEAD = 354
-SHUTTING_DOWN = 421
+GO_AHEAD, SHUTTING_DOWN = 354, 421
 # Log-in required, stronger log-in mechanism required, log-in refused (RFC 4954, section 6).
 ASKS_FOR_LOG_IN = frozenset({530, 534, 535})
 BAD_CREDENTIALS = "5.7.8"  # log-in refused; some servers send it with a basic code of 550 (RFC 4954, section 6)

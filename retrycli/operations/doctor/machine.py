@@ -126,6 +126,7 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
         yield from ((file, False) for file in (gateway.preset_file, gateway.ca_file) if file is not None)
         if gateway.attachments_dir is not None:
             yield gateway.attachments_dir, True
+    yield from ((file, False) for file in proposal.code_of(context.settings))
     yield from ((file, False) for file in context.program)
     yield from (
         (file, True) for file in (context.settings.database.file, lock_path(context.settings)) if file is not None

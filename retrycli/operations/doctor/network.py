@@ -5,7 +5,7 @@ No message and no notification is sent.
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -48,8 +48,7 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
     waits = bool(refusals) and database is not None and QueueCounts(database).counts(context.now())["waiting"] > 0
     for gateway in context.settings.gateway.all.values():
         refusal = refusals.get(gateway.destination)
-        check = _mail_server if gateway.kind == "smtp" else _ticketing_api
-        for finding in check(context, gateway, refusal):
+        for finding in CHECKS[gateway.kind](context, gateway, refusal):
             # If no messages wait, no pass can test whether the destination still refuses them. The refusal is then only
             # a warning.
             is_old = refusal is not None and not waits and refusal in finding.found
@@ -63,9 +62,10 @@ def _outages(context: Context, database: Database) -> Iterator[Finding]:
     used: dict[str | None, str] = {
         section.destination: section.kind for section in context.settings.gateway.all.values()
     }
+    names = {"http": ("api", "API"), "smtp": ("smtp", "server"), "python": ("function", "function, and what it calls")}
     for breaker in Ledger(database).standing_breakers(used, context.now()):
         if breaker.state is BreakerState.OPEN and breaker.opened_at is not None and breaker.probe_at is not None:
-            name, what = ("smtp", "server") if used[breaker.destination] == "smtp" else ("api", "API")
+            name, what = names[used[breaker.destination]]
             yield failure(
                 name,
                 f"no delivery to {breaker.destination} has succeeded since {breaker.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
@@ -159,6 +159,20 @@ def _probe_finding(
         return failure("api", f"{where} responds ({said} to a GET), but {refusal}", CHECK_CREDENTIALS)
     proof = "; only a delivery can show whether it accepts the credentials" if _has_credentials(gateway) else ""
     return ok("api", f"{where} responds ({said} to a GET){proof}")
+
+
+def _python_sender(context: Context, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
+    del context  # `code.functions` checks the function itself
+    if refusal is not None:
+        yield failure("function", f"{gateway.call}: {refusal}", "check the credentials that it uses")
+
+
+# The check of each kind of gateway. It gets the context, the settings, and the refusal of recent messages, if any.
+CHECKS: dict[str, Callable[[Context, GatewaySettings, str | None], Iterator[Finding]]] = {
+    "http": _ticketing_api,
+    "smtp": _mail_server,
+    "python": _python_sender,
+}
 
 
 def _has_credentials(gateway: GatewaySettings) -> bool:

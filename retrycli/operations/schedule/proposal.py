@@ -5,7 +5,7 @@ and writes.
 import os
 import sys
 import sysconfig
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from difflib import unified_diff
@@ -159,7 +159,7 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
     named = [
         path for gateway in loaded.settings.gateway.all.values() for path in (gateway.preset_file, gateway.ca_file)
     ]
-    for path in filter(None, (Path(wanted.config), *named, *program)):
+    for path in filter(None, (Path(wanted.config), *named, *code_of(loaded.settings), *program)):
         if (weakness := find_weakness(path, users)) is not None:
             relying = "" if weakness.place == path else f", which exposes {path}"
             raise ConfigurationError(
@@ -175,6 +175,17 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
             f"{owner_of(database)}; if this is the right database, run `chown root {config}`, "
             f"and let {wanted.user} read the file"
         )
+
+
+def code_of(settings: Settings) -> Iterator[Path]:
+    """Yield the files of the functions that passes call, and the folders in which Python looks for their modules."""
+    if calls := settings.calls:
+        from retrycli.system.python_call import files_of
+
+        for call in calls:
+            yield from files_of(call.name, call.folder)
+            if call.folder is not None:
+                yield call.folder
 
 
 def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
@@ -240,7 +251,7 @@ def _read_by(loaded: Loaded) -> tuple[str, ...]:
         if path is not None
     ]
     secrets = [source.removeprefix("file ") for source in loaded.sources.values() if source.startswith("file ")]
-    return _absolute([*named, *secrets, Path(sys.executable).resolve()])
+    return _absolute([*named, *secrets, *code_of(loaded.settings), Path(sys.executable).resolve()])
 
 
 def _written_by(settings: Settings) -> tuple[str, ...]:

@@ -73,6 +73,7 @@ class SimulationPages:
                 problem, code = cause_of(error), HTTPStatus.UNPROCESSABLE_ENTITY
             except TooLittleHistory as error:
                 problem = cause_of(error)
+        schedule = self._console.settings.schedule
         return self._console.show(
             visit,
             "simulate.html",
@@ -81,8 +82,8 @@ class SimulationPages:
             problem=problem,
             rows=[] if found is None else simulation.rows(found),
             query=query,
-            schedule=self._console.settings.schedule,
-            kinds=[*BackoffKind],
+            schedule=schedule,
+            kinds=[kind for kind in BackoffKind if kind is not BackoffKind.PYTHON or schedule.call is not None],
             types=[*MessageType],
             periods=[*ReportPeriod],
             is_open=found is not None and any(outage.answered_at is None for outage in found.outages),

@@ -67,6 +67,7 @@ def test_the_defaults_match_the_manual() -> None:
             "cap_minutes": 240,
             "jitter": 0.2,
             "waits_minutes": (),
+            "call": None,
             "due_slack_seconds": 60,
             "expires_after_hours": None,
             "windows": (),
@@ -75,6 +76,7 @@ def test_the_defaults_match_the_manual() -> None:
         },
         "gateway": {
             "kind": "http",
+            "call": None,
             "preset": "generic",
             "base_url": None,
             "auth": None,
@@ -97,6 +99,7 @@ def test_the_defaults_match_the_manual() -> None:
             "starttls": True,
             "attachments_dir": None,
             "attachments_limit_mb": 25,
+            "modules_dir": None,
             "customer": None,
             "supplier": None,
             "internal": None,
@@ -592,7 +595,14 @@ def test_a_relative_sqlite_path_in_the_environment_stays_relative() -> None:
     assert read(RETRYCLI_DATABASE__URL="sqlite:///tickets.db").settings.database.url == "sqlite:///tickets.db"
 
 
-PATHS = ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file", "metrics.path", "report.path"]
+PATHS = [
+    "gateway.ca_file",
+    "gateway.attachments_dir",
+    "gateway.modules_dir",
+    "run.lock_file",
+    "metrics.path",
+    "report.path",
+]
 
 
 @pytest.mark.parametrize("key", PATHS)
@@ -1058,6 +1068,78 @@ def test_a_mail_server_is_a_host_with_an_optional_port(url: str) -> None:
 )
 def test_a_setting_of_the_other_gateway_or_an_invalid_one_is_named(toml: str, said: str) -> None:
     assert said in refusal(toml)
+
+
+BY_PYTHON = '[gateway]\nkind = "python"\ncall = "desk.messages:send"\n'
+
+
+@pytest.mark.parametrize("call", ["desk:send", "desk.messages:send", "desk.messages:Service.send", "tür:ö", "_a:_b1"])
+def test_the_destination_of_a_python_gateway_is_its_function(call: str) -> None:
+    settings = read(f'[gateway]\nkind = "python"\ncall = "{call}"\n').settings
+    assert settings.gateway.destination == settings.gateway.destination_if_set == f"python:{call}"
+    assert [route.destination for route in settings.gateway.routes] == [f"python:{call}"]
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ('[gateway]\nkind = "python"\n', "gateway.kind = 'python' needs gateway.call"),
+        ('[gateway]\ncall = "desk:send"\n', "gateway.call has no effect with gateway.kind = 'http'"),
+        (BY_MAIL + 'call = "desk:send"\n', "gateway.call has no effect with gateway.kind = 'smtp'"),
+        (BY_PYTHON + 'base_url = "https://a.b"\n', "gateway.base_url has no effect with gateway.kind = 'python'"),
+        (BY_PYTHON + 'preset = "zammad"\n', "gateway.preset has no effect with gateway.kind = 'python'"),
+        (BY_PYTHON + 'token = "x"\n', "gateway.token has no effect with gateway.kind = 'python'"),
+        (BY_PYTHON + 'sender = "a@b"\n', "gateway.sender has no effect with gateway.kind = 'python'"),
+        *[
+            (f'[gateway]\nkind = "python"\ncall = "{call}"\n', "write MODULE:FUNCTION, such as desk.messages:retry_fai")
+            for call in (
+                "",
+                "desk",
+                "desk:",
+                ":send",
+                "desk/messages.py:send",
+                "desk:send()",
+                "desk:1",
+                "a..b:c",
+                "a:b c",
+            )
+        ],
+        (f'[gateway]\nkind = "python"\ncall = "a:{"b" * 239}"\n', "at most 240 characters"),
+        ('[schedule]\nbackoff = "python"\n', "schedule.backoff is python, but schedule.call is not set"),
+        (
+            '[schedule.types.supplier]\nbackoff = "python"\n',
+            "schedule.types.supplier.backoff is python, but schedule.types.supplier.call is not set",
+        ),
+        ('[schedule]\ncall = "waits"\n', "write MODULE:FUNCTION"),
+    ],
+)
+def test_a_function_has_a_name_that_can_be_imported(toml: str, said: str) -> None:
+    assert said in refusal(toml)
+
+
+def test_the_applications_own_variable_does_not_disturb_a_python_gateway() -> None:
+    loaded = read(BY_PYTHON, TICKETING_API_BASE_URL="https://tickets.example.com")
+    assert loaded.settings.gateway.base_url is None
+    assert "gateway.base_url" not in loaded.sources
+
+
+def test_modules_are_in_the_folder_of_the_settings_file_or_in_a_named_one() -> None:
+    folder = Path.cwd()
+    assert read(BY_PYTHON).settings.gateway.modules_dir == folder
+    own = read(BY_PYTHON + 'modules_dir = "../desk"\n').settings.gateway.modules_dir
+    assert own == folder / "../desk"
+    of_type = read('[gateway.supplier]\nkind = "python"\ncall = "desk:send"\n').settings.gateway
+    assert of_type.of(MessageType.SUPPLIER).modules_dir == folder
+    assert read('[schedule]\nbackoff = "python"\ncall = "waits:next_wait"\n').settings.gateway.modules_dir == folder
+    assert read().settings.gateway.modules_dir is None
+
+
+def test_a_type_may_have_a_function_for_its_waits() -> None:
+    settings = read('[schedule.types.supplier]\nbackoff = "python"\ncall = "waits:next_wait"\n').settings
+    found = {kind: policy.backoff for kind, policy in settings.policies.items()}
+    assert found.pop(MessageType.SUPPLIER).function is not None
+    assert set(found.values()) == {Backoff()}
+    assert [call.key for call in settings.calls] == ["schedule.types.supplier.call"]
 
 
 # -- a proposed schedule -------------------------------------------------------------------------------------------

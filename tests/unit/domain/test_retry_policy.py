@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from retrycli.domain.message import EscalationReason, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy, exhausted, first_failure
+from retrycli.domain.retry_policy import LATEST, Backoff, BackoffKind, NoWait, RetryPolicy, exhausted, first_failure
 from retrycli.domain.transition import Transition, TransitionKind
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
@@ -486,3 +486,87 @@ def test_the_age_of_a_message_without_a_creation_time_starts_at_its_first_failur
 
 def test_without_a_limit_nothing_expires() -> None:
     assert not DEFAULT.expired(queued(created_at=NOON - timedelta(days=100_000)), NOON)
+
+
+# -- waits that a function decides ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Waits:
+    """A function that records its arguments, and returns a wait or raises an exception."""
+
+    answer: timedelta | NoWait | None
+    asked: list[tuple[int, Outcome]]
+    name: str = "waits:next_wait"
+
+    def __call__(self, attempt: int, outcome: Outcome) -> timedelta | None:
+        self.asked.append((attempt, outcome))
+        if isinstance(self.answer, NoWait):
+            raise self.answer
+        return self.answer
+
+
+def by_function(answer: timedelta | NoWait | None) -> tuple[RetryPolicy, Waits]:
+    waits = Waits(answer, [])
+    return RetryPolicy(Backoff(BackoffKind.PYTHON, function=waits, shortest_answer=timedelta(seconds=61))), waits
+
+
+def test_a_function_decides_the_wait_without_jitter() -> None:
+    policy, waits = by_function(timedelta(hours=7))
+    change = policy.decide(queued(retry_count=3), DOWN, since=NOON, now=ANSWER, jitter=1)
+    assert change == Transition.rescheduled(
+        NOON + timedelta(hours=7), retry_count=4, unknown_count=0, last_error="HTTP 503"
+    )
+    assert waits.asked == [(4, DOWN)]
+
+
+def test_a_wait_ends_after_the_pass_and_not_before_retry_after() -> None:
+    policy, _ = by_function(timedelta(0))
+    change = policy.decide(queued(), DOWN, since=NOON, now=ANSWER, jitter=0)
+    assert change.next_attempt_at == NOON + timedelta(seconds=61)
+    asked_to_wait = replace(DOWN, retry_after=timedelta(hours=1))
+    change = policy.decide(queued(), asked_to_wait, since=NOON, now=ANSWER, jitter=0)
+    assert change.next_attempt_at == ANSWER + timedelta(hours=1)
+    policy, _ = by_function(timedelta.max)
+    assert policy.decide(queued(), DOWN, since=NOON, now=ANSWER, jitter=0).next_attempt_at == LATEST
+
+
+def test_a_function_may_end_the_retries() -> None:
+    policy, _ = by_function(None)
+    change = policy.decide(queued(retry_count=2), LOST, since=NOON, now=ANSWER, jitter=0)
+    assert (change.kind, change.reason) == (TransitionKind.ESCALATED, EscalationReason.EXHAUSTED)
+    assert (change.retry_count, change.unknown_count) == (3, 1)
+    assert change.last_error == (
+        "Retries ended by waits:next_wait. Manual intervention required. Last error: no answer in 30 s"
+    )
+    assert change.problem == "waits:next_wait ended the retries"
+
+
+def test_a_function_that_fails_makes_its_message_invalid() -> None:
+    policy, _ = by_function(NoWait("waits:next_wait raised KeyError"))
+    change = policy.decide(queued(retry_count=2), DOWN, since=NOON, now=ANSWER, jitter=0)
+    assert (change.kind, change.reason) == (TransitionKind.ESCALATED, EscalationReason.INVALID)
+    assert change.retry_count == 3
+    assert change.last_error == "Can't be scheduled: waits:next_wait raised KeyError. Last error: HTTP 503"
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        DELIVERED,
+        *(Outcome(kind, error="x") for kind in OutcomeKind if kind not in {*COUNTED, OutcomeKind.DELIVERED}),
+    ],
+)
+def test_a_function_is_asked_only_about_a_failure_that_uses_up_a_retry(outcome: Outcome) -> None:
+    policy, waits = by_function(timedelta(hours=1))
+    policy.decide(queued(), outcome, since=NOON, now=ANSWER, jitter=0)
+    policy.decide(queued(), DOWN, since=NOON, now=ANSWER, jitter=0, counts_as_retry=False)
+    policy.decide(queued(retry_count=9), DOWN, since=NOON, now=ANSWER, jitter=0)
+    assert waits.asked == []
+
+
+def test_the_first_wait_is_the_base_wait() -> None:
+    policy, waits = by_function(None)
+    change = policy.enrol(message(), first_failed_at=NOON, now=NOON, jitter=0)
+    assert change == Transition.enrolled(NOON + timedelta(minutes=15))
+    assert waits.asked == []

@@ -112,6 +112,7 @@ def test_a_wait_without_deliveries_has_no_difference() -> None:
             "fixed 1 h 30 min, 10 retries, expires after 3 d",
         ),
         ({"backoff": "list", "waits_minutes": [5, 60]}, "list 5 min, 1 h, 10 retries"),
+        ({"backoff": "python", "call": "waits:next_wait"}, "first 15 min, then by waits:next_wait, 10 retries"),
         (
             {"types": {"supplier": {"backoff": "fixed"}}},
             "customer, internal: exponential from 15 min by 2 to 4 h, 10 retries; supplier: fixed 15 min, 10 retries",

@@ -686,8 +686,10 @@ def test_an_unprivileged_users_config_with_roots_file_makes_no_passes_as_root(sh
         proposed(shared_desk, text, str(THEIRS))
 
 
-RELIED_ON = ("retrycli.toml", "own.toml", "ca.pem")
-RELIES = DATA + '[gateway]\npreset = "own.toml"\nca_file = "ca.pem"\n'
+RELIED_ON = ("retrycli.toml", "own.toml", "ca.pem", "own_waits.py")
+RELIES = DATA + (
+    '[gateway]\npreset = "own.toml"\nca_file = "ca.pem"\n[schedule]\nbackoff = "python"\ncall = "own_waits:next_wait"\n'
+)
 
 
 @pytest.mark.parametrize("name", [*RELIED_ON, "."])

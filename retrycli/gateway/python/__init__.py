@@ -1,0 +1,1 @@
+"""Deliver through a function of the application."""

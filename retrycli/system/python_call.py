@@ -1,0 +1,173 @@
+"""Load functions of the application by their names, such as ``desk.messages:retry_failed_message``."""
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+from shlex import quote
+from threading import Thread
+
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import Outcome
+from retrycli.domain.retry_policy import NoWait
+
+logger = logging.getLogger("retrycli")
+
+SCHEDULE_SECONDS = 1.0  # time limit for the function of a schedule, which should only compute
+
+
+def load(name: str, key: str, folder: Path | None, takes: tuple[str, ...]) -> Callable[..., object]:
+    """Import a function of the application, and check that it can be called.
+
+    Args:
+        name: the function, as ``MODULE:FUNCTION``.
+        key: the setting that names it, for errors.
+        folder: a folder with modules, besides those that Python searches anyway.
+        takes: the names of the arguments, all positional.
+
+    Raises:
+        ConfigurationError: the function can't be imported or called. The error has no text of the application's
+            exceptions, because they may quote secrets.
+    """
+    module_name, _, path = name.partition(":")
+    if folder is not None and str(folder) not in sys.path:
+        # At the end, so that a module of the application does not hide one that retrycli needs.
+        sys.path.append(str(folder))
+    found: object = _imported(module_name, key, folder)
+    try:
+        for part in path.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        raise ConfigurationError(f"{key}: {module_name} has no {path}; write MODULE:FUNCTION") from None
+    except Exception as error:
+        raise ConfigurationError(f"{key}: looking up {name} raised {type(error).__name__}; fix it") from error
+    if (objection := _objection(found, takes)) is not None:
+        raise ConfigurationError(f"{key}: {name} {objection}")
+    assert callable(found)  # noqa: S101  for the type checker
+    return found
+
+
+class ScheduleFunction:
+    """The function of a `python` schedule: see `retrycli.domain.retry_policy.WaitFunction`.
+
+    It is called in a thread, because a decision is made while the database is locked. If it does not return in time, it
+    is not called again. Its first failure is logged.
+
+    Args:
+        name: the function, as ``MODULE:FUNCTION``.
+        key: the setting that names it.
+        folder: see `load`.
+    """
+
+    def __init__(self, name: str, key: str, folder: Path | None) -> None:
+        self.name = name
+        self._key = key
+        self._folder = folder
+        self._failed = False
+        self._hangs = False
+
+    def __call__(self, attempt: int, outcome: Outcome) -> timedelta | None:
+        """Return the wait after a failed attempt; None to escalate the message.
+
+        Raises:
+            NoWait: the function raised an exception, returned something else, or did not return in time.
+            ConfigurationError: see the function `load`.
+        """
+        function = load(self.name, self._key, self._folder, ("attempt", "outcome"))
+        fault = f"did not return within {SCHEDULE_SECONDS:g} s"
+        if not self._hangs:
+            try:
+                returned = _call_in_thread(function, attempt, outcome)
+            except TimeoutError:
+                self._hangs = True
+            else:
+                if returned is None or (isinstance(returned, timedelta) and returned >= timedelta(0)):
+                    return returned
+                fault = _fault(returned)
+        if not self._failed:
+            self._failed = True
+            logger.warning("%s: %s %s; messages whose waits it decides are escalated", self._key, self.name, fault)
+        raise NoWait(f"{self.name} {fault}")
+
+
+def _call_in_thread(function: Callable[..., object], attempt: int, outcome: Outcome) -> object:
+    """Return what a function returns, or the exception that it raises.
+
+    Raises:
+        TimeoutError: the function did not return in time. Its thread does not keep the process from ending.
+    """
+    done: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(function(attempt, outcome))
+        except BaseException as error:  # noqa: BLE001  whatever the function raises escalates one message
+            done.set_result(error)
+
+    Thread(target=run, name="retrycli schedule", daemon=True).start()
+    return done.result(SCHEDULE_SECONDS)
+
+
+def _fault(returned: object) -> str:
+    if isinstance(returned, BaseException):
+        return f"raised {type(returned).__name__}"
+    if isinstance(returned, timedelta):
+        return "returned a negative wait"
+    return f"returned a value of type {type(returned).__name__}; it must return a timedelta or None"
+
+
+def files_of(name: str, folder: Path | None) -> Iterator[Path]:
+    """Yield the files of a function's module and of the packages above it, and run none of their code.
+
+    Args:
+        name: the function, as ``MODULE:FUNCTION``.
+        folder: see `load`.
+    """
+    parts = name.partition(":")[0].split(".")
+    path = [*sys.path, *([] if folder is None else [str(folder)])]
+    for number in range(1, len(parts) + 1):
+        finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
+        specs = (find(".".join(parts[:number]), path) for find in finders if find is not None)
+        spec = next(filter(None, specs), None)
+        if spec is None:
+            return
+        if spec.has_location and spec.origin is not None:
+            yield Path(spec.origin)
+        path = list(spec.submodule_search_locations or ())
+
+
+def _imported(module_name: str, key: str, folder: Path | None) -> object:
+    try:
+        return import_module(module_name)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            python = f"the packages of {sys.executable}"
+            places = python if folder is None else f"{folder} or {python}"
+            raise ConfigurationError(
+                f"{key}: no module {error.name} in {places}; set gateway.modules_dir to the folder that contains it"
+            ) from None
+        missing = f" (no module {error.name})" if isinstance(error, ModuleNotFoundError) else ""
+        where = "" if folder is None else f"cd {quote(str(folder))} && "
+        raise ConfigurationError(
+            f"{key}: importing {module_name} raised {type(error).__name__}{missing}; to see why, run "
+            f"`{where}{quote(sys.executable)} -c 'import {module_name}'`"
+        ) from error
+
+
+def _objection(found: object, takes: tuple[str, ...]) -> str | None:
+    """Return why an object can't be called with these arguments; None if it can."""
+    if not callable(found) or inspect.isclass(found):
+        return f"is a {'class' if inspect.isclass(found) else f'value of type {type(found).__name__}'}; name a function"
+    if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
+        return "is a generator, which does nothing when it is called; name a function without yield"
+    try:
+        inspect.signature(found).bind(*takes)
+    except TypeError:
+        return f"has the wrong signature; let it take {' and '.join(takes)}, by position"
+    except ValueError:  # a function that is not written in Python may have no signature
+        return None
+    return None

@@ -1,0 +1,308 @@
+"""A function of the application as the sender, and as the schedule: passes, checks and every other command."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.command import LONGEST, wait_until
+from tests.cli.desk import SEND, Desk
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+pytestmark = pytest.mark.forked  # Python imports a module once per process, and each test writes its own
+NAME = "desk.messages:send"
+PLACE = f"python:{NAME}"
+
+
+@pytest.fixture
+def desk(application: Application, tmp_path: Path) -> Desk:
+    made = Desk(tmp_path, application)
+    made.write()
+    return made
+
+
+# -- passes --------------------------------------------------------------------------------------------------------
+
+
+@on_both
+@pytest.mark.parametrize("start", ["", "async "], ids=["sync", "async"])
+def test_a_pass_delivers_by_the_function(cli: Cli, desk: Desk, start: str) -> None:
+    desk.write(f"{start}{SEND}    return f'desk-{{message.id}}'")
+    desk.application.fill()
+    done = cli("run-once")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert sorted(each["id"] for each in desk.sent) == [5, 6, 7]
+    assert {desk.application.row(number)["status"] for number in (5, 6, 7)} == {"sent"}
+    attempts = desk.application.rows("retrycli_attempts").values()
+    assert {(each["outcome"], each["destination"]) for each in attempts} == {("delivered", PLACE)}
+    assert {each["external_id"] for each in attempts} == {"desk-5", "desk-6", "desk-7"}
+    assert len({each["key"] for each in desk.sent}) == 3
+
+
+def test_the_environment_of_cron_is_enough(cli: Cli, desk: Desk, tmp_path: Path) -> None:
+    """Cron starts passes in another folder, and sets no PYTHONPATH."""
+    desk.application.add(101)
+    elsewhere = tmp_path / "home"
+    elsewhere.mkdir()
+    assert cli.real()("run-once", "--config", tmp_path / "retrycli.toml", cwd=elsewhere).returncode == 0
+    assert [each["id"] for each in desk.sent] == [101]
+
+
+def test_the_modules_may_be_in_another_folder(cli: Cli, desk: Desk, tmp_path: Path) -> None:
+    desk.write(gateway='modules_dir = "app"')
+    (tmp_path / "app").mkdir()
+    (tmp_path / "desk").rename(tmp_path / "app" / "desk")
+    desk.application.add(101)
+    assert cli("run-once").returncode == 0
+    assert desk.application.row(101)["status"] == "sent"
+
+
+def test_one_type_may_have_a_function_and_the_others_an_api(cli: Cli, desk: Desk) -> None:
+    desk.write(gateway="", more='[gateway.supplier]\nkind = "http"\nbase_url = "http://127.0.0.1:9"')
+    desk.application.add(101)
+    desk.application.add(102, message_type="supplier")
+    assert cli.json("run-once")["sent"] == 1
+    shown = cli.json("config", "check")
+    assert (shown["call"], shown["api supplier"]) == (NAME, "http://127.0.0.1:9")
+
+
+def test_unauthorized_stops_the_pass_and_its_text_is_not_logged(cli: Cli, desk: Desk) -> None:
+    desk.write(SEND + "    raise retrycli.Unauthorized('token hush-hush')")
+    desk.application.add_due(3)
+    done = cli("run-once")
+    assert done.returncode == 77
+    assert "refuses the credentials (the function raised Unauthorized)" in done.stderr
+    assert "hush-hush" not in done.stderr
+    assert len(desk.sent) == 1
+    assert desk.application.row(101)["retry_count"] == 0
+
+
+def test_a_pause_that_the_receiver_asks_for_stops_the_pass(cli: Cli, desk: Desk) -> None:
+    desk.write(SEND + "    raise retrycli.RetryAfter(3600)")
+    desk.application.add_due(3)
+    assert cli("run-once").returncode == cli("run-once").returncode == 0
+    assert len(desk.sent) == 1
+    assert f"Breaker resting {PLACE}" in cli.on_terminal("status", columns=200).words
+
+
+def test_failures_of_several_tickets_open_the_breaker_and_a_delivery_closes_it(cli: Cli, desk: Desk) -> None:
+    desk.write(SEND + "    raise retrycli.Transient('the desk is down')")
+    desk.application.add_due(9)
+    assert cli.json("run-once", code=69)["reason"] == "breaker_open"
+    assert len(desk.sent) == 5
+    assert PLACE in cli("status").stdout
+    assert f"no delivery to {PLACE} has succeeded since" in cli("doctor").stdout
+    assert "failed 5 times in a row" in cli("explain", "109").stdout
+    desk.write()
+    assert cli.json("run-once", "--probe")["sent"] == 4
+
+
+def test_an_operator_can_retry_and_hold_by_the_functions_name(cli: Cli, desk: Desk) -> None:
+    desk.application.add_due(2)
+    assert cli("pause", "--destination", PLACE, "--reason", "the desk moves").returncode == 0
+    assert cli.json("run-once")["sent"] == 0
+    assert cli("retry", "101").returncode == 0
+    assert cli("resume", "--destination", PLACE).returncode == 0
+    assert cli.json("run-once")["sent"] == 1
+    assert cli("look-up", "101").returncode == 4
+
+
+def test_a_test_message_goes_through_the_function(cli: Cli, desk: Desk) -> None:
+    done = cli("deliver-test", "--ticket", "4711", "--yes")
+    assert (done.returncode, [each["id"] for each in desk.sent]) == (0, [0]), done.stderr
+
+
+# -- time, signals and the end of the process -------------------------------------------------------------------------
+
+BLOCKED = {
+    "a blocked thread": "def send(message):\n    note(message)\n    threading.Event().wait()",
+    "a blocked loop": "async def send(message):\n    note(message)\n    threading.Event().wait()",
+    "a thread pool": "async def send(message):\n    note(message)\n    await asyncio.to_thread(threading.Event().wait)",
+    "a thread that is no daemon": "def send(message):\n    note(message)\n"
+    "    thread = threading.Thread(target=threading.Event().wait)\n    thread.start()\n    thread.join()",
+}
+
+
+@pytest.mark.parametrize("code", BLOCKED.values(), ids=BLOCKED)
+def test_a_function_that_never_returns_holds_up_neither_the_pass_nor_its_process(
+    cli: Cli, desk: Desk, code: str
+) -> None:
+    desk.write(code, gateway="request_timeout_seconds = 0.3")
+    desk.application.add(101)
+    done = cli.real()("run-once")
+    assert (done.returncode, done.stderr) == (0, "")
+    [attempt] = desk.application.rows("retrycli_attempts").values()
+    assert (attempt["outcome"], attempt["error"]) == ("unknown", f"{NAME} did not return within 0.3 s")
+
+
+def test_sigterm_waits_for_the_function_and_records_its_message(cli: Cli, desk: Desk) -> None:
+    desk.write("def send(message):\n    hold(message)")
+    desk.application.add_due(2)
+    with cli.start("run-once") as process:
+        wait_until(lambda: bool(desk.sent), process)
+        process.send_signal(signal.SIGTERM)
+        desk.open()
+        process.communicate(timeout=LONGEST)
+    assert process.returncode == 143
+    assert [desk.application.row(number)["status"] for number in (101, 102)] == ["sent", "failed"]
+    assert len(desk.sent) == 1
+
+
+def test_a_second_signal_ends_a_pass_whose_function_is_blocked(cli: Cli, desk: Desk) -> None:
+    desk.write(BLOCKED["a blocked thread"])
+    desk.application.add(101)
+    with cli.start("run-once") as process:
+        wait_until(lambda: bool(desk.sent), process)
+        process.send_signal(signal.SIGTERM)
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+            process.send_signal(signal.SIGTERM)
+    assert process.returncode == 143
+
+
+# -- checks --------------------------------------------------------------------------------------------------------
+
+WRONG = {
+    "import sys; sys.exit(3)": "gateway.call: importing desk.messages raised SystemExit",
+    "raise KeyError('hush-hush')": "gateway.call: importing desk.messages raised KeyError",
+    "import desk_client": "gateway.call: importing desk.messages raised ModuleNotFoundError (no module desk_client)",
+    "": "gateway.call: desk.messages has no send",
+    "send = 5": f"gateway.call: {NAME} is a value of type int",
+    "class send: pass": f"gateway.call: {NAME} is a class",
+    "def send(): pass": f"gateway.call: {NAME} has the wrong signature; let it take message, by position",
+    "def send(message): yield": f"gateway.call: {NAME} is a generator",
+}
+
+
+@pytest.mark.parametrize(("code", "said"), WRONG.items())
+def test_a_function_that_can_not_be_called_is_one_clear_line(cli: Cli, desk: Desk, code: str, said: str) -> None:
+    desk.write(code)
+    desk.application.add(101)
+    for command in (("config", "check"), ("run-once",), ("retry", "101")):
+        done = cli(*command)
+        assert (done.returncode, done.stderr.count("\n")) == (78, 1), done.stderr
+        assert done.stderr.startswith(f"retrycli: {said}")
+        assert "hush" not in done.stderr
+    finding = next(each for each in cli.json("doctor", code=3)["findings"] if each["name"] == "function")
+    assert (finding["level"], finding["found"].startswith(said.partition(";")[0])) == ("failure", True)
+    assert desk.application.row(101)["status"] == "failed"
+    assert desk.application.state(101) == "waiting"
+
+
+def test_a_module_that_does_not_exist_is_named_with_the_setting_that_helps(cli: Cli, desk: Desk) -> None:
+    (desk.folder / "desk").rename(desk.folder / "other")
+    done = cli("config", "check")
+    assert done.returncode == 78
+    assert f"no module desk in {desk.folder} or" in done.stderr
+    assert "set gateway.modules_dir to the folder that contains it" in done.stderr
+
+
+def test_config_check_and_doctor_accept_a_function(cli: Cli, desk: Desk) -> None:
+    checked = cli.json("config", "check")
+    assert (checked["call"], checked["api"]) == (NAME, PLACE)
+    [finding] = [each for each in cli.json("doctor", code=3)["findings"] if each["name"] == "function"]
+    assert (finding["level"], finding["found"]) == ("ok", f"gateway.call: {NAME} can be called")
+
+
+def test_an_idle_pass_does_not_import_the_application(cli: Cli, desk: Desk) -> None:
+    desk.write("(HERE / 'imported').touch()\n" + SEND)
+    assert cli("run-once").returncode == cli("status").returncode == cli("list-failed").returncode == 0
+    assert not (desk.folder / "imported").exists()
+
+
+@pytest.mark.parametrize("name", ["desk/messages.py", "desk/__init__.py", "desk", "."])
+def test_code_that_others_can_change_is_reported_and_not_imported_by_doctor(cli: Cli, desk: Desk, name: str) -> None:
+    desk.write("(HERE / 'imported').touch()\n" + SEND)
+    place = desk.folder / name
+    place.chmod(0o777)
+    found = cli.json("doctor", "--config", desk.folder / "retrycli.toml", code=3)["findings"]
+    shown = {(each["name"], each["level"]) for each in found if str(place.resolve()) in each["found"]}
+    assert {("files", "failure"), ("function", "warning")} <= shown
+    assert not (desk.folder / "imported").exists()
+
+
+# -- a function as the schedule ---------------------------------------------------------------------------------------
+
+FAILING = "def send(message):\n    raise retrycli.Transient('busy')\n"
+OWN_WAITS = 'backoff = "python"\ncall = "desk.messages:wait"'
+
+
+@on_both
+def test_a_function_decides_the_waits_of_a_type(cli: Cli, desk: Desk) -> None:
+    desk.write(
+        FAILING + "def wait(attempt, outcome):\n"
+        "    assert outcome.kind == 'transient' and outcome.error == 'busy'\n"
+        "    return timedelta(days=attempt)",
+        more=f"[schedule.types.supplier]\n{OWN_WAITS}",
+    )
+    desk.application.add(101, message_type="supplier", retry_count=2)
+    desk.application.add(102)
+    assert cli.json("run-once")["rescheduled"] == 2
+    waits = {each["id"]: each["next_attempt_at"] for each in cli.json("list-failed")["messages"]}
+    assert waits[101] > waits[102]
+    [days] = desk.application.asked("SELECT retry_count FROM pending_messages WHERE id = 101")
+    assert days == (3,)
+
+
+def test_none_escalates_and_says_who_decided(cli: Cli, desk: Desk) -> None:
+    desk.write(FAILING + "def wait(attempt, outcome):\n    return None", schedule=OWN_WAITS)
+    desk.application.add(101)
+    done = cli("run-once")
+    assert "Message 101 needs an operator (exhausted: desk.messages:wait ended the retries)" in done.stderr
+    assert "METRIC: message_escalated ticket_id=4711 message_type=customer retry_count=1" in done.stderr
+    [escalated] = cli.json("escalations")["escalations"]
+    assert (escalated["reason"], escalated["last_error"]) == (
+        "exhausted",
+        "Retries ended by desk.messages:wait. Manual intervention required. Last error: busy",
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise KeyError('hush-hush')", "raised KeyError"),
+        ("return 15", "returned a value of type int; it must return a timedelta or None"),
+        ("return timedelta(-1)", "returned a negative wait"),
+        ("threading.Event().wait()", "did not return within 1 s"),
+    ],
+)
+def test_a_schedule_that_fails_escalates_as_invalid_and_says_so_once(
+    cli: Cli, desk: Desk, body: str, said: str
+) -> None:
+    desk.write(FAILING + f"def wait(attempt, outcome):\n    {body}", schedule=OWN_WAITS)
+    desk.application.add_due(2)
+    done = cli.real()("run-once")
+    assert done.returncode == 0
+    assert done.stderr.count(f"schedule.call: desk.messages:wait {said}; messages whose waits it decides") == 1
+    assert "hush" not in done.stderr
+    found = cli.json("escalations")["escalations"]
+    assert {each["reason"] for each in found} == {"invalid"}
+    assert len(found) == 2
+
+
+def test_a_schedule_that_can_not_be_imported_is_found_before_anything_is_sent(cli: Cli, desk: Desk) -> None:
+    desk.write(schedule=OWN_WAITS)
+    desk.application.add(101)
+    for command in ("config check", "run-once"):
+        done = cli(*command.split())
+        assert done.returncode == 78
+        assert done.stderr == "retrycli: schedule.call: desk.messages has no wait; write MODULE:FUNCTION\n"
+    assert desk.sent == []
+
+
+def test_a_wait_of_zero_lasts_until_the_next_pass(cli: Cli, desk: Desk) -> None:
+    desk.write(FAILING + "def wait(attempt, outcome):\n    return timedelta(0)", schedule=OWN_WAITS)
+    desk.application.add(101)
+    assert cli.json("run-once")["rescheduled"] == 1
+    assert desk.application.row(101)["retry_count"] == 1
