@@ -58,12 +58,19 @@ TAIL = 5_000  # number of newest messages that every pass compares with the queu
 # With an index on the failed rows, only failed rows count. If there are few, every pass compares all of them.
 SWEEP = 10_000
 RETIRED_AT_ONCE = 500  # maximum number of messages that one transaction removes from the queue
-DROP_QUEUED = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
+DROP_QUEUED = delete(queue).where(
+    id_in(queue.c.message_id), queue.c.state != State.SENDING.value, queue.c.handed_over_at.is_(None)
+)
 UNLOCKED = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
 FOLLOW = (
     update(queue)
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
     .values(ticket=bindparam("now"), birth=bindparam("birth"))
+)
+# The lowest id in the queue, and whether any message is handed over. Both are fast checks.
+FIRST_IN_QUEUE = select(
+    select(func.min(queue.c.message_id)).scalar_subquery(),
+    select(queue.c.message_id).where(queue.c.handed_over_at.is_not(None)).exists(),
 )
 START = -(2**63)  # the lowest 64-bit integer, assumed to be lower than all ids
 
@@ -86,6 +93,8 @@ class Enrolment:
         self._database = database
         self._tail = tail
         self._sweep = sweep
+        # Whether any message was handed over to the application's own sender when the queue was last compared.
+        self.has_handed_over = False
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         """Return the ranges of ids to compare in this pass: all of the newest messages, and the next slice of the older
@@ -237,7 +246,8 @@ class Enrolment:
         """Yield queue rows that differ from the application's rows, in batches: the rows that leave the queue, and the
         rows that stay.
         """
-        if self._database.scalar(select(func.min(queue.c.message_id))) is None:  # a fast check for an empty queue
+        [(first, self.has_handed_over)] = self._database.rows(FIRST_IN_QUEUE)
+        if first is None:
             return
         rest = span
         while True:
@@ -274,6 +284,7 @@ class Enrolment:
             # stores the current format.
             .where(
                 *_within(queue.c.message_id, span),
+                queue.c.handed_over_at.is_(None),  # `retrycli.store.hand_over` compares the others
                 or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ),
             )
             .order_by(queue.c.message_id)

@@ -121,7 +121,7 @@ def _selected(
             yield _value(table, source, role, names["id"]).label(role)
         elif role in names:
             yield table.c[names[role]].label(role)
-    for wanted in (MessageStatus.FAILED, MessageStatus.REJECTED):
+    for wanted in (MessageStatus.FAILED, MessageStatus.REJECTED, MessageStatus.QUEUED):
         condition = status == literal_column(literals[wanted]) if wanted in literals else literal_column("(1 = 0)")
         yield condition.label(CONDITION + wanted)
     if isinstance(split := mapping.source("recipient_email"), Split):

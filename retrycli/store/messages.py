@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -86,6 +86,17 @@ def has_status(columns: ColumnsOfMessages, status: MessageStatus) -> ColumnEleme
     return columns["status"] == literal_column(f"'{status.value}'")
 
 
+def is_listed(database: Database) -> ColumnElement[bool]:
+    """Return the condition for the messages that operators see: failed ones, and those that were handed over.
+
+    The statement joins the application's table with the queue.
+    """
+    is_failed = has_status(database.messages.c, MessageStatus.FAILED)
+    if MessageStatus.QUEUED not in database.table.literals:
+        return is_failed
+    return or_(is_failed, queue.c.handed_over_at.is_not(None))
+
+
 def status_of(database: Database) -> ColumnElement[str]:
     """Select a message's status. If SQL considers the status equal to ``failed``, select exactly ``failed``.
 
@@ -152,10 +163,10 @@ LOWEST_ID = -(2**63)  # the lowest integer that both databases can store
 
 ESCALATED = queue.c.state == State.ESCALATED.value
 EARLIER = queue.alias("earlier")
-UNFINISHED = (State.WAITING.value, State.SENDING.value)
+UNFINISHED = (State.WAITING.value, State.SENDING.value, State.HANDED_OVER.value)
 
-# The conditions under which `run.per_ticket_order` holds a message back: an earlier message of its ticket waits or is
-# being sent.
+# The conditions under which `run.per_ticket_order` holds a message back: an earlier message of its ticket waits, is
+# being sent, or is handed over.
 HELD_BACK = (
     EARLIER.c.ticket == queue.c.ticket,
     EARLIER.c.message_id < queue.c.message_id,
@@ -187,6 +198,20 @@ def queued_ids(connection: Connection, ids: Collection[int]) -> set[int]:
     """Return which of the ids are in the queue."""
     queued = select(queue.c.message_id).where(id_in(queue.c.message_id))
     return set(connection.execute(queued, {"ids": list(ids)}).scalars())
+
+
+def without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Leave out the ids of rows that the application has locked. Lock the others.
+
+    SQLite has no row locks. On a server, a missing row counts as unlocked.
+    """
+    if database.is_sqlite:
+        return list(ids)
+    m = database.messages.c
+    rows = select(m.id).where(id_in(m.id))
+    existing = set(connection.execute(rows, {"ids": list(ids)}).scalars())
+    free = set(connection.execute(rows.with_for_update(skip_locked=True), {"ids": list(ids)}).scalars())
+    return [message_id for message_id in ids if message_id in free or message_id not in existing]
 
 
 REMEMBERED = 1_000  # number of characters of an error that the queue stores, to detect changes by the application

@@ -28,7 +28,7 @@ from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.domain.errors import SchemaMismatch
-from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageStatus
+from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, STATUSES, MessageStatus
 
 # Unsuitable column types, with the reasons. A SQLite column also accepts values of other types, so only the type of the
 # id is checked in a file: a text column would convert ids to strings.
@@ -163,7 +163,7 @@ def _same_table(name: str, schema: str | None, *read_as: tuple[str, TypeEngine[A
     """
     table = table_clause(name, *(column(*each) for each in read_as), schema=schema)
     names = {role: role for role in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if role in table.c}
-    return MessageTable(table, table, names, {status: f"'{status}'" for status in MessageStatus})
+    return MessageTable(table, table, names, {status: f"'{status}'" for status in STATUSES})
 
 
 UNPADDED, STRING, UUID_TEXT, INTEGRAL = _Unpadded(), String(), Uuid(as_uuid=False), _IntegralNumeric()

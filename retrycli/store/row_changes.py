@@ -1,6 +1,6 @@
 """Change the application's rows: failed rows, and rejected rows that an operator requeues."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from sqlalchemy.types import NULLTYPE, TypeEngine
 
 from retrycli.domain.errors import TransactionLost
 from retrycli.domain.message import MessageStatus, QueuedMessage
-from retrycli.domain.transition import Decision, TransitionKind
+from retrycli.domain.transition import ALWAYS_WRITTEN, Decision, TransitionKind
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT, pipeline_errors
 from retrycli.store.database import Database
@@ -98,7 +98,7 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
 
 def _has_taken(decision: Decision, row: RowState, room: int | None) -> bool:
     change = decision.transition
-    if change.kind is TransitionKind.DELIVERED:
+    if change.kind in ALWAYS_WRITTEN:
         return not row.failed
     if change.retry_count is not None and row.retry_count != change.retry_count:
         return False
@@ -120,6 +120,7 @@ def _write(
     error_column = database.column_of("last_error")
     no_error = None if error_column is None or error_column["nullable"] else ""
     sent = _mark_sent(table, _type_of_sent_at(database), no_error).execute(connection, delivered)
+    queued = _hand_over(table, connection, decisions.values())
     failed = [
         {
             "id": decision.message_id,
@@ -127,14 +128,14 @@ def _write(
             "retry_count": decision.transition.retry_count,
         }
         for decision in decisions.values()
-        if decision.transition.kind is not TransitionKind.DELIVERED
+        if decision.transition.kind not in ALWAYS_WRITTEN
     ]
     noted: int | None = len(failed)
     if table.own:
         keep(table, connection, failed)
     if table.own < NOTED:
         noted = _note_failures(table, room).execute(connection, failed)
-    return None if sent is None or noted is None else sent + noted
+    return None if sent is None or noted is None or queued is None else sent + noted + queued
 
 
 NOTED = frozenset({"retry_count", "last_error"})  # what a failure changes in the row of a message
@@ -170,6 +171,17 @@ def _mark_sent(table: MessageTable, sent_at: TypeEngine[Any] | None, no_error: s
         )
 
     return BulkStatement(mark, {"id": BigInteger(), **when})
+
+
+def _hand_over(table: MessageTable, connection: Connection, decisions: Iterable[Decision]) -> int | None:
+    rows = [{"id": each.message_id} for each in decisions if each.transition.kind is TransitionKind.HANDED_OVER]
+    return _mark_queued(table).execute(connection, rows) if rows else 0
+
+
+@lru_cache
+def _mark_queued(table: MessageTable) -> BulkStatement:
+    queued = {table.column("status"): table.literal(MessageStatus.QUEUED)}
+    return BulkStatement(lambda of: _failed_one(table, of["id"]).values(queued), {"id": BigInteger()})
 
 
 @lru_cache
