@@ -14,7 +14,7 @@ from retrycli import operations
 from retrycli.cli.options import utf8
 from retrycli.domain.duration import LONGEST, duration
 from retrycli.domain.listing import Filter
-from retrycli.domain.message import LARGEST_ID, EscalationReason, MessageType, State
+from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.sanitize import printable
 
 MAX_ERROR_LENGTH = 60  # maximum length of a completion's description: the ticket and the error
@@ -30,11 +30,7 @@ def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
     try:
         given = ctx.params.get("config") or ctx.find_root().params.get("config")
         settings = configuration.load(Path(given) if given else None).settings
-        found = (
-            operations.listing.failed_beginning(settings, incomplete)
-            if incomplete.isdecimal() or not incomplete
-            else []
-        )
+        found = operations.listing.failed_beginning(settings, incomplete)
     except Exception:  # noqa: BLE001  completion must not print errors
         return []
     return [
@@ -43,14 +39,11 @@ def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
     ]
 
 
-MessageId = Annotated[
-    int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The id of the message.", autocompletion=failed_messages)
-]
+MessageId = Annotated[str, typer.Argument(metavar="ID", help="The id of the message.", autocompletion=failed_messages)]
 MessageIds = Annotated[
-    list[int] | None,
+    list[str] | None,
     typer.Argument(
         metavar="ID…",
-        max=LARGEST_ID,
         help="The ids of the messages.",
         show_default=False,
         autocompletion=failed_messages,

@@ -1,4 +1,4 @@
-"""The ``db`` commands, which maintain retrycli's own tables, and ``table accept``."""
+"""The ``db`` commands, which maintain retrycli's own tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ FAILED_INDEX = {
 
 
 db = typer.Typer(help="Maintain retrycli's own tables and index.", no_args_is_help=True, rich_markup_mode=None)
-table = typer.Typer(help="Link the queue to the application's table.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @db.command("upgrade")
@@ -217,42 +216,5 @@ def db_index(
         {"index": index.name, "before": before, "now": now, "statements": statements},
         *([f"{'Dropped' if drop else 'Created'} the index."] if statements else []),
         "Next: retrycli status",
-        as_json=as_json,
-    )
-
-
-@table.command("accept")
-def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Assign the queue to the table that database.table names.
-
-    Use it after the application has renamed its table. The queue belongs to one table, and commands refuse any other.
-    """
-    with operations.maintenance.belonging(load_settings(ctx, config)) as (before, accept):
-        if not as_json:
-            terminal.say(
-                f"The queue belongs to {before.remembered or 'no table yet'} and has "
-                f"{formatting.count(before.messages, 'message')}."
-            )
-        if before.remembered != before.configured:
-            if not as_json:
-                terminal.say(
-                    f"{before.configured} has a failed row for {before.found} of them; the rest would leave the queue."
-                )
-            confirm(
-                f"Assign the queue to {before.configured}?",
-                f"messages without a failed row in {before.configured} leave the queue",
-                yes=yes,
-                as_json=as_json,
-            )
-            accept()
-    terminal.answer(
-        {
-            "before": before.remembered,
-            "table": before.configured,
-            "messages": before.messages,
-            "found": before.found,
-        },
-        f"The queue belongs to {before.configured}.",
-        "Next: retrycli run-once --dry-run",
         as_json=as_json,
     )

@@ -64,7 +64,7 @@ def edit(
         terminal.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")
 
 
-def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:
+def _in_editor(message_id: str, before: EditableMessage) -> EditableMessage:
     command = editor_command(os.environ)
     if stripped_by_sudo(os.environ):
         terminal.complain(

@@ -25,7 +25,7 @@ def select_messages(
     ctx: typer.Context,
     config: Path | None,
     verb: str,
-    message_ids: list[int] | None,
+    message_ids: list[str] | None,
     wanted: Filter,
     *,
     yes: bool,
@@ -35,7 +35,7 @@ def select_messages(
     asks_on_terminal: bool = False,
     expired: Callable[[Settings, Sequence[int]], Collection[int]] = lambda *_: (),
     only: Mapping[str, Any] | None = None,
-) -> tuple[Settings, Sequence[int]]:
+) -> tuple[Settings, Sequence[int | str]]:
     """Choose messages by id or by a filter, ask for confirmation, and return the settings and the ids.
 
     The question begins with ``verb`` and ends with ``plan``. For messages chosen by id, ask only if the change can't be

@@ -58,7 +58,7 @@ def _show_edits(acts: Sequence[ActionRecord]) -> None:
             print()  # noqa: T201
 
 
-def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
+def _next_step(settings: Settings, found: MessageDetails, message_id: int | str) -> str:
     last_act = next((act.act for act in reversed(found.acts) if act.act not in OF_HOLDS), None)
     if found.row["status"] == MessageStatus.REJECTED and last_act == ActionKind.REJECTED:
         may_expire = any(policy.expires_after for policy in settings.policies.values())

@@ -40,7 +40,7 @@ class DatabaseSettings(SettingsModel):
         repr=False,
         description="the database's SQLAlchemy URL, for SQLite or PostgreSQL",
     )
-    table: Annotated[str, matching(r"[^.\0]+(\.[^.\0]+)?", "write TABLE or SCHEMA.TABLE")] = Field(
+    table: Annotated[str, matching(r"[\w$ -]+(\.[\w$ -]+)?", "write TABLE or SCHEMA.TABLE")] = Field(
         "pending_messages", description="the application's table, with its schema if necessary"
     )
     where: str | None = Field(None, description="an SQL condition; only rows that meet it are messages")

@@ -3,6 +3,8 @@
 import re
 from typing import NamedTuple
 
+from retrycli.domain.errors import InvalidMessage
+
 # Control characters and line separators, which a header must not contain.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # An atom of RFC 5322, section 3.2.3, with the non-ASCII characters of RFC 6531, section 3.3.
@@ -71,3 +73,22 @@ def _ascii_domain(domain: str) -> str:
     if not DOMAIN.fullmatch(domain.lower()):
         raise ValueError("the domain is invalid")
     return domain.lower()
+
+
+def split_addresses(value: object, separator: str) -> list[str]:
+    """Return the addresses of a list, such as ``Max <max@example.org>, info@example.com``.
+
+    A separator within quotes or a comment does not separate (RFC 5322, section 3.4).
+
+    Raises:
+        InvalidMessage: the value is not text, or has no address.
+    """
+    from email.utils import formataddr, getaddresses
+
+    if not isinstance(value, str):
+        raise InvalidMessage("recipient_email is missing" if value is None else "recipient_email must be text")
+    listed = value if separator == "," else value.replace(separator, ",")
+    found = [formataddr(pair, "utf-8") if pair[0] else pair[1] for pair in getaddresses([listed]) if any(pair)]
+    if not found:
+        raise InvalidMessage("recipient_email has no address")
+    return found

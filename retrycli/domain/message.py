@@ -114,8 +114,9 @@ OPTIONAL_COLUMNS = (
 BY_PASS = "pass"  # noqa: S105  not a password
 LONGEST_NAME = 255  # maximum length of an operator's name in the history
 LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
-# A column that rows have in addition if ``recipient_email`` is a list of addresses: the separator of the list.
-ADDRESS_SEPARATOR = "retrycli_separator"
+# Columns that rows of some tables have in addition: the key, if it is not an integer, and the separator of the
+# addresses, if ``recipient_email`` is a list.
+KEY, ADDRESS_SEPARATOR = "retrycli_key", "retrycli_separator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,11 @@ class Message:
         """
         fields = dict(row)
         if (separator := fields.pop(ADDRESS_SEPARATOR, None)) is not None:
-            fields |= _split_addresses(fields, str(separator))
+            from retrycli.domain.email_address import split_addresses  # only tables with lists of addresses need it
+
+            recipient, *others = split_addresses(fields["recipient_email"], str(separator))
+            fields["recipient_email"] = recipient
+            fields["cc_emails"] = [*others, *_json_list("cc_emails", fields.get("cc_emails"))]
         for name in LIST_COLUMNS:
             fields[name] = _json_list(name, fields.get(name))
         _reject_undecodable(fields)
@@ -152,8 +157,10 @@ class Message:
             raise InvalidMessage("body is missing" if fields["body"] is None else "body must be text")
         if not isinstance(fields["subject"], str | None):
             raise InvalidMessage("subject must be text")
+        its_id = _whole_number("id", fields["id"])
+        fields["id"] = fields.pop(KEY, its_id)
         return cls(
-            id=_whole_number("id", fields["id"]),
+            id=its_id,
             ticket_id=_checked_ticket(fields["ticket_id"]),
             message_type=_message_type(fields["message_type"]),
             retry_count=retry_count(fields["retry_count"]),
@@ -313,24 +320,6 @@ def _json_list(column: str, value: object) -> list[object]:
     if not isinstance(value, list):
         raise InvalidMessage(f"{column} must be a JSON list")
     return value
-
-
-def _split_addresses(fields: Mapping[str, object], separator: str) -> dict[str, object]:
-    """Return the recipient and the copies of a list of addresses. A separator within quotes does not separate.
-
-    Raises:
-        InvalidMessage: the value is not text.
-    """
-    from email.utils import formataddr, getaddresses  # only tables with lists of addresses need it
-
-    value = fields.get("recipient_email")
-    if not isinstance(value, str):
-        raise InvalidMessage("recipient_email is missing" if value is None else "recipient_email must be text")
-    listed = value if separator == "," else value.replace(separator, ",")
-    found = [formataddr(pair, "utf-8") if pair[0] else pair[1] for pair in getaddresses([listed]) if any(pair)]
-    if not found:
-        raise InvalidMessage("recipient_email has no address")
-    return {"recipient_email": found[0], "cc_emails": [*found[1:], *_json_list("cc_emails", fields.get("cc_emails"))]}
 
 
 def _reject_constant(name: str) -> None:

@@ -16,6 +16,7 @@ from retrycli.domain.delivery_stats import GroupBy, wait_quantiles
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.identity import digest_of
 from retrycli.domain.message import utc_time
+from retrycli.domain.message_id import shown_id
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.delivery_stats import DeliveryStats, Group
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
+    from retrycli.domain.mapping_proposal import Proposal
     from retrycli.operations.bulk import BulkResult
+    from retrycli.operations.discover import Discovery
     from retrycli.operations.edit_message import Edit
     from retrycli.operations.explain import Explanation
     from retrycli.operations.pause import ActiveHold
@@ -92,6 +95,7 @@ def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | N
         "messages": (
             {name: getattr(message, name) for name in LISTED}
             | {
+                "id": shown_id(message.id),
                 "max_retries": message.max_retries(policies),
                 "created_at": message.created_at,
                 "expires_at": message.expires_at(policies),
@@ -106,7 +110,9 @@ def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | N
 def escalations(listed: Iterator[ListedMessage], groups: Sequence[EscalationGroup]) -> Body:
     """Return the body of ``escalations``."""
     return {
-        "escalations": ({name: getattr(message, name) for name in ESCALATED} for message in listed),
+        "escalations": (
+            {name: getattr(message, name) for name in ESCALATED} | {"id": shown_id(message.id)} for message in listed
+        ),
         "groups": [_group(group) for group in groups],
     }
 
@@ -121,7 +127,7 @@ def _group(group: EscalationGroup) -> Body:
         "oldest": group.oldest,
         "newest": group.newest,
         "types": group.types,
-        "example": group.example.id,
+        "example": shown_id(group.example.id),
     }
 
 
@@ -146,7 +152,7 @@ def _column(name: str, value: object) -> object:
     if name in TIME_COLUMNS:
         with suppress(InvalidMessage):
             return utc_time(name, value)
-    return value
+    return shown_id(value) if isinstance(value, int) else value
 
 
 def explanation(found: Explanation) -> Body:
@@ -155,7 +161,7 @@ def explanation(found: Explanation) -> Body:
     for name in UNEXPLAINED:
         del values[name]
     values["holds"] = [{name: hold[name] for name in HOLD} for hold in values["holds"]]
-    return {"id": values.pop("message_id")} | values
+    return {"id": shown_id(values.pop("message_id"))} | values
 
 
 def passes(found: PassList) -> Body:
@@ -214,7 +220,7 @@ def action(act: str, done: ActionResult) -> Body:
     return {
         "act": act,
         **_counts(done),
-        "refused": [{"id": message_id, "error": str(error)} for message_id, error in done.refused.items()],
+        "refused": [{"id": shown_id(message_id), "error": str(error)} for message_id, error in done.refused.items()],
         "canaries": [_attempt(tried) for tried in done.tried],
     }
 
@@ -239,7 +245,7 @@ def _attempt(tried: ManualAttempt) -> Body:
     if tried.handed_over:
         return {"id": tried.message_id, "outcome": HANDED_OVER, "status_code": None, "error": None}
     return {
-        "id": tried.message_id,
+        "id": shown_id(tried.message_id),
         "outcome": outcome.kind if outcome else None,
         "status_code": outcome.status_code if outcome else None,
         "error": outcome.error if outcome else str(tried.error),
@@ -251,7 +257,7 @@ def look_ups(asked: Sequence[LookedUp]) -> Body:
     return {
         "results": [
             {
-                "id": answer.message_id,
+                "id": shown_id(answer.message_id),
                 "result": answer.found.result if answer.found else None,
                 "error": answer.found.error if answer.found else str(answer.error),
             }
@@ -260,11 +266,37 @@ def look_ups(asked: Sequence[LookedUp]) -> Body:
     }
 
 
+def discovered(found: Discovery) -> Body:
+    """Return the body of ``table discover``, without the settings as text."""
+    return {
+        "database": found.place,
+        "examined": found.examined,
+        "tables": [_proposal(each) for each in found.proposals],
+    }
+
+
+def _proposal(proposal: Proposal) -> Body:
+    sample, shown = proposal.sample, proposal.status
+    return {
+        "table": proposal.name,
+        "kind": proposal.kind,
+        "conforming": proposal.is_conforming,
+        "columns": proposal.columns,
+        "statuses": [{"value": value, "rows": rows, "older": value in proposal.older} for value, rows in shown.counts],
+        "rows_without_status": shown.empty,
+        "rows_with_hidden_status": shown.hidden,
+        "rows_counted": sample.rows,
+        "counted_all": sample.is_whole,
+        "counted_newest": sample.is_newest,
+        "problem": sample.problem,
+    }
+
+
 def edited(done: Edit) -> Body:
     """Return the body of ``edit``."""
-    return {"id": done.message_id, "changed": done.changed, "digest": done.digest}
+    return {"id": shown_id(done.message_id), "changed": done.changed, "digest": done.digest}
 
 
-def noted(message_id: int, text: str) -> Body:
+def noted(message_id: int | str, text: str) -> Body:
     """Return the body of ``escalations note``."""
     return {"id": message_id, "note": text}

@@ -16,10 +16,12 @@ from retrycli.domain.errors import CountChanged, InvalidArgument, RetrycliError
 from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.operator_action import OperatorAction, would_expire
 from retrycli.domain.transition import ActionKind
+from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk_request import BulkRequest
 from retrycli.operations.message_actions import SHOWN, expired_among, perform, try_canaries
-from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all, unique_ids
+from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
+from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 
 __all__ = ["BulkPreview", "BulkRequest", "BulkResult", "act", "preview"]
@@ -69,9 +71,8 @@ def preview(
     """
     request.check()
     with open_database(settings) as database:
-        views = MessageQueries(database)
-        ids = _ids(views, request, None)
-        first = list(views.pages(unique_ids(ids[:shown]), Filter()))
+        ids = _ids(database, request, None)
+        first = list(MessageQueries(database).pages(ids[:shown], Filter()))
     expired = expired_among(settings, ids, runtime) if request.action is BulkAction.REQUEUE else ()
     return BulkPreview(len(ids), first, len(expired))
 
@@ -109,7 +110,7 @@ def act(
     request.check()
     progress = None if after is None else Progress.parse(after, request.digest)
     with open_database(settings) as database:
-        ids = _ids(MessageQueries(database), request, progress)
+        ids = _ids(database, request, progress)
         if progress is None:
             _expect(request, len(ids))
             progress = Progress(request.digest, len(ids), request.due or clock(database, runtime.now)())
@@ -124,20 +125,20 @@ def act(
     return BulkResult(request.action, done, str(part.progress) if reason in {"time", "signal"} else None)
 
 
-def _ids(views: MessageQueries, request: BulkRequest, progress: Progress | None) -> Sequence[int]:
+def _ids(database: Database, request: BulkRequest, progress: Progress | None) -> Sequence[int]:
     """Return the ids that no slice has reached yet."""
     if request.wanted is None:
-        ids = request.unique_ids
+        ids = message_ids.resolve(database, request.ids)
         if progress is not None and progress.total != len(ids):
             raise InvalidArgument("not the progress of this request: begin the action again")
         return ids[progress.handled if progress else 0 :]
-    wanted = request.selection
+    wanted, views = request.selection, MessageQueries(database)
     if wanted is None:
         return ()
     if progress is None:
-        return views.ids(wanted, limit=MOST)
+        return message_ids.named(database, views.ids(wanted, limit=MOST))
     end: MessageCursor | None = None if progress.last is None else Cursor("id", None, progress.last)
-    return views.ids(wanted, after=end, limit=progress.total - progress.handled)
+    return message_ids.named(database, views.ids(wanted, after=end, limit=progress.total - progress.handled))
 
 
 def _expect(request: BulkRequest, count: int) -> None:

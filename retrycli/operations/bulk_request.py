@@ -11,10 +11,9 @@ from retrycli.domain.bulk import BulkAction
 from retrycli.domain.duration import LONGEST
 from retrycli.domain.errors import InvalidArgument
 from retrycli.domain.listing import Filter
-from retrycli.domain.message import State
+from retrycli.domain.message import LARGEST_ID, SMALLEST_ID, State
 from retrycli.domain.sanitize import storable
 from retrycli.operations.message_actions import Canary
-from retrycli.operations.retry import unique_ids
 
 LONGEST_REASON = 1_000  # maximum number of characters of a reason; it is stored once per message
 MAX_CANARIES = 1_000
@@ -40,7 +39,7 @@ class BulkRequest:
     """
 
     action: BulkAction
-    ids: Sequence[int] = ()
+    ids: Sequence[int | str] = ()
     wanted: Filter | None = None
     expected: int | None = None
     reason: str | None = None
@@ -57,7 +56,6 @@ class BulkRequest:
         for is_wrong, why in self._faults():
             if is_wrong:
                 raise InvalidArgument(why)
-        _ = self.unique_ids
         if self.wanted is not None:
             self.wanted.check()
 
@@ -66,6 +64,7 @@ class BulkRequest:
         takes_reason = self.action in {BulkAction.REJECT, BulkAction.MARK_SENT}
         requeue_only = (self.due, self.canary) != (None, None) or bool(self.spread)
         return (
+            (any(not _is_id(each) for each in self.ids), "an id must be text, or an integer of 64 bits"),
             (bool(self.ids) == (self.wanted is not None), "give either ids or a filter"),
             (self.wanted == Filter(), "the filter has no condition; give at least one"),
             (self.action is BulkAction.REJECT and not reason.strip(), "the reason is empty; give one"),
@@ -91,18 +90,6 @@ class BulkRequest:
         return replace(wanted, state=State.ESCALATED, new=wanted.new or self.action is BulkAction.ACKNOWLEDGE)
 
     @cached_property
-    def unique_ids(self) -> Sequence[int]:
-        """Return the ids without duplicates, in the same order.
-
-        Raises:
-            InvalidArgument: an id is not an integer of 64 bits.
-        """
-        try:
-            return unique_ids(self.ids)
-        except (OverflowError, TypeError):
-            raise InvalidArgument("an id must be an integer of 64 bits") from None
-
-    @cached_property
     def digest(self) -> str:
         """Return a digest of the request, which is part of its progress."""
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in {"ids", "expected"}}
@@ -116,3 +103,7 @@ def _plain(value: object) -> object:
     if isinstance(value, str) or not isinstance(value, Collection):
         return str(value)
     return sorted(map(str, value))
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and SMALLEST_ID <= value <= LARGEST_ID)

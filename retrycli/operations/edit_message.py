@@ -10,6 +10,7 @@ from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import ticket_text
 from retrycli.domain.operator_action import OperatorAction, stale
 from retrycli.engine import manual_attempt
+from retrycli.operations.ids import resolve_one
 from retrycli.operations.wiring import (
     DEFAULT_RUNTIME,
     Runtime,
@@ -40,7 +41,7 @@ class Edit:
 
 def edit(
     settings: Settings,
-    message_id: int,
+    message_id: int | str,
     *,
     subject: str | None = None,
     body: str | None = None,
@@ -76,7 +77,7 @@ def edit(
 
 
 def read_draft(
-    settings: Settings, message_id: int, *, digest: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
+    settings: Settings, message_id: int | str, *, digest: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> tuple[MessageDetails, EditableMessage]:
     """Return a message, and its editable part.
 
@@ -93,10 +94,11 @@ def read_draft(
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        Acts(database).check_editable(message_id, clock(database, runtime.now)())
-        found = message_details(database, message_id, body=True)
+        number = resolve_one(database, message_id)
+        Acts(database).check_editable(number, clock(database, runtime.now)())
+        found = message_details(database, number, body=True)
     if digest is not None and digest != digest_of(found.row):
-        raise stale(message_id)
+        raise stale(number)
     return found, EditableMessage.of(found.row)
 
 
@@ -130,7 +132,7 @@ def write_draft(
     wanted.check(before)
     if wanted.recipient is not None and "recipient_email" not in row:
         raise NotEdited(f"{settings.database.table} has no column recipient_email; omit the recipient")
-    message_id = int(row["id"])
+    message_id: int = row["id"]
     changes = {} if wanted == before else wanted.changes(row)
     if not changes:
         return Edit(message_id, [], digest_of(row))

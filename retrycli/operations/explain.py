@@ -25,6 +25,7 @@ from retrycli.domain.retry_policy import LATEST, later
 from retrycli.domain.transition import Claim, IdRange, Route
 from retrycli.engine import limits, recovery, runner
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
+from retrycli.operations.ids import resolve_one
 from retrycli.operations.schedule.applications import applications
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.status import ended_passes
@@ -67,7 +68,7 @@ class Explanation:
 
 def explain(
     settings: Settings,
-    message_id: int,
+    message_id: int | str,
     *,
     callers: Sequence[Caller] | None = None,
     none_hidden: bool = False,
@@ -128,7 +129,8 @@ class _Explainer:
         self._grid = ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
         self._cron = self._cron_gate(passes, interval, callers, none_hidden=none_hidden)
 
-    def explain(self, message_id: int) -> Explanation:
+    def explain(self, given: int | str) -> Explanation:
+        message_id = resolve_one(self._database, given)
         first = self._now if self._grid is None else self._grid.next(self._now)
         self._deps.repair_clock_skew(first, self._rules.lease)
         runner.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)

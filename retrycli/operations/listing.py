@@ -1,6 +1,5 @@
 """List failed messages and escalations, show one message, and calculate delivery statistics."""
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -11,8 +10,7 @@ from retrycli.domain.cursor import SORTS, Sort, message_cursor
 from retrycli.domain.delivery_stats import DeliveryStats, Group, GroupBy
 from retrycli.domain.errors import InvalidArgument
 from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage, MessageDetails
-from retrycli.domain.message import LARGEST_ID, SMALLEST_ID
-from retrycli.domain.operator_action import no_such
+from retrycli.operations.ids import resolve_one
 from retrycli.operations.pause import mark_held
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import connect, open_database, utc_now
@@ -25,7 +23,6 @@ from retrycli.store.summaries import escalation_groups
 OFFERED = 50  # maximum number of messages offered by shell completion
 OFFER_WITHIN_SECONDS = 1
 MAX_PAGE = 1_000  # maximum number of rows on one page
-LONGEST_ID = len(str(SMALLEST_ID))
 ANY = Filter()
 
 
@@ -111,19 +108,6 @@ def list_messages(
         yield Listing(messages, len(ids), lambda: views.count(wanted), rest)
 
 
-def parse_id(text: str) -> int:
-    """Return the id that a text denotes, such as a part of a URL. Ids are opaque: no two texts denote one id.
-
-    Raises:
-        NoSuchMessage: no message can have this id.
-    """
-    if len(text) <= LONGEST_ID and re.fullmatch(r"0|-?[1-9][0-9]*", text):
-        number = int(text)
-        if SMALLEST_ID <= number <= LARGEST_ID:
-            return number
-    raise no_such(text if len(text) <= LONGEST_ID else f"{text[:LONGEST_ID]}…")
-
-
 def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object, object]]:
     """For shell completion, return the id, ticket and last error of the newest failed messages whose ids begin with the
     given digits.
@@ -148,7 +132,7 @@ def escalations(settings: Settings) -> list[EscalationGroup]:
         return escalation_groups(database)
 
 
-def show(settings: Settings, message_id: int) -> MessageDetails:
+def show(settings: Settings, message_id: int | str) -> MessageDetails:
     """Return one message with its text and its history.
 
     Args:
@@ -160,7 +144,7 @@ def show(settings: Settings, message_id: int) -> MessageDetails:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        found = message_details(database, message_id, body=True)
+        found = message_details(database, resolve_one(database, message_id), body=True)
         running = {
             attempt.pass_id for attempt in found.attempts if attempt.outcome is None and attempt.pass_id is not None
         }

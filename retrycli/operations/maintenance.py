@@ -1,7 +1,6 @@
 """Maintain retrycli's own tables: upgrade and downgrade them, copy them, delete old records, and erase texts."""
 
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from pydantic import ValidationError
-
 from retrycli.config.settings import Settings
-from retrycli.domain.errors import ConfigurationError, LockHeld, RetrycliError, SchemaMismatch
+from retrycli.domain.errors import ConfigurationError, LockHeld, SchemaMismatch
+from retrycli.operations.database_option import naming_option, with_database
 from retrycli.operations.wiring import connect, lock_path, open_database, utc_now
 from retrycli.store import counters, history, own_tables, schema
 from retrycli.store.application_table import FailedIndex
@@ -176,12 +174,12 @@ def copy(
         ConfigurationError: the databases are the same, one is not usable, the application's data is not in the target,
             the target is ahead of the source, or the target does not accept a row.
     """
-    old, new = _with_database(settings, source, FROM), _with_database(settings, target, TO)
+    old, new = with_database(settings, source, FROM), with_database(settings, target, TO)
     with ExitStack() as held:
-        with _naming_option(source and FROM):
+        with naming_option(source and FROM):
             here = held.enter_context(closing(connect(old)))
             _check_source(here)
-        with _naming_option(target and TO):
+        with naming_option(target and TO):
             there = held.enter_context(closing(connect(new)))
             _check_target(there)
         if is_same(here, there):
@@ -197,30 +195,6 @@ def copy(
             _check_not_ahead(here, there)
         tables = copy_tables(here, there, listen=listen)
         return Move(here.place, there.place, tables, paused=Ledger(there).pause(utc_now()) is not None)
-
-
-def _with_database(settings: Settings, url: str | None, option: str) -> Settings:
-    if url is None:
-        return settings
-    try:
-        database = settings.database.model_validate({**settings.database.model_dump(), "url": url})
-    except ValidationError as error:
-        reasons = "; ".join(
-            problem["msg"].removeprefix("Value error, ") for problem in error.errors(include_input=False)
-        )
-        raise ConfigurationError(f"{option}: {reasons}") from None
-    return settings.model_copy(update={"database": database})
-
-
-@contextmanager
-def _naming_option(option: str | None) -> Iterator[None]:
-    """In errors, replace the name of the setting database.url with the option that overrides it, if any."""
-    try:
-        yield
-    except RetrycliError as error:
-        if option is None:
-            raise
-        raise type(error)(re.sub(r"database\.url( \(RETRYCLI_DATABASE__URL\))?", option, str(error))) from error
 
 
 def _check_source(database: Database) -> None:

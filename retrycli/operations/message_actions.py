@@ -7,7 +7,6 @@ repeated: messages that it has already changed are skipped.
 
 import asyncio
 import uuid
-from array import array
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,8 +19,9 @@ from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage
 from retrycli.domain.operator_action import OperatorAction, not_written, unfit, would_expire
 from retrycli.domain.transition import ActionKind
+from retrycli.operations import ids as message_ids
 from retrycli.operations.pause import mark_held
-from retrycli.operations.retry import ActionResult, ManualAttempt, retry_all, unique_ids
+from retrycli.operations.retry import ActionResult, ManualAttempt, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
@@ -65,14 +65,14 @@ class Canary:
         return failed > 0 and failed / (delivered + failed) > self.abort_over
 
 
-def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Match:
+def named(settings: Settings, ids: Iterable[int | str], *, shown: int = SHOWN) -> Match:
     """Return the ids without duplicates, and the failed messages among the first ``shown`` ids.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        wanted = unique_ids(ids)
+        wanted = message_ids.resolve(database, ids)
         first = MessageQueries(database).pages(wanted[:shown], Filter())
         return Match(wanted, list(mark_held(settings, database, first)))
 
@@ -87,13 +87,13 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
     wanted.check()
     with open_database(settings) as database:
         views = MessageQueries(database)
-        ids = views.ids(wanted)
+        ids = message_ids.named(database, views.ids(wanted))
         return Match(ids, list(mark_held(settings, database, views.pages(ids[:shown], wanted))))
 
 
 def requeue(
     settings: Settings,
-    ids: Iterable[int],
+    ids: Iterable[int | str],
     *,
     due: datetime | None = None,
     spread: timedelta = timedelta(0),
@@ -124,7 +124,8 @@ def requeue(
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting, the preset or the application's table is wrong.
     """
-    named_ids = unique_ids(ids)
+    with open_database(settings) as database:
+        named_ids = message_ids.resolve(database, ids)
     expired: dict[int, RetrycliError] = {
         message_id: would_expire(message_id) for message_id in expired_among(settings, named_ids, runtime)
     }
@@ -151,7 +152,7 @@ def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEF
         return set()
     with open_database(settings) as database:
         now = clock(database, runtime.now)()
-        listed = MessageQueries(database).pages(array("q", ids), Filter())
+        listed = MessageQueries(database).pages(ids, Filter())
         return {
             message.id for message in listed if (end := message.expires_at(settings.policies)) is not None and end < now
         }
@@ -176,7 +177,12 @@ def try_canaries(
 
 
 def reject(
-    settings: Settings, ids: Iterable[int], reason: str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
+    settings: Settings,
+    ids: Iterable[int | str],
+    reason: str,
+    *,
+    by: str | None = None,
+    runtime: Runtime = DEFAULT_RUNTIME,
 ) -> ActionResult:
     """Give up on messages: their status in the application's table becomes ``rejected``, and they leave the queue.
 
@@ -202,7 +208,7 @@ def reject(
 
 def mark_sent(
     settings: Settings,
-    ids: Iterable[int],
+    ids: Iterable[int | str],
     *,
     note: str | None = None,
     by: str | None = None,
@@ -231,7 +237,7 @@ def mark_sent(
 
 
 def acknowledge(
-    settings: Settings, ids: Iterable[int], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
+    settings: Settings, ids: Iterable[int | str], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> ActionResult:
     """Record that an operator is handling escalated messages. They stay escalated.
 
@@ -249,7 +255,7 @@ def acknowledge(
 
 
 def note(
-    settings: Settings, message_id: int, text: str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
+    settings: Settings, message_id: int | str, text: str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> None:
     """Add a note to an escalated message, replacing an earlier note.
 
@@ -266,14 +272,14 @@ def note(
         runtime,
         lambda _, name, at: OperatorAction.noted(text, by=name, at=at),
     )
-    if message_id in done.refused:
-        raise done.refused[message_id]
+    for error in done.refused.values():
+        raise error
 
 
 def perform(
     settings: Settings,
     kind: ActionKind,
-    ids: Iterable[int],
+    ids: Iterable[int | str],
     by: str | None,
     runtime: Runtime,
     act: Callable[[int, str, datetime], OperatorAction],
@@ -285,12 +291,12 @@ def perform(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    ids, name = unique_ids(ids), by or login_name()
+    name = by or login_name()
     refused: dict[int, RetrycliError] = {}
     reached = 0
     with open_database(settings) as database:
         acts, now = Acts(database), clock(database, runtime.now)
-        at = now()
+        at, ids = now(), message_ids.resolve(database, ids)
         while reached < len(ids) and not runtime.stop_requested():
             batch = {
                 message_id: act(reached + n, name, at) for n, message_id in enumerate(ids[reached : reached + BATCH])

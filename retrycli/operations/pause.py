@@ -17,7 +17,7 @@ from retrycli.operations.wiring import clock, login_name, open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.store.history import act_values, standings
 from retrycli.store.holds import Holds
-from retrycli.store.messages import message_ids
+from retrycli.store.messages import numbers_of
 from retrycli.store.passes import Ledger
 
 Targets = HoldTarget | Collection[HoldTarget]
@@ -105,7 +105,7 @@ def _pause_all(database: Database, wanted: Pause) -> tuple[Pause, Pause | None]:
 def _hold(
     settings: Settings, database: Database, parts: Collection[HoldTarget], wanted: Pause
 ) -> tuple[list[Hold], list[Hold]]:
-    checked = dict.fromkeys(_checked(settings, part) for part in parts)
+    checked = dict.fromkeys(_checked(settings, database, part) for part in parts)
     births = _births(database, [part.text for part in checked if part.kind is HoldKind.MESSAGE], wanted.since)
     begun = [
         Hold(part.kind, part.text, wanted.since, wanted.until, wanted.by, wanted.reason, births.get(part.text))
@@ -124,31 +124,31 @@ def _births(database: Database, ids: Collection[str], at: datetime) -> dict[str,
     """
     if not ids:
         return {}
-    numbers = message_ids(ids)
+    numbers = numbers_of(database, ids)
     with database.read() as connection:
-        found = standings(database, connection, numbers)
+        found = standings(database, connection, list(numbers.values()))
     for text in ids:
-        standing = next((found[number] for number in message_ids([text]) if number in found), None)
+        standing = found.get(numbers[text]) if text in numbers else None
         if standing is None:
             raise no_such(text)
         # A message that is being sent can be held: the hold applies to later attempts.
         if (problem := not_free(standing._replace(state=None), "hold", at)) is not None:
             raise problem
-    births = Holds(database).births(numbers)
-    return {text: births.get(number) for text in ids for number in message_ids([text])}
+    births = Holds(database).births(list(numbers.values()))
+    return {text: births.get(numbers[text]) for text in ids}
 
 
 def _active(database: Database, at: datetime) -> Sequence[Hold]:
     return Ledger(database).pause_and_holds(at)[1]
 
 
-def _checked(settings: Settings, part: HoldTarget) -> HoldTarget:
+def _checked(settings: Settings, database: Database, part: HoldTarget) -> HoldTarget:
     """Check a part of the queue to hold, and return it as `_canonical` does.
 
     Raises:
         NotActionable: no messages can have this ticket, type or destination.
     """
-    part = _canonical(part)
+    part = _canonical(database, part)
     destinations = {name for gateway in settings.gateway.all.values() if (name := gateway.destination_if_set)}
     match part.kind:
         case HoldKind.TYPE if part.text not in {*MessageType}:
@@ -161,11 +161,11 @@ def _checked(settings: Settings, part: HoldTarget) -> HoldTarget:
     return part
 
 
-def _canonical(part: HoldTarget) -> HoldTarget:
+def _canonical(database: Database, part: HoldTarget) -> HoldTarget:
     """Write a part of the queue as holds store it."""
     match part.kind:
         case HoldKind.MESSAGE:
-            return replace(part, text=next(map(str, message_ids([part.text])), part.text))
+            return replace(part, text=next(map(str, numbers_of(database, [part.text]).values()), part.text))
         case HoldKind.TICKET:
             return replace(part, text=ticket_text(part.text))
         case HoldKind.DESTINATION:
@@ -206,7 +206,7 @@ def resume(
                 act = None if ended is None else OperatorAction(ActionKind.RESUMED, name, at, ended.in_words)
                 ledger.set_pause(None, act and act_values(act))
                 return ended
-            parts = {_canonical(part) for part in _parts(target)}
+            parts = {_canonical(database, part) for part in _parts(target)}
             over = [hold for hold in _active(database, at) if hold.part in parts]
             Holds(database).end(over, parts, OperatorAction(ActionKind.RESUMED, name, at))
     return over

@@ -1,10 +1,8 @@
 """Attempt and look up messages by hand, one after another."""
 
 import asyncio
-from array import array
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TypeVar
 
 from retrycli.config.settings import Settings
@@ -13,6 +11,7 @@ from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind
 from retrycli.engine.manual_attempt import attempt_through, look_up_through
 from retrycli.engine.ports import Dependencies, Gateway
+from retrycli.operations.ids import resolve
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
 from retrycli.store.operator_actions import Acts
 
@@ -89,15 +88,8 @@ class LookedUp:
     error: RetrycliError | None = None
 
 
-def unique_ids(ids: Iterable[int]) -> "array[int]":
-    """Return the ids without duplicates, in the same order."""
-    packed = array("q", ids)
-    rising = all(one < next_one for one, next_one in pairwise(packed))
-    return packed if rising else array("q", dict.fromkeys(packed))
-
-
 def retry(
-    settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
+    settings: Settings, message_id: int | str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> Outcome | None:
     """Attempt one message now, even if it is not due or is escalated.
 
@@ -129,7 +121,7 @@ def retry(
 
 
 def look_up(
-    settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
+    settings: Settings, message_id: int | str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> LookUp:
     """Ask the ticketing system whether a message has arrived. Send nothing.
 
@@ -166,7 +158,7 @@ def _only(answers: list[tuple[Result | None, RetrycliError | None]], unreached: 
 
 def retry_all(
     settings: Settings,
-    ids: Iterable[int],
+    ids: Iterable[int | str],
     *,
     by: str | None = None,
     give_up_after: int | None = None,
@@ -191,8 +183,9 @@ def retry_all(
         ConfigurationError: a setting, the preset or the application's table is wrong.
         EventLoopRunning: this thread runs an event loop.
     """
-    wanted, operator = unique_ids(ids), by or login_name()
-    with ready_to_send(settings, runtime) as (deps, rules, _):
+    operator = by or login_name()
+    with ready_to_send(settings, runtime) as (deps, rules, database):
+        wanted = resolve(database, ids)
         tried = asyncio.run(
             _one_by_one(
                 deps,
@@ -233,7 +226,7 @@ def failure_streak(tried: Sequence[ManualAttempt], before: int = 0) -> int:
 
 
 def look_up_all(
-    settings: Settings, ids: Iterable[int], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
+    settings: Settings, ids: Iterable[int | str], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> list[LookedUp]:
     """Look up messages one after another, each as in `look_up`. Messages missing from the result were not reached.
 
@@ -251,7 +244,7 @@ def look_up_all(
             acts.write_down({message_id: OperatorAction.looked_up(found, by=operator, at=deps.now())})
             return found
 
-        return asyncio.run(_one_by_one(deps, unique_ids(ids), ask, LookedUp))
+        return asyncio.run(_one_by_one(deps, resolve(database, ids), ask, LookedUp))
 
 
 async def _one_by_one(

@@ -75,7 +75,16 @@ def open_database(settings: Settings) -> Iterator[Database]:
     with closing(connect(settings)) as database:
         application_table.check_ids(database)  # first, so that retrycli creates no tables in an unrelated database
         own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
+        _number_messages(database)
         yield database
+
+
+def _number_messages(database: Database) -> None:
+    """Give numbers to new failed messages, if their keys are not integers. Otherwise nothing could refer to them."""
+    if database.table.key is not None:
+        from retrycli.store.keys import Keys  # most tables have integers as keys
+
+        Keys(database).number_newest()
 
 
 @contextmanager
@@ -99,6 +108,7 @@ def dry_run_database(settings: Settings, *, to_read: bool = False, one_transacti
         ready = to_read and database.revision() == schema.HEAD
         with nullcontext() if ready and not one_transaction else database.rollback_at_end(writes=not ready):
             own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
+            _number_messages(database)
             yield database
 
 

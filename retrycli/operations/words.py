@@ -127,7 +127,7 @@ def remedy(found: Explanation) -> str:
     return REMEDIES.get(next(iter(closed), ""), usual).format(id=found.message_id)
 
 
-def check_arrival(message_id: int) -> str:
+def check_arrival(message_id: int | str) -> str:
     """Return the commands for an escalated message that may have arrived."""
     return (
         f"`retrycli look-up {message_id}`; if it finds nothing, check the ticket, "
@@ -149,7 +149,7 @@ def attempted(outcome: Outcome | None) -> str:
     return f"{sent}: {outcome.kind}, {outcome.error}. Its state is unchanged."
 
 
-def looked_up(message_id: int, found: LookUp) -> str:
+def looked_up(message_id: int | str, found: LookUp) -> str:
     """Return the result of a look-up."""
     match found.result:
         case Presence.ARRIVED:

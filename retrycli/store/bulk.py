@@ -78,7 +78,7 @@ class BulkStatement:
                 self._prepared = _Prepared(self._row_by_row, connection.dialect)
             values_of_rows = self._prepared.values_of(rows, shared)
             return connection.exec_driver_sql(self._prepared.sql, values_of_rows, execution_options=NO_RESULT).rowcount
-        columns = {name: [row[name] for row in rows] for name in self._types}
+        columns = {name: _values_of(rows, name, kind) for name, kind in self._types.items()}
         are_alike = all(columns[name].count(rows[0][name]) == len(rows) for name in self._alike)
         once = {name: rows[0][name] for name in self._alike} if are_alike else {}
         lists = {name: _joined(values) for name, values in columns.items() if name not in once}
@@ -124,6 +124,12 @@ def _joined(values: Sequence[object]) -> str | None:
     joined = SEPARATOR.join([NULL if value is None else str(value) for value in values])
     is_plain = joined.count(SEPARATOR) == len(values) - 1 and joined.count(NULL) == values.count(None)
     return joined if joined and is_plain else None  # the server reads an empty string as an empty list
+
+
+def _values_of(rows: Sequence[Mapping[str, Any]], name: str, kind: TypeEngine[Any]) -> list[Any]:
+    values = [row[name] for row in rows]
+    # As text, an id may be the key of its row: see `retrycli.domain.message_id`.
+    return list(map(int, values)) if isinstance(kind, BigInteger) else values
 
 
 class _Prepared:
@@ -188,4 +194,4 @@ class _Numbers(TypeDecorator[Iterable[int]]):
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], str]:
-        return lambda numbers: f"{{{','.join(map(str, numbers))}}}"
+        return lambda numbers: f"{{{','.join(map(int.__repr__, numbers))}}}"

@@ -1,6 +1,5 @@
 """Open short transactions, and describe the application's table."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -8,8 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
-from sqlalchemy import Connection, FromClause, RootTransaction, Row, Select, String, exc, func, inspect, select
-from sqlalchemy.engine.interfaces import ReflectedColumn
+from sqlalchemy import Connection, RootTransaction, Row, Select, exc, func, inspect, select
 
 from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.store.connection import (
@@ -23,7 +21,7 @@ from retrycli.store.connection import (
     require_file,
 )
 from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, without_details
-from retrycli.store.reflection import MessageTable, by_name, table_of
+from retrycli.store.reflection import MessageTable, ReflectedTable, key_type, table_of
 from retrycli.store.schema import version
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ class WriteNeeded(Exception):
     """A transaction that may only read would have to write. Repeat it as one that may write."""
 
 
-class Database:
+class Database(ReflectedTable):
     """The application's database, in which retrycli also keeps its own tables.
 
     Args:
@@ -63,10 +61,8 @@ class Database:
         patience: int = BUSY_SECONDS,
     ) -> None:
         self._url = parsed(url)
-        self._table = table
+        super().__init__(table)
         self._mapping = mapping
-        schema_name, _, self.table_name = table.rpartition(".")
-        self.schema_name = schema_name or None
         self._ambient: Connection | None = None
         self._only_reads = False  # the open transaction may not write
 
@@ -103,6 +99,34 @@ class Database:
             return ""
         encoding = driver.info.encoding
         return "".join(sorted(char for char in set(text) if not char.encode(encoding, "ignore")))
+
+    def quoted(self, name: str) -> str:
+        """Return a name, quoted for SQL if necessary."""
+        return self._engine.dialect.identifier_preparer.quote(name)
+
+    @cached_property
+    def table(self) -> MessageTable:
+        """Return the application's table with all its columns. Most columns have no type, so that their values are read
+        as the driver returns them.
+
+        Raises:
+            SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
+        """
+        if self._mapping is None and ("id" not in self.columns or key_type(self.columns["id"]["type"]) is None):
+            return table_of(
+                self.columns, self.table_name, self.schema_name, self._named_place, is_sqlite=self.is_sqlite
+            )
+        from retrycli.domain.table_mapping import AS_IT_IS
+        from retrycli.store.mapped_table import mapped_table
+
+        return mapped_table(
+            self._mapping or AS_IT_IS,
+            self.columns,
+            self.table_name,
+            self.schema_name,
+            self._named_place,
+            is_sqlite=self.is_sqlite,
+        )
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -229,95 +253,6 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
-
-    @cached_property
-    def table(self) -> MessageTable:
-        """Return the application's table with all its columns. Most columns have no type, so that their values are read
-        as the driver returns them.
-
-        Raises:
-            SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
-        """
-        if self._mapping is None:
-            return table_of(
-                self.columns, self.table_name, self.schema_name, self._named_place, is_sqlite=self.is_sqlite
-            )
-        from retrycli.store.mapped_table import mapped_table
-
-        return mapped_table(
-            self._mapping,
-            self.columns,
-            self.table_name,
-            self.schema_name,
-            self._named_place,
-            is_sqlite=self.is_sqlite,
-        )
-
-    @property
-    def messages(self) -> FromClause:
-        """Return the rows of the application's table, with one column for each role."""
-        return self.table.rows
-
-    @property
-    def _named_place(self) -> str:
-        return f"{self._table} in {self.place}"
-
-    def has_messages(self) -> bool:
-        """Return whether the application's table exists."""
-        with self.read() as connection:
-            return inspect(connection).has_table(self.table_name, self.schema_name)
-
-    @property
-    def quoted_table(self) -> tuple[str, str]:
-        """Return the schema and the name of the application's table, quoted for SQL. The schema is empty if none is
-        configured.
-        """
-        return self.quoted(self.schema_name) if self.schema_name else "", self.quoted(self.table_name)
-
-    def quoted(self, name: str) -> str:
-        """Return a name, quoted for SQL if necessary."""
-        return self._engine.dialect.identifier_preparer.quote(name)
-
-    @property
-    def qualified_table(self) -> str:
-        """Return the quoted name of the application's table, schema-qualified if a schema is configured."""
-        return ".".join(filter(None, self.quoted_table))
-
-    def max_length(self, name: str) -> int | None:
-        """Return the maximum number of characters of a role's column; None if it has no limit, as in a SQLite file."""
-        found = self.column_of(name)
-        kind = None if found is None else found["type"]
-        return None if self.is_sqlite or not isinstance(kind, String) else kind.length
-
-    def column_of(self, role: str) -> ReflectedColumn | None:
-        """Return the column that has a role; None if the role is not one plain column of the table."""
-        name = self.table.names.get(role)
-        return None if name is None else self.columns[name]
-
-    @cached_property
-    def error_max_length(self) -> int | None:
-        """Return the maximum number of characters of ``last_error``; None if no limit is known.
-
-        `row_changes` lowers the limit when the column accepts only a shorter error.
-        """
-        return self.max_length("last_error")
-
-    @cached_property
-    def columns(self) -> dict[str, ReflectedColumn]:
-        """Return the columns of the application's table, by name.
-
-        Raises:
-            SchemaMismatch: the table does not exist.
-        """
-        with self.read() as connection, warnings.catch_warnings():
-            # SQLAlchemy warns about columns of unknown types, such as those of an extension. retrycli does not need
-            # these types.
-            warnings.simplefilter("ignore", exc.SAWarning)
-            try:
-                columns = inspect(connection).get_columns(self.table_name, self.schema_name)
-            except exc.NoSuchTableError:
-                raise SchemaMismatch(f"no table {self._named_place}; check database.url and database.table") from None
-        return by_name(columns, is_sqlite=self.is_sqlite)
 
     def revision(self) -> str | None:
         """Return the version of retrycli's own tables; None if they do not exist."""

@@ -25,6 +25,8 @@ from sqlalchemy import (
 
 from retrycli.domain.identity import BY_TICKET, birth_of
 from retrycli.domain.message import (
+    ADDRESS_SEPARATOR,
+    KEY,
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
     Message,
@@ -74,7 +76,7 @@ FIRST_IN_QUEUE = select(
 )
 START = -(2**63)  # the lowest 64-bit integer, assumed to be lower than all ids
 
-DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
+DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, KEY, ADDRESS_SEPARATOR})
 
 
 Rows = list[Mapping[str, Any]]
@@ -106,6 +108,10 @@ class Enrolment:
         Returns:
             The ranges, and the id at which the next pass continues.
         """
+        if self._database.table.key is not None:
+            from retrycli.store.keys import Keys  # most tables have integers as keys
+
+            Keys(self._database).number_older(all_of_them=swept_to is None)
         rows = self._rows()
         tail = self._id_at(rows, self._tail, newest=True)
         if tail is None:

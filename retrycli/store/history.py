@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from retrycli.domain.errors import NoSuchMessage
 from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
-from retrycli.domain.message import ADDRESS_SEPARATOR, State
+from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, State
+from retrycli.domain.message_id import MessageId
 from retrycli.domain.operator_action import MessageStanding, OperatorAction, no_such, not_free
 from retrycli.store.application_table import repeated
 from retrycli.store.database import Database
@@ -47,7 +48,9 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
             for row in connection.execute(history)
         ]
         done = [_action(row, body=body) for row in connection.execute(actions)]
-    row = {name: value for name, value in rows[0].items() if name != ADDRESS_SEPARATOR}
+    row = {name: value for name, value in rows[0].items() if name not in {KEY, ADDRESS_SEPARATOR}}
+    if isinstance(message_id, MessageId):
+        row["id"] = MessageId(message_id, rows[0][KEY])
     ours = None if found is None else {**found, "delivered_to": addresses(found["delivered_to"])}
     return MessageDetails(row, ours, made, done)
 
@@ -75,8 +78,9 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
         .join_from(database.messages, queue, queue.c.message_id == m.id, isouter=True)
         .where(m.id.in_(ids))
     )
+    given = {int(message_id): message_id for message_id in ids}  # with the keys of their rows, if they have some
     return {
-        message_id: MessageStanding(message_id, status, state and State(state), *others)
+        message_id: MessageStanding(given[message_id], status, state and State(state), *others)
         for message_id, status, state, *others in connection.execute(statement)
     }
 

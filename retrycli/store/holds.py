@@ -16,7 +16,7 @@ from retrycli.store.database import Database, Queries
 from retrycli.store.history import act_values
 from retrycli.store.identity import birth_text, encodable
 from retrycli.store.listing import MessageQueries
-from retrycli.store.messages import message_ids, type_literal
+from retrycli.store.messages import numbers_of, type_literal
 from retrycli.store.schema import acts, holds, queue
 
 WAITING = Filter(state=State.WAITING)
@@ -38,9 +38,10 @@ def _births(database: Database, ids: Collection[str]) -> Mapping[str, str | None
     if not ids:
         return {}
     known = select(queue.c.message_id, queue.c.birth).where(id_in(queue.c.message_id))
+    numbers = numbers_of(database, ids)
     with database.read() as connection:
-        found = connection.execute(known, {"ids": message_ids(ids)}).all()
-    return {str(message_id): birth for message_id, birth in found}
+        found = dict(connection.execute(known, {"ids": list(numbers.values())}).all())
+    return {text: found[number] for text, number in numbers.items() if number in found}
 
 
 class Holds(Queries):
@@ -82,7 +83,7 @@ class Holds(Queries):
             {"message_id": message_id, **act_values(act)}
             for hold, act in done
             if hold.kind is HoldKind.MESSAGE
-            for message_id in message_ids([hold.target])
+            for message_id in numbers_of(self._database, [hold.target]).values()
         ]
         gone = [and_(holds.c.kind == part.kind.value, holds.c.target == part.text) for part in over]
         with self._database.write() as connection:
@@ -135,9 +136,11 @@ class Holds(Queries):
         if not ids:
             return set()
         m = self._database.messages.c
-        among = MessageQueries(self._database).failed(WAITING, m.id).where(m.id.in_(message_ids(ids)))
+        numbers = numbers_of(self._database, ids)
+        among = MessageQueries(self._database).failed(WAITING, m.id).where(m.id.in_([*numbers.values()]))
         with self._database.read() as connection:
-            return set(map(str, connection.execute(among).scalars()))
+            found = set(connection.execute(among).scalars())
+        return {text for text, number in numbers.items() if number in found}
 
     def _waiting_by_type(self) -> dict[str, int]:
         counts = [self._count(kind) for kind in MessageType]

@@ -6,7 +6,7 @@ in a short transaction.
 """
 
 from array import array
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -30,7 +30,7 @@ from sqlalchemy import (
 from retrycli.domain.cursor import Cursor, MessageCursor, Sort
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.listing import Either, Filter, ListedMessage, Value
-from retrycli.domain.message import MessageStatus, State, utc_time
+from retrycli.domain.message import KEY, MessageStatus, State, utc_time
 from retrycli.domain.transition import Route
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Queries
@@ -65,7 +65,7 @@ class MessageQueries(Queries):
         """
         return self.pages(self.ids(wanted, sort=sort, limit=limit), wanted)
 
-    def pages(self, ids: "array[int]", wanted: Filter) -> Iterator[ListedMessage]:
+    def pages(self, ids: Sequence[int], wanted: Filter) -> Iterator[ListedMessage]:
         """Read messages by id, each page in one transaction. Leave out messages that no longer match the filter."""
         m = self._database.messages.c
         statement = self._joined(
@@ -86,9 +86,10 @@ class MessageQueries(Queries):
             queue.c.acknowledged_by,
             queue.c.acknowledged_at,
             queue.c.note,
+            self._optional(KEY).label(KEY),
         ).where(m.id.in_(THESE), row_by_row(*self._conditions(wanted)))
         for start in range(0, len(ids), PAGE):
-            page = ids[start : start + PAGE].tolist()
+            page = list(ids[start : start + PAGE])
             with self._database.read() as connection:
                 found = {row.id: _listed(row) for row in connection.execute(statement, {"ids": page})}
             yield from (found[message_id] for message_id in page if message_id in found)
@@ -306,7 +307,7 @@ def _is_in(state: State) -> ColumnElement[bool]:
 def _listed(row: Row[Any]) -> ListedMessage:
     state = State(row.state or State.WAITING)
     return ListedMessage(
-        id=row.id,
+        id=row.id if row[-1] is None else _with_key(row.id, row[-1]),
         ticket_id=row.ticket_id,
         message_type=str(row.message_type),
         state=state,
@@ -324,6 +325,12 @@ def _listed(row: Row[Any]) -> ListedMessage:
         note=row.note,
         recipient=None if row.recipient is None else str(row.recipient),
     )
+
+
+def _with_key(number: int, key: str) -> int:
+    from retrycli.domain.message_id import MessageId  # only tables with other keys need it
+
+    return MessageId(number, key)
 
 
 def _number(value: object) -> int | None:

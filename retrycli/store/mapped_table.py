@@ -1,6 +1,7 @@
 """Read and write an application's table whose columns or status values differ from retrycli's own."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -8,8 +9,8 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     String,
-    TableClause,
     Text,
+    and_,
     case,
     cast,
     column,
@@ -24,7 +25,7 @@ from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.errors import SchemaMismatch
-from retrycli.domain.message import ADDRESS_SEPARATOR, REQUIRED_COLUMNS, MessageStatus
+from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, REQUIRED_COLUMNS, MessageStatus
 from retrycli.domain.table_mapping import (
     ROLES,
     Column,
@@ -37,9 +38,8 @@ from retrycli.domain.table_mapping import (
     TableMapping,
     Translated,
 )
-from retrycli.store.messages import CONDITION
-from retrycli.store.reflection import MessageTable, check_types, read_type
-from retrycli.store.schema import own_values
+from retrycli.store.reflection import CONDITION, MessageTable, check_types, key_type, read_type
+from retrycli.store.schema import keys, own_values
 
 
 def mapped_table(
@@ -71,7 +71,8 @@ def mapped_table(
     types = tuple(
         (each, read_type(roles.get(each, each), found["type"], is_sqlite=is_sqlite)) for each, found in columns.items()
     )
-    return _same_table(mapping, name, schema, tuple(names.items()), types)
+    key = key_type(columns[names["id"]]["type"])
+    return _same_table(mapping, name, schema, tuple(names.items()), types, key)
 
 
 def _require_columns(mapping: TableMapping, columns: Mapping[str, ReflectedColumn], place: str) -> None:
@@ -97,59 +98,77 @@ def _same_table(
     schema: str | None,
     names: tuple[tuple[str, str], ...],
     types: tuple[tuple[str, TypeEngine[Any] | None], ...],
+    key: TypeEngine[Any] | None,
 ) -> MessageTable:
     """Return one object for equal tables: see `reflection`."""
     table = table_clause(name, *(column(*each) for each in types), schema=schema)
     literals = {status: _literal(value) for status, value in mapping.status}
     own = frozenset(role for role, source in mapping.columns if isinstance(source, Own))
-    columns: Iterable[Any] = _selected(table, mapping, dict(names), literals)
-    rows = select(*columns).select_from(table)
-    if mapping.where:
-        rows = rows.where(literal_column(_in_parentheses(mapping.where)))
-    return MessageTable(rows.subquery("retrycli_messages"), table, dict(names), literals, own)
+    condition: tuple[ColumnElement[bool], ...] = (
+        (literal_column(_in_parentheses(mapping.where)),) if mapping.where else ()
+    )
+    made = MessageTable(table, table, dict(names), literals, own, condition, key)
+    number: ColumnElement[Any] = made.column("id") if key is None else NUMBERS.c.retrycli_number
+    columns: Iterable[Any] = _selected(made, mapping, number)
+    source = table if key is None else table.join(NUMBERS, _same_key(made, NUMBERS.c.retrycli_key))
+    rows = select(*columns).select_from(source).where(*condition)
+    return replace(made, rows=rows.subquery("retrycli_messages"))
 
 
-def _selected(
-    table: TableClause, mapping: TableMapping, names: Mapping[str, str], literals: Mapping[str, str]
-) -> Iterator[ColumnElement[Any]]:
-    status = table.c[names["status"]]
-    for role in ROLES:
+# The numbers of messages whose keys are not integers. The names differ from those of any column of the application.
+NUMBERS = select(keys.c.number.label("retrycli_number"), keys.c.key.label(KEY)).subquery("retrycli_numbers")
+
+
+def _same_key(table: MessageTable, key: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition to join the table with the numbers. Either side can use its index."""
+    its_key = table.column("id")
+    if table.key is None or isinstance(table.key, Text):
+        return its_key == key
+    return and_(its_key == cast(key, table.key), table.key_text == key)
+
+
+def _selected(table: MessageTable, mapping: TableMapping, number: ColumnElement[Any]) -> Iterator[ColumnElement[Any]]:
+    yield number.label("id")
+    if table.key is not None:
+        yield NUMBERS.c[KEY]
+    for role in ROLES[1:]:
         source = mapping.source(role)
         if role == "status":
-            yield _status_in_words(status, literals).label(role)
+            yield _status_in_words(table).label(role)
         elif not isinstance(source, Column):
-            yield _value(table, source, role, names["id"]).label(role)
-        elif role in names:
-            yield table.c[names[role]].label(role)
+            yield _value(table, source, role, number).label(role)
+        elif role in table.names:
+            yield table.column(role).label(role)
     for wanted in (MessageStatus.FAILED, MessageStatus.REJECTED, MessageStatus.QUEUED):
-        condition = status == literal_column(literals[wanted]) if wanted in literals else literal_column("(1 = 0)")
+        condition = table.has_status(wanted) if wanted in table.literals else literal_column("(1 = 0)")
         yield condition.label(CONDITION + wanted)
     if isinstance(split := mapping.source("recipient_email"), Split):
         yield literal(split.separator, Text(), literal_execute=True).label(ADDRESS_SEPARATOR)
     # The table's other columns, for the templates of presets.
-    yield from (each for each in table.c if each.name not in {*names.values(), *ROLES})
+    yield from (each for each in table.written.c if each.name not in {*table.names.values(), *ROLES})
 
 
-def _status_in_words(status: ColumnElement[Any], literals: Mapping[str, str]) -> ColumnElement[Any]:
-    words = [(status == literal_column(value), _text(f"'{word}'")) for word, value in literals.items()]
+def _status_in_words(table: MessageTable) -> ColumnElement[Any]:
+    status = table.column("status")
+    words = [(status == literal_column(value), _text(f"'{word}'")) for word, value in table.literals.items()]
     return case(*words, else_=cast(status, Text))
 
 
-def _value(table: TableClause, source: Source, role: str, its_id: str) -> ColumnElement[Any]:
+def _value(table: MessageTable, source: Source, role: str, number: ColumnElement[Any]) -> ColumnElement[Any]:
     match source:
         case Constant(value):
             return literal_column(_literal(value), String() if isinstance(value, str) else None)
         case Expression(sql):
             return literal_column(_in_parentheses(sql))
         case Translated(name, words):
-            text = cast(table.c[name], Text)
+            text = cast(table.written.c[name], Text)
             known = [(text == _text(_literal(value)), _text(_literal(word))) for value, word in words]
             return case(*known, else_=text)
         case Split(name):
-            return table.c[name]
+            return table.written.c[name]
         case Own():
-            of_row = own_values.c.message_id == table.c[its_id]
-            kept = select(own_values.c[role]).where(of_row).correlate(table).scalar_subquery()
+            of_row = own_values.c.message_id == number
+            kept = select(own_values.c[role]).where(of_row).correlate_except(own_values).scalar_subquery()
             return func.coalesce(kept, 0, type_=Integer()) if role == "retry_count" else kept
         case Column():
             return null()

@@ -27,10 +27,11 @@ from sqlalchemy import (
 )
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
-from retrycli.domain.message import ADDRESS_SEPARATOR, Message, MessageStatus, MessageType, State, UnusableMessage
+from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, Message, MessageStatus, MessageType, State, UnusableMessage
 from retrycli.domain.transition import Route
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
+from retrycli.store.reflection import CONDITION
 from retrycli.store.schema import queue
 
 if TYPE_CHECKING:
@@ -41,7 +42,14 @@ if TYPE_CHECKING:
 def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
     """Read all rows as dictionaries, because SQLAlchemy's mappings would look up the column name for every value."""
     names = list(result.keys())
-    return (dict(zip(names, row, strict=True)) for row in result.all())
+    rows = (dict(zip(names, row, strict=True)) for row in result.all())
+    return _with_keys(rows) if KEY in names else rows
+
+
+def _with_keys(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    from retrycli.domain.message_id import MessageId  # only tables with other keys need it
+
+    return (row | {"id": MessageId(row["id"], row[KEY])} for row in rows)
 
 
 def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
@@ -60,7 +68,6 @@ def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
 
 # The columns of `Database.messages`.
 ColumnsOfMessages: TypeAlias = "ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]"
-CONDITION = "retrycli_is_"  # prefix of the columns of `Database.messages` that are conditions
 
 
 def addresses(value: str | None) -> list[str]:
@@ -149,14 +156,21 @@ def in_route(database: Database, route: Route | None, *, joined: bool = False) -
         ticket = func.coalesce(of_row(cast(m.ticket_id, Text)), "")
         conditions.append(ticket.not_in(sorted(withheld.tickets)))
     if withheld.messages:
-        conditions.append(queue.c.message_id.not_in(message_ids(withheld.messages)))
+        conditions.append(queue.c.message_id.not_in([*numbers_of(database, withheld.messages).values()]))
     return conditions
 
 
-def message_ids(texts: Iterable[str]) -> list[int]:
-    """Parse ids of messages, and sort them. Leave out texts that can't be ids."""
-    numbers = (int(text) for text in texts if re.fullmatch(r"-?[0-9]{1,19}", text))
-    return sorted(number for number in numbers if LOWEST_ID <= number <= -LOWEST_ID - 1)
+def numbers_of(database: Database, texts: Collection[str]) -> dict[str, int]:
+    """Return the ids of messages, sorted, by the texts that stand for them. Leave out texts that can't be ids."""
+    if database.table.key is not None:
+        from retrycli.store.keys import Keys  # most tables have integers as keys
+
+        found: Mapping[str, int] = Keys(database).find(texts) if texts else {}
+    else:
+        found = {text: int(text) for text in texts if re.fullmatch(r"-?[0-9]{1,19}", text)}
+    return {
+        text: found[text] for text in sorted(found, key=found.__getitem__) if LOWEST_ID <= found[text] <= -LOWEST_ID - 1
+    }
 
 
 LOWEST_ID = -(2**63)  # the lowest integer that both databases can store
@@ -186,7 +200,7 @@ def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
 
 def column_names(database: Database) -> list[str]:
     """Return the names of the columns to which a preset's templates may refer."""
-    return [column.name for column in visible(database.messages) if column.name != ADDRESS_SEPARATOR]
+    return [column.name for column in visible(database.messages) if column.name not in {KEY, ADDRESS_SEPARATOR}]
 
 
 def visible(messages: FromClause) -> list[ColumnElement[Any]]:

@@ -1,9 +1,12 @@
 """Describe the application's table as the database reports it."""
 
+import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -11,17 +14,25 @@ from sqlalchemy import (
     VARCHAR,
     ColumnClause,
     ColumnElement,
+    Connection,
     Dialect,
     Float,
     FromClause,
     Integer,
+    LargeBinary,
     Numeric,
     String,
     TableClause,
+    Text,
     TypeDecorator,
     Uuid,
+    and_,
+    cast,
     column,
+    exc,
+    inspect,
     literal_column,
+    select,
 )
 from sqlalchemy import table as table_clause
 from sqlalchemy.engine.interfaces import ReflectedColumn
@@ -29,13 +40,16 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, STATUSES, MessageStatus
+from retrycli.store.bulk import id_in
+from retrycli.store.schema import keys
 
 # Unsuitable column types, with the reasons. A SQLite column also accepts values of other types, so only the type of the
 # id is checked in a file: a text column would convert ids to strings.
 UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
-    "id": ((String, Uuid), "is not of an integer type; retrycli identifies messages by integer ids"),
+    "id": ((LargeBinary,), "holds bytes; retrycli identifies messages by integers, text or UUIDs"),
     "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
 }
+CONDITION = "retrycli_is_"  # prefix of the columns of `MessageTable.rows` that are conditions, not values
 WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
 
 
@@ -49,6 +63,8 @@ class MessageTable:
         names: the columns that retrycli may write, by role.
         literals: the SQL literals of the values of the status column, by status.
         own: the roles whose values retrycli keeps itself.
+        condition: the conditions of rows that are messages.
+        key: the type of the key, if it is not an integer. retrycli then gives numbers to the messages.
     """
 
     rows: FromClause
@@ -56,6 +72,8 @@ class MessageTable:
     names: Mapping[str, str]
     literals: Mapping[str, str]
     own: frozenset[str] = frozenset()
+    condition: tuple[ColumnElement[bool], ...] = ()
+    key: TypeEngine[Any] | None = None
 
     def column(self, role: str) -> ColumnClause[Any]:
         """Return the column that has a role, for a change to the table."""
@@ -75,8 +93,22 @@ class MessageTable:
         return self.column("status") == self.literal(status)
 
     def has_id(self, message_id: ColumnElement[int] | int) -> ColumnElement[bool]:
-        """Return the condition that a row has an id, for a change to the table."""
-        return self.column("id") == message_id
+        """Return the condition that a row has an id, for a change to the table. It may join the numbers of messages."""
+        if self.key is None:
+            return self.column("id") == message_id
+        return and_(keys.c.number == message_id, self.column("id") == cast(keys.c.key, self.key))
+
+    def has_id_in(self) -> ColumnElement[bool]:
+        """Return the condition that a row has one of the ids in the parameter ``ids``, for a change to the table."""
+        if self.key is None:
+            return id_in(self.column("id"))
+        return self.column("id").in_(select(cast(keys.c.key, self.key)).where(id_in(keys.c.number)))
+
+    @property
+    def key_text(self) -> ColumnElement[str]:
+        """Return the key of a row as text, if it is not an integer."""
+        key: ColumnElement[Any] = self.column("id")
+        return key if isinstance(key.type, String) else cast(key, Text)
 
 
 class _IntegralNumeric(TypeDecorator[Any]):
@@ -139,6 +171,13 @@ def table_of(
     return _same_table(name, schema, *read_as)
 
 
+def key_type(kind: TypeEngine[Any]) -> TypeEngine[Any] | None:
+    """Return the type of keys that are not integers; None if a column of this type holds integers."""
+    if isinstance(kind, Uuid):
+        return UUID_TEXT
+    return Text() if isinstance(kind, String) else None
+
+
 def check_types(columns: Mapping[str, ReflectedColumn], place: str, *, is_sqlite: bool) -> None:
     """Check the types of the columns that have a role.
 
@@ -186,3 +225,98 @@ def read_type(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngin
     if isinstance(kind, Uuid):
         return UUID_TEXT
     return INTEGRAL if isinstance(kind, Numeric) and not isinstance(kind, Float) else None
+
+
+class ReflectedTable(ABC):
+    """The application's table as the database reports it. Read it once, when it is first needed.
+
+    Args:
+        table: the name of the table, with its schema if needed.
+    """
+
+    is_sqlite: bool
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+        schema_name, _, self.table_name = table.rpartition(".")
+        self.schema_name = schema_name or None
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Return the file's path, or the server's URL without passwords and secrets."""
+
+    @abstractmethod
+    def read(self) -> AbstractContextManager[Connection]:
+        """Open a short read-only transaction."""
+
+    @abstractmethod
+    def quoted(self, name: str) -> str:
+        """Return a name, quoted for SQL if necessary."""
+
+    @property
+    @abstractmethod
+    def table(self) -> MessageTable:
+        """Return the application's table with all its columns."""
+
+    @property
+    def messages(self) -> FromClause:
+        """Return the rows of the application's table, with one column for each role."""
+        return self.table.rows
+
+    @property
+    def _named_place(self) -> str:
+        return f"{self._table} in {self.place}"
+
+    def has_messages(self) -> bool:
+        """Return whether the application's table exists."""
+        with self.read() as connection:
+            return inspect(connection).has_table(self.table_name, self.schema_name)
+
+    @property
+    def quoted_table(self) -> tuple[str, str]:
+        """Return the schema and the name of the application's table, quoted for SQL. The schema is empty if none is
+        configured.
+        """
+        return self.quoted(self.schema_name) if self.schema_name else "", self.quoted(self.table_name)
+
+    @property
+    def qualified_table(self) -> str:
+        """Return the quoted name of the application's table, schema-qualified if a schema is configured."""
+        return ".".join(filter(None, self.quoted_table))
+
+    def max_length(self, name: str) -> int | None:
+        """Return the maximum number of characters of a role's column; None if it has no limit, as in a SQLite file."""
+        found = self.column_of(name)
+        kind = None if found is None else found["type"]
+        return None if self.is_sqlite or not isinstance(kind, String) else kind.length
+
+    def column_of(self, role: str) -> ReflectedColumn | None:
+        """Return the column that has a role; None if the role is not one plain column of the table."""
+        name = self.table.names.get(role)
+        return None if name is None else self.columns[name]
+
+    @cached_property
+    def error_max_length(self) -> int | None:
+        """Return the maximum number of characters of ``last_error``; None if no limit is known.
+
+        `row_changes` lowers the limit when the column accepts only a shorter error.
+        """
+        return self.max_length("last_error")
+
+    @cached_property
+    def columns(self) -> dict[str, ReflectedColumn]:
+        """Return the columns of the application's table, by name.
+
+        Raises:
+            SchemaMismatch: the table does not exist.
+        """
+        with self.read() as connection, warnings.catch_warnings():
+            # SQLAlchemy warns about columns of unknown types, such as those of an extension. retrycli does not need
+            # these types.
+            warnings.simplefilter("ignore", exc.SAWarning)
+            try:
+                columns = inspect(connection).get_columns(self.table_name, self.schema_name)
+            except exc.NoSuchTableError:
+                raise SchemaMismatch(f"no table {self._named_place}; check database.url and database.table") from None
+        return by_name(columns, is_sqlite=self.is_sqlite)

@@ -27,7 +27,7 @@ from sqlalchemy.types import NULLTYPE, TypeEngine
 from retrycli.domain.errors import TransactionLost
 from retrycli.domain.message import MessageStatus, QueuedMessage
 from retrycli.domain.transition import ALWAYS_WRITTEN, Decision, TransitionKind
-from retrycli.store.bulk import BulkStatement, Values, id_in
+from retrycli.store.bulk import BulkStatement, Values
 from retrycli.store.connection import NO_RESULT, pipeline_errors
 from retrycli.store.database import Database
 from retrycli.store.error_messages import RowError, in_words, row_error_of, without_details
@@ -73,7 +73,7 @@ def reset_retry_counts(database: Database, connection: Connection, ids: Collecti
         if "retry_count" in table.own:
             keep(table, connection, [{"id": message_id, "retry_count": 0, "last_error": None} for message_id in wanted])
             return
-        failed = update(table.written).where(id_in(table.column("id")), table.has_status(MessageStatus.FAILED))
+        failed = update(table.written).where(table.has_id_in(), table.has_status(MessageStatus.FAILED))
         no_tries = failed.values({table.column("retry_count"): 0})
         connection.execute(no_tries, {"ids": list(wanted)}, execution_options=NO_RESULT)
 
@@ -133,12 +133,9 @@ def _write(
     noted: int | None = len(failed)
     if table.own:
         keep(table, connection, failed)
-    if table.own < NOTED:
+    if table.own != {"retry_count", "last_error"}:
         noted = _note_failures(table, room).execute(connection, failed)
     return None if sent is None or noted is None or queued is None else sent + noted + queued
-
-
-NOTED = frozenset({"retry_count", "last_error"})  # what a failure changes in the row of a message
 
 
 def _failed_one(table: MessageTable, message_id: int | ColumnElement[int]) -> Update:

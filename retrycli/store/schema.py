@@ -254,6 +254,7 @@ selection = Table(
     Column("accepted", Text),
     Column("accepted_by", String(255)),
     Column("accepted_at", _UtcDateTime),
+    Column("numbered_to", Text),
 )
 
 # The table in which Alembic stores the version. It has its own metadata, because Alembic creates it.

@@ -278,15 +278,17 @@ def _waiting_update(of: Values) -> Update:
     """Build the update that returns messages to their former state.
 
     An escalated message that an operator attempted keeps its identity, so that a change of its text is still noticed.
-    If the operator attempted another text, the old text's ``unknown_count`` and ``delivered_to`` are also kept.
+    If the operator attempted another text, the old text's ``delivered_to`` is also kept. If the attempt had another
+    delivery key, because its text is another or was already delivered, the old key's ``unknown_count`` is also kept.
     """
     waits = queue.c.escalated_at.is_(None)
     another = and_(~waits, queue.c.digest != of["digest"])  # null if the queue row has no digest
+    another_key = and_(~waits, queue.c.digest.is_not(None), queue.c.delivery_key != of["delivery_key"])
     return _release(
         of,
         state=FORMER_STATE,
         next_attempt_at=_new_or_own(of, "next_attempt_at"),
-        unknown_count=case((another, queue.c.unknown_count), else_=_new_or_own(of, "unknown_count")),
+        unknown_count=case((another_key, queue.c.unknown_count), else_=_new_or_own(of, "unknown_count")),
         delivered_to=case((another, queue.c.delivered_to), else_=of["delivered_to"]),
         **{name: case((waits, _new_or_own(of, name)), else_=queue.c[name]) for name in KEPT},
     )

@@ -265,9 +265,11 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def __init__(self) -> None:
         super().__init__()
-        from retrycli.views.formatting import as_json  # an import during a pass could find no free file descriptor
+        # An import during a pass could find no free file descriptor.
+        from retrycli.domain.message_id import shown_id
+        from retrycli.views.formatting import as_json
 
-        self._as_json = as_json
+        self._as_json, self._shown_id = as_json, shown_id
 
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
@@ -275,10 +277,14 @@ class _Json(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname,
             "event": type(event).__name__ if event is not None else None,
-            **({} if event is None else event._asdict()),
+            **({} if event is None else self._values_of(event)),
             "message": suggested.quoted(record.getMessage()),
         }
         return self._as_json(line)
+
+    def _values_of(self, event: Event) -> dict[str, object]:
+        values: dict[str, object] = event._asdict()
+        return {name: self._shown_id(value) if isinstance(value, int) else value for name, value in values.items()}
 
 
 class _LogFile(logging.Handler):

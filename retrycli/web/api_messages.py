@@ -13,7 +13,6 @@ from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.user import Right
 from retrycli.operations import bodies
-from retrycli.operations.listing import parse_id
 from retrycli.operations.retry import ActionResult
 from retrycli.web import schemas
 from retrycli.web.endpoints import CurrentUser, answer, endpoint
@@ -74,7 +73,7 @@ class MessageEndpoints:
     @endpoint(GET, "/{message_id}", Right.READ_TEXT, MISSING, returns=schemas.MessageDetailsBody)
     def show_message(self, message_id: str) -> Response:
         """Show one message with its text, its attempts and the operators' actions."""
-        body = bodies.details(operations.listing.show(self._settings, parse_id(message_id)))
+        body = bodies.details(operations.listing.show(self._settings, message_id))
         return answer(body, ETag=f'"{body["digest"]}"')
 
     @endpoint(
@@ -102,7 +101,7 @@ class MessageEndpoints:
             )
         done = operations.edit_message.edit(
             self._settings,
-            parse_id(message_id),
+            message_id,
             **body.model_dump(exclude_none=True),
             digest=None if if_match == "*" else if_match.strip('"'),
             by=user.name,
@@ -112,24 +111,24 @@ class MessageEndpoints:
     @endpoint(GET, "/{message_id}/explain", Right.READ, MISSING, returns=schemas.ExplanationBody)
     def explain_message(self, message_id: str) -> Response:
         """Show what delays a message, and its next attempt."""
-        return answer(bodies.explanation(operations.explain.explain(self._settings, parse_id(message_id))))
+        return answer(bodies.explanation(operations.explain.explain(self._settings, message_id)))
 
     @endpoint(POST, "/{message_id}/retry", Right.ACT, MISSING, CONFLICT, returns=schemas.AttemptsBody)
     def retry_message(self, message_id: str, user: CurrentUser) -> Response:
         """Attempt a message now, even if it is waiting or escalated. This uses up no retry."""
-        done = operations.retry.retry_all(self._settings, [parse_id(message_id)], by=user.name)
+        done = operations.retry.retry_all(self._settings, [message_id], by=user.name)
         return answer(bodies.attempts(self._done(done)))
 
     @endpoint(POST, "/{message_id}/requeue", Right.ACT, MISSING, CONFLICT, returns=schemas.ActionBody)
     def requeue_message(self, message_id: str, user: CurrentUser) -> Response:
         """Return an escalated or rejected message to the queue, with all retries."""
-        done = operations.message_actions.requeue(self._settings, [parse_id(message_id)], by=user.name)
+        done = operations.message_actions.requeue(self._settings, [message_id], by=user.name)
         return answer(bodies.action("requeued", self._done(done)))
 
     @endpoint(POST, "/{message_id}/reject", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.ActionBody)
     def reject_message(self, message_id: str, user: CurrentUser, body: ReasonBody) -> Response:
         """Give up on a message."""
-        done = operations.message_actions.reject(self._settings, [parse_id(message_id)], body.reason, by=user.name)
+        done = operations.message_actions.reject(self._settings, [message_id], body.reason, by=user.name)
         return answer(bodies.action("rejected", self._done(done)))
 
     @endpoint(POST, "/{message_id}/mark-sent", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.ActionBody)
@@ -140,27 +139,27 @@ class MessageEndpoints:
         body: OptionalNoteBody = OptionalNoteBody(),  # noqa: B008  frozen
     ) -> Response:
         """Record that a message has arrived."""
-        ids = [parse_id(message_id)]
+        ids = [message_id]
         done = operations.message_actions.mark_sent(self._settings, ids, note=body.note, by=user.name)
         return answer(bodies.action("marked_sent", self._done(done)))
 
     @endpoint(POST, "/{message_id}/acknowledge", Right.ACT, MISSING, CONFLICT, returns=schemas.ActionBody)
     def acknowledge_message(self, message_id: str, user: CurrentUser) -> Response:
         """Record that an operator is handling an escalated message."""
-        done = operations.message_actions.acknowledge(self._settings, [parse_id(message_id)], by=user.name)
+        done = operations.message_actions.acknowledge(self._settings, [message_id], by=user.name)
         return answer(bodies.action("acknowledged", self._done(done)))
 
     @endpoint(POST, "/{message_id}/note", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.NotedBody)
     def note_message(self, message_id: str, user: CurrentUser, body: NoteBody) -> Response:
         """Add a note to an escalated message, replacing an earlier note."""
-        number = parse_id(message_id)
+        number = message_id
         operations.message_actions.note(self._settings, number, body.note, by=user.name)
         return answer(bodies.noted(number, body.note))
 
     @endpoint(POST, "/{message_id}/look-up", Right.ACT, MISSING, CONFLICT, returns=schemas.LookUpsBody)
     def look_up_message(self, message_id: str, user: CurrentUser) -> Response:
         """Ask the ticketing system whether a message has arrived. Nothing is sent."""
-        asked = operations.retry.look_up_all(self._settings, [parse_id(message_id)], by=user.name)
+        asked = operations.retry.look_up_all(self._settings, [message_id], by=user.name)
         for found in asked:
             if found.error is not None:
                 raise found.error

@@ -18,7 +18,6 @@ from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.user import Right
 from retrycli.operations import bodies
-from retrycli.operations.listing import parse_id
 from retrycli.views.formatting import as_json
 from retrycli.web import schemas
 from retrycli.web.endpoints import JSON, CurrentUser, answer, endpoint
@@ -51,7 +50,7 @@ class TargetsBody(Body):
             NoSuchMessage: no message can have one of the ids.
         """
         texts: dict[HoldKind, Sequence[str]] = {
-            HoldKind.MESSAGE: [str(parse_id(message_id)) for message_id in self.message or ()],
+            HoldKind.MESSAGE: list(self.message or ()),
             HoldKind.TICKET: self.ticket or (),
             HoldKind.TYPE: self.message_type or (),
             HoldKind.DESTINATION: self.destination or (),

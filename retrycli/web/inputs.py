@@ -15,7 +15,7 @@ from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.sanitize import encodable
 from retrycli.operations.bulk_request import BulkRequest
-from retrycli.operations.listing import MAX_PAGE, parse_id
+from retrycli.operations.listing import MAX_PAGE
 from retrycli.operations.message_actions import Canary
 
 # The characters that `str.splitlines` does not split at, as a pattern for the OpenAPI document.
@@ -159,7 +159,7 @@ class BulkBody(Body):
         """
         return BulkRequest(
             action=self.action,
-            ids=[parse_id(message_id) for message_id in self.ids],
+            ids=self.ids,
             wanted=None if self.selection is None else self.selection.filter,
             expected=self.expected,
             reason=self.reason,

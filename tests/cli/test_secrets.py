@@ -68,6 +68,7 @@ COMMANDS = {
     "init": "init --config new.toml --base-url http://127.0.0.1:9 --database-url {url}",
     "config show": "config show",
     "config check": "config check",
+    "table discover": "table discover",
     "table accept": "table accept --yes",
     "presets": "presets",
     "presets show": "presets show generic",

@@ -49,6 +49,7 @@ COMMANDS = (
     "config show",
     "config check",
     "table",
+    "table discover",
     "table accept",
     "db",
     "db upgrade",

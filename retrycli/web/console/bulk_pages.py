@@ -74,7 +74,7 @@ class BulkFields(MessageFilter):
         wanted = self.wanted(now)
         return BulkRequest(
             self.action,
-            ids=[operations.listing.parse_id(each) for each in self.ids],
+            ids=self.ids,
             wanted=None if self.ids else wanted,
             expected=None if self.ids else expected,
             reason=self.reason_given,
@@ -202,7 +202,7 @@ class BulkPages:
 
     def _suitable(self, query: BulkFields) -> list[str]:
         """Return the ids of the ticked messages that are in a suitable state, as a filter selects them."""
-        ids = [operations.listing.parse_id(each) for each in query.ids]
+        ids = query.ids
         found = operations.message_actions.named(self._settings, ids, shown=len(ids)).first
         return [str(message.id) for message in found if _suits(message, query.action)]
 

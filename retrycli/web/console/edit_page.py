@@ -60,13 +60,13 @@ class EditPages:
     @page(GET, "/id/{message_id}/edit", Right.EDIT)
     def edit_page(self, visit: Visit, _: NoFields) -> Response:
         """Show the form with the present text."""
-        now = self._read(operations.listing.parse_id(visit.id))
+        now = self._read(visit.id)
         return self._form(visit, now.draft, now.digest)
 
     @page(POST, "/id/{message_id}/edit", Right.EDIT, EditForm)
     def edit(self, visit: Visit, form: EditForm) -> Response:
         """Show the difference, or write the edit. If it can't be written, the user's text stays on the page."""
-        message_id = operations.listing.parse_id(visit.id)
+        message_id = visit.id
         wanted = EditableMessage(form.subject, form.body, form.recipient)
         try:
             now = self._read(message_id)
@@ -85,11 +85,11 @@ class EditPages:
             status, _ = problems.status_of(error)
             return self._form(visit, wanted, form.digest, code=status, problem=errors.cause_of(error))
 
-    def _read(self, message_id: int) -> TextNow:
+    def _read(self, message_id: str) -> TextNow:
         found, draft = operations.edit_message.read_draft(self._settings, message_id)
         return TextNow(found, draft, digest_of(found.row))
 
-    def _write(self, visit: Visit, message_id: int, wanted: EditableMessage, form: EditForm) -> Response:
+    def _write(self, visit: Visit, message_id: str, wanted: EditableMessage, form: EditForm) -> Response:
         done = operations.edit_message.edit(
             self._settings,
             message_id,
@@ -106,7 +106,7 @@ class EditPages:
         self._console.status.forget()
         return self._console.redirect(visit, visit.to("id", visit.id), notice)
 
-    def _retry(self, message_id: int, by: str) -> str:
+    def _retry(self, message_id: str, by: str) -> str:
         try:
             outcome = operations.retry.retry(self._settings, message_id, by=by)
         except errors.RetrycliError as error:

@@ -71,7 +71,7 @@ class HoldPages:
         return self._done(visit, visit.to("id", visit.id), self._release(self._message(visit), visit.by))
 
     def _message(self, visit: Visit) -> HoldTarget:
-        return HoldTarget(HoldKind.MESSAGE, str(operations.listing.parse_id(visit.id)))
+        return HoldTarget(HoldKind.MESSAGE, visit.id)
 
     def _hold(self, part: HoldTarget, form: PauseForm, by: str) -> str:
         begun, _ = operations.pause.pause(self._settings, target=part, length=form.length, reason=form.reason, by=by)

@@ -80,7 +80,7 @@ class MessagePages:
     def message(self, visit: Visit, query: TextQuery) -> Response:
         """Show a message."""
         settings, now = self._console.settings, self._console.now()
-        message_id = operations.listing.parse_id(visit.id)
+        message_id = visit.id
         found = operations.listing.show(settings, message_id)
         explained = operations.explain.explain(settings, message_id)
         body = found.row["body"]

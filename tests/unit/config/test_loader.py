@@ -56,7 +56,10 @@ def test_the_defaults_match_the_manual() -> None:
         "database": {
             "url": "sqlite:///ticketing_agent.db",
             "table": "pending_messages",
+            "where": None,
             "auto_upgrade": True,
+            "columns": {},
+            "status": {},
         },
         "schedule": {
             "retry_interval_minutes": 15,
@@ -442,7 +445,6 @@ def test_an_error_names_a_command_that_lists_all_settings() -> None:
         ('[logging]\nlevel = "LOUD"\n', "logging.level"),
         ('[logging]\nformat = "xml"\n', "logging.format"),
         ('[database]\nauto_upgrade = "perhaps"\n', "database.auto_upgrade"),
-        ('[database]\ntable = "pending messages"\n', "database.table"),
         ('[database]\ntable = "messages; drop table x"\n', "database.table"),
         ('[database]\ntable = "a.b.c"\n', "database.table"),
     ],
@@ -519,7 +521,9 @@ def test_a_value_in_place_of_a_section_is_refused() -> None:
     assert refusal("[run]\nlimit = 5\n", RETRYCLI_RUN="4").startswith("run (environment RETRYCLI_RUN) is a section")
 
 
-@pytest.mark.parametrize("table", ["pending_messages", "app.pending_messages", "Messages2", "nachrichten_ü"])
+@pytest.mark.parametrize(
+    "table", ["pending_messages", "app.pending_messages", "Messages2", "nachrichten_ü", "tabEmail Queue"]
+)
 def test_a_table_is_a_name_with_an_optional_schema(table: str) -> None:
     assert read(f'[database]\ntable = "{table}"\n').settings.database.table == table
 

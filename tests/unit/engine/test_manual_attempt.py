@@ -156,6 +156,26 @@ def test_an_unknown_outcome_is_recorded_and_nothing_else_changes(stage: Stage, *
     assert everything(stage) == before
 
 
+def test_an_attempt_under_the_next_delivery_key_keeps_the_count_of_the_escalated_key(stage: Stage) -> None:
+    """The message was escalated because it moved while its text was delivered, so the attempt has the next key."""
+
+    def move(_: QueuedMessage) -> Outcome:
+        stage.sql("UPDATE pending_messages SET ticket_id = 2002")
+        return DELIVERED
+
+    stage.add(1, due=START, created_at="2025-03-03 11:00:00")
+    stage.run(LOST)
+    stage.clock.now = LATER
+    stage.run(move)
+    assert stage.escalation(1)[0] == "changed"
+    counted = stage.sql("SELECT delivery_key, unknown_count FROM retrycli_queue")
+    assert [count for _, count in counted] == [1]
+    stage.retry(1, REFUSED)
+    assert stage.sql("SELECT delivery_key, unknown_count FROM retrycli_queue") == counted
+    keys = [key for [key] in stage.sql("SELECT delivery_key FROM retrycli_attempts ORDER BY number")]
+    assert keys[0] == keys[1] != keys[2]
+
+
 @pytest.mark.parametrize("escalated", [False, True])
 def test_an_invalid_configuration_found_late_leaves_the_message_as_before(stage: Stage, *, escalated: bool) -> None:
     """The request was not sent, so its outcome must not become unknown when the claim expires."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.errors import InvalidArgument, NoSuchMessage
 from retrycli.domain.listing import Filter
-from retrycli.operations import listing, status
+from retrycli.operations import ids, listing, status
 from retrycli.operations.message_actions import find
 
 
@@ -24,7 +24,7 @@ def nowhere(tmp_path: Path) -> Settings:
 
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_an_id_has_one_text(number: int) -> None:
-    assert listing.parse_id(str(number)) == number
+    assert ids.as_integer(str(number)) == number
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_an_id_has_one_text(number: int) -> None:
 )
 def test_other_text_is_no_message(text: str) -> None:
     with pytest.raises(NoSuchMessage, match=r"^no message ") as raised:
-        listing.parse_id(text)
+        ids.as_integer(text)
     assert len(str(raised.value)) < 100
 
 

@@ -32,6 +32,7 @@ def upgrade() -> None:
     op.add_column("retrycli_selection", sa.Column("accepted", sa.Text))
     op.add_column("retrycli_selection", sa.Column("accepted_by", sa.String(255)))
     op.add_column("retrycli_selection", sa.Column("accepted_at", sa.DateTime(timezone=True)))
+    op.add_column("retrycli_selection", sa.Column("numbered_to", sa.Text))
 
 
 def downgrade() -> None:
@@ -44,7 +45,7 @@ def downgrade() -> None:
     with op.batch_alter_table("retrycli_queue") as batch:
         batch.drop_column("handed_over_at")
     with op.batch_alter_table("retrycli_selection") as batch:
-        for name in ("accepted_at", "accepted_by", "accepted"):
+        for name in ("numbered_to", "accepted_at", "accepted_by", "accepted"):
             batch.drop_column(name)
     op.drop_table("retrycli_own_values")
     op.drop_table("retrycli_keys")

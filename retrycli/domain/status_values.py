@@ -1,0 +1,91 @@
+"""Decide which values of a status column may be shown. A text column may hold customers' words instead of statuses."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retrycli.domain.known_table import TableColumn, ValueKind
+from retrycli.domain.table_mapping import Literal
+
+FEWEST_ROWS = 3  # a text that fewer rows have is shown only if it is a common word for a status
+MOST_VALUES = 20  # a column with more values holds no statuses
+LARGEST = 10_000  # larger integers may be numbers of customers or tickets
+LONGEST = 24  # maximum number of characters of a text
+SHORT_WORDS = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[ _.-][A-Za-z0-9]+){0,2}|[0-9]{1,3}")
+
+# Words for statuses, in lower case and with underscores.
+DELIVERED = re.compile("sent|delivered|done|success|succeeded|successful|completed?|processed|published")
+COMMON = re.compile(
+    f"{DELIVERED.pattern}|failed|failure|fail|errore?d?|exception|bounced|undeliverable|dead|dead_letter|abandoned|"
+    "cancell?ed|rejected|expired|skipped|pending|new|created|queued|waiting|scheduled|ready|outgoing|sending|processing|"
+    "in_progress|started|running|retry|retrying|deferred|delayed|held|paused|blocked|draft|approved|received|read|open|"
+    "not_sent|partially_sent|partially_errored|customer|supplier|internal"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownValues:
+    """The values of a column that may be shown.
+
+    Attributes:
+        counts: the values, with the numbers of their rows; the most frequent first.
+        hidden: the number of rows with another value, which may be a customer's words.
+        empty: the number of rows without a value.
+    """
+
+    counts: tuple[tuple[Literal, int], ...] = ()
+    hidden: int = 0
+    empty: int = 0
+
+    @property
+    def values(self) -> tuple[Literal, ...]:
+        """Return the values."""
+        return tuple(value for value, _ in self.counts)
+
+
+def shown_values(counts: Sequence[tuple[object, int]], column: TableColumn) -> ShownValues:
+    """Return the values that may be shown: labels of an enumeration, booleans, small numbers, and words for statuses.
+
+    A text is shown if it is a common word for a status. Another text is shown only if it is short, several rows have
+    it, and every other value of the column is short too.
+
+    Args:
+        counts: values of the column, with the numbers of their rows.
+        column: the column.
+    """
+    known: dict[Literal, int] = dict.fromkeys(column.labels, 0)
+    if column.kind is ValueKind.BOOLEAN:
+        known = {False: 0, True: 0}
+    hidden = empty = 0
+    is_free = len(counts) > MOST_VALUES or not all(_is_short(value) for value, _ in counts if value is not None)
+    for value, rows in counts:
+        literal = bool(value) if column.kind is ValueKind.BOOLEAN and value in {0, 1} else value
+        if value is None:
+            empty += rows
+        elif isinstance(literal, str | int) and _may_be_shown(literal, rows, known, is_free=is_free):
+            known[literal] = known.get(literal, 0) + rows
+        else:
+            hidden += rows
+    return ShownValues(tuple(sorted(known.items(), key=lambda each: (-each[1], str(each[0])))), hidden, empty)
+
+
+def _may_be_shown(value: Literal, rows: int, known: dict[Literal, int], *, is_free: bool) -> bool:
+    if isinstance(value, int):
+        return isinstance(value, bool) or not is_free
+    return value in known or _is_common(value) or (rows >= FEWEST_ROWS and not is_free)
+
+
+def _is_common(value: str) -> bool:
+    return COMMON.fullmatch(re.sub(r"[ -]", "_", value.lower())) is not None
+
+
+def _is_short(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= LONGEST and SHORT_WORDS.fullmatch(value) is not None
+    return isinstance(value, int) and abs(value) <= LARGEST
+
+
+def delivered_value(shown: ShownValues) -> Literal | None:
+    """Return the only value that is a word for a delivered message; None if there is no such value, or several."""
+    found = [value for value in shown.values if isinstance(value, str) and DELIVERED.fullmatch(value.lower())]
+    return found[0] if len(found) == 1 else None

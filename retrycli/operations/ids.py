@@ -1,0 +1,82 @@
+"""Find messages by the ids that an operator, a program or a page gives."""
+
+import re
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from retrycli.domain.message import LARGEST_ID, SMALLEST_ID
+from retrycli.domain.operator_action import no_such
+from retrycli.store.database import Database
+
+if TYPE_CHECKING:
+    from retrycli.store.keys import Keys
+
+LONGEST_INTEGER = len(str(SMALLEST_ID))
+LONGEST_ID = 255  # maximum number of characters of a key in an error
+INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+
+
+def resolve(database: Database, ids: Iterable[int | str]) -> Sequence[int]:
+    """Return messages without duplicates, in the given order.
+
+    Args:
+        database: holds the application's table.
+        ids: the ids as the application's table has them. If they are text there, also their prefixes.
+
+    Returns:
+        The ids; `MessageId` objects if the table's ids are not integers. Such an object stands for no message if no row
+        has the id.
+
+    Raises:
+        NoSuchMessage: a text is not an integer, as the ids of the table are.
+        InvalidArgument: a prefix is ambiguous.
+    """
+    if database.table.key is None:
+        return _unique(each if isinstance(each, int) else as_integer(each) for each in ids)
+    from retrycli.domain.message_id import MessageId
+
+    given = list(dict.fromkeys(ids))
+    found = _keys(database).find([str(each) for each in given if not isinstance(each, MessageId)])
+    unknown = (MessageId(number, "") for number in range(-1, -len(given) - 1, -1))
+    named = (
+        each
+        if isinstance(each, MessageId)
+        else found.get(str(each)) or MessageId(next(unknown), str(each)[:LONGEST_ID])
+        for each in given
+    )
+    return list(dict.fromkeys(named))
+
+
+def resolve_one(database: Database, message_id: int | str) -> int:
+    """Return one message as `resolve` does."""
+    return resolve(database, [message_id])[0]
+
+
+def named(database: Database, numbers: "array[int]") -> Sequence[int]:
+    """Return messages that a query has found as `resolve` does."""
+    return numbers if database.table.key is None else _keys(database).named(numbers)
+
+
+def _keys(database: Database) -> "Keys":
+    from retrycli.store.keys import Keys  # most tables have integers as keys
+
+    return Keys(database)
+
+
+def _unique(ids: Iterable[int]) -> "array[int]":
+    packed = array("q", ids)
+    rising = all(one < next_one for one, next_one in pairwise(packed))
+    return packed if rising else array("q", dict.fromkeys(packed))
+
+
+def as_integer(text: str) -> int:
+    """Return the integer that a text denotes, such as a part of a URL. No two texts denote one id.
+
+    Raises:
+        NoSuchMessage: no message can have this id.
+    """
+    if len(text) <= LONGEST_INTEGER and INTEGER.fullmatch(text) and SMALLEST_ID <= int(text) <= LARGEST_ID:
+        return int(text)
+    raise no_such(text if len(text) <= LONGEST_INTEGER else f"{text[:LONGEST_INTEGER]}…")

@@ -1,0 +1,160 @@
+"""Give numbers to messages whose table has keys that are not integers, such as UUIDs.
+
+A message gets its number when retrycli first sees its failed row, in the order of ``created_at``. So the numbers of a
+ticket's messages have the order in which the messages were written, which their keys do not have.
+"""
+
+from collections.abc import Collection, Iterable
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, cast, exists, func, insert, inspect, literal, select, update
+
+from retrycli.domain.errors import InvalidArgument, SchemaMismatch
+from retrycli.domain.message import MessageStatus
+from retrycli.domain.message_id import MessageId
+from retrycli.store.application_table import FailedIndex, IndexState
+from retrycli.store.bulk import id_in
+from retrycli.store.database import Queries
+from retrycli.store.schema import keys, selection
+
+# Number of the newest rows that every search examines, and of the older rows that each pass examines in addition. See
+# `retrycli.store.enrolment` for both.
+TAIL, SLICE = 5_000, 10_000
+SMALL_TABLE = TAIL + SLICE  # number of rows up to which every search examines the whole table
+SHORTEST_PREFIX = 8  # number of characters of the shortest prefix that may stand for a key
+AT_ONCE = 1_000  # number of keys in one query
+
+PARTIAL = {"postgresql_where", "sqlite_where"}  # SQLAlchemy's options of indexes that leave rows out
+OF_NUMBERS = select(keys.c.number, keys.c.key).where(id_in(keys.c.number))
+OF_KEYS = select(keys.c.number, keys.c.key).where(id_in(keys.c.key))
+
+
+class Keys(Queries):
+    """The numbers of messages whose table has keys that are not integers."""
+
+    def number_newest(self) -> None:
+        """Give numbers to failed rows: to all of them if they can be found quickly, otherwise to the newest ones.
+
+        Raises:
+            SchemaMismatch: the table is large, and nothing shows which of its rows are new or failed.
+        """
+        oldest = None if self._finds_all else self._time_at(TAIL - 1, newest=True)
+        self._number(() if oldest is None else (self._created_at >= oldest,))
+
+    def number_older(self, *, all_of_them: bool) -> None:
+        """Give numbers to the failed rows among the next older rows, which begin where the last call ended.
+
+        Args:
+            all_of_them: examine all older rows, not only `SLICE` of them.
+        """
+        if self._finds_all:
+            return
+        after = None if all_of_them else self._database.scalar(select(selection.c.numbered_to))
+        while True:
+            upto = self._time_at(SLICE - 1, after=after)
+            self._number([*self._after(after), *(() if upto is None else (self._created_at <= upto,))])
+            after = None if upto is None else str(upto)
+            if after is None or not all_of_them:
+                break
+        with self._database.write() as connection:
+            connection.execute(update(selection).values(numbered_to=after))
+
+    def find(self, texts: Collection[str]) -> dict[str, MessageId]:
+        """Return messages by the texts that an operator wrote: their keys, or prefixes of their keys.
+
+        A row that was never failed has no number yet, so it gets one.
+
+        Raises:
+            InvalidArgument: a prefix is ambiguous.
+        """
+        found = {message_id.key: message_id for message_id in self._known(OF_KEYS, texts)}
+        if unknown := [text for text in texts if text not in found]:
+            self._number([self._database.table.key_text.in_(unknown)], failed=False)
+            found |= {message_id.key: message_id for message_id in self._known(OF_KEYS, unknown)}
+        for text in unknown:
+            if text not in found and (match := self._beginning(text)) is not None:
+                found[text] = match
+        return found
+
+    def named(self, numbers: Iterable[int]) -> list[int]:
+        """Return the ids of messages with their keys, in the given order. Ids that are unknown stay numbers."""
+        wanted = list(numbers)
+        known = {int(message_id): message_id for message_id in self._known(OF_NUMBERS, wanted)}
+        return [known.get(number, number) for number in wanted]
+
+    def _known(self, query: Select[int, str], ids: Collection[int] | Collection[str]) -> list[MessageId]:
+        wanted, found = list(ids), []
+        with self._database.read() as connection:
+            for first in range(0, len(wanted), AT_ONCE):
+                rows = connection.execute(query, {"ids": wanted[first : first + AT_ONCE]})
+                found += [MessageId(number, key) for number, key in rows]
+        return found
+
+    def _beginning(self, text: str) -> MessageId | None:
+        if len(text) < SHORTEST_PREFIX:
+            return None
+        begins = select(keys.c.number, keys.c.key).where(keys.c.key.startswith(text, autoescape=True)).limit(2)
+        rows = self._database.rows(begins)
+        if len(rows) > 1:
+            raise InvalidArgument(f"{text} is ambiguous, because several ids begin with it; write the whole id")
+        return MessageId(rows[0].number, rows[0].key) if rows else None
+
+    def _number(self, conditions: Iterable[ColumnElement[bool]], *, failed: bool = True) -> None:
+        table = self._database.table
+        key = table.key_text
+        is_new = ~exists().where(keys.c.key == key)
+        wanted = select(key).where(table.column("id").is_not(None), *table.condition, *conditions, is_new)
+        if failed:
+            wanted = wanted.where(table.has_status(MessageStatus.FAILED))
+        order = [self._created_at] if "created_at" in table.names else []
+        if self._database.scalar(wanted.limit(1)) is None:
+            return
+        with self._database.write() as connection:
+            self._database.advisory_lock(connection)
+            self._insert(connection, wanted.order_by(*order, table.column("id")))
+
+    def _insert(self, connection: Connection, wanted: Select[str]) -> None:
+        connection.execute(insert(keys).from_select(["key"], wanted, include_defaults=False))
+
+    @property
+    def _created_at(self) -> ColumnElement[Any]:
+        return self._database.table.column("created_at")
+
+    def _after(self, time: str | None) -> list[ColumnElement[bool]]:
+        if time is None:
+            return []
+        kind = self._database.columns[self._database.table.names["created_at"]]["type"]
+        return [self._created_at > (literal(time) if self._database.is_sqlite else cast(literal(time), kind))]
+
+    def _time_at(self, position: int, *, after: str | None = None, newest: bool = False) -> object:
+        time = self._created_at
+        ordered = select(time).where(time.is_not(None), *self._after(after)).order_by(time.desc() if newest else time)
+        return self._database.scalar(ordered.offset(position).limit(1))
+
+    @cached_property
+    def _finds_all(self) -> bool:
+        """Whether all failed rows can be found quickly.
+
+        Raises:
+            SchemaMismatch: they can't, and neither can the newest rows.
+        """
+        table = self._database.table
+        if FailedIndex(self._database).state() is IndexState.THERE:
+            return True
+        rows = select(literal(1)).select_from(table.written).limit(SMALL_TABLE + 1).subquery()
+        if (self._database.scalar(select(func.count()).select_from(rows)) or 0) <= SMALL_TABLE:
+            return True
+        with self._database.read() as connection:
+            found = inspect(connection).get_indexes(self._database.table_name, self._database.schema_name)
+        whole = (index for index in found if not PARTIAL & index.get("dialect_options", {}).keys())
+        firsts = {index["column_names"][0] for index in whole}
+        if table.names["status"] in firsts:
+            return True
+        if table.names.get("created_at") in firsts:
+            return False
+        raise SchemaMismatch(
+            f"{table.written.fullname} in {self._database.place} has more than {SMALL_TABLE:,} rows, and its "
+            f"{table.names['id']} does not show which of them are new; run `retrycli db index`, or let the application "
+            "create an index on created_at"
+        )
