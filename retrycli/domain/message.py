@@ -27,8 +27,8 @@ class MessageStatus(StrEnum):
     """The application's status of a message.
 
     retrycli delivers ``failed`` messages and sets them to ``sent``. If an operator rejects a message, retrycli sets it
-    to ``rejected``. If an operator requeues a rejected message, retrycli sets it back to ``failed``. If the application
-    has a sender of its own, retrycli hands a message over by setting it to ``queued``.
+    to ``rejected``. If an operator requeues a rejected message, retrycli sets it back to ``failed``. It hands a message
+    over to the application's own sender by setting it to ``queued``.
     """
 
     PENDING = "pending"
@@ -59,12 +59,8 @@ class State(StrEnum):
 
     A message that was escalated before an attempt by hand returns to ESCALATED instead of WAITING.
 
-    With the application's own sender, a claimed message becomes HANDED_OVER, and its row ``queued``::
-
-        SENDING ──handed over──▶ HANDED_OVER ──sent──▶ (row deleted)
-                                      ├──failed again──▶ SENDING, which ends as above
-                                      ├──left behind──▶ ESCALATED ──sent──▶ (row deleted)
-                                      └──taken back by `reject`──▶ (row deleted)
+    A message for the application's own sender goes from SENDING to HANDED_OVER. It leaves the queue when it is sent or
+    taken back, returns to SENDING when it has failed again, and is ESCALATED if the sender leaves it behind.
 
     When the application sends, rejects or withdraws a message, its row leaves the queue; a row in SENDING leaves it
     after the attempt. When an operator rejects a message or marks it as sent, its row leaves the queue from any state

@@ -24,7 +24,6 @@ from retrycli.domain.passes import (
     Event,
     MessageDelivered,
     MessageEscalated,
-    MessageMovedOn,
 )
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition, TransitionKind
 from retrycli.engine.hand_over import HandOvers
@@ -71,7 +70,11 @@ def _settle_some(
         found = hand_overs.find(span, BATCH)
         gone = [one for one in found if one.fate in {Fate.SENT, Fate.WITHDRAWN}]
         failed = {one.message_id: one for one in found if one.fate in {Fate.FAILED, Fate.PUT_BACK}}
-        events = [_gone_event(one) for one in gone]
+        events: list[Event] = [
+            MessageDelivered(one.message_id, one.ticket_id, one.message_type, one.retry_count or 0)
+            for one in gone
+            if one.fate is Fate.SENT
+        ]
         if gone:
             hand_overs.leave([_decision(one, Transition.released(), now) for one in gone], now)
         if failed:
@@ -115,12 +118,6 @@ def _decide_failed(
     if transition.kind is TransitionKind.RESCHEDULED and found.error is not None:
         transition = transition._replace(last_error=None)  # the row has the application's error, in full
     return _decision(found, transition, now, message)
-
-
-def _gone_event(found: HandedOver) -> Event:
-    if found.fate is Fate.SENT:
-        return MessageDelivered(found.message_id, found.ticket_id, found.message_type, found.retry_count or 0)
-    return MessageMovedOn(found.message_id, outcome_of(found).kind)
 
 
 def watch(

@@ -270,7 +270,10 @@ def make_dependencies(
 
         # If the database is not writable, an outcome can't be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now()))
-        check_functions(settings)
+        if calls := settings.calls:
+            from retrycli.system.python_call import load_all
+
+            load_all(calls)  # because a failure after a message was sent would be too late
         return open_router(
             settings.gateway, columns=column_names(database), connections=settings.run.concurrency, now=now
         )
@@ -297,19 +300,6 @@ def make_dependencies(
         stop_requested=runtime.stop_requested,
         looks_up=cache(partial(looks_up, settings)),
     )
-
-
-def check_functions(settings: Settings) -> None:
-    """Import the functions of the application, because a failure after a message was sent would be too late.
-
-    Raises:
-        ConfigurationError: a function can't be imported or called.
-    """
-    if calls := settings.calls:
-        from retrycli.system import python_call
-
-        for call in calls:
-            python_call.load(*call)
 
 
 def looks_up(settings: Settings, message_type: MessageType) -> bool:

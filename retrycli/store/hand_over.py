@@ -16,7 +16,7 @@ from retrycli.domain.transition import Claim, Decision, IdRange, WriteResult
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Queries
 from retrycli.store.identity import BIRTH, OWN, birth_in, birth_text, load, with_queue
-from retrycli.store.messages import read_rows, row_by_row, rows_of, status_of, updated_at_text, without_locked
+from retrycli.store.messages import read_rows, row_by_row, rows_of, status_of, updated_at_text, within, without_locked
 from retrycli.store.results import Results, finish_attempts, start_attempts
 from retrycli.store.schema import attempts, queue
 from retrycli.store.transitions import CLAIM, HELD_BY_ID, NOT_ESCALATED, escalate, seen_values
@@ -75,11 +75,7 @@ class HandOvers(Queries):
 
         The queue rows stay locked until the transaction ends. Rows that another pass has locked are left out.
         """
-        statement = self._found.limit(limit)
-        if span.after is not None:
-            statement = statement.where(queue.c.message_id > span.after)
-        if span.upto is not None:
-            statement = statement.where(queue.c.message_id <= span.upto)
+        statement = self._found.where(*within(queue.c.message_id, span)).limit(limit)
         with self._database.write() as connection:
             rows = rows_of(connection.execute(statement.with_for_update(skip_locked=True, of=queue)))
             return [_handed_over(row) for row in rows]

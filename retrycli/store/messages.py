@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, Message, MessageStatus, MessageType, State, UnusableMessage
-from retrycli.domain.transition import Route
+from retrycli.domain.transition import IdRange, Route
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.reflection import CONDITION
@@ -176,6 +176,11 @@ def numbers_of(database: Database, texts: Collection[str]) -> dict[str, int]:
 LOWEST_ID = -(2**63)  # the lowest integer that both databases can store
 
 ESCALATED = queue.c.state == State.ESCALATED.value
+# The lowest id in the queue, and whether any message is handed over. Both are fast checks.
+FIRST_IN_QUEUE = select(
+    select(func.min(queue.c.message_id)).scalar_subquery(),
+    select(queue.c.message_id).where(queue.c.handed_over_at.is_not(None)).exists(),
+)
 EARLIER = queue.alias("earlier")
 UNFINISHED = (State.WAITING.value, State.SENDING.value, State.HANDED_OVER.value)
 
@@ -206,6 +211,20 @@ def column_names(database: Database) -> list[str]:
 def visible(messages: FromClause) -> list[ColumnElement[Any]]:
     """Select all columns of messages, without the conditions of `has_status`."""
     return [column for column in messages.c if not column.name.startswith(CONDITION)]
+
+
+def same_id(left: ColumnElement[int], right: ColumnElement[int], span: IdRange) -> ColumnElement[bool]:
+    """Return the condition to join two tables by id.
+
+    A range on both sides lets PostgreSQL read both tables in the order of ids, instead of looking up each row.
+    """
+    return and_(left == right, *within(right, span))
+
+
+def within(column: ColumnElement[int], span: IdRange) -> list[ColumnElement[bool]]:
+    """Return the conditions that a column of ids is in a range."""
+    above = [] if span.after is None else [column > span.after]
+    return above if span.upto is None else [*above, column <= span.upto]
 
 
 def queued_ids(connection: Connection, ids: Collection[int]) -> set[int]:
