@@ -59,15 +59,20 @@ def _show_request(method: str, path: str, delivery_key: str | None, status: int)
 
 def demo(
     serve: Annotated[bool, typer.Option("--serve", help="Serve the console over the example database.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Show how retrycli uses a table with other columns, UUIDs and statuses.")
+    ] = False,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="With --serve: the port to listen on.", show_default="8003")
     ] = None,
 ) -> None:
     """Try retrycli on an example database."""
+    if serve and table:
+        raise typer.BadParameter("choose --serve or --table", param_hint="--table")
     if not serve:
         if port is not None:
             raise typer.BadParameter("works only with --serve; add it", param_hint="--port")
-        operations.demo.run()
+        operations.demo.run_with_table() if table else operations.demo.run()
         return
     from retrycli.cli.serve import run_console
 

@@ -21,6 +21,7 @@ TOPICS = (
     "statistics",
     "settings",
     "table",
+    "your-own-table",
     "outcomes",
     "schedules",
     "notifications",

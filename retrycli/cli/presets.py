@@ -129,7 +129,7 @@ def deliver_test(
         message_type=message_type,
         recipient=recipient,
         lists={"cc_emails": cc or (), "bcc_emails": bcc or (), "attachments": attach or ()},
-        by=by or operations.wiring.login_name(),
+        by=by or operations.login.login_name(),
     )
     _show(tried, as_json=as_json)
     raise typer.Exit(0 if tried.delivered else NOT_OK)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from retrycli.config.section import FunctionName, Minutes, Named, SettingsModel, absolute, matching, secret_text
 from retrycli.domain.circuit_breaker import APPLICATION
@@ -25,6 +25,8 @@ COMMON_KEYS = (
     "attachments_limit_mb",
     "modules_dir",
 )
+# The group of entry points with which other packages provide kinds of gateways.
+GROUP = "retrycli.gateways"
 OF_HTTP = ("preset", "auth", "token", "verify")
 OF_SMTP = ("sender", "subject", "recipient", "starttls")
 OF_SERVERS = ("base_url", "username", "password", "login_path")
@@ -36,10 +38,19 @@ UNUSED_KEYS = {
 }
 
 
+def _known_kind(name: str) -> str:
+    if name not in UNUSED_KEYS:
+        from importlib.metadata import entry_points  # only for a kind that is not built in, because it reads many files
+
+        if not entry_points(group=GROUP, name=name):
+            raise ValueError(f"must be {', '.join(UNUSED_KEYS)}, or a gateway that an installed package provides")
+    return name
+
+
 class GatewaySettings(SettingsModel):
     """Settings of one gateway: its destination, credentials, timeouts and attachments."""
 
-    kind: Literal["http", "smtp", "python", "application"] = Field(
+    kind: Annotated[str, AfterValidator(_known_kind)] = Field(
         "http",
         description="how to deliver: http (to a ticketing API), smtp (by e-mail), python (by your own function) or "
         "application (by the application's own sender)",
@@ -110,12 +121,12 @@ class GatewaySettings(SettingsModel):
 
     @property
     def destination_if_set(self) -> str | None:
-        """Return where messages are sent: the base URL, the name of the Python function, or the application; None if it
-        is not set.
-        """
+        """Return where messages are sent: the base URL, or a name of the gateway; None if the base URL is not set."""
         if self.kind == "application":
             return APPLICATION
-        return self.base_url if self.call is None else f"python:{self.call}"
+        if self.call is not None:
+            return f"python:{self.call}"
+        return self.base_url if self.base_url or self.kind in UNUSED_KEYS else f"{self.kind}:"
 
     @property
     def destination(self) -> str:
@@ -146,10 +157,12 @@ class GatewaySettings(SettingsModel):
     def _check_base_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is None:
             return None
-        if info.data.get("kind") == "smtp":
+        kind = info.data.get("kind")
+        if kind == "smtp":
             url = absolute(url, "smtp://mail.example.com:587 or smtps://mail.example.com", {"smtp", "smtps"})
         else:
-            url = absolute(url, "https://tickets.example.com/api")
+            own = {"http", "https"} if kind in UNUSED_KEYS else {url.partition("://")[0].lower()}
+            url = absolute(url, "https://tickets.example.com/api", own)
         parts = urlsplit(url)
         if parts.username or parts.password:
             raise ValueError("the URL must not contain credentials; use gateway.username and gateway.password_file")
@@ -176,7 +189,7 @@ class GatewaySettings(SettingsModel):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         """Reject keys that have no effect with this kind of gateway, and check the keys that it needs."""
-        for name in UNUSED_KEYS[self.kind]:
+        for name in UNUSED_KEYS.get(self.kind, ("call",)):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove gateway.{name}, or change "

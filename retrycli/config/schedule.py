@@ -79,6 +79,8 @@ class ScheduleSettings(SettingsModel):
     @property
     def calls(self) -> dict[str, str]:
         """Return the functions that decide waits, by the keys that name them."""
+        if BackoffKind.PYTHON not in {self.backoff, *(rules.backoff for rules in self.types.values())}:
+            return {}
         own = {f"schedule.types.{message_type}.call": self._with(rules) for message_type, rules in self.types.items()}
         return {
             key: rules.call

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import LIST_COLUMNS, Message, MessageType, QueuedMessage
+from retrycli.domain.message_id import shown_id
 from retrycli.domain.outcome import RETRY_AFTER_CAP, Outcome, OutcomeKind
 
 
@@ -62,7 +63,7 @@ class OutgoingMessage:
         own = {name: deepcopy(value) if name in LIST_COLUMNS else value for name, value in message.fields.items()}
         attachments = own["attachments"]
         return cls(
-            id=queued.message_id,
+            id=shown_id(queued.message_id),
             ticket_id=message.ticket_id,
             message_type=message.message_type,
             subject=str(own["subject"] or ""),

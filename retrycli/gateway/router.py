@@ -101,6 +101,10 @@ def gateway_of(
                 f"{section}.kind = 'application' sends nothing itself; the application's own sender delivers the "
                 "messages. Use `retrycli retry ID` to hand one over"
             )
+        case _:
+            from retrycli.gateway.package import PackageGateway
+
+            return PackageGateway(settings, section=section)
 
 
 def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
@@ -109,8 +113,12 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
     Raises:
         ConfigurationError: the preset is invalid.
     """
-    if settings.kind != "http":
+    if settings.kind in {"smtp", "python"}:
         return False
+    if settings.kind != "http":
+        from retrycli.gateway.package import factory_of
+
+        return bool(getattr(factory_of(settings.kind), "looks_up", False))
     from retrycli.gateway.presets.loader import load_preset
 
     preset = load_preset(settings.preset)
@@ -132,5 +140,5 @@ def check_columns(settings: GatewaySettings, columns: Collection[str]) -> None:
             from retrycli.gateway.smtp.gateway import check_subject
 
             check_subject(settings, columns)
-        case "python" | "application":  # a sender gets every column, and needs none
+        case _:  # other gateways get every column, and say nothing about those that they need
             pass

@@ -18,11 +18,13 @@ from retrycli.domain.operator_action import OperatorAction, would_expire
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk_request import BulkRequest
+from retrycli.operations.login import login_name
 from retrycli.operations.message_actions import SHOWN, expired_among, perform, try_canaries
 from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
+from retrycli.store.messages import with_keys
 
 __all__ = ["BulkPreview", "BulkRequest", "BulkResult", "act", "preview"]
 
@@ -136,9 +138,9 @@ def _ids(database: Database, request: BulkRequest, progress: Progress | None) ->
     if wanted is None:
         return ()
     if progress is None:
-        return message_ids.named(database, views.ids(wanted, limit=MOST))
+        return with_keys(database, views.ids(wanted, limit=MOST))
     end: MessageCursor | None = None if progress.last is None else Cursor("id", None, progress.last)
-    return message_ids.named(database, views.ids(wanted, after=end, limit=progress.total - progress.handled))
+    return with_keys(database, views.ids(wanted, after=end, limit=progress.total - progress.handled))
 
 
 def _expect(request: BulkRequest, count: int) -> None:

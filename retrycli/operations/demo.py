@@ -26,6 +26,7 @@ from retrycli.operations.wiring import utc_now
 from retrycli.system.trust import write_private
 
 EXAMPLE = "ticketing_agent.db.example"
+DATABASE, CONFIG = "ticketing_agent.db", "retrycli.toml"
 EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # "now" in the example; `copy_example` shifts all times
 TIME_COLUMNS = (
     "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
@@ -35,6 +36,52 @@ FAIL = 0.3
 # A fixed seed, and requests in a fixed order, make every demo show the same failures.
 SEED = 9
 IN_ORDER = {"schedule.jitter": 0, "run.concurrency": 1}
+
+
+# The example's messages, as an application with UUIDs, integer statuses and JSON might store them.
+OUTBOX = """
+CREATE TABLE outbox (
+    uid CHAR(36) PRIMARY KEY,
+    ticket INTEGER NOT NULL,
+    kind VARCHAR(20) NOT NULL,
+    recipients TEXT,
+    payload JSON NOT NULL,
+    state INTEGER NOT NULL,
+    created_at DATETIME NOT NULL,
+    delivered_at DATETIME
+);
+INSERT INTO outbox
+SELECT
+    printf('%08x-8a6c-4d2e-9f10-%012x', (id * 2654435761) % 4294967296, id),
+    ticket_id,
+    CASE message_type WHEN 'customer' THEN 'reply' WHEN 'supplier' THEN 'order' ELSE 'note' END,
+    recipient_email,
+    json_object('title', subject, 'text', body),
+    CASE status WHEN 'sent' THEN 1 WHEN 'failed' THEN 2 WHEN 'rejected' THEN 3 ELSE 0 END,
+    created_at,
+    sent_at
+FROM pending_messages;
+DROP TABLE pending_messages;
+"""
+OUTBOX_SETTINGS = """
+[database.columns]
+id = "uid"
+ticket_id = "ticket"
+message_type = { from = "kind", map = { reply = "customer", order = "supplier", note = "internal" } }
+subject = { sql = "json_extract(payload, '$.title')" }
+body = { sql = "json_extract(payload, '$.text')" }
+recipient_email = { from = "recipients", split = "," }
+status = "state"
+retry_count = { own = true }
+last_error = { own = true }
+sent_at = "delivered_at"
+
+[database.status]
+pending = 0
+sent = 1
+failed = 2
+rejected = 3
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +109,42 @@ def installation(more: Mapping[str, object] | None = None) -> Iterator[Demo]:
     database = copy_example(folder, now=utc_now())
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  not used for secrets
         values = {"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url, **IN_ORDER}
-        write_private(folder / "retrycli.toml", template.template(values | dict(more or {})))
+        write_private(folder / CONFIG, template.template(values | dict(more or {})))
         _print(f"A simulated ticketing API is running at {sandbox.url}; it fails {FAIL:.0%} of deliveries.")
         _print(f"The example database is {database}.\n")
         yield Demo(folder, sandbox)
 
 
+def run_with_table() -> None:
+    """Show how retrycli uses the table of another application: an outbox with UUIDs and integer statuses."""
+    with installation({"database.table": "outbox"}) as demo:
+        with closing(sqlite3.connect(demo.folder / DATABASE)) as connection:
+            retrycli_tables = [
+                name
+                for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+                if name.startswith("retrycli_")
+            ]
+            for name in retrycli_tables:  # they describe the example's own table
+                connection.execute(f"DROP TABLE {name}")
+            connection.executescript(OUTBOX)
+        file = demo.folder / CONFIG
+        file.write_text(file.read_text(encoding="utf-8") + OUTBOX_SETTINGS, encoding="utf-8")
+        _print(f"The messages are in the table outbox. The settings in {file} describe it:\n{OUTBOX_SETTINGS}")
+        _show(demo, "table discover", "table check", "table accept --yes", "run-once", "list-failed")
+        _print(f"The demo's files are kept in {demo.folder}.")
+
+
+def _show(demo: Demo, *commands: str) -> None:
+    for command in commands:
+        _print(f"$ retrycli {command}")
+        demo.call("--log-level", "INFO", *command.split())
+        _print("")
+
+
 def run() -> None:
     """Run the main commands one after another."""
     with installation() as demo:
-        for command in ("status", "run-once", "list-failed", "escalations", "passes"):
-            _print(f"$ retrycli {command}")
-            demo.call("--log-level", "INFO", command)
-            _print("")
+        _show(demo, "status", "run-once", "list-failed", "escalations", "passes")
         kept = len(demo.sandbox.received)
     retrycli = suggested.full_program()
     program = suggested.NAME if suggested.program() == suggested.NAME else shlex.join(retrycli)
@@ -97,14 +167,14 @@ def served() -> Iterator[tuple[Settings, str]]:
     """
     with installation({"web.tokens_file": "tokens.json"}) as demo:
         demo.call("--log-level", "ERROR", "run-once")
-        settings = load(demo.folder / "retrycli.toml", {}).settings
+        settings = load(demo.folder / CONFIG, {}).settings
         with Scheduler(settings):
             yield settings, tokens.add(settings, "demo", Role.OPERATOR)
 
 
 def copy_example(folder: Path, *, now: datetime) -> Path:
     """Copy the packaged example database into a folder. Shift its times, so that `EXAMPLE_TIME` becomes ``now``."""
-    file = folder / "ticketing_agent.db"
+    file = folder / DATABASE
     file.touch(mode=0o600)
     with resources.as_file(resources.files("retrycli") / EXAMPLE) as path:
         # In a source checkout the example is beside the package.

@@ -11,15 +11,8 @@ from retrycli.domain.message import ticket_text
 from retrycli.domain.operator_action import OperatorAction, stale
 from retrycli.engine import manual_attempt
 from retrycli.operations.ids import resolve_one
-from retrycli.operations.wiring import (
-    DEFAULT_RUNTIME,
-    Runtime,
-    clock,
-    login_name,
-    make_dependencies,
-    open_database,
-    pass_rules,
-)
+from retrycli.operations.login import login_name
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, make_dependencies, open_database, pass_rules
 from retrycli.store.history import message_details
 from retrycli.store.operator_actions import Acts
 

@@ -54,11 +54,6 @@ def resolve_one(database: Database, message_id: int | str) -> int:
     return resolve(database, [message_id])[0]
 
 
-def named(database: Database, numbers: "array[int]") -> Sequence[int]:
-    """Return messages that a query has found as `resolve` does."""
-    return numbers if database.table.key is None else _keys(database).named(numbers)
-
-
 def _keys(database: Database) -> "Keys":
     from retrycli.store.keys import Keys  # most tables have integers as keys
 

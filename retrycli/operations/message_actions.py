@@ -20,12 +20,13 @@ from retrycli.domain.message import Message, MessageStatus, QueuedMessage
 from retrycli.domain.operator_action import OperatorAction, not_written, unfit, would_expire
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
+from retrycli.operations.login import login_name
 from retrycli.operations.pause import mark_held
 from retrycli.operations.retry import ActionResult, ManualAttempt, retry_all
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
-from retrycli.store.messages import column_names
+from retrycli.store.messages import column_names, with_keys
 from retrycli.store.operator_actions import Acts
 
 BATCH = 500  # maximum number of messages in one transaction
@@ -87,7 +88,7 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
     wanted.check()
     with open_database(settings) as database:
         views = MessageQueries(database)
-        ids = message_ids.named(database, views.ids(wanted))
+        ids = with_keys(database, views.ids(wanted))
         return Match(ids, list(mark_held(settings, database, views.pages(ids[:shown], wanted))))
 
 

@@ -13,7 +13,8 @@ from retrycli.domain.message import MessageType, State, ticket_text
 from retrycli.domain.operator_action import OperatorAction, no_such, not_free
 from retrycli.domain.passes import Pause
 from retrycli.domain.transition import ActionKind
-from retrycli.operations.wiring import clock, login_name, open_database, utc_now
+from retrycli.operations.login import login_name
+from retrycli.operations.wiring import clock, open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.store.history import act_values, standings
 from retrycli.store.holds import Holds

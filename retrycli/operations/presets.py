@@ -11,7 +11,8 @@ from retrycli.config.settings import Settings
 from retrycli.domain.errors import RetrycliError
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, Presence
-from retrycli.gateway.presets.loader import Preset, known_presets, load_preset, preset_text
+from retrycli.gateway.presets.loader import Preset, load_preset
+from retrycli.gateway.presets.sources import known_presets, preset_text
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, connect
 from retrycli.store.messages import column_names
 
@@ -21,7 +22,7 @@ __all__ = ["Preset", "Trial", "bundled", "check", "deliver_test", "preset_text"]
 
 
 def bundled() -> dict[str, Preset]:
-    """Return the bundled presets by name."""
+    """Return the bundled presets, and those that other packages provide, by name."""
     return {name: load_preset(name) for name in known_presets()}
 
 

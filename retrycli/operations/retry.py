@@ -12,7 +12,8 @@ from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind
 from retrycli.engine.manual_attempt import attempt_through, look_up_through
 from retrycli.engine.ports import Dependencies, Gateway
 from retrycli.operations.ids import resolve
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
+from retrycli.operations.login import login_name
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, ready_to_send
 from retrycli.store.operator_actions import Acts
 
 Result = TypeVar("Result")

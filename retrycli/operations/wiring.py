@@ -7,7 +7,7 @@ import pwd
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -15,9 +15,8 @@ from pathlib import Path
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
-from retrycli.domain.message import LONGEST_NAME, MessageType
+from retrycli.domain.message import MessageType
 from retrycli.domain.passes import ClockWasAhead, Event
-from retrycli.domain.sanitize import encodable
 from retrycli.domain.transition import Route
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.store import application_table, counters, own_tables, schema
@@ -242,17 +241,6 @@ def _home() -> Path:
         return Path(pwd.getpwuid(os.geteuid()).pw_dir)
     except KeyError:
         return Path("/nonexistent")
-
-
-def login_name() -> str:
-    """Return the operator's name: the user who ran sudo, or the login name; the uid if neither name is usable."""
-    import getpass
-
-    names = [os.environ.get("SUDO_USER", "")]
-    with suppress(KeyError, OSError):
-        names.append(getpass.getuser())
-    usable = (name for name in names if 0 < len(name) <= LONGEST_NAME and encodable(name) and name.isprintable())
-    return next(usable, f"uid {os.getuid()}")
 
 
 def make_dependencies(

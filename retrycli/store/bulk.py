@@ -128,7 +128,7 @@ def _joined(values: Sequence[object]) -> str | None:
 
 def _values_of(rows: Sequence[Mapping[str, Any]], name: str, kind: TypeEngine[Any]) -> list[Any]:
     values = [row[name] for row in rows]
-    # As text, an id may be the key of its row: see `retrycli.domain.message_id`.
+    # An id may be shown as the key of its row (see `retrycli.domain.message_id`). The drivers get the number alone.
     return list(map(int, values)) if isinstance(kind, BigInteger) else values
 
 
@@ -141,6 +141,7 @@ class _Prepared:
         self.sql = str(compiled)
         self._names = tuple(compiled.positiontup or ())
         self._constants = compiled.params
+        self._types = {name: compiled.binds[name].type for name in self._names}
         self._write = {
             name: compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect) for name in self._names
         }
@@ -150,8 +151,8 @@ class _Prepared:
         for name in self._names:
             write = self._write[name]
             if name.startswith(PREFIX):
-                key = name.removeprefix(PREFIX)
-                columns.append([row[key] if write is None else write(row[key]) for row in rows])
+                values = _values_of(rows, name.removeprefix(PREFIX), self._types[name])
+                columns.append(values if write is None else list(map(write, values)))
             else:
                 value = shared[name] if name in shared else self._constants[name]
                 columns.append(repeat(value if write is None else write(value), len(rows)))

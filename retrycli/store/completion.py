@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import case, select
 
-from retrycli.domain.message import LARGEST_ID, MessageStatus
+from retrycli.domain.message import KEY, LARGEST_ID, MessageStatus
 from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.database import Database
 from retrycli.store.messages import has_status
@@ -19,6 +19,8 @@ def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tup
 
     Only the application's table is read, so retrycli's own tables need not exist.
     """
+    if database.table.key is not None:
+        return _keys_beginning(database, digits, limit)
     m = database.messages.c
     indexed = FailedIndex(database).state() is IndexState.THERE
     found: list[tuple[int, object, object]] = []
@@ -36,6 +38,19 @@ def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tup
         if len(found) == limit:
             break
     return found
+
+
+def _keys_beginning(database: Database, text: str, limit: int) -> list[tuple[int, object, object]]:
+    from retrycli.domain.message_id import MessageId
+
+    m = database.messages.c
+    newest = (
+        select(m.id, m[KEY], m.ticket_id, m.last_error)
+        .where(has_status(m, MessageStatus.FAILED), m[KEY].startswith(text, autoescape=True))
+        .order_by(m.id.desc())
+        .limit(limit)
+    )
+    return [(MessageId(row[0], row[1]), row[2], row[3]) for row in database.rows(newest)]
 
 
 def _beginning(digits: str) -> Iterator[tuple[int, int]]:

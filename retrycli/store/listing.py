@@ -43,6 +43,7 @@ from retrycli.store.messages import (
     is_listed,
     row_by_row,
     type_literal,
+    with_keys,
 )
 from retrycli.store.ordering import Order, soonest
 from retrycli.store.schema import queue
@@ -248,7 +249,9 @@ class MessageQueries(Queries):
         kind = select(m.message_type).where(m.id == EARLIER.c.message_id).scalar_subquery()
         earlier = select(EARLIER.c.message_id, EARLIER.c.next_attempt_at, kind.label("kind"))
         held_back = earlier.where(queue.c.message_id == message_id, *HELD_BACK).order_by(EARLIER.c.message_id)
-        return [(row.message_id, row.next_attempt_at, str(row.kind)) for row in self._database.rows(held_back)]
+        rows = self._database.rows(held_back)
+        ids = with_keys(self._database, [row.message_id for row in rows])
+        return [(each, row.next_attempt_at, str(row.kind)) for each, row in zip(ids, rows, strict=True)]
 
     def failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
         """Select columns of the failed messages that match a filter, joined with their queue rows."""

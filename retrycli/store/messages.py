@@ -173,6 +173,15 @@ def numbers_of(database: Database, texts: Collection[str]) -> dict[str, int]:
     }
 
 
+def with_keys(database: Database, numbers: Sequence[int]) -> Sequence[int]:
+    """Return messages that a query has found with their keys, if these are not integers."""
+    if database.table.key is None:
+        return numbers
+    from retrycli.store.keys import Keys  # most tables have integers as keys
+
+    return Keys(database).named(numbers)
+
+
 LOWEST_ID = -(2**63)  # the lowest integer that both databases can store
 
 ESCALATED = queue.c.state == State.ESCALATED.value

@@ -188,7 +188,7 @@ class Results(Queries):
             TransactionLost: the change of a row rolled back the transaction. Repeat the call until it succeeds: the
                 repeated calls identify the row and leave it out.
         """
-        by_id = {decision.message_id: decision for decision in decisions}
+        by_id = {int(decision.message_id): decision for decision in decisions}
         with self._database.write() as connection:
             found = connection.execute(self._locked, {"ids": list(by_id), "owner": claim.owner})
             names = [*found.keys()][FIRST_IDENTIFYING:]
@@ -259,7 +259,7 @@ class Results(Queries):
 
 
 def _still_held(connection: Connection, claim: Claim, decisions: Sequence[Decision]) -> list[Decision]:
-    ids = [decision.message_id for decision in decisions]
+    ids = [int(decision.message_id) for decision in decisions]
     ours = set(connection.execute(HELD_IDS, {"ids": ids, "owner": claim.owner}).scalars())
     return [decision for decision in decisions if decision.message_id in ours]
 

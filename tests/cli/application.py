@@ -50,6 +50,8 @@ OWN = (
     "retrycli_breakers",
     "retrycli_escalations",
     "retrycli_holds",
+    "retrycli_keys",
+    "retrycli_own_values",
     "retrycli_passes",
     "retrycli_pause",
     "retrycli_queue",

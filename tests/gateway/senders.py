@@ -28,6 +28,11 @@ def sender(folder: Path, code: str, name: str = "send", **settings: object) -> G
     )
 
 
+def new(**changes: object) -> QueuedMessage:
+    """Return a message with a new delivery key, because a process remembers calls that it has given up."""
+    return queued(f"key-{next(NUMBERS)}", **changes)
+
+
 def deliver_all(settings: GatewaySettings, *messages: QueuedMessage, connections: int = 8) -> list[Outcome]:
     """Deliver messages at the same time through one gateway."""
 
@@ -39,6 +44,6 @@ def deliver_all(settings: GatewaySettings, *messages: QueuedMessage, connections
 
 
 def deliver(settings: GatewaySettings, message: QueuedMessage | None = None) -> Outcome:
-    """Deliver one message, by default `queued()`."""
-    [outcome] = deliver_all(settings, message or queued())
+    """Deliver one message, by default `new()`."""
+    [outcome] = deliver_all(settings, message or new())
     return outcome

@@ -20,7 +20,7 @@ from retrycli.gateway.python.calls import THREADS
 from retrycli.gateway.python.gateway import PythonGateway
 from tests.cli.command import wait_until
 from tests.gateway.deliveries import KEY, NOON, queued
-from tests.gateway.senders import deliver, deliver_all, sender
+from tests.gateway.senders import deliver, deliver_all, new, sender
 
 SHORT: dict[str, Any] = {"request_timeout_seconds": 0.2}
 
@@ -225,7 +225,7 @@ def test_blocked_calls_are_limited_and_later_messages_are_not_sent(
     code: str, tmp_path: Path, gate: threading.Event
 ) -> None:
     settings = sender(tmp_path, code, **SHORT)
-    kinds = [deliver_all(settings, queued(), connections=2)[0].kind for _ in range(4)]
+    kinds = [deliver_all(settings, new(), connections=2)[0].kind for _ in range(4)]
     assert kinds == [*[OutcomeKind.UNKNOWN] * 2, *[OutcomeKind.UNREACHABLE] * 2]
     assert THREADS.count == 2
     gate.set()
@@ -233,11 +233,24 @@ def test_blocked_calls_are_limited_and_later_messages_are_not_sent(
     assert deliver(settings).kind is OutcomeKind.DELIVERED
 
 
+def test_a_late_result_is_taken_over_and_no_message_has_two_calls(tmp_path: Path, gate: threading.Event) -> None:
+    code = "import gate\ndef send(message):\n    gate.wait()\n    return str(message.attempt)"
+    settings = sender(tmp_path, code, **SHORT)
+    message = new()
+    assert deliver(settings, message).kind is OutcomeKind.UNKNOWN
+    again = deliver(settings, replace(message, attempt_number=2))
+    assert again == of(OutcomeKind.UNREACHABLE, "not sent: an earlier call for this message has not returned")
+    gate.set()
+    wait_until(lambda: THREADS.count == 0)
+    late = deliver(settings, replace(message, attempt_number=3))
+    assert late == of(OutcomeKind.DELIVERED, external_id="1", found=True)
+
+
 def test_a_blocked_coroutine_does_not_block_the_others(tmp_path: Path, gate: threading.Event) -> None:
     del gate
     code = "import gate\nasync def send(message):\n    if message.id == 1: gate.wait()\n    return 'ok'"
     blocked, *others = deliver_all(
-        sender(tmp_path, code, request_timeout_seconds=5), *(queued(id=number) for number in range(1, 5))
+        sender(tmp_path, code, request_timeout_seconds=5), *(new(id=number) for number in range(1, 5))
     )
     assert blocked.kind is OutcomeKind.UNKNOWN
     assert others == [of(OutcomeKind.DELIVERED, external_id="ok")] * 3
@@ -248,7 +261,7 @@ def test_coroutines_share_an_event_loop_so_that_clients_can_be_kept(tmp_path: Pa
         "loops = set()\nasync def send(message):\n    loops.add(asyncio.get_running_loop())\n    return str(len(loops))"
     )
     settings = sender(tmp_path, code)
-    found = [deliver(settings) for _ in range(3)] + deliver_all(settings, *[queued()] * 3)
+    found = [deliver(settings) for _ in range(3)] + deliver_all(settings, *(new() for _ in range(3)))
     assert {outcome.external_id for outcome in found} == {"1"}
 
 
@@ -265,6 +278,6 @@ def send(message):
         now -= 1
     return str(most)
 """
-    outcomes = deliver_all(sender(tmp_path, code), *[queued()] * 12, connections=4)
+    outcomes = deliver_all(sender(tmp_path, code), *(new() for _ in range(12)), connections=4)
     assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
     assert max(int(outcome.external_id or 0) for outcome in outcomes) == 4

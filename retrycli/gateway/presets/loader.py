@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -34,6 +32,7 @@ from retrycli.gateway.presets.model import (
     Table,
     Upload,
 )
+from retrycli.gateway.presets.sources import preset_text
 from retrycli.gateway.presets.template import EACH, places
 
 Names = frozenset[str]
@@ -49,7 +48,6 @@ REMEDIES = {
 
 HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
 KEY_LINE = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
-BUNDLED = resources.files("retrycli.gateway") / "presets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,33 +226,8 @@ def _names_in(*trees: object) -> Names:
     return frozenset([place.name for text in texts for place in places(text)])
 
 
-def known_presets() -> list[str]:
-    """Return the names of the bundled presets."""
-    return sorted(file.name.removesuffix(".toml") for file in BUNDLED.iterdir() if file.name.endswith(".toml"))
-
-
-def preset_text(name: str) -> str:
-    """Return the TOML of a preset: a bundled preset by its name, or a file by a path that ends in ``.toml``.
-
-    Raises:
-        ConfigurationError: there is no such preset, or its file can't be read.
-    """
-    if name.endswith(".toml"):
-        file = Path(name)
-        try:
-            if not file.is_file():
-                raise ConfigurationError(f"gateway.preset: {file} does not exist, or is not a file")
-            return file.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "the file is not valid UTF-8; save it as UTF-8"
-            raise ConfigurationError(f"gateway.preset: can't read {file}: {reason}") from error
-    if name not in (known := known_presets()):
-        raise ConfigurationError(f"gateway.preset: no preset {name!r}; give a .toml file, or one of {', '.join(known)}")
-    return (BUNDLED / f"{name}.toml").read_text(encoding="utf-8")
-
-
 def load_preset(name: str) -> Preset:
-    """Read a preset: a bundled preset by its name, or a file by a path that ends in ``.toml``.
+    """Read a preset: a preset by its name, or a file by a path that ends in ``.toml``.
 
     Raises:
         ConfigurationError: there is no such preset, its file can't be read, or the preset is invalid; the error names

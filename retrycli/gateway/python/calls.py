@@ -9,6 +9,7 @@ from threading import Lock, Thread
 from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
 from retrycli.domain.sender import OutgoingMessage, SendingFailed
 
+REMEMBERED = 1000  # maximum number of calls to remember whose time limit has passed
 PICK_UP_SECONDS = 1.0  # an event loop that begins nothing within this time is blocked
 
 Sender = Callable[[OutgoingMessage], object]
@@ -20,11 +21,13 @@ class SenderCall:
     A thread can't be stopped. So a call counts as running until it returns, also after its time limit.
 
     Attributes:
+        key: the message's delivery key.
         done: gets the outcome.
         is_overdue: the time limit has passed.
     """
 
     def __init__(self, name: str, sender: Sender, message: OutgoingMessage) -> None:
+        self.key = message.delivery_key
         self.done: Future[Outcome] = Future()
         self.done.set_running_or_notify_cancel()
         self.is_overdue = False
@@ -76,6 +79,7 @@ class SenderThreads:
         self.has_given_up = False
         self._lock = Lock()
         self._running: set[SenderCall] = set()
+        self._given_up: dict[str, SenderCall] = {}  # by delivery key, oldest first
 
     @property
     def count(self) -> int:
@@ -95,6 +99,14 @@ class SenderThreads:
         """Wait no longer for a call, because its time limit has passed. Cancel it if it is a coroutine."""
         self.has_given_up = True
         call.give_up()
+        with self._lock:
+            self._given_up[call.key] = call
+            if len(self._given_up) > REMEMBERED:
+                del self._given_up[next(iter(self._given_up))]
+
+    def given_up(self, key: str) -> SenderCall | None:
+        """Return the call with a delivery key whose time limit has passed, if there was one in this process."""
+        return self._given_up.get(key)
 
     def are_stuck(self) -> bool:
         """Return whether all running calls are past their time limit."""

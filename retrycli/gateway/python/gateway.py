@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
@@ -56,6 +57,12 @@ class PythonGateway(BaseGateway):
 
     async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         call = SenderCall(self._name, self._sender, await self._prepare(queued))
+        if (earlier := THREADS.given_up(call.key)) is not None:
+            if not earlier.done.done():
+                error = "not sent: an earlier call for this message has not returned"
+                raise NotSent(Outcome(OutcomeKind.UNREACHABLE, error=error))
+            if earlier.done.result().kind is OutcomeKind.DELIVERED:
+                return replace(earlier.done.result(), found=True)
         try:
             async with TimeLimit(self._seconds):
                 await self._start(call)

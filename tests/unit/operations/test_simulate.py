@@ -111,7 +111,10 @@ def test_values_may_be_texts_as_a_form_sends_them(recorded: Stage) -> None:
     [
         ({"max_retries": 0}, "schedule.max_retries: Input should be greater than or equal to 1"),
         ({"max_retries": "9" * 5000}, "schedule.max_retries: "),
-        ({"backoff": "<script>"}, "schedule.backoff: Input should be 'exponential', 'linear', 'fixed' or 'list'"),
+        (
+            {"backoff": "<script>"},
+            "schedule.backoff: Input should be 'exponential', 'linear', 'fixed', 'list' or",
+        ),
         ({"colour": "red"}, "schedule.colour: no such setting"),
         ({"base_minutes": None}, "schedule.base_minutes: Input should be a valid number"),
         ({"waits_minutes": "\0"}, "schedule.waits_minutes.0: Input should be a valid number"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from retrycli.config.settings import Settings
-from retrycli.operations.wiring import lock_path, login_name, pass_rules
+from retrycli.operations.login import login_name
+from retrycli.operations.wiring import lock_path, pass_rules
 from retrycli.system.pass_lock import PassLock
 from tests.users import OURS, as_user, need_root, open_place
 
