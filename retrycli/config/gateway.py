@@ -189,7 +189,7 @@ class GatewaySettings(SettingsModel):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         """Reject keys that have no effect with this kind of gateway, and check the keys that it needs."""
-        for name in UNUSED_KEYS.get(self.kind, ("call",)):
+        for name in UNUSED_KEYS.get(self.kind, ("call", "answer_minutes")):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove gateway.{name}, or change "

@@ -33,6 +33,7 @@ TICKETS = 3
 # The destination of messages that the application's own sender delivers: see `retrycli.domain.hand_over`. Its breaker
 # is open while no message that was handed over is sent or fails. Then no probe is due.
 APPLICATION = "application"
+SENDER = "the application's sender"  # how texts for operators name this destination
 
 
 class BreakerState(StrEnum):
@@ -74,7 +75,7 @@ class Breaker:
     def description(self) -> str:
         """Describe the destination, and the time of its next request if requests are blocked."""
         if self.destination == APPLICATION and self.opened_at is not None:
-            return f"the application's sender has delivered nothing since {utc_text(self.opened_at)}"
+            return f"{SENDER} has delivered nothing since {utc_text(self.opened_at)}"
         if self.probe_at is None:
             return self.destination
         next_request = "no requests until" if self.state is BreakerState.RESTING else "next probe at"

@@ -113,7 +113,7 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
     Raises:
         ConfigurationError: the preset is invalid.
     """
-    if settings.kind in {"smtp", "python"}:
+    if settings.kind in {"smtp", "python", "application"}:
         return False
     if settings.kind != "http":
         from retrycli.gateway.package import factory_of

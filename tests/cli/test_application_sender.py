@@ -142,6 +142,7 @@ def test_a_sender_that_is_down_is_reported_once_and_gets_nothing_more(
     first, second = cli("run-once"), cli("run-once")
     assert (first.returncode, second.returncode) == (69, 69)
     assert "the application's sender has delivered nothing since" in first.stderr
+    assert "nothing more is handed over. Start the sender." in first.stderr
     assert second.stderr == ""
     assert application.row(102)["status"] == "failed"
     shown = cli.json("status")
@@ -153,7 +154,7 @@ def test_a_sender_that_is_down_is_reported_once_and_gets_nothing_more(
         wait_until(lambda: answered(application, 101))
     third = cli("run-once")
     assert (third.returncode, application.row(102)["status"]) == (0, "queued")
-    assert "accepts messages again" in third.stderr
+    assert "The application's sender works again" in third.stderr
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
