@@ -113,6 +113,7 @@ EXAMPLES = {
     "deliver-test": "retrycli deliver-test --ticket 4711",
     "table": "retrycli table discover",
     "table discover": "retrycli table discover --url sqlite:////srv/desk/desk.db",
+    "table check": "retrycli table check",
     "table accept": "retrycli table accept",
     "db": "retrycli db prune --older-than 90d",
     "db upgrade": "retrycli db upgrade",

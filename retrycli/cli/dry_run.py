@@ -36,6 +36,7 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
                     "escalated": foreseen.escalated,
                     "paused": foreseen.pause and asdict(foreseen.pause),
                     "withheld": foreseen.withheld,
+                    "unaccepted": foreseen.unaccepted,
                     "down": {to: breaker.probe_at for to, breaker in foreseen.down.items()},
                 }
             )
@@ -72,6 +73,9 @@ def _show_summary(
     settings: Settings, found: operations.dry_run.DryRunTotals, foreseen: operations.dry_run.Preview, now: datetime
 ) -> None:
     would = "A pass would"
+    if foreseen.unaccepted is not None:
+        terminal.say(f"A pass would send nothing now: {suggested.quoted(foreseen.unaccepted)}.")
+        would = "Once that is done, it would"
     if (pause := foreseen.pause) is not None:
         until = f"until {formatting.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
         terminal.say(f"Deliveries are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")

@@ -1,20 +1,18 @@
 """The commands for setting up: ``init``, ``config``, ``doctor``, ``notify test`` and ``version``."""
 
 import uuid
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from retrycli import operations
+from retrycli.cli.findings import show_findings
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, config_file, load, load_settings, utf8
-from retrycli.domain import suggested
 from retrycli.domain.errors import RetrycliError
 from retrycli.views import terminal
 
 notify = typer.Typer(help="Test notifications.", no_args_is_help=True, rich_markup_mode=None)
-MARKS = {"ok": "ok", "warning": "WARN", "failure": "FAIL"}
 config = typer.Typer(help="Show and check the settings.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -81,25 +79,10 @@ def doctor(
     No message is sent, and nothing is written.
     """
     file = config_file(ctx, config)
-    findings = [
-        replace(
-            finding,
-            found=suggested.quoted(finding.found),
-            remedy=None if finding.remedy is None else suggested.quoted(finding.remedy),
-        )
-        for finding in (operations.doctor.examine_as_cron(file) if as_cron else operations.doctor.examine(file))
-    ]
+    findings = operations.doctor.examine_as_cron(file) if as_cron else operations.doctor.examine(file)
     bad = operations.doctor.context.failed(findings)
-    if as_json:
-        terminal.show_json({"ok": not bad, "findings": [asdict(finding) for finding in findings]})
-    elif terminal.on_terminal():
-        terminal.show_findings(
-            [(MARKS[finding.level], finding.name, finding.found, finding.remedy) for finding in findings]
-        )
-        again = "retrycli doctor" + (" --as-cron" if as_cron else "")
-        terminal.say("Next: " + (f"fix what failed, then `{again}`" if bad else "retrycli status"))
-    else:
-        terminal.show_table((), [(finding.level, finding.name, finding.found, finding.remedy) for finding in findings])
+    again = "retrycli doctor" + (" --as-cron" if as_cron else "")
+    show_findings(findings, again=again, following="retrycli status", bad=bad, as_json=as_json)
     raise typer.Exit(NOT_OK if bad else 0)
 
 

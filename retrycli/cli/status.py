@@ -98,6 +98,8 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             },
             **_refusal_facts(found),
             **({"Disk": found.disk} if found.disk else {}),
+            **({"Not accepted": suggested.quoted(found.unaccepted)} if found.unaccepted else {}),
+            **({"Left out": operations.words.left_out(found.left_out)} if found.left_out else {}),
             "Pause": _describe_pause(found),
             **_hold_facts(found.holds),
             **_window_facts(found.windows),
@@ -110,7 +112,7 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
         "late": operations.words.LOOK_AT_CRON,
         "paused": "retrycli resume",
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
-    }
+    } | ({"down": "retrycli table check"} if found.unaccepted else {})
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
     terminal.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
 

@@ -240,7 +240,18 @@ class _Proposing:
         yield ProposedLine(role, Expression(f"{text} ->> '{key}'"), note, is_open=True)
 
     def _sub_select(self, reference: ForeignKey, other: KnownTable, wanted: str) -> str:
-        here = {column.name: column.sql for column in self._table.columns}[reference.column]
-        there = {column.name: column.sql for column in other.columns}[reference.target]
-        # For the operator to read and edit. The names are quoted.
-        return f"(SELECT t.{wanted} FROM {other.sql} t WHERE t.{there} = {self._table.alias}.{here})"  # noqa: S608  not executed
+        return sub_select(self._table, reference, other, wanted)
+
+
+def sub_select(table: KnownTable, reference: ForeignKey, other: KnownTable, wanted: str) -> str:
+    """Return an expression that reads a column of the row to which a foreign key refers. It is for the operator.
+
+    Args:
+        table: the table with the foreign key.
+        reference: the foreign key.
+        other: the table to which it refers.
+        wanted: the column to read, quoted for SQL.
+    """
+    here = {column.name: column.sql for column in table.columns}[reference.column]
+    there = {column.name: column.sql for column in other.columns}[reference.target]
+    return f"(SELECT t.{wanted} FROM {other.sql} t WHERE t.{there} = {table.alias}.{here})"  # noqa: S608  not executed

@@ -273,6 +273,9 @@ class Dependencies(NamedTuple):
     stop_requested: Callable[[], bool]
     # Returns whether the gateway can look up messages of a type, so that a message that has arrived is not sent again.
     looks_up: Callable[[MessageType], bool] = lambda _: False
+    # Raises an error if an operator must first accept which messages the settings select. Called before a pass changes
+    # or sends anything, and before a manual attempt.
+    require_accepted: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIde
         pause, holds = deps.ledger.pause_and_holds(the_pass.started_at)
         if pause is not None:
             return the_pass.finish(PassResult.PAUSED, StopReason.PAUSED, pause.why)
+        deps.require_accepted()
         the_pass.recover()
         the_pass.enrol()
         await the_pass.deliver_what_is_due(rules.withheld(holds, the_pass.started_at))

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from retrycli.config.gateway import GatewaySettings, RoutedGatewaySettings
-from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.message import MessageType, QueuedMessage
+from retrycli.domain.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome
 
 if TYPE_CHECKING:
@@ -123,6 +123,43 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
 
     preset = load_preset(settings.preset)
     return message_type in preset.messages and bool(preset.look_up)
+
+
+def example_url(settings: GatewaySettings, message: Message) -> str | None:
+    """Return the URL to which a message would be sent, without the query; None for a mail, or if it can't be known.
+
+    Raises:
+        ConfigurationError: the preset is invalid.
+    """
+    if settings.kind != "http" or settings.base_url is None:
+        return None
+    from retrycli.gateway.presets.loader import load_preset
+    from retrycli.gateway.presets.template import fill_path
+
+    rule = load_preset(settings.preset).messages.get(message.message_type)
+    try:
+        return None if rule is None else settings.base_url + fill_path(rule.path, message.fields)
+    except (InvalidMessage, KeyError):  # the path needs a value that only a delivery has
+        return None
+
+
+def preset_columns(settings: GatewaySettings) -> set[str]:
+    """Return the columns to which the preset or the subject's template refers.
+
+    Raises:
+        ConfigurationError: the preset is invalid.
+    """
+    match settings.kind:
+        case "http":
+            from retrycli.gateway.presets.loader import load_preset
+
+            return load_preset(settings.preset).columns
+        case "smtp":
+            from retrycli.gateway.presets.template import places
+
+            return {place.name for place in places(settings.subject)}
+        case _:  # a function gets the whole message
+            return set()
 
 
 def check_columns(settings: GatewaySettings, columns: Collection[str]) -> None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from retrycli.operations import (
+        acceptance,
         bodies,
         bulk,
         demo,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "acceptance",
     "bodies",
     "bulk",
     "demo",

@@ -81,6 +81,8 @@ def status(found: Status) -> Body:
         "holds": [_hold(active) for active in found.holds],
         "windows": [asdict(windows) for windows in found.windows],
         "lock": asdict(found.lock) if found.lock else None,
+        "unaccepted": found.unaccepted,
+        "left_out": found.left_out,
     }
 
 

@@ -30,6 +30,7 @@ from retrycli.engine import runner
 from retrycli.engine.destination import Destination
 from retrycli.engine.ports import Dependencies, PassRules
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
+from retrycli.store import own_tables
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.listing import PAGE, MessageQueries
@@ -160,6 +161,7 @@ class Preview:
     withheld: int  # number of due messages that are held, or whose delivery windows are closed
     down: Mapping[str, Breaker]  # destinations that would get no messages, because they are down or throttled
     probed: Collection[str]  # destinations that are down and would first get one message as a probe
+    unaccepted: str | None  # why a pass would send nothing until an operator accepts the settings of the table
 
 
 @contextmanager
@@ -203,6 +205,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
             withheld=foreseen.withheld + _count_withheld(views, rules.due_by(at), route, foreseen.replaced),
             down={to: breaker for to, breaker in opened.items() if to in barred},
             probed={to for to, breaker in opened.items() if to not in barred and breaker.state is BreakerState.OPEN},
+            unaccepted=own_tables.objection_to(database),
         )
 
 

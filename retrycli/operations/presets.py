@@ -8,9 +8,10 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from retrycli.config.settings import Settings
-from retrycli.domain.errors import RetrycliError
+from retrycli.domain.errors import InvalidMessage, RetrycliError
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, Presence
+from retrycli.gateway import router
 from retrycli.gateway.presets.loader import Preset, load_preset
 from retrycli.gateway.presets.sources import known_presets, preset_text
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, connect
@@ -18,7 +19,7 @@ from retrycli.store.messages import column_names
 
 SHOWN = 4000  # maximum number of characters to show of each request and response
 
-__all__ = ["Preset", "Trial", "bundled", "check", "deliver_test", "preset_text"]
+__all__ = ["Preset", "Trial", "bundled", "check", "deliver_test", "example_url", "preset_text"]
 
 
 def bundled() -> dict[str, Preset]:
@@ -49,6 +50,20 @@ def check(settings: Settings, name: str) -> tuple[Preset, str]:
         return preset, f"not checked: {error}{besides}"
     preset.check_columns({*columns, *OPTIONAL_COLUMNS})
     return preset, f"{settings.database.table} has every column that the preset requires"
+
+
+def example_url(settings: Settings, ticket: int | str, message_type: str) -> str | None:
+    """Return the URL to which a message of a ticket would be sent; None for a mail, or if there is no such URL.
+
+    Raises:
+        ConfigurationError: the preset is invalid.
+    """
+    row: dict[str, object] = dict.fromkeys((*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS))
+    try:
+        message = Message.from_row({**row, "id": 0, "ticket_id": ticket, "message_type": message_type, "body": ""})
+    except InvalidMessage:
+        return None
+    return router.example_url(settings.gateway.of(message.message_type), message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +127,6 @@ async def _deliver(settings: Settings, queued: QueuedMessage, runtime: Runtime) 
     from retrycli.gateway.http.gateway import HttpGateway
     from retrycli.gateway.http.request import Content
     from retrycli.gateway.http.response import Answer
-    from retrycli.gateway.router import gateway_of
 
     exchanges: list[tuple[str, str]] = []
 
@@ -125,7 +139,7 @@ async def _deliver(settings: Settings, queued: QueuedMessage, runtime: Runtime) 
 
     found_again: bool | None = None
     section = settings.gateway.of(queued.message.message_type)
-    async with gateway_of(section, columns=None, connections=1, now=runtime.now, watch=watch) as gateway:
+    async with router.gateway_of(section, columns=None, connections=1, now=runtime.now, watch=watch) as gateway:
         outcome = await gateway.deliver(queued)
         if not isinstance(gateway, HttpGateway):
             return Trial(outcome, (), None)

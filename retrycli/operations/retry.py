@@ -180,12 +180,12 @@ def retry_all(
         The attempts in ``tried``; ``done`` counts the delivered messages.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting, the preset or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database, a setting or the preset can't be used.
         EventLoopRunning: this thread runs an event loop.
     """
     operator = by or login_name()
     with ready_to_send(settings, runtime) as (deps, rules, database):
+        deps.require_accepted()
         wanted = resolve(database, ids)
         tried = asyncio.run(
             _one_by_one(

@@ -28,6 +28,7 @@ def check(settings: Settings) -> dict[str, str]:
         RetrycliError: the first problem that was found.
     """
     from retrycli.gateway.router import open_router
+    from retrycli.operations.doctor import table
     from retrycli.system.python_call import load_all
 
     async def open_and_close(columns: list[str]) -> None:
@@ -54,6 +55,7 @@ def check(settings: Settings) -> dict[str, str]:
                 if value is not None and (what != "Preset" or gateway.kind == "http")
             },
             **{_name(key.removesuffix(".call"), "Call"): name for key, name in settings.schedule.calls.items()},
+            **table.facts_of(settings, database),
             "Lock": str(lock),
             **_window_facts(settings),
         }

@@ -30,6 +30,7 @@ from retrycli.operations.pause import ActiveHold, active_holds
 from retrycli.operations.schedule.applications import applications
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.wiring import lock_path, open_database, utc_now
+from retrycli.store import own_tables
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.store.refusals import refusing_destinations
@@ -88,6 +89,9 @@ class Status:
             ``due`` counts the messages that a pass would send now. ``expired`` counts waiting messages that are too old
             to send, and ``expired_due`` the messages among them that a pass would escalate now.
         disk: the reason why the disk is too full for any delivery; None if it is not too full.
+        unaccepted: the reason why passes send nothing until an operator accepts the settings of the table; None if
+            they may send.
+        left_out: the number of failed rows, among the newest, that do not meet ``database.where``.
     """
 
     state: str
@@ -110,6 +114,8 @@ class Status:
     holds: list[ActiveHold]
     windows: list[WindowStatus]
     lock: Holder | None
+    unaccepted: str | None
+    left_out: int
 
 
 def status(
@@ -154,13 +160,13 @@ def _status(
     disk = lack_of_room(database.file)
     unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
-    newest = next((record for record in passes if record.started_by in SCHEDULERS), None)
     late = last is not None and is_late(last.started_at, at, interval)
     uncalled = why_not_scheduled(callers, passes, interval, at, none_hidden=none_hidden)
     is_expected = (callers or last is not None) and uncalled is None and not late
     failed = last is not None and last.reason == StopReason.FAULT
     refused = messages["waiting"] and (refusals or (last is not None and last.reason in incidents.REFUSED))
-    down = bool(breakers or refused or disk or failed or unrecorded)
+    unaccepted = own_tables.objection_to(database)
+    down = bool(breakers or refused or disk or failed or unrecorded or unaccepted)
     return Status(
         state=_state(last, late=late, paused=pause is not None, down=down),
         running=last is not None and not late and pause is None,
@@ -171,11 +177,7 @@ def _status(
         next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
         missing=why_late(callers, interval, at) if late and uncalled is None else None,
         uncalled=uncalled,
-        unseen=callers is not None
-        and not callers
-        and newest is not None
-        and newest.host == gethostname()
-        and newest.started_by is not StartedBy.APPLICATION,
+        unseen=callers is not None and not callers and _had_schedule_here(passes),
         retry_interval_minutes=settings.schedule.retry_interval_minutes,
         max_retries=settings.schedule.max_retries,
         messages=messages,
@@ -186,7 +188,22 @@ def _status(
         holds=active_holds(settings, database, holds),
         windows=_window_states(settings, at),
         lock=PassLock(lock_path(settings)).holder(),
+        unaccepted=unaccepted,
+        left_out=_left_out(database),
     )
+
+
+def _had_schedule_here(passes: Sequence[PassRecord]) -> bool:
+    newest = next((record for record in passes if record.started_by in SCHEDULERS), None)
+    return newest is not None and newest.host == gethostname() and newest.started_by is not StartedBy.APPLICATION
+
+
+def _left_out(database: Database) -> int:
+    if database.mapping is None:
+        return 0
+    from retrycli.store.left_out import count_left_out  # most tables need it not
+
+    return count_left_out(database)
 
 
 def _hosts(

@@ -72,10 +72,18 @@ def open_database(settings: Settings) -> Iterator[Database]:
             tables have another version or belong to another table.
     """
     with closing(connect(settings)) as database:
-        application_table.check_ids(database)  # first, so that retrycli creates no tables in an unrelated database
+        _check_table(database)  # first, so that retrycli creates no tables in an unrelated database
         own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
         _number_messages(database)
         yield database
+
+
+def _check_table(database: Database) -> None:
+    if database.mapping is not None:
+        from retrycli.store.mapping_check import check_expressions
+
+        check_expressions(database)
+    application_table.check_ids(database)
 
 
 def _number_messages(database: Database) -> None:
@@ -103,7 +111,7 @@ def dry_run_database(settings: Settings, *, to_read: bool = False, one_transacti
             tables have another version or belong to another table.
     """
     with closing(connect(settings)) as database:
-        application_table.check_ids(database)
+        _check_table(database)
         ready = to_read and database.revision() == schema.HEAD
         with nullcontext() if ready and not one_transaction else database.rollback_at_end(writes=not ready):
             own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
@@ -287,6 +295,7 @@ def make_dependencies(
         jitter=lambda: runtime.rng.uniform(-1, 1),
         stop_requested=runtime.stop_requested,
         looks_up=cache(partial(looks_up, settings)),
+        require_accepted=partial(own_tables.require_accepted, database),
     )
 
 

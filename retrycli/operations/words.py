@@ -171,3 +171,9 @@ def left_unchanged(done: ActionResult) -> str:
         "time": "the time of this step is up; go on with the rest",
     }[done.reason or "signal"]
     return f"{formatting.count(done.left, 'message')} {'was' if done.left == 1 else 'were'} left unchanged: {why}."
+
+
+def left_out(number: int) -> str:
+    """Describe the failed rows that the settings leave out."""
+    rows = "1 failed row does" if number == 1 else f"{number:,} failed rows do"
+    return f"{rows} not meet database.where (counted in the newest rows); passes ignore them"

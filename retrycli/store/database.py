@@ -20,11 +20,12 @@ from retrycli.store.connection import (
     pipelined,
     require_file,
 )
-from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, without_details
+from retrycli.store.error_messages import is_busy, is_of_the_table, of_statement_in_words, without_details
 from retrycli.store.reflection import MessageTable, ReflectedTable, key_type, table_of
 from retrycli.store.schema import version
 
 if TYPE_CHECKING:
+    from retrycli.domain.accepted import Acceptance
     from retrycli.domain.table_mapping import TableMapping
 
 Value = TypeVar("Value")
@@ -62,7 +63,8 @@ class Database(ReflectedTable):
     ) -> None:
         self._url = parsed(url)
         super().__init__(table)
-        self._mapping = mapping
+        self.mapping = mapping
+        self.accepted: Acceptance | None = None  # what an operator had accepted when `own_tables` checked the queue
         self._ambient: Connection | None = None
         self._only_reads = False  # the open transaction may not write
 
@@ -112,7 +114,7 @@ class Database(ReflectedTable):
         Raises:
             SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
         """
-        if self._mapping is None and ("id" not in self.columns or key_type(self.columns["id"]["type"]) is None):
+        if self.mapping is None and ("id" not in self.columns or key_type(self.columns["id"]["type"]) is None):
             return table_of(
                 self.columns, self.table_name, self.schema_name, self._named_place, is_sqlite=self.is_sqlite
             )
@@ -120,7 +122,7 @@ class Database(ReflectedTable):
         from retrycli.store.mapped_table import mapped_table
 
         return mapped_table(
-            self._mapping or AS_IT_IS,
+            self.mapping or AS_IT_IS,
             self.columns,
             self.table_name,
             self.schema_name,
@@ -297,7 +299,7 @@ class Database(ReflectedTable):
         except exc.DBAPIError as error:
             kind: type[RetrycliError] = SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable
             kind = DatabaseBusy if is_busy(error) else kind
-            raise kind(f"{self.place}: {in_words(error)}") from without_details(error)
+            raise kind(f"{self.place}: {of_statement_in_words(error)}") from without_details(error)
 
 
 class Queries:

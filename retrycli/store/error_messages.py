@@ -21,6 +21,10 @@ NO_CHANGES = (
 
 # PostgreSQL's error codes for a table of an unsuitable kind, such as a view that can't be updated.
 OF_THE_TABLE = ("0A000", "42809", "55000")
+# Prefixes of the codes of errors that only an expression in the settings can cause, unless a row rejects a change: a
+# subquery that returns several rows, and a value that can't be converted.
+OF_AN_EXPRESSION = ("21", "22")
+EXPRESSION = "a setting of the table, or its default, does not fit the table; `retrycli table check` names it"
 IN_THE_WAY = "conflict with another transaction; try again"
 ROLLED_BACK = "40"  # prefix of the codes of deadlocks and serialisation failures
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -147,8 +151,11 @@ def _row_error_of_file(error: sqlite3.Error) -> RowError:
 
 
 def is_of_the_table(error: DBAPIError) -> bool:
-    """Return whether a statement failed because the application's table is of an unsuitable kind, such as a view."""
-    return sqlstate(error) in OF_THE_TABLE or "because it is a view" in str(error.orig)
+    """Return whether a statement failed because the application's table is of an unsuitable kind, such as a view, or
+    because an expression that the settings contain fails for one of its rows.
+    """
+    state = sqlstate(error) or ""
+    return state in OF_THE_TABLE or state.startswith(OF_AN_EXPRESSION) or "because it is a view" in str(error.orig)
 
 
 def _error_field(error: DBAPIError, what: str) -> Any:  # noqa: ANN401  a string, or None
@@ -168,9 +175,20 @@ def sqlstate(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
 
 
+def of_statement_in_words(error: DBAPIError) -> str:
+    """Return `in_words` for a statement that no single row has failed, with the remedy for an expression."""
+    is_of_expression = (sqlstate(error) or "").startswith(OF_AN_EXPRESSION)
+    return f"{in_words(error)}: {EXPRESSION}" if is_of_expression else in_words(error)
+
+
 def in_words(error: DBAPIError) -> str:
-    """Return the first line of a driver's error text, followed by the remedy if one is known."""
+    """Return the first line of a driver's error text, followed by the remedy if one is known.
+
+    Leave out the value that could not be converted, because it may be a customer's words.
+    """
     text = " ".join(str(error.orig).partition("\n")[0].split())
+    if (sqlstate(error) or "").startswith("22"):
+        text = text.partition(': "')[0]
     if state := sqlstate(error):
         remedy = next((words for start, words in BY_STATE.items() if state.startswith(start)), None)
     else:

@@ -26,6 +26,7 @@ from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, REQUIRED_COLUMNS, MessageStatus
+from retrycli.domain.scalar_query import query_of
 from retrycli.domain.table_mapping import (
     ROLES,
     Column,
@@ -72,7 +73,29 @@ def mapped_table(
         (each, read_type(roles.get(each, each), found["type"], is_sqlite=is_sqlite)) for each, found in columns.items()
     )
     key = key_type(columns[names["id"]]["type"])
-    return _same_table(mapping, name, schema, tuple(names.items()), types, key)
+    return _same_table(_of_one_row(mapping) if is_sqlite else mapping, name, schema, tuple(names.items()), types, key)
+
+
+def _of_one_row(mapping: TableMapping) -> TableMapping:
+    """Make queries that return several rows yield null. SQLite would use the first row; PostgreSQL reports an error.
+
+    The message is then invalid, and nothing is sent to a ticket that SQLite chose.
+    """
+    queries = {role: query_of(source.sql) for role, source in mapping.columns if isinstance(source, Expression)}
+    return replace(
+        mapping,
+        columns=tuple(
+            (role, source if (query := queries.get(role)) is None else Expression(ONE_ROW.format(query)))
+            for role, source in mapping.columns
+        ),
+    )
+
+
+ONE_ROW = """
+WITH retrycli_rows (value) AS (
+{}
+)
+SELECT CASE WHEN count(*) < 2 THEN max(value) END FROM retrycli_rows"""
 
 
 def _require_columns(mapping: TableMapping, columns: Mapping[str, ReflectedColumn], place: str) -> None:

@@ -5,13 +5,14 @@ future. The queue identifies messages by id, and other tables may have the same 
 drop every queued message that has no failed row in that table.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from threading import Lock
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select, text
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageStatus
@@ -115,14 +116,19 @@ class Belonging(NamedTuple):
 
 
 def check_selection(database: Database) -> None:
-    """Check that the queue belongs to the configured table.
+    """Check that the queue belongs to the configured table. Read what an operator has accepted.
 
     Raises:
         ConfigurationError: the queue belongs to another table.
     """
     with database.read() as connection:
-        remembered = _remembered(connection)
+        found = connection.execute(select(*selection.c)).first()
+        remembered = found and found.table_name
         configured = remembered and _full_name(database, connection)
+    if found is not None and found.accepted is not None:
+        from retrycli.domain.accepted import Acceptance  # most tables need no acceptance
+
+        database.accepted = Acceptance(json.loads(found.accepted), found.accepted_by, found.accepted_at)
     if configured is not None and configured != remembered:
         raise ConfigurationError(
             f"the queue in {database.place} belongs to the table {remembered}, but database.table is {configured}; "
@@ -150,6 +156,43 @@ def accept(database: Database) -> None:
         database.advisory_lock(connection)
         connection.execute(delete(selection))
         _adopt(database, connection)
+
+
+def accept_selection(database: Database, by: str, at: datetime) -> None:
+    """Record that an operator has accepted which messages the settings select from the configured table."""
+    with database.write() as connection:
+        database.advisory_lock(connection)
+        from retrycli.domain.accepted import selection_parts
+
+        parts = selection_parts(str(_full_name(database, connection)), database.mapping)
+        connection.execute(
+            update(selection).values(accepted=json.dumps(parts, ensure_ascii=False), accepted_by=by, accepted_at=at)
+        )
+
+
+def full_name(database: Database) -> str:
+    """Return the full name of the configured table."""
+    with database.read() as connection:
+        return str(_full_name(database, connection))
+
+
+def require_accepted(database: Database) -> None:
+    """Check that an operator has accepted which messages the settings select, if they need to be accepted.
+
+    Raises:
+        ConfigurationError: nobody has accepted them, or other ones were accepted.
+    """
+    if (why := objection_to(database)) is not None:
+        raise ConfigurationError(why)
+
+
+def objection_to(database: Database) -> str | None:
+    """Return why passes must not send by the settings; None if they may. Call `check_selection` first."""
+    if database.mapping is None and database.accepted is None:
+        return None
+    from retrycli.domain.accepted import objection  # most tables need no acceptance
+
+    return objection(full_name(database), database.mapping, database.accepted)
 
 
 def _adopt(database: Database, connection: Connection) -> None:

@@ -105,6 +105,11 @@ class MessageTable:
         return self.column("id").in_(select(cast(keys.c.key, self.key)).where(id_in(keys.c.number)))
 
     @property
+    def newest_by(self) -> ColumnClause[Any]:
+        """Return the column whose highest values the newest rows have."""
+        return self.column("created_at" if self.key is not None and "created_at" in self.names else "id")
+
+    @property
     def key_text(self) -> ColumnElement[str]:
         """Return the key of a row as text, if it is not an integer."""
         key: ColumnElement[Any] = self.column("id")

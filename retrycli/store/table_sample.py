@@ -112,7 +112,7 @@ class TableSample:
             each: and_(signs >= 2, func.length(func.replace(text, each, "")) < func.length(text))  # noqa: PLR2004
             for each in SEPARATORS
         }
-        counts = {each: self._count_if(condition) for each, condition in lists.items()}
+        counts = {each: self.count_if(condition) for each, condition in lists.items()}
         return {each: rows for each, rows in counts.items() if rows}
 
     def count_json(self, body: TableColumn) -> int:
@@ -121,13 +121,18 @@ class TableSample:
         Raises:
             DatabaseUnavailable: the table can't be read, or only with too much effort.
         """
-        return self._count_if(func.substr(cast(column(body.name), Text), 1, 1, type_=Text) == "{")
+        return self.count_if(func.substr(cast(column(body.name), Text), 1, 1, type_=Text) == "{")
 
     def _some(self, value: ColumnElement[Any]) -> Subquery:
         statement = select(value.label("value")).select_from(self._table).limit(ROWS)
         return (statement if self._order is None else statement.order_by(self._order.desc())).subquery()
 
-    def _count_if(self, condition: ColumnElement[bool]) -> int:
+    def count_if(self, condition: ColumnElement[bool]) -> int:
+        """Count the rows that meet a condition.
+
+        Raises:
+            DatabaseUnavailable: the table can't be read, or only with too much effort.
+        """
         found = self._some(condition)
         with read_only(self._database) as connection:
             rows = connection.execute(select(func.count()).select_from(found).where(found.c.value))

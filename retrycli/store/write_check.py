@@ -6,15 +6,16 @@ from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 
-from sqlalchemy import Connection, exc, select, text
+from sqlalchemy import Connection, case, exc, select, text
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import EscalationReason, MessageStatus, State
 from retrycli.domain.outcome import ERROR_LENGTH
 from retrycli.domain.retry_policy import exhausted
 from retrycli.domain.transition import Decision, Transition
+from retrycli.store import own_tables
 from retrycli.store.database import Database
-from retrycli.store.enrolment import START
+from retrycli.store.enrolment import START, TAIL
 from retrycli.store.error_messages import (
     INSUFFICIENT_PRIVILEGE,
     LOCK_NOT_AVAILABLE,
@@ -101,6 +102,8 @@ def check_writable(database: Database, now: datetime) -> None:
             sample messages.
     """
     with database.rollback_at_end(), database.write() as connection:
+        if database.mapping is not None and database.revision() is None:
+            own_tables.upgrade_tables(database)  # retrycli may keep a part of the results itself
         samples = _samples(database, connection, now) if database.revision() is not None else iter(())
         first = next(samples, [])
         try:
@@ -127,7 +130,7 @@ PRIME, FACTOR = 10_007, 7_919  # numbers that scatter the sample, because rows t
 
 def _samples(database: Database, connection: Connection, now: datetime) -> Iterator[Sequence[int]]:
     """Yield samples of failed queued messages: those to be sent last, those to be sent first, and others scattered over
-    all ids.
+    all ids. If no message is queued, yield the newest failed rows first.
 
     The scattered messages differ from pass to pass. A sample leaves out rows that are locked or that a row-level policy
     hides, unless all rows are locked or hidden.
@@ -142,6 +145,10 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
         ids.order_by(scattered).limit(LAST_SAMPLE),
     )
     failed = row_by_row(has_status(m, MessageStatus.FAILED))
+    if connection.execute(ids.limit(1)).first() is None:
+        is_failed = case((has_status(m, MessageStatus.FAILED), 1), else_=0).label("is_failed")
+        newest = select(m.id, is_failed).order_by(m.id.desc()).limit(TAIL).subquery()
+        yield connection.execute(select(newest.c.id).where(newest.c.is_failed == 1).limit(FIRST_SAMPLE)).scalars().all()
     for choice in choices:
         sample = choice.subquery()
         failed_rows = select(m.id).join_from(sample, database.messages, m.id == sample.c.message_id).where(failed)

@@ -28,7 +28,7 @@ BODY = "Dear Ms Oyelaran"
 LOOKING = (
     *("status", "passes", "metrics", "stats --by type", "report --html -", "doctor", "config check"),
     *("list-failed --error HTTP", "escalations", "escalations --json", "run-once --dry-run", "explain 1", "explain 3"),
-    *("table discover", "table discover --json"),
+    *("table discover", "table discover --json", "table check"),
 )
 REQUEUE = "requeue 3 --at 2h"
 """This command reads the body, because it builds the request to check that the message can be sent."""

@@ -69,6 +69,7 @@ COMMANDS = {
     "config show": "config show",
     "config check": "config check",
     "table discover": "table discover",
+    "table check": "table check",
     "table accept": "table accept --yes",
     "presets": "presets",
     "presets show": "presets show generic",

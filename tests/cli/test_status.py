@@ -45,6 +45,8 @@ KEYS = [
     "holds",
     "windows",
     "lock",
+    "unaccepted",
+    "left_out",
 ]
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 

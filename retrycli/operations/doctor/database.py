@@ -13,6 +13,7 @@ from retrycli.operations.doctor.context import (
     Finding,
     compared_clocks,
     failure,
+    of_error,
     ok,
     warning,
 )
@@ -77,10 +78,12 @@ def tables(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def queue(context: Context, database: Database) -> Iterator[Finding]:
-    """Check that the queue belongs to the application's table."""
+    """Check that the queue belongs to the application's table, and that an operator has accepted what is sent."""
     if database.revision() == schema.HEAD:
         own_tables.check_selection(database)
         yield ok("queue", f"the queue belongs to {context.settings.database.table}")
+    if (why := own_tables.objection_to(database)) is not None:
+        yield of_error("queue", why)
 
 
 def age(context: Context, database: Database) -> Iterator[Finding]:

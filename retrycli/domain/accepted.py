@@ -1,0 +1,112 @@
+"""What an operator has accepted: which rows of the application's table are sent, to which tickets and recipients.
+
+A wrong setting here sends what was never meant to be sent. Therefore an operator accepts these settings once, before a
+pass sends by them. Other settings may change without acceptance.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from retrycli.domain.message import MessageStatus
+from retrycli.domain.table_mapping import (
+    AS_IT_IS,
+    Column,
+    Constant,
+    Expression,
+    Own,
+    Source,
+    Split,
+    TableMapping,
+    Translated,
+)
+
+# The settings of which the selection consists, by the names of its parts in `retrycli_selection.accepted`.
+SETTINGS = {
+    "table": "database.table",
+    "key": "database.columns.id",
+    "where": "database.where",
+    "failed": "database.status.failed",
+    "ticket": "database.columns.ticket_id",
+    "recipient": "database.columns.recipient_email",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """The selection that an operator has accepted, with the operator and the time."""
+
+    parts: Mapping[str, object]
+    by: str
+    at: datetime
+
+
+def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, object]:
+    """Return the parts of the selection that the settings describe.
+
+    Args:
+        table: the full name of the application's table.
+        mapping: how the table holds messages; None for the default columns and statuses.
+    """
+    used = mapping or AS_IT_IS
+    return {
+        "table": table,
+        "key": _plain(used.source("id")),
+        "where": used.where.strip(),
+        "failed": used.value(MessageStatus.FAILED),
+        "ticket": _plain(used.source("ticket_id")),
+        "recipient": _plain(used.source("recipient_email")),
+    }
+
+
+def _plain(source: Source) -> object:
+    match source:
+        case Column(name):
+            return name
+        case Constant(value):
+            return {"value": value}
+        case Expression(sql):
+            return {"sql": sql.strip()}
+        case Translated(name, words):
+            return {"from": name, "map": {str(value): word for value, word in words}}
+        case Split(name, separator):
+            return {"from": name, "split": separator}
+        case Own():
+            return {"own": True}
+
+
+def objection(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> str | None:
+    """Return why passes must not send by the settings; None if they may.
+
+    Args:
+        table: the full name of the application's table.
+        mapping: how the table holds messages; None for the default columns and statuses, which need no acceptance
+            unless an operator has accepted others.
+        accepted: what an operator has accepted.
+    """
+    if accepted is None:
+        if mapping is None:
+            return None
+        return (
+            f"nobody has accepted which rows of {table} these settings select, so nothing is sent; "
+            "run `retrycli table check`, then `retrycli table accept`"
+        )
+    others = list(_differences(selection_parts(table, mapping), accepted.parts))
+    if not others:
+        return None
+    return (
+        f"these settings select other messages than {accepted.by} accepted at "
+        f"{accepted.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, so nothing is sent: {', '.join(others)}; correct the "
+        "settings of this host, or run `retrycli table check`, then `retrycli table accept`"
+    )
+
+
+def _differences(here: Mapping[str, object], accepted: Mapping[str, object]) -> Iterator[str]:
+    for part, setting in SETTINGS.items():
+        if here[part] != accepted.get(part):
+            yield f"{setting} is {_in_words(here[part])}, but {_in_words(accepted.get(part))} was accepted"
+
+
+def _in_words(value: object) -> str:
+    return "not set" if value in (None, "") else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,202 @@
+"""Check how the settings describe the application's table: expressions, statuses, tickets, privileges.
+
+`table check`, `config check` and `doctor` report the findings. No finding quotes a customer.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime
+from itertools import chain
+
+from retrycli.config.settings import Settings
+from retrycli.domain.errors import ConfigurationError, RetrycliError
+from retrycli.domain.incidents import utc
+from retrycli.domain.message import MessageStatus, MessageType
+from retrycli.domain.table_mapping import AS_IT_IS
+from retrycli.domain.ticket_reference import TicketReference
+from retrycli.operations.doctor.context import Context, Finding, Level, failed, of_error, ok, warning
+from retrycli.operations.presets import example_url
+from retrycli.operations.wiring import connect, utc_now
+from retrycli.operations.words import left_out as left_out_in_words
+from retrycli.store import mapping_check, own_tables, schema, table_facts
+from retrycli.store.application_table import check_ids
+from retrycli.store.database import Database
+from retrycli.store.left_out import count_left_out
+from retrycli.store.table_facts import StatusCount, TableFacts
+from retrycli.store.write_check import check_writable
+
+
+def check(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> list[Finding]:
+    """Check the application's table, and rehearse the changes that a pass makes in a transaction that is rolled back.
+
+    Raises:
+        DatabaseUnavailable: the database can't be opened.
+        ConfigurationError: the database's URL is not valid.
+    """
+    with closing(connect(settings)) as database:
+        findings = list(findings_of(settings, database))
+        if not failed(findings):
+            findings += [*_all_of("writing", writing(database, now())), *_all_of("accepted", acceptance(database))]
+        return findings
+
+
+def mapping(context: Context, database: Database) -> Iterator[Finding]:
+    """Check how the settings describe the application's table."""
+    return findings_of(context.settings, database)
+
+
+def findings_of(settings: Settings, database: Database) -> Iterator[Finding]:
+    """Yield what the checks find, except for the rehearsal. After a failure, skip the other checks."""
+    facts = TableFacts(database)
+    for name, found in (
+        ("columns", columns(settings, database)),
+        ("status", statuses(database, facts)),
+        ("where", left_out(database)),
+        ("ticket", ticket(settings, facts)),
+        ("not sent", missed(settings, database, facts)),
+    ):
+        part = _all_of(name, found)
+        yield from part
+        if failed(part):
+            return
+
+
+def _all_of(name: str, findings: Iterator[Finding]) -> list[Finding]:
+    found: list[Finding] = []
+    try:
+        found.extend(findings)
+    except RetrycliError as error:
+        found.append(of_error(name, str(error)))
+    return found
+
+
+def columns(settings: Settings, database: Database) -> Iterator[Finding]:
+    """Check that every column exists, that the expressions can be evaluated, and that the ids identify messages."""
+    mapping_check.check_expressions(database)
+    mapping_check.check_values(database)
+    check_ids(database)
+    if database.mapping is not None:
+        yield ok("columns", f"{settings.database.table} has every column that [database.columns] names")
+
+
+def statuses(database: Database, facts: TableFacts) -> Iterator[Finding]:
+    """Check the values of statuses, and whether rows have the value for failed messages."""
+    mapping_check.check_statuses(database)
+    found = facts.count_statuses()
+    if found is None or not found.sample.rows:
+        return
+    value = (database.mapping or AS_IT_IS).value(MessageStatus.FAILED)
+    words = status_words(found)
+    if found.failed or not (found.unnamed or found.shown.hidden):
+        yield ok("status", words)
+        return
+    yield warning(
+        "status",
+        f"no row has the status {_shown(value)}, which means failed; {words}",
+        "if one of these values means failed, set database.status.failed to it; otherwise name the other values in "
+        "[database.status], or ignore this",
+    )
+
+
+def status_words(found: StatusCount) -> str:
+    """List the values of the status column, and say which rows were counted."""
+    counted = [f"{_shown(value)} ×{rows:,}" for value, rows in found.shown.counts if rows]
+    if found.shown.empty:
+        counted.append(f"null ×{found.shown.empty:,}")
+    if found.shown.hidden:
+        counted.append(f"other values, not shown because they may be customers' words ×{found.shown.hidden:,}")
+    rows = f"{found.sample.rows:,} row{'' if found.sample.rows == 1 else 's'}"
+    which = f"all {rows}" if found.sample.is_whole else f"the newest {rows}" if found.sample.is_newest else rows
+    return f"the statuses of {which}: {', '.join(counted)}"
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def left_out(database: Database) -> Iterator[Finding]:
+    """Count the failed rows that do not meet the condition in the settings."""
+    if (found := count_left_out(database)) > 0:
+        yield ok("where", left_out_in_words(found))
+
+
+def ticket(settings: Settings, facts: TableFacts) -> Iterator[Finding]:
+    """Report a ticket column that refers to another table, with an example of what would be requested."""
+    found = facts.ticket_reference()
+    if found is None:
+        return
+    refers = f"{found.column} refers to {found.table}.{found.target}"
+    example = _example(settings, found)
+    other = next((name for name in found.sql if name in found.values or found.message_id is None), None)
+    if other is None or found.values.get(other) == found.ticket is not None:
+        yield ok("ticket", refers + example)
+        return
+    there = [f"{found.table}.{name} is {value}" for name, value in found.values.items()]
+    also = f"; {' and '.join(there)} there" if there else f", which also has the column {other}"
+    yield warning(
+        "ticket",
+        refers + example + also,
+        f"if the API knows tickets by {found.table}.{other}, write in [database.columns]: "
+        f"ticket_id = {{ sql = {_toml(found.sql[other])} }}",
+    )
+
+
+def _example(settings: Settings, found: TicketReference) -> str:
+    if found.ticket is None:
+        return ""
+    url = example_url(settings, found.ticket, MessageType.CUSTOMER)
+    return f"; message {found.message_id} would go to " + (f"ticket {found.ticket}" if url is None else url)
+
+
+def _toml(text: str) -> str:
+    return "'" + text + "'" if "'" not in text else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def missed(settings: Settings, database: Database, facts: TableFacts) -> Iterator[Finding]:
+    """List the columns with data that a recipient would miss, because no setting names them."""
+    if database.mapping is None:
+        return
+    from retrycli.gateway.router import preset_columns
+
+    used = {name for gateway in settings.gateway.all.values() for name in preset_columns(gateway)}
+    if names := facts.missed_columns(used):
+        yield ok("not sent", f"columns that hold data and that no setting names: {', '.join(names)}")
+
+
+def writing(database: Database, now: datetime) -> Iterator[Finding]:
+    """Rehearse the changes that a pass makes, and list the columns that it writes."""
+    check_writable(database, now)
+    names, grant = table_facts.required_privileges(database)
+    yield ok("writing", f"the database accepts changes of {', '.join(names)}" + (f"; {grant}" if grant else ""))
+
+
+def acceptance(database: Database) -> Iterator[Finding]:
+    """Report whether an operator must accept which messages the settings select."""
+    if database.revision() == schema.HEAD:
+        own_tables.check_selection(database)
+    if (why := own_tables.objection_to(database)) is not None:
+        found, _, remedy = why.partition("; ")
+        yield warning("accepted", found, remedy)
+    elif database.accepted is not None:
+        by, at = database.accepted.by, database.accepted.at
+        yield ok("accepted", f"{by} accepted at {utc(at)} which messages the settings select")
+
+
+def facts_of(settings: Settings, database: Database) -> dict[str, str]:
+    """Return the facts that `config check` shows: for the default table in a file, only those that need attention.
+
+    Raises:
+        ConfigurationError: a check has failed.
+    """
+    shown: dict[str, str] = {}
+    for finding in chain(findings_of(settings, database), acceptance(database)):
+        if finding.level is Level.FAILURE:
+            raise ConfigurationError("; ".join(filter(None, (finding.found, finding.remedy))))
+        if database.mapping is not None or finding.level is Level.WARNING or finding.name == "ticket":
+            shown[finding.name.capitalize()] = "; ".join(filter(None, (finding.found, finding.remedy)))
+    if database.mapping is not None or not database.is_sqlite:
+        names, grant = table_facts.required_privileges(database)
+        shown["Writes"] = ", ".join(names)
+        if grant is not None:
+            shown["Grant"] = grant
+    return shown

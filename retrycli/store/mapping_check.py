@@ -1,0 +1,224 @@
+"""Check the settings of an application's table against the database: expressions, and the values of statuses.
+
+An expression belongs to the operator, and the columns in it belong to the application. Either may change, so each
+process tries the expressions once, in a transaction that may only read.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    String,
+    Subquery,
+    case,
+    cast,
+    exc,
+    func,
+    inspect,
+    literal_column,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.types import Boolean, NullType, TypeEngine
+
+from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
+from retrycli.domain.message import MessageStatus
+from retrycli.domain.scalar_query import query_of
+from retrycli.domain.table_mapping import AS_IT_IS, Expression, Literal
+from retrycli.store.database import Database
+from retrycli.store.error_messages import sqlstate
+from retrycli.store.table_sample import ROWS, read_only
+
+SAMPLED = 500  # maximum number of failed rows in which each expression is evaluated
+
+# What is wrong with an expression, by the beginning of PostgreSQL's error code. Except for the codes in `QUOTABLE`, the
+# server's own text may quote a row.
+REASONS = {
+    "21": "it returns several rows for one message",
+    "22": "it can't be evaluated for a value in the table",
+    "25006": "it would write, but it may only read",
+    "P0": "a function in it raises an error",
+}
+QUOTABLE = ("0A", "42")
+
+COLUMNS, WHERE, STATUS = "database.columns", "database.where", "database.status"
+
+
+def check_expressions(database: Database) -> None:
+    """Try the expressions, the condition and the values of statuses in one statement that reads one row.
+
+    Raises:
+        SchemaMismatch: one of them can't be used. The error names its setting.
+        DatabaseUnavailable: the database can't be read.
+    """
+    parts = dict(_parts(database))
+    if _try(database, parts.values()) is None:
+        return
+    for name, value in parts.items():
+        if (why := _try(database, [value], is_status=name.startswith(STATUS))) is not None:
+            raise _unusable(database, name, why)
+    raise SchemaMismatch(f"{database.place}: the SQL in {COLUMNS} can't be used in one statement; correct it")
+
+
+def check_values(database: Database) -> None:
+    """Evaluate each expression for the newest failed rows, and check that it returns one value for each.
+
+    Raises:
+        SchemaMismatch: an expression fails for a row, or returns several rows. The error names its setting.
+    """
+    mapping = database.mapping or AS_IT_IS
+    for role, source in mapping.columns:
+        if not isinstance(source, Expression):
+            continue
+        query = query_of(source.sql) if database.is_sqlite else None  # a server reports several rows itself
+        found = _sampled(database, _sql(source.sql), literal_column("1") if query is None else _number_of_rows(query))
+        why = _try_sample(database, select(func.count(found.c.value), func.max(found.c.number)))
+        if why is not None:
+            raise _unusable(database, f"{COLUMNS}.{role}", why)
+
+
+def check_statuses(database: Database) -> None:
+    """Check that the status column can hold the values of statuses.
+
+    Raises:
+        SchemaMismatch: a value does not fit the column's type or length, or violates a CHECK constraint.
+    """
+    name = database.table.names["status"]
+    constraints = list(_constraints_of(database, name))
+    for status, value in _statuses(database):
+        kind: TypeEngine[Any] = database.columns[name]["type"]
+        why = _misfit(value, kind) if database.is_sqlite else None
+        if isinstance(value, str) and len(value) > (database.max_length("status") or len(value)):
+            why = f"the column {name} holds at most {database.max_length('status')} characters"
+        for constraint in constraints:
+            if _is_violated(database, constraint, database.table.literals[status], name, kind):
+                why = f"the CHECK constraint of the column {name} forbids it: {' '.join(constraint.split())}"
+        if why is not None:
+            raise _unusable(database, f"{STATUS}.{status}", why)
+
+
+def _unusable(database: Database, setting: str, why: str) -> SchemaMismatch:
+    return SchemaMismatch(f"{setting} can't be used with {database.table.written.fullname}: {why}; correct {setting}")
+
+
+def _parts(database: Database) -> Iterator[tuple[str, ColumnElement[Any]]]:
+    """Yield the settings that are SQL, each with its value for a row."""
+    mapping = database.mapping or AS_IT_IS
+    for role, source in mapping.columns:
+        if isinstance(source, Expression):
+            yield f"{COLUMNS}.{role}", _sql(source.sql)
+    if mapping.where:
+        yield WHERE, case((_sql(mapping.where), 1))
+    for status, _ in _statuses(database):
+        equal = database.table.column("status") == literal_column(database.table.literals[status])
+        yield f"{STATUS}.{status}", case((equal, 1))
+
+
+def _statuses(database: Database) -> Sequence[tuple[str, Literal]]:
+    """Return the statuses that the table must be able to hold, with their values."""
+    used = (database.mapping or AS_IT_IS).status
+    needed = {MessageStatus.FAILED, MessageStatus.SENT}  # the default statuses that retrycli writes in any case
+    return used if database.mapping is not None else [each for each in reversed(used) if each[0] in needed]
+
+
+def _sql(sql: str) -> ColumnElement[Any]:
+    return literal_column(f"({sql}\n)")  # the line break ends a comment
+
+
+def _try(database: Database, values: Iterable[ColumnElement[Any]], *, is_status: bool = False) -> str | None:
+    """Evaluate values for one row, or for a row of nulls if there is none. Return why they can't be evaluated."""
+    labelled = [value.label(f"retrycli_{number}") for number, value in enumerate(values)]
+    one = select(literal_column("1").label("retrycli_one")).subquery("retrycli_row")
+    statement = select(*labelled).select_from(one.join(database.table.written, true(), isouter=True)).limit(1)
+    with database.read() as connection:
+        try:
+            if not database.is_sqlite:
+                connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+            connection.execute(statement).all()
+        except exc.DBAPIError as error:
+            if (why := _reason(error, is_status=is_status)) is None:
+                raise
+            return why
+    return None
+
+
+def _reason(error: exc.DBAPIError, *, is_status: bool = False) -> str | None:
+    """Return what is wrong with an expression; None if the error has another cause, such as a lost connection."""
+    state, text = sqlstate(error), " ".join(str(error.orig).partition("\n")[0].split())
+    if state is None:
+        return text if isinstance(error, exc.OperationalError) and _is_of_sql(error) else None
+    # The value of a status is the operator's own.
+    if state.startswith(QUOTABLE) or (is_status and state.startswith("22")):
+        return text
+    return next((words for start, words in REASONS.items() if state.startswith(start)), None)
+
+
+def _is_of_sql(error: exc.DBAPIError) -> bool:
+    return getattr(error.orig, "sqlite_errorname", "") == "SQLITE_ERROR"
+
+
+def _number_of_rows(query: str) -> ColumnElement[Any]:
+    return _sql(f"SELECT count(*) FROM (\n{query}\n) AS retrycli_rows")  # noqa: S608  the operator's own SQL
+
+
+def _sampled(database: Database, value: ColumnElement[Any], number: ColumnElement[Any]) -> Subquery:
+    """Select an expression's value, and how many it has, for each of the newest failed rows."""
+    table, mapping = database.table, database.mapping or AS_IT_IS
+    # An expression may name the table, so it can't be evaluated for a sub-select of its newest rows.
+    others = table.written.alias("retrycli_newest").c[table.newest_by.name]
+    oldest = select(others).order_by(others.desc()).offset(ROWS - 1).limit(1).scalar_subquery()
+    rows = select(value.label("value"), number.label("number")).select_from(table.written)
+    rows = rows.where(table.has_status(MessageStatus.FAILED), or_(oldest.is_(None), table.newest_by >= oldest))
+    if mapping.where:
+        rows = rows.where(_sql(mapping.where))
+    return rows.order_by(table.newest_by.desc()).limit(SAMPLED).subquery()
+
+
+def _try_sample(database: Database, statement: Select[*tuple[int, int]]) -> str | None:
+    with suppress(DatabaseUnavailable), read_only(database) as connection:  # it may take too long
+        try:
+            _, most = connection.execute(statement).one()
+        except exc.DBAPIError as error:
+            if (why := _reason(error)) is None:
+                raise
+            return why
+        return REASONS["21"] if most is not None and most > 1 else None
+    return None
+
+
+def _misfit(value: Literal, kind: TypeEngine[Any]) -> str | None:
+    """Return why a SQLite column should not hold a value. SQLite would store it, whatever the column's type."""
+    if isinstance(value, str) and isinstance(kind, Integer | Boolean) and not re.fullmatch(r"-?[0-9]+", value):
+        return f"the column holds numbers, not text such as {value!r}"
+    if isinstance(value, bool) and isinstance(kind, String):
+        return f"the column holds text, but SQLite stores {str(value).lower()} as the number {int(value)}"
+    return None
+
+
+def _constraints_of(database: Database, name: str) -> Iterator[str]:
+    """Yield the CHECK constraints that concern only one column."""
+    others = {other.lower() for other in database.columns} - {name.lower()}
+    with database.read() as connection:
+        try:
+            found = inspect(connection).get_check_constraints(database.table_name, database.schema_name)
+        except exc.NoSuchTableError:  # a view, which has none
+            return
+    for constraint in found:
+        words = {word.lower() for word in re.findall(r"\w+", constraint["sqltext"])}
+        if name.lower() in words and not words & others:
+            yield constraint["sqltext"]
+
+
+def _is_violated(database: Database, constraint: str, value: str, name: str, kind: TypeEngine[Any]) -> bool:
+    typed: ColumnElement[Any] = literal_column(value)
+    row = select((typed if isinstance(kind, NullType) else cast(typed, kind)).label(name)).subquery(database.table_name)
+    with suppress(SchemaMismatch, DatabaseUnavailable), read_only(database) as connection:
+        is_met = connection.execute(select(_sql(constraint)).select_from(row)).scalar()
+        return is_met is not None and not is_met  # a constraint that yields null is met
+    return False

@@ -1,0 +1,217 @@
+"""``table accept``: passes send by the settings of a table only after an operator has accepted what they select."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli.config.settings import DatabaseSettings
+from tests.channels import webhook
+from tests.cli.api import TAKES, Scripted
+from tests.cli.application import Application
+from tests.cli.original import ORIGINAL, THREE_LINES
+from tests.cli.steered import BY_THEN, TICK, Steered, next_tick, scheduler_of
+from tests.conftest import on_both
+from tests.store.conftest import Factory
+
+if TYPE_CHECKING:
+    from tests.cli.command import Cli
+
+pytestmark = on_both
+
+TICKET = "(SELECT t.ticket_id FROM ticket_states t WHERE t.id = pending_messages.ticket_id)"
+UNACCEPTED = "nobody has accepted which rows of "
+SECRET = "where is my parcel"
+
+
+@pytest.fixture
+def original(engine: Factory, tmp_path: Path) -> Iterator[Application]:
+    """Provide the original application, with two failed messages and one that is sent."""
+    with engine(tmp_path, None) as url:
+        made = Application(url, tables=ORIGINAL)
+        for number in (101, 102):
+            made.add(number, ticket_id=5, body=SECRET, recipient_email="ana@example.com")
+        made.add(103, ticket_id=4, status="sent")
+        yield made
+        made.lock.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def api() -> Iterator[Scripted]:
+    with Scripted(TAKES) as server:
+        yield server
+
+
+def described(cli: Cli, settings: str) -> Cli:
+    file = cli.cwd / "retrycli.toml"
+    file.write_text(settings, encoding="utf-8")
+    file.chmod(0o600)
+    return cli
+
+
+@pytest.fixture
+def mapped(cli: Cli, original: Application, api: Scripted) -> Cli:
+    """Provide the command with settings that nobody has accepted."""
+    return described(cli.having(original.variables(api.url)), THREE_LINES)
+
+
+def test_a_pass_and_a_retry_send_nothing_before_the_settings_are_accepted(
+    mapped: Cli, original: Application, api: Scripted
+) -> None:
+    before = original.rows()
+    for command in ("run-once", "retry 101"):
+        done = mapped(*command.split())
+        assert (done.returncode, done.stdout) == (78, ""), command
+        [line] = done.stderr.splitlines()
+        assert UNACCEPTED in line
+        assert line.endswith("run `retrycli table check`, then `retrycli table accept`")
+    assert (original.rows(), original.rows("retrycli_queue"), original.rows("retrycli_attempts")) == (before, {}, {})
+    assert api.paths == []
+    accepted = mapped.json("table", "accept", "--yes")
+    assert (accepted["would_send"], accepted["selection"]["ticket"]) == (2, {"sql": TICKET})
+    assert mapped.json("run-once")["sent"] == 2
+    assert api.paths == ["/tickets/4705/messages"] * 2
+
+
+def test_the_problem_is_mailed_and_notified_once_and_status_names_it(mapped: Cli) -> None:
+    with webhook() as hook:
+        told = mapped.having({"RETRYCLI_NOTIFY__URLS": hook.slack_shaped})
+        mails = [told("run-once") for _ in range(3)]
+        assert [done.returncode for done in mails] == [78] * 3
+        assert [UNACCEPTED in done.stderr for done in mails] == [True, False, False]
+        [text] = hook.texts
+        assert UNACCEPTED in text
+        for command in ("status", "doctor"):
+            assert UNACCEPTED in told(*command.split()).stdout
+        found = told.json("status")
+        assert found["state"] == "down"
+        assert UNACCEPTED in found["unaccepted"]
+        assert told("table", "accept", "--yes").returncode == 0
+        assert told.json("run-once")["result"] == "completed"
+        assert "passes no longer fail" in hook.texts[-1]
+    assert mapped.json("status")["unaccepted"] is None
+
+
+READING = (
+    "status",
+    "list-failed",
+    "escalations",
+    "show 101",
+    "explain 101",
+    "stats",
+    "metrics",
+    "passes",
+    "config check",
+    "run-once --dry-run",
+    "table check",
+)
+
+
+def test_reading_commands_work_without_acceptance(mapped: Cli, api: Scripted) -> None:
+    for command in READING:
+        assert mapped(*command.split()).returncode == 0, command
+    assert UNACCEPTED in mapped.json("run-once", "--dry-run")["unaccepted"]
+    assert api.paths == []
+
+
+def test_the_scheduler_sends_nothing_before_the_settings_are_accepted(
+    original: Application, mapped: Cli, api: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = original.settings(api.url)
+    database = DatabaseSettings(url=original.url, columns={"ticket_id": {"sql": TICKET}})
+    tick = next_tick()
+    clock = Steered(tick - timedelta(seconds=3))
+    with scheduler_of(settings.model_copy(update={"database": database}), clock):
+        clock.settle_at(tick + BY_THEN)
+        assert UNACCEPTED in caplog.text
+        assert api.paths == []
+        assert mapped("table", "accept", "--yes").returncode == 0
+        clock.settle_at(tick + TICK + BY_THEN)
+    assert api.paths == ["/tickets/4705/messages"] * 2
+
+
+def test_on_a_terminal_it_shows_what_would_be_sent_and_asks(mapped: Cli, original: Application, api: Scripted) -> None:
+    refused = mapped.on_terminal("table", "accept", columns=200, answers=["n"])
+    assert refused.text.endswith("Nothing was changed.\n")
+    for said in (
+        f"{api.url}/tickets/4705/messages",
+        "ana@example.com",
+        "The next pass would send 2 messages; the oldest dates from",
+        "The statuses of all 3 rows: failed ×2, sent ×1.",
+        TICKET,
+    ):
+        assert said in refused.text
+    assert SECRET not in refused.text
+    assert [row["accepted"] for row in original.rows("retrycli_selection").values()] == [None]
+    accepted = mapped.on_terminal("table", "accept", "--by", "anna", columns=200, answers=["y"])
+    assert "anna accepted this selection at" in accepted.text
+    [row] = original.rows("retrycli_selection").values()
+    assert json.loads(str(row["accepted"])) == {
+        "table": row["table_name"],
+        "key": "id",
+        "where": "",
+        "failed": "failed",
+        "ticket": {"sql": TICKET},
+        "recipient": "recipient_email",
+    }
+    assert row["accepted_by"] == "anna"
+
+
+def test_without_a_terminal_it_needs_yes(mapped: Cli) -> None:
+    done = mapped("table", "accept")
+    assert done.returncode == 2
+    assert "--yes" in done.stderr
+    assert mapped("run-once").returncode == 78
+
+
+CHANGES = {
+    "database.where": '[database]\nwhere = "ticket_id > 4"\n',
+    "database.status.failed": '[database.status]\nfailed = "FAILED"\nsent = "sent"\n',
+    "database.columns.recipient_email": THREE_LINES + 'recipient_email = { value = "eve@example.com" }\n',
+    "database.columns.ticket_id": "",  # a host without the settings, which sends to ticket 5
+}
+
+
+@pytest.mark.parametrize("setting", CHANGES)
+def test_a_host_whose_settings_select_something_else_is_told_what_differs_and_who_accepted(
+    mapped: Cli, api: Scripted, setting: str
+) -> None:
+    assert mapped("table", "accept", "--yes", "--by", "anna").returncode == 0
+    other = described(mapped, CHANGES[setting])
+    for command in ("run-once", "retry 101"):
+        done = other(*command.split())
+        assert done.returncode == 78
+        [line] = done.stderr.splitlines()
+        assert "these settings select other messages than anna accepted at 20" in line
+        assert f"{setting} is " in line
+    assert other("list-failed").returncode == 0
+    assert api.paths == []
+    shown = other.on_terminal("table", "accept", columns=400, answers=["n"]).text
+    assert "These settings select other messages than anna accepted" in shown
+    assert other("table", "accept", "--yes").returncode == 0
+    assert other("run-once").returncode == 0
+
+
+def test_a_change_of_anything_else_needs_no_acceptance(mapped: Cli, api: Scripted) -> None:
+    assert mapped("table", "accept", "--yes").returncode == 0
+    other = described(mapped, THREE_LINES + "subject = { value = 'Your ticket' }\nlast_error = { own = true }\n")
+    assert other.json("run-once")["sent"] == 2
+    assert len(api.paths) == 2
+
+
+def test_a_failed_check_prevents_acceptance(mapped: Cli) -> None:
+    wrong = described(mapped, '[database.status]\nfailed = "failed"\nsent = "a word that is much too long"\n')
+    done = wrong("table", "accept", "--yes")
+    assert done.returncode == (0 if "sqlite" in mapped.env["RETRYCLI_DATABASE__URL"] else 78)
+
+
+def test_the_default_table_needs_no_acceptance(cli: Cli, original: Application, api: Scripted) -> None:
+    default = cli.having(original.variables(api.url))
+    assert default.json("run-once")["sent"] == 2
+    accepted = default.json("table", "accept")
+    assert (accepted["selection"], accepted["accepted_by"]) == (None, None)

@@ -1,0 +1,202 @@
+"""``table check``, and what ``config check`` and ``doctor`` say about the application's table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.api import TAKES, Scripted
+from tests.cli.application import TABLES, TICKETS, Application
+from tests.cli.original import ORIGINAL, THREE_LINES
+from tests.conftest import on_both
+from tests.store.conftest import Factory
+
+if TYPE_CHECKING:
+    from retrycli.operations.sandbox import Sandbox
+    from tests.cli.command import Cli
+
+pytestmark = on_both
+
+SECRET = "where is my parcel"
+
+
+@pytest.fixture
+def original(engine: Factory, tmp_path: Path) -> Iterator[Application]:
+    """Provide the original application, with one failed message of ticket 4705, whose row in ticket_states is 5."""
+    with engine(tmp_path, None) as url:
+        made = Application(url, tables=ORIGINAL)
+        made.add(101, ticket_id=5, body=SECRET)
+        yield made
+        made.lock.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def api() -> Iterator[Scripted]:
+    with Scripted(TAKES) as server:
+        yield server
+
+
+@pytest.fixture
+def desk(cli: Cli, original: Application, api: Scripted) -> Cli:
+    return cli.having(original.variables(api.url))
+
+
+def described(cli: Cli, settings: str) -> Cli:
+    """Return the command with a settings file."""
+    file = cli.cwd / "retrycli.toml"
+    file.write_text(settings, encoding="utf-8")
+    file.chmod(0o600)
+    return cli
+
+
+def findings(cli: Cli, command: str, *, code: int | None = None) -> dict[str, dict[str, Any]]:
+    done = cli(*command.split(), "--json")
+    found = cli.json(*command.split(), code=done.returncode if code is None else code)["findings"]
+    assert SECRET not in done.stdout + done.stderr
+    return {finding["name"]: finding for finding in found}
+
+
+def requested(api: Scripted) -> list[str]:
+    """Return the paths of the tickets that were requested, without those of `doctor`."""
+    return [path for path in api.paths if path.startswith("/tickets")]
+
+
+def test_without_settings_the_checks_say_what_is_wrong_with_an_example(
+    desk: Cli, original: Application, api: Scripted
+) -> None:
+    line = THREE_LINES.strip().splitlines()[-1].replace('"', "'")
+    for command in ("table check", "doctor"):
+        found = findings(desk, command, code=0 if command == "table check" else None)["ticket"]
+        assert found["level"] == "warning"
+        assert "ticket_id refers to ticket_states.id" in found["found"]
+        assert f"message 101 would go to {api.url}/tickets/5/messages" in found["found"]
+        assert "ticket_states.ticket_id is 4705 there" in found["found"]
+        assert found["remedy"].endswith(f"write in [database.columns]: {line}")
+    checked = desk("config", "check")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert f"{api.url}/tickets/5/messages; ticket_states.ticket_id is 4705 there" in checked.stdout
+    assert line in checked.stdout
+    assert requested(api) == []
+
+
+def test_three_lines_of_settings_deliver_to_the_right_tickets(desk: Cli, original: Application, api: Scripted) -> None:
+    original.add(102, ticket_id=4, message_type="internal")
+    mapped = described(desk, THREE_LINES)
+    assert findings(mapped, "table check", code=0).get("ticket", {"level": "ok"})["level"] == "ok"
+    assert mapped("table", "accept", "--yes").returncode == 0
+    assert mapped.json("run-once")["sent"] == 2
+    assert sorted(requested(api)) == ["/tickets/4704/notes", "/tickets/4705/messages"]
+    assert {original.row(number)["status"] for number in (101, 102)} == {"sent"}
+
+
+def test_a_foreign_key_to_the_number_itself_is_shown_without_a_warning(at_work: Cli, application: Application) -> None:
+    application.add(101, ticket_id=4711)
+    found = findings(at_work, "table check", code=0)["ticket"]
+    assert (found["level"], found["remedy"]) == ("ok", None)
+    assert "ticket_id refers to ticket_states.ticket_id; message 101 would go to" in found["found"]
+
+
+@pytest.mark.databases("sqlite")
+def test_config_check_stays_short_for_the_default_table(cli: Cli, engine: Factory, tmp_path: Path) -> None:
+    with engine(tmp_path, None) as url:
+        made = Application(url, tables=TABLES.replace(" REFERENCES ticket_states (ticket_id)", "") + TICKETS)
+        made.add(101)
+        found = cli.having(made.variables("http://127.0.0.1:9")).json("config", "check")
+    assert {*found} == {"ok", "database", "table", "tables", "api", "preset", "lock"}
+
+
+@pytest.mark.parametrize("command", ["table check", "doctor", "config check"])
+def test_a_table_whose_failed_messages_have_another_word_is_reported(
+    at_work: Cli, application: Application, command: str
+) -> None:
+    for number in range(101, 104):
+        application.add(number, status="FAILED", body=SECRET)
+    application.add(104, status="sent", body=SECRET)
+    done = at_work(*command.split())
+    assert done.returncode == (3 if command == "doctor" else 0)
+    assert "no row has the status failed, which means failed; the statuses of all 4 rows: FAILED ×3, sent ×1" in (
+        done.stdout
+    )
+    assert "database.status" in done.stdout
+    assert SECRET not in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["INTEGER", "BOOLEAN"])
+def test_a_table_whose_status_is_no_text_is_reported(cli: Cli, engine: Factory, tmp_path: Path, kind: str) -> None:
+    with engine(tmp_path, None) as url:
+        made = Application(
+            url, tables=TABLES.replace("status VARCHAR(20) NOT NULL", f"status {kind} NOT NULL") + TICKETS
+        )
+        made.add(101, status=True if kind == "BOOLEAN" else 1)
+        desk = cli.having(made.variables("http://127.0.0.1:9"))
+        [failure] = [each for each in findings(desk, "table check", code=78).values() if each["level"] == "failure"]
+        assert failure["found"].startswith("database.status.failed can't be used with pending_messages: ")
+        assert desk("config", "check").returncode == 78
+        done = desk("run-once")
+        if not made.is_sqlite:
+            assert done.returncode == 78
+            assert "`retrycli table check` names it" in done.stderr
+        made.lock.unlink(missing_ok=True)
+
+
+def test_a_table_without_failures_is_healthy(at_work: Cli, application: Application) -> None:
+    application.add(101, status="sent")
+    application.add(102, status="pending")
+    found = findings(at_work, "table check", code=0)["status"]
+    assert (found["level"], found["found"]) == ("ok", "the statuses of all 2 rows: pending ×1, sent ×1")
+
+
+WRONG = {
+    "database.columns.subject": '[database.columns]\nsubject = { sql = "upper(title)" }',
+    "database.where": "[database]\nwhere = \"template = ''\"",
+    "database.columns.body": '[database.columns]\nbody = "text"',
+    "database.status.sent": '[database.status]\nfailed = 0\nsent = "sent"',
+}
+
+
+@pytest.mark.parametrize("setting", WRONG)
+def test_settings_that_do_not_fit_are_named_in_one_line_and_nothing_is_sent(
+    desk: Cli, original: Application, api: Scripted, setting: str
+) -> None:
+    if setting == "database.status.sent":
+        original.execute("ALTER TABLE pending_messages DROP COLUMN status")
+        original.execute("ALTER TABLE pending_messages ADD COLUMN status INTEGER CHECK (status IN (0, 1))")
+    wrong = described(desk, WRONG[setting])
+    [failure] = [each for each in findings(wrong, "table check", code=78).values() if each["level"] == "failure"]
+    assert setting in failure["found"] + failure["remedy"]
+    # In a file, any value can be written, so only the checks report it. Nobody can accept these settings.
+    passes = "table accept --yes" if setting == "database.status.sent" else "run-once"
+    for command in ("config check", passes):
+        done = wrong(*command.split())
+        assert done.returncode == 78, command
+        [line] = done.stderr.splitlines()
+        assert setting in line
+        assert SECRET not in line
+    assert api.paths == []
+
+
+def test_columns_that_are_written_are_shown_with_the_privileges(desk: Cli, original: Application) -> None:
+    found = described(desk, THREE_LINES).json("config", "check")
+    assert found["writes"] == "status, retry_count, last_error, sent_at"
+    grant = "GRANT SELECT, UPDATE (status, retry_count, last_error, sent_at, subject, body, recipient_email) ON"
+    assert ("grant" in found) is not original.is_sqlite
+    assert found.get("grant", grant).startswith(grant)
+
+
+def test_failed_rows_outside_the_condition_are_counted(desk: Cli, original: Application) -> None:
+    original.add(102, ticket_id=4, subject="Newsletter")
+    mapped = described(desk, "[database]\nwhere = \"subject <> 'Newsletter'\"")
+    said = "1 failed row does not meet database.where"
+    assert said in findings(mapped, "table check", code=0)["where"]["found"]
+    assert said in mapped("status").stdout
+    assert mapped.json("status")["left_out"] == 1
+
+
+def test_on_a_terminal_it_says_what_to_do_next(desk: Cli, sandbox: Sandbox) -> None:
+    screen = desk.on_terminal("table", "check")
+    assert screen.returncode == 0
+    assert "WARN" in screen.text
+    assert screen.text.endswith("Next: retrycli run-once --dry-run\n")

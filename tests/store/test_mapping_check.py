@@ -1,0 +1,275 @@
+"""The checks of the settings that describe an application's table: expressions, and the values of statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+
+from retrycli.domain.errors import SchemaMismatch
+from retrycli.domain.table_mapping import parse_mapping
+from retrycli.store.database import Database
+from retrycli.store.left_out import count_left_out
+from retrycli.store.mapping_check import check_expressions, check_statuses, check_values
+from retrycli.store.table_facts import TableFacts, required_privileges
+from retrycli.store.write_check import check_writable
+from tests.store.application import NOON
+from tests.store.conftest import Factory
+
+COLUMNS = (
+    "id INTEGER PRIMARY KEY, ticket_id INTEGER, message_type VARCHAR(20), subject TEXT, body TEXT, {}, "
+    "retry_count INTEGER, last_error TEXT"
+)
+STATUS = {"failed": "Failed", "sent": "Sent"}
+TICKETS = ("CREATE TABLE tickets (id INTEGER, number TEXT)", "INSERT INTO tickets VALUES (5, 'DESK-4705')")
+NUMBER = "(SELECT t.number FROM tickets t WHERE t.id = mails.ticket_id)"
+
+Open = Callable[..., Database]
+
+
+@pytest.fixture
+def mails(engine: Factory, tmp_path: Path) -> Iterator[Open]:
+    """Provide a function that creates the table ``mails``, and opens its database with settings that describe it."""
+    with ExitStack() as until_the_end:
+        url = until_the_end.enter_context(engine(tmp_path, None))
+
+        def make(
+            *statements: str,
+            status: str = "status VARCHAR(20)",
+            columns: Mapping[str, object] | None = None,
+            words: Mapping[str, object] = STATUS,
+            where: str | None = None,
+        ) -> Database:
+            table = f"CREATE TABLE mails ({COLUMNS.format(status)})"
+            with (made := create_engine(url)).begin() as connection:
+                for statement in (table, *statements):
+                    connection.exec_driver_sql(statement)
+            made.dispose()
+            database = Database(url, "mails", parse_mapping(columns or {}, words, where))
+            until_the_end.callback(database.close)
+            return database
+
+        yield make
+
+
+def row(message_id: int, status: str, **values: str) -> str:
+    columns = {"id": str(message_id), "ticket_id": "5", "body": "'My secret'", "status": status, **values}
+    return f"INSERT INTO mails ({', '.join(columns)}) VALUES ({', '.join(columns.values())})"
+
+
+def test_settings_that_fit_the_table_are_accepted(mails: Open) -> None:
+    database = mails(
+        *TICKETS, row(1, "'Failed'"), columns={"ticket_id": {"sql": NUMBER}}, where="subject IS NULL -- a comment"
+    )
+    check_expressions(database)
+    check_values(database)
+    check_statuses(database)
+
+
+def test_an_expression_with_an_error_is_named(mails: Open) -> None:
+    database = mails(columns={"subject": {"sql": "lower(title)"}, "body": {"sql": "'x'"}})
+    with pytest.raises(SchemaMismatch, match=r"^database\.columns\.subject can't be used with mails: .*title"):
+        check_expressions(database)
+
+
+def test_a_condition_with_an_error_is_named(mails: Open) -> None:
+    with pytest.raises(SchemaMismatch, match=r"^database\.where can't be used with mails: .*template_id"):
+        check_expressions(mails(where="template_id IS NULL"))
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_an_expression_that_writes_is_named_and_writes_nothing_even_in_an_empty_table(mails: Open) -> None:
+    database = mails("CREATE SEQUENCE numbers", columns={"ticket_id": {"sql": "nextval('numbers')"}})
+    with pytest.raises(SchemaMismatch, match=r"^database\.columns\.ticket_id .* it would write, but it may only read"):
+        check_expressions(database)
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT is_called FROM numbers").scalar_one() is False
+
+
+@pytest.mark.parametrize("sql", [NUMBER, NUMBER[1:-1]])
+def test_an_expression_that_returns_several_rows_is_named(mails: Open, sql: str) -> None:
+    database = mails(
+        *TICKETS,
+        "INSERT INTO tickets VALUES (5, 'DESK-4706')",
+        row(1, "'Failed'"),
+        columns={"ticket_id": {"sql": sql}},
+    )
+    with pytest.raises(SchemaMismatch, match=r"^database\.columns\.ticket_id .* it returns several rows for one"):
+        check_values(database)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_sqlite_chooses_no_ticket_among_several(mails: Open) -> None:
+    database = mails(
+        *TICKETS,
+        "INSERT INTO tickets VALUES (5, 'DESK-4706'), (6, 'DESK-4707')",
+        row(1, "'Failed'"),
+        row(2, "'Failed'", ticket_id="6"),
+        columns={"ticket_id": {"sql": NUMBER}},
+    )
+    m = database.messages.c
+    with database.read() as connection:
+        found = connection.execute(database.messages.select().with_only_columns(m.id, m.ticket_id)).all()
+    assert {tuple(each) for each in found} == {(1, None), (2, "DESK-4707")}
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_a_value_that_can_not_be_converted_is_not_quoted(mails: Open) -> None:
+    database = mails(row(1, "'Failed'"), columns={"ticket_id": {"sql": "CAST(body AS integer)"}})
+    for check in (check_expressions, check_values):
+        with pytest.raises(SchemaMismatch, match=r"^database\.columns\.ticket_id") as told:
+            check(database)
+        assert "secret" not in str(told.value)
+    with pytest.raises(SchemaMismatch, match="`retrycli table check` names it") as told, database.read() as connection:
+        connection.execute(database.messages.select())
+    assert "secret" not in str(told.value)
+
+
+def test_a_column_that_is_gone_after_a_migration_is_named(mails: Open) -> None:
+    database = mails("ALTER TABLE mails DROP COLUMN body", columns={"body": "body"})
+    with pytest.raises(SchemaMismatch, match=r"mails .* has no column body"):
+        check_expressions(database)
+
+
+MISFITS = {
+    "a text in an integer column": ("status INTEGER", {"failed": 3, "sent": "sent"}, "both", "sent"),
+    "a text in a boolean column": ("status BOOLEAN", {"failed": "failed", "sent": True}, "both", "failed"),
+    "a number in a boolean column": ("status BOOLEAN", {"failed": 2, "sent": 1}, "postgresql", "failed"),
+    "a text that is too long": ("status VARCHAR(4)", {"failed": "failed", "sent": "sent"}, "postgresql", "failed"),
+    "a text that a CHECK constraint forbids": (
+        "status VARCHAR(20) CHECK (status IN ('queued', 'failed'))",
+        {"failed": "failed", "sent": "delivered"},
+        "both",
+        "sent",
+    ),
+    "a number that a CHECK constraint forbids": (
+        "status INTEGER CHECK (status BETWEEN 0 AND 2)",
+        {"failed": 1, "sent": 3},
+        "both",
+        "sent",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_a_value_that_does_not_fit_the_status_column_is_named(mails: Open, case: str) -> None:
+    column, words, engine, name = MISFITS[case]
+    database = mails(status=column, words=words)
+    if database.is_sqlite and engine == "postgresql":
+        pytest.skip("SQLite converts the value")
+    with pytest.raises(SchemaMismatch, match=rf"^database\.status\.{name} can't be used with mails"):
+        check_both(database)
+
+
+def check_both(database: Database) -> None:
+    check_expressions(database)
+    check_statuses(database)
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_a_value_that_is_no_label_of_an_enumeration_is_named(mails: Open) -> None:
+    database = mails(
+        "CREATE TYPE states AS ENUM ('failed', 'sent')",
+        "ALTER TABLE mails ALTER status TYPE states USING CAST(status AS states)",
+        words={"failed": "failed", "sent": "delivered"},
+    )
+    with pytest.raises(SchemaMismatch, match=r"^database\.status\.sent can't be used .*invalid input value for enum"):
+        check_expressions(database)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ("status INTEGER CHECK (status IN (0, 1) OR status IS NULL)", {"failed": 1, "sent": 0}),
+        ("status VARCHAR(20)", {"failed": 1, "sent": 2}),
+        ("status BOOLEAN", {"failed": False, "sent": True}),
+        ("status VARCHAR(6) CHECK (length(status) > 2)", {"failed": "failed", "sent": "sent"}),
+        ("status VARCHAR(20) CHECK (status <> 'sent' OR last_error IS NULL)", {"failed": "failed", "sent": "sent"}),
+    ],
+)
+def test_values_that_fit_the_status_column_are_accepted(mails: Open, column: str, words: Mapping[str, object]) -> None:
+    check_both(mails(status=column, words=words))
+
+
+def test_a_view_that_takes_no_writes_is_reported(mails: Open) -> None:
+    database = mails(
+        row(1, "'Failed'"), "ALTER TABLE mails RENAME TO stored", "CREATE VIEW mails AS SELECT * FROM stored LIMIT 9"
+    )
+    check_expressions(database)
+    with pytest.raises(SchemaMismatch, match="it is read-only"):
+        check_writable(database, NOON)
+
+
+def test_the_rehearsal_needs_no_tables_of_retrycli_and_leaves_none(mails: Open) -> None:
+    database = mails(row(1, "'Failed'"), columns={"retry_count": {"own": True}, "last_error": {"own": True}})
+    check_writable(database, NOON)
+    assert database.revision() is None
+
+
+# -- facts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "words", "rows", "failed", "unnamed"),
+    [
+        ("status VARCHAR(20)", STATUS, ["'FAILED'"] * 3, 0, ["FAILED"]),
+        ("status VARCHAR(20)", STATUS, ["'Failed'", "'Sent'"], 1, []),
+        ("status VARCHAR(20)", STATUS, ["'Sent'"], 0, []),
+        ("status INTEGER", {"failed": 1, "sent": 0}, ["2", "0"], 0, [2]),
+        ("status BOOLEAN", {"failed": False, "sent": True}, ["true", "false"], 1, []),
+    ],
+)
+def test_counts_the_statuses_that_the_settings_name_and_others(
+    mails: Open, column: str, words: Mapping[str, object], rows: list[str], failed: int, unnamed: list[object]
+) -> None:
+    made = [row(number, value) for number, value in enumerate(rows, 1)]
+    found = TableFacts(mails(*made, status=column, words=words)).count_statuses()
+    assert found is not None
+    assert (found.sample.rows, found.failed, list(found.unnamed)) == (len(rows), failed, unnamed)
+
+
+def test_values_that_may_be_customers_words_are_counted_and_not_shown(mails: Open) -> None:
+    texts = ["'Dear Sir, where is my parcel?'", "'Hello'", "'Good morning'"]
+    rows = (row(number, text) for number, text in enumerate(texts, 1))
+    found = TableFacts(mails(*rows, status="status TEXT")).count_statuses()
+    assert found is not None
+    assert (found.shown.values, found.shown.hidden) == ((), 3)
+
+
+def test_counts_failed_rows_that_the_condition_leaves_out(mails: Open) -> None:
+    made = [
+        row(1, "'Failed'", subject="'a'"),
+        row(2, "'Failed'", subject="'b'"),
+        row(3, "'Failed'"),
+        row(4, "'Sent'"),
+    ]
+    assert count_left_out(mails(*made, where="subject = 'a'")) == 2  # null does not meet it either
+
+
+def test_columns_with_data_that_no_setting_names_are_listed(mails: Open) -> None:
+    database = mails(
+        "ALTER TABLE mails ADD COLUMN html_body TEXT",
+        "ALTER TABLE mails ADD COLUMN from_address TEXT",
+        "ALTER TABLE mails ADD COLUMN files TEXT",
+        "ALTER TABLE mails ADD COLUMN reply_to TEXT",
+        "ALTER TABLE mails ADD COLUMN priority TEXT",
+        row(1, "'Failed'", html_body="'<p>'", from_address="'a@b'", files="'[]'", reply_to="'c@d'", priority="'1'"),
+        columns={"subject": {"sql": "coalesce(reply_to, '')"}},
+    )
+    assert TableFacts(database).missed_columns({"priority"}) == ["html_body", "from_address"]
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_the_privileges_that_are_granted_suffice(mails: Open) -> None:
+    database = mails(
+        words=STATUS, columns={"last_error": {"own": True}}, status='status VARCHAR(20), "sent At" TIMESTAMP'
+    )
+    written, grant = required_privileges(database)
+    assert written == ["status", "retry_count"]
+    assert grant is not None
+    assert grant.startswith("GRANT SELECT, UPDATE (status, retry_count, subject, body) ON mails TO ")
+    with database.write() as connection:
+        connection.exec_driver_sql(grant)

@@ -1,0 +1,75 @@
+"""What an operator has accepted, compared with what the settings select."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from retrycli.domain.accepted import Acceptance, objection, selection_parts
+from retrycli.domain.table_mapping import TableMapping, parse_mapping
+
+AT = datetime(2026, 3, 3, 8, 15, tzinfo=UTC)
+TABLE = "public.mails"
+COLUMNS: dict[str, object] = {
+    "id": "uid",
+    "ticket_id": {"sql": "(SELECT 1)"},
+    "recipient_email": {"from": "to", "split": ","},
+}
+STATUS: dict[str, object] = {"failed": 3, "sent": 2}
+
+
+def mapping(*, where: str | None = "lane = 'desk'", failed: int = 3, **columns: object) -> TableMapping:
+    return parse_mapping(COLUMNS | columns, STATUS | {"failed": failed}, where)
+
+
+def accepted(by: TableMapping | None) -> Acceptance:
+    return Acceptance(selection_parts(TABLE, by), "anna", AT)
+
+
+def test_the_default_table_needs_no_acceptance() -> None:
+    assert objection(TABLE, None, None) is None
+
+
+def test_a_mapping_that_nobody_has_accepted_is_refused() -> None:
+    assert str(objection(TABLE, mapping(), None)).startswith(f"nobody has accepted which rows of {TABLE} ")
+
+
+def test_what_was_accepted_may_be_sent() -> None:
+    assert objection(TABLE, mapping(), accepted(mapping())) is None
+    assert objection(TABLE, None, accepted(None)) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (mapping(where=None), "database.where is not set, but \"lane = 'desk'\" was accepted"),
+        (mapping(failed=4), "database.status.failed is 4, but 3 was accepted"),
+        (mapping(id="number"), 'database.columns.id is "number", but "uid" was accepted'),
+        (mapping(ticket_id="case"), 'database.columns.ticket_id is "case", but {"sql": "(SELECT 1)"} was accepted'),
+        (
+            mapping(recipient_email={"value": "a@b"}),
+            'database.columns.recipient_email is {"value": "a@b"}, but {"from": "to", "split": ","} was accepted',
+        ),
+    ],
+)
+def test_a_difference_is_named_with_who_accepted_and_when(changed: TableMapping, said: str) -> None:
+    told = str(objection(TABLE, changed, accepted(mapping())))
+    assert told.startswith(
+        "these settings select other messages than anna accepted at 2026-03-03 08:15 UTC, so nothing"
+    )
+    assert said in told
+
+
+def test_settings_without_a_mapping_are_compared_if_a_mapping_was_accepted() -> None:
+    assert "database.columns.id is " in str(objection(TABLE, None, accepted(mapping())))
+
+
+def test_a_change_of_other_settings_needs_no_acceptance() -> None:
+    assert objection(TABLE, mapping(body="text", last_error={"own": True}), accepted(mapping())) is None
+
+
+def test_another_table_needs_acceptance() -> None:
+    assert 'database.table is "x", but "public.mails" was accepted' in str(
+        objection("x", mapping(), accepted(mapping()))
+    )

@@ -1,0 +1,73 @@
+"""Queries in expressions, and ticket columns that refer to another table."""
+
+from __future__ import annotations
+
+import pytest
+
+from retrycli.domain.known_table import ForeignKey, KnownTable, RelationKind, TableColumn, ValueKind
+from retrycli.domain.scalar_query import query_of
+from retrycli.domain.ticket_reference import is_ticket, reference_of, ticket_columns
+
+REFERENCE = ForeignKey("ticket", "tickets", "id")
+
+
+@pytest.mark.parametrize(
+    ("sql", "query"),
+    [
+        ("(SELECT a FROM t)", "SELECT a FROM t"),
+        (" ( (select ')' FROM t ) ) ", "select ')' FROM t"),
+        ("SELECT a FROM t", "SELECT a FROM t"),
+        ("(WITH x AS (SELECT 1) SELECT * FROM x)", "WITH x AS (SELECT 1) SELECT * FROM x"),
+        ("(SELECT a FROM t) + (SELECT b FROM t)", None),
+        ("coalesce((SELECT a FROM t), 0)", None),
+        ("selected", None),
+        ("'SELECT'", None),
+    ],
+)
+def test_an_expression_that_is_one_query_is_recognised(sql: str, query: str | None) -> None:
+    assert query_of(sql) == query
+
+
+def table(name: str, *references: ForeignKey, **kinds: ValueKind) -> KnownTable:
+    columns = tuple(TableColumn(column, kind, column) for column, kind in kinds.items())
+    return KnownTable(name, None, name, name, RelationKind.TABLE, columns, references=references)
+
+
+TICKETS = table(
+    "tickets",
+    ForeignKey("customer_number", "customers", "id"),
+    id=ValueKind.INTEGER,
+    customer_number=ValueKind.INTEGER,
+    title=ValueKind.TEXT,
+    desk_key=ValueKind.TEXT,
+    number=ValueKind.INTEGER,
+    key_expires=ValueKind.TIME,
+)
+MAILS = table("mails", REFERENCE, id=ValueKind.INTEGER, ticket=ValueKind.INTEGER)
+
+
+def test_columns_that_may_be_the_number_are_found_and_others_are_not_shown() -> None:
+    assert [column.name for column in ticket_columns(TICKETS, REFERENCE)] == ["number", "desk_key"]
+
+
+def test_values_that_look_like_words_are_not_shown() -> None:
+    example = {"retrycli_id": 101, "retrycli_ticket": 5, "number": 4705, "desk_key": "where is my parcel"}
+    found = reference_of(MAILS, REFERENCE, TICKETS, example)
+    assert (found.message_id, found.ticket, found.values) == (101, 5, {"number": 4705})
+    assert found.sql["number"] == "(SELECT t.number FROM tickets t WHERE t.id = mails.ticket)"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (4705, True),
+        ("DESK-4705", True),
+        ("7c2f9a10-33aa-4c7e-9d10-aaaaaaaaaaaa", True),
+        (True, False),
+        ("open", False),
+        ("ana@example.com", False),
+        (None, False),
+    ],
+)
+def test_only_numbers_and_keys_look_like_tickets(value: object, *, expected: bool) -> None:
+    assert is_ticket(value) is expected

@@ -1,0 +1,74 @@
+"""The API and the console with a table whose keys are UUIDs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import load_settings, operations
+from retrycli.config.web import WebSettings
+from retrycli.domain.user import Role
+from tests.cli.outbox import FAILED, SENT, Outbox
+from tests.conftest import on_both
+from tests.web.conftest import API, HOST, Desk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from retrycli.operations.sandbox import Sandbox
+    from tests.cli.command import Cli
+    from tests.store.conftest import Factory
+
+pytestmark = on_both
+
+
+@pytest.fixture
+def outbox(engine: Factory, tmp_path: Path, cli: Cli) -> Iterator[Outbox]:
+    with engine(tmp_path, None) as url:
+        made = Outbox(url, tmp_path, cli)
+        yield made
+        made.application.lock.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def desk(outbox: Outbox, sandbox: Sandbox, tmp_path: Path) -> Desk:
+    own = outbox.application.settings(sandbox.url)
+    mapped = load_settings(tmp_path / "retrycli.toml").database.model_copy(update={"url": own.database.url})
+    web = WebSettings(tokens_file=tmp_path / "tokens.json", allowed_hosts=(HOST,))
+    settings = own.model_copy(update={"web": web, "database": mapped})
+    roles = {"anna": Role.OPERATOR, "vera": Role.VIEWER}
+    tokens = {name: operations.tokens.add(settings, name, role) for name, role in roles.items()}
+    return Desk(outbox.application, settings, tokens)
+
+
+def test_the_api_names_messages_by_their_keys(outbox: Outbox, desk: Desk) -> None:
+    first, second = outbox.add(), outbox.add()
+    listed = desk.viewer.get(f"{API}?sort=id").json()["messages"]
+    assert [message["id"] for message in listed] == [first, second]
+    assert desk.operator.get(f"{API}/{first}").json()["message"]["id"] == first
+    assert desk.viewer.get(f"{API}/{first}/explain").json()["id"] == first
+    assert desk.operator.post(f"{API}/{first}/retry").json()["results"][0]["id"] == first
+    assert [outbox.row(key)["state"] for key in (first, second)] == [SENT, FAILED]
+    missing = desk.operator.get(f"{API}/17")
+    assert (missing.status_code, missing.json()["detail"].partition(" in ")[0]) == (404, "no message 17")
+
+
+def test_a_bulk_action_takes_keys(outbox: Outbox, desk: Desk) -> None:
+    keys = [outbox.add() for _ in range(3)]
+    body = {"action": "reject", "ids": keys[:2], "reason": "x"}
+    done = desk.operator.post(f"{API}/scheduler/bulk", json=body).json()
+    assert (done["done"], done["refused"]) == (2, [])
+    assert [outbox.row(key)["state"] == FAILED for key in keys] == [False, False, True]
+
+
+def test_the_pages_of_messages_have_their_keys(outbox: Outbox, desk: Desk) -> None:
+    key = outbox.add()
+    browser = desk.browser("anna")
+    page = browser.follow(browser.open("/"), key)
+    assert page.url.endswith(f"/id/{key}")
+    assert key in page.words
+    done = browser.submit(page, f"/id/{key}/retry")
+    assert f"Message {key} " in done.words
+    assert outbox.row(key)["state"] == SENT
