@@ -33,9 +33,10 @@ kind = "application"
 
 
 @pytest.fixture(autouse=True)
-def settings(application: Application, tmp_path: Path) -> Path:
+def settings(cli: Cli, application: Application, tmp_path: Path) -> Path:
     file = tmp_path / "retrycli.toml"
     file.write_text(SETTINGS.format(url=application.url))
+    assert cli("table", "accept", "--yes").returncode == 0
     return file
 
 
@@ -201,3 +202,19 @@ def test_one_type_may_go_to_the_application_and_the_others_to_an_api(
     done = cli.json("run-once")
     assert (done["handed_over"], done["rescheduled"]) == (1, 1)
     assert application.row(101)["status"] == "queued"
+
+
+def test_after_a_downgrade_and_an_upgrade_the_sender_still_gets_no_message_twice(
+    cli: Cli, application: Application, tmp_path: Path
+) -> None:
+    application.add(101)
+    cli("run-once")
+    assert application.state(101) == "handed_over"
+    assert cli("db", "downgrade", "--yes").returncode == 0
+    assert application.state(101) == "waiting"
+    assert cli("db", "upgrade").returncode == cli("table", "accept", "--yes").returncode == 0
+    with working(application, tmp_path):
+        wait_until(lambda: answered(application, 101))
+    assert cli("run-once").returncode == 0
+    assert application.state(101) is None
+    assert mails(tmp_path) == [101]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from retrycli import load_settings
+from retrycli.operations import acceptance
 from retrycli.operations.wiring import utc_now
 from tests.cli.application import Application
 from tests.crash import scene
@@ -71,6 +73,7 @@ class Field:
             stage = scene.configure(folder, Application(copy, tables=None), "", concurrency=4)
             text = stage.config.read_text().replace('base_url = ""', 'kind = "application"')
             stage.config.write_text(text.replace("[gateway]", f"{STATUS}[gateway]"))
+            acceptance.accept(load_settings(stage.config), by="anna")
             yield stage
 
     def points(self, stage: Scene, ahead: timedelta) -> dict[str, int]:

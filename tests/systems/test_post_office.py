@@ -73,6 +73,7 @@ class Desk:
     def write(self, gateway: str, port: int) -> None:
         settings = COLUMNS.format(url=self.django.url) + gateway.format(port=port)
         (self.cli.cwd / "retrycli.toml").write_text(settings)
+        assert self.cli("table", "accept", "--yes").returncode == 0
 
     @property
     def statuses(self) -> dict[int, int]:
