@@ -151,15 +151,19 @@ def watch(
 
 
 def _set_breaker(deps: Dependencies, now: datetime, *, down: bool) -> list[Event]:
-    was_down = deps.ledger.breaker(APPLICATION).state is BreakerState.OPEN
-    if down is was_down:
+    if down is _is_open(deps.ledger.breaker(APPLICATION)) or down is _is_open(
+        deps.ledger.breaker_to_judge(APPLICATION)
+    ):
         return []
-    deps.ledger.breaker_to_judge(APPLICATION)
     if down:
         deps.ledger.save_breaker(Breaker(APPLICATION, BreakerState.OPEN, opened_at=now))
         return [BreakerOpened(APPLICATION, 0, None)]
     deps.ledger.save_breaker(Breaker(APPLICATION))
     return [BreakerClosed(APPLICATION)]
+
+
+def _is_open(breaker: Breaker) -> bool:
+    return breaker.state is BreakerState.OPEN
 
 
 def _leave_behind(hand_overs: HandOvers, left: Sequence[HandedOver], now: datetime) -> list[Event]:

@@ -73,11 +73,11 @@ class HandOvers(Queries):
     def find(self, span: IdRange, limit: int) -> list[HandedOver]:
         """Return at most ``limit`` messages that were handed over, in the order of their ids, with what became of them.
 
-        The queue rows stay locked until the transaction ends. Rows that another pass has locked are left out.
+        The queue rows stay locked until the transaction ends, so that two passes do not record the same result.
         """
         statement = self._found.where(*within(queue.c.message_id, span)).limit(limit)
         with self._database.write() as connection:
-            rows = rows_of(connection.execute(statement.with_for_update(skip_locked=True, of=queue)))
+            rows = rows_of(connection.execute(statement.with_for_update(of=queue)))
             return [_handed_over(row) for row in rows]
 
     @cached_property
