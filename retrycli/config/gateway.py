@@ -135,6 +135,8 @@ class GatewaySettings(SettingsModel):
         Raises:
             ConfigurationError: the base URL is not set.
         """
+        if self.call is None and self.base_url is not None:
+            return self.base_url
         if (found := self.destination_if_set) is None:
             raise ConfigurationError(
                 "a gateway has no base_url, the URL of the API or mail server; set gateway.base_url (or "

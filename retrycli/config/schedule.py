@@ -79,7 +79,7 @@ class ScheduleSettings(SettingsModel):
     @property
     def calls(self) -> dict[str, str]:
         """Return the functions that decide waits, by the keys that name them."""
-        if BackoffKind.PYTHON not in {self.backoff, *(rules.backoff for rules in self.types.values())}:
+        if self.backoff is not BackoffKind.PYTHON and not self.types:
             return {}
         own = {f"schedule.types.{message_type}.call": self._with(rules) for message_type, rules in self.types.items()}
         return {
@@ -104,14 +104,15 @@ class ScheduleSettings(SettingsModel):
             factor=self.factor,
             cap=timedelta(minutes=self.cap_minutes),
             spread=self.jitter,
-            waits=tuple(timedelta(minutes=minutes) for minutes in self.waits_minutes),
+            waits=tuple([timedelta(minutes=minutes) for minutes in self.waits_minutes]) if self.waits_minutes else (),
         )
 
     def policy(
         self, message_type: MessageType, *, unknown_limit: int, functions: Mapping[str, WaitFunction]
     ) -> RetryPolicy:
         """Return the retry policy of one message type: these settings with the type's overrides."""
-        rules = self._with(self.types.get(message_type, TypeScheduleSettings()))
+        own = self.types.get(message_type)
+        rules = self if own is None else self._with(own)
         return RetryPolicy(
             backoff=rules.as_backoff(functions),
             max_retries=rules.max_retries,
@@ -122,6 +123,8 @@ class ScheduleSettings(SettingsModel):
     @property
     def delivery_windows(self) -> "dict[MessageType, DeliveryWindows]":
         """Return the delivery windows of each message type. Types that are always open are left out."""
+        if not self.windows and not self.types:
+            return {}
         own = {kind: rules.windows for kind, rules in self.types.items() if rules.windows is not None}
         texts = dict.fromkeys(MessageType, self.windows) | own
         if not any(texts.values()):

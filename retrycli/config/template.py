@@ -22,12 +22,12 @@ HIDDEN = "********"
 EXAMPLES = {
     "database": """
 # Example: a table with other columns and status values; see `retrycli manual your-own-table`.
-# [database.columns]
-# body = "message"
-# message_type = { value = "customer" }
-# [database.status]
-# failed = 3
-# sent = 2
+#   [database.columns]
+#   body = "message"
+#   message_type = { value = "customer" }
+#   [database.status]
+#   failed = 3
+#   sent = 2
 """,
     "schedule": """
 # Example: different rules for one message type.

@@ -86,7 +86,7 @@ def split_addresses(value: object, separator: str) -> list[str]:
     from email.utils import formataddr, getaddresses
 
     if not isinstance(value, str):
-        raise InvalidMessage("recipient_email is missing" if value is None else "recipient_email must be text")
+        raise InvalidMessage("recipient_email must be text")
     listed = value if separator == "," else value.replace(separator, ",")
     found = [formataddr(pair, "utf-8") if pair[0] else pair[1] for pair in getaddresses([listed]) if any(pair)]
     if not found:

@@ -140,7 +140,8 @@ class Message:
             InvalidMessage: a value is missing or of the wrong type; the error names the column.
         """
         fields = dict(row)
-        if (separator := fields.pop(ADDRESS_SEPARATOR, None)) is not None:
+        separator = fields.pop(ADDRESS_SEPARATOR, None)
+        if separator is not None and fields["recipient_email"] is not None:
             from retrycli.domain.email_address import split_addresses  # only tables with lists of addresses need it
 
             recipient, *others = split_addresses(fields["recipient_email"], str(separator))

@@ -290,9 +290,8 @@ def perform(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    name = by or login_name()
+    name, reached = by or login_name(), 0
     refused: dict[int, RetrycliError] = {}
-    reached = 0
     with open_database(settings) as database:
         acts, now = Acts(database), clock(database, runtime.now)
         at, ids = now(), message_ids.resolve(database, ids)

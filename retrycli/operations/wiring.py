@@ -52,13 +52,7 @@ DEFAULT_RUNTIME = Runtime()
 
 
 def connect(settings: Settings, *, patience: int = BUSY_SECONDS) -> Database:
-    """Return the database that the settings name, without checking it. See `Database` for the errors.
-
-    Args:
-        settings: the settings of the database.
-        patience: the maximum number of seconds to wait for a connection or a lock; by default the time that a pass
-            waits.
-    """
+    """Return the database that the settings name, without checking it. See `Database` for the patience and errors."""
     return Database(settings.database.url, settings.database.table, settings.database.mapping, patience=patience)
 
 
@@ -72,26 +66,26 @@ def open_database(settings: Settings) -> Iterator[Database]:
             tables have another version or belong to another table.
     """
     with closing(connect(settings)) as database:
-        _check_table(database)  # first, so that retrycli creates no tables in an unrelated database
+        if database.mapping is not None:
+            _check_mapping(database)
+        application_table.check_ids(database)  # before `own_tables`, so that an unrelated database gets no tables
         own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
-        _number_messages(database)
+        if database.table.key is not None:
+            _number_messages(database)
         yield database
 
 
-def _check_table(database: Database) -> None:
-    if database.mapping is not None:
-        from retrycli.store.mapping_check import check_expressions
+def _check_mapping(database: Database) -> None:
+    from retrycli.store.mapping_check import check_expressions  # most tables need no mapping
 
-        check_expressions(database)
-    application_table.check_ids(database)
+    check_expressions(database)
 
 
 def _number_messages(database: Database) -> None:
-    """Give numbers to new failed messages, if their keys are not integers. Otherwise nothing could refer to them."""
-    if database.table.key is not None:
-        from retrycli.store.keys import Keys  # most tables have integers as keys
+    """Give numbers to new failed messages whose keys are not integers. Otherwise nothing could refer to them."""
+    from retrycli.store.keys import Keys  # most tables have integers as keys
 
-        Keys(database).number_newest()
+    Keys(database).number_newest()
 
 
 @contextmanager
@@ -111,11 +105,14 @@ def dry_run_database(settings: Settings, *, to_read: bool = False, one_transacti
             tables have another version or belong to another table.
     """
     with closing(connect(settings)) as database:
-        _check_table(database)
+        if database.mapping is not None:
+            _check_mapping(database)
+        application_table.check_ids(database)
         ready = to_read and database.revision() == schema.HEAD
         with nullcontext() if ready and not one_transaction else database.rollback_at_end(writes=not ready):
             own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
-            _number_messages(database)
+            if database.table.key is not None:
+                _number_messages(database)
             yield database
 
 

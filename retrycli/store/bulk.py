@@ -34,6 +34,8 @@ PREFIX = "of_"  # prefix of parameter names, because SQLAlchemy reserves the nam
 # an array in Python, value by value, which takes longer than all other steps.
 SEPARATOR, NULL = "\x1f", "\x1e"
 
+IDS = {"id", "message_id"}  # the names of values that are ids of messages
+
 Values = Mapping[str, ColumnElement[Any]]  # the SQL expressions of a row's values, by name
 
 
@@ -59,6 +61,8 @@ class BulkStatement:
         self._alike = frozenset(alike)
         self._types = types
         self._prepared: _Prepared | None = None
+        # An id may be shown as the key of its row (see `retrycli.domain.message_id`). The drivers get the number alone.
+        self._ids = IDS & types.keys()
         self._all_are_known = not any(isinstance(kind, NullType) for kind in types.values())
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]], **shared: object) -> int | None:
@@ -78,7 +82,9 @@ class BulkStatement:
                 self._prepared = _Prepared(self._row_by_row, connection.dialect)
             values_of_rows = self._prepared.values_of(rows, shared)
             return connection.exec_driver_sql(self._prepared.sql, values_of_rows, execution_options=NO_RESULT).rowcount
-        columns = {name: _values_of(rows, name, kind) for name, kind in self._types.items()}
+        columns = {name: [row[name] for row in rows] for name in self._types}
+        for name in self._ids:
+            columns[name] = list(map(int, columns[name]))
         are_alike = all(columns[name].count(rows[0][name]) == len(rows) for name in self._alike)
         once = {name: rows[0][name] for name in self._alike} if are_alike else {}
         lists = {name: _joined(values) for name, values in columns.items() if name not in once}
@@ -126,12 +132,6 @@ def _joined(values: Sequence[object]) -> str | None:
     return joined if joined and is_plain else None  # the server reads an empty string as an empty list
 
 
-def _values_of(rows: Sequence[Mapping[str, Any]], name: str, kind: TypeEngine[Any]) -> list[Any]:
-    values = [row[name] for row in rows]
-    # An id may be shown as the key of its row (see `retrycli.domain.message_id`). The drivers get the number alone.
-    return list(map(int, values)) if isinstance(kind, BigInteger) else values
-
-
 class _Prepared:
     """A compiled statement, for a driver that accepts positional parameters."""
 
@@ -141,7 +141,6 @@ class _Prepared:
         self.sql = str(compiled)
         self._names = tuple(compiled.positiontup or ())
         self._constants = compiled.params
-        self._types = {name: compiled.binds[name].type for name in self._names}
         self._write = {
             name: compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect) for name in self._names
         }
@@ -151,8 +150,9 @@ class _Prepared:
         for name in self._names:
             write = self._write[name]
             if name.startswith(PREFIX):
-                values = _values_of(rows, name.removeprefix(PREFIX), self._types[name])
-                columns.append(values if write is None else list(map(write, values)))
+                key = name.removeprefix(PREFIX)
+                convert = int if key in IDS else write
+                columns.append([row[key] if convert is None else convert(row[key]) for row in rows])
             else:
                 value = shared[name] if name in shared else self._constants[name]
                 columns.append(repeat(value if write is None else write(value), len(rows)))

@@ -39,7 +39,7 @@ from retrycli.domain.table_mapping import (
     TableMapping,
     Translated,
 )
-from retrycli.store.reflection import CONDITION, MessageTable, check_types, key_type, read_type
+from retrycli.store.reflection import CONDITION, MessageTable, check_types, columns_of, key_type, literals_of, read_type
 from retrycli.store.schema import keys, own_values
 
 
@@ -130,7 +130,9 @@ def _same_table(
     condition: tuple[ColumnElement[bool], ...] = (
         (literal_column(_in_parentheses(mapping.where)),) if mapping.where else ()
     )
-    made = MessageTable(table, table, dict(names), literals, own, condition, key)
+    made = MessageTable(
+        table, table, dict(names), columns_of(table, dict(names)), literals, literals_of(literals), own, condition, key
+    )
     number: ColumnElement[Any] = made.column("id") if key is None else NUMBERS.c.retrycli_number
     columns: Iterable[Any] = _selected(made, mapping, number)
     source = table if key is None else table.join(NUMBERS, _same_key(made, NUMBERS.c.retrycli_key))

@@ -217,7 +217,8 @@ def column_names(database: Database) -> list[str]:
     return [column.name for column in visible(database.messages) if column.name not in {KEY, ADDRESS_SEPARATOR}]
 
 
-def visible(messages: FromClause) -> list[ColumnElement[Any]]:
+@lru_cache
+def visible(messages: FromClause) -> "Sequence[KeyedColumnElement[Any]]":
     """Select all columns of messages, without the conditions of `has_status`."""
     return [column for column in messages.c if not column.name.startswith(CONDITION)]
 

@@ -182,7 +182,8 @@ def require_accepted(database: Database) -> None:
     Raises:
         ConfigurationError: nobody has accepted them, or other ones were accepted.
     """
-    if (why := objection_to(database)) is not None:
+    may_differ = database.mapping is not None or database.accepted is not None
+    if may_differ and (why := objection_to(database)) is not None:
         raise ConfigurationError(why)
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -39,7 +39,7 @@ from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.domain.errors import SchemaMismatch
-from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, STATUSES, MessageStatus
+from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageStatus
 from retrycli.store.bulk import id_in
 from retrycli.store.schema import keys
 
@@ -61,7 +61,12 @@ class MessageTable:
         rows: selects the messages. It has one column for each role, and the table's other columns.
         written: the table itself, whose columns have their own names.
         names: the columns that retrycli may write, by role.
+        column: returns the column that has a role, for a change to the table.
         literals: the SQL literals of the values of the status column, by status.
+        literal: returns the value of the status column for a status, as an untyped SQL literal. The column may be an
+            enumeration. PostgreSQL compares an enumeration with an untyped literal that is one of its labels, but not
+            with a string. The value is not a parameter, because planners use a partial index only if the condition
+            contains a literal.
         own: the roles whose values retrycli keeps itself.
         condition: the conditions of rows that are messages.
         key: the type of the key, if it is not an integer. retrycli then gives numbers to the messages.
@@ -70,23 +75,12 @@ class MessageTable:
     rows: FromClause
     written: TableClause
     names: Mapping[str, str]
+    column: Callable[[str], ColumnClause[Any]]
     literals: Mapping[str, str]
+    literal: Callable[[str], ColumnElement[Any]]
     own: frozenset[str] = frozenset()
     condition: tuple[ColumnElement[bool], ...] = ()
     key: TypeEngine[Any] | None = None
-
-    def column(self, role: str) -> ColumnClause[Any]:
-        """Return the column that has a role, for a change to the table."""
-        return self.written.c[self.names[role]]
-
-    def literal(self, status: MessageStatus) -> ColumnElement[Any]:
-        """Return the value of the status column for a status, as an untyped SQL literal.
-
-        The column may be an enumeration. PostgreSQL compares an enumeration with an untyped literal that is one of its
-        labels, but not with a string. The value is not a parameter, because planners use a partial index only if the
-        condition contains a literal.
-        """
-        return literal_column(self.literals[status])
 
     def has_status(self, status: MessageStatus) -> ColumnElement[bool]:
         """Return the condition that a row has a status, for a change to the table."""
@@ -200,14 +194,29 @@ def check_types(columns: Mapping[str, ReflectedColumn], place: str, *, is_sqlite
             raise SchemaMismatch(f"{place} has a column {columns[role]['name']} that {why}")
 
 
+def columns_of(table: TableClause, names: Mapping[str, str]) -> Callable[[str], ColumnClause[Any]]:
+    """Return a function that returns the column of a role. It is no method, because a pass calls it very often."""
+    return {role: table.c[name] for role, name in names.items()}.__getitem__
+
+
+def literals_of(literals: Mapping[str, str]) -> Callable[[str], ColumnElement[Any]]:
+    """Return a function that returns the value of a status. It is no method, because a pass calls it very often."""
+    values: dict[str, ColumnElement[Any]] = {status: literal_column(text) for status, text in literals.items()}
+    return values.__getitem__
+
+
+OWN_WORDS = {str(status): f"'{status}'" for status in MessageStatus}
+OWN_WORD = literals_of(OWN_WORDS)
+
+
 @lru_cache(maxsize=8)
 def _same_table(name: str, schema: str | None, *read_as: tuple[str, TypeEngine[Any] | None]) -> MessageTable:
     """Return one object for equal tables. A process opens its database again and again, and statements that the store
     keeps for a table would not be found for another object.
     """
     table = table_clause(name, *(column(*each) for each in read_as), schema=schema)
-    names = {role: role for role in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if role in table.c}
-    return MessageTable(table, table, names, {status: f"'{status}'" for status in STATUSES})
+    roles = list(filter(table.c.__contains__, (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)))
+    return MessageTable(table, table, dict(zip(roles, roles, strict=True)), table.c.__getitem__, OWN_WORDS, OWN_WORD)
 
 
 UNPADDED, STRING, UUID_TEXT, INTEGRAL = _Unpadded(), String(), Uuid(as_uuid=False), _IntegralNumeric()
@@ -264,7 +273,7 @@ class ReflectedTable(ABC):
     def table(self) -> MessageTable:
         """Return the application's table with all its columns."""
 
-    @property
+    @cached_property
     def messages(self) -> FromClause:
         """Return the rows of the application's table, with one column for each role."""
         return self.table.rows
@@ -296,10 +305,10 @@ class ReflectedTable(ABC):
         kind = None if found is None else found["type"]
         return None if self.is_sqlite or not isinstance(kind, String) else kind.length
 
-    def column_of(self, role: str) -> ReflectedColumn | None:
-        """Return the column that has a role; None if the role is not one plain column of the table."""
-        name = self.table.names.get(role)
-        return None if name is None else self.columns[name]
+    @cached_property
+    def column_of(self) -> Callable[[str], ReflectedColumn | None]:
+        """Return a function that returns the column of a role; None if the role is not one plain column."""
+        return {role: self.columns[name] for role, name in self.table.names.items()}.get
 
     @cached_property
     def error_max_length(self) -> int | None:

@@ -97,13 +97,12 @@ own_values = Table(
     Column("last_error", Text),
 )
 
-# Numbers of messages whose ids in the application's table are not integers. A number is never used again.
+# Numbers of messages whose ids in the application's table are not integers. No number is used twice.
 keys = Table(
     "retrycli_keys",
     metadata,
     Column("number", BigId, primary_key=True),
     Column("key", Text, nullable=False, unique=True),
-    sqlite_autoincrement=True,
 )
 
 attempts = Table(

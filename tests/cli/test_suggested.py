@@ -139,10 +139,10 @@ def test_cron_mails_suggest_commands_that_work(far: Cli, application: Applicatio
 
 
 @pytest.mark.long_except(
-    "test_a_usage_error_suggests_a_command_that_works[show abc-show]",
+    "test_a_usage_error_suggests_a_command_that_works[show-show]",
     "test_a_usage_error_suggests_a_command_that_works[non-]",
 )
-@pytest.mark.parametrize(("wrong", "command"), [("run-once --nonsense", "run-once"), ("show abc", "show"), ("non", "")])
+@pytest.mark.parametrize(("wrong", "command"), [("run-once --nonsense", "run-once"), ("show", "show"), ("non", "")])
 def test_a_usage_error_suggests_a_command_that_works(far: Cli, wrong: str, command: str) -> None:
     link = far.cwd / "bin" / "retry-it"
     link.parent.mkdir()

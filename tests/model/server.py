@@ -90,8 +90,9 @@ class Server:
         self._look_at_the_queue(queued, sender)
         if sender.paused:
             self._object(queued, "a pass sent while deliveries were paused")
+        active = [hold for hold in sender.holds if hold.until is None or hold.until > self.clock.now]
         # The pass enrols a reused id as a new message, which the hold of the message that had the id does not cover.
-        of_it = (hold for hold in sender.holds if hold.kind is not HoldKind.MESSAGE or hold.is_of(queued.birth))
+        of_it = [hold for hold in active if hold.kind is not HoldKind.MESSAGE or hold.is_of(queued.birth)]
         covered = withheld(of_it, lambda _: None)
         if covered.covers(queued.message_id, queued.message.message_type, queued.ticket_id):
             self._object(queued, "a pass sent a held message")

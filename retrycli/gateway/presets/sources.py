@@ -26,8 +26,8 @@ def preset_text(name: str) -> str:
     """
     if name.endswith(".toml"):
         return _text_of(Path(name))
-    if name in _bundled():
-        return (BUNDLED / f"{name}.toml").read_text(encoding="utf-8")
+    if "/" not in name and (file := BUNDLED / f"{name}.toml").is_file():
+        return file.read_text(encoding="utf-8")
     if (entry := next(iter(entry_points(group=GROUP, name=name)), None)) is not None:
         return _text_in_package(entry)
     known = ", ".join(known_presets())

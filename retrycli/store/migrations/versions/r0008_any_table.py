@@ -15,7 +15,6 @@ def upgrade() -> None:
         "retrycli_keys",
         sa.Column("number", BIG_ID, primary_key=True),
         sa.Column("key", sa.Text, nullable=False, unique=True),
-        sqlite_autoincrement=True,
     )
     op.create_table(
         "retrycli_own_values",
