@@ -46,9 +46,7 @@ SYNC_INTERVAL = timedelta(seconds=1)
 class Enrolment(Protocol):
     """Compare the queue with the application's table, and add or drop messages."""
 
-    @property
-    def has_handed_over(self) -> bool:
-        """Return whether the last comparison found messages that were handed over."""
+    has_handed_over: bool  # the last comparison found messages that were handed over
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         """Return the ranges of ids to compare in this pass, and the id at which the next pass continues."""
@@ -296,8 +294,7 @@ class PassRules:
     retention: timedelta | None = None  # age up to which the history is kept; None keeps the history forever
     probe_now: bool = False  # if a destination is down, probe it immediately, even if no probe is due yet
     windows: Mapping[MessageType, DeliveryWindows] = field(default_factory=dict)  # other types are always open
-    # How long the application's own sender may take to answer; None if no message is handed over.
-    answer_within: timedelta | None = None
+    answer_within: timedelta | None = None  # time for the application's own sender; None if nothing is handed over
     at_a_server: bool = False  # the database is on a server, so each transaction takes several round trips
 
     def destination_of(self, message_type: str) -> str:
