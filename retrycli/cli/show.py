@@ -65,7 +65,9 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int | str)
         unless = ", unless it has expired" if may_expire else ""
         return f"`retrycli requeue {message_id}` returns the message to the queue{unless}"
     if found.queue is not None and found.queue["handed_over_at"] is not None:
-        return f"`retrycli explain {message_id}`, or `retrycli reject {message_id}` to take the message back"
+        return (
+            f"`retrycli explain {message_id}`; `retrycli reject {message_id} --reason withdrawn` takes the message back"
+        )
     if found.row["status"] != MessageStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"

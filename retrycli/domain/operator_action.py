@@ -112,7 +112,7 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
 def _with_sender(standing: MessageStanding) -> NotActionable:
     message_id = standing.message_id
     if standing.status == MessageStatus.QUEUED:
-        then = f"`retrycli reject {message_id}` takes it back"
+        then = f"`retrycli reject {message_id} --reason withdrawn` takes it back"
     elif standing.status in {MessageStatus.FAILED, MessageStatus.SENT}:
         then = "`retrycli run-once` records its result"
     else:

@@ -28,7 +28,7 @@ COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 RELEASED = "returned to the queue without using up a retry"
 LOOK_AT_CRON = "`retrycli doctor` and, if you use cron, `systemctl status cron`"
 REMEDIES = {
-    "handed_over": "`retrycli reject {id}` takes the message back",
+    "handed_over": "`retrycli reject {id} --reason withdrawn` takes the message back",
     "status": "`retrycli list-failed`",
     "data": "`retrycli show {id}`, then fix the row in the application",
     "pause": "`retrycli resume`",

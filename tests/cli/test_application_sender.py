@@ -103,7 +103,8 @@ def test_retry_hands_a_message_over_and_says_so(cli: Cli, application: Applicati
     again = cli("retry", "101")
     assert again.returncode == 4
     assert again.stderr == (
-        "retrycli: message 101 is handed over to the application's sender; `retrycli reject 101` takes it back\n"
+        "retrycli: message 101 is handed over to the application's sender; "
+        "`retrycli reject 101 --reason withdrawn` takes it back\n"
     )
 
 

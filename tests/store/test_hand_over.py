@@ -476,7 +476,10 @@ def test_an_escalated_message_that_an_operator_hands_over_is_escalated_again_if_
 def test_a_message_that_is_handed_over_can_only_be_rejected(desk: Desk) -> None:
     one = desk.application.add()
     desk.run()
-    with pytest.raises(NotActionable, match=f"handed over to the application's sender; `retrycli reject {one}` takes"):
+    with pytest.raises(
+        NotActionable,
+        match=f"handed over to the application's sender; `retrycli reject {one} --reason withdrawn` takes",
+    ):
         desk.retry(one)
     acts = Acts(desk.database)
     for kind in (ActionKind.MARKED_SENT, ActionKind.REQUEUED):

@@ -21,7 +21,7 @@ from tests.environment import BARE
 
 needs_post_office = pytest.mark.skipif(
     find_spec("post_office") is None,
-    reason="django-post-office is not installed: pip install django django-post-office",
+    reason="django-post-office is not installed; the extra `test` has it",
 )
 
 SETTINGS = """
