@@ -92,10 +92,11 @@ def _show_attempts(done: operations.retry.ActionResult, *, as_json: bool) -> Non
             continue
         elif terminal.on_terminal():
             show_attempt(attempt)
-        elif attempt.outcome is not None:
-            terminal.show_table(
-                (), [(attempt.message_id, attempt.outcome.kind, attempt.outcome.status_code, attempt.outcome.error)]
-            )
+        else:
+            outcome = attempt.outcome
+            given = ("handed over", None, None)
+            facts = given if outcome is None else (outcome.kind, outcome.status_code, outcome.error)
+            terminal.show_table((), [(attempt.message_id, *facts)])
     if as_json:
         return
     if done.left:

@@ -180,7 +180,7 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
 
 def show_attempt(tried: operations.retry.ManualAttempt, start: str = "Message") -> None:
     """Print whether a manual attempt delivered its message."""
-    if tried.outcome is not None:
+    if tried.error is None:
         terminal.show_text(f"{start} {tried.message_id} {operations.words.attempted(tried.outcome)}")
     else:
         terminal.complain(f"retrycli: {tried.error}")

@@ -13,7 +13,7 @@ from retrycli.cli.options import ConfigFile, Json, load, load_settings
 from retrycli.cli.status import callers_here, complete_commands, report_silent_programs
 from retrycli.config.settings import Settings
 from retrycli.domain.editable_message import concerns_editable_field, edit_in_lines
-from retrycli.domain.listing import ActionRecord, MessageDetails
+from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
 from retrycli.domain.message import EscalationReason, MessageStatus
 from retrycli.domain.sanitize import printable
 from retrycli.domain.transition import OF_HOLDS, ActionKind
@@ -64,6 +64,10 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int | str)
         may_expire = any(policy.expires_after for policy in settings.policies.values())
         unless = ", unless it has expired" if may_expire else ""
         return f"`retrycli requeue {message_id}` returns the message to the queue{unless}"
+    if found.queue is not None and found.queue["handed_over_at"] is not None:
+        return (
+            f"`retrycli explain {message_id}`; `retrycli reject {message_id} --reason withdrawn` takes the message back"
+        )
     if found.row["status"] != MessageStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
@@ -80,6 +84,12 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int | str)
             return retry
 
 
+def _without_outcome(found: MessageDetails, attempt: AttemptRecord) -> str:
+    if found.queue is not None and found.queue["handed_over_at"] is not None:
+        return "handed over"
+    return "not recorded" if attempt.pass_id in found.ended else "under way"
+
+
 def _show_history(found: MessageDetails) -> None:
     headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
     attempts = [
@@ -87,7 +97,7 @@ def _show_history(found: MessageDetails) -> None:
             attempt.number,
             attempt.made_by,
             attempt.started_at,
-            attempt.outcome or ("not recorded" if attempt.pass_id in found.ended else "under way"),
+            attempt.outcome or _without_outcome(found, attempt),
             attempt.status_code,
             attempt.duration_ms,
             attempt.error,

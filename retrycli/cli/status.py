@@ -12,6 +12,7 @@ from retrycli import operations
 from retrycli.cli.options import MAX_NUMBER, NOT_OK, ConfigFile, Json, load
 from retrycli.config.loader import Loaded
 from retrycli.domain import suggested
+from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.cron_line import Caller
 from retrycli.domain.hold import Hold
 from retrycli.domain.passes import PassResult, Pause
@@ -87,13 +88,13 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
             **_claim_facts(found),
+            **({"Handed over": given} if (given := found.messages["handed_over"]) else {}),
             "Escalated": found.messages["escalated"],
             **({"Expired": expired} if (expired := operations.words.expired(found)) else {}),
             **{
-                f"Breaker {breaker.state}": f"{breaker.destination}, until {terminal.time_in_words(breaker.probe_at)}"
+                f"Breaker {breaker.state}": _until(breaker)
                 + (f", {formatting.count(breaker.failures, 'failure')} in a row" if breaker.failures else "")
                 for breaker in found.breakers
-                if breaker.probe_at is not None
             },
             **_refusal_facts(found),
             **({"Disk": found.disk} if found.disk else {}),
@@ -114,6 +115,12 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
     } | ({"down": "retrycli table check"} if found.unaccepted else {})
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
     terminal.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
+
+
+def _until(breaker: Breaker) -> str:
+    if breaker.probe_at is None:
+        return breaker.description
+    return f"{breaker.destination}, until {terminal.time_in_words(breaker.probe_at)}"
 
 
 def _next_run(loaded: Loaded, found: operations.status.Status) -> datetime | str | None:

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from retrycli.config.section import FunctionName, Named, SettingsModel, absolute, matching, secret_text
+from retrycli.config.section import FunctionName, Minutes, Named, SettingsModel, absolute, matching, secret_text
+from retrycli.domain.circuit_breaker import APPLICATION
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.domain.transition import Route
@@ -28,10 +29,12 @@ COMMON_KEYS = (
 GROUP = "retrycli.gateways"
 OF_HTTP = ("preset", "auth", "token", "verify")
 OF_SMTP = ("sender", "subject", "recipient", "starttls")
+OF_SERVERS = ("base_url", "username", "password", "login_path")
 UNUSED_KEYS = {
-    "http": (*OF_SMTP, "call"),
-    "smtp": (*OF_HTTP, "call"),
-    "python": (*OF_HTTP, *OF_SMTP, "base_url", "username", "password", "login_path"),
+    "http": (*OF_SMTP, "call", "answer_minutes"),
+    "smtp": (*OF_HTTP, "call", "answer_minutes"),
+    "python": (*OF_HTTP, *OF_SMTP, *OF_SERVERS, "answer_minutes"),
+    "application": (*OF_HTTP, *OF_SMTP, *OF_SERVERS, "call"),
 }
 
 
@@ -49,7 +52,8 @@ class GatewaySettings(SettingsModel):
 
     kind: Annotated[str, AfterValidator(_known_kind)] = Field(
         "http",
-        description="how to deliver: http (to a ticketing API), smtp (by e-mail) or python (by your own function)",
+        description="how to deliver: http (to a ticketing API), smtp (by e-mail), python (by your own function) or "
+        "application (by the application's own sender)",
     )
     call: FunctionName | None = Field(
         None, description="python: the function that sends a message, such as desk.messages:retry_failed_message"
@@ -104,6 +108,11 @@ class GatewaySettings(SettingsModel):
     attachments_limit_mb: float = Field(
         25.0, gt=0, le=1000, description="maximum total size of a message's attachments, in millions of bytes"
     )
+    answer_minutes: Minutes = Field(
+        60.0,
+        description="application: how long the application's sender may take until it counts as down, or a message "
+        "that it leaves behind as lost",
+    )
     modules_dir: Named | None = Field(
         None,
         description="the folder with the Python modules of gateway.call and schedule.call; by default the folder of "
@@ -112,7 +121,9 @@ class GatewaySettings(SettingsModel):
 
     @property
     def destination_if_set(self) -> str | None:
-        """Return where messages are sent: the base URL, or the name of the Python function; None if it is not set."""
+        """Return where messages are sent: the base URL, or a name of the gateway; None if the base URL is not set."""
+        if self.kind == "application":
+            return APPLICATION
         if self.call is not None:
             return f"python:{self.call}"
         return self.base_url if self.base_url or self.kind in UNUSED_KEYS else f"{self.kind}:"
@@ -180,7 +191,7 @@ class GatewaySettings(SettingsModel):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         """Reject keys that have no effect with this kind of gateway, and check the keys that it needs."""
-        for name in UNUSED_KEYS.get(self.kind, ("call",)):
+        for name in UNUSED_KEYS.get(self.kind, ("call", "answer_minutes")):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove gateway.{name}, or change "
@@ -240,6 +251,12 @@ class RoutedGatewaySettings(GatewaySettings):
             if self.of(message_type) is not self
         }
         return own if len(own) == len(MessageType) else {"gateway": self, **own}
+
+    @property
+    def answer_within(self) -> timedelta | None:
+        """Return how long the application's sender may take; None if no gateway hands messages over."""
+        waits = [each.answer_minutes for each in self.all.values() if each.kind == "application"]
+        return timedelta(minutes=max(waits)) if waits else None
 
     @property
     def longest(self) -> timedelta:

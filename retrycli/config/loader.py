@@ -61,7 +61,8 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     file = _find(path, env)
     values: dict[str, tuple[object, str]] = {} if file is None else dict(_from_file(file))
     values.update([*_from_credentials(env), *_from_environment(env)])
-    if values.get("gateway.kind", ("",))[0] == "python" and values.get("gateway.base_url", ("", ""))[1] == FROM_THE_API:
+    is_own = values.get("gateway.kind", ("",))[0] in {"python", "application"}
+    if is_own and values.get("gateway.base_url", ("", ""))[1] == FROM_THE_API:
         del values["gateway.base_url"]  # the variable is the application's own, and may be set for its own client
     values.update([*_from_secret_files(values)])
     sources = {key: source for key, (_, source) in values.items()}

@@ -27,7 +27,8 @@ class MessageStatus(StrEnum):
     """The application's status of a message.
 
     retrycli delivers ``failed`` messages and sets them to ``sent``. If an operator rejects a message, retrycli sets it
-    to ``rejected``. If an operator requeues a rejected message, retrycli sets it back to ``failed``.
+    to ``rejected``. If an operator requeues a rejected message, retrycli sets it back to ``failed``. It hands a message
+    over to the application's own sender by setting it to ``queued``.
     """
 
     PENDING = "pending"
@@ -35,6 +36,11 @@ class MessageStatus(StrEnum):
     REJECTED = "rejected"
     SENT = "sent"
     FAILED = "failed"
+    QUEUED = "queued"
+
+
+# The statuses of a table without settings: only the settings can name the status of a message that is handed over.
+STATUSES = tuple(status for status in MessageStatus if status is not MessageStatus.QUEUED)
 
 
 class State(StrEnum):
@@ -53,6 +59,9 @@ class State(StrEnum):
 
     A message that was escalated before an attempt by hand returns to ESCALATED instead of WAITING.
 
+    A message for the application's own sender goes from SENDING to HANDED_OVER. It leaves the queue when it is sent or
+    taken back, returns to SENDING when it has failed again, and is ESCALATED if the sender leaves it behind.
+
     When the application sends, rejects or withdraws a message, its row leaves the queue; a row in SENDING leaves it
     after the attempt. When an operator rejects a message or marks it as sent, its row leaves the queue from any state
     except SENDING.
@@ -63,6 +72,7 @@ class State(StrEnum):
     # The message needs an operator. No pass sends the message until an operator requeues it, or the application changes
     # its text, retry count or error.
     ESCALATED = "escalated"
+    HANDED_OVER = "handed_over"  # the application's own sender has the message, and its attempt is open
 
 
 class EscalationReason(StrEnum):

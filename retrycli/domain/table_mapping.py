@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageStatus
+from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, STATUSES, MessageStatus
 
 ROLES = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 
@@ -80,7 +80,7 @@ class TableMapping:
     """
 
     columns: tuple[tuple[str, Source], ...] = ()
-    status: tuple[tuple[str, Literal], ...] = tuple((each.value, each.value) for each in MessageStatus)
+    status: tuple[tuple[str, Literal], ...] = tuple((each.value, each.value) for each in STATUSES)
     where: str = ""
 
     def source(self, role: str) -> Source:
@@ -174,7 +174,7 @@ def _words(key: str, words: Mapping[str, object]) -> list[tuple[Literal, str]]:
 
 
 def _checked_status(status: Mapping[str, object]) -> dict[str, Literal]:
-    known = (*MessageStatus, "queued")
+    known = tuple(MessageStatus)
     values: dict[str, Literal] = {}
     for name, value in status.items():
         if name not in known:

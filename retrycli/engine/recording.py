@@ -10,6 +10,7 @@ from retrycli.domain.passes import (
     Event,
     MessageDelivered,
     MessageEscalated,
+    MessageHandedOver,
     MessageMovedOn,
     MessageReleased,
     MessageRescheduled,
@@ -58,7 +59,11 @@ def record(deps: Dependencies, claim: Claim, decisions: Sequence[Decision]) -> t
     """
     if not decisions:
         return [], []
-    written = deps.claims.results.record(claim, decisions, deps.now())
+    return events_of(decisions, deps.claims.results.record(claim, decisions, deps.now()))
+
+
+def events_of(decisions: Sequence[Decision], written: WriteResult) -> tuple[list[Event], list[Decision]]:
+    """Return events for the messages whose rows were not locked, and the decisions about the other messages."""
     events = [_event(decision, written) for decision in decisions if decision.message_id not in written.locked]
     return events, [decision for decision in decisions if decision.message_id in written.locked]
 
@@ -94,6 +99,8 @@ def event_of(
     match change.kind:
         case TransitionKind.DELIVERED:
             return MessageDelivered(*about)
+        case TransitionKind.HANDED_OVER:
+            return MessageHandedOver(*about)
         case TransitionKind.ESCALATED:
             unusable = message.problem if isinstance(message, UnusableMessage) else None
             problem = "; ".join(filter(None, (unusable, change.problem, refusal))) or None

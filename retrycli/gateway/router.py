@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from retrycli.config.gateway import GatewaySettings, RoutedGatewaySettings
-from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _GatewayRouter:
-    """Pass each call to the open gateway of the message's type. Several types may share one gateway."""
+    """Pass each call to the open gateway of the message's type. Several types may share one gateway.
+
+    Types that are handed over to the application's own sender have no gateway.
+    """
 
     gateways: Mapping[MessageType, BaseGateway]
 
@@ -28,7 +31,8 @@ class _GatewayRouter:
         return await self.gateways[queued.message.message_type].deliver(queued)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
-        return await self.gateways[queued.message.message_type].problem(queued)
+        gateway = self.gateways.get(queued.message.message_type)
+        return None if gateway is None else await gateway.problem(queued)
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
         return await self.gateways[queued.message.message_type].look_up(queued)
@@ -49,8 +53,10 @@ async def open_router(
                 gateway_of(section, columns=columns, connections=connections, now=now, section=name)
             )
             for name, section in settings.all.items()
+            if section.kind != "application"
         }
-        yield _GatewayRouter({of: gateways.get(f"gateway.{of}") or gateways["gateway"] for of in MessageType})
+        names = {of: name if (name := f"gateway.{of}") in settings.all else "gateway" for of in MessageType}
+        yield _GatewayRouter({of: gateways[name] for of, name in names.items() if name in gateways})
 
 
 def gateway_of(
@@ -90,6 +96,11 @@ def gateway_of(
             from retrycli.gateway.python.gateway import PythonGateway
 
             return PythonGateway(settings, connections=connections, section=section)
+        case "application":
+            raise ConfigurationError(
+                f"{section}.kind = 'application' sends nothing itself; the application's own sender delivers the "
+                "messages. Use `retrycli retry ID` to hand one over"
+            )
         case _:
             from retrycli.gateway.package import PackageGateway
 
@@ -102,7 +113,7 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
     Raises:
         ConfigurationError: the preset is invalid.
     """
-    if settings.kind in {"smtp", "python"}:
+    if settings.kind in {"smtp", "python", "application"}:
         return False
     if settings.kind != "http":
         from retrycli.gateway.package import factory_of

@@ -166,7 +166,7 @@ def try_canaries(
     allows no attempt.
     """
     tried: list[ManualAttempt] = []
-    while (missing := number - sum(attempt.delivered or attempt.failed for attempt in tried)) > 0:
+    while (missing := number - sum(attempt.was_made for attempt in tried)) > 0:
         coming = ids[len(tried) : len(tried) + missing]
         made = retry_all(settings, coming, by=by, runtime=runtime).tried if coming else []
         tried += made

@@ -10,7 +10,7 @@ from retrycli.config.template import template
 from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.schedule.proposal import LOG, LOGS
-from retrycli.operations.wiring import check_functions, lock_path, open_database, pass_rules, utc_now
+from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
 from retrycli.store.messages import column_names
 from retrycli.system.pass_lock import PassLock
 from retrycli.system.trust import write_private
@@ -29,6 +29,7 @@ def check(settings: Settings) -> dict[str, str]:
     """
     from retrycli.gateway.router import open_router
     from retrycli.operations.doctor import table
+    from retrycli.system.python_call import load_all
 
     async def open_and_close(columns: list[str]) -> None:
         async with open_router(settings.gateway, columns=columns, connections=1, now=utc_now):
@@ -38,7 +39,7 @@ def check(settings: Settings) -> dict[str, str]:
     with open_database(settings) as database:
         columns = column_names(database)
         asyncio.run(open_and_close(columns))
-        check_functions(settings)
+        load_all(settings.calls)
         gateways = {name.removeprefix("gateway."): gateway for name, gateway in settings.gateway.all.items()}
         lock = lock_path(settings)
         PassLock(lock).check()

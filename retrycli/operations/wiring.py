@@ -198,6 +198,7 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
         per_ticket_order=settings.run.per_ticket_order,
         retention=None if settings.run.retention_days is None else timedelta(days=settings.run.retention_days),
         probe_now=probe,
+        answer_within=settings.gateway.answer_within,
         at_a_server=settings.database.file is None,
     )
 
@@ -262,7 +263,10 @@ def make_dependencies(
 
         # If the database is not writable, an outcome can't be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now()))
-        check_functions(settings)
+        if calls := settings.calls:
+            from retrycli.system.python_call import load_all
+
+            load_all(calls)  # because a failure after a message was sent would be too late
         return open_router(
             settings.gateway, columns=column_names(database), connections=settings.run.concurrency, now=now
         )
@@ -290,19 +294,6 @@ def make_dependencies(
         looks_up=cache(partial(looks_up, settings)),
         require_accepted=partial(own_tables.require_accepted, database),
     )
-
-
-def check_functions(settings: Settings) -> None:
-    """Import the functions of the application, because a failure after a message was sent would be too late.
-
-    Raises:
-        ConfigurationError: a function can't be imported or called.
-    """
-    if calls := settings.calls:
-        from retrycli.system import python_call
-
-        for call in calls:
-            python_call.load(*call)
 
 
 def looks_up(settings: Settings, message_type: MessageType) -> bool:

@@ -32,12 +32,13 @@ from retrycli.store.bulk import id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database, Queries
 from retrycli.store.identity import load, with_queue
-from retrycli.store.messages import HELD_BACK, UNFINISHED, addresses, in_route, is_due, row_by_row
+from retrycli.store.messages import HELD_BACK, UNFINISHED, addresses, in_route, is_due, row_by_row, without_locked
 from retrycli.store.schema import attempts, queue
 from retrycli.store.transitions import CLAIM, CLAIM_FREE, FORMER_STATE, HELD, HELD_BY_ID
 
 if TYPE_CHECKING:
     from retrycli.domain.fair_share import FairShare
+    from retrycli.store.hand_over import HandOvers
     from retrycli.store.results import Results
 
 CLAIM_WAITING = CLAIM.where(row_by_row(queue.c.state == State.WAITING.value)).execution_options(**NO_RESULT)
@@ -220,6 +221,13 @@ class Claims(Queries):
 
         return Results(self._database)
 
+    @cached_property
+    def hand_overs(self) -> HandOvers:
+        """Return the object that hands messages over to the application's own sender."""
+        from retrycli.store.hand_over import HandOvers  # only an application with a sender of its own needs it
+
+        return HandOvers(self._database)
+
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
         """Claim messages whose lease has expired, in the order of their ids, and return the expired claims.
 
@@ -272,7 +280,7 @@ def _take_over(
     # Unfinished attempts by message id. If such an attempt has an outcome, the outcome has not been written to the
     # message's row yet.
     open_by_id = {row["message_id"]: row for row in rows}
-    free = _without_locked(database, connection, ids)
+    free = without_locked(database, connection, ids)
     parameters = {"ids": free, "owner": claim.owner}
     connection.execute(CLAIM, {**parameters, "until": claim.expires_at})
     loaded = load(connection, connection.execute(with_queue(database).where(*HELD_BY_ID), parameters), free)
@@ -284,17 +292,6 @@ def _take_over(
     finish_attempts(connection, ended, now)
     connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
     return [_expired_claim(message, open_by_id.get(message.message_id)) for message in loaded]
-
-
-def _without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:
-    # SQLite has no row locks. On a server, a missing row counts as unlocked.
-    if database.is_sqlite:
-        return list(ids)
-    m = database.messages.c
-    rows = select(m.id).where(id_in(m.id))
-    existing = set(connection.execute(rows, {"ids": list(ids)}).scalars())
-    free = set(connection.execute(rows.with_for_update(skip_locked=True), {"ids": list(ids)}).scalars())
-    return [message_id for message_id in ids if message_id in free or message_id not in existing]
 
 
 def _expired_claim(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> ExpiredClaim:

@@ -42,13 +42,16 @@ from retrycli.store.database import Database
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable
 from retrycli.store.messages import (
     ESCALATED,
+    FIRST_IN_QUEUE,
     REMEMBERED,
     columns_without_body,
     has_status,
     message_of,
     queued_ids,
     rows_of,
+    same_id,
     updated_at_text,
+    within,
 )
 from retrycli.store.schema import queue
 from retrycli.store.transitions import escalate, review, waiting_row, would_review
@@ -60,7 +63,9 @@ TAIL = 5_000  # number of newest messages that every pass compares with the queu
 # With an index on the failed rows, only failed rows count. If there are few, every pass compares all of them.
 SWEEP = 10_000
 RETIRED_AT_ONCE = 500  # maximum number of messages that one transaction removes from the queue
-DROP_QUEUED = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
+DROP_QUEUED = delete(queue).where(
+    id_in(queue.c.message_id), queue.c.state != State.SENDING.value, queue.c.handed_over_at.is_(None)
+)
 UNLOCKED = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
 FOLLOW = (
     update(queue)
@@ -88,6 +93,8 @@ class Enrolment:
         self._database = database
         self._tail = tail
         self._sweep = sweep
+        # Whether any message was handed over to the application's own sender when the queue was last compared.
+        self.has_handed_over = False
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         """Return the ranges of ids to compare in this pass: all of the newest messages, and the next slice of the older
@@ -133,7 +140,7 @@ class Enrolment:
         `newest` is set. Return None if there are too few rows.
         """
         ids = self._database.messages.c.id
-        ordered = rows.where(*_within(ids, IdRange(after, None))).order_by(ids.desc() if newest else ids)
+        ordered = rows.where(*within(ids, IdRange(after, None))).order_by(ids.desc() if newest else ids)
         return self._database.scalar(ordered.offset(number).limit(1))
 
     def newly_failed(
@@ -155,11 +162,11 @@ class Enrolment:
         decides = [column for column in columns_without_body(self._database) if column.name in DECIDING_COLUMNS]
         statement = (
             select(*decides)
-            .join_from(self._database.messages, queue, _same_id(m.id, queue.c.message_id, span), isouter=True)
+            .join_from(self._database.messages, queue, same_id(m.id, queue.c.message_id, span), isouter=True)
             .where(
                 has_status(m, MessageStatus.FAILED),
                 or_(unknown, id_in(m.id)) if replaced else unknown,
-                *_within(m.id, span),
+                *within(m.id, span),
             )
             .order_by(m.id)
             .limit(limit)
@@ -243,7 +250,8 @@ class Enrolment:
         """Yield queue rows that differ from the application's rows, in batches: the rows that leave the queue, and the
         rows that stay.
         """
-        if self._database.scalar(select(func.min(queue.c.message_id))) is None:  # a fast check for an empty queue
+        [(first, self.has_handed_over)] = self._database.rows(FIRST_IN_QUEUE)
+        if first is None:
             return
         rest = span
         while True:
@@ -275,11 +283,12 @@ class Enrolment:
                 queue.c.ticket,
                 m.c.ticket_id,
             )
-            .join_from(queue, m, _same_id(queue.c.message_id, m.c.id, span), isouter=True)
+            .join_from(queue, m, same_id(queue.c.message_id, m.c.id, span), isouter=True)
             # The same time or ticket may be written in two formats. `_is_another` compares the values, and `_follow`
             # stores the current format.
             .where(
-                *_within(queue.c.message_id, span),
+                *within(queue.c.message_id, span),
+                queue.c.handed_over_at.is_(None),  # `retrycli.store.hand_over` compares the others
                 or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ),
             )
             .order_by(queue.c.message_id)
@@ -335,16 +344,3 @@ def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     free = list(connection.execute(UNLOCKED, {"ids": list(moved)}).scalars()) if moved else []
     if free:
         connection.execute(FOLLOW, [moved[message_id] for message_id in free])
-
-
-def _same_id(left: ColumnElement[int], right: ColumnElement[int], span: IdRange) -> ColumnElement[bool]:
-    """Return the condition to join two tables by id.
-
-    A range on both sides lets PostgreSQL read both tables in the order of ids, instead of looking up each row.
-    """
-    return and_(left == right, *_within(right, span))
-
-
-def _within(column: ColumnElement[int], span: IdRange) -> list[ColumnElement[bool]]:
-    above = [] if span.after is None else [column > span.after]
-    return above if span.upto is None else [*above, column <= span.upto]

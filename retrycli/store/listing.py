@@ -40,6 +40,7 @@ from retrycli.store.messages import (
     has_status,
     in_route,
     is_due,
+    is_listed,
     row_by_row,
     type_literal,
     with_keys,
@@ -120,7 +121,7 @@ class MessageQueries(Queries):
         """
         has_time = sort == "next" and (after is None or after.value is not None)
         if has_time and limit is not None and (states := _only_states(wanted)):
-            ids, end = self._read_ids(soonest(self._database.messages, states, after, limit + 1), sort, limit)
+            ids, end = self._read_ids(soonest(self._database, states, after, limit + 1), sort, limit)
             if end is not None:
                 return ids, end
         order = Order.of(self._database.messages, sort)
@@ -263,7 +264,7 @@ class MessageQueries(Queries):
     def _joined(self, *columns: ColumnElement[Any]) -> Select[Any]:
         m = self._database.messages
         joined = select(*columns).join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
-        return joined.where(has_status(m.c, MessageStatus.FAILED))
+        return joined.where(is_listed(self._database))
 
     def _conditions(self, wanted: Filter) -> Iterator[ColumnElement[bool]]:
         m = self._database.messages.c
@@ -307,13 +308,14 @@ def _is_in(state: State) -> ColumnElement[bool]:
 
 
 def _listed(row: Row[Any]) -> ListedMessage:
+    state = State(row.state or State.WAITING)
     return ListedMessage(
         id=row.id if row[-1] is None else _with_key(row.id, row[-1]),
         ticket_id=row.ticket_id,
         message_type=str(row.message_type),
-        state=State(row.state or State.WAITING),
+        state=state,
         retry_count=_number(row.retry_count),
-        next_attempt_at=row.next_attempt_at,
+        next_attempt_at=None if state is State.HANDED_OVER else row.next_attempt_at,
         last_error=None if row.last_error is None else str(row.last_error),
         created_at=_time(row.made_at),
         first_failed_at=row.first_failed_at,

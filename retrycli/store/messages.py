@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, Message, MessageStatus, MessageType, State, UnusableMessage
-from retrycli.domain.transition import Route
+from retrycli.domain.transition import IdRange, Route
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.reflection import CONDITION
@@ -91,6 +91,17 @@ def has_status(columns: ColumnsOfMessages, status: MessageStatus) -> ColumnEleme
         is_so: ColumnElement[bool] = columns[condition]
         return is_so
     return columns["status"] == literal_column(f"'{status.value}'")
+
+
+def is_listed(database: Database) -> ColumnElement[bool]:
+    """Return the condition for the messages that operators see: failed ones, and those that were handed over.
+
+    The statement joins the application's table with the queue.
+    """
+    is_failed = has_status(database.messages.c, MessageStatus.FAILED)
+    if MessageStatus.QUEUED not in database.table.literals:
+        return is_failed
+    return or_(is_failed, queue.c.handed_over_at.is_not(None))
 
 
 def status_of(database: Database) -> ColumnElement[str]:
@@ -174,11 +185,16 @@ def with_keys(database: Database, numbers: Sequence[int]) -> Sequence[int]:
 LOWEST_ID = -(2**63)  # the lowest integer that both databases can store
 
 ESCALATED = queue.c.state == State.ESCALATED.value
+# The lowest id in the queue, and whether any message is handed over. Both are fast checks.
+FIRST_IN_QUEUE = select(
+    select(func.min(queue.c.message_id)).scalar_subquery(),
+    select(queue.c.message_id).where(queue.c.handed_over_at.is_not(None)).exists(),
+)
 EARLIER = queue.alias("earlier")
-UNFINISHED = (State.WAITING.value, State.SENDING.value)
+UNFINISHED = (State.WAITING.value, State.SENDING.value, State.HANDED_OVER.value)
 
-# The conditions under which `run.per_ticket_order` holds a message back: an earlier message of its ticket waits or is
-# being sent.
+# The conditions under which `run.per_ticket_order` holds a message back: an earlier message of its ticket waits, is
+# being sent, or is handed over.
 HELD_BACK = (
     EARLIER.c.ticket == queue.c.ticket,
     EARLIER.c.message_id < queue.c.message_id,
@@ -207,10 +223,38 @@ def visible(messages: FromClause) -> "Sequence[KeyedColumnElement[Any]]":
     return [column for column in messages.c if not column.name.startswith(CONDITION)]
 
 
+def same_id(left: ColumnElement[int], right: ColumnElement[int], span: IdRange) -> ColumnElement[bool]:
+    """Return the condition to join two tables by id.
+
+    A range on both sides lets PostgreSQL read both tables in the order of ids, instead of looking up each row.
+    """
+    return and_(left == right, *within(right, span))
+
+
+def within(column: ColumnElement[int], span: IdRange) -> list[ColumnElement[bool]]:
+    """Return the conditions that a column of ids is in a range."""
+    above = [] if span.after is None else [column > span.after]
+    return above if span.upto is None else [*above, column <= span.upto]
+
+
 def queued_ids(connection: Connection, ids: Collection[int]) -> set[int]:
     """Return which of the ids are in the queue."""
     queued = select(queue.c.message_id).where(id_in(queue.c.message_id))
     return set(connection.execute(queued, {"ids": list(ids)}).scalars())
+
+
+def without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Leave out the ids of rows that the application has locked. Lock the others.
+
+    SQLite has no row locks. On a server, a missing row counts as unlocked.
+    """
+    if database.is_sqlite:
+        return list(ids)
+    m = database.messages.c
+    rows = select(m.id).where(id_in(m.id))
+    existing = set(connection.execute(rows, {"ids": list(ids)}).scalars())
+    free = set(connection.execute(rows.with_for_update(skip_locked=True), {"ids": list(ids)}).scalars())
+    return [message_id for message_id in ids if message_id in free or message_id not in existing]
 
 
 REMEMBERED = 1_000  # number of characters of an error that the queue stores, to detect changes by the application

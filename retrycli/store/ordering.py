@@ -22,8 +22,9 @@ from sqlalchemy import (
 )
 
 from retrycli.domain.cursor import MessageCursor, Sort
-from retrycli.domain.message import MessageStatus, State
-from retrycli.store.messages import has_status
+from retrycli.domain.message import State
+from retrycli.store.database import Database
+from retrycli.store.messages import is_listed
 from retrycli.store.schema import MAX_INT, queue
 
 
@@ -73,21 +74,21 @@ class Order:
 
 
 def soonest(
-    messages: FromClause, states: Collection[State], after: MessageCursor | None, limit: int
+    database: Database, states: Collection[State], after: MessageCursor | None, limit: int
 ) -> CompoundSelect[Any]:
     """Select the ids and times of the failed messages with the earliest next attempts, in the order ``next``.
 
     The index of the queue has this order for each state, so few rows of each state are read. Messages
     without a next attempt come last in this order, and are left out.
     """
-    due, number, m = queue.c.next_attempt_at, queue.c.message_id, messages.c
+    due, number = queue.c.next_attempt_at, queue.c.message_id
     within: ColumnElement[bool] = due.is_not(None)
     if after is not None:
         within = tuple_(due, number) > tuple_(literal(after.value, due.type), after.key)
     parts = [
         select(number.label("id"), due.label("due"))
-        .join_from(queue, messages, m.id == number)
-        .where(queue.c.state == state.value, within, has_status(m, MessageStatus.FAILED))
+        .join_from(queue, database.messages, database.messages.c.id == number)
+        .where(queue.c.state == state.value, within, is_listed(database))
         .order_by(due, number)
         .limit(limit)
         .subquery()

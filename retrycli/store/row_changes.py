@@ -1,39 +1,37 @@
 """Change the application's rows: failed rows, and rejected rows that an operator requeues."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache, partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
 from sqlalchemy import (
-    BigInteger,
-    ColumnClause,
-    ColumnElement,
     Connection,
-    DateTime,
-    Integer,
-    Text,
-    Update,
     exc,
-    func,
     select,
     update,
 )
-from sqlalchemy.types import NULLTYPE, TypeEngine
 
 from retrycli.domain.errors import TransactionLost
 from retrycli.domain.message import MessageStatus, QueuedMessage
-from retrycli.domain.transition import Decision, TransitionKind
-from retrycli.store.bulk import BulkStatement, Values
+from retrycli.domain.transition import ALWAYS_WRITTEN, Decision, TransitionKind
 from retrycli.store.connection import NO_RESULT, pipeline_errors
 from retrycli.store.database import Database
 from retrycli.store.error_messages import RowError, in_words, row_error_of, without_details
 from retrycli.store.messages import RowState, read_rows
 from retrycli.store.own_values import keep
 from retrycli.store.reflection import MessageTable
+from retrycli.store.row_statements import (
+    failed_one,
+    mark_queued,
+    mark_sent,
+    note_failures,
+    sent_at_value,
+    status_update,
+    type_of_sent_at,
+)
 
 
 def write_messages(database: Database, connection: Connection, decisions: Sequence[Decision]) -> "Written":
@@ -57,7 +55,7 @@ def set_status(
         if database.table.own:
             count = 0 if after is MessageStatus.FAILED else None
             keep(database.table, connection, [{**row, "retry_count": count} for row in rows])
-        return _status_update(database.table, before, after, room).execute(connection, rows)
+        return status_update(database.table, before, after, room).execute(connection, rows)
 
     def took(_error: str | None, row: RowState, _room: int | None) -> bool:
         return row.failed and row.retry_count == 0 if after is MessageStatus.FAILED else not row.failed
@@ -86,7 +84,7 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
 
     def write(wanted: Mapping[int, Mapping[str, str]], _room: int | None) -> None:
         values = {database.table.column(role): text for role, text in wanted[message_id].items()}
-        statement = _failed_one(database.table, message_id).values(values)
+        statement = failed_one(database.table, message_id).values(values)
         connection.execute(statement, execution_options=NO_RESULT)
 
     def took(wanted: Mapping[str, str], _row: RowState, _room: int | None) -> bool:
@@ -98,7 +96,7 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
 
 def _has_taken(decision: Decision, row: RowState, room: int | None) -> bool:
     change = decision.transition
-    if change.kind is TransitionKind.DELIVERED:
+    if change.kind in ALWAYS_WRITTEN:
         return not row.failed
     if change.retry_count is not None and row.retry_count != change.retry_count:
         return False
@@ -112,14 +110,15 @@ def _write(
     database: Database, connection: Connection, decisions: Mapping[int, Decision], room: int | None
 ) -> int | None:
     delivered = [
-        {"id": decision.message_id, "sent_at": _sent_at(database, decision.finished_at)}
+        {"id": decision.message_id, "sent_at": sent_at_value(database, decision.finished_at)}
         for decision in decisions.values()
         if decision.transition.kind is TransitionKind.DELIVERED
     ]
     table = database.table
     error_column = database.column_of("last_error")
     no_error = None if error_column is None or error_column["nullable"] else ""
-    sent = _mark_sent(table, _type_of_sent_at(database), no_error).execute(connection, delivered)
+    sent = mark_sent(table, type_of_sent_at(database), no_error).execute(connection, delivered)
+    queued = _hand_over(table, connection, decisions.values())
     failed = [
         {
             "id": decision.message_id,
@@ -127,80 +126,19 @@ def _write(
             "retry_count": decision.transition.retry_count,
         }
         for decision in decisions.values()
-        if decision.transition.kind is not TransitionKind.DELIVERED
+        if decision.transition.kind not in ALWAYS_WRITTEN
     ]
     noted: int | None = len(failed)
     if table.own:
         keep(table, connection, failed)
     if table.own != {"retry_count", "last_error"}:
-        noted = _note_failures(table, room).execute(connection, failed)
-    return None if sent is None or noted is None else sent + noted
+        noted = note_failures(table, room).execute(connection, failed)
+    return None if sent is None or noted is None or queued is None else sent + noted + queued
 
 
-def _failed_one(table: MessageTable, message_id: int | ColumnElement[int]) -> Update:
-    return update(table.written).where(table.has_id(message_id), table.has_status(MessageStatus.FAILED))
-
-
-@lru_cache
-def _status_update(table: MessageTable, before: MessageStatus, after: MessageStatus, room: int | None) -> BulkStatement:
-    def change(of: Values) -> Update:
-        values: dict[ColumnClause[Any], Any] = {table.column("status"): table.literal(after)}
-        if "last_error" in table.names:
-            values[table.column("last_error")] = _cut(of["last_error"], room)
-        if after is MessageStatus.FAILED and "retry_count" in table.names:
-            values[table.column("retry_count")] = 0
-        return update(table.written).where(table.has_id(of["id"]), table.has_status(before)).values(values)
-
-    return BulkStatement(change, {"id": BigInteger(), "last_error": Text()})
-
-
-@lru_cache
-def _mark_sent(table: MessageTable, sent_at: TypeEngine[Any] | None, no_error: str | None) -> BulkStatement:
-    when = {} if sent_at is None else {"sent_at": sent_at}
-
-    def mark(of: Values) -> Update:
-        values: dict[ColumnClause[Any], Any] = {table.column(name): of[name] for name in when}
-        if "last_error" in table.names:
-            values[table.column("last_error")] = no_error
-        return _failed_one(table, of["id"]).values(
-            {table.column("status"): table.literal(MessageStatus.SENT), **values}
-        )
-
-    return BulkStatement(mark, {"id": BigInteger(), **when})
-
-
-@lru_cache
-def _note_failures(table: MessageTable, room: int | None) -> BulkStatement:
-    def note(of: Values) -> Update:
-        # None leaves the row's value unchanged.
-        new = {"last_error": _cut(of["last_error"], room), "retry_count": of["retry_count"]}
-        columns = {role: table.column(role) for role in new if role in table.names}
-        return _failed_one(table, of["id"]).values(
-            {column: func.coalesce(new[role], column) for role, column in columns.items()}
-        )
-
-    return BulkStatement(note, {"id": BigInteger(), "last_error": Text(), "retry_count": Integer()})
-
-
-def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
-    return text if room is None else func.substr(text, 1, room)
-
-
-def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
-    if (column := database.column_of("sent_at")) is None:
-        return None
-    # For a SQLite file, `_sent_at` returns the time as text, whatever the column's type.
-    return NULLTYPE if database.is_sqlite else column["type"]
-
-
-def _sent_at(database: Database, time: datetime | None) -> object:
-    if time is None or (column := database.column_of("sent_at")) is None:
-        return None
-    kind = column["type"]
-    naive = time.astimezone(UTC).replace(tzinfo=None)
-    if isinstance(kind, DateTime) and not database.is_sqlite:
-        return time if kind.timezone else naive
-    return naive.isoformat(sep=" ", timespec="microseconds")
+def _hand_over(table: MessageTable, connection: Connection, decisions: Iterable[Decision]) -> int | None:
+    rows = [{"id": each.message_id} for each in decisions if each.transition.kind is TransitionKind.HANDED_OVER]
+    return mark_queued(table).execute(connection, rows) if rows else 0
 
 
 Wanted = TypeVar("Wanted")

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 
 # The newest revision in `migrations/`. It is repeated here so that a pass need not load Alembic.
@@ -73,8 +74,17 @@ queue = Table(
     Column("seen_count", Integer),
     Column("seen_error", Text),
     Column("seen_updated_at", Text),
+    # When the message was handed over to the application's own sender; null if the sender does not have the message.
+    Column("handed_over_at", _UtcDateTime),
     Index("retrycli_queue_due", "state", "next_attempt_at", "message_id", "ticket"),
     Index("retrycli_queue_ticket", "ticket", "message_id"),
+    # An index of few rows, which costs nothing if the application has no sender of its own.
+    Index(
+        "retrycli_queue_handed_over",
+        "handed_over_at",
+        sqlite_where=text("handed_over_at IS NOT NULL"),
+        postgresql_where=text("handed_over_at IS NOT NULL"),
+    ),
 )
 
 # The retry counts and errors of messages whose table has no columns for them.

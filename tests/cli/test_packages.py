@@ -123,7 +123,7 @@ def test_a_gateway_has_a_look_up_if_its_factory_says_so(cli: Cli, application: A
 @pytest.mark.parametrize(
     ("kind", "more", "said"),
     [
-        ("dove", "", "must be http, smtp, python, or a gateway that an installed package provides"),
+        ("dove", "", "must be http, smtp, python, application, or a gateway that an installed package provides"),
         ("gone", "", "gateway.kind: importing pigeon_gone:open_loft raised ModuleNotFoundError; reinstall the package"),
         ("pigeon", "open_loft = 5", "gateway.kind: preparing the gateway pigeon raised TypeError"),
         ("pigeon", "def open_loft(settings): raise KeyError('hush')", "preparing the gateway pigeon raised KeyError"),

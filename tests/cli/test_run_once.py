@@ -37,6 +37,7 @@ JSON_KEYS = [
     "reason",
     "detail",
     "duration_seconds",
+    "handed_over",
 ]
 
 

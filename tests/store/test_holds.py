@@ -112,7 +112,13 @@ def test_a_held_message_is_in_no_count_of_due_messages(database: Database, claim
     views = MessageQueries(database)
     route = Route("", withheld=withheld([HOLDS[kind]], to_api))
     assert (claims.count_due(NOON), claims.count_due(NOON, route)) == (2, 1)
-    assert QueueCounts(database).counts(NOON, route) == {"waiting": 2, "due": 1, "sending": 0, "escalated": 0}
+    assert QueueCounts(database).counts(NOON, route) == {
+        "waiting": 2,
+        "due": 1,
+        "sending": 0,
+        "escalated": 0,
+        "handed_over": 0,
+    }
     assert [message_id for _, message_id in views.due(NOON, route)] == [FREE]
     assert [message_id for message_id, *_ in views.expiry_facts(NOON, route)] == [FREE]
     assert (views.count_ahead(FREE, NOON), views.count_ahead(FREE, NOON, route)) == (1, 0)

@@ -342,14 +342,38 @@ def test_counts_the_messages_ahead_of_a_message(
 def test_counts_messages_by_state(in_every_state: Application, views: MessageQueries) -> None:
     """A message that no pass has seen yet counts as waiting, because only a pass decides whether it is due."""
     del in_every_state
-    assert QueueCounts(views._database).counts(NOON) == {"waiting": 3, "due": 1, "sending": 1, "escalated": 1}
-    assert QueueCounts(views._database).counts(NOON + HOUR) == {"waiting": 3, "due": 2, "sending": 1, "escalated": 1}
-    assert QueueCounts(views._database).counts(NOON - HOUR) == {"waiting": 3, "due": 0, "sending": 1, "escalated": 1}
+    assert QueueCounts(views._database).counts(NOON) == {
+        "waiting": 3,
+        "due": 1,
+        "sending": 1,
+        "escalated": 1,
+        "handed_over": 0,
+    }
+    assert QueueCounts(views._database).counts(NOON + HOUR) == {
+        "waiting": 3,
+        "due": 2,
+        "sending": 1,
+        "escalated": 1,
+        "handed_over": 0,
+    }
+    assert QueueCounts(views._database).counts(NOON - HOUR) == {
+        "waiting": 3,
+        "due": 0,
+        "sending": 1,
+        "escalated": 1,
+        "handed_over": 0,
+    }
 
 
 def test_without_failed_messages_all_counts_are_zero(application: Application, views: MessageQueries) -> None:
     application.add_all([{"status": "sent"}, {"status": "pending"}])
-    assert QueueCounts(views._database).counts(NOON) == {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
+    assert QueueCounts(views._database).counts(NOON) == {
+        "waiting": 0,
+        "due": 0,
+        "sending": 0,
+        "escalated": 0,
+        "handed_over": 0,
+    }
     assert shown(views) == []
 
 
@@ -359,7 +383,13 @@ def test_withdrawn_messages_are_not_counted(
     """The application's row decides, because no pass has updated the queue yet."""
     in_every_state.change(2, status="approved")
     in_every_state.delete(5)
-    assert QueueCounts(views._database).counts(NOON + HOUR) == {"waiting": 2, "due": 1, "sending": 1, "escalated": 0}
+    assert QueueCounts(views._database).counts(NOON + HOUR) == {
+        "waiting": 2,
+        "due": 1,
+        "sending": 1,
+        "escalated": 0,
+        "handed_over": 0,
+    }
     assert queue_rows(database).keys() == {2, 3, 4, 5}
 
 
@@ -540,7 +570,13 @@ def test_columns_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             escalate(database, 2)
             assert retire(enrolment, IdRange(None, None)) == 1
             assert shown(views, Filter(message_type=MessageType.CUSTOMER)) == [2]
-            assert QueueCounts(views._database).counts(NOON) == {"waiting": 1, "due": 1, "sending": 0, "escalated": 1}
+            assert QueueCounts(views._database).counts(NOON) == {
+                "waiting": 1,
+                "due": 1,
+                "sending": 0,
+                "escalated": 1,
+                "handed_over": 0,
+            }
             ids = claims.claim(PASS, NOON, 9)
             claims.results.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
             assert (

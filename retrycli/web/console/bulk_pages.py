@@ -224,7 +224,11 @@ class BulkPages:
 def _suits(message: ListedMessage, action: BulkAction) -> bool:
     if action is BulkAction.ACKNOWLEDGE and message.acknowledged_at is not None:
         return False
-    return message.state is State.ESCALATED if action in OF_ESCALATIONS else message.state is not State.SENDING
+    if action in OF_ESCALATIONS:
+        return message.state is State.ESCALATED
+    if message.state is State.HANDED_OVER:
+        return action is BulkAction.REJECT
+    return message.state is not State.SENDING
 
 
 def _words(made: BulkResult, done: int, refused: int, delivered: int) -> list[str]:

@@ -102,6 +102,7 @@ def test_the_defaults_match_the_manual() -> None:
             "starttls": True,
             "attachments_dir": None,
             "attachments_limit_mb": 25,
+            "answer_minutes": 60,
             "modules_dir": None,
             "customer": None,
             "supplier": None,

@@ -60,8 +60,8 @@ def problem(**changes: object) -> str:
     ("words", "expected"),
     [
         (MessageType, ["customer", "supplier", "internal"]),
-        (MessageStatus, ["pending", "approved", "rejected", "sent", "failed"]),
-        (State, ["waiting", "sending", "escalated"]),
+        (MessageStatus, ["pending", "approved", "rejected", "sent", "failed", "queued"]),
+        (State, ["waiting", "sending", "escalated", "handed_over"]),
         (EscalationReason, ["exhausted", "permanent", "unknown", "invalid", "expired", "changed"]),
     ],
 )
