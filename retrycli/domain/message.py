@@ -39,8 +39,7 @@ class MessageStatus(StrEnum):
     QUEUED = "queued"
 
 
-# The statuses of a table without settings: only the settings can name the status of a message that is handed over.
-STATUSES = tuple(status for status in MessageStatus if status is not MessageStatus.QUEUED)
+STATUSES = tuple(status for status in MessageStatus if status is not MessageStatus.QUEUED)  # without settings
 
 
 class State(StrEnum):
@@ -69,8 +68,7 @@ class State(StrEnum):
 
     WAITING = "waiting"  # the message is due at ``next_attempt_at`` and is not claimed
     SENDING = "sending"  # a pass or an operator has a claim on the message until ``claim_expires_at``
-    # The message needs an operator. No pass sends the message until an operator requeues it, or the application changes
-    # its text, retry count or error.
+    # No pass sends the message until an operator requeues it, or the application changes its text, count or error.
     ESCALATED = "escalated"
     HANDED_OVER = "handed_over"  # the application's own sender has the message, and its attempt is open
 
@@ -110,8 +108,8 @@ OPTIONAL_COLUMNS = (
 BY_PASS = "pass"  # noqa: S105  not a password
 LONGEST_NAME = 255  # maximum length of an operator's name in the history
 LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
-# Columns that rows of some tables have in addition: the key, if it is not an integer; and if settings describe the
-# table, the separator of the addresses, which is empty if ``recipient_email`` is no list.
+# Columns that some rows have in addition: the key, if it is not an integer; and the separator of the addresses in
+# ``recipient_email``, if settings describe the table; empty for one address.
 KEY, ADDRESS_SEPARATOR = "retrycli_key", "retrycli_separator"
 
 

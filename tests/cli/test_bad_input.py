@@ -170,7 +170,8 @@ def test_a_missing_required_column_is_named(cli: Cli, untouched: Application) ->
     line = fault(cli("run-once", env=untouched.variables(API)), 78)
     assert line == (
         f"pending_messages in {untouched.path} has no column last_error; "
-        "retrycli needs id, ticket_id, message_type, subject, body, status, retry_count, last_error"
+        "retrycli needs id, ticket_id, message_type, subject, body, status, retry_count, last_error. "
+        "If the table's columns have other names, run `retrycli table discover`"
     )
     assert untouched.dump() == before
 
