@@ -1,4 +1,7 @@
-"""Run generated lives in a SQLite file: ``python -m tests.model FILE LIVES``. A broken law causes a traceback."""
+"""Run generated lives in a SQLite file: ``python -m tests.model FILE LIVES [STEP...]``.
+
+If steps are given, the lives have only these steps. A broken law causes a traceback.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from tests.model.place import place
 from tests.store.application import Application, opened
 
 
-def main(file: str, number: str) -> None:
+def main(file: str, number: str, *steps: str) -> None:
     logging.disable()
     Path(file).touch()
     url = f"sqlite:///{file}"
@@ -21,7 +24,7 @@ def main(file: str, number: str) -> None:
     with opened(application):
         application.close()
     with place(url) as here:
-        live(here, int(number), phases=(Phase.generate,), derandomize=True)
+        live(here, int(number), phases=(Phase.generate,), derandomize=True, steps=steps)
 
 
 if __name__ == "__main__":

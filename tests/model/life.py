@@ -6,7 +6,7 @@ If a law is broken, the tests print the shortest life that Hypothesis found to b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -312,8 +312,15 @@ class Life(Steps):
             self.drain()
 
 
-def live(place: Place, number: int, *, phases: tuple[Phase, ...], derandomize: bool = False) -> Counter[str]:
+RULES = {name for name, rule_ in vars(Life).items() if hasattr(rule_, "hypothesis_stateful_rule")}
+
+
+def live(
+    place: Place, number: int, *, phases: tuple[Phase, ...], derandomize: bool = False, steps: Collection[str] = ()
+) -> Counter[str]:
     """Run this number of lives; return the number of times that each step was taken.
+
+    If ``steps`` are given, the lives have only these of the `RULES`.
 
     Raises:
         Broken: a law does not hold in one of them.
@@ -333,5 +340,7 @@ def live(place: Place, number: int, *, phases: tuple[Phase, ...], derandomize: b
         def __init__(self) -> None:
             super().__init__(place, counted)
 
+    for other in RULES.difference(steps) if steps else ():
+        setattr(LifeHere, other, None)
     run_state_machine_as_test(LifeHere, settings=how)
     return counted

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import retrycli
+from tests.model.life import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +45,7 @@ def test_detects_the_mutant(mutant: dict[str, Any], tmp_path: Path) -> None:
     """`python -m` puts the working directory before PYTHONPATH, so the process imports the mutated copy."""
     mutate(tmp_path, mutant)
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.model", "agent.db", str(LIVES)],
+        [sys.executable, "-m", "tests.model", "agent.db", str(LIVES), *mutant.get("steps", [])],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -62,3 +63,4 @@ def test_detects_the_mutant(mutant: dict[str, Any], tmp_path: Path) -> None:
 def test_each_mutants_text_exists(mutant: dict[str, Any], tmp_path: Path) -> None:
     """Most mutants run only in the long tests. This test detects by default a mutation whose text no longer exists."""
     mutate(tmp_path, mutant)
+    assert set(mutant.get("steps", [])) <= RULES
