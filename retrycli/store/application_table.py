@@ -67,7 +67,8 @@ def check_ids(database: Database) -> None:
                 f"{_where(database)} has a failed message whose {its_id.name} is null, but retrycli identifies "
                 f"messages by {its_id.name}; set the {its_id.name}, and make the column NOT NULL"
             )
-        if _ask_catalogue(database, connection, UNIQUE_IN_SQLITE, UNIQUE_IN_POSTGRESQL).first() is not None:
+        unique = _ask_catalogue(database, connection, UNIQUE_IN_SQLITE, UNIQUE_IN_POSTGRESQL, its_id.name)
+        if unique.first() is not None:
             return
         others = written.alias()
         ids = select(others.c[its_id.name]).where(
@@ -105,11 +106,13 @@ def _require_indexable(database: Database, *, make: str, drop: str | None) -> No
         )
 
 
-def _ask_catalogue(database: Database, connection: Connection, in_sqlite: str, in_postgresql: str) -> CursorResult[Any]:
+def _ask_catalogue(
+    database: Database, connection: Connection, in_sqlite: str, in_postgresql: str, key: str = ""
+) -> CursorResult[Any]:
     schema, _ = database.quoted_table
     query = in_sqlite.format(schema=f"{schema}." if schema else "") if database.is_sqlite else in_postgresql
     table = database.table_name if database.is_sqlite else database.qualified_table
-    parameters = {"table": table, "schema": database.schema_name, "index": NAME, "id": database.table.names["id"]}
+    parameters = {"table": table, "schema": database.schema_name, "index": NAME, "id": key}
     return connection.execute(text(query), parameters)
 
 
