@@ -36,7 +36,10 @@ def check(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> list[
     with closing(connect(settings)) as database:
         findings = list(findings_of(settings, database))
         if not failed(findings):
-            findings += [*_all_of("writing", writing(database, now())), *_all_of("accepted", acceptance(database))]
+            findings += [
+                *_all_of("writing", writing(database, now()), RetrycliError),
+                *_all_of("accepted", acceptance(database)),
+            ]
         return findings
 
 
@@ -46,7 +49,11 @@ def mapping(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def findings_of(settings: Settings, database: Database) -> Iterator[Finding]:
-    """Yield what the checks find, except for the rehearsal. After a failure, skip the other checks."""
+    """Yield what the checks find, except for the rehearsal. After a failure, skip the other checks.
+
+    Raises:
+        DatabaseUnavailable: the database can't be read.
+    """
     facts = TableFacts(database)
     for name, found in (
         ("columns", columns(settings, database)),
@@ -61,11 +68,11 @@ def findings_of(settings: Settings, database: Database) -> Iterator[Finding]:
             return
 
 
-def _all_of(name: str, findings: Iterator[Finding]) -> list[Finding]:
+def _all_of(name: str, findings: Iterator[Finding], caught: type[RetrycliError] = ConfigurationError) -> list[Finding]:
     found: list[Finding] = []
     try:
         found.extend(findings)
-    except RetrycliError as error:
+    except caught as error:
         found.append(of_error(name, str(error)))
     return found
 
