@@ -12,7 +12,7 @@ from functools import partial
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, LockHeld, SchemaMismatch
 from retrycli.operations.database_option import naming_option, with_database
-from retrycli.operations.wiring import connect, lock_path, open_database, utc_now
+from retrycli.operations.wiring import check_mapping, connect, lock_path, open_database, utc_now
 from retrycli.store import counters, history, own_tables, schema
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.copy import CopiedTable, claimed_until, copy_tables, is_same, last_used, left_behind
@@ -129,6 +129,8 @@ def _existing_database(settings: Settings) -> Iterator[Database]:
     """Open the database and check the application's table. Do not create retrycli's own tables."""
     with closing(connect(settings)) as database:
         _ = database.messages
+        if database.mapping is not None:
+            check_mapping(database)
         yield database
 
 

@@ -67,7 +67,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
     """
     with closing(connect(settings)) as database:
         if database.mapping is not None:
-            _check_mapping(database)
+            check_mapping(database)
         application_table.check_ids(database)  # before `own_tables`, so that an unrelated database gets no tables
         own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
         if database.table.key is not None:
@@ -75,7 +75,13 @@ def open_database(settings: Settings) -> Iterator[Database]:
         yield database
 
 
-def _check_mapping(database: Database) -> None:
+def check_mapping(database: Database) -> None:
+    """Try the expressions and the values of statuses in the settings, which the database may not accept.
+
+    Raises:
+        SchemaMismatch: one of them can't be used. The error names its setting.
+        DatabaseUnavailable: the database can't be read.
+    """
     from retrycli.store.mapping_check import check_expressions  # most tables need no mapping
 
     check_expressions(database)
@@ -106,7 +112,7 @@ def dry_run_database(settings: Settings, *, to_read: bool = False, one_transacti
     """
     with closing(connect(settings)) as database:
         if database.mapping is not None:
-            _check_mapping(database)
+            check_mapping(database)
         application_table.check_ids(database)
         ready = to_read and database.revision() == schema.HEAD
         with nullcontext() if ready and not one_transaction else database.rollback_at_end(writes=not ready):
