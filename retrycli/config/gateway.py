@@ -245,6 +245,8 @@ class RoutedGatewaySettings(GatewaySettings):
     @property
     def all(self) -> dict[str, GatewaySettings]:
         """Return every gateway that delivers messages, by the name of its section."""
+        if self.customer is None and self.supplier is None and self.internal is None:
+            return {"gateway": self}
         own = {
             f"gateway.{message_type}": self.of(message_type)
             for message_type in MessageType
