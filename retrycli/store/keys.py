@@ -7,8 +7,9 @@ ticket's messages have the order in which the messages were written, which their
 from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Select, cast, exists, func, insert, inspect, literal, select, update
+from sqlalchemy import ColumnElement, Select, Uuid, cast, exists, func, insert, inspect, literal, select, update
 
 from retrycli.domain.errors import InvalidArgument, SchemaMismatch
 from retrycli.domain.message import MessageStatus
@@ -39,23 +40,29 @@ class Keys(Queries):
         Raises:
             SchemaMismatch: the table is large, and nothing shows which of its rows are new or failed.
         """
-        oldest = None if self._finds_all else self._time_at(TAIL - 1, newest=True)
-        self._number(() if oldest is None else (self._created_at >= oldest,))
+        if self._finds_all:
+            self._number()
+        elif self._database.scalar(select(selection.c.numbered_to)) is None:
+            self.number_older(all_of_them=True)  # the first search: only from the oldest row on, the order holds
+        elif (oldest := self._time_at(TAIL - 1, newest=True)) is not None:
+            self._number(self._created_at >= oldest)
 
     def number_older(self, *, all_of_them: bool) -> None:
-        """Give numbers to the failed rows among the next older rows, which begin where the last call ended.
+        """Give numbers to failed rows among the next older rows, which begin where the last call ended, and to those
+        without a creation time.
 
         Args:
             all_of_them: examine all older rows, not only `SLICE` of them.
         """
         if self._finds_all:
             return
-        after = None if all_of_them else self._database.scalar(select(selection.c.numbered_to))
+        self._number(self._created_at.is_(None))
+        after = "" if all_of_them else self._database.scalar(select(selection.c.numbered_to)) or ""
         while True:
             upto = self._time_at(SLICE - 1, after=after)
-            self._number([*self._after(after), *(() if upto is None else (self._created_at <= upto,))])
-            after = None if upto is None else str(upto)
-            if after is None or not all_of_them:
+            self._number(*self._after(after), *(() if upto is None else (self._created_at <= upto,)))
+            after = "" if upto is None else str(upto)
+            if not after or not all_of_them:
                 break
         with self._database.write() as connection:
             connection.execute(update(selection).values(numbered_to=after))
@@ -63,19 +70,37 @@ class Keys(Queries):
     def find(self, texts: Collection[str]) -> dict[str, MessageId]:
         """Return messages by the texts that an operator wrote: their keys, or prefixes of their keys.
 
-        A row that was never failed has no number yet, so it gets one.
+        A row that was never failed has no number yet, so it gets one. A UUID may be written in any of its forms.
 
         Raises:
             InvalidArgument: a prefix is ambiguous.
         """
-        found = {message_id.key: message_id for message_id in self._known(OF_KEYS, texts)}
-        if unknown := [text for text in texts if text not in found]:
-            self._number([self._database.table.key_text.in_(unknown)], failed=False)
-            found |= {message_id.key: message_id for message_id in self._known(OF_KEYS, unknown)}
-        for text in unknown:
-            if text not in found and (match := self._beginning(text)) is not None:
-                found[text] = match
-        return found
+        key_of = {text: self._as_key(text) for text in texts}
+        wanted = [key for key in key_of.values() if key is not None]
+        known = {message_id.key: message_id for message_id in self._known(OF_KEYS, wanted)}
+        if unknown := [key for key in wanted if key not in known]:
+            self._number(self._database.table.column("id").in_(self._as_values(unknown)), failed=False)
+            known |= {message_id.key: message_id for message_id in self._known(OF_KEYS, unknown)}
+        found = ((text, known.get(key or "") or self._beginning(text)) for text, key in key_of.items())
+        return {text: message_id for text, message_id in found if message_id is not None}
+
+    @property
+    def _has_uuids(self) -> bool:
+        return isinstance(self._database.table.key, Uuid)
+
+    def _as_key(self, text: str) -> str | None:
+        """Return a text as the database writes keys; None if no key is written so."""
+        if not self._has_uuids:
+            return text
+        try:
+            return str(UUID(text))
+        except ValueError:
+            return None
+
+    def _as_values(self, texts: Collection[str]) -> Collection[ColumnElement[Any] | str]:
+        key = self._database.table.key
+        # A UUID is compared as such, because the index of the key has no texts.
+        return [cast(text, key) for text in texts] if isinstance(key, Uuid) else texts
 
     def named(self, numbers: Iterable[int]) -> list[int]:
         """Return the ids of messages with their keys, in the given order. Ids that are unknown stay numbers."""
@@ -92,15 +117,18 @@ class Keys(Queries):
         return found
 
     def _beginning(self, text: str) -> MessageId | None:
-        if len(text) < SHORTEST_PREFIX:
+        start = text.lower() if self._has_uuids else text
+        if len(start) < SHORTEST_PREFIX:
             return None
-        begins = select(keys.c.number, keys.c.key).where(keys.c.key.startswith(text, autoescape=True)).limit(2)
-        rows = self._database.rows(begins)
+        # In SQLite, LIKE ignores the case of letters.
+        is_start = func.substr(keys.c.key, 1, len(start)) == start
+        begins = select(keys.c.number, keys.c.key).where(keys.c.key.startswith(start, autoescape=True), is_start)
+        rows = self._database.rows(begins.limit(2))
         if len(rows) > 1:
             raise InvalidArgument(f"{text} is ambiguous, because several ids begin with it; write the whole id")
         return MessageId(rows[0].number, rows[0].key) if rows else None
 
-    def _number(self, conditions: Iterable[ColumnElement[bool]], *, failed: bool = True) -> None:
+    def _number(self, *conditions: ColumnElement[bool], failed: bool = True) -> None:
         table = self._database.table
         key = table.key_text
         is_new = ~exists().where(keys.c.key == key)
@@ -112,22 +140,20 @@ class Keys(Queries):
             return
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
-            self._insert(connection, wanted.order_by(*order, table.column("id")))
-
-    def _insert(self, connection: Connection, wanted: Select[str]) -> None:
-        connection.execute(insert(keys).from_select(["key"], wanted, include_defaults=False))
+            ordered = wanted.order_by(*order, table.column("id"))
+            connection.execute(insert(keys).from_select(["key"], ordered, include_defaults=False))
 
     @property
     def _created_at(self) -> ColumnElement[Any]:
         return self._database.table.column("created_at")
 
-    def _after(self, time: str | None) -> list[ColumnElement[bool]]:
-        if time is None:
+    def _after(self, time: str) -> list[ColumnElement[bool]]:
+        if not time:
             return []
         kind = self._database.columns[self._database.table.names["created_at"]]["type"]
         return [self._created_at > (literal(time) if self._database.is_sqlite else cast(literal(time), kind))]
 
-    def _time_at(self, position: int, *, after: str | None = None, newest: bool = False) -> object:
+    def _time_at(self, position: int, *, after: str = "", newest: bool = False) -> object:
         time = self._created_at
         ordered = select(time).where(time.is_not(None), *self._after(after)).order_by(time.desc() if newest else time)
         return self._database.scalar(ordered.offset(position).limit(1))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
-from tests.cli.outbox import FAILED, REJECTED, SENT, SETTINGS, Outbox
-from tests.conftest import on_both
+from tests.cli.application import Application
+from tests.cli.outbox import FAILED, REJECTED, SENT, SETTINGS, TABLES, Outbox, in_sqlite
+from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,6 +129,19 @@ def test_texts_name_the_key(outbox: Outbox) -> None:
         assert json.loads(command("explain", key, "--json").stdout)["id"] == key
 
 
+@on_sqlite
+@pytest.mark.parametrize("kind", ["UUID", "uniqueidentifier", "VARCHAR(36)", "TEXT"])
+def test_a_file_may_declare_uuids_as_it_likes(cli: Cli, tmp_path: Path, kind: str) -> None:
+    tables = in_sqlite(TABLES).replace("uid CHAR(36)", f"uid {kind}")
+    application = Application(f"sqlite:///{tmp_path}/agent.db", tables=tables)
+    (tmp_path / "retrycli.toml").write_text(SETTINGS, encoding="utf-8")
+    key = "996ad860-2a9a-504f-8861-aeafd0b2ae29"
+    row = {"uid": key, "conversation": 5, "kind": "mail", "state": FAILED, "lane": "desk"}
+    application.insert('"message outbox"', [row])
+    [message] = listed(cli.having(application.variables("http://127.0.0.1:9")))
+    assert message["id"] == key
+
+
 def test_only_plain_columns_can_be_edited(outbox: Outbox) -> None:
     key = outbox.add()
     with Scripted(TAKES) as api:
@@ -175,7 +189,9 @@ def test_a_status_that_the_table_lacks_is_not_written(outbox: Outbox, tmp_path: 
     assert outbox.row(key)["state"] == FAILED
 
 
-def test_failed_messages_among_many_are_found_by_the_first_pass(outbox: Outbox) -> None:
+@pytest.fixture
+def large(outbox: Outbox) -> Outbox:
+    """Provide a table with 16,000 sent rows, in which an index by time shows the newest rows."""
     table = '"message outbox"'
     outbox.application.execute(f"CREATE INDEX by_time ON {table} (created)")
     series = (
@@ -188,12 +204,47 @@ def test_failed_messages_among_many_are_found_by_the_first_pass(outbox: Outbox) 
         f"INSERT INTO {table} (uid, conversation, kind, state, created, lane) "
         f"SELECT {key}, 5, 'mail', {SENT}, '2026-03-02 08:00:00', 'desk' FROM {series}"
     )
-    old = outbox.add()
-    outbox.application.execute(f"UPDATE {table} SET created = '2025-01-01 00:00:00' WHERE message LIKE '%(1)%'")
-    new = outbox.add()
+    return outbox
+
+
+def made_at(outbox: Outbox, key: str, time: str | None) -> str:
+    """Change the creation time of a row, and return its key."""
+    outbox.application.execute('UPDATE "message outbox" SET created = ? WHERE CAST(uid AS text) = ?', time, key)
+    return key
+
+
+def test_failed_messages_among_many_are_found_by_the_first_pass(large: Outbox) -> None:
+    keys = [made_at(large, large.add(), "2025-01-01 00:00:00"), made_at(large, large.add(), None), large.add()]
     with Scripted(TAKES) as api:
-        assert outbox.with_api(api)("run-once").returncode == 0
-    assert [outbox.row(key)["state"] for key in (old, new)] == [SENT, SENT]
+        assert large.with_api(api)("run-once").returncode == 0
+    assert [large.row(key)["state"] for key in keys] == [SENT, SENT, SENT]
+
+
+def test_messages_that_fail_later_among_many_are_found(large: Outbox) -> None:
+    with Scripted(TAKES) as api:
+        command = large.with_api(api)
+        command("run-once")
+        keys = [made_at(large, large.add(), "2025-01-01 00:00:00"), made_at(large, large.add(), None)]
+        command("run-once")
+        command("run-once")
+    assert [large.row(key)["state"] for key in keys] == [SENT, SENT]
+
+
+def test_the_order_of_a_ticket_holds_among_many(large: Outbox) -> None:
+    new = large.add()
+    old = made_at(large, large.add(), "2025-01-01 00:00:00")
+    with Scripted(BUSY) as api:
+        assert [message["id"] for message in listed(large.with_api(api), "--sort", "id")] == [old, new]
+
+
+def test_an_id_is_found_in_any_spelling(outbox: Outbox) -> None:
+    if outbox.application.is_sqlite:
+        pytest.skip("the file stores UUIDs as text, and another text is another id")
+    key = outbox.add()
+    with Scripted(TAKES) as api:
+        command = outbox.with_api(api)
+        for text in (key.upper(), key.replace("-", ""), key[:8].upper()):
+            assert json.loads(command("show", text, "--json").stdout)["message"]["id"] == key, text
 
 
 def test_a_large_table_without_an_order_is_an_error(outbox: Outbox) -> None:
