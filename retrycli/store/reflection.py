@@ -336,7 +336,7 @@ class ReflectedTable(ABC):
                 columns = inspect(connection).get_columns(self.table_name, self.schema_name)
             except exc.NoSuchTableError:
                 raise SchemaMismatch(f"no table {self._named_place}; check database.url and database.table") from None
-            if self.is_sqlite and any(isinstance(each["type"], NUMERIC) for each in columns):
+            if self.is_sqlite and [each for each in columns if isinstance(each["type"], NUMERIC)]:
                 uuids = set(connection.exec_driver_sql(UUIDS_IN_SQLITE, (self.table_name,)).scalars())
                 columns = [each | {"type": Text()} if each["name"] in uuids else each for each in columns]
         return by_name(columns, is_sqlite=self.is_sqlite)
