@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from retrycli.config.section import FunctionName, Minutes, Named, SettingsModel, absolute, matching, secret_text
+from retrycli.config import FunctionName, Minutes, Named, SettingsModel, absolute, matching, secret_text
 from retrycli.domain.circuit_breaker import APPLICATION
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType

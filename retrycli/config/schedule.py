@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from retrycli.config.section import FunctionName, Hours, Minutes, SettingsModel, Waits, Windows, zone_of
+from retrycli.config import FunctionName, Hours, Minutes, SettingsModel, Waits, Windows, zone_of
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy, WaitFunction
 

@@ -6,8 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from importlib.metadata import entry_points
 from typing import Self
 
+from retrycli.config import secret_text
 from retrycli.config.gateway import GROUP, GatewaySettings
-from retrycli.config.section import secret_text
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROUNDS = 15
-MAX_OWN_MODULES = 43
+MAX_OWN_MODULES = 41
 """The maximum number of modules that a pass loads if nothing is due. Most of cron's passes find nothing due."""
 WEB = {"fastapi", "starlette", "uvicorn", "jinja2"}
 """The libraries of the console and the HTTP API, which no other command may load."""

@@ -14,8 +14,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from retrycli import operations
-from retrycli.config.settings import Settings
-from retrycli.config.web import WebSettings
+from retrycli.config.settings import Settings, WebSettings
 from retrycli.domain.user import Role
 from retrycli.operations.sandbox import Sandbox
 from retrycli.web.server import application as served_application

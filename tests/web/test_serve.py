@@ -76,7 +76,7 @@ def test_a_bearer_token_gets_the_specified_status(served: Cli) -> None:
 
 
 def test_the_default_port_is_8003() -> None:
-    from retrycli.config.web import WebSettings
+    from retrycli.config.settings import WebSettings
 
     assert (WebSettings().host, WebSettings().port) == ("127.0.0.1", 8003)
 

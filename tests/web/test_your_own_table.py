@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli import load_settings, operations
-from retrycli.config.web import WebSettings
+from retrycli.config.settings import WebSettings
 from retrycli.domain.user import Role
 from tests.cli.outbox import FAILED, SENT, Outbox
 from tests.conftest import on_both

@@ -9,8 +9,8 @@ from datetime import datetime
 
 import httpx
 
+from retrycli.config import secret_text
 from retrycli.config.gateway import GatewaySettings
-from retrycli.config.section import secret_text
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
 from retrycli.gateway.delivery import DeliveryProgress

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import idna  # noqa: F401  needed to parse addresses; an import during a delivery may find no free file descriptor
 
+from retrycli.config import secret_text
 from retrycli.config.gateway import GatewaySettings
-from retrycli.config.section import secret_text
 from retrycli.domain.email_address import Address
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
