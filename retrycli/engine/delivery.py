@@ -15,7 +15,18 @@ from retrycli.engine.destination import Destination, claim_destination, judge
 from retrycli.engine.limits import PassLimits
 from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import decide, escalation_before_send
-from retrycli.engine.stages import ENOUGH, TRY_AGAIN_SECONDS, InFlight, ResultWriter, Supply, commit_patiently
+from retrycli.engine.stages import (
+    ENOUGH,
+    TRY_AGAIN_SECONDS,
+    InFlight,
+    ResultWriter,
+    Snapshot,
+    Supply,
+    commit_patiently,
+    restore,
+    snapshot,
+    sync,
+)
 
 # Maximum number of seconds that an answer waits to be recorded while the rate limit delays the next attempt.
 RECORD_WITHIN_SECONDS = 0.1
@@ -131,7 +142,7 @@ class Delivery:
                     await commit_patiently(commit, self._deps.sleep)
                 break
             except DatabaseBusy:
-                self._restore(before)
+                restore(before)
                 if self._keep_answers() and self._deps.stop_requested() and not self._in_flight.count:
                     raise
                 if self._deps.now() >= self._give_up_at:
@@ -139,24 +150,16 @@ class Delivery:
             except DatabaseUnavailable:
                 # The transaction may have been committed. Its messages are not put back into the supply, because they
                 # must be neither sent nor released.
-                self._restore(before, but=self._supply)
+                restore(before, but=self._supply)
                 raise
             await self._deps.sleep(TRY_AGAIN_SECONDS)
         events, self._results.events = self._results.events, ()
         self._tell_all(events)
         return result
 
-    def _snapshot(self) -> list[tuple[object, dict[str, object]]]:
-        """Return a shallow copy of the state that a transaction may change."""
+    def _snapshot(self) -> Snapshot:
         destination, supply = self._destination, self._supply
-        parts = (self, destination, destination.doubt, supply, supply.fair_share, self._limits, self._results)
-        return [(part, vars(part).copy()) for part in parts]
-
-    @staticmethod
-    def _restore(snapshot: list[tuple[object, dict[str, object]]], *, but: object = None) -> None:
-        for part, values in snapshot:
-            if part is not but:
-                vars(part).update(values)
+        return snapshot(self, destination, destination.doubt, supply, supply.fair_share, self._limits, self._results)
 
     @property
     def _give_up_at(self) -> datetime:
@@ -186,7 +189,7 @@ class Delivery:
                 is_kept = commit()
         except DatabaseBusy:
             is_kept = False
-        self._restore(before)
+        restore(before)
         return is_kept
 
     async def _save_answers(self) -> bool:
@@ -241,14 +244,8 @@ class Delivery:
         if now - self._synced_at < SYNC_INTERVAL:
             return False
         self._synced_at = now
-        ledger = self._deps.ledger
-        ledger.heartbeat(self._me.pass_id, now)
-        self._supply.renew(now)
-        pause, holds = ledger.pause_and_holds(now)
-        if pause is not None:
-            self._limits.stop(StopReason.PAUSED, pause.why)
-        self._supply.leave_out(self._rules.withheld(holds, now))
-        self._destination.adopt(ledger.breaker(self._rules.destination), now)
+        sync(self._deps, self._rules, self._me, self._supply, self._limits)
+        self._destination.adopt(self._deps.ledger.breaker(self._rules.destination), now)
         return True
 
     def _decide_and_record(self, *, last: bool = False) -> None:

@@ -15,7 +15,7 @@ from retrycli.engine.destination import Destination
 from retrycli.engine.limits import PassLimits
 from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules
 from retrycli.engine.recording import escalation_before_send, events_of
-from retrycli.engine.stages import ResultWriter, Supply
+from retrycli.engine.stages import ResultWriter, Supply, restore, snapshot, sync
 
 
 class HandOvers(Protocol):
@@ -132,16 +132,17 @@ class HandOver:
         self._locked = ()
 
     def _transact(self, work: Callable[[], list[Event]]) -> list[Event]:
-        """Run `work` in one transaction. If it is lost, restore what `work` has changed, and repeat it."""
-        parts = (self, self._supply, self._supply.fair_share, self.ended_by, self._results)
+        """Run `work` in one transaction, and repeat a lost transaction.
+
+        After any error, restore what `work` has changed, so that `release` releases all claims.
+        """
         while True:
-            before = [(part, vars(part).copy()) for part in parts]
+            before = snapshot(self, self._supply, self._supply.fair_share, self.ended_by, self._results)
             try:
                 with self._deps.database.transaction():
                     return work()
             except BaseException as error:
-                for part, values in before:
-                    vars(part).update(values)
+                restore(before)
                 if not isinstance(error, TransactionLost):
                     raise
 
@@ -180,14 +181,7 @@ class HandOver:
         return [*written, *events]
 
     def _sync(self) -> None:
-        """Write the heartbeat, renew the claims, and read pause and holds, if `SYNC_INTERVAL` has passed."""
         now = self._deps.now()
-        if now - self._synced_at < SYNC_INTERVAL:
-            return
-        self._synced_at = now
-        self._deps.ledger.heartbeat(self._me.pass_id, now)
-        self._supply.renew(now)
-        pause, holds = self._deps.ledger.pause_and_holds(now)
-        if pause is not None:
-            self.ended_by.stop(StopReason.PAUSED, pause.why)
-        self._supply.leave_out(self._rules.withheld(holds, now))
+        if now - self._synced_at >= SYNC_INTERVAL:
+            self._synced_at = now
+            sync(self._deps, self._rules, self._me, self._supply, self.ended_by)

@@ -1,7 +1,7 @@
 """The stages of a delivery: claim messages, send them, and write their results."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -9,9 +9,10 @@ from retrycli.domain.attempt import Attempt
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.outcome import not_sent
-from retrycli.domain.passes import Event
+from retrycli.domain.passes import Event, StopReason
 from retrycli.domain.transition import Claim, Decision, Route, Withheld
 from retrycli.engine.destination import Destination
+from retrycli.engine.limits import PassLimits
 from retrycli.engine.ports import SYNC_INTERVAL, Claims, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import record
 
@@ -233,6 +234,32 @@ class ResultWriter:
                 if decision.message is not None and decision.message_id not in unwritten
             )
         return locked
+
+
+Snapshot = Sequence[tuple[object, Mapping[str, object]]]
+
+
+def snapshot(*parts: object) -> Snapshot:
+    """Return shallow copies of the attributes of objects, to restore after a failed transaction."""
+    return [(part, vars(part).copy()) for part in parts]
+
+
+def restore(before: Snapshot, *, but: object = None) -> None:
+    """Restore the attributes of all objects of a snapshot except one."""
+    for part, values in before:
+        if part is not but:
+            vars(part).update(values)
+
+
+def sync(deps: Dependencies, rules: PassRules, me: PassIdentity, supply: Supply, limits: PassLimits) -> None:
+    """Write the heartbeat, renew the claims, and apply the pause and the holds in force."""
+    now = deps.now()
+    deps.ledger.heartbeat(me.pass_id, now)
+    supply.renew(now)
+    pause, holds = deps.ledger.pause_and_holds(now)
+    if pause is not None:
+        limits.stop(StopReason.PAUSED, pause.why)
+    supply.leave_out(rules.withheld(holds, now))
 
 
 async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], Awaitable[None]]) -> None:
