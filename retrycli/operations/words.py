@@ -176,4 +176,4 @@ def left_unchanged(done: ActionResult) -> str:
 def left_out(number: int) -> str:
     """Describe the failed rows that the settings leave out."""
     rows = "1 failed row does" if number == 1 else f"{number:,} failed rows do"
-    return f"{rows} not meet database.where (counted in the newest rows); passes ignore them"
+    return f"{rows} not meet database.where; passes ignore them (in a large table, only some rows are counted)"
