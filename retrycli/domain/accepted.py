@@ -10,17 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from retrycli.domain.message import MessageStatus
-from retrycli.domain.table_mapping import (
-    AS_IT_IS,
-    Column,
-    Constant,
-    Expression,
-    Own,
-    Source,
-    Split,
-    TableMapping,
-    Translated,
-)
+from retrycli.domain.table_mapping import AS_IT_IS, TableMapping, as_setting
 
 # The settings of which the selection consists, by the names of its parts in `retrycli_selection.accepted`.
 SETTINGS = {
@@ -52,28 +42,12 @@ def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, objec
     used = mapping or AS_IT_IS
     return {
         "table": table,
-        "key": _plain(used.source("id")),
-        "where": used.where.strip(),
+        "key": as_setting(used.source("id")),
+        "where": used.where,
         "failed": used.value(MessageStatus.FAILED),
-        "ticket": _plain(used.source("ticket_id")),
-        "recipient": _plain(used.source("recipient_email")),
+        "ticket": as_setting(used.source("ticket_id")),
+        "recipient": as_setting(used.source("recipient_email")),
     }
-
-
-def _plain(source: Source) -> object:
-    match source:
-        case Column(name):
-            return name
-        case Constant(value):
-            return {"value": value}
-        case Expression(sql):
-            return {"sql": sql.strip()}
-        case Translated(name, words):
-            return {"from": name, "map": {str(value): word for value, word in words}}
-        case Split(name, separator):
-            return {"from": name, "split": separator}
-        case Own():
-            return {"own": True}
 
 
 def objection(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from retrycli.domain.known_table import ForeignKey, KnownTable, RelationKind, Sample, TableColumn, ValueKind
 from retrycli.domain.message import REQUIRED_COLUMNS, MessageStatus, MessageType
 from retrycli.domain.status_values import ShownValues, delivered_value, shown_values
-from retrycli.domain.table_mapping import ROLES, Column, Constant, Expression, Literal, Own, Source, Split, Translated
+from retrycli.domain.table_mapping import ROLES, Column, Constant, Expression, Own, Scalar, Source, Split, Translated
 from retrycli.domain.table_ranking import HINTS, PAYLOAD, Candidate, plain_name
 
 DEFAULT_TABLE = "pending_messages"
@@ -53,7 +53,7 @@ class Proposal:
     lines: tuple[ProposedLine, ...]
     unchanged: tuple[str, ...]
     status: ShownValues
-    sent: Literal | None
+    sent: Scalar | None
     has_own_statuses: bool
 
     @property

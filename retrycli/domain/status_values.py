@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from retrycli.domain.known_table import TableColumn, ValueKind
-from retrycli.domain.table_mapping import Literal
+from retrycli.domain.table_mapping import Scalar
 
 FEWEST_ROWS = 3  # a text that fewer rows have is shown only if it is a common word for a status
 MOST_VALUES = 20  # a column with more values holds no statuses
@@ -33,12 +33,12 @@ class ShownValues:
         empty: the number of rows without a value.
     """
 
-    counts: tuple[tuple[Literal, int], ...] = ()
+    counts: tuple[tuple[Scalar, int], ...] = ()
     hidden: int = 0
     empty: int = 0
 
     @property
-    def values(self) -> tuple[Literal, ...]:
+    def values(self) -> tuple[Scalar, ...]:
         """Return the values."""
         return tuple(value for value, _ in self.counts)
 
@@ -53,7 +53,7 @@ def shown_values(counts: Sequence[tuple[object, int]], column: TableColumn) -> S
         counts: values of the column, with the numbers of their rows.
         column: the column.
     """
-    known: dict[Literal, int] = dict.fromkeys(column.labels, 0)
+    known: dict[Scalar, int] = dict.fromkeys(column.labels, 0)
     if column.kind is ValueKind.BOOLEAN:
         known = {False: 0, True: 0}
     hidden = empty = 0
@@ -69,7 +69,7 @@ def shown_values(counts: Sequence[tuple[object, int]], column: TableColumn) -> S
     return ShownValues(tuple(sorted(known.items(), key=lambda each: (-each[1], str(each[0])))), hidden, empty)
 
 
-def _may_be_shown(value: Literal, rows: int, known: dict[Literal, int], *, is_free: bool) -> bool:
+def _may_be_shown(value: Scalar, rows: int, known: dict[Scalar, int], *, is_free: bool) -> bool:
     if isinstance(value, int):
         return isinstance(value, bool) or not is_free
     return value in known or _is_common(value) or (rows >= FEWEST_ROWS and not is_free)
@@ -85,7 +85,7 @@ def _is_short(value: object) -> bool:
     return isinstance(value, int) and abs(value) <= LARGEST
 
 
-def delivered_value(shown: ShownValues) -> Literal | None:
+def delivered_value(shown: ShownValues) -> Scalar | None:
     """Return the only value that is a word for a delivered message; None if there is no such value, or several."""
     found = [value for value in shown.values if isinstance(value, str) and DELIVERED.fullmatch(value.lower())]
     return found[0] if len(found) == 1 else None

@@ -16,7 +16,7 @@ ROLES = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 WRITTEN_ROLES = ("status", "retry_count", "last_error", "sent_at")
 OWN_ROLES = ("retry_count", "last_error")  # roles that retrycli can keep in its own tables
 
-Literal: TypeAlias = str | int | bool
+Scalar: TypeAlias = str | int | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Column:
 class Constant:
     """A constant, the same for all messages."""
 
-    value: Literal
+    value: Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Translated:
     """A column whose values are translated, such as ``mail`` to ``customer``. It is only read."""
 
     name: str
-    words: tuple[tuple[Literal, str], ...]
+    words: tuple[tuple[Scalar, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,23 @@ SHAPES = (
 )
 
 
+def as_setting(source: Source) -> object:
+    """Return the value in ``[database.columns]`` that describes a source."""
+    match source:
+        case Column(name):
+            return name
+        case Constant(value):
+            return {"value": value}
+        case Expression(sql):
+            return {"sql": sql}
+        case Translated(name, words):
+            return {"from": name, "map": {str(value): word for value, word in words}}
+        case Split(name, separator):
+            return {"from": name, "split": separator}
+        case Own():
+            return {"own": True}
+
+
 @dataclass(frozen=True, slots=True)
 class TableMapping:
     """How an application's table holds messages.
@@ -80,7 +97,7 @@ class TableMapping:
     """
 
     columns: tuple[tuple[str, Source], ...] = ()
-    status: tuple[tuple[str, Literal], ...] = tuple((each.value, each.value) for each in STATUSES)
+    status: tuple[tuple[str, Scalar], ...] = tuple((each.value, each.value) for each in STATUSES)
     where: str = ""
 
     def source(self, role: str) -> Source:
@@ -96,7 +113,7 @@ class TableMapping:
         """Return whether retrycli keeps the values of a role itself."""
         return isinstance(self.source(role), Own)
 
-    def value(self, status: str) -> Literal | None:
+    def value(self, status: str) -> Scalar | None:
         """Return the value of the status column for a status; None if the table has no such status."""
         return dict(self.status).get(status)
 
@@ -166,16 +183,16 @@ def _table(key: str, value: object) -> Source:
     raise ValueError(f"{key} must be {SHAPES}")
 
 
-def _words(key: str, words: Mapping[str, object]) -> list[tuple[Literal, str]]:
+def _words(key: str, words: Mapping[str, object]) -> list[tuple[Scalar, str]]:
     wrong = [value for value, word in words.items() if not isinstance(word, str)]
     if wrong:
         raise ValueError(f"{key}: map: {wrong[0]} must be mapped to text, such as 'customer'")
     return [(value, str(word)) for value, word in words.items()]
 
 
-def _checked_status(status: Mapping[str, object]) -> dict[str, Literal]:
+def _checked_status(status: Mapping[str, object]) -> dict[str, Scalar]:
     known = tuple(MessageStatus)
-    values: dict[str, Literal] = {}
+    values: dict[str, Scalar] = {}
     for name, value in status.items():
         if name not in known:
             raise ValueError(f"database.status.{name}: there is no such status; the statuses are {', '.join(known)}")
@@ -193,7 +210,7 @@ def _checked_status(status: Mapping[str, object]) -> dict[str, Literal]:
     return values
 
 
-def _reject_repeated(values: Mapping[str, Literal]) -> None:
+def _reject_repeated(values: Mapping[str, Scalar]) -> None:
     names: dict[object, str] = {}
     for name, value in values.items():
         # Two words that differ only in case may be equal in the database. A false is a 0 there.
@@ -205,14 +222,14 @@ def _reject_repeated(values: Mapping[str, Literal]) -> None:
 
 
 def _checked_sql(key: str, sql: str) -> str:
-    """Check that a text can stand in parentheses within a statement. The database checks the rest."""
+    """Check that a text can stand in parentheses within a statement, and strip it. The database checks the rest."""
     if not sql.strip():
         raise ValueError(f"{key}: the SQL is empty; write an expression, or remove the key")
     if "\0" in sql or ";" in _without_quoted(sql):
         raise ValueError(f"{key}: the SQL must be one expression without a semicolon")
     if _is_unbalanced(_without_quoted(sql)):
         raise ValueError(f"{key}: the SQL has unbalanced parentheses, or a quote or comment that does not end")
-    return sql
+    return sql.strip()
 
 
 QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*(?:\n|$)|/\*.*?\*/", re.DOTALL)

@@ -33,8 +33,8 @@ from retrycli.domain.table_mapping import (
     Column,
     Constant,
     Expression,
-    Literal,
     Own,
+    Scalar,
     Source,
     Split,
     TableMapping,
@@ -128,9 +128,7 @@ def _same_table(
     table = table_clause(name, *(column(*each) for each in types), schema=schema)
     literals = {status: _literal(value) for status, value in mapping.status}
     own = frozenset(role for role, source in mapping.columns if isinstance(source, Own))
-    condition: tuple[ColumnElement[bool], ...] = (
-        (literal_column(_in_parentheses(mapping.where)),) if mapping.where else ()
-    )
+    condition: tuple[ColumnElement[bool], ...] = (expression(mapping.where),) if mapping.where else ()
     made = MessageTable(
         table, table, dict(names), columns_of(table, dict(names)), literals, literals_of(literals), own, condition, key
     )
@@ -187,7 +185,7 @@ def _value(table: MessageTable, source: Source, role: str, number: ColumnElement
         case Constant(value):
             return literal_column(_literal(value), String() if isinstance(value, str) else None)
         case Expression(sql):
-            return literal_column(_in_parentheses(sql))
+            return expression(sql)
         case Translated(name, words):
             text = cast(table.written.c[name], Text)
             known = [(text == _text(_literal(value)), _text(_literal(word))) for value, word in words]
@@ -202,7 +200,7 @@ def _value(table: MessageTable, source: Source, role: str, number: ColumnElement
             return null()
 
 
-def _literal(value: Literal) -> str:
+def _literal(value: Scalar) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
@@ -212,5 +210,6 @@ def _text(sql: str) -> ColumnElement[str]:
     return literal_column(sql, Text())
 
 
-def _in_parentheses(sql: str) -> str:
-    return f"({sql}\n)"  # the line break ends a comment
+def expression(sql: str) -> ColumnElement[Any]:
+    """Return an SQL expression of the settings, in parentheses."""
+    return literal_column(f"({sql}\n)")  # the line break ends a comment

@@ -30,9 +30,10 @@ from sqlalchemy.types import Boolean, NullType, TypeEngine
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.scalar_query import query_of
-from retrycli.domain.table_mapping import AS_IT_IS, Expression, Literal
+from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar
 from retrycli.store.database import Database
 from retrycli.store.error_messages import sqlstate
+from retrycli.store.mapped_table import expression
 from retrycli.store.table_sample import ROWS, read_only
 
 SAMPLED = 500  # maximum number of failed rows in which each expression is evaluated
@@ -77,7 +78,9 @@ def check_values(database: Database) -> None:
         if not isinstance(source, Expression):
             continue
         query = query_of(source.sql) if database.is_sqlite else None  # a server reports several rows itself
-        found = _sampled(database, _sql(source.sql), literal_column("1") if query is None else _number_of_rows(query))
+        found = _sampled(
+            database, expression(source.sql), literal_column("1") if query is None else _number_of_rows(query)
+        )
         why = _try_sample(database, select(func.count(found.c.value), func.max(found.c.number)))
         if why is not None:
             raise _unusable(database, f"{COLUMNS}.{role}", why)
@@ -112,23 +115,19 @@ def _parts(database: Database) -> Iterator[tuple[str, ColumnElement[Any]]]:
     mapping = database.mapping or AS_IT_IS
     for role, source in mapping.columns:
         if isinstance(source, Expression):
-            yield f"{COLUMNS}.{role}", _sql(source.sql)
+            yield f"{COLUMNS}.{role}", expression(source.sql)
     if mapping.where:
-        yield WHERE, case((_sql(mapping.where), 1))
+        yield WHERE, case((expression(mapping.where), 1))
     for status, _ in _statuses(database):
         equal = database.table.column("status") == literal_column(database.table.literals[status])
         yield f"{STATUS}.{status}", case((equal, 1))
 
 
-def _statuses(database: Database) -> Sequence[tuple[str, Literal]]:
+def _statuses(database: Database) -> Sequence[tuple[str, Scalar]]:
     """Return the statuses that the table must be able to hold, with their values."""
     used = (database.mapping or AS_IT_IS).status
     needed = {MessageStatus.FAILED, MessageStatus.SENT}  # the default statuses that retrycli writes in any case
     return used if database.mapping is not None else [each for each in reversed(used) if each[0] in needed]
-
-
-def _sql(sql: str) -> ColumnElement[Any]:
-    return literal_column(f"({sql}\n)")  # the line break ends a comment
 
 
 def _try(database: Database, values: Iterable[ColumnElement[Any]], *, is_status: bool = False) -> str | None:
@@ -164,7 +163,7 @@ def _is_of_sql(error: exc.DBAPIError) -> bool:
 
 
 def _number_of_rows(query: str) -> ColumnElement[Any]:
-    return _sql(f"SELECT count(*) FROM (\n{query}\n) AS retrycli_rows")  # noqa: S608  the operator's own SQL
+    return expression(f"SELECT count(*) FROM (\n{query}\n) AS retrycli_rows")  # noqa: S608  the operator's own SQL
 
 
 def _sampled(database: Database, value: ColumnElement[Any], number: ColumnElement[Any]) -> Subquery:
@@ -176,7 +175,7 @@ def _sampled(database: Database, value: ColumnElement[Any], number: ColumnElemen
     rows = select(value.label("value"), number.label("number")).select_from(table.written)
     rows = rows.where(table.has_status(MessageStatus.FAILED), or_(oldest.is_(None), table.newest_by >= oldest))
     if mapping.where:
-        rows = rows.where(_sql(mapping.where))
+        rows = rows.where(expression(mapping.where))
     return rows.order_by(table.newest_by.desc()).limit(SAMPLED).subquery()
 
 
@@ -192,7 +191,7 @@ def _try_sample(database: Database, statement: Select[*tuple[int, int]]) -> str 
     return None
 
 
-def _misfit(value: Literal, kind: TypeEngine[Any]) -> str | None:
+def _misfit(value: Scalar, kind: TypeEngine[Any]) -> str | None:
     """Return why a SQLite column should not hold a value. SQLite would store it, whatever the column's type."""
     if isinstance(value, str) and isinstance(kind, Integer | Boolean) and not re.fullmatch(r"-?[0-9]+", value):
         return f"the column holds numbers, not text such as {value!r}"
@@ -219,6 +218,6 @@ def _is_violated(database: Database, constraint: str, value: str, name: str, kin
     typed: ColumnElement[Any] = literal_column(value)
     row = select((typed if isinstance(kind, NullType) else cast(typed, kind)).label(name)).subquery(database.table_name)
     with suppress(SchemaMismatch, DatabaseUnavailable), read_only(database) as connection:
-        is_met = connection.execute(select(_sql(constraint)).select_from(row)).scalar()
+        is_met = connection.execute(select(expression(constraint)).select_from(row)).scalar()
         return is_met is not None and not is_met  # a constraint that yields null is met
     return False

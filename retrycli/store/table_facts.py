@@ -13,7 +13,7 @@ from retrycli.domain.errors import DatabaseUnavailable
 from retrycli.domain.known_table import KnownTable, Sample, TableColumn, ValueKind
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.status_values import ShownValues, shown_values
-from retrycli.domain.table_mapping import AS_IT_IS, Expression, Literal, Split, TableMapping, Translated
+from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar, Split, TableMapping, Translated
 from retrycli.domain.table_ranking import plain_name
 from retrycli.domain.ticket_reference import TicketReference, reference_of, ticket_columns
 from retrycli.store.catalogue import list_tables
@@ -41,7 +41,7 @@ class StatusCount(NamedTuple):
     sample: Sample
     shown: ShownValues
     failed: int
-    unnamed: Sequence[Literal]
+    unnamed: Sequence[Scalar]
 
 
 class TableFacts:
@@ -167,7 +167,7 @@ class TableFacts:
         return wanted.name in names or any(map(word.search, [*texts, self._mapping.where]))
 
 
-def _is_same(value: object, literal: Literal | None) -> bool:
+def _is_same(value: object, literal: Scalar | None) -> bool:
     if isinstance(value, bool) or isinstance(literal, bool):
         return value in {0, 1} and bool(value) == literal
     return str(value) == str(literal)

@@ -7,7 +7,7 @@ from retrycli.config.template import HIDDEN, toml_value
 from retrycli.domain.known_table import Sample, ValueKind
 from retrycli.domain.mapping_proposal import DEFAULT_TABLE, Proposal, ProposedLine
 from retrycli.domain.sanitize import printable
-from retrycli.domain.table_mapping import Column, Constant, Expression, Own, Source, Split, Translated
+from retrycli.domain.table_mapping import as_setting
 from retrycli.views import formatting
 
 WIDTH = 98  # maximum number of characters of a comment's line, unless one word is longer
@@ -81,23 +81,7 @@ def _column(line: ProposedLine) -> Iterator[str]:
         return
     if line.note:
         yield _comment(f"{line.role}: {line.note}")
-    yield f"{'# ' if line.is_open else ''}{line.role} = {_value(_as_toml(line.source))}"
-
-
-def _as_toml(source: Source) -> object:
-    match source:
-        case Column(name):
-            return name
-        case Constant(value):
-            return {"value": value}
-        case Expression(sql):
-            return {"sql": sql}
-        case Translated(name, words):
-            return {"from": name, "map": {str(value): word for value, word in words}}
-        case Split(name, separator):
-            return {"from": name, "split": separator}
-        case Own():
-            return {"own": True}
+    yield f"{'# ' if line.is_open else ''}{line.role} = {_value(as_setting(line.source))}"
 
 
 def _status(proposal: Proposal) -> Iterator[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import NullPool, create_engine, make_url
 
-from retrycli.domain.table_mapping import Literal
+from retrycli.domain.table_mapping import Scalar
 
 DECOYS = """
 CREATE TABLE users (id bigint PRIMARY KEY, email text, status text, created_at timestamp, updated_at timestamp);
@@ -43,9 +43,9 @@ class Outgoing:
     table: str
     rows: str
     columns: dict[str, object]
-    statuses: set[Literal]
-    failed: Literal
-    sent: Literal | None = None
+    statuses: set[Scalar]
+    failed: Scalar
+    sent: Scalar | None = None
     hints: dict[str, str] = field(default_factory=dict)
 
 
