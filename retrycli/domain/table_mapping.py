@@ -141,7 +141,7 @@ def parse_mapping(columns: Mapping[str, object], status: Mapping[str, object], w
 def _source(role: str, value: object) -> Source:
     key = f"database.columns.{role}"
     if role not in ROLES:
-        raise ValueError(f"{key}: there is no role {role!r}; the roles are {', '.join(ROLES)}")
+        raise ValueError(f"{key}: the role {role!r} is unknown; the roles are {', '.join(ROLES)}")
     source = Column(value) if isinstance(value, str) else _table(key, value)
     if isinstance(source, Column | Translated | Split) and not source.name:
         raise ValueError(f"{key}: the name of the column is empty; write {SHAPES}")
@@ -195,7 +195,7 @@ def _checked_status(status: Mapping[str, object]) -> dict[str, Scalar]:
     values: dict[str, Scalar] = {}
     for name, value in status.items():
         if name not in known:
-            raise ValueError(f"database.status.{name}: there is no such status; the statuses are {', '.join(known)}")
+            raise ValueError(f"database.status.{name}: this status is unknown; the statuses are {', '.join(known)}")
         match value:
             case str() | int() | bool():
                 values[name] = value

@@ -113,7 +113,8 @@ HINTS: Mapping[str, _Hint] = {
 }
 KEY_NAMES = ("id", "uuid", "guid", "message_id", "event_id")
 
-# Words in longer names that speak against a role: `response_body` and `from_email` are not what is sent, and to whom.
+# Words that exclude a column whose longer name contains a role's name: `response_body` is not the text that is sent,
+# and `from_email` is not the recipient.
 ELSEWHERE = re.compile("response|reply|sender|from|owner|author|template|max|error|html|payment|scheduled")
 
 # Words in the names of tables. The first two groups speak for outgoing messages. The last speaks against them, but some

@@ -198,12 +198,12 @@ def check_types(columns: Mapping[str, ReflectedColumn], place: str, *, is_sqlite
 
 
 def columns_of(table: TableClause, names: Mapping[str, str]) -> Callable[[str], ColumnClause[Any]]:
-    """Return a function that returns the column of a role. It is no method, because a pass calls it very often."""
+    """Return a function that returns the column of a role. It is not a method, because a pass calls it very often."""
     return {role: table.c[name] for role, name in names.items()}.__getitem__
 
 
 def literals_of(literals: Mapping[str, str]) -> Callable[[str], ColumnElement[Any]]:
-    """Return a function that returns the value of a status. It is no method, because a pass calls it very often."""
+    """Return a function that returns the value of a status. It is not a method, because a pass calls it very often."""
     values: dict[str, ColumnElement[Any]] = {status: literal_column(text) for status, text in literals.items()}
     return values.__getitem__
 

@@ -110,7 +110,7 @@ class TableFacts:
             return []
 
     def ticket_reference(self) -> TicketReference | None:
-        """Return the table to which the ticket column refers; None if it is no foreign key."""
+        """Return the table to which the ticket column refers; None if it is not a foreign key."""
         known, ticket = self.known, self._column("ticket_id")
         reference = None if known is None or ticket is None else known.reference(ticket.name)
         if known is None or reference is None:
