@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 KEPT = 10_000  # maximum number of stored messages; the oldest is dropped first
 LARGEST_BODY = 1024 * 1024
+SIGNALS_SEEN_EVERY = 0.2  # seconds
 # A throttling sandbox accepts 10 deliveries per window, and answers further deliveries with 429.
 BURST, BURST_WINDOW = 10, timedelta(seconds=1)
 
@@ -125,7 +126,9 @@ class Sandbox(ThreadingTCPServer):
 
     def wait(self) -> None:
         """Wait until the server ends, or until a signal handler raises an exception (as Ctrl-C does)."""
-        self._thread.join()
+        # Python runs signal handlers in the main thread. A signal just before a wait does not end the wait.
+        while self._thread.is_alive():
+            self._thread.join(SIGNALS_SEEN_EVERY)
 
     @property
     def url(self) -> str:
