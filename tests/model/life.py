@@ -179,13 +179,13 @@ class Life(Steps):
             step, failed = self.begin("write_at_every_tick"), list(self.laws.before.failed)
             self.wait(300)
             if how.startswith("withdraws"):
-                for message_id in failed:
-                    self.have_back(step, message_id, "approved")
-                self.make_pass(step, self.place.first, Script([answer]))
-                self.end()
-                step = self.begin("write_at_every_tick")
-                for message_id in failed:
-                    self.have_back(step, message_id, "failed")
+                for status in ("approved", "failed"):
+                    for message_id in failed:
+                        self.have_back(step, message_id, status)
+                    self.make_pass(step, self.place.first, Script([answer]))
+                    self.end()
+                    step = self.begin("write_at_every_tick")
+                self.wait(300)  # a failure that a pass sees for the first time is not due at once
             else:
                 changes = {"retry_count": 0} if "count" in how else {"last_error": f"HTTP 500, {number}"}
                 for message_id in failed:
