@@ -1,4 +1,4 @@
-"""A proxy between a program and PostgreSQL, which counts round trips and can drop a commit or its answer."""
+"""A proxy between a program and PostgreSQL, which counts awaited answers and can drop a commit or its answer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from select import select
 from threading import Event, Thread
 
 BEGIN, COMMIT = b"BEGIN", b"COMMIT"
+SYNC, FLUSH = b"S\0\0\0\4", b"H\0\0\0\4"
+"""Messages that make the server send its answers. A program that does not await an answer sends neither."""
 
 
 class Loses(Enum):
@@ -30,8 +32,8 @@ class Proxy:
         self.port = int(self._listener.getsockname()[1])
         self.lost = Event()
         """Set when the commit or its answer is lost, which happens once."""
-        self.turns = 0
-        """The number of round trips: how often the program sent data after an answer from the server."""
+        self.awaited = 0
+        """The number of answers that the program has awaited."""
 
     def serve(self) -> None:
         """Accept connections until the listener is closed."""
@@ -46,7 +48,6 @@ class Proxy:
 
     def _between(self, client: socket.socket) -> None:
         said = b""
-        answered = True
         withheld: bytes | None = None
         with client, socket.create_connection(self._there) as server, suppress(ConnectionError):
             while True:
@@ -54,7 +55,6 @@ class Proxy:
                 if server in readable:
                     if not (answer := server.recv(65536)):
                         return
-                    answered = True
                     if withheld is None:
                         client.sendall(answer)
                     elif COMMIT in (withheld := withheld + answer):  # the server has committed
@@ -63,8 +63,7 @@ class Proxy:
                 if client in readable:
                     if not (question := client.recv(65536)):
                         return
-                    self.turns += answered
-                    answered = False
+                    self.awaited += question.count(SYNC) + question.count(FLUSH)
                     said = question if BEGIN in question else said + question
                     if COMMIT in question and self._text in said and not self.lost.is_set():
                         if self._loses is Loses.THE_COMMIT:

@@ -121,13 +121,13 @@ def test_a_write_is_awaited_at_a_read_and_at_the_end() -> None:
         with opened(url) as database:
             with database.write() as connection:
                 connection.execute(text("CREATE TABLE made (number integer)"))
-            before = between.turns
+            before = between.awaited
             with database.write() as connection:
                 for _ in range(3):
                     connection.execute(one_more)
                 assert connection.execute(text("SELECT count(*) FROM made")).scalar() == 3
                 connection.execute(one_more)
-            assert between.turns - before == 3  # `BEGIN`, the count, and `COMMIT`
+            assert between.awaited - before == 3  # `BEGIN`, the count, and `COMMIT`
 
 
 def test_json_in_the_databases_encoding_is_read_like_text() -> None:
