@@ -374,7 +374,8 @@ assert scheduler.stop()
 def test_a_forked_process_has_no_thread_and_may_start_its_own(application: Application) -> None:
     """A web server may load the application before it forks its workers."""
     done = subprocess.run(
-        [sys.executable, "-c", FORKED],
+        # Python 3.12 and newer warn of a fork beside a thread, which is what this test tries.
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", FORKED],
         env={**BARE, **application.variables("http://127.0.0.1:9"), "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
