@@ -1,6 +1,6 @@
 """Keep the retry counts and errors of messages whose table has no columns for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +32,19 @@ def keep(table: MessageTable, connection: Connection, rows: Sequence[Mapping[str
     _update(table.own).execute(connection, rows)
 
 
+def forget_errors(table: MessageTable, connection: Connection, ids: Collection[int]) -> None:
+    """Delete the errors of delivered messages, if retrycli keeps the errors itself.
+
+    Args:
+        table: the application's table.
+        connection: a connection in a writing transaction.
+        ids: the messages.
+    """
+    if ids and "last_error" in table.own:
+        connection.execute(NO_ERROR, {"ids": list(ids)})
+
+
+NO_ERROR = update(own_values).where(id_in(own_values.c.message_id)).values(last_error=None)
 KNOWN = select(own_values.c.message_id).where(id_in(own_values.c.message_id))
 
 

@@ -21,7 +21,7 @@ from retrycli.store.connection import NO_RESULT, pipeline_errors
 from retrycli.store.database import Database
 from retrycli.store.error_messages import RowError, in_words, row_error_of, without_details
 from retrycli.store.messages import RowState, read_rows
-from retrycli.store.own_values import keep
+from retrycli.store.own_values import forget_errors, keep
 from retrycli.store.reflection import MessageTable
 from retrycli.store.row_statements import (
     failed_one,
@@ -109,15 +109,17 @@ def _has_taken(decision: Decision, row: RowState, room: int | None) -> bool:
 def _write(
     database: Database, connection: Connection, decisions: Mapping[int, Decision], room: int | None
 ) -> int | None:
-    delivered = [
-        {"id": decision.message_id, "sent_at": sent_at_value(database, decision.finished_at)}
+    delivered = {
+        decision.message_id: sent_at_value(database, decision.finished_at)
         for decision in decisions.values()
         if decision.transition.kind is TransitionKind.DELIVERED
-    ]
+    }
     table = database.table
     error_column = database.column_of("last_error")
     no_error = None if error_column is None or error_column["nullable"] else ""
-    sent = mark_sent(table, type_of_sent_at(database), no_error).execute(connection, delivered)
+    sent = mark_sent(table, type_of_sent_at(database), no_error).execute(
+        connection, [{"id": message_id, "sent_at": sent_at} for message_id, sent_at in delivered.items()]
+    )
     queued = _hand_over(table, connection, decisions.values())
     failed = [
         {
@@ -131,6 +133,7 @@ def _write(
     noted: int | None = len(failed)
     if table.own:
         keep(table, connection, failed)
+        forget_errors(table, connection, delivered)
     if table.own != {"retry_count", "last_error"}:
         noted = note_failures(table, room).execute(connection, failed)
     return None if sent is None or noted is None or queued is None else sent + noted + queued

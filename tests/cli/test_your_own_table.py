@@ -81,6 +81,16 @@ def test_counts_and_errors_are_kept_where_the_table_has_no_columns_for_them(outb
     assert outbox.row(key) == before
 
 
+def test_a_delivered_message_has_no_error_left(outbox: Outbox) -> None:
+    key = outbox.add()
+    with Scripted(BUSY, TAKES) as api:
+        command = outbox.with_api(api)
+        command("run-once")
+        assert command("retry", key).returncode == 0
+        message = command.json("show", key)["message"]
+    assert (message["retry_count"], message["last_error"]) == (1, None)
+
+
 def test_a_message_is_escalated_after_its_retries_and_requeued(outbox: Outbox) -> None:
     key = outbox.add()
     with Scripted(BUSY) as api:
