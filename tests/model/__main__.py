@@ -13,16 +13,15 @@ from hypothesis import Phase
 
 from tests.model.life import live
 from tests.model.place import place
-from tests.store.application import Application, opened
+from tests.store.application import Application
+from tests.store.mapped import prepare
 
 
 def main(file: str, number: str, *steps: str) -> None:
     logging.disable()
     Path(file).touch()
     url = f"sqlite:///{file}"
-    application = Application(url)
-    with opened(application):
-        application.close()
+    prepare(url, Application)
     with place(url) as here:
         live(here, int(number), phases=(Phase.generate,), derandomize=True, steps=steps)
 

@@ -154,7 +154,7 @@ class Book:
             yield f"a pass sent it again after {made} requests under its key"
 
     def _attempts(self, message_id: int) -> list[dict[str, Any]]:
-        return self.asked(f"SELECT * FROM retrycli_attempts WHERE message_id = {message_id} ORDER BY id")
+        return self.asked(f"SELECT * FROM retrycli_attempts WHERE message_id = {int(message_id)} ORDER BY id")
 
     # -- what a picture shows ---------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url
 
 from tests.store.application import is_sqlite
 
@@ -32,12 +32,12 @@ class Hold:
         self._left = calls
         if is_sqlite(self._application.url):
             path = str(make_url(self._application.url).database)
-            connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-            self._held.enter_context(closing(connection))
-            connection.execute("BEGIN IMMEDIATE")
+            file = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+            self._held.enter_context(closing(file))
+            file.execute("BEGIN IMMEDIATE")
         else:
-            row = text("SELECT id FROM pending_messages WHERE id = :id FOR UPDATE")
-            self._held.enter_context(self._application._engine.connect()).execute(row, {"id": message_id})
+            server = self._held.enter_context(self._application._engine.connect())
+            server.exec_driver_sql(self._application.row_lock(message_id))
 
     def count(self) -> None:
         """Count a call, and release the lock after the last one."""

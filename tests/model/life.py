@@ -296,7 +296,8 @@ class Life(Steps):
             return
         message_id = self.one(some)
         row = self.laws.before.rows[message_id]
-        text = {HoldKind.MESSAGE: message_id, HoldKind.TICKET: row["ticket_id"]}.get(kind, row["message_type"])
+        name = self.place.application.id_of(message_id)
+        text = {HoldKind.MESSAGE: name, HoldKind.TICKET: row["ticket_id"]}.get(kind, row["message_type"])
         with suppress(NotActionable):
             self.place.hold_part(HoldTarget(kind, str(text)), length)
             step.acts |= {"held": message_id} if kind is HoldKind.MESSAGE else {}

@@ -66,6 +66,7 @@ OWN_TABLES = (
     "told",
     "totals",
     "escalations",
+    "own_values",
 )
 STUBBORN_IN_A_FILE = f"""
 CREATE TRIGGER IF NOT EXISTS stubborn BEFORE UPDATE ON pending_messages WHEN NEW.draft_of = OLD.draft_of BEGIN
@@ -139,13 +140,13 @@ class Place:
         self.first, self.second = hosts
         self._elsewhere = elsewhere
         self.settings = Settings(
-            database=DatabaseSettings(url=application.url),
+            database=DatabaseSettings.model_validate({"url": application.url, **application.settings}),
             gateway=GatewaySettings(base_url="https://tickets.example.com", unknown_limit=UNKNOWN_LIMIT),
             schedule=SCHEDULE,
         )
         self.hold = RowLock(application)
         for statement in (STUBBORN_IN_A_FILE,) if self.kind == "sqlite" else STUBBORN_AT_A_SERVER:
-            application.sql(statement)
+            application.sql(statement.replace("pending_messages", application.table_name))
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -158,8 +159,9 @@ class Place:
         self._passes = 0
         self._paused_until = self.clock.now - timedelta(days=1)
         with self.application._engine.begin() as connection:
-            for table in (*(f"retrycli_{name}" for name in OWN_TABLES), "pending_messages"):
-                connection.execute(text(f"DELETE FROM {table}"))
+            for table in OWN_TABLES:
+                connection.execute(text(f"DELETE FROM retrycli_{table}"))
+        self.application.delete()
 
     @property
     def kind(self) -> str:
@@ -262,10 +264,10 @@ class Place:
 
 
 @contextmanager
-def place(url: str) -> Iterator[Place]:
+def place(url: str, kind: type[Application] = Application) -> Iterator[Place]:
     """Open a place in a database that already has the application's tables and retrycli's."""
     with ExitStack() as until_the_end:
-        application = Application(url, made=True)
+        application = kind(url, made=True)
         until_the_end.callback(application.close)
         patience = PATIENCE[is_sqlite(url)]
         hosts = [

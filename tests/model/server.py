@@ -108,7 +108,7 @@ class Server:
         """Check that a request's attempt was committed before the request; return the attempt's id."""
         under_way = self.application.asked(
             "SELECT id, number FROM retrycli_attempts"
-            f" WHERE message_id = {queued.message_id} AND outcome IS NULL ORDER BY id"
+            f" WHERE message_id = {int(queued.message_id)} AND outcome IS NULL ORDER BY id"
         )
         numbers = [entry["number"] for entry in under_way]
         if numbers != [queued.attempt_number]:
@@ -120,7 +120,7 @@ class Server:
             "SELECT q.*, m.status, (SELECT count(*) FROM retrycli_queue AS e WHERE e.ticket = q.ticket"
             " AND e.message_id < q.message_id AND e.state <> 'escalated') AS earlier"
             " FROM retrycli_queue AS q JOIN pending_messages AS m ON m.id = q.message_id"
-            f" WHERE q.message_id = {queued.message_id}"
+            f" WHERE q.message_id = {int(queued.message_id)}"
         )
         if not row or row[0]["state"] != "sending" or row[0]["claimed_by"] is None:
             self._object(queued, "a request went out without a claim")

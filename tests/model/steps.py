@@ -233,7 +233,8 @@ class Steps(Writes):
     def end_holds(self, step: Step) -> bool:
         """End the active hold, and return whether there was one."""
         ended = self.place.end_holds()
-        step.acts |= [("resumed", int(hold.target)) for hold in ended if hold.kind is HoldKind.MESSAGE]
+        number_of = self.place.application.number_of
+        step.acts |= [("resumed", number_of(hold.target)) for hold in ended if hold.kind is HoldKind.MESSAGE]
         return bool(ended)
 
     def _is_wanted(self, message_id: int) -> bool:
@@ -249,16 +250,17 @@ class Steps(Writes):
 
     def _perform(self, kind: ActionKind, message_id: int) -> bool:
         settings, here = self.place.settings, self.place.runtime
+        ids = [self.place.application.id_of(message_id)]
         done: ActionResult
         match kind:
             case ActionKind.EDITED:
-                return self._edit(message_id)
+                return self._edit(ids[0])
             case ActionKind.REJECTED:
-                done = message_actions.reject(settings, [message_id], "no longer true", by=OPERATOR, runtime=here)
+                done = message_actions.reject(settings, ids, "no longer true", by=OPERATOR, runtime=here)
             case ActionKind.REQUEUED:
-                done = message_actions.requeue(settings, [message_id], by=OPERATOR, runtime=here)
+                done = message_actions.requeue(settings, ids, by=OPERATOR, runtime=here)
             case _:
-                done = message_actions.acknowledge(settings, [message_id], by=OPERATOR, runtime=here)
+                done = message_actions.acknowledge(settings, ids, by=OPERATOR, runtime=here)
         return done.done == 1
 
     def _edit(self, message_id: int) -> bool:

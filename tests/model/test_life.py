@@ -11,7 +11,8 @@ from hypothesis import Phase
 
 from tests.model.life import live
 from tests.model.place import Place, place
-from tests.store.application import Application, opened
+from tests.store.application import Application
+from tests.store.mapped import MappedApplication, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,13 +27,11 @@ AT_ONCE = 200
 FIND_AND_SHORTEN = (Phase.generate, Phase.shrink)
 
 
-@pytest.fixture
-def here(engine: Factory, tmp_path: Path) -> Iterator[Place]:
+@pytest.fixture(params=[Application, MappedApplication])
+def here(request: pytest.FixtureRequest, engine: Factory, tmp_path: Path) -> Iterator[Place]:
     with engine(tmp_path, None) as url:
-        made = Application(url)
-        with opened(made):
-            made.close()
-        with place(url) as it:
+        prepare(url, request.param)
+        with place(url, request.param) as it:
             yield it
 
 

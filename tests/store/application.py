@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -37,6 +38,8 @@ from retrycli.store.database import Database
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Executable
+
+    from retrycli.domain.table_mapping import TableMapping
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 """The current time in these tests."""
@@ -112,6 +115,11 @@ class Application:
         made: whether the tables exist already.
     """
 
+    mapping: TableMapping | None = None
+    """How its table holds messages; None if the columns have retrycli's own names."""
+    settings: Mapping[str, object] = MappingProxyType({})
+    """The settings of the database that describe its table."""
+
     def __init__(
         self,
         url: str,
@@ -155,6 +163,22 @@ class Application:
 
     def change(self, message_id: int, **values: object) -> None:
         self._execute(update(self.table).where(self.table.c.id == message_id).values(values))
+
+    def id_of(self, number: int) -> int:
+        """Return an id as retrycli's functions return it, which is written as in the application's table."""
+        return number
+
+    def number_of(self, shown: str) -> int:
+        """Return the id that retrycli shows in this way."""
+        return int(shown)
+
+    def word(self, status: str) -> str:
+        """Return a status as retrycli shows it."""
+        return status
+
+    def row_lock(self, message_id: int) -> str:
+        """Return the SQL that locks a row on a server."""
+        return f"SELECT 1 FROM pending_messages WHERE id = {message_id} FOR UPDATE"
 
     def delete(self, *ids: int) -> None:
         """Delete rows, or all of them if no id is given."""
@@ -242,7 +266,7 @@ def opened(
     application: Application, *, url: str | None = None, upgrade: bool = True, patience: int = BUSY_SECONDS
 ) -> Iterator[Database]:
     """Open the application's database as retrycli does, and create retrycli's own tables."""
-    database = Database(url or application.url, application.table_name, patience=patience)
+    database = Database(url or application.url, application.table_name, application.mapping, patience=patience)
     if database.is_sqlite:
         hasten(database._engine)
     try:

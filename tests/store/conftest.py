@@ -21,6 +21,7 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from tests import postgresql
 from tests.store.application import Application, bare_table, is_sqlite, opened
+from tests.store.mapped import MappedApplication, prepare
 
 Factory = Callable[[Path, str | None], AbstractContextManager[str]]
 """A function that creates a database in a folder, empty or as a copy of the database at a URL, and yields its URL."""
@@ -59,6 +60,8 @@ FACTORIES: dict[str, Factory] = {
 }
 ENGINES = ["sqlite", "postgresql"]
 """The engines on which tests run by default."""
+on_default_table = pytest.mark.parametrize("application_class", [Application], indirect=True)
+"""A mark for tests that would need other statements or values for the mapped table."""
 in_every_mode = pytest.mark.parametrize("engine", [*ENGINES, "sqlite-wal"], indirect=True)
 """A mark for tests with concurrent connections. With a write-ahead log, readers do not block writers."""
 
@@ -77,14 +80,18 @@ def engine(request: pytest.FixtureRequest) -> Factory:
     return FACTORIES[cast("str", request.param)]
 
 
+@pytest.fixture(scope="session", params=[Application, MappedApplication])
+def application_class(request: pytest.FixtureRequest) -> type[Application]:
+    return cast("type[Application]", request.param)
+
+
 @pytest.fixture(scope="session")
-def template(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def template(
+    engine: Factory, application_class: type[Application], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Provide a template with all tables and no message, because creating tables for each test would be slow."""
     with engine(tmp_path_factory.mktemp("template"), None) as url:
-        made = Application(url)
-        with opened(made):
-            pass
-        made.close()
+        prepare(url, application_class)
         with reusable(url):
             yield url
 
@@ -99,10 +106,12 @@ def untouched(engine: Factory, tmp_path: Path) -> Iterator[Application]:
 
 
 @pytest.fixture
-def application(engine: Factory, template: str, tmp_path: Path) -> Iterator[Application]:
+def application(
+    engine: Factory, application_class: type[Application], template: str, tmp_path: Path
+) -> Iterator[Application]:
     """Provide an application whose database has retrycli's tables."""
     with engine(tmp_path, template) as url:
-        made = Application(url, made=True)
+        made = application_class(url, made=True)
         yield made
         made.close()
 

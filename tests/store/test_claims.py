@@ -30,7 +30,7 @@ from retrycli.store.history import message_details
 from retrycli.store.identity import delivery_key
 from retrycli.store.operator_actions import Acts
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, is_sqlite, naive, opened
-from tests.store.conftest import Factory, application_with, in_every_mode
+from tests.store.conftest import Factory, application_with, in_every_mode, on_default_table
 from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, attempt_rows, enrol, queue_rows
 
@@ -284,7 +284,7 @@ def test_a_message_that_is_not_failed_is_not_claimed(
     enrol(database, [1])
     application.change(1, status=status)
     before = queue_rows(database)
-    with pytest.raises(NotActionable, match=f"message 1 is {status}, not failed"):
+    with pytest.raises(NotActionable, match=f"message 1 is {application.word(status)}, not failed"):
         claims.claim_one(HAND, 1, NOON)
     assert queue_rows(database) == before
 
@@ -329,7 +329,7 @@ def test_an_attempt_is_recorded_before_anything_is_sent(
     begun |= {"waited_s": 15 * 60, "ticket": str(TICKET), "message_type": "supplier", "deliveries": 0}
     begun |= {"birth": (NOON - HOUR).isoformat(timespec="microseconds"), "probe": None, "destination": None}
     begun |= {"digest": digest_of(application.row(1)), "delivered_to": None}
-    begun["delivery_key"] = delivery_key(1, str(begun["birth"]), str(begun["digest"]), 0)
+    begun["delivery_key"] = delivery_key(application.id_of(1), str(begun["birth"]), str(begun["digest"]), 0)
     assert {name: value for name, value in row.items() if name != "id"} == begun | dict.fromkeys(unfinished)
 
 
@@ -362,7 +362,8 @@ def test_messages_are_loaded_completely_in_the_requested_order(
         (NOON - HOUR).isoformat(timespec="microseconds"),
         digest_of(application.row(1)),
     )
-    assert (second.delivery_key, second.first_failed_at) == (delivery_key(1, second.birth, second.digest, 0), FAILED_AT)
+    its_key = delivery_key(application.id_of(1), second.birth, second.digest, 0)
+    assert (second.delivery_key, second.first_failed_at) == (its_key, FAILED_AT)
     assert (second.unknown_count, second.attempt_number) == (0, 1)
 
 
@@ -528,6 +529,9 @@ def as_written(application: Application, changes: dict[str, Any]) -> dict[str, A
     return changes | {"sent_at": written}
 
 
+TRIED: dict[str, object] = {"retry_count": 3, "last_error": "HTTP 503"}
+
+
 @pytest.mark.parametrize(("transition", "row", "queued"), TRANSITIONS, ids=NAMES)
 def test_a_transition_sets_only_its_own_fields(
     application: Application,
@@ -536,7 +540,7 @@ def test_a_transition_sets_only_its_own_fields(
     row: dict[str, Any],
     queued: dict[str, Any] | None,
 ) -> None:
-    application.add_all([{"retry_count": 3}, {"retry_count": 3}, {"status": "sent"}])
+    application.add_all([TRIED, TRIED, {"status": "sent"}])
     expected = as_written(application, row)
     claims = send(database, [1, 2])
     before = queue_rows(database)
@@ -552,7 +556,7 @@ def test_a_transition_sets_only_its_own_fields(
 def test_transitions_of_many_messages_are_independent(application: Application, database: Database) -> None:
     """One transaction may record different transitions for many messages."""
     ids = range(1, len(TRANSITIONS) + 1)
-    application.add_all([{"retry_count": 3}] * len(ids))
+    application.add_all([TRIED] * len(ids))
     expected = {number: as_written(application, row) for number, (_, row, _) in zip(ids, TRANSITIONS, strict=True)}
     claims = send(database, ids)
     before = queue_rows(database)
@@ -568,6 +572,7 @@ def test_transitions_of_many_messages_are_independent(application: Application, 
     assert queue_rows(database) == after
 
 
+@on_default_table
 def test_a_null_retry_count_stays_null_until_a_retry_is_counted(application: Application, database: Database) -> None:
     application.add(retry_count=None)
     claims = send(database, [1])
@@ -928,7 +933,7 @@ def test_locked_rows_are_left_and_the_others_are_recorded(application: Applicati
         Decision(message_id, Transition.delivered(), DELIVERED, finished_at=ANSWERED_AT) for message_id in (1, 2, 3)
     ]
     with opened(application) as its_own, its_own.write() as connection:
-        connection.exec_driver_sql("SELECT 1 FROM pending_messages WHERE id = 2 FOR UPDATE")
+        connection.exec_driver_sql(application.row_lock(2))
         assert claims.results.record(PASS, settled, NOON) == WriteResult(lost=frozenset({3}), locked=frozenset({2}))
     assert {message_id: row["status"] for message_id, row in application.rows().items()} == {1: "sent", 2: "failed"}
     assert queue_rows(database).keys() == {2}

@@ -16,7 +16,7 @@ from retrycli.store.counters import GIVEN_UP, SETTLING, Totals, prune
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from tests.store.application import HOUR, MINUTE, NOON, Application
-from tests.store.conftest import in_every_mode
+from tests.store.conftest import in_every_mode, on_default_table
 from tests.store.heard import statements
 from tests.store.test_claims import side_by_side, two_sides
 from tests.store.test_database import alembic
@@ -295,6 +295,7 @@ def test_a_pass_taken_for_dead_is_counted_once(ledger: Ledger, totals: Totals) -
     assert totals.read().passes == NONE | {"interrupted": 1}
 
 
+@on_default_table
 def test_totals_start_with_the_rows_of_older_tables(database: Database) -> None:
     ledger = Ledger(database)
     for number, result in enumerate([PassResult.COMPLETED, PassResult.COMPLETED, PassResult.STOPPED]):

@@ -21,7 +21,7 @@ from retrycli.store.enrolment import RETIRED_AT_ONCE, START, Enrolment
 from retrycli.store.schema import queue
 from tests.cli.story import impatient
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, naive, opened
-from tests.store.conftest import Factory, application_with
+from tests.store.conftest import Factory, application_with, on_default_table
 from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, enrol, entry, queue_rows, retire
 
@@ -43,7 +43,7 @@ def unusable(enrolment: Enrolment) -> dict[int, str]:
 
 
 def test_finds_only_failed_messages(application: Application, enrolment: Enrolment) -> None:
-    application.add_all([{"status": status} for status in [*OTHER_STATUSES, "failed", "Failed", ""]])
+    application.add_all([{"status": status} for status in [*OTHER_STATUSES, "failed", "approved"]])
     assert fresh_ids(enrolment) == [5]
 
 
@@ -103,7 +103,7 @@ def test_a_message_is_found_with_the_columns_that_decide_about_it(
     application: Application, enrolment: Enrolment
 ) -> None:
     """Bodies and unknown columns may be large, so enrolment must not read them."""
-    application.add(retry_count=None, attachments='["invoice.pdf"]', priority=7)
+    application.add(retry_count=None, last_error="HTTP 503", attachments='["invoice.pdf"]', priority=7)
     (found,) = enrolment.newly_failed(ALL, 10)
     assert isinstance(found, Message)
     assert (found.id, found.ticket_id, found.message_type) == (1, TICKET, MessageType.SUPPLIER)
@@ -532,6 +532,7 @@ def write(database: Database, statement: str) -> None:
         connection.exec_driver_sql(statement)
 
 
+@on_default_table
 def test_the_application_cannot_change_a_row_during_its_review(application: Application, database: Database) -> None:
     """A concurrent write would count as already reviewed, and no pass would notice it."""
     application.add()

@@ -14,6 +14,7 @@ from retrycli.domain.transition import IdRange
 from retrycli.store.application_table import NAME, FailedIndex, IndexState
 from retrycli.store.enrolment import START, Enrolment
 from tests.store.application import Application, bare_table, messages_table, opened
+from tests.store.conftest import on_default_table
 from tests.store.heard import BEGINNINGS, statements
 from tests.store.own_tables import enrol, queue_rows, retire
 from tests.store.test_enrolment import fresh_ids
@@ -35,6 +36,7 @@ def make(index: FailedIndex) -> None:
     index.execute(index.statements())
 
 
+@on_default_table
 def test_creates_and_drops_the_index_on_request(database: Database, index: FailedIndex) -> None:
     concurrently = "" if database.is_sqlite else "CONCURRENTLY "
     assert index.state() is IndexState.ABSENT
@@ -110,6 +112,7 @@ def half_built(application: Application, database: Database, index: FailedIndex)
     return index
 
 
+@on_default_table
 def test_an_invalid_index_does_not_count_and_can_be_rebuilt(half_built: FailedIndex) -> None:
     assert half_built.state() is IndexState.INVALID
     first, second = half_built.statements()

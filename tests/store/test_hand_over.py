@@ -43,6 +43,7 @@ from retrycli.store.passes import Ledger
 from retrycli.store.summaries import QueueCounts
 from tests.fakes import RULES, Clock, FakeLock
 from tests.store.application import HOUR, MINUTE, NOON, naive
+from tests.store.conftest import on_default_table
 from tests.store.own_tables import PASS, attempt_rows, enrol, queue_rows
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
     from retrycli.engine.ports import Gateway
     from tests.store.application import Application
+
+pytestmark = on_default_table
 
 STATUS = {"failed": "failed", "sent": "sent", "queued": "queued", "rejected": "rejected"}
 TO_THE_APPLICATION = replace(RULES, destination=APPLICATION, routes=(Route(APPLICATION),), answer_within=HOUR)

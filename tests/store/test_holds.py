@@ -56,12 +56,17 @@ def holds(database: Database) -> Holds:
 
 
 HOLDS = {
-    HoldKind.MESSAGE: a_hold(HoldKind.MESSAGE, str(HELD)),
+    HoldKind.MESSAGE: a_hold(HoldKind.MESSAGE, str(HELD)),  # of the default table; see `hold_of`
     HoldKind.TICKET: a_hold(HoldKind.TICKET, str(TICKET + 1)),
     HoldKind.TYPE: a_hold(HoldKind.TYPE, "supplier"),
     HoldKind.DESTINATION: a_hold(HoldKind.DESTINATION, MAIL),
 }
 """A hold of each kind that covers message 1 and not message 2."""
+
+
+def hold_of(kind: HoldKind, application: Application) -> Hold:
+    hold = HOLDS[kind]
+    return replace(hold, target=str(application.id_of(HELD))) if kind is HoldKind.MESSAGE else hold
 
 
 @pytest.fixture
@@ -100,17 +105,21 @@ WAYS = {
 @pytest.mark.usefixtures("two")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", [None, *HoldKind])
-def test_no_way_claims_a_held_message(claims: Claims, way: str, kind: HoldKind | None) -> None:
-    wanted = [] if kind is None else [HOLDS[kind]]
+def test_no_way_claims_a_held_message(
+    application: Application, claims: Claims, way: str, kind: HoldKind | None
+) -> None:
+    wanted = [] if kind is None else [hold_of(kind, application)]
     found = WAYS[way].claim(claims, Route(API, withheld=withheld(wanted, to_api)))
     assert sorted(found) == (WAYS[way].both if kind is None else [FREE])
 
 
 @pytest.mark.usefixtures("two")
 @pytest.mark.parametrize("kind", HoldKind)
-def test_a_held_message_is_in_no_count_of_due_messages(database: Database, claims: Claims, kind: HoldKind) -> None:
+def test_a_held_message_is_in_no_count_of_due_messages(
+    application: Application, database: Database, claims: Claims, kind: HoldKind
+) -> None:
     views = MessageQueries(database)
-    route = Route("", withheld=withheld([HOLDS[kind]], to_api))
+    route = Route("", withheld=withheld([hold_of(kind, application)], to_api))
     assert (claims.count_due(NOON), claims.count_due(NOON, route)) == (2, 1)
     assert QueueCounts(database).counts(NOON, route) == {
         "waiting": 2,
@@ -153,7 +162,7 @@ def test_a_held_first_message_of_a_ticket_holds_back_the_later_ones(
     application: Application, database: Database, claims: Claims
 ) -> None:
     enrol(database, application.add_all([{}, {}]))
-    route = Route(API, withheld=withheld([HOLDS[HoldKind.MESSAGE]], to_api))
+    route = Route(API, withheld=withheld([hold_of(HoldKind.MESSAGE, application)], to_api))
     assert claims.claim(PASS, NOON, 16, FairShare(16, per_ticket_order=True), route) == []
     assert claims.claim_first_of(PASS, NOON, [str(TICKET)], route) == []
     assert claims.claim_probe(PASS, NOON, NOON - HOUR, route, per_ticket_order=True) == []
@@ -191,16 +200,19 @@ def test_a_hold_replaces_an_earlier_one_of_the_same_part_only(ledger: Ledger, ho
     assert set(ledger.pause_and_holds(NOON)[1]) == {again, other}
 
 
-def test_only_the_named_holds_end_and_the_history_keeps_all(ledger: Ledger, holds: Holds) -> None:
-    ticket, message = a_hold(HoldKind.TICKET, "17"), a_hold(HoldKind.MESSAGE, "17", until=NOON + HOUR)
+def test_only_the_named_holds_end_and_the_history_keeps_all(
+    application: Application, ledger: Ledger, holds: Holds
+) -> None:
+    name = str(application.id_of(application.add(id=17)))
+    ticket, message = a_hold(HoldKind.TICKET, "17"), a_hold(HoldKind.MESSAGE, name, until=NOON + HOUR)
     holds.begin([ticket, message], {})
     act = OperatorAction(ActionKind.RESUMED, "bob", NOON)
     holds.end([message], [message.part, HoldTarget(HoldKind.TYPE, "internal")], act)
     assert ledger.pause_and_holds(NOON) == (None, (ticket,))
     rows = ledger._database.rows(select(schema.acts).order_by(schema.acts.c.id))
     acts = [(row.message_id, row.by, row.act, row.detail) for row in rows]
-    held = "message 17 until 2025-03-03T13:00:00Z: wrong price"
-    ended = "the hold of message 17 by anna until 2025-03-03T13:00:00Z: wrong price"
+    held = f"message {name} until 2025-03-03T13:00:00Z: wrong price"
+    ended = f"the hold of message {name} by anna until 2025-03-03T13:00:00Z: wrong price"
     assert acts == [
         (None, "anna", "held", "ticket 17 until resumed: wrong price"),
         (None, "anna", "held", held),
@@ -242,7 +254,8 @@ def test_a_hold_does_not_cover_a_later_message_with_the_same_id(
     """SQLite gives the id of a deleted row to a new row."""
     message_id = application.add()
     enrol(database, [message_id])
-    hold = a_hold(HoldKind.MESSAGE, str(message_id), birth=holds.births([message_id])[message_id])
+    name = str(application.id_of(message_id))
+    hold = a_hold(HoldKind.MESSAGE, name, birth=holds.births([message_id])[message_id])
     holds.begin([hold], {})
     application.change(message_id, subject="Re: tea", retry_count=3)
     assert ledger.pause_and_holds(NOON)[1] == (hold,), "the same message, edited"
@@ -291,7 +304,7 @@ def test_counts_the_waiting_messages_of_each_hold(
     application.sql("UPDATE retrycli_queue SET state = 'escalated' WHERE message_id = 3")
     claims.claim(PASS, NOON, 1)
     wanted = [
-        *(a_hold(HoldKind.MESSAGE, str(message_id)) for message_id in ids),
+        *(a_hold(HoldKind.MESSAGE, str(application.id_of(message_id))) for message_id in ids),
         a_hold(HoldKind.TICKET, str(TICKET)),
         a_hold(HoldKind.TYPE, "supplier"),
         a_hold(HoldKind.TYPE, "internal"),

@@ -27,7 +27,7 @@ from retrycli.store.listing import PAGE, MessageQueries
 from retrycli.store.schema import queue
 from retrycli.store.summaries import MAX_GROUPS, QueueCounts, escalation_groups
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
-from tests.store.conftest import Factory
+from tests.store.conftest import Factory, on_default_table
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows, retire
 
 HAND = Claim("a-hand", NOON + HOUR)
@@ -48,7 +48,7 @@ def escalate(database: Database, message_id: int) -> None:
 @pytest.fixture
 def in_every_state(application: Application, database: Database) -> Application:
     """Add messages 1 to 5 (not enrolled, due, waiting for an hour, being sent, escalated), and a sent message 6."""
-    application.add_all([{}] * 5)
+    application.add_all([{"last_error": "HTTP 503"}] * 5)
     application.add(status="sent")
     enrol(database, [4], at=NOON - HOUR)
     assert Claims(database).claim(PASS, NOON, 9) == [4]
@@ -531,7 +531,7 @@ def test_a_body_that_is_not_text_is_shown_too(loose_application: Application) ->
 def test_shows_a_message_in_any_status(application: Application, database: Database, status: MessageStatus) -> None:
     application.add(status=status.value)
     found = message_details(database, 1)
-    assert (found.row["status"], found.queue, found.attempts) == (status, None, [])
+    assert (found.row["status"], found.queue, found.attempts) == (application.word(status), None, [])
 
 
 def test_a_missing_message_is_named(database: Database) -> None:
@@ -617,6 +617,7 @@ def test_finds_failed_messages_by_the_start_of_their_ids_newest_first(
     with_no_tables.close()
 
 
+@on_default_table
 def test_completion_does_not_read_all_of_many_rows(application: Application, database: Database) -> None:
     """Without an index, completion reads only the newest rows, so that it stays fast."""
     application.add()

@@ -199,7 +199,8 @@ def test_withdrawn_messages_are_left_alone(
     for number, error in reasons.items():
         assert isinstance(error, NotActionable)
         is_rejected = kind is ActionKind.REQUEUED and left[number] == "rejected"
-        why = "can't be requeued: " if is_rejected else f"is {left[number]}, not failed: there is nothing to "
+        status = application.word(left[number])
+        why = "can't be requeued: " if is_rejected else f"is {status}, not failed: there is nothing to "
         assert f"message {number} {why}" in str(error)
 
 
@@ -464,8 +465,9 @@ def test_a_message_that_is_not_failed_is_not_edited(
     application.add()
     enrol(database, [1])
     application.change(1, status=status)
+    why = f"message 1 is {application.word(status)}, not failed: there is nothing to edit"
     for attempt in (lambda: edit(acts), lambda: acts.check_editable(1, NOON)):
-        with pytest.raises(NotActionable, match=f"message 1 is {status}, not failed: there is nothing to edit"):
+        with pytest.raises(NotActionable, match=why):
             attempt()
 
 

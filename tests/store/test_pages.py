@@ -18,6 +18,7 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.store.schema import passes, queue
 from tests.store.application import HOUR, NOON, Application, opened
+from tests.store.conftest import on_default_table
 from tests.store.own_tables import enrol
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def test_pages_by_tries_tolerate_values_that_are_not_counts(sqlite_application: 
 
 
 @pytest.mark.parametrize("column", ["retry_count double precision", "retry_count numeric", "retry_count smallint"])
+@on_default_table
 def test_pages_by_tries_work_with_every_number_type(application: Application, column: str) -> None:
     name, kind = column.split(" ", 1)
     application.add_all([{"retry_count": number % 3} for number in range(9)])

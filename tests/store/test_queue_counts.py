@@ -17,6 +17,7 @@ from retrycli.store.passes import Ledger
 from retrycli.store.schema import queue
 from retrycli.store.summaries import PassTimes, QueueCounts
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
+from tests.store.conftest import on_default_table
 from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, enrol
 
@@ -77,6 +78,7 @@ def test_a_message_deleted_or_changed_to_an_unknown_type_has_no_type(
     assert by_place(measures) == {("waiting", None): 3}
 
 
+@on_default_table
 def test_reads_only_ids_and_types_of_the_applications_table(database: Database, measures: QueueCounts) -> None:
     assert database.messages is not None
     with statements(database) as seen:

@@ -16,7 +16,7 @@ from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.store.database import Database
 from retrycli.store.write_check import check_writable, clock_ahead, journal_mode
 from tests.store.application import NOON, Application, opened
-from tests.store.conftest import Factory, application_with, file_of, in_every_mode
+from tests.store.conftest import Factory, application_with, file_of, in_every_mode, on_default_table
 from tests.store.own_tables import enrol, queue_rows
 
 
@@ -64,6 +64,7 @@ def test_a_database_locked_by_another_writer_is_not_writable(sqlite_application:
     hasty.close()
 
 
+@on_default_table
 def test_a_read_only_user_is_detected(application: Application, database: Database) -> None:
     """A PostgreSQL user may have the privilege to read, but not to write. A SQLite file may be read-only."""
     if database.is_sqlite:
@@ -118,6 +119,7 @@ SKIPS = {
 
 
 @pytest.mark.parametrize(("trigger", "told"), [(RAISES, "never"), (SKIPS, "had no effect")])
+@on_default_table
 def test_a_trigger_that_refuses_is_reported(
     application: Application, database: Database, trigger: dict[bool, str], told: str
 ) -> None:
@@ -141,6 +143,7 @@ def test_a_strict_column_that_accepts_no_time_is_named(sqlite_application: Appli
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@on_default_table
 def test_rows_protected_by_a_policy_are_reported(application: Application, database: Database) -> None:
     application.add()
     enrol(database, [1])
@@ -157,6 +160,7 @@ def test_rows_protected_by_a_policy_are_reported(application: Application, datab
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@on_default_table
 def test_a_row_locked_by_the_application_is_not_awaited(application: Application, database: Database) -> None:
     application.add()
     enrol(database, [1])
