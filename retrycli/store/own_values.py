@@ -4,10 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, Text, Update, delete, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, Integer, Text, Update, delete, exists, func, insert, select, update
 from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.identity import birth_of
+from retrycli.domain.message import MessageStatus
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.reflection import MessageTable
 from retrycli.store.schema import own_values
@@ -15,13 +16,16 @@ from retrycli.store.schema import own_values
 TYPES: Mapping[str, TypeEngine[Any]] = {"retry_count": Integer(), "last_error": Text()}
 
 
-def keep(table: MessageTable, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def keep(
+    table: MessageTable, connection: Connection, rows: Sequence[Mapping[str, Any]], *, status: MessageStatus
+) -> None:
     """Store the values of the roles that retrycli keeps itself.
 
     Args:
         table: the application's table.
         connection: a connection in a writing transaction.
         rows: the id, ``retry_count`` and ``last_error`` of each message. None leaves a value unchanged.
+        status: leave out messages whose rows have another status, such as those whose change a trigger has ignored.
     """
     ids = [row["id"] for row in rows]
     if not ids:
@@ -29,7 +33,7 @@ def keep(table: MessageTable, connection: Connection, rows: Sequence[Mapping[str
     known = set(connection.execute(KNOWN, {"ids": ids}).scalars())
     if fresh := [{"message_id": message_id, "retry_count": 0} for message_id in ids if message_id not in known]:
         connection.execute(insert(own_values), fresh)
-    _update(table.own).execute(connection, rows)
+    _update(table, status).execute(connection, rows)
 
 
 def forget_errors(table: MessageTable, connection: Connection, ids: Collection[int]) -> None:
@@ -49,12 +53,15 @@ KNOWN = select(own_values.c.message_id).where(id_in(own_values.c.message_id))
 
 
 @lru_cache
-def _update(roles: frozenset[str]) -> BulkStatement:
-    def keep_them(of: Values) -> Update:
-        values = {role: func.coalesce(of[role], own_values.c[role]) for role in sorted(roles)}
-        return update(own_values).where(own_values.c.message_id == of["id"]).values(values)
+def _update(table: MessageTable, status: MessageStatus) -> BulkStatement:
+    roles = sorted(table.own)
 
-    return BulkStatement(keep_them, {"id": BigInteger(), **{role: TYPES[role] for role in sorted(roles)}})
+    def keep_them(of: Values) -> Update:
+        values = {role: func.coalesce(of[role], own_values.c[role]) for role in roles}
+        has_status = exists().where(table.has_id(own_values.c.message_id), table.has_status(status))
+        return update(own_values).where(own_values.c.message_id == of["id"], has_status).values(values)
+
+    return BulkStatement(keep_them, {"id": BigInteger(), **{role: TYPES[role] for role in roles}})
 
 
 BIRTHS = select(own_values.c.message_id, own_values.c.birth).where(id_in(own_values.c.message_id))

@@ -52,10 +52,11 @@ def set_status(
 
     def write(errors: Mapping[int, str | None], room: int | None) -> int | None:
         rows = [{"id": message_id, "last_error": error} for message_id, error in errors.items()]
+        changed = status_update(database.table, before, after, room).execute(connection, rows)
         if database.table.own:
             count = 0 if after is MessageStatus.FAILED else None
-            keep(database.table, connection, [{**row, "retry_count": count} for row in rows])
-        return status_update(database.table, before, after, room).execute(connection, rows)
+            keep(database.table, connection, [{**row, "retry_count": count} for row in rows], status=after)
+        return changed
 
     def took(_error: str | None, row: RowState, _room: int | None) -> bool:
         return row.failed and row.retry_count == 0 if after is MessageStatus.FAILED else not row.failed
@@ -69,7 +70,8 @@ def reset_retry_counts(database: Database, connection: Connection, ids: Collecti
 
     def write(wanted: Mapping[int, None], _room: int | None) -> None:
         if "retry_count" in table.own:
-            keep(table, connection, [{"id": message_id, "retry_count": 0, "last_error": None} for message_id in wanted])
+            rows = [{"id": message_id, "retry_count": 0, "last_error": None} for message_id in wanted]
+            keep(table, connection, rows, status=MessageStatus.FAILED)
             return
         failed = update(table.written).where(table.has_id_in(), table.has_status(MessageStatus.FAILED))
         no_tries = failed.values({table.column("retry_count"): 0})
@@ -132,7 +134,7 @@ def _write(
     ]
     noted: int | None = len(failed)
     if table.own:
-        keep(table, connection, failed)
+        keep(table, connection, failed, status=MessageStatus.FAILED)
         forget_errors(table, connection, delivered)
     if table.own != {"retry_count", "last_error"}:
         noted = note_failures(table, room).execute(connection, failed)

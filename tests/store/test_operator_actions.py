@@ -133,6 +133,25 @@ def test_a_rejected_message_belongs_to_the_application_again(
     assert Enrolment(database).newly_failed(IdRange(None, None), 9) == []
 
 
+IGNORE_CHANGES = {
+    True: "CREATE TRIGGER ignore BEFORE UPDATE ON {} BEGIN SELECT RAISE(IGNORE); END",
+    False: "CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
+    "CREATE TRIGGER ignore BEFORE UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION ignore()",
+}
+
+
+def test_a_row_whose_change_a_trigger_ignores_keeps_its_count_and_its_error(
+    application: Application, database: Database, acts: Acts
+) -> None:
+    """Also if retrycli keeps the two itself. A requeue tells by the error who has rejected the message."""
+    application.add()
+    escalate(database, 1)
+    application.sql(IGNORE_CHANGES[database.is_sqlite].format(application.table_name))
+    with application.watched() as changed:
+        performed = acts.perform(ActionKind.REJECTED, {1: MAKERS[ActionKind.REJECTED]})
+    assert (performed.refused.keys(), changed) == ({1}, {})
+
+
 def test_an_acknowledged_message_stays_escalated_and_is_no_longer_new(
     application: Application, database: Database, acts: Acts, views: MessageQueries
 ) -> None:
