@@ -40,7 +40,7 @@ LONGEST_WAIT = timedelta(hours=6)
 A_WHILE = timedelta(minutes=5)
 """Only rescheduling causes a wait that is longer than this."""
 WRITES = {"delivered", "refused", "permanent"}
-"""Outcomes that a pass also writes to the application's row."""
+"""Outcomes that a pass also writes to the application's row, if the row has a count and an error."""
 CHARGED = {"refused", "transient", "unreachable", "unknown"}
 """Outcomes that use up a retry. All except `refused` do so only while the destination is not known to be down."""
 
@@ -67,6 +67,8 @@ class Laws:
     """
 
     server: Server
+    writes: set[str] = field(default_factory=lambda: WRITES)
+    """Outcomes that a pass also writes to the application's row."""
     before: Picture = field(default_factory=Picture)
     """The database after the last step, with the application's later writes."""
     seen: set[int] = field(default_factory=set)
@@ -256,7 +258,7 @@ class Laws:
             message_id
             for message_id, rows in after.finished_since(self.before).items()
             if message_id in after.stubborn - step.touched
-            and any(row["outcome"] in WRITES and not after.is_taken_for_ours(row) for row in rows)
+            and any(row["outcome"] in self.writes and not after.is_taken_for_ours(row) for row in rows)
         }
         if repeated := unwritable - after.in_state("escalated"):
             yield f"the rows of {repeated} take no change, and a pass did not escalate them"
