@@ -120,6 +120,21 @@ def test_toml_examples_can_be_parsed(text: str) -> None:
     assert tomllib.loads(text)
 
 
+def is_of_settings(text: str) -> bool:
+    """Return whether a TOML example is not a part of a preset or of another file."""
+    return tomllib.loads(text).keys() <= Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("text", [text for text in blocks(ALL, "toml") if is_of_settings(text)])
+def test_examples_of_settings_are_valid(text: str) -> None:
+    found = tomllib.loads(text)
+    gateway = found.get("gateway", {})
+    # Secrets come from the environment.
+    gateway |= {"token": "secret"} if gateway.get("auth") == "bearer" else {}
+    gateway |= {"password": "secret"} if "username" in gateway else {}
+    assert Settings.model_validate(found)
+
+
 @pytest.mark.parametrize("topic", PAGES)
 def test_commands_to_paste_fit_a_terminal_of_80_columns(topic: str) -> None:
     """A wrapped line would be pasted in two parts. Lines with one long word, such as a URL, are exempt."""

@@ -67,7 +67,7 @@ PIPED = (
     *(f"list-failed {option}" for option in FILTERS),
     *("list-failed", "list-failed --json", "list-failed --sort id"),
     *("escalations", "escalations --json", "status --json"),
-    *("show 1", "show 1 --json", "show 15 --json", "show 99"),
+    *("show 1", "show 1 --json", "show 15 --json", "show 99", "show one"),
 )
 ON_TERMINAL = ("list-failed", "list-failed --limit 2", "escalations", "show 14", "show 15")
 
@@ -342,6 +342,9 @@ def test_show_handles_every_status_and_missing_messages(shown: Shown) -> None:
     missing = shown.piped["show 99"]
     assert (missing.returncode, missing.stdout) == (4, "")
     assert re.fullmatch(r"retrycli: no message 99 in \S+; see `retrycli list-failed`\n", missing.stderr)
+    no_id = shown.piped["show one"]
+    assert (no_id.returncode, no_id.stdout) == (4, "")
+    assert no_id.stderr == "retrycli: no message one; `retrycli list-failed` lists the failed messages\n"
 
 
 def test_only_show_prints_bodies(shown: Shown) -> None:

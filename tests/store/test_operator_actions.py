@@ -149,7 +149,8 @@ def test_a_row_whose_change_a_trigger_ignores_keeps_its_count_and_its_error(
     application.sql(IGNORE_CHANGES[database.is_sqlite].format(application.table_name))
     with application.watched() as changed:
         performed = acts.perform(ActionKind.REJECTED, {1: MAKERS[ActionKind.REJECTED]})
-    assert (performed.refused.keys(), changed) == ({1}, {})
+    assert [*performed.refused] == [1]
+    assert changed == {}
 
 
 def test_an_acknowledged_message_stays_escalated_and_is_no_longer_new(
