@@ -31,6 +31,7 @@ Measurements:
 - Console: each page and endpoint of the console, compared with the operations behind it, called in the same process in
   turns. The database has 100,000 failed messages and a million attempts. Times are CPU times on SQLite, and elapsed
   times on PostgreSQL.
+- Keys: throughput with UUIDs as keys, compared with integers, at 8 requests at once.
 - Hosts: concurrent passes on one PostgreSQL, with four times as many messages. Each pass has 8 requests in flight, and
   the server answers after 20 ms. The time is that of the slowest pass. On a machine with few cores, the passes slow
   each other down.
@@ -44,7 +45,19 @@ import platform
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import contenders, cost, databases, engines, hosts, idle, memory, report, startup, throughput
+from tests.benchmarks import (
+    contenders,
+    cost,
+    databases,
+    engines,
+    hosts,
+    idle,
+    keys,
+    memory,
+    report,
+    startup,
+    throughput,
+)
 from tests.benchmarks.processes import Call, run
 
 if TYPE_CHECKING:
@@ -52,7 +65,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.databases import Databases
 
-SECTIONS = ("throughput", "engines", "idle", "startup", "report", "cost", "memory", "hosts", "console")
+SECTIONS = ("throughput", "engines", "idle", "startup", "report", "cost", "memory", "keys", "hosts", "console")
 
 
 def options() -> argparse.Namespace:
@@ -111,6 +124,8 @@ def reports_on(those: Databases, chosen: argparse.Namespace) -> Iterator[str]:
         yield cost.report(those, cost.SIZES, chosen.messages, chosen.rounds)
     if "memory" in sections:
         yield memory.report(those, memory.LENGTHS, chosen.due, chosen.rounds)
+    if "keys" in sections:
+        yield keys.report(those, chosen.messages, chosen.rounds)
     if "console" in sections:
         with those.database() as url:
             run(Call(("-m", "tests.benchmarks.desk", url)))

@@ -1,6 +1,7 @@
 """Play the application: add messages to its table, or count those that were sent.
 
 `application.py add DATABASE COUNT` adds messages that failed two days ago, and creates the table if it is missing.
+`application.py add-with-uuids DATABASE COUNT` does the same with UUIDs as keys.
 `application.py add-waiting DATABASE COUNT` adds messages that failed just now, so often that none is due for hours.
 `application.py count-sent DATABASE` prints how many are sent. The module runs as a separate process:
 see `processes.run_together`.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -17,30 +19,44 @@ BODY = "Your order has left our house. " * 66  # 2 KB
 SHORT_BODY = "Your order has left our house. " * 6
 """The body of waiting messages: a million of them must fit on a disk."""
 
-tables = sa.MetaData()
-messages = sa.Table(
-    "pending_messages",
-    tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("ticket_id", sa.Integer),
-    *(sa.Column(name, sa.Text) for name in ("message_type", "subject", "body", "status")),
-    sa.Column("retry_count", sa.Integer),
-    sa.Column("last_error", sa.Text),
-    *(sa.Column(name, sa.DateTime) for name in ("created_at", "updated_at", "sent_at")),
-    sa.Column("recipient_email", sa.Text),
-)
+UUID_KEY = sa.Text().with_variant(sa.Uuid(as_uuid=False), "postgresql")
+NEW_UUID = {"sqlite": sa.func.lower(sa.func.hex(sa.func.randomblob(16))), "postgresql": sa.func.gen_random_uuid()}
 
 
-def add(engine: sa.Engine, count: int, *, retry_count: int, failed_at: datetime, body: str) -> None:
+def messages_table(metadata: sa.MetaData, key: sa.types.TypeEngine[Any]) -> sa.Table:
+    """Define the application's table with keys of a type."""
+    return sa.Table(
+        "pending_messages",
+        metadata,
+        sa.Column("id", key, primary_key=True),
+        sa.Column("ticket_id", sa.Integer),
+        *(sa.Column(name, sa.Text) for name in ("message_type", "subject", "body", "status")),
+        sa.Column("retry_count", sa.Integer),
+        sa.Column("last_error", sa.Text),
+        *(sa.Column(name, sa.DateTime) for name in ("created_at", "updated_at", "sent_at")),
+        sa.Column("recipient_email", sa.Text),
+    )
+
+
+tables, tables_with_uuids = sa.MetaData(), sa.MetaData()
+messages = messages_table(tables, sa.Integer())
+messages_with_uuids = messages_table(tables_with_uuids, UUID_KEY)
+sa.Index("pending_messages_created", messages_with_uuids.c.created_at)  # without it, no pass could find new rows
+
+
+def add(
+    engine: sa.Engine, count: int, *, retry_count: int, failed_at: datetime, body: str, uuids: bool = False
+) -> None:
     """Add failed messages, each with its own subject."""
+    target = messages_with_uuids if uuids else messages
     with engine.begin() as connection:
-        tables.create_all(connection)
-        before: int = connection.execute(sa.select(sa.func.coalesce(sa.func.max(messages.c.id), 0))).scalar_one()
+        target.metadata.create_all(connection)
+        before: int = connection.execute(sa.select(sa.func.count()).select_from(target)).scalar_one()
         if count == 0:
             return
         counted = sa.select(sa.literal(before + 1).label("n")).cte("counted", recursive=True)
         counted = counted.union_all(sa.select(counted.c.n + 1).where(counted.c.n < before + count))
-        values = {
+        values: dict[str, sa.ColumnElement[Any]] = {
             "ticket_id": counted.c.n,
             "message_type": sa.literal("customer"),
             "subject": sa.literal("Ticket ") + sa.cast(counted.c.n, sa.Text),
@@ -52,7 +68,9 @@ def add(engine: sa.Engine, count: int, *, retry_count: int, failed_at: datetime,
             "updated_at": sa.literal(failed_at),
             "recipient_email": sa.literal("someone@example.com"),
         }
-        connection.execute(messages.insert().from_select(list(values), sa.select(*values.values())))
+        if uuids:
+            values["id"] = NEW_UUID[engine.dialect.name]
+        connection.execute(target.insert().from_select(list(values), sa.select(*values.values())))
 
 
 def count_sent(engine: sa.Engine) -> int:
@@ -70,6 +88,8 @@ def main(command: str, url: str, count: str = "0") -> None:
     match command:
         case "add":
             add(engine, int(count), retry_count=0, failed_at=now - timedelta(days=2), body=BODY)
+        case "add-with-uuids":
+            add(engine, int(count), retry_count=0, failed_at=now - timedelta(days=2), body=BODY, uuids=True)
         case "add-waiting":
             add(engine, int(count), retry_count=5, failed_at=now, body=SHORT_BODY)
         case "count-sent":

@@ -36,9 +36,9 @@ def add_waiting(database: str, count: int) -> None:
     run(Call(("-m", APPLICATION, "add-waiting", database, str(count))))
 
 
-def add_queued(database: str, count: int) -> None:
+def add_queued(database: str, count: int, command: str = "add") -> None:
     """Add due messages, and enrol them with a pass that has no time to send."""
-    add_due(database, count)
+    run(Call(("-m", APPLICATION, command, database, str(count))))
     call = _pass(database, NOWHERE, 1)
     run(Call(call.arguments, {**call.environment, "RETRYCLI_RUN__DEADLINE_MINUTES": "0.000001"}))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.benchmarks import contenders, cost, databases, engines, hosts, idle, memory, startup, throughput
+from tests.benchmarks import contenders, cost, databases, engines, hosts, idle, keys, memory, startup, throughput
 from tests.benchmarks.processes import Call, Server, run, run_together
 from tests.benchmarks.tables import table
 
@@ -100,6 +100,13 @@ def test_memory_is_measured_against_the_length_of_the_queue(those: Databases) ->
     found = rows(memory.report(those, [3, 40], 5, rounds=1))
     assert [row[:2] for row in found] == [["3", "3"], ["40", "5"]]
     assert found[0][3] == "1.00"
+
+
+@pytest.mark.long
+def test_uuids_are_measured_against_integers(those: Databases) -> None:
+    found = rows(keys.report(those, 5, rounds=1))
+    assert [row[0] for row in found] == ["integers", "UUIDs"]
+    assert found[0][4:] == ["1.00", "1.00", "1.00"]
 
 
 @pytest.mark.long
