@@ -87,7 +87,11 @@ class Outbox:
         return key
 
     def row(self, key: str) -> dict[str, object]:
-        return {str(uid): row for uid, row in self.application.rows('"message outbox"').items()}[key]
+        return self.rows()[key]
+
+    def rows(self) -> dict[str, dict[str, object]]:
+        """Return all rows by their keys."""
+        return {str(uid): row for uid, row in self.application.rows('"message outbox"').items()}
 
 
 def in_sqlite(tables: str) -> str:

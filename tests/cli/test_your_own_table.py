@@ -201,13 +201,13 @@ def test_a_status_that_the_table_lacks_is_not_written(outbox: Outbox, tmp_path: 
 
 @pytest.fixture
 def large(outbox: Outbox) -> Outbox:
-    """Provide a table with 16,000 sent rows, in which an index by time shows the newest rows."""
+    """Provide a table with 60,000 sent rows, in which an index by time shows the newest rows."""
     table = '"message outbox"'
     outbox.application.execute(f"CREATE INDEX by_time ON {table} (created)")
     series = (
-        "generate_series(1, 16000) AS n"
+        "generate_series(1, 60000) AS n"
         if not outbox.application.is_sqlite
-        else "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 16000) SELECT n FROM c)"
+        else "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 60000) SELECT n FROM c)"
     )
     key = "CAST(md5(CAST(n AS text)) AS uuid)" if not outbox.application.is_sqlite else "lower(hex(randomblob(16)))"
     outbox.application.execute(
@@ -224,10 +224,12 @@ def made_at(outbox: Outbox, key: str, time: str | None) -> str:
 
 
 def test_failed_messages_among_many_are_found_by_the_first_pass(large: Outbox) -> None:
-    keys = [made_at(large, large.add(), "2025-01-01 00:00:00"), made_at(large, large.add(), None), large.add()]
+    old = [made_at(large, large.add(), "2025-01-01 00:00:00"), made_at(large, large.add(), None)]
+    keys = old + [large.add() for _ in range(20)]
     with Scripted(TAKES) as api:
         assert large.with_api(api)("run-once").returncode == 0
-    assert [large.row(key)["state"] for key in keys] == [SENT, SENT, SENT]
+    rows = large.rows()
+    assert [rows[key]["state"] for key in keys] == [SENT] * 22
 
 
 def test_messages_that_fail_later_among_many_are_found(large: Outbox) -> None:
