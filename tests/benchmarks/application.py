@@ -1,7 +1,7 @@
 """Play the application: add messages to its table, or count those that were sent.
 
 `application.py add DATABASE COUNT` adds messages that failed two days ago, and creates the table if it is missing.
-`application.py add-with-uuids DATABASE COUNT` does the same with UUIDs as keys.
+`application.py add-with-integers DATABASE COUNT` and `add-with-uuids` do the same in a table with an index by time.
 `application.py add-waiting DATABASE COUNT` adds messages that failed just now, so often that none is due for hours.
 `application.py count-sent DATABASE` prints how many are sent. The module runs as a separate process:
 see `processes.run_together`.
@@ -10,6 +10,7 @@ see `processes.run_together`.
 from __future__ import annotations
 
 import sys
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,9 +19,6 @@ import sqlalchemy as sa
 BODY = "Your order has left our house. " * 66  # 2 KB
 SHORT_BODY = "Your order has left our house. " * 6
 """The body of waiting messages: a million of them must fit on a disk."""
-
-UUID_KEY = sa.Text().with_variant(sa.Uuid(as_uuid=False), "postgresql")
-NEW_UUID = {"sqlite": sa.func.lower(sa.func.hex(sa.func.randomblob(16))), "postgresql": sa.func.gen_random_uuid()}
 
 
 def messages_table(metadata: sa.MetaData, key: sa.types.TypeEngine[Any]) -> sa.Table:
@@ -38,25 +36,20 @@ def messages_table(metadata: sa.MetaData, key: sa.types.TypeEngine[Any]) -> sa.T
     )
 
 
-tables, tables_with_uuids = sa.MetaData(), sa.MetaData()
+tables = sa.MetaData()
 messages = messages_table(tables, sa.Integer())
-messages_with_uuids = messages_table(tables_with_uuids, UUID_KEY)
-sa.Index("pending_messages_created", messages_with_uuids.c.created_at)  # without it, no pass could find new rows
 
 
-def add(
-    engine: sa.Engine, count: int, *, retry_count: int, failed_at: datetime, body: str, uuids: bool = False
-) -> None:
+def add(engine: sa.Engine, count: int, *, retry_count: int, failed_at: datetime, body: str) -> None:
     """Add failed messages, each with its own subject."""
-    target = messages_with_uuids if uuids else messages
     with engine.begin() as connection:
-        target.metadata.create_all(connection)
-        before: int = connection.execute(sa.select(sa.func.count()).select_from(target)).scalar_one()
+        tables.create_all(connection)
+        before: int = connection.execute(sa.select(sa.func.coalesce(sa.func.max(messages.c.id), 0))).scalar_one()
         if count == 0:
             return
         counted = sa.select(sa.literal(before + 1).label("n")).cte("counted", recursive=True)
         counted = counted.union_all(sa.select(counted.c.n + 1).where(counted.c.n < before + count))
-        values: dict[str, sa.ColumnElement[Any]] = {
+        values = {
             "ticket_id": counted.c.n,
             "message_type": sa.literal("customer"),
             "subject": sa.literal("Ticket ") + sa.cast(counted.c.n, sa.Text),
@@ -68,9 +61,32 @@ def add(
             "updated_at": sa.literal(failed_at),
             "recipient_email": sa.literal("someone@example.com"),
         }
-        if uuids:
-            values["id"] = NEW_UUID[engine.dialect.name]
-        connection.execute(target.insert().from_select(list(values), sa.select(*values.values())))
+        connection.execute(messages.insert().from_select(list(values), sa.select(*values.values())))
+
+
+def add_with_keys(engine: sa.Engine, count: int, *, uuids: bool, failed_at: datetime) -> None:
+    """Add failed messages to an empty table. Their times have the order in which they are added; UUIDs are random."""
+    key = sa.Text().with_variant(sa.Uuid(as_uuid=False), "postgresql") if uuids else sa.Integer()
+    own_tables = sa.MetaData()
+    table = messages_table(own_tables, key)
+    sa.Index("pending_messages_created", table.c.created_at)  # with UUIDs, it shows which rows are new
+    usual = {"message_type": "customer", "body": BODY, "status": "failed", "retry_count": 0, "last_error": "HTTP 503"}
+    rows = [
+        {
+            **usual,
+            "id": str(uuid.uuid4()) if uuids else number,
+            "ticket_id": number,
+            "subject": f"Ticket {number}",
+            "created_at": failed_at + number * timedelta(milliseconds=1),
+            "updated_at": failed_at,
+            "recipient_email": "someone@example.com",
+        }
+        for number in range(1, count + 1)
+    ]
+    with engine.begin() as connection:
+        own_tables.create_all(connection)
+        if rows:
+            connection.execute(table.insert(), rows)
 
 
 def count_sent(engine: sa.Engine) -> int:
@@ -88,8 +104,9 @@ def main(command: str, url: str, count: str = "0") -> None:
     match command:
         case "add":
             add(engine, int(count), retry_count=0, failed_at=now - timedelta(days=2), body=BODY)
-        case "add-with-uuids":
-            add(engine, int(count), retry_count=0, failed_at=now - timedelta(days=2), body=BODY, uuids=True)
+        case "add-with-integers" | "add-with-uuids":
+            uuids = command.endswith("uuids")
+            add_with_keys(engine, int(count), uuids=uuids, failed_at=now - timedelta(days=2))
         case "add-waiting":
             add(engine, int(count), retry_count=5, failed_at=now, body=SHORT_BODY)
         case "count-sent":

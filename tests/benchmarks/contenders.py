@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 APPLICATION = "tests.benchmarks.application"
 PEER = "tests.benchmarks.post_office"
 NOWHERE = "http://127.0.0.1:9/"
+AT_ONCE = 10_000
+"""The number of rows, besides the newest ones, that a pass examines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,11 @@ def add_waiting(database: str, count: int) -> None:
 
 
 def add_queued(database: str, count: int, command: str = "add") -> None:
-    """Add due messages, and enrol them with a pass that has no time to send."""
+    """Add due messages, and enrol them with passes that have no time to send."""
     run(Call(("-m", APPLICATION, command, database, str(count))))
     call = _pass(database, NOWHERE, 1)
-    run(Call(call.arguments, {**call.environment, "RETRYCLI_RUN__DEADLINE_MINUTES": "0.000001"}))
+    for _ in range(1 + count // AT_ONCE):
+        run(Call(call.arguments, {**call.environment, "RETRYCLI_RUN__DEADLINE_MINUTES": "0.000001"}))
 
 
 def count_sent(database: str) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.benchmarks.databases import Databases
 
 CONCURRENCY = 8
-COMMANDS = {"integers": "add", "UUIDs": "add-with-uuids"}
+COMMANDS = {"integers": "add-with-integers", "UUIDs": "add-with-uuids"}
 
 
 def report(databases: Databases, messages: int, rounds: int) -> str:
