@@ -4,7 +4,20 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, Text, Update, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Integer,
+    Text,
+    Update,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.identity import birth_of
@@ -45,10 +58,9 @@ def forget_errors(table: MessageTable, connection: Connection, ids: Collection[i
         ids: the messages.
     """
     if ids and "last_error" in table.own:
-        connection.execute(NO_ERROR, {"ids": list(ids)})
+        connection.execute(_no_error(table), {"ids": list(ids)})
 
 
-NO_ERROR = update(own_values).where(id_in(own_values.c.message_id)).values(last_error=None)
 KNOWN = select(own_values.c.message_id).where(id_in(own_values.c.message_id))
 
 
@@ -58,10 +70,19 @@ def _update(table: MessageTable, status: MessageStatus) -> BulkStatement:
 
     def keep_them(of: Values) -> Update:
         values = {role: func.coalesce(of[role], own_values.c[role]) for role in roles}
-        has_status = exists().where(table.has_id(own_values.c.message_id), table.has_status(status))
-        return update(own_values).where(own_values.c.message_id == of["id"], has_status).values(values)
+        return update(own_values).where(own_values.c.message_id == of["id"], _has_status(table, status)).values(values)
 
     return BulkStatement(keep_them, {"id": BigInteger(), **{role: TYPES[role] for role in roles}})
+
+
+@lru_cache
+def _no_error(table: MessageTable) -> Update:
+    is_sent = _has_status(table, MessageStatus.SENT)
+    return update(own_values).where(id_in(own_values.c.message_id), is_sent).values(last_error=None)
+
+
+def _has_status(table: MessageTable, status: MessageStatus) -> ColumnElement[bool]:
+    return exists().where(table.has_id(own_values.c.message_id), table.has_status(status))
 
 
 BIRTHS = select(own_values.c.message_id, own_values.c.birth).where(id_in(own_values.c.message_id))
