@@ -17,6 +17,7 @@ from retrycli.store.bulk import id_in
 from retrycli.store.database import Queries
 from retrycli.store.identity import BIRTH, OWN, birth_in, birth_text, load, with_queue
 from retrycli.store.messages import read_rows, row_by_row, rows_of, status_of, updated_at_text, within, without_locked
+from retrycli.store.own_values import forget_errors
 from retrycli.store.results import Results, finish_attempts, start_attempts
 from retrycli.store.schema import attempts, queue
 from retrycli.store.transitions import CLAIM, HELD_BY_ID, NOT_ESCALATED, escalate, seen_values
@@ -126,8 +127,10 @@ class HandOvers(Queries):
     def leave(self, decisions: Sequence[Decision], now: datetime) -> None:
         """End the attempts of messages that the application has sent or withdrawn, and remove them from the queue."""
         with self._database.write() as connection:
+            ids = [decision.message_id for decision in decisions]
             finish_attempts(connection, decisions, now)
-            connection.execute(LEAVE, {"ids": [decision.message_id for decision in decisions]})
+            forget_errors(self._database.table, connection, ids)
+            connection.execute(LEAVE, {"ids": ids})
 
     def see(self, ids: Sequence[int]) -> None:
         """Store the current states of rows, so that a later change by the application is noticed."""

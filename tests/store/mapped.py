@@ -28,7 +28,7 @@ NAMES = {"id": "key", "body": "text", "status": "state", "created_at": "written_
 OWN = ("retry_count", "last_error")
 COLUMNS: dict[str, object] = {**NAMES, **{name: {"own": True} for name in OWN}}
 STATUS: dict[str, object] = {"failed": 1, "sent": 2, "rejected": 3, "queued": 4}
-CODES = {**STATUS, "pending": 0, "approved": 5}
+CODES = {**STATUS, "pending": 0, "approved": 5, "processing": 6}
 """All values of the status. The settings name only those that retrycli must know."""
 BIRTH = f"COALESCE(CAST(o.written_at AS TEXT), '{BY_TICKET}' || COALESCE(CAST(o.ticket_id AS TEXT), ''))"
 

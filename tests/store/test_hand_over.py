@@ -44,6 +44,7 @@ from retrycli.store.summaries import QueueCounts
 from tests.fakes import RULES, Clock, FakeLock
 from tests.store.application import HOUR, MINUTE, NOON, naive
 from tests.store.conftest import on_default_table
+from tests.store.mapped import MappedApplication
 from tests.store.own_tables import PASS, attempt_rows, enrol, queue_rows
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
 
     from retrycli.engine.ports import Gateway
     from tests.store.application import Application
-
-pytestmark = on_default_table
 
 STATUS = {"failed": "failed", "sent": "sent", "queued": "queued", "rejected": "rejected"}
 TO_THE_APPLICATION = replace(RULES, destination=APPLICATION, routes=(Route(APPLICATION),), answer_within=HOUR)
@@ -64,7 +63,8 @@ class Desk:
 
     def __init__(self, application: Application) -> None:
         self.application = application
-        self.database = Database(application.url, application.table_name, parse_mapping({}, STATUS, None))
+        mapping = application.mapping or parse_mapping({}, STATUS, None)
+        self.database = Database(application.url, application.table_name, mapping)
         self.clock = Clock()
         self.clock.now = NOON
         self.events: list[Event] = []
@@ -244,6 +244,7 @@ def test_a_message_that_the_sender_sends_is_delivered(desk: Desk) -> None:
     assert (attempt["outcome"], attempt["duration_ms"]) == ("delivered", 15 * 60_000)
 
 
+@on_default_table
 def test_a_message_that_fails_again_uses_up_one_retry_of_retryclis_own_count(desk: Desk) -> None:
     one = desk.application.add(retry_count=3)
     desk.later(4 * HOUR)
@@ -261,6 +262,23 @@ def test_a_message_that_fails_again_uses_up_one_retry_of_retryclis_own_count(des
     assert queued["next_attempt_at"] > desk.clock.now
 
 
+@pytest.mark.parametrize("application_class", [MappedApplication], indirect=True)
+def test_an_error_that_retrycli_keeps_is_deleted_when_the_sender_sends_the_message(desk: Desk) -> None:
+    one = desk.application.add()
+    desk.run()
+    desk.later(TICK)
+    desk.answer(one, "failed")
+    desk.run()
+    assert desk.application.row(one)["last_error"] == "the application's sender failed"
+    desk.later(8 * HOUR)
+    desk.run()
+    desk.answer(one, "sent")
+    desk.run()
+    assert desk.of(MessageDelivered) == [one]
+    assert desk.application.row(one)["last_error"] is None
+
+
+@on_default_table
 def test_the_last_retry_that_fails_again_escalates_the_message(desk: Desk) -> None:
     one = desk.application.add(retry_count=9)
     desk.later(5 * HOUR)
@@ -501,7 +519,9 @@ def test_a_message_that_the_sender_has_taken_can_not_be_rejected(desk: Desk) -> 
     desk.run()
     desk.answer(one, "processing")
     assert desk.reject(one).lost == {one}
-    assert "its status is processing" in str(Acts(desk.database).why_not(ActionKind.REJECTED, [one], NOON)[one])
+    assert f"its status is {desk.application.word('processing')}" in str(
+        Acts(desk.database).why_not(ActionKind.REJECTED, [one], NOON)[one]
+    )
     assert desk.application.row(one)["status"] == "processing"
 
 
