@@ -253,7 +253,7 @@ def _check_passes(stage: Scene, messages: int) -> None:
 
 # -- how fast two of them are ----------------------------------------------------------------------------------------
 
-DUE, ROUNDS, DELAY_MS, TIMES_AS_FAST = 2_000, 3, 20, 1.8
+DUE, ROUNDS, DELAY_MS, TIMES_AS_FAST = 2_000, 5, 20, 1.8
 ALL_ARE_DUE = (
     "UPDATE pending_messages SET status = 'failed', sent_at = NULL WHERE status = 'sent'",
     "DELETE FROM retrycli_attempts",
