@@ -137,7 +137,7 @@ class Server:
 
 
 def _is_covered(queued: QueuedMessage, hold: Hold) -> bool:
-    """Return whether a hold covers a message. It uses no code of retrycli, so that it does not repeat its errors."""
+    """Return whether a hold covers a message. It does not call `withheld`, so that it does not repeat its errors."""
     of_message = {
         HoldKind.MESSAGE: queued.message_id,
         HoldKind.TICKET: queued.ticket_id,

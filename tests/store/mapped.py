@@ -30,6 +30,8 @@ COLUMNS: dict[str, object] = {**NAMES, **{name: {"own": True} for name in OWN}}
 STATUS: dict[str, object] = {"failed": 1, "sent": 2, "rejected": 3, "queued": 4}
 CODES = {**STATUS, "pending": 0, "approved": 5, "processing": 6}
 """All values of the status. The settings name only those that retrycli must know."""
+OTHER = 9
+"""The value for any other word."""
 BIRTH = f"COALESCE(CAST(o.written_at AS TEXT), '{BY_TICKET}' || COALESCE(CAST(o.ticket_id AS TEXT), ''))"
 
 
@@ -158,7 +160,7 @@ def _mapped(row: Mapping[str, object]) -> dict[str, Any]:
     if "key" in mapped:
         mapped["key"] = key_of(int(str(mapped["key"])))
     if "state" in mapped:
-        mapped["state"] = CODES[str(mapped["state"])]
+        mapped["state"] = CODES.get(str(mapped["state"]), OTHER)
     return mapped
 
 

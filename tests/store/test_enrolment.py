@@ -43,7 +43,7 @@ def unusable(enrolment: Enrolment) -> dict[int, str]:
 
 
 def test_finds_only_failed_messages(application: Application, enrolment: Enrolment) -> None:
-    application.add_all([{"status": status} for status in [*OTHER_STATUSES, "failed", "approved"]])
+    application.add_all([{"status": status} for status in [*OTHER_STATUSES, "failed", "Failed", ""]])
     assert fresh_ids(enrolment) == [5]
 
 
