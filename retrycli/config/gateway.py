@@ -245,12 +245,10 @@ class RoutedGatewaySettings(GatewaySettings):
     @property
     def all(self) -> dict[str, GatewaySettings]:
         """Return every gateway that delivers messages, by the name of its section."""
-        if self.customer is None and self.supplier is None and self.internal is None:
-            return {"gateway": self}
-        own = {
-            f"gateway.{message_type}": self.of(message_type)
+        own: dict[str, GatewaySettings] = {
+            f"gateway.{message_type}": gateway
             for message_type in MessageType
-            if self.of(message_type) is not self
+            if (gateway := getattr(self, message_type)) is not None
         }
         return own if len(own) == len(MessageType) else {"gateway": self, **own}
 

@@ -47,15 +47,16 @@ async def open_router(
     Raises:
         ConfigurationError: a gateway can't be used. The gateways that were already open have been closed.
     """
+    sections = settings.all
     async with AsyncExitStack() as opened:
         gateways = {
             name: await opened.enter_async_context(
                 gateway_of(section, columns=columns, connections=connections, now=now, section=name)
             )
-            for name, section in settings.all.items()
+            for name, section in sections.items()
             if section.kind != "application"
         }
-        names = {of: name if (name := f"gateway.{of}") in settings.all else "gateway" for of in MessageType}
+        names = {of: name if (name := f"gateway.{of}") in sections else "gateway" for of in MessageType}
         yield _GatewayRouter({of: gateways[name] for of, name in names.items() if name in gateways})
 
 
