@@ -17,12 +17,10 @@ from retrycli.domain.message_id import MessageId
 from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Queries
+from retrycli.store.enrolment import SWEEP, TAIL
 from retrycli.store.schema import keys, selection
 
-# Number of the newest rows that every search examines, and of the older rows that each pass examines in addition. See
-# `retrycli.store.enrolment` for both.
-TAIL, SLICE = 5_000, 10_000
-SMALL_TABLE = TAIL + SLICE  # number of rows up to which every search examines the whole table
+SMALL_TABLE = TAIL + SWEEP  # number of rows up to which every search examines the whole table
 SHORTEST_PREFIX = 8  # number of characters of the shortest prefix that may stand for a key
 AT_ONCE = 1_000  # number of keys in one query
 
@@ -43,7 +41,8 @@ class Keys(Queries):
         if self._finds_all:
             self._number()
         elif self._database.scalar(select(selection.c.numbered_to)) is None:
-            self.number_older(all_of_them=True)  # the first search: only from the oldest row on, the order holds
+            # The first search begins at the oldest row, so that the numbers have the order of the times.
+            self.number_older(all_of_them=True)
         elif (oldest := self._time_at(TAIL - 1, newest=True)) is not None:
             self._number(self._created_at >= oldest)
 
@@ -52,14 +51,14 @@ class Keys(Queries):
         without a creation time.
 
         Args:
-            all_of_them: examine all older rows, not only `SLICE` of them.
+            all_of_them: examine all older rows, not only `SWEEP` of them.
         """
         if self._finds_all:
             return
         self._number(self._created_at.is_(None))
         after = "" if all_of_them else self._database.scalar(select(selection.c.numbered_to)) or ""
         while True:
-            upto = self._time_at(SLICE - 1, after=after)
+            upto = self._time_at(SWEEP - 1, after=after)
             self._number(*self._after(after), *(() if upto is None else (self._created_at <= upto,)))
             after = "" if upto is None else str(upto)
             if not after or not all_of_them:

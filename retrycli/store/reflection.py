@@ -50,7 +50,7 @@ UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((LargeBinary,), "holds bytes; retrycli identifies messages by integers, text or UUIDs"),
     "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
 }
-# SQLite has no type for UUIDs. SQLAlchemy takes the types by which applications declare them for numbers.
+# SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.
 UUIDS_IN_SQLITE = "SELECT name FROM pragma_table_info(?) WHERE lower(type) IN ('uuid', 'guid', 'uniqueidentifier')"
 CONDITION = "retrycli_is_"  # prefix of the columns of `MessageTable.rows` that are conditions, not values
 WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
@@ -336,7 +336,7 @@ class ReflectedTable(ABC):
                 columns = inspect(connection).get_columns(self.table_name, self.schema_name)
             except exc.NoSuchTableError:
                 raise SchemaMismatch(f"no table {self._named_place}; check database.url and database.table") from None
-            if self.is_sqlite and [each for each in columns if isinstance(each["type"], NUMERIC)]:
+            if self.is_sqlite and any(isinstance(column["type"], NUMERIC) for column in columns):
                 uuids = set(connection.exec_driver_sql(UUIDS_IN_SQLITE, (self.table_name,)).scalars())
-                columns = [each | {"type": Text()} if each["name"] in uuids else each for each in columns]
+                columns = [column | {"type": Text()} if column["name"] in uuids else column for column in columns]
         return by_name(columns, is_sqlite=self.is_sqlite)

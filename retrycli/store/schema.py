@@ -77,8 +77,8 @@ queue = Table(
     Column("handed_over_at", _UtcDateTime),
     Index("retrycli_queue_due", "state", "next_attempt_at", "message_id", "ticket"),
     Index("retrycli_queue_ticket", "ticket", "message_id"),
-    # An index of few rows, which costs nothing if the application has no sender of its own.
-    # In a database it has only the rows with a time. SQLAlchemy would load a dialect for this condition.
+    # The migration leaves rows without a time out of this index, so it costs nothing if no message is handed over.
+    # That condition would make each pass load PostgreSQL's dialect here.
     Index("retrycli_queue_handed_over", "handed_over_at"),
 )
 
@@ -249,6 +249,8 @@ selection = Table(
     Column("accepted", Text),
     Column("accepted_by", String(255)),
     Column("accepted_at", _UtcDateTime),
+    # The creation time up to which older rows were searched for failed ones without a number; empty if the next search
+    # begins at the oldest row, null if none was made.
     Column("numbered_to", Text),
 )
 
