@@ -10,6 +10,13 @@ from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import MessageStatus
 from retrycli.store.database import Database, Queries
 
+TAIL = 5_000  # number of newest messages that every pass compares with the queue
+
+# Number of older messages that each pass also compares, so that a pass over millions of rows stays short. The next pass
+# continues with the next slice. Failed messages are usually new. Older ones are found within (rows / SWEEP) passes.
+# With an index on the failed rows, only failed rows count. If there are few, every pass compares all of them.
+SWEEP = 10_000
+
 ROW_NUMBERS = """
 SELECT 1
 WHERE ? = (SELECT group_concat(name || ' ' || upper(type)) FROM pragma_table_info(?, ?) WHERE pk > 0)

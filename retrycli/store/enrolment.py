@@ -36,7 +36,7 @@ from retrycli.domain.message import (
     ticket_text,
 )
 from retrycli.domain.transition import ChangedMessage, Decision, IdRange
-from retrycli.store.application_table import FailedIndex, IndexState
+from retrycli.store.application_table import SWEEP, TAIL, FailedIndex, IndexState
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable
@@ -56,12 +56,6 @@ from retrycli.store.messages import (
 from retrycli.store.schema import queue
 from retrycli.store.transitions import escalate, review, waiting_row, would_review
 
-TAIL = 5_000  # number of newest messages that every pass compares with the queue
-
-# Number of older messages that each pass also compares, so that a pass over millions of rows stays short. The next pass
-# continues with the next slice. Failed messages are usually new. Older ones are found within (rows / SWEEP) passes.
-# With an index on the failed rows, only failed rows count. If there are few, every pass compares all of them.
-SWEEP = 10_000
 RETIRED_AT_ONCE = 500  # maximum number of messages that one transaction removes from the queue
 DROP_QUEUED = delete(queue).where(
     id_in(queue.c.message_id), queue.c.state != State.SENDING.value, queue.c.handed_over_at.is_(None)

@@ -14,10 +14,9 @@ from sqlalchemy import ColumnElement, Select, Uuid, cast, exists, func, insert, 
 from retrycli.domain.errors import InvalidArgument, SchemaMismatch
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.message_id import MessageId
-from retrycli.store.application_table import FailedIndex, IndexState
+from retrycli.store.application_table import SWEEP, TAIL, FailedIndex, IndexState
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Queries
-from retrycli.store.enrolment import SWEEP, TAIL
 from retrycli.store.schema import keys, selection
 
 SMALL_TABLE = TAIL + SWEEP  # number of rows up to which every search examines the whole table

@@ -14,8 +14,9 @@ from retrycli.domain.outcome import ERROR_LENGTH
 from retrycli.domain.retry_policy import exhausted
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store import own_tables
+from retrycli.store.application_table import TAIL
 from retrycli.store.database import Database
-from retrycli.store.enrolment import START, TAIL
+from retrycli.store.enrolment import START
 from retrycli.store.error_messages import (
     INSUFFICIENT_PRIVILEGE,
     LOCK_NOT_AVAILABLE,
