@@ -1,6 +1,6 @@
 """Execute statements for many rows: updates with different values for each row, and selections by id."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import repeat
 from typing import Any
@@ -50,15 +50,10 @@ class BulkStatement:
         make: builds the statement from the expressions of a row's values.
         types: the types of the values, by name. If a type is unknown, or a list can't be sent as one string, a server
             gets one statement per row.
-        alike: the names of the values that are usually equal in all rows. If they are, a server gets each of these
-            values once.
     """
 
-    def __init__(
-        self, make: Callable[[Values], UpdateBase], types: Mapping[str, TypeEngine[Any]], *, alike: Collection[str] = ()
-    ) -> None:
+    def __init__(self, make: Callable[[Values], UpdateBase], types: Mapping[str, TypeEngine[Any]]) -> None:
         self._make = make
-        self._alike = frozenset(alike)
         self._types = types
         self._prepared: _Prepared | None = None
         # An id may be shown as the key of its row (see `retrycli.domain.message_id`). The drivers get the number alone.
@@ -85,13 +80,9 @@ class BulkStatement:
         columns = {name: [row[name] for row in rows] for name in self._types}
         for name in self._ids:
             columns[name] = list(map(int, columns[name]))
-        are_alike = all(columns[name].count(rows[0][name]) == len(rows) for name in self._alike)
-        once = {name: rows[0][name] for name in self._alike} if are_alike else {}
-        lists = {name: _joined(values) for name, values in columns.items() if name not in once}
+        lists = {PREFIX + name: _joined(values) for name, values in columns.items()}
         if self._all_are_known and None not in lists.values():
-            statement = self._for_all_rows_if_alike if are_alike else self._for_all_rows
-            values = {PREFIX + name: value for name, value in (once | lists).items()}
-            connection.execute(statement, values | shared, execution_options=NO_RESULT)
+            connection.execute(self._for_all_rows, lists | shared, execution_options=NO_RESULT)
         else:
             parameters = [{PREFIX + name: row[name] for name in self._types} | shared for row in rows]
             connection.execute(self._row_by_row, parameters, execution_options=NO_RESULT)
@@ -103,22 +94,13 @@ class BulkStatement:
 
     @cached_property
     def _for_all_rows(self) -> UpdateBase:
-        return self._for_rows(self._types)
-
-    @cached_property
-    def _for_all_rows_if_alike(self) -> UpdateBase:
-        return self._for_rows([name for name in self._types if name not in self._alike])
-
-    def _for_rows(self, differing: Collection[str]) -> UpdateBase:
         arrays = [
-            cast(
-                func.string_to_array(bindparam(PREFIX + name, type_=Text()), SEPARATOR, NULL), ARRAY(self._types[name])
-            )
-            for name in differing
+            cast(func.string_to_array(bindparam(PREFIX + name, type_=Text()), SEPARATOR, NULL), ARRAY(kind))
+            for name, kind in self._types.items()
         ]
-        columns = [column(name, self._types[name]) for name in differing]
+        columns = [column(name, kind) for name, kind in self._types.items()]
         rows = func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
-        return self._make({**self._values, **dict(rows.c.items())})
+        return self._make(dict(rows.c.items()))
 
     @property
     def _values(self) -> Values:

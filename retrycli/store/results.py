@@ -46,7 +46,6 @@ STARTED = (
 START_ATTEMPTS = BulkStatement(
     lambda of: insert(attempts).from_select([*of, *SHARED_COLUMNS], select(*of.values(), *SHARED_COLUMNS.values())),
     {name: attempts.c[name].type for name in STARTED},
-    alike=("number", "deliveries", "destination"),
 )
 RESULT_COLUMNS = (
     "finished_at",
@@ -68,7 +67,6 @@ def _update_open(*columns: str) -> BulkStatement:
             .values({name: of[name] for name in columns})
         ),
         {name: attempts.c[name].type for name in ("message_id", *columns)},
-        alike=("outcome", "status_code", "error", "retry_after_s", "delivered_to"),
     )
 
 

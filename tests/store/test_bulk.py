@@ -16,14 +16,12 @@ from tests.store.application import NOON
 from tests.store.heard import statements
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from sqlalchemy import Update
 
     from retrycli.store.database import Database
 
 
-def note_errors(kind: TypeEngine[str], *, alike: Collection[str] = ("error",)) -> BulkStatement:
+def note_errors(kind: TypeEngine[str]) -> BulkStatement:
     """Set the error of each attempt, or "none" if it has no error, and one common outcome."""
 
     def make(of: Values) -> Update:
@@ -31,7 +29,7 @@ def note_errors(kind: TypeEngine[str], *, alike: Collection[str] = ("error",)) -
         mine = update(attempts).where(attempts.c.message_id == of["message_id"])
         return mine.values(error=error, outcome=bindparam("result"))
 
-    return BulkStatement(make, {"message_id": BigInteger(), "error": kind}, alike=alike)
+    return BulkStatement(make, {"message_id": BigInteger(), "error": kind})
 
 
 def errors(database: Database) -> list[tuple[object, ...]]:
@@ -65,8 +63,7 @@ def test_a_text_is_written_unchanged(database: Database) -> None:
     for error, others in product(["", NULL, SEPARATOR, f"a{SEPARATOR}{NULL}", "\n\\,é"], [0, 2]):
         rows: list[dict[str, object]] = [{"message_id": 1 + number, "error": None} for number in range(others)]
         with database.write() as connection:
-            note = note_errors(Text(), alike=())
-            note.execute(connection, [*rows, {"message_id": 4, "error": error}], result="refused")
+            note_errors(Text()).execute(connection, [*rows, {"message_id": 4, "error": error}], result="refused")
         assert errors(database)[-1] == (4, error, "refused"), others
 
 
@@ -76,18 +73,6 @@ def test_a_server_gets_one_statement_for_all_rows(database: Database) -> None:
         note_errors(Text()).execute(connection, rows, result="refused")
     [values] = [values for sql, values in heard if sql.startswith("UPDATE")]
     assert isinstance(values, list) == database.is_sqlite
-
-
-def test_a_server_gets_values_common_to_all_rows_once(database: Database) -> None:
-    rows: list[dict[str, object]] = [{"message_id": number, "error": "x"} for number in (1, 2, 3)]
-    note = note_errors(Text())
-    with statements(database) as heard, database.write() as connection:
-        note.execute(connection, rows, result="refused")
-        note.execute(connection, [{"message_id": 4, "error": None}, {"message_id": 3, "error": "y"}], result="unknown")
-    if not database.is_sqlite:
-        alike, unlike = [values for sql, values in heard if sql.startswith("UPDATE")]
-        assert (alike["of_error"], unlike["of_error"]) == ("x", f"{NULL}{SEPARATOR}y")
-    assert errors(database) == [(3, "y", "unknown"), (1, "x", "refused"), (2, "x", "refused"), (4, "none", "unknown")]
 
 
 def test_without_rows_no_statement_is_sent(database: Database) -> None:
