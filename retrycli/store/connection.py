@@ -32,12 +32,14 @@ OWN_SETTINGS = (
 # Begins each transaction on a server, with all settings in one string to save round trips. The settings limit lock
 # waits, make commits survive a crash of the server, and make the commits of other transactions visible. Times are in
 # formats that the driver can read. They are in UTC, because in another zone a time may lie outside Python's calendar.
-# Deferred constraints are checked when a row is written, so that they reject this row and not the whole commit. The
-# settings apply only to one transaction, because behind a pooler the next transaction may use another session.
+# Most statements find a few rows by their ids, and these rows are in memory. With the default `random_page_cost` of 4,
+# the server would scan tables of some ten thousand rows for each statement. Deferred constraints are checked when a row
+# is written, so that they reject this row and not the whole commit. The settings apply only to one transaction, because
+# behind a pooler the next transaction may use another session.
 BEGIN_TRANSACTION = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = '{}'; "
     "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; "
-    "SET CONSTRAINTS ALL IMMEDIATE"
+    "SET LOCAL random_page_cost = 1.1; SET CONSTRAINTS ALL IMMEDIATE"
 )
 
 # A pass uses one connection from start to end. The second connection is for reads while a transaction is open.
