@@ -41,6 +41,10 @@ class Attempt(NamedTuple):
         """Return an attempt that was recorded at the given time but has not been sent yet."""
         return cls(queued, CLAIM_EXPIRED_BEFORE_SEND, timedelta(0), at, probe, trial)
 
+    def sent(self, at: datetime) -> "Attempt":
+        """Return a copy of the attempt whose duration begins at the given time."""
+        return self._replace(finished_at=at)
+
     def ended(self, outcome: Outcome, at: datetime, *, about_access: bool = False) -> "Attempt":
         """Return a copy of the attempt, ended at the given time with the given outcome."""
         return self._replace(outcome=outcome, duration=at - self.begun_at, finished_at=at, about_access=about_access)

@@ -13,12 +13,11 @@ from retrycli.domain.passes import Event, ResultKept, StopReason
 from retrycli.domain.transition import Decision, Route, Transition, TransitionKind
 from retrycli.engine.destination import Destination, claim_destination, judge
 from retrycli.engine.limits import PassLimits
+from retrycli.engine.pace import Pace
 from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import decide, escalation_before_send
 from retrycli.engine.stages import (
-    ENOUGH,
     TRY_AGAIN_SECONDS,
-    InFlight,
     ResultWriter,
     Snapshot,
     Supply,
@@ -27,9 +26,6 @@ from retrycli.engine.stages import (
     snapshot,
     sync,
 )
-
-# Maximum number of seconds that an answer waits to be recorded while the rate limit delays the next attempt.
-RECORD_WITHIN_SECONDS = 0.1
 
 Result = TypeVar("Result")
 
@@ -60,7 +56,6 @@ class Delivery:
         tell: Callable[[Sequence[Event]], None],
     ) -> None:
         self.destination = rules.destination
-        self.begun = 0  # number of started attempts
         self._deps = deps
         self._rules = rules
         self._me = me
@@ -70,7 +65,7 @@ class Delivery:
         self._limits = PassLimits(deps, rules, since=since)
         self._supply = Supply(deps.claims, rules, me, route, since=since)
         self._results = ResultWriter(deps, rules, self._supply)
-        self._in_flight = InFlight(deps, rules, self._supply)
+        self._pace = Pace(deps, rules, self._destination, self._limits, self._supply, self._results)
         self._new: Sequence[Attempt] = ()  # finished attempts whose results have not been processed yet
         self._synced_at = since
 
@@ -85,6 +80,11 @@ class Delivery:
                 raise faults.exceptions[0] from None
 
     @property
+    def begun(self) -> int:
+        """Return the number of started attempts."""
+        return self._limits.begun
+
+    @property
     def ended_by(self) -> Destination | PassLimits:
         """Return the object that stores why the delivery ended.
 
@@ -95,15 +95,14 @@ class Delivery:
 
     def release(self) -> None:
         """Release claimed messages that were not attempted."""
+        self._pace.withdraw()
         self._supply.release()
 
     async def _deliver(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         try:
-            while self._new or self._in_flight.count or self._may_begin() or await self._wait_for_rows():
-                started = await self._transact(self._record_and_begin)
-                self.begun += len(started)
-                self._in_flight.send(started, gateway, group)
-                self._new = [*self._new, *await self._answers()]
+            while self._is_busy or self._may_begin() or await self._wait_for_rows():
+                self._pace.keep(await self._transact(self._record_and_begin))
+                self._new = [*self._new, *await self._pace.exchange(gateway, group)]
             await self._transact(self._finish)
         except DatabaseUnavailable as error:
             if not (await self._save_answers() and isinstance(error, DatabaseBusy) and self._deps.stop_requested()):
@@ -113,9 +112,9 @@ class Delivery:
         unwritten = [decision.message_id for decision in self._results.locked]
         unwritten += [attempt.queued.message_id for attempt in self._new]
         self._tell_all([ResultKept(message_id) for message_id in unwritten])
-        if self._in_flight.fault is not None:
-            raise self._in_flight.fault
-        if self._is_write_blocked and self._supply.any_left():
+        if self._pace.in_flight.fault is not None:
+            raise self._pace.in_flight.fault
+        if self._pace.is_write_blocked and self._supply.any_left():
             raise DatabaseBusy(
                 f"another transaction, probably the application's, has locked message rows "
                 f"({len(self._results.locked)}), so their results can't be written; end that transaction. A later pass "
@@ -143,7 +142,7 @@ class Delivery:
                 break
             except DatabaseBusy:
                 restore(before)
-                if self._keep_answers() and self._deps.stop_requested() and not self._in_flight.count:
+                if self._keep_answers() and self._deps.stop_requested() and not self._pace.in_flight.count:
                     raise
                 if self._deps.now() >= self._give_up_at:
                     raise
@@ -159,7 +158,8 @@ class Delivery:
 
     def _snapshot(self) -> Snapshot:
         destination, supply = self._destination, self._supply
-        return snapshot(self, destination, destination.doubt, supply, supply.fair_share, self._limits, self._results)
+        parts = (destination, destination.doubt, supply, supply.fair_share, self._pace, self._limits, self._results)
+        return snapshot(self, *parts)
 
     @property
     def _give_up_at(self) -> datetime:
@@ -176,7 +176,7 @@ class Delivery:
         Returns:
             False if retrycli's tables are locked as well, or readers of a SQLite file block the commit.
         """
-        self._new = [*self._new, *self._in_flight.arrived()]
+        self._new = [*self._new, *self._pace.in_flight.arrived()]
         before = self._snapshot()
         try:
             with self._deps.database.transaction(wait=False) as commit:
@@ -193,8 +193,8 @@ class Delivery:
         return is_kept
 
     async def _save_answers(self) -> bool:
-        while self._in_flight.count:
-            self._new = [*self._new, *await self._in_flight.answers()]
+        while self._pace.in_flight.count:
+            self._new = [*self._new, *await self._pace.in_flight.answers()]
         with suppress(DatabaseUnavailable):
             while not (is_kept := self._keep_answers()) and self._deps.now() < self._supply.claim.expires_at:
                 await self._deps.sleep(TRY_AGAIN_SECONDS)
@@ -223,12 +223,15 @@ class Delivery:
         """Record results, and begin the next attempts. Their requests are sent only after the commit."""
         if self._sync() and self._results.locked:
             self._results.write_locked()
+        self._pace.observe(self._new)
         self._decide_and_record()
+        if not self._pace.ahead:
+            self._pace.withdraw()
         return self._begin_attempts()
 
     def _finish(self) -> None:
         self._decide_and_record(last=True)
-        self._supply.release()
+        self.release()
 
     def _retry_locked_rows(self) -> None:
         self._sync()
@@ -237,6 +240,8 @@ class Delivery:
     def _sync(self) -> bool:
         """Write the heartbeat, renew the claims, and read pause, holds and breaker, if `SYNC_INTERVAL` has passed.
 
+        Withdraw attempts that have not been sent, so that holds and changes by the application apply to them, too.
+
         Returns:
             False if the interval has not passed.
         """
@@ -244,6 +249,7 @@ class Delivery:
         if now - self._synced_at < SYNC_INTERVAL:
             return False
         self._synced_at = now
+        self._pace.withdraw()
         sync(self._deps, self._rules, self._me, self._supply, self._limits)
         self._destination.adopt(self._deps.ledger.breaker(self._rules.destination), now)
         return True
@@ -302,7 +308,7 @@ class Delivery:
                 else:
                     probe = self._deps.claims.count_probes(message.message_id, opened_at) if probing else 0
                     started.append(Attempt.started(message, now, probe=probe, trial=self._destination.on_trial))
-            self._limits.begun(len(started) - before)
+            self._limits.count(len(started) - before)
             self._results.write(unfit)
         return started
 
@@ -311,31 +317,17 @@ class Delivery:
 
     # -- what may start ---------------------------------------------------------------------------------------
 
-    async def _answers(self) -> list[Attempt]:
-        if seconds := self._limits.seconds_to_turn():
-            await self._deps.sleep(min(seconds, RECORD_WITHIN_SECONDS))
-            return self._in_flight.arrived()
-        return await self._in_flight.answers()
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._new or self._pace.in_flight.count or self._pace.reserve)
 
     def _may_begin(self) -> bool:
-        return (
-            not self._is_write_blocked
-            and self._in_flight.fault is None
-            and bool(self._supply)
-            and self._destination.stop_reason is None
-            and self._limits.may_begin()
-        )
-
-    @property
-    def _is_write_blocked(self) -> bool:
-        """Return whether so many results in a row met a locked row that the next rows are probably locked too."""
-        return self._results.locked_in_a_row >= max(ENOUGH, self._rules.concurrency)
+        return bool(self._supply) and self._pace.may_go_on and self._limits.may_begin()
 
     def _next_ids(self, started: int) -> Sequence[int]:
         """Return the ids to send next. First decide ambiguous answers that no message of another ticket can settle."""
-        destination, under_way = self._destination, self._in_flight.count + started
-        one_by_one = destination.on_trial or destination.probing
-        room = self._limits.room((1 if one_by_one else destination.width) - under_way) if self._may_begin() else 0
+        destination, under_way = self._destination, self._pace.in_flight.count + len(self._pace.reserve) + started
+        room = self._limits.room(self._pace.width + self._pace.ahead - under_way) if self._may_begin() else 0
         found = self._supply.take(room, destination) if room else ()
         if room and not found and destination.doubt.tickets and not under_way:
             self._decide_and_record(last=True)

@@ -175,7 +175,7 @@ class HandOver:
         )
         self._locked = [*self._locked, *(decision.message_id for decision in locked)]
         given = len(fit) - len(locked)
-        self.ended_by.begun(given)
+        self.ended_by.count(given)
         self.begun += given
         written, self._results.events = self._results.events, ()
         return [*written, *events]

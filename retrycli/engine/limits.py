@@ -29,22 +29,26 @@ class PassLimits:
     def __init__(self, deps: Dependencies, rules: PassRules, *, since: datetime) -> None:
         self.stop_reason: StopReason | None = None  # the first reason to start no more attempts
         self.detail: str | None = None
+        self.begun = 0  # number of recorded attempts
         self._deps = deps
         self._destination = rules.destination
         self._deadline = since + rules.deadline
-        self._left = rules.limit
+        self._limit = rules.limit
         self._interval = timedelta(seconds=1 / rules.rate_per_second) if rules.rate_per_second else None
         self._turn: datetime | None = None  # reserved time of the next request; None if no time is reserved yet
 
     def may_begin(self) -> bool:
         """Return whether this pass may start another attempt; if not, store the reason."""
-        if self._deps.stop_requested():
-            self.stop(StopReason.SIGNAL)
-        elif self._deps.now() >= self._deadline:
-            self.stop(StopReason.DEADLINE)
-        elif self._left == 0:
+        if reason := self._ends():
+            self.stop(reason)
+        elif self.begun == self._limit:
             self.stop(StopReason.LIMIT)
         return self.stop_reason is None
+
+    def _ends(self) -> StopReason | None:
+        if self._deps.stop_requested():
+            return StopReason.SIGNAL
+        return StopReason.DEADLINE if self._deps.now() >= self._deadline else None
 
     def stop(self, reason: StopReason, detail: str | None = None) -> None:
         """Allow no more attempts, and store the reason unless an earlier one is stored."""
@@ -55,8 +59,8 @@ class PassLimits:
         """Return how many of the wanted attempts may start now."""
         if not self.may_begin():
             return 0
-        if self._left is not None:
-            wanted = min(wanted, self._left)
+        if self._limit is not None:
+            wanted = min(wanted, self._limit - self.begun)
         if self._interval is not None and wanted > 0:
             wanted = 1 if self._has_turn(self._interval) else 0
         return max(wanted, 0)
@@ -72,12 +76,21 @@ class PassLimits:
             self._turn = turn
         return now >= self._turn
 
-    def begun(self, count: int) -> None:
-        """Count started attempts towards the limit, and use up the reserved time."""
-        if self._left is not None:
-            self._left -= count
-        if count:
+    def may_send(self) -> bool:
+        """Return whether this pass may still send recorded attempts, although it may perhaps record no more."""
+        return self._ends() is None and self.stop_reason in {None, StopReason.LIMIT, StopReason.DEADLINE}
+
+    def count(self, begun: int) -> None:
+        """Count attempts towards the limit, and use up the reserved time.
+
+        Args:
+            begun: the number of recorded attempts. It is negative if they were withdrawn before they were sent.
+        """
+        self.begun += begun
+        if begun:
             self._turn = None
+        if begun < 0 and self.stop_reason is StopReason.LIMIT:
+            self.stop_reason = None
 
     def seconds_to_turn(self) -> float:
         """Return the number of seconds until the next request may be sent; 0 if the rate does not delay it."""

@@ -114,6 +114,9 @@ class Results(Protocol):
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, and record the start of an attempt for each message that `fit` accepts."""
 
+    def withdraw(self, claim: Claim, ids: Sequence[int]) -> None:
+        """Delete the attempts of messages whose requests were not sent. The messages stay claimed."""
+
     def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
         """Record the results of attempts without changing the application's rows or the queue."""
 
@@ -295,7 +298,6 @@ class PassRules:
     probe_now: bool = False  # if a destination is down, probe it immediately, even if no probe is due yet
     windows: Mapping[MessageType, DeliveryWindows] = field(default_factory=dict)  # other types are always open
     answer_within: timedelta | None = None  # time for the application's own sender; None if nothing is handed over
-    at_a_server: bool = False  # the database is on a server, so each transaction takes several round trips
 
     def destination_of(self, message_type: str) -> str:
         """Return the destination of the type's separate route or, if it has none, the default destination."""
@@ -324,9 +326,7 @@ class PassRules:
 
     @property
     def claim_at_once(self) -> int:
-        """Return the maximum number of messages to claim in one transaction. The number is small, so that other hosts
-        can claim the rest.
-        """
+        """Return the maximum number of messages to claim in one transaction. Other hosts can then claim the rest."""
         enough = min(max(ROUNDS_AHEAD * self.concurrency, MIN_BATCH), MAX_BATCH)
         return enough if self.rate_per_second is None else min(enough, math.ceil(self.rate_per_second))
 

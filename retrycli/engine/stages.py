@@ -16,12 +16,6 @@ from retrycli.engine.limits import PassLimits
 from retrycli.engine.ports import SYNC_INTERVAL, Claims, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import record
 
-# A transaction records answers once `ENOUGH` of them, or a `SHARE` of the requests in flight, have arrived, whichever
-# is more. If each transaction waited for all answers, all requests would soon be sent and answered in step.
-ENOUGH, SHARE = 8, 1 / 4
-# Maximum number of event loop iterations that an answer waits for other answers, so that one transaction records them
-# all. A transaction is cheap in a file, but takes five round trips on a server, so waiting longer pays off there.
-ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
 MAX_LOCKED_ROWS = 8  # a transaction waits for at most this many locked rows: `MAX_LOCK_WAITS` in `row_changes`
 TRY_AGAIN_SECONDS = 0.05  # seconds to wait before a transaction is started or committed again
 # Maximum number of tries to commit. The transaction is then rolled back, because its lock blocks the application's
@@ -73,9 +67,13 @@ class Supply:
             self.release()
             return self._claim_one(destination)
         if not self._claimed:
-            self._claimed = self._claim_due() or self._claim_unblocked()
+            self._claimed = self._claim_due(room) or self._claim_unblocked()
         taken, self._claimed = self._claimed[:room], self._claimed[room:]
         return taken
+
+    def put_back(self, ids: Sequence[int]) -> None:
+        """Let messages be taken again, before all others."""
+        self._claimed = [*ids, *self._claimed]
 
     def unblock(self, tickets: Iterable[str]) -> None:
         """Let the next message of each ticket be claimed, because the result of the previous message is written."""
@@ -115,12 +113,11 @@ class Supply:
             self._unblocked_tickets = frozenset()
         return found
 
-    def _claim_due(self) -> Sequence[int]:
+    def _claim_due(self, room: int) -> Sequence[int]:
         found: Sequence[int] = ()
         while not (found or self._all_claimed):
-            found = self._claims.claim(
-                self.claim, self._due_by, self._rules.claim_at_once, self.fair_share, self._route
-            )
+            limit = max(room, self._rules.claim_at_once)
+            found = self._claims.claim(self.claim, self._due_by, limit, self.fair_share, self._route)
             self._all_claimed = not found and not self.fair_share.widen()
         return found
 
@@ -134,16 +131,14 @@ class InFlight:
 
     Args:
         deps: the clock.
-        rules: whether the database is on a server, where each transaction takes longer.
         supply: holds the claim; an attempt is not sent after the claim has expired.
     """
 
-    def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
+    def __init__(self, deps: Dependencies, supply: Supply) -> None:
         self.count = 0  # number of attempts that were sent and have no answer yet
         self.fault: ConfigurationError | None = None  # error that affects every message, so nothing more is sent
         self._now = deps.now
         self._supply = supply
-        self._rounds = ROUNDS_FOR_A_SERVER if rules.at_a_server else ROUNDS_FOR_A_FILE
         self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
 
     def send(self, started: Sequence[Attempt], gateway: Gateway, group: asyncio.TaskGroup) -> None:
@@ -158,29 +153,21 @@ class InFlight:
         self.count -= len(answers)
         return answers
 
-    async def answers(self) -> list[Attempt]:
-        """Wait at most `SYNC_INTERVAL` for an answer, and return all answers that have arrived by then."""
+    async def answers(self, seconds: float = SYNC_INTERVAL.total_seconds()) -> list[Attempt]:
+        """Wait for an answer, at most for the given time, and return all answers that have arrived by then."""
         answers = []
         if self.count:
             with suppress(TimeoutError):
-                async with asyncio.timeout(SYNC_INTERVAL.total_seconds()):
+                async with asyncio.timeout(seconds):
                     answers.append(await self._answered.get())
-            await self._gather()
             self.count -= len(answers)
         return answers + self.arrived()
 
-    async def _gather(self) -> None:
-        """Let the event loop read answers that have already arrived."""
-        enough = min(self.count, max(ENOUGH, int(self.count * SHARE)))
-        for _ in range(self._rounds):
-            await asyncio.sleep(0)
-            if 1 + self._answered.qsize() >= enough:
-                return
-
     async def _send(self, gateway: Gateway, attempt: Attempt) -> None:
-        outcome, about_access = attempt.outcome, False
+        now = self._now()
+        attempt, outcome, about_access = attempt.sent(now), attempt.outcome, False
         try:
-            if self._now() < self._supply.claim.expires_at:
+            if now < self._supply.claim.expires_at:
                 outcome = await gateway.deliver(attempt.queued)
         except ConfigurationError as fault:  # `Delivery` raises it again when no requests are in flight
             self.fault = self.fault or fault

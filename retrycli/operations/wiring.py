@@ -205,7 +205,6 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
         retention=None if settings.run.retention_days is None else timedelta(days=settings.run.retention_days),
         probe_now=probe,
         answer_within=settings.gateway.answer_within,
-        at_a_server=settings.database.file is None,
     )
 
 

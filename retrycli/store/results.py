@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, exc, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, exc, insert, select, update
 
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
 from retrycli.domain.message import QueuedMessage, UnusableMessage, ticket_text
@@ -75,6 +75,12 @@ FINISH_ATTEMPTS = _update_open(*RESULT_COLUMNS)
 # Stores the outcomes of attempts whose results can't be written into the application's rows yet. Such an attempt has an
 # outcome, but no `finished_at`. The process that later writes the row also sets `finished_at`.
 KEEP_OUTCOMES = _update_open(*(name for name in RESULT_COLUMNS if name != "finished_at"))
+
+WITHDRAW = (
+    delete(attempts)
+    .where(id_in(attempts.c.message_id), OPEN, attempts.c.pass_id == bindparam("owner"))
+    .execution_options(**NO_RESULT)
+)
 
 FORGET_TICKETS = (
     update(attempts)
@@ -159,6 +165,11 @@ class Results(Queries):
                 now=started_at,
             )
             KEEP_OUTCOMES.execute(connection, _results(ours, started_at))
+
+    def withdraw(self, claim: Claim, ids: Sequence[int]) -> None:
+        """Delete the unfinished attempts of a pass, because their requests were not sent."""
+        with self._database.write() as connection:
+            connection.execute(WITHDRAW, {"ids": list(ids), "owner": claim.owner})
 
     def record_answers(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
         """Record the results of attempts, so that a crash does not lose them. Change neither rows nor the queue.

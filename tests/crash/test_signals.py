@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.passes import PassResult
+from retrycli.engine.pace import AHEAD_AT_MOST
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
 from tests.conftest import on_both
@@ -111,9 +112,11 @@ def test_a_second_signal_leaves_claims_to_lapse(gate: Gate, server: Sandbox, tmp
         gate.wait_until_held(CONCURRENCY)
         _poll_until(lambda: _has_ended_by_another_sigterm(process))
     assert process.returncode == 143
-    assert _outcomes(stage) == {"delivered": FREE, None: CONCURRENCY}
+    unfinished = _outcomes(stage)[None]  # the pass may have withdrawn the attempts that it had recorded ahead
+    assert _outcomes(stage) == {"delivered": FREE, None: unfinished}
+    assert CONCURRENCY <= unfinished <= CONCURRENCY + AHEAD_AT_MOST
     claimed = stage.count("retrycli_queue WHERE state = 'sending' AND claim_expires_at IS NOT NULL")
-    assert claimed > CONCURRENCY
+    assert claimed >= unfinished
     others = MESSAGES - FREE - claimed
     assert stage.count("retrycli_queue WHERE state = 'waiting'") == others > 0
 
@@ -121,9 +124,9 @@ def test_a_second_signal_leaves_claims_to_lapse(gate: Gate, server: Sandbox, tmp
     now = utc_now()
     assert stage.run_once_at(now).sent == others, "the claims still hold"
     after = stage.run_once_at(now + NEXT_TICK)
-    assert (after.result, after.sent, after.unknown) == (PassResult.COMPLETED, claimed - CONCURRENCY, CONCURRENCY)
-    assert stage.run_once_at(now + 3 * NEXT_TICK).sent == CONCURRENCY
-    assert _outcomes(stage) == {"delivered": MESSAGES, "unknown": CONCURRENCY}
+    assert (after.result, after.sent, after.unknown) == (PassResult.COMPLETED, claimed - unfinished, unfinished)
+    assert stage.run_once_at(now + 3 * NEXT_TICK).sent == unfinished
+    assert _outcomes(stage) == {"delivered": MESSAGES, "unknown": unfinished}
     _poll_until(lambda: sum(request.times == 2 for request in server.received) == CONCURRENCY)
     assert len(server.received) == MESSAGES
 

@@ -73,6 +73,26 @@ def ids_of(messages: Sequence[QueuedMessage | UnusableMessage]) -> list[int]:
     return [message.message_id for message in messages]
 
 
+def test_a_withdrawn_attempt_leaves_no_trace(application: Application, database: Database) -> None:
+    application.add_all([{}] * 3)
+    claims = send(database, [1, 2, 3])
+    before = queue_rows(database)
+    claims.results.withdraw(PASS, [2, 3])
+    assert [len(attempt_rows(database, message_id)) for message_id in (1, 2, 3)] == [1, 0, 0]
+    assert queue_rows(database) == before
+    assert len(begin(claims, [2])) == 1
+    assert [row["number"] for row in attempt_rows(database, 2)] == [1]
+
+
+def test_only_the_own_open_attempts_are_withdrawn(application: Application, database: Database) -> None:
+    application.add_all([{}] * 2)
+    claims = send(database, [1, 2])
+    claims.results.withdraw(OTHER, [1, 2])
+    claims.results.record_answers(PASS, [Decision(1, Transition.released(), DELIVERED, MINUTE, NOON)], NOON)
+    claims.results.withdraw(PASS, [1])
+    assert [len(attempt_rows(database, message_id)) for message_id in (1, 2)] == [1, 1]
+
+
 def test_the_message_that_has_waited_longest_is_claimed_first(
     application: Application, database: Database, claims: Claims
 ) -> None:

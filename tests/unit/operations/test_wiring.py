@@ -10,17 +10,9 @@ import pytest
 
 from retrycli.config.settings import Settings
 from retrycli.operations.login import login_name
-from retrycli.operations.wiring import lock_path, pass_rules
+from retrycli.operations.wiring import lock_path
 from retrycli.system.pass_lock import PassLock
 from tests.users import OURS, as_user, need_root, open_place
-
-
-@pytest.mark.parametrize(
-    ("url", "at_a_server"), [("sqlite:///desk.db", False), ("postgresql://retrycli@db.example.com/desk", True)]
-)
-def test_a_pass_knows_whether_its_messages_are_on_a_server(url: str, *, at_a_server: bool) -> None:
-    settings = Settings.model_validate({"database": {"url": url}, "gateway": {"base_url": "https://api.example.com"}})
-    assert pass_rules(settings).at_a_server == at_a_server
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,270 @@
+"""Attempts that are recorded ahead: a request need not wait for the commit of its own attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection, event
+
+from retrycli.domain.circuit_breaker import Breaker
+from retrycli.domain.hold import HoldKind
+from retrycli.domain.message import QueuedMessage
+from retrycli.domain.outcome import Outcome
+from retrycli.domain.passes import PassResult, Pause
+from retrycli.engine.pace import AHEAD_AT_MOST, QUIET_SECONDS
+from tests.fakes import DELIVERED, DOWN, REFUSED, RULES, START, UNAUTHORIZED, Answer, Stage
+
+WIDE = RULES.concurrency
+
+
+def open_attempts(stage: Stage) -> list[int]:
+    return [attempt for (attempt,) in stage.sql("SELECT message_id FROM retrycli_attempts WHERE finished_at IS NULL")]
+
+
+def count_commits(stage: Stage) -> list[Connection]:
+    committed: list[Connection] = []
+    event.listen(stage.database._engine, "commit", committed.append)
+    return committed
+
+
+def reserves(stage: Stage, seen: list[int], outcome: Outcome = DELIVERED) -> Answer:
+    """Return a script that notes how many attempts are recorded but not sent yet."""
+
+    def note(_: QueuedMessage) -> Outcome:
+        seen.append(len(set(open_attempts(stage)) - set(stage.order)))
+        return outcome
+
+    return note
+
+
+def test_requests_follow_answers_without_a_commit_in_between(stage: Stage) -> None:
+    stage.add(*range(1, 101))
+    committed = count_commits(stage)
+    at: list[int] = []
+
+    def note(_: QueuedMessage) -> Outcome:
+        at.append(len(committed))
+        return DELIVERED
+
+    assert stage.run(note).sent == 100
+    assert max(at.count(number) for number in set(at)) > WIDE
+    assert max(stage.widths) == WIDE
+
+
+def test_every_attempt_is_committed_before_its_request(stage: Stage) -> None:
+    def look(queued: QueuedMessage) -> Outcome:
+        assert queued.message_id in open_attempts(stage)
+        return DELIVERED
+
+    stage.add(*range(1, 101))
+    assert stage.run(look).sent == 100
+
+
+@pytest.mark.parametrize(("at_once", "most"), [(8, 45), (32, 40)])
+def test_answers_are_recorded_together(stage: Stage, at_once: int, most: int) -> None:
+    """Recording a dozen answers in one transaction takes little longer than recording a single answer."""
+    stage.add(*range(1, 101))
+    committed = count_commits(stage)
+
+    async def answer_in_turn(queued: QueuedMessage) -> Outcome:
+        for _ in range(queued.message_id % 24):
+            await asyncio.sleep(0)
+        return DELIVERED
+
+    assert stage.run(answer_in_turn, replace(RULES, concurrency=at_once)).sent == 100
+    assert len(committed) < most
+
+
+@pytest.mark.parametrize(("at_once", "least"), [(2, 2), (8, 8), (100, AHEAD_AT_MOST)])
+def test_a_reserve_has_a_limit(stage: Stage, at_once: int, least: int) -> None:
+    stage.add(*range(1, 501))
+    seen: list[int] = []
+    stage.run(reserves(stage, seen), replace(RULES, concurrency=at_once))
+    assert least <= max(seen) <= AHEAD_AT_MOST
+
+
+def test_a_reserve_is_as_large_as_the_destination_is_fast(stage: Stage) -> None:
+    """A process that dies leaves few attempts that it has not sent."""
+    stage.add(*range(1, 101))
+    seen: list[int] = []
+    note = reserves(stage, seen)
+    turn = asyncio.Lock()
+
+    async def one_by_one(queued: QueuedMessage) -> Outcome:
+        async with turn:
+            await asyncio.sleep(2 * QUIET_SECONDS)  # a transaction does not wait that long for further answers
+            outcome = note(queued)
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+    stage.run(one_by_one)
+    assert max(seen) == WIDE
+
+
+def test_there_is_no_reserve_for_one_request_at_a_time(stage: Stage) -> None:
+    stage.add(*range(1, 10))
+    seen: list[int] = []
+    stage.run(reserves(stage, seen), replace(RULES, concurrency=1))
+    assert set(seen) == {0}
+
+
+def test_there_is_no_reserve_while_the_rate_decides_when_to_send(stage: Stage) -> None:
+    stage.add(*range(1, 30))
+    seen: list[int] = []
+    stage.run(reserves(stage, seen), replace(RULES, rate_per_second=20.0))
+    assert max(seen) <= 1
+
+
+def test_there_is_no_reserve_if_an_unknown_outcome_escalates(stage: Stage) -> None:
+    stage.add(*range(1, 30))
+    seen: list[int] = []
+    policies = {kind: replace(policy, unknown_limit=0) for kind, policy in RULES.policies.items()}
+    stage.run(reserves(stage, seen), replace(RULES, policies=policies))
+    assert set(seen) == {0}
+
+
+def test_there_is_no_reserve_for_a_slow_destination(stage: Stage) -> None:
+    """A message would be sent long after its row was read."""
+    stage.add(*range(1, 40))
+    seen: list[int] = []
+    stage.run(reserves(stage, seen), takes=timedelta(seconds=1))
+    assert set(seen) == {0}
+
+
+def test_there_is_no_reserve_while_the_destination_recovers(stage: Stage) -> None:
+    stage.ledger.save_breaker(Breaker(RULES.destination, failures=1))
+    stage.add(*range(1, WIDE))
+    seen: list[int] = []
+    stage.run(reserves(stage, seen))
+    assert set(seen) == {0}
+
+
+def test_an_outage_costs_no_more_messages_a_retry_than_requests_are_in_flight(stage: Stage) -> None:
+    stage.add(*range(1, 201))
+    summary = stage.run(lambda _: DELIVERED if len(stage.order) <= 50 else DOWN)
+    assert summary.detail is not None
+    assert summary.rescheduled <= WIDE
+    assert len(stage.order) - summary.sent <= WIDE
+    assert open_attempts(stage) == []
+    assert set(stage.states().values()) == {"waiting"}
+
+
+def test_a_refusal_is_recorded_before_anything_more_is_sent(stage: Stage) -> None:
+    """After one refusal of many deliveries, the messages recorded ahead are sent all the same."""
+    stage.add(*range(1, 101))
+    refused_at: list[int] = []
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        if refused_at and len(stage.order) > refused_at[0] + WIDE:
+            assert stage.attempts(30) == [("pass", "refused")]
+        if queued.message_id == 30:
+            refused_at.append(len(stage.order))
+            return REFUSED
+        return DELIVERED
+
+    assert stage.run(answer).sent == 99
+
+
+def test_after_refused_credentials_the_reserve_is_withdrawn(stage: Stage) -> None:
+    stage.add(*range(1, 101))
+    summary = stage.run(lambda queued: UNAUTHORIZED if queued.message_id == 30 else DELIVERED)
+    assert (summary.result, open_attempts(stage)) == (PassResult.STOPPED, [])
+    assert len(stage.order) < 30 + 2 * WIDE
+    left = set(range(1, 101)) - set(stage.order)
+    assert {message_id: stage.attempts(message_id) for message_id in left} == {message_id: [] for message_id in left}
+    assert set(stage.states().values()) == {"waiting"}
+
+
+def during(stage: Stage, message_id: int, act: object) -> Answer:
+    """Return a script that acts, and lets more than a second pass, while a message is in flight."""
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == message_id:
+            assert len(open_attempts(stage)) >= WIDE, "nothing is recorded ahead"
+            assert callable(act)
+            act()
+            stage.clock.now += timedelta(seconds=2)
+        return DELIVERED
+
+    return answer
+
+
+def test_a_change_of_a_message_recorded_ahead_is_noticed(stage: Stage) -> None:
+    stage.add(*range(1, 101))
+    texts: dict[int, str] = {}
+
+    def edit() -> None:
+        stage.sql("UPDATE pending_messages SET body = 'Is it cold?' WHERE id > 50")
+        stage.sql("UPDATE pending_messages SET status = 'rejected' WHERE id = 60")
+
+    script = during(stage, 40, edit)
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        texts[queued.message_id] = str(queued.message.fields["body"])
+        outcome = script(queued)
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+    stage.run(answer)
+    assert {texts[message_id] for message_id in texts if message_id > 50} == {"Is it cold?"}
+    assert set(texts) == set(range(1, 101)) - {60}
+
+
+def test_a_message_recorded_ahead_can_be_held(stage: Stage) -> None:
+    stage.add(*range(1, 101), due=START)
+    summary = stage.run(during(stage, 40, lambda: stage.hold(HoldKind.TYPE, "customer")))
+    assert summary.sent == len(stage.order) < 40 + 2 * WIDE
+    assert open_attempts(stage) == []
+    assert set(stage.states().values()) == {"waiting"}
+
+
+def test_a_pause_withdraws_the_reserve(stage: Stage) -> None:
+    stage.add(*range(1, 101))
+    summary = stage.run(
+        during(stage, 40, lambda: stage.ledger.set_pause(Pause(START, until=None, by="anna", reason=None)))
+    )
+    assert (summary.result, summary.sent) == (PassResult.PAUSED, len(stage.order))
+    assert len(stage.order) < 40 + 2 * WIDE
+    assert open_attempts(stage) == []
+    assert set(stage.states().values()) == {"waiting"}
+
+
+def test_the_limit_is_reached_exactly(stage: Stage) -> None:
+    stage.add(*range(1, 101))
+    summary = stage.run(during(stage, 40, lambda: None), replace(RULES, limit=60))
+    assert (summary.sent, len(stage.order)) == (60, 60)
+
+
+def test_after_the_deadline_the_reserve_is_withdrawn(stage: Stage) -> None:
+    stage.add(*range(1, 101))
+    late = during(stage, 40, lambda: setattr(stage.clock, "now", START + RULES.deadline))
+    summary = stage.run(late)
+    assert summary.sent == len(stage.order) < 40 + 2 * WIDE
+    assert open_attempts(stage) == []
+
+
+class Broken(Exception):
+    pass
+
+
+def test_after_an_internal_error_only_requests_in_flight_are_unknown(stage: Stage) -> None:
+    def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 40:
+            raise Broken
+        return DELIVERED
+
+    stage.add(*range(1, 101))
+    with pytest.raises(Broken):
+        stage.run(answer)
+    just_started = set(open_attempts(stage)) - set(stage.order)
+    assert len(just_started) < WIDE
+    assert list(stage.states().values()).count("sending") == len(open_attempts(stage))
+
+
+def test_an_attempt_is_sent_although_the_next_turn_comes_after_the_deadline(stage: Stage) -> None:
+    stage.add(1, 2, 3)
+    rules = replace(RULES, rate_per_second=1.5 / RULES.deadline.total_seconds())
+    assert stage.run(rules=rules).sent == 2
