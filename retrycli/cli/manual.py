@@ -44,6 +44,7 @@ TOPICS = (
     "smtp",
     "your-own-sender",
     "postgresql",
+    "capacity",
     "embedding",
     "maintenance",
     "upgrading",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.databases import Databases
 
-HOSTS = (1, 2, 4)
+HOSTS = (1, 2, 4, 8)
 CONCURRENCY = 8
 DELAY_MS = 20
 TIMES_AS_MANY = 4
