@@ -99,7 +99,6 @@ class HandOver:
         tell: Callable[[Sequence[Event]], None],
     ) -> None:
         self.destination = rules.destination
-        self.begun = 0  # number of messages handed over
         self.ended_by = PassLimits(deps, rules, since=since)
         self._deps = deps
         self._rules = rules
@@ -124,6 +123,11 @@ class HandOver:
             else:
                 await self._deps.sleep(self.ended_by.seconds_to_turn())
         self.release()
+
+    @property
+    def begun(self) -> int:
+        """Return the number of messages handed over."""
+        return self.ended_by.begun
 
     def release(self) -> None:
         """Release claimed messages that were not handed over."""
@@ -176,7 +180,6 @@ class HandOver:
         self._locked = [*self._locked, *(decision.message_id for decision in locked)]
         given = len(fit) - len(locked)
         self.ended_by.count(given)
-        self.begun += given
         written, self._results.events = self._results.events, ()
         return [*written, *events]
 
