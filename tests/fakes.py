@@ -25,8 +25,8 @@ from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import ActionKind, Decision, Transition
 from retrycli.engine import runner
 from retrycli.engine.manual_attempt import attempt_through
+from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.ports import Database as Transactions
-from retrycli.engine.ports import Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import repair_clock_skew
 from retrycli.store.counters import prune
@@ -223,6 +223,11 @@ class Stage:
     def sent(self) -> list[int]:
         return [row for (row,) in self.sql("SELECT id FROM pending_messages WHERE status = 'sent' ORDER BY id")]
 
+    def open_attempts(self) -> list[int]:
+        """Return the messages of unfinished attempts, in the order in which the attempts were recorded."""
+        found = self.sql("SELECT message_id FROM retrycli_attempts WHERE finished_at IS NULL ORDER BY id")
+        return [message_id for (message_id,) in found]
+
     def next_attempt_at(self, message_id: int) -> datetime:
         ((at,),) = self.sql("SELECT next_attempt_at FROM retrycli_queue WHERE message_id = ?", message_id)
         return datetime.fromisoformat(at).replace(tzinfo=UTC)
@@ -305,3 +310,15 @@ async def attempt_by_hand(deps: Dependencies, rules: PassRules, message_id: int,
         outcome = await attempt_through(gateway, deps, rules, message_id, by=by)
         assert outcome is not None, "no message is handed over"
         return outcome
+
+
+def during(stage: Stage, message_id: int, happens: Callable[[], object], *, after: timedelta = SYNC_INTERVAL) -> Answer:
+    """Return a script that delivers every message. During one of them, it advances the clock and calls ``happens``."""
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == message_id:
+            stage.clock.now += after
+            happens()
+        return DELIVERED
+
+    return answer

@@ -33,7 +33,7 @@ class Pace:
 
     Args:
         deps: the ports and functions that the engine calls.
-        rules: the maximum concurrency, the request rate, and the number of resends after unknown outcomes.
+        rules: the maximum concurrency, and the number of resends after unknown outcomes.
         destination: the state of the destination.
         limits: the limits of the pass; they count the attempts.
         supply: gets the messages of withdrawn attempts.
@@ -52,10 +52,10 @@ class Pace:
         self.in_flight = InFlight(deps, supply)  # the requests that have no answer yet
         self.reserve: Sequence[Attempt] = ()  # recorded attempts that have not been sent yet
         self._quick_answers = 0
-        # A rate decides when the next attempt is due. And without resends after unknown outcomes, a dead process would
-        # cause an escalation for each attempt that it had recorded ahead.
+        # Without resends after unknown outcomes, a dead process would cause an escalation for each attempt that it had
+        # recorded ahead.
         resends = all(policy.unknown_limit for policy in rules.policies.values())
-        self._may_run_ahead = resends and rules.rate_per_second is None and rules.concurrency > 1
+        self._may_run_ahead = resends and rules.concurrency > 1
         self._deps = deps
         self._rules = rules
         self._destination = destination
@@ -100,7 +100,7 @@ class Pace:
 
     def _send(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         room = self.width - self.in_flight.count
-        if self.reserve and room > 0 and self.may_go_on and self._limits.may_send():
+        if self.reserve and room > 0 and self._limits.may_send():
             self.in_flight.send(self.reserve[:room], gateway, group)
             self.reserve = self.reserve[room:]
 
@@ -111,7 +111,7 @@ class Pace:
 
     @property
     def is_write_blocked(self) -> bool:
-        """Return whether so many results in a row met a locked row that the next rows are probably locked too."""
+        """Return whether the latest results all met locked rows, so that the next rows are probably locked too."""
         return self._results.locked_in_a_row >= max(MANY_LOCKED, self._rules.concurrency)
 
     @property
@@ -123,8 +123,7 @@ class Pace:
     def ahead(self) -> int:
         """Return how many attempts to record before there is room to send them: some if the destination is healthy."""
         is_healthy = self.width == self._rules.concurrency and not self._destination.doubt.tickets
-        may_run_ahead = self._may_run_ahead and is_healthy and self.may_go_on and self._limits.may_send()
-        if not may_run_ahead or not self._quick_answers:
+        if not (self._may_run_ahead and is_healthy and self.may_go_on and self._quick_answers):
             return 0
         return min(max(self.width, AHEAD * self._quick_answers), AHEAD_AT_MOST)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,30 +10,18 @@ import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.hold import HoldKind
-from retrycli.domain.message import MessageType, QueuedMessage
+from retrycli.domain.message import MessageType
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.passes import PassResult, PassStarted
 from retrycli.domain.transition import Route
 from retrycli.engine.ports import SYNC_INTERVAL
-from tests.fakes import DELIVERED, DOWN, FORBIDDEN, RULES, START, TICK, Answer, Stage
+from tests.fakes import DELIVERED, DOWN, FORBIDDEN, RULES, START, TICK, Stage, during
 
 ONE_BY_ONE = replace(RULES, concurrency=1)
 IN_ORDER = replace(RULES, per_ticket_order=True)
 OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, opened_at=START - TICK, probe_at=START)
 TICKETS = range(1001, 1009)
 """The tickets of messages 1 to 8."""
-
-
-def during(stage: Stage, message_id: int, happens: Callable[[], object], *, after: timedelta = SYNC_INTERVAL) -> Answer:
-    """Return a script that delivers every message. During one of them, it advances the clock and calls ``happens``."""
-
-    def answer(queued: QueuedMessage) -> Outcome:
-        if queued.message_id == message_id:
-            stage.clock.now += after
-            happens()
-        return DELIVERED
-
-    return answer
 
 
 @pytest.mark.parametrize(

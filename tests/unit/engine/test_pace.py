@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -15,13 +16,14 @@ from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.passes import PassResult, Pause
 from retrycli.engine.pace import AHEAD_AT_MOST, QUIET_SECONDS
-from tests.fakes import DELIVERED, DOWN, REFUSED, RULES, START, UNAUTHORIZED, Answer, Stage
+from retrycli.engine.ports import SYNC_INTERVAL
+from tests.fakes import DELIVERED, DOWN, REFUSED, RULES, START, UNAUTHORIZED, Stage, during
 
 WIDE = RULES.concurrency
 
 
-def open_attempts(stage: Stage) -> list[int]:
-    return [attempt for (attempt,) in stage.sql("SELECT message_id FROM retrycli_attempts WHERE finished_at IS NULL")]
+def has_reserve(stage: Stage) -> bool:
+    return bool(set(stage.open_attempts()) - set(stage.order))
 
 
 def count_commits(stage: Stage) -> list[Connection]:
@@ -30,12 +32,12 @@ def count_commits(stage: Stage) -> list[Connection]:
     return committed
 
 
-def reserves(stage: Stage, seen: list[int], outcome: Outcome = DELIVERED) -> Answer:
+def reserves(stage: Stage, seen: list[int]) -> Callable[[QueuedMessage], Outcome]:
     """Return a script that notes how many attempts are recorded but not sent yet."""
 
     def note(_: QueuedMessage) -> Outcome:
-        seen.append(len(set(open_attempts(stage)) - set(stage.order)))
-        return outcome
+        seen.append(len(set(stage.open_attempts()) - set(stage.order)))
+        return DELIVERED
 
     return note
 
@@ -56,7 +58,7 @@ def test_requests_follow_answers_without_a_commit_in_between(stage: Stage) -> No
 
 def test_every_attempt_is_committed_before_its_request(stage: Stage) -> None:
     def look(queued: QueuedMessage) -> Outcome:
-        assert queued.message_id in open_attempts(stage)
+        assert queued.message_id in stage.open_attempts()
         return DELIVERED
 
     stage.add(*range(1, 101))
@@ -96,9 +98,7 @@ def test_a_reserve_is_as_large_as_the_destination_is_fast(stage: Stage) -> None:
     async def one_by_one(queued: QueuedMessage) -> Outcome:
         async with turn:
             await asyncio.sleep(2 * QUIET_SECONDS)  # a transaction does not wait that long for further answers
-            outcome = note(queued)
-        assert isinstance(outcome, Outcome)
-        return outcome
+            return note(queued)
 
     stage.run(one_by_one)
     assert max(seen) == WIDE
@@ -109,13 +109,6 @@ def test_there_is_no_reserve_for_one_request_at_a_time(stage: Stage) -> None:
     seen: list[int] = []
     stage.run(reserves(stage, seen), replace(RULES, concurrency=1))
     assert set(seen) == {0}
-
-
-def test_there_is_no_reserve_while_the_rate_decides_when_to_send(stage: Stage) -> None:
-    stage.add(*range(1, 30))
-    seen: list[int] = []
-    stage.run(reserves(stage, seen), replace(RULES, rate_per_second=20.0))
-    assert max(seen) <= 1
 
 
 def test_there_is_no_reserve_if_an_unknown_outcome_escalates(stage: Stage) -> None:
@@ -148,7 +141,7 @@ def test_an_outage_costs_no_more_messages_a_retry_than_requests_are_in_flight(st
     assert summary.detail is not None
     assert summary.rescheduled <= WIDE
     assert len(stage.order) - summary.sent <= WIDE
-    assert open_attempts(stage) == []
+    assert stage.open_attempts() == []
     assert set(stage.states().values()) == {"waiting"}
 
 
@@ -171,25 +164,11 @@ def test_a_refusal_is_recorded_before_anything_more_is_sent(stage: Stage) -> Non
 def test_after_refused_credentials_the_reserve_is_withdrawn(stage: Stage) -> None:
     stage.add(*range(1, 101))
     summary = stage.run(lambda queued: UNAUTHORIZED if queued.message_id == 30 else DELIVERED)
-    assert (summary.result, open_attempts(stage)) == (PassResult.STOPPED, [])
+    assert (summary.result, stage.open_attempts()) == (PassResult.STOPPED, [])
     assert len(stage.order) < 30 + 2 * WIDE
     left = set(range(1, 101)) - set(stage.order)
     assert {message_id: stage.attempts(message_id) for message_id in left} == {message_id: [] for message_id in left}
     assert set(stage.states().values()) == {"waiting"}
-
-
-def during(stage: Stage, message_id: int, act: object) -> Answer:
-    """Return a script that acts, and lets more than a second pass, while a message is in flight."""
-
-    def answer(queued: QueuedMessage) -> Outcome:
-        if queued.message_id == message_id:
-            assert len(open_attempts(stage)) >= WIDE, "nothing is recorded ahead"
-            assert callable(act)
-            act()
-            stage.clock.now += timedelta(seconds=2)
-        return DELIVERED
-
-    return answer
 
 
 def test_a_change_of_a_message_recorded_ahead_is_noticed(stage: Stage) -> None:
@@ -197,16 +176,16 @@ def test_a_change_of_a_message_recorded_ahead_is_noticed(stage: Stage) -> None:
     texts: dict[int, str] = {}
 
     def edit() -> None:
+        assert has_reserve(stage)
+        stage.clock.now += SYNC_INTERVAL
         stage.sql("UPDATE pending_messages SET body = 'Is it cold?' WHERE id > 50")
         stage.sql("UPDATE pending_messages SET status = 'rejected' WHERE id = 60")
 
-    script = during(stage, 40, edit)
-
     def answer(queued: QueuedMessage) -> Outcome:
         texts[queued.message_id] = str(queued.message.fields["body"])
-        outcome = script(queued)
-        assert isinstance(outcome, Outcome)
-        return outcome
+        if queued.message_id == 40:
+            edit()
+        return DELIVERED
 
     stage.run(answer)
     assert {texts[message_id] for message_id in texts if message_id > 50} == {"Is it cold?"}
@@ -215,35 +194,61 @@ def test_a_change_of_a_message_recorded_ahead_is_noticed(stage: Stage) -> None:
 
 def test_a_message_recorded_ahead_can_be_held(stage: Stage) -> None:
     stage.add(*range(1, 101), due=START)
-    summary = stage.run(during(stage, 40, lambda: stage.hold(HoldKind.TYPE, "customer")))
+
+    def hold() -> None:
+        assert has_reserve(stage)
+        stage.hold(HoldKind.TYPE, "customer")
+
+    summary = stage.run(during(stage, 40, hold))
     assert summary.sent == len(stage.order) < 40 + 2 * WIDE
-    assert open_attempts(stage) == []
+    assert stage.open_attempts() == []
     assert set(stage.states().values()) == {"waiting"}
 
 
 def test_a_pause_withdraws_the_reserve(stage: Stage) -> None:
     stage.add(*range(1, 101))
-    summary = stage.run(
-        during(stage, 40, lambda: stage.ledger.set_pause(Pause(START, until=None, by="anna", reason=None)))
-    )
+
+    def pause() -> None:
+        assert has_reserve(stage)
+        stage.ledger.set_pause(Pause(START, until=None, by="anna", reason=None))
+
+    summary = stage.run(during(stage, 40, pause))
     assert (summary.result, summary.sent) == (PassResult.PAUSED, len(stage.order))
     assert len(stage.order) < 40 + 2 * WIDE
-    assert open_attempts(stage) == []
+    assert stage.open_attempts() == []
     assert set(stage.states().values()) == {"waiting"}
 
 
 def test_the_limit_is_reached_exactly(stage: Stage) -> None:
     stage.add(*range(1, 101))
-    summary = stage.run(during(stage, 40, lambda: None), replace(RULES, limit=60))
+
+    def require_reserve() -> None:
+        assert has_reserve(stage)
+
+    summary = stage.run(during(stage, 40, require_reserve), replace(RULES, limit=60))
     assert (summary.sent, len(stage.order)) == (60, 60)
 
 
-def test_after_the_deadline_the_reserve_is_withdrawn(stage: Stage) -> None:
+@pytest.mark.parametrize("why", ["signal", "deadline"])
+def test_nothing_of_the_reserve_is_sent_after_a_stop(stage: Stage, why: str) -> None:
     stage.add(*range(1, 101))
-    late = during(stage, 40, lambda: setattr(stage.clock, "now", START + RULES.deadline))
-    summary = stage.run(late)
-    assert summary.sent == len(stage.order) < 40 + 2 * WIDE
-    assert open_attempts(stage) == []
+    begun: list[int] = []
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 40:
+            assert has_reserve(stage)
+            begun.append(len(stage.order))
+            if why == "signal":
+                stage.stop_requested = True
+            else:
+                stage.clock.now = START + RULES.deadline
+        return DELIVERED
+
+    summary = stage.run(answer)
+    assert summary.reason == why
+    assert summary.sent == len(stage.order) < begun[0] + WIDE
+    assert stage.open_attempts() == []
+    assert set(stage.states().values()) == {"waiting"}
 
 
 class Broken(Exception):
@@ -259,9 +264,9 @@ def test_after_an_internal_error_only_requests_in_flight_are_unknown(stage: Stag
     stage.add(*range(1, 101))
     with pytest.raises(Broken):
         stage.run(answer)
-    just_started = set(open_attempts(stage)) - set(stage.order)
+    just_started = set(stage.open_attempts()) - set(stage.order)
     assert len(just_started) < WIDE
-    assert list(stage.states().values()).count("sending") == len(open_attempts(stage))
+    assert list(stage.states().values()).count("sending") == len(stage.open_attempts())
 
 
 def test_an_attempt_is_sent_although_the_next_turn_comes_after_the_deadline(stage: Stage) -> None:

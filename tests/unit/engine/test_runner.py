@@ -143,10 +143,6 @@ def test_waits_start_with_the_pass(stage: Stage) -> None:
     assert stage.next_attempt_at(1) == START + timedelta(minutes=30)  # the wait before the second retry
 
 
-def open_attempts(stage: Stage) -> list[int]:
-    return [attempt for (attempt,) in stage.sql("SELECT message_id FROM retrycli_attempts WHERE finished_at IS NULL")]
-
-
 def test_an_attempt_is_committed_before_its_request_is_sent(stage: Stage) -> None:
     seen: list[tuple[object, ...]] = []
 
@@ -167,7 +163,7 @@ def test_an_attempt_is_committed_before_its_request_is_sent(stage: Stage) -> Non
 
 def test_an_outcome_is_in_the_database_before_the_next_attempt_starts(stage: Stage) -> None:
     def look(queued: QueuedMessage) -> Outcome:
-        assert open_attempts(stage) == [queued.message_id]
+        assert stage.open_attempts() == [queued.message_id]
         assert stage.sent() == list(range(1, queued.message_id))
         return DELIVERED
 
@@ -675,7 +671,7 @@ def test_a_signal_lets_requests_in_flight_finish_and_releases_the_rest(stage: St
         running = asyncio.create_task(stage.run_pass(wait))
         await settle()
         assert stage.order == list(range(1, 10))
-        assert sorted(open_attempts(stage)) == list(range(2, 18)), "eight are recorded ahead"
+        assert sorted(stage.open_attempts()) == list(range(2, 18)), "eight are recorded ahead"
         stage.stop_requested = True
         answers.set()
         return await running
@@ -684,7 +680,7 @@ def test_a_signal_lets_requests_in_flight_finish_and_releases_the_rest(stage: St
     summary = asyncio.run(scenario())
     assert ended(summary) == (PassResult.INTERRUPTED, "signal")
     assert (summary.sent, summary.rescheduled, summary.released) == (8, 1, 0)
-    assert open_attempts(stage) == []
+    assert stage.open_attempts() == []
     assert stage.states() == dict.fromkeys([5, *range(10, 20)], "waiting")
     assert stage.attempts(10) == []
     assert stage.tries() == dict.fromkeys(range(1, 20), 0) | {5: 1}
@@ -927,7 +923,7 @@ def test_an_internal_error_is_raised_unchanged_and_the_pass_recorded_as_failed(s
     assert stage.sql("SELECT result, reason, detail, finished_at IS NULL FROM retrycli_passes") == [
         ("failed", "fault", "internal error: Broken", 0)
     ]
-    assert open_attempts(stage) == [1]
+    assert stage.open_attempts() == [1]
     assert stage.states() == {1: "sending", 2: "waiting"}
     assert not stage.lock.held
 
@@ -945,11 +941,11 @@ def test_an_internal_error_leaves_requests_in_flight_unknown(stage: Stage) -> No
     stage.add(*range(1, 12))
     with pytest.raises(Broken):
         stage.run(wait)
-    assert open_attempts(stage) == list(range(2, 10))
+    assert stage.open_attempts() == list(range(2, 10))
     stage.clock.now = START + AFTER_THE_CLAIM
     summary = stage.run()
     assert (summary.rescheduled, summary.unknown, summary.sent) == (8, 8, 2)
-    assert open_attempts(stage) == []
+    assert stage.open_attempts() == []
 
 
 def test_a_lost_database_connection_is_raised_unchanged(stage: Stage) -> None:
