@@ -80,6 +80,20 @@ def test_answers_are_recorded_together(stage: Stage, at_once: int, most: int) ->
     assert len(committed) < most
 
 
+def test_the_last_answers_are_recorded_together(stage: Stage) -> None:
+    """Nothing is left to send, so no request waits for the transaction."""
+    stage.add(*range(1, 62))
+    committed = count_commits(stage)
+
+    async def answer_in_turn(queued: QueuedMessage) -> Outcome:
+        for _ in range(queued.message_id):
+            await asyncio.sleep(0)
+        return DELIVERED
+
+    assert stage.run(answer_in_turn, replace(RULES, concurrency=64)).sent == 61
+    assert len(committed) < 40
+
+
 @pytest.mark.parametrize(("at_once", "least"), [(2, 2), (8, 8), (100, AHEAD_AT_MOST)])
 def test_a_reserve_has_a_limit(stage: Stage, at_once: int, least: int) -> None:
     stage.add(*range(1, 501))
@@ -227,6 +241,18 @@ def test_the_limit_is_reached_exactly(stage: Stage) -> None:
 
     summary = stage.run(during(stage, 40, require_reserve), replace(RULES, limit=60))
     assert (summary.sent, len(stage.order)) == (60, 60)
+
+
+def test_an_attempt_that_was_withdrawn_at_the_limit_is_recorded_again(stage: Stage) -> None:
+    """All 30 attempts are recorded when the reserve is withdrawn."""
+    stage.add(*range(1, 101))
+
+    def require_all() -> None:
+        assert len(stage.sql("SELECT 1 FROM retrycli_attempts")) == 30
+        assert has_reserve(stage)
+
+    summary = stage.run(during(stage, 20, require_all), replace(RULES, limit=30))
+    assert (summary.sent, summary.reason) == (30, "limit")
 
 
 @pytest.mark.parametrize("why", ["signal", "deadline"])
