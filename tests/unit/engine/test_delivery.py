@@ -21,7 +21,7 @@ from retrycli.domain.transition import Claim, Decision, Route, WriteResult
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.results import Results
-from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, Stage
+from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, Stage, during
 
 
 class Held(Claims):
@@ -198,6 +198,20 @@ def test_a_transaction_that_meets_a_lock_is_repeated(
     assert (summary.sent, summary.rescheduled, summary.escalated) == (len(expected), 1, 1)
     assert [stage.attempts(message_id) for message_id in expected] == [[("pass", "delivered")]] * len(expected)
     assert "sending" not in stage.states().values()
+
+
+def test_a_withdrawal_of_the_reserve_that_meets_a_lock_is_repeated(stage: Stage) -> None:
+    """The first transaction after message 40 would withdraw the attempts that are recorded ahead."""
+    stage.add(*range(1, 101))
+    held = hold(stage)
+
+    def meet_a_lock() -> None:
+        assert set(stage.open_attempts()) - set(stage.order)
+        held.busy = times(1, "send")
+
+    assert stage.run(during(stage, 40, meet_a_lock)).sent == 100
+    assert sorted(stage.order) == [*range(1, 101)]
+    assert [stage.attempts(message_id) for message_id in stage.order] == [[("pass", "delivered")]] * 100
 
 
 @pytest.mark.parametrize("step", ["record", "commit"])
