@@ -299,3 +299,11 @@ def test_an_attempt_is_sent_although_the_next_turn_comes_after_the_deadline(stag
     stage.add(1, 2, 3)
     rules = replace(RULES, rate_per_second=1.5 / RULES.deadline.total_seconds())
     assert stage.run(rules=rules).sent == 2
+
+
+def test_the_duration_of_an_attempt_begins_when_it_is_sent(stage: Stage) -> None:
+    """The clock advances by 10 ms with each answer, so the others in flight prolong each attempt."""
+    stage.add(*range(1, 101))
+    stage.run(takes=timedelta(milliseconds=10))
+    [[longest]] = stage.sql("SELECT max(duration_ms) FROM retrycli_attempts")
+    assert longest <= 10 * (2 * WIDE)
