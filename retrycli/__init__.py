@@ -114,65 +114,28 @@ __all__ = [
     "status",
 ]
 
-_HOMES = {
-    "ActionResult": "operations.retry",
-    "Canary": "operations.message_actions",
-    "Edit": "operations.edit_message",
-    "EscalationReason": "domain.message",
-    "Explanation": "operations.explain",
-    "Filter": "domain.listing",
-    "Gate": "operations.gates",
-    "Hold": "domain.hold",
-    "HoldKind": "domain.hold",
-    "HoldTarget": "domain.hold",
-    "InvalidArgument": "domain.errors",
-    "ListedMessage": "domain.listing",
-    "LookUp": "domain.outcome",
-    "Match": "operations.message_actions",
-    "MessageDetails": "domain.listing",
-    "MessageType": "domain.message",
-    "NoSuchMessage": "domain.errors",
-    "NotActionable": "domain.errors",
-    "Outcome": "domain.outcome",
-    "OutcomeKind": "domain.outcome",
-    "OutgoingMessage": "domain.sender",
-    "Page": "operations.listing",
-    "PassList": "operations.status",
-    "PassRecord": "domain.passes",
-    "PassSummary": "domain.passes",
-    "Pause": "domain.passes",
-    "Permanent": "domain.sender",
-    "Presence": "domain.outcome",
-    "RetryAfter": "domain.sender",
-    "RetrycliError": "domain.errors",
-    "Scheduler": "operations.schedule.in_process",
-    "Settings": "config.settings",
-    "StaleEdit": "domain.errors",
-    "State": "domain.message",
-    "Status": "operations.status",
-    "Transient": "domain.sender",
-    "Unauthorized": "domain.sender",
-    "Unknown": "domain.sender",
-    "acknowledge": "operations.message_actions",
-    "edit": "operations.edit_message",
-    "explain": "operations.explain",
-    "find": "operations.message_actions",
-    "list_failed": "operations.listing",
-    "load_settings": "config.loader",
-    "look_up": "operations.retry",
-    "mark_sent": "operations.message_actions",
-    "passes": "operations.status",
-    "pause": "operations.pause",
-    "reject": "operations.message_actions",
-    "requeue": "operations.message_actions",
-    "resume": "operations.pause",
-    "retry": "operations.retry",
-    "run_once": "operations.run_pass",
-    "show": "operations.listing",
-    "status": "operations.status",
+_NAMES = {  # by the module that defines them
+    "config.loader": ("load_settings",),
+    "config.settings": ("Settings",),
+    "domain.errors": ("InvalidArgument", "NoSuchMessage", "NotActionable", "RetrycliError", "StaleEdit"),
+    "domain.hold": ("Hold", "HoldKind", "HoldTarget"),
+    "domain.listing": ("Filter", "ListedMessage", "MessageDetails"),
+    "domain.message": ("EscalationReason", "MessageType", "State"),
+    "domain.outcome": ("LookUp", "Outcome", "OutcomeKind", "Presence"),
+    "domain.passes": ("PassRecord", "PassSummary", "Pause"),
+    "domain.sender": ("OutgoingMessage", "Permanent", "RetryAfter", "Transient", "Unauthorized", "Unknown"),
+    "operations.edit_message": ("Edit", "edit"),
+    "operations.explain": ("Explanation", "explain"),
+    "operations.gates": ("Gate",),
+    "operations.listing": ("Page", "list_failed", "show"),
+    "operations.message_actions": ("Canary", "Match", "acknowledge", "find", "mark_sent", "reject", "requeue"),
+    "operations.pause": ("pause", "resume"),
+    "operations.retry": ("ActionResult", "look_up", "retry"),
+    "operations.run_pass": ("run_once",),
+    "operations.schedule.in_process": ("Scheduler",),
+    "operations.status": ("PassList", "Status", "passes", "status"),
 }
-
-_NAMES = {"list_failed": "page"}  # names that differ from those in their modules
+_ALIASES = {"list_failed": "page"}  # names that differ from those in their modules
 _RENAMED = {"Done": "ActionResult", "Found": "Match"}  # deprecated names; the release after 0.1.0 removes them
 
 
@@ -184,6 +147,7 @@ def __getattr__(name: str) -> object:
     if name in _RENAMED:
         warnings.warn(f"retrycli.{name} is deprecated; use retrycli.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
         name = _RENAMED[name]
-    if name not in _HOMES:
+    module = next((module for module, names in _NAMES.items() if name in names), None)
+    if module is None:
         raise AttributeError(f"module 'retrycli' has no attribute {name!r}")
-    return getattr(import_module(f"retrycli.{_HOMES[name]}"), _NAMES.get(name, name))
+    return getattr(import_module(f"retrycli.{module}"), _ALIASES.get(name, name))
