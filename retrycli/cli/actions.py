@@ -10,16 +10,10 @@ from typing import Annotated
 import typer
 
 from retrycli import operations
-from retrycli.cli.arguments import MessageIds, moment, takes_filters
-from retrycli.cli.options import NOT_OK, REFUSED, By, ConfigFile, Json, Yes, load_settings, utf8
-from retrycli.cli.selection import (
-    act_on,
-    run_interruptible,
-    select_messages,
-    show_attempt,
-)
+from retrycli.cli.arguments import MessageIds, moment
+from retrycli.cli.options import NOT_OK, REFUSED, By, ConfigFile, Json, load_settings, utf8
+from retrycli.cli.selection import Chosen, run_interruptible, show_attempt, takes_messages
 from retrycli.domain.duration import duration, in_words
-from retrycli.domain.listing import Filter
 from retrycli.domain.message import State
 from retrycli.domain.outcome import Presence
 from retrycli.views import formatting, terminal
@@ -57,28 +51,17 @@ Spread = Annotated[
 ]
 
 
-@takes_filters
-def retry(
-    ctx: typer.Context,
-    filters: Filter,
-    message_ids: MessageIds = None,
-    by: By = None,
-    yes: Yes = False,
-    as_json: Json = False,
-    config: ConfigFile = None,
-) -> None:
+@takes_messages
+def retry(chosen: Chosen) -> None:
     """Attempt messages now, even if they are waiting or escalated. This uses up no retry."""
-    settings, ids = select_messages(
-        ctx, config, "Attempt", message_ids, filters, yes=yes, as_json=as_json, plan=" now, one at a time"
-    )
+    settings, ids = chosen.select("Attempt", plan=" now, one at a time")
+    give_up_after = None if chosen.message_ids else settings.breaker.failures
     done, received = run_interruptible(
-        lambda here: operations.retry.retry_all(
-            settings, ids, by=by, give_up_after=None if message_ids else settings.breaker.failures, runtime=here
-        )
+        lambda here: operations.retry.retry_all(settings, ids, by=chosen.by, give_up_after=give_up_after, runtime=here)
     )
-    if as_json:
+    if chosen.as_json:
         terminal.show_json(operations.bodies.attempts(done))
-    _show_attempts(done, as_json=as_json)
+    _show_attempts(done, as_json=chosen.as_json)
     # In the exit code, a failed attempt takes precedence over a message that could not be attempted.
     failed = any(attempt.outcome is not None and not attempt.delivered for attempt in done.tried)
     raise typer.Exit(128 + received if received else NOT_OK if failed else REFUSED if done.refused else 0)
@@ -105,19 +88,13 @@ def _show_attempts(done: operations.retry.ActionResult, *, as_json: bool) -> Non
         terminal.say(f"Next: retrycli show {failed[0]}")
 
 
-@partial(takes_filters, without="state")
+@partial(takes_messages, without="state")
 def requeue(
-    ctx: typer.Context,
-    filters: Filter,
-    message_ids: MessageIds = None,
+    chosen: Chosen,
     at: Due = None,
     spread: Spread = None,
     canary: Canary = None,
     abort_over: AbortOver = None,
-    by: By = None,
-    yes: Yes = False,
-    as_json: Json = False,
-    config: ConfigFile = None,
 ) -> None:
     """Return escalated messages to the queue. They regain all retries and are due now, unless --at or --spread is set.
 
@@ -129,26 +106,18 @@ def requeue(
         f" over {in_words(spread)}" if spread else "",
         f", with {canary} of them as canaries" if canary else "",
     )
-    settings, ids = select_messages(
-        ctx,
-        config,
+    settings, ids = chosen.select(
         "Requeue",
-        message_ids,
-        filters,
-        yes=yes,
-        as_json=as_json,
         plan="".join(plan),
         expired=operations.message_actions.expired_among,
         only={"state": State.ESCALATED},
     )
-    act_on(
+    chosen.change(
         "requeued",
         lambda here: operations.message_actions.requeue(
-            settings, ids, due=at, spread=spread or timedelta(), canary=canaries, by=by, runtime=here
+            settings, ids, due=at, spread=spread or timedelta(), canary=canaries, by=chosen.by, runtime=here
         ),
-        named=bool(message_ids),
-        as_json=as_json,
-        following=_next_step,
+        _next_step,
     )
 
 
@@ -169,31 +138,21 @@ def _parse_canary(number: int | None, abort_over: str | None) -> operations.mess
         raise typer.BadParameter(str(error), param_hint="--abort-over") from None
 
 
-@partial(takes_filters, without="reason")
+@partial(takes_messages, without="reason")
 def reject(
-    ctx: typer.Context,
+    chosen: Chosen,
     reason: Annotated[
         str, typer.Option("--reason", help="The reason; written to last_error and the history.", parser=utf8)
     ],
-    filters: Filter,
-    message_ids: MessageIds = None,
-    by: By = None,
-    yes: Yes = False,
-    as_json: Json = False,
-    config: ConfigFile = None,
 ) -> None:
     """Give up on messages. Their status becomes rejected, and no pass sends them. `requeue ID` undoes a rejection."""
     if not reason.strip():
         raise typer.BadParameter("the reason is empty; give one", param_hint="--reason")
-    settings, ids = select_messages(
-        ctx, config, "Reject", message_ids, filters, yes=yes, as_json=as_json, asks_on_terminal=True
-    )
-    act_on(
+    settings, ids = chosen.select("Reject", asks_on_terminal=True)
+    chosen.change(
         "rejected",
-        lambda here: operations.message_actions.reject(settings, ids, reason, by=by, runtime=here),
-        named=bool(message_ids),
-        as_json=as_json,
-        following=lambda _: "retrycli list-failed",
+        lambda here: operations.message_actions.reject(settings, ids, reason, by=chosen.by, runtime=here),
+        lambda _: "retrycli list-failed",
     )
 
 
@@ -252,38 +211,20 @@ def _suggest(message_id: int, result: Presence) -> None:
             )
 
 
-@takes_filters
+@takes_messages
 def mark_sent(
-    ctx: typer.Context,
-    filters: Filter,
-    message_ids: MessageIds = None,
+    chosen: Chosen,
     note: Annotated[
         str | None,
         typer.Option(
             help="How you know that the message arrived; kept in the history.", show_default=False, parser=utf8
         ),
     ] = None,
-    by: By = None,
-    yes: Yes = False,
-    as_json: Json = False,
-    config: ConfigFile = None,
 ) -> None:
     """Mark messages that have arrived as sent. This can't be undone."""
-    settings, ids = select_messages(
-        ctx,
-        config,
-        "Mark",
-        message_ids,
-        filters,
-        yes=yes,
-        as_json=as_json,
-        plan=" as sent, without sending anything",
-        for_good=True,
-    )
-    act_on(
+    settings, ids = chosen.select("Mark", plan=" as sent, without sending anything", for_good=True)
+    chosen.change(
         "marked_sent",
-        lambda here: operations.message_actions.mark_sent(settings, ids, note=note, by=by, runtime=here),
-        named=bool(message_ids),
-        as_json=as_json,
-        following=lambda _: "retrycli escalations",
+        lambda here: operations.message_actions.mark_sent(settings, ids, note=note, by=chosen.by, runtime=here),
+        lambda _: "retrycli escalations",
     )

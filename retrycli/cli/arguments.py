@@ -91,8 +91,13 @@ def _local(time: datetime) -> datetime:
         return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
-def _filter_text(text: str) -> str:
-    if not text.strip():  # an empty --error would match every error
+def not_blank(text: str) -> str:
+    """Check the value of an option that chooses messages. A blank --error would match every error.
+
+    Raises:
+        ValueError: the value is blank, or not valid UTF-8.
+    """
+    if not text.strip():
         raise ValueError("the value is empty; give a value, or omit the option")
     return utf8(text)
 
@@ -117,7 +122,7 @@ FILTERS: Mapping[str, Any] = {
     ],
     "ticket": Annotated[
         list[str] | None,
-        typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, parser=_filter_text),
+        typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, parser=not_blank),
     ],
     "error": Annotated[
         list[str] | None,
@@ -125,7 +130,7 @@ FILTERS: Mapping[str, Any] = {
             "--error",
             help="Only messages whose last error contains this string.",
             show_default=False,
-            parser=_filter_text,
+            parser=not_blank,
         ),
     ],
     "reason": Annotated[
@@ -148,7 +153,7 @@ FILTERS: Mapping[str, Any] = {
             "--fingerprint",
             help="Only messages escalated for the cause with this fingerprint; see `escalations`.",
             show_default=False,
-            parser=_filter_text,
+            parser=not_blank,
         ),
     ],
 }

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from retrycli import operations
-from retrycli.cli.arguments import MessageId, MessageIds, takes_filters
+from retrycli.cli.arguments import MessageId
 from retrycli.cli.list_failed import ON_SCREEN
-from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_settings, utf8
-from retrycli.cli.selection import act_on, select_messages
+from retrycli.cli.options import By, ConfigFile, Header, Json, load_settings, utf8
+from retrycli.cli.selection import Chosen, takes_messages
 from retrycli.config.settings import Settings
 from retrycli.domain import suggested
 from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage
@@ -141,33 +141,14 @@ def _next_command(reason: str | None, message_id: int) -> str:
 
 
 @escalations.command("ack")
-@partial(takes_filters, without="state")
-def acknowledge(
-    ctx: typer.Context,
-    filters: Filter,
-    message_ids: MessageIds = None,
-    by: By = None,
-    yes: Yes = False,
-    as_json: Json = False,
-    config: ConfigFile = None,
-) -> None:
+@partial(takes_messages, without="state")
+def acknowledge(chosen: Chosen) -> None:
     """Acknowledge escalated messages. They stay in the list but no longer count as new."""
-    settings, ids = select_messages(
-        ctx,
-        config,
-        "Acknowledge",
-        message_ids,
-        filters,
-        yes=yes,
-        as_json=as_json,
-        only={"state": State.ESCALATED, "new": True},
-    )
-    act_on(
+    settings, ids = chosen.select("Acknowledge", only={"state": State.ESCALATED, "new": True})
+    chosen.change(
         "acknowledged",
-        lambda here: operations.message_actions.acknowledge(settings, ids, by=by, runtime=here),
-        named=bool(message_ids),
-        as_json=as_json,
-        following=lambda _: "retrycli escalations",
+        lambda here: operations.message_actions.acknowledge(settings, ids, by=chosen.by, runtime=here),
+        lambda _: "retrycli escalations",
     )
 
 

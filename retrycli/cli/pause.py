@@ -7,20 +7,13 @@ from typing import Annotated
 import typer
 
 from retrycli import operations
-from retrycli.cli.arguments import failed_messages
+from retrycli.cli.arguments import failed_messages, not_blank
 from retrycli.cli.options import By, ConfigFile, load_settings, utf8
 from retrycli.config.settings import Settings
 from retrycli.domain.duration import duration
 from retrycli.domain.hold import HoldKind, HoldTarget
 from retrycli.domain.message import MessageType
 from retrycli.views import formatting, terminal
-
-
-def _part(text: str) -> str:
-    if not text.strip():
-        raise ValueError("the value is empty; give a value, or omit the option")
-    return utf8(text)
-
 
 Messages = Annotated[
     list[str] | None,
@@ -29,12 +22,13 @@ Messages = Annotated[
         help="Only the message with this id.",
         show_default=False,
         metavar="ID",
-        parser=_part,
+        parser=not_blank,
         autocompletion=failed_messages,
     ),
 ]
 Tickets = Annotated[
-    list[str] | None, typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, parser=_part)
+    list[str] | None,
+    typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, parser=not_blank),
 ]
 Types = Annotated[
     list[MessageType] | None, typer.Option("--type", help="Only messages of this type.", show_default=False)
@@ -46,7 +40,7 @@ Destinations = Annotated[
         help="Only messages that go to this base URL.",
         show_default=False,
         metavar="URL",
-        parser=_part,
+        parser=not_blank,
     ),
 ]
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import typer
 
 from retrycli import operations
+from retrycli.cli.arguments import MessageIds, takes_filters
 from retrycli.cli.list_failed import show_messages
-from retrycli.cli.options import NOT_OK, REFUSED, can_ask, confirm, load_settings, require_confirmation
+from retrycli.cli.options import (
+    NOT_OK,
+    REFUSED,
+    By,
+    ConfigFile,
+    Json,
+    Yes,
+    can_ask,
+    confirm,
+    load_settings,
+    require_confirmation,
+)
 from retrycli.cli.run_once import Signals
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage
@@ -21,56 +35,124 @@ from retrycli.views import formatting, terminal
 Result = TypeVar("Result")
 
 
-def select_messages(
-    ctx: typer.Context,
-    config: Path | None,
-    verb: str,
-    message_ids: list[str] | None,
-    wanted: Filter,
-    *,
-    yes: bool,
-    as_json: bool,
-    plan: str = "",
-    for_good: bool = False,
-    asks_on_terminal: bool = False,
-    expired: Callable[[Settings, Sequence[int]], Collection[int]] = lambda *_: (),
-    only: Mapping[str, Any] | None = None,
-) -> tuple[Settings, Sequence[int | str]]:
-    """Choose messages by id or by a filter, ask for confirmation, and return the settings and the ids.
+class Chosen(NamedTuple):
+    """The messages that the user chose for a command, by their ids or by a filter, and the command's common options."""
 
-    The question begins with ``verb`` and ends with ``plan``. For messages chosen by id, ask only if the change can't be
-    undone (``for_good``), or if ``asks_on_terminal`` and the user can be asked. ``expired`` finds the ids of expired
-    messages, which stay unchanged. ``only`` has the fields of the filter that are always set.
+    ctx: typer.Context
+    message_ids: list[str] | None
+    wanted: Filter
+    by: str | None
+    yes: bool
+    as_json: bool
+    config: Path | None
 
-    Raises:
-        NoSuchMessage: the filter matches no message.
-        typer.BadParameter: both ids and a filter were given, or neither was; or the required ``--yes`` is missing.
-        typer.Exit: the user does not agree.
-    """
-    if bool(message_ids) == (wanted != Filter()):
-        raise typer.BadParameter(
-            "give either ids or filters, not both"
-            if message_ids
-            else "give the ids of the messages, or a filter such as --type or --error",
-            param_hint="ID…",
+    def select(
+        self,
+        verb: str,
+        *,
+        plan: str = "",
+        for_good: bool = False,
+        asks_on_terminal: bool = False,
+        expired: Callable[[Settings, Sequence[int]], Collection[int]] = lambda *_: (),
+        only: Mapping[str, Any] | None = None,
+    ) -> tuple[Settings, Sequence[int | str]]:
+        """Find the messages, ask for confirmation, and return the settings and the ids.
+
+        The question begins with ``verb`` and ends with ``plan``. For messages chosen by id, ask only if the change
+        can't be undone (``for_good``), or if ``asks_on_terminal`` and the user can be asked. ``expired`` finds the ids
+        of expired messages, which stay unchanged. ``only`` has the fields of the filter that are always set.
+
+        Raises:
+            NoSuchMessage: the filter matches no message.
+            typer.BadParameter: both ids and a filter were given, or neither was; or the required ``--yes`` is missing.
+            typer.Exit: the user does not agree.
+        """
+        ids, yes, as_json = self.message_ids, self.yes, self.as_json
+        if bool(ids) == (self.wanted != Filter()):
+            raise typer.BadParameter(
+                "give either ids or filters, not both"
+                if ids
+                else "give the ids of the messages, or a filter such as --type or --error",
+                param_hint="ID…",
+            )
+        settings = load_settings(self.ctx, self.config)
+        why = "this can't be undone" if ids else "a filter may match many messages"
+        if ids and (yes or not (for_good or (asks_on_terminal and can_ask(as_json=as_json)))):
+            return settings, list(dict.fromkeys(ids))
+        require_confirmation(why, yes=yes, as_json=as_json)
+        found = (
+            operations.message_actions.named(settings, ids)
+            if ids
+            else operations.message_actions.find(settings, replace(self.wanted, **(only or {})))
         )
-    settings = load_settings(ctx, config)
-    why = "this can't be undone" if message_ids else "a filter may match many messages"
-    if message_ids and (yes or not (for_good or (asks_on_terminal and can_ask(as_json=as_json)))):
-        return settings, list(dict.fromkeys(message_ids))
-    require_confirmation(why, yes=yes, as_json=as_json)
-    found = (
-        operations.message_actions.named(settings, message_ids)
-        if message_ids
-        else operations.message_actions.find(settings, replace(wanted, **(only or {})))
+        if not found.ids:
+            raise NoSuchMessage(
+                "no message in a suitable state matches; nothing was changed. See `retrycli list-failed`"
+            )
+        if not yes and len(left_alone := expired(settings, found.ids)) < len(found.ids):
+            _show_match(settings, found, left_alone)
+            number = formatting.count(len(found.ids) - len(left_alone), "message")
+            confirm(f"{verb} {number}{plan}?", why, yes=yes, as_json=as_json)
+        return settings, found.ids
+
+    def change(
+        self,
+        act: str,
+        operation: Callable[[operations.wiring.Runtime], operations.retry.ActionResult],
+        following: Callable[[operations.retry.ActionResult], str],
+    ) -> NoReturn:
+        """Change the messages, show the result and the next command, and exit.
+
+        Args:
+            act: the name of the change in the result, such as ``marked_sent``.
+            operation: changes the messages.
+            following: returns the next command.
+
+        Raises:
+            typer.Exit: always. The exit code shows whether a signal was received, too many canaries failed, or messages
+                were refused: any of those chosen by id, or all of those chosen by a filter.
+        """
+        named = bool(self.message_ids)
+        done, received = run_interruptible(operation)
+        _show_result(done, act, named=named, as_json=self.as_json)
+        if not self.as_json:
+            terminal.say(f"Next: {following(done)}")
+        if received is not None:
+            raise typer.Exit(128 + received)
+        if done.reason == "canary_failed":
+            raise typer.Exit(NOT_OK)
+        untouched = not done.done and not any(attempt.delivered for attempt in done.tried)
+        raise typer.Exit(REFUSED if done.refused and (named or untouched) else 0)
+
+
+def takes_messages(command: Callable[..., None], *, without: str | None = None) -> Callable[..., None]:
+    """Give a command the options that choose messages. Replace its first parameter, which gets them as one `Chosen`.
+
+    Args:
+        command: takes a `Chosen` as its first parameter.
+        without: the filter that the command does not support.
+    """
+
+    def run(
+        ctx: typer.Context,
+        filters: Filter,
+        message_ids: MessageIds = None,
+        by: By = None,
+        yes: Yes = False,
+        as_json: Json = False,
+        config: ConfigFile = None,
+        **own: Any,  # noqa: ANN401  the command's signature defines the types
+    ) -> None:
+        command(Chosen(ctx, message_ids, filters, by, yes, as_json, config), **own)
+
+    ctx, filters, ids, *others, _ = inspect.signature(run, eval_str=True).parameters.values()
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    required = [parameter for parameter in own if parameter.default is parameter.empty]
+    optional = [parameter for parameter in own if parameter.default is not parameter.empty]
+    wraps(command)(run).__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [ctx, *required, filters, ids, *optional, *others]
     )
-    if not found.ids:
-        raise NoSuchMessage("no message in a suitable state matches; nothing was changed. See `retrycli list-failed`")
-    if not yes and len(left_alone := expired(settings, found.ids)) < len(found.ids):
-        _show_match(settings, found, left_alone)
-        number = formatting.count(len(found.ids) - len(left_alone), "message")
-        confirm(f"{verb} {number}{plan}?", why, yes=yes, as_json=as_json)
-    return settings, found.ids
+    return takes_filters(run, without=without)
 
 
 def _show_match(settings: Settings, found: operations.message_actions.Match, left_alone: Collection[int]) -> None:
@@ -98,39 +180,6 @@ def run_interruptible(act: Callable[[operations.wiring.Runtime], Result]) -> tup
     signals = Signals()
     done = act(replace(operations.wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested))
     return done, signals.received
-
-
-def act_on(
-    act: str,
-    operation: Callable[[operations.wiring.Runtime], operations.retry.ActionResult],
-    *,
-    named: bool,
-    as_json: bool,
-    following: Callable[[operations.retry.ActionResult], str],
-) -> NoReturn:
-    """Change messages, show the result and the next command, and exit.
-
-    Args:
-        act: the name of the change in the result, such as ``marked_sent``.
-        operation: changes the messages.
-        named: the messages were chosen by id, not by a filter.
-        as_json: ``--json`` was given.
-        following: returns the next command.
-
-    Raises:
-        typer.Exit: always. The exit code shows whether a signal was received, too many canaries failed, or messages
-            were refused: any of those chosen by id, or all of those chosen by a filter.
-    """
-    done, received = run_interruptible(operation)
-    _show_result(done, act, named=named, as_json=as_json)
-    if not as_json:
-        terminal.say(f"Next: {following(done)}")
-    if received is not None:
-        raise typer.Exit(128 + received)
-    if done.reason == "canary_failed":
-        raise typer.Exit(NOT_OK)
-    untouched = not done.done and not any(attempt.delivered for attempt in done.tried)
-    raise typer.Exit(REFUSED if done.refused and (named or untouched) else 0)
 
 
 def _show_result(done: operations.retry.ActionResult, act: str, *, named: bool, as_json: bool) -> None:
