@@ -4,8 +4,8 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -36,13 +36,12 @@ SECRETS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """Settings, and the source of each value that is not a default."""
 
     settings: Settings
     file: Path | None
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str]
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Loaded:

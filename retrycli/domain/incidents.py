@@ -7,10 +7,10 @@ report to each receiver about each topic. For the log, `recalled` derives the la
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import dropwhile, takewhile
+from typing import NamedTuple
 
 from retrycli.domain.circuit_breaker import SENDER
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, StartedBy, StopReason, is_late
@@ -86,8 +86,7 @@ class Turn(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class Incident:
+class Incident(NamedTuple):
     """A problem, and when it began."""
 
     since: datetime
@@ -96,8 +95,7 @@ class Incident:
     at_the_latest: bool = False  # the incident may have begun earlier, when no pass ran or no pass could record it
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """The last report about a topic to a receiver.
 
     For an incident, ``since`` is its start. For events such as escalations, ``since`` is the time up to which they have
@@ -134,14 +132,14 @@ def follow(
     if incident is None:
         if told is None or told.ended:
             return None, told
-        return Turn.ENDED, replace(told, told_at=at, ended=True)
+        return Turn.ENDED, told._replace(told_at=at, ended=True)
     if told is None or (told.ended and due):
         return Turn.BEGAN, Told(incident.since, at)
     if told.ended:
         if told.times >= MAX_BEGINNINGS and at - incident.since < LASTING_AFTER:
             return None, told
         return Turn.BEGAN, Told(incident.since, at, times=told.times + 1)
-    return (Turn.LASTS, replace(told, told_at=at)) if due else (None, told)
+    return (Turn.LASTS, told._replace(told_at=at)) if due else (None, told)
 
 
 def recalled(met: Sequence[PassRecord], remind: timedelta) -> Told | None:

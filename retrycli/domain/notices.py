@@ -10,7 +10,7 @@ hour.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise, takewhile
 
@@ -120,10 +120,10 @@ def to_tell(
         if turn is not None:
             shown = incident
             if shown is None or shown.since != told.since:  # show the start that was reported to the target
-                shown = replace(shown or Incident(told.since), since=told.since, at_the_latest=False)
+                shown = (shown or Incident(told.since))._replace(since=told.since, at_the_latest=False)
             items.append(IncidentChange(topic, turn, shown))
         if turn is Turn.BEGAN:
-            unheard[topic] = replace(told, times=0)
+            unheard[topic] = told._replace(times=0)
     if gaps := _new_gaps(situation, memory):
         items.extend(gaps)
         known[Topic.MISSED] = Told(newest.started_at, newest.started_at)

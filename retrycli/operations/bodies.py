@@ -80,7 +80,7 @@ def status(found: Status) -> Body:
         "paused": asdict(found.pause) if found.pause else None,
         "holds": [_hold(active) for active in found.holds],
         "windows": [asdict(windows) for windows in found.windows],
-        "lock": asdict(found.lock) if found.lock else None,
+        "lock": found.lock._asdict() if found.lock else None,
         "unaccepted": found.unaccepted,
         "left_out": found.left_out,
     }

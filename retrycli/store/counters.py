@@ -6,9 +6,8 @@ outcome, and below ids that another host's open transaction may still add.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -45,8 +44,7 @@ SETTLING = timedelta(minutes=10)
 GIVEN_UP = timedelta(days=1)  # age at which an unfinished attempt no longer holds back the watermark
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(NamedTuple):
     """Totals of attempts by outcome and of passes by result, and times of pruned passes."""
 
     attempts: Mapping[str, int]

@@ -338,7 +338,7 @@ class Targets(Queries):
             )
             for topic in changed:
                 if (now := after.get(topic)) is not None:
-                    connection.execute(insert(told).values(target=target, topic=topic.value, **asdict(now)))
+                    connection.execute(insert(told).values(target=target, topic=topic.value, **now._asdict()))
 
     def follow(self, target: str, topic: Topic, found: Incident | None, at: datetime, remind: timedelta) -> Turn | None:
         """Return which change of an incident to report to a target, if any, and store the change as reported."""

@@ -12,10 +12,9 @@ import shlex
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from retrycli.domain.errors import LockHeld, LockUnusable
 from retrycli.system import process
@@ -26,8 +25,7 @@ POLL_SECONDS = 0.1
 LONGEST = 4096  # maximum size of a lock file in bytes; a larger file contains other data, so it is not overwritten
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """The process that holds, or last held, a lock. If the lock file does not identify it, all fields are None."""
 
     pid: int | None = None
@@ -89,7 +87,7 @@ class PassLock:
         _held.add(self)
         with suppress(OSError):  # on a full disk the lock works, but does not name its holder
             os.ftruncate(file, 0)
-            os.pwrite(file, json.dumps(asdict(me), default=str).encode(), 0)
+            os.pwrite(file, json.dumps(me._asdict(), default=str).encode(), 0)
 
     def release(self) -> None:
         """Release the lock if `acquire` has acquired it."""

@@ -13,8 +13,8 @@ import shlex
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 PRIVATE = 0o600
 ROOT = 0
@@ -25,8 +25,7 @@ MAX_LINKS = 40  # maximum number of links that Linux follows in one path (path_r
 ACCESS_LIST = "system.posix_acl_access"
 
 
-@dataclass(frozen=True, slots=True)
-class Weakness:
+class Weakness(NamedTuple):
     """A file, link or folder through which another user can change what a path leads to, or that can't be checked."""
 
     place: Path
