@@ -111,19 +111,22 @@ def ago(text: str) -> datetime:
     return datetime.now(UTC) - duration(text)
 
 
+Tickets = Annotated[
+    list[str] | None,
+    typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, parser=not_blank),
+]
+Types = Annotated[
+    list[MessageType] | None, typer.Option("--type", help="Only messages of this type.", show_default=False)
+]
+
 # The filter options, by field of `Filter`. A message must match every filter that is given. If a filter has several
 # values, one of them must match.
 FILTERS: Mapping[str, Any] = {
     "state": Annotated[
         list[State] | None, typer.Option("--state", help="Only messages in this state.", show_default=False)
     ],
-    "message_type": Annotated[
-        list[MessageType] | None, typer.Option("--type", help="Only messages of this type.", show_default=False)
-    ],
-    "ticket": Annotated[
-        list[str] | None,
-        typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, parser=not_blank),
-    ],
+    "message_type": Types,
+    "ticket": Tickets,
     "error": Annotated[
         list[str] | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from retrycli import operations
-from retrycli.cli.arguments import failed_messages, not_blank
+from retrycli.cli.arguments import Tickets, Types, failed_messages, not_blank
 from retrycli.cli.options import By, ConfigFile, load_settings, utf8
 from retrycli.config.settings import Settings
 from retrycli.domain.duration import duration
@@ -25,13 +25,6 @@ Messages = Annotated[
         parser=not_blank,
         autocompletion=failed_messages,
     ),
-]
-Tickets = Annotated[
-    list[str] | None,
-    typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, parser=not_blank),
-]
-Types = Annotated[
-    list[MessageType] | None, typer.Option("--type", help="Only messages of this type.", show_default=False)
 ]
 Destinations = Annotated[
     list[str] | None,
