@@ -3,10 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.sanitize import encodable
@@ -113,8 +112,7 @@ LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
 KEY, ADDRESS_SEPARATOR = "retrycli_key", "retrycli_separator"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One failed message with validated data.
 
     ``fields`` holds every column, for the templates of presets. List columns are lists; a list column that the table
@@ -169,8 +167,7 @@ class Message:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedMessage:
+class QueuedMessage(NamedTuple):
     """A message with its data from retrycli's queue."""
 
     message: Message
@@ -203,8 +200,7 @@ class QueuedMessage:
         return self.message.ticket_id
 
 
-@dataclass(frozen=True, slots=True)
-class UnusableMessage:
+class UnusableMessage(NamedTuple):
     """A row that `Message.from_row` rejects because of ``problem``."""
 
     message_id: int

@@ -4,7 +4,7 @@ All functions are pure: the current time and the random jitter are arguments.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, assert_never
@@ -167,7 +167,7 @@ class RetryPolicy:
             case OutcomeKind.UNKNOWN if not has_lookup and queued.unknown_count >= self.unknown_limit:
                 return _escalated_unknown(queued, outcome, counts_as_retry=counts_as_retry)
             case OutcomeKind.UNKNOWN:
-                queued = replace(queued, unknown_count=queued.unknown_count + 1)
+                queued = queued._replace(unknown_count=queued.unknown_count + 1)
             case _:
                 assert_never(outcome.kind)
         if not counts_as_retry:

@@ -5,7 +5,7 @@ A sender is a function of the application that delivers one message (``gateway.k
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
 from typing import ClassVar
@@ -144,7 +144,7 @@ class RetryAfter(SendingFailed):
         limit = RETRY_AFTER_CAP.total_seconds()
         is_valid = isinstance(self.seconds, int | float) and self.seconds >= 0  # false for NaN
         wait = timedelta(seconds=min(self.seconds, limit)) if is_valid else None
-        return replace(super().outcome, retry_after=wait)
+        return super().outcome._replace(retry_after=wait)
 
 
 class Unauthorized(SendingFailed):

@@ -1,7 +1,6 @@
 """Claims on messages, decisions about messages, and the transitions that follow."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -224,7 +223,7 @@ class Decision(NamedTuple):
         """Return the decision if the row can't be written: an escalation. Add the problem to the outcome's error."""
         outcome = self.outcome
         if outcome is not None:
-            outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
+            outcome = outcome._replace(error="; ".join(filter(None, (outcome.error, why))))
         return self._replace(transition=Transition.unwritten(), outcome=outcome)
 
     def superseded(self, difference: Difference) -> "Decision":

@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Thread
 from traceback import walk_tb
 from types import TracebackType
@@ -110,8 +110,8 @@ class BaseGateway(ABC):
     def _cleaned(self, outcome: Outcome, message: Message) -> Outcome:
         """Return an outcome that is safe to store: no secrets, and a one-line error that does not quote the message."""
         if outcome.external_id is not None and self.redact_secrets(outcome.external_id) != outcome.external_id:
-            outcome = replace(outcome, external_id=None)
-        return outcome if outcome.error is None else replace(outcome, error=self._clean(outcome.error, message))
+            outcome = outcome._replace(external_id=None)
+        return outcome if outcome.error is None else outcome._replace(error=self._clean(outcome.error, message))
 
     def _clean(self, error: str, message: Message) -> str:
         return without_quotations(one_line(self.redact_secrets(error)), message)
@@ -137,7 +137,7 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
         text = f"an internal error: {_locate(error)}"
         logger.error("Message %s caused %s", message_id, text)  # noqa: TRY400  a traceback may quote the message
         if progress.landed is not None:
-            return replace(progress.landed, error=f"delivered, but then {text}")
+            return progress.landed._replace(error=f"delivered, but then {text}")
         unsure = progress.in_flight or progress.answered
         # Not `INVALID`, because a bug that affects all messages would then escalate them before anyone could fix it.
         return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=text)

@@ -1,7 +1,6 @@
 """The messages of one destination that wait in a replay, and a pass's attempts at them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
 
@@ -233,7 +232,7 @@ class ReplayedQueue:
         is_answer = kind is OutcomeKind.DELIVERED or kind is OutcomeKind.REFUSED or kind is OutcomeKind.PERMANENT
         if is_answer and self._is_healthy:
             return True  # an answer does not change a healthy destination
-        queued = replace(message.queued, message=message.rules.message(message.record, 0))  # with its own ticket
+        queued = message.queued._replace(message=message.rules.message(message.record, 0))  # with its own ticket
         [attempt] = destination.observe([Attempt(queued, outcome, INSTANT, at, probe)])
         self._is_healthy = destination.breaker.is_healthy
         return attempt.counts_as_retry

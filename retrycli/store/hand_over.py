@@ -1,7 +1,6 @@
 """Hand messages over to the application's own sender, and record what became of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -183,5 +182,5 @@ def _with_count(message: QueuedMessage | UnusableMessage, count: int | None) -> 
     if count is None:
         return message
     if isinstance(message, UnusableMessage):
-        return replace(message, retry_count=count)
-    return replace(message, message=replace(message.message, retry_count=count))
+        return message._replace(retry_count=count)
+    return message._replace(message=message.message._replace(retry_count=count))

@@ -5,7 +5,6 @@ import json
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from operator import itemgetter
@@ -151,7 +150,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     kept = None if deliveries else _kept_key(own, birth, digest, history)
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
     if isinstance(message, UnusableMessage):
-        return replace(message, delivery_key=key, birth=birth, digest=digest, as_read=as_read)
+        return message._replace(delivery_key=key, birth=birth, digest=digest, as_read=as_read)
     # The queue's count of unknown outcomes applies to one delivery key. A count without a digest was stored by a
     # version before migration 0005, and applies to every key.
     unknown_count = own.unknown_count if own.digest is None or key == own.delivery_key else 0
@@ -169,8 +168,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     )
     if history is NONE:
         return queued
-    return replace(
-        queued,
+    return queued._replace(
         unknown_count=max(queued.unknown_count, history.unknowns(key)),
         delivered_to=queued.delivered_to | history.delivered_to(birth, digest),
         unsettled_since=history.unsettled_since(key),
@@ -240,7 +238,7 @@ def as_found(decision: Decision, names: Sequence[str], row: Sequence[Any]) -> De
         return None
     if difference is Difference.NONE:
         return decision
-    there = replace(_as_it_is(decision, message, identity), as_read=tuple(row[FIRST_IDENTIFYING:]))
+    there = _as_it_is(decision, message, identity)._replace(as_read=tuple(row[FIRST_IDENTIFYING:]))
     return decision.superseded(difference)._replace(message=there)
 
 
@@ -254,11 +252,11 @@ def _as_it_is(
     if digest == message.digest and isinstance(message, QueuedMessage):
         deliveries = message.deliveries + decision.was_delivered
     key = delivery_key(message.message_id, birth, digest, deliveries)
-    now = replace(message, birth=birth, digest=digest, delivery_key=key)
+    now = message._replace(birth=birth, digest=digest, delivery_key=key)
     if not isinstance(now, QueuedMessage):
         return now
     had = now.delivered_to if same_content(message.digest, digest) else frozenset()
-    return replace(now, delivered_to=had, unknown_count=0)
+    return now._replace(delivered_to=had, unknown_count=0)
 
 
 def birth_in(row: Mapping[str, Any]) -> str:

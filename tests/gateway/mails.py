@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.domain.message import QueuedMessage
@@ -39,4 +38,4 @@ def mail(settings: RoutedGatewaySettings, message: QueuedMessage | None = None) 
 def three(*had: str, **changes: object) -> QueuedMessage:
     """Return a message to Anna, Ben and Cy. Those in ``had`` have already received it."""
     message = queued(cc_emails='["ben@example.com"]', bcc_emails='["cy@example.com"]', **changes)
-    return replace(message, delivered_to=frozenset(had))
+    return message._replace(delivered_to=frozenset(had))

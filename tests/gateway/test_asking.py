@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def test_an_unconfirmed_answer_escalates_the_message(answer: object, kind: Outco
 @pytest.mark.parametrize(("others", "pages"), [(0, 1), (1, 1), (2, 2), (7, 4)])
 @pytest.mark.parametrize("there", [True, False])
 def test_a_look_up_reads_all_pages(others: int, pages: int, there: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
+    message = queued()._replace(unsettled_since=NOON - timedelta(days=1))
     keys = [f"other-{number}" for number in range(others)] + ([KEY] if there else [])
     with Notes({"internal": True}, keys) as notes:
         outcome = deliver(gateway_settings(notes.url, preset=preset_file(tmp_path, PRESET)), message)
@@ -72,7 +71,7 @@ def test_a_look_up_reads_all_pages(others: int, pages: int, there: bool, tmp_pat
 
 
 def test_an_answer_too_large_to_parse_during_a_pass_proves_nothing(tmp_path: Path) -> None:
-    message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
+    message = queued()._replace(unsettled_since=NOON - timedelta(days=1))
     with Notes({"internal": True}, ["x" * LOOK_UP_LIMIT, KEY]) as notes:
         outcome = deliver(gateway_settings(notes.url, preset=preset_file(tmp_path, PRESET)), message)
         assert (outcome.kind, notes.posted) == (OutcomeKind.REFUSED, 0)
@@ -82,7 +81,7 @@ def test_an_answer_too_large_to_parse_during_a_pass_proves_nothing(tmp_path: Pat
 
 def test_endless_pages_prove_nothing(tmp_path: Path) -> None:
     preset = preset_file(tmp_path, PRESET.replace("{page}", "1"))
-    message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
+    message = queued()._replace(unsettled_since=NOON - timedelta(days=1))
     with Notes({"internal": True}, ["other-1", "other-2"]) as notes:
         outcome = deliver(gateway_settings(notes.url, preset=preset), message)
         assert outcome == Outcome(OutcomeKind.REFUSED, error="look-up: more than 100 pages of results")
@@ -118,7 +117,7 @@ class Says(Fake):
 
 def has_lookup(folder: Path, rule: str, said: object) -> tuple[Outcome, int]:
     """Deliver a message that may have arrived; return the outcome, and how often the message is sent again."""
-    message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
+    message = queued()._replace(unsettled_since=NOON - timedelta(days=1))
     with Says(said) as system:
         settings = gateway_settings(system.url, preset=preset_file(folder, LOOKED_FOR + rule))
         return deliver(settings, message), system.posted

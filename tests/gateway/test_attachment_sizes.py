@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def test_an_empty_file_is_never_padded(sender: Sender) -> None:
 def test_a_message_whose_answer_was_lost_is_found_and_not_sent_again(sender: Sender) -> None:
     sender.file.write_bytes(b"x")
     assert sender.send().kind is OutcomeKind.DELIVERED
-    again = sender.send(replace(sender.message, unsettled_since=NOON - timedelta(days=1)))
+    again = sender.send(sender.message._replace(unsettled_since=NOON - timedelta(days=1)))
     assert (again.kind, again.error) == (OutcomeKind.DELIVERED, "found by look-up")
     assert sender.arrived == [(b"x",)]
 
@@ -132,7 +132,7 @@ def test_a_file_that_grows_while_it_is_sent_is_never_delivered_in_part(sender: S
     """The file grows during the look-up, before the delivery. The next delivery sends the new content."""
     sender.file.write_bytes(b"x" * size)
     growing(sender.fake, lambda: sender.file.write_bytes(b"x" * size + b"more"))
-    lost = replace(sender.message, unsettled_since=NOON - timedelta(days=1))
+    lost = sender.message._replace(unsettled_since=NOON - timedelta(days=1))
     outcome = sender.send(lost)
     assert outcome.kind in {OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT}
     assert "an attachment became longer while it was being sent" in (outcome.error or "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -402,7 +401,7 @@ def test_a_preflights_result_is_kept_for_the_pass(tmp_path: Path) -> None:
 
 
 def unsettled(ago: timedelta = timedelta(days=1)) -> QueuedMessage:
-    return replace(queued(), unsettled_since=NOON - ago)
+    return queued()._replace(unsettled_since=NOON - ago)
 
 
 LOOKING = ASKING.replace('preflight = "right"\n', "")

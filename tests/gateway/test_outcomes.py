@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -442,7 +441,7 @@ def test_a_request_not_proven_unsent_is_unknown(error: Exception) -> None:
 def test_a_message_that_cannot_be_made_into_a_request(changes: dict[str, object]) -> None:
     """Some of these values are already refused when a row is read, but the gateway does not rely on that."""
     message = queued()
-    message = replace(message, message=replace(message.message, fields={**message.message.fields, **changes}))
+    message = message._replace(message=message.message._replace(fields={**message.message.fields, **changes}))
     with Hostile(answer(200, SUCCEEDED)) as server:
         outcome = deliver(gateway_settings(server.url), message)
     assert (outcome.kind, outcome.status_code) == (PERMANENT, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +50,7 @@ def test_a_look_up_carries_the_current_sessions_token(tmp_path: Path) -> None:
         "/notes?session=s2": [answer(200, b'{"there": ""}')],
         "/note?session=s2": [answer(200, b'{"there": true}')],
     }
-    message = replace(queued(), unsettled_since=NOON)
+    message = queued()._replace(unsettled_since=NOON)
     with Hostile(answer(200, SUCCEEDED), at=answers) as server:
         assert deliver(gateway_settings(server.url, **settings), message).kind is OutcomeKind.DELIVERED
     sessions = ["/log-in", "/notes?session=s1", "/log-in", "/notes?session=s2", "/notes", "/note?session=s2"]

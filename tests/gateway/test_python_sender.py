@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def test_everything_that_can_be_called_can_send(code: str, tmp_path: Path) -> No
 
 def test_a_function_receives_the_whole_message() -> None:
     message = queued(attachments='[{"path": "a.pdf"}]', priority=3)
-    message = replace(message, attempt_number=4, unsettled_since=NOON)
+    message = message._replace(attempt_number=4, unsettled_since=NOON)
     found = OutgoingMessage.of(message)
     assert (found.id, found.ticket_id, found.message_type) == (7, 12345, MessageType.CUSTOMER)
     assert (found.subject, found.body) == ("Your delivery", "It is on its way.")
@@ -238,11 +238,11 @@ def test_a_late_result_is_taken_over_and_no_message_has_two_calls(tmp_path: Path
     settings = sender(tmp_path, code, **SHORT)
     message = new()
     assert deliver(settings, message).kind is OutcomeKind.UNKNOWN
-    again = deliver(settings, replace(message, attempt_number=2))
+    again = deliver(settings, message._replace(attempt_number=2))
     assert again == of(OutcomeKind.UNREACHABLE, "not sent: an earlier call for this message has not returned")
     gate.set()
     wait_until(lambda: THREADS.count == 0)
-    late = deliver(settings, replace(message, attempt_number=3))
+    late = deliver(settings, message._replace(attempt_number=3))
     assert late == of(OutcomeKind.DELIVERED, external_id="1", found=True)
 
 

@@ -10,7 +10,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,7 @@ def message(system: System, message_type: str = "customer", **changes: object) -
 
 def unsettled(system: System, message_type: str = "customer") -> QueuedMessage:
     """Return a message that may have arrived, long enough ago to be visible."""
-    return replace(message(system, message_type), unsettled_since=LONG_AGO)
+    return message(system, message_type)._replace(unsettled_since=LONG_AGO)
 
 
 def said(arrived: Arrived) -> str:
@@ -406,7 +406,7 @@ def test_a_message_that_arrived_is_found_and_not_sent_again(system: System, fake
 
 @pytest.mark.parametrize("message_type", TYPES)
 def test_a_message_that_did_not_arrive_is_sent(system: System, fake: Fake, message_type: str) -> None:
-    other = replace(message(system, message_type), delivery_key=KEY[:-1] + "1")
+    other = message(system, message_type)._replace(delivery_key=KEY[:-1] + "1")
     deliver(settings(system, fake), other)
     assert len(fake.arrived) == 1
     outcome = deliver(settings(system, fake), unsettled(system, message_type))
@@ -415,7 +415,7 @@ def test_a_message_that_did_not_arrive_is_sent(system: System, fake: Fake, messa
 
 
 def test_a_message_that_may_still_appear_waits(system: System, fake: Fake) -> None:
-    outcome = deliver(settings(system, fake), replace(message(system), unsettled_since=NOON))
+    outcome = deliver(settings(system, fake), message(system)._replace(unsettled_since=NOON))
     assert (outcome.kind, fake.arrived) == (OutcomeKind.REFUSED, [])
 
 
@@ -429,7 +429,7 @@ def test_a_look_up_without_an_answer_sends_nothing(system: System, fake: Fake) -
 
 
 def test_a_look_up_that_cannot_see_the_ticket_sends_nothing(system: System, fake: Fake) -> None:
-    lost = replace(message(system, ticket_id=system.unknown), unsettled_since=LONG_AGO)
+    lost = message(system, ticket_id=system.unknown)._replace(unsettled_since=LONG_AGO)
     assert deliver(settings(system, fake), lost).kind is not OutcomeKind.DELIVERED
     assert fake.arrived == []
 

@@ -74,7 +74,7 @@ def log_ins(fake: Played) -> int:
 
 def test_one_session_serves_many_messages(with_session: Znuny | Glpi) -> None:
     settings = gateway_settings(with_session.url, verify=True, **ACCOUNTS[type(with_session)])
-    outcomes = deliver_in_turn(settings, MESSAGE, NOTE, replace(MESSAGE, unsettled_since=LONG_AGO))
+    outcomes = deliver_in_turn(settings, MESSAGE, NOTE, MESSAGE._replace(unsettled_since=LONG_AGO))
     assert [(outcome.kind, outcome.error) for outcome in outcomes] == [
         (OutcomeKind.DELIVERED, None),
         (OutcomeKind.DELIVERED, None),
@@ -83,7 +83,7 @@ def test_one_session_serves_many_messages(with_session: Znuny | Glpi) -> None:
     assert (len(with_session.arrived), log_ins(with_session)) == (2, 1)
 
 
-@pytest.mark.parametrize("message", [MESSAGE, replace(NOTE, unsettled_since=LONG_AGO)], ids=["message", "look-up"])
+@pytest.mark.parametrize("message", [MESSAGE, NOTE._replace(unsettled_since=LONG_AGO)], ids=["message", "look-up"])
 def test_an_expired_session_is_renewed_once(with_session: Znuny | Glpi, message: object) -> None:
     class Expired(set[str]):
         """A set that discards the first session."""
@@ -158,7 +158,7 @@ def test_znuny_receives_nothing_for_a_merged_ticket(znuny: Znuny, message: objec
 def test_znuny_with_the_key_in_a_ticket_field_gets_no_second_copy(znuny: Znuny) -> None:
     znuny.article_fields, znuny.ticket_fields = {"Other"}, {"DeliveryKey"}
     assert sent(znuny).kind is OutcomeKind.DELIVERED
-    again = sent(znuny, replace(MESSAGE, unsettled_since=LONG_AGO))
+    again = sent(znuny, MESSAGE._replace(unsettled_since=LONG_AGO))
     assert (again.kind, len(znuny.arrived)) == (OutcomeKind.INVALID, 1)
     assert "belong to the object Article" in (again.error or "")
 
@@ -193,7 +193,7 @@ def test_znuny_treats_a_misspelt_article_as_missing(znuny: Znuny, tmp_path: Path
 )
 def test_text_in_a_ticket_does_not_mislead_the_znuny_preset(znuny: Znuny, body: str) -> None:
     sent(znuny, queued("other", ticket_id=7, cc_emails=None, body=body))
-    assert sent(znuny, replace(MESSAGE, unsettled_since=LONG_AGO)).kind is OutcomeKind.DELIVERED
+    assert sent(znuny, MESSAGE._replace(unsettled_since=LONG_AGO)).kind is OutcomeKind.DELIVERED
     assert (len(znuny.arrived), log_ins(znuny)) == (2, 2)
 
 
@@ -222,7 +222,7 @@ def test_glpi_look_up_reads_more_than_one_page(glpi: Glpi) -> None:
     sent(glpi)
     for number in range(20):
         glpi.arrived.append(replace(glpi.arrived[0], id=number + 2, text="something else"))
-    assert sent(glpi, replace(MESSAGE, unsettled_since=LONG_AGO)).error == "found by look-up"
+    assert sent(glpi, MESSAGE._replace(unsettled_since=LONG_AGO)).error == "found by look-up"
 
 
 @pytest.mark.parametrize("text", ["{{ ticket.title }}", "{{ }}", "a {# b #} c", "{% now %}", "50 %} {{{", "}}{{'{'}}"])

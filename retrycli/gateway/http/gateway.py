@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -126,7 +125,7 @@ class HttpGateway(BaseGateway):
                 return await self._verify(prepared, outcome)
         except TimeoutError:
             if progress.landed is not None:
-                return replace(progress.landed, error=f"delivered, but not verified within {limit:g} s")
+                return progress.landed._replace(error=f"delivered, but not verified within {limit:g} s")
             if progress.in_flight:
                 return Outcome(OutcomeKind.UNKNOWN, error=f"no response within {limit:g} s")
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
@@ -186,7 +185,7 @@ class HttpGateway(BaseGateway):
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
             certain = {OutcomeKind.UNKNOWN: OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED: OutcomeKind.REFUSED}
             error = f"upload of attachment {number}: {reply.outcome.error or 'the response has no token'}"
-            raise NotSent(replace(reply.outcome, kind=certain.get(reply.outcome.kind, reply.outcome.kind), error=error))
+            raise NotSent(reply.outcome._replace(kind=certain.get(reply.outcome.kind, reply.outcome.kind), error=error))
         return token
 
     async def _send(self, prepared: PreparedRequest, progress: DeliveryProgress) -> Outcome:
@@ -207,9 +206,9 @@ class HttpGateway(BaseGateway):
             if await self._lookups.holds_on_a_page(rule, fields, "reading back"):
                 return outcome
         except NotSent as error:
-            return replace(outcome, error=f"delivered, but not verified: {error}")
-        return replace(
-            outcome, kind=OutcomeKind.PERMANENT, error=f"the message arrived, but the copy read back {NOT_AS_EXPECTED}"
+            return outcome._replace(error=f"delivered, but not verified: {error}")
+        return outcome._replace(
+            kind=OutcomeKind.PERMANENT, error=f"the message arrived, but the copy read back {NOT_AS_EXPECTED}"
         )
 
 
@@ -223,8 +222,7 @@ def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outc
     except ValueError as error:
         said = f"HTTP {answer.status}, but the delivery can't be confirmed from the response: {error}"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, said)
-    return replace(
-        outcome,
+    return outcome._replace(
         kind=OutcomeKind.PERMANENT,
         error=f"the message arrived, but according to the response it {NOT_AS_EXPECTED}",
     )

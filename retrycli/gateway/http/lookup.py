@@ -5,7 +5,7 @@ the proof is not sent.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -68,7 +68,7 @@ class Lookups:
                     return True
             except NotSent as error:
                 if error.outcome.kind is OutcomeKind.PERMANENT:  # this concerns the look-up, not the message
-                    raise NotSent(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
+                    raise NotSent(error.outcome._replace(kind=OutcomeKind.REFUSED)) from None
                 raise
         return False
 
@@ -151,7 +151,7 @@ class Lookups:
         outcome = reply.outcome
         if reply.answer is None or outcome.kind is not OutcomeKind.DELIVERED:
             kind = OutcomeKind.TRANSIENT if outcome.kind is OutcomeKind.UNKNOWN else outcome.kind
-            raise NotSent(replace(outcome, kind=kind, error=f"{what}: {outcome.error}"))
+            raise NotSent(outcome._replace(kind=kind, error=f"{what}: {outcome.error}"))
         return reply.answer
 
 
@@ -219,7 +219,7 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
     finally:
         await client.transport.aclose()
     if outcome.error is not None:
-        outcome = replace(outcome, error=one_line(redact_secrets(outcome.error, credentials.secrets)))
+        outcome = outcome._replace(error=one_line(redact_secrets(outcome.error, credentials.secrets)))
     ahead_seconds = next((seconds for seconds in ahead if seconds is not None), None)
     return Probe(outcome, credentials.by_log_in or preset.check is not None, ahead_seconds)
 

@@ -4,7 +4,7 @@ import codecs
 import json
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Self
@@ -96,7 +96,7 @@ def outcome_of(answer: Answer, outcome: Outcome, preset: Preset) -> Outcome:
         outcome = _apply_success_rule(answer, preset.success, preset.answer.errors)
     if outcome.kind is not OutcomeKind.DELIVERED:
         return outcome
-    return replace(outcome, external_id=_external_id(answer, preset))
+    return outcome._replace(external_id=_external_id(answer, preset))
 
 
 def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcome:

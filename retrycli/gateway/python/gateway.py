@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
@@ -62,7 +61,7 @@ class PythonGateway(BaseGateway):
                 error = "not sent: an earlier call for this message has not returned"
                 raise NotSent(Outcome(OutcomeKind.UNREACHABLE, error=error))
             if earlier.done.result().kind is OutcomeKind.DELIVERED:
-                return replace(earlier.done.result(), found=True)
+                return earlier.done.result()._replace(found=True)
         try:
             async with TimeLimit(self._seconds):
                 await self._start(call)

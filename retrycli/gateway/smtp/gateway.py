@@ -4,7 +4,6 @@ import asyncio
 import base64
 import socket
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import replace
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -91,7 +90,7 @@ class SmtpGateway(BaseGateway):
         outcome = await self._send(None, DeliveryProgress(), deadline)
         if outcome.error is None:
             return outcome
-        return replace(outcome, error=one_line(self.redact_secrets(outcome.error)))
+        return outcome._replace(error=one_line(self.redact_secrets(outcome.error)))
 
     async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         limit = self._settings.request_timeout_seconds

@@ -35,9 +35,9 @@ from tests.fakes import (
 
 ONE_BY_ONE = replace(RULES, concurrency=1)
 MISSING = Outcome(OutcomeKind.PERMANENT, 404, "HTTP 404", in_doubt=True)
-MAINTENANCE = replace(MOVED, kind=OutcomeKind.REFUSED, error="look-up: HTTP 302")
+MAINTENANCE = MOVED._replace(kind=OutcomeKind.REFUSED, error="look-up: HTTP 302")
 """The outcome of an attempt whose look-up was redirected."""
-SETTLED_BY_ITS_PRESET = replace(FORBIDDEN, in_doubt=False)
+SETTLED_BY_ITS_PRESET = FORBIDDEN._replace(in_doubt=False)
 
 
 def ended(summary: PassSummary) -> tuple[PassResult, str | None, str | None]:
@@ -126,7 +126,7 @@ def test_a_delivery_sent_before_them_settles_nothing(stage: Stage) -> None:
     assert (summary.reason, summary.sent, summary.escalated) == ("same_answer", 2, 0)
 
 
-FOUND = replace(DELIVERED, found=True)
+FOUND = DELIVERED._replace(found=True)
 """A look-up found that the message had already arrived: nothing was sent."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -188,7 +188,7 @@ def test_an_answer_that_takes_longer_than_the_wait_makes_the_message_due_now() -
     ],
 )
 def test_the_later_of_wait_and_retry_after_applies(asked: timedelta | None, due: datetime) -> None:
-    assert decide(queued(), replace(DOWN, retry_after=asked)).next_attempt_at == due
+    assert decide(queued(), DOWN._replace(retry_after=asked)).next_attempt_at == due
 
 
 @pytest.mark.parametrize(("jitter", "wait"), [(-1, 192), (0, 240), (1, 288)])
@@ -524,7 +524,7 @@ def test_a_wait_ends_after_the_pass_and_not_before_retry_after() -> None:
     policy, _ = by_function(timedelta(0))
     change = policy.decide(queued(), DOWN, since=NOON, now=ANSWER, jitter=0)
     assert change.next_attempt_at == NOON + timedelta(seconds=61)
-    asked_to_wait = replace(DOWN, retry_after=timedelta(hours=1))
+    asked_to_wait = DOWN._replace(retry_after=timedelta(hours=1))
     change = policy.decide(queued(), asked_to_wait, since=NOON, now=ANSWER, jitter=0)
     assert change.next_attempt_at == ANSWER + timedelta(hours=1)
     policy, _ = by_function(timedelta.max)

@@ -150,7 +150,7 @@ def test_failures_of_another_host_count_before_this_passs_first(stage: Stage) ->
 
 def test_two_hosts_throttled_at_once_keep_the_rest(stage: Stage) -> None:
     stage.add(*ENOUGH_FOR_TWO, due=START)
-    summaries = two_at_once(stage, replace(THROTTLED, retry_after=timedelta(minutes=10)))
+    summaries = two_at_once(stage, THROTTLED._replace(retry_after=timedelta(minutes=10)))
     assert [summary.reason for summary in summaries] == ["throttled"] * 2
     assert stage.ledger.breaker(RULES.destination).probe_at == START + timedelta(minutes=10)
 
@@ -270,7 +270,7 @@ def test_tickets_do_not_wait_for_each_other(stage: Stage) -> None:
 
 def test_a_later_message_is_sent_after_the_earlier_one_is_escalated(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2, 3)
-    refuses = replace(DOWN, kind=type(DOWN.kind).PERMANENT, status_code=404)
+    refuses = DOWN._replace(kind=type(DOWN.kind).PERMANENT, status_code=404)
     stage.run({1: refuses}, replace(RULES, per_ticket_order=True))
     assert stage.sent() == [2, 3]
     assert stage.states() == {1: "escalated"}

@@ -544,7 +544,7 @@ def test_requests_in_flight_as_the_breaker_opened_are_not_charged(
 
 def test_a_429_in_flight_does_not_turn_an_outage_into_a_rest(stage: Stage) -> None:
     stage.add(*range(1, 30))
-    down, throttled = dict.fromkeys(range(2, 7), DOWN), replace(THROTTLED, retry_after=timedelta(hours=1))
+    down, throttled = dict.fromkeys(range(2, 7), DOWN), THROTTLED._replace(retry_after=timedelta(hours=1))
     assert ended(stage.run(down | dict.fromkeys(range(7, 30), throttled))) == (PassResult.STOPPED, "breaker_open")
     assert stage.order == list(range(1, 10))
     breaker = stage.ledger.breaker(RULES.destination)
@@ -585,7 +585,7 @@ def test_a_message_that_stops_each_pass_does_not_block_others(stage: Stage, outc
 
 def test_the_destination_rests_until_retry_after(stage: Stage) -> None:
     stage.add(1, 2)
-    stage.run(replace(THROTTLED, retry_after=timedelta(minutes=20)), takes=timedelta(seconds=3))
+    stage.run(THROTTLED._replace(retry_after=timedelta(minutes=20)), takes=timedelta(seconds=3))
     stage.clock.now = START + TICK
     resting = stage.run()
     assert stage.gateway is None
@@ -608,7 +608,7 @@ def test_a_429_without_retry_after_is_over_at_the_next_pass(stage: Stage) -> Non
 def test_requests_in_flight_at_a_429_are_settled_by_their_answers(stage: Stage) -> None:
     """A delivery among these requests does not end the rest."""
     stage.add(*range(1, 12))
-    rest = replace(THROTTLED, retry_after=timedelta(hours=1))
+    rest = THROTTLED._replace(retry_after=timedelta(hours=1))
     summary = stage.run({6: rest, 7: DELIVERED, 8: NOT_FOUND, 9: rest})
     assert stage.order == list(range(1, 10))
     assert (summary.sent, summary.escalated, summary.released) == (6, 1, 2)
