@@ -8,7 +8,7 @@ from typing import TypeVar
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.domain.operator_action import OperatorAction
-from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind
+from retrycli.domain.outcome import OUTAGE, LookUp, Outcome, OutcomeKind
 from retrycli.engine.manual_attempt import attempt_through, look_up_through
 from retrycli.engine.ports import Dependencies, Gateway
 from retrycli.operations.ids import resolve
@@ -19,15 +19,7 @@ from retrycli.store.operator_actions import Acts
 Result = TypeVar("Result")
 Answer = TypeVar("Answer")
 # Outcomes that are probably caused by the ticketing API, not by the message.
-DESTINATION_FAULTS = frozenset(
-    {
-        OutcomeKind.TRANSIENT,
-        OutcomeKind.UNREACHABLE,
-        OutcomeKind.UNKNOWN,
-        OutcomeKind.THROTTLED,
-        OutcomeKind.UNAUTHORIZED,
-    }
-)
+DESTINATION_FAULTS = OUTAGE | {OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED}
 
 
 @dataclass(frozen=True, slots=True)
