@@ -17,7 +17,6 @@ The pattern is from Nygard, "Release It!", chapter 5, "Circuit Breaker".
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -52,8 +51,7 @@ class BreakerRules(NamedTuple):
     probe_after: tuple[timedelta, ...] = (timedelta(minutes=15), timedelta(minutes=30), timedelta(hours=1))
 
 
-@dataclass(frozen=True, slots=True)
-class Breaker:
+class Breaker(NamedTuple):
     """The breaker of one destination. Instances are immutable; methods return the changed breaker."""
 
     destination: str
@@ -64,7 +62,7 @@ class Breaker:
     opened_at: datetime | None = None
     probe_at: datetime | None = None  # time from which requests may be sent again; None if they may be sent now
     # While closed: up to `TICKETS` tickets that may have caused failures, with the number of these failures per ticket.
-    tickets: Mapping[str, int] = field(default_factory=dict)
+    tickets: Mapping[str, int] = {}
 
     @property
     def is_healthy(self) -> bool:
@@ -92,7 +90,7 @@ class Breaker:
 
     def admitting(self, at: datetime) -> "Breaker":
         """Return this breaker or, if its wait has ended by the given time, a copy that does not block requests."""
-        return self if self.blocks(at) else replace(self, probe_at=None)
+        return self if self.blocks(at) else self._replace(probe_at=None)
 
     def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime, ticket: str) -> "Breaker":
         """Return the breaker after one more outcome.
@@ -120,7 +118,7 @@ class Breaker:
                 return failed
             # ``failures`` may be higher, because some failures did not count at first. The excess would select a
             # later wait.
-            failed = replace(failed, failures=rules.failures)
+            failed = failed._replace(failures=rules.failures)
         waits = rules.probe_after
         return Breaker(
             self.destination,

@@ -4,10 +4,9 @@ All functions are pure: the current time and the random jitter are arguments.
 """
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Protocol, assert_never
+from typing import NamedTuple, Protocol, assert_never
 
 from retrycli.domain.duration import utc_text
 from retrycli.domain.message import EscalationReason, Message, QueuedMessage
@@ -54,8 +53,7 @@ class WaitFunction(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(NamedTuple):
     """A schedule of waits; retries are numbered from 1."""
 
     kind: BackoffKind = BackoffKind.EXPONENTIAL
@@ -116,8 +114,7 @@ def later(time: datetime, wait: timedelta, *, times: int = 1) -> datetime:
         return LATEST
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(NamedTuple):
     """The retry rules of one message type."""
 
     backoff: Backoff = Backoff()

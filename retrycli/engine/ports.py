@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -279,8 +278,7 @@ class Dependencies(NamedTuple):
     require_accepted: Callable[[], None] = lambda: None
 
 
-@dataclass(frozen=True, slots=True)
-class PassRules:
+class PassRules(NamedTuple):
     """The rules by which a pass claims, sends and retries messages."""
 
     destination: str  # destination of messages whose types have no separate route
@@ -296,7 +294,7 @@ class PassRules:
     routes: tuple[Route, ...] = ()  # if empty, all messages go to ``destination``
     retention: timedelta | None = None  # age up to which the history is kept; None keeps the history forever
     probe_now: bool = False  # if a destination is down, probe it immediately, even if no probe is due yet
-    windows: Mapping[MessageType, DeliveryWindows] = field(default_factory=dict)  # other types are always open
+    windows: Mapping[MessageType, DeliveryWindows] = {}  # other types are always open
     answer_within: timedelta | None = None  # time for the application's own sender; None if nothing is handed over
 
     def destination_of(self, message_type: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from math import ceil
@@ -188,8 +187,7 @@ class _Pass:
     def _rules_for(self, route: Route, number: int, *, of: int) -> PassRules:
         limit, begun = self._rules.limit, sum(delivery.begun for delivery in self._deliveries)
         share = None if limit is None else ceil((limit - begun) / (of - number))
-        return replace(
-            self._rules,
+        return self._rules._replace(
             destination=route.destination,
             limit=share,
             deadline=self._rules.deadline * ((number + 1) / of),

@@ -76,7 +76,7 @@ def status(found: Status) -> Body:
         "messages": found.messages,
         "refusals": [asdict(refusal) for refusal in found.refusals],
         "disk": found.disk,
-        "breaker": [{k: v for k, v in asdict(breaker).items() if k != "tickets"} for breaker in found.breakers],
+        "breaker": [{k: v for k, v in breaker._asdict().items() if k != "tickets"} for breaker in found.breakers],
         "paused": asdict(found.pause) if found.pause else None,
         "holds": [_hold(active) for active in found.holds],
         "windows": [asdict(windows) for windows in found.windows],

@@ -4,7 +4,7 @@ The gates use the same code as a pass: `Claims.is_due`, `Destination`, `RetryPol
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -215,7 +215,7 @@ class Gates:
         ahead = self._views.count_ahead(message_id, self._rules.due_by(at), self.route(at)) if is_bounded else 0
         first = f", {ahead:,} go first"
         yield Gate("limit", limit is None or ahead < limit, f"{limit:,} per pass{first}" if limit else "none")
-        by_rate = capacity(replace(self._rules, limit=None))
+        by_rate = capacity(self._rules._replace(limit=None))
         yield Gate("rate", by_rate is None or ahead < by_rate, f"{rate:g} per second{first}" if rate else "none")
 
 

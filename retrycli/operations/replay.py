@@ -6,7 +6,6 @@ and whatever operators did.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from math import ceil
 
@@ -118,5 +117,5 @@ class _Replay:
         left = self._rules.limit
         for number, queue in enumerate(due):
             share = None if left is None else ceil(left / (len(due) - number))
-            begun = queue.deliver(at, capacity(replace(self._rules, limit=share)))
+            begun = queue.deliver(at, capacity(self._rules._replace(limit=share)))
             left = None if left is None else left - begun

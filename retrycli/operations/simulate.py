@@ -1,7 +1,7 @@
 """Simulate a schedule: replay it, and today's, against the recorded outages and outcomes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from retrycli.config.loader import with_schedule
@@ -80,7 +80,7 @@ def simulate(
         outages=record.outages,
         rates=[ObservedRate(rate.name, rate.attempts, rate.pooled, rate.kinds) for rate in record.history.rates],
         today=record.simulate(rules, types),
-        proposed=record.simulate(replace(rules, policies=proposed.policies), types) if changes else None,
+        proposed=record.simulate(rules._replace(policies=proposed.policies), types) if changes else None,
         section="schedule" if message_type is None else f"schedule.types.{message_type}",
         lines=_lines(proposed, changes, message_type),
     )

@@ -248,7 +248,7 @@ class Ledger(Queries):
         with self._database.write() as connection:
             connection.execute(delete(breakers).where(breakers.c.destination == breaker.destination))
             if not breaker.is_healthy:
-                row = asdict(breaker) | {"tickets": json.dumps(breaker.tickets) if breaker.tickets else None}
+                row = breaker._asdict() | {"tickets": json.dumps(breaker.tickets) if breaker.tickets else None}
                 connection.execute(insert(breakers).values(row))
 
 

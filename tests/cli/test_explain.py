@@ -647,7 +647,7 @@ PREDICATES: dict[str, tuple[object, str, object]] = {
     "pause": (Ledger, "pause_and_holds", lambda *_: (FOR_EVER, ())),
     "hold": (Ledger, "pause_and_holds", lambda *_: (None, [HELD])),
     "window": (DeliveryWindows, "is_open", lambda *_: False),
-    "breaker": (Ledger, "breaker", lambda _, destination: replace(OPEN, destination=destination)),
+    "breaker": (Ledger, "breaker", lambda _, destination: OPEN._replace(destination=destination)),
 }
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -197,7 +197,7 @@ class Place:
         """Run one pass; return None if its process was killed."""
         self._passes += 1
         me = PassIdentity(f"pass-{self._passes}", host.name, self._passes)
-        rules = replace(pass_rules(self.settings, limit=limit), per_ticket_order=per_ticket_order)
+        rules = pass_rules(self.settings, limit=limit)._replace(per_ticket_order=per_ticket_order)
         sender = Sender(
             by_pass=True,
             due_by=self.clock.now + DUE_SLACK,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
     from tests.store.application import Application
 
 STATUS = {"failed": "failed", "sent": "sent", "queued": "queued", "rejected": "rejected"}
-TO_THE_APPLICATION = replace(RULES, destination=APPLICATION, routes=(Route(APPLICATION),), answer_within=HOUR)
+TO_THE_APPLICATION = RULES._replace(destination=APPLICATION, routes=(Route(APPLICATION),), answer_within=HOUR)
 TICK = 15 * MINUTE
 
 
@@ -206,12 +205,12 @@ def test_an_invalid_row_is_escalated_and_not_handed_over(desk: Desk) -> None:
 
 def test_the_limit_and_the_order_of_tickets_hold(desk: Desk) -> None:
     one, two, three = desk.application.add_all([{}, {}, {"ticket_id": 12346}])
-    rules = replace(TO_THE_APPLICATION, per_ticket_order=True)
+    rules = TO_THE_APPLICATION._replace(per_ticket_order=True)
     desk.run(rules)
     assert desk.of(MessageHandedOver) == [one, three]
     desk.later(TICK)
     desk.answer(one, "sent")
-    desk.run(replace(rules, limit=1))
+    desk.run(rules._replace(limit=1))
     assert desk.of(MessageHandedOver) == [two]
 
 
@@ -219,9 +218,9 @@ def test_a_route_hands_over_only_the_messages_of_its_types(desk: Desk) -> None:
     one, two = desk.application.add_all([{}, {"message_type": "customer"}])
     suppliers = frozenset({MessageType.SUPPLIER})
     routes = (Route(APPLICATION, only=suppliers), Route(RULES.destination, but=suppliers))
-    desk.run(replace(TO_THE_APPLICATION, destination=RULES.destination, routes=routes, limit=0))
+    desk.run(TO_THE_APPLICATION._replace(destination=RULES.destination, routes=routes, limit=0))
     assert desk.state(one) == desk.state(two) == "waiting"
-    desk.run(replace(TO_THE_APPLICATION, destination=RULES.destination, routes=routes[:1]))
+    desk.run(TO_THE_APPLICATION._replace(destination=RULES.destination, routes=routes[:1]))
     assert (desk.state(one), desk.state(two)) == ("handed_over", "waiting")
 
 
@@ -345,7 +344,7 @@ def test_answers_are_recorded_after_the_settings_name_another_gateway(desk: Desk
     desk.answer(one, "sent")
     desk.answer(two, "failed")
     desk.later(TICK)
-    desk.run(replace(RULES, limit=0))
+    desk.run(RULES._replace(limit=0))
     assert desk.state(one) is None
     assert desk.state(two) == "waiting"
     assert desk.attempts(one) == [("pass", "delivered")]

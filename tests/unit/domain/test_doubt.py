@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -33,7 +32,7 @@ from tests.fakes import (
     in_turn,
 )
 
-ONE_BY_ONE = replace(RULES, concurrency=1)
+ONE_BY_ONE = RULES._replace(concurrency=1)
 MISSING = Outcome(OutcomeKind.PERMANENT, 404, "HTTP 404", in_doubt=True)
 MAINTENANCE = MOVED._replace(kind=OutcomeKind.REFUSED, error="look-up: HTTP 302")
 """The outcome of an attempt whose look-up was redirected."""
@@ -228,7 +227,7 @@ def test_tickets_in_doubt_get_no_trial(stage: Stage) -> None:
 def test_a_trial_respects_the_order_of_its_ticket(stage: Stage) -> None:
     stage.add(*range(1, TICKETS + 1))
     of_one_ticket(stage, 51, 52, 53)
-    stage.run(but(range(1, TICKETS + 1), FORBIDDEN), replace(ONE_BY_ONE, per_ticket_order=True))
+    stage.run(but(range(1, TICKETS + 1), FORBIDDEN), ONE_BY_ONE._replace(per_ticket_order=True))
     assert stage.order[TICKETS:] == [51, 52, 53]
 
 
@@ -295,7 +294,7 @@ def test_messages_of_a_dead_pass_wait_again_unchanged(stage: Stage) -> None:
     with pytest.raises(KeyboardInterrupt):
         stage.run(die, ONE_BY_ONE)
     stage.clock.now += RULES.lease
-    stage.run(rules=replace(RULES, limit=0))
+    stage.run(rules=RULES._replace(limit=0))
     assert stage.states() == {1: "waiting", 2: "waiting"}
     assert stage.tries() == {1: 0, 2: 1}
     assert dict(stage.sql("SELECT message_id, unknown_count FROM retrycli_queue")) == {1: 0, 2: 1}
@@ -335,7 +334,7 @@ def test_many_answers_of_few_tickets_let_other_tickets_go_first(stage: Stage) ->
     """
     of_one_ticket(stage, *range(1, 2 * MAX_HELD))
     stage.add(*range(1001, 1021))
-    rules = replace(ONE_BY_ONE, rate_per_second=1)  # one message is claimed at a time, so no ticket is passed over
+    rules = ONE_BY_ONE._replace(rate_per_second=1)  # one message is claimed at a time, so no ticket is passed over
     summary = stage.run(MOVED, rules)
     assert ended(summary) == stopped(302)
     assert stage.order[MAX_HELD:] == [*range(1020, 1020 - TICKETS + 1, -1), *range(1020 - TICKETS + 1, 1008, -1)]
@@ -358,7 +357,7 @@ def test_many_answers_of_few_tickets_are_decisive_if_no_other_ticket_is_due(stag
 @pytest.mark.parametrize("limit", [TICKETS, TICKETS + 1])
 def test_a_limit_ends_the_trial_without_escalations(stage: Stage, limit: int) -> None:
     stage.add(*range(1, 31))
-    summary = stage.run(MOVED, replace(RULES, limit=limit))
+    summary = stage.run(MOVED, RULES._replace(limit=limit))
     assert len(stage.order) == limit
     assert summary.reason == "same_answer"
     check_untouched(stage)
@@ -366,7 +365,7 @@ def test_a_limit_ends_the_trial_without_escalations(stage: Stage, limit: int) ->
 
 def test_a_limit_below_ten_leaves_nothing_in_doubt(stage: Stage) -> None:
     stage.add(*range(1, 31))
-    summary = stage.run(MOVED, replace(RULES, limit=TICKETS - 1))
+    summary = stage.run(MOVED, RULES._replace(limit=TICKETS - 1))
     assert (summary.reason, summary.escalated) == ("limit", TICKETS - 1)
 
 
@@ -425,7 +424,7 @@ def test_a_rest_in_between_ends_the_pass(stage: Stage) -> None:
 
 MAIL = Route("https://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
 REST = Route("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}))
-RULES_OF_TWO = replace(RULES, routes=(MAIL, REST))
+RULES_OF_TWO = RULES._replace(routes=(MAIL, REST))
 
 
 def test_each_route_is_judged_separately(stage: Stage) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -16,7 +15,7 @@ from retrycli.domain.transition import Claim
 from retrycli.engine.ports import SYNC_INTERVAL, PassRules
 from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
 
-ONE_BY_ONE = replace(RULES, concurrency=1)
+ONE_BY_ONE = RULES._replace(concurrency=1)
 OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, opened_at=START - TICK, probe_at=START)
 ALL_MESSAGES = range(1, 9)
 ENOUGH_FOR_TWO = range(1, 2 * RULES.claim_at_once)
@@ -61,7 +60,7 @@ def test_two_hosts_probe_an_unavailable_destination_once(stage: Stage) -> None:
     summaries = two_at_once(stage, down)
     assert [(summary.result, summary.reason) for summary in summaries] == [(PassResult.STOPPED, "breaker_open")] * 2
     assert len(probed) == 1
-    assert stage.ledger.breaker(RULES.destination) == replace(OPEN, failures=6, probe_at=START + 2 * TICK)
+    assert stage.ledger.breaker(RULES.destination) == OPEN._replace(failures=6, probe_at=START + 2 * TICK)
     assert set(stage.tries().values()) == {0}
 
 
@@ -94,7 +93,7 @@ def test_an_inconclusive_probe_leaves_the_breaker_open(stage: Stage) -> None:
 
 def test_a_pass_stops_when_another_host_finds_the_destination_down(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES, due=START)
-    opened = replace(OPEN, opened_at=START, probe_at=START + TICK)
+    opened = OPEN._replace(opened_at=START, probe_at=START + TICK)
     summary = stage.run(then(stage, lambda: stage.ledger.save_breaker(opened)), ONE_BY_ONE)
     assert (summary.result, summary.reason, summary.sent) == (PassResult.STOPPED, "breaker_open", 1)
     assert summary.detail == f"{RULES.destination}, next probe at 2025-03-03T12:15:00Z"
@@ -112,7 +111,7 @@ def test_a_pass_stops_when_another_host_is_asked_for_a_rest(stage: Stage) -> Non
 def test_answers_to_earlier_requests_do_not_close_another_hosts_breaker(stage: Stage) -> None:
     """Requests sent before another host opened the breaker do not show that the destination works again."""
     stage.add(*ALL_MESSAGES, due=START)
-    opened = replace(OPEN, opened_at=START, probe_at=START + TICK)
+    opened = OPEN._replace(opened_at=START, probe_at=START + TICK)
     answers = {2: DOWN, 3: DELIVERED}
 
     def answer(queued: QueuedMessage) -> Outcome:
@@ -172,14 +171,14 @@ def test_the_rate_limit_holds_across_all_hosts(stage: Stage) -> None:
         begun.append(stage.clock.now)
         return DELIVERED
 
-    summaries = two_at_once(stage, answer, replace(RULES, rate_per_second=4))
+    summaries = two_at_once(stage, answer, RULES._replace(rate_per_second=4))
     assert sum(summary.sent for summary in summaries) == len(ALL_MESSAGES)
     assert all(later - earlier >= timedelta(seconds=0.25) for earlier, later in pairwise(begun))
 
 
 def test_a_pass_continues_the_rate_of_the_previous_one(stage: Stage) -> None:
     stage.add(1, 2, due=START)
-    slow = replace(RULES, rate_per_second=0.5, limit=1)
+    slow = RULES._replace(rate_per_second=0.5, limit=1)
     stage.run(rules=slow)
     stage.run(rules=slow)
     assert stage.begun_at == [START + timedelta(seconds=2)]
@@ -190,13 +189,13 @@ def test_a_turn_reserved_by_a_wrong_clock_delays_no_other(stage: Stage) -> None:
     stage.ledger.take_turn(
         RULES.destination, START + timedelta(days=30), timedelta(seconds=0.25), START + timedelta(days=31)
     )
-    stage.run(rules=replace(RULES, rate_per_second=4))
+    stage.run(rules=RULES._replace(rate_per_second=4))
     assert stage.begun_at == [START]
 
 
 def test_a_pass_does_not_wait_for_a_turn_after_its_end(stage: Stage) -> None:
     stage.add(1, 2, due=START)
-    summary = stage.run(rules=replace(RULES, rate_per_second=1 / RULES.deadline.total_seconds()))
+    summary = stage.run(rules=RULES._replace(rate_per_second=1 / RULES.deadline.total_seconds()))
     assert (summary.sent, summary.reason, stage.clock.now) == (1, "deadline", START)
 
 
@@ -254,7 +253,7 @@ def test_a_suspended_pass_sends_nothing_that_another_may_have_claimed(stage: Sta
 
 def test_a_later_message_of_a_ticket_waits_for_the_earlier_one(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2, 3)
-    stage.run(rules=replace(RULES, per_ticket_order=True))
+    stage.run(rules=RULES._replace(per_ticket_order=True))
     assert stage.order == [1, 2, 3]
     assert stage.widths == [1, 1, 1]
     assert stage.sent() == [1, 2, 3]
@@ -263,7 +262,7 @@ def test_a_later_message_of_a_ticket_waits_for_the_earlier_one(stage: Stage) -> 
 def test_tickets_do_not_wait_for_each_other(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES)
     stage.sql("UPDATE pending_messages SET ticket_id = id % 2")
-    stage.run({1: DOWN}, replace(RULES, per_ticket_order=True))
+    stage.run({1: DOWN}, RULES._replace(per_ticket_order=True))
     assert stage.sent() == [2, 4, 6, 8]
     assert stage.states() == {1: "waiting", 3: "waiting", 5: "waiting", 7: "waiting"}
 
@@ -271,16 +270,16 @@ def test_tickets_do_not_wait_for_each_other(stage: Stage) -> None:
 def test_a_later_message_is_sent_after_the_earlier_one_is_escalated(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2, 3)
     refuses = DOWN._replace(kind=type(DOWN.kind).PERMANENT, status_code=404)
-    stage.run({1: refuses}, replace(RULES, per_ticket_order=True))
+    stage.run({1: refuses}, RULES._replace(per_ticket_order=True))
     assert stage.sent() == [2, 3]
     assert stage.states() == {1: "escalated"}
 
 
 def test_an_invalid_message_does_not_block_its_ticket(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2)
-    stage.run(rules=replace(RULES, limit=0))  # enrols both messages
+    stage.run(rules=RULES._replace(limit=0))  # enrols both messages
     stage.sql("UPDATE pending_messages SET body = NULL WHERE id = 1")
-    stage.run(rules=replace(RULES, per_ticket_order=True))
+    stage.run(rules=RULES._replace(per_ticket_order=True))
     assert stage.sent() == [2]
 
 

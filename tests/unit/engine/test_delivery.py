@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -173,7 +172,7 @@ def test_a_ticket_continues_after_its_locked_message_is_recorded(stage: Stage) -
         held.ids.clear()
         return DELIVERED
 
-    stage.run(lambda queued: lets_go() if queued.message_id == 5 else DELIVERED, replace(RULES, per_ticket_order=True))
+    stage.run(lambda queued: lets_go() if queued.message_id == 5 else DELIVERED, RULES._replace(per_ticket_order=True))
     assert stage.order == [1, 3, 4, 5, 2]
     assert stage.sent() == [1, 2, 3, 4, 5]
 
@@ -190,7 +189,7 @@ def test_a_transaction_that_meets_a_lock_is_repeated(
     stage.add(40, body=None)
     held = hold(stage)
     held.busy = times(number, step)
-    summary = stage.run({7: DOWN}, replace(RULES, per_ticket_order=per_ticket_order))
+    summary = stage.run({7: DOWN}, RULES._replace(per_ticket_order=per_ticket_order))
     skipped = {7, 14, 21, 28, 35} if per_ticket_order else {7}
     expected = sorted(set(range(1, 40)) - skipped)
     assert sorted(stage.order) == sorted({*expected, 7})
@@ -241,7 +240,7 @@ def test_a_failed_transaction_loses_no_failure_to_another_hosts_breaker(stage: S
         return False
 
     held.busy = fails_once
-    assert stage.run(CUT_OFF, replace(RULES, concurrency=1)).reason == "breaker_open"
+    assert stage.run(CUT_OFF, RULES._replace(concurrency=1)).reason == "breaker_open"
     assert stage.order == [1]
     assert [event.failures for event in stage.events.of(BreakerOpened)] == [5]
     assert stage.ledger.breaker(RULES.destination).failures == 5
@@ -262,7 +261,7 @@ def test_an_answer_is_on_disk_while_the_application_locks_its_table(stage: Stage
 
     held.busy = all_held
     with pytest.raises(DatabaseBusy):
-        stage.run(rules=replace(RULES, deadline=timedelta(seconds=5)))
+        stage.run(rules=RULES._replace(deadline=timedelta(seconds=5)))
     assert found[-1] == [("pass", "delivered")]
     stage.claims = Claims(stage.database)
     stage.clock.now += timedelta(hours=1)

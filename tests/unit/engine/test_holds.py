@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -17,8 +16,8 @@ from retrycli.domain.transition import Route
 from retrycli.engine.ports import SYNC_INTERVAL
 from tests.fakes import DELIVERED, DOWN, FORBIDDEN, RULES, START, TICK, Stage, during
 
-ONE_BY_ONE = replace(RULES, concurrency=1)
-IN_ORDER = replace(RULES, per_ticket_order=True)
+ONE_BY_ONE = RULES._replace(concurrency=1)
+IN_ORDER = RULES._replace(per_ticket_order=True)
 OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, opened_at=START - TICK, probe_at=START)
 TICKETS = range(1001, 1009)
 """The tickets of messages 1 to 8."""
@@ -93,7 +92,7 @@ def test_a_hold_of_some_messages_during_a_pass_lets_the_others_go_on(stage: Stag
 
 def test_requests_in_flight_finish_when_a_hold_begins(stage: Stage) -> None:
     stage.add(*range(1, 9), due=START)
-    rules = replace(RULES, concurrency=4)
+    rules = RULES._replace(concurrency=4)
     summary = stage.run(during(stage, 2, lambda: stage.hold(HoldKind.TYPE, "customer")), rules)
     assert (summary.result, summary.sent) == (PassResult.COMPLETED, len(stage.order))
     assert {outcome for message_id in stage.order for _, outcome in stage.attempts(message_id)} == {"delivered"}
@@ -141,14 +140,14 @@ def test_a_held_route_takes_no_share_of_the_limit(stage: Stage) -> None:
     stage.add(1, 2, message_type="supplier", due=START - TICK)
     stage.add(3, 4, due=START)
     stage.hold(HoldKind.DESTINATION, mail.destination)
-    stage.run(rules=replace(RULES, routes=(mail, rest), limit=2))
+    stage.run(rules=RULES._replace(routes=(mail, rest), limit=2))
     assert stage.sent() == [3, 4]
 
 
 def test_an_expired_message_is_escalated_when_its_hold_ends(stage: Stage) -> None:
     """As with a pause, a held message that has expired waits until a pass would claim it."""
-    policies = {kind: replace(policy, expires_after=timedelta(hours=1)) for kind, policy in RULES.policies.items()}
-    rules = replace(RULES, policies=policies)
+    policies = {kind: policy._replace(expires_after=timedelta(hours=1)) for kind, policy in RULES.policies.items()}
+    rules = RULES._replace(policies=policies)
     stage.add(1, due=START, created_at="2025-03-03 10:00:00")
     held = stage.hold(HoldKind.MESSAGE, "1")
     assert stage.run(rules=rules).escalated == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -76,7 +75,7 @@ def test_answers_are_recorded_together(stage: Stage, at_once: int, most: int) ->
             await asyncio.sleep(0)
         return DELIVERED
 
-    assert stage.run(answer_in_turn, replace(RULES, concurrency=at_once)).sent == 100
+    assert stage.run(answer_in_turn, RULES._replace(concurrency=at_once)).sent == 100
     assert len(committed) < most
 
 
@@ -90,7 +89,7 @@ def test_the_last_answers_are_recorded_together(stage: Stage) -> None:
             await asyncio.sleep(0)
         return DELIVERED
 
-    assert stage.run(answer_in_turn, replace(RULES, concurrency=64)).sent == 61
+    assert stage.run(answer_in_turn, RULES._replace(concurrency=64)).sent == 61
     assert len(committed) < 40
 
 
@@ -98,7 +97,7 @@ def test_the_last_answers_are_recorded_together(stage: Stage) -> None:
 def test_a_reserve_has_a_limit(stage: Stage, at_once: int, least: int) -> None:
     stage.add(*range(1, 501))
     seen: list[int] = []
-    stage.run(reserves(stage, seen), replace(RULES, concurrency=at_once))
+    stage.run(reserves(stage, seen), RULES._replace(concurrency=at_once))
     assert least <= max(seen) <= AHEAD_AT_MOST
 
 
@@ -121,15 +120,15 @@ def test_a_reserve_is_as_large_as_the_destination_is_fast(stage: Stage) -> None:
 def test_there_is_no_reserve_for_one_request_at_a_time(stage: Stage) -> None:
     stage.add(*range(1, 10))
     seen: list[int] = []
-    stage.run(reserves(stage, seen), replace(RULES, concurrency=1))
+    stage.run(reserves(stage, seen), RULES._replace(concurrency=1))
     assert set(seen) == {0}
 
 
 def test_there_is_no_reserve_if_an_unknown_outcome_escalates(stage: Stage) -> None:
     stage.add(*range(1, 30))
     seen: list[int] = []
-    policies = {kind: replace(policy, unknown_limit=0) for kind, policy in RULES.policies.items()}
-    stage.run(reserves(stage, seen), replace(RULES, policies=policies))
+    policies = {kind: policy._replace(unknown_limit=0) for kind, policy in RULES.policies.items()}
+    stage.run(reserves(stage, seen), RULES._replace(policies=policies))
     assert set(seen) == {0}
 
 
@@ -239,7 +238,7 @@ def test_the_limit_is_reached_exactly(stage: Stage) -> None:
     def require_reserve() -> None:
         assert has_reserve(stage)
 
-    summary = stage.run(during(stage, 40, require_reserve), replace(RULES, limit=60))
+    summary = stage.run(during(stage, 40, require_reserve), RULES._replace(limit=60))
     assert (summary.sent, len(stage.order)) == (60, 60)
 
 
@@ -251,7 +250,7 @@ def test_an_attempt_that_was_withdrawn_at_the_limit_is_recorded_again(stage: Sta
         assert len(stage.sql("SELECT 1 FROM retrycli_attempts")) == 30
         assert has_reserve(stage)
 
-    summary = stage.run(during(stage, 20, require_all), replace(RULES, limit=30))
+    summary = stage.run(during(stage, 20, require_all), RULES._replace(limit=30))
     assert (summary.sent, summary.reason) == (30, "limit")
 
 
@@ -297,7 +296,7 @@ def test_after_an_internal_error_only_requests_in_flight_are_unknown(stage: Stag
 
 def test_an_attempt_is_sent_although_the_next_turn_comes_after_the_deadline(stage: Stage) -> None:
     stage.add(1, 2, 3)
-    rules = replace(RULES, rate_per_second=1.5 / RULES.deadline.total_seconds())
+    rules = RULES._replace(rate_per_second=1.5 / RULES.deadline.total_seconds())
     assert stage.run(rules=rules).sent == 2
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -17,7 +16,7 @@ from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, THROTTLED, TICK, UN
 
 MAIL = Route("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
 REST = Route("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}))
-RULES_OF_TWO = replace(RULES, routes=(MAIL, REST))
+RULES_OF_TWO = RULES._replace(routes=(MAIL, REST))
 
 
 def at_mail(outcome: Outcome, otherwise: Outcome = DELIVERED) -> Answer:
@@ -60,20 +59,19 @@ def test_refused_credentials_are_reported_before_problems_of_other_routes(stage:
 def test_a_limit_applies_to_the_pass_and_not_to_each_route(stage: Stage) -> None:
     stage.add(1, 2, message_type="supplier")
     stage.add(3, 4)
-    summary = stage.run(rules=replace(RULES_OF_TWO, limit=3))
+    summary = stage.run(rules=RULES_OF_TWO._replace(limit=3))
     assert (summary.sent, summary.reason) == (3, StopReason.LIMIT)
 
 
 def test_no_route_uses_up_the_limit_of_later_ones(stage: Stage) -> None:
     stage.add(*range(1, 21), message_type="supplier")
     stage.add(31)
-    summary = stage.run(rules=replace(RULES_OF_TWO, limit=5))
+    summary = stage.run(rules=RULES_OF_TWO._replace(limit=5))
     assert stage.sent() == [1, 2, 3, 31]
     assert (summary.result, summary.reason) == (PassResult.COMPLETED, StopReason.LIMIT)
 
 
-THREE = replace(
-    RULES,
+THREE = RULES._replace(
     routes=(
         MAIL,
         Route("https://notes.example.com", only=frozenset({MessageType.INTERNAL})),
@@ -87,7 +85,7 @@ def test_a_limit_below_the_number_of_routes_rotates_among_them(limit: int, stage
     for number, kind in enumerate(("supplier", "internal", "customer")):
         stage.add(*range(10 * number + 1, 10 * number + 7), message_type=kind)
     for _ in range(3):
-        assert stage.run(rules=replace(THREE, limit=limit)).sent == limit
+        assert stage.run(rules=THREE._replace(limit=limit)).sent == limit
     assert Counter(message_id // 10 for message_id in stage.sent()) == {0: limit, 1: limit, 2: limit}
 
 
@@ -95,7 +93,7 @@ def test_the_larger_share_of_an_odd_limit_rotates_among_routes(stage: Stage) -> 
     stage.add(*range(1, 10), message_type="supplier")
     stage.add(*range(11, 20))
     for _ in range(2):
-        assert stage.run(rules=replace(RULES_OF_TWO, limit=3)).sent == 3
+        assert stage.run(rules=RULES_OF_TWO._replace(limit=3)).sent == 3
     assert stage.sent() == [1, 2, 3, 11, 12, 13]
 
 
@@ -105,7 +103,7 @@ def test_a_route_that_delivers_nothing_does_not_use_up_the_limit(answer: Outcome
     stage.add(*range(1, 7), message_type="supplier")
     stage.add(11, 12)
     for _ in range(4):
-        stage.run(at_mail(answer), replace(RULES_OF_TWO, limit=1))
+        stage.run(at_mail(answer), RULES_OF_TWO._replace(limit=1))
         stage.clock.now += TICK
     assert stage.sent() == [11, 12]
 
@@ -114,7 +112,7 @@ def test_a_manual_retry_does_not_count_as_a_routes_turn(stage: Stage) -> None:
     stage.add(1, 2, 3, 4, message_type="supplier")
     stage.add(11, 12)
     for by_hand in (3, 4):
-        stage.run(rules=replace(RULES_OF_TWO, limit=1))
+        stage.run(rules=RULES_OF_TWO._replace(limit=1))
         stage.retry(by_hand)
     assert stage.sent() == [1, 3, 4, 11]
 
@@ -124,7 +122,7 @@ def test_a_route_without_a_share_of_the_limit_is_not_probed(stage: Stage) -> Non
     stage.ledger.save_breaker(down)
     stage.add(1, message_type="supplier")
     stage.add(2)
-    assert stage.run(rules=replace(RULES_OF_TWO, limit=1)).sent == 1
+    assert stage.run(rules=RULES_OF_TWO._replace(limit=1)).sent == 1
     assert stage.ledger.breaker(REST.destination) == down
 
 
@@ -146,7 +144,7 @@ def test_a_destination_stays_down_while_it_has_no_due_messages(stage: Stage) -> 
 def test_no_route_uses_up_the_time_of_later_ones(stage: Stage) -> None:
     stage.add(*range(1, 21), message_type="supplier")
     stage.add(31)
-    rules = replace(RULES_OF_TWO, concurrency=1, deadline=timedelta(minutes=10))
+    rules = RULES_OF_TWO._replace(concurrency=1, deadline=timedelta(minutes=10))
     summary = stage.run(rules=rules, takes=timedelta(minutes=1))
     assert summary.reason is StopReason.DEADLINE
     assert 31 in stage.sent()
@@ -156,7 +154,7 @@ def test_no_route_uses_up_the_time_of_later_ones(stage: Stage) -> None:
 @pytest.mark.parametrize("message_type", ["supplier", "customer"])
 def test_an_idle_route_uses_no_time_of_others(message_type: str, stage: Stage) -> None:
     stage.add(*range(1, 21), message_type=message_type)
-    rules = replace(RULES_OF_TWO, concurrency=1, deadline=timedelta(minutes=10))
+    rules = RULES_OF_TWO._replace(concurrency=1, deadline=timedelta(minutes=10))
     stage.run(rules=rules, takes=timedelta(minutes=1))
     assert len(stage.sent()) == 10
 
@@ -175,7 +173,7 @@ def test_whatever_ends_a_pass_ends_all_its_routes(reason: StopReason, stage: Sta
         return DELIVERED
 
     stage.add(3, message_type="supplier")
-    summary = stage.run(answer, replace(RULES_OF_TWO, concurrency=1))
+    summary = stage.run(answer, RULES_OF_TWO._replace(concurrency=1))
     assert summary.reason is reason
     assert 2 not in stage.sent()
 
@@ -194,7 +192,7 @@ def test_a_tickets_order_is_kept_across_routes(stage: Stage) -> None:
     stage.add(2, message_type="supplier", due=START)
     stage.sql("UPDATE pending_messages SET ticket_id = 7")
     stage.sql("UPDATE retrycli_queue SET ticket = '7'")
-    per_ticket_order = replace(RULES_OF_TWO, per_ticket_order=True)
+    per_ticket_order = RULES_OF_TWO._replace(per_ticket_order=True)
     stage.run(rules=per_ticket_order)
     assert stage.sent() == [1]
     stage.run(rules=per_ticket_order)

@@ -56,14 +56,14 @@ from tests.fakes import (
     in_turn,
 )
 
-ONE_BY_ONE = replace(RULES, concurrency=1)
+ONE_BY_ONE = RULES._replace(concurrency=1)
 MOMENT = timedelta(microseconds=1)
 AFTER_THE_CLAIM = RULES.lease
 """The time until the claims of a dead pass have expired."""
 
 
 def with_policy(policy: RetryPolicy, rules: PassRules = RULES) -> PassRules:
-    return replace(rules, policies=dict.fromkeys(MessageType, policy))
+    return rules._replace(policies=dict.fromkeys(MessageType, policy))
 
 
 def ended(summary: PassSummary) -> tuple[PassResult, str | None]:
@@ -134,7 +134,7 @@ def test_a_wait_as_long_as_crons_interval_ends_at_each_tick(stage: Stage) -> Non
 def test_without_slack_an_early_tick_would_miss_the_message(stage: Stage) -> None:
     """If no tick missed the message here, the previous test would prove nothing."""
     stage.add(1)
-    assert not all(passes_that_tried(stage, replace(EVERY_TICK, due_slack=timedelta(0))))
+    assert not all(passes_that_tried(stage, EVERY_TICK._replace(due_slack=timedelta(0))))
 
 
 def test_waits_start_with_the_pass(stage: Stage) -> None:
@@ -274,14 +274,14 @@ async def settle() -> None:
 
 def test_requests_in_flight_never_exceed_the_concurrency(stage: Stage) -> None:
     stage.add(*range(1, 40))
-    stage.run(rules=replace(RULES, concurrency=3))
+    stage.run(rules=RULES._replace(concurrency=3))
     assert max(stage.widths) == 3
     assert len(stage.sent()) == 39
 
 
 def test_attempts_never_exceed_the_limit(stage: Stage) -> None:
     stage.add(*range(1, 40))
-    stage.run(rules=replace(RULES, limit=5))
+    stage.run(rules=RULES._replace(limit=5))
     assert stage.widths == in_rounds(1, 4)
 
 
@@ -383,7 +383,7 @@ def test_a_message_that_always_fails_opens_no_breaker(stage: Stage) -> None:
 def test_failures_of_two_tickets_open_no_breaker_across_passes_and_a_third_does(stage: Stage) -> None:
     stage.add(*range(1, 7))
     stage.sql("UPDATE pending_messages SET ticket_id = 7 + id % 2 WHERE id < 6")
-    assert stage.run(DOWN, replace(RULES, limit=5)).reason == "limit"
+    assert stage.run(DOWN, RULES._replace(limit=5)).reason == "limit"
     assert ended(stage.run(DOWN)) == (PassResult.STOPPED, "breaker_open")
     assert stage.order == [6]
     assert stage.ledger.breaker(RULES.destination).probe_at == START + TICK
@@ -451,7 +451,7 @@ def test_a_probe_respects_the_order_of_its_ticket(stage: Stage) -> None:
     stage.add(2, due=START, created_at="2025-03-01")
     stage.sql("UPDATE pending_messages SET ticket_id = 7")
     stage.clock.now = START + TICK
-    stage.run(DOWN, replace(RULES, per_ticket_order=True))
+    stage.run(DOWN, RULES._replace(per_ticket_order=True))
     assert stage.order == [1]
 
 
@@ -460,27 +460,27 @@ def test_a_probe_with_an_invalid_row_is_followed_by_another(stage: Stage) -> Non
     stage.add(1, 2, 3, due=START)
     stage.sql("UPDATE pending_messages SET body = NULL WHERE id < 3")
     stage.clock.now = START + TICK
-    assert stage.run(rules=replace(RULES, per_ticket_order=True)).sent == 1
+    assert stage.run(rules=RULES._replace(per_ticket_order=True)).sent == 1
     stage.add(4, due=START)
     open_since(stage)
     stage.sql("UPDATE pending_messages SET body = NULL WHERE id = 4")
-    assert ended(stage.run(rules=replace(RULES, per_ticket_order=True))) == (PassResult.COMPLETED, None)
+    assert ended(stage.run(rules=RULES._replace(per_ticket_order=True))) == (PassResult.COMPLETED, None)
 
 
 def test_a_pass_probes_early_on_request(outage: Stage) -> None:
     outage.clock.now = START + timedelta(minutes=1)
-    assert ended(outage.run(DOWN, replace(RULES, probe_now=True))) == (PassResult.STOPPED, "breaker_open")
+    assert ended(outage.run(DOWN, RULES._replace(probe_now=True))) == (PassResult.STOPPED, "breaker_open")
     assert outage.order == [6]
     assert outage.ledger.breaker(RULES.destination).probe_at == outage.clock.now + timedelta(minutes=30)
     assert ended(outage.run()) == (PassResult.STOPPED, "breaker_open")
-    assert outage.run(rules=replace(RULES, probe_now=True)).sent == 15
+    assert outage.run(rules=RULES._replace(probe_now=True)).sent == 15
 
 
 def test_a_requested_probe_respects_a_rest(stage: Stage) -> None:
     """The ticketing API asked for the rest, so an operator's request for a probe does not end it."""
     stage.add(1)
     stage.ledger.save_breaker(Breaker(RULES.destination).rest(START + TICK))
-    assert ended(stage.run(rules=replace(RULES, probe_now=True))) == (PassResult.STOPPED, "throttled")
+    assert ended(stage.run(rules=RULES._replace(probe_now=True))) == (PassResult.STOPPED, "throttled")
 
 
 def test_probes_follow_after_15_30_and_then_every_60_minutes(outage: Stage) -> None:
@@ -509,7 +509,7 @@ def test_failures_are_remembered_across_passes(stage: Stage) -> None:
     for pass_, limit in enumerate((2, 2, 1)):
         assert stage.events.of(BreakerOpened) == []
         stage.clock.now = START + pass_ * timedelta(minutes=1)
-        summary = stage.run(DOWN, replace(RULES, limit=limit))
+        summary = stage.run(DOWN, RULES._replace(limit=limit))
     assert ended(summary) == (PassResult.STOPPED, "breaker_open")
     assert len(stage.events.of(BreakerOpened)) == 1
     assert stage.tries() == dict.fromkeys(range(1, 6), 1) | dict.fromkeys(range(6, 10), 0)
@@ -630,7 +630,7 @@ def test_wrong_credentials_stop_the_pass_and_charge_no_message(stage: Stage) -> 
 
 def test_a_limit_is_kept_and_surplus_claims_are_released(stage: Stage) -> None:
     stage.add(*range(1, 10), retry_count=2)
-    summary = stage.run(rules=replace(RULES, limit=4))
+    summary = stage.run(rules=RULES._replace(limit=4))
     assert ended(summary) == (PassResult.COMPLETED, "limit")
     assert stage.sent() == [1, 2, 3, 4]
     assert stage.states() == dict.fromkeys(range(5, 10), "waiting")
@@ -646,7 +646,7 @@ def test_a_limit_does_not_hide_a_problem_of_the_destination(
 ) -> None:
     """``run-once --limit 1`` is the usual way to test a password."""
     stage.add(*range(1, 10))
-    assert ended(stage.run(script, replace(RULES, limit=limit))) == (PassResult.STOPPED, reason)
+    assert ended(stage.run(script, RULES._replace(limit=limit))) == (PassResult.STOPPED, reason)
 
 
 def test_nothing_starts_after_the_deadline(stage: Stage) -> None:
@@ -730,14 +730,14 @@ def test_failures_after_a_signal_open_the_breaker_once(stage: Stage) -> None:
 
 def test_attempts_never_exceed_the_rate(stage: Stage) -> None:
     stage.add(*range(1, 7))
-    stage.run(rules=replace(RULES, rate_per_second=4))
+    stage.run(rules=RULES._replace(rate_per_second=4))
     assert [(at - START).total_seconds() for at in stage.begun_at] == [0, 0.25, 0.5, 0.75, 1, 1.25]
     assert stage.sent() == [1, 2, 3, 4, 5, 6]
 
 
 def test_slow_answers_do_not_slow_the_rate_further(stage: Stage) -> None:
     stage.add(1, 2, 3)
-    stage.run(rules=replace(RULES, rate_per_second=4), takes=timedelta(seconds=2))
+    stage.run(rules=RULES._replace(rate_per_second=4), takes=timedelta(seconds=2))
     gaps = [later - sooner for sooner, later in pairwise(stage.begun_at)]
     assert all(timedelta(seconds=2) <= gap <= timedelta(seconds=2.2) for gap in gaps), gaps
 
@@ -755,7 +755,7 @@ def test_a_slow_answer_does_not_delay_the_next_attempt(stage: Stage) -> None:
         return DELIVERED
 
     stage.add(1, 2, 3)
-    stage.run(wait, replace(RULES, rate_per_second=1000))
+    stage.run(wait, RULES._replace(rate_per_second=1000))
     assert [(at - START).total_seconds() for at in stage.begun_at] == [0, 0.001, 0.003]
     assert stage.widths == [1, 1, 2]
 
@@ -1000,7 +1000,7 @@ def test_the_third_unknown_outcome_is_escalated(stage: Stage) -> None:
     for _ in range(3):
         die(stage)
         stage.clock.now += timedelta(hours=5)
-        summary = stage.run(rules=replace(RULES, limit=0))
+        summary = stage.run(rules=RULES._replace(limit=0))
         stage.clock.now += timedelta(hours=5)
     assert (summary.escalated, summary.unknown) == (1, 1)
     reason, tries, error = stage.escalation(1)
@@ -1016,7 +1016,7 @@ def test_a_lapsed_claim_without_an_attempt_leaves_no_trace(stage: Stage) -> None
     stage.add(1, 2, due=START, retry_count=4)
     stage.claims.claim(Claim("the dead", START + timedelta(minutes=1)), START, limit=10)
     stage.clock.now = START + timedelta(minutes=1)
-    summary = stage.run(rules=replace(RULES, limit=0))
+    summary = stage.run(rules=RULES._replace(limit=0))
     assert stage.states() == {1: "waiting", 2: "waiting"}
     assert stage.tries() == {1: 4, 2: 4}
     assert (summary.released, summary.unknown) == (2, 0)
@@ -1066,7 +1066,7 @@ def test_a_message_that_the_application_sent_meanwhile_is_dropped(stage: Stage) 
 def test_more_lapsed_claims_than_one_transaction_holds_are_recovered(stage: Stage) -> None:
     stage.add(*range(1, 1202), due=START)
     stage.claims.claim(Claim("the dead", START), START, limit=2000)
-    summary = stage.run(rules=replace(RULES, limit=0))
+    summary = stage.run(rules=RULES._replace(limit=0))
     assert summary.released == 1201
     assert set(stage.states().values()) == {"waiting"}
 
@@ -1169,7 +1169,7 @@ def test_a_null_retry_count_counts_as_zero(stage: Stage) -> None:
 def test_each_message_type_has_its_own_policy(stage: Stage) -> None:
     stage.add(1, message_type="internal")
     stage.add(2, message_type="customer")
-    rules = replace(RULES, policies=RULES.policies | {MessageType.INTERNAL: RetryPolicy(max_retries=1)})
+    rules = RULES._replace(policies=RULES.policies | {MessageType.INTERNAL: RetryPolicy(max_retries=1)})
     stage.run(DOWN, rules)
     assert stage.states() == {1: "escalated", 2: "waiting"}
 
@@ -1275,7 +1275,7 @@ def test_each_message_is_reported_once(stage: Stage) -> None:
 
 
 def test_history_beyond_its_retention_is_pruned_and_the_rest_kept(stage: Stage) -> None:
-    rules = replace(RULES, retention=timedelta(days=90))
+    rules = RULES._replace(retention=timedelta(days=90))
     stage.add(1)
     stage.run()
     stage.clock.now += timedelta(days=89)
@@ -1293,7 +1293,7 @@ def test_history_beyond_its_retention_is_pruned_and_the_rest_kept(stage: Stage) 
 
 def test_several_passes_prune_a_long_history(stage: Stage) -> None:
     """Each pass reads a limited number of attempts. Attempts that must be kept at first are pruned by a later pass."""
-    rules = replace(RULES, retention=timedelta(days=90))
+    rules = RULES._replace(retention=timedelta(days=90))
     stage.add(1, 2)
     stage.run({1: LOST, 2: LOST})
     stage.sql("UPDATE pending_messages SET status = 'rejected'")

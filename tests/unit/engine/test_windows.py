@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -23,7 +22,7 @@ OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, opened_at=START - TICK, 
 
 def within(*texts: str, rules: PassRules = RULES, types: tuple[MessageType, ...] = tuple(MessageType)) -> PassRules:
     """Return rules with delivery windows in UTC. The clock of the tests starts at noon on a Monday."""
-    return replace(rules, windows=dict.fromkeys(types, DeliveryWindows.parse(texts, UTC)))
+    return rules._replace(windows=dict.fromkeys(types, DeliveryWindows.parse(texts, UTC)))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def slow(stage: Stage, taking: timedelta) -> Answer:
 def test_a_window_that_closes_during_a_pass_stops_further_claims(stage: Stage) -> None:
     """Messages that the pass has claimed are released without an attempt."""
     stage.add(*range(1, 9), due=START)
-    rules = within("Mon 12:00-12:01", rules=replace(RULES, concurrency=1))
+    rules = within("Mon 12:00-12:01", rules=RULES._replace(concurrency=1))
     summary = stage.run(slow(stage, 20 * SECOND), rules)
     assert (summary.result, summary.reason) == (PassResult.COMPLETED, None)
     assert stage.order == [1, 2, 3]
@@ -98,7 +97,7 @@ def test_a_window_that_closes_during_a_pass_stops_further_claims(stage: Stage) -
 
 def test_requests_in_flight_finish_when_the_window_closes(stage: Stage) -> None:
     stage.add(*range(1, 9), due=START)
-    rules = within("Mon 12:00-12:01", rules=replace(RULES, concurrency=4))
+    rules = within("Mon 12:00-12:01", rules=RULES._replace(concurrency=4))
     summary = stage.run(slow(stage, 25 * SECOND), rules)
     assert summary.sent == len(stage.order) < 8
     assert stage.clock.now > START + MINUTE
@@ -108,14 +107,14 @@ def test_a_window_that_opens_during_a_pass_lets_its_messages_go(stage: Stage) ->
     """The pass is still at work with messages of another type to the same destination."""
     stage.add(*range(1, 5), message_type="supplier", due=START)
     stage.add(5, due=START)
-    rules = within("Mon 12:01-13:00", rules=replace(RULES, concurrency=1), types=(MessageType.CUSTOMER,))
+    rules = within("Mon 12:01-13:00", rules=RULES._replace(concurrency=1), types=(MessageType.CUSTOMER,))
     stage.run(slow(stage, 20 * SECOND), rules)
     assert sorted(stage.order) == [1, 2, 3, 4, 5]
 
 
 def test_a_message_that_expired_while_its_window_was_closed_is_escalated_when_it_opens(stage: Stage) -> None:
-    policies = {kind: replace(policy, expires_after=timedelta(hours=1)) for kind, policy in RULES.policies.items()}
-    rules = within("Mon 12:15-13:00", rules=replace(RULES, policies=policies))
+    policies = {kind: policy._replace(expires_after=timedelta(hours=1)) for kind, policy in RULES.policies.items()}
+    rules = within("Mon 12:15-13:00", rules=RULES._replace(policies=policies))
     stage.add(1, due=START, created_at="2025-03-03 10:00:00")
     assert stage.run(rules=rules).escalated == 0
     assert stage.states() == {1: "waiting"}
@@ -128,14 +127,14 @@ def test_a_closed_first_message_holds_back_the_later_ones_of_its_ticket(stage: S
     stage.add(2, message_type="supplier", due=START)
     stage.sql("UPDATE pending_messages SET ticket_id = 7")
     stage.sql("UPDATE retrycli_queue SET ticket = '7'")
-    rules = within("Mon 13:00-14:00", rules=replace(RULES, per_ticket_order=True), types=(MessageType.CUSTOMER,))
+    rules = within("Mon 13:00-14:00", rules=RULES._replace(per_ticket_order=True), types=(MessageType.CUSTOMER,))
     assert stage.run(rules=rules).sent == 0
 
 
 def test_no_reply_is_sent_at_night_in_a_week_of_passes(stage: Stage) -> None:
     """Messages become due at all hours, also on the day on which clocks in Berlin change."""
     windows = DeliveryWindows.parse(["Mon-Fri 08:00-18:00", "Sun 02:30-04:00"], BERLIN)
-    rules = replace(RULES, windows=dict.fromkeys(MessageType, windows))
+    rules = RULES._replace(windows=dict.fromkeys(MessageType, windows))
     stage.clock.now = datetime(2025, 3, 28, 15, 30, tzinfo=UTC)
     begun: list[datetime] = []
     for number in range(4 * 24 * 4):

@@ -69,7 +69,7 @@ def outage(began_at: datetime, ended_at: datetime, *outcomes: Outcome, failed_at
 
 
 def rules_of(policy: RetryPolicy, **changes: Any) -> PassRules:  # noqa: ANN401
-    return replace(RULES, policies=dict.fromkeys(MessageType, policy), **changes)
+    return RULES._replace(policies=dict.fromkeys(MessageType, policy), **changes)
 
 
 def played(
@@ -130,7 +130,7 @@ def messages(*outcomes: Outcome, most: int = 30) -> st.SearchStrategy[list[Recor
 def test_without_failures_each_message_is_delivered_at_the_first_tick_after_it_is_due(
     found: list[RecordedMessage], policy: RetryPolicy, seed: int
 ) -> None:
-    tally = played(history(found), replace(policy, backoff=replace(policy.backoff, spread=0)), seed=seed)
+    tally = played(history(found), policy._replace(backoff=policy.backoff._replace(spread=0)), seed=seed)
     expected = []
     for each in found:
         due = policy.backoff.next_attempt_at(1, since=each.first_failed_at, created_at=each.created_at)
@@ -148,7 +148,7 @@ def test_more_retries_never_escalate_more_messages(
 ) -> None:
     rates = ((DELIVERED, 3), (REFUSED, 6), (PERMANENT, 1))
     few = played(history(found, *rates), policy, seed=seed)
-    many = played(history(found, *rates), replace(policy, max_retries=policy.max_retries + more), seed=seed)
+    many = played(history(found, *rates), policy._replace(max_retries=policy.max_retries + more), seed=seed)
     assert many.escalated <= few.escalated
     assert len(many.waits) >= len(few.waits)
     assert many.requests >= few.requests

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,7 +59,7 @@ class Night(NamedTuple):
     def live_through(self, file: Path, changes: Mapping[str, object]) -> Stage:
         """Run real passes until each message is delivered or escalated. A message fails every five minutes."""
         settings = Settings.model_validate({"schedule": dict(changes)})
-        rules = replace(RULES, policies=settings.policies)
+        rules = RULES._replace(policies=settings.policies)
         stage, tries = Stage(file), Counter[int]()
 
         def answer(queued: QueuedMessage) -> Outcome:

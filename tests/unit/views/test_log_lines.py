@@ -8,7 +8,6 @@ import json
 import logging
 import re
 from contextlib import redirect_stderr
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -236,7 +235,7 @@ def test_no_line_contains_text_of_a_message_or_an_answer(
     stage.add(*range(1, 30), body=f"{body} {recipient}", subject=subject, last_error=answer)
     stage.add(30, body=f"{body}", subject=subject.encode(), last_error=answer)
     stage.add(31, body=f"{body}", subject=subject, retry_count=10, last_error=answer)
-    stage.run(dict(enumerate(outcomes, start=2)), replace(RULES, limit=20))
+    stage.run(dict(enumerate(outcomes, start=2)), RULES._replace(limit=20))
     stage.run(Outcome(OutcomeKind.THROTTLED, 429, answer))
     stage.run(Outcome(OutcomeKind.UNAUTHORIZED, 401, answer))
     log_lines.configure("DEBUG", style)
