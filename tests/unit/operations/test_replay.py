@@ -98,18 +98,15 @@ def played(
 
 
 backoffs = st.one_of(
-    st.builds(
-        Backoff,
+    st.tuples(
         st.sampled_from([BackoffKind.EXPONENTIAL, BackoffKind.FIXED, BackoffKind.LINEAR]),
-        base=st.sampled_from([2 * MINUTE, 15 * MINUTE, 40 * MINUTE, 3 * HOUR]),
-    ),
-    st.builds(
-        Backoff,
-        st.just(BackoffKind.LIST),
-        waits=st.lists(st.sampled_from([5 * MINUTE, HOUR, 7 * HOUR]), min_size=1, max_size=4).map(tuple),
+        st.sampled_from([2 * MINUTE, 15 * MINUTE, 40 * MINUTE, 3 * HOUR]),
+    ).map(lambda given: Backoff(*given)),
+    st.lists(st.sampled_from([5 * MINUTE, HOUR, 7 * HOUR]), min_size=1, max_size=4).map(
+        lambda waits: Backoff(BackoffKind.LIST, waits=tuple(waits))
     ),
 )
-policies = st.builds(RetryPolicy, backoffs, st.integers(1, 6))
+policies = st.tuples(backoffs, st.integers(1, 6)).map(lambda given: RetryPolicy(*given))
 times = st.integers(0, 24 * 60).map(lambda minutes: START + minutes * MINUTE)
 
 
