@@ -4,8 +4,8 @@ import asyncio
 import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import httpx
 
@@ -31,8 +31,7 @@ from retrycli.gateway.presets.template import fill, fill_header, fill_path, fill
 TOKEN = re.compile(r"[!-~]+")
 
 
-@dataclass(frozen=True, slots=True)
-class ApiReply:
+class ApiReply(NamedTuple):
     """The outcome of a request, and its answer, if any."""
 
     outcome: Outcome

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import httpx
 
@@ -105,8 +106,7 @@ def url_below(base: str, path: str) -> httpx.URL:
 _parse_url = lru_cache(maxsize=8)(httpx.URL)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request without its host and credentials."""
 
     method: str

@@ -4,10 +4,9 @@ import codecs
 import json
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Self
+from typing import NamedTuple, Self
 
 import httpx
 
@@ -29,15 +28,14 @@ EXTERNAL_ID_LENGTH = 200
 UTF_8 = codecs.lookup("utf-8-sig")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The parts of an HTTP answer that retrycli uses."""
 
     status: int
     retry_after: str | None
     text: str
     whole: bool
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
 
     @classmethod
     async def read(cls, response: httpx.Response, limit: int = ANSWER_LIMIT) -> Self:
