@@ -147,6 +147,7 @@ def takes_messages(command: Callable[..., None], *, without: str | None = None) 
 
     ctx, filters, ids, *others, _ = inspect.signature(run, eval_str=True).parameters.values()
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    # A signature lists parameters without a default first.
     required = [parameter for parameter in own if parameter.default is parameter.empty]
     optional = [parameter for parameter in own if parameter.default is not parameter.empty]
     wraps(command)(run).__signature__ = inspect.Signature(  # type: ignore[attr-defined]
