@@ -91,7 +91,7 @@ def test_a_delivery_loads_no_other_command_line_modules(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_an_idle_pass_takes_at_most_1_5_times_as_long_as_post_office(tmp_path: Path) -> None:
+def test_an_idle_pass_takes_at_most_1_47_times_as_long_as_post_office(tmp_path: Path) -> None:
     """The programs take turns and are compared by CPU time, so that the machine's load affects both alike.
 
     The sum of all rounds is more stable than the best round, which may have run on a briefly faster core. In 200
@@ -107,4 +107,4 @@ def test_an_idle_pass_takes_at_most_1_5_times_as_long_as_post_office(tmp_path: P
         for own, contender, database in zip(spent, taking_part, places, strict=True):
             own.append(run(contender.call(database, NOWHERE)).cpu_seconds)
     ours, theirs = map(sum, spent)
-    assert ours <= 1.5 * theirs
+    assert ours <= 1.47 * theirs
