@@ -89,7 +89,7 @@ def _show_summary(
     if sent or not found.destinations:
         terminal.say(f"{would} send {formatting.count(sum(sent.values()), 'message')}{to}.")
     if given:
-        terminal.say(f"{would} hand over {formatting.count(given, 'message')} to {SENDER}.")
+        terminal.say(f"{would} hand over {formatting.count(given, 'message')} to {SENDER}, if the sender works.")
     _show_down(found, foreseen)
     if foreseen.withheld:
         terminal.say(
@@ -123,7 +123,7 @@ def _show_down(found: operations.dry_run.DryRunTotals, foreseen: operations.dry_
             terminal.say(f"{to} {why} {until}. Before that, a pass would send nothing there; {waiting}.")
         elif breaker is not None:
             terminal.say(
-                f"Down: {breaker.description}. Until it delivers again, a pass would hand over nothing; {waiting}."
+                f"Down: {breaker.description}. Unless it has answered since, a pass would hand over nothing; {waiting}."
             )
         elif to in foreseen.probed:
             rest = f"; after its delivery, {count - 1:,} more would follow" if count > 1 else ""

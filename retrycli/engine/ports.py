@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from retrycli.domain.hold import Hold
     from retrycli.engine.hand_over import HandOvers
 
-# A transaction claims `ROUNDS_AHEAD` messages for each concurrent request, but at least `MIN_BATCH` and at most
-# `MAX_BATCH`. A request rate can lower this number, and more attempts that may be recorded at once raise it.
+# A transaction claims at most `ROUNDS_AHEAD` messages for each concurrent request. This limit is at least `MIN_BATCH`
+# and at most `MAX_BATCH`. A request rate can lower it. It is higher if more attempts may be recorded at once.
 ROUNDS_AHEAD, MIN_BATCH, MAX_BATCH = 4, 16, 500
 # Extra time in the lease of a claim. A live pass keeps its claims even if an application locks the database for half of
 # this time.
@@ -324,7 +324,9 @@ class PassRules(NamedTuple):
 
     @property
     def claim_at_once(self) -> int:
-        """Return how many messages a transaction claims, unless it records more. Other hosts can claim the rest."""
+        """Return the maximum number of messages to claim in one transaction, unless it may record more attempts. Other
+        hosts can then claim the rest.
+        """
         enough = min(max(ROUNDS_AHEAD * self.concurrency, MIN_BATCH), MAX_BATCH)
         return enough if self.rate_per_second is None else min(enough, math.ceil(self.rate_per_second))
 

@@ -162,7 +162,7 @@ def test_a_sender_that_is_down_is_reported_once_and_gets_nothing_more(
 def test_a_dry_run_says_what_would_be_handed_over(cli: Cli, application: Application) -> None:
     application.add(101)
     shown = cli.on_terminal("run-once", "--dry-run")
-    assert "A pass would hand over 1 message to the application's sender." in shown.words
+    assert "A pass would hand over 1 message to the application's sender, if the sender works." in shown.words
     assert "would send" not in shown.words
     cli("run-once")
     age(application, timedelta(hours=2))
@@ -170,7 +170,7 @@ def test_a_dry_run_says_what_would_be_handed_over(cli: Cli, application: Applica
     cli("run-once")
     shown = cli.on_terminal("run-once", "--dry-run")
     assert "Down: the application's sender has delivered nothing since" in shown.words
-    assert "Until it delivers again, a pass would hand over nothing; 1 message is waiting." in shown.words
+    assert "Unless it has answered since, a pass would hand over nothing; 1 message is waiting." in shown.words
     assert "probe" not in shown.words
     assert cli.json("run-once", "--dry-run")["down"] == {"application": None}
 
