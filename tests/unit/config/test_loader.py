@@ -1051,6 +1051,7 @@ def test_a_mail_server_is_a_host_with_an_optional_port(url: str) -> None:
     [
         ('[gateway]\nkind = "smtp"\n', "gateway.kind = 'smtp' needs gateway.sender"),
         ('[gateway]\nkind = "mail"\n', "gateway.kind (file"),
+        ("[gateway]\nkind = []\n", "gateway.kind (file"),
         ('[gateway]\nsender = "a@b"\n', "gateway.sender has no effect with gateway.kind = 'http'"),
         ('[gateway]\nrecipient = "a@b"\n', "gateway.recipient has no effect with gateway.kind = 'http'"),
         ('[gateway]\nsubject = "x"\n', "gateway.subject has no effect with gateway.kind = 'http'"),
