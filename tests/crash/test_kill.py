@@ -39,7 +39,7 @@ LANES = ("sqlite-wal", "sqlite", "postgresql")
 """The databases to test. Their lanes run in parallel."""
 LATENCY = timedelta(milliseconds=10)
 CONCURRENCY = 8
-SHARE = 1 / 3
+SHARE = 2 / 3
 """The kills are spread evenly over this first part of the duration of an undisturbed pass."""
 STEPS, WEIGHTS = (timedelta(seconds=30), timedelta(minutes=15), timedelta(hours=5)), (1, 4, 4)
 """The times between two runs, and their weights in the random choice. Claims are still valid after the first time, and
