@@ -39,8 +39,6 @@ LANES = ("sqlite-wal", "sqlite", "postgresql")
 """The databases to test. Their lanes run in parallel."""
 LATENCY = timedelta(milliseconds=10)
 CONCURRENCY = 8
-SHARE = 2 / 3
-"""The kills are spread evenly over this first part of the duration of an undisturbed pass."""
 STEPS, WEIGHTS = (timedelta(seconds=30), timedelta(minutes=15), timedelta(hours=5)), (1, 4, 4)
 """The times between two runs, and their weights in the random choice. Claims are still valid after the first time, and
 have expired after the second. After the third, all messages are due.
@@ -136,17 +134,21 @@ class Lane:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("messages", "kills"),
+    ("messages", "kills", "share"),
     [
-        (500, {"sqlite-wal": 6, "sqlite": 6, "postgresql": 3}),
-        pytest.param(500, {"sqlite-wal": 290, "sqlite": 290, "postgresql": 140}, marks=pytest.mark.long),
+        (500, {"sqlite-wal": 6, "sqlite": 6, "postgresql": 3}, 2 / 3),
+        # Later kills would often come after the end of the pass, because another pass has sent a part of the messages.
+        pytest.param(500, {"sqlite-wal": 290, "sqlite": 290, "postgresql": 140}, 1 / 3, marks=pytest.mark.long),
     ],
     ids=["15", "720"],
 )
 def test_no_message_is_lost_or_stuck_however_often_a_pass_is_killed(
-    messages: int, kills: Mapping[str, int], tmp_path: Path
+    messages: int, kills: Mapping[str, int], share: float, tmp_path: Path
 ) -> None:
-    lanes = [_lane(tmp_path / name, name, messages, kills[name], Random(seed)) for seed, name in enumerate(LANES)]
+    """The kills are spread evenly over the first part, ``share``, of the duration of an undisturbed pass."""
+    lanes = [
+        _lane(tmp_path / name, name, messages, kills[name], share, Random(seed)) for seed, name in enumerate(LANES)
+    ]
     with ThreadPoolExecutor(len(lanes)) as pool:
         for gone in [pool.submit(lane.go) for lane in lanes]:
             gone.result()
@@ -157,9 +159,9 @@ def test_no_message_is_lost_or_stuck_however_often_a_pass_is_killed(
     )
 
 
-def _lane(folder: Path, name: str, messages: int, kills: int, rng: Random) -> Lane:
+def _lane(folder: Path, name: str, messages: int, kills: int, share: float, rng: Random) -> Lane:
     folder.mkdir()
-    return Lane(folder, name, rng, messages, [SHARE * (number + rng.random()) / kills for number in range(kills)])
+    return Lane(folder, name, rng, messages, [share * (number + rng.random()) / kills for number in range(kills)])
 
 
 def _report(lanes: Sequence[Lane]) -> str:
