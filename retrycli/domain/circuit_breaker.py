@@ -85,8 +85,10 @@ class Breaker(NamedTuple):
         return self.failures if len(self.tickets) >= TICKETS else self.failures - sum(self.tickets.values())
 
     def blocks(self, at: datetime) -> bool:
-        """Return whether requests are blocked at the given time."""
-        return self.probe_at is not None and at < self.probe_at
+        """Return whether requests are blocked at the given time. The application's sender is never probed."""
+        if self.probe_at is None:
+            return self.destination == APPLICATION and self.state is BreakerState.OPEN
+        return at < self.probe_at
 
     def admitting(self, at: datetime) -> "Breaker":
         """Return this breaker or, if its wait has ended by the given time, a copy that does not block requests."""

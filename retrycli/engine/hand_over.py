@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 from typing import Protocol
 
-from retrycli.domain.circuit_breaker import APPLICATION, Breaker, BreakerState
+from retrycli.domain.circuit_breaker import APPLICATION, Breaker
 from retrycli.domain.errors import TransactionLost
 from retrycli.domain.hand_over import Answers, HandedOver
 from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
@@ -114,7 +114,7 @@ class HandOver:
     async def run(self) -> None:
         """Hand messages over until none is due, or there is a reason to stop."""
         breaker = self._deps.ledger.breaker(self.destination)
-        if breaker.state is BreakerState.OPEN:
+        if breaker.blocks(self._since):
             self.ended_by.stop(StopReason.BREAKER_OPEN, breaker.description)
         while self._supply and self.ended_by.may_begin():
             room = self.ended_by.room(self._rules.claim_at_once)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from heapq import merge
 
 from retrycli.config.settings import Settings
-from retrycli.domain.circuit_breaker import APPLICATION, Breaker, BreakerState
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import Message, MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.passes import Pause
@@ -193,11 +193,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
         opened = {
             breaker.destination: breaker for breaker in ledger.breakers() if breaker.state is not BreakerState.CLOSED
         }
-        barred = {
-            to
-            for to, breaker in opened.items()
-            if to == APPLICATION or Destination(breaker, rules, since=at).stop_reason is not None
-        }
+        barred = {to for to, breaker in opened.items() if Destination(breaker, rules, since=at).stop_reason is not None}
         totals = DryRunTotals(rules.destination_of)
         yield Preview(
             number=len(ids),
