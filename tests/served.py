@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import resource
@@ -17,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from tests.environment import BARE
+from tests.environment import BARE, until_the_end
 
 SCRIPT = str(Path(sys.executable).with_name("retrycli"))
 READ_LATE = ("RETRYCLI_", "TICKETING_", "SUDO_", "XDG_")
@@ -122,9 +121,10 @@ def _started() -> socket.socket:
 
     def stop() -> None:
         ours.close()
+        server.kill()  # it would not notice the end if a fork of this process kept the socket open
         server.wait()
 
-    atexit.register(stop)
+    until_the_end.callback(stop)
     return ours
 
 

@@ -26,6 +26,7 @@ from sqlalchemy import NullPool, create_engine, text
 
 from tests.environment import free_port
 from tests.systems.servers import does, wait_until
+from tests.watchdog import make_folder
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -264,7 +265,7 @@ def _postgresql() -> Path | None:
 
 def _start() -> Znuny:
     # Only their owner may read pytest's folders, and Znuny runs as another user.
-    folder = Path(tempfile.mkdtemp(prefix="znuny-"))
+    folder = make_folder("znuny")
     folder.chmod(0o755)
     home = folder / "otrs"
     database_port, port = free_port(), free_port()
