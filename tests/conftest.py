@@ -1,4 +1,4 @@
-"""Hooks and fixtures for all tests: the databases they run on, exclusive time, and the end of what they start."""
+"""Hooks and fixtures for all tests: the databases they run on, their limits, exclusive time, and the end of what they start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ import pytest
 
 from tests import watchdog
 from tests.environment import forget_settings, in_memory, until_the_end
+from tests.limits import pytest_exception_interact, pytest_timeout_cancel_timer, pytest_timeout_set_timer
 from tests.store.conftest import ENGINES, FACTORIES, Factory
+
+__all__ = ["pytest_exception_interact", "pytest_timeout_cancel_timer", "pytest_timeout_set_timer"]
 
 on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sqlite")
 """Marks that select a test's databases. ``on_sqlite`` overrides ``on_both`` for single tests of a module."""
@@ -70,7 +73,8 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 TESTS = Path(__file__).parent
-END_SECONDS = 60
+SLOW_FOLDERS = {TESTS / name for name in ("crash", "model", "systems")}
+SLOW_SECONDS, LONG_SECONDS, END_SECONDS = 300, 1800, 60
 
 
 def pytest_collection_finish() -> None:
@@ -104,11 +108,18 @@ STANDING: dict[object, object] = {}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark a test ``long`` if its ``long_except`` mark names neither the function nor this parametrized case."""
+    """Mark tests ``long``, and set the limits that differ from the usual one.
+
+    A test is long if its ``long_except`` mark names neither the function nor this parametrized case.
+    """
     for item in items:
         marker = item.get_closest_marker("long_except")
         if marker is not None and not {item.name, getattr(item, "originalname", "")} & {*marker.args}:
             item.add_marker(pytest.mark.long)
+        if item.get_closest_marker("long") is not None:
+            item.add_marker(pytest.mark.timeout(LONG_SECONDS))
+        elif item.path.parent in SLOW_FOLDERS and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -12,19 +12,17 @@ import os
 import pydoc
 import resource
 import signal
+import socket
 import sys
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
 from subprocess import CompletedProcess
-from types import FrameType
-
-import pytest
 
 from retrycli.__main__ import GC_THRESHOLD
 from retrycli.cli import run
@@ -39,7 +37,7 @@ def can_call() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def call(args: Sequence[str], *, env: Mapping[str, str], cwd: Path, longest: int) -> CompletedProcess[str]:
+def call(args: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> CompletedProcess[str]:
     """Run a command to its end with its output captured and no input; the arguments are those of `call_with`."""
     with (
         Path(os.devnull).open("rb") as nothing,
@@ -47,13 +45,11 @@ def call(args: Sequence[str], *, env: Mapping[str, str], cwd: Path, longest: int
         os.fdopen(os.memfd_create("stderr"), "r+b") as err,
     ):
         streams = nothing.fileno(), out.fileno(), err.fileno()
-        code = call_with(streams, args, env=env, cwd=cwd, longest=longest)
+        code = call_with(streams, args, env=env, cwd=cwd)
         return CompletedProcess(args, code, _text(out.fileno()), _text(err.fileno()))
 
 
-def call_with(
-    streams: tuple[int, int, int], args: Sequence[str], *, env: Mapping[str, str], cwd: Path, longest: int
-) -> int:
+def call_with(streams: tuple[int, int, int], args: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> int:
     """Run a command to its end, and return its exit code.
 
     Args:
@@ -61,7 +57,6 @@ def call_with(
         args: the path of the script, and the command's arguments.
         env: the whole environment.
         cwd: the working directory.
-        longest: the number of seconds after which the test fails.
     """
     if any("\0" in each for each in args):
         raise ValueError("embedded null byte")
@@ -72,7 +67,7 @@ def call_with(
         _state(),
         warnings.catch_warnings(),
         _log(),
-        _signals(longest),
+        _signals(),
         _streams(streams),
     ):
         return copy_context().run(_exit_code)
@@ -171,22 +166,25 @@ def _log() -> Iterator[None]:
 
 
 @contextmanager
-def _signals(longest: int) -> Iterator[None]:
-    """Restore the signal handlers afterwards, and fail the test after ``longest`` seconds."""
+def _signals() -> Iterator[None]:
+    """Restore the signal handlers afterwards. What should end pytest has reached the command, so send it again."""
     before = {each: signal.getsignal(each) for each in signal.valid_signals()}
-    signal.signal(signal.SIGALRM, _give_up)
-    signal.alarm(longest)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        for number, handler in before.items():
-            if handler is not None and signal.getsignal(number) is not handler:
-                signal.signal(number, handler)
-
-
-def _give_up(_number: int, _frame: FrameType | None) -> None:
-    pytest.fail("the command takes too long")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for each in (ours, theirs):
+            each.settimeout(0)
+        wakeup = signal.set_wakeup_fd(theirs.fileno())
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                if handler is not None and signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
+            with suppress(BlockingIOError):
+                for received in ours.recv(4096):
+                    if received in {signal.SIGINT, signal.SIGTERM}:
+                        signal.raise_signal(received)
 
 
 @contextmanager

@@ -110,7 +110,7 @@ class Cli:
         """Run a command to its end, with its output piped."""
         environment = {**BARE, **self.env, **(env or {})}
         if self._may_be_called(environment):
-            return in_process.call(self._words(*args), env=environment, cwd=cwd or self.cwd, longest=LONGEST)
+            return in_process.call(self._words(*args), env=environment, cwd=cwd or self.cwd)
         process = self._begin(*args, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         with process:
             return end(process)
@@ -145,9 +145,7 @@ class Cli:
             with ThreadPoolExecutor(1) as person:
                 seen = person.submit(_read_all, ours, answers)
                 try:
-                    code = in_process.call_with(
-                        (theirs,) * 3, self._words(*args), env=environment, cwd=self.cwd, longest=LONGEST
-                    )
+                    code = in_process.call_with((theirs,) * 3, self._words(*args), env=environment, cwd=self.cwd)
                 finally:
                     os.close(theirs)
                 return Screen(code, seen.result(LONGEST))
@@ -246,10 +244,10 @@ def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str] | None 
 
 
 def end(process: subprocess.Popen[str]) -> Finished:
-    """Wait for a started process, and return its output; kill it after `LONGEST` seconds."""
+    """Wait for a started process, and return its output; kill it after `LONGEST` seconds or at the test's limit."""
     try:
         out, err = process.communicate(timeout=LONGEST)
-    except subprocess.TimeoutExpired:
+    except BaseException:
         process.kill()
         process.communicate()
         raise

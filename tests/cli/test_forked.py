@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import pytest
 
 from retrycli.domain import suggested
-from tests.cli.api import REJECTS
+from tests.cli.api import REJECTS, TAKES, Meanwhile
 from tests.cli.command import LONGEST, end, wait_until
 from tests.cli.story import Api
 from tests.served import Served, can_serve
@@ -113,6 +113,14 @@ def _state() -> list[object]:
         *(logger.handlers, logger.level, logging.getLogger().handlers, suggested.program()),
         *(sys.stdin, sys.stdout, sys.stderr, *(os.fstat(number) for number in range(3))),
     ]
+
+
+def test_ctrl_c_during_a_call_reaches_pytest_too(cli: Cli, application: Application) -> None:
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with Meanwhile(interrupt, TAKES) as api, pytest.raises(KeyboardInterrupt):
+        called(cli).having(application.variables(api.url))("retry", str(application.add(101)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, signal.SIGQUIT])

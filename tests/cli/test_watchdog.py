@@ -1,7 +1,9 @@
-"""No process outlives the tests."""
+"""No process outlives the tests, and no test outlives its limit."""
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,3 +48,61 @@ def test_nothing_outlives_the_tests(number: signal.Signals) -> None:
     watchdog.wait(found, 30)
     assert watchdog.processes(run) == {}
     assert [*watchdog.MEMORY.glob(f"retrycli-*-{run}-*")] == []
+
+
+HANGING = """
+import subprocess
+from contextlib import suppress
+import pytest
+
+def loop():
+    while True:
+        pass
+
+def test_loops():
+    loop()
+
+def test_swallows_the_failure():
+    with suppress(BaseException):
+        loop()
+    loop()
+
+def test_waits_for_a_process():
+    process = subprocess.Popen(["sleep", "infinity"])
+    try:
+        with process:
+            loop()
+    finally:
+        process.kill()
+        process.wait()
+
+@pytest.fixture
+def cleans_up():
+    yield
+    loop()
+
+def test_fails_and_cleans_up(cleans_up):
+    raise AssertionError
+
+@pytest.mark.timeout(0)
+def test_goes_on():
+    pass
+"""
+
+
+def test_a_test_that_hangs_fails_at_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "test_hanging.py").write_text(HANGING)
+    options = ("-p", "pytest_timeout", "-p", "tests.limits", "--timeout=0.5", "-rA", "--tb=no", "--rootdir", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, tmp_path / "test_hanging.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = set(re.findall(r"(?m)^(PASSED|FAILED|ERROR) \S+::test_(\w+)", done.stdout))
+    hanging = {"loops", "swallows_the_failure", "waits_for_a_process", "fails_and_cleans_up"}
+    assert {name for word, name in found if word != "PASSED"} == hanging, done.stdout
+    assert ("ERROR", "fails_and_cleans_up") in found
+    assert {name for word, name in found if word == "PASSED"} == {"goes_on"}
