@@ -1,14 +1,13 @@
-"""Hooks and fixtures for all tests: the databases they run on, their limits, exclusive time, and the end of what they start."""
+"""Hooks and fixtures for all tests: the databases they run on, their limits, and the end of what they start."""
 
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import gc
 import os
 import signal
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Generator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,7 @@ STANDING: dict[object, object] = {}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests ``long``, and set the limits that differ from the usual one.
+    """Mark tests ``long`` and ``alone``, and set the limits that differ from the usual one.
 
     A test is long if its ``long_except`` mark names neither the function nor this parametrized case.
     """
@@ -116,6 +115,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marker = item.get_closest_marker("long_except")
         if marker is not None and not {item.name, getattr(item, "originalname", "")} & {*marker.args}:
             item.add_marker(pytest.mark.long)
+        if item.path.parent == TESTS / "benchmarks":
+            item.add_marker(pytest.mark.alone)
         if item.get_closest_marker("long") is not None:
             item.add_marker(pytest.mark.timeout(LONG_SECONDS))
         elif item.path.parent in SLOW_FOLDERS and item.get_closest_marker("timeout") is None:
@@ -138,30 +139,3 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
 def engine(request: pytest.FixtureRequest) -> Factory:
     """Provide a factory of databases for a test."""
     return FACTORIES[getattr(request, "param", "sqlite")]
-
-
-@contextmanager
-def _locked(path: Path, how: int) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, how)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
-    """Run a test alongside others or, if it is marked ``alone``, while no other test runs.
-
-    Later tests wait until earlier ones have started, so that a test marked ``alone`` gets its turn.
-    """
-    if worker_id == "master":  # without xdist, no other test runs at the same time
-        yield
-        return
-    shared = tmp_path_factory.getbasetemp().parent
-    alone = request.node.get_closest_marker("alone") is not None
-    with ExitStack() as until_the_end:
-        door = until_the_end.enter_context(ExitStack())
-        door.enter_context(_locked(shared / "door.lock", fcntl.LOCK_EX))
-        until_the_end.enter_context(_locked(shared / "room.lock", fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
-        if not alone:
-            door.close()
-        yield

@@ -51,7 +51,6 @@ def test_the_cost_of_each_page_is_reported(small: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.alone
 @pytest.mark.parametrize("engine", [*databases.ENGINES])
 def test_with_100_000_failed_messages_no_page_takes_over_1_5_times_its_operations(engine: str) -> None:
     with databases.ENGINES[engine]() as provided, provided.database() as url:
