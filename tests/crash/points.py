@@ -31,37 +31,43 @@ SIGNS = {"INSERT INTO": "+", "UPDATE": "~", "DELETE FROM": "-"}
 """Signs for the kinds of writes in a transaction: rows were added, changed or removed."""
 MADE_TABLES = "make tables"
 BEFORE_COMMIT = "before commit: "
+AGAIN = ", visit "
 HEARD_OF_PYTHON = {"fcntl.flock": "before the lock", "socket.connect": "before a connection to the API"}
 """The names of points, by Python's audit event."""
 
 
-def stands_for_others(name: str) -> bool:
-    """Return whether the default tests kill a pass at this point. The long tests kill it at all points.
+def stands_for_others(visit: str) -> bool:
+    """Return whether the default tests kill a pass at this visit. The long tests kill it at all visits to all points.
 
     A kill before a commit loses the transaction, so it leaves the same state as the previous point. Of the points
     before a commit, the default tests include only those before commits to the application's table.
     """
-    return not name.startswith(BEFORE_COMMIT) or "pending_messages" in name
+    is_first = AGAIN not in visit
+    return is_first and (not visit.startswith(BEFORE_COMMIT) or "pending_messages" in visit)
 
 
 class Points:
-    """A counter of the points that this process reaches. It kills the process at one of them.
+    """The points that this process reaches. It kills itself at one of them.
 
     Args:
-        fatal: the name of the point that kills, and the number of the visit.
+        is_fatal: is called at each visit to a point.
+        told: the file descriptor that receives the name of the fatal visit.
     """
 
-    def __init__(self, fatal: tuple[str, int] | None) -> None:
-        self.reached: Counter[str] = Counter()
-        self._fatal = fatal
+    def __init__(self, is_fatal: Callable[[str], bool], told: int) -> None:
+        self._is_fatal = is_fatal
+        self._told = told
+        self._visits: Counter[str] = Counter()
         self._written: list[str] = []
         self._turn = asyncio.Semaphore(1)
         self._not_yet_recorded = False
 
     def reach(self, name: str) -> None:
-        """Count a visit to a point. Kill this process if the visit is the fatal one."""
-        self.reached[name] += 1
-        if (name, self.reached[name]) == self._fatal:
+        """Count a visit to a point. Kill this process if the visit is fatal."""
+        self._visits[name] += 1
+        visit = name if self._visits[name] == 1 else f"{name}{AGAIN}{self._visits[name]}"
+        if self._is_fatal(visit):
+            os.write(self._told, visit.encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
     def listen(self) -> None:

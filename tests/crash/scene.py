@@ -131,7 +131,7 @@ def configure(folder: Path, application: Application, base_url: str, **run: obje
     scene = Scene(folder, application)
     lines = [
         f'[database]\nurl = "{application.url}"',
-        f'[gateway]\nbase_url = "{base_url}"',
+        f'[gateway]\nbase_url = "{base_url}"\nconnect_timeout_seconds = 300\nrequest_timeout_seconds = 300',
         "[run]",
         f'lock_file = "{folder / "retrycli.lock"}"',
         *(f"{name} = {value}" for name, value in run.items()),

@@ -60,7 +60,7 @@ def _restore(stage: Scene, backup: Path) -> None:
 def _die_in_flight(stage: Scene) -> None:
     """Kill a pass after the API has accepted a message, but before the answer is recorded."""
     with forking(stage.folder) as run:
-        assert run(Wanted(str(stage.config), 0, point=(AFTER_AN_ANSWER, 1))).killed
+        assert run(Wanted(str(stage.config), 0, point=AFTER_AN_ANSWER)).killed
 
 
 class Locking(Sandbox):

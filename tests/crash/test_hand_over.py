@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,14 +16,14 @@ from retrycli.operations import acceptance
 from retrycli.operations.wiring import utc_now
 from tests.cli.application import Application
 from tests.crash import scene
-from tests.crash.forked import Wanted, forking
+from tests.crash.forked import Wanted, forking, kill_at_each_point
 from tests.crash.invariants import wait_until_forgotten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.crash.forked import Ended
+    from tests.crash.forked import Run
     from tests.crash.scene import Scene
     from tests.store.conftest import Factory
 
@@ -61,7 +61,7 @@ class Sender:
 class Field:
     folder: Path
     engine: Factory
-    run: Callable[[Wanted], Ended]
+    run: Run
     scenes: int = 0
 
     @contextmanager
@@ -75,13 +75,6 @@ class Field:
             stage.config.write_text(text.replace("[gateway]", f"{STATUS}[gateway]"))
             acceptance.accept(load_settings(stage.config), by="anna")
             yield stage
-
-    def points(self, stage: Scene, ahead: timedelta) -> dict[str, int]:
-        """Run an undisturbed pass. Return its points, and the number of visits to each."""
-        listing = stage.folder / "points"
-        assert not self.run(Wanted(str(stage.config), ahead.total_seconds(), listing=str(listing))).killed
-        found: dict[str, int] = json.loads(listing.read_text())
-        return found
 
 
 @pytest.fixture
@@ -130,7 +123,7 @@ def test_a_pass_killed_at_any_point_hands_each_message_over_once(
         bounced: set[int] = set()
         if answers:
             with ground.copied(url) as stage:
-                ground.points(stage, timedelta(0))
+                assert not ground.run(Wanted(str(stage.config), 0)).killed
                 sender = Sender(stage)
                 sender.work(utc_now())
                 before, bounced = sender.mails, sender.bounced
@@ -140,16 +133,16 @@ def test_a_pass_killed_at_any_point_hands_each_message_over_once(
 
 
 def kill_everywhere(ground: Field, url: str, ahead: timedelta, before: Counter[int], bounced: set[int]) -> None:
-    with ground.copied(url) as stage:
-        found = ground.points(stage, ahead)
-    assert any("pending_messages" in name for name in found), "the pass writes to the application's table"
-    for name, times in found.items():
-        for nth in range(1, times + 1):
-            with ground.copied(url) as stage:
-                assert ground.run(Wanted(str(stage.config), ahead.total_seconds(), point=(name, nth))).killed, name
-                wait_until_forgotten(stage)
-                if ahead == timedelta(0):
-                    assert_nothing_is_half_done(stage)
-                sender = Sender(stage, Counter(before), set(bounced))
-                sender.work(utc_now() + ahead)
-                assert_all_end_well(stage, sender, utc_now() + ahead + 5 * LATER)
+    met: set[str] = set()
+
+    def wanted(stage: Scene) -> Wanted:
+        return Wanted(str(stage.config), ahead.total_seconds())
+
+    for stage, _ in kill_at_each_point(ground.run, partial(ground.copied, url), wanted, met):
+        wait_until_forgotten(stage)
+        if ahead == timedelta(0):
+            assert_nothing_is_half_done(stage)
+        sender = Sender(stage, Counter(before), set(bounced))
+        sender.work(utc_now() + ahead)
+        assert_all_end_well(stage, sender, utc_now() + ahead + 5 * LATER)
+    assert any("pending_messages" in visit for visit in met), "the pass writes to the application's table"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,15 +15,15 @@ from retrycli.operations.wiring import utc_now
 from tests.cli.application import Application
 from tests.cli.story import Api
 from tests.crash import scene
-from tests.crash.forked import Wanted, forking
+from tests.crash.forked import Wanted, forking, kill_at_each_point
 from tests.crash.invariants import clear_up, wait_until_forgotten
-from tests.crash.points import AFTER_AN_ANSWER, stands_for_others
+from tests.crash.points import AFTER_AN_ANSWER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.crash.forked import Ended
+    from tests.crash.forked import Run
     from tests.crash.scene import Scene
     from tests.store.conftest import Factory
 
@@ -95,9 +95,8 @@ class Ground:
 
     folder: Path
     engine: Factory
-    run: Callable[[Wanted], Ended]
+    run: Run
     scenes: int = 0
-    kills: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
     def empty(self) -> Iterator[str]:
@@ -119,18 +118,6 @@ class Ground:
             there = Application(copied, tables=None)
             yield scene.configure(folder, there, api.url, concurrency=4), api
 
-    def points(self, stage: Scene, ahead: timedelta) -> list[str]:
-        """Run an undisturbed pass; return the points that it reaches."""
-        listing = stage.folder / "points"
-        assert not self.run(Wanted(str(stage.config), ahead.total_seconds(), listing=str(listing))).killed
-        return list(json.loads(listing.read_text()))
-
-    def kill(self, stage: Scene, name: str, ahead: timedelta = timedelta(0)) -> None:
-        ended = self.run(Wanted(str(stage.config), ahead.total_seconds(), point=(name, 1)))
-        assert ended.killed, f"{name} was not reached"
-        wait_until_forgotten(stage)
-        self.kills[name] += 1
-
 
 @pytest.fixture
 def ground(engine: Factory, tmp_path: Path) -> Iterator[Ground]:
@@ -138,40 +125,42 @@ def ground(engine: Factory, tmp_path: Path) -> Iterator[Ground]:
         yield Ground(tmp_path, engine, run)
 
 
-@pytest.mark.parametrize("wanted", [stands_for_others, pytest.param(bool, marks=pytest.mark.long)], ids=["some", "all"])
-def test_rows_may_be_rewritten_after_a_pass_was_killed_at_any_point(
-    ground: Ground, wanted: Callable[[str], bool]
-) -> None:
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)], ids=["some", "all"])
+def test_rows_may_be_rewritten_after_a_pass_was_killed_at_any_point(ground: Ground, *, thorough: bool) -> None:
+    met: set[str] = set()
+
+    def wanted(there: tuple[Scene, Api]) -> Wanted:
+        return Wanted(str(there[0].config), 0, thorough=thorough)
+
     with ground.empty() as url:
-        with ground.copy(url) as (stage, _):
-            points = [name for name in ground.points(stage, timedelta(0)) if wanted(name)]
-        for name in points:
-            with ground.copy(url) as (stage, api):
-                ground.kill(stage, name)
-                rewrite(stage)
-                before = len(api.requests)
-                clear_up(stage, utc_now() + LATER)
-                check(stage, api, before)
-    assert ground.kills == dict.fromkeys(points, 1)
+        for (stage, api), _ in kill_at_each_point(ground.run, partial(ground.copy, url), wanted, met):
+            wait_until_forgotten(stage)
+            rewrite(stage)
+            before = len(api.requests)
+            clear_up(stage, utc_now() + LATER)
+            check(stage, api, before)
+    assert AFTER_AN_ANSWER in met
 
 
 @pytest.mark.long
 def test_a_pass_that_finds_rewritten_rows_may_be_killed_at_any_point(ground: Ground) -> None:
     """The previous pass was killed with requests in flight, and its claims have expired."""
+    met: set[str] = set()
 
     @contextmanager
     def rewritten(url: str) -> Iterator[tuple[Scene, Api, int]]:
         with ground.copy(url) as (stage, api):
-            ground.kill(stage, AFTER_AN_ANSWER)
+            assert ground.run(Wanted(str(stage.config), 0, point=AFTER_AN_ANSWER)).killed
+            wait_until_forgotten(stage)
             rewrite(stage)
             yield stage, api, len(api.requests)
 
+    def wanted(there: tuple[Scene, Api, int]) -> Wanted:
+        return Wanted(str(there[0].config), LATER.total_seconds(), thorough=True)
+
     with ground.empty() as url:
-        with rewritten(url) as (stage, _, _):
-            points = ground.points(stage, LATER)
-        for name in points:
-            with rewritten(url) as (stage, api, before):
-                ground.kill(stage, name, LATER)
-                clear_up(stage, utc_now() + 2 * LATER)
-                check(stage, api, before)
-    assert set(ground.kills) >= set(points)
+        for (stage, api, before), _ in kill_at_each_point(ground.run, partial(rewritten, url), wanted, met):
+            wait_until_forgotten(stage)
+            clear_up(stage, utc_now() + 2 * LATER)
+            check(stage, api, before)
+    assert AFTER_AN_ANSWER in met
