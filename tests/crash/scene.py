@@ -127,11 +127,11 @@ def set_up(
 
 
 def configure(folder: Path, application: Application, base_url: str, **run: object) -> Scene:
-    """Write the configuration for an existing application."""
+    """Write the configuration for an existing application. Its time limits are longer than any delay of the machine."""
     scene = Scene(folder, application)
     lines = [
         f'[database]\nurl = "{application.url}"',
-        f'[gateway]\nbase_url = "{base_url}"\nconnect_timeout_seconds = 300\nrequest_timeout_seconds = 300',
+        f'[gateway]\nbase_url = "{base_url}"\nconnect_timeout_seconds = 120\nrequest_timeout_seconds = 120',
         "[run]",
         f'lock_file = "{folder / "retrycli.lock"}"',
         *(f"{name} = {value}" for name, value in run.items()),

@@ -15,8 +15,9 @@ import pytest
 from retrycli.domain.passes import PassResult, StopReason
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
+from tests.cli.command import LONGEST
 from tests.crash import scene
-from tests.crash.gate import FREE, LONGEST_SECONDS, Gate
+from tests.crash.gate import FREE, Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,6 @@ pytestmark = pytest.mark.databases("sqlite", "postgresql", once=True)
 
 DUE = 1000
 OUTAGE_ENDS_A_PASS = 69
-UNDER_A_MINUTE = 60.0
 PROBES = (15, 30, 60, 60)
 """Minutes from the pass that opens the breaker to the first probe, and between successive probes."""
 TICK = timedelta(minutes=15)
@@ -52,22 +52,39 @@ class Attempts:
         return [(message_id, outcome) for _, message_id, outcome in found]
 
 
+class Sharing(Sandbox):
+    """An API on a port that another socket keeps for it."""
+
+    allow_reuse_port = True
+
+
 @contextmanager
-def closed_port() -> Iterator[tuple[int, str]]:
+def closed_port() -> Iterator[tuple[int, str, Recover]]:
     """Bind a port without listening on it, so that it refuses connections."""
     with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1], "unreachable"
+        port = held.getsockname()[1]
+        yield port, "unreachable", lambda: Sharing(Behaviour(), rng=Random(0), port=port)
 
 
 @contextmanager
-def answers_503() -> Iterator[tuple[int, str]]:
+def answers_503() -> Iterator[tuple[int, str, Recover]]:
     with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
-        yield server.server_address[1], "transient"
+
+        @contextmanager
+        def recover() -> Iterator[Sandbox]:
+            server.behaviour = Behaviour()
+            yield server
+
+        yield server.server_address[1], "transient", recover
 
 
-Outage = Callable[[], AbstractContextManager[tuple[int, str]]]
-"""A function whose context manager yields a port that accepts no delivery, and the outcome of each attempt."""
+Recover = Callable[[], AbstractContextManager[Sandbox]]
+Outage = Callable[[], AbstractContextManager[tuple[int, str, Recover]]]
+"""A function whose context manager yields a port that accepts no delivery, the outcome of each attempt, and a function
+that ends the outage.
+"""
 
 
 @pytest.mark.slow
@@ -75,12 +92,10 @@ Outage = Callable[[], AbstractContextManager[tuple[int, str]]]
 def test_an_outage_charges_five_messages_and_probes_until_the_server_is_back(
     outage: Outage, tmp_path: Path, url: str
 ) -> None:
-    with outage() as (port, outcome):
+    with outage() as (port, outcome, recover):
         stage = scene.set_up(tmp_path, f"http://127.0.0.1:{port}", failed=DUE, url=url, concurrency=16)
         now = utc_now()
-        with stage.start("-m", "retrycli", "run-once") as process:
-            _, errors = process.communicate(timeout=UNDER_A_MINUTE)
-        assert process.returncode == OUTAGE_ENDS_A_PASS, errors
+        assert stage.run_once_at(now).exit_status == OUTAGE_ENDS_A_PASS
         attempts = Attempts(stage)
         first = attempts.new()
         assert [attempt for _, attempt in first] == [outcome] * BREAKER_FAILURES
@@ -100,10 +115,10 @@ def test_an_outage_charges_five_messages_and_probes_until_the_server_is_back(
         assert len({*probed, *(message_id for message_id, _ in first)}) == len(probed) + len(first)
         _check_charged(stage, [message_id for message_id, _ in first])
 
-    with Sandbox(Behaviour(), rng=Random(0), port=port) as server:
-        back = stage.run_once_at(now + timedelta(minutes=60))
-        assert (back.result, back.sent) == (PassResult.COMPLETED, DUE)
-        _check_each_arrived_once(server.received, DUE)
+        with recover() as server:
+            back = stage.run_once_at(now + timedelta(minutes=60))
+            assert (back.result, back.sent) == (PassResult.COMPLETED, DUE)
+            _check_each_arrived_once(server.received, DUE)
     assert stage.count("pending_messages WHERE status = 'failed'") == stage.count("retrycli_queue") == 0
     assert stage.count("retrycli_breakers") == 0
 
@@ -142,12 +157,11 @@ def test_a_server_that_fails_under_load_charges_five_messages(tmp_path: Path, ur
     gate, failed, in_flight = Gate(), 300, 16
     with Sandbox(Behaviour(latency=timedelta(milliseconds=1)), rng=Random(0), sleep=gate.pass_through) as server:
         stage = scene.set_up(tmp_path, server.url, failed=failed, url=url, concurrency=in_flight)
-        now = utc_now()
         with stage.start("-m", "retrycli", "run-once") as process:
-            gate.wait_until_held(in_flight)
+            gate.wait_until_held(in_flight, process)
             server.behaviour = Behaviour(down=True)
             gate.let_through()
-            _, errors = process.communicate(timeout=LONGEST_SECONDS)
+            _, errors = process.communicate(timeout=LONGEST)
         assert process.returncode == OUTAGE_ENDS_A_PASS, errors
         outcomes = stage.rows("SELECT outcome, count(*) FROM retrycli_attempts GROUP BY outcome ORDER BY outcome")
         assert outcomes == [("delivered", FREE), ("transient", in_flight)]
@@ -155,6 +169,7 @@ def test_a_server_that_fails_under_load_charges_five_messages(tmp_path: Path, ur
         assert stage.count("retrycli_queue WHERE state = 'waiting'") == failed - FREE
 
         server.behaviour = Behaviour()
+        now = utc_now()
         assert stage.run_once_at(now + TICK).sent == failed - FREE - BREAKER_FAILURES
         assert stage.run_once_at(now + 2 * TICK).sent == BREAKER_FAILURES
         _check_each_arrived_once(server.received, failed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
+from contextlib import contextmanager
 from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING
@@ -15,37 +16,50 @@ from retrycli.domain.passes import PassResult
 from retrycli.engine.pace import AHEAD_AT_MOST
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
+from tests.cli.command import LONGEST, wait_until
 from tests.conftest import on_both
 from tests.crash import scene
-from tests.crash.gate import FREE, LONGEST_SECONDS, Gate
+from tests.crash.gate import FREE, Gate
+from tests.crash.invariants import wait_until_forgotten
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.crash.scene import Scene
+    from tests.store.conftest import Factory
 
 pytestmark = on_both
 
 MESSAGES = 200
 CONCURRENCY = 8
 NEXT_TICK = timedelta(minutes=15)
+SHORT = {"gateway.request_timeout_seconds": 2}
+FAILURES = 5
+"""The number of failures in a row that open the breaker. Later ones use up no retry."""
+ROUNDS = 10
 
 
 @pytest.fixture
-def gate() -> Iterator[Gate]:
-    made = Gate()
-    yield made
-    made.let_through()
+def gate() -> Gate:
+    return Gate()
+
+
+@contextmanager
+def gated(gate: Gate) -> Iterator[Sandbox]:
+    behaviour = Behaviour(latency=timedelta(milliseconds=1))
+    with Sandbox(behaviour, rng=Random(0), sleep=gate.pass_through) as running:
+        try:
+            yield running
+        finally:
+            gate.let_through()
 
 
 @pytest.fixture
 def server(gate: Gate) -> Iterator[Sandbox]:
-    behaviour = Behaviour(latency=timedelta(milliseconds=1))
-    with Sandbox(behaviour, rng=Random(0), sleep=gate.pass_through) as running:
+    with gated(gate) as running:
         yield running
-        gate.let_through()
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -54,12 +68,12 @@ def test_a_signal_waits_for_requests_in_flight_records_them_and_starts_no_more(
 ) -> None:
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
     with stage.start("-m", "retrycli", "run-once") as process:
-        gate.wait_until_held(CONCURRENCY)
+        gate.wait_until_held(CONCURRENCY, process)
         process.send_signal(number)
         gate.let_through(1)
-        _poll_until(lambda: _outcomes(stage)["delivered"] == FREE + 1)  # the pass keeps waiting for the other requests
+        wait_until(lambda: _outcomes(stage)["delivered"] == FREE + 1)  # the pass keeps waiting for the other requests
         gate.let_through()
-        _, errors = process.communicate(timeout=LONGEST_SECONDS)
+        _, errors = process.communicate(timeout=LONGEST)
     assert process.returncode == exit_code, errors
 
     sent = FREE + CONCURRENCY
@@ -75,50 +89,65 @@ def test_a_signal_waits_for_requests_in_flight_records_them_and_starts_no_more(
 def test_a_request_without_an_answer_in_time_is_recorded_as_unknown(
     gate: Gate, server: Sandbox, tmp_path: Path, url: str
 ) -> None:
+    """On a slow machine, some of the free requests may take too long, and the pass may end before the signal."""
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
-    with stage.start("-m", "retrycli", "run-once", settings={"gateway.request_timeout_seconds": 2}) as process:
-        gate.wait_until_held(CONCURRENCY)
+    with stage.start("-m", "retrycli", "run-once", settings=SHORT) as process:
+        wait_until(lambda: gate.held == CONCURRENCY or process.poll() is not None)
         process.terminate()
-        _, errors = process.communicate(timeout=LONGEST_SECONDS)
-    assert process.returncode == 143, errors
+        _, errors = process.communicate(timeout=LONGEST)
+    assert process.returncode in {143, 69}, errors
 
-    assert _outcomes(stage) == {"delivered": FREE, "unknown": CONCURRENCY}
-    _check_all_else_waits_untouched(stage, FREE + CONCURRENCY)
-    # After five failures the breaker is open, and later ones use up no retry. But all eight outcomes are unknown.
-    assert stage.count("pending_messages WHERE retry_count = 1") == 5
-    assert stage.count("retrycli_queue WHERE unknown_count = 1") == CONCURRENCY
+    outcomes = _outcomes(stage)
+    assert outcomes.keys() <= {"delivered", "unknown"}
+    assert outcomes["unknown"] >= gate.held > 0
+    _check_all_else_waits_untouched(stage, outcomes.total())
+    assert stage.count("retrycli_queue WHERE unknown_count = 1") == outcomes["unknown"]
+    slow = outcomes["unknown"] - gate.held
+    assert min(FAILURES, gate.held) <= stage.count("pending_messages WHERE retry_count = 1") <= FAILURES + slow
 
 
-def test_answers_that_arrived_during_a_suspension_are_recorded(
-    gate: Gate, server: Sandbox, tmp_path: Path, url: str
-) -> None:
-    """A virtual machine that is moved, or a slow disk, may delay the reading of answers until after the timeout."""
-    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
-    timeout = {"gateway.request_timeout_seconds": 1}
-    with stage.start("-m", "retrycli", "run-once", settings=timeout) as process:
-        gate.wait_until_held(CONCURRENCY)
-        process.send_signal(signal.SIGSTOP)
-        gate.let_through()
-        time.sleep(2)  # twice the timeout
-        process.send_signal(signal.SIGCONT)
-        _, errors = process.communicate(timeout=LONGEST_SECONDS)
-    assert process.returncode == 0, errors
-    assert _outcomes(stage) == {"delivered": MESSAGES}
+def test_answers_that_arrived_during_a_suspension_are_recorded(engine: Factory, tmp_path: Path) -> None:
+    """A virtual machine that is moved, or a slow disk, may delay the reading of answers until after the timeout.
+
+    A slow machine may be late to suspend the pass, or to read the answers afterwards. Then the next pass is suspended.
+    """
+    assert any(_records_answers_of_a_suspension(engine, tmp_path / f"{number}") for number in range(ROUNDS))
+
+
+def _records_answers_of_a_suspension(engine: Factory, folder: Path) -> bool:
+    folder.mkdir()
+    gate, messages = Gate(), FREE + CONCURRENCY
+    with gated(gate) as server, engine(folder, None) as url:
+        stage = scene.set_up(folder, server.url, failed=messages, url=url, concurrency=CONCURRENCY)
+        with stage.start("-m", "retrycli", "run-once", settings=SHORT) as process:
+            wait_until(lambda: gate.held == CONCURRENCY or process.poll() is not None)
+            process.send_signal(signal.SIGSTOP)
+            gate.let_through()
+            time.sleep(SHORT["gateway.request_timeout_seconds"] + 1)
+            process.send_signal(signal.SIGCONT)
+            process.communicate(timeout=LONGEST)
+        outcomes = _outcomes(stage)
+        assert outcomes.keys() <= {"delivered", "unknown"}
+        return outcomes["delivered"] == messages
 
 
 def test_a_second_signal_leaves_claims_to_lapse(gate: Gate, server: Sandbox, tmp_path: Path, url: str) -> None:
+    """The second signal may prevent the record of answers that have arrived."""
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
     with stage.start("-m", "retrycli", "run-once") as process:
-        gate.wait_until_held(CONCURRENCY)
-        _poll_until(lambda: _has_ended_by_another_sigterm(process))
+        gate.wait_until_held(CONCURRENCY, process)
+        wait_until(lambda: _has_ended_by_another_sigterm(process))
     assert process.returncode == 143
-    unfinished = _outcomes(stage)[None]  # the pass may have withdrawn the attempts that it had recorded ahead
-    assert _outcomes(stage) == {"delivered": FREE, None: unfinished}
-    assert CONCURRENCY <= unfinished <= CONCURRENCY + AHEAD_AT_MOST
+    wait_until_forgotten(stage)
+    outcomes = _outcomes(stage)
+    delivered, unfinished = outcomes["delivered"], outcomes[None]
+    assert outcomes.keys() <= {"delivered", None}
+    assert FREE + CONCURRENCY <= delivered + unfinished <= FREE + CONCURRENCY + AHEAD_AT_MOST
+    assert delivered <= FREE
     claimed = stage.count("retrycli_queue WHERE state = 'sending' AND claim_expires_at IS NOT NULL")
     assert claimed >= unfinished
-    others = MESSAGES - FREE - claimed
-    assert stage.count("retrycli_queue WHERE state = 'waiting'") == others > 0
+    others = MESSAGES - delivered - claimed
+    assert stage.count("retrycli_queue WHERE state = 'waiting'") == others
 
     gate.let_through()
     now = utc_now()
@@ -127,7 +156,8 @@ def test_a_second_signal_leaves_claims_to_lapse(gate: Gate, server: Sandbox, tmp
     assert (after.result, after.sent, after.unknown) == (PassResult.COMPLETED, claimed - unfinished, unfinished)
     assert stage.run_once_at(now + 3 * NEXT_TICK).sent == unfinished
     assert _outcomes(stage) == {"delivered": MESSAGES, "unknown": unfinished}
-    _poll_until(lambda: sum(request.times == 2 for request in server.received) == CONCURRENCY)
+    twice = FREE + CONCURRENCY - delivered  # the requests of the pass whose answers were not recorded
+    wait_until(lambda: sum(request.times == 2 for request in server.received) == twice)
     assert len(server.received) == MESSAGES
 
 
@@ -146,10 +176,3 @@ def _check_all_else_waits_untouched(stage: Scene, tried: int) -> None:
     assert stage.count(f"retrycli_queue WHERE {untried}") == MESSAGES - tried
     changed = "(retry_count > 0 OR last_error != 'HTTP 503')"
     assert stage.count(f"pending_messages JOIN retrycli_queue ON message_id = id WHERE {untried} AND {changed}") == 0
-
-
-def _poll_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
