@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from tests.cli.command import wait_until
 
@@ -15,13 +15,22 @@ FREE = 50
 
 
 class Gate:
-    """A gate that lets the first `FREE` requests through, and then as many as the test permits."""
+    """A gate that lets the first `FREE` requests through, and then as many as the test permits.
+
+    At the end of its ``with`` block it lets all through, so that a pass ends even if an assertion fails.
+    """
 
     def __init__(self) -> None:
         self.held = 0
         """The number of requests that had to wait."""
         self._free = threading.Semaphore(FREE)
         self._counting = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_through()
 
     def pass_through(self, _latency: float) -> None:
         """Wait for the test's permission instead of the sandbox's latency."""

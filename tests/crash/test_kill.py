@@ -28,7 +28,7 @@ from tests.crash.killing import Killing
 from tests.store.conftest import FACTORIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from tests.crash.forked import Run
@@ -140,21 +140,9 @@ def test_no_message_is_lost_or_stuck_however_often_a_pass_is_killed(
     with ThreadPoolExecutor(len(lanes)) as pool:
         for gone in [pool.submit(lane.go) for lane in lanes]:
             gone.result()
-    print(_report(lanes))
+    for lane in lanes:
+        print(
+            f"\n{lane.name}: {kills[lane.name]} of {lane.runs} passes killed with {sum(lane.in_flight)} attempts in "
+            f"flight; {lane.twice} messages arrived more than once, and {lane.escalated} were escalated"
+        )
     assert {lane.name: len(lane.in_flight) for lane in lanes} == kills
-
-
-def _report(lanes: Sequence[Lane]) -> str:
-    def line(what: str, *figures: object) -> str:
-        return f"{what:<50}" + "".join(f"{figure!s:>12}" for figure in figures)
-
-    return "\n".join(
-        [
-            line("\nkills", *(len(lane.in_flight) for lane in lanes)),
-            line("runs", *(lane.runs for lane in lanes)),
-            line("databases", *(lane.databases for lane in lanes)),
-            line("attempts in flight at a kill", *(sum(lane.in_flight) for lane in lanes)),
-            line("messages that arrived more than once", *(lane.twice for lane in lanes)),
-            line("escalated messages", *(lane.escalated for lane in lanes)),
-        ]
-    )

@@ -157,7 +157,7 @@ def test_a_server_that_fails_under_load_charges_five_messages(tmp_path: Path, ur
     gate, failed, in_flight = Gate(), 300, 16
     with Sandbox(Behaviour(latency=timedelta(milliseconds=1)), rng=Random(0), sleep=gate.pass_through) as server:
         stage = scene.set_up(tmp_path, server.url, failed=failed, url=url, concurrency=in_flight)
-        with stage.start("-m", "retrycli", "run-once") as process:
+        with stage.start("-m", "retrycli", "run-once") as process, gate:
             gate.wait_until_held(in_flight, process)
             server.behaviour = Behaviour(down=True)
             gate.let_through()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from contextlib import contextmanager
 from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING
@@ -46,14 +45,8 @@ def gate() -> Gate:
     return Gate()
 
 
-@contextmanager
-def gated(gate: Gate) -> Iterator[Sandbox]:
-    behaviour = Behaviour(latency=timedelta(milliseconds=1))
-    with Sandbox(behaviour, rng=Random(0), sleep=gate.pass_through) as running:
-        try:
-            yield running
-        finally:
-            gate.let_through()
+def gated(gate: Gate) -> Sandbox:
+    return Sandbox(Behaviour(latency=timedelta(milliseconds=1)), rng=Random(0), sleep=gate.pass_through)
 
 
 @pytest.fixture
@@ -67,7 +60,7 @@ def test_a_signal_waits_for_requests_in_flight_records_them_and_starts_no_more(
     number: signal.Signals, exit_code: int, gate: Gate, server: Sandbox, tmp_path: Path, url: str
 ) -> None:
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
-    with stage.start("-m", "retrycli", "run-once") as process:
+    with stage.start("-m", "retrycli", "run-once") as process, gate:
         gate.wait_until_held(CONCURRENCY, process)
         process.send_signal(number)
         gate.let_through(1)
@@ -91,7 +84,7 @@ def test_a_request_without_an_answer_in_time_is_recorded_as_unknown(
 ) -> None:
     """On a slow machine, some of the free requests may take too long, and the pass may end before the signal."""
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
-    with stage.start("-m", "retrycli", "run-once", settings=SHORT) as process:
+    with stage.start("-m", "retrycli", "run-once", settings=SHORT) as process, gate:
         wait_until(lambda: gate.held == CONCURRENCY or process.poll() is not None)
         process.terminate()
         _, errors = process.communicate(timeout=LONGEST)
@@ -119,7 +112,7 @@ def _records_answers_of_a_suspension(engine: Factory, folder: Path) -> bool:
     gate, messages = Gate(), FREE + CONCURRENCY
     with gated(gate) as server, engine(folder, None) as url:
         stage = scene.set_up(folder, server.url, failed=messages, url=url, concurrency=CONCURRENCY)
-        with stage.start("-m", "retrycli", "run-once", settings=SHORT) as process:
+        with stage.start("-m", "retrycli", "run-once", settings=SHORT) as process, gate:
             wait_until(lambda: gate.held == CONCURRENCY or process.poll() is not None)
             process.send_signal(signal.SIGSTOP)
             gate.let_through()
@@ -134,7 +127,7 @@ def _records_answers_of_a_suspension(engine: Factory, folder: Path) -> bool:
 def test_a_second_signal_leaves_claims_to_lapse(gate: Gate, server: Sandbox, tmp_path: Path, url: str) -> None:
     """The second signal may prevent the record of answers that have arrived."""
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
-    with stage.start("-m", "retrycli", "run-once") as process:
+    with stage.start("-m", "retrycli", "run-once") as process, gate:
         gate.wait_until_held(CONCURRENCY, process)
         wait_until(lambda: _has_ended_by_another_sigterm(process))
     assert process.returncode == 143
@@ -149,7 +142,6 @@ def test_a_second_signal_leaves_claims_to_lapse(gate: Gate, server: Sandbox, tmp
     others = MESSAGES - delivered - claimed
     assert stage.count("retrycli_queue WHERE state = 'waiting'") == others
 
-    gate.let_through()
     now = utc_now()
     assert stage.run_once_at(now).sent == others, "the claims still hold"
     after = stage.run_once_at(now + NEXT_TICK)
