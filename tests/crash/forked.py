@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVarTuple
 
 from retrycli import load_settings
 from retrycli.engine.ports import PassIdentity
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-Start = TypeVar("Start")
+    from tests.crash.scene import Scene
+
+Rest = TypeVarTuple("Rest")
 
 IMPORTED_LATE = (
     "alembic.command",
@@ -114,15 +116,15 @@ def forking(folder: Path) -> Iterator[Run]:
 
 
 def kill_at_each_point(
-    run: Run, start: Callable[[], AbstractContextManager[Start]], wanted: Callable[[Start], Wanted], met: set[str]
-) -> Iterator[tuple[Start, Ended]]:
+    run: Run, wanted: Wanted, met: set[str], start: Callable[[], AbstractContextManager[tuple[Scene, *Rest]]]
+) -> Iterator[tuple[tuple[Scene, *Rest], Ended]]:
     """Kill passes from equal starts, each at the first point that is not in `met`, until a pass reaches no other one.
 
     Yield each start after its kill, and the killed process. Add its point to `met`.
     """
     while True:
         with start() as there:
-            ended = run(replace(wanted(there), met=sorted(met)))
+            ended = run(replace(wanted, config=str(there[0].config), met=sorted(met)))
             if not ended.killed:
                 return
             assert ended.point not in met

@@ -65,7 +65,7 @@ class Field:
     scenes: int = 0
 
     @contextmanager
-    def copied(self, url: str) -> Iterator[Scene]:
+    def copied(self, url: str) -> Iterator[tuple[Scene]]:
         self.scenes += 1
         folder = self.folder / f"{self.scenes}"
         folder.mkdir()
@@ -74,7 +74,7 @@ class Field:
             text = stage.config.read_text().replace('base_url = ""', 'kind = "application"')
             stage.config.write_text(text.replace("[gateway]", f"{STATUS}[gateway]"))
             acceptance.accept(load_settings(stage.config), by="anna")
-            yield stage
+            yield (stage,)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_pass_killed_at_any_point_hands_each_message_over_once(
         before: Counter[int] = Counter()
         bounced: set[int] = set()
         if answers:
-            with ground.copied(url) as stage:
+            with ground.copied(url) as (stage,):
                 assert not ground.run(Wanted(str(stage.config), 0)).killed
                 sender = Sender(stage)
                 sender.work(utc_now())
@@ -134,11 +134,9 @@ def test_a_pass_killed_at_any_point_hands_each_message_over_once(
 
 def kill_everywhere(ground: Field, url: str, ahead: timedelta, before: Counter[int], bounced: set[int]) -> None:
     met: set[str] = set()
-
-    def wanted(stage: Scene) -> Wanted:
-        return Wanted(str(stage.config), ahead.total_seconds())
-
-    for stage, _ in kill_at_each_point(ground.run, partial(ground.copied, url), wanted, met):
+    for (stage,), _ in kill_at_each_point(
+        ground.run, Wanted("", ahead.total_seconds()), met, partial(ground.copied, url)
+    ):
         wait_until_forgotten(stage)
         if ahead == timedelta(0):
             assert_nothing_is_half_done(stage)

@@ -9,7 +9,6 @@ import signal
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
@@ -22,7 +21,6 @@ import pytest
 from sqlalchemy import make_url
 
 from retrycli.operations.sandbox import Behaviour, Sandbox
-from tests.benchmarks.processes import Server
 from tests.cli.command import LONGEST, wait_until
 from tests.crash import scene
 from tests.crash.scene import FIRST_TICKET
@@ -249,46 +247,3 @@ def _check_passes(stage: Scene, messages: int) -> None:
     results = dict(stage.rows("SELECT result, sum(sent) FROM retrycli_passes GROUP BY result"))
     assert results.keys() == {"completed", "interrupted"}
     assert sum(results.values()) == messages
-
-
-# -- how fast two of them are ----------------------------------------------------------------------------------------
-
-DUE, ROUNDS, DELAY_MS, TIMES_AS_FAST = 2_000, 5, 20, 1.8
-ALL_ARE_DUE = (
-    "UPDATE pending_messages SET status = 'failed', sent_at = NULL WHERE status = 'sent'",
-    "DELETE FROM retrycli_attempts",
-    """
-    INSERT INTO retrycli_queue (
-        message_id, state, next_attempt_at, delivery_key, first_failed_at, unknown_count, ticket
-    ) SELECT id, 'waiting', created_at, id, created_at, 0, ticket_id FROM pending_messages WHERE status = 'failed'
-    """,
-)
-
-
-@pytest.mark.long
-@pytest.mark.alone
-def test_two_hosts_deliver_nearly_twice_as_many_messages_per_second(tmp_path: Path, url: str) -> None:
-    """The API is slow, so the concurrency limits the rate.
-
-    The best round counts, because load on the machine can only slow a round down.
-    """
-    with Server(DELAY_MS) as server:
-        stage = scene.set_up(tmp_path, server.url, failed=DUE, url=url, concurrency=8)
-        stage.make_tables()
-        rates: defaultdict[int, list[float]] = defaultdict(list)
-        for hosts in (1, 2) * ROUNDS:
-            rates[hosts].append(_messages_a_second(stage, hosts))
-    print("\nhosts, and messages a second:", {hosts: [round(result) for result in own] for hosts, own in rates.items()})
-    assert max(rates[2]) >= TIMES_AS_FAST * max(rates[1])
-
-
-def _messages_a_second(stage: Scene, hosts: int) -> float:
-    for statement in ALL_ARE_DUE:
-        stage.change(statement)
-    with ExitStack() as until_the_end:
-        for number in range(hosts):
-            settings = {"run.lock_file": stage.folder / f"{number}.lock"}
-            until_the_end.enter_context(stage.start("-m", "retrycli", "run-once", settings=settings))
-    [(sent, took)] = stage.rows("SELECT count(*), max(finished_at) - min(started_at) FROM retrycli_attempts")
-    assert sent == DUE + 1  # one message was already sent at the start
-    return float(sent / took.total_seconds())

@@ -89,10 +89,6 @@ class Start:
     arrived: Sequence[Received] = ()
     killed: dict[int, str] = field(default_factory=dict)
 
-    @property
-    def seconds(self) -> float:
-        return self.ahead.total_seconds()
-
 
 @dataclass
 class Field:
@@ -115,11 +111,8 @@ class Field:
 
     def kill_everywhere(self, start: Start, met: set[str], *, thorough: bool) -> None:
         """Kill passes at each point that is not in `met`, and check that later passes repair the result."""
-
-        def wanted(there: tuple[Scene, Api]) -> Wanted:
-            return Wanted(str(there[0].config), start.seconds, thorough=thorough)
-
-        for (stage, api), ended in kill_at_each_point(self.run, partial(self.scene_from, start), wanted, met):
+        wanted = Wanted("", start.ahead.total_seconds(), thorough=thorough)
+        for (stage, api), ended in kill_at_each_point(self.run, wanted, met, partial(self.scene_from, start)):
             self._check_repair(start, stage, api, ended)
 
     def _check_repair(self, start: Start, stage: Scene, api: Api, ended: Ended) -> None:

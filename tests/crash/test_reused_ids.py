@@ -128,12 +128,9 @@ def ground(engine: Factory, tmp_path: Path) -> Iterator[Ground]:
 @pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)], ids=["some", "all"])
 def test_rows_may_be_rewritten_after_a_pass_was_killed_at_any_point(ground: Ground, *, thorough: bool) -> None:
     met: set[str] = set()
-
-    def wanted(there: tuple[Scene, Api]) -> Wanted:
-        return Wanted(str(there[0].config), 0, thorough=thorough)
-
+    wanted = Wanted("", 0, thorough=thorough)
     with ground.empty() as url:
-        for (stage, api), _ in kill_at_each_point(ground.run, partial(ground.copy, url), wanted, met):
+        for (stage, api), _ in kill_at_each_point(ground.run, wanted, met, partial(ground.copy, url)):
             wait_until_forgotten(stage)
             rewrite(stage)
             before = len(api.requests)
@@ -155,11 +152,9 @@ def test_a_pass_that_finds_rewritten_rows_may_be_killed_at_any_point(ground: Gro
             rewrite(stage)
             yield stage, api, len(api.requests)
 
-    def wanted(there: tuple[Scene, Api, int]) -> Wanted:
-        return Wanted(str(there[0].config), LATER.total_seconds(), thorough=True)
-
+    wanted = Wanted("", LATER.total_seconds(), thorough=True)
     with ground.empty() as url:
-        for (stage, api, before), _ in kill_at_each_point(ground.run, partial(rewritten, url), wanted, met):
+        for (stage, api, before), _ in kill_at_each_point(ground.run, wanted, met, partial(rewritten, url)):
             wait_until_forgotten(stage)
             clear_up(stage, utc_now() + 2 * LATER)
             check(stage, api, before)
