@@ -198,12 +198,13 @@ class Application:
         return {next(iter(row.values())): row for row in found}
 
     def row(self, message_id: int) -> Row:
-        return self.rows()[message_id]
+        [row] = self.execute("SELECT * FROM pending_messages WHERE id = ?", message_id)
+        return row
 
     def state(self, message_id: int) -> object:
         """Return a message's state in retrycli's queue, or None if it is not in the queue."""
-        found = self.rows("retrycli_queue").get(message_id)
-        return found and found["state"]
+        found = self.execute("SELECT state FROM retrycli_queue WHERE message_id = ?", message_id)
+        return found[0]["state"] if found else None
 
     def last_pass(self) -> Row:
         return self.execute("SELECT * FROM retrycli_passes ORDER BY started_at DESC LIMIT 1")[0]

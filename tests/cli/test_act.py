@@ -71,7 +71,7 @@ def facts(done: Finished) -> dict[str, int]:
 
 def due(application: Application, message_id: int) -> datetime:
     """Return the time of a message's next attempt."""
-    at = application.rows("retrycli_queue")[message_id]["next_attempt_at"]
+    [(at,)] = application.asked("SELECT next_attempt_at FROM retrycli_queue WHERE message_id = ?", message_id)
     return datetime.fromisoformat(str(at)).replace(tzinfo=UTC)
 
 
