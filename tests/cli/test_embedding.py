@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from tests.cli.api import held_back
 from tests.cli.command import LONGEST, wait_until
 from tests.conftest import on_both
 from tests.environment import BARE
+from tests.web.test_serve import is_listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,13 +44,18 @@ class Served:
 
     def get(self, path: str, user: str = "anna") -> httpx.Response:
         """Return the response to a user's request."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self._path))) as client:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self._path)), timeout=LONGEST) as client:
             return client.get(f"http://application{path}", headers={"X-Remote-User": user})
 
     def api(self, path: str) -> dict[str, Any]:
         """Return the body of the API's response."""
         found: dict[str, Any] = self.get(f"/api/messages/{path}").json()
         return found
+
+    def read_until(self, words: str, *, times: int = 1) -> None:
+        """Read lines of the output until this number of them contain some words."""
+        assert self.process.stdout is not None
+        assert len([*islice((line for line in self.process.stdout if words in line), times)]) == times
 
     def end(self) -> str:
         """Wait until the server has ended by SIGTERM, and return the rest of its output."""
@@ -91,7 +98,7 @@ def served(folder: Path, variables: Mapping[str, str], *options: str, app: str =
         text=True,
     ) as process:
         try:
-            wait_until(path.exists, process)
+            wait_until(lambda: is_listening(path), process)
             yield Served(process, path)
         finally:
             process.terminate()
@@ -101,9 +108,9 @@ def test_it_delivers_during_its_lifespan_and_stops(application: Application, san
     application.fill()
     with served(tmp_path, application.variables(sandbox.url)) as running:
         wait_until(lambda: running.api("scheduler/overview")["messages"]["waiting"] == 1, running.process)
-        status = running.api("scheduler/status")
+        asked, status = datetime.now(UTC).replace(microsecond=0), running.api("scheduler/status")
         assert (status["running"], status["retry_interval_minutes"], status["max_retries"]) == (True, 0.01, 10)
-        assert datetime.fromisoformat(status["next_run"]) > datetime.now(UTC) - timedelta(minutes=1)
+        assert datetime.fromisoformat(status["next_run"]) >= asked
         assert running.get("/api/messages/scheduler/status", user="").status_code == 401
         page = running.get("/messages/")
         assert (page.status_code, "Failed messages" in page.text) == (200, True)
@@ -123,9 +130,7 @@ def test_it_stops_after_the_answer_to_a_request_in_flight(application: Applicati
     with held_back() as (api, gate), served(tmp_path, application.variables(api.url), app="watched:app") as running:
         assert gate.reached.wait(LONGEST)
         running.process.terminate()
-        assert running.process.stdout is not None
-        while "the scheduler was asked to stop" not in running.process.stdout.readline():
-            pass
+        running.read_until("the scheduler was asked to stop")
         assert application.row(101)["status"] == "failed"
         gate.opened.set()
         running.end()
@@ -134,7 +139,9 @@ def test_it_stops_after_the_answer_to_a_request_in_flight(application: Applicati
 
 
 def test_one_of_several_workers_makes_the_passes(application: Application, sandbox: Sandbox, tmp_path: Path) -> None:
-    with served(tmp_path, application.variables(sandbox.url), "--workers", "2") as running:
+    workers = ("--workers", "2", "--timeout-worker-healthcheck", f"{LONGEST}")
+    with served(tmp_path, application.variables(sandbox.url), *workers) as running:
+        running.read_until("Application startup complete", times=2)
         wait_until(lambda: len(application.rows("retrycli_passes")) >= 3, running.process)
         # Read the passes now: when the worker that makes them has stopped, the other one may take over before it stops.
         passes = application.rows("retrycli_passes").values()
@@ -148,9 +155,6 @@ def test_it_continues_after_a_pass_without_a_database(tmp_path: Path) -> None:
     """Otherwise deliveries would stop for good, unnoticed."""
     gone = {"RETRYCLI_DATABASE__URL": "sqlite:///gone.db", "TICKETING_API_BASE_URL": "http://127.0.0.1:9"}
     with served(tmp_path, gone) as running:
-        assert running.process.stdout is not None
-        failures = 0
-        while failures < 2:
-            failures += "Message retry pass failed: no database at " in running.process.stdout.readline()
+        running.read_until("Message retry pass failed: no database at ", times=2)
         running.process.terminate()
         assert "Application shutdown complete" in running.end()

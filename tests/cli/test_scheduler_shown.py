@@ -48,9 +48,9 @@ def desk(cli: Cli, application: Application, crontab: Crontab, tmp_path: Path) -
 
 @contextmanager
 def an_application(application: Application, passes: int = 0) -> Iterator[None]:
-    """Run a scheduler that has made this number of passes, the newest at the last tick."""
+    """Run a scheduler that was started before the last tick, and has made this number of passes, the newest at it."""
     last = next_tick() - TICK
-    clock = Steered(last - passes * TICK)
+    clock = Steered(last - (passes + 1) * TICK)
     with scheduler_of(application.settings(API), clock):
         for ago in reversed(range(passes)):
             clock.settle_at(last - ago * TICK + BY_THEN)
@@ -167,8 +167,9 @@ def test_an_application_that_runs_but_makes_no_passes_is_named(desk: Cli, applic
         hangs = f"the application ({ME}) is running, but its passes fail or hang; see its log"
         assert f"no pass has begun since then: {hangs}" in desk("status").stdout
         assert findings(desk, "passes")[0][2] == hangs
+    due = next_tick()
     with scheduler_of(application.settings(API), Steered(datetime.now(UTC))):
-        due, [(_, _, remedy)] = next_tick(), findings(desk, "passes")
+        [(_, _, remedy)] = findings(desk, "passes")
         words = f"the application ({ME}) was started too late for the last scheduled pass; the next pass is due at "
         assert remedy in {words + utc_text(due), words + utc_text(next_tick())}
 

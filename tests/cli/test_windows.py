@@ -26,16 +26,9 @@ CUSTOMER, SUPPLIER, INTERNAL = 5, 6, 7
 ALWAYS = "daily 00:00-24:00"
 WINDOWS, ZONE = "RETRYCLI_SCHEDULE__WINDOWS", "RETRYCLI_SCHEDULE__TIMEZONE"
 TO_CUSTOMERS = "RETRYCLI_SCHEDULE__TYPES__CUSTOMER__WINDOWS"
-
-
-def opening() -> datetime:
-    """Return the next time at which the windows of `closed` open."""
-    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 12 * HOUR
-
-
-def closed() -> str:
-    """Return a window in UTC that opens in about twelve hours."""
-    return f"daily {opening():%H:%M}-{opening() + HOUR:%H:%M}"
+OPENS = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 12 * HOUR
+CLOSED = f"daily {OPENS:%H:%M}-{OPENS + HOUR:%H:%M}"
+"""A window in UTC that opens in about twelve hours."""
 
 
 def sent(application: Application) -> set[object]:
@@ -57,7 +50,7 @@ def test_a_pass_sends_only_types_whose_windows_are_open(
     at_work: Cli, application: Application, variables: Mapping[str, str], left: set[int]
 ) -> None:
     application.fill_due()
-    now = at_work.having({ZONE: "UTC"} | {name: text.replace("closed", closed()) for name, text in variables.items()})
+    now = at_work.having({ZONE: "UTC"} | {name: text.replace("closed", CLOSED) for name, text in variables.items()})
     assert now.json("status")["messages"]["due"] == 3 - len(left)
     assert now.json("run-once")["sent"] == 3 - len(left)
     assert sent(application) == {CUSTOMER, SUPPLIER, INTERNAL} - left
@@ -72,13 +65,13 @@ def test_the_windows_of_a_file_are_read_with_its_zone(
 ) -> None:
     """In Kiritimati it is always fourteen hours later than in UTC."""
     application.fill_due()
-    later = opening() + 14 * HOUR
+    later = OPENS + 14 * HOUR
     text = f"daily {later:%H:%M}-{later + HOUR:%H:%M}"
     lines = ["[schedule]", 'timezone = "Pacific/Kiritimati"', "[schedule.types.customer]", f'windows = ["{text}"]']
     (tmp_path / "retrycli.toml").write_text("\n".join(lines) + "\n")
     here = cli.having(application.variables(sandbox.url))
     [state] = here.json("status")["windows"]
-    assert state == {"types": ["customer"], "open": False, "next_opening": f"{opening():%Y-%m-%dT%H:%M:%SZ}"}
+    assert state == {"types": ["customer"], "open": False, "next_opening": f"{OPENS:%Y-%m-%dT%H:%M:%SZ}"}
     assert here.json("run-once")["sent"] == 2
     shown = {entry["key"]: entry["value"] for entry in here.json("config", "show")["settings"]}
     assert shown["schedule.timezone"] == "Pacific/Kiritimati"
@@ -89,8 +82,8 @@ def test_the_windows_of_a_file_are_read_with_its_zone(
 def test_status_groups_the_types_and_says_until_when_they_are_closed(at_work: Cli) -> None:
     zone = {ZONE: "UTC"}
     assert at_work.json("status")["windows"] == []
-    text = f"{opening():%Y-%m-%dT%H:%M:%SZ}"
-    now = at_work.having(zone | {WINDOWS: closed(), TO_CUSTOMERS: ALWAYS})
+    text = f"{OPENS:%Y-%m-%dT%H:%M:%SZ}"
+    now = at_work.having(zone | {WINDOWS: CLOSED, TO_CUSTOMERS: ALWAYS})
     assert now.json("status")["windows"] == [
         {"types": ["customer"], "open": True, "next_opening": None},
         {"types": ["supplier", "internal"], "open": False, "next_opening": text},
@@ -102,14 +95,14 @@ def test_status_groups_the_types_and_says_until_when_they_are_closed(at_work: Cl
 
 def test_explain_names_the_window_and_its_next_opening(at_work: Cli, application: Application) -> None:
     application.add(17)
-    now = at_work.having({ZONE: "UTC", TO_CUSTOMERS: closed()})
+    now = at_work.having({ZONE: "UTC", TO_CUSTOMERS: CLOSED})
     now("run-once")
     [gate] = [gate for gate in now.json("explain", "17")["gates"] if gate["name"] == "window"]
     assert gate == {
         "name": "window",
         "open": False,
-        "figure": f"{closed()}; opens at",
-        "time": f"{opening():%Y-%m-%dT%H:%M:%SZ}",
+        "figure": f"{CLOSED}; opens at",
+        "time": f"{OPENS:%Y-%m-%dT%H:%M:%SZ}",
     }
     assert "Next: `retrycli retry 17` attempts it now\n" in now.on_terminal("explain", "17").text
     [gate] = [gate for gate in at_work.json("explain", "17")["gates"] if gate["name"] == "window"]
@@ -118,14 +111,14 @@ def test_explain_names_the_window_and_its_next_opening(at_work: Cli, application
 
 def test_the_dry_run_counts_the_messages_outside_their_windows(at_work: Cli, application: Application) -> None:
     application.fill_due()
-    now = at_work.having({ZONE: "UTC", TO_CUSTOMERS: closed()})
+    now = at_work.having({ZONE: "UTC", TO_CUSTOMERS: CLOSED})
     found = now.json("run-once", "--dry-run")
     assert ({message["id"] for message in found["would_send"]}, found["withheld"]) == ({SUPPLIER, INTERNAL}, 1)
 
 
 def test_an_operator_can_send_while_the_window_is_closed(at_work: Cli, application: Application) -> None:
     application.add(17)
-    now = at_work.having({ZONE: "UTC", WINDOWS: closed()})
+    now = at_work.having({ZONE: "UTC", WINDOWS: CLOSED})
     assert now("run-once").returncode == 0
     assert now("retry", "17").returncode == 0
     assert sent(application) == {17}
@@ -136,7 +129,7 @@ def test_a_message_that_expires_while_its_window_is_closed_is_escalated_when_it_
 ) -> None:
     application.add(17, hours_ago=5)
     expire = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "4", ZONE: "UTC"}
-    now = at_work.having(expire | {WINDOWS: closed()})
+    now = at_work.having(expire | {WINDOWS: CLOSED})
     assert now.json("run-once")["escalated"] == 0
     counts = now.json("status")["messages"]
     assert (counts["due"], counts["expired"], counts["expired_due"]) == (0, 1, 0)
@@ -148,7 +141,7 @@ def test_a_message_that_expires_while_its_window_is_closed_is_escalated_when_it_
 
 def test_metrics_count_no_due_message_outside_its_window(at_work: Cli, application: Application) -> None:
     application.fill_due()
-    now = at_work.having({ZONE: "UTC", WINDOWS: closed()})
+    now = at_work.having({ZONE: "UTC", WINDOWS: CLOSED})
     now("run-once")
     assert "retrycli_due_messages 0.0" in now("metrics").stdout
     assert "retrycli_due_messages 3.0" in at_work("metrics").stdout

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from retrycli.web.sessions import COOKIE
+from tests.cli.command import LONGEST
 from tests.conftest import on_sqlite
 from tests.systems.chromium import PROGRAM, Chromium, chromium
 from tests.web.test_serve import add_token, address_of, served, serving
@@ -68,6 +69,7 @@ def page(served: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Poll
             data={"token": token},
             headers={"Sec-Fetch-Site": "same-origin"},
             trust_env=False,
+            timeout=LONGEST,
         )
         browser.set_cookie(COOKIE, sign_in.cookies[COOKIE], address)
         browser.resize(1280)

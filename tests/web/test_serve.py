@@ -54,7 +54,7 @@ def serving(cli: Cli, *options: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def over(uds: Path) -> httpx.Client:
-    return httpx.Client(transport=httpx.HTTPTransport(uds=str(uds)), base_url=f"http://{HOST}")
+    return httpx.Client(transport=httpx.HTTPTransport(uds=str(uds)), base_url=f"http://{HOST}", timeout=LONGEST)
 
 
 def address_of(process: subprocess.Popen[str]) -> str:
@@ -69,8 +69,8 @@ def test_a_bearer_token_gets_the_specified_status(served: Cli) -> None:
     token = add_token(served)
     with serving(served, "--port", "0") as process:
         url = address_of(process) + STATUS
-        assert httpx.get(url, trust_env=False).status_code == 401
-        body = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, trust_env=False).json()
+        assert httpx.get(url, trust_env=False, timeout=LONGEST).status_code == 401
+        body = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=LONGEST).json()
         assert sorted(body) == ["max_retries", "next_run", "retry_interval_minutes", "running"]
     assert process.returncode == 143
 
@@ -140,7 +140,7 @@ def test_behind_a_proxy_every_address_has_the_root_path(served: Cli, tmp_path: P
     with (
         serving(served, "--uds", uds, "--root-path", "/desk") as process,
         proxy(uds, "/desk" if strips else "") as address,
-        httpx.Client(base_url=address, headers=headers, trust_env=False) as client,
+        httpx.Client(base_url=address, headers=headers, trust_env=False, timeout=LONGEST) as client,
     ):
         wait_until(lambda: is_listening(uds), process)
         assert client.get(f"/desk{STATUS}").status_code == 200
@@ -246,7 +246,9 @@ def test_the_demo_serves_the_console_over_the_example(cli: Cli) -> None:
     token = said[-1].rpartition(" ")[2].strip()
     address = said[-2].split()[-1].removesuffix("/messages/")
     try:
-        answer = httpx.get(address + STATUS, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+        answer = httpx.get(
+            address + STATUS, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=LONGEST
+        )
     finally:
         process.terminate()
         done = end(process)
@@ -273,7 +275,7 @@ def test_a_database_that_is_away_is_said_at_the_start(served: Cli, tmp_path: Pat
     away = served.having({"RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/away.db"})
     process = away.start("serve", "--port", "0")
     address = address_of(process)
-    assert httpx.get(f"{address}/livez", trust_env=False).status_code == 200
-    assert httpx.get(f"{address}/readyz", trust_env=False).status_code == 503
+    assert httpx.get(f"{address}/livez", trust_env=False, timeout=LONGEST).status_code == 200
+    assert httpx.get(f"{address}/readyz", trust_env=False, timeout=LONGEST).status_code == 503
     process.terminate()
     assert "no database at" in end(process).stderr
