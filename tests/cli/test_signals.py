@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.cli.application import Application
     from tests.cli.command import Cli
 
-pytestmark = [on_both, pytest.mark.real]
+pytestmark = [on_both, pytest.mark.forked]
 
 
 ENDS = pytest.mark.parametrize(
@@ -137,6 +137,6 @@ def test_ctrl_c_during_startup_is_not_an_error(cli: Cli, application: Applicatio
     """An operator who notices a mistyped command may press Ctrl-C during the imports."""
     (cli.cwd / "sitecustomize.py").write_text(dedent(AT_AN_IMPORT))
     env = application.variables("http://127.0.0.1:9") | {"PYTHONPATH": str(cli.cwd), "INTERRUPTED": module}
-    done = cli("status", env=env)
+    done = cli.real()("status", env=env)
     assert (done.returncode, done.stdout) == (130, "")
     assert "Traceback" not in done.stderr

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ PACKAGE = Path(retrycli.__file__).parent
 SUGGESTED = re.compile(r"(?<![\w/.`-])retrycli (?:" + "|".join(HOMES) + r")\b")
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """The base class of all errors about wrong arguments."""
+built = cache(get_command)
 SUGGESTED_ANYWHERE = re.compile(SUGGESTED.pattern.replace("`", ""))
 
 
@@ -270,7 +272,7 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 def is_command(words: Sequence[str]) -> bool:
     """Return True if the program accepts these words as a command with its arguments."""
-    command = get_command(app)
+    command = built(app)
     context = command.make_context("retrycli", [], resilient_parsing=True)
     rest = list(words)
     while rest and isinstance(command, TyperGroup) and (found := command.get_command(context, rest[0])) is not None:

@@ -103,7 +103,7 @@ def test_pages_together_are_the_list(application: Application, database: Databas
     for sort in SORTS:
         for wanted in (ANY, Filter(state=State.WAITING), Filter(due_by=NOON + 2 * HOUR), Filter(error="none")):
             whole = [*views.ids(wanted, sort=sort)]
-            for size in (1, 3, 11, 22, 23):
+            for size in (1, 11, 23) if wanted is ANY else (3, 22):
                 found = [*pages(views, sort, size, wanted)]
                 assert [message_id for page in found for message_id in page] == whole, (sort, wanted, size)
                 assert [len(page) for page in found[:-1]] == [size] * (len(found) - 1)

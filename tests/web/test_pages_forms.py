@@ -193,6 +193,10 @@ def stripped(root: str) -> Callable[[Desk], Browser]:
     return make
 
 
+@pytest.mark.long_except(
+    "test_every_link_and_form_is_right_below_any_path[sqlite-stripped]",
+    "test_every_link_and_form_is_right_below_any_path[sqlite-mounted below a path with a space]",
+)
 @pytest.mark.parametrize(
     "make",
     [served(""), served("/desk"), served("/a/b"), stripped("/desk"), mounted("/outgoing"), mounted("/my desk/ä")],
