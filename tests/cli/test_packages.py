@@ -94,7 +94,7 @@ def test_without_a_base_url_the_destination_is_the_kind(cli: Cli, application: A
         ("raise KeyError('hush-hush')", "unknown", "the gateway pigeon raised KeyError"),
         ("return None", "unknown", "the gateway pigeon returned no outcome, or one without error"),
         ("return Outcome(OutcomeKind.REFUSED)", "unknown", "the gateway pigeon returned no outcome, or one without"),
-        ("import asyncio; await asyncio.sleep(60)", "unknown", "the gateway pigeon raised TimeoutError"),
+        ("import asyncio; await asyncio.sleep(600)", "unknown", "the gateway pigeon raised TimeoutError"),
         ("return Outcome(OutcomeKind.REFUSED, error=queued.message.fields['body'])", "refused", "…"),
         ("return Outcome(OutcomeKind.REFUSED, error='geheim')", "refused", "***"),
     ],
@@ -104,7 +104,8 @@ def test_whatever_a_gateway_does_ends_one_attempt(
 ) -> None:
     command = install(cli, application, tmp_path, code=code)
     application.add(101, body="The body is longer than sixteen characters.")
-    settings = {"RETRYCLI_GATEWAY__REQUEST_TIMEOUT_SECONDS": "0.5", "RETRYCLI_GATEWAY__TOKEN": "geheim"}
+    seconds = "0.5" if "sleep" in code else "60"
+    settings = {"RETRYCLI_GATEWAY__REQUEST_TIMEOUT_SECONDS": seconds, "RETRYCLI_GATEWAY__TOKEN": "geheim"}
     assert command("run-once", env=settings).returncode == 0
     [attempt] = application.rows("retrycli_attempts").values()
     assert attempt["outcome"] == outcome

@@ -230,7 +230,7 @@ def test_blocked_calls_are_limited_and_later_messages_are_not_sent(
     assert THREADS.count == 2
     gate.set()
     wait_until(lambda: THREADS.count == 0)
-    assert deliver(settings).kind is OutcomeKind.DELIVERED
+    assert deliver(settings.model_copy(update={"request_timeout_seconds": 60})).kind is OutcomeKind.DELIVERED
 
 
 def test_a_late_result_is_taken_over_and_no_message_has_two_calls(tmp_path: Path, gate: threading.Event) -> None:
@@ -265,19 +265,17 @@ def test_coroutines_share_an_event_loop_so_that_clients_can_be_kept(tmp_path: Pa
     assert {outcome.external_id for outcome in found} == {"1"}
 
 
-def test_calls_run_at_the_same_time_and_never_more_than_allowed(tmp_path: Path) -> None:
-    code = """
-most, now, lock = 0, 0, threading.Lock()
-def send(message):
-    global most, now
-    with lock:
-        now += 1
-        most = max(most, now)
-    time.sleep(0.05)
-    with lock:
-        now -= 1
-    return str(most)
-"""
-    outcomes = deliver_all(sender(tmp_path, code), *(new() for _ in range(12)), connections=4)
+def test_calls_run_at_the_same_time_and_never_more_than_allowed(tmp_path: Path, gate: threading.Event) -> None:
+    async def held() -> tuple[int, list[Outcome]]:
+        settings = sender(tmp_path, BLOCKING["sync"], request_timeout_seconds=60)
+        async with PythonGateway(settings, connections=4) as gateway:
+            calls = [asyncio.create_task(gateway.deliver(new())) for _ in range(12)]
+            for _ in range(100):  # by then, each call that may begin has begun
+                await asyncio.sleep(0)
+            running = THREADS.count
+            gate.set()
+            return running, await asyncio.gather(*calls)
+
+    running, outcomes = asyncio.run(held())
+    assert running == 4
     assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
-    assert max(int(outcome.external_id or 0) for outcome in outcomes) == 4
