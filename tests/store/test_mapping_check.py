@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from retrycli.domain.errors import SchemaMismatch
+from retrycli.domain.message import Message
 from retrycli.domain.table_mapping import parse_mapping
 from retrycli.store.database import Database
 from retrycli.store.left_out import count_left_out
@@ -116,6 +117,25 @@ def test_sqlite_chooses_no_ticket_among_several(mails: Open) -> None:
     assert {tuple(each) for each in found} == {(1, None), (2, "DESK-4707")}
 
 
+@pytest.mark.parametrize(
+    ("source", "recipient", "copies"),
+    [
+        ({"from": "sent_to", "split": ";"}, "a@b.example", ["c@d.example"]),
+        ("sent_to", "a@b.example; c@d.example", []),
+    ],
+)
+def test_only_a_column_that_is_split_has_several_addresses(
+    mails: Open, source: object, recipient: str, copies: list[str]
+) -> None:
+    its = row(1, "'Failed'", sent_to="'a@b.example; c@d.example'", ticket_id="7", message_type="'customer'")
+    database = mails("ALTER TABLE mails ADD COLUMN sent_to TEXT", its, columns={"recipient_email": source})
+    with database.read() as connection:
+        [found] = connection.execute(database.messages.select()).mappings()
+    message = Message.from_row(found)
+    assert message.needs_recipient
+    assert (message.fields["recipient_email"], message.fields["cc_emails"]) == (recipient, copies)
+
+
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 def test_a_value_that_can_not_be_converted_is_not_quoted(mails: Open) -> None:
     database = mails(row(1, "'Failed'"), columns={"ticket_id": {"sql": "CAST(body AS integer)"}})
@@ -219,7 +239,7 @@ def test_the_rehearsal_needs_no_tables_of_retrycli_and_leaves_none(mails: Open) 
         ("status VARCHAR(20)", STATUS, ["'Failed'", "'Sent'"], 1, []),
         ("status VARCHAR(20)", STATUS, ["'Sent'"], 0, []),
         ("status INTEGER", {"failed": 1, "sent": 0}, ["2", "0"], 0, [2]),
-        ("status BOOLEAN", {"failed": False, "sent": True}, ["true", "false"], 1, []),
+        ("status BOOLEAN", {"failed": False, "sent": True}, ["true", "false", "false"], 2, []),
     ],
 )
 def test_counts_the_statuses_that_the_settings_name_and_others(

@@ -110,6 +110,8 @@ def test_each_action_has_a_form_and_shows_its_result_and_its_operator(
     browser = escalated.browser("anna")
     done = browser.submit(browser.open("/id/9"), f"/id/9/{act}", **values)
     assert (done.status, done.url) == (200, f"{PAGES}/id/9")
+    waiting, still = (int(state[1] == each) for each in ("waiting", "escalated"))
+    assert f"waiting{waiting} due{waiting} sending0 escalated{still}" in browser.open("/").words
     assert words in done.words
     assert (escalated.application.row(9)["status"], escalated.application.state(9)) == state
     assert "by anna" in done.words

@@ -15,6 +15,7 @@ from retrycli.domain.outcome import (
     RETRY_AFTER_CAP,
     OutcomeKind,
     kind_of_status,
+    may_have_arrived,
     one_line,
     parse_retry_after,
 )
@@ -103,6 +104,16 @@ def test_each_outcome_shows_life_or_an_outage_or_neither() -> None:
     assert {"delivered", "refused", "permanent"} == ALIVE
     assert {"unknown", "transient", "unreachable"} == OUTAGE
     assert set(OutcomeKind) - ALIVE - OUTAGE == {"throttled", "unauthorized", "invalid"}
+
+
+def test_a_server_may_have_stored_a_message_before_it_failed() -> None:
+    may = [
+        (kind, status) for kind in OutcomeKind for status in (None, *range(100, 600)) if may_have_arrived(kind, status)
+    ]
+    unknown = [(OutcomeKind.UNKNOWN, status) for status in (None, *range(100, 600))]
+    assert sorted(may, key=str) == sorted(
+        [*unknown, *((OutcomeKind.TRANSIENT, status) for status in (500, 502, 504))], key=str
+    )
 
 
 def test_an_outcome_is_frozen() -> None:

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.errors import ConfigurationError, DatabaseBusy
+from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.passes import BreakerOpened, ResultKept
 from retrycli.domain.transition import Claim, Decision, Route, WriteResult
+from retrycli.engine.ports import SYNC_INTERVAL
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.results import Results
-from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, Stage, during
+from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, Stage, during
 
 
 class Held(Claims):
@@ -71,6 +72,7 @@ class HeldResults(Results):
         free = [message for message in settled if message.message_id not in self._claims.ids]
         held = frozenset(message.message_id for message in settled) & self._claims.ids
         self._claims.found_held.append(set(held))
+        assert len(self._claims.found_held) < 500, "the pass does not end"
         return super().record(claim, free, now)._replace(locked=held)
 
     def begin(
@@ -110,11 +112,20 @@ def test_a_message_locked_to_the_end_is_left_to_a_later_pass(stage: Stage) -> No
     assert stage.states() == {2: "sending"}
 
 
-def test_a_locked_message_is_not_retried_in_each_transaction(stage: Stage) -> None:
+def test_a_locked_message_is_retried_once_a_second(stage: Stage) -> None:
     stage.add(*range(1, 60))
     held = hold(stage, 2)
-    assert stage.run().sent == 58
-    assert sum(2 in ids for ids in held.found_held[:-25]) <= 2
+    tries = []
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 40:
+            stage.clock.now += SYNC_INTERVAL
+        if queued.message_id == 59:
+            tries.append(sum(2 in ids for ids in held.found_held))
+        return DELIVERED
+
+    assert stage.run(answer).sent == 58
+    assert tries == [2]
 
 
 def test_a_message_unlocked_before_the_end_is_written(stage: Stage) -> None:
@@ -284,6 +295,28 @@ def test_a_signal_ends_a_pass_with_saved_answers_though_a_table_is_locked(stage:
     assert stage.clock.now - began < timedelta(seconds=5)
     assert stage.events.of(ResultKept) == [ResultKept(1)]
     assert stage.states() == {1: "sending", 2: "waiting"}
+
+
+def test_a_signal_reports_no_answers_as_saved_if_the_database_is_gone(stage: Stage) -> None:
+    """Until the claims expired, the application held all locks. Then the database is lost while the pass gives up."""
+    stage.add(1)
+    held = hold(stage)
+    late: list[str] = []
+
+    def locked_then_gone(step: str) -> bool:
+        late.extend([step] if stage.clock.now >= START + RULES.lease else [])
+        if len(late) > 2:
+            raise DatabaseUnavailable("the server has gone away")
+        return True
+
+    def answers(_: QueuedMessage) -> Outcome:
+        held.busy = locked_then_gone
+        stage.stop_requested = True
+        return DELIVERED
+
+    with pytest.raises(DatabaseBusy):
+        stage.run(answers)
+    assert not stage.events.of(ResultKept)
 
 
 def test_an_invalid_configuration_found_late_ends_the_pass_without_losing_answers(stage: Stage) -> None:
