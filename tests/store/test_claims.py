@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeEngine
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.identity import digest_of
+from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET, digest_of
 from retrycli.domain.message import EscalationReason, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
@@ -1072,6 +1072,20 @@ def test_without_a_sent_at_column_none_is_written(bare_application: Application)
         with bare_application.watched() as changed:
             claims.results.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
     assert changed == {1: {"status": "sent", "last_error": None}}
+
+
+def test_only_a_delivery_that_its_row_does_not_show_is_of_any_ticket(bare_application: Application) -> None:
+    bare_application.add_all([{}] * 3)
+    with opened(bare_application) as database:
+        claims = send(database, [1, 2, 3])
+        ended = (
+            (Transition.delivered(), DELIVERED),
+            (Transition.unwritten(), DELIVERED),
+            (Transition.released(), DOWN),
+        )
+        claims.results.record(PASS, [settled(number, *how) for number, how in enumerate(ended, 1)], ANSWERED_AT)
+        births = [row["birth"] for number in (1, 2, 3) for row in attempt_rows(database, number)]
+    assert births == [f"{BY_TICKET}{TICKET}", OF_ANY_TICKET, f"{BY_TICKET}{TICKET}"]
 
 
 def plan_of(database: Database, statement: tuple[str, Any]) -> str:

@@ -61,9 +61,23 @@ def row(message_id: int, status: str, **values: str) -> str:
     return f"INSERT INTO mails ({', '.join(columns)}) VALUES ({', '.join(columns.values())})"
 
 
+NO_COLUMN = '(no such column: {0}|column "{0}" does not exist)'
+
+
+def refused(setting: str, why: str) -> str:
+    """Return the pattern of a complete error, which quotes neither a row nor a statement."""
+    return rf"database\.{setting} can't be used with mails: {why}; correct database\.{setting}"
+
+
 def test_settings_that_fit_the_table_are_accepted(mails: Open) -> None:
+    """A row that the condition leaves out may have two tickets."""
     database = mails(
-        *TICKETS, row(1, "'Failed'"), columns={"ticket_id": {"sql": NUMBER}}, where="subject IS NULL -- a comment"
+        *TICKETS,
+        "INSERT INTO tickets VALUES (6, 'DESK-4706'), (6, 'DESK-4707')",
+        row(1, "'Failed'"),
+        row(2, "'Failed'", ticket_id="6", subject="'x'"),
+        columns={"ticket_id": {"sql": NUMBER}},
+        where="subject IS NULL -- a comment",
     )
     check_expressions(database)
     check_values(database)
@@ -72,12 +86,12 @@ def test_settings_that_fit_the_table_are_accepted(mails: Open) -> None:
 
 def test_an_expression_with_an_error_is_named(mails: Open) -> None:
     database = mails(columns={"subject": {"sql": "lower(title)"}, "body": {"sql": "'x'"}})
-    with pytest.raises(SchemaMismatch, match=r"^database\.columns\.subject can't be used with mails: .*title"):
+    with pytest.raises(SchemaMismatch, match=f"^{refused('columns.subject', NO_COLUMN.format('title'))}$"):
         check_expressions(database)
 
 
 def test_a_condition_with_an_error_is_named(mails: Open) -> None:
-    with pytest.raises(SchemaMismatch, match=r"^database\.where can't be used with mails: .*template_id"):
+    with pytest.raises(SchemaMismatch, match=f"^{refused('where', NO_COLUMN.format('template_id'))}$"):
         check_expressions(mails(where="template_id IS NULL"))
 
 
@@ -136,13 +150,29 @@ def test_only_a_column_that_is_split_has_several_addresses(
     assert (message.fields["recipient_email"], message.fields["cc_emails"]) == (recipient, copies)
 
 
+COMPLAIN = (
+    "CREATE FUNCTION complain(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION USING MESSAGE = $1; END'"
+)
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("sql", "why"),
+    [
+        ("CAST(body AS integer)", "it can't be evaluated for a value in the table"),
+        ("complain(body)", "a function in it raises an error"),
+    ],
+)
+def test_an_expression_that_fails_for_a_value_is_named_without_the_value(mails: Open, sql: str, why: str) -> None:
+    database = mails(COMPLAIN, row(1, "'Failed'"), columns={"ticket_id": {"sql": sql}})
+    for check in (check_expressions, check_values):
+        with pytest.raises(SchemaMismatch, match=f"^{refused('columns.ticket_id', why)}$"):
+            check(database)
+
+
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 def test_a_value_that_can_not_be_converted_is_not_quoted(mails: Open) -> None:
     database = mails(row(1, "'Failed'"), columns={"ticket_id": {"sql": "CAST(body AS integer)"}})
-    for check in (check_expressions, check_values):
-        with pytest.raises(SchemaMismatch, match=r"^database\.columns\.ticket_id") as told:
-            check(database)
-        assert "secret" not in str(told.value)
     with pytest.raises(SchemaMismatch, match="`retrycli table check` names it") as told, database.read() as connection:
         connection.execute(database.messages.select())
     assert "secret" not in str(told.value)
@@ -196,7 +226,9 @@ def test_a_value_that_is_no_label_of_an_enumeration_is_named(mails: Open) -> Non
         "ALTER TABLE mails ALTER status TYPE states USING CAST(status AS states)",
         words={"failed": "failed", "sent": "delivered"},
     )
-    with pytest.raises(SchemaMismatch, match=r"^database\.status\.sent can't be used .*invalid input value for enum"):
+    with pytest.raises(
+        SchemaMismatch, match=refused("status.sent", 'invalid input value for enum states: "delivered"')
+    ):
         check_expressions(database)
 
 
