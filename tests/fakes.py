@@ -77,12 +77,18 @@ def in_turn(*outcomes: Outcome) -> Answer:
 
 
 class Clock:
-    """A clock that stands still unless a test, a delivery or a sleep moves it."""
+    """A clock that stands still unless a test, a delivery or a sleep moves it.
+
+    A pass that never ends reads it again and again, so the number of reads is limited.
+    """
 
     def __init__(self) -> None:
         self.now = START
+        self._reads = 0
 
     def __call__(self) -> datetime:
+        self._reads += 1
+        assert self._reads < 100_000, "the pass does not end"
         return self.now
 
     async def sleep(self, seconds: float) -> None:

@@ -187,10 +187,15 @@ def test_columns_that_are_written_are_shown_with_the_privileges(desk: Cli, origi
 
 
 def test_failed_rows_outside_the_condition_are_counted(desk: Cli, original: Application) -> None:
-    original.add(102, ticket_id=4, subject="Newsletter")
+    """A column with data that no setting names is listed, too."""
+    original.execute("ALTER TABLE pending_messages ADD COLUMN html_body TEXT")
+    original.add(102, ticket_id=4, subject="Newsletter", html_body="<p>")
+    assert "not sent" not in findings(desk, "table check", code=0)
     mapped = described(desk, "[database]\nwhere = \"subject <> 'Newsletter'\"")
     said = "1 failed row does not meet database.where"
-    assert said in findings(mapped, "table check", code=0)["where"]["found"]
+    found = findings(mapped, "table check", code=0)
+    assert said in found["where"]["found"]
+    assert found["not sent"]["found"].endswith("that no setting names: html_body")
     assert said in mapped("status").stdout
     assert mapped.json("status")["left_out"] == 1
 

@@ -359,7 +359,7 @@ def test_a_manual_attempt_records_its_operator(application: Application, databas
     claims.claim_one(HAND, 1, NOON)
     begin(claims, [1], HAND, made_by="Zoë")
     (row,) = attempt_rows(database, 1)
-    assert (row["made_by"], row["pass_id"]) == ("Zoë", None)
+    assert (row["made_by"], row["pass_id"], row["probe"]) == ("Zoë", None, None)
 
 
 def test_messages_are_loaded_completely_in_the_requested_order(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Column, Text, update
+from sqlalchemy import Column, Text, select, update
 
 from retrycli.domain.errors import DatabaseBusy
 from retrycli.domain.fingerprint import fingerprint
@@ -321,17 +321,19 @@ def test_a_message_with_a_reused_id_is_new(
     application: Application, database: Database, enrolment: Enrolment, state: State
 ) -> None:
     """SQLite reuses the id of a deleted newest row. A message being sent stays until its outcome is known."""
-    application.add_all([{}, {}])
+    application.add_all([{"retry_count": 3}, {}])
     put(database, 1, state)
     key = queue_rows(database)[1]["delivery_key"]
     enrol(database, [2])
     application.delete(1)
-    application.add(id=1, ticket_id=TICKET + 1, created_at=naive(NOON))
+    application.add(id=1, ticket_id=TICKET + 1, created_at=naive(NOON), retry_count=0)
     assert retire(enrolment, ALL) == (state is not State.SENDING)
     if state is not State.SENDING:
         assert fresh_ids(enrolment) == [1]
         enrolment.enrol([(entry(1)[0], NOON, TICKET + 1)], NOON)
         assert queue_rows(database)[1]["delivery_key"] != key
+        m = database.messages.c
+        assert database.rows(select(m.retry_count).where(m.id == 1)) == [(0,)]
         assert retire(enrolment, ALL) == 0
 
 
