@@ -25,6 +25,11 @@ on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sql
 """Marks that select a test's databases. ``on_sqlite`` overrides ``on_both`` for single tests of a module."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that records what the program shows (`tests/recorded.py`)."""
+    parser.addoption("--record", action="store_true", help="write the files in tests/golden, do not compare them")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Start a watchdog, ignore settings from the environment, put the tests' folders in memory, and enable signals.
 
