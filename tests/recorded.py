@@ -50,8 +50,9 @@ five minutes does not depend on the second in which a command runs."""
 NOW = BEGAN + timedelta(minutes=7)
 """The time in a scene when a command runs. Files show it as ten past, because it is rounded up."""
 STEP = timedelta(minutes=5)
-TIME = re.compile(r"(\d{4}-\d\d-\d\d)([T ])(\d\d:\d\d)(:\d\d)?(\.\d+)?(Z|[+-]\d\d:\d\d)?")
+TIME = re.compile(r"(\d{4}-\d\d-\d\d)([T ]| *\n)(\d\d:\d\d)(:\d\d)?(\.\d+)?(Z| UTC|[+-]\d\d:\d\d)?")
 DAY = re.compile(r"(?<=dates from )\d{4}-\d\d-\d\d\b(?! )")
+AGE = re.compile(r'(_age_seconds(?:", "labels": \{\}, "value":)? )(\d+\.\d+)')
 UUID = re.compile(r"\b[0-9a-f]{8}-(?!8a6c-4d2e)[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 """A UUID that is not the key of a message in `demo.OUTBOX`."""
 ANSWERS: dict[str, Answer] = {
@@ -65,7 +66,7 @@ ANSWERS: dict[str, Answer] = {
 MAPPED = demo.OUTBOX_SETTINGS + "\n[schedule.types.supplier]\nmax_retries = 1\n"
 SHIFTED = ("birth", "seen_updated_at")
 """Columns of retrycli's tables with a copy of an application's time, as text."""
-WIDTH = 112
+WIDTH = 150
 """JSON that fits into this width is one line."""
 
 
@@ -73,7 +74,8 @@ class _Api(Sandbox):
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
         if method == "POST" and (ticket := path.split("/")[2:3]) and ticket[0] in ANSWERS:
             return ANSWERS[ticket[0]]
-        return super().answer(method, path, key, body)
+        status, content = super().answer(method, path, key, body)
+        return status, {**content, "id": 1} if "id" in content else content  # other scenes use the API too
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,25 @@ class Scene:
             (re.escape(this_python()), "/usr/bin/python3"),
             (rf"\b{re.escape(socket.gethostname())}\b", "mill"),
             (rf"\bcrontab of {re.escape(login)}\b", "crontab of anna"),
+            (rf'("owner": "){re.escape(login)}"', r'\g<1>anna"'),
+            (r"\bcron (print|install) --user( --run-as root)?", r"cron \g<1>"),  # root must name itself
+            (r"\brcli_[\w-]{43}", f"rcli_{'x' * 43}"),
             (r"(\bpid\W{1,3})\d+", r"\g<1>4242"),
             (r'("duration_(?:seconds|ms)": )[\d.]+', r"\g<1>0.1"),
             (r"\bafter \d+\.\d s\b", "after 0.1 s"),
+            (
+                r"began 7 min(?: \d+ s)? ago; there should be one every\s+15\s+min",
+                "began 7 min ago; there should be one every 15 min",
+            ),
+            (r"the database is on [\w.]+", "the database is on tmpfs"),
+            (r"\bWyJ[\w-]{40,}", "WyJ1234567890"),  # a cursor with a time
+            (r"\b1\.\d+e\+09|\b1\d{9}\.\d", f"{BEGAN.timestamp():.1f}"),
+            # Bars of a chart begin at full hours.
+            (r"(?m)^((?:Attempts|Delivered) +[\d,]+) [ ▁-█]*$", r"\g<1> (curve)"),
+            (r"\n?(Delivering [━╸╺ ]+\d+/[\d?]+ [\d:]+\n)+\n?", "\n"),  # as often as the time permits
         ):
             text = re.sub(found, shown, text)
+        text = AGE.sub(lambda at: f"{at[1]}{float(at[2]) // 60 * 60}", text)
         text = UUID.sub(lambda at: known.setdefault(at[0], f"{len(known) + 1:08}-0000-4000-8000-000000000000"), text)
         text = TIME.sub(self._constant_time, DAY.sub("2026-03-01", text))
         return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
@@ -119,7 +135,7 @@ class Scene:
         day, between, minute, second, fraction, zone = at.groups()
         if second is None and zone is None:  # an example in a text
             return at[0]
-        time = datetime.fromisoformat(f"{day}T{minute}{second or ''}{zone or '+00:00'}")
+        time = datetime.fromisoformat(f"{day}T{minute}{second or ''}{(zone or 'Z').replace(' UTC', 'Z')}")
         offset = time.utcoffset() or timedelta()
         since = time - self.now + (NOW - BEGAN)
         if abs(since) > timedelta(days=400):
@@ -202,6 +218,9 @@ class Scenes:
             connection.execute("UPDATE retrycli_attempts SET duration_ms = 180")
             # On another host, cron may still run. The next passes are then predicted from this one, not from the clock.
             connection.execute("UPDATE retrycli_passes SET host = 'mill'")
+            # A message that has failed since then is due.
+            failed = "outbox SET state = 2" if is_mapped else "pending_messages SET status = 'failed'"
+            connection.execute(f"UPDATE {failed} WHERE {'ticket' if is_mapped else 'ticket_id'} = 4722")
             connection.commit()
         return scene.folder
 
@@ -223,7 +242,7 @@ def _shift(connection: sqlite3.Connection, by: timedelta) -> None:
 
 
 def readable(text: str) -> str:
-    """Lay JSON out so that a diff of it can be read: a value that fits is one line."""
+    """Lay a JSON object out in lines of at most `WIDTH` characters, so that a diff of it can be read."""
     return "\n".join(_laid_out(json.loads(text), "", ""))
 
 
@@ -235,8 +254,17 @@ def _laid_out(value: Any, indent: str, name: str) -> Iterator[str]:  # noqa: ANN
     start, end = "{}" if isinstance(value, dict) else "[]"
     yield f"{indent}{name}{start}"
     parts = [(f"{json.dumps(key)}: ", part) for key, part in value.items()] if isinstance(value, dict) else None
+    kept = ""
     for key, part in parts or [("", each) for each in value]:
-        yield from _laid_out(part, indent + " ", key)
+        first, *rest = _laid_out(part, indent + " ", key)
+        if rest or not kept or len(f"{kept}, {first}") > WIDTH or isinstance(part, dict):
+            yield from [kept] * bool(kept)
+            kept = ""
+        if rest:
+            yield from (first, *rest)
+        else:
+            kept = f"{kept}, {first.strip()}" if kept else first
+    yield from [kept] * bool(kept)
     yield f"{indent}{end}"
 
 
