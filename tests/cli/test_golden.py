@@ -14,6 +14,7 @@ import pytest
 from typer.main import get_command
 
 from retrycli.cli import app
+from tests.cli.command import COLUMNS
 from tests.cli.test_cron import OWN
 from tests.recorded import Scenes, check, readable, recorded
 from tests.users import need_own_program
@@ -42,6 +43,7 @@ class Run:
     """What an operator types at each question on a terminal."""
     env: Mapping[str, str] | None = None
     ways: str = "terminal piped json"
+    columns: int = COLUMNS
     mapped: str = "terminal"
     """The ways in which it is also shown over the mapped table. Most values are the same in all ways."""
 
@@ -79,7 +81,9 @@ SCENARIOS: dict[str, Sequence[Run]] = {
         *once("run-once", before=("pause --for 2h --reason 'new certificate'",)),
         *seen("run-once --dry-run", before=("pause --for 2h --reason 'new certificate'",)),
         *once("--log-level INFO run-once", env=DEAD, ways="piped"),
-        *wrong("run-once --limit 0", "run-once --wait-lock long"),
+        *wrong(
+            "run-once --limit 0", "run-once --limit 2147483649", "run-once --wait-lock long", "run-once --wait-lock -1"
+        ),
     ],
     "status": [
         Run("status"),
@@ -93,13 +97,21 @@ SCENARIOS: dict[str, Sequence[Run]] = {
         Run("list-failed --header --reason invalid", ways="piped", mapped=""),
         *seen("list-failed --error nothing"),
         *wrong("list-failed --sort size", "list-failed --ticket ''", "list-failed --older-than 7"),
-        *wrong("list-failed --after x"),
+        *wrong("list-failed --after x", "list-failed --limit 2147483649"),
     ],
     "retry": [
         Run("retry {6}"),
         *seen("retry 7 8"),
         *asked("retry --type customer --state waiting", mapped=""),
-        *wrong("retry", "retry 99", "retry 2", "retry {11}", "retry 5 --by ' '", "retry --error nothing --yes"),
+        *wrong(
+            "retry",
+            "retry 99",
+            "retry 2",
+            "retry {11}",
+            "retry 5 --by ' '",
+            f"retry 5 --by {'x' * 256}",
+            "retry --error nothing --yes",
+        ),
     ],
     "escalations": [Run("escalations"), Run("escalations --header", ways="piped", mapped="")],
     "escalations ack": [
@@ -143,6 +155,7 @@ SCENARIOS: dict[str, Sequence[Run]] = {
         *once("requeue --error recipient --canary 1 --abort-over 0% --yes"),
         *seen("requeue 5", before=("reject 5 --reason x",)),
         *wrong("requeue", "requeue 5", "requeue 11", "requeue 5 --type customer", "requeue 5 --at yesterday"),
+        *wrong("requeue 5 --at 9999-12-31", "requeue 5 --canary 0"),
         *wrong("requeue 5 --at 2001-01-01", "requeue 5 --spread all", "requeue 5 --abort-over 30%"),
         *wrong("requeue 5 --canary 1 --abort-over most", "requeue --fingerprint ' ' --yes"),
     ],
@@ -150,7 +163,13 @@ SCENARIOS: dict[str, Sequence[Run]] = {
         Run("reject {5} --reason 'no longer needed'", ways="terminal", answers=("y",)),
         *once("reject 5 --reason 'no longer needed'", ways="piped json"),
         *asked("reject --type internal --reason 'no longer needed'", mapped=""),
-        *wrong("reject 5", "reject 5 --reason ' '", "reject 2 --reason x", "reject 99 --reason x"),
+        *wrong(
+            "reject --error '' --reason x --yes",
+            "reject 5",
+            "reject 5 --reason ' '",
+            "reject 2 --reason x",
+            "reject 99 --reason x",
+        ),
     ],
     "pause": [
         *once("pause --for 2h --reason 'new certificate'"),
@@ -199,13 +218,13 @@ SCENARIOS: dict[str, Sequence[Run]] = {
         *wrong("init", "--config new.toml init --database-url sqlite:///gone.db"),
     ],
     "config": [],
-    "config show": [*once("config show", ways="terminal json")],
+    "config show": [*once("config show", ways="terminal json", columns=120)],  # the path of the database on one line
     "config check": [Run("config check"), *wrong("config check", env={"RETRYCLI_SCHEDULE__JITTER": "2"})],
     "cron": [],
     "cron print": [*once(shlex.join(["cron", "print", *OWN]))],
     "cron install": [*asked(shlex.join(["cron", "install", *OWN]), mapped="")],
-    "cron check": [
-        *once("cron check --user", before=(shlex.join(["cron", "install", *OWN, "--yes"]),)),
+    "cron check": [  # not on a terminal, because the width of a column depends on the user's name
+        *once("cron check --user", before=(shlex.join(["cron", "install", *OWN, "--yes"]),), ways="piped json"),
     ],
     "cron remove": [
         *asked("cron remove --user", before=(shlex.join(["cron", "install", *OWN, "--yes"]),), mapped=""),
@@ -315,7 +334,7 @@ def called(run: Run, scene: Scene, way: str) -> tuple[str, int, str]:
     line = "; ".join(shlex.join(["retrycli", *each]) for each in earlier) + "; " * bool(earlier)
     line = scene.plain(line + shlex.join([*variables, "retrycli", *args])).strip()
     if way == "terminal":
-        screen = cli.on_terminal(*args, answers=run.answers)
+        screen = cli.on_terminal(*args, columns=run.columns, answers=run.answers)
         return line, screen.returncode, scene.plain(screen.text)
     done = cli(*args)
     out = readable(done.stdout) if way == "json" and done.stdout else done.stdout
