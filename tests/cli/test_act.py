@@ -246,17 +246,6 @@ def test_on_a_terminal_the_operator_sees_messages_and_may_decline(
     assert application.dump() == before
 
 
-def test_an_operator_who_confirms_sees_the_result(at_work: Cli, application: Application) -> None:
-    escalate(application, 11, 12)
-    screen = at_work.on_terminal(
-        *("requeue", "--type", "customer", "--at", "2099-01-02 03:04", "--spread", "2h"), answers=["y"]
-    )
-    assert screen.returncode == 0
-    assert re.search(r"Requeue 2 messages for 2099-01-02 03:04[+-]\d\d:\d\d over 2 h\? \[y/N\] y", screen.text)
-    assert screen.text.endswith("Requeued 2 messages.\nNext: retrycli list-failed --state waiting\n")
-    assert [application.state(message_id) for message_id in (11, 12)] == ["waiting", "waiting"]
-
-
 # -- canaries --------------------------------------------------------------------------------------------------------
 
 
@@ -674,34 +663,6 @@ def test_acknowledging_by_a_filter_selects_unacknowledged_escalations(at_work: C
     again = at_work("escalations", "ack", "11")
     assert (again.returncode, again.stderr) == (4, "retrycli: message 11 was already acknowledged by anna\n")
     assert acts(application) == [(11, "anna", "acknowledged"), (12, "bert", "acknowledged")]
-
-
-@pytest.mark.parametrize(("message_id", "why"), [("30", "is not escalated"), ("99", "no message 99")])
-def test_a_note_requires_an_escalated_message(
-    at_work: Cli, application: Application, message_id: str, why: str
-) -> None:
-    application.add(30, hours_ago=0)
-    done = at_work("escalations", "note", message_id, "phoned them")
-    assert (done.returncode, done.stdout) == (4, "")
-    assert why in done.stderr
-    assert at_work.json("escalations") == {"escalations": [], "groups": []}
-
-
-def test_show_lists_actions_among_the_attempts(cli: Cli, application: Application) -> None:
-    escalate(application, 11)
-    with Scripted(REJECTS) as api:
-        at_work = cli.having(application.variables(api.url))
-        at_work("escalations", "ack", "11", "--by", "anna")
-        at_work("retry", "11", "--by", "bert")
-        at_work("requeue", "11", "--by", "cleo")
-    found = at_work.json("show", "11")
-    assert [(action["by"], action["act"]) for action in found["acts"]] == [
-        ("anna", "acknowledged"),
-        ("cleo", "requeued"),
-    ]
-    history = at_work("show", "11").stdout.splitlines()[-3:]
-    assert [entry.split("\t")[1] for entry in history] == ["anna", "bert", "cleo"]
-    assert [entry.split("\t")[3] for entry in history] == ["acknowledged", "permanent", "requeued"]
 
 
 # -- hostile text ----------------------------------------------------------------------------------------------------

@@ -97,12 +97,6 @@ def test_on_a_terminal_it_shows_a_table_with_a_remedy_below_each_finding(desk: C
     assert screen.text.endswith("Next: fix what failed, then `retrycli doctor`\n")
 
 
-def test_piped_output_has_one_line_per_finding(desk: Cli) -> None:
-    lines = [line.split("\t") for line in desk("doctor").stdout.splitlines()]
-    assert {len(line) for line in lines} == {4}
-    assert {line[0] for line in lines} == {"ok"}
-
-
 def test_an_unknown_variable_is_a_failed_check_and_not_an_error(desk: Cli) -> None:
     assert levels(desk.having({"RETRYCLI_DATABSE__URL": "x"}), code=3) == {"settings": "failure"}
 

@@ -33,8 +33,8 @@ from retrycli.store.passes import Ledger
 from retrycli.store.schema import queue
 from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted, held_back
 from tests.cli.application import Application
-from tests.cli.command import COLUMNS, end
-from tests.cli.test_lists import LOCAL_TIME, UTC_TIME
+from tests.cli.command import end
+from tests.cli.test_lists import LOCAL_TIME
 from tests.conftest import on_sqlite
 
 if TYPE_CHECKING:
@@ -679,33 +679,6 @@ def waiting(at_work: Cli, application: Application) -> Cli:
     return at_work
 
 
-def test_on_a_terminal_it_shows_gates_next_attempt_and_command(waiting: Cli) -> None:
-    screen = waiting.on_terminal("explain", "8")
-    assert max(map(len, screen.text.splitlines())) <= COLUMNS
-    assert re.search(r"^status       yes   failed ", screen.text, re.MULTILINE)
-    assert re.search(rf"^wait         no    due at +{LOCAL_TIME}$", screen.text, re.MULTILINE)
-    assert re.search(rf"Next attempt  {LOCAL_TIME}\nNext: `retrycli retry 8` attempts it now\n$", screen.text)
-
-
-def test_piped_output_has_one_tab_separated_line_per_gate(waiting: Cli) -> None:
-    lines = [line.split("\t") for line in waiting("explain", "8").stdout.splitlines()]
-    assert lines[0] == ["status", "true", "failed", ""]
-    assert [(name, is_open) for name, is_open, *_ in lines[:-1] if is_open != "true"] == [("wait", "false")]
-    assert lines[-1][0] == "Next attempt"
-    assert re.fullmatch(UTC_TIME, lines[-1][1])
-
-
-def test_json_has_the_gates_as_a_list(waiting: Cli) -> None:
-    found = waiting.json("explain", "8")
-    assert list(found) == ["id", "ticket_id", "message_type", "gates", "next_attempt_at", "holds"]
-    names = [gate["name"] for gate in found["gates"]]
-    assert names == [
-        *("status", "data", "escalation", "claim", "wait", "retry_after", "tries", "expiry", "pause"),
-        *("hold", "window", "breaker", "last_pass", "disk", "limit", "rate", "cron"),
-    ]
-    assert all(list(gate) == ["name", "open", "figure", "time"] for gate in found["gates"])
-
-
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
@@ -780,12 +753,6 @@ def test_predicts_no_attempt_for_messages_behind_a_probe(cli: Cli, application: 
         assert at_work.json("explain", str(last))["next_attempt_at"] is not None
         application.execute("DELETE FROM pending_messages WHERE id < ?", last)
         assert re.search(rf"Next attempt {LOCAL_TIME}", at_work.on_terminal("explain", str(last)).words)
-
-
-def test_a_missing_message_cannot_be_explained(waiting: Cli) -> None:
-    done = waiting("explain", "99")
-    assert (done.returncode, done.stdout) == (4, "")
-    assert "no message 99" in done.stderr
 
 
 @on_sqlite

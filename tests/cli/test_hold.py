@@ -133,22 +133,6 @@ def test_a_hold_with_a_duration_ends_by_itself(at_work: Cli, application: Applic
     assert at_work.json("run-once")["sent"] == 1
 
 
-def test_the_commands_say_what_they_did_and_the_suggested_one_works(at_work: Cli, application: Application) -> None:
-    application.fill_due()
-    screen = at_work.on_terminal("pause", "--ticket", "the tea", "--type", "customer")
-    assert screen.text == (
-        "Held: ticket the tea, 0 waiting messages.\n"
-        "Held: type customer, 1 waiting message.\n"
-        "Passes send all other messages.\n"
-        "Next: `retrycli resume --ticket 'the tea' --type customer`, to end the holds\n"
-    )
-    screen = at_work.on_terminal("resume", "--ticket", "the tea", "--type", "customer")
-    assert screen.text == "Resumed: ticket the tea.\nResumed: type customer.\nNext: retrycli status\n"
-    screen = at_work.on_terminal("resume", "--ticket", "the tea")
-    assert screen.returncode == 0
-    assert screen.text.startswith("Nothing was held by these options; `retrycli status` lists the holds.\n")
-
-
 def test_a_second_hold_of_the_same_part_replaces_the_first_and_says_so(at_work: Cli, application: Application) -> None:
     application.add(17)
     assert at_work("pause", "--message", "17", "--for", "2h", "--by", "anna", "--reason", "wrong price").stderr == ""

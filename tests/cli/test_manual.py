@@ -31,25 +31,6 @@ def test_each_page_is_a_topic() -> None:
     assert len(set(TOPICS)) == len(TOPICS)
 
 
-def test_lists_each_page_with_its_first_sentence(cli: Cli) -> None:
-    done = cli("manual")
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = [line.split("\t") for line in done.stdout.splitlines()]
-    assert [topic for topic, _ in rows] == list(TOPICS)
-    for topic, sentence in rows:
-        assert sentence.endswith("."), topic
-        assert " ".join(page(topic).replace("`", "").split()).find(sentence) > 0, topic
-
-
-def test_the_list_has_one_line_per_page_in_80_columns_and_ends_with_the_next_command(cli: Cli) -> None:
-    screen = cli.on_terminal("manual")
-    assert screen.returncode == 0
-    *lines, last = screen.text.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == list(TOPICS)
-    assert max(map(cell_len, lines)) <= COLUMNS
-    assert last == "Next: retrycli manual getting-started"
-
-
 def test_a_piped_page_is_its_markdown_file(cli: Cli) -> None:
     done = {topic: cli("manual", topic) for topic in TOPICS}
     said = {topic: (it.returncode, it.stdout, it.stderr) for topic, it in done.items()}

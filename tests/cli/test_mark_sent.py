@@ -216,12 +216,6 @@ def test_asks_for_confirmation_even_for_one_message(at_work: Cli, application: A
     assert "Marked 1 message as sent." in yes.words
 
 
-def test_json_output_reports_the_result(at_work: Cli, application: Application) -> None:
-    application.add(5)
-    told = at_work.json(*MARK, "5")
-    assert (told["act"], told["matched"], told["done"], told["refused"]) == ("marked_sent", 1, 1, [])
-
-
 def test_is_public_in_python(application: Application) -> None:
     application.add_due(2)
     settings = application.settings("http://127.0.0.1:9")

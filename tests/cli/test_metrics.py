@@ -109,15 +109,6 @@ def test_metrics_change_nothing(at_work: Cli, application: Application) -> None:
     assert application.dump() == before
 
 
-def test_json_has_the_same_metrics(at_work: Cli, application: Application) -> None:
-    application.fill()
-    assert at_work("run-once").returncode == 0
-    found = at_work.json("metrics")["metrics"]
-    assert {"name": "retrycli_attempts_total", "labels": {"outcome": "delivered"}, "value": 3} in found
-    names = {entry["name"] for entry in found}
-    assert names == {name.partition("/")[0] for name in read(at_work("metrics").stdout)}
-
-
 def test_on_a_terminal_metrics_end_with_the_next_step(at_work: Cli, measuring: Cli, folder: Path) -> None:
     assert at_work.on_terminal("metrics").text.endswith(
         "To have each pass write the metrics to a file, set metrics.path.\nNext: retrycli status\n"

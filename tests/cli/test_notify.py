@@ -371,13 +371,6 @@ def test_the_next_step_names_the_setting_of_the_failed_target(cli: Cli, hook: We
     assert both.text.endswith("Next: fix notify.urls and notify.ping_url, then `retrycli notify test`\n")
 
 
-def test_without_a_target_it_names_the_setting(cli: Cli) -> None:
-    done = cli("notify", "test")
-    assert done.returncode == 78
-    assert "neither notify.urls nor notify.ping_url is set" in done.stderr
-    assert "notify.urls_file" in done.stderr
-
-
 # -- secrets ---------------------------------------------------------------------------------------------------------
 
 

@@ -6,41 +6,21 @@ import os
 import pwd
 import re
 from datetime import UTC, datetime, timedelta
-from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
 import retrycli
-from retrycli.operations import pause
-from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Sandbox
 from tests.cli.command import COLUMNS, Cli
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from tests.cli.application import Application
-    from tests.cli.command import Shown
-    from tests.cli.conftest import Prepared
 
 pytestmark = on_both
 
 USER = pwd.getpwuid(os.getuid()).pw_name
-PASS_KEYS = [
-    "pass_id",
-    "host",
-    "pid",
-    "started_at",
-    "finished_at",
-    "result",
-    "reason",
-    "detail",
-    "sent",
-    "rescheduled",
-    "escalated",
-    "unknown",
-    "released",
-    "started_by",
-]
 
 
 def test_a_pause_stops_deliveries_until_it_is_ended(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
@@ -75,48 +55,6 @@ def test_a_second_pause_replaces_the_first(at_work: Cli, application: Applicatio
         assert at_work("pause", *arguments).returncode == 0
     [pause] = application.rows("retrycli_pause").values()
     assert (pause["until"], pause["reason"]) == (None, "long")
-
-
-def test_resume_reports_that_nothing_was_paused(at_work: Cli) -> None:
-    screen = at_work.on_terminal("resume")
-    assert (screen.returncode, screen.text) == (0, "Nothing was paused.\nNext: retrycli status\n")
-
-
-@pytest.fixture(scope="module")
-def passes(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Shown:
-    """Return the output for three passes: one with various outcomes, one with nothing due, and one during a pause."""
-    folder = tmp_path_factory.mktemp("passes")
-    with prepared(folder) as application, Sandbox(Behaviour(), rng=Random(0)) as sandbox:
-        application.fill()
-        application.add(9, body=None)
-        settings = application.settings(sandbox.url)
-        retrycli.run_once(settings)
-        retrycli.run_once(settings)
-        pause.pause(settings, reason="a very long reason " * 5)
-        retrycli.run_once(settings)
-        commands = ["passes", "passes --json", "passes --json --limit 2"]
-        return Cli(folder, application.variables("http://127.0.0.1:9")).show_all(piped=commands, on_terminal=["passes"])
-
-
-def test_passes_has_the_documented_keys_and_lists_the_newest_first(passes: Shown) -> None:
-    found = passes.json("passes --json")["passes"]
-    assert all(list(summary) == PASS_KEYS for summary in found)
-    assert [summary["result"] for summary in found] == ["paused", "completed", "completed"]
-    assert [(summary["sent"], summary["escalated"]) for summary in found] == [(0, 0), (0, 0), (3, 1)]
-    assert passes.json("passes --json --limit 2")["passes"] == found[:2]
-
-
-def test_piped_passes_have_all_counts(passes: Shown) -> None:
-    first = passes.piped["passes"].stdout.splitlines()[-1].split("\t")
-    assert first[2:] == ["completed", "3", "0", "1", "0", "0", "", "library"]
-
-
-def test_passes_fit_80_columns_on_a_terminal_and_show_their_results(passes: Shown) -> None:
-    screen = passes.screens["passes"]
-    assert max(map(len, screen.text.splitlines())) <= COLUMNS
-    assert re.search(r"completed  3 sent, 1 escalated *\n", screen.text)
-    assert re.search(r"completed  nothing was due *\n", screen.text)
-    assert screen.text.endswith("Next: retrycli status\n")
 
 
 # -- who paused, and until when --------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -27,24 +26,6 @@ path = "/cases/{ticket_id}/notes"
 ignores = ["cc_emails", "bcc_emails"]
 body = { text = "{body}", private = true }
 """
-
-
-def test_the_list_names_each_preset_and_its_capabilities(cli: Cli) -> None:
-    shown = cli("presets")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    rows = [line.split("\t") for line in shown.stdout.splitlines()]
-    assert [row[0] for row in rows] == known_presets()
-    assert ["generic", "A plain HTTP API", "cc, bcc, internal notes"] in rows
-    told = cli.json("presets")["presets"]
-    assert [entry["name"] for entry in told] == known_presets()
-    assert all(entry["checked"] for entry in told)
-
-
-def test_the_list_fits_a_terminal(cli: Cli) -> None:
-    screen = cli.on_terminal("presets")
-    assert screen.returncode == 0
-    assert max(map(len, screen.text.splitlines())) <= 80
-    assert re.search(r"Next: `retrycli presets show \S+`, or set gateway.preset", screen.words)
 
 
 @pytest.mark.parametrize("name", known_presets())

@@ -62,14 +62,6 @@ def test_writes_a_report_to_stdout_on_request(at_work: Cli, tmp_path: Path) -> N
     assert set(tmp_path.iterdir()) == before
 
 
-def test_on_a_terminal_it_names_the_file_and_the_next_step(at_work: Cli) -> None:
-    screen = at_work.on_terminal("report", "--html", "page.html")
-    assert re.fullmatch(
-        r"Wrote page\.html \(\d\d KiB\)\.\nNext: open the report in a browser, for example with xdg-open page\.html\n",
-        screen.text,
-    )
-
-
 def test_without_a_file_argument_it_writes_the_configured_one(at_work: Cli, tmp_path: Path) -> None:
     assert at_work("report", env={"RETRYCLI_REPORT__PATH": "set.html"}).returncode == 0
     assert (tmp_path / "set.html").exists()

@@ -26,20 +26,6 @@ from tests.store.conftest import Factory
 
 pytestmark = on_both
 
-JSON_KEYS = [
-    "pass_id",
-    "result",
-    "sent",
-    "rescheduled",
-    "escalated",
-    "unknown",
-    "released",
-    "reason",
-    "detail",
-    "duration_seconds",
-    "handed_over",
-]
-
 
 def changes(before: dict[object, Row], after: dict[object, Row]) -> dict[object, dict[str, object]]:
     """Return the changed columns of each changed row, with their new values."""
@@ -166,15 +152,6 @@ def test_module_and_script_find_a_configuration_file_in_the_directory(
 # -- what it says ----------------------------------------------------------------------------------------------------
 
 
-def test_json_has_exactly_the_documented_keys(at_work: Cli, application: Application) -> None:
-    application.fill()
-    summary = at_work.json("run-once")
-    assert list(summary) == JSON_KEYS
-    assert summary["result"] == "completed"
-    assert (summary["sent"], summary["reason"]) == (3, None)
-    assert application.last_pass()["id"] == summary["pass_id"]
-
-
 def test_an_idle_pass_is_silent_and_recorded(at_work: Cli, application: Application) -> None:
     application.add(8, hours_ago=0)
     done = at_work("run-once")
@@ -274,18 +251,6 @@ def test_a_dry_run_over_existing_tables_writes_nothing(at_work: Cli, application
     assert shown["oldest"] == min(message["created_at"] for message in listed)
     assert shown["destinations"] == {listed[0]["destination"]: 2}
     assert application.dump() == before
-
-
-def test_a_dry_run_on_a_terminal_says_that_nothing_was_sent(at_work: Cli, application: Application) -> None:
-    application.fill()
-    screen = at_work.on_terminal("run-once", "--dry-run")
-    assert re.search(
-        r"A pass would send 3 messages to http://127\.0\.0\.1:\d+\. Not checked: .* "
-        r"The oldest message dates from [-0-9]{10} [0-9:+]+, 3 hours ago\. Nothing was sent or written\.",
-        screen.words,
-    )
-    assert "ana@example.com" in screen.text
-    assert max(map(len, screen.text.splitlines())) <= 80
 
 
 def test_a_dry_run_reports_the_age_of_the_oldest_message_and_a_next_step(
@@ -403,21 +368,6 @@ def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
     )
     done = cli.json("run-once")
     assert (done["sent"], done["escalated"]) == (2, 5)
-
-
-def test_a_dry_run_during_a_pause_says_that_nothing_would_be_sent(at_work: Cli, application: Application) -> None:
-    application.fill()
-    at_work("pause", "--for", "2h", "--by", "ada")
-    screen = at_work.on_terminal("run-once", "--dry-run")
-    assert re.search(
-        r"Deliveries are paused by ada until [-0-9]{10} [0-9:+]+: a pass would send nothing now\. "
-        r"Without the pause, it would send 3 messages to http://\S+\.",
-        screen.words,
-    )
-    assert "A pass would send" not in screen.words
-    assert "ana@example.com" in screen.text
-    shown = at_work.json("run-once", "--dry-run")
-    assert (shown["count"], shown["paused"]["by"]) == (3, "ada")
 
 
 def test_a_dry_run_lists_only_a_probe_for_a_destination_that_is_down(cli: Cli, application: Application) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import stat
 import tomllib
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
@@ -180,16 +179,6 @@ def test_config_show_fits_a_terminal_of_80_columns(cli: Cli) -> None:
     assert screen.text.endswith("Next: retrycli config check\n")
 
 
-def test_config_check_reports_its_findings_and_sends_nothing(cli: Cli, application: Application) -> None:
-    env = application.variables("http://127.0.0.1:9")
-    found = cli.having(env).json("config", "check")
-    assert found["ok"] is True
-    assert found["database"] == str(application.path)
-    assert found["table"].startswith("pending_messages: id, ticket_id, message_type")
-    assert (found["tables"], found["api"], found["preset"]) == (f"version {HEAD}", "http://127.0.0.1:9", "generic")
-    assert found["lock"] == f"{application.path}.retrycli.lock"
-
-
 def test_config_check_finds_a_preset_that_names_a_missing_column(cli: Cli, application: Application) -> None:
     preset = cli.cwd / "preset.toml"
     preset.write_text('[messages.customer]\npath = "/t/{ticket_id}"\nbody = { to = "{reply_to}" }\n')
@@ -293,17 +282,6 @@ def test_db_prune_asks_and_does_nothing_without_confirmation(cli: Cli, applicati
     assert "1 attempt, 0 actions and 0 passes ended before" in screen.words
     assert screen.words.endswith("Deleted 1 attempt, 0 actions and 0 passes. Next: retrycli status")
     assert application.rows("retrycli_attempts") == {}
-
-
-def test_db_prune_requires_an_age(cli: Cli, application: Application) -> None:
-    known = cli.having(application.variables("http://127.0.0.1:9"))
-    assert "Missing option '--older-than'" in known("db", "prune").stderr
-    assert "is not a valid duration" in known("db", "prune", "--older-than", "old").stderr
-
-
-def test_version_prints_the_packages_version(cli: Cli) -> None:
-    assert cli("version").stdout == f"retrycli {version('retrycli')}\n"
-    assert cli.json("version") == {"version": version("retrycli")}
 
 
 def test_settings_of_the_machine_do_not_affect_results(at_work: Cli, tmp_path: Path) -> None:

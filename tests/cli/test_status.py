@@ -127,19 +127,6 @@ def test_two_intervals_and_nearly_five_minutes_are_not_late(
     assert at_work.json("status", "--check")["state"] == "ok"
 
 
-def test_a_pause_is_shown_with_author_end_and_reason(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
-    made_a_pass(application, sandbox)
-    assert at_work("pause", "--for", "2h", "--reason", "the API moves").returncode == 0
-    found = at_work.json("status", "--check", code=3)
-    assert (found["state"], found["running"]) == ("paused", False)
-    assert found["paused"]["reason"] == "the API moves"
-    assert found["paused"]["by"]
-    assert UTC_TIME.fullmatch(found["paused"]["until"])
-    screen = at_work.on_terminal("status")
-    assert re.search(r"Pause +by \w+ until [-0-9]{10} [0-9:+]+: the API moves\n", screen.text)
-    assert screen.text.endswith("Next: retrycli resume\n")
-
-
 def test_an_open_breaker_is_shown_as_down_with_its_end(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:

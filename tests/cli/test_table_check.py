@@ -15,7 +15,6 @@ from tests.conftest import on_both
 from tests.store.conftest import Factory
 
 if TYPE_CHECKING:
-    from retrycli.operations.sandbox import Sandbox
     from tests.cli.command import Cli
 
 pytestmark = on_both
@@ -90,13 +89,6 @@ def test_three_lines_of_settings_deliver_to_the_right_tickets(desk: Cli, origina
     assert mapped.json("run-once")["sent"] == 2
     assert sorted(requested(api)) == ["/tickets/4704/notes", "/tickets/4705/messages"]
     assert {original.row(number)["status"] for number in (101, 102)} == {"sent"}
-
-
-def test_a_foreign_key_to_the_number_itself_is_shown_without_a_warning(at_work: Cli, application: Application) -> None:
-    application.add(101, ticket_id=4711)
-    found = findings(at_work, "table check", code=0)["ticket"]
-    assert (found["level"], found["remedy"]) == ("ok", None)
-    assert "ticket_id refers to ticket_states.ticket_id; message 101 would go to" in found["found"]
 
 
 @pytest.mark.databases("sqlite")
@@ -198,10 +190,3 @@ def test_failed_rows_outside_the_condition_are_counted(desk: Cli, original: Appl
     assert found["not sent"]["found"].endswith("that no setting names: html_body")
     assert said in mapped("status").stdout
     assert mapped.json("status")["left_out"] == 1
-
-
-def test_on_a_terminal_it_says_what_to_do_next(desk: Cli, sandbox: Sandbox) -> None:
-    screen = desk.on_terminal("table", "check")
-    assert screen.returncode == 0
-    assert "WARN" in screen.text
-    assert screen.text.endswith("Next: retrycli run-once --dry-run\n")
