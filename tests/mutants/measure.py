@@ -1,0 +1,42 @@
+"""Measure which lines a Python process runs, under the name of the test that started the process.
+
+`tests.mutants.recording` copies this file into a virtual environment. Each process of the environment imports the copy
+when it starts.
+"""
+
+import atexit
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from coverage import Coverage
+
+PLACE = Path(sys.prefix).parent / "record"
+
+
+def _name() -> None:
+    """Name the measurement after the test that the nearest ancestor runs. The tests' own processes set their name."""
+    pid = os.getpid()
+    with suppress(OSError):  # no ancestor is visible in another PID namespace
+        while pid > 1 and not (PLACE / f"test-{pid}").exists():
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if pid not in {1, os.getpid()}:
+            MEASURING.switch_context((PLACE / f"test-{pid}").read_text())
+
+
+def _save() -> None:
+    with suppress(Exception):  # some tests simulate a full disk
+        MEASURING.stop()
+        MEASURING.save()
+
+
+MEASURING = Coverage(
+    PLACE / "data", data_suffix=True, config_file=False, include=(PLACE / "include").read_text().split()
+)
+MEASURING.set_option("run:patch", ["_exit"])
+MEASURING.set_option("run:disable_warnings", ["no-data-collected"])
+MEASURING.start()
+_name()
+atexit.register(_save)
+os.register_at_fork(after_in_child=_name)
