@@ -15,9 +15,11 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import islice
 from math import inf
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.environment import in_memory
 from tests.mutants.changes import Mutant
 from tests.mutants.recording import FIRST_FILES, PACKAGES, file_of, make_environment
 from tests.size import ROOT
@@ -52,6 +54,8 @@ class Job:
         self._project = self._folder / "project"
         shutil.copytree(ROOT, self._project, ignore=shutil.ignore_patterns(*NOT_COPIED))
         self._python, _ = make_environment(self._folder / "venv", str(self._project), str(PACKAGES))
+        self._databases = tempfile.mkdtemp(prefix="mutants-", dir=in_memory())
+        Finalize(self, shutil.rmtree, [self._databases], exitpriority=0)
         self._changes = 0
         self._reliable: dict[str, bool] = {}
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of the tests become our children
@@ -108,7 +112,7 @@ class Job:
         options = ("-p", "tests.mutants.hooks", "-p", "no:cacheprovider", *PLUGINS, "-q", "-n0", "--basetemp")
         with (self._folder / "output").open("w") as output:
             process = subprocess.Popen(
-                [self._python, "-m", "pytest", *options, self._folder / "tmp", *dict.fromkeys(map(file_of, tests))],
+                [self._python, "-m", "pytest", *options, self._databases, *dict.fromkeys(map(file_of, tests))],
                 cwd=self._project,
                 env=os.environ | {"MUTANTS_TESTS": str(plan), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
                 stdin=subprocess.DEVNULL,
@@ -123,7 +127,7 @@ class Job:
                 if (code := process.poll()) is None:  # the events are read before this signal, which makes tests fail
                     process.send_signal(signal.SIGINT)
                     with suppress(subprocess.TimeoutExpired):
-                        process.wait(5)
+                        process.wait(15)  # to stop its servers
             finally:
                 _end_children()
         failed, hung, begun = (

@@ -21,7 +21,6 @@ from sqlite3 import connect
 
 from coverage import CoverageData
 
-from tests.environment import in_memory
 from tests.mutants.changes import SOURCES, Mutant
 from tests.size import ROOT
 
@@ -32,8 +31,11 @@ FIRST_FILES = 5
 
 @contextmanager
 def new_folder() -> Iterator[Path]:
-    """Provide a folder that other users can read, because some tests start commands as another user."""
-    with tempfile.TemporaryDirectory(prefix="mutants-", dir=in_memory()) as name:
+    """Provide a folder that other users can read, because some tests start commands as another user.
+
+    It is not in /dev/shm, which some tests hide.
+    """
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
