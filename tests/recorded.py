@@ -34,7 +34,7 @@ from retrycli.operations.wiring import Runtime
 from retrycli.system.host import Host
 from tests.cli.command import Cli
 from tests.cli.schedulers import Crontab, a_cron
-from tests.environment import in_memory
+from tests.environment import free_port, in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,13 +106,14 @@ class Scene:
             (re.escape(str(self.folder)), PLACE),
             (re.escape(self.url.removeprefix("http://")), "127.0.0.1:50123"),
             (re.escape(this_python()), "/usr/bin/python3"),
-            (rf"\b{re.escape(socket.gethostname())}\b", "mill"),
+            (rf'("host": "){re.escape(socket.gethostname())}"', r'\g<1>mill"'),
             (rf"\bcrontab of {re.escape(login)}\b", "crontab of anna"),
             (rf'("owner": "){re.escape(login)}"', r'\g<1>anna"'),
             (r"\bcron (print|install) --user( --run-as root)?", r"cron \g<1>"),  # root must name itself
             (r"\brcli_[\w-]{43}", f"rcli_{'x' * 43}"),
             (r"(\bpid\W{1,3})\d+", r"\g<1>4242"),
-            (r'("duration_(?:seconds|ms)": )[\d.]+', r"\g<1>0.1"),
+            (r'("duration_seconds": )[\d.]+', r"\g<1>0.1"),
+            (r'("duration_ms": )\d+', r"\g<1>180"),
             (r"\bafter \d+\.\d s\b", "after 0.1 s"),
             (
                 r"began 7 min(?: \d+ s)? ago; there should be one every\s+15\s+min",
@@ -158,7 +159,7 @@ class Scenes:
             base = in_memory() or Path(tempfile.gettempdir())
             # The name of a scene's folder fills the path up to the length of `PLACE`.
             self._root = Path(until_the_end.enter_context(tempfile.TemporaryDirectory(prefix="r", dir=base)))
-            self._api = until_the_end.enter_context(_Api(Behaviour(), rng=random.Random(0)))
+            self._api = until_the_end.enter_context(_Api(Behaviour(), rng=random.Random(0), port=free_port()))
             until_the_end.enter_context(a_cron(self._root))
             self._number = 0
             self._templates: dict[bool, Path] = {}
@@ -186,7 +187,7 @@ class Scenes:
     def _scene(self, *, is_mapped: bool) -> Scene:
         self._number += 1
         folder = self._root / f"{self._number:0{len(PLACE) - len(str(self._root)) - 1}}"
-        folder.mkdir()
+        folder.mkdir(0o700)
         assert len(str(folder)) == len(PLACE), f"the path of the temporary folder is too long: {folder}"
         settings = (
             f'[database]\nurl = "sqlite:///{demo.DATABASE}"\n'
@@ -278,10 +279,8 @@ def check(config: pytest.Config, name: str, text: str) -> None:
     recorded = file.read_text(encoding="utf-8") if file.exists() else ""
     if text != recorded:
         lines = difflib.unified_diff(recorded.splitlines(), text.splitlines(), "recorded", "now", lineterm="")
-        title = (
-            f"{file.relative_to(GOLDEN.parents[1])} shows something else than the program. If the program is right, "
-        )
-        pytest.fail("\n".join([f"{title}record it with --record.", *lines]), pytrace=False)
+        title = f"tests/golden/{name}.txt says something else. If the change is meant, add --record and read the diff."
+        pytest.fail("\n".join([title, *lines]), pytrace=False)
 
 
 def recorded(folder: str) -> set[str]:
