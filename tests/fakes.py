@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain, repeat
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retrycli.domain.circuit_breaker import BreakerRules
@@ -79,16 +80,16 @@ def in_turn(*outcomes: Outcome) -> Answer:
 class Clock:
     """A clock that stands still unless a test, a delivery or a sleep moves it.
 
-    A pass that never ends reads it again and again, so the number of reads is limited.
+    A pass that never ends reads it again and again, so `Stage` limits the number of reads in one pass.
     """
 
     def __init__(self) -> None:
         self.now = START
-        self._reads = 0
+        self.reads_left = inf
 
     def __call__(self) -> datetime:
-        self._reads += 1
-        assert self._reads < 100_000, "the pass does not end"
+        self.reads_left -= 1
+        assert self.reads_left > 0, "the pass does not end"
         return self.now
 
     async def sleep(self, seconds: float) -> None:
@@ -263,6 +264,7 @@ class Stage:
     ) -> PassSummary:
         """Run a pass in the running event loop."""
         self.passes += 1
+        self.clock.reads_left = 100_000
         me = PassIdentity(f"pass-{self.passes}", host="mill", pid=self.passes)
         return await runner.run_pass(self._deps(script, takes), self.lock, rules, me)
 
