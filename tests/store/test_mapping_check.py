@@ -15,6 +15,7 @@ from retrycli.domain.table_mapping import parse_mapping
 from retrycli.store.database import Database
 from retrycli.store.left_out import count_left_out
 from retrycli.store.mapping_check import check_expressions, check_statuses, check_values
+from retrycli.store.messages import rows_of
 from retrycli.store.table_facts import TableFacts, required_privileges
 from retrycli.store.write_check import check_writable
 from tests.store.application import NOON
@@ -144,7 +145,7 @@ def test_only_a_column_that_is_split_has_several_addresses(
     its = row(1, "'Failed'", sent_to="'a@b.example; c@d.example'", ticket_id="7", message_type="'customer'")
     database = mails("ALTER TABLE mails ADD COLUMN sent_to TEXT", its, columns={"recipient_email": source})
     with database.read() as connection:
-        [found] = connection.execute(database.messages.select()).mappings()
+        [found] = rows_of(connection.execute(database.messages.select()))
     message = Message.from_row(found)
     assert message.needs_recipient
     assert (message.fields["recipient_email"], message.fields["cc_emails"]) == (recipient, copies)
