@@ -42,11 +42,6 @@ def test_each_schedule_has_its_documented_waits(backoff: Backoff, waits: list[ti
     assert [backoff.wait(retry) for retry in range(1, len(waits) + 1)] == waits
 
 
-def test_ten_default_retries_take_about_28_hours() -> None:
-    waits = [EXPONENTIAL.wait(retry) for retry in range(1, 11)]
-    assert sum(waits, timedelta()) == timedelta(hours=27, minutes=45)
-
-
 @pytest.mark.parametrize("factor", [1.5, 2.0, 100.0])
 @pytest.mark.parametrize("retry", [1_000, 10_000, 10**9])
 def test_a_late_retry_waits_the_maximum_and_does_not_overflow(factor: float, retry: int) -> None:
@@ -103,13 +98,6 @@ def test_linear_waits_without_a_creation_time_start_at_the_last_attempt() -> Non
     assert LINEAR.next_attempt_at(4, since=NOON) == NOON + timedelta(minutes=15)
 
 
-def test_ten_linear_retries_take_two_and_a_half_hours() -> None:
-    due = NOON
-    for retry in range(1, 11):
-        due = LINEAR.next_attempt_at(retry, since=due, created_at=NOON)
-    assert due - NOON == timedelta(hours=2, minutes=30)
-
-
 @EVERY_KIND
 @pytest.mark.parametrize("retry", [1, 10_000])
 def test_a_time_after_the_year_9999_becomes_the_latest_possible(backoff: Backoff, retry: int) -> None:
@@ -117,8 +105,9 @@ def test_a_time_after_the_year_9999_becomes_the_latest_possible(backoff: Backoff
     assert backoff.next_attempt_at(retry, since=late, created_at=late, jitter=1) == LATEST
 
 
-def test_a_linear_message_created_near_the_year_9999_does_not_overflow() -> None:
-    assert LINEAR.next_attempt_at(10_000, since=NOON, created_at=LATEST) == LATEST
+@pytest.mark.parametrize(("retry", "created_at"), [(10_000, LATEST), (10**12, NOON), (2**63 - 1, NOON)])
+def test_a_linear_retry_near_the_year_9999_does_not_overflow(retry: int, created_at: datetime) -> None:
+    assert LINEAR.next_attempt_at(retry, since=NOON, created_at=created_at) == LATEST
 
 
 @pytest.mark.parametrize("retry", [1, 2])

@@ -31,12 +31,6 @@ def after(*kinds: OutcomeKind, since: datetime = NOON, rules: BreakerRules = RUL
 OPEN = after(*[OutcomeKind.TRANSIENT] * 5)
 
 
-@pytest.mark.parametrize("value", [CLOSED, RULES])
-def test_a_breaker_and_its_rules_are_frozen(value: Breaker | BreakerRules) -> None:
-    with pytest.raises(AttributeError):
-        value.failures = 1  # type: ignore[misc]
-
-
 @pytest.mark.parametrize("kind", FAILURES)
 def test_five_consecutive_failures_open_it_and_four_do_not(kind: OutcomeKind) -> None:
     assert after(*[kind] * 4).state is BreakerState.CLOSED
@@ -129,18 +123,12 @@ def test_the_applications_sender_is_never_probed() -> None:
     assert not Breaker(APPLICATION).blocks(NOON)
 
 
-def test_probes_come_after_15_then_30_then_every_60_minutes() -> None:
-    breaker, tick, waits = OPEN, NOON, []
-    for _ in range(5):
-        assert breaker.probe_at is not None
-        waits.append(breaker.probe_at - tick)
-        tick = breaker.probe_at
-        breaker = breaker.after(OutcomeKind.UNREACHABLE, RULES, since=tick, ticket="1")
-    assert waits == [timedelta(minutes=minutes) for minutes in (15, 30, 60, 60, 60)]
-
-
 def test_the_wait_for_a_probe_starts_with_the_pass() -> None:
+    """Failures of requests that were in flight when it opened are not probes."""
     assert OPEN.probe_at == NOON + timedelta(minutes=15)
+    assert after(*[OutcomeKind.TRANSIENT] * 8).probe_at == OPEN.probe_at
+    latest = datetime.max.replace(tzinfo=UTC)
+    assert after(*[OutcomeKind.TRANSIENT] * 5, since=latest).probe_at == latest
 
 
 def test_an_outage_keeps_its_start_across_probes() -> None:
@@ -179,11 +167,22 @@ def test_a_destination_that_requests_a_rest_gets_no_requests_until_its_end() -> 
 
 
 def test_a_rest_is_not_a_failure() -> None:
-    """A rest starts a new streak, so one failure after the rest does not open the breaker."""
+    """A rest starts a new streak, so one failure after the rest does not open the breaker, but five do."""
+    later = NOON + timedelta(minutes=15)
     resting = after(*[OutcomeKind.TRANSIENT] * 4).rest(NOON)
     assert resting.failures == 0
-    breaker = resting.after(OutcomeKind.TRANSIENT, RULES, since=NOON + timedelta(minutes=15), ticket="1")
-    assert (breaker.state, breaker.failures, breaker.probe_at) == (BreakerState.CLOSED, 1, None)
+    breaker = resting.after(OutcomeKind.TRANSIENT, RULES, since=later, ticket="1")
+    assert (breaker.state, breaker.failures) == (BreakerState.CLOSED, 1)
+    assert (breaker.opened_at, breaker.probe_at) == (None, None)
+    for ticket in "2345":
+        breaker = breaker.after(OutcomeKind.TRANSIENT, RULES, since=later, ticket=ticket)
+    assert (breaker.state, breaker.opened_at) == (BreakerState.OPEN, later)
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.DELIVERED, OutcomeKind.TRANSIENT])
+def test_a_rest_survives_answers_of_requests_in_flight(kind: OutcomeKind) -> None:
+    resting = CLOSED.rest(NOON + timedelta(hours=1)).after(kind, RULES, since=NOON, ticket="1")
+    assert resting.blocks(NOON + timedelta(minutes=15))
 
 
 def test_an_answer_after_the_rest_closes_it() -> None:

@@ -16,19 +16,16 @@ from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import (
     LIST_COLUMNS,
     REQUIRED_COLUMNS,
-    EscalationReason,
     Message,
-    MessageStatus,
     MessageType,
     QueuedMessage,
-    State,
     UnusableMessage,
     retry_count,
     utc_time,
 )
 
 if TYPE_CHECKING:
-    from enum import StrEnum
+    pass
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 LONE_SURROGATE = "caf\udce9"
@@ -55,19 +52,6 @@ def problem(**changes: object) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (MessageType, ["customer", "supplier", "internal"]),
-        (MessageStatus, ["pending", "approved", "rejected", "sent", "failed", "queued"]),
-        (State, ["waiting", "sending", "escalated", "handed_over"]),
-        (EscalationReason, ["exhausted", "permanent", "unknown", "invalid", "expired", "changed"]),
-    ],
-)
-def test_the_words_match_the_contract(words: type[StrEnum], expected: list[str]) -> None:
-    assert [str(word) for word in words] == expected
-
-
 def test_a_row_becomes_a_message() -> None:
     message = Message.from_row(row(created_at="2025-03-03 12:00:00", updated_at="2025-03-03 12:05:00"))
     assert message.id == 7
@@ -83,14 +67,6 @@ def test_the_required_columns_are_sufficient() -> None:
     message = Message.from_row(row())
     assert set(row()) == set(REQUIRED_COLUMNS)
     assert (message.created_at, message.updated_at) == (None, None)
-
-
-def test_a_message_and_its_queue_state_are_frozen() -> None:
-    message = Message.from_row(row())
-    with pytest.raises(AttributeError):
-        message.retry_count = 0  # type: ignore[misc]
-    with pytest.raises(AttributeError):
-        QueuedMessage(message, "key", NOON).unknown_count = 5  # type: ignore[misc]
 
 
 def test_a_message_before_its_first_attempt_has_no_unknown_outcome() -> None:
@@ -110,11 +86,6 @@ def test_the_row_itself_is_not_changed() -> None:
     assert mine == row(cc_emails='["a@example.com"]')
 
 
-@pytest.mark.parametrize("each", MessageType)
-def test_each_message_type_is_accepted(each: MessageType) -> None:
-    assert Message.from_row(row(message_type=str(each))).message_type is each
-
-
 @pytest.mark.parametrize("ticket", [12345, 0, "T-2025/17", "0", "ü" * 255])
 def test_a_ticket_id_keeps_its_type(ticket: int | str) -> None:
     kept = Message.from_row(row(ticket_id=ticket)).ticket_id
@@ -127,12 +98,9 @@ def test_a_missing_subject_or_error_and_an_empty_body_are_valid(changes: dict[st
     assert {name: fields[name] for name in changes} == changes
 
 
-def test_a_null_error_means_none() -> None:
-    assert Message.from_row(row(last_error=None)).last_error is None
-
-
-def test_a_null_retry_count_means_zero() -> None:
-    assert Message.from_row(row(retry_count=None)).retry_count == 0
+def test_a_null_error_means_none_and_a_null_retry_count_means_zero() -> None:
+    message = Message.from_row(row(last_error=None, retry_count=None))
+    assert (message.last_error, message.retry_count) == (None, 0)
 
 
 @pytest.mark.parametrize("column", LIST_COLUMNS)
@@ -151,11 +119,6 @@ def test_a_list_column_is_read_as_a_list(column: str, value: object, expected: l
     assert Message.from_row(row(**{column: value})).fields[column] == expected
 
 
-def test_a_missing_list_column_is_empty() -> None:
-    fields = Message.from_row(row()).fields
-    assert [fields[name] for name in LIST_COLUMNS] == [[], [], []]
-
-
 @pytest.mark.parametrize("column", LIST_COLUMNS)
 @pytest.mark.parametrize(
     "value",
@@ -166,8 +129,10 @@ def test_a_missing_list_column_is_empty() -> None:
         "[" * 100_000,
         "[" * 100_000 + "]" * 100_000,
         f"[{'1' * 10_000}]",
+        "[NaN]",
+        LONE_SURROGATE,
     ],
-    ids=["bare text", "cut off", "single quotes", "deep and cut off", "deep", "endless number"],
+    ids=["bare text", "cut off", "single quotes", "deep and cut off", "deep", "endless number", "NaN", "surrogate"],
 )
 def test_a_list_column_that_is_not_json_is_named(column: str, value: str) -> None:
     assert problem(**{column: value}) == f"{column} is not valid JSON"
@@ -189,6 +154,8 @@ def test_json_that_is_not_a_list_is_named(column: str, value: object) -> None:
         ("subject", 5, "subject must be text"),
         ("ticket_id", None, "ticket_id is missing"),
         ("ticket_id", "", "ticket_id is missing"),
+        ("ticket_id", "  ", "ticket_id is missing"),
+        ("ticket_id", True, "ticket_id must be an integer or text"),
         ("ticket_id", "ü" * 256, "ticket_id must have at most 255 characters; it has 256"),
         ("ticket_id", b"12345", "ticket_id must be an integer or text"),
         ("ticket_id", 12345.0, "ticket_id must be an integer or text"),
@@ -209,6 +176,8 @@ def test_json_that_is_not_a_list_is_named(column: str, value: object) -> None:
         ("updated_at", "2025-02-30 12:00:00", "updated_at is not a valid date: '2025-02-30 12:00:00'"),
         ("updated_at", b"2025-03-03", "updated_at is not a valid date: b'2025-03-03'"),
         ("updated_at", 3.5, "updated_at is not a valid date: 3.5"),
+        ("created_at", 1712011500123, "created_at is not a valid date: 1712011500123"),
+        ("created_at", 20240101, "created_at is not a valid date: 20240101"),
     ],
 )
 def test_an_invalid_value_is_refused_with_its_column(column: str, value: object, said: str) -> None:
@@ -223,8 +192,9 @@ def test_text_that_is_not_valid_utf8_is_refused(column: str) -> None:
 
 
 @pytest.mark.parametrize("column", LIST_COLUMNS)
-def test_a_list_column_that_is_neither_utf8_nor_json_is_refused(column: str) -> None:
-    assert problem(**{column: LONE_SURROGATE}).startswith(column)
+@pytest.mark.parametrize("value", ['["\\ud800@example.com"]', ["\ud800@example.com"], '[{"\\ud800": 1}]'])
+def test_a_list_with_text_that_is_not_valid_utf8_is_refused(column: str, value: object) -> None:
+    assert problem(**{column: value}) == f"{column} is not valid UTF-8"
 
 
 @pytest.mark.parametrize("column", ["message_type", "retry_count", "created_at"])
@@ -353,18 +323,12 @@ def test_a_leap_second_becomes_the_next_second(value: str, second_after: datetim
 
 
 @pytest.mark.parametrize(
-    "value", ["2016-12-31 23:59:61", "2016-12-31 23:60:00", "2016-12-31 23:60", "9999-12-31 23:59:60"]
+    "value",
+    [
+        *("2016-12-31 23:59:61", "2016-12-31 23:60:00", "2016-12-31 23:60", "9999-12-31 23:59:60"),
+        *("0001-01-01T00:00:00+05:00", "9999-12-31T23:00:00-05:00"),  # out of range in UTC
+    ],
 )
-def test_other_nonexistent_seconds_are_invalid(value: str) -> None:
-    with pytest.raises(InvalidMessage, match="created_at is not a valid date"):
-        utc_time("created_at", value)
-
-
-def test_a_missing_time_stays_none() -> None:
-    assert utc_time("created_at", None) is None
-
-
-@pytest.mark.parametrize("value", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:00:00-05:00"])
-def test_a_time_outside_the_range_of_utc_is_invalid(value: str) -> None:
+def test_other_nonexistent_times_are_invalid(value: str) -> None:
     with pytest.raises(InvalidMessage, match="created_at is not a valid date"):
         utc_time("created_at", value)
