@@ -99,10 +99,8 @@ def template(
 @pytest.fixture
 def untouched(engine: Factory, tmp_path: Path) -> Iterator[Application]:
     """Provide an application whose database has no tables of retrycli."""
-    with engine(tmp_path, None) as url:
-        made = Application(url)
+    with engine(tmp_path, None) as url, closing(Application(url)) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture
@@ -110,19 +108,15 @@ def application(
     engine: Factory, application_class: type[Application], template: str, tmp_path: Path
 ) -> Iterator[Application]:
     """Provide an application whose database has retrycli's tables."""
-    with engine(tmp_path, template) as url:
-        made = application_class(url, made=True)
+    with engine(tmp_path, template) as url, closing(application_class(url, made=True)) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture
 def bare_application(engine: Factory, tmp_path: Path) -> Iterator[Application]:
     """Provide an application whose table has only the required columns."""
-    with engine(tmp_path, None) as url:
-        made = Application(url, kind=bare_table)
+    with engine(tmp_path, None) as url, closing(Application(url, kind=bare_table)) as made:
         yield made
-        made.close()
 
 
 @contextmanager
@@ -134,28 +128,22 @@ def application_with(engine: Factory, folder: Path, column: Column[Any]) -> Iter
         table.append_column(column, replace_existing=True)
         return table
 
-    with engine(folder, None) as url:
-        made = Application(url, kind=kind)
+    with engine(folder, None) as url, closing(Application(url, kind=kind)) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture
 def sqlite_application(tmp_path: Path) -> Iterator[Application]:
     """Provide an application that uses a SQLite file with a rollback journal."""
-    with sqlite_file(tmp_path, None) as url:
-        made = Application(url)
+    with sqlite_file(tmp_path, None) as url, closing(Application(url)) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture
 def loose_application(tmp_path: Path) -> Iterator[Application]:
     """Provide an application whose SQLite table stores values of any type in any column."""
-    with sqlite_file(tmp_path, None) as url:
-        made = Application(url, kind=bare_table)
+    with sqlite_file(tmp_path, None) as url, closing(Application(url, kind=bare_table)) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture

@@ -279,18 +279,6 @@ def test_a_manual_claim_ignores_the_wait(
     assert queue_rows(database) == {1: before[1] | claimed, 2: before[2]}
 
 
-def test_an_escalated_message_can_be_claimed_manually(
-    application: Application, database: Database, claims: Claims
-) -> None:
-    application.add()
-    escalate(database, 1)
-    before = queue_rows(database)[1]
-    claims.claim_one(HAND, 1, NOON)
-    claimed = {"state": "sending", "claimed_by": "a-hand", "claim_expires_at": HAND.expires_at}
-    assert queue_rows(database)[1] == before | claimed
-    assert ids_of(begin(claims, [1], HAND, made_by="ada")) == [1]
-
-
 def test_a_missing_message_is_named(claims: Claims) -> None:
     with pytest.raises(NoSuchMessage, match=r"no message 4711\b"):
         claims.claim_one(HAND, 4711, NOON)
@@ -521,7 +509,6 @@ TRANSITIONS: list[tuple[Transition, dict[str, Any], dict[str, Any] | None]] = [
     (Transition.released(LATER, unknown_count=1), {}, WAITING | {"next_attempt_at": LATER, "unknown_count": 1}),
     (Transition.released(unknown_count=2), {}, WAITING | {"unknown_count": 2}),
 ]
-NAMES = [f"{each.kind}-{number}" for number, (each, _, _) in enumerate(TRANSITIONS)]
 
 
 def settled(message_id: int, transition: Transition, outcome: Outcome | None = DOWN) -> Decision:
@@ -552,39 +539,19 @@ def as_written(application: Application, changes: dict[str, Any]) -> dict[str, A
 TRIED: dict[str, object] = {"retry_count": 3, "last_error": "HTTP 503"}
 
 
-@pytest.mark.parametrize(("transition", "row", "queued"), TRANSITIONS, ids=NAMES)
-def test_a_transition_sets_only_its_own_fields(
-    application: Application,
-    database: Database,
-    transition: Transition,
-    row: dict[str, Any],
-    queued: dict[str, Any] | None,
-) -> None:
-    application.add_all([TRIED, TRIED, {"status": "sent"}])
-    expected = as_written(application, row)
-    claims = send(database, [1, 2])
-    before = queue_rows(database)
-    with application.watched() as changed:
-        assert claims.results.record(PASS, [settled(1, transition)], ANSWERED_AT).lost == set()
-    assert changed == ({1: expected} if expected else {})
-    after = queue_rows(database)
-    queued = with_fingerprint(application, 1, queued, transition)
-    assert after.get(1) == (None if queued is None else before[1] | queued)
-    assert after[2] == before[2]
-
-
-def test_transitions_of_many_messages_are_independent(application: Application, database: Database) -> None:
-    """One transaction may record different transitions for many messages."""
+def test_a_transition_sets_only_its_own_fields(application: Application, database: Database) -> None:
+    """One transaction may record different transitions for many messages. Other messages are unchanged."""
     ids = range(1, len(TRANSITIONS) + 1)
-    application.add_all([TRIED] * len(ids))
+    other = len(ids) + 1
+    application.add_all([*[TRIED] * other, {"status": "sent"}])
     expected = {number: as_written(application, row) for number, (_, row, _) in zip(ids, TRANSITIONS, strict=True)}
-    claims = send(database, ids)
+    claims = send(database, [*ids, other])
     before = queue_rows(database)
     company = [settled(number, transition) for number, (transition, _, _) in zip(ids, TRANSITIONS, strict=True)]
     with application.watched() as changed:
         assert claims.results.record(PASS, company, ANSWERED_AT).lost == set()
     assert changed == {number: row for number, row in expected.items() if row}
-    after = {}
+    after = {other: before[other]}
     for number, (transition, _, queued) in zip(ids, TRANSITIONS, strict=True):
         found = with_fingerprint(application, number, queued, transition)
         if found is not None:
@@ -744,27 +711,17 @@ def test_a_status_written_by_the_application_meanwhile_is_kept(application: Appl
         application.change(number, status=status)
     for number, (status, transition) in zip(ids, TAKEN_BACK, strict=True):
         queued = queue_rows(database)
+        in_company = [settled(other, Transition.released())] if number == ids[-1] else []
         with application.watched() as changed:
-            lost = claims.results.record(PASS, [settled(number, transition)], ANSWERED_AT).lost
+            lost = claims.results.record(PASS, [settled(number, transition), *in_company], ANSWERED_AT).lost
         assert lost == {number}, (status, transition)
         assert changed == {}, (status, transition)
         del queued[number]
+        if in_company:
+            queued[other] |= WAITING
         assert queue_rows(database) == queued, (status, transition)
         [attempt] = attempt_rows(database, number)
         assert (attempt["outcome"], attempt["finished_at"]) == ("transient", ANSWERED_AT), (status, transition)
-    assert claims.results.record(PASS, [settled(other, Transition.released())], ANSWERED_AT).lost == set()
-    assert {number: row["state"] for number, row in queue_rows(database).items()} == {other: "waiting"}
-
-
-def test_a_message_in_company_of_one_that_was_taken_back_is_recorded(
-    application: Application, database: Database
-) -> None:
-    application.add_all([{}, {}])
-    claims = send(database, [1, 2])
-    application.change(1, status="approved")
-    both = [settled(1, Transition.delivered()), settled(2, Transition.released())]
-    assert claims.results.record(PASS, both, ANSWERED_AT).lost == {1}
-    assert {number: row["state"] for number, row in queue_rows(database).items()} == {2: "waiting"}
 
 
 def test_the_history_of_a_deleted_message_is_kept(application: Application, database: Database) -> None:
@@ -833,18 +790,6 @@ def test_an_escalated_message_whose_manual_attempt_failed_is_escalated_again(
         assert claims.results.record(HAND, [tried], ANSWERED_AT).lost == set()
     assert changed == {}
     assert queue_rows(database)[1] == before | {"unknown_count": unknown_count or 0}
-
-
-def test_an_escalated_message_that_was_delivered_manually_leaves_the_queue(
-    application: Application, database: Database, claims: Claims
-) -> None:
-    application.add()
-    escalate(database, 1)
-    claims.claim_one(HAND, 1, NOON)
-    begin(claims, [1], HAND, made_by="ada")
-    claims.results.record(HAND, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
-    assert application.row(1)["status"] == "sent"
-    assert queue_rows(database) == {}
 
 
 def taken(lapsed: list[ExpiredClaim]) -> list[tuple[int, str | None]]:
@@ -1147,13 +1092,3 @@ def test_the_first_message_of_a_ticket_is_found_by_its_index(sqlite_application:
     """Many messages of the ticket may be waiting behind its first one, and must not be scanned."""
     plan = plan_when_asked(sqlite_application, lambda claims: claims.claim_first_of(PASS, NOON, {"7"}), "SELECT")
     assert plan == "SEARCH retrycli_queue USING INDEX retrycli_queue_ticket (ticket=?)"
-
-
-def test_a_missing_index_would_be_detected(sqlite_application: Application) -> None:
-    """This proves that `test_due_messages_are_found_by_their_index` can fail."""
-    with opened(sqlite_application) as database:
-        with statements(database) as heard:
-            Claims(database).claim(PASS, NOON, 10)
-        with database.write() as connection:
-            connection.exec_driver_sql("DROP INDEX retrycli_queue_due")
-        assert "TEMP B-TREE" in plan_of(database, heard[-1])

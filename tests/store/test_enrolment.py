@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -24,9 +24,9 @@ from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, nai
 from tests.store.conftest import Factory, application_with, on_default_table
 from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, enrol, entry, queue_rows, retire
+from tests.store.test_claims import OTHER_STATUSES, take_back
 
 ALL = IdRange(None, None)
-OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
 
 
 def fresh_ids(enrolment: Enrolment, span: IdRange = ALL, limit: int = 100) -> list[int]:
@@ -146,34 +146,6 @@ def test_an_invalid_row_is_named_and_does_not_hide_others(
     assert unusable(enrolment) == {2: problem}
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "problem"),
-    [
-        ("retry_count", "'many'", "retry_count must be an integer: 'many'"),
-        ("retry_count", "1.5", "retry_count must be an integer: 1.5"),
-        ("ticket_id", "x'00'", "ticket_id must be an integer or text"),
-        ("ticket_id", "''", "ticket_id is missing"),
-        ("subject", "x'00'", "subject must be text"),
-    ],
-)
-def test_a_value_of_another_type_is_named(
-    loose_application: Application, column: str, value: str, problem: str
-) -> None:
-    """SQLite stores a value of any type in any column."""
-    loose_application.add_all([{}, {}])
-    loose_application.sql(f"UPDATE pending_messages SET {column} = {value} WHERE id = 1")
-    with opened(loose_application) as database:
-        assert unusable(Enrolment(database)) == {1: problem}
-        assert fresh_ids(Enrolment(database)) == [1, 2]
-
-
-def test_an_invalid_time_is_named(sqlite_application: Application) -> None:
-    sqlite_application.add()
-    sqlite_application.sql("UPDATE pending_messages SET created_at = 'yesterday'")
-    with opened(sqlite_application) as database:
-        assert unusable(Enrolment(database)) == {1: "created_at is not a valid date: 'yesterday'"}
-
-
 def test_a_waiting_message_gets_a_queue_row_and_its_own_row_is_unchanged(
     application: Application, database: Database, enrolment: Enrolment
 ) -> None:
@@ -279,13 +251,6 @@ def test_a_withdrawn_message_leaves_the_queue(
     assert retire(enrolment, ALL) == 0
 
 
-def take_back(application: Application, message_id: int, status: str) -> None:
-    if status == "deleted":
-        application.delete(message_id)
-    else:
-        application.change(message_id, status=status)
-
-
 @pytest.mark.parametrize("status", [*OTHER_STATUSES, "deleted"])
 def test_a_message_that_is_being_sent_stays_until_its_outcome_is_known(
     application: Application, database: Database, enrolment: Enrolment, status: str
@@ -295,16 +260,6 @@ def test_a_message_that_is_being_sent_stays_until_its_outcome_is_known(
     take_back(application, 1, status)
     assert retire(enrolment, ALL) == 0
     assert queue_rows(database)[1]["state"] == "sending"
-
-
-@pytest.mark.parametrize("state", list(State))
-def test_a_failed_message_stays(
-    application: Application, database: Database, enrolment: Enrolment, state: State
-) -> None:
-    application.add()
-    put(database, 1, state)
-    assert retire(enrolment, ALL) == 0
-    assert queue_rows(database).keys() == {1}
 
 
 def test_a_message_with_a_null_status_leaves_the_queue(engine: Factory, tmp_path: Path) -> None:
@@ -444,36 +399,13 @@ def covers(span: IdRange, message_id: int) -> bool:
     return above and (span.upto is None or message_id <= span.upto)
 
 
-tables = st.sets(st.integers(-50, 500), max_size=40)
-figures = st.integers(1, 8)
-one_database = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-"""Hypothesis may run all examples on one database, because each example refills it."""
-
-
-def refill(application: Application, ids: set[int]) -> None:
-    application.delete()
-    application.add_all([{"id": message_id} for message_id in ids])
-
-
-@one_database
-@given(ids=tables, tail=figures, sweep=figures)
-def test_a_full_pass_covers_every_id_exactly_once(
-    application: Application, database: Database, ids: set[int], tail: int, sweep: int
-) -> None:
-    refill(application, ids)
-    spans, next_start = Enrolment(database, tail=tail, sweep=sweep).plan_sweep(None)
-    assert next_start == START
-    for message_id in range(-51, 502):
-        assert sum(covers(span, message_id) for span in spans) == 1
-    assert all(first.upto == second.after for first, second in pairwise(spans))
-
-
-@one_database
-@given(ids=tables, tail=figures, sweep=figures)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ids=st.sets(st.integers(-50, 500), max_size=40), tail=st.integers(1, 8), sweep=st.integers(1, 8))
 def test_every_id_is_covered_within_the_required_number_of_passes(
     application: Application, database: Database, ids: set[int], tail: int, sweep: int
 ) -> None:
-    refill(application, ids)
+    application.delete()  # the rows of the previous example
+    application.add_all([{"id": message_id} for message_id in ids])
     enrolment = Enrolment(database, tail=tail, sweep=sweep)
     newest = set(sorted(ids)[-tail:])
     swept_to, seen, passes = START, [], 0

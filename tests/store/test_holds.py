@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select
@@ -27,9 +26,6 @@ from retrycli.store.passes import Ledger
 from retrycli.store.summaries import QueueCounts
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, naive, opened
 from tests.store.own_tables import PASS, enrol, retire
-
-if TYPE_CHECKING:
-    pass
 
 API = "https://tickets.example.com"
 MAIL = "smtp://mail.example.com"
@@ -73,14 +69,10 @@ def hold_of(kind: HoldKind, application: Application) -> Hold:
 def two(application: Application, database: Database) -> None:
     """Add and enrol two due messages. Message 1 has been due for longer."""
     application.add_all([{"ticket_id": TICKET + 1}, {"ticket_id": TICKET + 2, "message_type": "customer"}])
-    for message_id, minutes in ((HELD, 30), (FREE, 20)):
+    for message_id, minutes, ticket in ((HELD, 30, TICKET + 1), (FREE, 20, TICKET + 2)):
         enrol(database, [message_id], at=NOON - minutes * MINUTE)
-    application.sql(
-        "UPDATE retrycli_queue SET ticket = :ticket WHERE message_id = :id", ticket=str(TICKET + 1), id=HELD
-    )
-    application.sql(
-        "UPDATE retrycli_queue SET ticket = :ticket WHERE message_id = :id", ticket=str(TICKET + 2), id=FREE
-    )
+        change = "UPDATE retrycli_queue SET ticket = :ticket WHERE message_id = :id"
+        application.sql(change, ticket=str(ticket), id=message_id)
 
 
 @dataclass(frozen=True)
@@ -121,13 +113,8 @@ def test_a_held_message_is_in_no_count_of_due_messages(
     views = MessageQueries(database)
     route = Route("", withheld=withheld([hold_of(kind, application)], to_api))
     assert (claims.count_due(NOON), claims.count_due(NOON, route)) == (2, 1)
-    assert QueueCounts(database).counts(NOON, route) == {
-        "waiting": 2,
-        "due": 1,
-        "sending": 0,
-        "escalated": 0,
-        "handed_over": 0,
-    }
+    counts = QueueCounts(database).counts(NOON, route)
+    assert {state: number for state, number in counts.items() if number} == {"waiting": 2, "due": 1}
     assert [message_id for _, message_id in views.due(NOON, route)] == [FREE]
     assert [message_id for message_id, *_ in views.expiry_facts(NOON, route)] == [FREE]
     assert (views.count_ahead(FREE, NOON), views.count_ahead(FREE, NOON, route)) == (1, 0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from threading import Barrier, Thread
 from typing import Any
 
 import pytest
@@ -30,10 +30,10 @@ from retrycli.store.summaries import escalation_groups
 from tests.store.application import HOUR, MINUTE, NOON, Application, opened
 from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows
+from tests.store.test_claims import OTHER_STATUSES, side_by_side, two_sides
 from tests.store.test_listing import strict_table
 
 LATER = NOON + HOUR
-OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
 MAKERS: dict[ActionKind, OperatorAction] = {
     ActionKind.REQUEUED: OperatorAction.requeued(LATER, by="ada", at=NOON),
     ActionKind.REJECTED: OperatorAction.rejected("no longer wanted", by="ada", at=NOON),
@@ -275,70 +275,45 @@ def test_a_finished_action_is_not_repeated(application: Application, database: D
 
 
 @in_every_mode
-def test_of_two_concurrent_requeues_one_changes_each_message(engine: Factory, tmp_path: Path) -> None:
-    with engine(tmp_path, None) as url:
-        application = Application(url)
-        application.add_all([{}] * 60)
-        ids = range(1, 61)
-        with opened(application) as database:
-            escalate(database, *ids)
-            barrier = Barrier(2)
+def test_of_two_concurrent_requeues_one_changes_each_message(application: Application) -> None:
+    ids = range(1, 61)
+    application.add_all([{}] * len(ids))
+    with two_sides(application) as sides:
+        escalate(sides[0], *ids)
 
-            def act(name: str) -> None:
-                with opened(application) as mine:
-                    barrier.wait()
-                    for message_id in ids:
-                        one = OperatorAction.requeued(NOON, by=name, at=NOON)
-                        Acts(mine).perform(ActionKind.REQUEUED, {message_id: one})
+        def requeue(side: int) -> None:
+            for message_id in ids:
+                act = OperatorAction.requeued(NOON, by=f"side-{side}", at=NOON)
+                Acts(sides[side]).perform(ActionKind.REQUEUED, {message_id: act})
 
-            threads = [Thread(target=act, args=(name,)) for name in ("ada", "bert")]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert sorted(row[0] for row in history(database)) == list(ids)
-        application.close()
+        side_by_side(requeue)
+        assert sorted(row[0] for row in history(sides[0])) == list(ids)
 
 
 @in_every_mode
-def test_a_message_rejected_during_a_claim_is_either_sent_or_rejected(engine: Factory, tmp_path: Path) -> None:
-    with engine(tmp_path, None) as url:
-        application = Application(url)
-        application.add_all([{}] * 40)
-        ids = range(1, 41)
-        with opened(application) as database:
-            enrol(database, ids)
-            barrier = Barrier(2)
-            lost: set[int] = set()
-            begun: list[int] = []
+def test_a_message_rejected_during_a_claim_is_either_sent_or_rejected(application: Application) -> None:
+    ids = range(1, 41)
+    lost: set[int] = set()
+    begun: list[int] = []
+    application.add_all([{}] * len(ids))
+    with two_sides(application) as sides:
+        enrol(sides[0], ids)
 
-            def reject() -> None:
-                with opened(application) as mine:
-                    barrier.wait()
-                    for message_id in ids:
-                        performed = Acts(mine).perform(ActionKind.REJECTED, {message_id: MAKERS[ActionKind.REJECTED]})
-                        lost.update(performed.lost)
+        def reject_or_send(side: int) -> None:
+            if side == 0:
+                for message_id in ids:
+                    lost.update(perform(Acts(sides[side]), ActionKind.REJECTED, [message_id]))
+                return
+            claims = Claims(sides[side])
+            while found := claims.claim(PASS, NOON, 2):
+                loaded = claims.results.begin(PASS, found, made_by="pass", pass_id="p", now=NOON, fit=lambda _: True)
+                begun.extend(message.message_id for message in loaded)
 
-            def claim() -> None:
-                with opened(application) as mine:
-                    claims = Claims(mine)
-                    barrier.wait()
-                    while found := claims.claim(PASS, NOON, 2):
-                        loaded = claims.results.begin(
-                            PASS, found, made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True
-                        )
-                        begun.extend(message.message_id for message in loaded)
-
-            threads = [Thread(target=action) for action in (reject, claim)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            rejected = {message_id for message_id, row in application.rows().items() if row["status"] == "rejected"}
-            assert rejected.isdisjoint(begun)
-            assert lost == set(begun)
-            assert rejected | set(begun) == set(ids)
-        application.close()
+        side_by_side(reject_or_send)
+    rejected = {message_id for message_id, row in application.rows().items() if row["status"] == "rejected"}
+    assert rejected.isdisjoint(begun)
+    assert lost == set(begun)
+    assert rejected | set(begun) == set(ids)
 
 
 def test_rows_locked_by_another_transaction_are_left_alone(
@@ -548,8 +523,7 @@ def test_old_actions_are_pruned_like_attempts(
 
 
 def test_columns_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
-    with engine(tmp_path, None) as url:
-        made = Application(url, kind=strict_table)
+    with engine(tmp_path, None) as url, closing(Application(url, kind=strict_table)) as made:
         made.add_all([{}, {}, {}])
         with opened(made) as database:
             escalate(database, 1)
@@ -564,4 +538,3 @@ def test_columns_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             2: MessageStatus.REJECTED,
             3: MessageStatus.REJECTED,
         }
-        made.close()

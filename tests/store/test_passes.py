@@ -132,7 +132,7 @@ def test_the_sweep_continues_from_the_newest_pass_that_swept(ledger: Ledger) -> 
 
 
 OPEN = Breaker("https://a.example.com", BreakerState.OPEN, 6, NOON, NOON + 15 * MINUTE)
-COUNTING = Breaker("https://b.example.com", BreakerState.CLOSED, 3)
+COUNTING = Breaker("https://b.example.com", BreakerState.CLOSED, 3, tickets={"4711": 2, "Ö/7": 1})
 RESTING = Breaker("https://c.example.com", BreakerState.RESTING, 0, ENDED_AT, ENDED_AT)
 
 
@@ -256,25 +256,6 @@ def test_prunes_history_older_than_a_time(application: Application, database: Da
     assert len(attempt_rows(database, 2)) == 1
     assert pass_rows(database).keys() == {"kept", "running"}
     assert prune(ledger._database, NOON, 100) == 0
-
-
-def test_prunes_at_most_the_requested_number(application: Application, database: Database, ledger: Ledger) -> None:
-    """Attempts and passes are each limited, so that a step stays short."""
-    application.add()
-    enrol(database, [1])
-    for number in range(5):
-        attempt(database, 1, finished_at=NOON - 5 * HOUR + number * HOUR)
-        start(ledger, f"p{number}", at=NOON - 6 * HOUR + number * HOUR)
-        finish(ledger, f"p{number}", at=NOON - 5 * HOUR + number * HOUR)
-    take_back(application, database, 1)
-    assert prune(ledger._database, NOON, 2) == 4
-    assert [row["number"] for row in attempt_rows(database, 1)] == [3, 4, 5]
-    assert pass_rows(database).keys() == {"p2", "p3", "p4"}
-    assert [prune(ledger._database, NOON, 2), prune(ledger._database, NOON, 2), prune(ledger._database, NOON, 2)] == [
-        4,
-        2,
-        0,
-    ]
 
 
 def test_rows_that_must_be_kept_do_not_block_pruning(

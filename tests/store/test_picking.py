@@ -6,13 +6,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import update
 
-from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Claim, Decision, Route, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.store.passes import Ledger
 from retrycli.store.schema import queue
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.own_tables import PASS, attempt_rows, enrol, queue_rows
@@ -169,10 +167,3 @@ def test_a_lost_claim_records_no_answer(application: Application, database: Data
     claims.results.record_answers(PASS, [settled(1)], NOON)
     [row] = attempt_rows(database, 1)
     assert row["outcome"] is None
-
-
-def test_the_tickets_of_a_failure_streak_are_stored(ledger: Ledger) -> None:
-    breaker = Breaker("https://tickets.example.com", failures=4, tickets={"4711": 3, "Ö/7": 1})
-    ledger.save_breaker(breaker)
-    assert ledger.breaker(breaker.destination) == breaker
-    assert ledger.breakers() == [breaker]

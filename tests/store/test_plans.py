@@ -10,6 +10,7 @@ import json
 import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -59,8 +60,7 @@ LATE = range(MESSAGES - 40 * FAILED, MESSAGES - 30 * FAILED, FAILED)
 @pytest.fixture(scope="module")
 def big(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """Provide a database with tens of thousands of messages and attempts."""
-    with engine(tmp_path_factory.mktemp("plans"), None) as url:
-        application = Application(url)
+    with engine(tmp_path_factory.mktemp("plans"), None) as url, closing(Application(url)) as application:
         application.add(status="sent")
         columns = [column.name for column in application.table.c if column.name != "id"]
         copied = ", ".join(columns)
@@ -76,7 +76,6 @@ def big(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
                 with database.outside_transactions() as connection:
                     connection.exec_driver_sql("VACUUM ANALYZE")
             yield database
-        application.close()
 
 
 def _fill(database: Database) -> None:

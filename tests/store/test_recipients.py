@@ -45,13 +45,6 @@ def again(message_id: int, outcome: Outcome, *, finished_at: datetime | None = N
     return Decision(message_id, Transition.released(), outcome, finished_at=finished_at)
 
 
-def test_a_new_message_has_reached_no_recipient(application: Application, database: Database, claims: Claims) -> None:
-    application.add()
-    enrol(database, [1])
-    [queued] = begin(claims, [1])
-    assert (queued.delivered_to, queued.unsettled_since) == (frozenset(), None)
-
-
 def test_reached_recipients_accumulate_per_message(
     application: Application, database: Database, claims: Claims
 ) -> None:
@@ -111,16 +104,6 @@ def test_a_lost_claim_adds_no_recipients(application: Application, database: Dat
     enrol(database, [1])
     attempt(claims, again(1, BUSY), written_by=HAND)
     assert queue_rows(database)[1]["delivered_to"] is None
-
-
-def test_a_message_that_everyone_has_leaves_the_queue(
-    application: Application, database: Database, claims: Claims
-) -> None:
-    application.add()
-    enrol(database, [1])
-    delivered = Outcome(OutcomeKind.DELIVERED, 250, delivered_to=("ana@x.test",))
-    attempt(claims, Decision(1, Transition.delivered(), delivered))
-    assert queue_rows(database) == {}
 
 
 @pytest.mark.parametrize("name", [None, "<7@x.test>", "№ 7"])

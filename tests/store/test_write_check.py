@@ -6,7 +6,6 @@ import sqlite3
 import uuid
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -36,14 +35,6 @@ def test_only_a_server_has_its_own_clock(database: Database) -> None:
     began = datetime.now(UTC)
     ahead = clock_ahead(database, lambda: began)
     assert ahead == timedelta(0) if database.is_sqlite else timedelta(0) < ahead < timedelta(minutes=1)
-
-
-@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-def test_the_servers_time_is_taken_as_that_of_the_middle_of_the_request(database: Database) -> None:
-    began = datetime.now(UTC)
-    times = cycle([began, began + timedelta(hours=2)])
-    ahead = clock_ahead(database, lambda: next(times))
-    assert timedelta(0) < ahead + timedelta(hours=1) < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
