@@ -161,7 +161,6 @@ CASES = (
     Case("100 and an answer", raw(CONTINUE + http(200, SUCCEEDED)), DELIVERED, 200),
     Case("100 a thousand times", raw(CONTINUE * 1000 + http(200, SUCCEEDED)), DELIVERED, 200),
     Case("hints and an answer", raw(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + http(200)), DELIVERED, 200),
-    Case("a long reason", raw(b"HTTP/1.1 200 " + b"K" * 60_000 + http(200, SUCCEEDED)[15:]), DELIVERED, 200),
     Case("a long header", raw(http(200, SUCCEEDED, {"X": "a" * 65_000})), DELIVERED, 200),
     Case("many headers", raw(http(200, SUCCEEDED, {f"X-{number}": "" for number in range(250)})), DELIVERED, 200),
     Case("a long reason", raw(b"HTTP/1.1 200 %b\r\nContent-Length: 0\r\n\r\n" % (b"a" * 65_000)), DELIVERED, 200),

@@ -17,8 +17,6 @@ KEY = "message-7-20250303T1200"
 PATH = "/tickets/12345/messages"
 """The path to which the generic preset sends `queued()`."""
 
-POLL_SECONDS = 0.005
-
 COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 
 
@@ -74,30 +72,14 @@ def deliver(
     return asyncio.run(one())
 
 
-def deliver_in_turn(
-    settings: RoutedGatewaySettings, *messages: QueuedMessage, until: Callable[[], bool] | None = None
-) -> list[Outcome]:
-    """Deliver messages one after the other through one gateway, which can reuse its connection.
-
-    With ``until``, wait after each message until the server meets the condition and the client has had time to notice.
-    """
+def deliver_in_turn(settings: RoutedGatewaySettings, *messages: QueuedMessage) -> list[Outcome]:
+    """Deliver messages one after the other through one gateway, which can reuse its connection."""
 
     async def all_of_them() -> list[Outcome]:
-        outcomes = []
         async with open_gateway(settings) as gateway:
-            for message in messages:
-                outcomes.append(await gateway.deliver(message))
-                if until is not None:
-                    await _hear_of(until)
-        return outcomes
+            return [await gateway.deliver(message) for message in messages]
 
     return asyncio.run(all_of_them())
-
-
-async def _hear_of(event: Callable[[], bool]) -> None:
-    while not event():  # noqa: ASYNC110  the event happens in another thread
-        await asyncio.sleep(POLL_SECONDS)
-    await asyncio.sleep(POLL_SECONDS)
 
 
 def deliver_together(settings: RoutedGatewaySettings, *messages: QueuedMessage) -> list[Outcome]:

@@ -173,11 +173,6 @@ class Hostile:
         assert self._asked.wait(timeout=10), "no request came"
 
     @property
-    def open_connections(self) -> int:
-        """Return how many connections the server has not closed."""
-        return sum(connection.sock.fileno() != -1 for connection in self.connections)
-
-    @property
     def sent(self) -> int:
         """Return the number of bytes sent, including those still in socket buffers."""
         return sum(connection.sent for connection in self.connections)
@@ -337,13 +332,6 @@ def closed_port() -> Iterator[int]:
     """Reserve a port that refuses connections."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.bind((LOOPBACK, 0))
-        yield sock.getsockname()[1]
-
-
-@contextmanager
-def mute_port() -> Iterator[int]:
-    """Provide a port that accepts a connection and then neither reads nor writes."""
-    with socket.create_server((LOOPBACK, 0), backlog=8) as sock:
         yield sock.getsockname()[1]
 
 

@@ -119,12 +119,6 @@ def test_a_message_whose_answer_was_lost_is_found_and_not_sent_again(sender: Sen
     assert sender.arrived == [(b"x",)]
 
 
-def test_a_file_of_one_byte_arrives(sender: Sender) -> None:
-    sender.file.write_bytes(b"x")
-    assert sender.send().kind is OutcomeKind.DELIVERED
-    assert sender.arrived == [(b"x",)]
-
-
 @pytest.mark.parametrize(
     "size", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long), 200_000]
 )

@@ -9,14 +9,13 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import QueuedMessage
-from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import Attachment
 from retrycli.gateway.http.request import Content, FilePart, file_content, json_content, multipart_content
 from retrycli.gateway.http.response import Answer, holds
@@ -28,17 +27,13 @@ from tests.cpu import cpu_seconds
 from tests.gateway.deliveries import (
     KEY,
     NOON,
-    PUT_PRESET,
     deliver,
-    deliver_in_turn,
     gateway_settings,
     preset_file,
     queued,
 )
 from tests.gateway.hostile import Behaviour, Hostile, answer, close, silence
 from tests.unit.test_fuzz import law
-
-LONG_AGO = NOON - timedelta(days=1)
 
 
 @pytest.mark.parametrize(
@@ -394,24 +389,11 @@ def test_a_preflight_without_an_answer_leaves_the_message_unsent(
         assert set(server.paths) == {ME}
 
 
-def test_a_preflights_result_is_kept_for_the_pass(tmp_path: Path) -> None:
-    with Hostile(answer(201), at={ME: [answer(200, body({"admin": True}))]}) as server:
-        deliver_in_turn(gateway_settings(server.url, preset=preset_file(tmp_path, ASKING)), queued(), queued())
-    assert server.paths == [ME, NOTES, NOTES]
-
-
 def unsettled(ago: timedelta = timedelta(days=1)) -> QueuedMessage:
     return queued()._replace(unsettled_since=NOON - ago)
 
 
 LOOKING = ASKING.replace('preflight = "right"\n', "")
-
-
-def test_a_message_that_is_found_counts_as_delivered_and_is_not_sent(tmp_path: Path) -> None:
-    with Hostile(answer(201), at={FOUND: [answer(200, body({"count": 1}))]}) as server:
-        outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, LOOKING)), unsettled())
-    assert outcome == Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
-    assert server.paths == [FOUND]
 
 
 def test_a_message_that_is_absent_is_sent_after_the_settling_time(tmp_path: Path) -> None:
@@ -525,11 +507,3 @@ def test_an_impossible_preset_is_refused_when_it_is_loaded(text: str, said: str,
     with pytest.raises(ConfigurationError) as raised:
         deliver(gateway_settings("http://127.0.0.1:1", preset=preset))
     assert said in str(raised.value)
-
-
-def test_a_url_out_of_range_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(httpx.InvalidURL):
-        httpx.URL("http://127.0.0.1/" + "x" * 70_000)
-    preset = preset_file(tmp_path, PUT_PRESET.replace("{ticket_id}", "{subject}"))
-    outcome = deliver(gateway_settings("http://127.0.0.1:1", preset=preset), queued(subject="x" * 70_000))
-    assert outcome.kind is OutcomeKind.PERMANENT

@@ -29,7 +29,6 @@ from tests.gateway.cases import (
     UNKNOWN,
     UNREACHABLE,
     Case,
-    token,
 )
 from tests.gateway.conftest import speaking
 from tests.gateway.deliveries import PATH, gateway_settings, open_gateway, queued
@@ -158,13 +157,6 @@ def test_a_servers_behaviour_at_login_leads_to_its_outcome(case: Case, scheme: S
     assert server.paths == [LOG_IN] * (6 if breaks else 1)
     if outcome.status_code is not None:
         assert server.sent < READ_AT_MOST
-
-
-def test_a_login_that_works_once(scheme: Scheme, deliver: Deliver) -> None:
-    server = scheme.start(answer(401), at={LOG_IN: [answer(200, token(MARK)), answer(403)]})
-    outcome = deliver(server, **ACCOUNT, **scheme.trust)
-    assert outcome == Outcome(UNAUTHORIZED, 403, "log-in: HTTP 403, no valid access_token")
-    assert server.paths == [LOG_IN, PATH, LOG_IN]
 
 
 @pytest.mark.parametrize("scheme", ["http", pytest.param("https", marks=pytest.mark.long)], indirect=True)

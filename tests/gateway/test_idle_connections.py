@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.gateway import HttpGateway
 from retrycli.gateway.http.transport import IDLE_SECONDS
-from tests.gateway.deliveries import COLUMNS, NOON, deliver_in_turn, gateway_settings, queued
-from tests.gateway.hostile import SUCCEEDED, Behaviour, Connection, Hostile, answer, close, http, reset
+from tests.gateway.deliveries import COLUMNS, NOON, gateway_settings, queued
+from tests.gateway.hostile import SUCCEEDED, Connection, Hostile, answer, http
 
 MESSAGES = 5
 LIMITS = {"Starman": 1, "gunicorn": 2, "Apache": 5, "Jetty": 30, "nginx": 75}
@@ -85,20 +83,3 @@ def test_a_connection_idle_for_longer_is_replaced(seconds: float, connections: i
     with Hostile(answer(200, SUCCEEDED)) as server:
         deliver_every(seconds, clock, server.url)
         assert len(server.connections) == connections
-
-
-@pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
-@pytest.mark.parametrize("behaviour", [close, reset])
-def test_a_reused_connection_that_ends_without_an_answer_is_unknown(
-    behaviour: Behaviour,
-    encrypted: bool,  # noqa: FBT001  a parameter of the case
-    tls: ssl.SSLContext,
-    certificate: Path,
-) -> None:
-    """The request was written: the server may have read it, so it is not repeated at once."""
-    trust = {"ca_file": certificate} if encrypted else {}
-    with Hostile(answer(200, SUCCEEDED), behaviour, answer(200, SUCCEEDED), tls=tls if encrypted else None) as server:
-        settings = gateway_settings(server.url, immediate_retries=5, **trust)
-        outcomes = deliver_in_turn(settings, queued(), queued())
-        assert [outcome.kind for outcome in outcomes] == [OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN]
-        assert [request.connection for request in server.requests] == [1, 1]

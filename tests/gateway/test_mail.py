@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tracemalloc
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email import message_from_bytes
 from email.header import decode_header, make_header
 from pathlib import Path
@@ -295,13 +295,3 @@ def test_a_large_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert length == composed.size(utf8=False) > 27_000_000
     assert peak < 1_000_000
-
-
-def test_recipients_who_have_the_mail_are_omitted_only_from_the_envelope(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"a")
-    composed = made(Attachment("a", "text/plain", tmp_path / "a", 1))
-    assert [address.spec for address in composed.envelope] == ["anna@example.com", "ben@example.com", "cy@example.com"]
-    had = three("BEN@example.com")._replace(first_failed_at=NOON - timedelta(hours=1))
-    again = compose(had, [], sender=Address("support", "example.com"), fixed=None, subject="{subject}", now=NOON)
-    assert [address.spec for address in again.envelope] == ["anna@example.com", "cy@example.com"]
-    assert [address.spec for address in again.cc] == ["ben@example.com"]

@@ -42,7 +42,6 @@ from tests.gateway.hostile import (
     full_port,
     http,
     in_pieces,
-    mute_port,
     raw,
     reset,
     then_close,
@@ -51,8 +50,6 @@ from tests.gateway.hostile import (
 pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 
 TEN_MB = 10_000_000
-SHORT = 0.3
-"""A deadline in seconds, short because tests wait until it has passed."""
 
 DELIVERED = OutcomeKind.DELIVERED
 REFUSED = OutcomeKind.REFUSED
@@ -65,9 +62,6 @@ PERMANENT = OutcomeKind.PERMANENT
 
 IN_TWO_MINUTES = format_datetime(NOON + timedelta(minutes=2), usegmt=True)
 IN_A_YEAR = format_datetime(NOON + timedelta(days=365), usegmt=True)
-A_YEAR_AGO = format_datetime(NOON - timedelta(days=365), usegmt=True)
-
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def nested(depth: int) -> list[object]:
@@ -89,37 +83,23 @@ def outcome_of(behaviour: Behaviour, **settings: object) -> Outcome:
     ("status", "kind"),
     [
         (200, DELIVERED),
-        (201, DELIVERED),
-        (202, DELIVERED),
         (204, DELIVERED),
         (300, PERMANENT),
-        (304, PERMANENT),
-        (400, PERMANENT),
         (401, UNAUTHORIZED),
         (403, PERMANENT),
         (404, PERMANENT),
         (405, PERMANENT),
-        (407, UNAUTHORIZED),
         (408, TRANSIENT),
-        (409, PERMANENT),
-        (410, PERMANENT),
-        (413, PERMANENT),
-        (422, PERMANENT),
-        (425, TRANSIENT),
         (429, THROTTLED),
         (500, TRANSIENT),
         (501, PERMANENT),
-        (502, TRANSIENT),
-        (503, TRANSIENT),
-        (504, TRANSIENT),
-        (505, PERMANENT),
         (599, TRANSIENT),
         (999, TRANSIENT),
     ],
 )
 def test_a_status_without_a_body(status: int, kind: OutcomeKind) -> None:
     outcome = outcome_of(answer(status))
-    in_doubt = status in {300, 304, 403, 404, 405, 501}
+    in_doubt = status in {300, 403, 404, 405, 501}
     assert outcome == Outcome(kind, status, None if kind is DELIVERED else f"HTTP {status}", in_doubt=in_doubt)
 
 
@@ -234,17 +214,9 @@ def test_cookies_are_ignored(cookie: str) -> None:
     [
         (None, None),
         ("120", timedelta(minutes=2)),
-        ("0", timedelta(0)),
         (IN_TWO_MINUTES, timedelta(minutes=2)),
-        ("Monday, 03-Mar-25 12:02:00 GMT", timedelta(minutes=2)),
-        ("Mon Mar  3 12:02:00 2025", timedelta(minutes=2)),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", RETRY_AFTER_CAP),
-        (A_YEAR_AGO, timedelta(0)),
         (IN_A_YEAR, RETRY_AFTER_CAP),
-        ("9" * 5000, RETRY_AFTER_CAP),
         ("soon", None),
-        ("-1", None),
-        ("1.5", None),
         ("120\r\nRetry-After: 240", None),
         ("120\r\nRetry-After: 120", None),
     ],
@@ -275,11 +247,6 @@ def test_a_redirect_is_not_followed_to_another_server(status: int) -> None:
     assert not elsewhere.connections
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed_on_the_same_server(status: int) -> None:
-    assert outcome_of(answer(status, headers={"Location": "/elsewhere"})).kind is PERMANENT
-
-
 def test_an_answer_of_exactly_the_limit_is_read() -> None:
     body = SUCCEEDED + b" " * (ANSWER_LIMIT - len(SUCCEEDED))
     assert outcome_of(answer(200, body)) == Outcome(DELIVERED, 200)
@@ -305,22 +272,6 @@ def test_a_put_is_not_repeated_over_a_kept_connection(tmp_path: Path, behaviour:
         ("PUT", {"body": "first"}, 1),
         ("PUT", {"body": "second"}, 1),
     ]
-
-
-def test_a_connection_closed_by_the_server_is_not_reused() -> None:
-    with Hostile(then_close(http(200, SUCCEEDED))) as server:
-        outcomes = deliver_in_turn(
-            gateway_settings(server.url), queued(), queued(), until=lambda: not server.open_connections
-        )
-    assert [outcome.kind for outcome in outcomes] == [DELIVERED, DELIVERED]
-    assert [request.connection for request in server.requests] == [1, 2]
-
-
-def test_one_connection_serves_many_messages() -> None:
-    with Hostile(answer(200, SUCCEEDED)) as server:
-        outcomes = deliver_in_turn(gateway_settings(server.url), *[queued()] * 10)
-    assert outcomes == [Outcome(DELIVERED, 200)] * 10
-    assert len(server.connections) == 1
 
 
 def test_each_of_many_concurrent_messages_has_its_own_outcome() -> None:
@@ -414,13 +365,6 @@ def test_a_deadline_between_two_attempts_leaves_the_message_unsent() -> None:
     assert outcome == Outcome(UNREACHABLE, None, "not sent within 7 s")
 
 
-def test_a_mute_port_may_have_read_the_request() -> None:
-    """The kernel accepts the connection and the request, so the outcome is unknown."""
-    with mute_port() as port:
-        outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", request_timeout_seconds=SHORT))
-    assert outcome == Outcome(UNKNOWN, None, f"no response within {SHORT} s")
-
-
 @pytest.mark.parametrize("error", [OSError(5, "?"), TimeoutError(), UnicodeError("?"), httpx.ReadError("?")])
 def test_a_request_not_proven_unsent_is_unknown(error: Exception) -> None:
     assert isinstance(error, TRANSPORT_ERRORS)
@@ -465,15 +409,6 @@ def test_an_invalid_port_is_an_invalid_setting() -> None:
     settings = gateway_settings("http://127.0.0.1:1").model_copy(update={"base_url": "http://127.0.0.1:65536"})
     with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):
         deliver(settings)
-
-
-@pytest.mark.parametrize(
-    "url", ["http://256.1.1.1", "http://a..b", f"http://{'a' * 64}.com", "http://[v1.x]", "http://xn--"]
-)
-def test_an_invalid_host_is_an_invalid_setting(url: str) -> None:
-    """The setting is wrong, not the messages, so no message is escalated."""
-    with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):
-        deliver(gateway_settings(url))
 
 
 def test_a_base_url_is_required() -> None:

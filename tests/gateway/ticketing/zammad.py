@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from typing import Any
 
@@ -70,22 +69,15 @@ class Zammad(Fake):
                 found = [one for one in self._articles if str(one["id"]) == article]
                 missing = _error(404, f"Couldn't find Ticket::Article with 'id'={article}")
                 return Answered(200, found[0]) if found else missing
-            case "GET", ["api", "v1", "tickets", ticket]:
-                fields = {"id": ticket, "number": f"7100{ticket}", "title": "Broken", "group_id": 1, "customer_id": 7}
-                return self._no_ticket(ticket) or Answered(200, {**fields, "id": int(ticket)})
             case _:
                 return _error(404, f"No route matches [{asked.method}] {asked.path}")
 
     def _refused(self, given: str) -> Answered | None:
-        if not given:
-            return _error(403, "Authentication required")
         if given in self._right:
             return None
         return _error(401, "Invalid BasicAuth credentials" if given[:6] == "Basic " else "Can't find User for Token")
 
     def _no_ticket(self, ticket: object) -> Answered | None:
-        if ticket is None:
-            return _error(404, "Couldn't find Ticket without an ID")
         if str(ticket) not in map(str, self.tickets):
             return _error(404, f"Couldn't find Ticket with 'id'={ticket}")
         return _error(403, "Not authorized") if str(ticket) in map(str, self.forbidden) else None
@@ -93,13 +85,7 @@ class Zammad(Fake):
     def _post(self, asked: Asked) -> Answered:
         # Rails parses a body by its Content-Type, and ignores a body of another type.
         is_json = asked.headers.get("content-type", "").split(";")[0] == "application/json"
-        try:
-            given = asked.json if is_json else {}
-        except ValueError:
-            if "json" in asked.headers.get("accept", ""):
-                return Answered(400, {"status": 400, "error": "Bad Request"})
-            return Answered(400, b"<!DOCTYPE html><title>400: Bad Request</title>", {"Content-Type": "text/html"})
-        given = given if isinstance(given, dict) else {}
+        given = asked.json if is_json else {}
         if self.broken:
             return Answered(422, {"error": self.broken})
         return self._no_ticket(given.get("ticket_id")) or self._wrong(given) or Answered(201, self._add(given))
@@ -113,14 +99,6 @@ class Zammad(Fake):
         to = _addresses(given.get("to"))
         if kind == "email" and self.agent and not (to and all("@" in one for one in to)):
             return _error(422, "Sending an email without a valid recipient is not possible.")
-        for index, one in enumerate(given.get("attachments") or []):
-            for name in ("mime-type", "filename", "data"):
-                if one.get(name) is None:
-                    return _error(422, f"Attachment needs '{name}' param for attachment with index '{index}'")
-            try:
-                base64.b64decode(one["data"].replace("\r", "").replace("\n", ""), validate=True)
-            except binascii.Error:
-                return _error(422, f"Invalid base64 for attachment with index '{index}'")
         return None
 
     def _add(self, given: JSON) -> JSON:

@@ -97,8 +97,6 @@ class Znuny(Fake):
         match asked.method, path.split("/")[1:]:
             case "POST", ["Session"]:
                 return self._run(asked, {}, self._create_session)
-            case "GET", ["Session", session]:
-                return self._run(asked, {"SessionID": session}, self._get_session)
             case "PATCH", ["Ticket", ticket]:
                 return self._run(asked, {"TicketID": ticket}, self._update)
             case "GET", ["Ticket", ticket]:
@@ -109,12 +107,7 @@ class Znuny(Fake):
     def _run(self, asked: Asked, of_path: Mapping[str, str], operation: Callable[[dict[str, Any]], object]) -> Answered:
         data: Any = {}
         if asked.body and asked.method != "GET":
-            try:
-                data = asked.json
-            except ValueError:
-                return reason("Error while decoding request content.")
-            if not data or not isinstance(data, dict):
-                return reason("Unsupported request content structure.")
+            data = asked.json
         try:
             result = operation({**data, **asked.query, **of_path})
         except Refused as refused:
@@ -145,12 +138,6 @@ class Znuny(Fake):
         session = f"session{len(self.asked):025}"
         self.sessions.add(session)
         return {"SessionID": session}
-
-    def _get_session(self, data: dict[str, Any]) -> object:
-        if data["SessionID"] not in self.sessions:
-            raise Refused("SessionGet.SessionInvalid", "SessionID is Invalid!")
-        facts = {"UserID": "2", "UserLogin": "agent", "UserType": "User"}
-        return {"SessionData": [{"Key": name, "Value": value} for name, value in facts.items()]}
 
     def _update(self, data: dict[str, Any]) -> object:
         if not true(data.get("UserLogin")) and not true(data.get("SessionID")):
@@ -281,14 +268,6 @@ class Znuny(Fake):
         if true(data.get("DynamicFields")) and self.article_fields:
             of_it = ((name, article.marks.get(name)) for name in sorted(self.article_fields))
             shown["DynamicField"] = [{"Name": name, "Value": value} for name, value in of_it]
-        if true(data.get("Attachments")):
-            files = list(article.attachments)
-            if article.html and true(data.get("HTMLBodyAsAttachment")):
-                files.append(("file-2", 'text/html; charset="utf-8"', article.text.encode()))
-            shown["Attachment"] = [
-                {"Filename": name, "ContentType": kind, "Content": base64.b64encode(content).decode()}
-                for name, kind, content in files
-            ]
         return shown
 
     def _number(self, value: int | str) -> int | str:
