@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
 from pathlib import Path
@@ -32,11 +32,10 @@ from retrycli.config import template as settings_text
 from retrycli.config.loader import load
 from retrycli.config.settings import Settings
 from retrycli.domain.cron_line import BEGIN, END, block, calls, with_block
-from retrycli.domain.duration import LONGEST, duration, in_words
 from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NotEdited
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.message import REQUIRED_COLUMNS, MessageType, utc_time
+from retrycli.domain.message import REQUIRED_COLUMNS, MessageType
 from retrycli.domain.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind, one_line, parse_retry_after
 from retrycli.domain.sanitize import encodable
 from retrycli.gateway.http.response import ANSWER_LIMIT, Answer, outcome_of, outcome_of_question
@@ -452,47 +451,6 @@ def test_retry_after_as_a_date_is_exact(until: datetime | timedelta) -> None:
     assert wait == max(timedelta(0), min(then - NOON, RETRY_AFTER_CAP))
 
 
-PLAIN_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
-    lambda each: st.lists(each, max_size=3) | st.dictionaries(TEXT, each, max_size=3),
-)
-
-
-@law(
-    value=st.lists(PLAIN_JSON) | PLAIN_JSON,
-    column=st.sampled_from(["cc_emails", "bcc_emails"]),
-    ascii_only=st.booleans(),
-)
-def test_a_list_column_round_trips(value: object, column: str, *, ascii_only: bool) -> None:
-    written = json.dumps(value, ensure_ascii=ascii_only)
-    if value is None or isinstance(value, list):
-        assert queued(**{column: written}).message.fields[column] == (value or [])
-    else:
-        with pytest.raises(InvalidMessage, match=f"{column} must be a JSON list"):
-            queued(**{column: written})
-
-
-FIRST, LAST = (time.replace(tzinfo=UTC) - EPOCH for time in (datetime.min, datetime.max))  # noqa: DTZ901  `replace` adds the zone
-ZONES: st.SearchStrategy[Any] = st.none() | st.integers(-1439, 1439).map(
-    lambda minutes: timezone(timedelta(minutes=minutes))
-)
-
-
-LAST_DAY = st.datetimes((EPOCH + LAST - timedelta(days=1)).replace(tzinfo=None), timezones=ZONES)
-FIRST_DAY = st.datetimes(max_value=(EPOCH + FIRST + timedelta(days=1)).replace(tzinfo=None), timezones=ZONES)
-
-
-@law(moment=st.datetimes(timezones=ZONES) | FIRST_DAY | LAST_DAY, separator=st.sampled_from("T "))
-def test_a_time_round_trips(moment: datetime, separator: str) -> None:
-    since_epoch = moment.replace(tzinfo=UTC) - EPOCH - (moment.utcoffset() or timedelta(0))
-    if FIRST <= since_epoch <= LAST:
-        read = utc_time("created_at", moment.isoformat(separator))
-        assert read == EPOCH + since_epoch == utc_time("created_at", moment)
-    else:
-        with pytest.raises(InvalidMessage, match="created_at is not a valid date"):
-            utc_time("created_at", moment.isoformat(separator))
-
-
 DAY, ERA = "[0-9]{4,6}-[0-9]{2}-[0-9]{2}", "( BC)?"
 CLOCK, ZONE = "[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?", "[+-][0-9]{2}(:[0-9]{2}){0,2}"
 WRITTEN_BY_A_SERVER = {
@@ -515,31 +473,9 @@ def test_a_servers_value_is_read_as_a_value_or_a_text(value: tuple[str, bytes]) 
     _or_text(usual)(oid).load(data)
 
 
-@law(text=TEXT | st.text("0123456789.msh d") | st.builds("{}{}".format, st.integers(0, 10**5), st.sampled_from("smhd")))
-def test_a_duration_is_within_bounds_or_refused(text: str) -> None:
-    try:
-        length = duration(text)
-    except ValueError as error:
-        said = str(error)
-        assert said.startswith(repr(text))
-    else:
-        assert timedelta(0) <= length <= LONGEST
-
-
-@law(length=st.timedeltas())
-def test_any_duration_has_words(length: timedelta) -> None:
-    assert re.fullmatch(r"\d+ (s|min|h|d)( \d+ (s|min|h))?", in_words(length))
-
-
 @law(text=FROM_A_DATABASE | st.text("HTTP 0123456789.,:@a-…"))
 def test_only_the_status_is_a_number_in_a_cause(text: str) -> None:
     assert not re.search(r"\d", re.sub(r"(?i)\bHTTP \d{3}\b", "", cause(text)))
-
-
-@law(before=TEXT, after=TEXT, figures=st.tuples(st.integers(0), st.integers(0)))
-def test_errors_that_differ_in_a_number_have_one_cause(before: str, after: str, figures: tuple[int, int]) -> None:
-    one, other = (f"{before}: no. {figure} {after}" for figure in figures)
-    assert cause(one) == cause(other)
 
 
 BLOCK = block(JOB, system=False)

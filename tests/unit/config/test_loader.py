@@ -95,18 +95,6 @@ def test_every_setting_has_a_description() -> None:
     assert undescribed == []
 
 
-def test_settings_are_frozen() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
-        Settings().run.concurrency = 1  # type: ignore[misc]
-
-
-def test_the_environment_overrides_the_file_and_the_file_the_default() -> None:
-    toml = "[run]\nconcurrency = 4\nlimit = 100\n"
-    loaded = read(toml, RETRYCLI_RUN__CONCURRENCY="2")
-    run = loaded.settings.run
-    assert (run.concurrency, run.limit, run.deadline_minutes) == (2, 100, 12)
-
-
 def test_each_value_other_than_a_default_names_its_source(folder: Path) -> None:
     toml = "[run]\nconcurrency = 4\nlimit = 100\n[schedule.types.supplier]\nmax_retries = 3\n"
     loaded = read(toml, RETRYCLI_RUN__CONCURRENCY="2", TICKETING_API_BASE_URL="https://tickets.example.com")
@@ -354,12 +342,8 @@ def test_all_problems_are_reported_together() -> None:
         ("[schedule]\nmax_retries = 2.5\n", "schedule.max_retries"),
         ('[schedule]\nmax_retries = "ten"\n', "schedule.max_retries"),
         ('[schedule]\nbackoff = "fibonacci"\n', "schedule.backoff"),
-        ("[schedule]\nbase_minutes = inf\n", "schedule.base_minutes"),
-        ("[schedule]\ncap_minutes = nan\n", "schedule.cap_minutes"),
-        ("[schedule]\nfactor = nan\n", "schedule.factor"),
         ("[schedule]\nwaits_minutes = [5, 0]\n", "schedule.waits_minutes"),
         ("[schedule]\nwaits_minutes = 5\n", "schedule.waits_minutes"),
-        ("[schedule]\nexpires_after_hours = inf\n", "schedule.expires_after_hours"),
         ('[schedule]\nwindows = ["Mon 08:00-08:00"]\n', "schedule.windows"),
         ('[schedule]\nwindows = [""]\n', "schedule.windows"),
         ("[schedule]\nwindows = 8\n", "schedule.windows"),
@@ -372,7 +356,6 @@ def test_all_problems_are_reported_together() -> None:
         ('[schedule.types.internal]\ntimezone = "UTC"\n', "schedule.types.internal.timezone"),
         ('[gateway]\nauth = "kerberos"\n', "gateway.auth"),
         ('[gateway]\nlogin_path = "login"\n', "gateway.login_path"),
-        ("[run]\nrate_per_second = inf\n", "run.rate_per_second"),
         ("[breaker]\nprobe_minutes = []\n", "breaker.probe_minutes"),
         ("[breaker]\nprobe_minutes = [15, -1]\n", "breaker.probe_minutes"),
         ('[logging]\nlevel = "LOUD"\n', "logging.level"),
@@ -439,12 +422,9 @@ def test_jitter_is_between_zero_and_all_of_the_wait(section: str, jitter: float,
         assert refusal(toml).startswith(f"{section}.jitter (file")
 
 
-def test_an_invalid_list_item_in_the_environment_is_named_with_its_variable() -> None:
+def test_an_invalid_or_empty_list_in_the_environment_is_named() -> None:
     said = refusal(RETRYCLI_SCHEDULE__WAITS_MINUTES="5,soon")
     assert said.startswith("schedule.waits_minutes.1 (environment RETRYCLI_SCHEDULE__WAITS_MINUTES): ")
-
-
-def test_an_empty_list_of_probe_waits_in_the_environment_is_refused() -> None:
     assert refusal(RETRYCLI_BREAKER__PROBE_MINUTES="").startswith("breaker.probe_minutes")
 
 
@@ -685,15 +665,9 @@ def test_the_environment_can_set_a_message_types_settings() -> None:
     assert (own.max_retries, own.backoff.factor) == (4, 3)
 
 
-@pytest.mark.parametrize(
-    ("toml", "name"),
-    [
-        ('[schedule]\nbackoff = "list"\n', "schedule"),
-        ('[schedule.types.supplier]\nbackoff = "list"\n', "schedule.types.supplier"),
-    ],
-)
-def test_a_list_without_waits_is_refused(toml: str, name: str) -> None:
-    assert f"{name}.waits_minutes is empty" in refusal(toml)
+@pytest.mark.parametrize("section", ["schedule", "schedule.types.supplier"])
+def test_a_list_without_waits_is_refused(section: str) -> None:
+    assert f"{section}.waits_minutes is empty" in refusal(f'[{section}]\nbackoff = "list"\n')
 
 
 def test_a_message_type_may_use_the_general_list() -> None:
@@ -725,10 +699,8 @@ def test_a_wait_within_the_slack_is_refused(toml: str) -> None:
 
 def test_the_wait_that_is_too_short_is_named() -> None:
     said = refusal('[schedule]\nbackoff = "list"\nwaits_minutes = [5, 0.5, 10]\n')
-    assert (
-        "the shortest wait, after cap and jitter, is 0.5 min; it must be longer than schedule.due_slack_seconds (60 s)"
-        in said
-    )
+    assert "the shortest wait, after cap and jitter, is 0.5 min; it must be longer than " in said
+    assert "longer than schedule.due_slack_seconds (60 s)" in said
     assert "schedule.waits_minutes: " in said
     assert "schedule.base_minutes: " in refusal("[schedule]\nbase_minutes = 1\n")
     assert "schedule.types.supplier.base_minutes: " in refusal("[schedule.types.supplier]\nbase_minutes = 1\n")
@@ -761,21 +733,6 @@ def test_a_wait_beyond_the_slack_is_accepted(toml: str) -> None:
 )
 def test_an_authentication_method_requires_its_credentials(lines: str, missing: str) -> None:
     assert f"needs gateway.{missing} or gateway.{missing}_file" in refusal(f"[gateway]\n{lines}\n")
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        f'auth = "bearer"\ntoken = "{SECRET}"',
-        f'auth = "basic"\nusername = "ann"\npassword = "{SECRET}"',
-        f'auth = "login"\nusername = "ann"\npassword = "{SECRET}"',
-    ],
-)
-def test_complete_credentials_are_accepted(lines: str) -> None:
-    gateway = read(f"[gateway]\n{lines}\n").settings.gateway
-    secret = gateway.token or gateway.password
-    assert secret is not None
-    assert secret.get_secret_value() == SECRET
 
 
 @pytest.mark.parametrize("name", ["username", "password", "token"])

@@ -94,10 +94,6 @@ def test_linear_retry_n_is_due_n_bases_after_creation_and_at_least_one_base_from
     assert due == NOON + timedelta(minutes=due_after)
 
 
-def test_linear_waits_without_a_creation_time_start_at_the_last_attempt() -> None:
-    assert LINEAR.next_attempt_at(4, since=NOON) == NOON + timedelta(minutes=15)
-
-
 @EVERY_KIND
 @pytest.mark.parametrize("retry", [1, 10_000])
 def test_a_time_after_the_year_9999_becomes_the_latest_possible(backoff: Backoff, retry: int) -> None:
@@ -108,13 +104,6 @@ def test_a_time_after_the_year_9999_becomes_the_latest_possible(backoff: Backoff
 @pytest.mark.parametrize(("retry", "created_at"), [(10_000, LATEST), (10**12, NOON), (2**63 - 1, NOON)])
 def test_a_linear_retry_near_the_year_9999_does_not_overflow(retry: int, created_at: datetime) -> None:
     assert LINEAR.next_attempt_at(retry, since=NOON, created_at=created_at) == LATEST
-
-
-@pytest.mark.parametrize("retry", [1, 2])
-@pytest.mark.parametrize("jitter", [-1, 0.5, 1])
-def test_waits_under_an_hour_have_no_jitter(retry: int, jitter: float) -> None:
-    due = EXPONENTIAL.next_attempt_at(retry, since=NOON, jitter=jitter)
-    assert due == NOON + EXPONENTIAL.wait(retry)
 
 
 @pytest.mark.parametrize(

@@ -150,15 +150,6 @@ def test_an_answered_probe_closes_it_and_ends_the_outage(kind: OutcomeKind) -> N
     assert breaker.after(OutcomeKind.TRANSIENT, RULES, since=NOON, ticket="1").state is BreakerState.CLOSED
 
 
-def test_the_next_outage_starts_with_the_first_wait() -> None:
-    later = NOON + timedelta(days=1)
-    probe = NOON + timedelta(minutes=15)
-    breaker = OPEN.after(OutcomeKind.DELIVERED, RULES, since=probe, ticket="1")
-    for ticket in "12345":
-        breaker = breaker.after(OutcomeKind.TRANSIENT, RULES, since=later, ticket=ticket)
-    assert (breaker.opened_at, breaker.probe_at) == (later, later + timedelta(minutes=15))
-
-
 def test_a_destination_that_requests_a_rest_gets_no_requests_until_its_end() -> None:
     resting = CLOSED.rest(NOON + timedelta(minutes=20))
     assert resting.state is BreakerState.RESTING

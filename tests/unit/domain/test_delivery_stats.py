@@ -1,4 +1,4 @@
-"""The figures derived from statistics: bars, totals, quantiles."""
+"""The figures derived from statistics: bars, totals, quantiles, and the outages derived from passes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from retrycli.domain.delivery_stats import (
     MAX_BARS,
     OUTCOMES,
     DeliveryStats,
+    Outage,
     Slice,
     bar_for,
     bars,
+    outages,
     quantile,
     unit_for,
 )
@@ -83,3 +85,29 @@ def test_a_quantile_is_the_wait_within_which_that_share_was_delivered(
     waits: dict[int, int], share: float, minutes: int | None
 ) -> None:
     assert quantile(waits, share) == (None if minutes is None else minutes * MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [
+        ("", []),
+        ("uuu", []),
+        ("d", [(0, None)]),
+        ("uddu", [(1, 3)]),
+        ("du", [(0, 1)]),
+        ("udduud", [(1, 3), (5, None)]),
+        ("dudu", [(0, 1), (2, 3)]),
+    ],
+)
+def test_an_outage_lasts_from_its_first_pass_to_the_first_that_succeeds(
+    passes: str, expected: list[tuple[int, int | None]]
+) -> None:
+    """Each letter is an hourly pass: ``d`` found the API down, and ``u`` found it up."""
+    told = [(NOON + hour * HOUR, summary == "d") for hour, summary in enumerate(passes)]
+    found = [Outage(NOON + a * HOUR, None if b is None else NOON + b * HOUR) for a, b in expected]
+    assert outages(told) == found
+
+
+def test_a_continuing_outage_lasts_until_now() -> None:
+    assert Outage(NOON, None).length(NOON + 3 * HOUR) == 3 * HOUR
+    assert Outage(NOON, NOON + HOUR).length(NOON + 3 * HOUR) == HOUR

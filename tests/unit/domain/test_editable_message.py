@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.domain.errors import NotEdited
 
 BEFORE = EditableMessage("Re: Invoice", "Hello,\n\nit is attached.", "ana@example.com")
-LINE = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), max_size=20)
 
 
 def test_the_text_starts_with_the_subject_and_a_blank_line() -> None:
     assert BEFORE.as_text() == "Subject: Re: Invoice\n\nHello,\n\nit is attached.\n"
-
-
-@given(LINE, st.text(st.characters(exclude_categories=["Cs"])))
-def test_an_unchanged_text_changes_nothing(subject: str, body: str) -> None:
-    before = EditableMessage(subject, body)
-    assert before.with_text(before.as_text()) == before
 
 
 @pytest.mark.parametrize(

@@ -407,10 +407,6 @@ def test_a_new_message_without_retries_left_is_escalated_at_once(retry_count: in
     assert step == Transition(TransitionKind.ESCALATED, reason=EscalationReason.EXHAUSTED, last_error=FIXED_SENTENCE)
 
 
-def test_a_new_message_with_one_retry_left_waits_for_it() -> None:
-    assert enrol(message(retry_count=9)).kind is TransitionKind.ENROLLED
-
-
 @pytest.mark.parametrize(
     ("created_at", "updated_at", "expected"),
     [

@@ -21,7 +21,7 @@ from retrycli.domain.passes import PassResult, PassSummary
 from retrycli.operations.doctor import database, examine, machine, network
 from retrycli.operations.doctor import scheduler as calling
 from retrycli.operations.doctor.context import Context as Case
-from retrycli.operations.doctor.context import Finding, Level, failed
+from retrycli.operations.doctor.context import Finding, Level
 from retrycli.operations.wiring import STATE_FOLDER, open_database
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
@@ -136,18 +136,6 @@ def test_settings_from_a_file_are_ok_and_those_from_the_environment_are_lost_on_
     case = desk.case(environment={"RETRYCLI_RUN__LIMIT": "5"})
     found = only(machine.settings(case), Level.WARNING, "settings")
     assert "sets run.limit, which cron does not pass on" in found.found
-
-
-def test_an_unknown_variable_is_a_finding_and_not_an_error(desk: Desk) -> None:
-    desk.case()
-    found = only(examine(desk.config, {"RETRYCLI_GATEWAY__TOKNE": "s3cret"}), Level.FAILURE, "settings")
-    assert found.found == "gateway.tokne (environment RETRYCLI_GATEWAY__TOKNE): no such setting"
-
-
-def test_private_files_are_ok(desk: Desk) -> None:
-    (desk.root / "token").touch(0o600)
-    (desk.root / "token").write_text("s3cret")
-    only(machine.files(desk.case(more='auth = "bearer"\ntoken_file = "token"\n')), Level.OK, "files")
 
 
 @pytest.mark.parametrize(
@@ -500,23 +488,6 @@ def test_a_healthy_database_is_ok(desk: Desk) -> None:
     desk.execute("PRAGMA journal_mode = WAL")
     for check in (database.table, database.tables, database.writing, database.time):
         assert {finding.level for finding in desk.in_database(check)} <= {Level.OK}
-
-
-def test_a_missing_updated_at_column_is_reported(desk: Desk) -> None:
-    """The finding is only a warning, because passes also work without the column."""
-    desk.execute("ALTER TABLE pending_messages DROP COLUMN updated_at")
-    findings = desk.in_database(database.table)
-    found = only([finding for finding in findings if finding.level is not Level.OK], Level.WARNING, "table")
-    assert found.found == (
-        "pending_messages has no updated_at: each pass reads the text of every escalated message. An escalated "
-        "message that fails again between two passes stays escalated if its text, retry_count and last_error are "
-        "unchanged"
-    )
-    assert found.remedy == (
-        "add updated_at, and set it with every change; let the application change retry_count or last_error when "
-        "it marks a message as failed again"
-    )
-    assert not failed(findings)
 
 
 @pytest.mark.parametrize(

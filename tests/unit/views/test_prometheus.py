@@ -150,7 +150,8 @@ def test_the_file_replaces_the_previous_one_without_leftovers(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["retrycli.prom"]
 
 
-def test_a_reader_never_sees_a_partial_file(tmp_path: Path) -> None:
+def test_a_reader_never_sees_a_partial_file_nor_another_that_the_collector_reads(tmp_path: Path) -> None:
+    """The collector reads files that end in .prom, so temporary files must have other names."""
     path = tmp_path / "retrycli.prom"
     contents = [f"{letter * 100_000}\n" for letter in "ab"]
     write(path, contents[0])
@@ -163,35 +164,16 @@ def test_a_reader_never_sees_a_partial_file(tmp_path: Path) -> None:
 
     writer = Thread(target=keep_writing)
     writer.start()
+    names: set[str] = set()
     try:
         seen = {path.read_text() for _ in range(2000)}
-    finally:
-        over.set()
-        writer.join()
-    assert seen == set(contents)
-
-
-def test_the_collector_ignores_an_unfinished_file(tmp_path: Path) -> None:
-    """The collector reads files that end in .prom, so temporary files must have other names."""
-    path = tmp_path / "retrycli.prom"
-    write(path, "one\n")
-    names: set[str] = set()
-    over = Event()
-
-    def keep_writing() -> None:
-        while not over.is_set():
-            write(path, "x" * 100_000)
-
-    writer = Thread(target=keep_writing)
-    writer.start()
-    try:
         while writer.is_alive() and names <= {path.name}:
             names.update(each.name for each in tmp_path.iterdir())
     finally:
         over.set()
         writer.join()
-    assert names > {path.name}
-    assert {name for name in names if name.endswith(".prom")} == {path.name}
+    assert seen == set(contents)
+    assert {name for name in names if name.endswith(".prom")} == {path.name} < names
 
 
 def refusal(path: Path) -> str:

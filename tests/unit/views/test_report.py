@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -190,30 +191,13 @@ def test_times_are_in_the_requested_zone() -> None:
     assert "down from Sat 1 Mar 05:30 to 14:30" in page.words
 
 
-class Spring(tzinfo):
-    """The time zone of Central Europe at the end of March 2025, when the clocks change."""
-
-    CHANGE = datetime(2025, 3, 30, 1)  # noqa: DTZ001  compared with naive times
-
-    def fromutc(self, dt: datetime) -> datetime:
-        return dt + (2 * HOUR if dt.replace(tzinfo=None) >= self.CHANGE else HOUR)
-
-    def utcoffset(self, dt: datetime | None) -> timedelta:
-        return 2 * HOUR if dt is not None and dt.replace(tzinfo=None) >= self.CHANGE + 2 * HOUR else HOUR
-
-    def dst(self, dt: datetime | None) -> timedelta:
-        return self.utcoffset(dt) - HOUR
-
-    def tzname(self, dt: datetime | None) -> str:
-        return str(dt)
-
-
 def test_a_day_with_a_clock_change_has_no_gap() -> None:
     """All times have the present offset, which the page names."""
     monday = datetime(2025, 3, 31, 10, tzinfo=UTC)
     passes = [PassMark(monday - number * TICK, "completed", None) for number in range(600, 0, -1)]
     told = replace(figures(), since=monday - 7 * DAY, until=monday)
-    page = render(replace(BUSY, figures=told, passes=passes, first_pass=passes[0].started_at), zone=Spring())
+    report = replace(BUSY, figures=told, passes=passes, first_pass=passes[0].started_at)
+    page = render(report, zone=ZoneInfo("Europe/Berlin"))
     assert "created Mon 31 Mar 12:00 (UTC+02:00)" in Page(page).words
     [sunday] = re.findall(r"<title>Sunday 30 March</title>.*?</svg>", page)
     assert "<desc>96 completed</desc>" in sunday
@@ -421,12 +405,13 @@ def test_passes_that_stopped_are_missing_up_to_now() -> None:
     assert found.rows[0].expected == (0, 13)
 
 
-def test_passes_missing_from_the_start_are_shown() -> None:
-    assert set_out(marks(60), until=MIDNIGHT + HOUR).missed == 3
-
-
-def test_a_pass_that_is_not_overdue_is_not_missing() -> None:
-    assert set_out(marks(0), until=MIDNIGHT + 20 * MINUTE).missed == 0
+@pytest.mark.parametrize(
+    ("begun", "minutes", "missed"),
+    [([60], 60, 3), ([], 60, 3), ([0], 20, 0)],
+    ids=["from the start", "all", "none that is overdue"],
+)
+def test_missing_passes_are_counted_up_to_now(begun: list[int], minutes: int, missed: int) -> None:
+    assert set_out(marks(*begun), until=MIDNIGHT + minutes * MINUTE).missed == missed
 
 
 def test_of_two_passes_in_one_cell_the_worse_is_shown_and_both_are_counted() -> None:
@@ -455,7 +440,3 @@ def test_days_follow_the_zone_and_each_has_a_row() -> None:
 def test_a_pass_with_a_clock_ahead_does_no_harm() -> None:
     found = set_out(marks(-20, 0, 30 * 60), until=MIDNIGHT + 5 * MINUTE)
     assert (found.results, found.missed) == ({"completed": 1}, 0)
-
-
-def test_without_passes_there_are_only_misses() -> None:
-    assert set_out([], until=MIDNIGHT + HOUR).missed == 3
