@@ -1,6 +1,6 @@
 """Count the Python calls of a pass with one message: ``python -m tests.benchmarks.calls``.
 
-The count does not depend on the machine or its load. It excludes the calls made by imports.
+On a busy machine a pass waits longer, and makes some more calls. The count excludes the calls made by imports.
 """
 
 from __future__ import annotations
