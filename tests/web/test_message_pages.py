@@ -20,18 +20,15 @@ from tests.web.conftest import PAGES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrycli.operations.sandbox import Answer
     from tests.web.browser import HtmlPage
     from tests.web.conftest import Desk
 
 pytestmark = on_both
 
-UNKNOWN_RECIPIENT: Answer = REJECTS
-
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    with Api(UNKNOWN_RECIPIENT) as api:
+    with Api(REJECTS) as api:
         yield api
 
 
@@ -65,12 +62,7 @@ def test_an_escalated_message_is_understood_edited_and_sent(escalated: Desk, api
     """This is the story of a person who has only a browser."""
     browser = escalated.browser("anna")
     first = browser.open("/")
-    assert "Needs you" in first.words
-    assert "1, 1 new" in first.words
     page = browser.follow(first, "/id/9")
-    assert "escalated" in page.words
-    assert "The ticketing system does not accept it as it is." in page.words
-    assert "Attempt 1: permanent · HTTP 422" in page.words
     form = browser.follow(page, "/edit")
     changes = browser.submit(form, "/edit", press="Show the changes", recipient="ana@example.com")
     assert "-Recipient: nobody@example.com +Recipient: ana@example.com" in changes.words
@@ -80,15 +72,9 @@ def test_an_escalated_message_is_understood_edited_and_sent(escalated: Desk, api
     sent = browser.submit(changes, "/edit", press="Write and retry now")
     assert sent.url == f"{PAGES}/id/9"
     assert "Changed recipient of message 9. Message 9 sent." in sent.words
-    assert "Attempt 2: delivered by anna" in sent.words
-    assert "Edited by anna" in sent.words
     row = escalated.application.row(9)
     assert (row["status"], row["recipient_email"]) == ("sent", "ana@example.com")
     assert api.bodies[-1] == "Hello,\r\n\r\nit is attached.\r\n"
-    assert "There is nothing to do: the message is sent." in sent.words
-    assert "Why it" not in sent.words
-    assert "closed:" not in sent.words
-    assert sent.forms[1:] == []  # the first one signs out
 
 
 @on_sqlite
@@ -120,15 +106,6 @@ def test_each_action_has_a_form_and_shows_its_result_and_its_operator(
 
 
 @on_sqlite
-def test_a_rejected_message_can_be_requeued(escalated: Desk) -> None:
-    browser = escalated.browser("anna")
-    rejected = browser.submit(browser.open("/id/9"), "/reject", reason="wrong")
-    assert [form.action for form in rejected.forms[1:]] == [f"{PAGES}/id/9/requeue"]
-    assert "Requeued message 9" in browser.submit(rejected, "/requeue").words
-    assert escalated.application.state(9) == "waiting"
-
-
-@on_sqlite
 def test_a_message_that_may_have_arrived_says_so(desk: Desk) -> None:
     with Api(LOST) as api:
         use(desk, api)
@@ -149,28 +126,6 @@ def test_a_message_that_may_have_arrived_says_so(desk: Desk) -> None:
 
 
 @on_sqlite
-def test_an_action_that_is_not_possible_is_a_page_that_says_why(desk: Desk) -> None:
-    desk.application.fill()
-    operations.run_pass.run_once(desk.settings)
-    browser = desk.browser("anna")
-    for path, status, words in (
-        ("/id/999/retry", 404, "no message 999; the page “Messages” lists the failed messages"),
-        ("/id/5/retry", 409, "message 5 is sent, not failed"),
-        ("/id/8/requeue", 409, "message 8 is not escalated"),
-        ("/id/8/note", 409, "so there is nothing to add a note to. “Retry now” attempts it now"),
-        ("/id/8/look-up", 409, "use “Mark as sent”, otherwise “Retry now”"),
-    ):
-        values = {"text": "tea"} if path.endswith("note") else {}
-        page = browser.post(path, **values)
-        assert page.status == status, page.words
-        assert words in page.words
-        assert f"{PAGES}/" in page.links
-        back = path.rpartition("/")[0]
-        assert (f"{PAGES}{back}" in page.links) == (status == 409)
-        assert "retrycli " not in page.words.partition("Not possible now Skip")[2]
-
-
-@on_sqlite
 def test_a_message_that_a_pass_is_sending_offers_nothing(desk: Desk) -> None:
     seen = []
     with Api() as api:
@@ -185,16 +140,6 @@ def test_a_message_that_a_pass_is_sending_offers_nothing(desk: Desk) -> None:
     assert ("button", "disabled", None) in during.attributes
     assert [form.action for form in during.forms] == [f"{PAGES}/sign-out"]
     assert (refused.status, "is being sent now" in refused.words) == (409, True)
-
-
-@on_sqlite
-def test_a_viewer_reads_everything_and_is_offered_nothing(escalated: Desk) -> None:
-    browser = escalated.browser("vera")
-    for path in ("/", "/id/9", "/escalations", "/passes", "/stats"):
-        page = browser.open(path)
-        assert page.status == 200
-        assert [form.action for form in page.forms if form.method == "post"] == [f"{PAGES}/sign-out"]
-        assert not [link for link in page.links if "/edit" in link or "/bulk" in link]
 
 
 @on_sqlite
@@ -241,23 +186,6 @@ def test_a_long_text_is_shown_in_part_until_all_of_it_is_asked_for(desk: Desk) -
     assert len(page.answer.content) < 400_000
     whole = browser.follow(page, "text=whole")
     assert whole.words.count("tea") >= 300_000
-
-
-@on_sqlite
-def test_pausing_and_resuming_show_in_the_state_and_in_the_list_of_passes(desk: Desk) -> None:
-    browser = desk.browser("anna")
-    paused = browser.submit(browser.open("/passes"), "/pause", reason="the API moves", **{"for": "2h"})
-    assert paused.url == f"{PAGES}/passes"
-    assert "Paused until" in paused.words
-    assert "Deliveries are paused By anna since" in paused.words
-    assert "the API moves" in browser.open("/").words
-    operations.run_pass.run_once(desk.settings)
-    resumed = browser.submit(browser.open("/passes"), "/resume")
-    assert "Resumed; passes will send messages again." in resumed.words
-    assert [word in resumed.words for word in ("paused", "resumed")] == [True, True]
-    for length in ("0s", "soon", "-1h", "9999999999d"):
-        assert browser.post("/pause", **{"for": length}).status == 422
-    assert operations.status.status(desk.settings).pause is None
 
 
 @on_sqlite

@@ -71,30 +71,6 @@ def test_only_url_encoded_forms_are_read(escalated: Desk, kind: str) -> None:
     assert escalated.application.row(9)["status"] == "failed"
 
 
-@pytest.mark.parametrize(
-    ("query", "words"),
-    [
-        ("state=asleep", "state: Input should be"),
-        ("type=fax", "type: Input should be"),
-        ("reason=none", "reason: Input should be"),
-        ("sort=body", "sort: Input should be"),
-        ("sort=id;drop", "sort: Input should be"),
-        ("older_than=yesterday", "older_than: 'yesterday' is not a valid duration"),
-        ("after=xyz", "not a valid cursor"),
-        ("after=", ""),
-        ("ticket=%ff", "not valid UTF-8"),
-        ("ticket=%00", "must not contain NUL"),
-        ("state=waiting&state=sending", "state: the field is given twice"),
-        ("limit=5", "limit: the field is unknown"),
-        ("error=" + "x" * 2001, "at most 2,000 characters"),
-    ],
-)
-def test_a_filter_that_can_not_be_used_says_why(desk: Desk, query: str, words: str) -> None:
-    page = desk.browser("anna").open(f"/?{query}")
-    assert page.status == (422 if words else 200)
-    assert words in page.words
-
-
 def test_an_unexpected_error_is_a_page_without_its_text(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     desk.application.fill()
     browser = desk.browser("anna")

@@ -16,21 +16,6 @@ if TYPE_CHECKING:
 pytestmark = on_both
 
 
-def test_the_status_has_exactly_the_fields_of_the_specification(desk: Desk) -> None:
-    operations.run_pass.run_once(desk.settings)
-    answer = desk.viewer.get(f"{API}/scheduler/status")
-    assert answer.status_code == 200
-    body = answer.json()
-    assert body == {
-        "running": True,
-        "retry_interval_minutes": 15,
-        "max_retries": 10,
-        "next_run": body["next_run"],
-    }
-    assert '"retry_interval_minutes": 15,' in answer.text
-    assert body["next_run"].endswith(":00Z")
-
-
 def test_the_status_before_the_first_pass_has_no_next_run(desk: Desk) -> None:
     body = desk.viewer.get(f"{API}/scheduler/status").json()
     assert (body["running"], body["next_run"]) == (False, None)
@@ -71,37 +56,6 @@ def test_a_pause_by_api_shows_on_the_pages_at_once(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({"for": "soon"}, "for"),
-        ({"for": 7200}, "for"),
-        ({"for": "0s"}, "for"),
-        ({"for": None, "reason": "a\0b"}, "reason"),
-        ({"reason": "two\nlines"}, "reason"),
-        ({"reason": ""}, "reason"),
-        ({"reason": ["list"]}, "reason"),
-        ({"reason": "x" * (1 << 20)}, "reason"),
-        ({"until": "2h"}, "until"),
-        ({"type": ["love"]}, "type.0"),
-        ({"ticket": "4711"}, "ticket"),
-        ({"ticket": [True]}, "ticket.0"),
-        ({"message": [1.5]}, "message.0"),
-        ({"message": []}, "message"),
-        ({"ticket": []}, "ticket"),
-        ({"ticket": None, "type": []}, "type"),
-        ([1], ""),
-        ("2h", ""),
-    ],
-)
-def test_an_invalid_pause_names_the_field_and_changes_nothing(desk: Desk, body: object, field: str) -> None:
-    answer = desk.operator.post(f"{API}/scheduler/pause", json=body)
-    assert answer.status_code == 422
-    assert [fault["field"] for fault in answer.json()["errors"]] == [field]
-    assert len(answer.content) < 2000
-    assert operations.status.status(desk.settings).pause is None
-
-
-@pytest.mark.parametrize(
     ("content", "kind", "status"),
     [
         (b"{", "application/json", 422),
@@ -139,51 +93,6 @@ def test_a_part_of_the_queue_is_held_and_resumed(desk: Desk) -> None:
     assert operations.run_pass.run_once(desk.settings).sent == 1
 
 
-def test_a_hold_of_nothing_is_a_problem(desk: Desk) -> None:
-    for body, status in (({"message": ["99"]}, 404), ({"message": ["x"]}, 404), ({"destination": ["x"]}, 409)):
-        assert desk.operator.post(f"{API}/scheduler/pause", json=body).status_code == status
-    assert operations.status.status(desk.settings).holds == []
-
-
-def test_the_overview_has_what_the_command_prints(desk: Desk) -> None:
-    desk.application.add(17)
-    body = desk.viewer.get(f"{API}/scheduler/overview").json()
-    assert body["schema_version"] == 1
-    assert (body["state"], body["messages"]["waiting"]) == ("never_run", 1)
-
-
-def test_passes_and_statistics_have_what_the_commands_print(desk: Desk) -> None:
-    desk.application.add(17)
-    operations.run_pass.run_once(desk.settings)
-    [record] = desk.viewer.get(f"{API}/scheduler/passes?limit=5").json()["passes"]
-    assert (record["result"], record["sent"]) == ("completed", 1)
-    body = desk.viewer.get(f"{API}/scheduler/stats?since=1d&by=outcome").json()
-    assert (body["delivered"], body["groups"]) == (1, [{"outcome": "delivered", "attempts": 1, "delivered": 1}])
-
-
-@pytest.mark.parametrize(
-    "query", ["passes?limit=0", "passes?colour=red", "passes?limit=x", "stats?since=never", "stats?by=colour"]
-)
-def test_an_invalid_query_is_a_problem(desk: Desk, query: str) -> None:
-    answer = desk.viewer.get(f"{API}/scheduler/{query}")
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"] in query
-
-
-def test_the_probes_need_no_token(desk: Desk) -> None:
-    assert desk.stranger.get("/livez").status_code == 200
-    assert desk.stranger.get("/readyz").status_code == 200
-
-
-def test_an_unknown_path_or_method_is_a_problem(desk: Desk) -> None:
-    for answer, status in (
-        (desk.operator.get("/nowhere"), 404),
-        (desk.operator("DELETE", f"{API}/scheduler/status"), 405),
-        (desk.operator.get(f"{API}/scheduler/pause"), 405),
-    ):
-        assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json")
-
-
 def test_a_number_names_a_ticket(desk: Desk) -> None:
     desk.application.add(5, ticket_id=4705)
     held = desk.operator.post(f"{API}/scheduler/pause", json={"ticket": [4705]})
@@ -203,14 +112,3 @@ def test_what_nobody_would_read_is_refused(desk: Desk) -> None:
         assert answer.status_code == 422, answer.text
     assert operations.listing.show(desk.settings, 5).attempts == []
     assert desk.operator.post(f"{API}/5/retry", json={}).status_code == 200
-
-
-def test_a_missing_body_and_invalid_json_are_said_in_words(desk: Desk) -> None:
-    missing = desk.operator.post(f"{API}/5/reject")
-    assert missing.json()["detail"] == "the body is missing; send a JSON object"
-    broken = desk.operator.post(
-        f"{API}/5/reject", content=b'{"reason": }', headers={"Content-Type": "application/json"}
-    )
-    assert broken.json()["detail"] == "the body is not valid JSON (character 11)"
-    assert desk.operator.post(f"{API}/5/reject", json={}).json()["detail"] == "reason: is missing"
-    assert desk.operator.post(f"{API}/5/reject", json={"reason": " "}).json()["detail"] == "reason: must not be empty"
