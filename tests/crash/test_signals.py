@@ -13,10 +13,11 @@ import pytest
 
 from retrycli.domain.passes import PassResult
 from retrycli.engine.pace import AHEAD_AT_MOST
+from retrycli.gateway.delivery import GRACE_SECONDS
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
 from tests.cli.command import LONGEST, wait_until
-from tests.conftest import on_both
+from tests.conftest import on_both, on_sqlite
 from tests.crash import scene
 from tests.crash.gate import FREE, Gate
 from tests.crash.invariants import wait_until_forgotten
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.crash.scene import Scene
-    from tests.store.conftest import Factory
 
 pytestmark = on_both
 
@@ -99,28 +99,33 @@ def test_a_request_without_an_answer_in_time_is_recorded_as_unknown(
     assert min(FAILURES, gate.held) <= stage.count("pending_messages WHERE retry_count = 1") <= FAILURES + slow
 
 
-def test_answers_that_arrived_during_a_suspension_are_recorded(engine: Factory, tmp_path: Path) -> None:
+@on_sqlite
+def test_answers_that_arrived_during_a_suspension_are_recorded(tmp_path: Path) -> None:
     """A virtual machine that is moved, or a slow disk, may delay the reading of answers until after the timeout.
 
     A slow machine may be late to suspend the pass, or to read the answers afterwards. Then the next pass is suspended.
     """
-    assert any(_records_answers_of_a_suspension(engine, tmp_path / f"{number}") for number in range(ROUNDS))
+    assert any(_records_answers_of_a_suspension(tmp_path / f"{number}") for number in range(ROUNDS))
 
 
-def _records_answers_of_a_suspension(engine: Factory, folder: Path) -> bool:
+def _records_answers_of_a_suspension(folder: Path) -> bool:
     folder.mkdir()
     gate, messages = Gate(), FREE + CONCURRENCY
-    with gated(gate) as server, engine(folder, None) as url:
-        stage = scene.set_up(folder, server.url, failed=messages, url=url, concurrency=CONCURRENCY)
+    with gated(gate) as server:
+        stage = scene.set_up(folder, server.url, failed=messages, concurrency=CONCURRENCY)
         with stage.start("-m", "retrycli", "run-once", settings=SHORT) as process, gate:
             wait_until(lambda: gate.held == CONCURRENCY or process.poll() is not None)
             process.send_signal(signal.SIGSTOP)
             gate.let_through()
             time.sleep(SHORT["gateway.request_timeout_seconds"] + 1)
+            resumed = utc_now()
             process.send_signal(signal.SIGCONT)
             process.communicate(timeout=LONGEST)
         outcomes = _outcomes(stage)
         assert outcomes.keys() <= {"delivered", "unknown"}
+        at_once = "retrycli_attempts WHERE outcome = 'unknown' AND finished_at BETWEEN ? AND ?"
+        times = (f"{at:%Y-%m-%d %H:%M:%S.%f}" for at in (resumed, resumed + timedelta(seconds=GRACE_SECONDS)))
+        assert stage.count(at_once, *times) == 0, "an answer was not read before the request timed out"
         return outcomes["delivered"] == messages
 
 

@@ -133,8 +133,8 @@ class Job:
         failed, hung, begun = (
             [test for event, test, _ in events if event == kind] for kind in ("failed", "hung", "begun")
         )
-        if code is None and not failed:
-            _, test, since = events[-1] if events else ("", "the imports", -inf)
+        if code is None and events and not failed:
+            _, test, since = events[-1]
             hung += [test] if time.monotonic() - since > HANGS_AFTER + 5 * tests.get(test, 0) else []
         elif code not in {None, 0, 1, 5} and not failed:  # 5: none of the recorded tests exists any more
             failed = [""]
