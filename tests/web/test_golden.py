@@ -123,9 +123,13 @@ class Stage:
         lines = DAY.sub("<day> |", CLOCK.sub("<time>", self.scene.plain(text))).splitlines()
         return [line for number, line in enumerate(lines) if line != "<day> |" or line not in lines[:number]]
 
-    def shown(self, page: HtmlPage, *, framed: bool = False) -> list[str]:
-        """Return the status, the address and the visible text of a page, by default without what all pages have."""
-        html = page.answer.text if framed else re.sub(r"(?s)<body.*?(<main.*</main>).*", r"\1", page.answer.text)
+    def framed(self, page: HtmlPage) -> list[str]:
+        """Return the visible text of a page."""
+        return self.plain("\n".join(visible(page.answer.text, PAGES)))
+
+    def shown(self, page: HtmlPage) -> list[str]:
+        """Return the status, the address and the visible text of a page, without what all pages have."""
+        html = re.sub(r"(?s)<body.*?(<main.*</main>).*", r"\1", page.answer.text)
         return self.plain("\n".join([f"{page.status} {page.url.removeprefix(PAGES)}", *visible(html, PAGES)]))
 
 
@@ -212,18 +216,20 @@ def test_a_page_shows_what_is_recorded(pytestconfig: pytest.Config, stages: Stag
     for step in steps:
         stage = stages.of(route, step)
         *earlier, page = stage.visit(step.removeprefix(REFUSED).removesuffix(MAPPED).removesuffix(FRAME))
-        texts[step] = stage.shown(page, framed=step.endswith(FRAME))
-        if earlier and earlier[-1].url == page.url:
-            texts[step] = difference(stage.shown(earlier[-1], framed=True), stage.shown(page, framed=True))
+        texts[step] = stage.framed(page) if step.endswith(FRAME) else stage.shown(page)
+        is_action = route.startswith("POST ")
+        if is_action and (page.status == HTTPStatus.OK or (earlier and earlier[-1].url == page.url)):
+            texts[step] = [texts[step][0], *difference(without(stages.unchanged(step), step, page), stage.framed(page))]
         elif page.status >= HTTPStatus.BAD_REQUEST and len(texts[step]) < LONGEST_FAULT:
             texts[step] = [in_one_line(texts[step])]
-        elif route.startswith("POST ") and page.status == HTTPStatus.OK:  # another page, as the action has changed it
-            before = stages.unchanged(step)
-            user = "anna" if "ANNA" in step and "sign-out" not in step else step.partition(" ")[0]
-            there = before.shown(before.browser(user).open(page.url.removeprefix(PAGES)), framed=True)
-            texts[step] = [texts[step][0], *difference(there, stage.shown(page, framed=True))]
     texts[OTHERS] = [*refused_pages(stages.unchanged(), route)]
     check(pytestconfig, f"pages/{file.stem}", told(route, texts))
+
+
+def without(unchanged: Stage, step: str, page: HtmlPage) -> list[str]:
+    """Return what the page that an action leads to shows if nothing was done."""
+    user = "anna" if "ANNA" in step and "sign-out" not in step else step.partition(" ")[0]
+    return unchanged.framed(unchanged.browser(user).open(page.url.removeprefix(PAGES)))
 
 
 def in_one_line(lines: list[str]) -> str:
@@ -251,18 +257,14 @@ def test_an_endpoint_answers_what_is_recorded(pytestconfig: pytest.Config, stage
         answer = stage.call(call.removeprefix(REFUSED).removesuffix(MAPPED))
         texts[step] = stage.plain(in_words(answer))
         if command:
-            body, printed = answer.json(), printed_by(stages.of(route, step), command)
+            body, other = answer.json(), stages.of(route, step)
+            printed = json.loads(other.scene.cli(*shlex.split(other.with_ids(command)), "--json").stdout)
             both = [{name: each.get(name) for name in printed} for each in (printed, body)]
             assert len({"\n".join(stage.plain(readable(json.dumps(each)))) for each in both}) == 1, both
             more = {name: value for name, value in body.items() if name not in printed}
             texts[step] = [texts[step][0], f"as `retrycli {command} --json`", *([f"and {more}"] if more else [])]
     texts[OTHERS] = [*refused_calls(stages.unchanged(), route)]
     check(pytestconfig, f"endpoints/{file.stem}", told(route, texts))
-
-
-def printed_by(stage: Stage, command: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(stage.scene.cli(*shlex.split(stage.with_ids(command)), "--json").stdout)
-    return found
 
 
 def in_words(answer: httpx.Response) -> str:
