@@ -72,12 +72,18 @@ def deliver(
     return asyncio.run(one())
 
 
-def deliver_in_turn(settings: RoutedGatewaySettings, *messages: QueuedMessage) -> list[Outcome]:
+def deliver_in_turn(
+    settings: RoutedGatewaySettings, *messages: QueuedMessage, after_each: Callable[[], object] = lambda: None
+) -> list[Outcome]:
     """Deliver messages one after the other through one gateway, which can reuse its connection."""
 
     async def all_of_them() -> list[Outcome]:
+        outcomes = []
         async with open_gateway(settings) as gateway:
-            return [await gateway.deliver(message) for message in messages]
+            for message in messages:
+                outcomes.append(await gateway.deliver(message))
+                after_each()
+        return outcomes
 
     return asyncio.run(all_of_them())
 

@@ -336,6 +336,13 @@ def closed_port() -> Iterator[int]:
 
 
 @contextmanager
+def mute_port() -> Iterator[int]:
+    """Provide a port that accepts a connection and then neither reads nor writes."""
+    with socket.create_server((LOOPBACK, 0), backlog=8) as sock:
+        yield sock.getsockname()[1]
+
+
+@contextmanager
 def full_port() -> Iterator[int]:
     """Provide a port that does not even accept a connection, because its queue is full."""
     with socket.create_server((LOOPBACK, 0), backlog=0) as sock, ExitStack() as stack:

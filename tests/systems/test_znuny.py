@@ -264,12 +264,7 @@ def test_a_session_deleted_by_znuny_is_renewed_and_the_message_exists_once(syste
     settings = gateway_settings(system.url, preset="znuny", username=AGENT, password=f"{AGENT}-password")
     to = {"ticket_id": ticket, "recipient_email": CUSTOMER, "cc_emails": None}
     messages = [queued(f"key-{subject}", body=subject, **to) for subject in ("one", "two")]
-
-    def forget() -> bool:
-        system.forget_sessions()
-        return True
-
-    outcomes = deliver_in_turn(settings, *messages, until=forget)
+    outcomes = deliver_in_turn(settings, *messages, after_each=system.forget_sessions)
     assert [(outcome.kind, outcome.error) for outcome in outcomes] == [(OutcomeKind.DELIVERED, None)] * 2
     assert [words(article) for article in system.said(ticket)] == ["one", "two"]
 
