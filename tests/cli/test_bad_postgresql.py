@@ -348,11 +348,11 @@ COMMANDS = (
 SESSIONS = "SELECT pid FROM pg_stat_activity WHERE usename = ?"
 
 
-def test_a_role_with_one_connection_and_the_manuals_rights_can_run_everything(untouched_desk: Desk) -> None:
-    """``CONNECTION LIMIT 1`` is enough, because each command uses one connection at a time."""
+def test_a_role_with_two_connections_and_the_manuals_rights_can_run_everything(untouched_desk: Desk) -> None:
+    """Each command uses one connection at a time. But the server may end a session after `edit` opens the next one."""
     desk = untouched_desk
     role = desk.role(ON_THE_TABLE, FOR_OWN_TABLES)
-    desk.application.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+    desk.application.execute(f"ALTER ROLE {role} CONNECTION LIMIT 2")
     desk.application.add(101)
     desk.application.add(102, hours_ago=0)
     desk.application.add(103, retry_count=10)
