@@ -77,7 +77,7 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 TESTS = Path(__file__).parent
-SLOW_FOLDERS = {TESTS / name for name in ("crash", "model", "systems")}
+SLOW_FOLDERS = {TESTS / name for name in ("crash", "cron", "model", "systems")}
 SLOW_SECONDS, LONG_SECONDS, END_SECONDS = 300, 1800, 60
 
 
