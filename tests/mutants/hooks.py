@@ -15,7 +15,7 @@ from coverage import Coverage
 
 PLAN, RECORD = os.environ.get("MUTANTS_TESTS"), os.environ.get("MUTANTS_RECORD")
 """The file with the tests of a mutant, and the folder for a recording."""
-TOO_LATE = re.compile("Timeout|takes too long|it never came")
+TOO_LATE = re.compile("Timeout|it never came")
 
 
 @pytest.hookimpl(trylast=True)
