@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from tests.environment import in_memory
 from tests.mutants.changes import Mutant
-from tests.mutants.recording import FIRST_FILES, PACKAGES, file_of, make_environment
+from tests.mutants.recording import PACKAGES, file_of, make_environment
 from tests.size import ROOT
 
 NOT_COPIED = (".git", ".venv*", ".*_cache", "__pycache__", ".coverage*", ".hypothesis", "*.egg-info", "build", "dist")
@@ -29,8 +29,8 @@ PLUGINS = [f"-p{name}" for name in ("xdist", "pytest_timeout") if find_spec(name
 """The plugins of pytest that the tests need. Importing all that are installed takes longer than most tests."""
 HANGS_AFTER, CONFIRMATION = 10.0, 300.0
 """Seconds for a test beyond five times its recorded duration, and for tests without a change."""
-TESTS_PER_FILE = 8
-"""With `FIRST_FILES`, the size of a mutant's first run. Each further run is three times as large."""
+FIRST_FILES, TESTS_PER_FILE = 5, 8
+"""The size of a mutant's first run. Each further run is three times as large."""
 PR_SET_CHILD_SUBREAPER = 36
 
 

@@ -11,11 +11,11 @@ import sys
 import sysconfig
 import tempfile
 import venv
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from difflib import SequenceMatcher
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from sqlite3 import connect
 
@@ -25,8 +25,6 @@ from tests.mutants.changes import SOURCES, Mutant
 from tests.size import ROOT
 
 PACKAGES = Path(sysconfig.get_path("purelib"))
-FIRST_FILES = 5
-"""The number of test files whose fastest test runs before all others."""
 
 
 @contextmanager
@@ -105,7 +103,10 @@ class Reached:
         return {new: self._seconds.keys() & tests.get(old, ()) for old, new in numbers}
 
     def tests(self, mutant: Mutant) -> dict[str, float]:
-        """Return the tests for a mutant and their seconds: first one from each of a few files, then the fastest."""
+        """Return the tests for a mutant and their seconds: the fastest of every file, then the second of every file.
+
+        Files differ in what they notice more than the tests of one file do.
+        """
         path, first = mutant.change.path, mutant.line
         if mutant.is_imported:  # a test that reaches the line may be any that imports the file first
             found = self._users(mutant.names) or self._at(path, range(1, SOURCES[path].count("\n") + 1))
@@ -114,9 +115,12 @@ class Reached:
             found = self._at(path, mutant.lines) or self._at(path, mutant.statement) or self._at(path, nearby)
         stem = Path(path).stem.strip("_")
         ordered = sorted(found, key=lambda test: (self._seconds[test] * (0.3 if stem in test else 1), test))
-        fastest = {file_of(test): test for test in reversed(ordered)}
-        firsts = [fastest[file] for file in islice(dict.fromkeys(map(file_of, ordered)), FIRST_FILES)]
-        return {test: self._seconds[test] for test in dict.fromkeys([*firsts, *ordered])}
+        seen = Counter[str]()
+        ranks = dict[str, int]()
+        for test in ordered:
+            ranks[test] = seen[file_of(test)]
+            seen[file_of(test)] += 1
+        return {test: self._seconds[test] for test in sorted(ordered, key=ranks.__getitem__)}
 
     def _at(self, path: str, lines: Iterable[int]) -> set[str]:
         return set[str]().union(*(self._by_line(path).get(line, ()) for line in lines))
