@@ -10,8 +10,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from retrycli.config.settings import DatabaseSettings, Settings
-from retrycli.domain.errors import ConfigurationError, InvalidSchedule
-from retrycli.domain.message import MessageType
+from retrycli.domain.errors import ConfigurationError
 from retrycli.system.trust import find_weakness, trusted_users
 
 PREFIX = "RETRYCLI_"
@@ -84,29 +83,6 @@ def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
         ConfigurationError: see `load`.
     """
     return load(None if path is None else Path(path)).settings
-
-
-def with_schedule(
-    settings: Settings, changes: Mapping[str, object], message_type: MessageType | None = None
-) -> Settings:
-    """Return settings with another schedule, checked like the settings of a file.
-
-    Args:
-        settings: the settings.
-        changes: the new values, by their keys in ``[schedule]``.
-        message_type: change only the overrides for this message type, in ``[schedule.types]``.
-
-    Raises:
-        InvalidSchedule: a value is invalid.
-    """
-    schedule = settings.schedule.model_dump()
-    target = schedule if message_type is None else schedule["types"].setdefault(message_type, {})
-    target.update(changes)
-    try:
-        checked = Settings.model_validate({"schedule": schedule})
-    except ValidationError as error:
-        raise InvalidSchedule(_describe(error, {})) from None
-    return settings.model_copy(update={"schedule": checked.schedule})
 
 
 def candidates(environment: Mapping[str, str]) -> Iterator[Path]:

@@ -6,7 +6,6 @@
     ├── InvalidArgument        2   an argument of an operation is invalid
     ├── OutputFailed           1   the command's output can't be written, for example to a full disk
     ├── EventLoopRunning       1   a blocking function was called from a coroutine
-    ├── InvalidSchedule        2   a proposed schedule is not valid
     ├── InvalidMessage         4   a row that can't be delivered; a pass escalates it and continues
     ├── NoSuchMessage          4   no row with that id
     ├── NotActionable          4   the action is not possible for this message
@@ -14,7 +13,6 @@
     │   ├── Expired            4   the message is too old, and passes would escalate it again
     │   └── StaleEdit          4   the text was modified since it was read
     ├── NotEdited              4   an edit was cancelled, or its text is invalid
-    ├── TooLittleHistory       4   too few attempts are recorded for a simulation
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     │   └── DatabaseBusy      69   another transaction holds a lock for too long
     │       └── TransactionLost   69   the change of one row rolled back the whole transaction
@@ -57,12 +55,6 @@ class EventLoopRunning(RetrycliError):
     """A blocking function, which starts an event loop, was called in a thread that already runs an event loop."""
 
 
-class InvalidSchedule(RetrycliError):
-    """A schedule that was proposed for a simulation, and that the settings would reject."""
-
-    exit_code = 2
-
-
 class InvalidMessage(RetrycliError):
     """A message whose data can't be turned into a request."""
 
@@ -103,12 +95,6 @@ class StaleEdit(NotActionable):
 
 class NotEdited(RetrycliError):
     """An edit was cancelled, no editor was found, the editor failed, or the text is invalid. Nothing was written."""
-
-    exit_code = 4
-
-
-class TooLittleHistory(RetrycliError):
-    """Too few attempts are recorded for a simulation."""
 
     exit_code = 4
 

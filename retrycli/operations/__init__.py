@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         run_pass,
         sandbox,
         setup,
-        simulate,
         status,
         tokens,
         wiring,

@@ -20,8 +20,6 @@ RETRY_AFTER_SECONDS = "5"  # a locked database is usually free again by then
 # The status and the name of each error. The first class that matches counts.
 STATUSES: Mapping[type[errors.RetrycliError], tuple[HTTPStatus, str]] = {
     errors.InvalidArgument: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input"),
-    errors.InvalidSchedule: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input"),
-    errors.TooLittleHistory: (HTTPStatus.CONFLICT, "too-little-history"),
     errors.NoSuchMessage: (HTTPStatus.NOT_FOUND, "no-such-message"),
     errors.StaleEdit: (HTTPStatus.PRECONDITION_FAILED, "stale-edit"),
     errors.CountChanged: (HTTPStatus.CONFLICT, "count-changed"),

@@ -163,10 +163,6 @@ def page_cases(settings: Settings, status: RecentStatus) -> Mapping[str, Sequenc
             Case("/stats", figures(7)),
             Case("/stats?since=30d", figures(30)),
         ],
-        "/simulate": [
-            Case("/simulate", shown()),
-            Case("/simulate?since=24h", shown(lambda: operations.simulate.simulate(settings, {}, span=DAY))),
-        ],
         "/static/{name}": [Case("/static/console.css", None)],
     }
 

@@ -27,7 +27,6 @@ COMMANDS = (
     "show 101",
     "explain 101",
     "stats",
-    "simulate",
     "metrics",
     "retry 101",
     "requeue 101",

@@ -31,7 +31,6 @@ LOOKS = (
     "show 5",
     "explain 5",
     *(f"stats --by {each}" for each in ("outcome", "type", "ticket", "error", "hour")),
-    "simulate --backoff fixed",
     "report --html -",
     "metrics",
     "passes",

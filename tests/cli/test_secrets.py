@@ -62,7 +62,6 @@ COMMANDS = {
     "notify test": "notify test",
     "metrics": "metrics",
     "stats": "stats",
-    "simulate": "simulate --max-retries 3",
     "report": "report --html -",
     "doctor": "doctor",
     "init": "init --config new.toml --base-url http://127.0.0.1:9 --database-url {url}",
@@ -97,7 +96,7 @@ LOOKING = ("status", "list-failed", "show", "explain", "escalations", "passes", 
 ELSEWHERE = {"demo", "serve"}
 """``demo`` uses its own example and reads no settings; `tests/web/test_leaks.py` tests ``serve``."""
 AS_JSON = ("list-failed", "escalations", "config show")
-ENDS_WITH = {"notify test": 3, "simulate": 4, "doctor": 3, "db copy": 69, "retry": 3, "look-up": 4, "deliver-test": 3}
+ENDS_WITH = {"notify test": 3, "doctor": 3, "db copy": 69, "retry": 3, "look-up": 4, "deliver-test": 3}
 """Exit codes of these commands. The others exit with 0."""
 
 ADDRESSES = {"recipient", "cc", "bcc"}

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 pytestmark = on_sqlite
 
-LEFT_OUT = {"GET /simulate", "GET /static/{name}", "GET /openapi.json"}
-"""Routes without a file: the simulation will be removed, files have no words, and the document has its own test."""
+LEFT_OUT = {"GET /static/{name}", "GET /openapi.json"}
+"""Routes without a file: files have no words, and the document has its own test."""
 LONGEST_RUN, LONGEST_FAULT = 3, 15
 MAPPED, FRAME = " of the mapped table", " with its frame"
 REFUSED, OTHERS = "refused: ", "others"

@@ -39,7 +39,6 @@ MOST_GROWTH = 1.1
 VALUES = {"{message_id}": "8", "{name}": "console.css"}
 QUERIES = {
     "/bulk": "?action=reject&state=waiting",
-    "/simulate": "?since=24h",
     "/scheduler/stats": "?since=24h&by=ticket",
 }
 

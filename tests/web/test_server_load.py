@@ -6,24 +6,15 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from starlette.applications import Starlette
 
-from retrycli.domain.user import Role, User
-from retrycli.web.access import Access
-from retrycli.web.console.context import Console
-from retrycli.web.console.routes import routes_of
-from retrycli.web.console.simulate_page import SimulationPages
-from retrycli.web.status import RecentStatus
 from tests.cli.command import LONGEST, wait_until
 from tests.cli.story import OK, Api
 from tests.conftest import on_sqlite
-from tests.web.browser import Browser
 from tests.web.conftest import API, HOST, PAGES
 from tests.web.test_many_requests import Footprint
 from tests.web.test_serve import add_token, is_listening, serving
@@ -137,27 +128,3 @@ def test_an_action_is_finished_although_its_client_has_gone_away(
     api.may_answer.set()
     wait_until(lambda: application.row(8)["status"] == "sent", desk.process)
     assert [attempt["made_by"] for attempt in application.rows("retrycli_attempts").values()] == ["anna"]
-
-
-def test_one_simulation_runs_at_a_time(application: Application) -> None:
-    """A simulation over a large history takes minutes and much memory, and impatient users reload the page."""
-    begun, may_end = Event(), Event()
-
-    def now() -> datetime:
-        if not begun.is_set():  # the first reading is that of the simulation
-            begun.set()
-            assert may_end.wait(LONGEST)
-        return datetime.now(UTC)
-
-    settings = application.settings("http://127.0.0.1:9")
-    access = Access(lambda _: User("vera", Role.VIEWER))
-    console = Console(settings, access, RecentStatus(settings), None, now)
-    app = Starlette(routes=[*routes_of(console, SimulationPages(console))])
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(Browser(app, "").open, "/simulate?since=24h")
-        assert begun.wait(LONGEST)
-        second = Browser(app, "").open("/simulate?since=7d")
-        may_end.set()
-        assert "too little history" in first.result(LONGEST).words
-    assert (second.status, "another simulation is running; try again" in second.words) == (503, True)
-    assert Browser(app, "").open("/simulate?since=7d").status == 200

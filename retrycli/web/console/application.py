@@ -23,7 +23,6 @@ from retrycli.web.console.overview import OverviewPages
 from retrycli.web.console.passes import PassPages
 from retrycli.web.console.routes import admit, routes_of
 from retrycli.web.console.signing_in import AssetPages, SignInPages
-from retrycli.web.console.simulate_page import SimulationPages
 from retrycli.web.console.statistics_page import StatisticsPages
 from retrycli.web.console.visit import Visit
 
@@ -94,7 +93,6 @@ def make_pages(
         PassPages(console),
         HoldPages(console),
         StatisticsPages(console),
-        SimulationPages(console),
     ]
     if console.users is not None:
         handlers.append(SignInPages(console, console.users))

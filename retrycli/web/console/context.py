@@ -35,7 +35,6 @@ PAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Escalations", ("escalations",)),
     ("Passes", ("passes",)),
     ("Statistics", ("stats",)),
-    ("Simulate", ("simulate",)),
 )
 MEDIA_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 STYLE = "console.css"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 import traceback
@@ -16,11 +15,11 @@ from pydantic import ValidationError
 
 import retrycli
 from retrycli.config import template
-from retrycli.config.loader import Loaded, candidates, load, with_schedule
+from retrycli.config.loader import Loaded, candidates, load
 from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.delivery_window import DeliveryWindows
-from retrycli.domain.errors import ConfigurationError, InvalidSchedule
+from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 
@@ -1037,34 +1036,3 @@ def test_a_type_may_have_a_function_for_its_waits() -> None:
 
 
 # -- a proposed schedule -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("section", ["schedule", "schedule.types.supplier"])
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"max_retries": 0},
-        {"backoff": "weekly"},
-        {"backoff": "list"},
-        {"base_minutes": 0.5},
-        {"waits_minutes": [1, "soon"]},
-        {"factor": 0.5, "cap_minutes": -1},
-        {"colour": "red"},
-    ],
-)
-def test_a_proposed_schedule_gets_the_errors_of_a_file(changes: dict[str, object], section: str) -> None:
-    lines = [f"{key} = {json.dumps(value)}" for key, value in changes.items()]
-    of_the_file = re.sub(r" \(file [^)]*\)", "", refusal("\n".join([f"[{section}]", *lines])))
-    with pytest.raises(InvalidSchedule) as raised:
-        with_schedule(Settings(), changes, MessageType.SUPPLIER if "types" in section else None)
-    assert str(raised.value) == of_the_file
-
-
-def test_a_proposed_schedule_changes_only_its_values() -> None:
-    settings = read("[schedule]\nfactor = 3\n[schedule.types.supplier]\nmax_retries = 5\n[run]\nlimit = 7").settings
-    proposed = with_schedule(settings, {"backoff": "fixed", "base_minutes": "30"})
-    assert proposed.run == settings.run
-    assert proposed.schedule == settings.schedule.model_copy(update={"backoff": BackoffKind.FIXED, "base_minutes": 30})
-    of_type = with_schedule(settings, {"factor": 4}, MessageType.SUPPLIER)
-    assert of_type.policies[MessageType.SUPPLIER] == RetryPolicy(Backoff(factor=4), max_retries=5)
-    assert of_type.policies[MessageType.CUSTOMER] == settings.policies[MessageType.CUSTOMER]

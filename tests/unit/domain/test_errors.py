@@ -16,7 +16,6 @@ from retrycli.domain.errors import (
     Expired,
     InvalidArgument,
     InvalidMessage,
-    InvalidSchedule,
     LockHeld,
     LockUnusable,
     NoSuchMessage,
@@ -26,7 +25,6 @@ from retrycli.domain.errors import (
     RetrycliError,
     SchemaMismatch,
     StaleEdit,
-    TooLittleHistory,
     TransactionLost,
 )
 
@@ -35,7 +33,6 @@ EXIT_CODES = {
     InvalidArgument: 2,
     OutputFailed: 1,
     EventLoopRunning: 1,
-    InvalidSchedule: 2,
     InvalidMessage: 4,
     NoSuchMessage: 4,
     NotActionable: 4,
@@ -43,7 +40,6 @@ EXIT_CODES = {
     Expired: 4,
     StaleEdit: 4,
     NotEdited: 4,
-    TooLittleHistory: 4,
     DatabaseUnavailable: 69,
     DatabaseBusy: 69,
     TransactionLost: 69,

@@ -1,0 +1,27 @@
+"""Holding parts of the queue in the browser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from retrycli import operations
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from tests.web.conftest import Desk
+
+pytestmark = on_both
+
+
+def test_a_message_is_held_and_released(desk: Desk) -> None:
+    desk.application.add(9)
+    browser = desk.browser("anna")
+    held = browser.submit(browser.open("/id/9"), "/id/9/hold", reason="Ana calls back", **{"for": "2h"})
+    assert "Held message 9 until" in held.words
+    operations.run_pass.run_once(desk.settings)
+    assert desk.application.row(9)["status"] == "failed"
+    assert "held" in browser.open("/").words
+    released = browser.submit(browser.open("/id/9"), "/id/9/release")
+    assert "Released message 9." in released.words
+    operations.run_pass.run_once(desk.settings)
+    assert desk.application.row(9)["status"] == "sent"
