@@ -69,17 +69,15 @@ def retry(chosen: Chosen) -> None:
 
 def _show_attempts(done: operations.retry.ActionResult, *, as_json: bool) -> None:
     for attempt in done.tried:
-        if attempt.error is not None:  # the message could not be attempted
+        outcome = attempt.outcome
+        if outcome is None:  # the message could not be attempted
             terminal.complain(f"retrycli: {attempt.error}")
         elif as_json:
             continue
         elif terminal.on_terminal():
             show_attempt(attempt)
         else:
-            outcome = attempt.outcome
-            given = ("handed over", None, None)
-            facts = given if outcome is None else (outcome.kind, outcome.status_code, outcome.error)
-            terminal.show_table((), [(attempt.message_id, *facts)])
+            terminal.show_table((), [(attempt.message_id, outcome.kind, outcome.status_code, outcome.error)])
     if as_json:
         return
     if done.left:

@@ -10,7 +10,7 @@ from itertools import islice
 from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain import suggested
-from retrycli.domain.circuit_breaker import APPLICATION, SENDER, BreakerState
+from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.listing import ListedMessage
 from retrycli.views import formatting, terminal
 
@@ -83,13 +83,10 @@ def _show_summary(
     sent = {
         to: 1 if to in foreseen.probed else count for to, count in found.destinations.items() if to not in foreseen.down
     }
-    given = sent.pop(APPLICATION, 0)
     places = [to if len(sent) == 1 else f"{count:,} to {to}" for to, count in sent.items()]
     to = f"{' to' if len(places) == 1 else ':'} {', '.join(places)}" if places else ""
     if sent or not found.destinations:
         terminal.say(f"{would} send {formatting.count(sum(sent.values()), 'message')}{to}.")
-    if given:
-        terminal.say(f"{would} hand over {formatting.count(given, 'message')} to {SENDER}, if the sender works.")
     _show_down(found, foreseen)
     if foreseen.withheld:
         terminal.say(
@@ -121,10 +118,6 @@ def _show_down(found: operations.dry_run.DryRunTotals, foreseen: operations.dry_
             why = "is down; next probe at" if breaker.state is BreakerState.OPEN else "asked retrycli to wait until"
             until = formatting.local_time(breaker.probe_at)
             terminal.say(f"{to} {why} {until}. Before that, a pass would send nothing there; {waiting}.")
-        elif breaker is not None:
-            terminal.say(
-                f"Down: {breaker.description}. Unless it has answered since, a pass would hand over nothing; {waiting}."
-            )
         elif to in foreseen.probed:
             rest = f"; after its delivery, {count - 1:,} more would follow" if count > 1 else ""
             terminal.say(f"{to} is down: one message would be sent as a probe{rest}.")

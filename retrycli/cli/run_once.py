@@ -105,10 +105,9 @@ def _show(summary: PassSummary) -> None:
 
     words = operations.words
     why = words.end_of_pass(summary.reason, summary.detail)
-    given = f"{summary.handed_over:,} handed over, " if summary.handed_over else ""
     terminal.say(
         f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""),
-        f"  {summary.sent:,} sent, {given}{summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
+        f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
         f"{summary.released:,} {words.RELEASED}; {summary.unknown:,} with unknown outcome",
     )
     step = "retrycli escalations" if summary.escalated else "retrycli list-failed" if summary.rescheduled else None

@@ -230,7 +230,7 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
 
 def show_attempt(tried: operations.retry.ManualAttempt, start: str = "Message") -> None:
     """Print whether a manual attempt delivered its message."""
-    if tried.error is None:
-        terminal.show_text(f"{start} {tried.message_id} {operations.words.attempted(tried.outcome)}")
-    else:
+    if tried.outcome is None:
         terminal.complain(f"retrycli: {tried.error}")
+    else:
+        terminal.show_text(f"{start} {tried.message_id} {operations.words.attempted(tried.outcome)}")

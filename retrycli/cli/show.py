@@ -64,10 +64,6 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int | str)
         may_expire = any(policy.expires_after for policy in settings.policies.values())
         unless = ", unless it has expired" if may_expire else ""
         return f"`retrycli requeue {message_id}` returns the message to the queue{unless}"
-    if found.queue is not None and found.queue["handed_over_at"] is not None:
-        return (
-            f"`retrycli explain {message_id}`; `retrycli reject {message_id} --reason withdrawn` takes the message back"
-        )
     if found.row["status"] != MessageStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
@@ -85,8 +81,6 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int | str)
 
 
 def _without_outcome(found: MessageDetails, attempt: AttemptRecord) -> str:
-    if found.queue is not None and found.queue["handed_over_at"] is not None:
-        return "handed over"
     return "not recorded" if attempt.pass_id in found.ended else "under way"
 
 

@@ -88,7 +88,6 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
             **_claim_facts(found),
-            **({"Handed over": given} if (given := found.messages["handed_over"]) else {}),
             "Escalated": found.messages["escalated"],
             **({"Expired": expired} if (expired := operations.words.expired(found)) else {}),
             **{

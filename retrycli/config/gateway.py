@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from retrycli.config import FunctionName, Minutes, Named, SettingsModel, absolute, matching, secret_text
-from retrycli.domain.circuit_breaker import APPLICATION
+from retrycli.config import FunctionName, Named, SettingsModel, absolute, matching, secret_text
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.domain.transition import Route
@@ -31,10 +30,9 @@ OF_HTTP = ("preset", "auth", "token", "verify")
 OF_SMTP = ("sender", "subject", "recipient", "starttls")
 OF_SERVERS = ("base_url", "username", "password", "login_path")
 UNUSED_KEYS = {
-    "http": (*OF_SMTP, "call", "answer_minutes"),
-    "smtp": (*OF_HTTP, "call", "answer_minutes"),
-    "python": (*OF_HTTP, *OF_SMTP, *OF_SERVERS, "answer_minutes"),
-    "application": (*OF_HTTP, *OF_SMTP, *OF_SERVERS, "call"),
+    "http": (*OF_SMTP, "call"),
+    "smtp": (*OF_HTTP, "call"),
+    "python": (*OF_HTTP, *OF_SMTP, *OF_SERVERS),
 }
 
 
@@ -52,8 +50,7 @@ class GatewaySettings(SettingsModel):
 
     kind: Annotated[str, AfterValidator(_known_kind)] = Field(
         "http",
-        description="how to deliver: http (to a ticketing API), smtp (by e-mail), python (by your own function) or "
-        "application (by the application's own sender)",
+        description="how to deliver: http (to a ticketing API), smtp (by e-mail) or python (by your own function)",
     )
     call: FunctionName | None = Field(
         None, description="python: the function that sends a message, such as desk.messages:retry_failed_message"
@@ -108,11 +105,6 @@ class GatewaySettings(SettingsModel):
     attachments_limit_mb: float = Field(
         25.0, gt=0, le=1000, description="maximum total size of a message's attachments, in millions of bytes"
     )
-    answer_minutes: Minutes = Field(
-        60.0,
-        description="application: how long the application's sender may take until it counts as down, or a message "
-        "that it leaves behind as lost",
-    )
     modules_dir: Named | None = Field(
         None,
         description="the folder with the Python modules of gateway.call and schedule.call; by default the folder of "
@@ -122,8 +114,6 @@ class GatewaySettings(SettingsModel):
     @property
     def destination_if_set(self) -> str | None:
         """Return where messages are sent: the base URL, or a name of the gateway; None if the base URL is not set."""
-        if self.kind == "application":
-            return APPLICATION
         if self.call is not None:
             return f"python:{self.call}"
         return self.base_url if self.base_url or self.kind in UNUSED_KEYS else f"{self.kind}:"
@@ -191,7 +181,7 @@ class GatewaySettings(SettingsModel):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         """Reject keys that have no effect with this kind of gateway, and check the keys that it needs."""
-        for name in UNUSED_KEYS.get(self.kind, ("call", "answer_minutes")):
+        for name in UNUSED_KEYS.get(self.kind, ("call",)):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove gateway.{name}, or change "
@@ -251,12 +241,6 @@ class RoutedGatewaySettings(GatewaySettings):
             if (gateway := getattr(self, message_type)) is not None
         }
         return own if len(own) == len(MessageType) else {"gateway": self, **own}
-
-    @property
-    def answer_within(self) -> timedelta | None:
-        """Return how long the application's sender may take; None if no gateway hands messages over."""
-        waits = [each.answer_minutes for each in self.all.values() if each.kind == "application"]
-        return timedelta(minutes=max(waits)) if waits else None
 
     @property
     def longest(self) -> timedelta:

@@ -59,7 +59,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     file = _find(path, env)
     values: dict[str, tuple[object, str]] = {} if file is None else dict(_from_file(file))
     values.update([*_from_credentials(env), *_from_environment(env)])
-    is_own = str(values.get("gateway.kind", ("",))[0]) in {"python", "application"}
+    is_own = str(values.get("gateway.kind", ("",))[0]) == "python"
     if is_own and values.get("gateway.base_url", ("", ""))[1] == FROM_THE_API:
         del values["gateway.base_url"]  # the variable is the application's own, and may be set for its own client
     values.update([*_from_secret_files(values)])

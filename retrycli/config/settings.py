@@ -255,16 +255,6 @@ class Settings(SettingsModel):
     metrics: MetricsSettings = MetricsSettings()
     web: WebSettings = WebSettings()
 
-    @model_validator(mode="after")
-    def _check_queued(self) -> Self:
-        handing = next((name for name, each in self.gateway.all.items() if each.kind == "application"), None)
-        if handing is not None and "queued" not in self.database.status:
-            raise ValueError(
-                f"{handing}.kind = 'application' needs database.status.queued, the status with which the application's "
-                "sender takes a message"
-            )
-        return self
-
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:
         """Return the retry policy of each message type."""

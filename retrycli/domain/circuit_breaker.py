@@ -21,18 +21,11 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from retrycli.domain.duration import utc_text
 from retrycli.domain.outcome import ALIVE, OUTAGE, OutcomeKind
 from retrycli.domain.retry_policy import later
 
 # Failures that the ticket may have caused count only after this many different tickets have had such failures.
 TICKETS = 3
-
-
-# The destination of messages that the application's own sender delivers: see `retrycli.domain.hand_over`. Its breaker
-# is open while no message that was handed over is sent or fails. Then no probe is due.
-APPLICATION = "application"
-SENDER = "the application's sender"  # how texts for operators name this destination
 
 
 class BreakerState(StrEnum):
@@ -72,8 +65,6 @@ class Breaker(NamedTuple):
     @property
     def description(self) -> str:
         """Describe the destination, and the time of its next request if requests are blocked."""
-        if self.destination == APPLICATION and self.opened_at is not None:
-            return f"{SENDER} has delivered nothing since {utc_text(self.opened_at)}"
         if self.probe_at is None:
             return self.destination
         next_request = "no requests until" if self.state is BreakerState.RESTING else "next probe at"
@@ -85,10 +76,8 @@ class Breaker(NamedTuple):
         return self.failures if len(self.tickets) >= TICKETS else self.failures - sum(self.tickets.values())
 
     def blocks(self, at: datetime) -> bool:
-        """Return whether requests are blocked at the given time. The application's sender is never probed."""
-        if self.probe_at is None:
-            return self.destination == APPLICATION and self.state is BreakerState.OPEN
-        return at < self.probe_at
+        """Return whether requests are blocked at the given time."""
+        return self.probe_at is not None and at < self.probe_at
 
     def admitting(self, at: datetime) -> "Breaker":
         """Return this breaker or, if its wait has ended by the given time, a copy that does not block requests."""

@@ -12,7 +12,6 @@ from enum import StrEnum
 from itertools import dropwhile, takewhile
 from typing import NamedTuple
 
-from retrycli.domain.circuit_breaker import SENDER
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, StartedBy, StopReason, is_late
 
 REMIND_AFTER = timedelta(hours=6)
@@ -50,11 +49,6 @@ OVER: dict[str, str] = {
     StopReason.SAME_ANSWER: "The ticketing API works again (it gave many requests the same response {when})",
     StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of time {when})",
 }
-
-# The same reports if the application's own sender is down.
-SENDER_COST = "No message is lost. This uses up no retries, and nothing more is handed over."
-SENDER_IS_DOWN = f"Messages are not sent: {{detail}}. {SENDER_COST} Start the sender. Next: `retrycli status`"
-SENDER_WORKS = "The application's sender works again (it was down {when})"
 
 # Results that do not show whether an incident still lasts; None means that no end is recorded.
 SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED, PassResult.FAILED, None})
@@ -269,16 +263,10 @@ def news(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> list
         met = lasting(reason, earlier)
         turn = _turn(newest, met, remind, lasts=newest.reason == reason)
         if turn is Turn.ENDED:
-            over = SENDER_WORKS if _is_of_sender(met[0]) else OVER[reason]
-            lines.append(over.format(when=_period(met)))
+            lines.append(OVER[reason].format(when=_period(met)))
         elif turn is not None:
-            trouble = SENDER_IS_DOWN if _is_of_sender(newest) else TROUBLE[reason]
-            lines.append(trouble.format(detail=newest.detail))
+            lines.append(TROUBLE[reason].format(detail=newest.detail))
     return lines
-
-
-def _is_of_sender(past: PassRecord) -> bool:
-    return past.reason == StopReason.BREAKER_OPEN and (past.detail or "").startswith(SENDER)
 
 
 def _turn(newest: PassRecord, met: Sequence[PassRecord], remind: timedelta, *, lasts: bool) -> Turn | None:

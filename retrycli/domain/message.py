@@ -26,8 +26,7 @@ class MessageStatus(StrEnum):
     """The application's status of a message.
 
     retrycli delivers ``failed`` messages and sets them to ``sent``. If an operator rejects a message, retrycli sets it
-    to ``rejected``. If an operator requeues a rejected message, retrycli sets it back to ``failed``. It hands a message
-    over to the application's own sender by setting it to ``queued``.
+    to ``rejected``. If an operator requeues a rejected message, retrycli sets it back to ``failed``.
     """
 
     PENDING = "pending"
@@ -35,10 +34,6 @@ class MessageStatus(StrEnum):
     REJECTED = "rejected"
     SENT = "sent"
     FAILED = "failed"
-    QUEUED = "queued"
-
-
-STATUSES = tuple(status for status in MessageStatus if status is not MessageStatus.QUEUED)  # without settings
 
 
 class State(StrEnum):
@@ -57,9 +52,6 @@ class State(StrEnum):
 
     A message that was escalated before an attempt by hand returns to ESCALATED instead of WAITING.
 
-    A message for the application's own sender goes from SENDING to HANDED_OVER. It leaves the queue when it is sent or
-    taken back, returns to SENDING when it has failed again, and is ESCALATED if the sender leaves it behind.
-
     When the application sends, rejects or withdraws a message, its row leaves the queue; a row in SENDING leaves it
     after the attempt. When an operator rejects a message or marks it as sent, its row leaves the queue from any state
     except SENDING.
@@ -69,7 +61,6 @@ class State(StrEnum):
     SENDING = "sending"  # a pass or an operator has a claim on the message until ``claim_expires_at``
     # No pass sends the message until an operator requeues it, or the application changes its text, count or error.
     ESCALATED = "escalated"
-    HANDED_OVER = "handed_over"  # the application's own sender has the message, and its attempt is open
 
 
 class EscalationReason(StrEnum):

@@ -71,7 +71,6 @@ class MessageStanding(NamedTuple):
     claimed_by: str | None = None
     claim_expires_at: datetime | None = None
     acknowledged_by: str | None = None
-    handed_over_at: datetime | None = None  # None if the application's own sender does not have the message
 
 
 # The verb for each action in error messages.
@@ -96,8 +95,6 @@ def no_such(message_id: int | str) -> NoSuchMessage:
 def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionable | None:
     """Return the error if a message is not failed, or is being sent; None if actions are possible."""
     message_id = standing.message_id
-    if standing.handed_over_at is not None:
-        return _with_sender(standing)
     if standing.status != MessageStatus.FAILED:
         return NotActionable(f"message {message_id} is {standing.status}, not failed: there is nothing to {verb}")
     if standing.state is State.SENDING:
@@ -107,17 +104,6 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
             f"run `retrycli show {message_id}` after {until:%Y-%m-%dT%H:%M:%SZ}"
         )
     return None
-
-
-def _with_sender(standing: MessageStanding) -> NotActionable:
-    message_id = standing.message_id
-    if standing.status == MessageStatus.QUEUED:
-        then = f"`retrycli reject {message_id} --reason withdrawn` takes it back"
-    elif standing.status in {MessageStatus.FAILED, MessageStatus.SENT}:
-        then = "`retrycli run-once` records its result"
-    else:
-        then = f"its status is {standing.status}, so wait for its result"
-    return NotActionable(f"message {message_id} is handed over to the application's sender; {then}")
 
 
 def unfit(message_id: int, problem: str) -> InvalidMessage:

@@ -71,7 +71,6 @@ class PassSummary:
     reason: str | None = None  # a `StopReason`; None if the pass did not end early and found no destination down
     detail: str | None = None
     duration_seconds: float = 0.0
-    handed_over: int = 0
 
     @property
     def exit_status(self) -> int:
@@ -248,15 +247,6 @@ class MessageEscalated(NamedTuple):
     status_code: int | None = None  # status of the last attempt's answer, if that attempt escalated the message
 
 
-class MessageHandedOver(NamedTuple):
-    """The application's own sender has the message. Its result is recorded once the application reports it."""
-
-    message_id: int
-    ticket_id: int | str
-    message_type: MessageType | str
-    retry_count: int
-
-
 class MessageMovedOn(NamedTuple):
     """A decision was not recorded: the claim was lost, or the row is no longer failed or belongs to another message."""
 
@@ -275,7 +265,7 @@ class BreakerOpened(NamedTuple):
 
     destination: str
     failures: int
-    probe_at: datetime | None  # None if no probe is needed, because the application's sender shows when it works again
+    probe_at: datetime
 
 
 class BreakerClosed(NamedTuple):
@@ -298,7 +288,6 @@ Event = (
     | MessageRescheduled
     | MessageReleased
     | MessageEscalated
-    | MessageHandedOver
     | MessageMovedOn
     | ResultKept
     | BreakerOpened
@@ -324,8 +313,6 @@ class Tally:
                 self._counts.update(released=1, unknown=int(outcome is OutcomeKind.UNKNOWN))
             case MessageEscalated(reason=reason):
                 self._counts.update(escalated=1, unknown=int(reason is EscalationReason.UNKNOWN))
-            case MessageHandedOver():
-                self._counts["handed_over"] += 1
             case _:
                 pass
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, STATUSES, MessageStatus
+from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageStatus
 
 ROLES = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 
@@ -97,7 +97,7 @@ class TableMapping:
     """
 
     columns: tuple[tuple[str, Source], ...] = ()
-    status: tuple[tuple[str, Scalar], ...] = tuple((each.value, each.value) for each in STATUSES)
+    status: tuple[tuple[str, Scalar], ...] = tuple((each.value, each.value) for each in MessageStatus)
     where: str = ""
 
     def source(self, role: str) -> Source:

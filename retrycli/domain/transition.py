@@ -78,7 +78,6 @@ class TransitionKind(StrEnum):
     RESCHEDULED = "rescheduled"
     ESCALATED = "escalated"
     RELEASED = "released"
-    HANDED_OVER = "handed_over"
 
 
 class Transition(NamedTuple):
@@ -142,12 +141,7 @@ class Transition(NamedTuple):
     @property
     def changes_row(self) -> bool:
         """Return whether the transition writes to the application's table."""
-        return self.kind in ALWAYS_WRITTEN or self.last_error is not None or self.retry_count is not None
-
-    @classmethod
-    def handed_over(cls) -> "Transition":
-        """Set the status of a message's row to ``queued``, for the application's own sender."""
-        return cls(TransitionKind.HANDED_OVER)
+        return self.kind is TransitionKind.DELIVERED or self.last_error is not None or self.retry_count is not None
 
     @classmethod
     def unwritten(cls) -> "Transition":
@@ -178,10 +172,6 @@ class Transition(NamedTuple):
         If ``at`` is None, the message keeps its due time.
         """
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
-
-
-# Transitions that always write to the application's table.
-ALWAYS_WRITTEN = frozenset({TransitionKind.DELIVERED, TransitionKind.HANDED_OVER})
 
 
 class ActionKind(StrEnum):

@@ -10,7 +10,7 @@ from retrycli.domain.errors import ConfigurationError, DatabaseBusy, NotActionab
 from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, not_sent
-from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered, MessageHandedOver
+from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.engine.recording import record
@@ -23,11 +23,8 @@ Result = TypeVar("Result")
 
 async def attempt_through(
     gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
-) -> Outcome | None:
+) -> Outcome:
     """Attempt one message now, for an operator, through an open gateway. The attempt uses up no retry.
-
-    Returns:
-        The outcome; None if the message was handed over to the application's own sender, which has it now.
 
     Raises:
         NoSuchMessage: the application's table has no such row.
@@ -38,9 +35,6 @@ async def attempt_through(
     now = deps.now()
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
     queued = _claim_to_send(deps, rules, claim, message_id, by, now)
-    if rules.hands_over(queued.message.message_type):
-        _hand_over(deps, rules, claim, queued, by, now)
-        return None
     fault = None
     try:
         outcome = await gateway.deliver(queued)
@@ -62,22 +56,6 @@ async def attempt_through(
     if outcome.kind is OutcomeKind.DELIVERED:
         _close_breaker(deps, rules.destination_of(queued.message.message_type))
     return outcome
-
-
-def _hand_over(
-    deps: Dependencies, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, now: datetime
-) -> None:
-    from retrycli.engine.hand_over import hand_over  # only an application with a sender of its own needs it
-
-    events, locked = again_if_lost(lambda: hand_over(deps, rules, claim, [queued], made_by=by, pass_id=None, now=now))
-    for event in events:
-        deps.emit(event)
-    if locked or not isinstance(events[0], MessageHandedOver):
-        deps.claims.release(claim, [queued.message_id])
-        raise NotActionable(
-            f"message {queued.message_id} was not handed over: its row is locked, was modified concurrently, or "
-            f"rejects the change; see `retrycli show {queued.message_id}`"
-        )
 
 
 async def look_up_through(
@@ -202,10 +180,6 @@ def enrol_message(
     """Enrol a failed message that is not in the queue yet. Return the message, or an empty list."""
     span = IdRange(message_id - 1, message_id)
     deps.enrolment.retire(span)  # the id may belong to another message now
-    if deps.enrolment.has_handed_over:
-        from retrycli.engine.settlement import settle  # only an application with a sender of its own needs it
-
-        settle(deps, rules, Claim(str(uuid.uuid4()), now + rules.lease), span, now, emit=deps.emit)
     unknown_yet = deps.enrolment.newly_failed(span, limit=1)
     for escalated in enrol(deps, rules, unknown_yet, now):
         deps.emit(escalated)
@@ -252,8 +226,7 @@ def _claim_and_load(
         made_by=by,
         pass_id=None,
         now=now,
-        # The attempt of a message that is handed over starts with the hand-over.
-        fit=lambda queued: sends and not rules.hands_over(queued.message.message_type),
+        fit=lambda _: sends,
         destination_of=rules.destination_of,
     )
     if not loaded:

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from retrycli.domain.circuit_breaker import APPLICATION, Breaker, BreakerRules
+from retrycli.domain.circuit_breaker import Breaker, BreakerRules
 from retrycli.domain.message import Message, MessageType, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import LookUp, Outcome
 from retrycli.domain.passes import ClockWasAhead, Event, PassSummary, Pause, StartedBy
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from retrycli.domain.delivery_window import DeliveryWindows
     from retrycli.domain.fair_share import FairShare
     from retrycli.domain.hold import Hold
-    from retrycli.engine.hand_over import HandOvers
 
 # A transaction claims at most `ROUNDS_AHEAD` messages for each concurrent request. This limit is at least `MIN_BATCH`
 # and at most `MAX_BATCH`. A request rate can lower it. It is higher if more attempts may be recorded at once.
@@ -44,8 +43,6 @@ SYNC_INTERVAL = timedelta(seconds=1)
 
 class Enrolment(Protocol):
     """Compare the queue with the application's table, and add or drop messages."""
-
-    has_handed_over: bool  # the last comparison found messages that were handed over
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         """Return the ranges of ids to compare in this pass, and the id at which the next pass continues."""
@@ -128,10 +125,6 @@ class Results(Protocol):
 
 class Claims(Protocol):
     """Claim messages in the queue, for a pass or an operator."""
-
-    @property
-    def hand_overs(self) -> HandOvers:
-        """Return the port that hands messages over to the application's own sender."""
 
     @property
     def results(self) -> Results:
@@ -295,7 +288,6 @@ class PassRules(NamedTuple):
     retention: timedelta | None = None  # age up to which the history is kept; None keeps the history forever
     probe_now: bool = False  # if a destination is down, probe it immediately, even if no probe is due yet
     windows: Mapping[MessageType, DeliveryWindows] = {}  # other types are always open
-    answer_within: timedelta | None = None  # time for the application's own sender; None if nothing is handed over
 
     def destination_of(self, message_type: str) -> str:
         """Return the destination of the type's separate route or, if it has none, the default destination."""
@@ -317,10 +309,6 @@ class PassRules(NamedTuple):
 
         closed = {kind for kind, windows in self.windows.items() if not windows.is_open(at)}
         return withheld(holds, self.destination_of, closed)
-
-    def hands_over(self, message_type: str) -> bool:
-        """Return whether messages of a type are handed over to the application's own sender."""
-        return self.destination_of(message_type) == APPLICATION
 
     @property
     def claim_at_once(self) -> int:

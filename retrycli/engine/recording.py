@@ -10,7 +10,6 @@ from retrycli.domain.passes import (
     Event,
     MessageDelivered,
     MessageEscalated,
-    MessageHandedOver,
     MessageMovedOn,
     MessageReleased,
     MessageRescheduled,
@@ -99,8 +98,6 @@ def event_of(
     match change.kind:
         case TransitionKind.DELIVERED:
             return MessageDelivered(*about)
-        case TransitionKind.HANDED_OVER:
-            return MessageHandedOver(*about)
         case TransitionKind.ESCALATED:
             unusable = message.problem if isinstance(message, UnusableMessage) else None
             problem = "; ".join(filter(None, (unusable, change.problem, refusal))) or None

@@ -9,7 +9,7 @@ from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING
 
-from retrycli.domain.circuit_breaker import APPLICATION, BreakerState
+from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import DatabaseUnavailable, LockHeld, again_if_lost, cause_of
 from retrycli.domain.message import EscalationReason, Message, UnusableMessage
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
@@ -28,7 +28,6 @@ from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Lock, PassIdentit
 
 if TYPE_CHECKING:
     from retrycli.engine.delivery import Delivery
-    from retrycli.engine.hand_over import HandOver
 
 BATCH = 500  # maximum number of messages that are recovered, or enrolled, in one transaction
 # Maximum number of escalated messages to hold in memory with their texts, which may be long.
@@ -95,7 +94,7 @@ class _Pass:
         self._deps = deps
         self._rules = rules
         self._me = me
-        self._deliveries: list[Delivery | HandOver] = []
+        self._deliveries: list[Delivery] = []
         self._tally = Tally()
         self._swept_to: int | None = None
         self._finished = False
@@ -123,21 +122,7 @@ class _Pass:
             self._tell(recover(self._deps, self._rules, claim, expired, self.started_at))
 
     def enrol(self) -> None:
-        hands_over = self._rules.answer_within is not None
-        if hands_over:
-            self._follow_handed_over()
         self._swept_to = sync_queue(self._deps, self._rules, self.started_at, emit=lambda event: self._tell([event]))
-        if not hands_over and self._deps.enrolment.has_handed_over:  # before the settings named another gateway
-            self._follow_handed_over()
-
-    def _follow_handed_over(self) -> None:
-        from retrycli.engine.settlement import settle, watch  # only an application with a sender of its own needs it
-
-        now, deps = self._deps.now(), self._deps
-        claim = Claim(self._me.pass_id, now + self._rules.lease)
-        kept = settle(deps, self._rules, claim, IdRange(None, None), now, emit=lambda event: self._tell([event]))
-        if (answer_within := self._rules.answer_within) is not None:
-            watch(deps, kept, now, answer_within, emit=lambda event: self._tell([event]))
 
     # -- deliver ----------------------------------------------------------------------------------------------
 
@@ -162,13 +147,8 @@ class _Pass:
             if delivery.ended_by.stop_reason in ENDS_THE_PASS:
                 break
 
-    def _delivery(self, rules: PassRules, route: Route) -> Delivery | HandOver:
-        # These modules are imported here, because a pass with nothing due does not need them.
-        if route.destination == APPLICATION:
-            from retrycli.engine.hand_over import HandOver
-
-            return HandOver(self._deps, rules, self._me, route, since=self.started_at, tell=self._tell)
-        from retrycli.engine.delivery import Delivery
+    def _delivery(self, rules: PassRules, route: Route) -> Delivery:
+        from retrycli.engine.delivery import Delivery  # not needed by a pass with nothing due
 
         return Delivery(self._deps, rules, self._me, route, since=self.started_at, tell=self._tell)
 
@@ -213,12 +193,7 @@ class _Pass:
         Deliveries to other destinations do not show whether an untried destination works again.
         """
         tried = {delivery.destination for delivery in self._deliveries}
-        others = (
-            route.destination
-            for route in self._rules.routes
-            # The application's sender may be down although nothing is due.
-            if (tried or route.destination == APPLICATION) and route.destination not in tried
-        )
+        others = (route.destination for route in self._rules.routes if tried and route.destination not in tried)
         breakers = map(self._deps.ledger.breaker, others)
         return next((breaker.description for breaker in breakers if breaker.state is BreakerState.OPEN), None)
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from retrycli.config.gateway import GatewaySettings, RoutedGatewaySettings
-from retrycli.domain.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome
 
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _GatewayRouter:
-    """Pass each call to the open gateway of the message's type. Several types may share one gateway.
-
-    Types that are handed over to the application's own sender have no gateway.
-    """
+    """Pass each call to the open gateway of the message's type. Several types may share one gateway."""
 
     gateways: Mapping[MessageType, BaseGateway]
 
@@ -31,8 +28,7 @@ class _GatewayRouter:
         return await self.gateways[queued.message.message_type].deliver(queued)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
-        gateway = self.gateways.get(queued.message.message_type)
-        return None if gateway is None else await gateway.problem(queued)
+        return await self.gateways[queued.message.message_type].problem(queued)
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
         return await self.gateways[queued.message.message_type].look_up(queued)
@@ -54,10 +50,9 @@ async def open_router(
                 gateway_of(section, columns=columns, connections=connections, now=now, section=name)
             )
             for name, section in sections.items()
-            if section.kind != "application"
         }
         names = {of: name if (name := f"gateway.{of}") in sections else "gateway" for of in MessageType}
-        yield _GatewayRouter({of: gateways[name] for of, name in names.items() if name in gateways})
+        yield _GatewayRouter({of: gateways[name] for of, name in names.items()})
 
 
 def gateway_of(
@@ -97,11 +92,6 @@ def gateway_of(
             from retrycli.gateway.python.gateway import PythonGateway
 
             return PythonGateway(settings, connections=connections, section=section)
-        case "application":
-            raise ConfigurationError(
-                f"{section}.kind = 'application' sends nothing itself; the application's own sender delivers the "
-                "messages. Use `retrycli retry ID` to hand one over"
-            )
         case _:
             from retrycli.gateway.package import PackageGateway
 
@@ -114,7 +104,7 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
     Raises:
         ConfigurationError: the preset is invalid.
     """
-    if settings.kind in {"smtp", "python", "application"}:
+    if settings.kind in {"smtp", "python"}:
         return False
     if settings.kind != "http":
         from retrycli.gateway.package import factory_of

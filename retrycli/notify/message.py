@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from retrycli.domain import suggested
-from retrycli.domain.circuit_breaker import SENDER
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.incidents import COST, SENDER_COST, Incident, Topic, Turn, utc
+from retrycli.domain.incidents import COST, Incident, Topic, Turn, utc
 from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed
 from retrycli.domain.sanitize import inert
 
@@ -136,7 +135,7 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
     step = incident.next_step or "list-failed --state waiting"
     return {
         Topic.DOWN: f"Deliveries to {context.destination} have been failing {since}. "
-        f"{SENDER_COST if context.destination == SENDER else COST} "
+        f"{COST} "
         f"Passes detect when the outage ends. {waiting} waiting.\n{_next('retrycli status')}",
         Topic.CREDENTIALS: f"{context.destination} has refused the credentials{detail} {since}. This uses up "
         f"no retries. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",

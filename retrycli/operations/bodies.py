@@ -42,7 +42,6 @@ DONE = {
     BulkAction.ACKNOWLEDGE: "acknowledged",
     BulkAction.RETRY: "retried",
 }
-HANDED_OVER = "handed_over"  # the application's own sender has the message, and its outcome is not known yet
 LISTED = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
 ESCALATED = (
     "id",
@@ -244,8 +243,6 @@ def _counts(done: ActionResult) -> Body:
 
 def _attempt(tried: ManualAttempt) -> Body:
     outcome = tried.outcome
-    if tried.handed_over:
-        return {"id": tried.message_id, "outcome": HANDED_OVER, "status_code": None, "error": None}
     return {
         "id": shown_id(tried.message_id),
         "outcome": outcome.kind if outcome else None,

@@ -56,7 +56,6 @@ class _DryRunEnrolment:
     withheld: int = 0  # number of due messages in `left_out`
     expired: int = 0
     expired_due: int = 0
-    has_handed_over: bool = False  # a dry run settles no message that was handed over
     _replaced_in_range: Collection[int] = ()
     _new_messages: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from retrycli.domain.circuit_breaker import APPLICATION, BreakerState
+from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.hold import Hold, withheld
 from retrycli.domain.listing import MessageDetails
@@ -29,7 +29,7 @@ from retrycli.store.write_check import lack_of_room
 
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
 # Gates that do not open by themselves once they are closed. While one is closed, no next attempt is predicted.
-FOR_GOOD = frozenset({"handed_over", "status", "data", "escalation", "tries", "expiry"})
+FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
 # Gates evaluated for the start of a pass, shortly after its tick.
 COMPARED_WITH_START = frozenset({"pause", "hold", "window", "breaker"})
 QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if the messages ahead use up a pass's attempts
@@ -66,9 +66,6 @@ class Gates:
 
     def of(self, found: MessageDetails, at: datetime, ended: Collection[str]) -> Iterator[Gate]:
         """Yield the gates of a message, except cron's, for a pass that begins at a given time."""
-        if found.queue is not None and (since := found.queue["handed_over_at"]) is not None:
-            yield Gate("handed_over", open=False, figure="the application's sender has the message since", time=since)
-            return
         failed = found.row["status"] == MessageStatus.FAILED
         yield Gate("status", failed, str(found.row["status"]))
         if not failed or found.queue is None:
@@ -181,9 +178,6 @@ class Gates:
     def breaker(self, found: MessageDetails, at: datetime) -> Gate:
         """Evaluate whether the circuit breaker of a message's destination lets a pass send at a given time."""
         breaker = self._ledger.breaker(self._rules.destination_of(str(found.row["message_type"])))
-        if breaker.destination == APPLICATION and breaker.state is BreakerState.OPEN:
-            silent = "the application's sender delivers nothing since"
-            return Gate("breaker", open=False, figure=silent, time=breaker.opened_at)
         is_open = Destination(breaker, self._rules, since=at).stop_reason is None
         match breaker.state:
             case BreakerState.CLOSED:

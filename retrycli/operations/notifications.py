@@ -14,7 +14,7 @@ from functools import cache, cached_property
 
 from retrycli.config.settings import Settings
 from retrycli.domain import notices
-from retrycli.domain.circuit_breaker import APPLICATION, SENDER, BreakerState
+from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.incidents import LOOKBACK, Incident, Memory, Topic, Turn, target_name
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassSummary
@@ -141,7 +141,7 @@ class _Notifier:
     @cached_property
     def _context(self) -> NoticeContext:
         counts = QueueCounts(self._database).counts(self._now)
-        down = [SENDER if breaker.destination == APPLICATION else breaker.destination for breaker in self._open]
+        down = [breaker.destination for breaker in self._open]
         where = ", ".join(down or self._destinations)
         if not down and len(self._destinations) > 1:  # the news may concern any of the destinations
             where = f"one of {where}"

@@ -24,7 +24,7 @@ DESTINATION_FAULTS = OUTAGE | {OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED}
 
 @dataclass(frozen=True, slots=True)
 class ManualAttempt:
-    """One attempt by hand: its outcome, or why no attempt was made. Without either, the message was handed over."""
+    """One attempt by hand: its outcome, or why no attempt was made."""
 
     message_id: int
     outcome: Outcome | None = None
@@ -36,11 +36,6 @@ class ManualAttempt:
         return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
     @property
-    def handed_over(self) -> bool:
-        """Return whether the message was handed over to the application's own sender, whose result is not known yet."""
-        return self.outcome is None and self.error is None
-
-    @property
     def was_made(self) -> bool:
         """Return whether the message's state allowed an attempt."""
         return not isinstance(self.error, NoSuchMessage | NotActionable)
@@ -50,7 +45,7 @@ class ManualAttempt:
         """Return whether the message was not delivered. A message that does not exist, or whose state allows no
         attempt, does not count as failed.
         """
-        return self.was_made and not self.delivered and not self.handed_over
+        return self.was_made and not self.delivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +78,7 @@ class LookedUp:
 
 def retry(
     settings: Settings, message_id: int | str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
-) -> Outcome | None:
+) -> Outcome:
     """Attempt one message now, even if it is not due or is escalated.
 
     The attempt does not use up a retry. If it does not deliver the message, the message's state is unchanged, unless
@@ -96,7 +91,7 @@ def retry(
         runtime: clock and randomness.
 
     Returns:
-        The outcome of the attempt; None if the message was handed over to the application's own sender.
+        The outcome of the attempt.
 
     Raises:
         NoSuchMessage: the application's table has no such row.
@@ -108,8 +103,6 @@ def retry(
         EventLoopRunning: this thread runs an event loop.
     """
     tried = retry_all(settings, [message_id], by=by, runtime=runtime).tried
-    if tried and tried[0].handed_over:
-        return None
     return _only([(attempt.outcome, attempt.error) for attempt in tried], f"message {message_id} was not attempted")
 
 

@@ -204,7 +204,6 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
         per_ticket_order=settings.run.per_ticket_order,
         retention=None if settings.run.retention_days is None else timedelta(days=settings.run.retention_days),
         probe_now=probe,
-        answer_within=settings.gateway.answer_within,
     )
 
 

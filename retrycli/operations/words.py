@@ -28,7 +28,6 @@ COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 RELEASED = "returned to the queue without using up a retry"
 LOOK_AT_CRON = "`retrycli doctor` and, if you use cron, `systemctl status cron`"
 REMEDIES = {
-    "handed_over": "`retrycli reject {id} --reason withdrawn` takes the message back",
     "status": "`retrycli list-failed`",
     "data": "`retrycli show {id}`, then fix the row in the application",
     "pause": "`retrycli resume`",
@@ -100,8 +99,6 @@ def next_attempt(found: Explanation, in_words: Callable[[datetime], str]) -> dat
         return ("being sent now" if found.has_begun else "by the pass or command that has claimed the message") + later
     if found.expires_first:
         return "none: the message expires before a pass would attempt it"
-    if any(gate.name == "handed_over" for gate in found.gates):
-        return "none: the application's sender has the message"
     if at is None:
         return "none at present"
     if found.one_goes_first:
@@ -135,14 +132,8 @@ def check_arrival(message_id: int | str) -> str:
     )
 
 
-def attempted(outcome: Outcome | None) -> str:
-    """Return whether an attempt by hand delivered its message, to follow the message's name.
-
-    Args:
-        outcome: the outcome; None if the message was handed over to the application's own sender.
-    """
-    if outcome is None:
-        return "handed over to the application's sender."
+def attempted(outcome: Outcome) -> str:
+    """Return whether an attempt by hand delivered its message, to follow the message's name."""
     if outcome.kind is OutcomeKind.DELIVERED:
         return "sent."
     sent = "may have been sent" if may_have_arrived(outcome.kind, outcome.status_code) else "not sent"

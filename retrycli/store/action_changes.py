@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, assert_never
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from retrycli.domain.identity import birth_of
 from retrycli.domain.message import MessageStatus, QueuedMessage, State, UnusableMessage
@@ -40,7 +40,7 @@ from retrycli.store.schema import acts, attempts, escalations, queue
 from retrycli.store.transitions import NOT_ESCALATED, escalate, waiting_row
 
 OF_ID = queue.c.message_id == bindparam("of_id")
-FREE = and_(queue.c.state != State.SENDING.value, queue.c.handed_over_at.is_(None))
+FREE = queue.c.state != State.SENDING.value
 NEW = queue.c.acknowledged_at.is_(None)
 REQUEUE = (
     update(queue).where(OF_ID, ESCALATED).values(**NOT_ESCALATED, unknown_count=0, next_attempt_at=bindparam("due"))
@@ -55,12 +55,6 @@ ACKNOWLEDGE = (
     .values(acknowledged_by=bindparam("name"), acknowledged_at=bindparam("at"))
 )
 NOTE = update(queue).where(OF_ID, ESCALATED).values(note=bindparam("text"))
-HANDED_OVER = select(queue.c.message_id).where(
-    id_in(queue.c.message_id), row_by_row(queue.c.handed_over_at.is_not(None))
-)
-TAKE_BACK = delete(queue).where(id_in(queue.c.message_id), row_by_row(queue.c.handed_over_at.is_not(None)))
-# The sender may have been sending the message, because not every sender shows that it has begun.
-TAKEN_BACK = Outcome(OutcomeKind.UNKNOWN, error="taken back from the application's sender")
 LEAVE = delete(queue).where(OF_ID, FREE)
 
 
@@ -87,7 +81,11 @@ def change_queue(
                 connection.execute(REQUEUE, rows)
             return written
         case ActionKind.REJECTED:
-            return _reject(database, connection, able)
+            errors = {message_id: act.last_error for message_id, act in able.items()}
+            before, after = MessageStatus.FAILED, MessageStatus.REJECTED
+            written = set_status(database, connection, errors, before=before, after=after)
+            _dequeue(connection, able.keys() - written.unchanged)
+            return written
         case ActionKind.MARKED_SENT:
             enrolled = _enrol_unknown(database, connection, able)
             written = _mark_delivered(database, connection, able)
@@ -106,24 +104,6 @@ def change_queue(
         case _:
             assert_never(kind)
     return ALL_WRITTEN
-
-
-def _reject(database: Database, connection: Connection, able: Mapping[int, OperatorAction]) -> Written:
-    """Reject messages. Those that were handed over, and that the application's sender has not taken, are taken back."""
-    given = set(connection.execute(HANDED_OVER, {"ids": list(able)}).scalars())
-    written = ALL_WRITTEN
-    for before, ids in ((MessageStatus.FAILED, able.keys() - given), (MessageStatus.QUEUED, given)):
-        errors = {message_id: able[message_id].last_error for message_id in ids}
-        some = set_status(database, connection, errors, before=before, after=MessageStatus.REJECTED)
-        written = Written({}, {**written.refused, **some.refused}, {*written.locked, *some.locked})
-    back = given - written.unchanged
-    if back:
-        at = max(able[message_id].at for message_id in back)
-        decisions = [Decision(message_id, Transition.released(), TAKEN_BACK) for message_id in back]
-        finish_attempts(connection, decisions, at)
-        connection.execute(TAKE_BACK, {"ids": list(back)})
-    _dequeue(connection, able.keys() - given - written.unchanged)
-    return written
 
 
 def _dequeue(connection: Connection, ids: Collection[int]) -> None:

@@ -38,7 +38,6 @@ from retrycli.store.transitions import CLAIM, CLAIM_FREE, FORMER_STATE, HELD, HE
 
 if TYPE_CHECKING:
     from retrycli.domain.fair_share import FairShare
-    from retrycli.store.hand_over import HandOvers
     from retrycli.store.results import Results
 
 CLAIM_WAITING = CLAIM.where(row_by_row(queue.c.state == State.WAITING.value)).execution_options(**NO_RESULT)
@@ -220,13 +219,6 @@ class Claims(Queries):
         from retrycli.store.results import Results  # not needed by a pass with nothing due
 
         return Results(self._database)
-
-    @cached_property
-    def hand_overs(self) -> HandOvers:
-        """Return the object that hands messages over to the application's own sender."""
-        from retrycli.store.hand_over import HandOvers  # only an application with a sender of its own needs it
-
-        return HandOvers(self._database)
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
         """Claim messages whose lease has expired, in the order of their ids, and return the expired claims.

@@ -88,7 +88,6 @@ HAPPENED = (
     acts.c.at,
     queue.c.first_failed_at,
     queue.c.escalated_at,
-    queue.c.handed_over_at,
     queue.c.acknowledged_at,
     escalations.c.at,
     breakers.c.opened_at,

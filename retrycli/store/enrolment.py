@@ -57,9 +57,7 @@ from retrycli.store.schema import queue
 from retrycli.store.transitions import escalate, review, waiting_row, would_review
 
 RETIRED_AT_ONCE = 500  # maximum number of messages that one transaction removes from the queue
-DROP_QUEUED = delete(queue).where(
-    id_in(queue.c.message_id), queue.c.state != State.SENDING.value, queue.c.handed_over_at.is_(None)
-)
+DROP_QUEUED = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
 UNLOCKED = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
 FOLLOW = (
     update(queue)
@@ -87,8 +85,6 @@ class Enrolment:
         self._database = database
         self._tail = tail
         self._sweep = sweep
-        # Whether any message was handed over to the application's own sender when the queue was last compared.
-        self.has_handed_over = False
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         """Return the ranges of ids to compare in this pass: all of the newest messages, and the next slice of the older
@@ -244,7 +240,7 @@ class Enrolment:
         """Yield queue rows that differ from the application's rows, in batches: the rows that leave the queue, and the
         rows that stay.
         """
-        [(first, self.has_handed_over)] = self._database.rows(FIRST_IN_QUEUE)
+        [(first,)] = self._database.rows(FIRST_IN_QUEUE)
         if first is None:
             return
         rest = span
@@ -282,7 +278,6 @@ class Enrolment:
             # stores the current format.
             .where(
                 *within(queue.c.message_id, span),
-                queue.c.handed_over_at.is_(None),  # `retrycli.store.hand_over` compares the others
                 or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ),
             )
             .order_by(queue.c.message_id)

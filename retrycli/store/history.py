@@ -73,7 +73,6 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
             queue.c.claimed_by,
             queue.c.claim_expires_at,
             queue.c.acknowledged_by,
-            queue.c.handed_over_at,
         )
         .join_from(database.messages, queue, queue.c.message_id == m.id, isouter=True)
         .where(m.id.in_(ids))

@@ -40,7 +40,6 @@ from retrycli.store.messages import (
     has_status,
     in_route,
     is_due,
-    is_listed,
     row_by_row,
     type_literal,
     with_keys,
@@ -264,7 +263,7 @@ class MessageQueries(Queries):
     def _joined(self, *columns: ColumnElement[Any]) -> Select[Any]:
         m = self._database.messages
         joined = select(*columns).join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
-        return joined.where(is_listed(self._database))
+        return joined.where(has_status(m.c, MessageStatus.FAILED))
 
     def _conditions(self, wanted: Filter) -> Iterator[ColumnElement[bool]]:
         m = self._database.messages.c
@@ -315,7 +314,7 @@ def _listed(row: Row[Any]) -> ListedMessage:
         message_type=str(row.message_type),
         state=state,
         retry_count=_number(row.retry_count),
-        next_attempt_at=None if state is State.HANDED_OVER else row.next_attempt_at,
+        next_attempt_at=row.next_attempt_at,
         last_error=None if row.last_error is None else str(row.last_error),
         created_at=_time(row.made_at),
         first_failed_at=row.first_failed_at,

@@ -163,7 +163,7 @@ def _selected(table: MessageTable, mapping: TableMapping, number: ColumnElement[
             yield _value(table, source, role, number).label(role)
         elif role in table.names:
             yield table.column(role).label(role)
-    for wanted in (MessageStatus.FAILED, MessageStatus.REJECTED, MessageStatus.QUEUED):
+    for wanted in (MessageStatus.FAILED, MessageStatus.REJECTED):
         condition = table.has_status(wanted) if wanted in table.literals else literal_column("(1 = 0)")
         yield condition.label(CONDITION + wanted)
     if mapping != AS_IT_IS and "recipient_email" in {*table.names, *dict(mapping.columns)}:

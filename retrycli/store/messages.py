@@ -93,17 +93,6 @@ def has_status(columns: ColumnsOfMessages, status: MessageStatus) -> ColumnEleme
     return columns["status"] == literal_column(f"'{status.value}'")
 
 
-def is_listed(database: Database) -> ColumnElement[bool]:
-    """Return the condition for the messages that operators see: failed ones, and those that were handed over.
-
-    The statement joins the application's table with the queue.
-    """
-    is_failed = has_status(database.messages.c, MessageStatus.FAILED)
-    if MessageStatus.QUEUED not in database.table.literals:
-        return is_failed
-    return or_(is_failed, queue.c.handed_over_at.is_not(None))
-
-
 def status_of(database: Database) -> ColumnElement[str]:
     """Select a message's status. If SQL considers the status equal to ``failed``, select exactly ``failed``.
 
@@ -185,16 +174,12 @@ def with_keys(database: Database, numbers: Sequence[int]) -> Sequence[int]:
 LOWEST_ID = -(2**63)  # the lowest integer that both databases can store
 
 ESCALATED = queue.c.state == State.ESCALATED.value
-# The lowest id in the queue, and whether any message is handed over. Both are fast checks.
-FIRST_IN_QUEUE = select(
-    select(func.min(queue.c.message_id)).scalar_subquery(),
-    select(queue.c.message_id).where(queue.c.handed_over_at.is_not(None)).exists(),
-)
+FIRST_IN_QUEUE = select(func.min(queue.c.message_id))
 EARLIER = queue.alias("earlier")
-UNFINISHED = (State.WAITING.value, State.SENDING.value, State.HANDED_OVER.value)
+UNFINISHED = (State.WAITING.value, State.SENDING.value)
 
-# The conditions under which `run.per_ticket_order` holds a message back: an earlier message of its ticket waits, is
-# being sent, or is handed over.
+# The conditions under which `run.per_ticket_order` holds a message back: an earlier message of its ticket waits or
+# is being sent.
 HELD_BACK = (
     EARLIER.c.ticket == queue.c.ticket,
     EARLIER.c.message_id < queue.c.message_id,

@@ -8,7 +8,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, insert, select, update
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
 from retrycli.domain.message import Message, MessageStatus
@@ -29,7 +29,7 @@ from retrycli.store.database import Queries
 from retrycli.store.error_messages import IN_THE_WAY
 from retrycli.store.history import act_values, require_free, standings
 from retrycli.store.identity import BIRTH, OWN, birth_text, identity_values, is_the_queues, load, with_queue
-from retrycli.store.messages import ESCALATED, RowState, has_status, is_listed, message_of, row_by_row, rows_of, visible
+from retrycli.store.messages import ESCALATED, RowState, has_status, message_of, row_by_row, rows_of, visible
 from retrycli.store.row_changes import ALL_WRITTEN, write_text
 from retrycli.store.schema import acts, attempts, queue
 from retrycli.store.transitions import seen_values
@@ -51,9 +51,6 @@ LAST_ATTEMPTS = (
 
 # Actions on failed messages that are not being sent, even if they are not in the queue yet.
 OF_ANY_FAILED = frozenset({ActionKind.REJECTED, ActionKind.MARKED_SENT})
-
-# Actions that change only the queue, even if the application's sender has the message.
-OF_THE_QUEUE = frozenset({ActionKind.ACKNOWLEDGED, ActionKind.NOTED})
 
 # Actions of `Acts.perform` that change the application's rows. They skip locked rows.
 CHANGE_ROWS = OF_ANY_FAILED | {ActionKind.REQUEUED}
@@ -152,22 +149,16 @@ class Acts(Queries):
         # Queries, by kind of action, that lock and return the queued messages to which the action applies.
         m = self._database.messages
         births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
-        all_listed = (
+        failed = (
             select(m.c.id, *births)
             .join_from(m, queue, queue.c.message_id == m.c.id)
-            .where(m.c.id.in_(bindparam("ids", expanding=True)), is_listed(self._database))
+            .where(m.c.id.in_(bindparam("ids", expanding=True)), has_status(m.c, MessageStatus.FAILED))
             .order_by(m.c.id)
         )
-        failed = all_listed.where(has_status(m.c, MessageStatus.FAILED))
-        chosen = {
-            kind: (all_listed if kind in OF_THE_QUEUE else failed).where(row_by_row(*guards))
+        return {
+            kind: failed.where(row_by_row(*guards)).with_for_update(skip_locked=kind in CHANGE_ROWS)
             for kind, guards in GUARDS.items()
         }
-        if MessageStatus.QUEUED in self._database.table.literals:
-            takes_back = and_(queue.c.handed_over_at.is_not(None), has_status(m.c, MessageStatus.QUEUED))
-            free = and_(FREE, has_status(m.c, MessageStatus.FAILED))
-            chosen[ActionKind.REJECTED] = all_listed.where(row_by_row(or_(free, takes_back)))
-        return {kind: rows.with_for_update(skip_locked=kind in CHANGE_ROWS) for kind, rows in chosen.items()}
 
     @cached_property
     def _unknown(self) -> Select[Any]:

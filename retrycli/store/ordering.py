@@ -22,9 +22,9 @@ from sqlalchemy import (
 )
 
 from retrycli.domain.cursor import MessageCursor, Sort
-from retrycli.domain.message import State
+from retrycli.domain.message import MessageStatus, State
 from retrycli.store.database import Database
-from retrycli.store.messages import is_listed
+from retrycli.store.messages import has_status
 from retrycli.store.schema import MAX_INT, queue
 
 
@@ -88,7 +88,7 @@ def soonest(
     parts = [
         select(number.label("id"), due.label("due"))
         .join_from(queue, database.messages, database.messages.c.id == number)
-        .where(queue.c.state == state.value, within, is_listed(database))
+        .where(queue.c.state == state.value, within, has_status(database.messages.c, MessageStatus.FAILED))
         .order_by(due, number)
         .limit(limit)
         .subquery()

@@ -40,7 +40,7 @@ from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.domain.errors import SchemaMismatch
-from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, STATUSES, MessageStatus
+from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageStatus
 from retrycli.store.bulk import id_in
 from retrycli.store.schema import keys
 
@@ -208,7 +208,7 @@ def literals_of(literals: Mapping[str, str]) -> Callable[[str], ColumnElement[An
     return values.__getitem__
 
 
-OWN_WORDS = {str(status): f"'{status}'" for status in STATUSES}
+OWN_WORDS = {str(status): f"'{status}'" for status in MessageStatus}
 OWN_WORD = literals_of(OWN_WORDS)
 
 

@@ -24,7 +24,6 @@ from retrycli.store.schema import MAX_INT, attempts, queue
 from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, move
 
 HIDDEN = "its row can be read but not changed; check the row-level policies on {}"
-HANDED_OVER = TransitionKind.HANDED_OVER
 OPEN = row_by_row(attempts.c.finished_at.is_(None))
 
 # Columns with the same value for all attempts that one call of `start_attempts` records.
@@ -214,9 +213,6 @@ class Results(Queries):
             ours = {message_id: one for message_id, one in as_they_are.items() if one is not None}
             theirs = [by_id[message_id] for message_id in as_they_are.keys() - ours.keys()]
             changed = {message_id: one for message_id, one in ours.items() if one is not by_id[message_id]}
-            given = [message_id for message_id, one in ours.items() if one.transition.kind is HANDED_OVER]
-            # As they are now: an older row that reappears was put back.
-            before = read_rows(self._database, connection, given) if given else {}
             written = write_messages(self._database, connection, list(ours.values()))
             refused = {**written.refused, **hidden}
             locked = unlockable.difference(hidden).union(written.locked)
@@ -228,7 +224,7 @@ class Results(Queries):
             left_alone = [decision._replace(transition=Transition.released()) for decision in theirs]
             finish_attempts(connection, [*final, *left_alone], now)
             unread = {decision.message_id for decision in final if decision.transition.reason} - written.rows.keys()
-            rows = {**written.rows, **read_rows(self._database, connection, unread), **before}
+            rows = {**written.rows, **read_rows(self._database, connection, unread)}
             move(connection, claim, final, rows, now)
             if theirs:
                 connection.execute(DEQUEUE, {"ids": list(as_they_are.keys() - ours.keys()), "owner": claim.owner})

@@ -1,6 +1,6 @@
 """Change the application's rows: failed rows, and rejected rows that an operator requeues."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,16 +16,14 @@ from sqlalchemy import (
 
 from retrycli.domain.errors import TransactionLost
 from retrycli.domain.message import MessageStatus, QueuedMessage
-from retrycli.domain.transition import ALWAYS_WRITTEN, Decision, TransitionKind
+from retrycli.domain.transition import Decision, TransitionKind
 from retrycli.store.connection import NO_RESULT, pipeline_errors
 from retrycli.store.database import Database
 from retrycli.store.error_messages import RowError, in_words, row_error_of, without_details
 from retrycli.store.messages import RowState, read_rows
 from retrycli.store.own_values import forget_errors, keep
-from retrycli.store.reflection import MessageTable
 from retrycli.store.row_statements import (
     failed_one,
-    mark_queued,
     mark_sent,
     note_failures,
     sent_at_value,
@@ -98,7 +96,7 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
 
 def _has_taken(decision: Decision, row: RowState, room: int | None) -> bool:
     change = decision.transition
-    if change.kind in ALWAYS_WRITTEN:
+    if change.kind is TransitionKind.DELIVERED:
         return not row.failed
     if change.retry_count is not None and row.retry_count != change.retry_count:
         return False
@@ -122,7 +120,6 @@ def _write(
     sent = mark_sent(table, type_of_sent_at(database), no_error).execute(
         connection, [{"id": message_id, "sent_at": sent_at} for message_id, sent_at in delivered.items()]
     )
-    queued = _hand_over(table, connection, decisions.values())
     failed = [
         {
             "id": decision.message_id,
@@ -130,7 +127,7 @@ def _write(
             "retry_count": decision.transition.retry_count,
         }
         for decision in decisions.values()
-        if decision.transition.kind not in ALWAYS_WRITTEN
+        if decision.transition.kind is not TransitionKind.DELIVERED
     ]
     noted: int | None = len(failed)
     if table.own:
@@ -138,12 +135,7 @@ def _write(
         forget_errors(table, connection, delivered)
     if table.own != {"retry_count", "last_error"}:
         noted = note_failures(table, room).execute(connection, failed)
-    return None if sent is None or noted is None or queued is None else sent + noted + queued
-
-
-def _hand_over(table: MessageTable, connection: Connection, decisions: Iterable[Decision]) -> int | None:
-    rows = [{"id": each.message_id} for each in decisions if each.transition.kind is TransitionKind.HANDED_OVER]
-    return mark_queued(table).execute(connection, rows) if rows else 0
+    return None if sent is None or noted is None else sent + noted
 
 
 Wanted = TypeVar("Wanted")

@@ -60,13 +60,6 @@ def mark_sent(table: MessageTable, sent_at: TypeEngine[Any] | None, no_error: st
 
 
 @lru_cache
-def mark_queued(table: MessageTable) -> BulkStatement:
-    """Build the statement that hands failed rows over to the application's own sender."""
-    queued = {table.column("status"): table.literal(MessageStatus.QUEUED)}
-    return BulkStatement(lambda of: failed_one(table, of["id"]).values(queued), {"id": BigInteger()})
-
-
-@lru_cache
 def note_failures(table: MessageTable, room: int | None) -> BulkStatement:
     """Build the statement that stores the retry counts and the errors of failed rows."""
 

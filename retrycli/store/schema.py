@@ -73,13 +73,8 @@ queue = Table(
     Column("seen_count", Integer),
     Column("seen_error", Text),
     Column("seen_updated_at", Text),
-    # When the message was handed over to the application's own sender; null if the sender does not have the message.
-    Column("handed_over_at", _UtcDateTime),
     Index("retrycli_queue_due", "state", "next_attempt_at", "message_id", "ticket"),
     Index("retrycli_queue_ticket", "ticket", "message_id"),
-    # The migration leaves rows without a time out of this index, so it costs nothing if no message is handed over.
-    # That condition would make each pass load PostgreSQL's dialect here.
-    Index("retrycli_queue_handed_over", "handed_over_at"),
 )
 
 # The retry counts and errors of messages whose table has no columns for them.

@@ -10,12 +10,12 @@ from sqlalchemy import ColumnElement, Row, Select, String, and_, case, cast, fun
 
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.listing import EscalationGroup, Filter
-from retrycli.domain.message import MessageType, State
+from retrycli.domain.message import MessageStatus, MessageType, State
 from retrycli.domain.passes import PassResult
 from retrycli.domain.transition import Route
 from retrycli.store.database import Database, Queries
 from retrycli.store.listing import MessageQueries
-from retrycli.store.messages import in_route, is_due, is_listed
+from retrycli.store.messages import has_status, in_route, is_due
 from retrycli.store.schema import passes, queue
 
 
@@ -67,7 +67,7 @@ class QueueCounts(Queries):
         return InQueue(numbers, *found[-3:])
 
     def counts(self, due_by: datetime, route: Route | None = None) -> dict[str, int]:
-        """Count failed messages: waiting (including due ones), due, sending, escalated; and those handed over.
+        """Count failed messages: waiting (including due ones), due, sending, escalated.
 
         With a route, the due messages are those that it includes and does not withhold.
 
@@ -82,13 +82,12 @@ class QueueCounts(Queries):
                 _count(*is_counted_as_due).label("due"),
                 _count(queue.c.state == State.SENDING.value).label("sending"),
                 _count(queue.c.state == State.ESCALATED.value).label("escalated"),
-                _count(queue.c.state == State.HANDED_OVER.value).label("handed_over"),
             )
             .join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
-            .where(is_listed(self._database))
+            .where(has_status(m.c, MessageStatus.FAILED))
         )
         [found] = self._database.rows(statement)
-        others = {name: getattr(found, name) for name in ("sending", "escalated", "handed_over")}
+        others = {name: getattr(found, name) for name in ("sending", "escalated")}
         return {"waiting": found.failed - sum(others.values()), "due": found.due, **others}
 
     def last_pass(self, *, result: PassResult | None = None) -> PassTimes | None:

@@ -65,7 +65,7 @@ def move(
         rows: the current states of the escalated messages' rows, by id.
         now: the current time.
     """
-    gone, back, escalated, handed_over = [], [], [], []
+    gone, back, escalated = [], [], []
     for decision in decisions:
         change = decision.transition
         match change.kind:
@@ -78,8 +78,6 @@ def move(
 
                 row = {**_queue_values(decision), **seen_values(rows.get(decision.message_id))}
                 escalated.append({**row, "escalation_reason": change.reason, "fingerprint": fingerprint(decision)})
-            case TransitionKind.HANDED_OVER:
-                handed_over.append({**_queue_values(decision), **seen_values(rows.get(decision.message_id))})
             case TransitionKind.ENROLLED:
                 raise AssertionError("a message is enrolled before it is claimed")
             case _:
@@ -87,7 +85,6 @@ def move(
     if gone:
         connection.execute(DEQUEUE, {"ids": gone, "owner": claim.owner})
     GO_BACK.execute(connection, back, owner=claim.owner)
-    HAND_OVER.execute(connection, handed_over, owner=claim.owner, handed_over_at=now)
     if escalated:
         firsts = _first_escalations(connection, escalated, now)
         ESCALATE.execute(connection, [{**row, "at": firsts[row["message_id"]]} for row in escalated], owner=claim.owner)
@@ -310,18 +307,6 @@ def _escalation_update(of: Values) -> Update:
     )
 
 
-def _hand_over_update(of: Values) -> Update:
-    """Build the update that hands messages over. An escalated message that an operator retries keeps its escalation."""
-    return _release(
-        of,
-        state=State.HANDED_OVER.value,
-        handed_over_at=bindparam("handed_over_at", type_=queue.c.handed_over_at.type),
-        delivered_to=of["delivered_to"],
-        **{name: _new_or_own(of, name) for name in KEPT},
-        **{name: of[name] for name in SEEN},
-    )
-
-
 def _types(*names: str) -> dict[str, TypeEngine[Any]]:
     return {name: queue.c[name].type for name in ("message_id", "unknown_count", *IDENTITY, *names)}
 
@@ -340,7 +325,6 @@ NOT_ESCALATED: Mapping[str, Any] = {
 # The columns that store the last seen state of the application's row, so that changes are noticed.
 SEEN = ("seen_count", "seen_error", "seen_updated_at")
 GO_BACK = BulkStatement(_waiting_update, _types("next_attempt_at"))
-HAND_OVER = BulkStatement(_hand_over_update, _types(*SEEN))
 ESCALATE = BulkStatement(
     _escalation_update, _types("escalation_reason", "fingerprint", *SEEN) | {"at": queue.c.escalated_at.type}
 )

@@ -23,7 +23,6 @@ from retrycli.domain.passes import (
     Event,
     MessageDelivered,
     MessageEscalated,
-    MessageHandedOver,
     MessageMovedOn,
     MessageReleased,
     MessageRescheduled,
@@ -131,10 +130,8 @@ def _texts(event: Event) -> list[str]:
             return ["Message retry pass started", f"Found {event.due} failed messages to retry"]
         case ClockWasAhead() | ClaimsExpired():
             return [_repair(event)]
-        case MessageDelivered() | MessageHandedOver():
-            given = "handed over to the application's sender"
-            what = given if isinstance(event, MessageHandedOver) else "sent successfully on retry"
-            return [f"Message {event.message_id} {what}"]
+        case MessageDelivered():
+            return [f"Message {event.message_id} sent successfully on retry"]
         case MessageRescheduled():
             return [
                 f"Message {event.message_id} {_result(event.outcome, event.status_code)}, retry {event.retry_count}, "
@@ -151,18 +148,13 @@ def _texts(event: Event) -> list[str]:
         case ResultKept():
             return [f"The row of message {event.message_id} is locked; a later pass will write the result"]
         case BreakerOpened():
-            return [f"{event.destination} is down: {_outage(event)}"]
+            probe = utc_text(event.probe_at)
+            return [f"{event.destination} is down: {event.failures} failures in a row, next probe at {probe}"]
         case BreakerClosed():
             return [f"{event.destination} is back"]
         case PassStopped():
             return [f"Message retry pass stopped: {STOP_REASONS[event.reason]}"]
     assert_never(event)
-
-
-def _outage(event: BreakerOpened) -> str:
-    if event.probe_at is None:
-        return "its sender delivers none of the messages that it was given"
-    return f"{event.failures} failures in a row, next probe at {utc_text(event.probe_at)}"
 
 
 def _repair(event: ClockWasAhead | ClaimsExpired) -> str:

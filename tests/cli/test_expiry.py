@@ -217,7 +217,6 @@ def test_lists_show_expiring_and_expired_messages(at_work: Cli, application: App
         "due": 2,
         "sending": 0,
         "escalated": 1,
-        "handed_over": 0,
         "expired": 2,
         "expired_due": 1,
     }

@@ -95,7 +95,6 @@ def test_with_nothing_but_held_messages_due_nothing_is_due(
         "due": 0,
         "sending": 0,
         "escalated": 0,
-        "handed_over": 0,
         "expired": 0,
         "expired_due": 0,
     }

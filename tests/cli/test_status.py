@@ -65,7 +65,7 @@ def test_before_the_first_pass_status_says_so_and_suggests_a_remedy(at_work: Cli
     found = at_work.json("status", "--check", code=3)
     assert list(found) == KEYS
     assert (found["state"], found["running"], found["last_pass"], found["next_run"]) == ("never_run", False, None, None)
-    assert found["messages"] == {"waiting": 4, "due": 3, "sending": 0, "escalated": 0, "handed_over": 0} | EXPIRED_NONE
+    assert found["messages"] == {"waiting": 4, "due": 3, "sending": 0, "escalated": 0} | EXPIRED_NONE
     assert "Next: `retrycli run-once`, and then `retrycli cron install`\n" in at_work.on_terminal("status").text
 
 
@@ -78,7 +78,7 @@ def test_after_a_first_pass_all_is_ok_and_the_next_run_is_the_next_quarter_hour(
     found = at_work.json("status", "--check")
     assert (found["state"], found["running"]) == ("ok", True)
     assert (found["retry_interval_minutes"], found["max_retries"]) == (15, 10)
-    assert found["messages"] == {"waiting": 1, "due": 0, "sending": 0, "escalated": 1, "handed_over": 0} | EXPIRED_NONE
+    assert found["messages"] == {"waiting": 1, "due": 0, "sending": 0, "escalated": 1} | EXPIRED_NONE
     assert (found["breaker"], found["paused"], found["lock"]) == ([], None, None)
     last: dict[str, Any] = found["last_pass"]
     assert (last["result"], last["sent"], last["pid"], last["host"]) == (
@@ -225,7 +225,7 @@ def test_a_running_pass_is_shown_with_its_lock_and_its_messages(cli: Cli, applic
         gate.opened.set()
         assert end(process).returncode == 0
     assert found["lock"]["pid"] == process.pid
-    assert found["messages"] == {"waiting": 0, "due": 0, "sending": 2, "escalated": 0, "handed_over": 0} | EXPIRED_NONE
+    assert found["messages"] == {"waiting": 0, "due": 0, "sending": 2, "escalated": 0} | EXPIRED_NONE
     assert found["last_pass"]["result"] is None
     assert "\nPasses\tthe last one began just now: running\n" in told, "what it has sent is counted at its end"
     assert "\nSending\t2\nClaimed by\tthe running pass\n" in told

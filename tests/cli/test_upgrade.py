@@ -27,7 +27,7 @@ pytestmark = on_both
 
 BEFORE = "0004"
 LAST = f"{int(schema.HEAD) - 1:04}"
-NEW_COLUMNS = {"birth", "digest", "seen_count", "seen_error", "seen_updated_at", "handed_over_at"}
+NEW_COLUMNS = {"birth", "digest", "seen_count", "seen_error", "seen_updated_at"}
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-import retrycli
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
 from tests.cli.application import Application
 from tests.cli.outbox import FAILED, REJECTED, SENT, SETTINGS, TABLES, Outbox, in_sqlite
 from tests.conftest import on_both, on_sqlite
-from tests.store.outgoing_tables import ODOO, fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,20 +257,6 @@ def test_an_id_is_found_in_any_spelling(outbox: Outbox) -> None:
         command = outbox.with_api(api)
         for text in (key.upper(), key.replace("-", ""), key[:8].upper()):
             assert json.loads(command("show", text, "--json").stdout)["message"]["id"] == key, text
-
-
-def test_the_manuals_settings_for_odoo_hand_failed_mails_over(engine: Factory, cli: Cli, tmp_path: Path) -> None:
-    page = (Path(retrycli.__file__).parent / "manual" / "your-own-table.md").read_text(encoding="utf-8")
-    [settings] = [text for text in re.findall(r"```toml\n(.+?)```", page, re.DOTALL) if "mail_mail" in text]
-    (tmp_path / "retrycli.toml").write_text(settings, encoding="utf-8")
-    with engine(tmp_path, None) as url:
-        fill(url, ODOO)
-        here = {"RETRYCLI_DATABASE__URL": url, "RETRYCLI_RUN__LOCK_FILE": str(tmp_path / "pass.lock")}
-        odoo = cli.having(here)
-        assert odoo("table", "accept", "--yes").returncode == 0
-        assert odoo.json("run-once")["handed_over"] == 4
-        shown = [odoo.json("show", str(message["id"]))["message"] for message in listed(odoo)]
-        assert {(message["subject"], message["status"]) for message in shown} == {("Tea", "queued")}
 
 
 def test_a_large_table_without_an_order_is_an_error(outbox: Outbox) -> None:

@@ -87,11 +87,6 @@ class _Mortal:
         """Wrap `Claims.results`, so that the process can also die at its calls."""
         return mortal(self._port.results, self._fate)
 
-    @property
-    def hand_overs(self) -> object:
-        """Wrap `Claims.hand_overs` in the same way."""
-        return mortal(self._port.hand_overs, self._fate)
-
     @contextmanager
     def transaction(self, *values: object, **named: object) -> Iterator[Callable[[], bool]]:
         """Count the commit as a separate call. A death before it rolls back all writes of the transaction."""

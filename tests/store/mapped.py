@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NAMES = {"id": "key", "body": "text", "status": "state", "created_at": "written_at"}
 OWN = ("retry_count", "last_error")
 COLUMNS: dict[str, object] = {**NAMES, **{name: {"own": True} for name in OWN}}
-STATUS: dict[str, object] = {"failed": 1, "sent": 2, "rejected": 3, "queued": 4}
+STATUS: dict[str, object] = {"failed": 1, "sent": 2, "rejected": 3}
 CODES = {**STATUS, "pending": 0, "approved": 5, "processing": 6}
 """All values of the status. The settings name only those that retrycli must know."""
 OTHER = 9

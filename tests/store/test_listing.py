@@ -360,7 +360,6 @@ def test_without_failed_messages_all_counts_are_zero(application: Application, v
         "due": 0,
         "sending": 0,
         "escalated": 0,
-        "handed_over": 0,
     }
     assert shown(views) == []
 

@@ -286,7 +286,7 @@ CASES = {
         lambda d: Enrolment(d).enrol([(Decision(each, Transition.invalid("no")), NOON, 1) for each in (4, 8)], NOON),
         "queue by its key",
     ),
-    "retired": Case(lambda d: Enrolment(d).retire(IdRange(1000, 1400)), f"{KEYS}, queue by handed_over"),
+    "retired": Case(lambda d: Enrolment(d).retire(IdRange(1000, 1400)), KEYS),
     # SQLite reports a scan even though it reads a limited number of rows, in the order of their ids.
     "swept": Case(lambda d: Enrolment(d).plan_sweep(1000), "messages by its key", but="messages whole"),
     "totals": Case(rolled_up, "attempts by its key", but="attempts whole, attempts by finished"),

@@ -1,13 +1,15 @@
-"""django-post-office's real table: failed mails are retried by SMTP, and by post-office's own sender."""
+"""django-post-office's real table: failed mails are retried by SMTP, and by post-office's own code."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import retrycli
 from tests.cli.application import Application
 from tests.cli.command import Cli
 from tests.conftest import on_both
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.forked, needs_post_office]
 
-SENT, FAILED, QUEUED, REQUEUED = range(4)
+MANUAL = (Path(retrycli.__file__).parent / "manual/your-own-sender.md").read_text(encoding="utf-8")
+SENT, FAILED = range(2)
 COLUMNS = """
 [database]
 url = "{url}"
@@ -37,7 +40,6 @@ updated_at = "last_updated"
 [database.status]
 failed = 1
 sent = 0
-queued = 2
 [run]
 lock_file = "pass.lock"
 """
@@ -48,7 +50,6 @@ base_url = "smtp://127.0.0.1:{port}"
 sender = "desk@example.com"
 starttls = false
 """
-BY_POST_OFFICE = '[gateway]\nkind = "application"\n'
 WRITE_MAILS = """
 for number, to in enumerate(["ana@example.com", ["bo@example.com", "cy@example.com"]], 1):
     mail.send(to, subject=f"Mail {number}", message=f"Text {number}")
@@ -71,7 +72,9 @@ class Desk:
         self.table = Application(django.url, tables=None)
 
     def write(self, gateway: str, port: int) -> None:
-        settings = COLUMNS.format(url=self.django.url) + gateway.format(port=port)
+        self.accept(COLUMNS.format(url=self.django.url) + gateway.format(port=port))
+
+    def accept(self, settings: str) -> None:
         (self.cli.cwd / "retrycli.toml").write_text(settings)
         assert self.cli("table", "accept", "--yes").returncode == 0
 
@@ -100,7 +103,8 @@ def desk(engine: Factory, template: str, tmp_path: Path) -> Iterator[Desk]:
     with engine(tmp_path, template) as url:
         django = Django(tmp_path, url)
         django.configure(0)
-        made = Desk(django, Cli(tmp_path, is_forked=True))
+        here = {"DJANGO_SETTINGS_MODULE": "desk_settings", "PYTHONPATH": str(tmp_path)}
+        made = Desk(django, Cli(tmp_path, is_forked=True).having(here))
         assert made.statuses == {1: FAILED, 2: FAILED, 3: FAILED}
         yield made
 
@@ -129,47 +133,26 @@ def test_failed_mails_are_retried_by_smtp(desk: Desk) -> None:
     assert_untouched(desk, schema)
 
 
-@pytest.mark.databases("sqlite", "postgresql", once=False)
-def test_failed_mails_are_handed_back_to_post_office(desk: Desk) -> None:
-    desk.write(BY_POST_OFFICE, 0)
-    assert desk.cli("config", "check").returncode == 0
-    assert desk.cli.json("run-once")["handed_over"] == 2
-    assert desk.statuses == {1: QUEUED, 2: QUEUED, 3: FAILED}
+@on_both
+def test_failed_mails_are_sent_by_post_offices_own_code(desk: Desk, tmp_path: Path) -> None:
+    schema = desk.table.schema(but="retrycli_")
+    [code] = [text for text in re.findall(r"```python\n(.+?)```", MANUAL, re.DOTALL) if "post_office" in text]
+    [settings] = [text for text in re.findall(r"```toml\n(.+?)```", MANUAL, re.DOTALL) if "post_office" in text]
+    (tmp_path / "failed_mails.py").write_text(code)
     with MailServer(RCPT={"bo@example.com": "550 5.1.1 no such user", "cy@example.com": "550 5.1.1 no"}) as server:
         desk.django.configure(server.port)
-        desk.django.send()
-        assert [taken.recipients for taken in server.mails] == [("ana@example.com",)]
-    done = desk.cli.json("run-once")
-    assert (done["sent"], done["rescheduled"]) == (1, 1)
-    mails = desk.django.mails()
-    assert (mails[1]["status"], mails[2]["status"], mails[2]["number_of_retries"]) == (SENT, FAILED, 1)
-    assert (2, FAILED) in desk.django.logs()
-    [listed] = desk.cli.json("list-failed")["messages"]
-    assert (listed["id"], listed["state"], listed["retry_count"]) == (2, "waiting", 1)
-    assert desk.django.admin() == ["sent", "failed", "failed"]
-
-
-def test_a_mail_that_post_office_retries_itself_stays_handed_over_until_it_gives_up(desk: Desk) -> None:
-    desk.write(BY_POST_OFFICE, 0)
-    desk.cli("run-once")
-    with MailServer(MAIL="554 5.7.1 not today") as down:
-        desk.django.configure(down.port, max_retries=1)
-        desk.django.send()
-        assert desk.statuses == {1: REQUEUED, 2: REQUEUED, 3: FAILED}
+        desk.accept(settings.replace("[database]", f'[database]\nurl = "{desk.django.url}"', 1))
         done = desk.cli.json("run-once")
-        assert (done["sent"], done["rescheduled"], done["handed_over"]) == (0, 0, 0)
-        assert {each["state"] for each in desk.cli.json("list-failed")["messages"]} == {"handed_over"}
-        desk.django.python("Email.objects.update(scheduled_time=None)")
-        desk.django.send()
-        assert desk.statuses == {1: FAILED, 2: FAILED, 3: FAILED}
-    assert desk.cli.json("run-once")["rescheduled"] == 2
-    assert {row["number_of_retries"] for number, row in desk.django.mails().items() if number != 3} == {1}
-
-
-def test_an_operator_takes_a_mail_back_only_if_rejected_has_a_status(desk: Desk) -> None:
-    desk.write(BY_POST_OFFICE, 0)
-    desk.cli("run-once")
-    refused = desk.cli("reject", "1", "--reason", "spam", "--yes")
-    assert refused.returncode == 4
-    assert "database.status.rejected is not set" in refused.stderr
-    assert desk.statuses[1] == QUEUED
+        assert (done["sent"], done["rescheduled"]) == (2, 1)
+        text, html = sorted(server.mails, key=lambda taken: taken.recipients[0])
+        assert (text.recipients, html.recipients) == (("ana@example.com",), ("dee@example.com",))
+        assert html.parsed.get_content_type() == "multipart/alternative"
+    mails = desk.django.mails()
+    assert [(mails[number]["status"], mails[number]["number_of_retries"]) for number in (1, 2, 3)] == [
+        (SENT, 0),
+        (FAILED, 1),
+        (SENT, 0),
+    ]
+    assert "SMTPRecipientsRefused" in desk.cli.json("list-failed")["messages"][0]["last_error"]
+    assert desk.django.admin() == ["sent", "failed", "sent"]
+    assert_untouched(desk, schema)

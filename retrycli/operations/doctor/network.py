@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain import incidents
-from retrycli.domain.circuit_breaker import APPLICATION, BreakerState
+from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OUTAGE, Outcome, OutcomeKind
 from retrycli.notify import apprise
@@ -68,9 +68,7 @@ def _outages(context: Context, database: Database) -> Iterator[Finding]:
         "python": ("function", "function, and what it calls"),
     }
     for breaker in Ledger(database).standing_breakers(used, context.now()):
-        if breaker.state is BreakerState.OPEN and breaker.destination == APPLICATION:
-            yield failure("sender", breaker.description, "start the application's sender, or look at its log")
-        elif breaker.state is BreakerState.OPEN and breaker.opened_at is not None and breaker.probe_at is not None:
+        if breaker.state is BreakerState.OPEN and breaker.opened_at is not None and breaker.probe_at is not None:
             name, what = names.get(used[breaker.destination], ("gateway", "gateway"))
             yield failure(
                 name,
@@ -190,7 +188,6 @@ CHECKS: dict[str, Callable[[Context, GatewaySettings, str | None], Iterator[Find
     "http": _ticketing_api,
     "smtp": _mail_server,
     "python": _python_sender,
-    "application": lambda context, gateway, refusal: iter(()),  # only its answers show whether the sender works
 }
 
 

@@ -226,8 +226,6 @@ def _suits(message: ListedMessage, action: BulkAction) -> bool:
         return False
     if action in OF_ESCALATIONS:
         return message.state is State.ESCALATED
-    if message.state is State.HANDED_OVER:
-        return action is BulkAction.REJECT
     return message.state is not State.SENDING
 
 

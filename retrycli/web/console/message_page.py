@@ -125,14 +125,9 @@ class MessagePages:
 def state_of(found: MessageDetails) -> str:
     """Return the state of a failed message, or the status of another message."""
     status = str(found.row["status"])
-    if status != MessageStatus.FAILED and not is_handed_over(found):
+    if status != MessageStatus.FAILED:
         return status
     return str(State.WAITING if found.queue is None else found.queue["state"])
-
-
-def is_handed_over(found: MessageDetails) -> bool:
-    """Return whether the application's own sender has the message."""
-    return found.queue is not None and found.queue["handed_over_at"] is not None
 
 
 def tries(found: MessageDetails, policies: Mapping[Any, Any]) -> str:
@@ -157,10 +152,6 @@ def offered(found: MessageDetails, *, looks_up: bool) -> frozenset[str]:
     if found.row["status"] == MessageStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
         return frozenset({"requeue"})
     state = state_of(found)
-    if is_handed_over(found):
-        seen = found.queue is not None and found.queue["acknowledged_at"] is not None
-        noted = {"note", *(() if seen else ["acknowledge"])} if state == State.ESCALATED else set()
-        return frozenset({*noted, *(["reject"] if found.row["status"] == MessageStatus.QUEUED else ())})
     always = {"retry", "edit", "reject", "mark-sent", *(["look-up"] if looks_up else ())}
     if state == State.WAITING:
         return frozenset({*always, "hold"})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrycli.domain.circuit_breaker import APPLICATION, Breaker, BreakerRules, BreakerState, next_concurrency
+from retrycli.domain.circuit_breaker import Breaker, BreakerRules, BreakerState, next_concurrency
 from retrycli.domain.outcome import OutcomeKind
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
@@ -114,13 +114,6 @@ def test_a_closed_breaker_blocks_nothing() -> None:
 )
 def test_an_open_breaker_blocks_until_its_probe_is_due(at: datetime, *, blocked: bool) -> None:
     assert OPEN.blocks(at) is blocked
-
-
-def test_the_applications_sender_is_never_probed() -> None:
-    down = Breaker(APPLICATION, BreakerState.OPEN, opened_at=NOON)
-    assert down.blocks(NOON + timedelta(days=30))
-    assert down.admitting(NOON + timedelta(days=30)) is down
-    assert not Breaker(APPLICATION).blocks(NOON)
 
 
 def test_the_wait_for_a_probe_starts_with_the_pass() -> None:

@@ -23,7 +23,6 @@ from retrycli.domain.passes import (
     Event,
     MessageDelivered,
     MessageEscalated,
-    MessageHandedOver,
     MessageMovedOn,
     MessageReleased,
     MessageRescheduled,
@@ -66,7 +65,6 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
         ],
     ),
     (MessageDelivered(*ABOUT, 3), [("INFO", "Message 7 sent successfully on retry")]),
-    (MessageHandedOver(*ABOUT, 3), [("INFO", "Message 7 handed over to the application's sender")]),
     (
         MessageRescheduled(*ABOUT, 4, OutcomeKind.TRANSIENT, 503, NOON),
         [("INFO", "Message 7 not sent (transient, 503), retry 4, next attempt at 2025-03-03T12:00:00Z")],
@@ -115,10 +113,6 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     (
         BreakerOpened("https://tickets.example.com", failures=5, probe_at=NOON),
         [("INFO", "https://tickets.example.com is down: 5 failures in a row, next probe at 2025-03-03T12:00:00Z")],
-    ),
-    (
-        BreakerOpened("application", failures=0, probe_at=None),
-        [("INFO", "application is down: its sender delivers none of the messages that it was given")],
     ),
     (BreakerClosed("https://tickets.example.com"), [("INFO", "https://tickets.example.com is back")]),
     (PassStopped(StopReason.BREAKER_OPEN), [("INFO", "Message retry pass stopped: the ticketing API is down")]),

@@ -24,11 +24,6 @@ def upgrade() -> None:
         sa.Column("retry_count", sa.Integer, nullable=False),
         sa.Column("last_error", sa.Text),
     )
-    op.add_column("retrycli_queue", sa.Column("handed_over_at", sa.DateTime(timezone=True)))
-    given = sa.text("handed_over_at IS NOT NULL")
-    op.create_index(
-        "retrycli_queue_handed_over", "retrycli_queue", ["handed_over_at"], sqlite_where=given, postgresql_where=given
-    )
     op.add_column("retrycli_selection", sa.Column("accepted", sa.Text))
     op.add_column("retrycli_selection", sa.Column("accepted_by", sa.String(255)))
     op.add_column("retrycli_selection", sa.Column("accepted_at", sa.DateTime(timezone=True)))
@@ -36,14 +31,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the tables and the columns. The previous version can't send messages of tables that need them.
-
-    A message that was handed over leaves the queue with the next pass, because its row is not failed.
-    """
-    op.execute("UPDATE retrycli_queue SET state = 'waiting' WHERE state = 'handed_over'")
-    op.drop_index("retrycli_queue_handed_over", "retrycli_queue")
-    with op.batch_alter_table("retrycli_queue") as batch:
-        batch.drop_column("handed_over_at")
+    """Remove the tables and the columns. The previous version can't send messages of tables that need them."""
     with op.batch_alter_table("retrycli_selection") as batch:
         for name in ("numbered_to", "accepted_at", "accepted_by", "accepted"):
             batch.drop_column(name)
