@@ -78,6 +78,13 @@ def test_the_pass_in_which_messages_expire_sends_no_all_clear(at_work: Cli, appl
     assert "WARNING Some of the messages that were about to expire have expired; see `retrycli escalations`\n" in over
 
 
+def test_messages_that_expire_during_a_pause_end_no_warning(at_work: Cli, application: Application) -> None:
+    application.add(1, hours_ago=7.5)
+    assert at_work("pause", "--by", "anna").returncode == 0
+    assert "1 message will expire at " in at_work("run-once", env=EXPIRY).stderr
+    assert at_work("run-once", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "7"}).stderr == ""
+
+
 @pytest.mark.parametrize(("length", "number"), [("10m", 0), ("1h", 1), ("3d", 3)])
 def test_a_pause_with_an_end_announces_messages_that_expire_before_it(
     at_work: Cli, application: Application, length: str, number: int

@@ -185,9 +185,13 @@ def test_reports_a_gap_between_passes_when_they_resume(at_work: Cli, application
     at_work("run-once")
     application.execute("UPDATE retrycli_passes SET started_at = '2026-01-02 03:04:05.000000'")
     told = at_work.having(urls(hook.slack_shaped))
+    hook.status = 500
+    told("run-once")
+    hook.status = 200
     told("run-once")
     told("run-once")
-    [text] = hook.texts
+    refused, text = hook.texts
+    assert text == refused, "it is sent again until it arrives"
     assert "No pass was recorded between 2026-01-02 03:04 UTC and " in text
 
 

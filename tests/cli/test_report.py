@@ -172,6 +172,14 @@ def test_a_pass_renews_the_page_if_it_acted_or_the_page_is_an_hour_old(
     assert stat.S_IMODE(page.stat().st_mode) == 0o644
 
 
+def test_a_skipped_pass_leaves_the_page_to_the_pass_that_holds_the_lock(
+    with_page: Cli, application: Application, tmp_path: Path
+) -> None:
+    with application.held():
+        assert with_page("run-once", "--wait-lock", "0").returncode == 75
+    assert not (tmp_path / "page.html").exists()
+
+
 @pytest.mark.parametrize(
     ("program", "path", "said"),
     [
@@ -207,6 +215,17 @@ def test_a_pass_that_stops_early_renews_the_page_too(cli: Cli, application: Appl
     assert at_work("run-once").returncode == 69
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert re.match(r"The ticketing API has been down since .*, and 6 messages are waiting\.", heading(page))
+
+
+def test_a_pass_that_gets_the_same_error_each_time_says_so_on_the_page(
+    cli: Cli, application: Application, tmp_path: Path
+) -> None:
+    application.add_due(13)
+    with Scripted((404, {})) as api:
+        at_work = cli.having({**application.variables(api.url), "RETRYCLI_REPORT__PATH": "page.html"})
+        assert at_work("run-once").returncode == 69
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert heading(page).startswith("The ticketing API returns the same error for every request")
 
 
 def test_a_relative_path_is_relative_to_its_configuration_file(
