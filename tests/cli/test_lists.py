@@ -12,7 +12,7 @@ import pytest
 import retrycli
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
 from tests.cli.command import COLUMNS, Cli, end
-from tests.conftest import on_both
+from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,6 +95,15 @@ def test_list_failed_shows_the_next_messages_first(shown: Shown) -> None:
 def test_on_a_wide_terminal_a_message_is_one_line(queue: Cli) -> None:
     screen = queue.on_terminal("list-failed", "--type", "supplier", columns=140)
     assert re.search(rf"12 +4712 +supplier +waiting +5/10 +{LOCAL_TIME} +HTTP 504 \(100% of it\)", screen.text)
+
+
+@on_sqlite
+def test_on_a_narrow_terminal_an_empty_error_needs_no_line(at_work: Cli, application: Application) -> None:
+    for message_id in (101, 102, 103):
+        application.add(message_id, ticket_id="a-ticket-with-quite-a-long-id", last_error="")
+    _, error, *lines = at_work.on_terminal("list-failed").text.splitlines()
+    assert error.strip() == "Last error"
+    assert [line.split()[0] for line in lines[:3]] == ["101", "102", "103"]
 
 
 def test_the_next_page_begins_after_the_last_message_shown(queue: Cli, shown: Shown) -> None:

@@ -60,6 +60,11 @@ def test_uses_the_pager_from_the_environment(cli: Cli) -> None:
     assert {line[:2] for line in screen.text.splitlines()} == {"> "}
 
 
+def test_a_page_has_styles_only_if_less_shows_them(shown: Cli) -> None:
+    assert "\x1b[1m" in shown.on_terminal("manual", "getting-started").raw
+    assert "\x1b" not in shown.having({"LESS": "FX"}).on_terminal("manual", "getting-started").raw
+
+
 @pytest.mark.parametrize(
     ("topic", "hint"),
     [

@@ -78,6 +78,7 @@ def test_without_settings_the_checks_say_what_is_wrong_with_an_example(
     assert (checked.returncode, checked.stderr) == (0, "")
     assert f"{api.url}/tickets/5/messages; ticket_states.ticket_id is 4705 there" in checked.stdout
     assert line in checked.stdout
+    assert ("\nGrant\tGRANT SELECT, UPDATE (" in checked.stdout) is not original.is_sqlite
     assert requested(api) == []
 
 
