@@ -534,6 +534,12 @@ def test_predicts_no_time_for_messages_without_a_schedule(at: Desk) -> None:
     assert operations.status.status(at.settings, now=lambda: now).next_run is not None, "nobody has looked"
 
 
+def test_status_does_not_rule_out_a_line_that_only_root_can_read(at: Desk) -> None:
+    at.run_at(NOON)
+    found = operations.status.status(at.settings, callers=[], now=lambda: NOON + MINUTE)
+    assert (found.uncalled, found.next_run is None) == (None, False)
+
+
 def test_quotes_what_stopped_the_last_pass(at: Desk) -> None:
     """The operator sees why the last pass may not have reached the message."""
     breaker(at)

@@ -189,15 +189,19 @@ def test_each_of_several_hosts_is_listed_with_its_lateness(
     [here] = at_work.json("status")["hosts"]
     assert (list(here), here["late"]) == (["host", "started_at", "late"], False)
     assert "\nHost " not in at_work("status").stdout
-    two_hours_ago = str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=2))
-    application.execute(
-        "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, sent, rescheduled, escalated, unknown,"
-        " released) VALUES ('x', 'mill', 1, ?, ?, 0, 0, 0, 0, 0)",
-        two_hours_ago,
-        two_hours_ago,
-    )
+    hours = {"mill": 2, "barn": 7 * 24 - 1, "a retired host": 7 * 24 + 1}
+    for host, began in hours.items():
+        at = str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=began))
+        application.execute(
+            "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, sent, rescheduled, escalated,"
+            f" unknown, released) VALUES ('{host}', '{host}', 1, ?, ?, 0, 0, 0, 0, 0)",
+            at,
+            at,
+        )
     found = at_work.json("status")
-    assert (found["state"], {host["host"]: host["late"] for host in found["hosts"]}["mill"]) == ("ok", True)
+    assert found["state"] == "ok"
+    late = {host["host"]: host["late"] for host in found["hosts"]}
+    assert late == {here["host"]: False, "mill": True, "barn": True}
     assert (
         "Host mill\tits last pass began 2 hours ago; check its cron line, timer or application\n"
         in at_work("status").stdout

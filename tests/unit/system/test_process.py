@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,26 @@ def test_where_the_system_does_not_tell_there_are_none(tmp_path: Path) -> None:
     assert has_terminal(tmp_path) == os.isatty(0)
     process(tmp_path, "python3", "self", "7")
     assert parents(tmp_path) == []
+
+
+def test_a_terminal_as_input_is_sufficient() -> None:
+    """A process in a session of its own has no controlling terminal."""
+    ours, theirs = pty.openpty()
+    program = "from retrycli.system.process import has_terminal; print(has_terminal())"
+    try:
+        for given, said in ((theirs, "True\n"), (subprocess.DEVNULL, "False\n")):
+            done = subprocess.run(
+                [sys.executable, "-c", program],
+                stdin=given,
+                capture_output=True,
+                text=True,
+                check=True,
+                start_new_session=True,
+            )
+            assert done.stdout == said
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc")
