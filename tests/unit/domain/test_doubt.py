@@ -125,6 +125,33 @@ def test_a_delivery_sent_before_them_settles_nothing(stage: Stage) -> None:
     assert (summary.reason, summary.sent, summary.escalated) == ("same_answer", 2, 0)
 
 
+def test_a_trial_goes_on_if_a_delivery_sent_earlier_leaves_ten_tickets_in_doubt(stage: Stage) -> None:
+    """Message 10 was sent after the redirect of message 2 and before ten others, so its late delivery settles only that
+    of message 2.
+    """
+    stage.add(*range(1, 40))
+    sent, late = asyncio.Event(), asyncio.Event()
+    before_the_trial = 17
+
+    async def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 10:
+            sent.set()
+            await late.wait()
+        if queued.message_id in {1, 10}:
+            return DELIVERED
+        if queued.message_id in range(3, 10):
+            await sent.wait()
+        stage.clock.now += timedelta(seconds=1)
+        if queued.message_id in range(14, before_the_trial + 1):
+            late.set()
+            return REFUSED
+        return MOVED
+
+    summary = stage.run(answer)
+    assert (summary.reason, summary.sent) == ("same_answer", 2)
+    assert len(stage.order) == before_the_trial + 3
+
+
 FOUND = DELIVERED._replace(found=True)
 """A look-up found that the message had already arrived: nothing was sent."""
 
