@@ -143,6 +143,14 @@ def test_a_database_that_is_away_is_503_and_comes_back(escalated: Desk) -> None:
     assert escalated.stranger.get("/readyz").status_code == 200
 
 
+@on_sqlite
+def test_an_error_of_the_installation_is_500_and_logged(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    desk.application.add(5)
+    desk.application.execute("ALTER TABLE pending_messages RENAME COLUMN body TO content")
+    detail = problem(desk.viewer.get(f"{API}/5"), 500, "configuration-error")
+    assert detail in caplog.messages
+
+
 def edit(desk: Desk, body: object, tag: str | None, message_id: int = 17) -> httpx.Response:
     headers = {} if tag is None else {"If-Match": tag}
     return desk.operator("PATCH", f"{API}/{message_id}", json=body, headers=headers)

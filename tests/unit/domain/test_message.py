@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -106,6 +107,7 @@ def test_a_null_error_means_none_and_a_null_retry_count_means_zero() -> None:
     [
         ('["a@example.com", "b@example.com"]', ["a@example.com", "b@example.com"]),
         (["a@example.com"], ["a@example.com"]),  # from a database with a JSON type
+        ([UUID(int=7)], [UUID(int=7)]),  # from an array; JSON has no such type
         ("[]", []),
         ("null", []),
         ("", []),

@@ -303,7 +303,9 @@ def test_columns_are_stacked_and_outages_shaded_behind_them() -> None:
 def test_a_tiny_share_is_still_visible() -> None:
     assert boxes(charts.share(1, 10**6), "share")[0][2] > 0
     assert boxes(charts.share(0, 10**6), "share") == []
-    assert boxes(charts.share(5, 5), "share")[0][2] == 100
+    full = charts.share(5, 5)
+    assert boxes(full, "share") == boxes(full, "room") == [(0, 0, 100, 1)]
+    assert 'viewBox="0 0 100 1"' in full
 
 
 def test_passes_of_different_results_differ_in_shape() -> None:
