@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from retrycli.config import FunctionName, Named, SettingsModel, absolute, matching, secret_text
 from retrycli.domain.errors import ConfigurationError
@@ -24,8 +24,6 @@ COMMON_KEYS = (
     "attachments_limit_mb",
     "modules_dir",
 )
-# The group of entry points with which other packages provide kinds of gateways.
-GROUP = "retrycli.gateways"
 OF_HTTP = ("preset", "auth", "token", "verify")
 OF_SMTP = ("sender", "subject", "recipient", "starttls")
 OF_SERVERS = ("base_url", "username", "password", "login_path")
@@ -36,19 +34,10 @@ UNUSED_KEYS = {
 }
 
 
-def _known_kind(name: str) -> str:
-    if name not in UNUSED_KEYS:
-        from importlib.metadata import entry_points  # only for a kind that is not built in, because it reads many files
-
-        if not entry_points(group=GROUP, name=name):
-            raise ValueError(f"must be {', '.join(UNUSED_KEYS)}, or a gateway that an installed package provides")
-    return name
-
-
 class GatewaySettings(SettingsModel):
     """Settings of one gateway: its destination, credentials, timeouts and attachments."""
 
-    kind: Annotated[str, AfterValidator(_known_kind)] = Field(
+    kind: Literal["http", "smtp", "python"] = Field(
         "http",
         description="how to deliver: http (to a ticketing API), smtp (by e-mail) or python (by your own function)",
     )
@@ -116,7 +105,7 @@ class GatewaySettings(SettingsModel):
         """Return where messages are sent: the base URL, or a name of the gateway; None if the base URL is not set."""
         if self.call is not None:
             return f"python:{self.call}"
-        return self.base_url if self.base_url or self.kind in UNUSED_KEYS else f"{self.kind}:"
+        return self.base_url
 
     @property
     def destination(self) -> str:
@@ -125,8 +114,6 @@ class GatewaySettings(SettingsModel):
         Raises:
             ConfigurationError: the base URL is not set.
         """
-        if self.call is None and self.base_url is not None:
-            return self.base_url
         if (found := self.destination_if_set) is None:
             raise ConfigurationError(
                 "a gateway has no base_url, the URL of the API or mail server; set gateway.base_url (or "
@@ -149,12 +136,10 @@ class GatewaySettings(SettingsModel):
     def _check_base_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is None:
             return None
-        kind = info.data.get("kind")
-        if kind == "smtp":
+        if info.data.get("kind") == "smtp":
             url = absolute(url, "smtp://mail.example.com:587 or smtps://mail.example.com", {"smtp", "smtps"})
         else:
-            own = {"http", "https"} if kind in UNUSED_KEYS else {url.partition("://")[0].lower()}
-            url = absolute(url, "https://tickets.example.com/api", own)
+            url = absolute(url, "https://tickets.example.com/api", {"http", "https"})
         parts = urlsplit(url)
         if parts.username or parts.password:
             raise ValueError("the URL must not contain credentials; use gateway.username and gateway.password_file")
@@ -181,7 +166,7 @@ class GatewaySettings(SettingsModel):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         """Reject keys that have no effect with this kind of gateway, and check the keys that it needs."""
-        for name in UNUSED_KEYS.get(self.kind, ("call",)):
+        for name in UNUSED_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove gateway.{name}, or change "

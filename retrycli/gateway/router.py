@@ -92,10 +92,6 @@ def gateway_of(
             from retrycli.gateway.python.gateway import PythonGateway
 
             return PythonGateway(settings, connections=connections, section=section)
-        case _:
-            from retrycli.gateway.package import PackageGateway
-
-            return PackageGateway(settings, section=section)
 
 
 def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
@@ -104,12 +100,8 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
     Raises:
         ConfigurationError: the preset is invalid.
     """
-    if settings.kind in {"smtp", "python"}:
-        return False
     if settings.kind != "http":
-        from retrycli.gateway.package import factory_of
-
-        return bool(getattr(factory_of(settings.kind), "looks_up", False))
+        return False
     from retrycli.gateway.presets.loader import load_preset
 
     preset = load_preset(settings.preset)
@@ -149,7 +141,7 @@ def preset_columns(settings: GatewaySettings) -> set[str]:
             from retrycli.gateway.presets.template import places
 
             return {place.name for place in places(settings.subject)}
-        case _:  # a function gets the whole message
+        case "python":  # a function gets the whole message
             return set()
 
 
@@ -168,5 +160,5 @@ def check_columns(settings: GatewaySettings, columns: Collection[str]) -> None:
             from retrycli.gateway.smtp.gateway import check_subject
 
             check_subject(settings, columns)
-        case _:  # other gateways get every column, and say nothing about those that they need
+        case "python":  # a function gets every column, and says nothing about those that it needs
             pass

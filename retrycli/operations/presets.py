@@ -23,7 +23,7 @@ __all__ = ["Preset", "Trial", "bundled", "check", "deliver_test", "example_url",
 
 
 def bundled() -> dict[str, Preset]:
-    """Return the bundled presets, and those that other packages provide, by name."""
+    """Return the bundled presets by name."""
     return {name: load_preset(name) for name in known_presets()}
 
 

@@ -48,7 +48,7 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
     waits = bool(refusals) and database is not None and QueueCounts(database).counts(context.now())["waiting"] > 0
     for gateway in context.settings.gateway.all.values():
         refusal = refusals.get(gateway.destination)
-        for finding in CHECKS.get(gateway.kind, _package_gateway)(context, gateway, refusal):
+        for finding in CHECKS[gateway.kind](context, gateway, refusal):
             # If no messages wait, no pass can test whether the destination still refuses them. The refusal is then only
             # a warning.
             is_old = refusal is not None and not waits and refusal in finding.found
@@ -69,7 +69,7 @@ def _outages(context: Context, database: Database) -> Iterator[Finding]:
     }
     for breaker in Ledger(database).standing_breakers(used, context.now()):
         if breaker.state is BreakerState.OPEN and breaker.opened_at is not None and breaker.probe_at is not None:
-            name, what = names.get(used[breaker.destination], ("gateway", "gateway"))
+            name, what = names[used[breaker.destination]]
             yield failure(
                 name,
                 f"no delivery to {breaker.destination} has succeeded since {breaker.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
@@ -171,18 +171,7 @@ def _python_sender(context: Context, gateway: GatewaySettings, refusal: str | No
         yield failure("function", f"{gateway.call}: {refusal}", "check the credentials that it uses")
 
 
-def _package_gateway(context: Context, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
-    from retrycli.gateway.package import PackageGateway
-
-    del context
-    PackageGateway(gateway)  # raises an error if the factory can't be used
-    if refusal is not None:
-        yield failure("gateway", f"{gateway.destination}: {refusal}", CHECK_CREDENTIALS)
-    else:
-        yield ok("gateway", f"an installed package provides {gateway.kind}")
-
-
-# The check of each built-in kind of gateway. Its arguments are the context, the settings, and the refusal of recent
+# The check of each kind of gateway. Its arguments are the context, the settings, and the refusal of recent
 # messages, if any.
 CHECKS: dict[str, Callable[[Context, GatewaySettings, str | None], Iterator[Finding]]] = {
     "http": _ticketing_api,
