@@ -1,52 +1,26 @@
-"""Arguments and options that select messages, with shell completion, and parsers for times."""
+"""Arguments and options that select messages, and parsers for times."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, time, timedelta
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from retrycli import operations
 from retrycli.cli.options import utf8
 from retrycli.domain.duration import LONGEST, duration
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, MessageType, State
-from retrycli.domain.sanitize import printable
 
-MAX_ERROR_LENGTH = 60  # maximum length of a completion's description: the ticket and the error
-# Look-alikes that replace characters in completions. A ticketing API's error may contain characters that zsh would
-# evaluate, or that typer would read as markup.
-SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
-
-
-def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Complete the ids of failed messages, with ticket and error."""
-    from retrycli.config import loader as configuration
-
-    try:
-        given = ctx.params.get("config") or ctx.find_root().params.get("config")
-        settings = configuration.load(Path(given) if given else None).settings
-        found = operations.listing.failed_beginning(settings, incomplete)
-    except Exception:  # noqa: BLE001  completion must not print errors
-        return []
-    return [
-        (str(number), printable(f"ticket {ticket}, {error or 'no error'}")[:MAX_ERROR_LENGTH].translate(SHELL_SAFE))
-        for number, ticket, error in found
-    ]
-
-
-MessageId = Annotated[str, typer.Argument(metavar="ID", help="The id of the message.", autocompletion=failed_messages)]
+MessageId = Annotated[str, typer.Argument(metavar="ID", help="The id of the message.")]
 MessageIds = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="ID…",
         help="The ids of the messages.",
         show_default=False,
-        autocompletion=failed_messages,
     ),
 ]
 

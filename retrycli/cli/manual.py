@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from retrycli.cli.arguments import SHELL_SAFE
 from retrycli.views import terminal
 
 # The pages of ``retrycli/manual``, in the order in which to read them.
@@ -56,8 +55,8 @@ FILE_LINK = re.compile(r"\[([^\]]+)\]\((?![a-z]+:)[^)]+\)")
 LESS = "FRX"  # as git sets it: quit if the page fits, show colours, leave the text on the screen
 
 
-def _matching(incomplete: str) -> list[tuple[str, str]]:
-    return [(topic, _first_sentence(topic).translate(SHELL_SAFE)) for topic in TOPICS if topic.startswith(incomplete)]
+def _matching(incomplete: str) -> list[str]:
+    return [topic for topic in TOPICS if topic.startswith(incomplete)]
 
 
 def manual(

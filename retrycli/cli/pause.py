@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from retrycli import operations
-from retrycli.cli.arguments import Tickets, Types, failed_messages, not_blank
+from retrycli.cli.arguments import Tickets, Types, not_blank
 from retrycli.cli.options import By, ConfigFile, load_settings, utf8
 from retrycli.config.settings import Settings
 from retrycli.domain.duration import duration
@@ -23,7 +23,6 @@ Messages = Annotated[
         show_default=False,
         metavar="ID",
         parser=not_blank,
-        autocompletion=failed_messages,
     ),
 ]
 Destinations = Annotated[

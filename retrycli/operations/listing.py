@@ -1,7 +1,7 @@
 """List failed messages and escalations, show one message, and calculate delivery statistics."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -13,15 +13,13 @@ from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage, Mess
 from retrycli.operations.ids import resolve_one
 from retrycli.operations.pause import mark_held
 from retrycli.operations.status import ended_passes
-from retrycli.operations.wiring import connect, open_database, utc_now
-from retrycli.store import completion, listing
+from retrycli.operations.wiring import open_database, utc_now
+from retrycli.store import listing
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.history import message_details
 from retrycli.store.passes import Ledger
 from retrycli.store.summaries import escalation_groups
 
-OFFERED = 50  # maximum number of messages offered by shell completion
-OFFER_WITHIN_SECONDS = 1
 MAX_PAGE = 1_000  # maximum number of rows on one page
 ANY = Filter()
 
@@ -106,20 +104,6 @@ def list_messages(
         rest = None if last is None else str(last)
         messages = mark_held(settings, database, views.pages(ids, wanted))
         yield Listing(messages, len(ids), lambda: views.count(wanted), rest)
-
-
-def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object, object]]:
-    """For shell completion, return the id, ticket and last error of the newest failed messages whose ids begin with the
-    given digits.
-
-    Write nothing, and wait at most `OFFER_WITHIN_SECONDS` for a lock.
-
-    Raises:
-        DatabaseUnavailable: the database can't be opened or read.
-        ConfigurationError: a setting or the application's table is wrong.
-    """
-    with closing(connect(settings, patience=OFFER_WITHIN_SECONDS)) as database:
-        return completion.failed_beginning(database, digits, limit=OFFERED)
 
 
 def escalations(settings: Settings) -> list[EscalationGroup]:

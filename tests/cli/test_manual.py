@@ -10,7 +10,6 @@ from rich.cells import cell_len
 import retrycli
 from retrycli.cli.manual import TOPICS
 from tests.cli.command import COLUMNS, Cli
-from tests.cli.test_completion import bash, zsh
 
 PAGES = Path(retrycli.__file__).parent / "manual"
 PAGER = {"PAGER": "cat"}
@@ -89,7 +88,8 @@ def test_needs_and_reads_no_settings(cli: Cli) -> None:
     assert broken("manual", "settings").returncode == 0
 
 
-def test_the_shell_completes_topics_with_their_first_sentences(cli: Cli) -> None:
-    assert bash(cli, "retrycli manual sys").stdout.split() == [name for name in TOPICS if name.startswith("systems")]
-    assert bash(cli, "retrycli manual zz").stdout.split() == []
-    assert '"settings":"' in zsh(cli, "retrycli manual sett").stdout
+@pytest.mark.parametrize(("typed", "offered"), [("sett", ["settings"]), ("zz", [])])
+def test_the_shell_completes_topics(cli: Cli, typed: str, offered: list[str]) -> None:
+    here = {"_RETRYCLI_COMPLETE": "complete_bash", "COMP_WORDS": f"retrycli manual {typed}", "COMP_CWORD": "2"}
+    done = cli.forked()(env=here)
+    assert (done.stdout.split(), done.stderr) == (offered, "")

@@ -17,9 +17,7 @@ from retrycli.domain.listing import AttemptRecord, Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
-from retrycli.store.application_table import FailedIndex
 from retrycli.store.claims import Claims
-from retrycli.store.completion import COMPLETION_ROWS, failed_beginning
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
@@ -27,7 +25,7 @@ from retrycli.store.listing import PAGE, MessageQueries
 from retrycli.store.schema import queue
 from retrycli.store.summaries import MAX_GROUPS, QueueCounts, escalation_groups
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
-from tests.store.conftest import Factory, on_default_table
+from tests.store.conftest import Factory
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows, retire
 
 HAND = Claim("a-hand", NOON + HOUR)
@@ -551,42 +549,3 @@ def test_columns_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             2: "failed",
             3: "sent",
         }
-
-
-def test_finds_failed_messages_by_the_start_of_their_ids_newest_first(
-    untouched: Application,
-) -> None:
-    """Shell completion may run before retrycli's own tables exist, and must not create them."""
-    untouched.add_all([{"id": message_id, "last_error": f"HTTP {message_id}"} for message_id in (1, 12, 13, 120, 21)])
-    untouched.add(id=14, status="sent")
-    with_no_tables = Database(untouched.url)
-    assert [message_id for message_id, _, _ in failed_beginning(with_no_tables, "1", limit=3)] == [120, 13, 12]
-    assert [message_id for message_id, _, _ in failed_beginning(with_no_tables, "", limit=9)] == [120, 21, 13, 12, 1]
-    assert failed_beginning(with_no_tables, "%", limit=9) == []
-    [(_, ticket, error)] = failed_beginning(with_no_tables, "21", limit=9)
-    assert (str(ticket), error) == (str(untouched.row(21)["ticket_id"]), "HTTP 21")
-    assert [message_id for message_id, _, _ in failed_beginning(with_no_tables, "12", limit=9)] == [120, 12]
-    assert [message_id for message_id, _, _ in failed_beginning(with_no_tables, "120", limit=9)] == [120]
-    assert failed_beginning(with_no_tables, "0", limit=9) == failed_beginning(with_no_tables, "01", limit=9) == []
-    assert (
-        failed_beginning(with_no_tables, str(2**63 - 1), limit=9)
-        == failed_beginning(with_no_tables, "9" * 30, limit=9)
-        == []
-    )
-    index = FailedIndex(with_no_tables)
-    index.execute(index.statements())
-    assert [message_id for message_id, _, _ in failed_beginning(with_no_tables, "1", limit=3)] == [120, 13, 12]
-    assert with_no_tables.revision() is None
-    with_no_tables.close()
-
-
-@on_default_table
-def test_completion_does_not_read_all_of_many_rows(application: Application, database: Database) -> None:
-    """Without an index, completion reads only the newest rows, so that it stays fast."""
-    application.add()
-    application.add_all([{"status": "sent"}] * COMPLETION_ROWS)
-    assert failed_beginning(database, "", limit=9) == []
-    assert [message_id for message_id, _, _ in failed_beginning(database, "1", limit=9)] == [1]
-    index = FailedIndex(database)
-    index.execute(index.statements())
-    assert [message_id for message_id, _, _ in failed_beginning(database, "", limit=9)] == [1]
