@@ -47,8 +47,6 @@ TOPICS = (
     "embedding",
     "maintenance",
     "upgrading",
-    "benchmarks",
-    "evidence",
 )
 PAGE_LINK = re.compile(r"\[[^\]]+\]\(([a-z-]+)\.md(?:#[a-z-]+)?\)")
 FILE_LINK = re.compile(r"\[([^\]]+)\]\((?![a-z]+:)[^)]+\)")
