@@ -14,8 +14,9 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
-from retrycli.store.delivery_stats import Statistics, first_id
+from retrycli.store.delivery_stats import MAX_TEXTS, Statistics, first_id
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
+from tests.store.conftest import on_default_table
 from tests.store.own_tables import PASS, attempt_rows, enrol
 
 if TYPE_CHECKING:
@@ -190,6 +191,28 @@ def test_errors_are_counted_by_cause_most_frequent_first(database: Database, sta
         FailureCause("transient", 422, "HTTP 422: no ticket …", 1, NOON - HOUR),
         FailureCause("unknown", None, "", 1, NOON - 2 * HOUR),
     ]
+
+
+@on_default_table
+def test_more_errors_than_are_read_are_counted_if_they_differ_only_in_digits(
+    database: Database, statistics: Statistics
+) -> None:
+    with database.write() as connection:
+        rows = [
+            {
+                "message_id": 1,
+                "number": 1,
+                "made_by": "pass",
+                "started_at": NOON - HOUR,
+                "finished_at": NOON,
+                "outcome": "transient",
+                "error": f"no ticket {number}",
+            }
+            for number in range(MAX_TEXTS + 1)
+        ]
+        connection.execute(insert(schema.attempts), rows)
+    [found] = statistics.figures(NOON - WEEK, NOON).troubles
+    assert found == FailureCause("transient", None, "no ticket …", MAX_TEXTS + 1, NOON - HOUR)
 
 
 # -- groups ----------------------------------------------------------------------------------------------------------

@@ -417,6 +417,9 @@ def test_every_id_is_covered_within_the_required_number_of_passes(
         passes += 1
     assert passes == max(1, -(-len(ids - newest) // sweep))
     assert all(any(covers(span, message_id) for span in seen) for message_id in range(-51, 502))
+    spans, swept_to = enrolment.plan_sweep(None)
+    assert swept_to == START
+    assert all(sum(covers(span, message_id) for span in spans) == 1 for message_id in range(-51, 502))
 
 
 def test_a_planned_pass_finds_changes_in_old_rows(application: Application, database: Database) -> None:

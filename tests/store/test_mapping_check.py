@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
 
-from retrycli.domain.errors import SchemaMismatch
+from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import Message
 from retrycli.domain.table_mapping import parse_mapping
 from retrycli.store.database import Database
@@ -171,6 +172,19 @@ def test_an_expression_that_fails_for_a_value_is_named_without_the_value(mails: 
             check(database)
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_locked_database_is_no_error_of_an_expression(mails: Open) -> None:
+    made = mails(columns={"subject": {"sql": "lower(body)"}})
+    database = Database(f"sqlite:///{made.place}", "mails", made.mapping, patience=0)
+    assert database.table.names
+    with closing(sqlite3.connect(made.place)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DatabaseUnavailable, match="database is locked"):
+            check_expressions(database)
+    check_expressions(database)
+    database.close()
+
+
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 def test_a_value_that_can_not_be_converted_is_not_quoted(mails: Open) -> None:
     database = mails(row(1, "'Failed'"), columns={"ticket_id": {"sql": "CAST(body AS integer)"}})
@@ -238,6 +252,7 @@ def test_a_value_that_is_no_label_of_an_enumeration_is_named(mails: Open) -> Non
     [
         ("status INTEGER CHECK (status IN (0, 1) OR status IS NULL)", {"failed": 1, "sent": 0}),
         ("status VARCHAR(20)", {"failed": 1, "sent": 2}),
+        ("status VARCHAR(20) CHECK (status IN ('1', '2'))", {"failed": 1, "sent": 2}),
         ("status BOOLEAN", {"failed": False, "sent": True}),
         ("status VARCHAR(6) CHECK (length(status) > 2)", {"failed": "failed", "sent": "sent"}),
         ("status VARCHAR(20) CHECK (status <> 'sent' OR last_error IS NULL)", {"failed": "failed", "sent": "sent"}),
@@ -245,6 +260,12 @@ def test_a_value_that_is_no_label_of_an_enumeration_is_named(mails: Open) -> Non
 )
 def test_values_that_fit_the_status_column_are_accepted(mails: Open, column: str, words: Mapping[str, object]) -> None:
     check_both(mails(status=column, words=words))
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_a_constraint_that_can_not_be_evaluated_forbids_nothing(mails: Open) -> None:
+    constraint = "status <> 'Failed' OR \"retry At\" IS NOT NULL"
+    check_both(mails(status=f'status VARCHAR(20), "retry At" TIMESTAMP, CHECK ({constraint})'))
 
 
 def test_a_view_that_takes_no_writes_is_reported(mails: Open) -> None:
