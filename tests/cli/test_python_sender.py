@@ -85,6 +85,7 @@ def test_unauthorized_stops_the_pass_and_its_text_is_not_logged(cli: Cli, desk: 
     assert "hush-hush" not in done.stderr
     assert len(desk.sent) == 1
     assert desk.application.row(101)["retry_count"] == 0
+    assert [refusal["destination"] for refusal in cli.json("status")["refusals"]] == [PLACE]
 
 
 def test_a_pause_that_the_receiver_asks_for_stops_the_pass(cli: Cli, desk: Desk) -> None:

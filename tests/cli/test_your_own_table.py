@@ -128,6 +128,19 @@ def test_a_prefix_of_eight_characters_stands_for_an_id(outbox: Outbox) -> None:
     assert outbox.row(key)["state"] == SENT
 
 
+def test_a_prefix_of_several_ids_is_refused(outbox: Outbox) -> None:
+    key = outbox.add()
+    twin = key[:8] + outbox.add()[8:]
+    outbox.application.execute('UPDATE "message outbox" SET uid = ? WHERE CAST(uid AS text) <> ?', twin, key)
+    with Scripted(TAKES) as api:
+        command = outbox.with_api(api)
+        assert {message["id"] for message in listed(command)} == {key, twin}
+        refused = command("retry", key[:8])
+    assert refused.returncode == 2
+    assert f"{key[:8]} is ambiguous" in refused.stderr
+    assert {row["state"] for row in outbox.rows().values()} == {FAILED}
+
+
 def test_texts_name_the_key(outbox: Outbox) -> None:
     key, sent = outbox.add(), outbox.add(state=SENT)
     with Scripted(REJECTS) as api:
@@ -240,6 +253,14 @@ def test_messages_that_fail_later_among_many_are_found(large: Outbox) -> None:
         command("run-once")
         command("run-once")
     assert [large.row(key)["state"] for key in keys] == [SENT, SENT]
+
+
+def test_a_message_as_old_as_the_newest_rows_is_found_at_once(large: Outbox) -> None:
+    with Scripted(BUSY) as api:
+        command = large.with_api(api)
+        assert listed(command) == []
+        key = made_at(large, large.add(), "2026-03-02 08:00:00")
+        assert [message["id"] for message in listed(command)] == [key]
 
 
 def test_the_order_of_a_ticket_holds_among_many(large: Outbox) -> None:
