@@ -205,18 +205,23 @@ def claim_expires_at(stage: Stage, message_id: int) -> str:
 
 
 def test_a_pass_keeps_its_claims_as_long_as_it_runs(stage: Stage) -> None:
-    """Each answer takes half of a lease, so the claims would expire if the pass did not renew them."""
+    """Each answer takes half of a lease, so the claims would expire if the pass did not renew them. Without its
+    heartbeats, another host would record its end.
+    """
     stage.add(*ALL_MESSAGES, due=START)
     lapsed: list[int] = []
+    ended: list[object] = []
 
     def slowly(queued: QueuedMessage) -> Outcome:
         stage.clock.now += RULES.lease / 2
         found = stage.claims.take_over_expired(Claim("another", stage.clock.now + RULES.lease), stage.clock.now, 10)
         lapsed.extend(attempt.message.message_id for attempt in found)
+        stage.ledger.mark_dead_passes("another", silent_since=stage.clock.now - RULES.lease)
+        ended.extend(stage.sql("SELECT result FROM retrycli_passes WHERE finished_at IS NOT NULL"))
         return DELIVERED
 
     assert stage.run(slowly, ONE_BY_ONE).sent == len(ALL_MESSAGES)
-    assert lapsed == []
+    assert lapsed == ended == []
 
 
 def test_claims_far_from_lapsing_are_not_renewed(stage: Stage) -> None:
