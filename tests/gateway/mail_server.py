@@ -150,6 +150,7 @@ class MailServer:
         tls: ssl.SSLContext | None = None,
         from_the_start: bool = False,
         upto: int = 1 << 40,
+        host: str = LOOPBACK,
         **answers: Answer | Mapping[str, Answer],
     ) -> None:
         offered = extensions if tls is None or from_the_start else [*extensions, "STARTTLS"]
@@ -168,7 +169,8 @@ class MailServer:
         self.mails: list[Taken] = []
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._socket = socket.create_server((LOOPBACK, 0))
+        self._host = f"[{host}]" if ":" in host else host
+        self._socket = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
     @property
     def port(self) -> int:
@@ -177,7 +179,7 @@ class MailServer:
     @property
     def url(self) -> str:
         """Return the ``gateway.base_url`` of this server."""
-        return f"{'smtps' if self._from_the_start else 'smtp'}://{LOOPBACK}:{self.port}"
+        return f"{'smtps' if self._from_the_start else 'smtp'}://{self._host}:{self.port}"
 
     @property
     def said(self) -> list[str]:

@@ -255,6 +255,12 @@ def test_many_mails_are_sent_concurrently() -> None:
     }
 
 
+def test_an_ipv6_address_in_the_greeting_is_marked_as_such() -> None:
+    with MailServer(host="::1") as server:
+        assert mail(mail_settings(server.url)).kind is OutcomeKind.DELIVERED
+    assert server.said[0] == "ehlo [IPv6:::1]"
+
+
 @pytest.mark.parametrize("from_the_start", [False, True])
 def test_a_mail_is_encrypted_for_a_server_trusted_by_the_ca_file(
     tls: ssl.SSLContext, certificate: Path, *, from_the_start: bool
