@@ -58,8 +58,6 @@ class HtmlPage(HTMLParser):
             self.ids.append(str(given["id"]))
         if tag == "a":
             self.links.append(str(given["href"]))
-        elif "dialog" in self.open:
-            pass
         elif tag == "form":
             self.forms.append(HtmlForm(str(given.get("method", "get")).lower(), str(given.get("action", ""))))
         elif tag == "input" and self.forms and "form" in self.open and given.get("name"):
@@ -108,7 +106,7 @@ class HtmlPage(HTMLParser):
             name, value = self.forms[-1].fields.pop()
             text = data.removeprefix("\n") if not value else data  # a parser drops the first line break
             self.forms[-1].fields.append((name, value + text))
-        if {"button", "form"} <= {*self.open} and "dialog" not in self.open:
+        if {"button", "form"} <= {*self.open}:
             name, value, text, enabled = self.forms[-1].buttons.pop()
             self.forms[-1].buttons.append((name, value, text + data, enabled))
 

@@ -1,4 +1,4 @@
-// Makes the pages pleasant; every page works without it. It polls the page that is open, and adds keys.
+// Makes the pages pleasant; every page works without it. It polls the page that is open.
 "use strict";
 (() => {
   const POLL_MS = 15000;
@@ -6,7 +6,6 @@
   const all = (what, within = document) => [...within.querySelectorAll(what)];
   const asOf = document.getElementById("as-of");
   const changes = document.getElementById("changes");
-  const keys = document.getElementById("keys");
   const mustRecover = "recover" in document.body.dataset;
   const shown = new Map(all("[data-live]").map((region) => [region.dataset.live, region.innerHTML]));
   const waiting = new Map();
@@ -17,7 +16,7 @@
   const isEdited = (field) => field.value !== field.defaultValue || field.checked !== field.defaultChecked;
   const isInUse = (region) =>
     region.contains(document.activeElement) ||
-    region.querySelector("details[open], dialog[open]") !== null ||
+    region.querySelector("details[open]") !== null ||
     all("input, textarea", region).some(isEdited);
   const rows = (html) => {
     const parsed = new DOMParser().parseFromString(html, "text/html");
@@ -79,7 +78,7 @@
     tellWaiting();
   });
 
-  // -- ticked messages; a form that was sent is not sent again; keys --
+  // -- ticked messages; a form that was sent is not sent again --
 
   const tellTicked = () => {
     const number = all("input[name=id]:checked").length;
@@ -94,32 +93,6 @@
   });
   window.addEventListener("pageshow", () => all("[data-sent]").forEach((form) => { delete form.dataset.sent; }));
 
-  const move = (step) => {
-    const links = all("[data-row]");
-    const row = document.activeElement.closest("tr");
-    const at = links.findIndex((link) => link.closest("tr") === row);
-    links[Math.min(Math.max(at + step, 0), links.length - 1)]?.focus();
-  };
-  const does = {
-    "/": () => document.querySelector("input[type=search]")?.focus(),
-    j: () => move(1),
-    k: () => move(-1),
-    x: () => document.activeElement.closest("tr")?.querySelector("input[type=checkbox]")?.click(),
-    "?": () => keys.showModal(),
-  };
-  document.addEventListener("keydown", (event) => {
-    const isTyping = event.target.matches("input:not([type=checkbox]), textarea, select");
-    if (isTyping || event.ctrlKey || event.altKey || event.metaKey || keys.open || !(event.key in does)) return;
-    if (localStorage.getItem("retrycli-keys") === "off") return;
-    event.preventDefault();
-    does[event.key]();
-  });
-  const switchKeys = keys.querySelector("input");
-  switchKeys.checked = localStorage.getItem("retrycli-keys") !== "off";
-  switchKeys.addEventListener("change", () => localStorage.setItem("retrycli-keys", switchKeys.checked ? "on" : "off"));
-  const help = document.getElementById("help");
-  help.hidden = false;
-  help.addEventListener("click", () => keys.showModal());
   tellTicked();
   tellZone(document);
 })();
