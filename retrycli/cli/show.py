@@ -121,19 +121,20 @@ def explain(
     if as_json:
         terminal.show_json(operations.bodies.explanation(found))
         return
-    terminal.show_table(
-        ("Gate", "Open", "Details", "Time"),
-        [
-            # Only the cron gate suggests commands. The `figure` of another gate may quote an error or an operator.
-            (
-                gate.name.replace("_", "-"),
-                gate.open,
-                complete_commands(loaded, gate.figure) if gate.name == "cron" else gate.figure,
-                gate.time,
-            )
-            for gate in found.gates
-        ],
-    )
+    closed = [
+        # Only the cron gate suggests commands. The `figure` of another gate may quote an error or an operator.
+        (
+            gate.name.replace("_", "-"),
+            complete_commands(loaded, gate.figure) if gate.name == "cron" else gate.figure,
+            gate.time,
+        )
+        for gate in found.gates
+        if not gate.open
+    ]
+    if closed:
+        terminal.show_table(("Closed gate", "Details", "Time"), closed)
+    else:
+        terminal.say("Nothing delays it.")
     terminal.show_facts({"Next attempt": operations.words.next_attempt(found, terminal.time_in_words)})
     terminal.say(f"Next: {_unquoted(operations.words.remedy(found))}")
 
