@@ -30,7 +30,6 @@ Names are imported on first use, so that ``import retrycli`` is fast.
 
 from __future__ import annotations
 
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -136,7 +135,6 @@ _NAMES = {  # by the module that defines them
     "operations.status": ("PassList", "Status", "passes", "status"),
 }
 _ALIASES = {"list_failed": "page"}  # names that differ from those in their modules
-_RENAMED = {"Done": "ActionResult", "Found": "Match"}  # deprecated names; the release after 0.1.0 removes them
 
 
 def __getattr__(name: str) -> object:
@@ -144,9 +142,6 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("retrycli")
-    if name in _RENAMED:
-        warnings.warn(f"retrycli.{name} is deprecated; use retrycli.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
-        name = _RENAMED[name]
     module = next((module for module, names in _NAMES.items() if name in names), None)
     if module is None:
         raise AttributeError(f"module 'retrycli' has no attribute {name!r}")

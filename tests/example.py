@@ -13,17 +13,19 @@ from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.message import EscalationReason, State
+from retrycli.domain.message import EscalationReason, QueuedMessage, State, UnusableMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
 from retrycli.operations.demo import EXAMPLE, EXAMPLE_TIME
 from retrycli.store import own_tables
 from retrycli.store.database import Database
-from retrycli.store.identity import provisional_key
+from retrycli.store.identity import identity_values, load, provisional_key, with_queue
+from retrycli.store.messages import read_rows
 from retrycli.store.schema import attempts, queue
+from retrycli.store.transitions import seen_values
 
 TABLES = """
 CREATE TABLE ticket_states (
@@ -112,7 +114,14 @@ def build(file: Path, *, now: datetime = EXAMPLE_TIME) -> None:
     own_tables.ensure_tables(database, upgrade=True)
     with database.write() as opened:
         opened.execute(insert(queue), [_waiting(6, 4715, now), *(_escalated(*entry, now) for entry in ESCALATED)])
-        opened.execute(insert(attempts), list(_history(now)))
+        tried = [entry[0] for entry in ESCALATED]
+        found = opened.execute(with_queue(database).where(queue.c.message_id.in_(tried)))
+        rows = read_rows(database, opened, tried)
+        for message in load(opened, found, tried):
+            seen = identity_values(Decision(message.message_id, Transition.released(), message=message))
+            values = {**seen, **seen_values(rows[message.message_id])}
+            opened.execute(update(queue).where(queue.c.message_id == message.message_id).values(values))
+            opened.execute(insert(attempts), [each | _identity(message) for each in _history(message.message_id, now)])
     database.close()
 
 
@@ -138,7 +147,7 @@ def _ago(now: datetime, hours: object) -> str:
 
 def _waiting(message_id: int, ticket_id: int, now: datetime) -> dict[str, object]:
     failed_at = now - timedelta(hours=9)
-    return _entry(message_id, ticket_id, failed_at) | {
+    return _entry(message_id, ticket_id, failed_at, now) | {
         "state": State.WAITING,
         "next_attempt_at": now + timedelta(minutes=105),
     }
@@ -149,7 +158,7 @@ def _escalated(
 ) -> dict[str, object]:
     failed_at = now - timedelta(hours=hours)
     decision = Decision(message_id, Transition.escalated(reason, last_error=outcome.error), outcome)
-    return _entry(message_id, ticket_id, failed_at) | {
+    return _entry(message_id, ticket_id, failed_at, now) | {
         "state": State.ESCALATED,
         "escalated_at": failed_at,
         "escalation_reason": reason,
@@ -157,23 +166,40 @@ def _escalated(
     }
 
 
-def _entry(message_id: int, ticket_id: int, failed_at: datetime) -> dict[str, object]:
+def _entry(message_id: int, ticket_id: int, failed_at: datetime, now: datetime) -> dict[str, object]:
+    [birth] = (_ago(now, message[10]) for message in MESSAGES if message[0] == message_id)
     return {
         "message_id": message_id,
         "next_attempt_at": None,
-        "delivery_key": provisional_key(message_id, str(ticket_id), failed_at),
+        "delivery_key": provisional_key(message_id, birth, failed_at),
         "first_failed_at": failed_at,
         "unknown_count": 0,
         "escalated_at": None,
         "escalation_reason": None,
         "fingerprint": None,
+        "ticket": str(ticket_id),
+        "birth": birth,
     }
 
 
-def _history(now: datetime) -> list[dict[str, object]]:
-    """Build the attempts of the two escalated messages."""
-    told = [(9, number, "transient", 503, "HTTP 503", 20 + 3 * (10 - number)) for number in range(1, 11)]
-    told.append((10, 1, "permanent", 422, "HTTP 422: recipient unknown", 25))
+def _identity(message: QueuedMessage | UnusableMessage) -> dict[str, object]:
+    row = message.message if isinstance(message, QueuedMessage) else message
+    return {
+        "birth": message.birth,
+        "digest": message.digest,
+        "delivery_key": message.delivery_key,
+        "ticket": str(message.ticket_id),
+        "message_type": str(row.message_type),
+        "deliveries": 0,
+    }
+
+
+def _history(message_id: int, now: datetime) -> list[dict[str, object]]:
+    """Build the attempts of an escalated message."""
+    told: list[tuple[int, str, int, str, float]]
+    told = [(number, "transient", 503, "HTTP 503", 20 + 3 * (10 - number)) for number in range(1, 11)]
+    if message_id == 10:
+        told = [(1, "permanent", 422, "HTTP 422: recipient unknown", 25)]
     return [
         {
             "message_id": message_id,
@@ -186,7 +212,7 @@ def _history(now: datetime) -> list[dict[str, object]]:
             "error": error,
             "duration_ms": 180,
         }
-        for message_id, number, outcome, status, error, hours in told
+        for number, outcome, status, error, hours in told
     ]
 
 

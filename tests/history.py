@@ -38,8 +38,8 @@ INSERT INTO retrycli_passes (
 """
 ESCALATED = """
 INSERT INTO retrycli_queue (
-    message_id, state, delivery_key, first_failed_at, unknown_count, escalated_at, escalation_reason, fingerprint
-) VALUES (?, 'escalated', ?, ?, 0, ?, ?, ?)
+    message_id, state, delivery_key, first_failed_at, unknown_count, escalated_at, escalation_reason, fingerprint, birth
+) VALUES (?, 'escalated', ?, ?, 0, ?, ?, ?, ?)
 """
 
 OUTCOMES = (
@@ -135,7 +135,7 @@ def _escalate(connection: sqlite3.Connection, first: int, now: datetime) -> None
             row = (number, 4700 + number % 300, "supplier" if number % 3 else "customer", "Re: tea", "Text", "failed")
             connection.execute(MESSAGE, (*row, 10, error, at, at))
             connection.execute(
-                ESCALATED, (number, f"{number:036d}", at, at, reason, f"{len(error) * 7919**3 % 16**12:012x}")
+                ESCALATED, (number, f"{number:036d}", at, at, reason, f"{len(error) * 7919**3 % 16**12:012x}", at)
             )
             number += 1
 

@@ -115,7 +115,6 @@ EXAMPLES = {
     "table accept": "retrycli table accept",
     "db": "retrycli db prune --older-than 90d",
     "db upgrade": "retrycli db upgrade",
-    "db downgrade": "retrycli db downgrade",
     "db prune": "retrycli db prune --older-than 90d",
     "db erase": "retrycli db erase --ticket 4711",
     "db copy": "retrycli db copy --from sqlite:////srv/desk/ticketing_agent.db",

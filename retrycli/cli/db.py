@@ -35,23 +35,6 @@ def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
     )
 
 
-@db.command("downgrade")
-def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None) -> None:
-    """Downgrade retrycli's own tables to the previous version.
-
-    First stop cron on every host: the next pass of this program would upgrade the tables again.
-    """
-    settings = load_settings(ctx, config)
-    if not yes:
-        terminal.say("This deletes data that the older version does not support. First stop cron on every host.")
-    confirm("Downgrade the tables?", "this deletes data that the older version does not support", yes=yes)
-    before, after = operations.maintenance.downgrade(settings)
-    terminal.say(
-        f"retrycli's tables are at version {after}; they were at version {before}.",
-        "Next: install the older version; commands of this version may upgrade the tables again",
-    )
-
-
 @db.command("prune")
 def db_prune(
     ctx: typer.Context,

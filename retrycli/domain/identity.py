@@ -121,7 +121,7 @@ class MessageIdentity(NamedTuple):
 
 
 class PastAttempt(NamedTuple):
-    """One attempt in the history. Values that a version before migration 0005 did not record are None."""
+    """One attempt in the history."""
 
     number: int
     started_at: datetime
@@ -163,10 +163,6 @@ class History(NamedTuple):
 
     attempts: Sequence[PastAttempt] = ()
     requeued_after: int = 0
-
-    def sent_by_0004(self) -> bool:
-        """Return whether a version before migration 0005, which recorded no keys, may have sent this message."""
-        return any(attempt.delivery_key is None and attempt.unsettled for attempt in self.attempts)
 
     def key_of(self, birth: str, digest: str) -> str | None:
         """Return the key of the newest attempt to deliver a text; None if no attempt is recorded."""
@@ -225,7 +221,7 @@ class History(NamedTuple):
             (
                 attempt.finished_at
                 for attempt in reversed(self.attempts)
-                if attempt.delivery_key in {key, None} and attempt.unsettled and attempt.finished_at is not None
+                if attempt.delivery_key == key and attempt.unsettled and attempt.finished_at is not None
             ),
             None,
         )

@@ -1,4 +1,4 @@
-"""Maintain retrycli's own tables: upgrade and downgrade them, copy them, delete old records, and erase texts."""
+"""Maintain retrycli's own tables: upgrade them, copy them, delete old records, and erase texts."""
 
 import os
 import socket
@@ -32,30 +32,6 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
         before = database.revision()
         own_tables.ensure_tables(database, upgrade=True)
         return before, database.revision()
-
-
-def downgrade(settings: Settings) -> tuple[str, str | None]:
-    """Downgrade retrycli's own tables by one version. Return the versions before and after.
-
-    Raises:
-        LockHeld: a pass is running, or messages are being sent.
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong, or retrycli's tables do not exist or
-            have another version.
-    """
-    with _existing_database(settings) as database, ExitStack() as held:
-        found = database.revision()
-        if found is None:
-            raise ConfigurationError(f"{database.place} has no retrycli tables, so there is nothing to downgrade")
-        if found != schema.HEAD:
-            raise ConfigurationError(
-                f"retrycli's tables in {database.place} are at version {found}, but this program can downgrade only "
-                f"from {schema.HEAD}; use the release of retrycli whose tables have version {found}"
-            )
-        _keep_passes_off(settings, settings, held)
-        _check_claims(database)
-        own_tables.downgrade_tables(database)
-        return found, database.revision()
 
 
 @contextmanager

@@ -120,12 +120,14 @@ def escalate_unwritten(database: Database, connection: Connection, acts: Mapping
 
 
 def _enrol_unknown(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> set[int]:
-    m = database.messages.c
+    m = database.messages
     known = queued_ids(connection, acts)
-    tickets = connection.execute(select(m.id, m.ticket_id).where(id_in(m.id)), {"ids": list(acts)}).all()
+    found = connection.execute(
+        select(m.c.id, m.c.ticket_id, birth_text(m)).where(id_in(m.c.id)), {"ids": list(acts)}
+    ).all()
     unknown = [
-        waiting_row(message_id, ticket, None, first_failed_at=acts[message_id].at, now=acts[message_id].at)
-        for message_id, ticket in tickets
+        waiting_row(message_id, ticket, encodable(birth), first_failed_at=acts[message_id].at, now=acts[message_id].at)
+        for message_id, ticket, birth in found
         if message_id not in known
     ]
     if unknown:

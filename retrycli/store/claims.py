@@ -290,8 +290,6 @@ def _expired_claim(message: QueuedMessage | UnusableMessage, attempt: RowMapping
     if attempt is None:
         return ExpiredClaim(message, None)
     outcome = _outcome_of(attempt)
-    if attempt["digest"] is None:  # recorded by a version before migration 0005
-        return ExpiredClaim(message, attempt["made_by"], outcome)
     took = None if attempt["duration_ms"] is None else timedelta(milliseconds=attempt["duration_ms"])
     before = MessageIdentity(birth_of(attempt["birth"]), attempt["digest"], attempt["ticket"])
     now = MessageIdentity(message.birth, message.digest, ticket_text(message.ticket_id))

@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.domain.identity import BY_TICKET, birth_of
+from retrycli.domain.identity import birth_of
 from retrycli.domain.message import (
     ADDRESS_SEPARATOR,
     KEY,
@@ -185,6 +185,7 @@ class Enrolment:
             ids = {"ids": [decision.message_id for decision, _, _ in fresh]}
             found = connection.execute(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), ids) if fresh else ()
             births = {message_id: encodable(birth) for message_id, birth in found}
+            fresh = [entry for entry in fresh if entry[0].message_id in births]  # others were deleted meanwhile
             if self._database.table.own and births:
                 from retrycli.store.own_values import forget_others  # most tables need it not
 
@@ -193,7 +194,7 @@ class Enrolment:
                 waiting_row(
                     decision.message_id,
                     ticket_id,
-                    births.get(decision.message_id),
+                    births[decision.message_id],
                     first_failed_at=failed_at,
                     now=now,
                     due=decision.transition.next_attempt_at or now,
@@ -269,7 +270,6 @@ class Enrolment:
                 case((may_differ, 1), else_=0).label("may_differ"),
                 birth.label(BIRTH),
                 queue.c.birth,
-                queue.c.first_failed_at,
                 queue.c.ticket,
                 m.c.ticket_id,
             )
@@ -289,7 +289,6 @@ class Enrolment:
         if "updated_at" not in m.c:  # without this column, `review` must compare every text
             return true()
         return or_(
-            queue.c.digest.is_(None),  # a version before migration 0005 stored no digest
             m.c.retry_count.is_distinct_from(queue.c.seen_count),
             func.substr(m.c.last_error, 1, REMEMBERED).is_distinct_from(queue.c.seen_error),
             updated_at_text(m).is_distinct_from(queue.c.seen_updated_at),
@@ -308,14 +307,7 @@ class Enrolment:
 
 def _is_another(row: Mapping[str, Any]) -> bool:
     """Return whether a row and the queue row with its id belong to different messages."""
-    birth = birth_in(row)
-    if row["birth"] is not None:
-        return bool(birth_of(row["birth"]) != birth)
-    # Versions before migration 0005 stored no birth, so compare the ticket and the first failure. Versions before
-    # migration 0003 stored no ticket.
-    if row["ticket"] in {None, ticket_text(row["ticket_id"])}:
-        return False
-    return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))
+    return bool(birth_of(row["birth"]) != birth_in(row))
 
 
 def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -327,7 +319,7 @@ def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     moved = {}
     for row in rows:
-        ticket, birth = ticket_text(row["ticket_id"]), row["birth"] and encodable(row[BIRTH])
+        ticket, birth = ticket_text(row["ticket_id"]), encodable(row[BIRTH])
         if (ticket, birth) != (row["ticket"], row["birth"]):
             moved[row["message_id"]] = {"id": row["message_id"], "before": row["ticket"], "now": ticket, "birth": birth}
     free = list(connection.execute(UNLOCKED, {"ids": list(moved)}).scalars()) if moved else []

@@ -99,7 +99,7 @@ HISTORY = (
     .order_by(attempts.c.message_id, attempts.c.number, attempts.c.id)
 )
 REQUEUES = (
-    select(acts.c.message_id, acts.c.at, acts.c.attempts)
+    select(acts.c.message_id, acts.c.attempts)
     .where(id_in(acts.c.message_id), acts.c.act == ActionKind.REQUEUED.value)
     .order_by(acts.c.id)
 )
@@ -129,13 +129,7 @@ def _histories(connection: Connection, ids: Collection[int]) -> Mapping[int, His
         values["delivered_to"] = frozenset(addresses(values["delivered_to"]))
         made[message_id].append(PastAttempt(by_pass=made_by == BY_PASS, **values))
     requeued = connection.execute(REQUEUES, {"ids": list(made)}).all() if made else []
-    after = {
-        # Versions before migration 0005 recorded only the time of a requeue: find the last attempt that began by then.
-        message_id: max((attempt.number for attempt in made[message_id] if attempt.started_at <= at), default=0)
-        if number is None
-        else number
-        for message_id, at, number in requeued
-    }
+    after: dict[int, int] = dict(requeued)  # the last requeue of each message
     return {message_id: History(tuple(attempts), after.get(message_id, 0)) for message_id, attempts in made.items()}
 
 
@@ -151,10 +145,8 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
     if isinstance(message, UnusableMessage):
         return message._replace(delivery_key=key, birth=birth, digest=digest, as_read=as_read)
-    # The queue's count of unknown outcomes applies to one delivery key. A count without a digest was stored by a
-    # version before migration 0005, and applies to every key.
-    unknown_count = own.unknown_count if own.digest is None or key == own.delivery_key else 0
-    had = own.delivered_to if own.digest is None or same_content(own.digest, digest) else None
+    unknown_count = own.unknown_count if key == own.delivery_key else 0
+    had = own.delivered_to if own.digest is not None and same_content(own.digest, digest) else None
     queued = QueuedMessage(
         message,
         key,
@@ -182,11 +174,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
 def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | None:
     if (tried := history.key_of(birth, digest)) is not None:
         return tried
-    if own.digest is not None:
-        return own.delivery_key if own.digest == digest else None
-    # If the queue row has no digest, its key is provisional, unless a version before migration 0005 may have sent
-    # requests with this key.
-    return own.delivery_key if own.birth is None or history.sent_by_0004() else None
+    return own.delivery_key if own.digest == digest else None  # without a digest, the key is provisional
 
 
 def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
@@ -209,7 +197,7 @@ def with_queue(database: Database) -> Select[Any]:
 def is_the_queues(row: Mapping[str, Any]) -> bool:
     """Return whether a row and the queue row with its id belong to the same message."""
     known, birth = row[OWN + "queue_birth"], row[BIRTH]
-    return known is None or known == birth or bool(birth_of(known) == birth_in(row))
+    return known == birth or bool(birth_of(known) == birth_in(row))
 
 
 FIRST_IDENTIFYING = 2  # index of the first identifying column, after the id and the status

@@ -226,9 +226,6 @@ class Acts(Queries):
             if any(row[name] != value for name, value in read.items()):
                 raise stale(message_id)
             self._check_room(connection, message_id, changes)
-            # If the queue row has no digest, store the digest of the old text. Otherwise, if a version before migration
-            # 0005 chose the delivery key, the new text would use the old text's key.
-            self._remember(connection, message_id, queue.c.digest.is_(None))
             written = write_text(self._database, connection, message_id, changes)
             if message_id in written.unchanged:
                 raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))

@@ -6,11 +6,9 @@ drop every queued message that has no failed row in that table.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 
@@ -18,7 +16,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageStatus
 from retrycli.store.database import Database
 from retrycli.store.messages import has_status
-from retrycli.store.schema import HEAD, acts, attempts, passes, queue, selection
+from retrycli.store.schema import FIRST, HEAD, acts, attempts, passes, queue, selection
 
 IN_POSTGRESQL = text("""
 SELECT CAST(n.nspname AS text) || '.' || CAST(c.relname AS text)
@@ -48,8 +46,8 @@ def ensure_tables(database: Database, *, upgrade: bool) -> None:
     application's table.
 
     Raises:
-        ConfigurationError: the tables are newer than this program, are older and ``upgrade`` is not set, or the queue
-            belongs to another table.
+        ConfigurationError: the tables are newer than this program, are older and can't be upgraded or ``upgrade`` is
+            not set, or the queue belongs to another table.
     """
     ensure_version(database, upgrade=upgrade)
     check_selection(database)
@@ -59,17 +57,35 @@ def ensure_version(database: Database, *, upgrade: bool) -> None:
     """Create retrycli's own tables if they do not exist, and upgrade old tables if ``upgrade`` is set.
 
     Raises:
-        ConfigurationError: the tables are newer than this program, or are older and ``upgrade`` is not set.
+        ConfigurationError: the tables are newer than this program, or are older and can't be upgraded or ``upgrade`` is
+            not set.
     """
     found = database.revision()
     if found == HEAD:
         return
-    if found is not None and (not upgrade or found > HEAD):
-        remedy = "install a newer retrycli" if found > HEAD else "run `retrycli db upgrade`"
+    if found is not None and not (upgrade and can_upgrade(found)):
         raise ConfigurationError(
-            f"retrycli's tables in {database.place} are at version {found}, but this program needs {HEAD}; " + remedy
+            f"retrycli's tables in {database.place} are at version {found}, but this program needs {HEAD}; "
+            + remedy(found)
         )
     upgrade_tables(database)
+
+
+def can_upgrade(found: str) -> bool:
+    """Return whether `upgrade_tables` leads from a version to the newest one."""
+    return FIRST <= found <= HEAD
+
+
+def remedy(found: str) -> str:
+    """Return what to do about tables of another version."""
+    if found > HEAD:
+        return "install a newer retrycli"
+    if found < FIRST:
+        return (
+            "no upgrade leads from it, because it was never released. Deliver its queue with the version that made it, "
+            "then drop the tables whose names begin with retrycli_"
+        )
+    return "run `retrycli db upgrade`"
 
 
 def upgrade_tables(database: Database) -> None:
@@ -78,32 +94,17 @@ def upgrade_tables(database: Database) -> None:
     If the queue belongs to no table yet, assign it to the application's table.
     """
     from alembic import command  # imported here because Alembic loads slowly
-
-    with _migrating(database) as (config, connection):
-        command.upgrade(config, "head")
-        _adopt(database, connection)
-
-
-def downgrade_tables(database: Database) -> None:
-    """Downgrade retrycli's own tables by one version, in one transaction."""
-    from alembic import command
-
-    with _migrating(database) as (config, _):
-        command.downgrade(config, "-1")
-
-
-@contextmanager
-def _migrating(database: Database) -> Iterator[tuple[Any, Connection]]:  # Any is Alembic's Config
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", "retrycli:store/migrations")
     config.set_main_option("path_separator", "os")
-    config.attributes["messages"] = database.messages
+    _ = database.table  # raises an error, before anything is created, if the application's table can't be used
     with UPGRADING, database.write() as connection:
         database.advisory_lock(connection)
         config.attributes["connection"] = connection
-        yield config, connection
+        command.upgrade(config, "head")
+        _adopt(database, connection)
 
 
 class Belonging(NamedTuple):

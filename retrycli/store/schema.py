@@ -1,6 +1,6 @@
 """retrycli's own tables.
 
-`migrations/` creates the same tables, and a test checks that both definitions agree.
+`migrations/` creates the same tables, and a test checks that both agree.
 """
 
 from datetime import UTC, datetime
@@ -20,8 +20,9 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-# The newest revision in `migrations/`. It is repeated here so that a pass need not load Alembic.
-HEAD = "0008"
+# The first and the newest revision in `migrations/`. They are here so that a pass need not load Alembic. Later ids are
+# higher; those below the first are of versions that were never released.
+FIRST = HEAD = "1001"
 
 
 class _UtcDateTime(TypeDecorator[datetime]):
@@ -68,7 +69,7 @@ queue = Table(
     Column("note", Text),
     Column("ticket", Text),
     Column("delivered_to", Text),
-    Column("birth", Text),
+    Column("birth", Text, nullable=False),
     Column("digest", String(80)),
     Column("seen_count", Integer),
     Column("seen_error", Text),

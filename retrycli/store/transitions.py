@@ -197,7 +197,7 @@ def _decided(
 def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
     # If only `updated_at` is newer, the row does not count as changed.
     seen = seen_values(row)
-    return known.digest is not None and bool(
+    return bool(
         known.digest != message.digest
         or known.seen_count != seen["seen_count"]
         or known.seen_error != seen["seen_error"]
@@ -207,7 +207,7 @@ def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | Unusab
 def waiting_row(
     message_id: int,
     ticket_id: object,
-    birth: str | None,
+    birth: str,
     *,
     first_failed_at: datetime,
     now: datetime,
@@ -218,7 +218,7 @@ def waiting_row(
         "message_id": message_id,
         "state": State.WAITING,
         "next_attempt_at": due,
-        "delivery_key": provisional_key(message_id, birth or "", now),
+        "delivery_key": provisional_key(message_id, birth, now),
         "first_failed_at": first_failed_at,
         "unknown_count": 0,
         "ticket": ticket_text(ticket_id),

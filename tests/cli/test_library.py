@@ -212,9 +212,3 @@ def test_an_empty_result_is_valid(application: Application, sandbox: Sandbox) ->
         done = act(settings, found.ids)
         assert (done.matched, done.done, done.left) == (0, 0, 0)
     assert retrycli.requeue(settings, found.ids, canary=retrycli.Canary(1)).matched == 0
-
-
-@pytest.mark.parametrize(("old", "new"), [("Done", "ActionResult"), ("Found", "Match")])
-def test_deprecated_names_work_and_name_their_successors(old: str, new: str) -> None:
-    with pytest.warns(DeprecationWarning, match=rf"retrycli\.{old} is deprecated; use retrycli\.{new}"):
-        assert getattr(retrycli, old) is getattr(retrycli, new)

@@ -224,7 +224,8 @@ def test_an_interrupted_attempt_is_counted_when_its_outcome_is_known(
     application.execute("UPDATE pending_messages SET status = 'failed' WHERE id = 102")
     application.execute(
         "INSERT INTO retrycli_queue (message_id, state, delivery_key, claimed_by, claim_expires_at, first_failed_at, "
-        "unknown_count) VALUES (102, 'sending', 'key', 'dead', ?, ?, 0)",
+        "unknown_count, birth) SELECT id, 'sending', 'key', 'dead', ?, ?, 0, CAST(created_at AS TEXT) "
+        "FROM pending_messages WHERE id = 102",
         f"{dead:%Y-%m-%d %H:%M:%S.%f}",
         f"{dead:%Y-%m-%d %H:%M:%S.%f}",
     )

@@ -75,7 +75,6 @@ COMMANDS = {
     "presets check": "presets check generic",
     "deliver-test": "deliver-test --ticket 7 --type customer --to ben@example.com --yes",
     "db erase": "db erase --ticket 7 --yes",
-    "db downgrade": "db downgrade --yes",
     "db upgrade": "db upgrade",
     "db prune": "db prune --older-than 1d --yes",
     "db copy": "db copy --to postgresql://retrycli:{password}@127.0.0.1:{closed}/desk",

@@ -47,10 +47,10 @@ INSERT INTO pending_messages (
 FROM numbers
 """
 QUEUE = """
-INSERT INTO retrycli_queue (message_id, state, next_attempt_at, delivery_key, first_failed_at, unknown_count)
+INSERT INTO retrycli_queue (message_id, state, next_attempt_at, delivery_key, first_failed_at, unknown_count, birth)
 SELECT
     id, 'waiting', strftime('%Y-%m-%d %H:%M:%f000', 'now', '+1 day', id || ' seconds'), printf('%036d', id),
-    '2025-01-02 03:04:05.000000', 0
+    '2025-01-02 03:04:05.000000', 0, created_at
 FROM pending_messages
 """
 DUE = "UPDATE retrycli_queue SET next_attempt_at = '2025-01-02 03:04:05.000000'"
@@ -70,8 +70,10 @@ INSERT INTO pending_messages SELECT
 FROM generate_series(1, :rows) n
 """
 QUEUE_THERE = """
-INSERT INTO retrycli_queue (message_id, state, next_attempt_at, delivery_key, first_failed_at, unknown_count)
-SELECT id, 'waiting', now() + interval '1 day' + id * interval '1 second', lpad(id::text, 36), '2025-01-02 03:04:05Z', 0
+INSERT INTO retrycli_queue (message_id, state, next_attempt_at, delivery_key, first_failed_at, unknown_count, birth)
+SELECT
+    id, 'waiting', now() + interval '1 day' + id * interval '1 second', lpad(id::text, 36), '2025-01-02 03:04:05Z', 0,
+    created_at::text
 FROM pending_messages
 """
 DUE_THERE = "UPDATE retrycli_queue SET next_attempt_at = '2025-01-02 03:04:05Z'"

@@ -7,19 +7,17 @@ from itertools import count
 from typing import Any
 
 import pytest
-from alembic import command
 from sqlalchemy import insert, select, update
 
 from retrycli.domain.passes import PassResult, PassSummary
-from retrycli.store import own_tables, schema
+from retrycli.store import schema
 from retrycli.store.counters import GIVEN_UP, SETTLING, Totals, prune
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from tests.store.application import HOUR, MINUTE, NOON, Application
-from tests.store.conftest import in_every_mode, on_default_table
+from tests.store.conftest import in_every_mode
 from tests.store.heard import statements
 from tests.store.test_claims import side_by_side, two_sides
-from tests.store.test_database import alembic
 
 DAY = timedelta(days=1)
 EARLIER = NOON - HOUR
@@ -293,21 +291,3 @@ def test_a_pass_taken_for_dead_is_counted_once(ledger: Ledger, totals: Totals) -
     ledger.mark_dead_passes("mine", silent_since=NOON + HOUR)
     end_pass(ledger, "waits", PassResult.SKIPPED)
     assert totals.read().passes == NONE | {"interrupted": 1}
-
-
-@on_default_table
-def test_totals_start_with_the_rows_of_older_tables(database: Database) -> None:
-    ledger = Ledger(database)
-    for number, result in enumerate([PassResult.COMPLETED, PassResult.COMPLETED, PassResult.STOPPED]):
-        start_pass(ledger, f"p{number}")
-        end_pass(ledger, f"p{number}", result)
-    start_pass(ledger, "running")
-    attempt(database, "delivered")
-    config = alembic()
-    with database.write() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0001")
-    own_tables.ensure_tables(database, upgrade=True)
-    found = Totals(database).read()
-    assert found.passes == NONE | {"completed": 2, "stopped": 1}
-    assert found.attempts == {"delivered": 1}

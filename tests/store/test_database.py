@@ -9,12 +9,10 @@ import sys
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -27,7 +25,6 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Numeric,
-    Text,
     Update,
     Uuid,
     insert,
@@ -49,7 +46,7 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
-from tests.store.application import NOON, OWN_COLUMNS, TICKET, Application, bare_table, is_sqlite, opened
+from tests.store.application import NOON, OWN_COLUMNS, Application, bare_table, is_sqlite, opened
 from tests.store.conftest import Factory, application_with, file_of, in_every_mode, on_default_table
 from tests.store.own_tables import PASS, enrol, queue_rows
 
@@ -525,11 +522,12 @@ def test_tables_of_a_newer_version_are_refused(database: Database, *, upgrade: b
     assert database.revision() == "9999"
 
 
-def test_tables_of_an_older_version_are_refused_if_upgrades_are_disabled(database: Database) -> None:
-    set_version(database, "0000")
-    with pytest.raises(ConfigurationError, match=r"version 0000.*retrycli db upgrade"):
-        own_tables.ensure_tables(database, upgrade=False)
-    assert database.revision() == "0000"
+@pytest.mark.parametrize("upgrade", [True, False])
+def test_tables_of_an_unreleased_version_are_refused(database: Database, *, upgrade: bool) -> None:
+    set_version(database, "0008")
+    with pytest.raises(ConfigurationError, match=r"version 0008.*no upgrade leads from it"):
+        own_tables.ensure_tables(database, upgrade=upgrade)
+    assert database.revision() == "0008"
 
 
 def alembic() -> Config:
@@ -537,46 +535,6 @@ def alembic() -> Config:
     config.set_main_option("script_location", "retrycli:store/migrations")
     config.set_main_option("path_separator", "os")
     return config
-
-
-@on_default_table
-def test_the_oldest_version_is_upgraded_to_the_newest(database: Database) -> None:
-    """`downgrade` to the base leaves only the table with the version."""
-    config = alembic()
-    with database.write() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-    assert tables_of(database) == {"retrycli_version"}
-    own_tables.ensure_tables(database, upgrade=True)
-    assert tables_of(database) == {*OWN_TABLES, "retrycli_version"}
-
-
-@on_default_table
-def test_an_upgrade_copies_tickets_into_the_queue(application: Application, database: Database) -> None:
-    application.add_all([{}, {}])
-    enrol(database, [1, 2])
-    config = alembic()
-    with database.write() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0002")
-    application.sql("DELETE FROM pending_messages WHERE id = 2")
-    own_tables.ensure_tables(database, upgrade=True)
-    assert {message_id: row["ticket"] for message_id, row in queue_rows(database).items()} == {1: str(TICKET), 2: None}
-
-
-def test_the_queue_has_the_start_of_a_ticket_too_long_for_an_index(engine: Factory, tmp_path: Path) -> None:
-    """PostgreSQL compresses long values. Random text does not compress, so it would not fit an index."""
-    long = Random(0).randbytes(4_000).hex()
-    with application_with(engine, tmp_path, Column("ticket_id", Text)) as made, opened(made) as database:
-        made.add(ticket_id=long)
-        Enrolment(database).enrol([(Decision(1, Transition.invalid("too long")), NOON, long)], NOON)
-        assert queue_rows(database)[1]["ticket"] == long[:255]
-        config = alembic()
-        with database.write() as connection:
-            config.attributes["connection"] = connection
-            command.downgrade(config, "0002")
-        own_tables.ensure_tables(database, upgrade=True)
-        assert queue_rows(database)[1]["ticket"] == long[:255]
 
 
 def test_the_schema_names_the_newest_revision() -> None:
@@ -596,16 +554,6 @@ def differences(database: Database, metadata: MetaData) -> list[Any]:
 
 def test_the_migrations_build_what_the_schema_describes(database: Database) -> None:
     assert differences(database, schema.metadata) == []
-
-
-def test_a_missing_migration_would_be_detected(database: Database) -> None:
-    """This proves that `test_the_migrations_build_what_the_schema_describes` can fail."""
-    metadata = MetaData()
-    for table in schema.metadata.tables.values():
-        table.to_metadata(metadata)
-    metadata.tables["retrycli_queue"].c.note.nullable = False
-    metadata.tables["retrycli_queue"].indexes.clear()
-    assert len(differences(database, metadata)) == 4
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])

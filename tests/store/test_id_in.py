@@ -34,6 +34,7 @@ def _queued(database: Database) -> None:
             "delivery_key": "key",
             "first_failed_at": NOON,
             "unknown_count": 0,
+            "birth": "NOON",
         }
         for message_id in (-1, 0, 1, 2**40)
     ]

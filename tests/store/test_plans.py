@@ -33,6 +33,7 @@ from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
+from retrycli.store.identity import birth_text
 from retrycli.store.listing import MessageQueries
 from retrycli.store.operator_actions import Acts
 from retrycli.store.passes import Ledger
@@ -101,14 +102,15 @@ def _fill(database: Database) -> None:
         case((escalated, at(-600))),
         case((escalated, "permanent")),
         case((escalated, "cause")),
+        birth_text(m),
     ).where(m.c.status == "failed")
-    names = [*(column.name for column in queue.c)][: len(queued.selected_columns)]
+    names = [*(column.name for column in queue.c)][: len(queued.selected_columns) - 1]
     tried = select(
         m.c.id, literal("the-pass"), literal(1), literal("pass"), *[_spread(m.c.id)] * 2, *_delivered(m.c.id)
     )
     done = select(m.c.id, _spread(m.c.id), literal("ada"), literal("noted"))
     with database.write() as connection:
-        connection.execute(insert(queue).from_select(names, queued))
+        connection.execute(insert(queue).from_select([*names, "birth"], queued))
         told = ["message_id", "pass_id", "number", "made_by", "started_at", "finished_at", "outcome", "digest"]
         connection.execute(insert(attempts).from_select(told, tried.order_by(m.c.id)))
         connection.execute(insert(acts).from_select(["message_id", "at", "by", "act"], done))

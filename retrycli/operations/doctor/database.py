@@ -63,17 +63,12 @@ def tables(context: Context, database: Database) -> Iterator[Finding]:
         yield warning(
             "tables", "retrycli's own tables do not exist yet", "run `retrycli db upgrade`, or wait for the first pass"
         )
-    elif found > schema.HEAD:
-        yield failure(
-            "tables",
-            f"retrycli's own tables are at version {found}, but this program only supports {schema.HEAD}",
-            "install a newer retrycli",
-        )
     else:
-        yield (warning if context.settings.database.auto_upgrade else failure)(
+        next_pass_upgrades = context.settings.database.auto_upgrade and own_tables.can_upgrade(found)
+        yield (warning if next_pass_upgrades else failure)(
             "tables",
             f"retrycli's own tables are at version {found}, but this program needs {schema.HEAD}",
-            "`retrycli db upgrade`",
+            own_tables.remedy(found),
         )
 
 

@@ -115,8 +115,8 @@ def test_reports_the_age_of_the_oldest_failed_message(desk: Desk, made: str, mor
     for number, (status, at) in rows.items():
         desk.execute(f"INSERT INTO pending_messages (id, status, created_at) VALUES ({number}, '{status}', '{at}')")
     desk.execute(
-        "INSERT INTO retrycli_queue (message_id, state, delivery_key, first_failed_at, unknown_count) "
-        "VALUES (3, 'escalated', 'k', '2026-01-01 00:00:00.000000', 0)"
+        "INSERT INTO retrycli_queue (message_id, state, delivery_key, first_failed_at, unknown_count, birth) "
+        "VALUES (3, 'escalated', 'k', '2026-01-01 00:00:00.000000', 0, '2020-01-01')"
     )
     found = only(desk.in_database(database.age, more=more), level, "age")
     assert made[:10] in found.found
@@ -493,8 +493,7 @@ def test_a_healthy_database_is_ok(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("version", "more", "level"),
     [
-        ("0000", "", Level.WARNING),
-        ("0000", "auto_upgrade = false\n", Level.FAILURE),
+        ("0008", "", Level.FAILURE),
         ("9999", "", Level.FAILURE),
         (None, "", Level.WARNING),
     ],

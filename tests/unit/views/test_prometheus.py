@@ -14,11 +14,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from retrycli.domain.errors import ConfigurationError
+from retrycli.store.schema import HEAD
 from retrycli.views.prometheus import Values, samples, text, write
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 NOTHING_YET: dict[str, Values] = {
-    "retrycli_build_info": {("0.1.0", "0008"): 1},
+    "retrycli_build_info": {("0.1.0", HEAD): 1},
     "retrycli_retry_interval_seconds": 900,
     "retrycli_first_pass_start_timestamp_seconds": None,
     "retrycli_last_pass_start_timestamp_seconds": None,
@@ -66,7 +67,7 @@ def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 
 def test_every_value_has_a_sample() -> None:
     assert read(text(AT_WORK)) == {
-        key("retrycli_build_info", version="0.1.0", tables="0008"): 1,
+        key("retrycli_build_info", version="0.1.0", tables=HEAD): 1,
         key("retrycli_retry_interval_seconds"): 900,
         key("retrycli_first_pass_start_timestamp_seconds"): (NOON - timedelta(days=400)).timestamp(),
         key("retrycli_last_pass_start_timestamp_seconds"): NOON.timestamp(),
