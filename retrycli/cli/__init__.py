@@ -117,7 +117,6 @@ EXAMPLES = {
     "db upgrade": "retrycli db upgrade",
     "db prune": "retrycli db prune --older-than 90d",
     "db erase": "retrycli db erase --ticket 4711",
-    "db copy": "retrycli db copy --from sqlite:////srv/desk/ticketing_agent.db",
     "db index": "retrycli db index",
     "sandbox": "retrycli sandbox --fail 30% --latency 200ms",
     "demo": "retrycli demo",

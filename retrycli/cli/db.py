@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple
 from datetime import datetime
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from retrycli import operations
 from retrycli.cli.arguments import ago
-from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load_settings, utf8
+from retrycli.cli.options import ConfigFile, Json, Yes, confirm, load_settings, utf8
 from retrycli.domain.sanitize import printable
 from retrycli.views import formatting, terminal
 
@@ -91,83 +90,6 @@ def db_erase(
         "Next: retrycli status",
         as_json=as_json,
     )
-
-
-@db.command("copy")
-def db_copy(
-    ctx: typer.Context,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="URL",
-            help="The URL of the database to copy from.",
-            show_default="database.url",
-            parser=utf8,
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            metavar="URL",
-            help="The URL of the database that the application's data has moved to.",
-            show_default="database.url",
-            parser=utf8,
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Discard changes made in the target since the source was last used.")
-    ] = False,
-    as_json: Json = False,
-    config: ConfigFile = None,
-) -> None:
-    """Copy retrycli's own tables to another database.
-
-    Use it after the application's data has moved. You can repeat an interrupted copy. Other users of this machine can
-    see passwords in options. To hide one, set database.url to the URL that contains it, and omit that option.
-    """
-    if source is None and target is None:
-        raise typer.BadParameter(
-            "give at least one of the two URLs; the other defaults to database.url", param_hint="--from, --to"
-        )
-    settings = load_settings(ctx, config)
-    with terminal.tally("Comparing") as follow:
-        done = operations.maintenance.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
-    _show_copy(done, as_json=as_json)
-    if not done.verified:
-        terminal.complain(
-            "retrycli: the counts differ, probably because another process is writing. Stop it, then run this again"
-        )
-        raise typer.Exit(NOT_OK)
-    if not as_json:
-        _say_what_follows_copy(done, moved_to_option=target is not None)
-
-
-def _show_copy(done: operations.maintenance.Move, *, as_json: bool) -> None:
-    if as_json:
-        terminal.show_json(
-            {
-                **{name: getattr(done, name) for name in ("source", "target", "paused", "verified")},
-                "tables": [{**asdict(table), "verified": table.verified} for table in done.tables],
-            }
-        )
-    else:
-        terminal.show_table(
-            ("Table", "Source rows", "Target rows", "Added", "Changed", "Removed", "Counts"),
-            [(*astuple(table), "verified" if table.verified else "differ") for table in done.tables],
-        )
-
-
-def _say_what_follows_copy(done: operations.maintenance.Move, *, moved_to_option: bool) -> None:
-    if done.paused:
-        terminal.say("Deliveries are also paused in the target.")
-    else:
-        terminal.say("Run no more passes on the old database: they would send the same messages again.")
-    steps = ["`retrycli doctor`", *(["`retrycli resume`"] if done.paused else [])]
-    if moved_to_option:
-        steps.insert(0, "set database.url to the value of --to")
-    terminal.say(f"Next: {', then '.join(steps)}")
 
 
 @db.command("index")

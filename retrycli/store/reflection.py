@@ -285,11 +285,6 @@ class ReflectedTable(ABC):
     def _named_place(self) -> str:
         return f"{self._table} in {self.place}"
 
-    def has_messages(self) -> bool:
-        """Return whether the application's table exists."""
-        with self.read() as connection:
-            return inspect(connection).has_table(self.table_name, self.schema_name)
-
     @property
     def quoted_table(self) -> tuple[str, str]:
         """Return the schema and the name of the application's table, quoted for SQL. The schema is empty if none is

@@ -239,22 +239,6 @@ def progress() -> Iterator[Callable[[Event], None]]:
         yield follow
 
 
-@contextmanager
-def tally(first: str) -> Iterator[Callable[[str, int], None]]:
-    """If stdout and stderr are terminals, show a line on stderr with the number of rows done.
-
-    Args:
-        first: the line's text until the first row is done.
-    """
-    if not (sys.stderr.isatty() and on_terminal()):
-        yield lambda *_: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(first) as line:
-        yield lambda name, rows: line.update(f"{name}: {formatting.count(rows, 'row')}")
-
-
 def time_in_words(time: datetime) -> str:
     """Format a time for use within a sentence: for an operator on a terminal, otherwise for a program."""
     return formatting.local_time(time) if on_terminal() else utc_text(time)

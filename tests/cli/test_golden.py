@@ -22,7 +22,7 @@ from tests.users import need_own_program
 if TYPE_CHECKING:
     from tests.recorded import Scene
 
-LEFT_OUT = ("db copy", "table discover")
+LEFT_OUT = ("table discover",)
 """Commands that will be removed, and so will their tests. For the same reason, no invocation has a systemd timer."""
 DEAD = {"TICKETING_API_BASE_URL": "http://127.0.0.1:9"}
 """A ticketing API that refuses connections."""

@@ -77,7 +77,6 @@ COMMANDS = {
     "db erase": "db erase --ticket 7 --yes",
     "db upgrade": "db upgrade",
     "db prune": "db prune --older-than 1d --yes",
-    "db copy": "db copy --to postgresql://retrycli:{password}@127.0.0.1:{closed}/desk",
     "db index": "db index --yes",
     "cron print": f"cron print {' '.join(OWN)}",
     "cron install": f"cron install {' '.join(OWN)} --yes",
@@ -95,7 +94,7 @@ LOOKING = ("status", "list-failed", "show", "explain", "escalations", "passes", 
 ELSEWHERE = {"demo", "serve"}
 """``demo`` uses its own example and reads no settings; `tests/web/test_leaks.py` tests ``serve``."""
 AS_JSON = ("list-failed", "escalations", "config show")
-ENDS_WITH = {"notify test": 3, "doctor": 3, "db copy": 69, "retry": 3, "look-up": 4, "deliver-test": 3}
+ENDS_WITH = {"notify test": 3, "doctor": 3, "retry": 3, "look-up": 4, "deliver-test": 3}
 """Exit codes of these commands. The others exit with 0."""
 
 ADDRESSES = {"recipient", "cc", "bcc"}

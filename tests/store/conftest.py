@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -170,65 +168,3 @@ def ledger(database: Database) -> Ledger:
 @pytest.fixture
 def views(database: Database) -> MessageQueries:
     return MessageQueries(database)
-
-
-@dataclass(frozen=True)
-class Sides:
-    """Two databases of the application, with retrycli's own tables in both."""
-
-    source: Database
-    target: Database
-    at_source: Application
-    at_target: Application
-
-
-@pytest.fixture(scope="session")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Provide, per engine, a template with all tables and no message."""
-    with ExitStack() as until_the_end:
-        made = {}
-        for kind in ENGINES:
-            url = until_the_end.enter_context(FACTORIES[kind](tmp_path_factory.mktemp(kind), None))
-            application = Application(url)
-            with opened(application):
-                made[kind] = url
-            application.close()
-            until_the_end.enter_context(reusable(url))
-        yield made
-
-
-@contextmanager
-def two(kinds: tuple[str, str], folder: Path, templates: Mapping[str, str]) -> Iterator[Sides]:
-    """Open a source and a target, each with its own engine."""
-    with ExitStack() as until_the_end:
-        both: list[tuple[Application, Database]] = []
-        for kind, name in zip(kinds, ("source", "target"), strict=True):
-            (folder / name).mkdir()
-            url = until_the_end.enter_context(FACTORIES[kind](folder / name, templates[kind]))
-            application = Application(url, made=True)
-            until_the_end.callback(application.close)
-            both.append((application, until_the_end.enter_context(opened(application))))
-        (at_source, source), (at_target, target) = both
-        yield Sides(source, target, at_source, at_target)
-
-
-PAIRS = [
-    pytest.param((one, other), id=f"{one}-to-{other}", marks=pytest.mark.long if one == other else ())
-    for one, other in product(ENGINES, repeat=2)
-]
-"""Each engine is the source once and the target once by default. Copies within one engine run only in the long tests.
-"""
-
-
-@pytest.fixture(params=PAIRS)
-def sides(request: pytest.FixtureRequest, tmp_path: Path, templates: dict[str, str]) -> Iterator[Sides]:
-    """Provide two databases, for each combination of engines."""
-    with two(cast("tuple[str, str]", request.param), tmp_path, templates) as made:
-        yield made
-
-
-@pytest.fixture
-def to_postgresql(tmp_path: Path, templates: dict[str, str]) -> Iterator[Sides]:
-    """Provide a SQLite source and a PostgreSQL target, because only SQLite stores a value of any type in any column."""
-    with two(("sqlite", "postgresql"), tmp_path, templates) as made:
-        yield made
