@@ -117,6 +117,7 @@ EXAMPLES = {
     "db upgrade": "retrycli db upgrade",
     "db prune": "retrycli db prune --older-than 90d",
     "db erase": "retrycli db erase --ticket 4711",
+    "db move-check": "retrycli db move-check",
     "db index": "retrycli db index",
     "sandbox": "retrycli sandbox --fail 30% --latency 200ms",
     "demo": "retrycli demo",

@@ -9,7 +9,8 @@ import typer
 
 from retrycli import operations
 from retrycli.cli.arguments import ago
-from retrycli.cli.options import ConfigFile, Json, Yes, confirm, load_settings, utf8
+from retrycli.cli.findings import show_findings
+from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load_settings, utf8
 from retrycli.domain.sanitize import printable
 from retrycli.views import formatting, terminal
 
@@ -90,6 +91,15 @@ def db_erase(
         "Next: retrycli status",
         as_json=as_json,
     )
+
+
+@db.command("move-check")
+def db_move_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
+    """Check whether the application's data can move to another database. Exit with 3 if something would get lost."""
+    found = operations.maintenance.check_move(load_settings(ctx, config))
+    bad, again = operations.doctor.context.failed(found), "retrycli db move-check"
+    show_findings(found, again=again, following="retrycli manual postgresql", bad=bad, as_json=as_json)
+    raise typer.Exit(NOT_OK if bad else 0)
 
 
 @db.command("index")

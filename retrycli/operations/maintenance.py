@@ -1,16 +1,20 @@
 """Maintain retrycli's own tables: upgrade them, delete old records, and erase texts."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import partial
 
 from retrycli.config.settings import Settings
-from retrycli.operations.wiring import check_mapping, connect, open_database
+from retrycli.operations.doctor.context import Finding, failure, ok
+from retrycli.operations.wiring import check_mapping, clock, connect, open_database, utc_now
 from retrycli.store import counters, history, own_tables
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.database import Database
+from retrycli.store.messages import with_keys
+from retrycli.store.move_check import blocked
+from retrycli.store.passes import Ledger
 
 PRUNE_BATCH = 5_000  # maximum number of attempts, of actions and of passes that one transaction deletes
 BREATH_SECONDS = 0.05  # pause between transactions, long enough for another process to get SQLite's write lock
@@ -88,6 +92,35 @@ def erase_texts(settings: Settings, ticket: str) -> int:
     """
     with open_database(settings) as database:
         return history.erase_texts(database, ticket)
+
+
+# What may keep messages from a move, beginning with the causes of `blocked`, and what resolves it.
+RESOLVE = {
+    "sending": "wait until the claims expire; then `retrycli resume`, `retrycli run-once` and `retrycli pause`",
+    "withdrawn": "in the application, set them to sent or rejected; or to failed, then `retrycli mark-sent {id}`",
+    "delivered": "`retrycli mark-sent {id}`; to send it again, `retrycli retry {id}`",
+    "partly delivered": "`retrycli retry {id}` sends it to the others; or `retrycli mark-sent {id}`",
+    "unsettled": "`retrycli look-up {id}`; if that finds nothing, `retrycli retry {id}` or `retrycli mark-sent {id}`",
+    "held": "when deliveries are paused, `retrycli resume {option}`; hold it again in the new database",
+    "unpaused": "when nothing else is left, `retrycli pause`",
+}
+SHOWN = 5  # number of messages and of holds that a finding names
+
+
+def check_move(settings: Settings) -> list[Finding]:
+    """Check that nothing gets lost if the application's data moves to a database without retrycli's own tables."""
+    with open_database(settings) as database:
+        pause, holds = Ledger(database).pause_and_holds(clock(database, utc_now)())
+        found: list[tuple[int, Sequence[object]]] = []
+        found += [(len(ids), with_keys(database, ids[:SHOWN])) for ids in blocked(database)]
+    unpaused = [] if pause is not None and pause.until is None else ["deliveries"]
+    found += [(len(holds), [hold.part.option for hold in holds[:SHOWN]]), (len(unpaused), unpaused)]
+    return [_listed(name, *each) if each[0] else ok(name, "none") for name, each in zip(RESOLVE, found, strict=True)]
+
+
+def _listed(name: str, number: int, first: Sequence[object]) -> Finding:
+    more = f" and {number - SHOWN:,} more" if number > SHOWN else ""
+    return failure(name, ", ".join(map(str, first)) + more, RESOLVE[name].format(id=first[0], option=first[0]))
 
 
 @contextmanager

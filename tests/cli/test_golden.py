@@ -258,6 +258,7 @@ SCENARIOS: dict[str, Sequence[Run]] = {
         *asked("db erase --ticket 4714", before=("edit 5 --subject x --yes",), mapped=""),
         *once("db erase --ticket 4714"),
     ],
+    "db move-check": [Run("db move-check"), *once("db move-check", before=("pause --ticket 4711", "pause"))],
     "db index": [
         *asked("db index", mapped=""),
         *asked("db index --drop", before=("db index --yes",), mapped=""),

@@ -36,6 +36,7 @@ LOOKS = (
     "passes",
     "config check",
     "doctor",
+    "db move-check",
 )
 LONG_AGO = "2026-01-02 03:04:05+00"
 TIMES = ("started_at", "heartbeat_at", "finished_at")

@@ -77,6 +77,7 @@ COMMANDS = {
     "db erase": "db erase --ticket 7 --yes",
     "db upgrade": "db upgrade",
     "db prune": "db prune --older-than 1d --yes",
+    "db move-check": "db move-check",
     "db index": "db index --yes",
     "cron print": f"cron print {' '.join(OWN)}",
     "cron install": f"cron install {' '.join(OWN)} --yes",
@@ -94,7 +95,7 @@ LOOKING = ("status", "list-failed", "show", "explain", "escalations", "passes", 
 ELSEWHERE = {"demo", "serve"}
 """``demo`` uses its own example and reads no settings; `tests/web/test_leaks.py` tests ``serve``."""
 AS_JSON = ("list-failed", "escalations", "config show")
-ENDS_WITH = {"notify test": 3, "doctor": 3, "retry": 3, "look-up": 4, "deliver-test": 3}
+ENDS_WITH = {"notify test": 3, "doctor": 3, "db move-check": 3, "retry": 3, "look-up": 4, "deliver-test": 3}
 """Exit codes of these commands. The others exit with 0."""
 
 ADDRESSES = {"recipient", "cc", "bcc"}

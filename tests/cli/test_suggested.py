@@ -298,6 +298,7 @@ def test_every_suggestion_is_exactly_one_command() -> None:
             for found in re.finditer(rf"(`?){SUGGESTED_ANYWHERE.pattern}", text):
                 end = text.find("`", found.end()) if found[1] else len(text)
                 command = text[found.start() : end].lstrip("`").replace("{id}", "1").replace("%s", "1")
+                command = command.replace("{option}", "--ticket 1")
                 if not is_command(shlex.split(command)[1:]):
                     wrong.append(f"{file}:{line}: {command}")
     assert not wrong

@@ -1,0 +1,55 @@
+"""Find messages that must not move to another database yet, because only this one knows their attempts."""
+
+from array import array
+
+from sqlalchemy import Text, and_, case, cast, or_, select
+
+from retrycli.domain.identity import OF_ANY_TICKET, birth_of, is_of_one_message
+from retrycli.domain.message import MessageStatus, State
+from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
+from retrycli.domain.transition import IdRange
+from retrycli.store.database import Database
+from retrycli.store.identity import birth_text, encodable
+from retrycli.store.messages import has_status, row_by_row, same_id, status_of, within
+from retrycli.store.schema import attempts, queue
+
+BATCH = 5_000  # number of attempts that one transaction examines
+CAUSES = (SENDING, WITHDRAWN, DELIVERED, PARTLY, UNSETTLED) = range(5)  # a message counts for the first of its causes
+
+
+def blocked(database: Database) -> "list[array[int]]":
+    """Return the messages that must not move, by cause. They are in arrays, because there may be a million."""
+    a, m, after = attempts.c, database.messages, None
+    claimed = select(queue.c.message_id).where(queue.c.state == State.SENDING.value)
+    sending = {number for (number,) in database.rows(claimed)}
+    found = [array("q", sorted(sending)), *(array("q") for _ in CAUSES[1:])]
+    cause = case(
+        (a.outcome == OutcomeKind.DELIVERED.value, DELIVERED),
+        (a.delivered_to.is_not(None), PARTLY),
+        (or_(a.outcome.is_(None), a.outcome == OutcomeKind.UNKNOWN.value), UNSETTLED),
+        (and_(a.outcome == OutcomeKind.TRANSIENT.value, a.status_code.in_(INTERRUPTED)), UNSETTLED),
+    )
+    # An enumeration may lack the value rejected, so it is compared as text.
+    closed = or_(has_status(m.c, MessageStatus.SENT), cast(m.c.status, Text) == MessageStatus.REJECTED.value)
+    chosen = select(a.message_id, cause, status_of(database), a.birth, birth_text(m)).where(
+        cause.is_not(None), ~row_by_row(closed)
+    )
+    while True:
+        rest = select(a.message_id).where(*within(a.message_id, IdRange(after, None))).order_by(a.message_id)
+        span = IdRange(after, database.scalar(rest.offset(BATCH - 1).limit(1)))
+        first: dict[int, int] = {}
+        joined = chosen.join_from(attempts, m, same_id(m.c.id, a.message_id, span)).order_by(a.message_id)
+        for number, why, status, tried, birth in database.rows(joined):
+            now = birth_of(encodable(birth))
+            of = now if tried is None else birth_of(tried)
+            # A delivery under another ticket is of another message; an unsettled attempt may be of this one.
+            if (
+                number not in sending
+                and is_of_one_message(of, now)
+                and (why != DELIVERED or of in {now, OF_ANY_TICKET})
+            ):
+                first[number] = min(why if status == MessageStatus.FAILED else WITHDRAWN, first.get(number, why))
+        for number, why in first.items():
+            found[why].append(number)
+        if (after := span.upto) is None:
+            return found
