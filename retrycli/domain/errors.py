@@ -13,6 +13,7 @@
     │   ├── Expired            4   the message is too old, and passes would escalate it again
     │   └── StaleEdit          4   the text was modified since it was read
     ├── NotEdited              4   an edit was cancelled, or its text is invalid
+    ├── ClockBehind           69   the clock shows a time before this program was made
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     │   └── DatabaseBusy      69   another transaction holds a lock for too long
     │       └── TransactionLost   69   the change of one row rolled back the whole transaction
@@ -97,6 +98,12 @@ class NotEdited(RetrycliError):
     """An edit was cancelled, no editor was found, the editor failed, or the text is invalid. Nothing was written."""
 
     exit_code = 4
+
+
+class ClockBehind(RetrycliError):
+    """The clock shows a time before this program was made. Nothing was done."""
+
+    exit_code = 69
 
 
 class DatabaseUnavailable(RetrycliError):

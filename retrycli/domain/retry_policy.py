@@ -105,6 +105,19 @@ class Backoff(NamedTuple):
         since = datetime(2000, 1, 1, tzinfo=UTC)
         return min(self.next_attempt_at(retry, since=since, jitter=-1) for retry in range(1, retries + 1)) - since
 
+    def longest(self, retries: int) -> timedelta:
+        """Return the longest wait before any of the first ``retries`` retries, with the most positive jitter. For a
+        `python` schedule it is a day, although a function may return any wait.
+        """
+        longest = max(self.wait(retry) for retry in range(1, retries + 1)) * (1 + self.spread)
+        match self.kind:
+            case BackoffKind.LINEAR:
+                return self.base * retries
+            case BackoffKind.PYTHON:
+                return max(longest, timedelta(days=1))
+            case _:
+                return longest
+
 
 def later(time: datetime, wait: timedelta, *, times: int = 1) -> datetime:
     """Add a wait, one or several times, to a time; return `LATEST` if the sum overflows."""

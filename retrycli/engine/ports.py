@@ -251,8 +251,9 @@ class Dependencies(NamedTuple):
     enrolment: Enrolment
     claims: Claims
     ledger: Ledger
-    # Corrects future times that were recorded while a clock was wrong, given the current time and the lease of claims.
-    repair_clock_skew: Callable[[datetime, timedelta], ClockWasAhead | None]
+    # Corrects future times that were recorded while a clock was wrong, given the current time, the lease of claims and
+    # the longest wait of the schedules.
+    repair_clock_skew: Callable[[datetime, timedelta, timedelta], ClockWasAhead | None]
     # Deletes attempts, actions and passes that ended before a given time and are no longer needed. Each call examines
     # at most the given number of attempts, beginning where the previous call stopped.
     prune: Callable[[datetime, int], int]
@@ -322,6 +323,11 @@ class PassRules(NamedTuple):
     def lease(self) -> timedelta:
         """Return the duration of a claim's lease: the time for a request, and extra time for delays of the pass."""
         return self.request_timeout + CLAIM_MARGIN
+
+    @property
+    def longest_wait(self) -> timedelta:
+        """Return the longest wait of the schedules."""
+        return max(policy.backoff.longest(policy.max_retries) for policy in self.policies.values())
 
     def due_by(self, started_at: datetime) -> datetime:
         """Return the latest due time of messages that belong to a pass. The slack allows for inexact start times."""

@@ -110,7 +110,7 @@ class _Pass:
         self.started_at = self._deps.now()
         if self.started_at - self.began_at >= SYNC_INTERVAL:
             self._deps.ledger.heartbeat(self._me.pass_id, self.started_at)
-        repaired = self._deps.repair_clock_skew(self.started_at, self._rules.lease)
+        repaired = self._deps.repair_clock_skew(self.started_at, self._rules.lease, self._rules.longest_wait)
         self._tell([] if repaired is None else [repaired])
 
     def recover(self) -> None:

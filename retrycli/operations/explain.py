@@ -132,7 +132,7 @@ class _Explainer:
     def explain(self, given: int | str) -> Explanation:
         message_id = resolve_one(self._database, given)
         first = self._now if self._grid is None else self._grid.next(self._now)
-        self._deps.repair_clock_skew(first, self._rules.lease)
+        self._deps.repair_clock_skew(first, self._rules.lease, self._rules.longest_wait)
         runner.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
         if self._rules.per_ticket_order:  # enrol the ticket's earlier messages, which may be new too
             runner.sync_queue(self._deps, self._rules, first, emit=lambda _: None)

@@ -14,7 +14,8 @@ from functools import cache, partial
 from pathlib import Path
 
 from retrycli.config.settings import Settings
-from retrycli.domain.errors import EventLoopRunning, again_if_lost
+from retrycli.domain.duration import utc_text
+from retrycli.domain.errors import ClockBehind, EventLoopRunning, again_if_lost
 from retrycli.domain.message import MessageType
 from retrycli.domain.passes import ClockWasAhead, Event
 from retrycli.domain.transition import Route
@@ -32,6 +33,7 @@ from retrycli.views import log_lines
 # The folder for the lock files of server databases, if the user who runs the passes may write to it. The operator or
 # systemd (StateDirectory=) creates the folder.
 STATE_FOLDER = Path("/var/lib/retrycli")
+EARLIEST = datetime(2025, 1, 1, tzinfo=UTC)  # a clock that shows an earlier time is wrong; each release may raise it
 
 
 def utc_now() -> datetime:
@@ -275,12 +277,12 @@ def make_dependencies(
             settings.gateway, columns=column_names(database), connections=settings.run.concurrency, now=now
         )
 
-    def repair_clock_skew(at: datetime, lease: timedelta) -> ClockWasAhead | None:
+    def repair_clock_skew(at: datetime, lease: timedelta, longest_wait: timedelta) -> ClockWasAhead | None:
         if not own_tables.is_clock_ahead(database, at):
             return None
         from retrycli.store import clock_repair
 
-        return clock_repair.repair_clock_skew(database, at, lease)
+        return clock_repair.repair_clock_skew(database, at, lease, longest_wait)
 
     return Dependencies(
         database=database,
@@ -316,14 +318,20 @@ def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], dat
 
     A database server's clock decides, because the clocks of its hosts may differ. With SQLite, this machine's clock
     decides. A clock that the caller passed is used unchanged.
+
+    Raises:
+        ClockBehind: the clock shows a time before `EARLIEST`.
     """
     if given is not utc_now:
         return given
-    if database.is_sqlite:
-        return never_set_back(utc_now)
-    from retrycli.store.write_check import clock_ahead
+    ahead = timedelta(0)
+    if not database.is_sqlite:
+        from retrycli.store.write_check import clock_ahead
 
-    ahead = clock_ahead(database, utc_now)
+        ahead = clock_ahead(database, utc_now)
+    if (now := utc_now() + ahead) < EARLIEST:
+        whose = "this machine" if database.is_sqlite else "the database server"
+        raise ClockBehind(f"the clock of {whose} shows {utc_text(now)}, before this program was made; set it")
     return never_set_back(lambda: utc_now() + ahead)
 
 

@@ -27,6 +27,7 @@ STATUSES: Mapping[type[errors.RetrycliError], tuple[HTTPStatus, str]] = {
     errors.InvalidMessage: (HTTPStatus.CONFLICT, "invalid-message"),
     errors.NotEdited: (HTTPStatus.UNPROCESSABLE_ENTITY, "not-edited"),
     errors.LockHeld: (HTTPStatus.SERVICE_UNAVAILABLE, "lock-held"),
+    errors.ClockBehind: (HTTPStatus.SERVICE_UNAVAILABLE, "clock-behind"),
     errors.DatabaseUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "database-unavailable"),
     errors.ConfigurationError: (HTTPStatus.INTERNAL_SERVER_ERROR, "configuration-error"),
 }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import retrycli
+from retrycli.domain.identity import BY_TICKET
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
 from tests.cli.command import end, wait_until
 from tests.cli.test_hostile_text import COLOURS, EVIL, SHOWN
@@ -53,7 +54,10 @@ def escalate_many(application: Application, number: int) -> None:
         "escalation_reason": "exhausted",
         "fingerprint": "c0ffee",
     }
-    queue = [{"message_id": message_id, "delivery_key": f"key-{message_id}", **since, **cause} for message_id in ids]
+    queue = [
+        {"message_id": message_id, "delivery_key": f"key-{message_id}", "birth": BY_TICKET + "4711", **since, **cause}
+        for message_id in ids
+    ]
     application.insert("retrycli_queue", queue)
 
 

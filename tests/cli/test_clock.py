@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.cli.application import Application
+    from tests.cli.command import Cli
 
 MONTH = timedelta(days=30)
-DAY = timedelta(days=1)
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 SLACK = timedelta(seconds=60)
+FAKETIME = shutil.which("faketime")
 
 
 @pytest.fixture
@@ -51,10 +54,13 @@ def tried(at: Desk, ticks: range, *, ahead: timedelta = timedelta(0)) -> dict[in
     return found
 
 
+def attempted(at: Desk, ticks: range, *, ahead: timedelta = timedelta(0)) -> dict[int, list[int]]:
+    """Do the same, but leave out the passes that attempt nothing."""
+    return {tick: ids for tick, ids in tried(at, ticks, ahead=ahead).items() if ids}
+
+
 @on_both
-def test_after_a_clock_was_a_month_ahead_messages_are_attempted_on_time(
-    at: Desk, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_after_a_clock_was_a_month_ahead_messages_wait_six_hours(at: Desk, caplog: pytest.LogCaptureFixture) -> None:
     """Message 1 is first attempted with the right clock, 2 with the wrong one. 3 has future timestamps, 4 has none."""
     at.add(1)
     at.add(2, failed_at=NOON)
@@ -66,12 +72,34 @@ def test_after_a_clock_was_a_month_ahead_messages_are_attempted_on_time(
     [gap] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert gap.getMessage().startswith("No pass was recorded between 2026-03-02 12:00 UTC and 2026-04-01 12:15 UTC: ")
     caplog.clear()
-    assert tried(at, range(3, 8)) == {3: [], 4: [], 5: [1, 2, 3, 4], 6: [], 7: [1, 2, 3, 4]}
+    assert attempted(at, range(3, 28)) == {27: [1, 2, 3, 4]}
     [warned] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert warned.getMessage() == (
         "The clock was at least 29 days, 23:45:00 ahead in earlier passes; the wrong times of waiting messages (4) "
         "and claims (0) were corrected"
     )
+
+
+@on_both
+@pytest.mark.parametrize(("ahead", "next_tick"), [(HOUR, 7), (3650 * DAY, 26)], ids=["an hour", "ten years"])
+def test_times_in_the_future_delay_a_message_by_at_most_six_hours(at: Desk, ahead: timedelta, next_tick: int) -> None:
+    at.add(1)
+    assert attempted(at, range(1, 2), ahead=ahead) == {1: [1]}
+    assert attempted(at, range(2, 27)) == {tick: [1] for tick in range(next_tick, 27, 2)}
+
+
+@on_both
+def test_a_clock_that_is_set_back_during_a_pass_causes_no_second_request(at: Desk) -> None:
+    for message_id in range(1, 7):
+        at.add(message_id)
+    at.clock = lambda now: lambda: now - HOUR if at.api.paths else now
+    at.run_at(NOON)
+    assert len(at.api.paths) == 6
+    at.clock = lambda now: lambda: now
+    for tick in range(-3, 2):
+        at.run_at(NOON + tick * TICK + MINUTE)
+    assert len(at.api.paths) == 6
+    assert attempted(at, range(2, 3)) == {2: [1, 2, 3, 4, 5, 6]}
 
 
 @on_both
@@ -96,7 +124,7 @@ def test_an_outage_that_began_with_a_wrong_clock_ends_with_the_next_probe(at: De
         at.add(message_id)
     assert tried(at, range(1), ahead=MONTH) == {0: [1, 2, 3]}
     at.answers(TAKES)
-    assert tried(at, range(1, 4)) == {1: [], 2: [4], 3: [1, 2, 3]}
+    assert attempted(at, range(1, 26)) == {25: [1, 2, 3, 4]}
     with open_database(at.settings) as database:
         assert Ledger(database).breaker(at.api.url).state is BreakerState.CLOSED
 
@@ -137,8 +165,8 @@ def test_explain_foresees_what_the_next_pass_corrects(at: Desk) -> None:
     tried(at, range(2, 3), ahead=MONTH)
     foreseen = at.explain(1, NOON + 2 * TICK + MINUTE).next_attempt_at
     assert foreseen is not None
-    assert foreseen - (NOON + 5 * TICK) < SLACK
-    assert tried(at, range(3, 6)) == {3: [], 4: [], 5: [1]}
+    assert foreseen - (NOON + 27 * TICK) < SLACK
+    assert attempted(at, range(3, 28)) == {27: [1]}
 
 
 @on_both
@@ -147,7 +175,7 @@ def test_after_a_clock_was_set_back_a_day_nothing_is_sent_early(at: Desk) -> Non
     at.add(1)
     assert tried(at, range(1)) == {0: [1]}
     at.add(2, failed_at=NOON + 5 * MINUTE - DAY)
-    assert tried(at, range(1, 6), ahead=-DAY) == {1: [], 2: [], 3: [1, 2], 4: [], 5: [1, 2]}
+    assert attempted(at, range(1, 27), ahead=-DAY) == {**{tick: [2] for tick in range(3, 25, 2)}, 25: [1, 2]}
 
 
 def test_a_pass_ignores_a_clock_that_is_set_back() -> None:
@@ -227,3 +255,17 @@ def test_a_message_created_in_a_leap_second_is_sent(at: Desk) -> None:
     at.application.add(1, created_at="2016-12-31 23:59:60", updated_at="2016-12-31 23:59:60")
     assert tried(at, range(1)) == {0: [1]}
     assert at.application.row(1)["status"] == "sent"
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed")
+@on_both
+def test_with_a_clock_from_before_this_program_nothing_is_done(at_work: Cli, application: Application) -> None:
+    """A machine without a battery begins at 1970. It would take every message for new."""
+    application.add(1)
+    before = application.dump()
+    refused = at_work.under(str(FAKETIME), "-f", "@1999-12-31 23:00:00")("run-once")
+    if application.is_sqlite:
+        assert (refused.returncode, application.dump()) == (69, before)
+        assert refused.stderr.startswith("retrycli: the clock of this machine shows 1999-12-31T")
+    else:
+        assert refused.returncode == 0, "the server's clock decides"

@@ -111,6 +111,7 @@ def test_the_databases_clock_decides_what_is_due(at_work: Cli, application: Appl
         application.add(message_id)
         at = datetime.now(UTC) + timedelta(minutes=minutes)
         row = {"message_id": message_id, "state": "waiting", "delivery_key": str(message_id), "unknown_count": 0}
+        row["birth"] = str(application.row(message_id)["created_at"])
         application.insert("retrycli_queue", [{**row, "next_attempt_at": at, "first_failed_at": at}])
     wrong = at_work.under(str(FAKETIME), "-f", shift)
     assert wrong.json("run-once")["sent"] == 1
@@ -161,6 +162,7 @@ def test_operator_actions_use_the_databases_clock(at_work: Cli, application: App
     assert "Resumed" in wrong.on_terminal("resume").text
     at = datetime.now(UTC)
     row = {"message_id": 1, "state": "escalated", "delivery_key": "1", "unknown_count": 0, "first_failed_at": at}
+    row["birth"] = str(application.row(1)["created_at"])
     application.insert("retrycli_queue", [{**row, "escalated_at": at, "escalation_reason": "permanent"}])
     acts = {
         "edited": ["edit", "1", "--subject", "Re: tea", "--yes"],

@@ -15,7 +15,7 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.passes import ClockWasAhead, PassResult, PassSummary, Pause
 from retrycli.domain.transition import ActionKind, Claim, Decision, IdRange, Transition
 from retrycli.store.claims import Claims
-from retrycli.store.clock_repair import AT_ONCE, repair_clock_skew
+from retrycli.store.clock_repair import repair_clock_skew
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.operator_actions import Acts
@@ -23,7 +23,7 @@ from retrycli.store.own_tables import LEEWAY, NEWEST_PASSES
 from retrycli.store.passes import Ledger, Targets
 from retrycli.store.schema import escalations
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
-from tests.store.own_tables import attempt_rows, pass_rows, queue_rows, retire
+from tests.store.own_tables import attempt_rows, pass_rows, queue_rows
 
 LEASE = timedelta(seconds=90)
 AHEAD = NOON + timedelta(days=30)
@@ -34,6 +34,14 @@ JUST_BEFORE = NOW - timedelta.resolution
 BUSY = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
 API = "https://tickets.example.com"
 EVERYTHING = IdRange(None, None)
+
+
+LATEST = NOW + 6 * HOUR
+"""The latest due time after the repair."""
+
+
+def repair(database: Database, now: datetime = NOW, longest: timedelta = 4 * HOUR) -> ClockWasAhead | None:
+    return repair_clock_skew(database, now, LEASE, longest)
 
 
 def began(ledger: Ledger, pass_id: str = "ahead", *, at: datetime = AHEAD) -> None:
@@ -74,9 +82,9 @@ def due_of(database: Database) -> dict[int, datetime | None]:
 
 
 def test_does_nothing_if_no_time_is_in_the_future(database: Database, ledger: Ledger) -> None:
-    assert repair_clock_skew(database, NOW, LEASE) is None
+    assert repair(database) is None
     began(ledger, at=NOON)
-    assert repair_clock_skew(database, NOON, LEASE) is None
+    assert repair(database, NOON) is None
 
 
 def test_small_clock_differences_are_ignored(database: Database, ledger: Ledger, application: Application) -> None:
@@ -86,10 +94,10 @@ def test_small_clock_differences_are_ignored(database: Database, ledger: Ledger,
     enrol(database, message, failed_at=NOON, due=NOW)
     Claims(database).claim(Claim("alive", NOW + MINUTE + LEASE), NOW, 1)
     before = queue_rows(database), pass_rows(database)
-    assert repair_clock_skew(database, NOW, LEASE) is None
-    assert repair_clock_skew(database, NOW + MINUTE - LEEWAY, LEASE) is None
+    assert repair(database) is None
+    assert repair(database, NOW + MINUTE - LEEWAY) is None
     assert (queue_rows(database), pass_rows(database)) == before
-    assert repair_clock_skew(database, NOW - LEEWAY, LEASE) == ClockWasAhead(LEEWAY + MINUTE, 1, 1)
+    assert repair(database, NOW - LEEWAY) == ClockWasAhead(LEEWAY + MINUTE, 0, 1)
 
 
 def test_a_pass_with_a_wrong_clock_is_found_behind_others(database: Database, ledger: Ledger) -> None:
@@ -97,8 +105,8 @@ def test_a_pass_with_a_wrong_clock_is_found_behind_others(database: Database, le
     ledger.finish_pass(PassSummary("ahead", PassResult.COMPLETED), AHEAD)
     for number in range(1, NEWEST_PASSES):
         began(ledger, f"right-{number}", at=NOON + number * timedelta(seconds=1))
-    assert repair_clock_skew(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
-    assert repair_clock_skew(database, NOW, LEASE) is None
+    assert repair(database) == ClockWasAhead(AHEAD - NOW, 0, 0)
+    assert repair(database) is None
 
 
 def test_a_manual_attempt_reveals_a_wrong_clock_and_its_claim_lapses(
@@ -110,7 +118,7 @@ def test_a_manual_attempt_reveals_a_wrong_clock_and_its_claim_lapses(
     claims, claim = Claims(database), Claim("by hand", AHEAD + LEASE)
     claims.claim_one(claim, message, AHEAD)
     claims.results.begin(claim, [message], made_by="anna", pass_id=None, now=AHEAD, fit=lambda _: True)
-    assert repair_clock_skew(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 1)
+    assert repair(database) == ClockWasAhead(AHEAD - NOW, 0, 1)
     row = queue_rows(database)[message]
     assert (row["state"], row["claimed_by"], row["claim_expires_at"]) == ("sending", "by hand", NOW + LEASE)
     assert attempt_rows(database, message)[0]["started_at"] == JUST_BEFORE
@@ -125,8 +133,8 @@ def test_an_action_reveals_a_wrong_clock(database: Database, application: Applic
         read={},
         changes={"subject": "Re: tea"},
     )
-    assert repair_clock_skew(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)
-    assert due_of(database) == {message: NOW + 15 * MINUTE}
+    assert repair(database) == ClockWasAhead(AHEAD - NOW, 1, 0)
+    assert due_of(database) == {message: LATEST}
 
 
 @pytest.fixture
@@ -135,155 +143,81 @@ def wrong(database: Database, ledger: Ledger) -> Database:
     return database
 
 
-def test_an_attempted_message_waits_its_intended_time(wrong: Database, application: Application) -> None:
-    message = application.add()
-    enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
-    try_it(wrong, message, at=AHEAD, due=AHEAD + 4 * HOUR)
-    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)
-    assert due_of(wrong) == {message: NOW + 4 * HOUR}
+@pytest.mark.parametrize("longest", [4 * HOUR, 30 * HOUR])
+def test_a_message_waits_at_most_as_long_as_the_schedule_lets_it(
+    wrong: Database, application: Application, longest: timedelta
+) -> None:
+    """Waits that a clock may have set correctly stay, also those after a Retry-After of six hours."""
+    taken_in, tried, by_hand, right, almost = (application.add() for _ in range(5))
+    latest = NOW + max(longest, 6 * HOUR)
+    enrol(wrong, taken_in, failed_at=AHEAD, due=AHEAD)
+    enrol(wrong, almost, failed_at=NOON, due=latest)
+    for message_id in (tried, by_hand, right):
+        enrol(wrong, message_id, failed_at=NOON - HOUR, due=NOON)
+    try_it(wrong, tried, at=AHEAD, due=AHEAD + 4 * HOUR)
+    try_it(wrong, right, at=NOON, due=NOON + 4 * HOUR)
+    try_it(wrong, by_hand, at=NOON, due=NOON + HOUR)
+    try_it(wrong, by_hand, at=AHEAD, due=AHEAD, pass_id=None)
+    assert repair(wrong, longest=longest) == ClockWasAhead(AHEAD - NOW, 2, 0)
+    assert due_of(wrong) == {
+        taken_in: latest,
+        tried: latest,
+        by_hand: NOON + HOUR,
+        right: NOON + 4 * HOUR,
+        almost: latest,
+    }
 
 
-def test_an_enrolled_message_waits_its_intended_time(wrong: Database, application: Application) -> None:
-    """The application's clock may also have been ahead, or its table may have no times."""
-    dated, undated = application.add(), application.add()
-    enrol(wrong, dated, failed_at=AHEAD - MINUTE, due=AHEAD + 14 * MINUTE)
-    enrol(wrong, undated, failed_at=AHEAD, due=AHEAD)
-    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 2, 0)
-    assert due_of(wrong) == {dated: NOW + 15 * MINUTE, undated: NOW}
-
-
-def test_a_message_waits_its_intended_time_also_after_its_pass_was_pruned(
+def test_a_message_counts_from_its_failure_again_once_the_clock_has_passed_it(
     wrong: Database, application: Application
 ) -> None:
+    """A clock that is behind must not make it look older than it is, or it would expire."""
     message = application.add()
-    enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
-    try_it(wrong, message, at=AHEAD, due=AHEAD + 4 * HOUR, pass_id="forgotten")
-    repair_clock_skew(wrong, NOW, LEASE)
-    assert due_of(wrong) == {message: NOW + 4 * HOUR}
+    enrol(wrong, message, failed_at=AHEAD, due=AHEAD)
+    repair(wrong)
+    assert queue_rows(wrong)[message]["first_failed_at"] == AHEAD
 
 
-def test_a_message_attempted_without_success_waits_its_intended_time(
-    wrong: Database, ledger: Ledger, application: Application
+@pytest.mark.parametrize(
+    ("requeued_at", "tried_at", "kept"), [(NOON, None, True), (NOON, AHEAD, False), (AHEAD, None, False)]
+)
+def test_only_a_spread_that_an_operator_has_chosen_is_longer(
+    wrong: Database, application: Application, requeued_at: datetime, tried_at: datetime | None, *, kept: bool
 ) -> None:
-    """The API throttled the requests, so new, earlier and rescheduled messages kept their due times."""
-    fresh, taken_in, tried = (application.add() for _ in range(3))
-    for message_id in (fresh, taken_in, tried):
-        enrol(wrong, message_id, failed_at=AHEAD, due=AHEAD)
-    try_it(wrong, fresh, at=AHEAD + timedelta(seconds=4), throttled=True)
-    try_it(wrong, tried, at=AHEAD + timedelta(seconds=4), due=AHEAD + 30 * MINUTE)
-    began(ledger, "later", at=AHEAD + HOUR)
-    for message_id in (taken_in, tried):
-        try_it(wrong, message_id, at=AHEAD + HOUR + MINUTE, throttled=True, pass_id="later")
-    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD + HOUR + MINUTE - NOW, 3, 0)
-    waits = 30 * MINUTE - timedelta(seconds=4)
-    assert due_of(wrong) == {fresh: NOW, taken_in: NOW, tried: NOW + waits}
-
-
-def test_a_wait_that_ended_only_by_the_wrong_clock_continues(wrong: Database, application: Application) -> None:
-    message = application.add()
-    enrol(wrong, message, failed_at=NOON, due=NOON + 4 * HOUR)
-    try_it(wrong, message, at=AHEAD, throttled=True)
-    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
-    assert due_of(wrong) == {message: NOON + 4 * HOUR}
-
-
-def test_a_wait_shorter_than_its_pass_is_kept(wrong: Database, application: Application) -> None:
-    """A wait is counted from the start of its pass, so it may end before the attempt does."""
-    message = application.add()
-    enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
-    try_it(wrong, message, at=AHEAD + 5 * MINUTE, due=AHEAD + MINUTE)
-    repair_clock_skew(wrong, NOW, LEASE)
-    assert due_of(wrong) == {message: NOW + MINUTE}
-
-
-def test_a_wait_set_by_a_correct_clock_is_kept(wrong: Database, application: Application) -> None:
-    """Neither a manual attempt nor the application's clock affects a wait that a pass set correctly."""
-    taken_in, tried, by_hand, theirs = (application.add() for _ in range(4))
-    enrol(wrong, taken_in, failed_at=NOON, due=NOON + 5 * HOUR)
-    for message_id in (tried, by_hand):
-        enrol(wrong, message_id, failed_at=NOON, due=NOON)
-        try_it(wrong, message_id, at=NOON, due=NOON + 4 * HOUR)
-    try_it(wrong, by_hand, at=AHEAD, due=AHEAD, pass_id=None)
-    enrol(wrong, theirs, failed_at=AHEAD, due=NOON + 30 * MINUTE)
-    before = due_of(wrong)
-    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
-    assert due_of(wrong) == before
-
-
-def test_a_later_manual_attempt_does_not_hide_the_wait(wrong: Database, application: Application) -> None:
-    message = application.add()
-    enrol(wrong, message, failed_at=NOON, due=NOON)
-    try_it(wrong, message, at=AHEAD, due=AHEAD + HOUR)
-    try_it(wrong, message, at=NOW, due=NOW, pass_id=None)
-    repair_clock_skew(wrong, NOW, LEASE)
-    assert due_of(wrong) == {message: NOW + HOUR}
-
-
-@pytest.mark.parametrize("requeued_at", [NOON, AHEAD])
-def test_a_time_set_by_an_operator_is_kept(wrong: Database, application: Application, requeued_at: datetime) -> None:
-    """Only a due time that means "now" is corrected."""
-    at_once, later = application.add(), application.add()
-    named = AHEAD + 24 * HOUR
-    for message_id, due in ((at_once, requeued_at), (later, named)):
-        enrol(wrong, message_id, failed_at=NOON - HOUR, due=NOON - HOUR)
-        try_it(wrong, message_id, at=NOON - MINUTE, due=None)
-        Acts(wrong).perform(ActionKind.REQUEUED, {message_id: OperatorAction.requeued(due, by="anna", at=requeued_at)})
-    repair_clock_skew(wrong, NOW, LEASE)
-    assert due_of(wrong) == {at_once: min(NOW, requeued_at), later: named}
-
-
-@pytest.mark.parametrize("requeued", [True, False])
-def test_a_message_that_failed_again_waits_from_then(
-    wrong: Database, application: Application, *, requeued: bool
-) -> None:
-    """An earlier failure, or an earlier message with the same id, must not count."""
-    message = application.add()
+    message, due = application.add(), requeued_at + 24 * HOUR
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON - HOUR)
     try_it(wrong, message, at=NOON - MINUTE, due=None)
-    if requeued:
-        Acts(wrong).perform(ActionKind.REQUEUED, {message: OperatorAction.requeued(NOON, by="anna", at=NOON)})
-    application.change(message, status="approved")
-    assert retire(Enrolment(wrong), EVERYTHING) == 1
-    application.change(message, status="failed")
-    enrol(wrong, message, failed_at=AHEAD, due=AHEAD + MINUTE)
-    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)
-    assert due_of(wrong) == {message: NOW + MINUTE}
+    Acts(wrong).perform(ActionKind.REQUEUED, {message: OperatorAction.requeued(due, by="anna", at=requeued_at)})
+    if tried_at is not None:
+        try_it(wrong, message, at=tried_at, due=tried_at + 24 * HOUR)
+    repair(wrong)
+    assert due_of(wrong) == {message: due if kept else LATEST}
 
 
-def test_a_message_claimed_by_a_dead_pass_gets_claim_and_wait_corrected(
-    wrong: Database, application: Application
-) -> None:
-    message = application.add()
-    enrol(wrong, message, failed_at=AHEAD - HOUR, due=AHEAD - MINUTE)
-    Claims(wrong).claim(Claim("dead", AHEAD + LEASE), AHEAD, 1)
-    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 1)
-    row = queue_rows(wrong)[message]
-    assert (row["next_attempt_at"], row["claim_expires_at"]) == (NOW + 59 * MINUTE, NOW + LEASE)
-
-
-def test_corrects_more_than_one_page(wrong: Database, application: Application) -> None:
-    ids = application.add_all({} for _ in range(AT_ONCE + 3))
-    entries = [(Decision(message_id, Transition.enrolled(AHEAD)), AHEAD, TICKET) for message_id in ids]
-    Enrolment(wrong).enrol(entries, AHEAD)
-    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, len(ids), 0)
-    assert set(due_of(wrong).values()) == {NOW}
+def test_a_dead_pass_loses_its_claim_and_a_live_one_keeps_it(wrong: Database, application: Application) -> None:
+    dead, alive = application.add(), application.add()
+    for message_id, expires in ((dead, AHEAD + LEASE), (alive, NOW + LEASE - MINUTE)):
+        enrol(wrong, message_id, failed_at=NOON, due=NOON)
+        Claims(wrong).claim_one(Claim("somebody", expires), message_id, NOON)
+    assert repair(wrong) == ClockWasAhead(AHEAD - NOW, 0, 1)
+    rows = queue_rows(wrong)
+    assert (rows[dead]["claim_expires_at"], rows[alive]["claim_expires_at"]) == (NOW + LEASE, NOW + LEASE - MINUTE)
 
 
 @pytest.mark.parametrize(
     ("breaker", "probe_at"),
     [
-        (Breaker(API, BreakerState.OPEN, 6, AHEAD, AHEAD + 15 * MINUTE), NOW + 15 * MINUTE),
-        (Breaker(API, BreakerState.OPEN, 6, AHEAD - HOUR, AHEAD - MINUTE), NOW),
-        (Breaker(API, BreakerState.RESTING, 0, None, AHEAD + HOUR), NOW + HOUR),
+        (Breaker(API, BreakerState.OPEN, 6, AHEAD, AHEAD + 15 * MINUTE), NOW + 6 * HOUR),
+        (Breaker(API, BreakerState.RESTING, 0, None, AHEAD + HOUR), NOW + 6 * HOUR),
         (Breaker(API, BreakerState.RESTING, 0, None, NOW + HOUR), NOW + HOUR),
         (Breaker(API, BreakerState.CLOSED, 3), None),
     ],
 )
-def test_a_destination_is_probed_after_its_intended_time(
+def test_a_destination_is_probed_within_six_hours(
     wrong: Database, ledger: Ledger, breaker: Breaker, probe_at: datetime | None
 ) -> None:
     ledger.save_breaker(breaker)
-    repair_clock_skew(wrong, NOW, LEASE)
+    repair(wrong)
     found = ledger.breaker(API)
     assert found.probe_at == probe_at
     assert found.opened_at == (JUST_BEFORE if breaker.opened_at else None)
@@ -293,7 +227,7 @@ def test_reminders_are_sent_and_no_other_pass_is_thought_to_be_notifying(wrong: 
     targets = Targets(wrong)
     targets.begin_telling(AHEAD, AHEAD + MINUTE)
     targets.remember("anna", {}, {Topic.DOWN: Told(AHEAD, AHEAD)})
-    repair_clock_skew(wrong, NOW, LEASE)
+    repair(wrong)
     assert targets.begin_telling(NOW, NOW + MINUTE)
     assert targets.memory("anna") == {Topic.DOWN: Told(JUST_BEFORE, JUST_BEFORE)}
 
@@ -303,7 +237,7 @@ def test_an_escalation_is_not_in_the_future(wrong: Database, application: Applic
     application.add()
     enrol(wrong, 1, failed_at=AHEAD, due=AHEAD)
     try_it(wrong, 1, at=AHEAD, pass_id="ahead", due=None)
-    repair_clock_skew(wrong, NOW, LEASE)
+    repair(wrong)
     with wrong.read() as connection:
         assert connection.execute(select(escalations.c.at)).scalars().all() == [JUST_BEFORE]
     assert queue_rows(wrong)[1]["escalated_at"] == JUST_BEFORE
@@ -311,7 +245,7 @@ def test_an_escalation_is_not_in_the_future(wrong: Database, application: Applic
 
 def test_a_pause_ends_at_its_intended_time(wrong: Database, ledger: Ledger) -> None:
     ledger.set_pause(Pause(AHEAD, AHEAD + HOUR, "anna", None))
-    repair_clock_skew(wrong, NOW, LEASE)
+    repair(wrong)
     assert ledger.pause(NOW) == Pause(JUST_BEFORE, AHEAD + HOUR, "anna", None)
 
 
@@ -320,7 +254,7 @@ def test_the_pass_that_corrects_the_clock_is_the_newest(wrong: Database, ledger:
     ledger.finish_pass(PassSummary("ahead", PassResult.COMPLETED), AHEAD, swept_to=7)
     began(ledger, "before", at=NOON - MINUTE)
     began(ledger, "now", at=NOW)
-    repair_clock_skew(wrong, NOW, LEASE)
+    repair(wrong)
     assert [summary.pass_id for summary in ledger.last_passes(9)] == ["now", "ahead", "before"]
     ahead = pass_rows(wrong)["ahead"]
     assert [ahead[name] for name in ("started_at", "heartbeat_at", "finished_at")] == [JUST_BEFORE] * 3

@@ -296,7 +296,7 @@ CASES = {
     "the passes up to one": Case(lambda d: Ledger(d).passes_up_to("p", 10), "passes by started, passes by its key"),
     # SQLite reports scans even though it reads only the newest attempt and action.
     "whether the clock was ahead": Case(
-        lambda d: repair_clock_skew(d, NOON, HOUR),
+        lambda d: repair_clock_skew(d, NOON, HOUR, HOUR),
         "passes by started",
         but="attempts by its key, acts by its key, attempts whole, acts whole",
     ),

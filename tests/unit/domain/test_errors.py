@@ -8,6 +8,7 @@ import pytest
 
 from retrycli.domain import errors
 from retrycli.domain.errors import (
+    ClockBehind,
     ConfigurationError,
     CountChanged,
     DatabaseBusy,
@@ -40,6 +41,7 @@ EXIT_CODES = {
     Expired: 4,
     StaleEdit: 4,
     NotEdited: 4,
+    ClockBehind: 69,
     DatabaseUnavailable: 69,
     DatabaseBusy: 69,
     TransactionLost: 69,

@@ -561,3 +561,17 @@ def test_the_first_wait_is_the_base_wait() -> None:
     change = policy.enrol(message(), first_failed_at=NOON, now=NOON, jitter=0)
     assert change == Transition.enrolled(NOON + timedelta(minutes=15))
     assert waits.asked == []
+
+
+@pytest.mark.parametrize(
+    ("backoff", "longest"),
+    [
+        (Backoff(), timedelta(hours=4.8)),
+        (Backoff(BackoffKind.LINEAR), timedelta(minutes=150)),
+        (Backoff(BackoffKind.FIXED, spread=0), timedelta(minutes=15)),
+        (Backoff(BackoffKind.LIST, spread=0.5, waits=(timedelta(hours=8), timedelta(hours=2))), timedelta(hours=12)),
+        (Backoff(BackoffKind.PYTHON), timedelta(days=1)),
+    ],
+)
+def test_no_wait_is_longer_than_the_longest(backoff: Backoff, longest: timedelta) -> None:
+    assert backoff.longest(10) == longest
