@@ -17,6 +17,7 @@ import retrycli
 from retrycli.cli import HOMES
 from retrycli.config.settings import Settings
 from retrycli.domain.message import MessageType
+from retrycli.domain.table_mapping import ROLE_MEANINGS, ROLES, STATUS_MEANINGS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -98,6 +99,12 @@ def test_every_setting_has_a_row_with_its_description() -> None:
     gateways = {key: text for key, text in rows.items() if key.removeprefix("gateway.") in {*MessageType}}
     assert all(text.startswith("a separate gateway for ") for text in gateways.values())
     assert rows == DESCRIPTIONS | gateways
+
+
+def test_every_role_and_status_has_a_row_with_its_meaning() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", PAGES["your-own-table"], re.MULTILINE))
+    assert rows == {**ROLE_MEANINGS, **STATUS_MEANINGS}
+    assert tuple(ROLE_MEANINGS) == ROLES
 
 
 @pytest.mark.parametrize("command", HOMES)

@@ -11,6 +11,31 @@ from typing import TypeAlias
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageStatus
 
 ROLES = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
+# What the keys of `[database.columns]` and `[database.status]` mean. The manual has the same texts.
+ROLE_MEANINGS: Mapping[str, str] = {
+    "id": "identifies the message; unique, not null",
+    "ticket_id": "the ticket, as the ticketing API knows it",
+    "message_type": "customer, supplier or internal",
+    "subject": "the subject",
+    "body": "the text",
+    "status": "the status; its values are in [database.status]",
+    "retry_count": "the number of retries so far",
+    "last_error": "the last error",
+    "created_at": "optional: when the message was created",
+    "updated_at": "optional: when the row was last changed",
+    "sent_at": "optional: when the message was delivered",
+    "recipient_email": "optional: the recipient's e-mail address",
+    "cc_emails": "optional: addresses for copies, as a JSON list",
+    "bcc_emails": "optional: addresses for blind copies, as a JSON list",
+    "attachments": "optional: names of attachments, as a JSON list",
+}
+STATUS_MEANINGS: Mapping[str, str] = {
+    "failed": "the message could not be delivered, and is retried",
+    "sent": "the message was delivered",
+    "rejected": "optional: without it, `reject` is refused",
+    "pending": "optional: the message waits for approval",
+    "approved": "optional: the message is approved, but not sent yet",
+}
 
 # Roles that retrycli writes. They can't be constants or expressions, unless retrycli keeps them itself.
 WRITTEN_ROLES = ("status", "retry_count", "last_error", "sent_at")
