@@ -9,23 +9,27 @@ import typer
 
 from retrycli import operations
 from retrycli.cli.findings import show_findings
-from retrycli.cli.options import NOT_OK, By, ConfigFile, Json, Yes, confirm, load_settings, utf8
-from retrycli.domain import suggested
+from retrycli.cli.options import By, ConfigFile, Json, Yes, confirm, load_settings, utf8
 from retrycli.domain.errors import ConfigurationError
 from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from retrycli.config.settings import Settings
+    from retrycli.operations.describe import DescribedTable
+
+LONG_NAME = 40  # the rest of a row is shown below a longer name
 
 table = typer.Typer(help="Describe the application's table.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@table.command("discover")
-def table_discover(
+@table.command("describe")
+def table_describe(
     ctx: typer.Context,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="TABLE", help="Propose settings for this table.", show_default=False, parser=utf8),
+        typer.Argument(metavar="NAME", help="Describe this table or view.", show_default=False, parser=utf8),
     ] = None,
     url: Annotated[
         str | None,
@@ -34,34 +38,65 @@ def table_discover(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Find the table of messages, and propose settings.
+    """List tables that may hold messages, or describe one for the settings.
 
-    The command writes nothing. It prints the settings as TOML; edit them and save them in the configuration file. Other
-    users of this machine can see a password in --url.
+    Without NAME, list the tables and views that have a text column and another column with few values. With NAME, show
+    its columns, the values of columns with few values, and a skeleton of the settings to fill in. The command guesses
+    nothing and writes nothing. Other users of this machine can see a password in --url.
     """
-    from retrycli.views.mapping_toml import columns_in_words, mapping_toml, values_in_words
+    from retrycli.views.table_skeleton import skeleton
 
-    found = operations.discover.discover(load_settings(ctx, config), url=url, table=name)
-    first = next(iter(found.proposals), None)
-    others = [each.name for each in found.proposals[1:]]
-    text = None if first is None else mapping_toml(first, place=found.place, url=found.url, others=others)
+    found = operations.describe.describe(load_settings(ctx, config), url=url, name=name)
+    text = None if name is None else skeleton(found.tables[0].known, place=found.place, url=found.url)
     if as_json:
-        terminal.show_json({**operations.bodies.discovered(found), "toml": text})
-    elif text is not None:
-        if terminal.on_terminal() and name is None:
-            rows = [(each.name, each.kind, columns_in_words(each), values_in_words(each)) for each in found.proposals]
-            terminal.show_table(("Table", "Kind", "Columns", "Statuses"), rows, texts=2)
-            terminal.say("")
-        terminal.show_text(text)
-        following = suggested.own("Next: save the edited settings, then `retrycli table check`")
-        terminal.show_text(following if terminal.on_terminal() else f"# {following}")
-    if first is None:
-        terminal.complain(
-            f"retrycli: no table in {found.place} looks like outgoing messages "
-            f"({formatting.count(found.examined, 'table')} examined); check the URL, or "
-            "name the table: `retrycli table discover TABLE`"
+        terminal.show_json(operations.bodies.described(found, text))
+    elif text is None:
+        rows = [
+            (each.known.name, each.known.kind, each.rows, ", ".join(each.texts), ", ".join(each.few))
+            for each in found.tables
+        ]
+        terminal.show_table(("Table", "Kind", "Rows", "Text columns", "Columns with few values"), rows, texts=2)
+        terminal.say(f"{len(found.tables)} of {formatting.count(found.examined, 'table')} in {found.place}")
+        terminal.say("Next: retrycli table describe NAME")
+    else:
+        _show_description(found.tables[0], text)
+
+
+def _show_description(found: DescribedTable, text: str) -> None:
+    """Show a table in four parts. Without a terminal, each line begins with the name of its part."""
+    from retrycli.views.table_skeleton import toml
+
+    known, counted = found.known, found.problem or operations.words.counted_rows(found.sample)
+    _show_part("table", ("Table", "Kind", "Rows", "Values counted in"), [(known.name, known.kind, found.rows, counted)])
+    columns = [
+        (each.name, each.type, each.is_nullable, ", ".join(known.keys(each.name)), known.target(each.name))
+        for each in known.columns
+    ]
+    _show_part("column", ("Column", "Type", "Null", "Keys", "Refers to"), columns)
+    values = [
+        (
+            each.column,
+            "(not shown)" if each.hidden else "null" if each.value is None else toml(each.value),
+            f"{each.rows} older" if each.older else each.rows,
+            each.newest,
         )
-        raise typer.Exit(NOT_OK)
+        for each in found.values
+    ]
+    _show_part("value", ("Column", "Value", "Rows", f"Newest {found.time or ''}".rstrip()), values)
+    if terminal.on_terminal():
+        terminal.show_text(text)
+    else:
+        terminal.show_table((), [("settings", line) for line in text.split("\n")])
+    terminal.say("Next: save these lines in retrycli.toml, fill them in, then `retrycli table check`")
+
+
+def _show_part(name: str, headers: Sequence[str], rows: Sequence[terminal.Row]) -> None:
+    if terminal.on_terminal():
+        is_long = any(len(str(row[0])) > LONG_NAME for row in rows)
+        terminal.show_table(headers, rows, texts=len(headers) - 1 if is_long else 0)
+        terminal.say("")
+    else:
+        terminal.show_table((), [(name, *row) for row in rows])
 
 
 @table.command("check")

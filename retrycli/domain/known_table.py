@@ -1,5 +1,6 @@
 """A table as the database's catalogue describes it, and the values counted in some of its rows."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -38,12 +39,16 @@ class TableColumn:
         kind: the kind of its values.
         sql: its name, quoted for SQL if necessary.
         labels: the values of an enumeration, in their order.
+        type: its type, as the catalogue words it; empty if it has none.
+        is_nullable: it may be null.
     """
 
     name: str
     kind: ValueKind
     sql: str
     labels: tuple[str, ...] = ()
+    type: str = ""
+    is_nullable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +67,13 @@ class KnownTable:
     Attributes:
         relation: its name, without the schema.
         schema: its schema; None if the name alone finds the table.
+        home: its schema, even if the name alone finds the table; None for SQLite.
         sql: its name, with the schema if necessary, quoted for SQL.
         alias: its name without the schema, quoted for SQL, as expressions qualify its columns.
         kind: the kind of relation.
         columns: its columns, in their order.
-        keys: the columns that are unique on their own, the primary key first.
+        primary: the columns of its primary key.
+        unique: the columns of each other unique index over all rows.
         indexed: the columns that are the first column of an index over all rows.
         references: its foreign keys of one column.
         has_row_numbers: SQLite numbers its rows in the order in which they were added.
@@ -79,16 +86,30 @@ class KnownTable:
     alias: str
     kind: RelationKind
     columns: tuple[TableColumn, ...]
-    keys: tuple[str, ...] = ()
+    primary: tuple[str, ...] = ()
+    unique: tuple[tuple[str, ...], ...] = ()
     indexed: frozenset[str] = frozenset()
     references: tuple[ForeignKey, ...] = ()
     has_row_numbers: bool = False
     is_readable: bool = True
+    home: str | None = None
 
     @property
     def name(self) -> str:
         """Return the table's name as the setting ``database.table`` expects it."""
         return self.relation if self.schema is None else f"{self.schema}.{self.relation}"
+
+    def keys(self, column: str) -> list[str]:
+        """Return the keys of which a column is a part, in words, and whether an index begins with it."""
+        named = [("primary", self.primary), *(("unique", names) for names in self.unique)]
+        found = [(word, [name for name in names if name != column]) for word, names in named if column in names]
+        words = [f"{word} with {', '.join(others)}" if others else word for word, others in found]
+        return words or ["index"] * (column in self.indexed)
+
+    def target(self, column: str) -> str | None:
+        """Return the column of another table to which the foreign key of a column refers; None if it has none."""
+        found = self.reference(column)
+        return None if found is None else f"{found.table}.{found.target}"
 
     def reference(self, column: str) -> ForeignKey | None:
         """Return the foreign key of a column, if it has one."""
@@ -97,7 +118,7 @@ class KnownTable:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was counted in some rows of a table. It contains no text except the values of status and type columns.
+    """What was counted in some rows of a table.
 
     Attributes:
         rows: the number of rows that were read.
@@ -105,9 +126,6 @@ class Sample:
         is_newest: these are the newest rows; otherwise any rows.
         values: the values of a column with the numbers of their rows, by the column's name.
         older: values of an indexed column that occur only in other rows, with the numbers of their rows, up to a limit.
-        lists: the number of rows with several e-mail addresses in the recipient's column, by separator.
-        json_bodies: the number of rows whose body is a JSON object.
-        problem: why the rows could not be read; None if they were read.
     """
 
     rows: int = 0
@@ -115,6 +133,8 @@ class Sample:
     is_newest: bool = False
     values: Mapping[str, tuple[tuple[object, int], ...]] = field(default_factory=dict)
     older: Mapping[str, tuple[tuple[object, int], ...]] = field(default_factory=dict)
-    lists: Mapping[str, int] = field(default_factory=dict)
-    json_bodies: int = 0
-    problem: str | None = None
+
+
+def plain_name(name: str) -> str:
+    """Return a name in lower case, with its words separated by underscores: ``StatusName`` is ``status_name``."""
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")

@@ -1,4 +1,4 @@
-"""Decide which values of a status column may be shown. A text column may hold customers' words instead of statuses."""
+"""Decide which values of a column may be shown. A text column may hold customers' words instead of statuses."""
 
 import re
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ LONGEST = 24  # maximum number of characters of a text
 SHORT_WORDS = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[ _.-][A-Za-z0-9]+){0,2}|[0-9]{1,3}")
 
 # Words for statuses, in lower case and with underscores.
-DELIVERED = re.compile("sent|delivered|done|success|succeeded|successful|completed?|processed|published")
 COMMON = re.compile(
-    f"{DELIVERED.pattern}|failed|failure|fail|errore?d?|exception|bounced|undeliverable|dead|dead_letter|abandoned|"
-    "cancell?ed|rejected|expired|skipped|pending|new|created|queued|waiting|scheduled|ready|outgoing|sending|processing|"
-    "in_progress|started|running|retry|retrying|deferred|delayed|held|paused|blocked|draft|approved|received|read|open|"
-    "not_sent|partially_sent|partially_errored|customer|supplier|internal"
+    "sent|delivered|done|success|succeeded|successful|completed?|processed|published|failed|failure|fail|errore?d?|"
+    "exception|bounced|undeliverable|dead|dead_letter|abandoned|cancell?ed|rejected|expired|skipped|pending|new|"
+    "created|queued|waiting|scheduled|ready|outgoing|sending|processing|in_progress|started|running|retry|retrying|"
+    "deferred|delayed|held|paused|blocked|draft|approved|received|read|open|not_sent|partially_sent|"
+    "partially_errored|customer|supplier|internal"
 )
 
 
@@ -43,7 +43,7 @@ class ShownValues:
         return tuple(value for value, _ in self.counts)
 
 
-def shown_values(counts: Sequence[tuple[object, int]], column: TableColumn) -> ShownValues:
+def shown_values(counts: Sequence[tuple[object, int]], column: TableColumn, *, is_status: bool = True) -> ShownValues:
     """Return the values that may be shown: labels of an enumeration, booleans, small numbers, and words for statuses.
 
     A text is shown if it is a common word for a status. Another text is shown only if it is short, several rows have
@@ -52,12 +52,17 @@ def shown_values(counts: Sequence[tuple[object, int]], column: TableColumn) -> S
     Args:
         counts: values of the column, with the numbers of their rows.
         column: the column.
+        is_status: the column holds statuses or other codes. If false, texts are shown only if at least one of them is a
+            common word for a status, or a number.
     """
     known: dict[Scalar, int] = dict.fromkeys(column.labels, 0)
     if column.kind is ValueKind.BOOLEAN:
         known = {False: 0, True: 0}
     hidden = empty = 0
     is_free = len(counts) > MOST_VALUES or not all(_is_short(value) for value, _ in counts if value is not None)
+    texts = [value for value, _ in counts if isinstance(value, str)]
+    if texts and not is_status:
+        is_free = is_free or not any(_is_common(text) or text.isdigit() for text in texts)
     for value, rows in counts:
         literal = bool(value) if column.kind is ValueKind.BOOLEAN and value in {0, 1} else value
         if value is None:
@@ -83,9 +88,3 @@ def _is_short(value: object) -> bool:
     if isinstance(value, str):
         return len(value) <= LONGEST and SHORT_WORDS.fullmatch(value) is not None
     return isinstance(value, int) and abs(value) <= LARGEST
-
-
-def delivered_value(shown: ShownValues) -> Scalar | None:
-    """Return the only value that is a word for a delivered message; None if there is no such value, or several."""
-    found = [value for value in shown.values if isinstance(value, str) and DELIVERED.fullmatch(value.lower())]
-    return found[0] if len(found) == 1 else None

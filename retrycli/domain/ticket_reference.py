@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from retrycli.domain.known_table import ForeignKey, KnownTable, TableColumn, ValueKind
-from retrycli.domain.mapping_proposal import TICKET_NAMES, sub_select
-from retrycli.domain.table_ranking import plain_name
+from retrycli.domain.known_table import ForeignKey, KnownTable, TableColumn, ValueKind, plain_name
 
 MOST = 3  # maximum number of columns that are shown
+# Columns of another table that may be the number that a ticketing API knows.
+TICKET_NAMES = ("ticket_id", "ticket_number", "number", "external_id", "ticket_key", "key", "remote_id", "reference")
 # Words in the names of columns that may hold the number or key of a ticket. Other columns may hold customers' words.
 TICKET_WORDS = frozenset({"ticket", "number", "case", "issue", "external", "remote", "reference", "ref", "key"})
 KINDS = frozenset({ValueKind.INTEGER, ValueKind.TEXT, ValueKind.UUID, ValueKind.ANY})
@@ -94,8 +94,15 @@ def reference_of(
         _plain(row.get("retrycli_id")),
         _plain(row.get("retrycli_ticket")),
         {name: value for name, value in shown.items() if isinstance(value, int | str)},
-        {each.name: sub_select(table, reference, other, each.sql) for each in columns},
+        {each.name: _sub_select(table, reference, other, each.sql) for each in columns},
     )
+
+
+def _sub_select(table: KnownTable, reference: ForeignKey, other: KnownTable, wanted: str) -> str:
+    """Return an expression that reads a column of the row to which a foreign key refers. It is for the operator."""
+    here = {column.name: column.sql for column in table.columns}[reference.column]
+    there = {column.name: column.sql for column in other.columns}[reference.target]
+    return f"(SELECT t.{wanted} FROM {other.sql} t WHERE t.{there} = {table.alias}.{here})"  # noqa: S608  not executed
 
 
 def _plain(value: object) -> int | str | None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
         bodies,
         bulk,
         demo,
-        discover,
+        describe,
         doctor,
         dry_run,
         edit_message,

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.delivery_stats import DeliveryStats, Group
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
-    from retrycli.domain.mapping_proposal import Proposal
     from retrycli.operations.bulk import BulkResult
-    from retrycli.operations.discover import Discovery
+    from retrycli.operations.describe import DescribedTable, Description
     from retrycli.operations.edit_message import Edit
     from retrycli.operations.explain import Explanation
     from retrycli.operations.pause import ActiveHold
@@ -265,30 +264,32 @@ def look_ups(asked: Sequence[LookedUp]) -> Body:
     }
 
 
-def discovered(found: Discovery) -> Body:
-    """Return the body of ``table discover``, without the settings as text."""
-    return {
-        "database": found.place,
-        "examined": found.examined,
-        "tables": [_proposal(each) for each in found.proposals],
-    }
+def described(found: Description, text: str | None) -> Body:
+    """Return the body of ``table describe``; the settings as text are None if tables are listed."""
+    tables = [_described(each, is_whole=text is not None) for each in found.tables]
+    return {"database": found.place, "examined": found.examined, "tables": tables, "settings": text}
 
 
-def _proposal(proposal: Proposal) -> Body:
-    sample, shown = proposal.sample, proposal.status
-    return {
-        "table": proposal.name,
-        "kind": proposal.kind,
-        "conforming": proposal.is_conforming,
-        "columns": proposal.columns,
-        "statuses": [{"value": value, "rows": rows, "older": value in proposal.older} for value, rows in shown.counts],
-        "rows_without_status": shown.empty,
-        "rows_with_hidden_status": shown.hidden,
-        "rows_counted": sample.rows,
-        "counted_all": sample.is_whole,
-        "counted_newest": sample.is_newest,
-        "problem": sample.problem,
+def _described(found: DescribedTable, *, is_whole: bool) -> Body:
+    known, sample = found.known, found.sample
+    body: Body = {
+        "table": known.name,
+        "kind": known.kind,
+        "rows": None if found.problem else sample.rows,
+        "all_rows": sample.is_whole,
+        "newest_rows": sample.is_newest,
+        "text_columns": found.texts,
+        "columns_with_few_values": found.few,
+        "problem": found.problem,
     }
+    if is_whole:
+        body["columns"] = [
+            {"column": each.name, "type": each.type, "nullable": each.is_nullable}
+            | {"keys": known.keys(each.name), "refers_to": known.target(each.name)}
+            for each in known.columns
+        ]
+        body |= {"time": found.time, "values": [_fields(each) for each in found.values]}
+    return body
 
 
 def edited(done: Edit) -> Body:

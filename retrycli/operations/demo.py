@@ -130,7 +130,7 @@ def run_with_table() -> None:
         file = demo.folder / CONFIG
         file.write_text(file.read_text(encoding="utf-8") + OUTBOX_SETTINGS, encoding="utf-8")
         _print(f"The messages are in the table outbox. The settings in {file} describe it:\n{OUTBOX_SETTINGS}")
-        _show(demo, "table discover", "table check", "table accept --yes", "run-once", "list-failed")
+        _show(demo, "table describe outbox", "table check", "table accept --yes", "run-once", "list-failed")
         _print(f"The demo's files are kept in {demo.folder}.")
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from retrycli.domain.known_table import Sample
     from retrycli.domain.outcome import LookUp, Outcome
     from retrycli.domain.passes import PassRecord
     from retrycli.operations.explain import Explanation
@@ -168,3 +169,9 @@ def left_out(number: int) -> str:
     """Describe the failed rows that the settings leave out."""
     rows = "1 failed row does" if number == 1 else f"{number:,} failed rows do"
     return f"{rows} not meet database.where; passes ignore them (in a large table, only some rows are counted)"
+
+
+def counted_rows(sample: Sample) -> str:
+    """Describe which rows of a table were counted."""
+    rows = formatting.count(sample.rows, "row")
+    return f"all {rows}" if sample.is_whole else f"the newest {rows}" if sample.is_newest else rows

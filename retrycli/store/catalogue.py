@@ -28,15 +28,16 @@ WITH RECURSIVE base (oid, type) AS (
   UNION ALL
   SELECT d.oid, b.type FROM pg_catalog.pg_type d JOIN base b ON d.typbasetype = b.oid WHERE d.typtype = 'd'
 )
-SELECT a.attrelid AS oid, a.attnum, a.attname, t.typname, t.typcategory, t.oid AS type
+SELECT a.attrelid AS oid, a.attnum, a.attname, t.typname, t.typcategory, t.oid AS type,
+  pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name, a.attnotnull
 FROM pg_catalog.pg_attribute a JOIN base b ON b.oid = a.atttypid JOIN pg_catalog.pg_type t ON t.oid = b.type
 WHERE a.attrelid >= CAST({FIRST_OID} AS oid) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
 """  # noqa: S608  a constant
 LABELS = "SELECT enumtypid AS type, enumlabel FROM pg_catalog.pg_enum ORDER BY enumtypid, enumsortorder"
 INDEXES = f"""
-SELECT i.indrelid AS oid, i.indkey[0] AS attnum, i.indisprimary,
-  i.indisunique AND i.indnkeyatts = 1 AND (c.relkind = 'p' OR NOT c.relhassubclass) AS is_key
+SELECT i.indrelid AS oid, CAST(i.indkey AS text) AS numbers, i.indnkeyatts, i.indisprimary,
+  i.indisunique AND (c.relkind = 'p' OR NOT c.relhassubclass) AS is_key
 FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
 JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_am m ON m.oid = x.relam
 WHERE i.indrelid >= CAST({FIRST_OID} AS oid) AND i.indisvalid AND i.indpred IS NULL AND m.amname = 'btree'
@@ -79,6 +80,19 @@ SELECT (SELECT name FROM pragma_table_info(?) WHERE name = f."from" COLLATE NOCA
   (SELECT name FROM pragma_table_info(f."table") WHERE coalesce(name = f."to" COLLATE NOCASE, pk = 1))
 FROM pragma_foreign_key_list(?) f WHERE (SELECT count(*) FROM pragma_foreign_key_list(?) g WHERE g.id = f.id) = 1
 """
+# SQLite accepts any text as a type. A primary key may be null, unless it is an INTEGER.
+COLUMNS_IN_SQLITE = """
+SELECT name, type, pk, substr(type, 1, 40) AS short,
+  NOT ("notnull" OR (pk AND upper(type) = 'INTEGER' AND max(pk) OVER () = 1)) AS is_nullable
+FROM pragma_table_xinfo(?) WHERE hidden <> 1 ORDER BY cid
+"""
+# An expression in an index has no name.
+INDEXES_IN_SQLITE = """
+SELECT i."unique" AND i.origin <> 'pk' AND count(*) = count(x.name) AS is_key, group_concat(x.name, char(0)) AS names,
+  max(CASE WHEN x.seqno = 0 THEN x.name END) AS first
+FROM pragma_index_list(?) i, pragma_index_info(i.name) x
+WHERE NOT i.partial GROUP BY i.name ORDER BY i.seq DESC
+"""
 WITHOUT_ROWID = re.compile(r"\)[^)]*WITHOUT\s+ROWID[^)]*$", re.IGNORECASE)
 
 
@@ -108,29 +122,27 @@ def _in_sqlite(connection: Connection) -> Iterator[KnownTable]:
     )
     for name, kind, sql in found.all():
         try:
-            columns = connection.exec_driver_sql(
-                "SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1", (name,)
-            ).all()
-            indexes = connection.exec_driver_sql(
-                'SELECT i."unique" AS is_unique, group_concat(x.name, char(0)) AS names FROM pragma_index_list(?) i, '
-                "pragma_index_info(i.name) x WHERE NOT i.partial GROUP BY i.name ORDER BY i.origin = 'pk' DESC, i.seq",
-                (name,),
-            ).all()
+            columns = connection.exec_driver_sql(COLUMNS_IN_SQLITE, (name,)).all()
+            indexes = connection.exec_driver_sql(INDEXES_IN_SQLITE, (name,)).all()
             references = connection.exec_driver_sql(REFERENCES_IN_SQLITE, (name, name, name)).all()
         except exc.DBAPIError:  # a view of a table that is gone, or a virtual table whose module is not loaded
             continue
-        primary = [column.name for column in columns if column.pk]
-        keyed = [index.names.split("\0") for index in indexes if index.names]
-        unique = [index.names for index in indexes if index.is_unique and index.names and "\0" not in index.names]
+        primary = tuple(column.name for column in sorted(columns, key=lambda each: each.pk) if column.pk)
         yield KnownTable(
             relation=name,
             schema=None,
             sql=quote(name),
             alias=quote(name),
             kind=RelationKind(kind),
-            columns=tuple(TableColumn(each.name, _kind_in_sqlite(each.type), quote(each.name)) for each in columns),
-            keys=tuple(dict.fromkeys([*(primary if len(primary) == 1 else []), *unique])),
-            indexed=frozenset([*(names[0] for names in keyed), *primary[:1]]),
+            columns=tuple(
+                TableColumn(
+                    each.name, _kind_in_sqlite(each.type), quote(each.name), (), each.short, bool(each.is_nullable)
+                )
+                for each in columns
+            ),
+            primary=primary,
+            unique=tuple(tuple(each.names.split("\0")) for each in indexes if each.is_key),
+            indexed=frozenset([*(each.first for each in indexes if each.first), *primary[:1]]),
             references=tuple(ForeignKey(*each) for each in references if None not in each),
             has_row_numbers=kind == "table" and not WITHOUT_ROWID.search(sql or ""),
         )
@@ -147,7 +159,8 @@ class _Parts:
     """What belongs to one relation of a PostgreSQL database; columns by their numbers."""
 
     columns: dict[int, TableColumn] = field(default_factory=dict)
-    keys: list[int] = field(default_factory=list)
+    primary: tuple[str, ...] = ()
+    unique: list[tuple[str, ...]] = field(default_factory=list)
     indexed: set[int] = field(default_factory=set)
     references: list[tuple[int, int, int]] = field(default_factory=list)
 
@@ -167,7 +180,8 @@ def _in_postgresql(connection: Connection) -> Iterator[KnownTable]:
             alias=quote(row.relname),
             kind=RELATION_KINDS[row.relkind],
             columns=tuple(columns.values()),
-            keys=tuple(dict.fromkeys(columns[number].name for number in own.keys)),
+            primary=own.primary,
+            unique=tuple(own.unique),
             indexed=frozenset(columns[number].name for number in own.indexed),
             references=tuple(
                 ForeignKey(
@@ -177,6 +191,7 @@ def _in_postgresql(connection: Connection) -> Iterator[KnownTable]:
                 if other in relations
             ),
             is_readable=row.is_readable,
+            home=row.nspname,
         )
 
 
@@ -193,13 +208,19 @@ def _read_parts(connection: Connection) -> defaultdict[int, _Parts]:
     for row in connection.exec_driver_sql(COLUMNS):
         kind = BY_TYPE.get(row.typname) or BY_CATEGORY.get(row.typcategory, ValueKind.OTHER)
         kind = ValueKind.OTHER if row.typname in NOT_INTEGERS else kind
-        column = TableColumn(row.attname, kind, quote(row.attname), tuple(labels[row.type]))
+        all_labels, is_nullable = tuple(labels[row.type]), not row.attnotnull
+        column = TableColumn(row.attname, kind, quote(row.attname), all_labels, row.type_name, is_nullable)
         parts[row.oid].columns[row.attnum] = column
     for row in connection.exec_driver_sql(INDEXES):
-        if row.attnum in parts[row.oid].columns:  # 0 stands for an expression
-            parts[row.oid].indexed.add(row.attnum)
-            if row.is_key:
-                parts[row.oid].keys.append(row.attnum)
+        own, numbers = parts[row.oid], [int(each) for each in row.numbers.split()[: row.indnkeyatts]]
+        if numbers[0] in own.columns:  # 0 stands for an expression
+            own.indexed.add(numbers[0])
+        if row.is_key and all(number in own.columns for number in numbers):
+            names = tuple(own.columns[number].name for number in numbers)
+            if row.indisprimary:
+                own.primary = names
+            else:
+                own.unique.append(names)
     for row in connection.exec_driver_sql(REFERENCES):
         parts[row.oid].references.append((row.attnum, row.other, row.target))
     return parts

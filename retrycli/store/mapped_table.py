@@ -111,7 +111,7 @@ def _require_columns(mapping: TableMapping, columns: Mapping[str, ReflectedColum
     if missing:
         raise SchemaMismatch(
             f"{place} has no column {' or '.join(missing)}; write database.columns.{missing[0]}. "
-            "`retrycli table discover` proposes settings"
+            "`retrycli table describe` shows tables and their columns"
         )
 
 

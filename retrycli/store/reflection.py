@@ -166,7 +166,7 @@ def table_of(
     if missing:
         raise SchemaMismatch(
             f"{place} has no column {' or '.join(missing)}; retrycli needs {', '.join(REQUIRED_COLUMNS)}. If the "
-            "table's columns have other names, run `retrycli table discover`"
+            "table's columns have other names, run `retrycli table describe`"
         )
     check_types(columns, place, is_sqlite=is_sqlite)
     read_as = ((each, read_type(each, found["type"], is_sqlite=is_sqlite)) for each, found in columns.items())

@@ -10,11 +10,10 @@ from sqlalchemy import ColumnElement, Select, Text, and_, case, cast, column, se
 from sqlalchemy import table as table_clause
 
 from retrycli.domain.errors import DatabaseUnavailable
-from retrycli.domain.known_table import KnownTable, Sample, TableColumn, ValueKind
+from retrycli.domain.known_table import KnownTable, Sample, TableColumn, ValueKind, plain_name
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.status_values import ShownValues, shown_values
 from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar, Split, TableMapping, Translated
-from retrycli.domain.table_ranking import plain_name
 from retrycli.domain.ticket_reference import TicketReference, reference_of, ticket_columns
 from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database

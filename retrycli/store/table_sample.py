@@ -14,7 +14,6 @@ from sqlalchemy import (
     Connection,
     Subquery,
     Text,
-    and_,
     cast,
     column,
     func,
@@ -31,7 +30,6 @@ from retrycli.store.database import Database
 
 ROWS = 5_000  # maximum number of rows that are read
 OLDER_ROWS = 1_000  # maximum number of rows with one value that are counted by an index
-SEPARATORS = (",", ";")
 
 # The limits of one transaction: milliseconds for each statement of a server, and the number of SQLite's instructions,
 # which take about two seconds.
@@ -100,31 +98,32 @@ class TableSample:
                         sample = replace(sample, older={**sample.older, each.name: self._count_older(each, values)})
         return sample
 
-    def count_lists(self, recipient: TableColumn) -> dict[str, int]:
-        """Count the rows whose recipient is a list of e-mail addresses, by the separator of the list.
+    def count_distinct(self, columns: Sequence[TableColumn]) -> dict[str, int]:
+        """Count the different values of columns, except null, by the column's name.
 
         Raises:
             DatabaseUnavailable: the table can't be read, or only with too much effort.
         """
-        text = cast(column(recipient.name), Text)
-        signs = func.length(text) - func.length(func.replace(text, "@", ""))
-        lists = {
-            each: and_(signs >= 2, func.length(func.replace(text, each, "")) < func.length(text))  # noqa: PLR2004
-            for each in SEPARATORS
-        }
-        counts = {each: self.count_if(condition) for each, condition in lists.items()}
-        return {each: rows for each, rows in counts.items() if rows}
+        found = self._some(*map(_shortened, columns), literal(1)).c
+        counts = [func.count(value.distinct()) for value in found]
+        with read_only(self._database) as connection:
+            *numbers, _ = connection.execute(select(*counts)).one()
+        return dict(zip((each.name for each in columns), numbers, strict=True))
 
-    def count_json(self, body: TableColumn) -> int:
-        """Count the rows whose body is a JSON object.
+    def newest_times(self, wanted: TableColumn, time: TableColumn) -> dict[object, object]:
+        """Return the newest time of the rows with each value of a column that has few values.
 
         Raises:
             DatabaseUnavailable: the table can't be read, or only with too much effort.
         """
-        return self.count_if(func.substr(cast(column(body.name), Text), 1, 1, type_=Text) == "{")
+        value, newest = self._some(_shortened(wanted), column(time.name)).c
+        with read_only(self._database) as connection:
+            rows = connection.execute(select(value, func.max(newest)).group_by(value).limit(MOST_VALUES + 1))
+            return {row[0]: row[1] for row in rows}
 
-    def _some(self, value: ColumnElement[Any]) -> Subquery:
-        statement = select(value.label("value")).select_from(self._table).limit(ROWS)
+    def _some(self, *values: ColumnElement[Any]) -> Subquery:
+        labelled = [value.label(f"value_{number}") for number, value in enumerate(values)]
+        statement = select(*labelled).select_from(self._table).limit(ROWS)
         return (statement if self._order is None else statement.order_by(self._order.desc())).subquery()
 
     def count_if(self, condition: ColumnElement[bool]) -> int:
@@ -135,15 +134,12 @@ class TableSample:
         """
         found = self._some(condition)
         with read_only(self._database) as connection:
-            rows = connection.execute(select(func.count()).select_from(found).where(found.c.value))
+            rows = connection.execute(select(func.count()).select_from(found).where(found.c[0]))
             return rows.scalar_one()
 
     def _count(self, connection: Connection, wanted: TableColumn) -> tuple[tuple[object, int], ...]:
-        value: ColumnElement[Any] = column(wanted.name)
-        if wanted.kind is ValueKind.TEXT:
-            value = func.substr(cast(value, Text), 1, LONGEST + 1)  # enough to see that a text is too long
-        found = self._some(value)
-        statement = select(found.c.value, func.count()).group_by(found.c.value).order_by(func.count().desc())
+        [value] = self._some(_shortened(wanted)).c
+        statement = select(value, func.count()).group_by(value).order_by(func.count().desc())
         return tuple((each, rows) for each, rows in connection.execute(statement.limit(MOST_VALUES + 1)))
 
     def _count_older(
@@ -164,3 +160,10 @@ class TableSample:
                     found.append((last, connection.execute(select(func.count()).select_from(rows)).scalar_one()))
                 last = connection.execute(following.where(value > last)).scalar()
         return tuple(found)
+
+
+def _shortened(wanted: TableColumn) -> ColumnElement[Any]:
+    value: ColumnElement[Any] = column(wanted.name)
+    if wanted.kind is ValueKind.TEXT:
+        return func.substr(cast(value, Text), 1, LONGEST + 1)  # enough to see that a text is too long
+    return value

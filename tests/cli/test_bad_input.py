@@ -171,7 +171,7 @@ def test_a_missing_required_column_is_named(cli: Cli, untouched: Application) ->
     assert line == (
         f"pending_messages in {untouched.path} has no column last_error; "
         "retrycli needs id, ticket_id, message_type, subject, body, status, retry_count, last_error. "
-        "If the table's columns have other names, run `retrycli table discover`"
+        "If the table's columns have other names, run `retrycli table describe`"
     )
     assert untouched.dump() == before
 

@@ -22,8 +22,6 @@ from tests.users import need_own_program
 if TYPE_CHECKING:
     from tests.recorded import Scene
 
-LEFT_OUT = ("table discover",)
-"""Commands that will be removed, and so will their tests. For the same reason, no invocation has a systemd timer."""
 DEAD = {"TICKETING_API_BASE_URL": "http://127.0.0.1:9"}
 """A ticketing API that refuses connections."""
 TARGETS = {"RETRYCLI_NOTIFY__URLS": "json://127.0.0.1:9", "RETRYCLI_NOTIFY__PING_URL": "http://127.0.0.1:9/ping"}
@@ -246,6 +244,12 @@ SCENARIOS: dict[str, Sequence[Run]] = {
         *wrong("deliver-test", "deliver-test --ticket ' '", "deliver-test --ticket 4711 --type customer"),
     ],
     "table": [],
+    "table describe": [
+        Run("table describe"),
+        *once("table describe pending_messages"),
+        Run("table describe outbox", ways="terminal"),  # there is no such table unless it is the mapped one
+        *wrong("table describe pending_message", "table describe --url sqlite:///gone.db"),
+    ],
     "table check": [Run("table check")],
     "table accept": [
         Run("table accept --yes"),
@@ -282,7 +286,7 @@ def commands() -> dict[str, bool]:
             add(command.get_command(None, each), f"{name} {each}".strip())
 
     add(get_command(app), "")
-    return {name: has_json for name, has_json in found.items() if name not in LEFT_OUT}
+    return found
 
 
 def file_of(name: str) -> str:

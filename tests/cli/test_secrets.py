@@ -67,7 +67,7 @@ COMMANDS = {
     "init": "init --config new.toml --base-url http://127.0.0.1:9 --database-url {url}",
     "config show": "config show",
     "config check": "config check",
-    "table discover": "table discover",
+    "table describe": "table describe pending_messages",
     "table check": "table check",
     "table accept": "table accept --yes",
     "presets": "presets",

@@ -17,6 +17,7 @@ from retrycli.domain.ticket_reference import TicketReference
 from retrycli.operations.doctor.context import Context, Finding, Level, failed, of_error, ok, warning
 from retrycli.operations.presets import example_url
 from retrycli.operations.wiring import connect, utc_now
+from retrycli.operations.words import counted_rows
 from retrycli.operations.words import left_out as left_out_in_words
 from retrycli.store import mapping_check, own_tables, schema, table_facts
 from retrycli.store.application_table import check_ids
@@ -112,9 +113,7 @@ def status_words(found: StatusCount) -> str:
         counted.append(f"null ×{found.shown.empty:,}")
     if found.shown.hidden:
         counted.append(f"other values, not shown because they may be customers' words ×{found.shown.hidden:,}")
-    rows = f"{found.sample.rows:,} row{'' if found.sample.rows == 1 else 's'}"
-    which = f"all {rows}" if found.sample.is_whole else f"the newest {rows}" if found.sample.is_newest else rows
-    return f"the statuses of {which}: {', '.join(counted)}"
+    return f"the statuses of {counted_rows(found.sample)}: {', '.join(counted)}"
 
 
 def _shown(value: object) -> str:

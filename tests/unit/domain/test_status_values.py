@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from retrycli.domain.known_table import TableColumn, ValueKind
-from retrycli.domain.status_values import LARGEST, LONGEST, ShownValues, delivered_value, shown_values
+from retrycli.domain.status_values import LARGEST, LONGEST, ShownValues, shown_values
 
 TEXT = TableColumn("status", ValueKind.TEXT, "status")
 NUMBER = TableColumn("status", ValueKind.INTEGER, "status")
@@ -33,6 +33,22 @@ def test_a_text_is_shown_only_if_it_looks_like_a_status(counts: list[tuple[objec
     assert found.hidden == sum(rows for value, rows in counts if value not in shown)
 
 
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        (("Oyelaran", "Dear B"), set()),
+        (("failed", "Held up"), {"failed", "Held up"}),
+        (("1", "2"), {"1", "2"}),
+        ((1, 2), {1, 2}),
+    ],
+)
+def test_a_text_of_a_column_that_no_setting_names_is_shown_only_beside_a_common_word(
+    values: tuple[str | int, ...], shown: set[str | int]
+) -> None:
+    column = NUMBER if isinstance(values[0], int) else TEXT
+    assert set(shown_values([(value, 9) for value in values], column, is_status=False).values) == shown
+
+
 def test_small_numbers_are_shown() -> None:
     assert shown_values([(2, 1), (0, 5)], NUMBER).counts == ((0, 5), (2, 1))
     assert shown_values([(2, 1), (LARGEST + 1, 5)], NUMBER) == ShownValues((), 6)
@@ -49,11 +65,3 @@ def test_labels_of_an_enumeration_are_shown_with_their_counts() -> None:
 
 def test_bytes_are_not_shown() -> None:
     assert shown_values([(b"failed", 9)], TEXT) == ShownValues((), 9)
-
-
-@pytest.mark.parametrize(
-    ("values", "found"),
-    [(("new", "Sent"), "Sent"), (("sent", "delivered"), None), (("new", "bounced"), None), ((1, True), None)],
-)
-def test_the_value_for_delivered_messages_is_proposed_only_if_it_is_unique(values: tuple[str, ...], found: str) -> None:
-    assert delivered_value(ShownValues(tuple((value, 1) for value in values))) == found

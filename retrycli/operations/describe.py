@@ -1,0 +1,159 @@
+"""Describe the tables of a database, so that an operator can write the settings. Guess nothing, and write nothing.
+
+Views are described too, because a view that takes updates can be the application's table.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
+
+from retrycli.config.settings import Settings
+from retrycli.config.template import masked_url
+from retrycli.domain.errors import InvalidMessage, RetrycliError, SchemaMismatch
+from retrycli.domain.known_table import KnownTable, Sample, TableColumn, ValueKind
+from retrycli.domain.message import utc_time
+from retrycli.domain.status_values import LONGEST, shown_values
+from retrycli.domain.table_mapping import Scalar
+from retrycli.operations.database_option import naming_option, with_database
+from retrycli.operations.wiring import connect
+from retrycli.store.catalogue import list_tables
+from retrycli.store.database import Database
+from retrycli.store.table_sample import TableSample
+
+FEW = 12  # maximum number of values of a column with few values
+TEXTS = frozenset({ValueKind.TEXT, ValueKind.JSON, ValueKind.ANY})
+COUNTED = frozenset({ValueKind.TEXT, ValueKind.INTEGER, ValueKind.BOOLEAN, ValueKind.ENUM, ValueKind.ANY})
+OPTION = "--url"
+UNREADABLE = "its rows could not be read, or only in more than a few seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class ValueCount:
+    """The rows with one value of a column, or with any value that may be a customer's words."""
+
+    column: str
+    value: Scalar | None
+    rows: int
+    newest: datetime | None = None
+    older: bool = False  # none of the newest rows has the value
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedTable:
+    """A table, and what was counted in some of its rows, or why they could not be read.
+
+    ``few`` names the columns that are not unique and have few values, and ``time`` the one with most different times.
+    """
+
+    known: KnownTable
+    sample: Sample = Sample()  # noqa: RUF009  it is immutable
+    few: tuple[str, ...] = ()
+    time: str | None = None
+    values: tuple[ValueCount, ...] = ()
+    problem: str | None = None
+
+    @property
+    def rows(self) -> str | None:
+        """Return the number of rows that were read, with a sign + if there are more; None if none could be read."""
+        return None if self.problem else f"{self.sample.rows}{'' if self.sample.is_whole else '+'}"
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return the names of the columns with text."""
+        return tuple(each.name for each in self.known.columns if each.kind in TEXTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The tables that are described, the number of all tables, the database, and ``database.url`` if it is new."""
+
+    tables: tuple[DescribedTable, ...]
+    examined: int
+    place: str
+    url: str | None
+
+
+def describe(settings: Settings, *, url: str | None = None, name: str | None = None) -> Description:
+    """Describe a table. Without a name, list the tables with a text column and another column with few values.
+
+    Tables that have no rows, or can't be read, are listed if they have a text column. The table that the settings name
+    need not exist.
+
+    Raises:
+        DatabaseUnavailable: the database can't be opened or read.
+        ConfigurationError: the URL is not valid, or there is no such table.
+    """
+    chosen = with_database(settings, url, OPTION)
+    with naming_option(url and OPTION), closing(connect(chosen)) as database:
+        tables = [each for each in list_tables(database) if not each.relation.startswith("retrycli_")]
+        if name is None:
+            found = tuple(filter(_may_hold_messages, (_describe(database, each) for each in tables)))
+        else:
+            found = (_describe(database, _find(tables, name, database.place), with_values=True),)
+        return Description(found, len(tables), database.place, url and _as_setting(chosen))
+
+
+def _may_hold_messages(found: DescribedTable) -> bool:
+    pairs = ((text, other) for text in found.texts for other in found.few)
+    return any(text != other for text, other in pairs) or (not found.sample.rows and bool(found.texts))
+
+
+def _describe(database: Database, known: KnownTable, *, with_values: bool = False) -> DescribedTable:
+    if not known.is_readable:
+        return DescribedTable(known, problem=f"the role may not read it; run GRANT SELECT ON {known.sql} TO the role")
+    keys = {names[0] for names in (known.primary, *known.unique) if len(names) == 1}
+    columns = [each for each in known.columns if each.kind in COUNTED and each.name not in keys]
+    times = [each for each in known.columns if each.kind is ValueKind.TIME]
+    ordered = [each for each in known.columns if each.kind is ValueKind.INTEGER and each.name in keys] + times
+    rows = TableSample(database, known, next((each.name for each in ordered if each.name in known.indexed), None))
+    try:
+        different = rows.count_distinct([*columns, *times])
+        few = [each for each in columns if different[each.name] <= FEW]
+        sample = rows.count_values(few if with_values else [])
+        time = max(times, key=lambda each: different[each.name], default=None)
+        values = tuple(value for each in few if with_values for value in _values(rows, each, sample, time))
+    except RetrycliError:  # its text may quote a row, for example if a view converts values
+        return DescribedTable(known, problem=UNREADABLE)
+    names = tuple(each.name for each in few if sample.rows)
+    return DescribedTable(known, sample, names, None if time is None else time.name, values)
+
+
+def _values(rows: TableSample, wanted: TableColumn, sample: Sample, time: TableColumn | None) -> Iterator[ValueCount]:
+    older = sample.older.get(wanted.name, ())
+    length = re.search(r"char.*\((\d+)\)", wanted.type, re.IGNORECASE)
+    is_code = length is not None and int(length[1]) <= LONGEST  # too short for free text
+    shown = shown_values((*sample.values[wanted.name], *older), wanted, is_status=is_code)
+    times = {} if time is None else rows.newest_times(wanted, time)
+    for value, number in shown.counts:
+        yield ValueCount(wanted.name, value, number, _time(times.get(value)), value in dict(older))
+    if shown.empty:
+        yield ValueCount(wanted.name, None, shown.empty, _time(times.get(None)))
+    if shown.hidden:
+        yield ValueCount(wanted.name, None, shown.hidden, hidden=True)
+
+
+def _time(value: object) -> datetime | None:
+    with suppress(InvalidMessage):  # SQLite stores any text
+        return utc_time("newest", value)
+    return None
+
+
+def _as_setting(settings: Settings) -> str:
+    file, url = settings.database.file, settings.database.url
+    # The settings file may be in another folder, and a relative path is resolved against that folder.
+    return masked_url(url) if file is None or "?" in url else f"sqlite:///{file}"
+
+
+def _find(tables: Sequence[KnownTable], name: str, place: str) -> KnownTable:
+    known = {f"{each.home}.{each.relation}": each for each in tables if each.home}
+    known |= {each.name: each for each in tables}
+    same = [name] if name in known else [each for each in known if each.lower() == name.lower()]
+    if len(same) == 1:
+        return known[same[0]]
+    alike = same or get_close_matches(name, known)
+    hint = f"did you mean {' or '.join(alike)}?" if alike else "`retrycli table describe` lists tables"
+    raise SchemaMismatch(f"no table {name} in {place}; {hint}")
