@@ -64,8 +64,6 @@ ANSWERS: dict[str, Answer] = {
 }
 """What the API answers to a delivery, by ticket. It accepts all others."""
 MAPPED = demo.OUTBOX_SETTINGS + "\n[schedule.types.supplier]\nmax_retries = 1\n"
-SHIFTED = ("birth", "seen_updated_at")
-"""Columns of retrycli's tables with a copy of an application's time, as text."""
 WIDTH = 150
 """JSON that fits into this width is one line."""
 
@@ -233,10 +231,7 @@ def _drop_own_tables(connection: sqlite3.Connection) -> None:
 
 
 def _shift(connection: sqlite3.Connection, by: timedelta) -> None:
-    own = "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.name GLOB 'retrycli_*'"
-    found = connection.execute(demo.TIME_COLUMNS).fetchall()
-    found += [each for each in connection.execute(own) if each[1] in SHIFTED]
-    for table, column in found:
+    for table, column in connection.execute(demo.TIME_COLUMNS).fetchall():
         shifted = f"strftime('%Y-%m-%d %H:%M:%f', {column}, '{by.total_seconds():+.0f} seconds')"
         connection.execute(f"UPDATE {table} SET {column} = {shifted} WHERE {shifted} IS NOT NULL")
     connection.commit()

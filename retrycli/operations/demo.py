@@ -30,7 +30,7 @@ DATABASE, CONFIG = "ticketing_agent.db", "retrycli.toml"
 EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # "now" in the example; `copy_example` shifts all times
 TIME_COLUMNS = (
     "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
-    "WHERE m.type = 'table' AND c.type IN ('DATETIME', 'TIMESTAMP')"
+    "WHERE m.type = 'table' AND (c.type IN ('DATETIME', 'TIMESTAMP') OR c.name IN ('birth', 'seen_updated_at'))"
 )
 FAIL = 0.3
 # A fixed seed, and requests in a fixed order, make every demo show the same failures.
