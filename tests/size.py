@@ -1,4 +1,4 @@
-"""Print the size of the package: ``python -m tests.size [FOLDER]``. FOLDER is a checkout of another version."""
+"""Print the size of the package and its tests: ``python -m tests.size [FOLDER]``, a checkout of another version."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+TEXTS = ("*.md", "*.toml", "*.html", "*.css", "*.js", "*.svg")
 
 
 class Size(NamedTuple):
@@ -57,10 +58,19 @@ def _shared_names(trees: dict[str, ast.Module]) -> dict[str, list[str]]:
     return {name: paths for name, paths in homes.items() if len(paths) > 1}
 
 
+def _lines(folder: Path, *patterns: str) -> int:
+    files = [path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()]
+    return sum(path.read_bytes().count(b"\n") for path in files)
+
+
 def main() -> None:
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
     size = size_of(root)
     readme = (root / "README.md").read_text(encoding="utf-8")
+    print(f"lines                   {_lines(root / 'retrycli', '*.py'):,}")
+    print(f"lines of other text     {_lines(root / 'retrycli', *TEXTS):,} (manual, presets, templates)")
+    golden = _lines(root / "tests/golden", "*")
+    print(f"lines of tests          {_lines(root / 'tests', '*.py'):,}, golden files {golden:,}")
     print(f"entries at the top      {size.entries}")
     print(f"AST statements          {size.statements:,}")
     print(f"longest file            {size.longest_file[0]} lines ({size.longest_file[1]})")

@@ -246,8 +246,7 @@ SCENARIOS: dict[str, Sequence[Run]] = {
     "table": [],
     "table describe": [
         Run("table describe"),
-        *once("table describe pending_messages"),
-        Run("table describe outbox", ways="terminal"),  # there is no such table unless it is the mapped one
+        *once("table describe pending_messages", ways="terminal json"),
         *wrong("table describe pending_message", "table describe --url sqlite:///gone.db"),
     ],
     "table check": [Run("table check")],
