@@ -13,7 +13,7 @@ from retrycli.domain.message import EscalationReason
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.passes import ClockWasAhead, PassResult, PassSummary, Pause
-from retrycli.domain.transition import ActionKind, Claim, Decision, IdRange, Transition
+from retrycli.domain.transition import ActionKind, Claim, Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import repair_clock_skew
 from retrycli.store.database import Database
@@ -33,7 +33,6 @@ NOW = NOON + 15 * MINUTE
 JUST_BEFORE = NOW - timedelta.resolution
 BUSY = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
 API = "https://tickets.example.com"
-EVERYTHING = IdRange(None, None)
 
 
 LATEST = NOW + 6 * HOUR
