@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from tests.environment import free_port
 from tests.proxy import Loses, proxy
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
     from retrycli.domain.passes import PassSummary
@@ -42,6 +44,7 @@ SECRET = "pa55-of-the-test"
 PROCESS_DIED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
 """Delays after which all claims have expired, and after which all rescheduled messages are due."""
 MESSAGES = 10
+BUSY_SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'"
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +131,13 @@ def line(done: Finished, code: int = 69) -> str:
 
 
 @contextmanager
-def in_flight(desk: Desk, url: str | None = None) -> Iterator[tuple[list[Finished], Gate]]:
+def in_flight(
+    desk: Desk, url: str | None = None, *, between_transactions: bool = False
+) -> Iterator[tuple[list[Finished], Gate]]:
     """Start a pass over ten messages, and hold it while one request is in flight.
 
-    Yield a list and the gate. After the block, the gate opens and the list contains the pass's result.
+    Yield a list and the gate. After the block, the gate opens and the list contains the pass's result. A pass has a
+    transaction each second, so it can be stopped between two of them for the length of the block.
     """
     desk.application.add_due(MESSAGES)
     done: list[Finished] = []
@@ -139,10 +145,23 @@ def in_flight(desk: Desk, url: str | None = None) -> Iterator[tuple[list[Finishe
         process = desk.at(api.url, url=url).start("run-once")
         try:
             assert gate.reached.wait(60)
+            if between_transactions:
+                wait_until(lambda: stopped_between_transactions(desk.application, process))
             yield done, gate
         finally:
+            process.send_signal(signal.SIGCONT)
             gate.opened.set()
             done.append(end(process))
+
+
+def stopped_between_transactions(application: Application, process: subprocess.Popen[str]) -> bool:
+    """Stop a process; let it continue if it was in a transaction."""
+    process.send_signal(signal.SIGSTOP)
+    # Asked twice, because the server may not have read the process's last statement the first time.
+    busy = [application.asked(BUSY_SESSIONS), application.asked(BUSY_SESSIONS)]
+    if any(busy):
+        process.send_signal(signal.SIGCONT)
+    return not any(busy)
 
 
 def check_that_all_arrive(desk: Desk, *, unknown: int, known: int = 0) -> None:
@@ -179,7 +198,8 @@ def check_that_all_arrive(desk: Desk, *, unknown: int, known: int = 0) -> None:
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_stopping_the_server_during_a_pass_costs_one_attempt_per_message_in_flight(desk: Desk, mode: str) -> None:
     """With ``synchronous_commit=off`` a stop may lose commits that the server has acknowledged."""
-    with in_flight(desk, desk.url(options="-c synchronous_commit=off")) as (done, _):
+    url = desk.url(options="-c synchronous_commit=off")
+    with in_flight(desk, url, between_transactions=True) as (done, _):
         desk.server.stop(mode)
     try:
         assert re.fullmatch(
@@ -194,7 +214,7 @@ def test_stopping_the_server_during_a_pass_costs_one_attempt_per_message_in_flig
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_a_pass_reconnects_after_the_server_restarts_between_transactions(desk: Desk, mode: str) -> None:
-    with in_flight(desk) as (done, _):
+    with in_flight(desk, between_transactions=True) as (done, _):
         desk.server.stop(mode)
         desk.server.start()
     assert (done[0].returncode, done[0].stdout, done[0].stderr) == (0, "", "")
