@@ -44,9 +44,12 @@ def need_own_program() -> None:
 
 @contextmanager
 def open_place() -> Iterator[Path]:
-    """Create a folder owned by root that every user may read, unlike pytest's own folders. It is deleted at the end."""
+    """Create a folder owned by root that every user may read, unlike pytest's own folders. It is deleted at the end.
+
+    It is not in a folder for temporary files, because `cron install` refuses a program there.
+    """
     need_root()
-    with tempfile.TemporaryDirectory(prefix="retrycli-place-") as folder:
+    with tempfile.TemporaryDirectory(prefix="retrycli-place-", dir="/srv") as folder:
         Path(folder).chmod(0o755)
         made = Path(folder, "place")
         made.mkdir(0o755)

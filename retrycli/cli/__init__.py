@@ -99,7 +99,7 @@ EXAMPLES = {
     "config show": "retrycli config show",
     "config check": "retrycli config check",
     "cron": "retrycli cron install",
-    "cron print": "retrycli cron print --systemd",
+    "cron print": "retrycli cron print --user",
     "cron install": "retrycli cron install",
     "cron check": "retrycli cron check",
     "cron remove": "retrycli cron remove",

@@ -1,7 +1,6 @@
-"""The ``cron`` commands: print, install, check and remove the schedule that starts passes."""
+"""The ``cron`` commands: print, install, check and remove the cron line that starts passes."""
 
-from dataclasses import asdict
-from itertools import chain
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -10,22 +9,22 @@ import typer
 
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load, require_confirmation
 from retrycli.config.loader import Loaded
-from retrycli.domain.cron_line import Job
-from retrycli.operations.schedule import callers, installation, proposal
-from retrycli.operations.schedule.applications import applications
+from retrycli.domain import cron_line
+from retrycli.domain.errors import RetrycliError
+from retrycli.operations.schedule import installation, next_run, proposal
 from retrycli.operations.schedule.proposal import FileChange, SchedulePlace
+from retrycli.operations.wiring import utc_now
 from retrycli.system.crontab import cron_is_running
 from retrycli.system.host import Asker, Host
 from retrycli.views import terminal
 
-cron = typer.Typer(help="Schedule passes with cron or a systemd timer.", no_args_is_help=True, rich_markup_mode=None)
+cron = typer.Typer(help="Schedule passes with cron.", no_args_is_help=True, rich_markup_mode=None)
 
-User = Annotated[bool, typer.Option("--user", help="Use your own crontab or timer, even as root.")]
-Systemd = Annotated[bool, typer.Option("--systemd", help="Use a systemd timer, not a cron line.")]
+User = Annotated[bool, typer.Option("--user", help="Use your own crontab, even as root.")]
 RunAs = Annotated[
     str | None,
     typer.Option(
-        help="The user who runs the system's schedule. To run passes as root, name root here.",
+        help="The user who runs the system's cron line. To run passes as root, name root here.",
         show_default="the owner of the SQLite file, otherwise of the settings",
     ),
 ]
@@ -33,27 +32,17 @@ RunAs = Annotated[
 
 @cron.command("print")
 def cron_print(
-    ctx: typer.Context,
-    user: User = False,
-    systemd: Systemd = False,
-    run_as: RunAs = None,
-    as_json: Json = False,
-    config: ConfigFile = None,
+    ctx: typer.Context, user: User = False, run_as: RunAs = None, as_json: Json = False, config: ConfigFile = None
 ) -> None:
-    """Print the cron line or timer that `install` would write. Nothing is written."""
+    """Print the cron line that `install` would write. Nothing is written."""
     host = Host()
-    place = SchedulePlace.of(host, user=user, systemd=systemd)
-    _, wanted, _ = _propose(ctx, config, place, host, run_as)
-    parts = installation.texts(place, wanted, host)
+    place = SchedulePlace.of(host, user=user)
+    _, wanted = _propose(ctx, config, place, host, run_as)
+    text = cron_line.block(wanted, system=place.is_system)
     if as_json:
-        terminal.show_json(
-            {"place": place.value, "files": [{"name": target.title, "text": text} for target, text in parts]}
-        )
+        terminal.show_json({"place": place.value, "files": [{"name": place.target(host).title, "text": text}]})
     else:
-        for target, text in parts:
-            if len(parts) > 1:
-                terminal.show_text(f"# {target.title}")
-            terminal.show_text(text)
+        terminal.show_text(text)
         terminal.say("Next: retrycli cron install" + _flags(place, host, run_as))
 
 
@@ -61,18 +50,18 @@ def cron_print(
 def cron_install(
     ctx: typer.Context,
     user: User = False,
-    systemd: Systemd = False,
     run_as: RunAs = None,
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Install the cron line or timer. Show the change and ask first."""
+    """Install the cron line. Show the change and ask first."""
     host = Host()
-    place = SchedulePlace.of(host, user=user, systemd=systemd)
-    loaded, wanted, log = _propose(ctx, config, place, host, run_as)
-    changes = [*log, *installation.install(place, wanted, host, applications(loaded.settings))]
-    _confirm_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
+    place = SchedulePlace.of(host, user=user)
+    loaded, wanted = _propose(ctx, config, place, host, run_as)
+    log = proposal.added_log(loaded, wanted)
+    changes = [*log, *installation.install(place, wanted, host)]
+    _confirm_and_apply(changes, _began_here(loaded, host), yes=yes, as_json=as_json)
     if as_json:
         terminal.show_json(
             {"changed": bool(changes), "place": place.value, "diff": [change.diff for change in changes]}
@@ -81,85 +70,73 @@ def cron_install(
         terminal.say("Already installed and up to date.")
     elif not log and loaded.settings.logging.file is None:
         terminal.say(f"No log file is configured: set logging.file in {wanted.config}.")
-    elif place is SchedulePlace.OWN_TIMER:
-        terminal.say("The timer stops while you are logged out, unless you run `loginctl enable-linger`.")
-    if not place.is_timer and cron_is_running(host) is False:
-        terminal.complain(f"retrycli: the cron line is installed, but {'; '.join(callers.CRON_IS_DOWN)}")
+    if cron_is_running(host) is False:
+        terminal.complain(f"retrycli: the cron line is installed, but {'; '.join(next_run.CRON_IS_DOWN)}")
     if not as_json:
         terminal.say("Next: retrycli cron check")
 
 
 @cron.command("check")
-def cron_check(
-    ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
-) -> None:
-    """Show what starts passes. Exit with 3 unless exactly one schedule does, and it matches what `install` would
-    write.
+def cron_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
+    """Show what starts passes. Exit with 3 if nothing does, if cron is not running, or if the cron line is not the one
+    that `install` would write.
     """
     host = Host(run=Asker())
-    only = SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
     loaded = load(ctx, config)
-    found = callers.check(loaded, host, only=only)
+    now = utc_now()
+    found = next_run.check(loaded, host, next_run.recorded(loaded.settings, now), now)
     if as_json:
         terminal.show_json(
             {
-                "ok": found.objection is None,
-                "objection": found.objection,
+                "ok": found.problem is None,
+                "objection": None if found.problem is None else "; ".join(found.problem),
                 "unread": found.unread,
                 "schedulers": [
-                    {name: value for name, value in asdict(caller).items() if name != "since"}
-                    for caller in found.callers
+                    {"title": block.title, "when": block.when, "user": block.user, "running": found.running}
+                    for block in found.blocks
                 ],
+                "elsewhere": found.elsewhere,
+                "warnings": ["; ".join(warning) for warning in found.warnings],
             }
         )
     else:
+        running = {True: "yes", False: "no", None: "unknown"}[found.running]
         terminal.show_table(
-            ("By", "Where", "When", "Correct"),
-            [
-                (caller.kind, caller.place, caller.when, (callers.stopped(caller) or (caller.objection or "yes",))[0])
-                for caller in found.callers
-            ],
+            ("Where", "When", "User", "Cron runs"),
+            [(block.title, block.when, block.user, running) for block in found.blocks],
             texts=1,
         )
-        if found.objection is not None:
-            terminal.complain(f"retrycli: {found.objection}")
-        elif any(caller.running is None for caller in found.callers):
-            terminal.complain(
-                f"retrycli: can't tell whether cron is running; run {callers.as_user('root', 'cron check', loaded)}"
-            )
-        if found.callers and found.unread is not None:
-            terminal.complain(
-                f"retrycli: {found.unread}, which may also start passes; {callers.to_read(loaded, host, 'cron check')}"
-            )
-        if found.callers or found.unread is None:
-            terminal.say(f"Next: {'retrycli status' if found.callers else callers.to_install(loaded, host)}")
-    raise typer.Exit(NOT_OK if found.objection else 0)
+        for sentence in found.elsewhere:
+            terminal.show_text(f"{sentence[:1].upper()}{sentence[1:]}.")
+        told = [*([found.problem] if found.problem else []), *found.warnings]
+        for problem in told:
+            terminal.complain(f"retrycli: {'; '.join(problem)}")
+        if found.blocks and found.running is None:
+            remedy = next_run.as_user("root", "cron check", loaded)
+            terminal.complain(f"retrycli: can't tell whether cron is running; run {remedy}")
+        if found.unread is not None:
+            terminal.complain(f"retrycli: {found.unread}")
+        if found.problem is None:
+            terminal.say("Next: retrycli status")
+    raise typer.Exit(NOT_OK if found.problem else 0)
 
 
 @cron.command("remove")
 def cron_remove(
-    ctx: typer.Context,
-    user: User = False,
-    systemd: Systemd = False,
-    yes: Yes = False,
-    as_json: Json = False,
-    config: ConfigFile = None,
+    ctx: typer.Context, user: User = False, yes: Yes = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
-    """Remove the cron line or timer that `install` wrote. Show the change and ask first."""
+    """Remove the cron line that `install` wrote. Show the change and ask first."""
     host = Host()
-    chosen = [SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else proposal.reachable(host)
-    found = installation.remove(chosen, proposal.config_path(load(ctx, config)), host)
-    _confirm_and_apply(found, host, yes=yes, as_json=as_json)
+    chosen = [SchedulePlace.OWN_CRONTAB] if user else proposal.reachable(host)
+    changes = installation.remove(chosen, proposal.config_path(load(ctx, config)), host)
+    _confirm_and_apply(changes, None, yes=yes, as_json=as_json)
+    nothing = (
+        "Nothing to remove for these settings.",
+        "Only cron lines that `retrycli cron install` wrote, and that you can change, are removed.",
+    )
     terminal.answer(
-        {"changed": bool(found), "diff": [change.diff for change in chain.from_iterable(found.values())]},
-        *(
-            []
-            if found
-            else [
-                "Nothing to remove for these settings.",
-                "Only schedules that `retrycli cron install` wrote, and that you can change, are removed.",
-            ]
-        ),
+        {"changed": bool(changes), "diff": [change.diff for change in changes]},
+        *(() if changes else nothing),
         "Next: retrycli cron check",
         as_json=as_json,
     )
@@ -167,34 +144,44 @@ def cron_remove(
 
 def _propose(
     ctx: typer.Context, config: Path | None, place: SchedulePlace, host: Host, run_as: str | None
-) -> tuple[Loaded, Job, list[FileChange]]:
-    """Return the settings, the pass to schedule with its log, and the changes that add the log to the settings.
+) -> tuple[Loaded, cron_line.Job]:
+    """Return the settings and the pass to schedule.
 
     Raises:
-        typer.BadParameter: ``--run-as`` names another user, but the schedule runs passes as the current user.
+        typer.BadParameter: ``--run-as`` names another user, but the cron line runs passes as the current user.
     """
     if run_as not in {None, host.login} and not place.is_system:
         raise typer.BadParameter(
-            f"your own schedule runs passes as {host.login}; omit --run-as, or run this as root without --user",
+            f"your own crontab runs passes as {host.login}; omit --run-as, or run this as root without --user",
             param_hint="--run-as",
         )
     loaded = load(ctx, config)
-    return loaded, *proposal.with_log(loaded, proposal.propose(place, loaded, host, run_as=run_as))
+    return loaded, proposal.propose(place, loaded, host, run_as=run_as)
 
 
-def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
-    if not found:
+def _began_here(loaded: Loaded, host: Host) -> str | None:
+    now = utc_now()
+    with suppress(RetrycliError):  # the database may not exist yet
+        passes = next_run.recorded(loaded.settings, now)
+        return next_run.began_here(loaded.settings, passes, now, has_block=bool(next_run.own_blocks(loaded, host)))
+    return None
+
+
+def _confirm_and_apply(changes: list[FileChange], note: str | None, *, yes: bool, as_json: bool) -> None:
+    if not changes:
         return
     why = "this changes the schedule"
+    if note is not None:
+        terminal.complain(f"retrycli: {note}")
     require_confirmation(why, yes=yes, as_json=as_json)
     if not as_json:
-        for change in chain.from_iterable(found.values()):
+        for change in changes:
             terminal.show_text(change.diff)
     confirm("Apply this change?", why, yes=yes, as_json=as_json)
-    for place, changes in found.items():
-        installation.apply(place, changes, host)
+    installation.apply(changes)
 
 
 def _flags(place: SchedulePlace, host: Host, run_as: str | None) -> str:
-    user = " --user" if host.uid == 0 and not place.is_system else ""
-    return user + (" --systemd" if place.is_timer else "") + (f" --run-as {quote(run_as)}" if run_as else "")
+    return (" --user" if host.uid == 0 and not place.is_system else "") + (
+        f" --run-as {quote(run_as)}" if run_as else ""
+    )

@@ -10,14 +10,14 @@ import typer
 from retrycli import operations
 from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import ConfigFile, Json, load, load_settings
-from retrycli.cli.status import callers_here, complete_commands, report_silent_programs
+from retrycli.cli.status import complete_commands, report_silent_programs
 from retrycli.config.settings import Settings
 from retrycli.domain.editable_message import concerns_editable_field, edit_in_lines
 from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
 from retrycli.domain.message import EscalationReason, MessageStatus
 from retrycli.domain.sanitize import printable
 from retrycli.domain.transition import OF_HOLDS, ActionKind
-from retrycli.system.host import Asker
+from retrycli.system.host import Asker, Host
 from retrycli.views import terminal
 
 ROW_COLUMNS = ("message_id", "ticket")  # columns of the queue that repeat columns of the message's row
@@ -115,8 +115,7 @@ def explain(
 ) -> None:
     """Show the next attempt of a message, and what delays it."""
     loaded = load(ctx, config)
-    callers, none_hidden = callers_here(loaded, asker := Asker())
-    found = operations.explain.explain(loaded.settings, message_id, callers=callers, none_hidden=none_hidden)
+    found = operations.explain.explain(loaded.settings, message_id, host=Host(run=(asker := Asker())))
     report_silent_programs(asker)
     if as_json:
         terminal.show_json(operations.bodies.explanation(found))

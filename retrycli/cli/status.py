@@ -13,10 +13,9 @@ from retrycli.cli.options import MAX_NUMBER, NOT_OK, ConfigFile, Json, load
 from retrycli.config.loader import Loaded
 from retrycli.domain import suggested
 from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.cron_line import Caller
 from retrycli.domain.hold import Hold
 from retrycli.domain.passes import PassResult, Pause
-from retrycli.operations.schedule import callers as schedule
+from retrycli.operations.schedule.next_run import to_install
 from retrycli.system.host import ANSWER_SECONDS, Asker, Host
 from retrycli.views import formatting, terminal
 
@@ -45,15 +44,15 @@ def status(
     if max_escalated is not None and not check:
         raise typer.BadParameter("works only with --check; add it", param_hint="--max-escalated")
     loaded = load(ctx, config)
-    callers, none_hidden = callers_here(loaded, asker := Asker())
-    found = operations.status.status(loaded.settings, callers=callers, none_hidden=none_hidden)
+    found = operations.status.status(loaded.settings, host=Host(run=(asker := Asker())))
     if as_json:
         terminal.show_json(operations.bodies.status(found))
     else:
         _show_status(loaded, found)
     report_silent_programs(asker)
-    if check and found.uncalled is not None:
-        terminal.complain(f"retrycli: {complete_commands(loaded, '; '.join(found.uncalled))}")
+    if check and found.silence is not None:
+        why = f"{found.silence.words(terminal.time_in_words)}; {found.silence.remedy}"
+        terminal.complain(f"retrycli: {complete_commands(loaded, why)}")
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
@@ -61,29 +60,18 @@ def status(
             f"retrycli: {formatting.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated, more "
             f"than {max_escalated}; see `retrycli escalations`"
         )
-    is_healthy = found.state == "ok" and found.uncalled is None and not too_many
+    is_healthy = found.state == "ok" and found.silence is None and not too_many
     raise typer.Exit(NOT_OK if check and not is_healthy else 0)
 
 
 def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
     terminal.show_facts(
         {
-            "State": f"{found.state}, but no pass is scheduled"
-            if found.state == "ok" and found.uncalled is not None
-            else found.state,
+            "State": operations.words.state(found, terminal.time_in_words),
             "Passes": operations.words.last_pass(found),
             **_cause_facts(found),
             **_host_facts(found),
             "Next run": _next_run(loaded, found),
-            # The text says "found here", because the current user may be unable to read other users' crontabs.
-            **(
-                {
-                    "Schedule": "no cron line or timer found here, so the next run can only be estimated from earlier "
-                    "passes"
-                }
-                if found.unseen
-                else {}
-            ),
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
@@ -113,7 +101,7 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
     } | ({"down": "retrycli table check"} if found.unaccepted else {})
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
-    terminal.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
+    terminal.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.silence else usual)}")
 
 
 def _until(breaker: Breaker) -> str:
@@ -123,11 +111,11 @@ def _until(breaker: Breaker) -> str:
 
 
 def _next_run(loaded: Loaded, found: operations.status.Status) -> datetime | str | None:
-    if found.uncalled is None:
+    if found.silence is None:
         return found.next_run
-    why, remedy = found.uncalled
-    # Before the first pass, omit the remedy: the last line of the output usually suggests how to install a schedule.
-    return complete_commands(loaded, f"none: {why}" if found.last_pass is None else f"none: {why}; {remedy}")
+    if found.last_pass is None:
+        return "none"  # the last line of the output suggests how to start passes
+    return complete_commands(loaded, f"none; {found.silence.remedy}")
 
 
 def _claim_facts(found: operations.status.Status) -> dict[str, str]:
@@ -197,25 +185,11 @@ def _window_facts(windows: Sequence[operations.status.WindowStatus]) -> dict[str
     return {"Window": "; ".join(closed)} if closed else {}
 
 
-def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, bool]:
-    """Find what starts passes on this machine.
-
-    Returns:
-        The cron lines, timers and applications that start passes with these settings. Without a configuration file,
-        only an application; None if there is none, because a cron line or timer names the file. Also whether it is
-        certain that nothing on this machine starts a pass. Only root can be certain, because other users can't read all
-        crontabs.
-    """
-    host = Host(run=asker)
-    found = schedule.callers_of(loaded, host) or (None if loaded.file is None else [])
-    return found, found == [] and schedule.none_hidden(host)
-
-
 def complete_commands(loaded: Loaded, text: str) -> str:
     """Complete the commands in a text, so that users can paste them. Unless the user is root, the command that installs
     the schedule gets sudo.
     """
-    return suggested.quoted(text.replace("`retrycli cron install`", schedule.to_install(loaded, Host())))
+    return suggested.quoted(text.replace("`retrycli cron install`", to_install(loaded, Host())))
 
 
 def report_silent_programs(asker: Asker) -> None:

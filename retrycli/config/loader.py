@@ -70,7 +70,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         if any(key.endswith(".call") for key in values):
             values.setdefault("gateway.modules_dir", (str(file.absolute().parent), "default"))
     try:
-        settings = Settings.model_validate(_nested(values))
+        settings = Settings.model_validate(_nested(values)).read_from(file)
     except ValidationError as error:
         raise ConfigurationError(_describe(error, sources)) from None
     return Loaded(settings, file, sources)

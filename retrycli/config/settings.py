@@ -1,11 +1,12 @@
 """All settings, with their defaults and descriptions, as one frozen, validated `Settings`."""
 
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from retrycli.config import Hours, Minutes, Named, SettingsModel, Waits, absolute, matching, split_list
 from retrycli.config.gateway import RoutedGatewaySettings
@@ -254,6 +255,18 @@ class Settings(SettingsModel):
     notify: NotifySettings = NotifySettings()
     metrics: MetricsSettings = MetricsSettings()
     web: WebSettings = WebSettings()
+
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def file(self) -> Path | None:
+        """Return the full path of the file from which the settings were read; None if there was none."""
+        return self._file
+
+    def read_from(self, file: Path | None) -> Self:
+        """Remember from which file the settings were read, and return them."""
+        self._file = None if file is None else Path(os.path.normpath(file.absolute()))
+        return self
 
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:

@@ -1,15 +1,12 @@
-"""Format the crontab block that runs passes, and find the lines of a crontab that run a pass; see crontab(5).
+"""Format the crontab block that runs passes, and find it in a crontab; see crontab(5).
 
 `cron install` writes a block between two marks, so that `cron remove` removes exactly this block.
 """
 
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import dropwhile, groupby, takewhile
-from typing import Literal
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import StartedBy
@@ -18,79 +15,42 @@ BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
 # The search path. It is written only to a file that contains nothing but retrycli's blocks, because in a user's crontab
 # it would also apply to all later lines.
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
-
 # A crontab line that sets a variable for all later lines.
 VARIABLE = re.compile(
     r"""(?P<quote>["']?)(?P<name>[^\s"'=]+)(?P=quote)\s*=\s*(?P<quotes>["']?)(?P<value>.*?)(?P=quotes)"""
 )
-
+FIELDS = 5  # number of fields of a crontab line before its command or, in /etc, its user
 HOUR, DAY = 60, 24 * 60
-OPERATORS = frozenset("();<>|&")
-# Programs that run a command line given as an argument.
-SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh", "su", "runuser", "ssh"})
-# Shell keywords that may precede a command.
-KEYWORDS = frozenset({"if", "elif", "then", "else", "while", "until", "do", "!", "{"})
-# Programs that never run a command given in their arguments. Any other program may run one.
-SPEAKERS = frozenset(
-    {
-        *("echo", "printf", "logger", "wall", "mail", "mailx", "true", "false", ":"),
-        *("test", "[", "cat", "ls", "grep", "egrep", "fgrep", "zgrep", "pgrep"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The settings with which a scheduler starts passes."""
+    """The settings with which cron starts passes."""
 
     interval: timedelta
     interpreter: str
     config: str  # full path of the settings file, because cron starts jobs in another directory
     user: str  # the user who runs the passes
-    longest: timedelta  # maximum duration of a pass
-    reads: tuple[str, ...] = ()  # full paths of other files and directories that the pass reads
-    writes: tuple[str, ...] = ()  # full paths of the directories that the pass writes to
 
-    def arguments(self, starter: StartedBy, *options: str) -> tuple[str, ...]:
-        """Return the program and its arguments.
-
-        Args:
-            starter: what starts the pass, for the option ``--started-by``.
-            options: options before ``run-once``.
-        """
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Return the program and its arguments."""
         # -P keeps Python from importing modules from the current directory, which is the user's home in cron.
         program = (self.interpreter, "-P", "-m", "retrycli", "--config", self.config)
-        return (*program, *options, "run-once", "--started-by", starter.value)
+        return (*program, "run-once", "--started-by", StartedBy.CRON.value)
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """A crontab line, a timer, or an application with a `retrycli.Scheduler` that runs passes."""
+class Block:
+    """retrycli's own block in a crontab, as the crontab contains it."""
 
-    kind: Literal["cron", "timer", "application"]
-    title: str  # name of the crontab or unit, or pid and host of the application, for operators
-    line: int | None
-    when: str
-    command: str
-    config: str | None  # settings file that the command names with ``--config``, if any
-    user: str | None  # user that the line, crontab or unit names; None means the owner
-    installed: bool  # `cron install` wrote the line or unit
-    owner: str = "root"  # user who wrote the line or unit, judged by its location
-    running: bool | None = None  # whether cron or the timer is active; None if not checked, or unknown
-    mail_to: str | None = None  # recipient of the output; None means the line's user, and empty means nobody
-    # The time zone that the crontab sets with CRON_TZ, which not every cron supports; None means the system's zone.
-    zone: str | None = None
-    # When cron began to use the line in its current form: when cron started, or when the crontab was last modified,
-    # whichever is later. When the application began to make the passes. None if unknown.
-    since: datetime | None = None
-
-    # How the line or unit differs from what `cron install` would write; None if it does not differ, or was not checked.
-    objection: str | None = None
-
-    @property
-    def place(self) -> str:
-        """Describe the location of the line or unit to operators."""
-        return self.title if self.line is None else f"{self.title}, line {self.line}"
+    title: str  # name of the crontab, for operators
+    text: str
+    system: bool  # the crontab is in /etc, where each line names its user
+    when: str  # the five fields of its line; empty if it has no line, or several, or if the crontab sets CRON_TZ
+    user: str  # user who runs the passes
+    mail_to: str | None  # recipient of the output; None means the user, and empty means nobody
+    written: datetime | None = None  # when the crontab was last modified; None if unknown
 
 
 def schedule(interval: timedelta) -> str:
@@ -108,9 +68,18 @@ def schedule(interval: timedelta) -> str:
         return "0 0 * * *"
     raise ConfigurationError(
         f"schedule.retry_interval_minutes is {minutes:g}, but cron supports only intervals of whole minutes that "
-        "divide an hour, or of whole hours that divide a day. Change the interval, or use a timer: "
-        "`retrycli cron install --systemd`"
+        "divide an hour, or of whole hours that divide a day. Change the interval, or use a systemd timer: see "
+        "`retrycli manual cron`"
     )
+
+
+def interval_of(when: str) -> timedelta | None:
+    """Return the interval of five cron fields; None if `schedule` would not write these fields."""
+    for minutes in (*range(1, HOUR), *range(HOUR, DAY + 1, HOUR)):
+        interval = timedelta(minutes=minutes)
+        if not (DAY if minutes >= HOUR else HOUR) % minutes and schedule(interval) == when:
+            return interval
+    return None
 
 
 def _every(number: float) -> str:
@@ -132,7 +101,7 @@ def command(job: Job) -> str:
                 f"{path!r} can't be used in a crontab; "
                 "move the file to a path without backslashes or unprintable characters"
             )
-    return "umask 077; exec " + shlex.join(job.arguments(StartedBy.CRON)).replace("%", r"\%")
+    return "umask 077; exec " + shlex.join(job.arguments).replace("%", r"\%")
 
 
 def block(job: Job, *, system: bool) -> str:
@@ -171,85 +140,37 @@ def with_block(text: str, config: str, new: str) -> str:
     return text + ("\n" if new and text and not text.endswith("\n") else "") + new
 
 
-def calls(text: str, *, system: bool, title: str = "", user: str | None = None, owner: str = "root") -> list[Caller]:
-    """Return the lines of a crontab that run a pass.
+def block_in(text: str, config: str, *, system: bool, title: str, owner: str) -> Block | None:
+    """Return the block for a settings file; None if a crontab has none, or if its end is missing.
 
     Args:
         text: the crontab.
+        config: the full path of the settings file.
         system: whether the crontab is in /etc, where each line names its user.
         title: the crontab's name for operators.
-        user: the user of lines that don't name one; None for the current user.
-        owner: the user who wrote the crontab.
+        owner: the user of a line that names none.
     """
-    found = []
-    installed = False
-    variables: dict[str, str] = {}
-    for number, line in enumerate(map(str.strip, _lines(text)), 1):
-        if line.startswith(BEGIN) or line == END:
-            installed = line != END
-        if not line or line.startswith("#"):
-            continue
-        if variable := VARIABLE.fullmatch(line):
-            variables[variable["name"]] = variable["value"]
-            continue
-        fields = 1 if line.startswith("@") else 5
-        *before, command = line.split(maxsplit=fields + (1 if system else 0))
-        words = _words(command)
-        if len(before) == fields + (1 if system else 0) and names_pass(words):
-            found.append(
-                Caller(
-                    "cron",
-                    title,
-                    number,
-                    " ".join(before[:fields]),
-                    command,
-                    named_config(words),
-                    before[-1] if system else user,
-                    installed,
-                    owner,
-                    mail_to=variables.get("MAILTO"),
-                    zone=variables.get("CRON_TZ"),
-                )
-            )
-    return found
-
-
-def names_pass(words: Sequence[str]) -> bool:
-    """Return whether a command line runs a pass. A command that only prints or reads such a line does not count."""
-    uncommented = takewhile(lambda word: not word.startswith("#"), words)
-    commands = groupby(uncommented, lambda word: word != "" and OPERATORS.issuperset(word))
-    return any(_runs_pass([*command]) for is_operator, command in commands if not is_operator)
-
-
-def _runs_pass(command: Sequence[str]) -> bool:
-    rest = [*dropwhile(lambda word: word in KEYWORDS or re.match(r"\w+=", word), command)]
-    programs = [word.rpartition("/")[2] for word in rest]
-    if not rest or programs[0] in SPEAKERS:
-        return False
-    if not SHELLS.isdisjoint(programs) and any(names_pass(_words(word)) for word in rest if " " in word):
-        return True
-    return "run-once" in dropwhile(lambda program: program != "retrycli", programs)
-
-
-def named_config(arguments: list[str]) -> str | None:
-    """Return the settings file that a command names with ``--config``; None without this option."""
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if word == "--config" and following:
-            return following
-        if word.startswith("--config="):
-            return word.removeprefix("--config=")
-    return None
-
-
-def _words(text: str) -> list[str]:
-    """Split a command as the shell does. If that fails, as with an unclosed quote, split it at whitespace."""
-    plain = re.sub(r"\\([%\\])", r"\1", text)
+    lines = _lines(text)
     try:
-        lexer = shlex.shlex(plain, posix=True, punctuation_chars=True)
-        lexer.whitespace_split, lexer.commenters = True, ""
-        return list(lexer)
-    except ValueError:
-        return plain.split()
+        found = _block_lines(lines, config)
+    except ConfigurationError:
+        return None
+    if found is None:
+        return None
+    before = [line.strip() for line in lines[: found.stop]]
+    variables = {each["name"]: each["value"] for line in before if (each := VARIABLE.fullmatch(line))}
+    jobs = [
+        line for line in before[found.start :] if line and not line.startswith("#") and not VARIABLE.fullmatch(line)
+    ]
+    fields = jobs[0].split(maxsplit=FIELDS + 1) if len(jobs) == 1 else []
+    return Block(
+        title,
+        "".join(lines[found.start : found.stop]),
+        system,
+        when="" if "CRON_TZ" in variables else " ".join(fields[:FIELDS]),
+        user=fields[FIELDS] if system and len(fields) > FIELDS else owner,
+        mail_to=variables.get("MAILTO"),
+    )
 
 
 def _lines(text: str) -> list[str]:

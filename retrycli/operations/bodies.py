@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from retrycli.domain.bulk import BulkAction
 from retrycli.domain.delivery_stats import GroupBy, wait_quantiles
+from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.identity import digest_of
 from retrycli.domain.message import utc_time
@@ -69,6 +70,7 @@ def status(found: Status) -> Body:
         "retry_interval_minutes": found.retry_interval_minutes,
         "max_retries": found.max_retries,
         "next_run": found.next_run,
+        "reason": None if found.silence is None else found.silence.words(utc_text),
         "last_pass": asdict(found.last_pass) if found.last_pass else None,
         "hosts": [asdict(host) for host in found.hosts],
         "messages": found.messages,

@@ -5,7 +5,6 @@ claims. This module runs the same code, and rolls its changes back.
 """
 
 import uuid
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,20 +13,19 @@ from functools import partial
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.cron_line import Caller
 from retrycli.domain.delivery_window import DeliveryWindows
+from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import LockUnusable
 from retrycli.domain.hold import Hold
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import State
-from retrycli.domain.passes import PassRecord, is_late
+from retrycli.domain.outlook import Outlook, Silence
 from retrycli.domain.retry_policy import LATEST, later
 from retrycli.domain.transition import Claim, IdRange, Route
 from retrycli.engine import limits, recovery, runner
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
 from retrycli.operations.ids import resolve_one
-from retrycli.operations.schedule.applications import applications
-from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
+from retrycli.operations.schedule.next_run import next_run
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import (
     DEFAULT_RUNTIME,
@@ -42,8 +40,11 @@ from retrycli.store.database import Database, WriteNeeded
 from retrycli.store.history import message_details
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
+from retrycli.system.host import Host
 from retrycli.system.pass_lock import PassLock
 
+# The delay between a tick and the start of its pass. A gate that opens within this delay does not hold a message back.
+LATE_START = timedelta(seconds=3)
 MAX_OPENINGS = 1_000  # maximum number of openings of a window to look ahead: nearly three years at one a day
 
 
@@ -70,8 +71,7 @@ def explain(
     settings: Settings,
     message_id: int | str,
     *,
-    callers: Sequence[Caller] | None = None,
-    none_hidden: bool = False,
+    host: Host | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Explanation:
     """Explain why a message waits, and predict its next attempt. Nothing is written.
@@ -82,56 +82,44 @@ def explain(
     Args:
         settings: the settings of the passes.
         message_id: the message's id in the application's table.
-        callers: what starts the passes on this machine, as for `retrycli.operations.status.status`.
-        none_hidden: as for `retrycli.operations.status.status`.
+        host: this machine; None for the real one.
         runtime: clock and randomness.
 
     Raises:
         NoSuchMessage: the application's table has no such row.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    if callers is None:
-        callers = applications(settings) or None
     try:  # usually nothing has to be written, and then no writer has to wait for the explanation, or it for a writer
         with dry_run_database(settings, to_read=True, one_transaction=True) as database:
-            found = _Explainer(settings, database, callers, runtime, none_hidden=none_hidden).explain(message_id)
+            found = _Explainer(settings, database, host, runtime).explain(message_id)
     except WriteNeeded:
         with dry_run_database(settings) as database:
-            found = _Explainer(settings, database, callers, runtime, none_hidden=none_hidden).explain(message_id)
+            found = _Explainer(settings, database, host, runtime).explain(message_id)
     with suppress(LockUnusable):
         return replace(found, pass_runs=PassLock(lock_path(settings)).holder() is not None)
     return found
 
 
 class _Explainer:
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        callers: Sequence[Caller] | None,
-        runtime: Runtime,
-        *,
-        none_hidden: bool,
-    ) -> None:
+    def __init__(self, settings: Settings, database: Database, host: Host | None, runtime: Runtime) -> None:
         self._settings, self._database = settings, database
         self._deps = make_dependencies(settings, database, runtime)._replace(jitter=lambda: 0.0)
         self._rules = pass_rules(settings)
         self._views, self._ledger = MessageQueries(database), Ledger(database)
         self._now = self._deps.now()
-        interval = settings.schedule.interval
         passes = self._ledger.last_passes(incidents.LOOKBACK, until=self._now + schedule_grid.MAX_CLOCK_SKEW)
         self._gates = Gates(database, self._rules, passes)
         self._ended = frozenset[str]()
         self._expires_first = False
-        # The delay between a tick and the start of its pass. A gate that opens within this delay does not hold the
-        # message back. Ticks that are derived from earlier passes already include the delay.
-        self._late = timedelta(seconds=3 if callers else 0)
-        self._grid = ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
-        self._cron = self._cron_gate(passes, interval, callers, none_hidden=none_hidden)
+        outlook = next_run(settings, self._ledger, passes, self._now, host)
+        self._grid = outlook.ticks
+        # The time after which to look for ticks: just before the next run.
+        self._after = self._now if outlook.next_run is None else outlook.next_run - timedelta.resolution
+        self._cron = self._cron_gate(outlook)
 
     def explain(self, given: int | str) -> Explanation:
         message_id = resolve_one(self._database, given)
-        first = self._now if self._grid is None else self._grid.next(self._now)
+        first = self._now if self._grid is None else self._grid.next(self._after)
         self._deps.repair_clock_skew(first, self._rules.lease, self._rules.longest_wait)
         runner.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
         if self._rules.per_ticket_order:  # enrol the ticket's earlier messages, which may be new too
@@ -156,31 +144,20 @@ class _Explainer:
             expires_first=self._expires_first and all(gate.open for gate in gates if gate.name == "expiry"),
         )
 
-    def _cron_gate(
-        self,
-        passes: Sequence[PassRecord],
-        interval: timedelta,
-        callers: Sequence[Caller] | None,
-        *,
-        none_hidden: bool,
-    ) -> Gate:
-        if self._grid is None:
-            return Gate("cron", open=False, figure="no pass has run yet")
-        uncalled = why_not_scheduled(callers, passes, interval, self._now, none_hidden=none_hidden)
-        if uncalled is not None:
-            return Gate("cron", open=False, figure="; ".join(uncalled))
-        if passes and is_late(passes[0].started_at, self._now, interval):
-            figure = f"no pass has started recently: {why_late(callers, interval, self._now)}; the last pass began at"
-            return Gate("cron", open=False, figure=figure, time=passes[0].started_at)
-        number = self._grid.after(self._now)
-        minutes = (self._grid[number + 1] - self._grid[number]) / timedelta(minutes=1)
-        return Gate("cron", open=True, figure=f"every {minutes:g} min; next at", time=self._grid[number])
+    def _cron_gate(self, outlook: Outlook) -> Gate:
+        grid = outlook.ticks
+        if grid is None:
+            silence = outlook.silence or Silence()
+            return Gate("cron", open=False, figure=f"{silence.words(utc_text)}; {silence.remedy}")
+        number = grid.after(self._after)
+        minutes = (grid[number + 1] - grid[number]) / timedelta(minutes=1)
+        return Gate("cron", open=True, figure=f"every {minutes:g} min; next at", time=grid[number])
 
     def _next_attempt(self, message_id: int, found: MessageDetails) -> datetime | None:
         grid = self._grid
         if grid is None or found.queue is None:
             return None
-        number = grid.after(self._now)
+        number = grid.after(self._after)
         if found.queue["state"] == State.SENDING:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
             claim = Claim(str(uuid.uuid4()), grid[number])
@@ -208,7 +185,7 @@ class _Explainer:
         return all(gate.open or gate.name in not_here for gate in gates) and self._may_send(found, tick)
 
     def _may_send(self, found: MessageDetails, tick: datetime) -> bool:
-        begins = tick + self._late
+        begins = tick + LATE_START
         gates = self._gates
         return gates.pause(begins).open and gates.hold(found, begins).open and gates.breaker(found, begins).open
 
@@ -227,12 +204,12 @@ class _Explainer:
         there is no such tick among the next openings.
         """
         for _ in range(MAX_OPENINGS):
-            begins = later(grid[number], self._late)
+            begins = later(grid[number], LATE_START)
             if begins == LATEST:
                 break
             if windows.is_open(begins):
                 return number
-            number = grid.after(windows.next_opening(begins) - self._late - timedelta.resolution)
+            number = grid.after(windows.next_opening(begins) - LATE_START - timedelta.resolution)
         return None
 
     def _tick_of_turn(

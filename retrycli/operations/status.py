@@ -11,30 +11,21 @@ from socket import gethostname
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.cron_line import Caller
 from retrycli.domain.cursor import PASSES, Cursor, pass_cursor
 from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.errors import InvalidArgument, LockUnusable
-from retrycli.domain.passes import (
-    SCHEDULERS,
-    PassRecord,
-    PassResult,
-    Pause,
-    PauseRecord,
-    StartedBy,
-    StopReason,
-    is_late,
-)
+from retrycli.domain.outlook import Silence
+from retrycli.domain.passes import PassRecord, PassResult, Pause, PauseRecord, StartedBy, StopReason, is_late
 from retrycli.operations import dry_run
 from retrycli.operations.pause import ActiveHold, active_holds
-from retrycli.operations.schedule.applications import applications
-from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
+from retrycli.operations.schedule.next_run import next_run
 from retrycli.operations.wiring import lock_path, open_database, utc_now
 from retrycli.store import own_tables
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.store.refusals import refusing_destinations
 from retrycli.store.write_check import lack_of_room
+from retrycli.system.host import Host
 from retrycli.system.pass_lock import Holder, PassLock
 
 RETIRED_AFTER = timedelta(days=7)  # a host without a pass for this long counts as retired
@@ -79,12 +70,8 @@ class Status:
             yet.
         running: the newest pass is recent, and deliveries are not paused.
         unrecorded: the passes of this host that were killed, or could not record their end in the database.
-        next_run: the start of the next pass; None if nothing starts passes, or if passes have stopped.
-        missing: the likely reason why no pass ran, and where to look, if the newest pass is too old.
-        uncalled: the reason why nothing starts the next pass, and the remedy; None if something does, possibly on
-            another host.
-        unseen: no cron line or timer that starts passes was found, although one on this host started the last scheduled
-            pass.
+        next_run: the start of the next pass; None if no next run is known.
+        silence: why no next run is known; None if one is.
         messages: counts of ``waiting`` (including the due ones), ``due``, ``sending`` and ``escalated`` messages.
             ``due`` counts the messages that a pass would send now. ``expired`` counts waiting messages that are too old
             to send, and ``expired_due`` the messages among them that a pass would escalate now.
@@ -101,9 +88,7 @@ class Status:
     unrecorded: frozenset[str]
     hosts: list[HostStatus]
     next_run: datetime | None
-    missing: str | None
-    uncalled: tuple[str, str] | None
-    unseen: bool
+    silence: Silence | None
     retry_interval_minutes: float
     max_retries: int
     messages: dict[str, int]
@@ -118,36 +103,22 @@ class Status:
     left_out: int
 
 
-def status(
-    settings: Settings,
-    *,
-    callers: Sequence[Caller] | None = None,
-    none_hidden: bool = False,
-    now: Callable[[], datetime] = utc_now,
-) -> Status:
+def status(settings: Settings, *, host: Host | None = None, now: Callable[[], datetime] = utc_now) -> Status:
     """Return scheduler health, queue counts, and whatever prevents deliveries.
 
     Args:
         settings: the settings of the passes.
-        callers: what starts the passes on this machine, as `callers_of` finds it. If None, only a `retrycli.Scheduler`
-            is looked for. Without one, the next run is predicted from the passes that a scheduler started, or from the
-            clock.
-        none_hidden: it is certain that nothing on this machine starts a pass; see
-            `retrycli.operations.schedule.callers.none_hidden`.
+        host: this machine; None for the real one.
         now: the clock.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    if callers is None:
-        callers = applications(settings) or None
     with open_database(settings) as database:
-        return _status(settings, database, callers, now(), none_hidden=none_hidden)
+        return _status(settings, database, host, now())
 
 
-def _status(
-    settings: Settings, database: Database, callers: Sequence[Caller] | None, at: datetime, *, none_hidden: bool
-) -> Status:
+def _status(settings: Settings, database: Database, host: Host | None, at: datetime) -> Status:
     ledger = Ledger(database)
     upto = at + schedule_grid.MAX_CLOCK_SKEW
     interval = settings.schedule.interval
@@ -161,8 +132,7 @@ def _status(
     unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
     late = last is not None and is_late(last.started_at, at, interval)
-    uncalled = why_not_scheduled(callers, passes, interval, at, none_hidden=none_hidden)
-    is_expected = (callers or last is not None) and uncalled is None and not late
+    outlook = next_run(settings, ledger, passes, at, host)
     failed = last is not None and last.reason == StopReason.FAULT
     refused = messages["waiting"] and (refusals or (last is not None and last.reason in incidents.REFUSED))
     unaccepted = own_tables.objection_to(database)
@@ -174,10 +144,8 @@ def _status(
         last_pass=last,
         unrecorded=unrecorded,
         hosts=_hosts(ledger.hosts(at - RETIRED_AFTER, upto), passes, interval, at),
-        next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
-        missing=why_late(callers, interval, at) if late and uncalled is None else None,
-        uncalled=uncalled,
-        unseen=callers is not None and not callers and _had_schedule_here(passes),
+        next_run=outlook.next_run,
+        silence=outlook.silence,
         retry_interval_minutes=settings.schedule.retry_interval_minutes,
         max_retries=settings.schedule.max_retries,
         messages=messages,
@@ -191,11 +159,6 @@ def _status(
         unaccepted=unaccepted,
         left_out=_left_out(database),
     )
-
-
-def _had_schedule_here(passes: Sequence[PassRecord]) -> bool:
-    newest = next((record for record in passes if record.started_by in SCHEDULERS), None)
-    return newest is not None and newest.host == gethostname() and newest.started_by is not StartedBy.APPLICATION
 
 
 def _left_out(database: Database) -> int:
@@ -237,13 +200,6 @@ def _refusals(database: Database, passes: Sequence[PassRecord], used: Collection
         for to, refused in refusing_destinations(database, passes).items()
         if to in used
     ]
-
-
-def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
-    grid = ticks_of(callers, passes, interval, at)
-    number = grid.after(at)
-    nearly = min(schedule_grid.BEFORE_TICK, (grid[number + 1] - grid[number]) / 2)
-    return grid.next(max([at, *(record.started_at + nearly for record in passes if record.started_by in SCHEDULERS)]))
 
 
 def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> frozenset[str]:

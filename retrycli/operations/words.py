@@ -65,9 +65,20 @@ def last_pass(found: Status) -> str:
         words += f" ({last.reason.replace('_', ' ')})"
     if last.result is not None:  # the counts are written when the pass ends
         words += f", {last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
-    if found.missing is not None:
-        words += f"; no pass has begun since then: {suggested.quoted(found.missing)}"
     return words
+
+
+def state(found: Status, in_words: Callable[[datetime], str]) -> str:
+    """Return the scheduler's state and, if no next run is known, why not. An "ok" then says nothing.
+
+    Args:
+        found: the status.
+        in_words: formats a time within a sentence.
+    """
+    if found.silence is None:
+        return found.state
+    why = found.silence.words(in_words)
+    return why if found.state == "ok" else f"{found.state}: {why}"
 
 
 def expired(found: Status) -> str | None:

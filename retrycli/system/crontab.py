@@ -1,7 +1,5 @@
-"""Read and write crontabs, examine cron's daemon, and find everything that runs a pass."""
+"""Read and write crontabs, and look whether cron's daemon runs."""
 
-import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -9,35 +7,31 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from retrycli.domain import cron_line
-from retrycli.domain.cron_line import Caller
+from retrycli.domain.cron_line import Block, block_in
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system.host import NOT_THERE, Finished, Host, checked, decoded, encoded, files_in, processes, read_text
-from retrycli.system.systemd import has_systemd, is_active, timers
+from retrycli.system.host import NOT_THERE, File, Finished, Host, checked, decoded, encoded, processes
 
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
 # Units of cron daemons; the last unit is that of systemd-cron, which has no daemon.
 DAEMON_UNITS = ("cron.service", "crond.service", "cronie.service", "fcron.service", "dcron.service", "cron.target")
+NOT_ACTIVE = (3, 4)  # exit statuses of ``systemctl is-active`` for units that are inactive or missing
 # Messages of ``crontab -l`` if there is no crontab; the second message is busybox's.
 NO_CRONTAB = (b"no crontab for", b"No such file or directory")
 SYSTEM_FILE = "etc/cron.d/retrycli"
-START_TIME = 19  # index of a process's start time in its stat file, counted after the name (proc(5): field 22)
 CRON_LOGS = ("var/log/syslog", "var/log/cron", "var/log/messages")
 SPOOLS = ("var/spool/cron/crontabs", "var/spool/cron")
 
 
 @dataclass(frozen=True, slots=True)
 class UserCrontab:
-    """A user's crontab, which is read and written through the command ``crontab``."""
+    """The current user's crontab, which is read and written through the command ``crontab``."""
 
     host: Host
-    # The owner of the crontab; None means the current user. Only root may name another user.
-    user: str | None = None
 
     @property
     def title(self) -> str:
         """Return the name to show to operators."""
-        return f"the crontab of {self.user or self.host.login}"
+        return f"the crontab of {self.host.login}"
 
     def read(self) -> str:
         """Return the crontab's text; empty if the user has no crontab, or if cron is not installed.
@@ -59,26 +53,40 @@ class UserCrontab:
         self._checked(self._run("-", encoded(text)) if text else self._run("-r"))
 
     def _run(self, option: str, given: bytes = b"") -> Finished:
-        return self.host.run(["crontab", *(["-u", self.user] if self.user else []), option], given)
+        return self.host.run(["crontab", option], given)
 
     def _checked(self, done: Finished) -> Finished:
-        login = self.host.login
-        remedy = f"; check that cron is installed and {login} may use it, or use `retrycli cron install --systemd`"
-        return checked(done, "crontab", remedy)
+        return checked(done, "crontab", f"; check that cron is installed and {self.host.login} may use it")
 
 
-def callers(host: Host, unread: dict[str, str]) -> list[Caller]:
-    """Find the crontab lines and timers on this machine that run a pass, and that the current user may read.
+def blocks(host: Host, config: str) -> tuple[list[Block], str | None]:
+    """Find retrycli's own blocks for a settings file, in the crontabs to which the current user can install one.
 
-    Args:
-        host: the machine.
-        unread: receives the names of what can't be read, with the reasons. Only root may read other users' crontabs.
+    Returns:
+        The blocks, and why a crontab can't be read, if one can't.
     """
-    found = [*_in_crontabs(host, unread), *timers(host, unread)]
-    has_zone = any(caller.zone is not None for caller in found)
-    if has_zone and b"cronie" not in host.run(["crontab", "-V"], b"").stdout:  # Debian's cron ignores CRON_TZ
-        return [replace(caller, zone=None) for caller in found]
-    return found
+    found, unread = list[Block](), list[str]()
+    for target in (File(host.root / SYSTEM_FILE), UserCrontab(host)):
+        system = isinstance(target, File)
+        try:
+            text = target.read()
+        except ConfigurationError as error:
+            unread.append(str(error).partition(";")[0])
+            continue
+        block = block_in(text, config, system=system, title=target.title, owner=host.login)
+        if block is not None:
+            paths = [host.root / SYSTEM_FILE] if system else [host.root / spool / host.login for spool in SPOOLS]
+            found.append(replace(block, written=max(_modified_at(paths), default=None)))
+    return found, "; ".join(unread) or None
+
+
+def _modified_at(paths: list[Path]) -> Iterator[datetime]:
+    """Yield the modification times of those files that exist and can be examined. Often only root can examine users'
+    crontabs.
+    """
+    for path in paths:
+        with suppress(OSError):
+            yield datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 def has_cron(host: Host) -> bool:
@@ -86,54 +94,21 @@ def has_cron(host: Host) -> bool:
     return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
 
 
-def is_running(host: Host, caller: Caller) -> bool | None:
-    """Return whether the daemon or timer of a caller is active; None if this is unknown."""
-    if caller.kind == "timer":
-        own = Path(caller.title).is_relative_to(host.unit_folder)
-        return is_active(host, Path(caller.title).name, own=own) if has_systemd(host) else False
-    return cron_is_running(host)
-
-
 def cron_is_running(host: Host) -> bool | None:
     """Return whether cron's daemon is active; None if unknown."""
     names = [name for _, name in processes(host.root / "proc")]
     if not DAEMONS.isdisjoint(names):
         return True
-    if has_systemd(host) and (active := is_active(host, *DAEMON_UNITS, own=False)) is not None:
-        return active
+    if has_systemd(host):
+        code = host.run(["systemctl", "is-active", "--quiet", *DAEMON_UNITS], b"").returncode
+        if code == 0 or code in NOT_ACTIVE:
+            return code == 0
     return False if names else None
 
 
-def heeded_since(host: Host, caller: Caller) -> datetime | None:
-    """Estimate when cron began to use a line, from the start of cron's daemon and the modification time of the line's
-    file. Return None if neither is known, or the caller is a timer.
-    """
-    if caller.kind != "cron":
-        return None
-    return max(filter(None, (_cron_started_at(host.root / "proc"), *_modified_at(host, caller))), default=None)
-
-
-def _modified_at(host: Host, caller: Caller) -> Iterator[datetime]:
-    """Yield the modification time of a line's file, if it is readable. Often only root can read user crontabs."""
-    own = [host.root / spool / caller.owner for spool in SPOOLS]
-    for path in own if caller.title == UserCrontab(host, caller.owner).title else [Path(caller.title)]:
-        with suppress(OSError):
-            yield datetime.fromtimestamp(path.stat().st_mtime, UTC)
-
-
-def _cron_started_at(proc: Path) -> datetime | None:
-    """Return when cron's daemon started (proc(5)). If several processes have its name, the oldest is the daemon. The
-    others are its forks that start jobs.
-    """
-    daemons = [path for path, name in processes(proc) if name in DAEMONS]
-    try:
-        boot = re.search(r"^btime (\d+)$", (proc / "stat").read_text(), re.MULTILINE)
-        began = [int((daemon / "stat").read_text().rpartition(")")[2].split()[START_TIME]) for daemon in daemons]
-    except (OSError, ValueError, IndexError):
-        return None
-    if boot is None or not began:
-        return None
-    return datetime.fromtimestamp(int(boot[1]) + min(began) / os.sysconf("SC_CLK_TCK"), UTC)
+def has_systemd(host: Host) -> bool:
+    """Return whether systemd is running on this machine, and not only installed."""
+    return (host.root / "run/systemd/system").is_dir()
 
 
 def daemon_commands(host: Host) -> dict[str, str]:
@@ -155,19 +130,3 @@ def daemon_commands(host: Host) -> dict[str, str]:
         "sudo systemctl enable --now cron": sudo + start,
         "journalctl -u cron": log,
     }
-
-
-def _in_crontabs(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
-    spools = SPOOLS if host.uid == 0 else ()
-    users = {path.name for spool in spools for path in files_in(host.root / spool, r"[^.]+", unread)} - {host.login}
-    for crontab in (UserCrontab(host), *(UserCrontab(host, name) for name in sorted(users))):
-        title, user = crontab.title, crontab.user
-        try:
-            text = crontab.read()
-        except ConfigurationError as error:
-            unread[title] = str(error).partition(";")[0]
-        else:
-            yield from cron_line.calls(text, system=False, title=title, user=user, owner=user or host.login)
-    # Debian's cron ignores files in /etc/cron.d whose names contain other characters.
-    for path in [host.root / "etc/crontab", *files_in(host.root / "etc/cron.d", r"[\w-]+", unread)]:
-        yield from cron_line.calls(read_text(path, unread), system=True, title=str(path))

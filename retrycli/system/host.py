@@ -9,12 +9,13 @@ import re
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, tzinfo
+from datetime import UTC, timedelta, tzinfo
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.system.trust import user_name, user_number
@@ -63,6 +64,11 @@ def checked(done: Finished, name: str, remedy: str = "") -> Finished:
     return done
 
 
+def uptime() -> timedelta:
+    """Return how long ago this machine started."""
+    return timedelta(seconds=time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)))
+
+
 class Asker:
     """A `Runner` with a short timeout, for read-only commands. A program that has timed out is not run again.
 
@@ -102,21 +108,17 @@ class Host:
     uid: int = field(default_factory=os.getuid)
     run: Runner = run
     number: Callable[[str], int | None] = user_number  # returns a user's id; None if the user does not exist
+    uptime: Callable[[], timedelta] = uptime  # returns how long ago the machine started
 
     @property
     def login(self) -> str:
         """Return the current user's name."""
         return user_name(self.uid)
 
-    @property
-    def unit_folder(self) -> Path:
-        """Return the folder of the user's own systemd units."""
-        return self.home / ".config/systemd/user"
-
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that `cron install` may change: a crontab in /etc, a systemd unit, or the settings."""
+    """A file that `cron install` may change: a crontab in /etc, or the settings."""
 
     path: Path
     keeps_mode: bool = False  # `write` keeps the mode and owner; otherwise everybody may read the file
@@ -163,19 +165,12 @@ class File:
 
 
 def system_zone(root: Path = Path("/")) -> tzinfo:
-    """Return the system's time zone, which cron and timers use. Ignore ``$TZ``, which an operator may have set."""
+    """Return the system's time zone, which cron uses. Ignore ``$TZ``, which an operator may have set."""
     try:
         with (root / "etc/localtime").open("rb") as file:
             return ZoneInfo.from_file(file)
     except (OSError, ValueError):
         return UTC
-
-
-def named_zone(name: str | None) -> tzinfo | None:
-    """Return a time zone by name; None if it does not exist on this machine."""
-    with suppress(OSError, ValueError, ZoneInfoNotFoundError):
-        return None if name is None else ZoneInfo(name)
-    return None
 
 
 def processes(proc: Path) -> Iterator[tuple[Path, str]]:
@@ -196,31 +191,6 @@ def under_cron(host: Host, command: Sequence[str]) -> Finished:
     """Run a program as cron does: in the user's home, with an almost empty environment."""
     variables = ["PATH=/usr/bin:/bin", f"HOME={host.home}", f"LOGNAME={host.login}", "SHELL=/bin/sh"]
     return host.run(["env", "-i", *variables, "sh", "-c", 'cd && exec "$@"', "sh", *command], b"")
-
-
-def files_in(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
-    """Return the files in a folder whose names match a regular expression.
-
-    If an existing folder can't be read, add the reason to ``unread``.
-    """
-    try:
-        return sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name) and path.is_file())
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        unread[str(folder)] = error.strerror or str(error)
-    return []
-
-
-def read_text(path: Path, unread: dict[str, str]) -> str:
-    """Return a file's text, or an empty string. If an existing file can't be read, add the reason to ``unread``."""
-    try:
-        return decoded(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        unread[str(path)] = error.strerror or str(error)
-    return ""
 
 
 def decoded(text: bytes) -> str:

@@ -60,6 +60,7 @@ class OverviewBody(JsonBody):
     retry_interval_minutes: float
     max_retries: int
     next_run: datetime | None
+    reason: str | None = Field(description="why no next run is known")
     last_pass: dict[str, Any] | None
     messages: dict[str, int]
     paused: PauseFields | None

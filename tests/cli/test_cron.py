@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import pwd
 import re
 import shutil
+import socket
 import stat
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import run
 from typing import TYPE_CHECKING
@@ -51,9 +53,10 @@ def desk(cli: Cli, application: Application, crontab: Crontab, tmp_path: Path) -
         yield cli.having(crontab.variables)
 
 
-def line(desk: Cli, starter: str = "cron") -> str:
-    options = f"--config {desk.cwd}/retrycli.toml" + (" --log-level INFO" if starter == "timer" else "")
-    return f"umask 077; exec {this_python()} -P -m retrycli {options} run-once --started-by {starter}"
+def line(desk: Cli) -> str:
+    return (
+        f"umask 077; exec {this_python()} -P -m retrycli --config {desk.cwd}/retrycli.toml run-once --started-by cron"
+    )
 
 
 def test_print_shows_what_install_would_write_and_changes_nothing(desk: Cli, crontab: Crontab) -> None:
@@ -68,27 +71,16 @@ def test_print_shows_what_install_would_write_and_changes_nothing(desk: Cli, cro
 def test_the_printed_line_works_in_a_crontab(desk: Cli, crontab: Crontab) -> None:
     """``cron check`` and ``cron remove`` must recognise a line that an operator has pasted."""
     crontab.file.write_text(desk("cron", "print", *OWN).stdout)
-    assert desk("cron", "check", "--user").returncode == 0
+    assert desk("cron", "check").returncode == 0
     assert desk("cron", "remove", "--user", "--yes").returncode == 0
     assert not crontab.file.exists()
 
 
-def test_prints_a_timer_as_two_units(desk: Cli) -> None:
-    files = desk.json("cron", "print", *OWN, "--systemd")["files"]
-    service, timer = (path["text"] for path in files)
-    assert [path["name"].rpartition("/")[2] for path in files] == ["retrycli.service", "retrycli.timer"]
-    assert f"ExecStart={line(desk, 'timer').partition('exec ')[2]}\n" in service
-    assert "OnCalendar=*:0/15\n" in timer
-
-
-def test_an_unreadable_crontab_is_not_treated_as_empty(desk: Cli, crontab: Crontab) -> None:
+def test_an_unreadable_crontab_is_reported(desk: Cli, crontab: Crontab) -> None:
     crontab.program.write_text("#!/bin/sh\necho 'you are not allowed' >&2; exit 1\n")
-    done = desk("cron", "check", "--user")
-    assert done.returncode == 3
-    assert "no readable cron line or timer starts passes; can't read the crontab of " in done.stderr
-    assert "you are not allowed" in done.stderr
-    assert "cron install" not in done.stderr + done.stdout
-    assert "you are not allowed" in desk.json("cron", "check", "--user", code=3)["unread"]
+    done = desk("cron", "check")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (3, "retrycli: `crontab` failed: you are not allowed")
+    assert "you are not allowed" in desk.json("cron", "check", code=3)["unread"]
 
 
 def test_install_asks_and_accepts_no(desk: Cli, crontab: Crontab) -> None:
@@ -124,38 +116,42 @@ def test_a_second_install_changes_nothing_and_remove_keeps_other_lines(desk: Cli
 
 
 def test_check_reports_the_schedule_and_its_problems(desk: Cli, crontab: Crontab) -> None:
-    done = desk("cron", "check", "--user")
+    done = desk("cron", "check")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "retrycli: no cron line or timer that starts passes was found; run `retrycli cron install`\n"
+    assert done.stderr == "retrycli: nothing is known to start passes; run `retrycli cron install`\n"
     assert desk("cron", "install", *OWN, "--yes").returncode == 0
-    found = desk.json("cron", "check", "--user")
+    found = desk.json("cron", "check")
     assert (found["ok"], found["objection"]) == (True, None)
-    [caller] = found["schedulers"]
-    assert (caller["kind"], caller["when"], caller["installed"]) == ("cron", "*/15 * * * *", True)
-    assert caller["running"] is True
+    [block] = found["schedulers"]
+    assert (block["when"], block["user"], block["running"]) == ("*/15 * * * *", getpass.getuser(), True)
+    assert (found["elsewhere"], found["warnings"]) == ([], [])
     crontab.file.write_bytes(crontab.file.read_bytes().replace(b"*/15", b"*/5"))
-    screen = desk.on_terminal("cron", "check", "--user")
+    screen = desk.on_terminal("cron", "check")
     assert screen.returncode == 3
-    assert max(map(len, screen.text.splitlines()[:5])) <= COLUMNS
+    assert max(map(len, screen.text.splitlines()[:3])) <= COLUMNS
     assert "it starts passes at */5 * * * *, but schedule.retry_interval_minutes requires */15 * * * *" in screen.words
 
 
-def test_a_manual_line_prevents_a_second_one_and_is_shown_escaped(desk: Cli, crontab: Crontab) -> None:
-    crontab.file.write_text("0 * * * * retrycli run-once '\x1b[2J'\n")
-    for command in (("cron", "install", *OWN, "--yes"), ("cron", "install", *OWN, "--systemd", "--yes")):
-        done = desk(*command)
-        assert done.returncode == 78
-        assert "passes are already started by the crontab of" in done.stderr
-    assert crontab.file.read_text() == "0 * * * * retrycli run-once '\x1b[2J'\n"
-    shown = desk.show_all(piped=["cron check --user", "cron check --user --json"], on_terminal=["cron check --user"])
-    assert all("\x1b" not in result.stdout for result in shown.piped.values())
-    assert "\x1b[2J" not in shown.screens["cron check --user"].raw
+def test_passes_from_elsewhere_are_named_and_shown_before_a_line_is_installed(desk: Cli, crontab: Crontab) -> None:
+    assert desk("run-once", "--started-by", "timer").returncode == 0
+    done = desk("cron", "check")
+    words = f"asses come from timer on {socket.gethostname()}, not from a block of retrycli's"
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"P{words}.\n", "")
+    assert desk.json("cron", "check")["elsewhere"] == [f"p{words}"]
+    asked = desk("cron", "install", *OWN)
+    assert asked.returncode == 2
+    assert "retrycli: passes have begun on this host lately, and not from this cron line: " in asked.stderr
+    assert " (timer). Unless what started them" in asked.stderr
+    assert crontab.file.read_bytes() == OTHERS
+    assert desk("cron", "install", *OWN, "--yes").returncode == 0
+    assert "passes also come from timer on" in desk("doctor").stdout
+    assert "lately" not in desk("cron", "install", *OWN, "--yes").stderr, "nothing is changed"
 
 
 def test_a_user_is_accepted_only_if_the_schedule_names_one(desk: Cli, crontab: Crontab) -> None:
     done = desk("cron", "install", "--user", "--run-as", "daemon", "--yes")
     assert done.returncode == 2
-    assert "Invalid value for --run-as: your own schedule runs passes as " in done.stderr
+    assert "Invalid value for --run-as: your own crontab runs passes as " in done.stderr
     assert crontab.file.read_bytes() == OTHERS
 
 
@@ -184,10 +180,14 @@ def test_names_settings_that_come_from_the_environment(desk: Cli) -> None:
 
 
 def test_status_computes_the_next_run_from_the_installed_line(desk: Cli, crontab: Crontab) -> None:
-    crontab.file.write_text(f"4,34 * * * * {line(desk)}\n")
+    assert desk("cron", "install", *OWN, "--yes").returncode == 0
     assert desk("run-once").returncode == 0
-    runs = datetime.fromisoformat(desk.json("status")["next_run"])
-    assert (runs.astimezone().minute % 30, runs.second) == (4, 0)
+    for fields, minutes in ((b"*/5 * * * *", 5), (b"0 * * * *", 60)):
+        crontab.file.write_bytes(crontab.file.read_bytes().replace(b"*/15 * * * *", fields))
+        runs = datetime.fromisoformat(desk.json("status")["next_run"])
+        assert (runs.minute % minutes, runs.second) == (0, 0)
+        assert runs - datetime.now(UTC) <= timedelta(minutes=minutes)
+        crontab.file.write_bytes(crontab.file.read_bytes().replace(fields, b"*/15 * * * *"))
 
 
 # -- the log ---------------------------------------------------------------------------------------------------------
@@ -261,9 +261,6 @@ def test_the_recommended_setup_works(cli: Cli, crontab: Crontab) -> None:
         assert command("--config", config, "cron", "print").returncode == 78
         done = command("--config", config, "cron", "print", "--run-as", DAEMON)
         assert f"\n*/15 * * * * {DAEMON} umask 077; exec " in done.stdout
-        unit = command("--config", config, "cron", "print", "--run-as", DAEMON, "--systemd").stdout
-        assert f"\nUser={DAEMON}\n" in unit
-        assert "\nProtectSystem=strict\n" in unit
 
 
 def test_no_line_calls_a_package_that_another_user_may_change(cli: Cli, crontab: Crontab) -> None:
@@ -320,15 +317,3 @@ def test_a_config_and_a_database_of_different_users_make_no_passes(cli: Cli, cro
         done = cli.having(crontab.variables)("--config", config, "cron", "print", "--run-as", ANOTHER)
         assert (done.returncode, done.stdout) == (78, "")
         assert re.search(rf"belongs to {ANOTHER}, but the database .* to {DAEMON}; if .*chown root", done.stderr)
-
-
-def test_the_printed_unit_is_as_confined_as_the_shipped_one(cli: Cli, crontab: Crontab) -> None:
-    shipped = (Path(__file__).parents[2] / "cron" / "retrycli.service").read_text().splitlines()
-    kept = re.compile("(Protect|Private|Restrict|NoNew|System|Capability|Lock|Memory|Remove|Device|Proc|IPC|UMask)")
-    with the_best_set_up() as place:
-        command = cli.having(crontab.variables)
-        unit = command("--config", place / "retrycli.toml", "cron", "print", "--run-as", DAEMON, "--systemd").stdout
-    confines = {line for line in shipped if kept.match(line)}
-    assert len(confines) > 10
-    assert {line.partition("=")[0] for line in confines} <= {line.partition("=")[0] for line in unit.splitlines()}
-    assert " --log-level INFO run-once" in unit, "so the journal has every line"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import sqlite3
-import subprocess
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -17,7 +14,7 @@ from tests.cli.command import COLUMNS, Cli
 from tests.cli.schedulers import Crontab, a_cron
 from tests.cli.test_cron import OWN
 from tests.environment import NO_FILE, needs_no_file
-from tests.users import OURS, need_own_program, need_root, wrapper
+from tests.users import need_own_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,9 +202,8 @@ def test_as_cron_finds_problems_that_only_cron_has(desk: Cli, application: Appli
     assert levels(from_environment, code=0)["api"] == "ok"
     assert levels(from_environment, "--as-cron", code=3)["api"] == "failure"
     assert levels(desk, "--as-cron", code=3)["settings"] == "warning"
-    named = levels(desk, "--as-cron", "--config", "retrycli.toml", code=3)
-    assert (named["settings"], named["api"], named["table"]) == ("ok", "ok", "ok")
-    assert named["scheduler"] == "failure", "the crontab of this test is in a variable too"
+    named = levels(desk, "--as-cron", "--config", "retrycli.toml", code=0)
+    assert {named[name] for name in ("settings", "api", "table", "scheduler")} == {"ok"}
 
 
 def test_runs_in_crons_bare_environment(cli: Cli, application: Application) -> None:
@@ -217,32 +213,3 @@ def test_runs_in_crons_bare_environment(cli: Cli, application: Application) -> N
     done = bare("doctor")
     assert (done.returncode, done.stderr) == (3, "")
     assert "failure\tapi\ta gateway has no base_url, the URL of the API or mail server" in done.stdout
-
-
-def test_a_cron_that_has_just_started_is_not_reported(desk: Cli, application: Application) -> None:
-    """No scheduled time has passed since cron started, so cron can't be blamed for missing passes."""
-    running = subprocess.run(["pgrep", "-x", "cron"], capture_output=True, check=False)
-    if len(running.stdout.split()) != 1:
-        pytest.skip("another cron runs on this machine")
-    application.execute("UPDATE retrycli_passes SET started_at = '2026-01-01 00:00:00', started_by = 'cron'")
-    [found] = [finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "passes"]
-    assert "may refuse" not in found["remedy"]
-    assert re.search(r"too late for the last scheduled pass; the next pass is due at \d{4}-\S+:00Z$", found["remedy"])
-    assert "may refuse" not in desk("status").stdout
-
-
-def test_reports_that_roots_crontab_cannot_be_read(desk: Cli, application: Application) -> None:
-    """An unprivileged user can't see that root has removed the cron line. Recent passes make this only a warning."""
-    need_root()
-    assert desk("run-once", "--started-by", "cron").returncode == 0
-    assert desk("cron", "remove", "--user", "--yes").returncode == 0
-    for path in (desk.cwd, *desk.cwd.iterdir(), application.lock):
-        if path.exists():
-            os.chown(path, OURS, OURS)
-    cli = desk.under(*wrapper(OURS))
-    findings = json.loads(cli("doctor", "--json", "--config", desk.cwd / "retrycli.toml").stdout)["findings"]
-    [found] = [finding for finding in findings if finding["name"] == "scheduler"]
-    assert cli("status", "--check", "--config", desk.cwd / "retrycli.toml").returncode == 0
-    assert found["level"] == "warning"
-    assert "can't read other users' crontabs, such as root's" in found["found"]
-    assert re.fullmatch(r"run as root: `sudo \S+ --config \S+ doctor`", found["remedy"])

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 
 from retrycli import operations
 from retrycli.config.settings import Settings
+from retrycli.domain import cron_line
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.cron_line import Caller
 from retrycli.domain.delivery_window import DeliveryWindows
+from retrycli.domain.duration import utc_text
 from retrycli.domain.hold import Hold, HoldKind, HoldTarget
 from retrycli.domain.passes import Pause, StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
@@ -31,6 +33,7 @@ from retrycli.store.database import Database
 from retrycli.store.messages import is_due
 from retrycli.store.passes import Ledger
 from retrycli.store.schema import queue
+from retrycli.system.host import Host
 from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted, held_back
 from tests.cli.application import Application
 from tests.cli.command import end
@@ -39,18 +42,28 @@ from tests.conftest import on_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from sqlalchemy import ColumnElement
 
     from retrycli.domain.passes import PassSummary
     from retrycli.operations.sandbox import Answer
+    from retrycli.operations.status import Status
     from tests.cli.command import Cli
 
-NOON = datetime(2026, 3, 2, 12, 0, 2, 700_000, tzinfo=UTC)
-"""A tick of cron, with cron's usual delay."""
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+"""A tick of cron."""
 MINUTE = timedelta(minutes=1)
 TICK = 15 * MINUTE
+DELAY = timedelta(seconds=2.7)
+"""Cron starts a pass a few seconds after its tick."""
+HOST = Host(uptime=lambda: timedelta(days=9))
 OVERLOADED: Answer = (503, {"messages": ["too busy"]})
+
+
+def stored(time: datetime) -> str:
+    """Return a time as SQLite stores it."""
+    return time.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
 class Desk:
@@ -84,14 +97,17 @@ class Desk:
         return run_pass.run_once(self.settings, runtime=around, started_by=starter)
 
     def explain(self, message_id: int, now: datetime) -> Explanation:
-        return explain(self.settings, message_id, runtime=Runtime(now=lambda: now))
+        return explain(self.settings, message_id, host=HOST, runtime=Runtime(now=lambda: now))
+
+    def status(self, now: datetime) -> Status:
+        return operations.status.status(self.settings, host=HOST, now=lambda: now)
 
     def tried_at(self, now: datetime) -> list[int]:
         """Return the ids that the pass at this time attempted, in order."""
         rows = self.application.execute(
             "SELECT message_id FROM retrycli_attempts JOIN retrycli_passes AS p ON p.id = pass_id"
             " WHERE p.started_at = ? ORDER BY retrycli_attempts.id",
-            str(now.replace(tzinfo=None)),
+            stored(now),
         )
         return [int(str(row["message_id"])) for row in rows]
 
@@ -425,7 +441,7 @@ def test_predicts_the_turn_of_each_message_if_a_pass_starts_only_a_few(at: Desk)
     nothing_sent = Runtime(now=lambda: NOON, stop_requested=lambda: True)
     run_pass.run_once(at.settings, runtime=nothing_sent, started_by=StartedBy.CRON)
     for message_id, minutes in due.items():
-        time = str((NOON + minutes * MINUTE).replace(tzinfo=None))
+        time = stored(NOON + minutes * MINUTE)
         at.application.execute("UPDATE retrycli_queue SET next_attempt_at = ? WHERE message_id = ?", time, message_id)
     told = {message: at.explain(message, NOON + MINUTE).next_attempt_at for message in due}
     tried: dict[int, datetime] = {}
@@ -449,89 +465,87 @@ def test_finds_an_earlier_message_of_the_ticket_though_both_are_new(at: Desk) ->
 def test_predicts_no_time_without_a_pass(at: Desk) -> None:
     at.add(1)
     found = at.explain(1, NOON)
-    assert [(gate.name, gate.figure) for gate in found.gates if not gate.open] == [("cron", "no pass has run yet")]
+    assert [(gate.name, gate.figure) for gate in found.gates if not gate.open] == [
+        ("cron", "nothing is known to start passes; run `retrycli cron install`")
+    ]
     assert found.next_attempt_at is None
 
 
-def test_predicts_no_time_if_cron_is_dead(at: Desk) -> None:
-    at.run_at(NOON)
+def hourly(at: Desk) -> None:
+    """Run the passes of the last hour."""
+    for number in reversed(range(5)):
+        at.run_at(NOON - number * TICK)
+
+
+def test_predicts_no_time_if_a_pass_has_not_begun(at: Desk) -> None:
+    """The commands say so five minutes after the tick, and the state is late two intervals after the last pass."""
+    hourly(at)
     at.add(1)
-    found = at.explain(1, NOON + 35 * MINUTE)
-    [gate] = [each for each in found.gates if not each.open]
-    assert (gate.name, gate.time) == ("cron", NOON)
-    assert gate.figure.startswith(
-        "no pass has started recently: cron may be stopped, or may refuse the user (PAM, cron.deny);"
-    )
-    assert gate.figure.endswith("; the last pass began at")
-    running = replace(caller("*/15 * * * *"), running=True, user="desk")
-    late = operations.status.status(at.settings, callers=[running], now=lambda: NOON + 35 * MINUTE)
-    assert late.state == "late"
-    assert str(late.missing).startswith(
-        "cron is running, but may refuse desk (PAM, cron.deny), or the cron line may fail; see"
-    )
-    assert found.next_attempt_at is None
-    assert at.explain(1, NOON + 34 * MINUTE).next_attempt_at == NOON + 3 * TICK
+    for minutes, tick in ((14, 1), (19, 2)):
+        now = NOON + minutes * MINUTE
+        assert at.explain(1, now).next_attempt_at == at.status(now).next_run == NOON + tick * TICK
+    for minutes, state in ((20, "ok"), (36, "late")):
+        now = NOON + minutes * MINUTE
+        told, found = at.explain(1, now), at.status(now)
+        assert (told.next_attempt_at, found.next_run, found.state) == (None, None, state)
+        assert found.silence is not None
+        [gate] = [each for each in told.gates if not each.open]
+        words = "passes came every 15 minutes; none since 2026-03-02T12:00:00Z"
+        assert (gate.name, gate.figure) == ("cron", f"{words}; run `retrycli doctor`")
+        assert operations.words.state(found, utc_text) == (words if state == "ok" else f"late: {words}")
+        assert operations.bodies.status(found)["reason"] == words
 
 
 def test_a_manual_pass_does_not_move_the_ticks(at: Desk) -> None:
-    for number in range(4):
-        at.run_at(NOON - number * TICK)
+    hourly(at)
     at.run_at(NOON + 7 * MINUTE, StartedBy.PERSON)
     at.add(1)
     assert at.explain(1, NOON + 8 * MINUTE).next_attempt_at == NOON + TICK
 
 
-def test_after_a_first_manual_pass_the_ticks_follow_the_clock(at: Desk) -> None:
+def test_after_a_first_manual_pass_no_pass_is_predicted(at: Desk) -> None:
     at.run_at(NOON - 6 * MINUTE, StartedBy.PERSON)
     at.add(1)
-    assert at.explain(1, NOON - 5 * MINUTE).next_attempt_at == NOON.replace(second=0, microsecond=0)
+    told = at.explain(1, NOON - 5 * MINUTE)
+    assert told.next_attempt_at is None
+    assert told.gates[-1].figure == "nothing is known to start passes; run `retrycli cron install`"
 
 
-def caller(when: str, kind: Literal["cron", "timer"] = "cron") -> Caller:
-    return Caller(kind, "/etc/cron.d/retrycli", 1, when, "retrycli run-once", None, None, installed=False)
-
-
-def test_the_ticks_come_from_the_installed_schedule_and_not_from_past_passes(at: Desk) -> None:
-    """A cron line may start passes at uneven times, or at other times than the settings say."""
-    for number in range(3, -1, -1):
-        at.run_at(NOON - number * TICK)
+def test_the_ticks_come_from_the_installed_block_and_not_from_past_passes(at: Desk, tmp_path: Path) -> None:
+    hourly(at)
     at.add(1)
-    now = NOON + MINUTE
-    for line, minutes in (("7,22,37,52 * * * *", 7), ("*/15 * * 1-12 *", 15), ("*/5 * * * *", 5)):
-        told = explain(at.settings, 1, callers=[caller(line)], runtime=Runtime(now=lambda: now))
-        assert told.next_attempt_at == NOON.replace(second=0, microsecond=0) + minutes * MINUTE
-        assert (
-            operations.status.status(at.settings, callers=[caller(line)], now=lambda: now).next_run
-            == told.next_attempt_at
+    config = tmp_path / "retrycli.toml"
+    settings = at.settings.model_copy().read_from(config)
+    (tmp_path / "etc/cron.d").mkdir(parents=True)
+    crontab = tmp_path / "etc/cron.d/retrycli"
+    host = Host(root=tmp_path, uptime=HOST.uptime)
+    for minutes in (5, 10, 60):
+        crontab.write_text(
+            cron_line.block(cron_line.Job(minutes * MINUTE, "python3", str(config), "desk"), system=True)
         )
-    assert told.gates[-1].figure == "every 5 min; next at"
+        now = NOON + MINUTE
+
+    def clock() -> datetime:
+        return now
+
+    for minutes in (5, 10, 60):
+        job = cron_line.Job(minutes * MINUTE, "python3", str(config), "desk")
+        crontab.write_text(cron_line.block(job, system=True))
+        os.utime(crontab, (now.timestamp(),) * 2)
+        told = explain(settings, 1, host=host, runtime=Runtime(now=clock))
+        assert told.next_attempt_at == NOON + minutes * MINUTE
+        assert operations.status.status(settings, host=host, now=clock).next_run == told.next_attempt_at
+        assert told.gates[-1].figure == f"every {minutes} min; next at"
 
 
-def test_a_line_for_each_minute_predicts_the_next_minute(at: Desk) -> None:
-    """Cron's pass begins a second or two after its tick, and that tick must not count as the next run."""
-    at.run_at(NOON + timedelta(seconds=2), StartedBy.CRON)
-    now = NOON + timedelta(seconds=3)
-    found = operations.status.status(at.settings, callers=[caller("* * * * *")], now=lambda: now)
-    assert found.next_run == NOON.replace(second=0, microsecond=0) + MINUTE
-
-
-def test_predicts_no_time_for_messages_without_a_schedule(at: Desk) -> None:
-    """If cron is stopped or has no line, a recent manual pass does not show when the next pass starts."""
-    at.run_at(NOON, StartedBy.PERSON)
-    at.add(1)
-    now = NOON + MINUTE
-    stopped = replace(caller("*/15 * * * *"), running=False)
-    for callers, words in (
-        ([], "no cron line or timer that starts passes was found"),
-        ([stopped], "cron is not running on this machine"),
-    ):
-        told = explain(at.settings, 1, callers=callers, runtime=Runtime(now=lambda: now))
-        found = operations.status.status(at.settings, callers=callers, now=lambda: now)
-        assert (told.next_attempt_at, found.next_run, found.state) == (None, None, "ok")
-        assert found.uncalled is not None
-        assert told.gates[-1].figure == "; ".join(found.uncalled)
-        assert told.gates[-1].figure.startswith(words)
-    assert operations.status.status(at.settings, now=lambda: now).next_run is not None, "nobody has looked"
+def test_a_live_pass_explains_a_missing_start(at: Desk) -> None:
+    hourly(at)
+    now = NOON + 20 * MINUTE
+    assert at.status(now).silence is not None
+    newest = "UPDATE retrycli_passes SET result = NULL, finished_at = NULL, heartbeat_at = ? WHERE started_at = ?"
+    for beat, lives in ((now - 2 * MINUTE, False), (now - MINUTE / 2, True)):
+        at.application.execute(newest, stored(beat), stored(NOON))
+        assert (at.status(now).silence is None) is lives
 
 
 def test_status_does_not_rule_out_a_line_that_only_root_can_read(at: Desk) -> None:
@@ -562,7 +576,7 @@ def test_a_pause_that_ends_at_a_tick_is_over_for_that_pass(at: Desk, seconds: in
     minute = NOON.replace(second=0, microsecond=0)
     _pause(at, TICK + timedelta(seconds=seconds), since=minute)
     around = Runtime(now=lambda: NOON + MINUTE)
-    told = explain(at.settings, 1, callers=[caller("*/15 * * * *")], runtime=around).next_attempt_at
+    told = explain(at.settings, 1, host=HOST, runtime=around).next_attempt_at
     assert told == minute + TICK + ticks_on * TICK
 
 
@@ -622,8 +636,8 @@ def test_each_message_is_attempted_at_the_predicted_tick_all_day(at: Desk, name:
         told = {int(str(row["id"])): at.explain(int(str(row["id"])), tick - MINUTE) for row in waiting}
         expected = {message_id for message_id, found in told.items() if found.next_attempt_at == tick}
         at.answers(*day.answers(number, rng))
-        summary = at.run_at(tick)
-        tried = at.tried_at(tick)
+        summary = at.run_at(tick + DELAY)
+        tried = at.tried_at(tick + DELAY)
         assert set(tried) <= expected, number
         if summary.reason != StopReason.BREAKER_OPEN:
             assert set(tried) == expected, number

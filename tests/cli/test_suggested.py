@@ -185,16 +185,15 @@ def test_a_command_for_root_has_the_programs_path_the_settings_and_one_sudo(far:
     """Root has another search path and home. The usual prefix, `sudo -u USER`, would not run the command as root."""
     need_root()
     crontab = Crontab(tmp_path)
-    crontab.program.write_text("#!/bin/sh\necho 'you are not allowed' >&2; exit 1\n")
     cli = far.under(*wrapper(OURS)).having(crontab.variables)
     as_svc = {"SUDO_USER": "anna", "SUDO_UID": "4711", "SUDO_COMMAND": f"{SCRIPT[0]} cron check"}
     file = far.env["FILE"]
     by_name = {"PATH": f"{Path(SCRIPT[0]).parent}:{crontab.variables['PATH']}"}
     for env in ({}, as_svc, {"RETRYCLI_CONFIG": file}, by_name):
         given = [] if "RETRYCLI_CONFIG" in env else ["--config", file]
-        done = cli.having(env)("cron", "check", "--user", *given)
+        done = cli.having(env)("cron", "check", *given)
         [line] = re.findall("`(sudo [^`]*)`", done.stderr)
-        assert shlex.split(line) == ["sudo", SCRIPT[0], "--config", file, "cron", "check"], done.stderr
+        assert shlex.split(line) == ["sudo", SCRIPT[0], "--config", file, "cron", "install"], done.stderr
 
 
 def test_a_service_user_under_sudo_is_told_to_install_as_root(far: Cli, tmp_path: Path) -> None:

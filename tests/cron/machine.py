@@ -109,6 +109,12 @@ class Machine:
         """Run a program in the namespace."""
         return run(*self._unshare, "sh", "-c", f'{self._binds}exec "$@"', "sh", *command)
 
+    def at(self, clock: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program in the namespace without cron, at a time of the day on which `run_until` runs cron."""
+        for left in (self.root / "dev/shm").glob("*faketime*"):  # of a cron that was killed; pids recur in namespaces
+            left.unlink()
+        return self.inside(self._faketime, "-f", f"@2026-01-01 {clock}", *command)
+
     def beside_cron(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program in the namespace while cron runs there, with the real clock."""
         script = f"{self._binds}/usr/sbin/cron -f -L 0 &\n"

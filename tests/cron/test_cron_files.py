@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ from retrycli.config.loader import CONFIG_VARIABLE, PREFIX, SECRETS, load
 from retrycli.config.settings import Settings
 from retrycli.domain import cron_line
 from retrycli.domain.errors import LockHeld
-from retrycli.system import systemd
 from tests.cron.machine import FILES, PROGRAM, Machine, an_empty_queue, run, tool
 
 if TYPE_CHECKING:
@@ -85,10 +84,8 @@ def test_cron_starts_a_pass_every_quarter_of_an_hour_by_its_full_path(crontab: s
 
 def test_cron_install_writes_the_recommended_line_that_the_manual_shows(crontab: str) -> None:
     system = crontab == "retrycli.cron.d"
-    longest = timedelta(minutes=14)
-    block = cron_line.block(
-        cron_line.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", longest), system=system
-    )
+    job = cron_line.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing")
+    block = cron_line.block(job, system=system)
     line = block.splitlines()[-2]
     assert (FILES / crontab).read_text().splitlines()[-1] == line
     page = (FILES.parent / "retrycli/manual/cron.md").read_text()
@@ -280,20 +277,6 @@ def test_systemd_limits_the_duration_of_a_pass() -> None:
     assert seconds(longest) > LONGEST_PASS
     assert seconds(stop) > REQUEST
     assert seconds(longest) + seconds(stop) < INTERVAL
-
-
-OF_THE_PLACE = {"Description", "ExecStart", "User", "Group", "TimeoutStartSec", "ReadWritePaths", "LoadCredential"}
-
-
-def test_cron_install_writes_a_unit_as_confined_as_the_file() -> None:
-    job = cron_line.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", timedelta(minutes=14))
-    written = settings(systemd.service(replace(job, writes=("/var/lib/ticketing",)), system=True))
-    shipped = settings((FILES / "retrycli.service").read_text())
-    assert written["ExecStart"] == shipped["ExecStart"]
-    assert written["ReadWritePaths"] == [f'"-{shipped["ReadWritePaths"][0]}"']
-    assert [{k: v for k, v in unit.items() if k not in OF_THE_PLACE} for unit in (written, shipped)] == [
-        {k: v for k, v in shipped.items() if k not in OF_THE_PLACE}
-    ] * 2
 
 
 def test_every_credential_has_a_name_that_retrycli_knows() -> None:

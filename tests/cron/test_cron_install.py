@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
+import re
+import shlex
+import socket
 import sqlite3
 import sys
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from retrycli.domain.cron_line import Job
-from retrycli.system import systemd
-from tests.cron.machine import Machine, an_empty_queue, run, tool
+from tests.cron.machine import Machine, an_empty_queue
 
 in_private_folders = pytest.mark.skipif(
     Path(sys.prefix).is_relative_to("/opt"), reason="retrycli is in /opt, which is private here"
@@ -47,10 +47,14 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def passes(machine: Machine) -> list[str]:
+    if not asked(machine, "SELECT 1 FROM sqlite_master WHERE name = 'retrycli_passes'"):
+        return []
+    return [row for (row,) in asked(machine, "SELECT result FROM retrycli_passes WHERE result IS NOT NULL")]
+
+
+def asked(machine: Machine, query: str) -> list[tuple[str, ...]]:
     with closing(sqlite3.connect(machine.root / "opt/desk 100%/tickets.db")) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'retrycli_passes'").fetchone():
-            return []
-        return [row for (row,) in connection.execute("SELECT result FROM retrycli_passes WHERE result IS NOT NULL")]
+        return connection.execute(query).fetchall()
 
 
 def crontab(machine: Machine, path: str) -> bytes:
@@ -86,12 +90,24 @@ def test_a_real_cron_runs_the_installed_line(machine: Machine, options: list[str
     dead = machine.inside(*RETRYCLI, "cron", "check", "--json")
     assert (dead.returncode, json.loads(dead.stdout)["schedulers"][0]["running"]) == (3, False)
     assert "cron is not running on this machine" in json.loads(dead.stdout)["objection"]
-    told = json.loads(machine.beside_cron(*RETRYCLI, "status", "--json").stdout)["next_run"]
-    assert (datetime.fromisoformat(told).minute % 15, told[-4:]) == (0, ":00Z")
-    assert json.loads(machine.inside(*RETRYCLI, "status", "--json").stdout)["next_run"] is None
-    said = machine.inside(*RETRYCLI, "status").stdout
-    assert "\nNext run\tnone: cron is not running on this machine; start it" in said
-    assert machine.inside(*RETRYCLI, "status", "--check").returncode == 3
+    found = json.loads(machine.inside(*RETRYCLI, "doctor", "--json").stdout)["findings"]
+    assert [entry["level"] for entry in found if entry["name"] == "scheduler"] == ["failure"]
+
+    dated(machine, ["12:00:02"])
+    block = modified(machine, path, "11:50")
+    assert_next_run(machine, {"12:14:50": "15", "12:19:50": "30"})
+    for clock in ("12:20:00", "13:50:00"):
+        words = r"no pass has begun since \S+:00:\S+; cron should have started one at \S+:15:00\S*"
+        assert re.match(rf"State\t(late: )?{words}\n", machine.at(clock, *RETRYCLI, "status").stdout)
+        assert machine.at(clock, *RETRYCLI, "status", "--check").returncode == 3
+    assert machine.at("12:21:00", *RETRYCLI, "run-once", "--started-by", "person").returncode == 0
+    assert ", except by hand; cron should" in machine.at("12:22:00", *RETRYCLI, "status").stdout
+    block.write_bytes(block.read_bytes().replace(b"*/15 * * * *", b"*/5 * * * *"))
+    modified(machine, path, "12:22")
+    assert_next_run(machine, {"12:24:50": "25", "12:29:50": "30"})
+    assert machine.beside_cron(*RETRYCLI, "cron", "check").returncode == 3
+    block.write_bytes(block.read_bytes().replace(b"*/5 * * * *", b"*/15 * * * *"))
+
     again = machine.beside_cron(*RETRYCLI, "cron", "install", "--yes", *options)
     assert (again.returncode, again.stderr, crontab(machine, path)) == (0, "", written)
 
@@ -100,68 +116,61 @@ def test_a_real_cron_runs_the_installed_line(machine: Machine, options: list[str
     assert machine.inside(*RETRYCLI, "cron", "check").returncode == 3
 
 
-@pytest.mark.parametrize("system", [True, False])
-@pytest.mark.parametrize("minutes", [15, 60, 7])
-def test_systemd_accepts_the_written_units(tmp_path: Path, minutes: int, *, system: bool) -> None:
-    verify = tool("systemd-analyze", "systemd")
-    config = f"{tmp_path}/desk 100%/$retrycli.toml"
-    job = Job(timedelta(minutes=minutes), sys.executable, config, "root", timedelta(minutes=14))
-    service, timer = tmp_path / systemd.SERVICE, tmp_path / systemd.TIMER
-    service.write_text(systemd.service(job, system=system))
-    timer.write_text(systemd.timer(job))
-    verified = run(verify, "verify", service, timer)
-    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+def modified(machine: Machine, path: str, clock: str) -> Path:
+    """Set the times of a crontab to a time of the day on which cron runs, and return the crontab."""
+    file = machine.root / path
+    os.utime(file, (datetime.fromisoformat(f"2026-01-01 {clock}").timestamp(),) * 2)
+    return file
+
+
+def dated(machine: Machine, starts: list[str]) -> None:
+    """Give the passes the times at which cron started them. They read the real clock, and cron another one."""
+    with closing(sqlite3.connect(machine.root / "opt/desk 100%/tickets.db")) as connection, connection:
+        connection.execute("UPDATE retrycli_passes SET started_at = '2020-01-01' || substr(started_at, 11)")
+        for (found,), start in zip(
+            connection.execute("SELECT id FROM retrycli_passes").fetchall(), starts, strict=False
+        ):
+            time = datetime.fromisoformat(f"2026-01-01 {start}").astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.000000")
+            change = "UPDATE retrycli_passes SET started_at = ?, finished_at = ?, heartbeat_at = ? WHERE id = ?"
+            connection.execute(change, (time, time, time, found))
+
+
+def assert_next_run(machine: Machine, expected: dict[str, str]) -> None:
+    """Check the minute of the next run at several times of that day."""
+    for clock, minute in expected.items():
+        done = machine.at(clock, *RETRYCLI, "status", "--json")
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert (str(told["next_run"])[-6:-1], told["reason"]) == (f"{minute}:00", None), clock
 
 
 @pytest.mark.slow
 @in_private_folders
-def test_refuses_a_second_line_wherever_the_first_one_is(machine: Machine) -> None:
-    """The user of the passes may have written a line by hand, which counts too."""
-    (machine.root / "opt/by-hand").write_text("7 * * * * cd /opt; exec /opt/venv/bin/retrycli run-once >/dev/null\n")
-    assert machine.inside("crontab", "-u", "daemon", "/opt/by-hand").returncode == 0
-    os.chown(machine.root / "opt/desk 100%/tickets.db", pwd.getpwnam("daemon").pw_uid, -1)
-    refused = machine.inside(*RETRYCLI, "cron", "install", "--yes")
-    assert refused.returncode == 78
-    assert "already started by the crontab of daemon, line 1 (7 * * * *)" in refused.stderr
-    assert not (machine.root / "etc/cron.d/retrycli").exists()
-    checked = machine.beside_cron(*RETRYCLI, "cron", "check")
-    assert checked.returncode == 3
-    assert checked.stdout.startswith("cron\tthe crontab of daemon, line 1\t7 * * * *\tit starts passes at 7 * * * *,")
+def test_passes_of_a_line_of_ones_own_are_named_and_predicted_from_their_starts(machine: Machine) -> None:
+    """Nothing is read of such a line."""
+    line = " ".join(shlex.quote(word) for word in RETRYCLI).replace("%", r"\%")
+    (machine.root / "opt/own").write_text(f"*/3 * * * * {line} run-once --started-by cron\n")
+    assert machine.inside("crontab", "/opt/own").returncode == 0
+    machine.run_until(lambda: len(passes(machine)) > 4, speed=60)
+    dated(machine, ["12:00:02", "12:03:02", "12:06:02", "12:09:02", "12:12:02"])
+
+    assert_next_run(machine, {"12:14:50": "15", "12:15:02": "18"})
+    named = f"asses come from cron on {socket.gethostname()}, not from a block of retrycli's"
+    checked = machine.at("12:14:00", *RETRYCLI, "cron", "check")
+    assert (checked.returncode, checked.stdout) == (0, f"P{named}.\n")
+    refused = machine.at("12:14:00", *RETRYCLI, "cron", "install", "--run-as", "ticketing")
+    assert refused.returncode == 2
+    assert "passes have begun on this host lately, and not from this cron line: " in refused.stderr
+    said = machine.at("12:20:03", *RETRYCLI, "status").stdout
+    assert re.match(r"State\t(late: )?passes came every 3 minutes; none since \S+:12:02", said), said
 
 
 @pytest.mark.slow
 @in_private_folders
-def test_installs_nothing_while_a_crontab_is_unreadable(machine: Machine) -> None:
-    (machine.root / "etc/crontab").mkdir()
-    refused = machine.inside(*RETRYCLI, "cron", "install", "--run-as", "ticketing", "--yes")
-    assert (refused.returncode, refused.stdout) == (78, "")
-    assert "can't read /etc/crontab (Is a directory), which may already start passes" in refused.stderr
-    assert not (machine.root / "etc/cron.d/retrycli").exists()
-
-
-@pytest.mark.slow
-@in_private_folders
-@pytest.mark.parametrize("line", ["echo retrycli run-once", "/opt/venv/bin/retrycli run-once"])
-def test_ignores_lines_of_unrelated_users(machine: Machine, line: str) -> None:
-    """A line may only mention a pass, or belong to a user who can't run one."""
-    (machine.root / "opt/strange").write_text(f"*/15 * * * * {line}\n")
+def test_other_lines_are_kept_and_not_counted(machine: Machine) -> None:
+    (machine.root / "opt/strange").write_text("*/15 * * * * /opt/venv/bin/retrycli run-once\n")
     assert machine.inside("crontab", "-u", "daemon", "/opt/strange").returncode == 0
     done = machine.beside_cron(*RETRYCLI, "cron", "install", "--run-as", "ticketing", "--yes")
     assert (done.returncode, done.stderr) == (0, "")
     checked = machine.beside_cron(*RETRYCLI, "cron", "check")
     assert (checked.returncode, len(checked.stdout.splitlines())) == (0, 1), checked.stdout
-
-
-@pytest.mark.slow
-@in_private_folders
-def test_detects_a_dead_cron(machine: Machine) -> None:
-    """The installed line and a recent pass must not hide that cron is dead."""
-    assert machine.inside(*RETRYCLI, "cron", "install", "--yes", "--run-as", "ticketing").returncode == 0
-    assert machine.beside_cron(*RETRYCLI, "run-once").returncode == 0
-    assert machine.beside_cron(*RETRYCLI, "cron", "check").returncode == 0
-    dead = machine.inside(*RETRYCLI, "cron", "check")
-    assert dead.returncode == 3
-    assert "cron is not running on this machine" in dead.stdout + dead.stderr
-    found = json.loads(machine.inside(*RETRYCLI, "doctor", "--json").stdout)["findings"]
-    assert [entry["level"] for entry in found if entry["name"] == "scheduler"] == ["failure"]
-    assert json.loads(machine.inside(*RETRYCLI, "status", "--json").stdout)["next_run"] is None

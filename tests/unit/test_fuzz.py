@@ -31,7 +31,7 @@ from psycopg.pq import Format
 from retrycli.config import template as settings_text
 from retrycli.config.loader import load
 from retrycli.config.settings import Settings
-from retrycli.domain.cron_line import BEGIN, END, block, calls, with_block
+from retrycli.domain.cron_line import BEGIN, END, block, block_in, with_block
 from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NotEdited
 from retrycli.domain.fingerprint import cause
@@ -43,7 +43,6 @@ from retrycli.gateway.presets.loader import Preset, load_preset
 from retrycli.gateway.presets.model import MessageRule
 from retrycli.gateway.presets.template import fill, fill_header, fill_path
 from retrycli.store.postgresql import BEYOND_PYTHON, _or_text
-from retrycli.system import systemd
 from tests.cpu import cpu_seconds
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, open_gateway, queued
 from tests.gateway.hostile import Hostile, then_close
@@ -489,12 +488,9 @@ CRONTABS = st.lists(st.tuples(LINES, st.sampled_from(["\n", "\r\n", ""])).map(""
 
 
 @law(text=CRONTABS, system=st.booleans())
-def test_a_call_is_found_in_its_line(text: str, *, system: bool) -> None:
-    lines = text.split("\n")
-    for call in calls(text, system=system):
-        assert call.line is not None
-        assert call.command in lines[call.line - 1]
-        assert "run-once" in call.command
+def test_a_found_block_is_part_of_its_crontab(text: str, *, system: bool) -> None:
+    found = block_in(text, CONFIG, system=system, title="", owner="")
+    assert found is None or found.text in text
 
 
 @law(text=CRONTABS)
@@ -513,17 +509,6 @@ def test_adding_and_removing_a_block_restores_the_crontab(text: str) -> None:
 def test_a_block_is_removed_between_any_lines(before: str, after: str) -> None:
     before = "".join(f"{line}\n" for line in before.split("\n") if BEGIN + CONFIG not in line)
     assert with_block(before + BLOCK + after, CONFIG, "") == before + after
-
-
-UNIT_LINES = st.builds(
-    "{}{}".format, st.sampled_from(["ExecStart=", "ExecStart = retrycli run-once ", ""]), FROM_A_DATABASE
-)
-
-
-@law(lines=st.lists(UNIT_LINES, max_size=4))
-def test_a_unit_is_parsed_to_its_end(lines: list[str]) -> None:
-    called = systemd.called("\n".join(lines))
-    assert called is None or ("retrycli" in called[0] and "run-once" in called[0])
 
 
 DRAFTS = st.fixed_dictionaries(

@@ -12,7 +12,7 @@ from retrycli.config.loader import SECRETS, Loaded
 from retrycli.config.template import masked_url
 from retrycli.operations.doctor.context import Context, Finding, failure, of_error, ok, warning
 from retrycli.operations.schedule import proposal
-from retrycli.operations.schedule.callers import callers_of
+from retrycli.operations.schedule.next_run import own_blocks
 from retrycli.operations.tokens import signing_key_file
 from retrycli.operations.wiring import STATE_FOLDER, lock_path
 from retrycli.store.write_check import lack_of_room
@@ -141,11 +141,11 @@ def _trusted_users(context: Context) -> frozenset[int]:
 
 
 def _pass_makers(context: Context) -> Iterator[int]:
-    """Yield the users who may run the passes: the users named by schedules, then the owners of the database and the
-    settings file.
+    """Yield the users who may run the passes: the user of retrycli's own cron line, then the owners of the database and
+    the settings file.
     """
-    for caller in callers_of(context.loaded, context.host):
-        if (number := user_number(caller.user or caller.owner)) is not None:
+    for block in own_blocks(context.loaded, context.host):
+        if (number := user_number(block.user)) is not None:
             yield number
     for path in (context.settings.database.file, context.loaded.file):
         if path is not None:

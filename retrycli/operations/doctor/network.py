@@ -25,7 +25,7 @@ from retrycli.operations.doctor.context import (
     ok,
     warning,
 )
-from retrycli.operations.schedule.callers import callers_of
+from retrycli.operations.schedule.next_run import own_blocks
 from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
@@ -223,22 +223,15 @@ def _connect(host: str, port: int) -> str | None:
 
 def _cron_mail(context: Context) -> Iterator[Finding]:
     """Warn if warnings from passes reach no operator, or only a local mailbox."""
-    for caller in callers_of(context.loaded, context.host):
-        remedy = f"set notify.urls, or set MAILTO=you@example.com at the top of {caller.title}"
-        if caller.mail_to:
+    for block in own_blocks(context.loaded, context.host):
+        if block.mail_to:
             continue
-        if caller.kind == "application":
-            who, why = "warnings from passes reach only the application's log", "an application makes the passes"
-            remedy = "set notify.urls"
-        elif caller.kind == "timer":
-            who, why, remedy = "warnings from passes reach no operator", "a timer sends no mail", "set notify.urls"
-        elif caller.mail_to is None:
-            who, why = (
-                f"cron mails warnings only to the local user {caller.user or caller.owner}",
-                f"{caller.title} has no MAILTO",
-            )
+        if block.mail_to is None:
+            who = f"cron mails warnings only to the local user {block.user}"
+            why = f"{block.title} has no MAILTO"
         else:
-            who, why = "warnings from passes reach no operator", f"MAILTO is empty in {caller.title}"
+            who, why = "warnings from passes reach no operator", f"MAILTO is empty in {block.title}"
+        remedy = f"set notify.urls, or set MAILTO=you@example.com at the top of {block.title}"
         yield warning("notifications", f"{who}: notify.urls is not set, and {why}", remedy)
 
 

@@ -1,1 +1,1 @@
-"""Schedule passes with cron lines and systemd timers, and find what starts passes."""
+"""Schedule passes with cron, predict the next run, and notice that a pass has not begun."""

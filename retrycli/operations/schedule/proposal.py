@@ -1,12 +1,10 @@
-"""Find where a schedule can be installed, and describe the pass that it starts: its command, its user, what it reads
-and writes.
-"""
+"""Find where a cron line can be installed, and describe the pass that it starts: its command and its user."""
 
 import os
 import sys
 import sysconfig
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from difflib import unified_diff
 from enum import Enum
@@ -18,17 +16,21 @@ from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
 from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system import crontab, systemd
+from retrycli.system import crontab
 from retrycli.system.host import File, Host, owner_of
 from retrycli.system.trust import ROOT, find_weakness
 
 # The log folder that cron/logrotate names, and the log file's name, which is the same in every folder.
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 
+# Folders that `uvx`, `pipx run` and others empty without asking, and those for temporary files.
+CACHES = frozenset({".cache", "archive-v0"})
+TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  compared, never opened
+
 MARGIN = timedelta(seconds=90)  # time for a pass to record results after its deadline and its last request
 
 
-Target = crontab.UserCrontab | File  # a crontab, a systemd unit or another file that an installation changes
+Target = crontab.UserCrontab | File  # a crontab, or another file that an installation changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,60 +43,36 @@ class FileChange:
 
     @property
     def diff(self) -> str:
-        """Return the change as a unified diff. If the text is unchanged, say that its unit will be enabled."""
-        if self.before == self.after:
-            return f"{self.target.title} will be enabled"
+        """Return the change as a unified diff."""
         titles = (self.target.title, self.target.title)
         before, after = (text.removesuffix("\n").split("\n") for text in (self.before, self.after))
         return "\n".join(unified_diff(before if self.before else [], after if self.after else [], *titles, lineterm=""))
 
 
 class SchedulePlace(Enum):
-    """A place to install a schedule: cron or systemd, for one user or for the system."""
+    """A crontab in which to install a cron line: the user's own, or the system's."""
 
     OWN_CRONTAB = "own crontab"
     SYSTEM_CRONTAB = "system crontab"
-    OWN_TIMER = "own timer"
-    SYSTEM_TIMER = "system timer"
 
     @classmethod
-    def of(cls, host: Host, *, user: bool, systemd: bool) -> "SchedulePlace":
-        """Return the place that two options select. Only root can choose between the system's schedule and root's
-        own.
-        """
-        own = user or host.uid != 0
-        if systemd:
-            return cls.OWN_TIMER if own else cls.SYSTEM_TIMER
-        return cls.OWN_CRONTAB if own else cls.SYSTEM_CRONTAB
+    def of(cls, host: Host, *, user: bool) -> "SchedulePlace":
+        """Return the place that an option selects. Only root can choose between the system's crontab and root's own."""
+        return cls.OWN_CRONTAB if user or host.uid != 0 else cls.SYSTEM_CRONTAB
 
     @property
     def is_system(self) -> bool:
-        """Return whether the schedule is the system's, which names the user who runs the passes."""
-        return self in {SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER}
+        """Return whether the lines of the crontab name the user who runs the passes."""
+        return self is SchedulePlace.SYSTEM_CRONTAB
 
-    @property
-    def is_timer(self) -> bool:
-        """Return whether the schedule is a systemd timer."""
-        return self in {SchedulePlace.OWN_TIMER, SchedulePlace.SYSTEM_TIMER}
+    def target(self, host: Host) -> Target:
+        """Return the crontab."""
+        return File(host.root / crontab.SYSTEM_FILE) if self.is_system else crontab.UserCrontab(host)
 
 
 def reachable(host: Host) -> list[SchedulePlace]:
     """Return the places that the current user may change."""
     return [place for place in SchedulePlace if host.uid == 0 or not place.is_system]
-
-
-def targets(place: SchedulePlace, host: Host) -> list[Target]:
-    """Return the crontab or the systemd units of a place."""
-    match place:
-        case SchedulePlace.OWN_CRONTAB:
-            return [crontab.UserCrontab(host)]
-        case SchedulePlace.SYSTEM_CRONTAB:
-            return [File(host.root / crontab.SYSTEM_FILE)]
-        case SchedulePlace.OWN_TIMER:
-            folder = host.unit_folder
-        case SchedulePlace.SYSTEM_TIMER:
-            folder = host.root / systemd.SYSTEM_UNITS
-    return [File(folder / systemd.SERVICE), File(folder / systemd.TIMER)]
 
 
 def this_python() -> str:
@@ -134,7 +112,7 @@ def propose(
 
     Raises:
         ConfigurationError: the user does not exist, or is root although ``run_as`` is None; another user could control
-            the passes; or a scheduler would not find these settings.
+            the passes; the interpreter will not last; or cron would not find these settings.
     """
     wanted = job(loaded, host, user=run_as if place.is_system else host.login)
     number = host.number(wanted.user)
@@ -145,8 +123,19 @@ def propose(
             "passes would run as root; name a user who can write to the database: --run-as USER "
             "(or --run-as root, if that is intended)"
         )
+    refuse_passing(wanted.interpreter)
     _refuse_untrusted(wanted, loaded, {ROOT, number}, relied_on() if program is None else program)
     return wanted
+
+
+def refuse_passing(interpreter: str) -> None:
+    """Reject an interpreter that may be deleted at any time: in a tool's cache, or in a folder for temporary files."""
+    path = Path(interpreter)
+    if not CACHES.isdisjoint(path.parts) or any(path.is_relative_to(folder) for folder in TEMPORARY):
+        raise ConfigurationError(
+            f"{interpreter} is in a cache or a temporary folder, which may be emptied, and then passes would fail; "
+            "install retrycli with `uv tool install retrycli` or in a virtual environment, and run this command there"
+        )
 
 
 def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], program: Iterable[Path]) -> None:
@@ -188,15 +177,15 @@ def code_of(settings: Settings) -> Iterator[Path]:
                 yield call.folder
 
 
-def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
-    """Return the pass with a log, and the change to the settings that adds the log.
+def added_log(loaded: Loaded, wanted: Job) -> list[FileChange]:
+    """Return the change to the settings that adds a log.
 
     The log is in `LOGS` if the user who runs the passes owns that folder, otherwise beside the database. There is no
     change if the pass already has a log, if the settings can't be changed, or if no folder is suitable.
     """
     file = Path(wanted.config).resolve()
     if loaded.settings.logging.file is not None or not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
-        return wanted, []
+        return []
     target = File(file, keeps_mode=True)
     before = target.read()
     database = loaded.settings.database.file
@@ -205,15 +194,13 @@ def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
     elif database is not None:
         log = database.with_name(LOG)
     else:
-        return wanted, []
+        return []
     after = template.with_value(before, "logging", "file", str(log))
-    if after is None:
-        return wanted, []
-    return replace(wanted, writes=_absolute([*wanted.writes, log.parent])), [FileChange(target, before, after)]
+    return [] if after is None else [FileChange(target, before, after)]
 
 
 def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
-    """Describe the pass that a scheduler starts with these settings.
+    """Describe the pass that cron starts with these settings.
 
     Args:
         loaded: the settings and their sources.
@@ -221,14 +208,14 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
         user: the user who runs the passes; by default the owner of the database, otherwise of the settings file.
 
     Raises:
-        ConfigurationError: a scheduler would not find these settings.
+        ConfigurationError: cron would not find these settings.
     """
     settings = loaded.settings
     config = config_path(loaded)
     elsewhere = [f"{key} ({source})" for key, source in loaded.sources.items() if not source.startswith("file ")]
     if elsewhere:
         raise ConfigurationError(
-            f"a scheduler does not pass on your environment, which sets {', '.join(elsewhere)}; "
+            f"cron does not pass on your environment, which sets {', '.join(elsewhere)}; "
             f"set these keys in {config}, and secrets with their …_file keys"
         )
     database = settings.database.file
@@ -237,41 +224,7 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
         interpreter=this_python(),
         config=config,
         user=user or (database and owner_of(database)) or owner_of(Path(config)) or host.login,
-        longest=timedelta(minutes=settings.run.deadline_minutes) + settings.gateway.longest + MARGIN,
-        reads=_read_by(loaded),
-        writes=_written_by(settings),
     )
-
-
-def _read_by(loaded: Loaded) -> tuple[str, ...]:
-    named = [
-        path
-        for gateway in loaded.settings.gateway.all.values()
-        for path in (gateway.preset_file, gateway.ca_file, gateway.attachments_dir)
-        if path is not None
-    ]
-    secrets = [source.removeprefix("file ") for source in loaded.sources.values() if source.startswith("file ")]
-    return _absolute([*named, *secrets, *code_of(loaded.settings), Path(sys.executable).resolve()])
-
-
-def _written_by(settings: Settings) -> tuple[str, ...]:
-    """Return the folders that a pass writes to.
-
-    SQLite's journal and, by default, the lock are in the database's folder. With a server database, the default lock
-    needs no entry here, because systemd creates a state folder for the unit (StateDirectory=).
-    """
-    files = (
-        settings.database.file,
-        settings.run.lock_file,
-        settings.metrics.path,
-        settings.report.path,
-        settings.logging.file,
-    )
-    return _absolute([file.absolute().parent for file in files if file is not None])
-
-
-def _absolute(paths: Iterable[Path | str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(os.path.normpath(Path(path).absolute()) for path in paths))
 
 
 def config_path(loaded: Loaded) -> str:

@@ -16,7 +16,7 @@ from retrycli import operations
 from retrycli.domain.user import Right
 from retrycli.views.formatting import count
 from retrycli.views.report.recent import RecentPasses, sample, strip
-from retrycli.web.console.rendering import make_environment
+from retrycli.web.console.rendering import make_environment, moment_text
 from retrycli.web.console.visit import NOTICE, Visit, notice_cookie
 from retrycli.web.status import RecentStatus
 
@@ -131,6 +131,7 @@ class Console:
             status=status,
             pages=PAGES,
             last_pass=operations.words.last_pass,
+            scheduler_state=lambda found: operations.words.state(found, lambda time: moment_text(time, self.now())),
             strip_of=_strip,
             sample=sample,
             as_of=self.now(),

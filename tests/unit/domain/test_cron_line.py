@@ -1,4 +1,4 @@
-"""Cron lines: writing retrycli's block in a crontab, and recognising lines that start passes."""
+"""Cron lines: writing retrycli's block in a crontab, and finding it there."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.domain.cron_line import BEGIN, END, Job, block, calls, command, schedule, with_block
+from retrycli.domain.cron_line import (
+    BEGIN,
+    END,
+    Block,
+    Job,
+    block,
+    block_in,
+    command,
+    interval_of,
+    schedule,
+    with_block,
+)
 from retrycli.domain.errors import ConfigurationError
 
 CONFIG = "/etc/retrycli/retrycli.toml"
-JOB = Job(timedelta(minutes=15), "/opt/retrycli/bin/python3", CONFIG, "ticketing", timedelta(minutes=14))
+JOB = Job(timedelta(minutes=15), "/opt/retrycli/bin/python3", CONFIG, "ticketing")
 LINE = f"umask 077; exec /opt/retrycli/bin/python3 -P -m retrycli --config {CONFIG} run-once --started-by cron"
 OTHERS = "MAILTO=ana\n# caf\udce9\n0 5 * * * backup 100\\%\n"
 
@@ -34,11 +45,19 @@ OTHERS = "MAILTO=ana\n# caf\udce9\n0 5 * * * backup 100\\%\n"
 )
 def test_an_interval_on_the_clocks_grid_has_a_cron_schedule(minutes: int, expected: str) -> None:
     assert schedule(timedelta(minutes=minutes)) == expected
+    assert interval_of(expected) == timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize(
+    "when", ["", "*/7 * * * *", "*/60 * * * *", "7,22 * * * *", "0 */5 * * *", "@hourly", "0 0 1 * *"]
+)
+def test_other_fields_have_no_interval(when: str) -> None:
+    assert interval_of(when) is None
 
 
 @pytest.mark.parametrize("minutes", [0.5, 7, 7.5, 45, 90, 300, 2880])
-def test_an_interval_off_the_grid_is_refused_in_favour_of_a_timer(minutes: float) -> None:
-    with pytest.raises(ConfigurationError, match=rf"is {minutes:g}, but cron supports only.*cron install --systemd"):
+def test_an_interval_off_the_grid_is_refused(minutes: float) -> None:
+    with pytest.raises(ConfigurationError, match=rf"is {minutes:g}, but cron supports only.*retrycli manual cron"):
         schedule(timedelta(minutes=minutes))
 
 
@@ -101,93 +120,42 @@ def test_a_block_without_its_end_is_left_alone(rest: str) -> None:
         with_block(torn, CONFIG, block(JOB, system=False))
 
 
-BY_HAND = {
-    "7 * * * * /opt/venv/bin/retrycli run-once": ("7 * * * *", None),
-    "  @hourly retrycli --config /srv/a.toml run-once": ("@hourly", "/srv/a.toml"),
-    "*/5 * * * *\tcd /srv && /venv/bin/python -m retrycli --config='/srv/a b.toml' run-once>>/tmp/log 2>&1": (
-        "*/5 * * * *",
-        "/srv/a b.toml",
-    ),
-    r"0 * * * * /srv/100\%/bin/retrycli run-once; true": ("0 * * * *", None),
-    "0 * * * * retrycli run-once --limit 5 # don't": ("0 * * * *", None),
-    "0 * * * * TZ=UTC LC_ALL=C exec nice -n 5 flock -n /run/lock/x /opt/bin/retrycli run-once": ("0 * * * *", None),
-    "0 * * * * sudo -u desk sh -c 'cd /srv; retrycli --config /srv/a.toml run-once'": ("0 * * * *", None),
-    "0 * * * * test -x /x && (if /x/python3.11 -P /x/bin/retrycli run-once; then :; fi)": ("0 * * * *", None),
-    **{
-        f"0 * * * * {command}": ("0 * * * *", None)
-        for command in (
-            "docker exec app retrycli run-once",
-            "docker compose exec -T app retrycli run-once",
-            "cd /srv && poetry run retrycli run-once",
-            "python3 -m pipenv run retrycli run-once",
-            "uv run --directory /srv python -m retrycli run-once",
-            "conda run -n desk retrycli run-once",
-            "gosu app retrycli run-once",
-            "ssh host retrycli run-once",
-            "ssh host 'cd /srv; retrycli run-once'",
-            "/usr/local/bin/wrap.sh retrycli run-once",
-            "echo | xargs retrycli run-once",
-            "/bin/sh /srv/retrycli run-once",
-            "bash -lc 'retrycli run-once'",
-            "echo begin; retrycli run-once && logger done",
-            "if test -x /x; then retrycli run-once; fi",
+def found(text: str, *, system: bool = False) -> Block | None:
+    return block_in(text, CONFIG, system=system, title="a crontab", owner="ana")
+
+
+def test_a_block_is_found_as_it_was_written() -> None:
+    for system, user in ((False, "ana"), (True, "ticketing")):
+        written = block(JOB, system=system)
+        assert found(OTHERS + written + "7 * * * * retrycli run-once\n", system=system) == Block(
+            "a crontab", written, system, "*/15 * * * *", user, "ana"
         )
-    },
-}
 
 
-@pytest.mark.parametrize("line", BY_HAND)
-def test_a_manual_line_is_recognised(line: str) -> None:
-    [found] = calls(f"# a comment\n\n{line}\n", system=False)
-    assert (found.when, found.config) == BY_HAND[line]
-    assert (found.line, found.user, found.installed) == (3, None, False)
+def test_no_other_line_is_a_block() -> None:
+    own = block(JOB, system=False)
+    for text in (
+        OTHERS + f"*/15 * * * * {LINE}\n",
+        own.replace(CONFIG, "/srv/other.toml"),
+        own.replace(END + "\n", ""),
+    ):
+        assert found(text) is None
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("old", "new", "when"),
     [
-        "# */15 * * * * retrycli run-once",
-        "*/15 * * * * retrycli status --check",
-        "*/15 * * * * echo retrycli-run-once",
-        "*/15 * * * * echo retrycli run-once",
-        "*/15 * * * * true # retrycli run-once",
-        "*/15 * * * * logger -t retrycli run-once; grep -c 'retrycli run-once' /var/log/syslog > retrycli",
-        "*/15 * * * * test -n retrycli run-once && /bin/true retrycli run-once; : retrycli run-once",
-        "*/15 * * * * printf %s retrycli run-once | /usr/bin/mail -s retrycli run-once ana; cat retrycli run-once",
-        "*/15 * * * * bash -lc 'echo retrycli run-once'",
-        "*/15 * * * * backup # retrycli run-once",
-        "*/15 * * * * if ! grep -q retrycli run-once; then backup; fi",
-        "RUN=retrycli run-once",
-        "*/15 * * * * other run-once",
-        "*/15 * * *",
-        "",
+        ("*/15 * * * *", "*/5\t* * * *", "*/5 * * * *"),
+        ("*/15 * * * *", "@hourly", None),
+        ("*/15 * * * *", "# */15 * * * *", ""),
+        (END, f"0 * * * * true\n{END}", ""),
+        (BEGIN, f"CRON_TZ=Asia/Kathmandu\n{BEGIN}", ""),
     ],
 )
-def test_no_other_line_is_recognised_as_a_call(line: str) -> None:
-    assert calls(line, system=False) == []
-
-
-def test_a_line_with_many_wrappers_is_parsed_quickly() -> None:
-    """Root parses the crontabs of all users, so no user's line may make parsing slow."""
-    assert calls("0 * * * * " + "exec " * 500 + "true\n", system=False) == []
-    assert len(calls("0 * * * * " + "exec " * 500 + "retrycli run-once\n", system=False)) == 1
-
-
-def test_in_a_system_crontab_user_and_command_are_separated() -> None:
-    [found] = calls(OTHERS.replace("backup", "root backup") + block(JOB, system=True), system=True)
-    assert (found.user, found.command, found.config, found.installed) == ("ticketing", LINE, CONFIG, True)
-
-
-def test_a_comment_that_mentions_retrycli_is_not_a_marker() -> None:
-    text = "# retrycli: our own\n0 * * * * retrycli run-once\n" + block(JOB, system=False)
-    assert [call.installed for call in calls(text, system=False)] == [False, True]
-    inside = block(JOB, system=False).replace(END, "# retrycli: mine\n" + END)
-    assert with_block(OTHERS + inside, CONFIG, "") == OTHERS
-
-
-def test_lines_after_a_block_are_not_part_of_it() -> None:
-    installed, by_hand = calls(block(JOB, system=False) + "0 * * * * retrycli run-once\n", system=False)
-    assert (installed.installed, by_hand.installed) == (True, False)
+def test_an_edited_block_predicts_by_its_one_line_or_not_at_all(old: str, new: str, when: str | None) -> None:
+    edited = found(block(JOB, system=False).replace(old, new, 1))
+    assert edited is not None
+    assert (interval_of(edited.when) is None) if when is None else (edited.when == when)
 
 
 @pytest.mark.parametrize(
@@ -197,15 +165,10 @@ def test_lines_after_a_block_are_not_part_of_it() -> None:
         ("MAILTO=ana\n", "ana"),
         ("MAILTO=ana\n MAILTO = 'ops@example.com'  \n", "ops@example.com"),
         ('"MAILTO"=""\n', ""),
-        ("# MAILTO=ana\nNOTE=a b c d e retrycli run-once\n", None),
+        ("# MAILTO=ana\nNOTE=a b c d e\n", None),
     ],
 )
-def test_a_line_uses_the_variables_above_it(above: str, expected: str | None) -> None:
-    [found] = calls(f"{above}7 * * * * retrycli run-once\nMAILTO=late\n", system=False)
-    assert found.mail_to == expected
-
-
-def test_a_line_uses_the_time_zone_above_it() -> None:
-    text = "CRON_TZ=Asia/Kathmandu\n7 3 * * * retrycli run-once\n"
-    assert [call.zone for call in calls(text, system=False)] == ["Asia/Kathmandu"]
-    assert [call.zone for call in calls(text.replace("CRON_TZ", "TZ"), system=False)] == [None]
+def test_a_block_uses_the_variables_above_it(above: str, expected: str | None) -> None:
+    edited = found(f"{above}{block(JOB, system=False)}MAILTO=late\n")
+    assert edited is not None
+    assert edited.mail_to == expected

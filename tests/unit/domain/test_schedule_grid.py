@@ -1,42 +1,20 @@
-"""The times of the next passes, according to a cron line, past passes or the clock."""
+"""The ticks of an interval. `test_outlook` has those of the days on which the clock changes."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from itertools import count
-from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.domain.passes import is_late
-from retrycli.domain.schedule_grid import MAX_TICKS, Grid, Listed, Ticks, by_clock, by_cron, grid
+from retrycli.domain.schedule_grid import MAX_TICKS, Grid, Listed, by_clock, is_made
 
 NOON = datetime(2026, 3, 2, 12, 0, 3, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 QUARTER = 15 * MINUTE
-
-
-def test_without_a_pass_there_is_no_grid() -> None:
-    assert grid([], QUARTER) is None
-
-
-def test_one_pass_makes_a_grid() -> None:
-    assert grid([NOON], QUARTER) == Grid(NOON, QUARTER)
-
-
-def test_ticks_a_few_seconds_early_or_late_are_on_one_grid() -> None:
-    starts = [NOON + timedelta(seconds=20), NOON - QUARTER, NOON - 2 * QUARTER]
-    assert grid(starts, QUARTER) == Grid(starts[0], QUARTER)
-
-
-def test_a_late_pass_does_not_move_the_grid() -> None:
-    assert grid([NOON + 7 * MINUTE, NOON, NOON - QUARTER, NOON - QUARTER - MINUTE], QUARTER) == Grid(NOON, QUARTER)
-
-
-def test_without_a_usual_offset_the_newest_pass_sets_the_grid() -> None:
-    assert grid([NOON + 7 * MINUTE, NOON], QUARTER) == Grid(NOON + 7 * MINUTE, QUARTER)
 
 
 @pytest.mark.parametrize(
@@ -72,73 +50,51 @@ def test_the_scheduler_looks_dead_after_two_intervals_and_five_minutes(minutes: 
     assert is_late(NOON, NOON + minutes * MINUTE, QUARTER) is late
 
 
-KATHMANDU = timezone(timedelta(hours=5, minutes=45))
-
-
-def times(found: Ticks | None, now: datetime, number: int = 3) -> list[str]:
-    """Return the times of the next ticks, in UTC."""
-    assert found is not None
-    first = found.after(now)
-    return [f"{found[first + each]:%d %H:%M}" for each in range(number)]
+def times(minutes: float, zone: tzinfo = UTC) -> list[str]:
+    """Return the next three ticks, in UTC."""
+    found = by_clock(minutes * MINUTE, NOON, zone)
+    first = found.after(NOON)
+    return [f"{found[first + each]:%d %H:%M}" for each in range(3)]
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("minutes", "expected"),
     [
-        ("*/15 * * * *", ["02 12:15", "02 12:30", "02 12:45"]),
-        ("7,22,37,52 * * * *", ["02 12:07", "02 12:22", "02 12:37"]),
-        ("* * * * *", ["02 12:01", "02 12:02", "02 12:03"]),
-        ("0 * * * *", ["02 13:00", "02 14:00", "02 15:00"]),
-        ("@hourly", ["02 13:00", "02 14:00", "02 15:00"]),
-        ("5,10 * * * *", ["02 12:05", "02 12:10", "02 13:05"]),
-        ("0 */6 * * *", ["02 18:00", "03 00:00", "03 06:00"]),
-        ("0 8-18/5 * * mon-Fri", ["02 13:00", "02 18:00", "03 08:00"]),
-        ("0 0 3 * 5", ["03 00:00", "06 00:00", "13 00:00"]),
-        ("0 0 */2 * 7", ["15 00:00", "29 00:00", "05 00:00"]),
-        ("30 6 * mar 0", ["08 06:30", "15 06:30", "22 06:30"]),
+        (1, ["02 12:01", "02 12:02", "02 12:03"]),
+        (7.5, ["02 12:07", "02 12:15", "02 12:22"]),
+        (15, ["02 12:15", "02 12:30", "02 12:45"]),
+        (60, ["02 13:00", "02 14:00", "02 15:00"]),
+        (360, ["02 18:00", "03 00:00", "03 06:00"]),
+        (1440, ["03 00:00", "04 00:00", "05 00:00"]),
     ],
 )
-def test_a_cron_line_has_the_ticks_of_cron(line: str, expected: list[str]) -> None:
-    assert times(by_cron(line, NOON, UTC), NOON) == expected
+def test_an_interval_counts_by_the_clock(minutes: float, expected: list[str]) -> None:
+    assert times(minutes) == expected
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["@reboot", "*/15 * * *", "60 * * * *", "5/15 * * * *", "1-0 * * * *", "~ * * * *", "*/0 * * * *", "0 0 30 2 *"],
-)
-def test_an_invalid_or_impossible_line_has_no_ticks(line: str) -> None:
-    assert by_cron(line, NOON, UTC) is None
-
-
-def test_cron_uses_local_time() -> None:
+def test_the_clock_is_the_local_one() -> None:
     """Kathmandu is 5 h 45 min ahead of UTC, so its half hours are quarter hours in UTC."""
-    assert times(by_cron("*/30 * * * *", NOON, KATHMANDU), NOON) == ["02 12:15", "02 12:45", "02 13:15"]
-
-
-@pytest.mark.skipif("Europe/Berlin" not in available_timezones(), reason="needs a time zone database (tzdata)")
-def test_ticks_move_with_the_clock_at_daylight_saving_time() -> None:
-    saturday = datetime(2026, 3, 28, 20, tzinfo=UTC)
-    found = by_cron("0 */6 * * *", saturday, ZoneInfo("Europe/Berlin"))
-    assert times(found, saturday) == ["28 23:00", "29 04:00", "29 10:00"]
-
-
-def test_a_tick_is_strictly_after_the_time() -> None:
-    found = by_cron("0 8 * * *", NOON, UTC)
-    assert found is not None
-    eight = found.next(NOON)
-    assert found.next(eight) == eight + timedelta(days=1)
-    assert found.first(0, lambda tick: tick >= eight + timedelta(days=400)) == found.after(NOON) + 400
-
-
-def test_gives_up_on_listed_ticks_too() -> None:
-    assert Listed(NOON + n * MINUTE for n in count()).first(0, lambda _: False) is None
-
-
-@pytest.mark.parametrize(("minutes", "expected"), [(15, "12:15:00"), (60, "13:00:00"), (1440, "00:00:00")])
-def test_an_interval_counts_by_the_clock(minutes: int, expected: str) -> None:
-    assert f"{by_clock(minutes * MINUTE, NOON, UTC).next(NOON):%H:%M:%S}" == expected
+    kathmandu = timezone(timedelta(hours=5, minutes=45))
+    assert times(30, kathmandu) == ["02 12:15", "02 12:45", "02 13:15"]
+    assert times(1440, kathmandu)[0] == "02 18:15"
 
 
 def test_an_interval_that_cron_cannot_express_has_ticks_too() -> None:
     found = by_clock(7 * MINUTE, NOON, UTC).next(NOON)
     assert timedelta() < found - NOON <= 7 * MINUTE
+
+
+def test_a_tick_is_strictly_after_the_time() -> None:
+    found = by_clock(1440 * MINUTE, NOON, UTC)
+    midnight = found.next(NOON)
+    assert found.next(midnight) == midnight + timedelta(days=1)
+    assert found.first(0, lambda tick: tick >= midnight + timedelta(days=400)) == found.after(NOON) + 400
+
+
+@pytest.mark.parametrize(("seconds", "made"), [(-61, False), (-59, True), (0, True), (20, True)])
+def test_a_pass_that_begins_a_little_early_belongs_to_its_tick(seconds: int, *, made: bool) -> None:
+    assert is_made(NOON, [NOON - QUARTER, NOON + timedelta(seconds=seconds)], QUARTER) is made
+
+
+def test_gives_up_on_listed_ticks_too() -> None:
+    assert Listed(NOON + n * MINUTE for n in count()).first(0, lambda _: False) is None

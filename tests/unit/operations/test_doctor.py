@@ -12,16 +12,17 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from socket import gethostname
 
 import pytest
 
 from retrycli.config.loader import Loaded, load
+from retrycli.domain import cron_line
 from retrycli.domain.passes import PassResult, PassSummary
 from retrycli.operations.doctor import database, examine, machine, network
 from retrycli.operations.doctor import scheduler as calling
 from retrycli.operations.doctor.context import Context as Case
 from retrycli.operations.doctor.context import Finding, Level
+from retrycli.operations.schedule.proposal import job
 from retrycli.operations.wiring import STATE_FOLDER, open_database
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
@@ -32,7 +33,6 @@ from tests.users import OURS, SHARED, THEIRS, as_user, need_root, open_place
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 CONFIG = '[database]\nurl = "sqlite:///agent.db"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n'
-LINE = "*/15 * * * * desk retrycli run-once\n"
 
 
 @dataclass
@@ -40,7 +40,6 @@ class Desk:
     """A simulated machine on which retrycli is set up. Its time is noon."""
 
     root: Path
-    crontab: str = ""
     uid: int = 0
 
     @property
@@ -49,7 +48,9 @@ class Desk:
 
     @property
     def host(self) -> Host:
-        return Host(root=self.root, home=self.root / "home", uid=self.uid, run=self._run)
+        return Host(
+            root=self.root, home=self.root / "home", uid=self.uid, run=self._run, uptime=lambda: timedelta(days=9)
+        )
 
     def case(self, *, more: str = "", environment: dict[str, str] | None = None) -> Case:
         self.config.write_text(CONFIG + more)
@@ -57,6 +58,13 @@ class Desk:
 
     def loaded(self) -> Loaded:
         return self.case().loaded
+
+    def schedule(self, user: str = "desk", *, above: str = "", written: timedelta = timedelta(days=1)) -> Path:
+        """Write retrycli's own block to /etc/cron.d, and return that file."""
+        file = self.root / "etc/cron.d/retrycli"
+        file.write_text(above + cron_line.block(job(self.loaded(), self.host, user=user), system=True))
+        os.utime(file, ((NOON - written).timestamp(),) * 2)
+        return file
 
     def with_passes(self, *begun: timedelta) -> None:
         """Record passes that began this long before now."""
@@ -79,7 +87,7 @@ class Desk:
             connection.execute(statement)
 
     def _run(self, command: Sequence[str], _given: bytes) -> Finished:
-        return subprocess.CompletedProcess(command, 0, self.crontab.encode(), b"")
+        return subprocess.CompletedProcess(command, 0, b"", b"")
 
 
 @pytest.fixture
@@ -237,21 +245,6 @@ def test_for_root_the_owner_of_config_and_database_is_trusted(desk: Desk) -> Non
     only(machine.files(case), Level.OK, "files")
 
 
-def test_for_root_a_user_with_a_crontab_is_trusted(desk: Desk) -> None:
-    need_root()
-    daemon = pwd.getpwnam("daemon")
-    relying_on_all(desk)
-    case = desk.case()
-    os.chown(desk.config, 0, daemon.pw_gid)
-    desk.config.chmod(0o640)
-    os.chown(desk.root / "program", daemon.pw_uid, 0)
-    only(machine.files(case), Level.FAILURE, "files")
-    desk.crontab = LINE.replace("desk ", "")
-    (desk.root / "var/spool/cron/crontabs").mkdir(parents=True)
-    (desk.root / "var/spool/cron/crontabs/daemon").touch()
-    only(machine.files(case), Level.OK, "files")
-
-
 def test_suggests_no_change_of_the_databases_owner(desk: Desk) -> None:
     """The current user is neither root nor the passes' user. A new owner would lock the application out."""
     need_root()
@@ -332,7 +325,7 @@ def test_for_root_only_the_user_in_roots_schedule_is_trusted(desk: Desk) -> None
     (desk.root / "program").touch(0o600)
     os.chown(desk.root / "program", nobody.pw_uid, 0)
     only(machine.files(desk.case()), Level.FAILURE, "files")
-    (desk.root / "etc/cron.d/retrycli").write_text(LINE.replace("desk", nobody.pw_name))
+    desk.schedule(nobody.pw_name)
     only(machine.files(desk.case()), Level.OK, "files")
 
 
@@ -378,28 +371,20 @@ def test_each_target_is_contacted_and_only_its_scheme_is_shown(desk: Desk, liste
 def test_incidents_reported_only_to_a_service_users_mailbox_are_a_warning(desk: Desk) -> None:
     """Without a schedule on this machine there is no warning, because another host's crontab may set MAILTO."""
     assert list(network.notifications(desk.case())) == []
-    file = desk.root / "etc/cron.d/retrycli"
-    file.write_text(LINE)
+    file = desk.schedule()
     found = only(network.notifications(desk.case()), Level.WARNING, "notifications")
     assert (
         found.found
         == f"cron mails warnings only to the local user desk: notify.urls is not set, and {file} has no MAILTO"
     )
     assert found.remedy == f"set notify.urls, or set MAILTO=you@example.com at the top of {file}"
-    file.write_text(f'MAILTO=""\n{LINE}')
+    desk.schedule(above='MAILTO=""\n')
     found = only(network.notifications(desk.case()), Level.WARNING, "notifications")
     assert (
         found.found == f"warnings from passes reach no operator: notify.urls is not set, and MAILTO is empty in {file}"
     )
-    file.write_text(f"MAILTO=ops@example.com\n{LINE}")
+    desk.schedule(above="MAILTO=ops@example.com\n")
     assert list(network.notifications(desk.case())) == []
-    file.unlink()
-    desk.crontab = LINE.replace("desk ", "")
-    found = only(network.notifications(desk.case()), Level.WARNING, "notifications")
-    assert f"cron mails warnings only to the local user {desk.host.login}: " in found.found
-    assert found.remedy == "set notify.urls, or set MAILTO=you@example.com at the top of the crontab of " + (
-        f"{desk.host.login}"
-    )
 
 
 def test_the_dead_man_switch_is_contacted_and_not_pinged(desk: Desk, listener: int) -> None:
@@ -551,149 +536,87 @@ def test_the_scheduler_is_judged_by_passes_that_have_started(desk: Desk) -> None
     desk.with_passes(timedelta(days=-30), 75 * MINUTE, 90 * MINUTE)
     found = desk.in_database(calling.calling)[-1]
     assert (found.name, found.level) == ("passes", Level.FAILURE)
-    assert found.found.startswith("the last one began 1 h 15 min ago")
+    assert found.found == "a pass should begin every 15 minutes; none since 2026-03-02T10:45:00Z"
 
 
-def of_callers(desk: Desk, *, more: str = "") -> Finding:
-    return desk.in_database(calling.calling, more=more)[0]
+def of_scheduler(desk: Desk) -> Finding:
+    return desk.in_database(calling.calling)[0]
 
 
-def of_cadence(desk: Desk, *, more: str = "") -> Finding:
-    return desk.in_database(calling.calling, more=more)[-1]
+def of_cadence(desk: Desk) -> Finding:
+    return desk.in_database(calling.calling)[-1]
 
 
 def test_a_missing_scheduler_is_reported(desk: Desk) -> None:
-    found = only([of_callers(desk)], Level.FAILURE, "scheduler")
-    assert found.remedy == "`retrycli cron install`"
+    found = only([of_scheduler(desk)], Level.FAILURE, "scheduler")
+    assert (found.found, found.remedy) == ("nothing is known to start passes", "run `retrycli cron install`")
     only([of_cadence(desk)], Level.WARNING, "passes")
 
 
-def test_passes_from_another_scheduler_are_ok(desk: Desk) -> None:
-    """The application's own scheduler or another host's cron may start the passes."""
+def test_passes_from_another_scheduler_are_named(desk: Desk) -> None:
     desk.with_passes(5 * MINUTE, 20 * MINUTE, 35 * MINUTE)
-    assert "passes do run; the last one ran on box" in only([of_callers(desk)], Level.OK, "scheduler").found
-    only([of_cadence(desk)], Level.OK, "passes")
-
-
-@pytest.mark.parametrize("begun", [[5], [5, 20], [1, 3, 5, 8]])
-def test_manual_passes_do_not_show_a_scheduler(desk: Desk, begun: list[int]) -> None:
-    """The passes are too few, too far apart or too close together for a scheduler."""
-    desk.with_passes(*(started_at * MINUTE for started_at in begun))
-    only([of_callers(desk)], Level.FAILURE, "scheduler")
-
-
-def test_passes_that_start_constantly_are_described_in_words(desk: Desk) -> None:
-    desk.with_passes(*(timedelta(seconds=20 * number) for number in range(1, 5)))
-    found = [finding for finding in desk.in_database(calling.calling) if finding.name == "passes"]
-    assert [finding.found for finding in found] == [
-        "passes have run every 20 s, but schedule.retry_interval_minutes says 15 min"
-    ]
-
-
-def test_passes_before_a_change_of_the_line_do_not_require_another_change(desk: Desk) -> None:
-    """Cron started these passes every minute. Jitter can make the measured intervals slightly shorter than a minute."""
-    (desk.root / "etc/crontab").write_text(LINE)
-    desk.with_passes(*(number * timedelta(seconds=59.98) for number in range(1, 5)))
-    found = only([of_cadence(desk)], Level.WARNING, "passes")
-    assert found.found == "passes have run every 1 min, but schedule.retry_interval_minutes says 15 min"
     assert (
-        found.remedy
-        == "do nothing if you have just changed the schedule: it now starts passes at */15 * * * *, as configured"
+        only([of_scheduler(desk)], Level.OK, "scheduler").found
+        == "passes come from unknown on box, not from a block of retrycli's"
     )
-    (desk.root / "etc/crontab").write_text(LINE.replace("/15", ""))
-    assert (
-        only([of_cadence(desk)], Level.WARNING, "passes").remedy
-        == "run `retrycli cron check` to compare the schedule with this setting"
-    )
+    found = only([of_cadence(desk)], Level.OK, "passes").found
+    assert found == "the last one began 5 min ago; there should be one every 15 min"
 
 
-def test_a_single_cron_line_is_reported_with_its_place(desk: Desk) -> None:
-    (desk.root / "etc/crontab").write_text(LINE)
-    found = only([of_callers(desk)], Level.WARNING, "scheduler")
-    assert f"cron starts passes at */15 * * * *: {desk.root}/etc/crontab, line 1; its command should be" in found.found
+def test_manual_passes_do_not_show_a_scheduler(desk: Desk) -> None:
+    desk.with_passes(5 * MINUTE, 20 * MINUTE)
+    desk.execute("UPDATE retrycli_passes SET started_by = 'person'")
+    only([of_scheduler(desk)], Level.FAILURE, "scheduler")
+    assert only([of_cadence(desk)], Level.FAILURE, "passes").found == "nothing is known to start passes"
 
 
-def test_a_cron_that_does_not_run_is_a_failure_for_any_line(desk: Desk) -> None:
-    (desk.root / "etc/crontab").write_text(LINE)
-    (desk.root / "proc/2/status").write_text("Name:\tsshd\nNSpid:\t2\n")
-    found = only([of_callers(desk)], Level.FAILURE, "scheduler")
-    assert found.found.endswith(f"{desk.root}/etc/crontab, line 1; but cron is not running on this machine")
-    assert found.remedy == "start it: `sudo systemctl enable --now cron`"
-    (desk.root / "proc/1/status").unlink()
-    found = only([of_callers(desk)], Level.WARNING, "scheduler")
-    (desk.root / "etc/crontab").unlink()
-    desk.with_passes(5 * MINUTE, 20 * MINUTE, 35 * MINUTE)
-    assert "cron is" not in only([of_callers(desk)], Level.OK, "scheduler").found, "the schedule is elsewhere"
-
-
-def test_manual_passes_do_not_hide_a_missing_scheduler(desk: Desk) -> None:
-    desk.with_passes(*(minutes * MINUTE for minutes in (5, 50, 65, 80)))
-    only([of_cadence(desk)], Level.OK, "passes")
-    desk.execute("UPDATE retrycli_passes SET started_by = 'person' WHERE id = 'p0'")
-    found = only([of_cadence(desk)], Level.FAILURE, "passes").found
-    assert found.startswith("the last one not started by an operator began 50 min ago")
-    desk.execute("UPDATE retrycli_passes SET started_by = 'cron' WHERE id <> 'p0'")
-    found = only([of_cadence(desk)], Level.FAILURE, "passes").found
-    assert found.startswith("the last one that a scheduler started began 50 min ago")
-
-
-def test_a_user_other_than_that_of_the_passes_is_told_so(desk: Desk) -> None:
+def test_the_cron_line_is_reported_with_its_place_and_its_user(desk: Desk) -> None:
     """Root may read everything, so root's findings say little about another user's passes."""
-    (desk.root / "etc/crontab").write_text(LINE)
-    _, found, _ = desk.in_database(calling.calling)
-    assert only([found], Level.WARNING, "user").remedy == f"`sudo -u desk retrycli --config {desk.config} doctor`"
-    (desk.root / "etc/crontab").write_text(LINE.replace("desk", desk.host.login))
+    file = desk.schedule()
+    scheduler, user, _ = desk.in_database(calling.calling)
+    assert only([scheduler], Level.OK, "scheduler").found == f"cron starts passes at */15 * * * * as desk: {file}"
+    assert only([user], Level.WARNING, "user").remedy == f"`sudo -u desk retrycli --config {desk.config} doctor`"
+    file.write_text(file.read_text().replace("umask 077; ", ""))
+    found = only([of_scheduler(desk)], Level.FAILURE, "scheduler")
+    assert f"{file}: its command should be: umask 077; exec " in found.found
+    desk.schedule(desk.host.login)
     assert [finding.name for finding in desk.in_database(calling.calling)] == ["scheduler", "passes"]
 
 
-def test_an_unreadable_crontab_is_reported_and_no_other_schedule_suggested(desk: Desk) -> None:
-    (desk.root / "etc/crontab").mkdir()
-    remedy = "fix the cause, then run `retrycli doctor`"
-    unread = f"can't read {desk.root}/etc/crontab (Is a directory)"
-    found = only(desk.in_database(calling.calling)[:1], Level.FAILURE, "scheduler")
-    assert (found.found, found.remedy) == (f"no readable cron line or timer starts passes; {unread}", remedy)
-    desk.crontab = LINE.replace("desk ", "")
+def test_a_cron_that_does_not_run_is_a_failure(desk: Desk) -> None:
+    file = desk.schedule()
+    (desk.root / "proc/2/status").write_text("Name:\tsshd\nNSpid:\t2\n")
+    found = only([of_scheduler(desk)], Level.FAILURE, "scheduler")
+    assert found.found.endswith(f"{file}; but cron is not running on this machine")
+    assert found.remedy == "start it: `sudo systemctl enable --now cron`"
+    (desk.root / "proc/1/status").unlink()
+    assert "can't tell" in only([of_scheduler(desk)], Level.WARNING, "scheduler").found
+    file.unlink()
+    desk.with_passes(5 * MINUTE, 20 * MINUTE, 35 * MINUTE)
+    assert "cron is" not in only([of_scheduler(desk)], Level.OK, "scheduler").found, "the schedule is elsewhere"
+
+
+def test_two_schedulers_of_a_host_are_a_warning(desk: Desk) -> None:
+    desk.with_passes(5 * MINUTE, 5.1 * MINUTE, 20 * MINUTE)
     found = only(desk.in_database(calling.calling)[1:2], Level.WARNING, "scheduler")
-    assert (found.found, found.remedy) == (f"{unread}, which may also start passes", remedy)
-
-
-def test_cron_and_a_timer_together_are_a_warning(desk: Desk) -> None:
-    (desk.root / "etc/cron.d/retrycli").write_text(LINE)
-    units = desk.root / "etc/systemd/system"
-    (units / "timers.target.wants").mkdir(parents=True)
-    (units / "retrycli.timer").write_text("[Timer]\nOnCalendar=*:0/15\n")
-    (units / "retrycli.service").write_text("[Service]\nExecStart=/x/retrycli run-once\n")
-    (units / "timers.target.wants/retrycli.timer").symlink_to(units / "retrycli.timer")
-    found = only([of_callers(desk)], Level.WARNING, "scheduler")
-    assert found.found.startswith("both cron and a timer start passes")
-
-
-def test_two_lines_are_a_warning(desk: Desk) -> None:
-    desk.crontab = LINE.replace("desk ", "") * 2
-    assert "2 cron entries start" in only([of_callers(desk)], Level.WARNING, "scheduler").found
-
-
-def test_a_user_who_may_not_read_other_crontabs_is_told_so(desk: Desk) -> None:
-    desk.uid = 4711
-    assert "can't read other users' crontabs" in of_callers(desk).found
+    assert found.found.startswith("two passes began on box within a minute, at 2026-03-02T11:55:00Z")
 
 
 @pytest.mark.parametrize(
     ("ago", "level"),
-    [
-        ([16, 31, 46], Level.OK),
-        ([34], Level.OK),
-        ([35], Level.FAILURE),
-        ([3, 8, 13, 18, 23], Level.WARNING),
-        ([3, 33, 63, 93], Level.WARNING),
-        ([1, 15, 30, 45], Level.OK),
-        ([1, 2, 16, 31, 46, 61], Level.OK),
-    ],
+    [([16, 31, 46], Level.OK), ([29], Level.OK), ([35], Level.FAILURE), ([20.1, 35, 50, 65], Level.FAILURE)],
 )
-def test_passes_are_compared_with_the_interval(desk: Desk, ago: list[int], level: Level) -> None:
-    """A manual pass in between does not matter. A pass is late after two intervals and five minutes."""
-    desk.with_passes(*(hours * MINUTE for hours in ago))
+def test_passes_are_compared_with_their_own_interval(desk: Desk, ago: list[float], level: Level) -> None:
+    desk.with_passes(*(minutes * MINUTE for minutes in ago))
     only([of_cadence(desk)], level, "passes")
+
+
+def test_a_missed_tick_of_the_cron_line_is_a_failure_though_no_pass_has_run(desk: Desk) -> None:
+    desk.schedule(written=21 * MINUTE)
+    found = only([of_cadence(desk)], Level.FAILURE, "passes")
+    assert found.found == "no pass has begun yet; cron should have started one at 2026-03-02T11:45:00Z"
+    desk.schedule(written=9 * MINUTE)
+    only([of_cadence(desk)], Level.WARNING, "passes")
 
 
 def test_a_failed_check_does_not_stop_others(desk: Desk) -> None:
@@ -721,43 +644,6 @@ def test_an_invalid_database_url_is_a_finding(desk: Desk) -> None:
     found = {finding.name: finding for finding in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
     assert found["database"].found == "database.url is not a valid database URL"
     assert found["scheduler"].level is Level.FAILURE
-
-
-def test_passes_of_this_host_without_a_schedule_are_a_warning(desk: Desk) -> None:
-    """Root has run `cron remove`. Only root can read all crontabs, and so know that no line is left."""
-    desk.with_passes(5 * MINUTE)
-    desk.execute(f"UPDATE retrycli_passes SET started_by = 'cron', host = '{gethostname()}'")
-    desk.uid = 4711
-    found = only(desk.in_database(calling.calling)[:1], Level.WARNING, "scheduler")
-    assert "4711 can't read other users' crontabs" in found.found
-    assert found.remedy == f"run as root: `sudo retrycli --config {desk.config} doctor`"
-    desk.uid = 0
-    found = only(desk.in_database(calling.calling)[:1], Level.FAILURE, "scheduler")
-    assert found.found.endswith(", from a cron line that no longer exists")
-    assert found.remedy == "`retrycli cron install`"
-    desk.execute("UPDATE retrycli_passes SET started_by = 'timer'")
-    found = only(desk.in_database(calling.calling)[:1], Level.WARNING, "scheduler")
-    assert found.remedy == "if the cron line or timer was removed: `retrycli cron install`"
-    desk.execute("UPDATE retrycli_passes SET host = 'box'")
-    only(desk.in_database(calling.calling)[:1], Level.OK, "scheduler")
-
-
-@pytest.mark.parametrize(("ago", "is_suspicious"), [(1, False), (15 * 60 - 1, False), (15 * 60 + 61, True)])
-def test_cron_is_reported_only_after_a_tick_since_its_start(desk: Desk, ago: int, *, is_suspicious: bool) -> None:
-    """NOON is a tick of the schedule, and the tick before it was at 11:45."""
-    desk.with_passes(180 * MINUTE)
-    (desk.root / "etc/crontab").write_text(LINE)
-    os.utime(desk.root / "etc/crontab", (0, 0))
-    began = (NOON - timedelta(seconds=ago)).timestamp() + 0.5
-    (desk.root / "proc/stat").write_text(f"btime {int(began)}\n")
-    daemon = next(path.parent for path in desk.root.glob("proc/*/status") if "cron" in path.read_text())
-    (daemon / "stat").write_text(f"2 (cron) S {'0 ' * 18}50 0\n")
-    found = only([of_cadence(desk)], Level.FAILURE, "passes").remedy
-    assert found is not None
-    assert ("may refuse desk" in found) is is_suspicious, found
-    assert ("the next pass is due at 2" in found) is not is_suspicious
-    os.utime(desk.root / "etc/crontab", (NOON.timestamp() - 1,) * 2)
-    assert "may refuse" not in str(of_cadence(desk).remedy), "the line is newer"
 
 
 @pytest.mark.parametrize(

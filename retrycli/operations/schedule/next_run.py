@@ -1,0 +1,225 @@
+"""Predict the next run for all commands, endpoints and pages, and check the cron line that starts passes."""
+
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+from socket import gethostname
+from typing import NamedTuple
+
+from retrycli.config.loader import Loaded
+from retrycli.config.settings import Settings
+from retrycli.domain import cron_line, outlook, suggested
+from retrycli.domain.duration import utc_text
+from retrycli.domain.errors import ConfigurationError, LockUnusable
+from retrycli.domain.outlook import Outlook, Sight
+from retrycli.domain.passes import LATE_AFTER_INTERVALS, PassRecord, StartedBy
+from retrycli.domain.schedule_grid import MAX_CLOCK_SKEW
+from retrycli.operations.schedule.proposal import config_path, job
+from retrycli.operations.wiring import connect, pass_rules, scheduler_lock_path
+from retrycli.store import schema
+from retrycli.store.passes import Ledger
+from retrycli.system import crontab
+from retrycli.system.host import Asker, Host, system_zone
+from retrycli.system.pass_lock import Holder, PassLock
+
+LOOK_BACK = 50  # number of passes from which `cron check`, `cron install` and doctor see what starts passes
+MINUTE = timedelta(minutes=1)
+# The problem and the remedy if cron is stopped. `retrycli.domain.suggested` replaces the command with the one for this
+# machine.
+CRON_IS_DOWN = ("cron is not running on this machine", "start it: `sudo systemctl enable --now cron`")
+
+
+def next_run(
+    settings: Settings, ledger: Ledger, passes: Sequence[PassRecord], now: datetime, host: Host | None = None
+) -> Outlook:
+    """Return when the next pass begins, or why no next run is known.
+
+    Args:
+        settings: the settings of the passes. If they were read from a file, a cron line that names it counts.
+        ledger: the record of passes.
+        passes: the last passes, newest first.
+        now: the time.
+        host: this machine; None for the real one.
+    """
+    host = host or Host(run=Asker())
+    found = [] if settings.file is None else crontab.blocks(host, str(settings.file))[0]
+    unfinished = any(record.result is None for record in outlook.counted(passes))
+    sight = Sight(
+        now=now,
+        interval=settings.schedule.interval,
+        zone=system_zone(),
+        host=gethostname(),
+        booted=now - host.uptime(),
+        block=found[0] if found else None,
+        application=_application(settings).since,
+        at_work=unfinished and ledger.has_live_pass(now - pass_rules(settings).lease),
+    )
+    return outlook.look(sight, passes)
+
+
+def _application(settings: Settings) -> Holder:
+    """Return the process on this host that makes passes with `retrycli.Scheduler`. Without one, all fields are None."""
+    with suppress(LockUnusable):  # another user's application
+        return PassLock(scheduler_lock_path(settings)).holder() or Holder()
+    return Holder()
+
+
+def recorded(settings: Settings, now: datetime) -> list[PassRecord]:
+    """Return the last passes; an empty list if retrycli's tables are missing or have another version.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database can't be used.
+    """
+    with closing(connect(settings)) as database:
+        ready = database.revision() == schema.HEAD
+        return Ledger(database).last_passes(LOOK_BACK, until=now + MAX_CLOCK_SKEW) if ready else []
+
+
+def began_here(settings: Settings, passes: Sequence[PassRecord], now: datetime, *, has_block: bool) -> str | None:
+    """Describe the passes that began on this host lately and not from the cron line to install; None if none did.
+
+    Args:
+        settings: the settings of the passes.
+        passes: the last passes, newest first.
+        now: the time.
+        has_block: the crontab already has such a line, so the starts by cron come from it.
+    """
+    lately = [
+        record
+        for record in outlook.counted(passes)
+        if record.host == gethostname()
+        and record.started_at > now - LATE_AFTER_INTERVALS * settings.schedule.interval
+        and not (has_block and record.started_by is StartedBy.CRON)
+    ]
+    starts = ", ".join(f"{utc_text(record.started_at)} ({record.started_by})" for record in lately)
+    if (application := _application(settings)).pid is not None:
+        return f"the application with pid {application.pid} makes passes on this host; then two schedulers start passes"
+    if not lately:
+        return None
+    return (
+        f"passes have begun on this host lately, and not from this cron line: {starts}. Unless what started them has "
+        "been removed, two schedulers will start passes"
+    )
+
+
+class Verdict(NamedTuple):
+    """What starts passes with these settings, and what is wrong with it.
+
+    Attributes:
+        blocks: retrycli's own blocks in crontabs of this host.
+        running: cron's daemon is active; None if unknown.
+        unread: why a crontab can't be read; None if all could be read.
+        problem: what is wrong, and the remedy.
+        warnings: what an operator should know, with the remedies.
+        elsewhere: sentences about passes that do not come from these blocks.
+    """
+
+    blocks: list[cron_line.Block]
+    running: bool | None
+    unread: str | None
+    problem: tuple[str, str] | None
+    warnings: list[tuple[str, str]]
+    elsewhere: list[str]
+
+
+def check(loaded: Loaded, host: Host, passes: Sequence[PassRecord], now: datetime) -> Verdict:
+    """Check the cron line of this host, and name other schedulers that start passes.
+
+    Args:
+        loaded: the settings and their sources.
+        host: the machine.
+        passes: the last passes, newest first.
+        now: the time.
+    """
+    interval = loaded.settings.schedule.interval
+    found, unread = ([], None) if loaded.file is None else crontab.blocks(host, config_path(loaded))
+    running = crontab.cron_is_running(host) if found else None
+    others = [
+        each
+        for each in outlook.series_of(passes, interval)
+        if each.is_recent(now) and not (found and each.starter is StartedBy.CRON and each.host == gethostname())
+    ]
+    names = [(each.starter.value, each.host) for each in others]
+    application = _application(loaded.settings)
+    if application.pid is not None and all(starter != StartedBy.APPLICATION for starter, _ in names):
+        names.append((StartedBy.APPLICATION.value, f"{application.host} (pid {application.pid})"))
+    words = "passes also come from {} on {}" if found else "passes come from {} on {}, not from a block of retrycli's"
+    return Verdict(
+        found,
+        running,
+        unread,
+        _problem(loaded, host, found, running=running, is_elsewhere=bool(names)),
+        _twice(passes, interval),
+        [words.format(*name) for name in names],
+    )
+
+
+def _problem(
+    loaded: Loaded, host: Host, found: list[cron_line.Block], *, running: bool | None, is_elsewhere: bool
+) -> tuple[str, str] | None:
+    match found:
+        case []:
+            return None if is_elsewhere else ("nothing is known to start passes", f"run {to_install(loaded, host)}")
+        case [block]:
+            if running is False:
+                return CRON_IS_DOWN
+            wrong = _difference(block, loaded, host)
+            return None if wrong is None else (f"{block.title}: {wrong}", "run `retrycli cron install`")
+        case _:
+            places = " and ".join(block.title for block in found)
+            return f"{places} both start passes", "keep one: `retrycli cron remove` removes both"
+
+
+def _difference(block: cron_line.Block, loaded: Loaded, host: Host) -> str | None:
+    """Return how a block differs from what `cron install` would write for its user; None if it does not."""
+    try:
+        wanted = replace(job(loaded, host), user=block.user)
+        text, when = cron_line.block(wanted, system=block.system), cron_line.schedule(wanted.interval)
+    except ConfigurationError as error:
+        return str(error)
+    if block.when != when:
+        return (
+            f"it starts passes at {block.when or 'its own times'}, but schedule.retry_interval_minutes requires {when}"
+        )
+    return None if block.text == text else f"its command should be: {cron_line.command(wanted)}"
+
+
+def _twice(passes: Sequence[PassRecord], interval: timedelta) -> list[tuple[str, str]]:
+    """Warn about a host on which two passes began at the same time."""
+    by_host: dict[str, list[PassRecord]] = {}
+    for record in outlook.counted(passes):
+        by_host.setdefault(record.host, []).append(record)
+    return [
+        (
+            f"two passes began on {host} within a minute, at {utc_text(later.started_at)} (by {later.started_by} and "
+            f"{earlier.started_by}), so two schedulers start passes there",
+            "keep only one of them",
+        )
+        for host, records in by_host.items()
+        for later, earlier in [*pairwise(records)][:1]
+        if later.started_at - earlier.started_at < min(MINUTE, interval / 2)
+    ]
+
+
+def own_blocks(loaded: Loaded, host: Host) -> list[cron_line.Block]:
+    """Return retrycli's own blocks in crontabs of this host. Settings that come from no file have none."""
+    return [] if loaded.file is None else crontab.blocks(host, config_path(loaded))[0]
+
+
+def to_install(loaded: Loaded, host: Host) -> str:
+    """Return the command that schedules the passes, in backticks.
+
+    Suggest root's command, as the README does. Unless this command was itself run through sudo, also suggest the user's
+    own crontab, because the user may lack permission to use sudo.
+    """
+    if host.uid == 0:
+        return "`retrycli cron install`"
+    by_root = as_user("root", "cron install", loaded)
+    return by_root if suggested.is_by_sudo() else f"{by_root}, or, for your own crontab, `retrycli cron install --user`"
+
+
+def as_user(user: str, command: str, loaded: Loaded) -> str:
+    """Return a command that another user runs with these settings, in backticks."""
+    return suggested.as_user(user, command, None if loaded.file is None else config_path(loaded))

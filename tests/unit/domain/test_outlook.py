@@ -1,0 +1,303 @@
+"""When the next pass begins, and what is said if one has not begun: one table for each way to start passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo, available_timezones
+
+import pytest
+
+from retrycli.domain.cron_line import Block
+from retrycli.domain.outlook import Outlook, Sight, look
+from retrycli.domain.passes import PassResult, StartedBy
+from tests.unit.domain.passes import Past
+
+MINUTE = timedelta(minutes=1)
+CRON, TIMER, UNKNOWN, APPLICATION = StartedBy.CRON, StartedBy.TIMER, StartedBy.UNKNOWN, StartedBy.APPLICATION
+HERE, THERE = "mill", "barn"
+
+
+def at(clock: str) -> datetime:
+    """Return a time on 2 March 2026; ``16:45`` is 2 s later, as cron's passes begin."""
+    hour, minute, second = (*map(int, clock.split(":")), 2)[:3]
+    return datetime(2026, 3, 2, hour, minute, second, tzinfo=UTC)
+
+
+def past(
+    clock: str,
+    by: StartedBy = CRON,
+    host: str = HERE,
+    lasts: float = 0,
+    result: PassResult = PassResult.COMPLETED,
+) -> Past:
+    began = at(clock)
+    return Past(started_at=began, finished_at=began + lasts * MINUTE, started_by=by, host=host, result=result)
+
+
+def every(
+    step: int,
+    until: str,
+    number: int = 12,
+    by: StartedBy = CRON,
+    host: str = HERE,
+    result: PassResult = PassResult.COMPLETED,
+) -> list[Past]:
+    """Return the passes of a scheduler, the newest at a time."""
+    newest = past(until, by, host, result=result)
+    return [
+        replace(newest, started_at=each, finished_at=each)
+        for each in (newest.started_at - step * n * MINUTE for n in range(number))
+    ]
+
+
+def block(when: str = "*/15 * * * *", written: str | None = "10:00") -> Block:
+    return Block("/etc/cron.d/retrycli", "", True, when, "ticketing", None, None if written is None else at(written))  # noqa: FBT003
+
+
+SIGHT = Sight(at("17:00"), 15 * MINUTE, UTC, HERE)
+
+
+@dataclass
+class Case:
+    """What is known, and what must be said at several times: the next run, or the sentence without one."""
+
+    passes: list[Past]
+    said: dict[str, str]
+    sight: Sight = SIGHT
+
+
+def seen(case: Case, clock: str) -> Outlook:
+    now = at(clock + ":00" if clock.count(":") == 1 else clock)
+    known = [record for record in case.passes if record.started_at <= now]
+    records = sorted(known, key=lambda record: record.started_at, reverse=True)
+    ended = [
+        record if record.finished_at is not None and record.finished_at <= now else replace(record, finished_at=None)
+        for record in records
+    ]
+    return look(replace(case.sight, now=now), ended)
+
+
+def said(found: Outlook) -> str:
+    if found.next_run is not None:
+        assert found.ticks is not None
+        assert found.ticks.next(found.next_run - timedelta.resolution) == found.next_run
+        return f"{found.next_run:%H:%M}"
+    assert found.silence is not None
+    return found.silence.words(lambda time: f"{time:%H:%M}")
+
+
+NOTHING = "nothing is known to start passes"
+
+
+def missed(since: str, due: str) -> str:
+    return f"no pass has begun since {since}; cron should have started one at {due}"
+
+
+CRON_MISSED = missed("16:45", "17:00")
+NONE_SINCE = "passes came every 15 minutes; none since 16:45"
+CASES = {
+    "nothing is installed": Case([], {"17:00": NOTHING}),
+    "the first pass was by hand": Case([past("16:58", StartedBy.PERSON)], {"17:00": NOTHING}),
+    # -- retrycli's own block -------------------------------------------------------------------------------------
+    "just installed": Case(
+        [],
+        {
+            "16:51": "17:00",
+            "17:00": "17:15",
+            "17:04:59": "17:15",
+            "17:05": "no pass has begun yet; cron should have started one at 17:00",
+        },
+        replace(SIGHT, block=block(written="16:50")),
+    ),
+    "passes at their ticks": Case(
+        every(15, "17:00"),
+        {"16:59:59": "17:00", "17:00:03": "17:15", "17:14:59": "17:15"},
+        replace(SIGHT, block=block()),
+    ),
+    "cron is stopped": Case(
+        every(15, "16:45"),
+        {"16:59": "17:00", "17:04": "17:15", "17:05": CRON_MISSED, "19:00": CRON_MISSED},
+        replace(SIGHT, block=block()),
+    ),
+    "cron is started again": Case(
+        [*every(15, "16:45"), past("17:30")], {"17:29": CRON_MISSED, "17:31": "17:45"}, replace(SIGHT, block=block())
+    ),
+    "a pass by hand while cron is stopped": Case(
+        [*every(15, "16:45"), past("17:01", StartedBy.PERSON, lasts=3)],
+        {"17:04": "17:15", "17:06": CRON_MISSED.replace(";", ", except by hand;")},
+        replace(SIGHT, block=block()),
+    ),
+    "a pass by hand": Case(
+        [*every(15, "16:45"), past("16:52", StartedBy.PERSON)], {"16:53": "17:00"}, replace(SIGHT, block=block())
+    ),
+    "the block is edited to */5": Case(
+        [*every(15, "16:45"), *every(5, "17:05", 3)],
+        {"16:54": "16:55", "17:06": "17:10", "17:15": missed("17:05", "17:10")},
+        replace(SIGHT, block=block("*/5 * * * *", written="16:52")),
+    ),
+    "the block is edited from 4 hours to 15 minutes": Case(
+        every(240, "12:00"), {"15:52": "16:00", "16:04": "16:15"}, replace(SIGHT, block=block(written="15:51"))
+    ),
+    "nobody can see when the block was edited": Case(
+        every(240, "12:00"),
+        {"15:52": "16:00", "16:05": "passes came every 240 minutes; none since 12:00"},
+        replace(SIGHT, block=block(written=None)),
+    ),
+    "installed, and nobody can see when": Case([], {"17:20": "17:30"}, replace(SIGHT, block=block(written=None))),
+    "the block has fields of the user's own": Case(
+        every(15, "16:52"), {"17:00": "17:07"}, replace(SIGHT, block=block("7,22,37,52 * * * *"))
+    ),
+    "the host was off": Case(
+        every(15, "16:45"), {"17:41": "17:45", "17:50": missed("16:45", "17:45")},
+        replace(SIGHT, block=block(), booted=at("17:40")),
+    ),
+    "the host slept": Case(
+        [*every(15, "16:45"), past("17:45")], {"17:41": CRON_MISSED, "17:46": "18:00"}, replace(SIGHT, block=block())
+    ),
+    "a pass of 12 minutes, and cron's passes are skipped meanwhile": Case(
+        [
+            *every(5, "16:45"),
+            past("16:50", lasts=12),
+            past("16:55", result=PassResult.SKIPPED),
+            past("17:00", result=PassResult.SKIPPED),
+        ],
+        {"16:59": "17:00", "17:01": "17:05", "17:10": missed("17:00", "17:05")},
+        replace(SIGHT, block=block("*/5 * * * *"), interval=5 * MINUTE),
+    ),
+    "a long pass is alive": Case(every(15, "16:45"), {"17:25": "17:30"}, replace(SIGHT, block=block(), at_work=True)),
+    "a long pass has ended": Case(
+        [*every(15, "16:30"), past("16:45", lasts=40)],
+        {"17:28": "17:30", "17:34": "17:45"},
+        replace(SIGHT, block=block()),
+    ),
+    "the other host's cron runs and ours is stopped": Case(
+        every(15, "17:00", host=THERE), {"17:06": "17:15", "17:14": "17:15"}, replace(SIGHT, block=block())
+    ),
+    "a line of one's own beside the block": Case(
+        [*every(15, "17:00"), *every(60, "17:07", 3, by=UNKNOWN)],
+        {"17:06": "17:15", "17:08": "17:15"},
+        replace(SIGHT, block=block()),
+    ),
+    "two lines at one tick": Case(
+        [*every(15, "17:00"), *every(15, "17:00:04", result=PassResult.SKIPPED)], {"17:01": "17:15"}
+    ),
+    # -- recorded starts -------------------------------------------------------------------------------------------
+    "a line in another crontab": Case(
+        every(15, "16:45"), {"16:59": "17:00", "17:00": "17:15", "17:05": NONE_SINCE, "19:00": NONE_SINCE}
+    ),
+    "a line of one's own at odd minutes": Case(every(15, "16:52"), {"16:53": "17:07", "17:11": "17:22"}),
+    "a line every 2 hours": Case(
+        every(120, "16:00"), {"17:30": "18:00", "18:05": "passes came every 120 minutes; none since 16:00"}
+    ),
+    "supercronic has just started passes": Case(
+        every(15, "16:52", 2, by=UNKNOWN),
+        {"16:53": "17:00", "17:06": "17:15", "17:20": "a pass should begin every 15 minutes; none since 16:52"},
+    ),
+    "supercronic starts passes": Case(every(15, "16:52", by=UNKNOWN), {"16:53": "17:07"}),
+    "the timer delays passes at random": Case(
+        [past(clock, TIMER) for clock in ("16:00:40", "16:15:01", "16:30:22", "16:45:59", "17:00:10", "17:18:30")],
+        {"16:50": "17:01", "17:06": "17:15", "17:19": "17:34"},
+    ),
+    "a CronJob is five minutes late": Case(
+        [*every(15, "16:45:05", by=UNKNOWN), past("17:04:50", UNKNOWN)], {"17:03": "17:15", "17:06": "17:20"}
+    ),
+    "the timer waits for a pass of 12 minutes": Case(
+        every(15, "16:45", by=TIMER),
+        {"16:58": "17:00", "17:12": "17:15"},
+        replace(SIGHT, at_work=True, interval=5 * MINUTE),
+    ),
+    "passes are paused and skipped": Case(
+        every(15, "16:45", result=PassResult.PAUSED), {"16:50": "17:00", "17:05": NONE_SINCE}
+    ),
+    "two hosts at different minutes": Case(
+        [*every(15, "17:00"), *every(15, "16:52", host=THERE)], {"16:53": "17:00", "17:01": "17:07"}
+    ),
+    "one of two hosts has stopped": Case(
+        [*every(15, "16:45"), *every(15, "17:22", host=THERE)], {"17:06": "17:07", "17:11": "17:22", "17:23": "17:37"}
+    ),
+    "a host was retired": Case(
+        [*every(15, "12:00"), *every(15, "17:00", host=THERE)], {"17:01": "17:15", "12:01": "12:15"}
+    ),
+    "the block was removed": Case(every(15, "16:45"), {"16:50": "17:00", "17:05": NONE_SINCE}),
+    "this host was off, and nothing shows a block": Case(
+        every(15, "16:45", by=TIMER), {"17:12": "17:15", "17:21": NONE_SINCE}, replace(SIGHT, booted=at("17:11"))
+    ),
+    "the other host was off": Case(
+        every(15, "16:45", host=THERE), {"17:12": NONE_SINCE}, replace(SIGHT, booted=at("17:11"))
+    ),
+    # -- applications ----------------------------------------------------------------------------------------------
+    "an application has just started": Case(
+        [],
+        {"16:51": "17:00", "17:05": "a pass should begin every 15 minutes; none yet"},
+        replace(SIGHT, application=at("16:50")),
+    ),
+    "the processes of an application take turns": Case(
+        [
+            past(f"{hour}:{minute:02}:08", APPLICATION, host)
+            for hour, minute, host in ((16, 0, HERE), (16, 15, THERE), (16, 30, THERE), (16, 45, HERE), (17, 0, THERE))
+        ],
+        {"16:50": "17:00", "17:01": "17:15", "17:20": NONE_SINCE.replace("16:45", "17:00")},
+    ),
+    "an application was started again": Case(
+        every(15, "12:00", by=APPLICATION),
+        {"17:04": "17:15", "17:20": NONE_SINCE.replace("16:45", "12:00")},
+        replace(SIGHT, application=at("17:03")),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_next_run_is_that_of_what_starts_passes(name: str) -> None:
+    case = CASES[name]
+    assert {clock: said(seen(case, clock)) for clock in case.said} == case.said
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "hand" not in name])
+def test_a_pass_by_hand_changes_no_next_run_and_hides_nothing(name: str) -> None:
+    case = CASES[name]
+    for clock, words in case.said.items():
+        by_hand = past(clock, StartedBy.PERSON)
+        by_hand = replace(by_hand, started_at=by_hand.started_at - MINUTE, finished_at=None)
+        now = said(seen(replace(case, passes=[*case.passes, by_hand]), clock))
+        assert now.replace(", except by hand", "") == words
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_next_run_is_never_in_the_past(name: str) -> None:
+    case, midnight = CASES[name], datetime(2026, 3, 2, tzinfo=UTC)
+    for minute in range(15 * 60, 18 * 60):
+        found = seen(case, f"{midnight + minute * MINUTE:%H:%M}")
+        assert found.next_run is None or found.next_run > midnight + minute * MINUTE
+        assert (found.next_run is None) == (found.silence is not None)
+
+
+BERLIN = "Europe/Berlin"
+
+
+@pytest.mark.skipif(BERLIN not in available_timezones(), reason="needs a time zone database (tzdata)")
+@pytest.mark.parametrize(
+    ("day", "when", "expected"),
+    [
+        (datetime(2026, 3, 28, 22, tzinfo=UTC), "0 */2 * * *", ["23:00", "02:00", "04:00"]),  # 02:00 is skipped
+        (datetime(2026, 10, 24, 21, tzinfo=UTC), "0 */2 * * *", ["22:00", "00:00", "01:00", "03:00"]),  # twice
+        (datetime(2026, 10, 24, 21, tzinfo=UTC), "0 0 * * *", ["22:00", "23:00"]),
+    ],
+)
+def test_the_ticks_are_crons_on_the_day_on_which_the_clock_changes(
+    day: datetime, when: str, expected: list[str]
+) -> None:
+    sight = Sight(
+        day, 120 * MINUTE, ZoneInfo(BERLIN), HERE, block=replace(block(when), written=day - timedelta(hours=1))
+    )
+    times = []
+    for _ in expected:
+        found = look(sight, [Past(started_at=sight.now, finished_at=sight.now)])
+        assert found.next_run is not None
+        times.append(f"{found.next_run:%H:%M}")
+        assert look(replace(sight, now=found.next_run + 4 * MINUTE), [Past(started_at=sight.now)]).silence is None
+        missed = look(replace(sight, now=found.next_run + 5 * MINUTE), [Past(started_at=sight.now)]).silence
+        assert missed is not None
+        assert missed.due == found.next_run
+        sight = replace(sight, now=found.next_run + timedelta(seconds=2))
+    assert times == expected
