@@ -15,6 +15,7 @@ import shutil
 import socket
 import sqlite3
 import tempfile
+import uuid
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ import pytest
 import retrycli
 from retrycli.config.loader import load
 from retrycli.domain.hold import HoldKind, HoldTarget
-from retrycli.domain.passes import StartedBy
+from retrycli.domain.passes import COUNTS, StartedBy
 from retrycli.operations import acceptance, demo, message_actions, pause
 from retrycli.operations.sandbox import Answer, Behaviour, Sandbox
 from retrycli.operations.schedule.proposal import this_python
@@ -106,7 +107,8 @@ class Scene:
             (re.escape(this_python()), "/usr/bin/python3"),
             (rf'("host": "){re.escape(socket.gethostname())}"', r'\g<1>mill"'),
             (rf"\bcrontab of {re.escape(login)}\b", "crontab of anna"),
-            (rf'("owner": "){re.escape(login)}"', r'\g<1>anna"'),
+            (rf'("user": "){re.escape(login)}"', r'\g<1>anna"'),
+            (rf"(\* \*\t){re.escape(login)}\b", r"\g<1>anna"),
             (r"\bcron (print|install) --user( --run-as root)?", r"cron \g<1>"),  # root must name itself
             (r"\brcli_[\w-]{43}", f"rcli_{'x' * 43}"),
             (r"(\bpid\W{1,3})\d+", r"\g<1>4242"),
@@ -195,7 +197,7 @@ class Scenes:
         )
         (folder / demo.CONFIG).write_text(settings, encoding="utf-8")
         environment = {**Crontab(folder).variables, "TZ": "UTC", "LOGNAME": "anna", "HOME": str(folder)}
-        now = datetime.now(UTC).replace(microsecond=0)
+        now = datetime.now(UTC).replace(second=0, microsecond=0)  # predictions are rounded to the minute
         return Scene(folder, now, self._api.url, Cli(folder, environment), is_mapped)
 
     def _template(self, *, is_mapped: bool) -> Path:
@@ -215,8 +217,15 @@ class Scenes:
         pause.pause(settings, target=[part], reason="wrong price", by="anna", now=at.now)
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("UPDATE retrycli_attempts SET duration_ms = 180")
-            # On another host, cron may still run. The next passes are then predicted from this one, not from the clock.
+            # On another host, cron may still run. From four starts, the next pass is predicted without the clock.
             connection.execute("UPDATE retrycli_passes SET host = 'mill'")
+            columns = [row[1] for row in connection.execute("PRAGMA table_info(retrycli_passes)")]
+            for number in (1, 2, 3):
+                began = str((BEGAN - number * timedelta(minutes=15)).replace(tzinfo=None)) + ".000000"
+                times = dict.fromkeys(("started_at", "heartbeat_at", "finished_at"), f"'{began}'")
+                times |= {"id": f"'{uuid.UUID(int=number)}'"} | dict.fromkeys(COUNTS, "0")
+                values = ", ".join(times.get(name, name) for name in columns)
+                connection.execute(f"INSERT INTO retrycli_passes SELECT {values} FROM retrycli_passes LIMIT 1")
             # A message that has failed since then is due.
             failed = "outbox SET state = 2" if is_mapped else "pending_messages SET status = 'failed'"
             connection.execute(f"UPDATE {failed} WHERE {'ticket' if is_mapped else 'ticket_id'} = 4722")

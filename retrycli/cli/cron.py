@@ -92,7 +92,14 @@ def cron_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = N
                 "objection": None if found.problem is None else "; ".join(found.problem),
                 "unread": found.unread,
                 "schedulers": [
-                    {"title": block.title, "when": block.when, "user": block.user, "running": found.running}
+                    {
+                        "kind": "cron",
+                        "title": block.title,
+                        "when": block.when,
+                        "user": block.user,
+                        "mail_to": block.mail_to,
+                        "running": found.running,
+                    }
                     for block in found.blocks
                 ],
                 "elsewhere": found.elsewhere,

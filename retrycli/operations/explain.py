@@ -111,7 +111,7 @@ class _Explainer:
         self._gates = Gates(database, self._rules, passes)
         self._ended = frozenset[str]()
         self._expires_first = False
-        outlook = next_run(settings, self._ledger, passes, self._now, host)
+        outlook = next_run(settings, database, passes, self._now, host)
         self._grid = outlook.ticks
         # The time after which to look for ticks: just before the next run.
         self._after = self._now if outlook.next_run is None else outlook.next_run - timedelta.resolution

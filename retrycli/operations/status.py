@@ -132,7 +132,7 @@ def _status(settings: Settings, database: Database, host: Host | None, at: datet
     unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
     late = last is not None and is_late(last.started_at, at, interval)
-    outlook = next_run(settings, ledger, passes, at, host)
+    outlook = next_run(settings, database, passes, at, host)
     failed = last is not None and last.reason == StopReason.FAULT
     refused = messages["waiting"] and (refusals or (last is not None and last.reason in incidents.REFUSED))
     unaccepted = own_tables.objection_to(database)

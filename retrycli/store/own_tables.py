@@ -10,10 +10,11 @@ from datetime import datetime, timedelta
 from threading import Lock
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select, text, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, text, update
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageStatus
+from retrycli.domain.passes import StartedBy
 from retrycli.store.database import Database
 from retrycli.store.messages import has_status
 from retrycli.store.schema import FIRST, HEAD, acts, attempts, passes, queue, selection
@@ -222,3 +223,10 @@ def is_clock_ahead(database: Database, now: datetime) -> bool:
 def time_ahead(connection: Connection, now: datetime) -> timedelta:
     """Return how far the latest recorded time lies in the future; negative if it lies in the past."""
     return max((time - now for time in connection.execute(LATEST).one() if time is not None), default=timedelta(0))
+
+
+def has_live_pass(database: Database, beat_since: datetime) -> bool:
+    """Return whether a pass that no operator started is unfinished, and has had a heartbeat since a given time."""
+    by_scheduler = or_(passes.c.started_by.is_(None), passes.c.started_by != StartedBy.PERSON.value)
+    live = select(passes.c.id).where(passes.c.finished_at.is_(None), passes.c.heartbeat_at >= beat_since, by_scheduler)
+    return database.scalar(live.limit(1)) is not None

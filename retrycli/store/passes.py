@@ -66,14 +66,6 @@ class Ledger(Queries):
         with self._database.write() as connection:
             connection.execute(update(passes).where(passes.c.id == pass_id).values(heartbeat_at=now))
 
-    def has_live_pass(self, beat_since: datetime) -> bool:
-        """Return whether a pass that no operator started is unfinished, and has had a heartbeat since a given time."""
-        by_scheduler = or_(passes.c.started_by.is_(None), passes.c.started_by != StartedBy.PERSON.value)
-        live = select(passes.c.id).where(
-            passes.c.finished_at.is_(None), passes.c.heartbeat_at >= beat_since, by_scheduler
-        )
-        return self._database.scalar(live.limit(1)) is not None
-
     def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
         """Record the end of a pass, and the id at which its sweep stopped."""
         values = {name: getattr(summary, name) for name in (*COUNTS, "result", "reason", "detail")}

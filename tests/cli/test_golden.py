@@ -227,7 +227,7 @@ SCENARIOS: dict[str, Sequence[Run]] = {
     "cron print": [*once(shlex.join(["cron", "print", *OWN]))],
     "cron install": [*asked(shlex.join(["cron", "install", *OWN]), mapped="")],
     "cron check": [  # not on a terminal, because the width of a column depends on the user's name
-        *once("cron check --user", before=(shlex.join(["cron", "install", *OWN, "--yes"]),), ways="piped json"),
+        *once("cron check", before=(shlex.join(["cron", "install", *OWN, "--yes"]),), ways="piped json"),
     ],
     "cron remove": [
         *asked("cron remove --user", before=(shlex.join(["cron", "install", *OWN, "--yes"]),), mapped=""),

@@ -81,7 +81,7 @@ COMMANDS = {
     "db index": "db index --yes",
     "cron print": f"cron print {' '.join(OWN)}",
     "cron install": f"cron install {' '.join(OWN)} --yes",
-    "cron check": "cron check --user",
+    "cron check": "cron check",
     "cron remove": "cron remove --user --yes",
     "serve token add": "serve token add ben --role viewer",
     "serve token list": "serve token list",

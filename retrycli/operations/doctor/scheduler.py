@@ -9,7 +9,6 @@ from retrycli.operations.doctor.database import newest_passes
 from retrycli.operations.schedule.next_run import Verdict, as_user, check, next_run
 from retrycli.operations.setup import short_windows
 from retrycli.store.database import Database
-from retrycli.store.passes import Ledger
 
 
 def calling(context: Context, database: Database | None) -> Iterator[Finding]:
@@ -62,7 +61,7 @@ def _scheduler(context: Context, found: Verdict) -> Finding:
 def _cadence(context: Context, database: Database, passes: list[PassRecord]) -> Finding:
     """Check that a pass has begun at the last tick."""
     now = context.now()
-    silence = next_run(context.settings, Ledger(database), passes, now, context.host).silence
+    silence = next_run(context.settings, database, passes, now, context.host).silence
     if not passes and (silence is None or silence.due is None):
         return warning("passes", "no pass has run yet", "`retrycli run-once`")
     if silence is not None:

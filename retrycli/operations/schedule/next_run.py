@@ -19,6 +19,8 @@ from retrycli.domain.schedule_grid import MAX_CLOCK_SKEW
 from retrycli.operations.schedule.proposal import config_path, job
 from retrycli.operations.wiring import connect, pass_rules, scheduler_lock_path
 from retrycli.store import schema
+from retrycli.store.database import Database
+from retrycli.store.own_tables import has_live_pass
 from retrycli.store.passes import Ledger
 from retrycli.system import crontab
 from retrycli.system.host import Asker, Host, system_zone
@@ -32,13 +34,13 @@ CRON_IS_DOWN = ("cron is not running on this machine", "start it: `sudo systemct
 
 
 def next_run(
-    settings: Settings, ledger: Ledger, passes: Sequence[PassRecord], now: datetime, host: Host | None = None
+    settings: Settings, database: Database, passes: Sequence[PassRecord], now: datetime, host: Host | None = None
 ) -> Outlook:
     """Return when the next pass begins, or why no next run is known.
 
     Args:
         settings: the settings of the passes. If they were read from a file, a cron line that names it counts.
-        ledger: the record of passes.
+        database: the open database.
         passes: the last passes, newest first.
         now: the time.
         host: this machine; None for the real one.
@@ -54,7 +56,7 @@ def next_run(
         booted=now - host.uptime(),
         block=found[0] if found else None,
         application=_application(settings).since,
-        at_work=unfinished and ledger.has_live_pass(now - pass_rules(settings).lease),
+        at_work=unfinished and has_live_pass(database, now - pass_rules(settings).lease),
     )
     return outlook.look(sight, passes)
 

@@ -77,7 +77,10 @@ def test_the_defaults_are_valid() -> None:
 
 def test_an_empty_file_changes_only_the_databases_location(folder: Path) -> None:
     loaded = read("")
-    assert loaded.settings == Settings(database=DatabaseSettings(url=f"sqlite:///{folder}/ticketing_agent.db"))
+    assert loaded.settings.file == Path(folder, "named.toml")
+    assert loaded.settings.read_from(None) == Settings(
+        database=DatabaseSettings(url=f"sqlite:///{folder}/ticketing_agent.db")
+    )
     assert loaded.sources == {}
 
 
