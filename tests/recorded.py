@@ -29,8 +29,8 @@ from retrycli.config.loader import load
 from retrycli.domain.hold import HoldKind, HoldTarget
 from retrycli.domain.passes import COUNTS, StartedBy
 from retrycli.operations import acceptance, demo, message_actions, pause
+from retrycli.operations.reliance import this_python
 from retrycli.operations.sandbox import Answer, Behaviour, Sandbox
-from retrycli.operations.schedule.proposal import this_python
 from retrycli.operations.wiring import Runtime
 from retrycli.system.host import Host
 from tests.cli.command import Cli

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import pytest
 
-from retrycli.operations.schedule.proposal import relied_on
+from retrycli.operations.reliance import relied_on
 from retrycli.system.trust import find_weakness, trusted_users
 
 Result = TypeVar("Result")

@@ -105,12 +105,7 @@ def command(job: Job) -> str:
 
 
 def block(job: Job, *, system: bool) -> str:
-    """Return the block for a crontab.
-
-    Args:
-        job: the pass to run.
-        system: whether the crontab is in /etc, where each line names its user.
-    """
+    """Return the block for a crontab. In the system's crontab, in /etc, each line names its user."""
     user = f"{job.user} " if system else ""
     return "\n".join(
         [
@@ -141,14 +136,8 @@ def with_block(text: str, config: str, new: str) -> str:
 
 
 def block_in(text: str, config: str, *, system: bool, title: str, owner: str) -> Block | None:
-    """Return the block for a settings file; None if a crontab has none, or if its end is missing.
-
-    Args:
-        text: the crontab.
-        config: the full path of the settings file.
-        system: whether the crontab is in /etc, where each line names its user.
-        title: the crontab's name for operators.
-        owner: the user of a line that names none.
+    """Return the block for a settings file; None if a crontab has none, or if its end is missing. If the crontab is not
+    the system's, its owner runs the passes.
     """
     lines = _lines(text)
     try:

@@ -24,28 +24,16 @@ TO_INSTALL = "run `retrycli cron install`"
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Why no next run is known: no pass began at the last tick, or nothing is known to start passes.
+    """Why no next run is known: no pass began at the last tick, or nothing is known to start passes."""
 
-    Attributes:
-        since: the last start that counts; None if there is none.
-        by_hand: an operator has started a pass since then.
-        due: the tick of retrycli's own cron line at which no pass began; None without such a line.
-        every: the interval at which passes should begin; None if nothing is known to start any.
-        is_usual: passes have begun at this interval so far.
-    """
-
-    since: datetime | None = None
-    by_hand: bool = False
-    due: datetime | None = None
-    every: timedelta | None = None
-    is_usual: bool = False
+    since: datetime | None = None  # the last start that counts
+    by_hand: bool = False  # an operator has started a pass since then
+    due: datetime | None = None  # the tick of retrycli's own cron line at which no pass began
+    every: timedelta | None = None  # the interval at which passes should begin, if anything is known to start them
+    is_usual: bool = False  # passes have begun at this interval so far
 
     def words(self, in_words: Callable[[datetime], str]) -> str:
-        """Describe the silence in one sentence.
-
-        Args:
-            in_words: formats a time.
-        """
+        """Describe the silence in one sentence, in which a function formats the times."""
         if self.due is None and self.every is None:
             return "nothing is known to start passes"
         hand = ", except by hand" if self.by_hand else ""
@@ -103,12 +91,7 @@ class Sight:
 
 
 def series_of(passes: Sequence[PassRecord], interval: timedelta) -> list[Series]:
-    """Return the schedulers that started passes, the one with the newest start first.
-
-    Args:
-        passes: the last passes, newest first.
-        interval: the configured interval, which counts for a scheduler with few starts.
-    """
+    """Return the schedulers of the last passes, newest first. With few starts, the configured interval counts."""
     found: dict[tuple[StartedBy, str], list[PassRecord]] = {}
     for record in counted(passes):
         host = "" if record.started_by is StartedBy.APPLICATION else record.host
@@ -137,12 +120,7 @@ def _ended(records: Iterable[PassRecord]) -> datetime | None:
 
 
 def look(sight: Sight, passes: Sequence[PassRecord]) -> Outlook:
-    """Return when the next pass begins.
-
-    Args:
-        sight: what can be seen of schedulers.
-        passes: the last passes, newest first.
-    """
+    """Return when the next pass begins, given the last passes, newest first."""
     now, block = sight.now, sight.block
     found = series_of(passes, sight.interval)
     last = found[0].starts[0] if found else None  # the newest start

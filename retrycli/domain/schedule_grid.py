@@ -103,12 +103,7 @@ class Listed(Ticks):
 
 def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> Ticks:
     """Return ticks at an interval, aligned with the clock: 15 minutes gives ticks at :00, :15, :30 and :45. If `cron
-    install` can write the interval, these are the ticks of its line.
-
-    Args:
-        interval: the time between two ticks.
-        now: the current time. The result may leave out earlier ticks.
-        zone: the time zone of cron; None means this machine's.
+    install` can write the interval, these are the ticks of its line. Ticks before now may be left out.
     """
     if interval > HOUR and not interval % HOUR and not DAY % interval:
         return Listed(_at_hours(in_zone(now, zone).date(), interval // HOUR, zone))
@@ -133,12 +128,6 @@ def _at_hours(day: date, step: int, zone: tzinfo | None) -> Iterator[datetime]:
 
 
 def is_made(tick: datetime, starts: Sequence[datetime], interval: timedelta) -> bool:
-    """Return whether the pass of a tick has begun.
-
-    Args:
-        tick: the tick.
-        starts: start times of passes that a scheduler started.
-        interval: the time between two ticks.
-    """
+    """Return whether the pass of a tick has begun, given the starts of passes that a scheduler started."""
     since = tick - min(BEFORE_TICK, interval / 2)
     return any(start >= since for start in starts)

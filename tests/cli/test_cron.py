@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import retrycli
-from retrycli.operations.schedule.proposal import this_python
+from retrycli.operations.reliance import this_python
 from tests.cli.command import COLUMNS, Cli
 from tests.cli.schedulers import Crontab, a_cron
 from tests.environment import NO_FILE, needs_no_file

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
-from retrycli.operations.schedule import proposal
+from retrycli.operations import reliance
 from retrycli.operations.wiring import utc_now
 from retrycli.system.host import Host
 
@@ -67,7 +67,7 @@ class Context:
     host: Host = field(default_factory=Host)
     now: Callable[[], datetime] = utc_now
     # The running program: the interpreter and its packages.
-    program: tuple[Path, ...] = field(default_factory=proposal.relied_on)
+    program: tuple[Path, ...] = field(default_factory=reliance.relied_on)
 
     @property
     def settings(self) -> Settings:

@@ -10,6 +10,7 @@ from shlex import quote
 
 from retrycli.config.loader import SECRETS, Loaded
 from retrycli.config.template import masked_url
+from retrycli.operations import reliance
 from retrycli.operations.doctor.context import Context, Finding, failure, of_error, ok, warning
 from retrycli.operations.schedule import proposal
 from retrycli.operations.schedule.next_run import own_blocks
@@ -126,7 +127,7 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
         yield from ((file, False) for file in (gateway.preset_file, gateway.ca_file) if file is not None)
         if gateway.attachments_dir is not None:
             yield gateway.attachments_dir, True
-    yield from ((file, False) for file in proposal.code_of(context.settings))
+    yield from ((file, False) for file in reliance.code_of(context.settings))
     yield from ((file, False) for file in context.program)
     yield from (
         (file, True) for file in (context.settings.database.file, lock_path(context.settings)) if file is not None

@@ -12,18 +12,13 @@ from retrycli.system.host import Host
 def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[FileChange]:
     """Return the changes that schedule a pass; an empty list if the wanted cron line is already installed.
 
-    Args:
-        place: where to install the cron line.
-        wanted: the pass to schedule.
-        host: the machine.
-
     Raises:
         ConfigurationError: another crontab has a block for the same settings; cron is not installed, or can't express
             the interval; or a path can't be written in a crontab.
     """
-    target = place.target(host)
+    title = place.target(host).title
     for block in crontab.blocks(host, wanted.config)[0]:
-        if block.title != target.title:
+        if block.title != title:
             raise ConfigurationError(
                 f"{block.title} already starts passes with these settings at {block.when or 'its own times'}; keep it "
                 "(check it with `retrycli cron check`), or first run `retrycli cron remove`"
@@ -32,8 +27,7 @@ def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[Fil
         raise ConfigurationError(
             "cron is not installed on this machine; install it, or use a systemd timer: see `retrycli manual cron`"
         )
-    text = cron_line.block(wanted, system=place.is_system)
-    return _changes(place, wanted.config, text, host)
+    return _changes(place, wanted.config, cron_line.block(wanted, system=place.is_system), host)
 
 
 def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> list[FileChange]:

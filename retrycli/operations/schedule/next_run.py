@@ -36,15 +36,7 @@ CRON_IS_DOWN = ("cron is not running on this machine", "start it: `sudo systemct
 def next_run(
     settings: Settings, database: Database, passes: Sequence[PassRecord], now: datetime, host: Host | None = None
 ) -> Outlook:
-    """Return when the next pass begins, or why no next run is known.
-
-    Args:
-        settings: the settings of the passes. If they were read from a file, a cron line that names it counts.
-        database: the open database.
-        passes: the last passes, newest first.
-        now: the time.
-        host: this machine; None for the real one.
-    """
+    """Return when the next pass begins, or why no next run is known. The passes are the last ones, newest first."""
     host = host or Host(run=Asker())
     found = [] if settings.file is None else crontab.blocks(host, str(settings.file))[0]
     unfinished = any(record.result is None for record in outlook.counted(passes))
@@ -80,14 +72,11 @@ def recorded(settings: Settings, now: datetime) -> list[PassRecord]:
 
 
 def began_here(settings: Settings, passes: Sequence[PassRecord], now: datetime, *, has_block: bool) -> str | None:
-    """Describe the passes that began on this host lately and not from the cron line to install; None if none did.
-
-    Args:
-        settings: the settings of the passes.
-        passes: the last passes, newest first.
-        now: the time.
-        has_block: the crontab already has such a line, so the starts by cron come from it.
+    """Describe the passes that began on this host lately and not from the cron line to install; None if none did. If
+    the crontab already has such a line, the starts by cron come from it.
     """
+    if (application := _application(settings)).pid is not None:
+        return f"the application with pid {application.pid} makes passes on this host; then two schedulers start passes"
     lately = [
         record
         for record in outlook.counted(passes)
@@ -95,11 +84,9 @@ def began_here(settings: Settings, passes: Sequence[PassRecord], now: datetime, 
         and record.started_at > now - LATE_AFTER_INTERVALS * settings.schedule.interval
         and not (has_block and record.started_by is StartedBy.CRON)
     ]
-    starts = ", ".join(f"{utc_text(record.started_at)} ({record.started_by})" for record in lately)
-    if (application := _application(settings)).pid is not None:
-        return f"the application with pid {application.pid} makes passes on this host; then two schedulers start passes"
     if not lately:
         return None
+    starts = ", ".join(f"{utc_text(record.started_at)} ({record.started_by})" for record in lately)
     return (
         f"passes have begun on this host lately, and not from this cron line: {starts}. Unless what started them has "
         "been removed, two schedulers will start passes"
@@ -107,34 +94,18 @@ def began_here(settings: Settings, passes: Sequence[PassRecord], now: datetime, 
 
 
 class Verdict(NamedTuple):
-    """What starts passes with these settings, and what is wrong with it.
+    """What starts passes with these settings, and what is wrong with it."""
 
-    Attributes:
-        blocks: retrycli's own blocks in crontabs of this host.
-        running: cron's daemon is active; None if unknown.
-        unread: why a crontab can't be read; None if all could be read.
-        problem: what is wrong, and the remedy.
-        warnings: what an operator should know, with the remedies.
-        elsewhere: sentences about passes that do not come from these blocks.
-    """
-
-    blocks: list[cron_line.Block]
-    running: bool | None
-    unread: str | None
-    problem: tuple[str, str] | None
-    warnings: list[tuple[str, str]]
-    elsewhere: list[str]
+    blocks: list[cron_line.Block]  # retrycli's own blocks in crontabs of this host
+    running: bool | None  # cron's daemon is active; None if unknown
+    unread: str | None  # why a crontab can't be read
+    problem: tuple[str, str] | None  # what is wrong, and the remedy
+    warnings: list[tuple[str, str]]  # what an operator should know, with the remedies
+    elsewhere: list[str]  # sentences about passes that do not come from these blocks
 
 
 def check(loaded: Loaded, host: Host, passes: Sequence[PassRecord], now: datetime) -> Verdict:
-    """Check the cron line of this host, and name other schedulers that start passes.
-
-    Args:
-        loaded: the settings and their sources.
-        host: the machine.
-        passes: the last passes, newest first.
-        now: the time.
-    """
+    """Check the cron line of this host, and name other schedulers that started the last passes, newest first."""
     interval = loaded.settings.schedule.interval
     found, unread = ([], None) if loaded.file is None else crontab.blocks(host, config_path(loaded))
     running = crontab.cron_is_running(host) if found else None
@@ -211,10 +182,8 @@ def own_blocks(loaded: Loaded, host: Host) -> list[cron_line.Block]:
 
 
 def to_install(loaded: Loaded, host: Host) -> str:
-    """Return the command that schedules the passes, in backticks.
-
-    Suggest root's command, as the README does. Unless this command was itself run through sudo, also suggest the user's
-    own crontab, because the user may lack permission to use sudo.
+    """Return the command that schedules the passes, in backticks. Unless this command was itself run through sudo, also
+    suggest the user's own crontab, because the user may lack permission to use sudo.
     """
     if host.uid == 0:
         return "`retrycli cron install`"

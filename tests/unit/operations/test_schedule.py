@@ -21,6 +21,7 @@ from retrycli.config.loader import Loaded, load
 from retrycli.domain import cron_line
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import PassRecord, StartedBy
+from retrycli.operations.reliance import refuse_passing, relied_on, this_python
 from retrycli.operations.schedule.installation import apply, install, remove
 from retrycli.operations.schedule.next_run import Verdict, began_here, check
 from retrycli.operations.schedule.proposal import (
@@ -28,9 +29,6 @@ from retrycli.operations.schedule.proposal import (
     job,
     propose,
     reachable,
-    refuse_passing,
-    relied_on,
-    this_python,
 )
 from retrycli.system.host import Asker, Finished, Host, system_zone
 from tests.unit.domain.passes import Past

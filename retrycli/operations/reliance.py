@@ -1,0 +1,83 @@
+"""Find what a pass relies on: its program and its files. Check that it lasts, and that no other user can change it."""
+
+import sys
+import sysconfig
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+import retrycli
+from retrycli.config.loader import Loaded
+from retrycli.config.settings import Settings
+from retrycli.domain.cron_line import Job
+from retrycli.domain.errors import ConfigurationError
+from retrycli.system.host import owner_of
+from retrycli.system.trust import ROOT, find_weakness
+
+# Folders that `uvx`, `pipx run` and others empty without asking, and those for temporary files.
+CACHES = frozenset({".cache", "archive-v0"})
+TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  compared, never opened
+
+
+def this_python() -> str:
+    """Return the path of the Python in which retrycli is installed. It does not depend on which of the interpreter's
+    names (such as python3.12) started this process.
+    """
+    usual = Path(sys.executable).with_name("python3")
+    return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
+
+
+def relied_on() -> tuple[Path, ...]:
+    """Return the files that a pass runs: the interpreter, this package, and the folders of the environment's
+    packages.
+    """
+    found = (this_python(), retrycli.__file__, *map(sysconfig.get_path, ("purelib", "platlib")))
+    return tuple(dict.fromkeys(path for path in map(Path, found) if path.exists()))
+
+
+def refuse_passing(interpreter: str) -> None:
+    """Reject an interpreter that may be deleted at any time: in a tool's cache, or in a folder for temporary files."""
+    path = Path(interpreter)
+    if not CACHES.isdisjoint(path.parts) or any(path.is_relative_to(folder) for folder in TEMPORARY):
+        raise ConfigurationError(
+            f"{interpreter} is in a cache or a temporary folder, which may be emptied, and then passes would fail; "
+            "install retrycli with `uv tool install retrycli` or in a virtual environment, and run this command there"
+        )
+
+
+def refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], program: Iterable[Path]) -> None:
+    """Reject a pass that other users could control.
+
+    Raises:
+        ConfigurationError: other users may change what the pass relies on. Or the owner of the settings is neither root
+            nor the owner of the database, so someone else may have written the settings.
+    """
+    named = [
+        path for gateway in loaded.settings.gateway.all.values() for path in (gateway.preset_file, gateway.ca_file)
+    ]
+    for path in filter(None, (Path(wanted.config), *named, *code_of(loaded.settings), *program)):
+        if (weakness := find_weakness(path, users)) is not None:
+            relying = "" if weakness.place == path else f", which exposes {path}"
+            raise ConfigurationError(
+                f"{weakness}{relying}, and passes run by {wanted.user} would rely on it; {weakness.remedy}"
+            )
+    config, database = Path(wanted.config), loaded.settings.database.file
+    if database is None or not database.exists():
+        return
+    owner, its_owner = config.stat().st_uid, database.stat().st_uid
+    if owner not in {ROOT, its_owner}:
+        raise ConfigurationError(
+            f"{config} belongs to {owner_of(config)}, but the database that it names, {database}, belongs to "
+            f"{owner_of(database)}; if this is the right database, run `chown root {config}`, "
+            f"and let {wanted.user} read the file"
+        )
+
+
+def code_of(settings: Settings) -> Iterator[Path]:
+    """Yield the files of the functions that passes call, and the folders in which Python looks for their modules."""
+    if calls := settings.calls:
+        from retrycli.system.python_call import files_of
+
+        for call in calls:
+            yield from files_of(call.name, call.folder)
+            if call.folder is not None:
+                yield call.folder
