@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import html
+import re
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from retrycli import operations
+from retrycli.domain.duration import utc_text
+from retrycli.domain.passes import PassResult, PassSummary, StartedBy
+from retrycli.store.passes import Ledger
 from tests.conftest import on_both
 from tests.web.conftest import API
 
@@ -75,6 +81,33 @@ def test_a_body_that_is_not_json_is_a_problem(desk: Desk, content: bytes, kind: 
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert operations.status.status(desk.settings).pause is None
+
+
+def test_a_pass_that_has_not_begun_is_noticed_alike_everywhere(desk: Desk) -> None:
+    """The passes came from another host, whose cron was stopped 21 minutes ago."""
+    desk.application.add(5)
+    newest = operations.wiring.utc_now().replace(microsecond=0) - timedelta(minutes=21)
+    with operations.wiring.open_database(desk.settings) as database:
+        for number in reversed(range(5)):
+            began = newest - number * timedelta(minutes=15)
+            Ledger(database).start_pass(f"p{number}", host="barn", pid=1, now=began, started_by=StartedBy.CRON)
+            Ledger(database).finish_pass(PassSummary(f"p{number}", PassResult.COMPLETED), began)
+    words = f"passes came every 15 minutes; none since {utc_text(newest)}"
+    assert desk.viewer.get(f"{API}/scheduler/status").json() == {
+        "running": True,
+        "retry_interval_minutes": 15,
+        "max_retries": 10,
+        "next_run": None,
+    }
+    overview = desk.viewer.get(f"{API}/scheduler/overview").json()
+    assert (overview["state"], overview["next_run"], overview["reason"]) == ("ok", None, words)
+    explained = desk.viewer.get(f"{API}/5/explain").json()
+    assert explained["next_attempt_at"] is None
+    [gate] = [each for each in explained["gates"] if each["name"] == "cron"]
+    assert (gate["open"], gate["figure"]) == (False, f"{words}; run `retrycli doctor`")
+    page = html.unescape(re.sub("<[^>]*>", "", desk.viewer.get("/messages/").text))
+    assert re.search(r"State\s*passes came every 15 minutes; none since ", page)
+    assert re.search(r"Next run\s*none; run retrycli doctor", page)
 
 
 def test_a_part_of_the_queue_is_held_and_resumed(desk: Desk) -> None:
