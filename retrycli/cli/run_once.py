@@ -56,7 +56,7 @@ def run_once(
     wait_lock: Annotated[
         float | None, typer.Option(min=0, help="Wait at most N seconds for another pass to end.", show_default="2")
     ] = None,
-    # Hidden from help, because only the cron lines and timers that `cron install` writes use this option.
+    # Hidden from help, because only cron lines and timers use this option.
     starter: Annotated[StartedBy | None, typer.Option("--started-by", hidden=True)] = None,
     as_json: Json = False,
     config: ConfigFile = None,

@@ -25,7 +25,7 @@ HOLDS_SHOWN = 10  # maximum number of holds that the text lists
 def status(
     ctx: typer.Context,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 3 unless the state is ok and passes are scheduled.")
+        bool, typer.Option("--check", help="Exit with 3 unless the state is ok and a next run is known.")
     ] = False,
     max_escalated: Annotated[
         int | None,

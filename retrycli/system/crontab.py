@@ -59,13 +59,10 @@ class UserCrontab:
         return checked(done, "crontab", f"; check that cron is installed and {self.host.login} may use it")
 
 
-def blocks(host: Host, config: str) -> tuple[list[Block], str | None]:
-    """Find retrycli's own blocks for a settings file, in the crontabs to which the current user can install one.
-
-    Returns:
-        The blocks, and why a crontab can't be read, if one can't.
+def blocks(host: Host, config: str, unread: list[str]) -> Iterator[Block]:
+    """Yield retrycli's own blocks for a settings file, from the crontabs to which the current user can install one. The
+    reason why a crontab can't be read is added to ``unread``.
     """
-    found, unread = list[Block](), list[str]()
     for target in (File(host.root / SYSTEM_FILE), UserCrontab(host)):
         system = isinstance(target, File)
         try:
@@ -76,8 +73,7 @@ def blocks(host: Host, config: str) -> tuple[list[Block], str | None]:
         block = block_in(text, config, system=system, title=target.title, owner=host.login)
         if block is not None:
             paths = [host.root / SYSTEM_FILE] if system else [host.root / spool / host.login for spool in SPOOLS]
-            found.append(replace(block, written=max(_modified_at(paths), default=None)))
-    return found, "; ".join(unread) or None
+            yield replace(block, written=max(_modified_at(paths), default=None))
 
 
 def _modified_at(paths: list[Path]) -> Iterator[datetime]:

@@ -17,7 +17,7 @@ def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[Fil
             the interval; or a path can't be written in a crontab.
     """
     title = place.target(host).title
-    for block in crontab.blocks(host, wanted.config)[0]:
+    for block in crontab.blocks(host, wanted.config, []):
         if block.title != title:
             raise ConfigurationError(
                 f"{block.title} already starts passes with these settings at {block.when or 'its own times'}; keep it "

@@ -38,15 +38,15 @@ def next_run(
 ) -> Outlook:
     """Return when the next pass begins, or why no next run is known. The passes are the last ones, newest first."""
     host = host or Host(run=Asker())
-    found = [] if settings.file is None else crontab.blocks(host, str(settings.file))[0]
+    block = None if settings.file is None else next(crontab.blocks(host, str(settings.file), []), None)
     unfinished = any(record.result is None for record in outlook.counted(passes))
     sight = Sight(
         now=now,
         interval=settings.schedule.interval,
-        zone=system_zone(),
+        zone=system_zone(host.root),
         host=gethostname(),
         booted=now - host.uptime(),
-        block=found[0] if found else None,
+        block=block,
         application=_application(settings).since,
         at_work=unfinished and has_live_pass(database, now - pass_rules(settings).lease),
     )
@@ -107,7 +107,8 @@ class Verdict(NamedTuple):
 def check(loaded: Loaded, host: Host, passes: Sequence[PassRecord], now: datetime) -> Verdict:
     """Check the cron line of this host, and name other schedulers that started the last passes, newest first."""
     interval = loaded.settings.schedule.interval
-    found, unread = ([], None) if loaded.file is None else crontab.blocks(host, config_path(loaded))
+    unread = list[str]()
+    found = own_blocks(loaded, host, unread)
     running = crontab.cron_is_running(host) if found else None
     others = [
         each
@@ -122,7 +123,7 @@ def check(loaded: Loaded, host: Host, passes: Sequence[PassRecord], now: datetim
     return Verdict(
         found,
         running,
-        unread,
+        "; ".join(unread) or None,
         _problem(loaded, host, found, running=running, is_elsewhere=bool(names)),
         _twice(passes, interval),
         [words.format(*name) for name in names],
@@ -176,9 +177,11 @@ def _twice(passes: Sequence[PassRecord], interval: timedelta) -> list[tuple[str,
     ]
 
 
-def own_blocks(loaded: Loaded, host: Host) -> list[cron_line.Block]:
-    """Return retrycli's own blocks in crontabs of this host. Settings that come from no file have none."""
-    return [] if loaded.file is None else crontab.blocks(host, config_path(loaded))[0]
+def own_blocks(loaded: Loaded, host: Host, unread: list[str] | None = None) -> list[cron_line.Block]:
+    """Return retrycli's own blocks in crontabs of this host. Settings that come from no file have none. Add to
+    ``unread`` why a crontab can't be read.
+    """
+    return [] if loaded.file is None else [*crontab.blocks(host, config_path(loaded), [] if unread is None else unread)]
 
 
 def to_install(loaded: Loaded, host: Host) -> str:
