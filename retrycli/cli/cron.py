@@ -1,6 +1,7 @@
 """The ``cron`` commands: print, install, check and remove the cron line that starts passes."""
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -13,7 +14,6 @@ from retrycli.domain import cron_line
 from retrycli.domain.errors import RetrycliError
 from retrycli.operations.schedule import installation, next_run, proposal
 from retrycli.operations.schedule.proposal import FileChange, SchedulePlace
-from retrycli.operations.wiring import utc_now
 from retrycli.system.crontab import cron_is_running
 from retrycli.system.host import Asker, Host
 from retrycli.views import terminal
@@ -83,7 +83,7 @@ def cron_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = N
     """
     host = Host(run=Asker())
     loaded = load(ctx, config)
-    now = utc_now()
+    now = datetime.now(UTC)
     found = next_run.check(loaded, host, next_run.recorded(loaded.settings, now), now)
     if as_json:
         terminal.show_json(
@@ -167,7 +167,7 @@ def _propose(
 
 
 def _began_here(loaded: Loaded, host: Host) -> str | None:
-    now = utc_now()
+    now = datetime.now(UTC)
     with suppress(RetrycliError):  # the database may not exist yet
         passes = next_run.recorded(loaded.settings, now)
         return next_run.began_here(loaded.settings, passes, now, has_block=bool(next_run.own_blocks(loaded, host)))

@@ -1,12 +1,14 @@
 """Predict the next run for all commands, endpoints and pages, and check the cron line that starts passes."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from socket import gethostname
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
@@ -17,14 +19,12 @@ from retrycli.domain.outlook import Outlook, Sight
 from retrycli.domain.passes import LATE_AFTER_INTERVALS, PassRecord, StartedBy
 from retrycli.domain.schedule_grid import MAX_CLOCK_SKEW
 from retrycli.operations.schedule.proposal import config_path, job
-from retrycli.operations.wiring import connect, pass_rules, scheduler_lock_path
-from retrycli.store import schema
-from retrycli.store.database import Database
-from retrycli.store.own_tables import has_live_pass
-from retrycli.store.passes import Ledger
 from retrycli.system import crontab
 from retrycli.system.host import Asker, Host, system_zone
 from retrycli.system.pass_lock import Holder, PassLock
+
+if TYPE_CHECKING:
+    from retrycli.store.database import Database
 
 LOOK_BACK = 50  # number of passes from which `cron check`, `cron install` and doctor see what starts passes
 MINUTE = timedelta(minutes=1)
@@ -37,6 +37,10 @@ def next_run(
     settings: Settings, database: Database, passes: Sequence[PassRecord], now: datetime, host: Host | None = None
 ) -> Outlook:
     """Return when the next pass begins, or why no next run is known. The passes are the last ones, newest first."""
+    # Imports are lazy, because the help of `cron` needs no database.
+    from retrycli.operations.wiring import pass_rules
+    from retrycli.store.own_tables import has_live_pass
+
     host = host or Host(run=Asker())
     block = None if settings.file is None else next(crontab.blocks(host, str(settings.file), []), None)
     unfinished = any(record.result is None for record in outlook.counted(passes))
@@ -55,6 +59,8 @@ def next_run(
 
 def _application(settings: Settings) -> Holder:
     """Return the process on this host that makes passes with `retrycli.Scheduler`. Without one, all fields are None."""
+    from retrycli.operations.wiring import scheduler_lock_path
+
     with suppress(LockUnusable):  # another user's application
         return PassLock(scheduler_lock_path(settings)).holder() or Holder()
     return Holder()
@@ -66,6 +72,10 @@ def recorded(settings: Settings, now: datetime) -> list[PassRecord]:
     Raises:
         DatabaseUnavailable, ConfigurationError: the database can't be used.
     """
+    from retrycli.operations.wiring import connect
+    from retrycli.store import schema
+    from retrycli.store.passes import Ledger
+
     with closing(connect(settings)) as database:
         ready = database.revision() == schema.HEAD
         return Ledger(database).last_passes(LOOK_BACK, until=now + MAX_CLOCK_SKEW) if ready else []
