@@ -548,12 +548,6 @@ def test_a_live_pass_explains_a_missing_start(at: Desk) -> None:
         assert (at.status(now).silence is None) is lives
 
 
-def test_status_does_not_rule_out_a_line_that_only_root_can_read(at: Desk) -> None:
-    at.run_at(NOON)
-    found = operations.status.status(at.settings, callers=[], now=lambda: NOON + MINUTE)
-    assert (found.uncalled, found.next_run is None) == (None, False)
-
-
 def test_quotes_what_stopped_the_last_pass(at: Desk) -> None:
     """The operator sees why the last pass may not have reached the message."""
     breaker(at)
