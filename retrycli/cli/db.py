@@ -14,6 +14,7 @@ from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load_se
 from retrycli.domain.sanitize import printable
 from retrycli.views import formatting, terminal
 
+FEW = 5  # number of messages that a check names on a terminal
 FAILED_INDEX = {
     "absent": "The application's table has no index retrycli_failed on failed rows.",
     "there": "The application's table has the index retrycli_failed on failed rows.",
@@ -96,7 +97,8 @@ def db_erase(
 @db.command("move-check")
 def db_move_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Check whether the application's data can move to another database. Exit with 3 if something would get lost."""
-    found = operations.maintenance.check_move(load_settings(ctx, config))
+    few = None if as_json or not terminal.on_terminal() else FEW
+    found = operations.maintenance.check_move(load_settings(ctx, config), shown=few)
     bad, again = operations.doctor.context.failed(found), "retrycli db move-check"
     show_findings(found, again=again, following="retrycli manual postgresql", bad=bad, as_json=as_json)
     raise typer.Exit(NOT_OK if bad else 0)

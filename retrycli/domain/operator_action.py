@@ -98,7 +98,12 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
     if standing.status != MessageStatus.FAILED:
         return NotActionable(f"message {message_id} is {standing.status}, not failed: there is nothing to {verb}")
     if standing.state is State.SENDING:
-        until = max(standing.claim_expires_at or now, now).astimezone(UTC)
+        until = (standing.claim_expires_at or now).astimezone(UTC)
+        if until <= now:
+            return NotActionable(
+                f"message {message_id} was being sent by a pass or command that has ended; `retrycli run-once` records "
+                "what is known of it"
+            )
         return NotActionable(
             f"message {message_id} is being sent now (claimed by {standing.claimed_by}); "
             f"run `retrycli show {message_id}` after {until:%Y-%m-%dT%H:%M:%SZ}"

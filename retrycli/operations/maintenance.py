@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import partial
 
 from retrycli.config.settings import Settings
+from retrycli.domain.incidents import utc
 from retrycli.operations.doctor.context import Finding, failure, ok
 from retrycli.operations.wiring import check_mapping, clock, connect, open_database, utc_now
 from retrycli.store import counters, history, own_tables
@@ -94,32 +95,41 @@ def erase_texts(settings: Settings, ticket: str) -> int:
         return history.erase_texts(database, ticket)
 
 
-# What may keep messages from a move, beginning with the causes of `blocked`, and what resolves it.
+# What may keep messages from a move, and what resolves it: first what needs no pass, because a pass sends what is due.
 RESOLVE = {
-    "sending": "wait until the claims expire; then `retrycli resume`, `retrycli run-once` and `retrycli pause`",
-    "withdrawn": "in the application, set them to sent or rejected; or to failed, then `retrycli mark-sent {id}`",
+    "withdrawn": "look for {id} in the ticketing system; in the application, set it to sent if it is there, else to "
+    "rejected, or to failed and check again",
     "delivered": "`retrycli mark-sent {id}`; to send it again, `retrycli retry {id}`",
     "partly delivered": "`retrycli retry {id}` sends it to the others; or `retrycli mark-sent {id}`",
-    "unsettled": "`retrycli look-up {id}`; if that finds nothing, `retrycli retry {id}` or `retrycli mark-sent {id}`",
-    "held": "when deliveries are paused, `retrycli resume {option}`; hold it again in the new database",
-    "unpaused": "when nothing else is left, `retrycli pause`",
+    "unsettled": "search its ticket, or run `retrycli look-up {id}`; if it is there, `retrycli mark-sent {id}`, else "
+    "`retrycli retry {id}` or `retrycli reject {id} --reason moved`",
+    "sending": "when the checks above are ok and the claim has expired (`retrycli explain {id}` says when): "
+    "`retrycli resume`, `retrycli run-once` and `retrycli pause`",
+    "held": "last of all, with deliveries paused and no pass afterwards: `retrycli resume {option}`; hold it again in "
+    "the new database",
+    "unpaused": "when only holds are left: `retrycli pause`, without --for",
 }
-SHOWN = 5  # number of messages and of holds that a finding names
 
 
-def check_move(settings: Settings) -> list[Finding]:
-    """Check that nothing gets lost if the application's data moves to a database without retrycli's own tables."""
+def check_move(settings: Settings, *, shown: int | None = None) -> list[Finding]:
+    """Check that nothing gets lost if the application's data moves to a database without retrycli's own tables.
+
+    Args:
+        settings: the settings of the old database.
+        shown: the maximum number of messages and of holds that a finding names; None for all.
+    """
     with open_database(settings) as database:
         pause, holds = Ledger(database).pause_and_holds(clock(database, utc_now)())
         found: list[tuple[int, Sequence[object]]] = []
-        found += [(len(ids), with_keys(database, ids[:SHOWN])) for ids in blocked(database)]
-    unpaused = [] if pause is not None and pause.until is None else ["deliveries"]
-    found += [(len(holds), [hold.part.option for hold in holds[:SHOWN]]), (len(unpaused), unpaused)]
+        found += [(len(ids), with_keys(database, ids[:shown])) for ids in blocked(database)]
+    until = [] if pause is None or pause.until is None else [f"deliveries are paused only until {utc(pause.until)}"]
+    unpaused = ["deliveries are not paused"] if pause is None else until
+    found += [(len(holds), [hold.part.option for hold in holds[:shown]]), (len(unpaused), unpaused)]
     return [_listed(name, *each) if each[0] else ok(name, "none") for name, each in zip(RESOLVE, found, strict=True)]
 
 
 def _listed(name: str, number: int, first: Sequence[object]) -> Finding:
-    more = f" and {number - SHOWN:,} more" if number > SHOWN else ""
+    more = f" and {number - len(first):,} more" if number > len(first) else ""
     return failure(name, ", ".join(map(str, first)) + more, RESOLVE[name].format(id=first[0], option=first[0]))
 
 

@@ -14,7 +14,7 @@ from retrycli.store.messages import has_status, row_by_row, same_id, status_of, 
 from retrycli.store.schema import attempts, queue
 
 BATCH = 5_000  # number of attempts that one transaction examines
-CAUSES = (SENDING, WITHDRAWN, DELIVERED, PARTLY, UNSETTLED) = range(5)  # a message counts for the first of its causes
+CAUSES = (WITHDRAWN, DELIVERED, PARTLY, UNSETTLED, SENDING) = range(5)  # a message counts for the first of its causes
 
 
 def blocked(database: Database) -> "list[array[int]]":
@@ -22,7 +22,7 @@ def blocked(database: Database) -> "list[array[int]]":
     a, m, after = attempts.c, database.messages, None
     claimed = select(queue.c.message_id).where(queue.c.state == State.SENDING.value)
     sending = {number for (number,) in database.rows(claimed)}
-    found = [array("q", sorted(sending)), *(array("q") for _ in CAUSES[1:])]
+    found = [*(array("q") for _ in CAUSES[1:]), array("q", sorted(sending))]
     cause = case(
         (a.outcome == OutcomeKind.DELIVERED.value, DELIVERED),
         (a.delivered_to.is_not(None), PARTLY),

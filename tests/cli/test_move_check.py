@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = on_both
 
-NAMES = ["sending", "withdrawn", "delivered", "partly delivered", "unsettled", "held", "unpaused"]
+NAMES = ["withdrawn", "delivered", "partly delivered", "unsettled", "sending", "held", "unpaused"]
 SENDING = "UPDATE retrycli_queue SET state = 'sending', claimed_by = 'a dead pass', claim_expires_at = '2026-01-02'"
 
 
@@ -138,7 +138,7 @@ def test_an_attempt_that_only_this_database_knows_blocks_until_its_command_has_r
 
     maybe = desk.add()
     desk.command(f"retry {maybe}", BAD_GATEWAY, code=3)
-    *_, retry, mark = desk.check_blocked_by("unsettled", maybe)
+    _, mark, *_ = desk.check_blocked_by("unsettled", maybe)
     desk.command(f"{mark} --yes")
     assert (desk.check(), desk.statuses()[maybe]) == ({}, "sent")
 
@@ -151,7 +151,7 @@ def test_an_attempt_that_only_this_database_knows_blocks_until_its_command_has_r
     assert desk.check() == {}
 
     desk.set(maybe, "pending")
-    [mark] = desk.check_blocked_by("withdrawn", maybe)
+    assert desk.check_blocked_by("withdrawn", maybe) == []
     for settled in ("rejected", "sent"):
         desk.set(maybe, settled)
         assert desk.check() == {}
@@ -161,11 +161,11 @@ def test_an_attempt_that_only_this_database_knows_blocks_until_its_command_has_r
 
 
 def test_the_other_commands_for_an_unsettled_attempt_resolve_it_too(desk: Desk) -> None:
-    for command in ("retry", "reject --reason moved --yes"):
+    for number in (2, 3):
         maybe = desk.add()
         desk.command(f"retry {maybe}", BAD_GATEWAY, code=3)
-        desk.check_blocked_by("unsettled", maybe)
-        desk.command(f"{command} {maybe}")
+        command = desk.check_blocked_by("unsettled", maybe)[number]
+        desk.command(command + " --yes" if command.startswith("reject") else command)
         assert desk.check() == {}
 
 
@@ -186,7 +186,8 @@ def test_a_claim_or_an_answer_that_is_not_written_blocks_until_a_pass_has_run(de
     if answer:
         desk.application.execute(f"UPDATE retrycli_attempts SET finished_at = NULL{answer}")
     commands = desk.check_blocked_by("sending", message)
-    assert commands == ["resume", "run-once", "pause"]
+    explain, *commands = commands
+    assert (explain, commands) == (f"explain {message}", ["resume", "run-once", "pause"])
     assert desk.command("run-once") == []  # paused
     desk.check_blocked_by("sending", message)
     sent = [desk.command(command) for command in commands]
@@ -201,13 +202,15 @@ def test_holds_and_a_pause_that_ends_block(desk: Desk) -> None:
     found, _ = desk.check().pop("held")
     assert found == f"--message {message}, --ticket 'a {{b}}'"
     for option in found.split(", "):
-        assert desk.check()["held"][1].startswith(f"when deliveries are paused, `retrycli resume {option}`")
+        assert desk.check()["held"][1].endswith(f"`retrycli resume {option}`; hold it again in the new database")
         desk.command(f"resume {option}")
     assert desk.check() == {}
-    for change in ("pause --for 1d", "resume"):
+    for change, words in (("pause --for 1d", "paused only until "), ("resume", "not paused")):
         desk.command(change)
-        [pause] = desk.check_blocked_by("unpaused", "deliveries")
-        desk.command(pause)
+        [(found, remedy)] = desk.check().values()
+        assert found.startswith(f"deliveries are {words}")
+        assert remedy == "when only holds are left: `retrycli pause`, without --for"
+        desk.command("pause")
         assert desk.check() == {}
 
 
@@ -256,7 +259,8 @@ def test_many_attempts_are_examined_in_parts_and_few_messages_are_named(applicat
         f"SELECT i, 1, 'pass', '{MADE}', '{MADE}', 'unknown', NULL FROM n"
     )
     found = {each["name"]: each["found"] for each in at_work.json("db", "move-check", code=3)["findings"]}
-    assert found["unsettled"] == f"{', '.join(map(str, messages[:5]))} and 2 more"
+    assert found["unsettled"] == ", ".join(map(str, messages))
+    assert f"{', '.join(map(str, messages[:5]))} and 2 more" in at_work.on_terminal("db", "move-check").words
 
 
 # -- the manual's steps ------------------------------------------------------------------------------------------------
@@ -285,8 +289,9 @@ def test_the_manuals_steps_neither_lose_a_message_nor_send_one_twice(
         made = [(old.add(), old.command("run-once", answer))[0] for answer in (BUSY, REJECTS, TAKES, BAD_GATEWAY, BUSY)]
         unseen = old.add()
         old.command(f"reject {made[4]} --reason 'no longer true' --yes")
-        pause, check, *at_new = steps()
+        pause, holds, check, *at_new = steps()
         old.command(pause)
+        old.command(holds)
         old.command(check, code=3)
         old.command(f"mark-sent {made[3]} --yes")
         old.command(check)
@@ -295,7 +300,7 @@ def test_the_manuals_steps_neither_lose_a_message_nor_send_one_twice(
 
         rows = old.application.rows(old.row_of[0]).values()
         new.application.insert(old.row_of[0], [{f'"{name}"': value for name, value in row.items()} for row in rows])
-        assert [command.partition(" --")[0] for command in at_new] == ["table accept", "pause", "run-once", "resume"]
+        assert [command.partition(" --")[0] for command in at_new] == ["pause", "table accept", "run-once", "resume"]
         for command in at_new[:-1]:
             new.command(command + (" --yes" if command == "table accept" else ""))
         assert (new.command("run-once"), new.statuses()) == ([], before)
