@@ -204,6 +204,8 @@ def test_expired_messages_are_neither_canaries_nor_requeued(application: Applica
     escalate_many(application, 6)
     application.execute("UPDATE pending_messages SET created_at = ?", str(datetime.now(UTC).replace(tzinfo=None)))
     application.execute("UPDATE pending_messages SET created_at = '2026-01-02 03:04:05' WHERE id IN (1, 4)")
+    births = "SELECT CAST(created_at AS TEXT) FROM pending_messages WHERE id = message_id"
+    application.execute(f"UPDATE retrycli_queue SET birth = ({births})")
     with Scripted(TAKES) as api:
         given = application.settings(api.url)
         schedule = given.schedule.model_copy(update={"expires_after_hours": 24.0})

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import watchdog
+from tests.cli.command import wait_until
 from tests.served import SCRIPT
 
 ROOT = Path(__file__).parents[2]
@@ -40,8 +41,8 @@ def test_nothing_outlives_the_tests(number: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", RUN], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         run, dog = map(int, process.stdout.readline().split())
+        wait_until(lambda: {"postgres", "sleep"} < {*watchdog.processes(run).values()}, process)
         found = watchdog.processes(run)
-        assert {"postgres", "sleep"} < {*found.values()}
         assert {process.pid, dog} < found.keys()
         assert [*watchdog.MEMORY.glob(f"retrycli-postgresql-*-{run}-*")]
         process.send_signal(number)

@@ -1026,16 +1026,18 @@ def test_a_lapsed_claim_without_an_attempt_leaves_no_trace(stage: Stage) -> None
 
 @pytest.mark.parametrize("state", ["waiting", "escalated"])
 def test_a_manual_attempt_that_died_is_unknown_and_uses_up_no_retry(stage: Stage, state: str) -> None:
-    stage.add(1, due=START + timedelta(hours=1), retry_count=4)
     if state == "escalated":
-        stage.sql("UPDATE retrycli_queue SET state = 'escalated', next_attempt_at = NULL, escalated_at = '2025-03-01'")
+        stage.add(1, retry_count=4)
+        stage.run(Outcome(OutcomeKind.PERMANENT, 422, "HTTP 422"))
+    else:
+        stage.add(1, due=START + timedelta(hours=1), retry_count=4)
+    before = stage.tries()
     with pytest.raises(Broken):
         stage.retry(1, break_down)
     stage.clock.now = START + timedelta(minutes=5)
     summary = stage.run()
-    assert stage.states() == {1: state}
-    assert stage.tries() == {1: 4}
-    assert stage.attempts(1) == [("anna", "unknown")]
+    assert (stage.states(), stage.tries()) == ({1: state}, before)
+    assert stage.attempts(1)[-1] == ("anna", "unknown")
     assert stage.sql("SELECT unknown_count FROM retrycli_queue") == [(1,)]
     assert (summary.released, summary.unknown) == (1, 1)
 
