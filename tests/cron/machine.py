@@ -48,7 +48,7 @@ RECORDER = """\
 #!/bin/sh
 # Stands where retrycli would: writes down how it was called, says nothing when all is well, and goes on.
 { echo "ARGUMENTS=$*"; echo "UMASK=$(umask)"; echo "FOLDER=$(pwd)"; env; } > "/opt/calls/call.$$"
-echo call >> /opt/journal
+echo call $PPID >> /opt/journal
 test ! -e /opt/noisy || echo something is wrong >&2
 """
 SENDMAIL = """\
@@ -141,8 +141,10 @@ class Machine:
                 process.kill()  # unshare ignores SIGTERM; --kill-child ends its children
 
     def journal(self) -> list[str]:
+        """Return what jobs have written, in the order in which cron started the jobs: that of its processes' ids."""
         path = self.root / "opt/journal"
-        return path.read_text().split() if path.exists() else []
+        entries = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return [word for word, _ in sorted(entries, key=lambda entry: int(entry[1]))]
 
     def calls(self) -> list[dict[str, str]]:
         files = (self.root / "opt/calls").iterdir()
