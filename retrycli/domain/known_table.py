@@ -6,15 +6,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
-class RelationKind(StrEnum):
-    """The kinds of relation that can hold messages."""
-
-    TABLE = "table"
-    PARTITIONED = "partitioned table"
-    FOREIGN = "foreign table"
-    VIEW = "view"
-
-
 class ValueKind(StrEnum):
     """The kinds of value that a column holds. ``ANY`` is a SQLite column without a type."""
 
@@ -25,7 +16,6 @@ class ValueKind(StrEnum):
     ENUM = "enum"
     JSON = "json"
     UUID = "uuid"
-    BYTES = "bytes"
     OTHER = "other"
     ANY = "any"
 
@@ -37,15 +27,13 @@ class TableColumn:
     Attributes:
         name: its name.
         kind: the kind of its values.
-        sql: its name, quoted for SQL if necessary.
         labels: the values of an enumeration, in their order.
-        type: its type, as the catalogue words it; empty if it has none.
+        type: its type in SQL; empty if it has none.
         is_nullable: it may be null.
     """
 
     name: str
     kind: ValueKind
-    sql: str
     labels: tuple[str, ...] = ()
     type: str = ""
     is_nullable: bool = True
@@ -67,10 +55,7 @@ class KnownTable:
     Attributes:
         relation: its name, without the schema.
         schema: its schema; None if the name alone finds the table.
-        home: its schema, even if the name alone finds the table; None for SQLite.
-        sql: its name, with the schema if necessary, quoted for SQL.
-        alias: its name without the schema, quoted for SQL, as expressions qualify its columns.
-        kind: the kind of relation.
+        kind: the kind of relation, in words.
         columns: its columns, in their order.
         primary: the columns of its primary key.
         unique: the columns of each other unique index over all rows.
@@ -78,13 +63,12 @@ class KnownTable:
         references: its foreign keys of one column.
         has_row_numbers: SQLite numbers its rows in the order in which they were added.
         is_readable: the role may read all its columns.
+        home: its schema, even if the name alone finds the table; None for SQLite.
     """
 
     relation: str
     schema: str | None
-    sql: str
-    alias: str
-    kind: RelationKind
+    kind: str
     columns: tuple[TableColumn, ...]
     primary: tuple[str, ...] = ()
     unique: tuple[tuple[str, ...], ...] = ()

@@ -37,11 +37,6 @@ class ShownValues:
     hidden: int = 0
     empty: int = 0
 
-    @property
-    def values(self) -> tuple[Scalar, ...]:
-        """Return the values."""
-        return tuple(value for value, _ in self.counts)
-
 
 def shown_values(counts: Sequence[tuple[object, int]], column: TableColumn, *, is_status: bool = True) -> ShownValues:
     """Return the values that may be shown: labels of an enumeration, booleans, small numbers, and words for statuses.

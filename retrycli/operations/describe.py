@@ -104,12 +104,13 @@ def _may_hold_messages(found: DescribedTable) -> bool:
 
 def _describe(database: Database, known: KnownTable, *, with_values: bool = False) -> DescribedTable:
     if not known.is_readable:
-        return DescribedTable(known, problem=f"the role may not read it; run GRANT SELECT ON {known.sql} TO the role")
+        name = ".".join(map(database.quoted, known.name.split(".")))
+        return DescribedTable(known, problem=f"the role may not read it; run GRANT SELECT ON {name} TO the role")
     keys = {names[0] for names in (known.primary, *known.unique) if len(names) == 1}
     columns = [each for each in known.columns if each.kind in COUNTED and each.name not in keys]
     times = [each for each in known.columns if each.kind is ValueKind.TIME]
-    ordered = [each for each in known.columns if each.kind is ValueKind.INTEGER and each.name in keys] + times
-    rows = TableSample(database, known, next((each.name for each in ordered if each.name in known.indexed), None))
+    numbers = [each for each in known.columns if each.kind is ValueKind.INTEGER and each.name in keys]
+    rows = TableSample(database, known, [*numbers, *times])
     try:
         different = rows.count_distinct([*columns, *times])
         few = [each for each in columns if different[each.name] <= FEW]

@@ -83,6 +83,14 @@ class _Number(types.Numeric[Any]):
     render_bind_cast = True
 
 
+class _Oid(OID):
+    """An object identifier whose bind parameters get an explicit cast, as numeric ones do. SQLAlchemy's inspector has
+    such parameters.
+    """
+
+    render_bind_cast = True
+
+
 class _Compiler(PGCompiler_psycopg):
     """A compiler whose SQL uses only functions and operators of the server's catalogue.
 
@@ -122,11 +130,11 @@ class _Compiler(PGCompiler_psycopg):
 
 
 class PostgresqlDialect(SharesStatements, PGDialect_psycopg):
-    """SQLAlchemy's psycopg dialect with the compiler and the numeric type above."""
+    """SQLAlchemy's psycopg dialect with the compiler and the types above."""
 
     supports_statement_cache = True
     statement_compiler = _Compiler
-    colspecs = PGDialect_psycopg.colspecs | {types.Numeric: _Number}
+    colspecs = PGDialect_psycopg.colspecs | {types.Numeric: _Number, OID: _Oid}
 
 
 def _matched(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:

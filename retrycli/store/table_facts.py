@@ -14,7 +14,7 @@ from retrycli.domain.known_table import KnownTable, Sample, TableColumn, ValueKi
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.status_values import ShownValues, shown_values
 from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar, Split, TableMapping, Translated
-from retrycli.domain.ticket_reference import TicketReference, reference_of, ticket_columns
+from retrycli.domain.ticket_reference import TicketReference, is_ticket, ticket_columns
 from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database
 from retrycli.store.table_sample import ROWS, TableSample, read_only
@@ -55,18 +55,12 @@ class TableFacts:
         self._mapping: TableMapping = database.mapping or AS_IT_IS
 
     @cached_property
-    def _tables(self) -> Sequence[KnownTable]:
-        return list_tables(self._database)
-
-    @cached_property
     def known(self) -> KnownTable | None:
         """Return the table as the catalogue describes it; None if the catalogue does not list it."""
-        name, schema = self._database.table_name, self._database.schema_name
+        schema, found = self._database.schema_name, list_tables(self._database, self._database.table_name)
         if self._database.is_sqlite:
-            return next((each for each in self._tables if each.relation.lower() == name.lower()), None)
-        found = [each for each in self._tables if each.relation == name]
-        # A table that its name alone finds has no schema in the list.
-        return next((each for each in found if each.schema == schema), next(iter(found), None))
+            return next(iter(found), None)
+        return next((each for each in found if (each.home if schema else each.schema) == schema), None)
 
     def count_statuses(self) -> StatusCount | None:
         """Count the values of the status column in the newest rows; None if the rows can't be read in some seconds."""
@@ -111,20 +105,31 @@ class TableFacts:
     def ticket_reference(self) -> TicketReference | None:
         """Return the table to which the ticket column refers; None if it is not a foreign key."""
         known, ticket = self.known, self._column("ticket_id")
-        reference = None if known is None or ticket is None else known.reference(ticket.name)
-        if known is None or reference is None:
+        key = None if known is None or ticket is None else known.reference(ticket.name)
+        if known is None or key is None:
             return None
-        other = next((each for each in self._tables if each.name == reference.table), None)
+        found = list_tables(self._database, key.table.rpartition(".")[2])
+        other = next((each for each in found if each.name == key.table), None)
         if other is None:
             return None
-        wanted, found = ticket_columns(other, reference), None
+        wanted, row, quoted = ticket_columns(other, key), None, self._database.quoted
         # It may take too long, or the role may not read the other table.
         with suppress(DatabaseUnavailable), read_only(self._database) as connection:
-            found = connection.execute(self._example(other, reference.target, wanted)).first()
-        example = None if found is None else dict(zip(found._fields, found, strict=True))
-        return reference_of(known, reference, other, example)
+            row = connection.execute(self._example(other, key.target, wanted)).first()
+        message_id, number, *values = row or (None, None)
+        there, here = ".".join(map(quoted, key.table.split("."))), f"{quoted(known.relation)}.{quoted(key.column)}"
+        return TicketReference(
+            key,
+            message_id,
+            number if number is None or isinstance(number, int) else str(number),
+            {name: value for name, value in zip(wanted, values, strict=False) if is_ticket(value)},
+            {
+                name: f"(SELECT t.{quoted(name)} FROM {there} t WHERE t.{quoted(key.target)} = {here})"  # noqa: S608
+                for name in wanted
+            },
+        )
 
-    def _example(self, other: KnownTable, target: str, wanted: Sequence[TableColumn]) -> Select[Any]:
+    def _example(self, other: KnownTable, target: str, wanted: Sequence[str]) -> Select[Any]:
         """Select a message among the newest rows, a failed one if there is one, and the row to which it refers."""
         table = self._database.table
         newest = (
@@ -140,11 +145,9 @@ class TableFacts:
         key, ticket = newest.c.retrycli_id, newest.c.retrycli_ticket
         best = select(key, ticket).where(ticket.is_not(None)).order_by(newest.c.is_failed.desc(), key.desc())
         message = best.limit(1).subquery()
-        there = table_clause(
-            other.relation, column(target), *(column(each.name) for each in wanted), schema=other.schema
-        )
+        there = table_clause(other.relation, *map(column, (target, *wanted)), schema=other.schema)
         joined = message.join(there, there.c[target] == message.c.retrycli_ticket)
-        return select(*message.c, *(there.c[each.name] for each in wanted)).select_from(joined)
+        return select(*message.c, *(there.c[name] for name in wanted)).select_from(joined)
 
     def _column(self, role: str) -> TableColumn | None:
         name = self._database.table.names.get(role)
@@ -152,10 +155,9 @@ class TableFacts:
         return next((each for each in columns if each.name == name), None)
 
     def _rows(self, known: KnownTable) -> TableSample:
-        ordered = [("id", ValueKind.INTEGER), ("created_at", ValueKind.TIME)]
-        found = [each for role, kind in ordered if (each := self._column(role)) is not None and each.kind is kind]
-        newest_by = next((each.name for each in found if each.name in known.indexed), None)
-        return TableSample(self._database, known, newest_by)
+        ordered = (self._column("id"), self._column("created_at"))
+        kinds = {ValueKind.INTEGER, ValueKind.TIME}
+        return TableSample(self._database, known, [each for each in ordered if each is not None and each.kind in kinds])
 
     def _is_used(self, wanted: TableColumn) -> bool:
         if wanted.name in self._database.table.names.values():

@@ -4,14 +4,15 @@ A table may have millions of rows, and a view may read any number of rows for ea
 the database except the beginnings of the values in the columns that are counted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Row,
+    Select,
     Subquery,
     Text,
     cast,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     literal_column,
     select,
     table,
+    true,
 )
 
 from retrycli.domain.errors import DatabaseUnavailable
@@ -64,90 +66,67 @@ def read_only(database: Database) -> Iterator[Connection]:
 class TableSample:
     """The newest rows of a table or, if nothing shows their order, any rows.
 
+    Each method raises `DatabaseUnavailable` if the table can't be read, or only with too much effort.
+
     Args:
         database: the database.
         known: the table.
-        newest_by: the name of an indexed column in whose order rows were added; None if there is none.
+        newest_by: columns in whose order rows were added. The first one with an index is used.
     """
 
-    def __init__(self, database: Database, known: KnownTable, newest_by: str | None) -> None:
+    def __init__(self, database: Database, known: KnownTable, newest_by: Iterable[TableColumn]) -> None:
         self._database, self._known = database, known
         self._table = table(known.relation, schema=known.schema)
-        self._order: ColumnElement[Any] | None = None
-        if known.has_row_numbers:
-            self._order = literal_column("rowid")
-        elif newest_by is not None:
-            self._order = column(newest_by)
+        columns: Iterator[ColumnElement[Any]] = (column(each.name) for each in newest_by if each.name in known.indexed)
+        self._order = literal_column("rowid") if known.has_row_numbers else next(columns, None)
 
     def count_values(self, columns: Sequence[TableColumn]) -> Sample:
         """Count the values of columns. If an index lists the values of a column, count its values in older rows too.
 
         Of a column with more than `MOST_VALUES` values, only the most frequent are counted.
-
-        Raises:
-            DatabaseUnavailable: the table can't be read, or only with too much effort.
         """
-        with read_only(self._database) as connection:
-            rows = connection.execute(select(func.count()).select_from(self._some(literal(1)))).scalar_one()
-            values = {each.name: self._count(connection, each) for each in columns}
-        sample = Sample(rows, rows < ROWS, self._order is not None, values)
-        if not sample.is_whole:
-            for each in columns:
-                if each.name in self._known.indexed and each.kind in {ValueKind.INTEGER, ValueKind.TEXT}:
-                    with suppress(DatabaseUnavailable):  # the planner may prefer to read the whole table
-                        sample = replace(sample, older={**sample.older, each.name: self._count_older(each, values)})
-        return sample
+        rows, values, older = self.count_if(true()), {each.name: self._count(each) for each in columns}, {}
+        for each in columns:
+            if rows == ROWS and each.name in self._known.indexed and each.kind in {ValueKind.INTEGER, ValueKind.TEXT}:
+                with suppress(DatabaseUnavailable):  # the planner may prefer to read the whole table
+                    older[each.name] = self._count_older(each.name, {value for value, _ in values[each.name]})
+        return Sample(rows, rows < ROWS, self._order is not None, values, older)
 
     def count_distinct(self, columns: Sequence[TableColumn]) -> dict[str, int]:
-        """Count the different values of columns, except null, by the column's name.
-
-        Raises:
-            DatabaseUnavailable: the table can't be read, or only with too much effort.
-        """
+        """Count the different values of columns, except null, by the column's name."""
         found = self._some(*map(_shortened, columns), literal(1)).c
-        counts = [func.count(value.distinct()) for value in found]
-        with read_only(self._database) as connection:
-            *numbers, _ = connection.execute(select(*counts)).one()
-        return dict(zip((each.name for each in columns), numbers, strict=True))
+        [numbers] = self._read(select(*(func.count(value.distinct()) for value in found)))
+        return {each.name: number for each, number in zip(columns, numbers, strict=False)}
 
     def newest_times(self, wanted: TableColumn, time: TableColumn) -> dict[object, object]:
-        """Return the newest time of the rows with each value of a column that has few values.
-
-        Raises:
-            DatabaseUnavailable: the table can't be read, or only with too much effort.
-        """
+        """Return the newest time of the rows with each value of a column that has few values."""
         value, newest = self._some(_shortened(wanted), column(time.name)).c
-        with read_only(self._database) as connection:
-            rows = connection.execute(select(value, func.max(newest)).group_by(value).limit(MOST_VALUES + 1))
-            return {row[0]: row[1] for row in rows}
+        rows = self._read(select(value, func.max(newest)).group_by(value).limit(MOST_VALUES + 1))
+        return dict(map(tuple, rows))
+
+    def count_if(self, condition: ColumnElement[bool]) -> int:
+        """Count the rows that meet a condition."""
+        found = self._some(condition)
+        [[number]] = self._read(select(func.count()).select_from(found).where(found.c[0]))
+        return int(number)
 
     def _some(self, *values: ColumnElement[Any]) -> Subquery:
         labelled = [value.label(f"value_{number}") for number, value in enumerate(values)]
         statement = select(*labelled).select_from(self._table).limit(ROWS)
         return (statement if self._order is None else statement.order_by(self._order.desc())).subquery()
 
-    def count_if(self, condition: ColumnElement[bool]) -> int:
-        """Count the rows that meet a condition.
-
-        Raises:
-            DatabaseUnavailable: the table can't be read, or only with too much effort.
-        """
-        found = self._some(condition)
+    def _read(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
         with read_only(self._database) as connection:
-            rows = connection.execute(select(func.count()).select_from(found).where(found.c[0]))
-            return rows.scalar_one()
+            return connection.execute(statement).all()
 
-    def _count(self, connection: Connection, wanted: TableColumn) -> tuple[tuple[object, int], ...]:
+    def _count(self, wanted: TableColumn) -> tuple[tuple[object, int], ...]:
         [value] = self._some(_shortened(wanted)).c
-        statement = select(value, func.count()).group_by(value).order_by(func.count().desc())
-        return tuple((each, rows) for each, rows in connection.execute(statement.limit(MOST_VALUES + 1)))
+        counts = select(value, func.count()).group_by(value).order_by(func.count().desc())
+        return tuple((each, rows) for each, rows in self._read(counts.limit(MOST_VALUES + 1)))
 
-    def _count_older(
-        self, wanted: TableColumn, seen: dict[str, tuple[tuple[object, int], ...]]
-    ) -> tuple[tuple[object, int], ...]:
+    def _count_older(self, name: str, known: Collection[object]) -> tuple[tuple[object, int], ...]:
         """Go from value to value by the index, and count those that the newest rows do not have."""
-        value: ColumnElement[Any] = column(wanted.name)
-        known = {each for each, _ in seen[wanted.name]}
+        value: ColumnElement[Any] = column(name)
         following = select(func.min(value)).select_from(self._table)
         found: list[tuple[object, int]] = []
         with read_only(self._database) as connection:

@@ -310,7 +310,7 @@ def test_values_that_may_be_customers_words_are_counted_and_not_shown(mails: Ope
     rows = (row(number, text) for number, text in enumerate(texts, 1))
     found = TableFacts(mails(*rows, status="status TEXT")).count_statuses()
     assert found is not None
-    assert (found.shown.values, found.shown.hidden) == ((), 3)
+    assert (found.shown.counts, found.shown.hidden) == ((), 3)
 
 
 def test_counts_failed_rows_that_the_condition_leaves_out(mails: Open) -> None:

@@ -131,18 +131,18 @@ def ticket(settings: Settings, facts: TableFacts) -> Iterator[Finding]:
     found = facts.ticket_reference()
     if found is None:
         return
-    refers = f"{found.column} refers to {found.table}.{found.target}"
+    refers = f"{found.key.column} refers to {found.key.table}.{found.key.target}"
     example = _example(settings, found)
     other = next((name for name in found.sql if name in found.values or found.message_id is None), None)
     if other is None or found.values.get(other) == found.ticket is not None:
         yield ok("ticket", refers + example)
         return
-    there = [f"{found.table}.{name} is {value}" for name, value in found.values.items()]
+    there = [f"{found.key.table}.{name} is {value}" for name, value in found.values.items()]
     also = f"; {' and '.join(there)} there" if there else f", which also has the column {other}"
     yield warning(
         "ticket",
         refers + example + also,
-        f"if the API knows tickets by {found.table}.{other}, write in [database.columns]: "
+        f"if the API knows tickets by {found.key.table}.{other}, write in [database.columns]: "
         f"ticket_id = {{ sql = {_toml(found.sql[other])} }}",
     )
 

@@ -7,10 +7,10 @@ import pytest
 from retrycli.domain.known_table import TableColumn, ValueKind
 from retrycli.domain.status_values import LARGEST, LONGEST, ShownValues, shown_values
 
-TEXT = TableColumn("status", ValueKind.TEXT, "status")
-NUMBER = TableColumn("status", ValueKind.INTEGER, "status")
-FLAG = TableColumn("is_sent", ValueKind.BOOLEAN, "is_sent")
-LABELS = TableColumn("status", ValueKind.ENUM, "status", ("new", "a rather long label, with a comma"))
+TEXT = TableColumn("status", ValueKind.TEXT)
+NUMBER = TableColumn("status", ValueKind.INTEGER)
+FLAG = TableColumn("is_sent", ValueKind.BOOLEAN)
+LABELS = TableColumn("status", ValueKind.ENUM, ("new", "a rather long label, with a comma"))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ LABELS = TableColumn("status", ValueKind.ENUM, "status", ("new", "a rather long 
 )
 def test_a_text_is_shown_only_if_it_looks_like_a_status(counts: list[tuple[object, int]], shown: set[str]) -> None:
     found = shown_values(counts, TEXT)
-    assert set(found.values) == shown
+    assert set(dict(found.counts)) == shown
     assert found.hidden == sum(rows for value, rows in counts if value not in shown)
 
 
@@ -46,7 +46,7 @@ def test_a_text_of_a_column_that_no_setting_names_is_shown_only_beside_a_common_
     values: tuple[str | int, ...], shown: set[str | int]
 ) -> None:
     column = NUMBER if isinstance(values[0], int) else TEXT
-    assert set(shown_values([(value, 9) for value in values], column, is_status=False).values) == shown
+    assert set(dict(shown_values([(value, 9) for value in values], column, is_status=False).counts)) == shown
 
 
 def test_small_numbers_are_shown() -> None:
