@@ -1,9 +1,38 @@
-"""A table as the database's catalogue describes it, and the values counted in some of its rows."""
+"""A table as the database's catalogue describes it, and which values in its rows may be shown.
+
+A text column may hold customers' words instead of statuses, and a ticket column the key of another table instead of the
+number that a ticketing API knows.
+"""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+
+from retrycli.domain.table_mapping import Scalar
+
+FEWEST_ROWS = 3  # a text that fewer rows have is shown only if it is a common word for a status
+MOST_VALUES = 20  # a column with more values holds no statuses
+LARGEST = 10_000  # larger integers may be numbers of customers or tickets
+LONGEST = 24  # maximum number of characters of a text
+SHORT_WORDS = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[ _.-][A-Za-z0-9]+){0,2}|[0-9]{1,3}")
+
+# Words for statuses, in lower case and with underscores.
+COMMON = re.compile(
+    "sent|delivered|done|success|succeeded|successful|completed?|processed|published|failed|failure|fail|errore?d?|"
+    "exception|bounced|undeliverable|dead|dead_letter|abandoned|cancell?ed|rejected|expired|skipped|pending|new|"
+    "created|queued|waiting|scheduled|ready|outgoing|sending|processing|in_progress|started|running|retry|retrying|"
+    "deferred|delayed|held|paused|blocked|draft|approved|received|read|open|not_sent|partially_sent|"
+    "partially_errored|customer|supplier|internal"
+)
+
+MOST_COLUMNS = 3  # maximum number of columns that may hold a ticket's number
+# Columns of another table that are most likely the number that a ticketing API knows.
+TICKET_NAMES = ("ticket_id", "ticket_number", "number", "external_id", "ticket_key", "key", "remote_id", "reference")
+# Words in the names of columns that may hold the number or key of a ticket. Other columns may hold customers' words.
+TICKET_WORDS = frozenset({"ticket", "number", "case", "issue", "external", "remote", "reference", "ref", "key"})
+# A number, or a text such as ``DESK-4705``.
+TICKET = re.compile(r"[A-Za-z]{0,12}[-#_/]?[0-9][0-9A-Za-z_./-]{0,35}")
 
 
 class ValueKind(StrEnum):
@@ -22,20 +51,12 @@ class ValueKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column of a table.
-
-    Attributes:
-        name: its name.
-        kind: the kind of its values.
-        labels: the values of an enumeration, in their order.
-        type: its type in SQL; empty if it has none.
-        is_nullable: it may be null.
-    """
+    """A column of a table."""
 
     name: str
     kind: ValueKind
-    labels: tuple[str, ...] = ()
-    type: str = ""
+    labels: tuple[str, ...] = ()  # the values of an enumeration, in their order
+    type: str = ""  # in SQL; empty if it has none
     is_nullable: bool = True
 
 
@@ -50,33 +71,19 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True)
 class KnownTable:
-    """A table of a database.
+    """A table of a database."""
 
-    Attributes:
-        relation: its name, without the schema.
-        schema: its schema; None if the name alone finds the table.
-        kind: the kind of relation, in words.
-        columns: its columns, in their order.
-        primary: the columns of its primary key.
-        unique: the columns of each other unique index over all rows.
-        indexed: the columns that are the first column of an index over all rows.
-        references: its foreign keys of one column.
-        has_row_numbers: SQLite numbers its rows in the order in which they were added.
-        is_readable: the role may read all its columns.
-        home: its schema, even if the name alone finds the table; None for SQLite.
-    """
-
-    relation: str
-    schema: str | None
-    kind: str
+    relation: str  # its name, without the schema
+    schema: str | None  # None if the name alone finds the table
+    kind: str  # such as "foreign table"
     columns: tuple[TableColumn, ...]
-    primary: tuple[str, ...] = ()
-    unique: tuple[tuple[str, ...], ...] = ()
-    indexed: frozenset[str] = frozenset()
-    references: tuple[ForeignKey, ...] = ()
-    has_row_numbers: bool = False
-    is_readable: bool = True
-    home: str | None = None
+    primary: tuple[str, ...] = ()  # the columns of the primary key
+    unique: tuple[tuple[str, ...], ...] = ()  # the columns of each other unique index over all rows
+    indexed: frozenset[str] = frozenset()  # the first column of each index over all rows
+    references: tuple[ForeignKey, ...] = ()  # the foreign keys of one column
+    has_row_numbers: bool = False  # SQLite numbers the rows in the order in which they were added
+    is_readable: bool = True  # the role may read all columns
+    home: str | None = None  # the schema, even if the name alone finds the table; None for SQLite
 
     @property
     def name(self) -> str:
@@ -102,21 +109,84 @@ class KnownTable:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was counted in some rows of a table.
-
-    Attributes:
-        rows: the number of rows that were read.
-        is_whole: these are all rows of the table.
-        is_newest: these are the newest rows; otherwise any rows.
-        values: the values of a column with the numbers of their rows, by the column's name.
-        older: values of an indexed column that occur only in other rows, with the numbers of their rows, up to a limit.
-    """
+    """The rows of a table in which values are counted."""
 
     rows: int = 0
-    is_whole: bool = True
-    is_newest: bool = False
-    values: Mapping[str, tuple[tuple[object, int], ...]] = field(default_factory=dict)
-    older: Mapping[str, tuple[tuple[object, int], ...]] = field(default_factory=dict)
+    is_whole: bool = True  # these are all rows of the table
+    is_newest: bool = False  # these are the newest rows; otherwise any rows
+
+
+@dataclass(frozen=True, slots=True)
+class ShownValues:
+    """The values of a column that may be shown."""
+
+    counts: tuple[tuple[Scalar, int], ...] = ()  # with the numbers of their rows; the most frequent first
+    hidden: int = 0  # the number of rows with another value, which may be a customer's words
+    empty: int = 0  # the number of rows without a value
+
+
+def shown_values(counts: Sequence[tuple[object, int]], column: TableColumn, *, is_status: bool = True) -> ShownValues:
+    """Return the values that may be shown: labels of an enumeration, booleans, small numbers, and words for statuses.
+
+    A text is shown if it is a common word for a status. Another text is shown only if it is short, several rows have
+    it, and every other value of the column is short too.
+
+    Args:
+        counts: values of the column, with the numbers of their rows.
+        column: the column.
+        is_status: the column holds statuses or other codes. If false, texts are shown only if at least one of them is a
+            common word for a status, or a number.
+    """
+    labels = (False, True) if column.kind is ValueKind.BOOLEAN else column.labels
+    known: dict[Scalar, int] = dict.fromkeys(labels, 0)
+    hidden = empty = 0
+    is_free = len(counts) > MOST_VALUES or not all(_is_short(value) for value, _ in counts if value is not None)
+    texts = [value for value, _ in counts if isinstance(value, str)]
+    if texts and not is_status:
+        is_free = is_free or not any(_is_common(text) or text.isdigit() for text in texts)
+    for value, rows in counts:
+        literal = bool(value) if column.kind is ValueKind.BOOLEAN and value in {0, 1} else value
+        if value is None:
+            empty += rows
+        elif isinstance(literal, str | int) and _may_be_shown(literal, rows, known, is_free=is_free):
+            known[literal] = known.get(literal, 0) + rows
+        else:
+            hidden += rows
+    return ShownValues(tuple(sorted(known.items(), key=lambda each: (-each[1], str(each[0])))), hidden, empty)
+
+
+def _may_be_shown(value: Scalar, rows: int, known: dict[Scalar, int], *, is_free: bool) -> bool:
+    if isinstance(value, int):
+        return isinstance(value, bool) or not is_free
+    return value in known or _is_common(value) or (rows >= FEWEST_ROWS and not is_free)
+
+
+def _is_common(value: str) -> bool:
+    return COMMON.fullmatch(re.sub(r"[ -]", "_", value.lower())) is not None
+
+
+def _is_short(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= LONGEST and SHORT_WORDS.fullmatch(value) is not None
+    return isinstance(value, int) and abs(value) <= LARGEST
+
+
+def ticket_columns(other: KnownTable, reference: ForeignKey) -> list[str]:
+    """Return the columns of a table to which the ticket column refers that may hold the number that a ticketing API
+    knows, the most likely first.
+    """
+    no_numbers = {reference.target, *(each.column for each in other.references)}
+    kinds = {ValueKind.INTEGER, ValueKind.TEXT, ValueKind.UUID, ValueKind.ANY}
+    found = [each.name for each in other.columns if each.name not in no_numbers and each.kind in kinds]
+    named = [name for name in found if not TICKET_WORDS.isdisjoint(plain_name(name).split("_"))]
+    return sorted(named, key=lambda name: [*TICKET_NAMES, plain_name(name)].index(plain_name(name)))[:MOST_COLUMNS]
+
+
+def is_ticket(value: object) -> bool:
+    """Return whether a value looks like the number or key of a ticket, so that it may be shown."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, str) and TICKET.fullmatch(value) is not None
+    )
 
 
 def plain_name(name: str) -> str:

@@ -13,9 +13,8 @@ from difflib import get_close_matches
 from retrycli.config.settings import Settings
 from retrycli.config.template import masked_url
 from retrycli.domain.errors import InvalidMessage, RetrycliError, SchemaMismatch
-from retrycli.domain.known_table import KnownTable, Sample, TableColumn, ValueKind
+from retrycli.domain.known_table import LONGEST, KnownTable, Sample, TableColumn, ValueKind, shown_values
 from retrycli.domain.message import utc_time
-from retrycli.domain.status_values import LONGEST, shown_values
 from retrycli.domain.table_mapping import Scalar
 from retrycli.operations.database_option import naming_option, with_database
 from retrycli.operations.wiring import connect
@@ -27,7 +26,6 @@ FEW = 12  # maximum number of values of a column with few values
 TEXTS = frozenset({ValueKind.TEXT, ValueKind.JSON, ValueKind.ANY})
 COUNTED = frozenset({ValueKind.TEXT, ValueKind.INTEGER, ValueKind.BOOLEAN, ValueKind.ENUM, ValueKind.ANY})
 OPTION = "--url"
-UNREADABLE = "its rows could not be read, or only in more than a few seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +42,12 @@ class ValueCount:
 
 @dataclass(frozen=True, slots=True)
 class DescribedTable:
-    """A table, and what was counted in some of its rows, or why they could not be read.
-
-    ``few`` names the columns that are not unique and have few values, and ``time`` the one with most different times.
-    """
+    """A table, and what was counted in some of its rows, or why they could not be read."""
 
     known: KnownTable
     sample: Sample = Sample()  # noqa: RUF009  it is immutable
-    few: tuple[str, ...] = ()
-    time: str | None = None
+    few: tuple[str, ...] = ()  # the columns that are not unique and have few values
+    time: str | None = None  # the column with most different times
     values: tuple[ValueCount, ...] = ()
     problem: str | None = None
 
@@ -113,21 +108,19 @@ def _describe(database: Database, known: KnownTable, *, with_values: bool = Fals
     rows = TableSample(database, known, [*numbers, *times])
     try:
         different = rows.count_distinct([*columns, *times])
-        few = [each for each in columns if different[each.name] <= FEW]
-        sample = rows.count_values(few if with_values else [])
+        few = [each for each in columns if different[each.name] <= FEW and rows.sample.rows]
         time = max(times, key=lambda each: different[each.name], default=None)
-        values = tuple(value for each in few if with_values for value in _values(rows, each, sample, time))
+        values = tuple(value for each in few if with_values for value in _values(rows, each, time))
+        return DescribedTable(known, rows.sample, tuple(each.name for each in few), time.name if time else None, values)
     except RetrycliError:  # its text may quote a row, for example if a view converts values
-        return DescribedTable(known, problem=UNREADABLE)
-    names = tuple(each.name for each in few if sample.rows)
-    return DescribedTable(known, sample, names, None if time is None else time.name, values)
+        return DescribedTable(known, problem="its rows could not be read, or only in more than a few seconds")
 
 
-def _values(rows: TableSample, wanted: TableColumn, sample: Sample, time: TableColumn | None) -> Iterator[ValueCount]:
-    older = sample.older.get(wanted.name, ())
+def _values(rows: TableSample, wanted: TableColumn, time: TableColumn | None) -> Iterator[ValueCount]:
+    newest, older = rows.count_values(wanted)
     length = re.search(r"char.*\((\d+)\)", wanted.type, re.IGNORECASE)
     is_code = length is not None and int(length[1]) <= LONGEST  # too short for free text
-    shown = shown_values((*sample.values[wanted.name], *older), wanted, is_status=is_code)
+    shown = shown_values((*newest, *older), wanted, is_status=is_code)
     times = {} if time is None else rows.newest_times(wanted, time)
     for value, number in shown.counts:
         yield ValueCount(wanted.name, value, number, _time(times.get(value)), value in dict(older))
@@ -150,8 +143,9 @@ def _as_setting(settings: Settings) -> str:
 
 
 def _find(tables: Sequence[KnownTable], name: str, place: str) -> KnownTable:
-    known = {f"{each.home}.{each.relation}": each for each in tables if each.home}
-    known |= {each.name: each for each in tables}
+    known = {f"{each.home}.{each.relation}": each for each in tables if each.home} | {
+        each.name: each for each in tables
+    }
     same = [name] if name in known else [each for each in known if each.lower() == name.lower()]
     if len(same) == 1:
         return known[same[0]]

@@ -5,24 +5,10 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from sqlalchemy import (
-    Boolean,
-    Connection,
-    Date,
-    DateTime,
-    Dialect,
-    Enum,
-    Integer,
-    Numeric,
-    String,
-    Time,
-    Uuid,
-    exc,
-    inspect,
-)
+from sqlalchemy import Connection, Dialect, Enum, exc, inspect
 from sqlalchemy.engine.interfaces import ReflectedColumn, ReflectedForeignKeyConstraint, ReflectedIndex
 from sqlalchemy.engine.reflection import ObjectKind
-from sqlalchemy.types import JSON, Float, NullType
+from sqlalchemy.types import NullType
 
 from retrycli.domain.known_table import ForeignKey, KnownTable, TableColumn, ValueKind
 from retrycli.domain.sanitize import encodable
@@ -41,27 +27,17 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
 WHERE c.oid >= CAST(16384 AS oid) AND c.relkind IN ('r', 'p', 'f', 'v')
   AND c.relpersistence <> 't' AND NOT c.relispartition
 """
-# The order matters: an enumeration is also a string.
-BY_TYPE = (
-    (Enum, ValueKind.ENUM),
-    (JSON, ValueKind.JSON),
-    (Boolean, ValueKind.BOOLEAN),
-    ((Date, DateTime, Time), ValueKind.TIME),
-    (Uuid, ValueKind.UUID),
-    (String, ValueKind.TEXT),
-    (Float, ValueKind.OTHER),
-    ((Integer, Numeric), ValueKind.INTEGER),
-)
 # Properties of an index that does not list all rows in the order of its columns.
 RESTRICTED = {"sqlite_where", "postgresql_where", "postgresql_using", "postgresql_invalid"}
 
-# SQLite accepts any text as a type, but the inspector turns most of them into NUMERIC. The order matters.
-BY_PART = (
+# SQLite accepts any text as a type, but the inspector turns most texts into NUMERIC. The order matters.
+KINDS = (
+    (r"INTERVAL|RANGE|\[", ValueKind.OTHER),
     ("JSON", ValueKind.JSON),
     ("BOOL", ValueKind.BOOLEAN),
     ("DATE|TIME", ValueKind.TIME),
     ("UUID|GUID", ValueKind.UUID),
-    ("INT", ValueKind.INTEGER),
+    ("INT|NUMERIC", ValueKind.INTEGER),
     ("CHAR|CLOB|TEXT|STRING", ValueKind.TEXT),
     (".", ValueKind.OTHER),
     ("", ValueKind.ANY),
@@ -82,11 +58,7 @@ WITHOUT_ROWID = re.compile(r"\)[^)]*WITHOUT\s+ROWID[^)]*$", re.IGNORECASE)
 
 
 def list_tables(database: Database, relation: str | None = None) -> list[KnownTable]:
-    """Return the tables and views of a database in the order of their names. The server's own are left out.
-
-    Args:
-        database: the database.
-        relation: the name of the tables to return, in any schema; by default all.
+    """Return a database's tables and views, or those with one name, sorted. The server's own are left out.
 
     Raises:
         DatabaseUnavailable: the database can't be read.
@@ -123,7 +95,7 @@ def _in_sqlite(connection: Connection, relation: str | None) -> Iterator[KnownTa
             None,
             kind,
             tuple(
-                TableColumn(column, _kind_in_sqlite(declared), (), declared[:40], bool(is_nullable))
+                TableColumn(column, _kind_of(declared), (), declared[:40], bool(is_nullable))
                 for column, declared, _, is_nullable in columns
             ),
             *_keys([each.name for each in sorted(columns, key=lambda each: each.pk) if each.pk], indexes),
@@ -132,8 +104,8 @@ def _in_sqlite(connection: Connection, relation: str | None) -> Iterator[KnownTa
         )
 
 
-def _kind_in_sqlite(declared: str) -> ValueKind:
-    return next(kind for parts, kind in BY_PART if re.search(parts, declared.upper()))
+def _kind_of(declared: str) -> ValueKind:
+    return next(kind for parts, kind in KINDS if re.search(parts, declared.upper()))
 
 
 def _in_postgresql(connection: Connection, relation: str | None) -> Iterator[KnownTable]:
@@ -162,12 +134,13 @@ def _in_postgresql(connection: Connection, relation: str | None) -> Iterator[Kno
 
 
 def _column(found: ReflectedColumn, dialect: Dialect) -> TableColumn:
-    kind, name = found["type"], getattr(found["type"], "name", None)  # a domain and an enumeration have names
-    [base] = by_name([found], is_sqlite=False).values()
-    value = next((value for types, value in BY_TYPE if isinstance(base["type"], types)), ValueKind.OTHER)
-    labels = tuple(base["type"].enums) if isinstance(base["type"], Enum) else ()
-    words = "" if isinstance(kind, NullType) else name or kind.compile(dialect).lower()
-    return TableColumn(found["name"], value, labels, words, found["nullable"])
+    name = getattr(found["type"], "name", None)  # only domains and enumerations have names
+    [base] = (each["type"] for each in by_name([found], is_sqlite=False).values())
+    if isinstance(base, NullType):
+        return TableColumn(found["name"], ValueKind.OTHER, (), name or "", found["nullable"])
+    words = base.compile(dialect).lower()
+    kind, labels = (ValueKind.ENUM, tuple(base.enums)) if isinstance(base, Enum) else (_kind_of(words), ())
+    return TableColumn(found["name"], kind, labels, name or words, found["nullable"])
 
 
 def _reference(found: ReflectedForeignKeyConstraint) -> ForeignKey:

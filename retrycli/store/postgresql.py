@@ -84,9 +84,7 @@ class _Number(types.Numeric[Any]):
 
 
 class _Oid(OID):
-    """An object identifier whose bind parameters get an explicit cast, as numeric ones do. SQLAlchemy's inspector has
-    such parameters.
-    """
+    """An object identifier whose bind parameters get an explicit cast. SQLAlchemy's inspector has such parameters."""
 
     render_bind_cast = True
 

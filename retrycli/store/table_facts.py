@@ -1,20 +1,29 @@
 """Facts about the application's table that help an operator to check the settings. Customers' texts stay in it."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, Text, and_, case, cast, column, select
+from sqlalchemy import Select, Text, case, cast, column, select
 from sqlalchemy import table as table_clause
 
 from retrycli.domain.errors import DatabaseUnavailable
-from retrycli.domain.known_table import KnownTable, Sample, TableColumn, ValueKind, plain_name
+from retrycli.domain.known_table import (
+    ForeignKey,
+    KnownTable,
+    Sample,
+    ShownValues,
+    TableColumn,
+    ValueKind,
+    is_ticket,
+    plain_name,
+    shown_values,
+    ticket_columns,
+)
 from retrycli.domain.message import MessageStatus
-from retrycli.domain.status_values import ShownValues, shown_values
-from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar, Split, TableMapping, Translated
-from retrycli.domain.ticket_reference import TicketReference, is_ticket, ticket_columns
+from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar, TableMapping
 from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database
 from retrycli.store.table_sample import ROWS, TableSample, read_only
@@ -28,105 +37,85 @@ EMPTY = ("", "[]", "{}", "null", "\\x")
 
 
 class StatusCount(NamedTuple):
-    """The values of the status column in the newest rows.
-
-    Attributes:
-        sample: which rows were counted.
-        shown: the values that may be shown, with the numbers of their rows.
-        failed: the number of rows with the value for failed messages, or at least one if only older rows have it.
-        unnamed: the values that the settings do not name.
-    """
+    """The values of the status column in the newest rows."""
 
     sample: Sample
     shown: ShownValues
-    failed: int
-    unnamed: Sequence[Scalar]
+    failed: int  # the rows with the value for failed messages; at least one if only older rows have it
+    unnamed: Sequence[Scalar]  # the values that the settings do not name
+
+
+class TicketReference(NamedTuple):
+    """The row of another table to which the ticket column of a message refers."""
+
+    key: ForeignKey
+    message_id: object  # the message of the example; None if the table has no message with a ticket
+    ticket: int | str | None
+    values: Mapping[str, object]  # values in the other row that may be the API's number, by column
+    sql: Mapping[str, str]  # for each of these columns, an expression that reads it; it is for the operator
 
 
 class TableFacts:
-    """Reads facts about the application's table. Each method reads a limited number of rows.
-
-    Args:
-        database: the database.
-    """
+    """Reads facts about the application's table. Each method reads a limited number of rows."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._mapping: TableMapping = database.mapping or AS_IT_IS
 
     @cached_property
-    def known(self) -> KnownTable | None:
-        """Return the table as the catalogue describes it; None if the catalogue does not list it."""
-        schema, found = self._database.schema_name, list_tables(self._database, self._database.table_name)
-        if self._database.is_sqlite:
-            return next(iter(found), None)
-        return next((each for each in found if (each.home if schema else each.schema) == schema), None)
+    def known(self) -> KnownTable:
+        """Return the table as the catalogue describes it; a table without columns if the catalogue does not list it."""
+        name, schema = self._database.table_name, self._database.schema_name
+        for each in list_tables(self._database, name):
+            if self._database.is_sqlite or (each.home if schema else each.schema) == schema:
+                return each
+        return KnownTable(name, schema, "table", ())
 
     def count_statuses(self) -> StatusCount | None:
         """Count the values of the status column in the newest rows; None if the rows can't be read in some seconds."""
-        known, status = self.known, self._column("status")
-        if known is None or status is None:
+        status = self._column("status")
+        if status is None:
             return None
-        rows = self._rows(known)
         try:
-            sample = rows.count_values([status])
-            failed = rows.count_if(column(status.name) == self._database.table.literal(MessageStatus.FAILED))
+            sample, (newest, older) = self._rows.sample, self._rows.count_values(status)
+            failed = self._rows.count_if(column(status.name) == self._database.table.literal(MessageStatus.FAILED))
         except DatabaseUnavailable:
             return None
-        newest, older = sample.values[status.name], sample.older.get(status.name, ())
-        wanted = self._mapping.value(MessageStatus.FAILED)
+        wanted, named = self._mapping.value(MessageStatus.FAILED), [value for _, value in self._mapping.status]
         failed += sum(number for value, number in older if _is_same(value, wanted))
         shown = shown_values((*newest, *older), status)
-        named = [value for _, value in self._mapping.status]
         counted = [value for value, number in shown.counts if number]
         unnamed = [value for value in counted if not any(_is_same(value, each) for each in named)]
         return StatusCount(sample, shown, failed, unnamed)
 
     def missed_columns(self, used: Collection[str]) -> list[str]:
-        """Return the columns that no setting names and that hold data for the recipient, such as an HTML text.
-
-        Args:
-            used: the columns that presets use.
-        """
-        known = self.known
-        if known is None:
-            return []
-        wanted = [each for each in known.columns if each.name not in used and not self._is_used(each)]
-        rows = self._rows(known)
-        try:
-            return [
-                each.name
-                for each in wanted
-                if MISSED.fullmatch(plain_name(each.name)) and rows.count_if(_is_filled(each))
-            ]
-        except DatabaseUnavailable:
-            return []
+        """Return the columns that no setting names, that no preset uses, and that hold data for the recipient."""
+        names = [each.name for each in self.known.columns if MISSED.fullmatch(plain_name(each.name))]
+        unused = [name for name in names if name not in used and not self._is_used(name)]
+        with suppress(DatabaseUnavailable):
+            return [name for name in unused if self._rows.count_if(cast(column(name), Text).not_in(EMPTY))]
+        return []
 
     def ticket_reference(self) -> TicketReference | None:
         """Return the table to which the ticket column refers; None if it is not a foreign key."""
-        known, ticket = self.known, self._column("ticket_id")
-        key = None if known is None or ticket is None else known.reference(ticket.name)
-        if known is None or key is None:
-            return None
-        found = list_tables(self._database, key.table.rpartition(".")[2])
-        other = next((each for each in found if each.name == key.table), None)
-        if other is None:
+        key = self.known.reference(self._database.table.names.get("ticket_id", ""))
+        found = [] if key is None else list_tables(self._database, key.table.rpartition(".")[2])
+        other = next((each for each in found if key is not None and each.name == key.table), None)
+        if key is None or other is None:
             return None
         wanted, row, quoted = ticket_columns(other, key), None, self._database.quoted
         # It may take too long, or the role may not read the other table.
         with suppress(DatabaseUnavailable), read_only(self._database) as connection:
             row = connection.execute(self._example(other, key.target, wanted)).first()
-        message_id, number, *values = row or (None, None)
-        there, here = ".".join(map(quoted, key.table.split("."))), f"{quoted(known.relation)}.{quoted(key.column)}"
+        message_id, ticket, *values = row or (None, None)
+        there, here = ".".join(map(quoted, key.table.split("."))), f"{quoted(self.known.relation)}.{quoted(key.column)}"
+        select_from = f"FROM {there} t WHERE t.{quoted(key.target)} = {here}"
         return TicketReference(
             key,
             message_id,
-            number if number is None or isinstance(number, int) else str(number),
+            ticket if ticket is None or isinstance(ticket, int) else str(ticket),
             {name: value for name, value in zip(wanted, values, strict=False) if is_ticket(value)},
-            {
-                name: f"(SELECT t.{quoted(name)} FROM {there} t WHERE t.{quoted(key.target)} = {here})"  # noqa: S608
-                for name in wanted
-            },
+            {name: f"(SELECT t.{quoted(name)} {select_from})" for name in wanted},
         )
 
     def _example(self, other: KnownTable, target: str, wanted: Sequence[str]) -> Select[Any]:
@@ -151,32 +140,24 @@ class TableFacts:
 
     def _column(self, role: str) -> TableColumn | None:
         name = self._database.table.names.get(role)
-        columns = () if self.known is None else self.known.columns
-        return next((each for each in columns if each.name == name), None)
+        return next((each for each in self.known.columns if each.name == name), None)
 
-    def _rows(self, known: KnownTable) -> TableSample:
-        ordered = (self._column("id"), self._column("created_at"))
-        kinds = {ValueKind.INTEGER, ValueKind.TIME}
-        return TableSample(self._database, known, [each for each in ordered if each is not None and each.kind in kinds])
+    @cached_property
+    def _rows(self) -> TableSample:
+        ordered, kinds = (self._column("id"), self._column("created_at")), {ValueKind.INTEGER, ValueKind.TIME}
+        return TableSample(self._database, self.known, [each for each in ordered if each and each.kind in kinds])
 
-    def _is_used(self, wanted: TableColumn) -> bool:
-        if wanted.name in self._database.table.names.values():
-            return True
-        word = re.compile(rf"(?<!\w){re.escape(wanted.name)}(?!\w)", re.IGNORECASE)
-        texts = [source.sql for _, source in self._mapping.columns if isinstance(source, Expression)]
-        names = [source.name for _, source in self._mapping.columns if isinstance(source, Split | Translated)]
-        return wanted.name in names or any(map(word.search, [*texts, self._mapping.where]))
+    def _is_used(self, name: str) -> bool:
+        sources = (source for _, source in self._mapping.columns)
+        texts = [each.sql if isinstance(each, Expression) else getattr(each, "name", "") for each in sources]
+        all_of_them = "\n".join((*self._database.table.names.values(), *texts, self._mapping.where))
+        return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", all_of_them, re.IGNORECASE) is not None
 
 
 def _is_same(value: object, literal: Scalar | None) -> bool:
     if isinstance(value, bool) or isinstance(literal, bool):
         return value in {0, 1} and bool(value) == literal
     return str(value) == str(literal)
-
-
-def _is_filled(wanted: TableColumn) -> ColumnElement[bool]:
-    value: ColumnElement[Any] = column(wanted.name)
-    return and_(value.is_not(None), cast(value, Text).not_in(EMPTY))
 
 
 def required_privileges(database: Database) -> tuple[list[str], str | None]:

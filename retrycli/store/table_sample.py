@@ -6,6 +6,7 @@ the database except the beginnings of the values in the columns that are counted
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
@@ -26,8 +27,7 @@ from sqlalchemy import (
 )
 
 from retrycli.domain.errors import DatabaseUnavailable
-from retrycli.domain.known_table import KnownTable, Sample, TableColumn, ValueKind
-from retrycli.domain.status_values import LONGEST, MOST_VALUES
+from retrycli.domain.known_table import LONGEST, MOST_VALUES, KnownTable, Sample, TableColumn, ValueKind
 from retrycli.store.database import Database
 
 ROWS = 5_000  # maximum number of rows that are read
@@ -37,6 +37,8 @@ OLDER_ROWS = 1_000  # maximum number of rows with one value that are counted by 
 # which take about two seconds.
 STATEMENT_MS = 5_000
 STEPS, INSTRUCTIONS = 100, 1_000_000
+
+Counts = tuple[tuple[object, int], ...]  # values, with the numbers of their rows
 
 
 @contextmanager
@@ -66,12 +68,8 @@ def read_only(database: Database) -> Iterator[Connection]:
 class TableSample:
     """The newest rows of a table or, if nothing shows their order, any rows.
 
-    Each method raises `DatabaseUnavailable` if the table can't be read, or only with too much effort.
-
-    Args:
-        database: the database.
-        known: the table.
-        newest_by: columns in whose order rows were added. The first one with an index is used.
+    SQLite's row numbers show it, or the first column in ``newest_by`` that has an index. Each method raises
+    `DatabaseUnavailable` if the table can't be read, or only with too much effort.
     """
 
     def __init__(self, database: Database, known: KnownTable, newest_by: Iterable[TableColumn]) -> None:
@@ -80,17 +78,25 @@ class TableSample:
         columns: Iterator[ColumnElement[Any]] = (column(each.name) for each in newest_by if each.name in known.indexed)
         self._order = literal_column("rowid") if known.has_row_numbers else next(columns, None)
 
-    def count_values(self, columns: Sequence[TableColumn]) -> Sample:
-        """Count the values of columns. If an index lists the values of a column, count its values in older rows too.
+    @cached_property
+    def sample(self) -> Sample:
+        """Count the rows, up to `ROWS`."""
+        rows = self.count_if(true())
+        return Sample(rows, rows < ROWS, self._order is not None)
 
-        Of a column with more than `MOST_VALUES` values, only the most frequent are counted.
+    def count_values(self, wanted: TableColumn) -> tuple[Counts, Counts]:
+        """Count the values of a column and, if an index lists them, values that only older rows have.
+
+        If the column has more than `MOST_VALUES` values, count only the most frequent.
         """
-        rows, values, older = self.count_if(true()), {each.name: self._count(each) for each in columns}, {}
-        for each in columns:
-            if rows == ROWS and each.name in self._known.indexed and each.kind in {ValueKind.INTEGER, ValueKind.TEXT}:
-                with suppress(DatabaseUnavailable):  # the planner may prefer to read the whole table
-                    older[each.name] = self._count_older(each.name, {value for value, _ in values[each.name]})
-        return Sample(rows, rows < ROWS, self._order is not None, values, older)
+        [value] = self._some(_shortened(wanted)).c
+        counts = select(value, func.count()).group_by(value).order_by(func.count().desc()).limit(MOST_VALUES + 1)
+        newest = tuple((each, number) for each, number in self._read(counts))
+        is_listed = wanted.name in self._known.indexed and wanted.kind in {ValueKind.INTEGER, ValueKind.TEXT}
+        if is_listed and not self.sample.is_whole:
+            with suppress(DatabaseUnavailable):  # the planner may prefer to read the whole table
+                return newest, self._count_older(wanted.name, {each for each, _ in newest})
+        return newest, ()
 
     def count_distinct(self, columns: Sequence[TableColumn]) -> dict[str, int]:
         """Count the different values of columns, except null, by the column's name."""
@@ -119,12 +125,7 @@ class TableSample:
         with read_only(self._database) as connection:
             return connection.execute(statement).all()
 
-    def _count(self, wanted: TableColumn) -> tuple[tuple[object, int], ...]:
-        [value] = self._some(_shortened(wanted)).c
-        counts = select(value, func.count()).group_by(value).order_by(func.count().desc())
-        return tuple((each, rows) for each, rows in self._read(counts.limit(MOST_VALUES + 1)))
-
-    def _count_older(self, name: str, known: Collection[object]) -> tuple[tuple[object, int], ...]:
+    def _count_older(self, name: str, known: Collection[object]) -> Counts:
         """Go from value to value by the index, and count those that the newest rows do not have."""
         value: ColumnElement[Any] = column(name)
         following = select(func.min(value)).select_from(self._table)

@@ -13,7 +13,6 @@ from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.incidents import utc
 from retrycli.domain.message import MessageStatus, MessageType
 from retrycli.domain.table_mapping import AS_IT_IS
-from retrycli.domain.ticket_reference import TicketReference
 from retrycli.operations.doctor.context import Context, Finding, Level, failed, of_error, ok, warning
 from retrycli.operations.presets import example_url
 from retrycli.operations.wiring import connect, utc_now
@@ -23,7 +22,7 @@ from retrycli.store import mapping_check, own_tables, schema, table_facts
 from retrycli.store.application_table import check_ids
 from retrycli.store.database import Database
 from retrycli.store.left_out import count_left_out
-from retrycli.store.table_facts import StatusCount, TableFacts
+from retrycli.store.table_facts import StatusCount, TableFacts, TicketReference
 from retrycli.store.write_check import check_writable
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from retrycli.domain.known_table import TableColumn, ValueKind
-from retrycli.domain.status_values import LARGEST, LONGEST, ShownValues, shown_values
+from retrycli.domain.known_table import LARGEST, LONGEST, ShownValues, TableColumn, ValueKind, shown_values
 
 TEXT = TableColumn("status", ValueKind.TEXT)
 NUMBER = TableColumn("status", ValueKind.INTEGER)

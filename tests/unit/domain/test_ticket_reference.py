@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from retrycli.domain.known_table import ForeignKey, KnownTable, TableColumn, ValueKind
+from retrycli.domain.known_table import ForeignKey, KnownTable, TableColumn, ValueKind, is_ticket, ticket_columns
 from retrycli.domain.scalar_query import query_of
-from retrycli.domain.ticket_reference import is_ticket, ticket_columns
 
 REFERENCE = ForeignKey("ticket", "tickets", "id")
 
