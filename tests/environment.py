@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.interpreter import use_a_lasting_interpreter
 from tests.watchdog import MEMORY, make_folder
+
+use_a_lasting_interpreter()
 
 SETTINGS = ("RETRYCLI_", "TICKETING_")
 ROOM_BYTES = 4 * 2**30

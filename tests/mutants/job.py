@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.environment import in_memory
+from tests.interpreter import make_environment
 from tests.mutants.changes import Mutant
-from tests.mutants.recording import PACKAGES, file_of, make_environment
+from tests.mutants.recording import PACKAGES, file_of
 from tests.size import ROOT
 
 NOT_COPIED = (".git", ".venv*", ".*_cache", "__pycache__", ".coverage*", ".hypothesis", "*.egg-info", "build", "dist")

@@ -7,10 +7,8 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import sysconfig
 import tempfile
-import venv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -21,6 +19,7 @@ from sqlite3 import connect
 
 from coverage import CoverageData
 
+from tests.interpreter import make_environment
 from tests.mutants.changes import SOURCES, Mutant
 from tests.size import ROOT
 
@@ -36,21 +35,6 @@ def new_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
-
-
-def make_environment(place: Path, *lines: str) -> tuple[Path, Path]:
-    """Create a virtual environment with retrycli's command, and with a .pth file that says where the packages are.
-
-    Return its interpreter and its folder of packages.
-    """
-    venv.create(place, symlinks=True)
-    python, packages = place / "bin/python", place / PACKAGES.relative_to(sys.prefix)
-    (packages / "packages.pth").write_text("\n".join(lines))
-    command = python.with_name("retrycli")
-    _, _, script = Path(sys.executable).with_name("retrycli").read_text().partition("\n")
-    command.write_text(f"#!{python}\n{script}")
-    command.chmod(0o755)
-    return python, packages
 
 
 def record(file: Path, arguments: Sequence[str]) -> int:

@@ -1,0 +1,54 @@
+"""Give the tests an interpreter outside the folders for temporary files, where `cron install` refuses one.
+
+A clone or a virtual environment for tests is often in such a folder. The tests of schedules must not depend on that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+
+from retrycli.operations.reliance import TEMPORARY
+
+FOLDERS = ("/srv", "/var/lib", str(Path.home()))
+"""Folders that may hold the interpreter; the first one that can be written is used."""
+
+
+def make_environment(place: Path, *lines: str) -> tuple[Path, Path]:
+    """Create a virtual environment with retrycli's command, and with a .pth file that says where the packages are.
+
+    Return its interpreter and its folder of packages.
+    """
+    venv.create(place, symlinks=True)
+    python = place / "bin/python"
+    packages = place / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+    (packages / "packages.pth").write_text("\n".join(lines))
+    command = python.with_name("retrycli")
+    _, _, script = Path(sys.executable).with_name("retrycli").read_text().partition("\n")
+    command.write_text(f"#!{python}\n{script}")
+    command.chmod(0o755)
+    return python, packages
+
+
+def use_a_lasting_interpreter() -> None:
+    """Let `sys.executable` name an interpreter that may last, also for the workers that pytest-xdist starts."""
+    if not _is_temporary(sys.prefix):
+        return
+    for folder in FOLDERS:
+        if os.access(folder, os.W_OK) and not _is_temporary(folder):
+            place = Path(tempfile.mkdtemp(prefix="retrycli-tests-", dir=folder))
+            atexit.register(shutil.rmtree, place, ignore_errors=True)
+            place.chmod(0o755)
+            python, _ = make_environment(place, f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})")
+            sys.executable = str(python)
+            return
+
+
+def _is_temporary(path: str) -> bool:
+    return any(Path(path).is_relative_to(folder) for folder in TEMPORARY)
