@@ -61,7 +61,7 @@ OTHERS_ASK: tuple[tuple[str, str, dict[str, str]], ...] = (
 )
 """Who asks each route for what it does not give: the user, the id in the path, and the fields."""
 CLOCK = re.compile(r"\b(\d\d? [A-Z][a-z]{2} |\d{4}-\d\d-\d\d )?\d\d:\d\d\b(?!:\d)|(?<=began )\d minutes ago|\b\d+ ms\b")
-DAY = re.compile(r"^[A-Z][a-z]{2} \d\d \|$", re.MULTILINE)
+DAY = re.compile(r"^[A-Z][a-z]{2} \d{1,2} \|$", re.MULTILINE)
 CALL = re.compile(r"([A-Z]+) (/?[^ ]*)(?: (\{.*\}))?(?: (\S+))?")
 
 
