@@ -103,11 +103,10 @@ RESOLVE = {
     "partly delivered": "`retrycli retry {id}` sends it to the others; or `retrycli mark-sent {id}`",
     "unsettled": "search its ticket, or run `retrycli look-up {id}`; if it is there, `retrycli mark-sent {id}`, else "
     "`retrycli retry {id}` or `retrycli reject {id} --reason moved`",
-    "sending": "when the checks above are ok and the claim has expired (`retrycli explain {id}` says when): "
-    "`retrycli resume`, `retrycli run-once` and `retrycli pause`",
-    "held": "last of all, with deliveries paused and no pass afterwards: `retrycli resume {option}`; hold it again in "
-    "the new database",
-    "unpaused": "when only holds are left: `retrycli pause`, without --for",
+    "sending": "when the checks above are ok and the claim has expired (claim_expires_at in `retrycli show {id}`): "
+    "`retrycli resume`, `retrycli run-once` and `retrycli pause --reason move`; then check again from the top",
+    "unpaused": "when only holds are left: `retrycli pause --reason move`, without --for",
+    "held": "last of all, with no pass afterwards: `retrycli resume {option}`; hold it again in the new database",
 }
 
 
@@ -124,7 +123,7 @@ def check_move(settings: Settings, *, shown: int | None = None) -> list[Finding]
         found += [(len(ids), with_keys(database, ids[:shown])) for ids in blocked(database)]
     until = [] if pause is None or pause.until is None else [f"deliveries are paused only until {utc(pause.until)}"]
     unpaused = ["deliveries are not paused"] if pause is None else until
-    found += [(len(holds), [hold.part.option for hold in holds[:shown]]), (len(unpaused), unpaused)]
+    found += [(len(unpaused), unpaused), (len(holds), [hold.part.option for hold in holds[:shown]])]
     return [_listed(name, *each) if each[0] else ok(name, "none") for name, each in zip(RESOLVE, found, strict=True)]
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = on_both
 
-NAMES = ["withdrawn", "delivered", "partly delivered", "unsettled", "sending", "held", "unpaused"]
+NAMES = ["withdrawn", "delivered", "partly delivered", "unsettled", "sending", "unpaused", "held"]
 SENDING = "UPDATE retrycli_queue SET state = 'sending', claimed_by = 'a dead pass', claim_expires_at = '2026-01-02'"
 
 
@@ -186,8 +186,8 @@ def test_a_claim_or_an_answer_that_is_not_written_blocks_until_a_pass_has_run(de
     if answer:
         desk.application.execute(f"UPDATE retrycli_attempts SET finished_at = NULL{answer}")
     commands = desk.check_blocked_by("sending", message)
-    explain, *commands = commands
-    assert (explain, commands) == (f"explain {message}", ["resume", "run-once", "pause"])
+    show, *commands = commands
+    assert (show, commands) == (f"show {message}", ["resume", "run-once", "pause --reason move"])
     assert desk.command("run-once") == []  # paused
     desk.check_blocked_by("sending", message)
     sent = [desk.command(command) for command in commands]
@@ -209,7 +209,7 @@ def test_holds_and_a_pause_that_ends_block(desk: Desk) -> None:
         desk.command(change)
         [(found, remedy)] = desk.check().values()
         assert found.startswith(f"deliveries are {words}")
-        assert remedy == "when only holds are left: `retrycli pause`, without --for"
+        assert remedy == "when only holds are left: `retrycli pause --reason move`, without --for"
         desk.command("pause")
         assert desk.check() == {}
 
@@ -289,7 +289,7 @@ def test_the_manuals_steps_neither_lose_a_message_nor_send_one_twice(
         made = [(old.add(), old.command("run-once", answer))[0] for answer in (BUSY, REJECTS, TAKES, BAD_GATEWAY, BUSY)]
         unseen = old.add()
         old.command(f"reject {made[4]} --reason 'no longer true' --yes")
-        pause, holds, check, *at_new = steps()
+        _, pause, holds, check, *at_new = steps()
         old.command(pause)
         old.command(holds)
         old.command(check, code=3)
