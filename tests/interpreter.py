@@ -17,7 +17,7 @@ from pathlib import Path
 from retrycli.operations.reliance import TEMPORARY
 
 FOLDERS = ("/srv", "/var/lib", str(Path.home()))
-"""Folders that may hold the interpreter; the first one that can be written is used."""
+"""Folders that may hold the interpreter."""
 
 
 def make_environment(place: Path, *lines: str) -> tuple[Path, Path]:
@@ -38,16 +38,17 @@ def make_environment(place: Path, *lines: str) -> tuple[Path, Path]:
 
 def use_a_lasting_interpreter() -> None:
     """Let `sys.executable` name an interpreter that may last, also for the workers that pytest-xdist starts."""
-    if not _is_temporary(sys.prefix):
-        return
-    for folder in FOLDERS:
-        if os.access(folder, os.W_OK) and not _is_temporary(folder):
-            place = Path(tempfile.mkdtemp(prefix="retrycli-tests-", dir=folder))
-            atexit.register(shutil.rmtree, place, ignore_errors=True)
-            place.chmod(0o755)
-            python, _ = make_environment(place, f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})")
-            sys.executable = str(python)
-            return
+    if _is_temporary(sys.prefix) and (folder := lasting_folder()) is not None:
+        place = Path(tempfile.mkdtemp(prefix="retrycli-tests-", dir=folder))
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        place.chmod(0o755)
+        python, _ = make_environment(place, f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})")
+        sys.executable = str(python)
+
+
+def lasting_folder() -> str | None:
+    """Return a folder that can be written and is not for temporary files, or None."""
+    return next((each for each in FOLDERS if os.access(each, os.W_OK) and not _is_temporary(each)), None)
 
 
 def _is_temporary(path: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from collections import Counter
@@ -19,7 +20,7 @@ from sqlite3 import connect
 
 from coverage import CoverageData
 
-from tests.interpreter import make_environment
+from tests.interpreter import lasting_folder, make_environment
 from tests.mutants.changes import SOURCES, Mutant
 from tests.size import ROOT
 
@@ -30,9 +31,10 @@ PACKAGES = Path(sysconfig.get_path("purelib"))
 def new_folder() -> Iterator[Path]:
     """Provide a folder that other users can read, because some tests start commands as another user.
 
-    It is not in /dev/shm, which some tests hide.
+    It is not in /dev/shm, which some tests hide, nor in a folder for temporary files, where the tests' workers would
+    get another interpreter than the one that measures.
     """
-    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+    with tempfile.TemporaryDirectory(prefix="mutants-", dir=lasting_folder()) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
@@ -58,6 +60,8 @@ def record(file: Path, arguments: Sequence[str]) -> int:
             part = CoverageData(str(each))
             part.read()
             together.update(part, map_path=lambda path: "retrycli" + path.rpartition("/retrycli")[2])
+        if together.measured_contexts() <= {""}:
+            sys.exit("error: no line was recorded for a test; does pytest run with the interpreter that measures?")
         together.close()
         seconds = [json.loads(line) for each in data.glob("seconds-*") for line in each.read_text().splitlines()]
     with closing(connect(file)) as database, database:
