@@ -12,6 +12,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
+MARK = re.compile(rf"^({BEGIN}[^\n]*?|{END})\r*(?:\n|\Z)", re.MULTILINE)
 # The search path. It is written only to a file that contains nothing but retrycli's blocks, because in a user's crontab
 # it would also apply to all later lines.
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
@@ -20,7 +21,15 @@ VARIABLE = re.compile(
     r"""(?P<quote>["']?)(?P<name>[^\s"'=]+)(?P=quote)\s*=\s*(?P<quotes>["']?)(?P<value>.*?)(?P=quotes)"""
 )
 FIELDS = 5  # number of fields of a crontab line before its command or, in /etc, its user
-HOUR, DAY = 60, 24 * 60
+# The cron fields of each interval that cron can express, because cron's fields select times of the day.
+SCHEDULES = {
+    **{timedelta(minutes=step): f"*/{step} * * * *" for step in range(2, 60) if not 60 % step},
+    **{timedelta(hours=step): f"0 */{step} * * *" for step in range(2, 24) if not 24 % step},
+    timedelta(minutes=1): "* * * * *",
+    timedelta(hours=1): "0 * * * *",
+    timedelta(days=1): "0 0 * * *",
+}
+INTERVALS = {fields: interval for interval, fields in SCHEDULES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +40,7 @@ class Job:
     interpreter: str
     config: str  # full path of the settings file, because cron starts jobs in another directory
     user: str  # the user who runs the passes
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """Return the program and its arguments."""
-        # -P keeps Python from importing modules from the current directory, which is the user's home in cron.
-        program = (self.interpreter, "-P", "-m", "retrycli", "--config", self.config)
-        return (*program, "run-once", "--started-by", StartedBy.CRON.value)
+    system: bool = False  # the crontab is in /etc, where each line names its user
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,40 +60,23 @@ def schedule(interval: timedelta) -> str:
     """Return the cron fields for an interval.
 
     Raises:
-        ConfigurationError: cron can't express the interval, because cron's fields select times of the day.
+        ConfigurationError: cron can't express the interval.
     """
-    minutes = interval / timedelta(minutes=1)
-    if minutes.is_integer() and HOUR % minutes == 0 and minutes < HOUR:
-        return f"{_every(minutes)} * * * *"
-    if minutes % HOUR == 0 and DAY % minutes == 0 and minutes < DAY:
-        return f"0 {_every(minutes / HOUR)} * * *"
-    if minutes == DAY:
-        return "0 0 * * *"
+    if interval in SCHEDULES:
+        return SCHEDULES[interval]
     raise ConfigurationError(
-        f"schedule.retry_interval_minutes is {minutes:g}, but cron supports only intervals of whole minutes that "
-        "divide an hour, or of whole hours that divide a day. Change the interval, or use a systemd timer: see "
-        "`retrycli manual cron`"
+        f"schedule.retry_interval_minutes is {interval / timedelta(minutes=1):g}, but cron supports only intervals of "
+        "whole minutes that divide an hour, or of whole hours that divide a day. Change the interval, or use a systemd "
+        "timer: see `retrycli manual cron`"
     )
-
-
-def interval_of(when: str) -> timedelta | None:
-    """Return the interval of five cron fields; None if `schedule` would not write these fields."""
-    for minutes in (*range(1, HOUR), *range(HOUR, DAY + 1, HOUR)):
-        interval = timedelta(minutes=minutes)
-        if not (DAY if minutes >= HOUR else HOUR) % minutes and schedule(interval) == when:
-            return interval
-    return None
-
-
-def _every(number: float) -> str:
-    return "*" if number == 1 else f"*/{number:.0f}"
 
 
 def command(job: Job) -> str:
     """Return a job's command for a crontab, quoted for the shell.
 
     Each % is escaped, because cron ends a command at a %. With ``umask 077`` no other user can open the files that a
-    pass creates. With ``exec`` signals reach the pass instead of a shell.
+    pass creates. With ``exec`` signals reach the pass instead of a shell. With ``-P`` Python imports no modules from
+    the current directory, which is the user's home in cron.
 
     Raises:
         ConfigurationError: one of the paths can't be written in a crontab.
@@ -101,18 +87,20 @@ def command(job: Job) -> str:
                 f"{path!r} can't be used in a crontab; "
                 "move the file to a path without backslashes or unprintable characters"
             )
-    return "umask 077; exec " + shlex.join(job.arguments).replace("%", r"\%")
+    program = (job.interpreter, "-P", "-m", "retrycli", "--config", job.config)
+    arguments = (*program, "run-once", "--started-by", StartedBy.CRON.value)
+    return "umask 077; exec " + shlex.join(arguments).replace("%", r"\%")
 
 
-def block(job: Job, *, system: bool) -> str:
+def block(job: Job) -> str:
     """Return the block for a crontab. In the system's crontab, in /etc, each line names its user."""
-    user = f"{job.user} " if system else ""
+    user = f"{job.user} " if job.system else ""
     return "\n".join(
         [
             BEGIN + job.config,
             "# Written by `retrycli cron install`; `retrycli cron remove` removes it.",
             "# Cron mails what a pass prints: nothing if all is well. To set the recipient, add MAILTO= above.",
-            *([PATH] if system else []),
+            *([PATH] if job.system else []),
             f"{schedule(job.interval)} {user}{command(job)}",
             END,
             "",
@@ -128,59 +116,49 @@ def with_block(text: str, config: str, new: str) -> str:
     Raises:
         ConfigurationError: the existing block has no end mark.
     """
-    lines = _lines(text)
-    found = _block_lines(lines, config)
+    found = _find(text, config)
     if found is not None:
-        return "".join([*lines[: found.start], new, *lines[found.stop :]])
+        return text[: found.start] + new + text[found.stop :]
     return text + ("\n" if new and text and not text.endswith("\n") else "") + new
 
 
-def block_in(text: str, config: str, *, system: bool, title: str, owner: str) -> Block | None:
-    """Return the block for a settings file; None if a crontab has none, or if its end is missing. If the crontab is not
-    the system's, its owner runs the passes.
+def block_in(
+    text: str, config: str, *, system: bool, title: str, owner: str, written: datetime | None = None
+) -> Block | None:
+    """Return the block for a settings file; None if a crontab has none. If the crontab is not the system's, its owner
+    runs the passes.
+
+    Raises:
+        ConfigurationError: the block has no end mark.
     """
-    lines = _lines(text)
-    try:
-        found = _block_lines(lines, config)
-    except ConfigurationError:
-        return None
+    found = _find(text, config)
     if found is None:
         return None
-    before = [line.strip() for line in lines[: found.stop]]
-    variables = {each["name"]: each["value"] for line in before if (each := VARIABLE.fullmatch(line))}
-    jobs = [
-        line for line in before[found.start :] if line and not line.startswith("#") and not VARIABLE.fullmatch(line)
-    ]
+    above, inside = ([line.strip() for line in part.split("\n")] for part in (text[: found.start], text[found]))
+    variables = {each["name"]: each["value"] for line in above + inside if (each := VARIABLE.fullmatch(line))}
+    jobs = [line for line in inside if line and not line.startswith("#") and not VARIABLE.fullmatch(line)]
     fields = jobs[0].split(maxsplit=FIELDS + 1) if len(jobs) == 1 else []
     return Block(
         title,
-        "".join(lines[found.start : found.stop]),
+        text[found],
         system,
         when="" if "CRON_TZ" in variables else " ".join(fields[:FIELDS]),
         user=fields[FIELDS] if system and len(fields) > FIELDS else owner,
         mail_to=variables.get("MAILTO"),
+        written=written,
     )
 
 
-def _lines(text: str) -> list[str]:
-    """Split a text at line feeds and keep the line feeds.
-
-    `str.splitlines` also splits at characters that cron does not treat as line breaks.
-    """
-    return re.findall(r"[^\n]*\n|[^\n]+", text)
-
-
-def _block_lines(lines: list[str], config: str) -> range | None:
-    marks = [line.rstrip("\r\n") for line in lines]
-    mark = BEGIN + config
-    if mark not in marks:
+def _find(text: str, config: str) -> slice | None:
+    """Return where a block is in a crontab."""
+    begin = next((mark for mark in MARK.finditer(text) if mark[1] == BEGIN + config), None)
+    if begin is None:
         return None
-    first = marks.index(mark)
-    rest = marks[first + 1 :]
-    last = next((number for number, mark in enumerate(rest) if mark.startswith(BEGIN) or mark == END), None)
-    if last is None or rest[last] != END:
+    end = MARK.search(text, begin.end())
+    if end is None or end[1] != END:
+        line = text.count("\n", 0, begin.start()) + 1
         raise ConfigurationError(
-            f"line {first + 1} of the crontab, {mark!r}, has no matching end, {END!r}; restore the end after the lines "
+            f"line {line} of the crontab, {begin[1]!r}, has no matching end, {END!r}; restore the end after the lines "
             "that `retrycli cron install` wrote, or remove these lines"
         )
-    return range(first, first + last + 2)
+    return slice(begin.start(), end.end())

@@ -19,7 +19,7 @@ from retrycli.domain.errors import LockUnusable
 from retrycli.domain.hold import Hold
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import State
-from retrycli.domain.outlook import Outlook, Silence
+from retrycli.domain.outlook import NO_SCHEDULER, Outlook
 from retrycli.domain.retry_policy import LATEST, later
 from retrycli.domain.transition import Claim, IdRange, Route
 from retrycli.engine import limits, recovery, runner
@@ -147,7 +147,7 @@ class _Explainer:
     def _cron_gate(self, outlook: Outlook) -> Gate:
         grid = outlook.ticks
         if grid is None:
-            silence = outlook.silence or Silence()
+            silence = outlook.silence or NO_SCHEDULER
             return Gate("cron", open=False, figure=f"{silence.words(utc_text)}; {silence.remedy}")
         number = grid.after(self._after)
         minutes = (grid[number + 1] - grid[number]) / timedelta(minutes=1)

@@ -2,11 +2,10 @@
 
 import sys
 import sysconfig
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import retrycli
-from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
 from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
@@ -44,27 +43,23 @@ def refuse_passing(interpreter: str) -> None:
         )
 
 
-def refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], program: Iterable[Path]) -> None:
+def refuse_untrusted(wanted: Job, settings: Settings, users: Collection[int]) -> None:
     """Reject a pass that other users could control.
 
     Raises:
         ConfigurationError: other users may change what the pass relies on. Or the owner of the settings is neither root
             nor the owner of the database, so someone else may have written the settings.
     """
-    named = [
-        path for gateway in loaded.settings.gateway.all.values() for path in (gateway.preset_file, gateway.ca_file)
-    ]
-    for path in filter(None, (Path(wanted.config), *named, *code_of(loaded.settings), *program)):
+    config, database = Path(wanted.config), settings.database.file
+    for path in (config, *named_in(settings), *relied_on()):
         if (weakness := find_weakness(path, users)) is not None:
             relying = "" if weakness.place == path else f", which exposes {path}"
             raise ConfigurationError(
                 f"{weakness}{relying}, and passes run by {wanted.user} would rely on it; {weakness.remedy}"
             )
-    config, database = Path(wanted.config), loaded.settings.database.file
     if database is None or not database.exists():
         return
-    owner, its_owner = config.stat().st_uid, database.stat().st_uid
-    if owner not in {ROOT, its_owner}:
+    if config.stat().st_uid not in {ROOT, database.stat().st_uid}:
         raise ConfigurationError(
             f"{config} belongs to {owner_of(config)}, but the database that it names, {database}, belongs to "
             f"{owner_of(database)}; if this is the right database, run `chown root {config}`, "
@@ -72,8 +67,12 @@ def refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progra
         )
 
 
-def code_of(settings: Settings) -> Iterator[Path]:
-    """Yield the files of the functions that passes call, and the folders in which Python looks for their modules."""
+def named_in(settings: Settings) -> Iterator[Path]:
+    """Yield the files that settings name and passes only read: presets, certificates, the files of the functions that
+    passes call, and the folders in which Python looks for their modules.
+    """
+    for gateway in settings.gateway.all.values():
+        yield from filter(None, (gateway.preset_file, gateway.ca_file))
     if calls := settings.calls:
         from retrycli.system.python_call import files_of
 

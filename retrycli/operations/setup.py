@@ -9,7 +9,7 @@ from retrycli.config.settings import Settings
 from retrycli.config.template import template
 from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
-from retrycli.operations.schedule.proposal import LOG, LOGS
+from retrycli.operations.schedule.installation import LOG, LOGS
 from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
 from retrycli.store.messages import column_names
 from retrycli.system.pass_lock import PassLock

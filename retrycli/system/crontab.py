@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class UserCrontab:
         Raises:
             ConfigurationError: ``crontab`` failed, for example because cron rejects this user.
         """
-        done = self._run("-l")
+        done = self.host.run(["crontab", "-l"], b"")
         if done.returncode == NOT_THERE or (done.returncode and any(text in done.stderr for text in NO_CRONTAB)):
             return ""
         return decoded(self._checked(done).stdout)
@@ -50,39 +50,40 @@ class UserCrontab:
         Raises:
             ConfigurationError: cron is not installed, or rejects the text or this user.
         """
-        self._checked(self._run("-", encoded(text)) if text else self._run("-r"))
-
-    def _run(self, option: str, given: bytes = b"") -> Finished:
-        return self.host.run(["crontab", option], given)
+        self._checked(self.host.run(["crontab", "-" if text else "-r"], encoded(text)))
 
     def _checked(self, done: Finished) -> Finished:
         return checked(done, "crontab", f"; check that cron is installed and {self.host.login} may use it")
 
 
-def blocks(host: Host, config: str, unread: list[str]) -> Iterator[Block]:
-    """Yield retrycli's own blocks for a settings file, from the crontabs to which the current user can install one. The
-    reason why a crontab can't be read is added to ``unread``.
+def target(host: Host, *, system: bool) -> UserCrontab | File:
+    """Return retrycli's crontab in /etc, or the current user's crontab."""
+    return File(host.root / SYSTEM_FILE) if system else UserCrontab(host)
+
+
+def blocks(host: Host, config: Path | None, unread: list[str] | None = None) -> Iterator[Block]:
+    """Yield retrycli's own blocks for a settings file, from the crontabs to which the current user can install one.
+    Settings that come from no file have none. The reason why a crontab can't be read is added to ``unread``.
     """
-    for target in (File(host.root / SYSTEM_FILE), UserCrontab(host)):
-        system = isinstance(target, File)
+    for system in (True, False) if config is not None else ():
+        place, written = target(host, system=system), _written_at(host, system=system)
         try:
-            text = target.read()
+            found = block_in(
+                place.read(), str(config), system=system, title=place.title, owner=host.login, written=written
+            )
         except ConfigurationError as error:
-            unread.append(str(error).partition(";")[0])
+            if unread is not None:
+                unread.append(str(error).partition(";")[0])
             continue
-        block = block_in(text, config, system=system, title=target.title, owner=host.login)
-        if block is not None:
-            paths = [host.root / SYSTEM_FILE] if system else [host.root / spool / host.login for spool in SPOOLS]
-            yield replace(block, written=max(_modified_at(paths), default=None))
+        if found is not None:
+            yield found
 
 
-def _modified_at(paths: list[Path]) -> Iterator[datetime]:
-    """Yield the modification times of those files that exist and can be examined. Often only root can examine users'
-    crontabs.
-    """
-    for path in paths:
-        with suppress(OSError):
-            yield datetime.fromtimestamp(path.stat().st_mtime, UTC)
+def _written_at(host: Host, *, system: bool) -> datetime | None:
+    for file in [SYSTEM_FILE] if system else [f"{spool}/{host.login}" for spool in SPOOLS]:
+        with suppress(OSError):  # often only root can examine users' crontabs
+            return datetime.fromtimestamp((host.root / file).stat().st_mtime, UTC)
+    return None
 
 
 def has_cron(host: Host) -> bool:
@@ -118,9 +119,9 @@ def daemon_commands(host: Host) -> dict[str, str]:
     status, start, log = f"systemctl status {name}", f"systemctl enable --now {name}", f"journalctl -u {name}"
     if not has_systemd(host):
         service = "service" if shutil.which("service") else "/usr/sbin/service"
-        logs = [f"/{log}" for log in CRON_LOGS if (host.root / log).exists()]
+        logs = [log for log in CRON_LOGS if (host.root / log).exists()] or CRON_LOGS
         status, start = f"{service} {name} status", f"{service} {name} start"
-        log = f"grep -i cron {logs[0] if logs else '/' + CRON_LOGS[0]}"
+        log = f"grep -i cron /{logs[0]}"
     return {
         "systemctl status cron": status,
         "sudo systemctl enable --now cron": sudo + start,

@@ -84,8 +84,8 @@ def test_cron_starts_a_pass_every_quarter_of_an_hour_by_its_full_path(crontab: s
 
 def test_cron_install_writes_the_recommended_line_that_the_manual_shows(crontab: str) -> None:
     system = crontab == "retrycli.cron.d"
-    job = cron_line.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing")
-    block = cron_line.block(job, system=system)
+    job = cron_line.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", system)
+    block = cron_line.block(job)
     line = block.splitlines()[-2]
     assert (FILES / crontab).read_text().splitlines()[-1] == line
     page = (FILES.parent / "retrycli/manual/cron.md").read_text()

@@ -12,12 +12,10 @@ from retrycli.config.loader import SECRETS, Loaded
 from retrycli.config.template import masked_url
 from retrycli.operations import reliance
 from retrycli.operations.doctor.context import Context, Finding, failure, of_error, ok, warning
-from retrycli.operations.schedule import proposal
-from retrycli.operations.schedule.next_run import own_blocks
 from retrycli.operations.tokens import signing_key_file
 from retrycli.operations.wiring import STATE_FOLDER, lock_path
 from retrycli.store.write_check import lack_of_room
-from retrycli.system import process
+from retrycli.system import crontab, process
 from retrycli.system.host import NETWORK_FILE_SYSTEMS, file_system_of, others_may_read, owner_of
 from retrycli.system.pass_lock import OWN_STATE, PassLock
 from retrycli.system.trust import (
@@ -31,13 +29,14 @@ from retrycli.system.trust import (
     user_number,
 )
 
+MARGIN = timedelta(seconds=90)  # time for a pass to record results after its deadline and its last request
 RUN_AS_OWNER = "run doctor as the user who runs the passes"
 
 
 def settings(context: Context) -> Iterator[Finding]:
     """Check where the settings come from, and that a pass started by cron would find them."""
     from_environment = [key for key, source in context.loaded.sources.items() if source.startswith("environment")]
-    where = None if context.loaded.file is None else proposal.config_path(context.loaded)
+    where = context.settings.file
     if where is None:
         yield warning(
             "settings",
@@ -123,15 +122,10 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
             _secret_files(context.loaded) | _token_files(context) | ({config.absolute()} if config else set())
         )
     )
-    for gateway in context.settings.gateway.all.values():
-        yield from ((file, False) for file in (gateway.preset_file, gateway.ca_file) if file is not None)
-        if gateway.attachments_dir is not None:
-            yield gateway.attachments_dir, True
-    yield from ((file, False) for file in reliance.code_of(context.settings))
-    yield from ((file, False) for file in context.program)
-    yield from (
-        (file, True) for file in (context.settings.database.file, lock_path(context.settings)) if file is not None
-    )
+    yield from ((file, False) for file in (*reliance.named_in(context.settings), *context.program))
+    folders = [gateway.attachments_dir for gateway in context.settings.gateway.all.values()]
+    shared = (*folders, context.settings.database.file, lock_path(context.settings))
+    yield from ((file, True) for file in shared if file is not None)
 
 
 def _trusted_users(context: Context) -> frozenset[int]:
@@ -145,7 +139,7 @@ def _pass_makers(context: Context) -> Iterator[int]:
     """Yield the users who may run the passes: the user of retrycli's own cron line, then the owners of the database and
     the settings file.
     """
-    for block in own_blocks(context.loaded, context.host):
+    for block in crontab.blocks(context.host, context.settings.file):
         if (number := user_number(block.user)) is not None:
             yield number
     for path in (context.settings.database.file, context.loaded.file):
@@ -248,9 +242,7 @@ def lock(context: Context) -> Iterator[Finding]:
         yield ok("lock", f"{path} is free")
         return
     words = f"{path} is held by {holder.in_words(context.now())}"
-    longest = (
-        timedelta(minutes=context.settings.run.deadline_minutes) + context.settings.gateway.longest + proposal.MARGIN
-    )
+    longest = timedelta(minutes=context.settings.run.deadline_minutes) + context.settings.gateway.longest + MARGIN
     if holder.since is not None and context.now() - holder.since > longest:
         yield warning(
             "lock",

@@ -25,12 +25,12 @@ from retrycli.operations.doctor.context import (
     ok,
     warning,
 )
-from retrycli.operations.schedule.next_run import own_blocks
 from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.store.refusals import refusing_destinations
 from retrycli.store.summaries import QueueCounts
+from retrycli.system import crontab
 
 CHECK_CREDENTIALS = "check the credentials and other gateway settings: `retrycli config show`; then `retrycli run-once`"
 DELIVER_TEST = "nothing is waiting to be sent; to test delivery, run `retrycli deliver-test --ticket T`"
@@ -223,7 +223,7 @@ def _connect(host: str, port: int) -> str | None:
 
 def _cron_mail(context: Context) -> Iterator[Finding]:
     """Warn if warnings from passes reach no operator, or only a local mailbox."""
-    for block in own_blocks(context.loaded, context.host):
+    for block in crontab.blocks(context.host, context.settings.file):
         if block.mail_to:
             continue
         if block.mail_to is None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from retrycli.domain.duration import in_words, utc_text
+from retrycli.domain.outlook import NO_SCHEDULER
 from retrycli.domain.passes import PassRecord, is_late
 from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, Finding, failure, ok, warning
 from retrycli.operations.doctor.database import newest_passes
@@ -42,13 +43,12 @@ def windows(context: Context) -> Iterator[Finding]:
 
 
 def _scheduler(context: Context, found: Verdict) -> Finding:
-    words = [f"cron starts passes at {block.when} as {block.user}: {block.title}" for block in found.blocks]
-    described = "; ".join([*words, *found.elsewhere])
+    own = [f"cron starts passes at {block.when} as {block.user}: {block.title}" for block in found.blocks]
+    described = "; ".join([*own, *found.elsewhere])
     if found.problem is not None:
         problem, remedy = found.problem
-        if not found.blocks and found.unread:
-            problem = f"{problem}; {found.unread}"
-        return failure("scheduler", "; but ".join(filter(None, (described, problem))), remedy)
+        unread = f"; {found.unread}" if found.unread and not own else ""
+        return failure("scheduler", f"{described}{'; but ' if described else ''}{problem}{unread}", remedy)
     if found.blocks and found.running is None:
         return warning(
             "scheduler",
@@ -62,7 +62,7 @@ def _cadence(context: Context, database: Database, passes: list[PassRecord]) -> 
     """Check that a pass has begun at the last tick."""
     now = context.now()
     silence = next_run(context.settings, database, passes, now, context.host).silence
-    if not passes and (silence is None or silence.due is None):
+    if not passes and silence in {None, NO_SCHEDULER}:
         return warning("passes", "no pass has run yet", "`retrycli run-once`")
     if silence is not None:
         remedy = "see `journalctl -u cron`, the mail from cron, or the log of what else started them"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from socket import gethostname
@@ -18,7 +17,7 @@ from retrycli.domain.errors import ConfigurationError, LockUnusable
 from retrycli.domain.outlook import Outlook, Sight
 from retrycli.domain.passes import LATE_AFTER_INTERVALS, PassRecord, StartedBy
 from retrycli.domain.schedule_grid import MAX_CLOCK_SKEW
-from retrycli.operations.schedule.proposal import config_path, job
+from retrycli.operations.schedule.installation import job
 from retrycli.system import crontab
 from retrycli.system.host import Asker, Host, system_zone
 from retrycli.system.pass_lock import Holder, PassLock
@@ -42,7 +41,6 @@ def next_run(
     from retrycli.store.own_tables import has_live_pass
 
     host = host or Host(run=Asker())
-    block = None if settings.file is None else next(crontab.blocks(host, str(settings.file), []), None)
     unfinished = any(record.result is None for record in outlook.counted(passes))
     sight = Sight(
         now=now,
@@ -50,7 +48,7 @@ def next_run(
         zone=system_zone(host.root),
         host=gethostname(),
         booted=now - host.uptime(),
-        block=block,
+        block=next(crontab.blocks(host, settings.file), None),
         application=_application(settings).since,
         at_work=unfinished and has_live_pass(database, now - pass_rules(settings).lease),
     )
@@ -81,24 +79,24 @@ def recorded(settings: Settings, now: datetime) -> list[PassRecord]:
         return Ledger(database).last_passes(LOOK_BACK, until=now + MAX_CLOCK_SKEW) if ready else []
 
 
-def began_here(settings: Settings, passes: Sequence[PassRecord], now: datetime, *, has_block: bool) -> str | None:
+def began_here(settings: Settings, host: Host, passes: Sequence[PassRecord], now: datetime) -> str | None:
     """Describe the passes that began on this host lately and not from the cron line to install; None if none did. If
     the crontab already has such a line, the starts by cron come from it.
     """
     if (application := _application(settings)).pid is not None:
         return f"the application with pid {application.pid} makes passes on this host; then two schedulers start passes"
-    lately = [
-        record
+    own = {StartedBy.CRON} if any(crontab.blocks(host, settings.file)) else frozenset()
+    lately = ", ".join(
+        f"{utc_text(record.started_at)} ({record.started_by})"
         for record in outlook.counted(passes)
         if record.host == gethostname()
         and record.started_at > now - LATE_AFTER_INTERVALS * settings.schedule.interval
-        and not (has_block and record.started_by is StartedBy.CRON)
-    ]
+        and record.started_by not in own
+    )
     if not lately:
         return None
-    starts = ", ".join(f"{utc_text(record.started_at)} ({record.started_by})" for record in lately)
     return (
-        f"passes have begun on this host lately, and not from this cron line: {starts}. Unless what started them has "
+        f"passes have begun on this host lately, and not from this cron line: {lately}. Unless what started them has "
         "been removed, two schedulers will start passes"
     )
 
@@ -116,51 +114,40 @@ class Verdict(NamedTuple):
 
 def check(loaded: Loaded, host: Host, passes: Sequence[PassRecord], now: datetime) -> Verdict:
     """Check the cron line of this host, and name other schedulers that started the last passes, newest first."""
-    interval = loaded.settings.schedule.interval
-    unread = list[str]()
-    found = own_blocks(loaded, host, unread)
+    settings, unread = loaded.settings, list[str]()
+    found = [*crontab.blocks(host, settings.file, unread)]
     running = crontab.cron_is_running(host) if found else None
-    others = [
-        each
-        for each in outlook.series_of(passes, interval)
+    names = [
+        (each.starter.value, each.host)
+        for each in outlook.series_of(passes, settings.schedule.interval)
         if each.is_recent(now) and not (found and each.starter is StartedBy.CRON and each.host == gethostname())
     ]
-    names = [(each.starter.value, each.host) for each in others]
-    application = _application(loaded.settings)
+    application = _application(settings)
     if application.pid is not None and all(starter != StartedBy.APPLICATION for starter, _ in names):
         names.append((StartedBy.APPLICATION.value, f"{application.host} (pid {application.pid})"))
     words = "passes also come from {} on {}" if found else "passes come from {} on {}, not from a block of retrycli's"
-    return Verdict(
-        found,
-        running,
-        "; ".join(unread) or None,
-        _problem(loaded, host, found, running=running, is_elsewhere=bool(names)),
-        _twice(passes, interval),
-        [words.format(*name) for name in names],
-    )
-
-
-def _problem(
-    loaded: Loaded, host: Host, found: list[cron_line.Block], *, running: bool | None, is_elsewhere: bool
-) -> tuple[str, str] | None:
     match found:
+        case [] if names:
+            problem = None
         case []:
-            return None if is_elsewhere else ("nothing is known to start passes", f"run {to_install(loaded, host)}")
+            problem = outlook.NO_SCHEDULER.sentence, f"run {to_install(loaded, host)}"
+        case [_] if running is False:
+            problem = CRON_IS_DOWN
         case [block]:
-            if running is False:
-                return CRON_IS_DOWN
             wrong = _difference(block, loaded, host)
-            return None if wrong is None else (f"{block.title}: {wrong}", "run `retrycli cron install`")
+            problem = None if wrong is None else (f"{block.title}: {wrong}", "run `retrycli cron install`")
         case _:
             places = " and ".join(block.title for block in found)
-            return f"{places} both start passes", "keep one: `retrycli cron remove` removes both"
+            problem = f"{places} both start passes", "keep one: `retrycli cron remove` removes both"
+    told = [words.format(*name) for name in names]
+    return Verdict(found, running, "; ".join(unread) or None, problem, _twice(passes, settings), told)
 
 
 def _difference(block: cron_line.Block, loaded: Loaded, host: Host) -> str | None:
     """Return how a block differs from what `cron install` would write for its user; None if it does not."""
     try:
-        wanted = replace(job(loaded, host), user=block.user)
-        text, when = cron_line.block(wanted, system=block.system), cron_line.schedule(wanted.interval)
+        wanted = job(loaded, host, user=block.user, system=block.system)
+        text, when = cron_line.block(wanted), cron_line.schedule(wanted.interval)
     except ConfigurationError as error:
         return str(error)
     if block.when != when:
@@ -170,8 +157,8 @@ def _difference(block: cron_line.Block, loaded: Loaded, host: Host) -> str | Non
     return None if block.text == text else f"its command should be: {cron_line.command(wanted)}"
 
 
-def _twice(passes: Sequence[PassRecord], interval: timedelta) -> list[tuple[str, str]]:
-    """Warn about a host on which two passes began at the same time."""
+def _twice(passes: Sequence[PassRecord], settings: Settings) -> list[tuple[str, str]]:
+    """Warn about a host on which the last two passes began at the same time."""
     by_host: dict[str, list[PassRecord]] = {}
     for record in outlook.counted(passes):
         by_host.setdefault(record.host, []).append(record)
@@ -182,16 +169,9 @@ def _twice(passes: Sequence[PassRecord], interval: timedelta) -> list[tuple[str,
             "keep only one of them",
         )
         for host, records in by_host.items()
-        for later, earlier in [*pairwise(records)][:1]
-        if later.started_at - earlier.started_at < min(MINUTE, interval / 2)
+        for later, earlier in pairwise(records[:2])
+        if later.started_at - earlier.started_at < min(MINUTE, settings.schedule.interval / 2)
     ]
-
-
-def own_blocks(loaded: Loaded, host: Host, unread: list[str] | None = None) -> list[cron_line.Block]:
-    """Return retrycli's own blocks in crontabs of this host. Settings that come from no file have none. Add to
-    ``unread`` why a crontab can't be read.
-    """
-    return [] if loaded.file is None else [*crontab.blocks(host, config_path(loaded), [] if unread is None else unread)]
 
 
 def to_install(loaded: Loaded, host: Host) -> str:
@@ -206,4 +186,5 @@ def to_install(loaded: Loaded, host: Host) -> str:
 
 def as_user(user: str, command: str, loaded: Loaded) -> str:
     """Return a command that another user runs with these settings, in backticks."""
-    return suggested.as_user(user, command, None if loaded.file is None else config_path(loaded))
+    file = loaded.settings.file
+    return suggested.as_user(user, command, None if file is None else str(file))

@@ -10,24 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.domain.cron_line import (
-    BEGIN,
-    END,
-    Block,
-    Job,
-    block,
-    block_in,
-    command,
-    interval_of,
-    schedule,
-    with_block,
-)
+from retrycli.domain.cron_line import BEGIN, END, INTERVALS, Block, Job, block, block_in, command, schedule, with_block
 from retrycli.domain.errors import ConfigurationError
 
 CONFIG = "/etc/retrycli/retrycli.toml"
 JOB = Job(timedelta(minutes=15), "/opt/retrycli/bin/python3", CONFIG, "ticketing")
 LINE = f"umask 077; exec /opt/retrycli/bin/python3 -P -m retrycli --config {CONFIG} run-once --started-by cron"
+OWN, SYSTEM = block(JOB), block(replace(JOB, system=True))
 OTHERS = "MAILTO=ana\n# caf\udce9\n0 5 * * * backup 100\\%\n"
+ELSEWHERE = block(replace(JOB, config="/srv/other.toml"))
 
 
 @pytest.mark.parametrize(
@@ -35,34 +26,21 @@ OTHERS = "MAILTO=ana\n# caf\udce9\n0 5 * * * backup 100\\%\n"
     [
         (1, "* * * * *"),
         (2, "*/2 * * * *"),
-        (15, "*/15 * * * *"),
         (30, "*/30 * * * *"),
         (60, "0 * * * *"),
         (120, "0 */2 * * *"),
         (720, "0 */12 * * *"),
         (1440, "0 0 * * *"),
+        *((minutes, None) for minutes in (0.5, 7, 7.5, 45, 90, 300, 2880)),
     ],
 )
-def test_an_interval_on_the_clocks_grid_has_a_cron_schedule(minutes: int, expected: str) -> None:
-    assert schedule(timedelta(minutes=minutes)) == expected
-    assert interval_of(expected) == timedelta(minutes=minutes)
-
-
-@pytest.mark.parametrize(
-    "when", ["", "*/7 * * * *", "*/60 * * * *", "7,22 * * * *", "0 */5 * * *", "@hourly", "0 0 1 * *"]
-)
-def test_other_fields_have_no_interval(when: str) -> None:
-    assert interval_of(when) is None
-
-
-@pytest.mark.parametrize("minutes", [0.5, 7, 7.5, 45, 90, 300, 2880])
-def test_an_interval_off_the_grid_is_refused(minutes: float) -> None:
+def test_cron_can_express_intervals_on_the_clocks_grid(minutes: float, expected: str | None) -> None:
+    if expected is not None:
+        assert schedule(timedelta(minutes=minutes)) == expected
+        assert INTERVALS[expected] == timedelta(minutes=minutes)
+        return
     with pytest.raises(ConfigurationError, match=rf"is {minutes:g}, but cron supports only.*retrycli manual cron"):
         schedule(timedelta(minutes=minutes))
-
-
-def test_the_command_has_absolute_paths_and_needs_no_search_path() -> None:
-    assert command(JOB) == LINE
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="\\"), min_size=1))
@@ -82,93 +60,74 @@ def test_a_path_that_a_crontab_cannot_contain_is_refused(path: str) -> None:
 
 def test_only_the_system_block_names_a_user_and_sets_path() -> None:
     """In a user's crontab, PATH would also apply to every line below the block."""
-    own, system = block(JOB, system=False), block(JOB, system=True)
-    assert f"\n*/15 * * * * {LINE}\n" in own
-    assert f"\nPATH=/usr/local/bin:/usr/bin:/bin\n*/15 * * * * ticketing {LINE}\n" in system
-    assert "\nPATH=" not in own
+    assert f"\n*/15 * * * * {LINE}\n" in OWN
+    assert f"\nPATH=/usr/local/bin:/usr/bin:/bin\n*/15 * * * * ticketing {LINE}\n" in SYSTEM
+    assert "\nPATH=" not in OWN
 
 
-@pytest.mark.parametrize("others", ["", OTHERS, OTHERS.rstrip("\n")])
+@pytest.mark.parametrize("others", ["", OTHERS, OTHERS.rstrip("\n"), OTHERS + ELSEWHERE])
 def test_a_block_is_appended_and_other_lines_are_kept(others: str) -> None:
     """A last line without a newline gets one, because cron would not read the line."""
-    text = with_block(others, CONFIG, block(JOB, system=False))
     ended = others if not others or others.endswith("\n") else others + "\n"
-    assert text == ended + block(JOB, system=False)
-    assert with_block(text, CONFIG, "") == ended
+    assert with_block(others, CONFIG, OWN) == ended + OWN
+    assert with_block(ended + OWN, CONFIG, "") == ended
+    assert with_block(others, CONFIG, "") == others
 
 
 def test_a_block_is_replaced_in_place() -> None:
-    new = block(replace(JOB, interval=timedelta(minutes=30)), system=False)
-    text = OTHERS + block(JOB, system=False) + "@reboot true\n"
-    assert with_block(text, CONFIG, new) == OTHERS + new + "@reboot true\n"
-    assert with_block(text, CONFIG, block(JOB, system=False)) == text
-
-
-def test_a_block_for_other_settings_is_kept() -> None:
-    text = OTHERS + block(replace(JOB, config="/srv/other.toml"), system=False)
-    assert with_block(text, CONFIG, "") == text
-    assert with_block(with_block(text, CONFIG, block(JOB, system=False)), CONFIG, "") == text
+    new = block(replace(JOB, interval=timedelta(minutes=30)))
+    assert with_block(OTHERS + OWN + "@reboot true\n", CONFIG, new) == OTHERS + new + "@reboot true\n"
 
 
 @pytest.mark.parametrize("rest", ["", f"0 5 * * * true\n{BEGIN}/srv/other.toml\n{END}\n"])
 def test_a_block_without_its_end_is_left_alone(rest: str) -> None:
     """Without the end marker, a change of the block could delete the user's own lines."""
-    torn = OTHERS + block(JOB, system=False).replace(END + "\n", "") + rest
-    with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has no matching end"):
-        with_block(torn, CONFIG, "")
-    with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has no matching end"):
-        with_block(torn, CONFIG, block(JOB, system=False))
+    torn = OTHERS + OWN.replace(END + "\n", "") + rest
+    for look in (found, lambda text: with_block(text, CONFIG, ""), lambda text: with_block(text, CONFIG, OWN)):
+        with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has no matching end"):
+            look(torn)
 
 
 def found(text: str, *, system: bool = False) -> Block | None:
     return block_in(text, CONFIG, system=system, title="a crontab", owner="ana")
 
 
-def test_a_block_is_found_as_it_was_written() -> None:
-    for system, user in ((False, "ana"), (True, "ticketing")):
-        written = block(JOB, system=system)
-        assert found(OTHERS + written + "7 * * * * retrycli run-once\n", system=system) == Block(
-            "a crontab", written, system, "*/15 * * * *", user, "ana"
-        )
+@pytest.mark.parametrize(("system", "written", "user"), [(False, OWN, "ana"), (True, SYSTEM, "ticketing")])
+def test_a_block_is_found_as_it_was_written(written: str, user: str, *, system: bool) -> None:
+    text = OTHERS + written + "7 * * * * retrycli run-once\n"
+    assert found(text, system=system) == Block("a crontab", written, system, "*/15 * * * *", user, "ana")
 
 
-def test_no_other_line_is_a_block() -> None:
-    own = block(JOB, system=False)
-    for text in (
-        OTHERS + f"*/15 * * * * {LINE}\n",
-        own.replace(CONFIG, "/srv/other.toml"),
-        own.replace(END + "\n", ""),
-    ):
-        assert found(text) is None
+@pytest.mark.parametrize("text", [OTHERS + f"*/15 * * * * {LINE}\n", ELSEWHERE])
+def test_no_other_line_is_a_block(text: str) -> None:
+    assert found(text) is None
 
 
 @pytest.mark.parametrize(
     ("old", "new", "when"),
     [
         ("*/15 * * * *", "*/5\t* * * *", "*/5 * * * *"),
-        ("*/15 * * * *", "@hourly", None),
         ("*/15 * * * *", "# */15 * * * *", ""),
         (END, f"0 * * * * true\n{END}", ""),
         (BEGIN, f"CRON_TZ=Asia/Kathmandu\n{BEGIN}", ""),
     ],
 )
-def test_an_edited_block_predicts_by_its_one_line_or_not_at_all(old: str, new: str, when: str | None) -> None:
-    edited = found(block(JOB, system=False).replace(old, new, 1))
+def test_an_edited_block_predicts_by_its_one_line_or_not_at_all(old: str, new: str, when: str) -> None:
+    edited = found(OWN.replace(old, new, 1))
     assert edited is not None
-    assert (interval_of(edited.when) is None) if when is None else (edited.when == when)
+    assert edited.when == when
 
 
 @pytest.mark.parametrize(
     ("above", "expected"),
     [
         ("", None),
-        ("MAILTO=ana\n", "ana"),
         ("MAILTO=ana\n MAILTO = 'ops@example.com'  \n", "ops@example.com"),
         ('"MAILTO"=""\n', ""),
         ("# MAILTO=ana\nNOTE=a b c d e\n", None),
     ],
 )
 def test_a_block_uses_the_variables_above_it(above: str, expected: str | None) -> None:
-    edited = found(f"{above}{block(JOB, system=False)}MAILTO=late\n")
+    edited = found(f"{above}{OWN}MAILTO=late\n")
     assert edited is not None
     assert edited.mail_to == expected

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from itertools import count
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.domain.passes import is_late
-from retrycli.domain.schedule_grid import MAX_TICKS, Grid, Listed, by_clock, is_made
+from retrycli.domain.retry_policy import LATEST
+from retrycli.domain.schedule_grid import MAX_TICKS, Grid, Ticks, by_clock, is_made
 
 NOON = datetime(2026, 3, 2, 12, 0, 3, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
-QUARTER = 15 * MINUTE
+QUARTER, DAY = 15 * MINUTE, timedelta(days=1)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,11 @@ def test_gives_up_early_on_a_condition_that_is_never_met() -> None:
     assert len(looks) <= MAX_TICKS.bit_length() + 1
 
 
-def test_there_is_a_tick_at_the_end_of_time() -> None:
-    assert Grid(NOON, timedelta(days=400))[10**6] == datetime.max.replace(tzinfo=UTC)
+@pytest.mark.parametrize(
+    ("ticks", "number"), [(Grid(NOON, timedelta(days=400)), 10**6), (by_clock(DAY, NOON, UTC), 10**5)]
+)
+def test_there_is_a_tick_at_the_end_of_time(ticks: Ticks, number: int) -> None:
+    assert ticks[number] == LATEST
 
 
 @pytest.mark.parametrize(("minutes", "late"), [(0, False), (34, False), (35, True), (600, True)])
@@ -50,33 +53,27 @@ def test_the_scheduler_looks_dead_after_two_intervals_and_five_minutes(minutes: 
     assert is_late(NOON, NOON + minutes * MINUTE, QUARTER) is late
 
 
-def times(minutes: float, zone: tzinfo = UTC) -> list[str]:
-    """Return the next three ticks, in UTC."""
-    found = by_clock(minutes * MINUTE, NOON, zone)
-    first = found.after(NOON)
-    return [f"{found[first + each]:%d %H:%M}" for each in range(3)]
+# Kathmandu's half hours are quarter hours in UTC.
+KATHMANDU = timezone(timedelta(hours=5, minutes=45))
 
 
 @pytest.mark.parametrize(
-    ("minutes", "expected"),
+    ("minutes", "expected", "zone"),
     [
-        (1, ["02 12:01", "02 12:02", "02 12:03"]),
-        (7.5, ["02 12:07", "02 12:15", "02 12:22"]),
-        (15, ["02 12:15", "02 12:30", "02 12:45"]),
-        (60, ["02 13:00", "02 14:00", "02 15:00"]),
-        (360, ["02 18:00", "03 00:00", "03 06:00"]),
-        (1440, ["03 00:00", "04 00:00", "05 00:00"]),
+        (1, ["02 12:01", "02 12:02", "02 12:03"], UTC),
+        (7.5, ["02 12:07", "02 12:15", "02 12:22"], UTC),
+        (15, ["02 12:15", "02 12:30", "02 12:45"], UTC),
+        (60, ["02 13:00", "02 14:00", "02 15:00"], UTC),
+        (360, ["02 18:00", "03 00:00", "03 06:00"], UTC),
+        (1440, ["03 00:00", "04 00:00", "05 00:00"], UTC),
+        (30, ["02 12:15", "02 12:45", "02 13:15"], KATHMANDU),
+        (1440, ["02 18:15", "03 18:15", "04 18:15"], KATHMANDU),
     ],
 )
-def test_an_interval_counts_by_the_clock(minutes: float, expected: list[str]) -> None:
-    assert times(minutes) == expected
-
-
-def test_the_clock_is_the_local_one() -> None:
-    """Kathmandu is 5 h 45 min ahead of UTC, so its half hours are quarter hours in UTC."""
-    kathmandu = timezone(timedelta(hours=5, minutes=45))
-    assert times(30, kathmandu) == ["02 12:15", "02 12:45", "02 13:15"]
-    assert times(1440, kathmandu)[0] == "02 18:15"
+def test_an_interval_counts_by_the_local_clock(minutes: float, expected: list[str], zone: tzinfo) -> None:
+    found = by_clock(minutes * MINUTE, NOON, zone)
+    first = found.after(NOON)
+    assert [f"{found[first + each]:%d %H:%M}" for each in range(3)] == expected
 
 
 def test_an_interval_that_cron_cannot_express_has_ticks_too() -> None:
@@ -94,7 +91,3 @@ def test_a_tick_is_strictly_after_the_time() -> None:
 @pytest.mark.parametrize(("seconds", "made"), [(-61, False), (-59, True), (0, True), (20, True)])
 def test_a_pass_that_begins_a_little_early_belongs_to_its_tick(seconds: int, *, made: bool) -> None:
     assert is_made(NOON, [NOON - QUARTER, NOON + timedelta(seconds=seconds)], QUARTER) is made
-
-
-def test_gives_up_on_listed_ticks_too() -> None:
-    assert Listed(NOON + n * MINUTE for n in count()).first(0, lambda _: False) is None
