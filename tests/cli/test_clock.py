@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.passes import StartedBy
 from retrycli.domain.transition import Claim
 from retrycli.operations.wiring import never_set_back, open_database
 from retrycli.store.claims import Claims
@@ -126,22 +125,6 @@ def test_an_outage_that_began_with_a_wrong_clock_ends_with_the_next_probe(at: De
     assert attempted(at, range(1, 26)) == {25: [1, 2, 3, 4]}
     with open_database(at.settings) as database:
         assert Ledger(database).breaker(at.api.url).state is BreakerState.CLOSED
-
-
-def test_a_manual_pass_between_two_ticks_does_not_count_as_a_tick(at: Desk) -> None:
-    tried(at, range(3))
-    at.run_at(NOON + 2 * TICK + TICK / 2, StartedBy.PERSON)
-    found = at.status(NOON + 2 * TICK + TICK / 2)
-    assert found.next_run == NOON + 3 * TICK
-
-
-def test_a_pass_that_began_shortly_before_its_tick_counts_as_that_tick(at: Desk) -> None:
-    """The clock of a pass may be a few seconds behind the scheduler's clock."""
-    tried(at, range(3))
-    early = 3 * TICK - timedelta(seconds=20)
-    tried(at, range(1), ahead=early)
-    found = at.status(NOON + early)
-    assert found.next_run == NOON + 4 * TICK
 
 
 @on_both

@@ -12,9 +12,7 @@ import stat
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from subprocess import run
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,21 +57,24 @@ def line(desk: Cli) -> str:
     )
 
 
-def test_print_shows_what_install_would_write_and_changes_nothing(desk: Cli, crontab: Crontab) -> None:
+def test_print_shows_what_install_writes_and_remove_removes(desk: Cli, crontab: Crontab) -> None:
+    """``cron check`` and ``cron remove`` also recognise a printed line that an operator has pasted."""
     done = desk("cron", "print", *OWN)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"*/15 * * * * {line(desk)}\n" in done.stdout
     assert crontab.file.read_bytes() == OTHERS
-    assert desk("cron", "install", *OWN, "--yes").returncode == 0
-    assert crontab.file.read_bytes() == OTHERS + done.stdout.encode()
-
-
-def test_the_printed_line_works_in_a_crontab(desk: Cli, crontab: Crontab) -> None:
-    """``cron check`` and ``cron remove`` must recognise a line that an operator has pasted."""
-    crontab.file.write_text(desk("cron", "print", *OWN).stdout)
+    assert desk.json("cron", "print", *OWN)["files"][0]["text"] == done.stdout
+    crontab.file.write_text(done.stdout)
     assert desk("cron", "check").returncode == 0
-    assert desk("cron", "remove", "--user", "--yes").returncode == 0
+    assert desk.json("cron", "remove", "--user", "--yes")["changed"] is True
     assert not crontab.file.exists()
+    assert desk.json("cron", "remove", "--user", "--yes") == {"changed": False, "diff": []}
+    crontab.file.write_bytes(OTHERS)
+    assert desk.json("cron", "install", *OWN, "--yes")["changed"] is True
+    assert crontab.file.read_bytes() == OTHERS + done.stdout.encode()
+    assert desk.json("cron", "install", *OWN, "--yes") == {"changed": False, "place": "own crontab", "diff": []}
+    assert desk("cron", "remove", "--user", "--yes").returncode == 0
+    assert crontab.file.read_bytes() == OTHERS
 
 
 def test_an_unreadable_crontab_is_reported(desk: Cli, crontab: Crontab) -> None:
@@ -99,20 +100,6 @@ def test_does_nothing_without_a_terminal_and_yes(desk: Cli, crontab: Crontab, ou
     assert done.returncode == 2
     assert "pass --yes to confirm" in " ".join(done.stderr.split())
     assert crontab.file.read_bytes() == OTHERS
-    assert desk("cron", "install", *OWN, "--yes").returncode == 0
-    installed = crontab.file.read_bytes()
-    assert desk("cron", "remove", "--user", *output).returncode == 2
-    assert crontab.file.read_bytes() == installed
-
-
-def test_a_second_install_changes_nothing_and_remove_keeps_other_lines(desk: Cli, crontab: Crontab) -> None:
-    assert desk.json("cron", "install", *OWN, "--yes")["changed"] is True
-    once = crontab.file.read_bytes()
-    assert desk.json("cron", "install", *OWN, "--yes") == {"changed": False, "place": "own crontab", "diff": []}
-    assert crontab.file.read_bytes() == once
-    assert desk.json("cron", "remove", "--user", "--yes")["changed"] is True
-    assert crontab.file.read_bytes() == OTHERS
-    assert desk.json("cron", "remove", "--user", "--yes") == {"changed": False, "diff": []}
 
 
 def test_check_reports_the_schedule_and_its_problems(desk: Cli, crontab: Crontab) -> None:
@@ -179,17 +166,6 @@ def test_names_settings_that_come_from_the_environment(desk: Cli) -> None:
     assert "s3cret" not in done.stderr
 
 
-def test_status_computes_the_next_run_from_the_installed_line(desk: Cli, crontab: Crontab) -> None:
-    assert desk("cron", "install", *OWN, "--yes").returncode == 0
-    assert desk("run-once").returncode == 0
-    for fields, minutes in ((b"*/5 * * * *", 5), (b"0 * * * *", 60)):
-        crontab.file.write_bytes(crontab.file.read_bytes().replace(b"*/15 * * * *", fields))
-        runs = datetime.fromisoformat(desk.json("status")["next_run"])
-        assert (runs.minute % minutes, runs.second) == (0, 0)
-        assert runs - datetime.now(UTC) <= timedelta(minutes=minutes)
-        crontab.file.write_bytes(crontab.file.read_bytes().replace(fields, b"*/15 * * * *"))
-
-
 # -- the log ---------------------------------------------------------------------------------------------------------
 
 
@@ -216,20 +192,6 @@ def test_install_sets_a_log_file_and_keeps_the_other_settings(desk: Cli, applica
 
 DAEMON, ANOTHER = "daemon", "nobody"
 """Users that every Unix system has. The tests run nothing as these users."""
-
-
-def test_a_config_of_an_unprivileged_user_makes_no_passes_as_root(desk: Cli, application: Application) -> None:
-    """By default passes run as the database's owner, and a user's config could name a database that root owns."""
-    need_root()
-    os.chown(desk.cwd / "retrycli.toml", THEIRS, THEIRS)
-    for command in ("print", "install"):
-        with_it = ("cron", command, "--config", "retrycli.toml")
-        done = desk(*with_it, *(["--yes"] if command == "install" else []))
-        assert (done.returncode, done.stdout) == (78, "")
-        assert "passes would run as root; name a user" in done.stderr
-        named = desk(*with_it, "--run-as", "root")
-        assert (named.returncode, named.stdout) == (78, "")
-        assert f"retrycli.toml belongs to {THEIRS}, and passes run by root would rely on" in named.stderr
 
 
 @contextmanager
@@ -282,31 +244,6 @@ def test_no_line_calls_a_package_that_another_user_may_change(cli: Cli, crontab:
             assert f"{path} belongs to {THEIRS}, which exposes {place}/site/retrycli/__init__.py, and" in done.stderr
             assert f"{path} belongs to {THEIRS}" in command("doctor", "--config", config).stdout
             os.chown(path, 0, 0)
-
-
-RELIED_ON = ("own.toml", "ca.pem", "venv/bin/python3")
-
-
-@pytest.mark.parametrize("name", [".", "retrycli.toml", *RELIED_ON])
-def test_proposes_no_line_that_depends_on_files_another_user_may_write(cli: Cli, crontab: Crontab, name: str) -> None:
-    with the_best_set_up() as place:
-        made = run([sys.executable, "-m", "venv", "--copies", "--without-pip", place / "venv"], check=False)
-        assert made.returncode == 0
-        for path in RELIED_ON[:2]:
-            (place / path).touch()
-        config = place / "retrycli.toml"
-        config.write_text(f'{config.read_text()}[gateway]\npreset = "own.toml"\nca_file = "ca.pem"\n')
-        packages = os.pathsep.join(path for path in sys.path if path)
-        command = replace(cli, program=(str(place / RELIED_ON[-1]), "-P", "-m", "retrycli")).having(
-            {"PYTHONPATH": packages} | crontab.variables
-        )
-        printed = ("--config", config, "cron", "print")
-        assert command(*printed).returncode == 0
-        os.chown(place / name, THEIRS, 0)
-        done = command(*printed)
-        assert (done.returncode, done.stdout) == (78, "")
-        assert f"{(place / name).resolve()} belongs to {THEIRS}" in done.stderr
-        assert f"and passes run by {DAEMON} would rely on it" in done.stderr
 
 
 def test_a_config_and_a_database_of_different_users_make_no_passes(cli: Cli, crontab: Crontab) -> None:

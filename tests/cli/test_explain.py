@@ -462,15 +462,6 @@ def test_finds_an_earlier_message_of_the_ticket_though_both_are_new(at: Desk) ->
     assert gate.figure == "message 11 of the same ticket must be delivered or escalated first; due by"
 
 
-def test_predicts_no_time_without_a_pass(at: Desk) -> None:
-    at.add(1)
-    found = at.explain(1, NOON)
-    assert [(gate.name, gate.figure) for gate in found.gates if not gate.open] == [
-        ("cron", "nothing is known to start passes; run `retrycli cron install`")
-    ]
-    assert found.next_attempt_at is None
-
-
 def hourly(at: Desk) -> None:
     """Run the passes of the last hour."""
     for number in reversed(range(5)):
@@ -496,21 +487,6 @@ def test_predicts_no_time_if_a_pass_has_not_begun(at: Desk) -> None:
         assert operations.bodies.status(found)["reason"] == words
 
 
-def test_a_manual_pass_does_not_move_the_ticks(at: Desk) -> None:
-    hourly(at)
-    at.run_at(NOON + 7 * MINUTE, StartedBy.PERSON)
-    at.add(1)
-    assert at.explain(1, NOON + 8 * MINUTE).next_attempt_at == NOON + TICK
-
-
-def test_after_a_first_manual_pass_no_pass_is_predicted(at: Desk) -> None:
-    at.run_at(NOON - 6 * MINUTE, StartedBy.PERSON)
-    at.add(1)
-    told = at.explain(1, NOON - 5 * MINUTE)
-    assert told.next_attempt_at is None
-    assert told.gates[-1].figure == "nothing is known to start passes; run `retrycli cron install`"
-
-
 def test_the_ticks_come_from_the_installed_block_and_not_from_past_passes(at: Desk, tmp_path: Path) -> None:
     hourly(at)
     at.add(1)
@@ -519,22 +495,14 @@ def test_the_ticks_come_from_the_installed_block_and_not_from_past_passes(at: De
     (tmp_path / "etc/cron.d").mkdir(parents=True)
     crontab = tmp_path / "etc/cron.d/retrycli"
     host = Host(root=tmp_path, uptime=HOST.uptime)
+    now = NOON + MINUTE
     for minutes in (5, 10, 60):
-        crontab.write_text(
-            cron_line.block(cron_line.Job(minutes * MINUTE, "python3", str(config), "desk"), system=True)
-        )
-        now = NOON + MINUTE
-
-    def clock() -> datetime:
-        return now
-
-    for minutes in (5, 10, 60):
-        job = cron_line.Job(minutes * MINUTE, "python3", str(config), "desk")
-        crontab.write_text(cron_line.block(job, system=True))
+        job = cron_line.Job(minutes * MINUTE, "python3", str(config), "desk", system=True)
+        crontab.write_text(cron_line.block(job))
         os.utime(crontab, (now.timestamp(),) * 2)
-        told = explain(settings, 1, host=host, runtime=Runtime(now=clock))
+        told = explain(settings, 1, host=host, runtime=Runtime(now=lambda: now))
         assert told.next_attempt_at == NOON + minutes * MINUTE
-        assert operations.status.status(settings, host=host, now=clock).next_run == told.next_attempt_at
+        assert operations.status.status(settings, host=host, now=lambda: now).next_run == told.next_attempt_at
         assert told.gates[-1].figure == f"every {minutes} min; next at"
 
 

@@ -95,16 +95,6 @@ def test_an_application_that_makes_the_passes_is_seen_and_no_cron_line_is_sugges
         assert f"the application with pid {os.getpid()} makes passes on this host; then two" in asked.stderr
 
 
-def test_the_passes_of_an_application_elsewhere_are_enough(desk: Cli, application: Application) -> None:
-    """The application may run on another host, or its lock may be invisible to this user."""
-    with an_application(application, 1):
-        pass
-    due, status = next_tick(), desk.json("status", "--check")
-    assert status["last_pass"]["started_by"] == "application"
-    assert status["next_run"] in {utc_text(due), utc_text(next_tick())}
-    assert [level for level, *_ in findings(desk, "scheduler", "passes")] == ["ok", "ok"]
-
-
 def test_an_application_that_has_stopped_making_passes_is_noticed(desk: Cli, application: Application) -> None:
     """A pass by an operator does not hide it, and a cron line is not the remedy."""
     application.add(101, hours_ago=0)

@@ -95,17 +95,6 @@ def test_after_a_first_pass_all_is_ok_and_the_next_run_is_the_next_quarter_hour(
     assert (runs.minute % 15, runs.second) == (0, 0)
 
 
-def test_after_a_first_manual_pass_the_next_run_is_the_next_quarter_hour(
-    at_work: Cli, application: Application
-) -> None:
-    """Cron does not know of the manual pass, so the next run is cron's tick and not fifteen minutes after that pass."""
-    application.add(8, retry_count=3, hours_ago=0)
-    assert at_work("run-once").returncode == 0
-    runs = datetime.fromisoformat(at_work.json("status")["next_run"])
-    tried = datetime.fromisoformat(at_work.json("explain", "8")["next_attempt_at"])
-    assert {(summary.minute % 15, summary.second) for summary in (runs, tried)} == {(0, 0)}
-
-
 def test_passes_are_late_when_the_last_one_began_47_minutes_ago(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
@@ -119,13 +108,6 @@ def test_passes_are_late_when_the_last_one_began_47_minutes_ago(
     assert "the last one began 47 minutes ago: completed" in screen.words
     assert "State late: a pass should begin every 15 minutes; none since " in screen.words
     assert "service cron status" in screen.words or "systemctl status cron" in screen.words
-
-
-def test_two_intervals_and_nearly_five_minutes_are_not_late(
-    at_work: Cli, application: Application, sandbox: Sandbox
-) -> None:
-    made_a_pass(application, sandbox, minutes_ago=34)
-    assert at_work.json("status")["state"] == "ok"
 
 
 def test_an_open_breaker_is_shown_as_down_with_its_end(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
-import socket
 import sqlite3
 import sys
 from contextlib import closing
@@ -47,14 +45,11 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def passes(machine: Machine) -> list[str]:
-    if not asked(machine, "SELECT 1 FROM sqlite_master WHERE name = 'retrycli_passes'"):
-        return []
-    return [row for (row,) in asked(machine, "SELECT result FROM retrycli_passes WHERE result IS NOT NULL")]
-
-
-def asked(machine: Machine, query: str) -> list[tuple[str, ...]]:
     with closing(sqlite3.connect(machine.root / "opt/desk 100%/tickets.db")) as connection:
-        return connection.execute(query).fetchall()
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'retrycli_passes'").fetchall():
+            return []
+        found = connection.execute("SELECT result FROM retrycli_passes WHERE result IS NOT NULL")
+        return [row for (row,) in found.fetchall()]
 
 
 def crontab(machine: Machine, path: str) -> bytes:
@@ -93,18 +88,14 @@ def test_a_real_cron_runs_the_installed_line(machine: Machine, options: list[str
     found = json.loads(machine.inside(*RETRYCLI, "doctor", "--json").stdout)["findings"]
     assert [entry["level"] for entry in found if entry["name"] == "scheduler"] == ["failure"]
 
-    dated(machine, ["12:00:02"])
+    dated(machine, "12:00:02")
     block = modified(machine, path, "11:50")
-    assert_next_run(machine, {"12:14:50": "15", "12:19:50": "30"})
-    for clock in ("12:20:00", "13:50:00"):
-        words = r"no pass has begun since \S+:00:\S+; cron should have started one at \S+:15:00\S*"
-        assert re.match(rf"State\t(late: )?{words}\n", machine.at(clock, *RETRYCLI, "status").stdout)
-        assert machine.at(clock, *RETRYCLI, "status", "--check").returncode == 3
-    assert machine.at("12:21:00", *RETRYCLI, "run-once", "--started-by", "person").returncode == 0
-    assert ", except by hand; cron should" in machine.at("12:22:00", *RETRYCLI, "status").stdout
+    assert_next_run(machine, "12:14:50", "15")
+    words = r"no pass has begun since \S+:00:\S+; cron should have started one at \S+:15:00\S*"
+    assert re.match(rf"State\t(late: )?{words}\n", machine.at("12:20:00", *RETRYCLI, "status").stdout)
     block.write_bytes(block.read_bytes().replace(b"*/15 * * * *", b"*/5 * * * *"))
     modified(machine, path, "12:22")
-    assert_next_run(machine, {"12:24:50": "25", "12:29:50": "30"})
+    assert_next_run(machine, "12:24:50", "25")
     assert machine.beside_cron(*RETRYCLI, "cron", "check").returncode == 3
     block.write_bytes(block.read_bytes().replace(b"*/5 * * * *", b"*/15 * * * *"))
 
@@ -123,54 +114,16 @@ def modified(machine: Machine, path: str, clock: str) -> Path:
     return file
 
 
-def dated(machine: Machine, starts: list[str]) -> None:
-    """Give the passes the times at which cron started them. They read the real clock, and cron another one."""
+def dated(machine: Machine, start: str) -> None:
+    """Give the pass the time at which cron started it. It reads the real clock, and cron another one."""
+    time = datetime.fromisoformat(f"2026-01-01 {start}").astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.000000")
     with closing(sqlite3.connect(machine.root / "opt/desk 100%/tickets.db")) as connection, connection:
-        connection.execute("UPDATE retrycli_passes SET started_at = '2020-01-01' || substr(started_at, 11)")
-        for (found,), start in zip(
-            connection.execute("SELECT id FROM retrycli_passes").fetchall(), starts, strict=False
-        ):
-            time = datetime.fromisoformat(f"2026-01-01 {start}").astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.000000")
-            change = "UPDATE retrycli_passes SET started_at = ?, finished_at = ?, heartbeat_at = ? WHERE id = ?"
-            connection.execute(change, (time, time, time, found))
+        connection.execute("UPDATE retrycli_passes SET started_at = ?, finished_at = ?, heartbeat_at = ?", (time,) * 3)
 
 
-def assert_next_run(machine: Machine, expected: dict[str, str]) -> None:
-    """Check the minute of the next run at several times of that day."""
-    for clock, minute in expected.items():
-        done = machine.at(clock, *RETRYCLI, "status", "--json")
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert (str(told["next_run"])[-6:-1], told["reason"]) == (f"{minute}:00", None), clock
-
-
-@pytest.mark.slow
-@in_private_folders
-def test_passes_of_a_line_of_ones_own_are_named_and_predicted_from_their_starts(machine: Machine) -> None:
-    """Nothing is read of such a line."""
-    line = " ".join(shlex.quote(word) for word in RETRYCLI).replace("%", r"\%")
-    (machine.root / "opt/own").write_text(f"*/3 * * * * {line} run-once --started-by cron\n")
-    assert machine.inside("crontab", "/opt/own").returncode == 0
-    machine.run_until(lambda: len(passes(machine)) > 4, speed=60)
-    dated(machine, ["12:00:02", "12:03:02", "12:06:02", "12:09:02", "12:12:02"])
-
-    assert_next_run(machine, {"12:14:50": "15", "12:15:02": "18"})
-    named = f"asses come from cron on {socket.gethostname()}, not from a block of retrycli's"
-    checked = machine.at("12:14:00", *RETRYCLI, "cron", "check")
-    assert (checked.returncode, checked.stdout) == (0, f"P{named}.\n")
-    refused = machine.at("12:14:00", *RETRYCLI, "cron", "install", "--run-as", "ticketing")
-    assert refused.returncode == 2
-    assert "passes have begun on this host lately, and not from this cron line: " in refused.stderr
-    said = machine.at("12:20:03", *RETRYCLI, "status").stdout
-    assert re.match(r"State\t(late: )?passes came every 3 minutes; none since \S+:12:02", said), said
-
-
-@pytest.mark.slow
-@in_private_folders
-def test_other_lines_are_kept_and_not_counted(machine: Machine) -> None:
-    (machine.root / "opt/strange").write_text("*/15 * * * * /opt/venv/bin/retrycli run-once\n")
-    assert machine.inside("crontab", "-u", "daemon", "/opt/strange").returncode == 0
-    done = machine.beside_cron(*RETRYCLI, "cron", "install", "--run-as", "ticketing", "--yes")
-    assert (done.returncode, done.stderr) == (0, "")
-    checked = machine.beside_cron(*RETRYCLI, "cron", "check")
-    assert (checked.returncode, len(checked.stdout.splitlines())) == (0, 1), checked.stdout
+def assert_next_run(machine: Machine, clock: str, minute: str) -> None:
+    """Check the minute of the next run at a time of that day."""
+    done = machine.at(clock, *RETRYCLI, "status", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (str(told["next_run"])[-6:-1], told["reason"]) == (f"{minute}:00", None)
