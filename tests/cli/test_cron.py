@@ -94,14 +94,6 @@ def test_install_asks_and_accepts_no(desk: Cli, crontab: Crontab) -> None:
     assert crontab.file.read_bytes() != OTHERS
 
 
-@pytest.mark.parametrize("output", [(), ("--json",)])
-def test_does_nothing_without_a_terminal_and_yes(desk: Cli, crontab: Crontab, output: tuple[str, ...]) -> None:
-    done = desk("cron", "install", *OWN, *output)
-    assert done.returncode == 2
-    assert "pass --yes to confirm" in " ".join(done.stderr.split())
-    assert crontab.file.read_bytes() == OTHERS
-
-
 def test_check_reports_the_schedule_and_its_problems(desk: Cli, crontab: Crontab) -> None:
     done = desk("cron", "check")
     assert (done.returncode, done.stdout) == (3, "")

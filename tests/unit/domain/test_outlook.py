@@ -43,6 +43,7 @@ def block(when: str = "*/15 * * * *", written: str | None = "10:00") -> Block:
 
 
 SIGHT = Sight(at("17:00"), 15 * MINUTE, UTC, HERE)
+OURS = replace(SIGHT, block=block())
 
 
 @dataclass
@@ -98,25 +99,17 @@ CASES = {
         replace(SIGHT, block=block(written="16:50")),
     ),
     "passes at their ticks": Case(
-        every(15, "17:00"),
-        {"16:59:59": "17:00", "17:00:03": "17:15", "17:14:59": "17:15"},
-        replace(SIGHT, block=block()),
+        every(15, "17:00"), {"16:59:59": "17:00", "17:00:03": "17:15", "17:14:59": "17:15"}, OURS
     ),
     "cron is stopped": Case(
-        every(15, "16:45"),
-        {"16:59": "17:00", "17:04": "17:15", "17:05": CRON_MISSED, "19:00": CRON_MISSED},
-        replace(SIGHT, block=block()),
+        every(15, "16:45"), {"16:59": "17:00", "17:04": "17:15", "17:05": CRON_MISSED, "19:00": CRON_MISSED}, OURS
     ),
-    "a pass begins shortly before its tick": Case(
-        [*every(15, "16:45"), past("16:59:40")], {"16:59:50": "17:15"}, replace(SIGHT, block=block())
-    ),
-    "cron is started again": Case(
-        [*every(15, "16:45"), past("17:30")], {"17:29": CRON_MISSED, "17:31": "17:45"}, replace(SIGHT, block=block())
-    ),
+    "a pass begins shortly before its tick": Case([*every(15, "16:45"), past("16:59:40")], {"16:59:50": "17:15"}, OURS),
+    "cron is started again": Case([*every(15, "16:45"), past("17:30")], {"17:29": CRON_MISSED, "17:31": "17:45"}, OURS),
     "a pass by hand while cron is stopped": Case(
         [*every(15, "16:45"), past("17:01", StartedBy.PERSON, lasts=3)],
         {"17:04": "17:15", "17:06": CRON_MISSED.replace(";", ", except by hand;")},
-        replace(SIGHT, block=block()),
+        OURS,
     ),
     "the block is edited to */5": Case(
         [*every(15, "16:45"), *every(5, "17:05", 3)],
@@ -136,8 +129,7 @@ CASES = {
         every(15, "16:52"), {"17:00": "17:07"}, replace(SIGHT, block=block("7,22,37,52 * * * *"))
     ),
     "the host was off": Case(
-        every(15, "16:45"), {"17:41": "17:45", "17:50": missed("16:45", "17:45")},
-        replace(SIGHT, block=block(), booted=at("17:40")),
+        every(15, "16:45"), {"17:41": "17:45", "17:50": missed("16:45", "17:45")}, replace(OURS, booted=at("17:40"))
     ),
     "a pass of 12 minutes, and cron's passes are skipped meanwhile": Case(
         [
@@ -149,26 +141,21 @@ CASES = {
         {"16:59": "17:00", "17:01": "17:05", "17:10": missed("17:00", "17:05")},
         replace(SIGHT, block=block("*/5 * * * *"), interval=5 * MINUTE),
     ),
-    "a long pass is alive": Case(every(15, "16:45"), {"17:25": "17:30"}, replace(SIGHT, block=block(), at_work=True)),
+    "a long pass is alive": Case(every(15, "16:45"), {"17:25": "17:30"}, replace(OURS, at_work=True)),
     "a long pass has ended": Case(
-        [*every(15, "16:30"), past("16:45", lasts=40)],
-        {"17:28": "17:30", "17:34": "17:45"},
-        replace(SIGHT, block=block()),
+        [*every(15, "16:30"), past("16:45", lasts=40)], {"17:28": "17:30", "17:34": "17:45"}, OURS
     ),
     "the other host's cron runs and ours is stopped": Case(
-        every(15, "17:00", host=THERE), {"17:06": "17:15", "17:14": "17:15"}, replace(SIGHT, block=block())
+        every(15, "17:00", host=THERE), {"17:06": "17:15", "17:14": "17:15"}, OURS
     ),
     "a line of one's own beside the block": Case(
-        [*every(15, "17:00"), *every(60, "17:07", 3, by=UNKNOWN)],
-        {"17:06": "17:15", "17:08": "17:15"},
-        replace(SIGHT, block=block()),
+        [*every(15, "17:00"), *every(60, "17:07", 3, by=UNKNOWN)], {"17:06": "17:15", "17:08": "17:15"}, OURS
     ),
     "two lines at one tick": Case(
         [*every(15, "17:00"), *every(15, "17:00:04", result=PassResult.SKIPPED)], {"17:01": "17:15"}
     ),
     "a pass of 20 minutes, and another skipped at its tick": Case(
-        [*every(15, "16:30"), past("16:45", lasts=20), past("16:45:04", result=PassResult.SKIPPED)],
-        {"17:08": "17:15"},
+        [*every(15, "16:30"), past("16:45", lasts=20), past("16:45:04", result=PassResult.SKIPPED)], {"17:08": "17:15"}
     ),
     # -- recorded starts -------------------------------------------------------------------------------------------
     "a line in another crontab": Case(
@@ -231,7 +218,7 @@ CASES = {
         {"17:04": "17:15", "17:20": NONE_SINCE.replace("16:45", "12:00")},
         replace(SIGHT, application=at("17:03")),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.resources
 import os
 import re
-import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -266,52 +265,34 @@ def test_a_place_that_cannot_be_used_is_named(
             desk.remove()
 
 
-def processes(desk: Desk, *names: str, elsewhere: str = "nginx") -> None:
-    """Create the machine's processes, and one process of a container on the machine."""
-    for number, name in enumerate(("init", *names, elsewhere), 1):
+@pytest.mark.parametrize(
+    ("systemd", "active", "listed", "running"),
+    [
+        (True, {"cron.service"}, {}, True),
+        (True, set(), {}, False),
+        (True, None, {}, None),  # systemd does not answer, and other users' processes are hidden (hidepid)
+        (False, set(), {}, None),
+        (False, set(), {"init": "", "cron": ""}, True),
+        (False, set(), {"init": "", "crond": "NSpid:\t2\n"}, True),
+        (False, set(), {"init": "", "cron": "NSpid:\t2\t1\n"}, False),  # in a container
+        (False, set(), {"init": "", "cron": "State:\tZ (zombie)\n"}, False),  # no parent has reaped it
+    ],
+)
+def test_a_running_cron_is_detected_with_or_without_systemd(
+    desk: Desk, active: set[str] | None, listed: dict[str, str], *, systemd: bool, running: bool | None
+) -> None:
+    if not systemd:
+        (desk.root / "run/systemd/system").rmdir()
+    for number, (name, more) in enumerate(listed.items(), 1):
         (desk.root / f"proc/{number}").mkdir(parents=True)
-        inside = "\t1" if name == elsewhere else ""
-        (desk.root / f"proc/{number}/status").write_text(f"Name:\t{name}\nNSpid:\t{number}{inside}\n")
-
-
-@pytest.mark.parametrize("daemon", ["cron", "crond"])
-def test_a_running_cron_is_detected_with_or_without_systemd(desk: Desk, daemon: str) -> None:
-    desk.programs.active.clear()
+        (desk.root / f"proc/{number}/status").write_text(f"Name:\t{name}\n{more}")
+    desk.programs.active = active or set()
+    if active is None:
+        desk.programs.instead["is-active"] = (1, b"no bus\n")
     desk.install()
-    found = "cron is not running on this machine; start it: `sudo systemctl enable --now cron`"
-    assert desk.problem() == found
-    (desk.root / "run/systemd/system").rmdir()
-    processes(desk, "sshd", elsewhere="cron")
-    assert desk.problem() == found, "the cron of a container is not this machine's"
-    processes(desk := Desk(desk.root / "other", 0, desk.programs), "sshd", daemon)
-    (desk.root / "etc/cron.d").mkdir(parents=True)
-    desk.install()
-    assert desk.check().running is True
-
-
-def test_a_zombie_cron_is_not_running(desk: Desk) -> None:
-    """In a container whose first process does not reap children, a dead cron stays a zombie."""
-    (desk.root / "run/systemd/system").rmdir()
-    desk.install()
-    processes(desk, "cron")
-    assert desk.check().running is True
-    shutil.copy("/bin/true", daemon := desk.root / "cron")
-    process = os.posix_spawn(daemon, ["cron"], {})
-    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
-    (desk.root / "proc/2/status").write_bytes(Path(f"/proc/{process}/status").read_bytes())
-    os.waitpid(process, 0)
-    assert "cron is not running on this machine" in str(desk.problem())
-
-
-def test_whether_cron_runs_is_unknown_if_processes_are_hidden(desk: Desk) -> None:
-    """Other users' processes are hidden (hidepid), and systemd does not answer or does not exist."""
-    desk.install(system=False)
-    desk.programs.instead["is-active"] = (1, b"no bus\n")
-    for systemd in (True, False):
-        found = desk.check()
-        assert (len(found.blocks), found.running, found.problem) == (1, None, None)
-        if systemd:
-            (desk.root / "run/systemd/system").rmdir()
+    found = desk.check()
+    assert found.running is running
+    assert (found.problem is None) is (running is not False)
 
 
 def test_an_unresponsive_program_is_awaited_once(tmp_path: Path) -> None:
