@@ -19,7 +19,6 @@ from retrycli.config.settings import Settings
 from retrycli.domain import cron_line
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.delivery_window import DeliveryWindows
-from retrycli.domain.duration import utc_text
 from retrycli.domain.hold import Hold, HoldKind, HoldTarget
 from retrycli.domain.passes import Pause, StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
@@ -466,25 +465,6 @@ def hourly(at: Desk) -> None:
     """Run the passes of the last hour."""
     for number in reversed(range(5)):
         at.run_at(NOON - number * TICK)
-
-
-def test_predicts_no_time_if_a_pass_has_not_begun(at: Desk) -> None:
-    """The commands say so five minutes after the tick, and the state is late two intervals after the last pass."""
-    hourly(at)
-    at.add(1)
-    for minutes, tick in ((14, 1), (19, 2)):
-        now = NOON + minutes * MINUTE
-        assert at.explain(1, now).next_attempt_at == at.status(now).next_run == NOON + tick * TICK
-    for minutes, state in ((20, "ok"), (36, "late")):
-        now = NOON + minutes * MINUTE
-        told, found = at.explain(1, now), at.status(now)
-        assert (told.next_attempt_at, found.next_run, found.state) == (None, None, state)
-        assert found.silence is not None
-        [gate] = [each for each in told.gates if not each.open]
-        words = "passes came every 15 minutes; none since 2026-03-02T12:00:00Z"
-        assert (gate.name, gate.figure) == ("cron", f"{words}; run `retrycli doctor`")
-        assert operations.words.state(found, utc_text) == (words if state == "ok" else f"late: {words}")
-        assert operations.bodies.status(found)["reason"] == words
 
 
 def test_the_ticks_come_from_the_installed_block_and_not_from_past_passes(at: Desk, tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def test_an_application_that_has_stopped_making_passes_is_noticed(desk: Cli, app
         assert (status.returncode, status.stderr) == (3, f"retrycli: {since}{hand}; run `retrycli doctor`\n")
         assert (desk.json("status")["state"], desk.json("status")["reason"]) == (state, f"{since}{hand}")
         assert [level for level, *_ in findings(desk, "passes")] == ["failure"]
-        [cron] = [gate for gate in desk.json("explain", "101")["gates"] if gate["name"] == "cron"]
+        explained = desk.json("explain", "101")
+        [cron] = [gate for gate in explained["gates"] if gate["name"] == "cron"]
+        assert explained["next_attempt_at"] is None
         assert (cron["open"], cron["figure"]) == (False, f"{since}{hand}; run `retrycli doctor`")
         assert desk("run-once", "--started-by", "person").returncode == 0
 

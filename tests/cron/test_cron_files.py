@@ -76,12 +76,6 @@ def crontab(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_cron_starts_a_pass_every_quarter_of_an_hour_by_its_full_path(crontab: str) -> None:
-    _, [job] = jobs(crontab)
-    assert job.schedule == QUARTERS
-    assert job.command == f"umask 077; exec {PROGRAM} {CRONS}"
-
-
 def test_cron_install_writes_the_recommended_line_that_the_manual_shows(crontab: str) -> None:
     system = crontab == "retrycli.cron.d"
     job = cron_line.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", system)
@@ -92,20 +86,9 @@ def test_cron_install_writes_the_recommended_line_that_the_manual_shows(crontab:
     assert (block if not system else "".join(f"+{each}\n" for each in block.splitlines())) in page
 
 
-def test_only_the_file_for_etc_cron_d_names_a_user_other_than_root() -> None:
-    (_, [own]), (_, [system]) = jobs("crontab"), jobs("retrycli.cron.d")
-    assert own.user is None
-    assert system.user == "ticketing"
-
-
 def test_the_crontab_sets_mailto_and_path(crontab: str) -> None:
     variables, _ = jobs(crontab)
     assert variables == {"PATH": "/usr/local/bin:/usr/bin:/bin", "MAILTO": "operators@example.com"}
-
-
-def test_no_percent_sign_truncates_a_command(crontab: str) -> None:
-    _, [job] = jobs(crontab)
-    assert not re.search(r"(?<!\\)%", job.command)
 
 
 def test_a_crontab_ends_with_a_newline(crontab: str) -> None:

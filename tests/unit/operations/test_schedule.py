@@ -384,15 +384,6 @@ def test_the_program_is_the_interpreter_the_package_and_the_environments_package
     assert {Path(this_python()), Path(retrycli.__file__), *packages} == {*relied_on()}
 
 
-def test_a_users_own_schedule_runs_as_that_user(desk: Desk) -> None:
-    need_own_program()
-    desk.uid = os.geteuid()
-    login = desk.host.login
-    host = replace(desk.host, number={login: os.geteuid()}.get)
-    run_as = login if desk.uid == 0 else None
-    assert propose(desk.settings(), host, system=False, run_as=run_as).user == login
-
-
 @pytest.mark.parametrize(
     ("interpreter", "lasts"),
     [
