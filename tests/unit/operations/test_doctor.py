@@ -23,7 +23,7 @@ from retrycli.operations.doctor import scheduler as calling
 from retrycli.operations.doctor.context import Context as Case
 from retrycli.operations.doctor.context import Finding, Level
 from retrycli.operations.schedule.installation import job
-from retrycli.operations.wiring import STATE_FOLDER, open_database
+from retrycli.operations.wiring import STATE_FOLDER, open_database, scheduler_lock_path
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.system.host import Finished, Host
@@ -616,6 +616,12 @@ def test_a_missed_tick_of_the_cron_line_is_a_failure_though_no_pass_has_run(desk
     assert found.found == "no pass has begun yet; cron should have started one at 2026-03-02T11:45:00Z"
     desk.schedule(written=9 * MINUTE)
     only([of_cadence(desk)], Level.WARNING, "passes")
+
+
+def test_an_application_that_has_made_no_pass_yet_is_a_failure(desk: Desk) -> None:
+    with held(scheduler_lock_path(desk.loaded().settings), NOON - 21 * MINUTE):
+        found = only([of_cadence(desk)], FAILURE, "passes")
+    assert found.found == "a pass should begin every 15 minutes; none yet"
 
 
 def test_a_failed_check_does_not_stop_others(desk: Desk) -> None:
