@@ -15,7 +15,6 @@ from sqlalchemy import CHAR, Column, DateTime, String, Text
 from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.errors import NoSuchMessage, NotActionable
-from retrycli.domain.fair_share import FairShare
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET, digest_of
 from retrycli.domain.message import EscalationReason, QueuedMessage, UnusableMessage
@@ -1062,33 +1061,3 @@ def test_due_messages_are_found_by_their_index(
     assert "USING COVERING INDEX" in plan
     assert "TEMP B-TREE" not in plan
     assert "SCAN" not in plan
-
-
-def plan_when_asked(application: Application, ask: Callable[[Claims], object], beginning: str) -> str:
-    """Return SQLite's query plan for the first statement that starts with `beginning`."""
-    application.add_all([{}] * 20)
-    with opened(application) as database:
-        enrol(database, range(1, 21))
-        with statements(database) as heard:
-            ask(Claims(database))
-        return plan_of(database, next(statement for statement in heard if statement[0].startswith(beginning)))
-
-
-def test_claimed_messages_are_found_only_among_those_being_sent(sqlite_application: Application) -> None:
-    plan = plan_when_asked(sqlite_application, lambda claims: claims.renew(PASS), "UPDATE retrycli_queue")
-    assert "retrycli_queue_due (state=?)" in plan
-    assert "SCAN" not in plan
-
-
-def test_earlier_messages_of_a_ticket_are_found_by_its_index(sqlite_application: Application) -> None:
-    """Many messages of other tickets may be waiting, and must not be scanned."""
-    per_ticket_order = FairShare(16, per_ticket_order=True)
-    plan = plan_when_asked(sqlite_application, lambda claims: claims.claim(PASS, NOON, 16, per_ticket_order), "SELECT")
-    assert "SEARCH retrycli_queue USING COVERING INDEX retrycli_queue_due (state=? AND next_attempt_at<?)" in plan
-    assert "SEARCH earlier USING INDEX retrycli_queue_ticket (ticket=? AND message_id<?)" in plan
-
-
-def test_the_first_message_of_a_ticket_is_found_by_its_index(sqlite_application: Application) -> None:
-    """Many messages of the ticket may be waiting behind its first one, and must not be scanned."""
-    plan = plan_when_asked(sqlite_application, lambda claims: claims.claim_first_of(PASS, NOON, {"7"}), "SELECT")
-    assert plan == "SEARCH retrycli_queue USING INDEX retrycli_queue_ticket (ticket=?)"

@@ -20,6 +20,7 @@ import pytest
 from sqlalchemy import case, insert, literal, select
 
 from retrycli.domain.cursor import SORTS, Sort
+from retrycli.domain.fair_share import FairShare
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.operator_action import OperatorAction
@@ -143,6 +144,8 @@ def _pass(number: int) -> dict[str, object]:
 NAMES = {"pending_messages": "messages"} | {
     f"retrycli_{each}": each for each in ("queue", "attempts", "acts", "passes")
 }
+NAMES["earlier"] = "queue"
+"""The alias of the queue for the earlier messages of a ticket."""
 
 
 def ways(database: Database, sql: str, values: Any) -> set[str]:  # noqa: ANN401  driver-specific values
@@ -177,7 +180,7 @@ def _way(table: str, index: str | None) -> str:
         return f"{NAMES[table]} whole"
     if index.endswith("pkey"):
         return f"{NAMES[table]} by its key"
-    return f"{NAMES[table]} by {index.removeprefix(f'{table}_').removeprefix('retrycli_')}"
+    return f"{NAMES[table]} by {index.removeprefix('retrycli_').removeprefix(f'{NAMES[table]}_')}"
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,14 @@ CASES = {
         lambda d: Claims(d).claim(MINE, NOON, 20, route=Route("api", but=frozenset({MessageType.CUSTOMER}))),
         f"queue by due, {KEYS}",
     ),
+    "claimed in the order of tickets": Case(
+        lambda d: Claims(d).claim(MINE, NOON, 16, FairShare(16, per_ticket_order=True)),
+        "queue by due, queue by ticket, queue by its key",
+    ),
+    "the first of a ticket": Case(
+        lambda d: Claims(d).claim_first_of(MINE, NOON, {"7"}), "queue by ticket", but="queue by its key"
+    ),
+    "renewed": Case(lambda d: Claims(d).renew(MINE), "queue by due"),
     # Some due messages have never been probes, so the second query, for the least recent probe, does not run.
     "a probe": Case(
         lambda d: Claims(d).claim_probe(MINE, NOON, NOON - HOUR), "queue by due, queue by its key, attempts by message"
