@@ -203,60 +203,23 @@ BROKEN = [
     ("retrycli.domain.message", "from retrycli.config.settings import Settings", "domain may not import config"),
     ("retrycli.domain.retry_policy", "from ..system.pass_lock import PassLock", "domain may not import system"),
     ("retrycli.domain.retry_policy", "from .. import config", "domain may not import config"),
-    ("retrycli.domain.retry_policy", "def f():\n    from retrycli import config", "domain may not import config"),
-    (
-        "retrycli.domain.retry_policy",
-        "if TYPE_CHECKING:\n    from retrycli.engine.ports import Gateway",
-        "domain may not import engine",
-    ),
     ("retrycli.domain.passes", "import retrycli", "domain may not import retrycli"),
     ("retrycli.domain.passes", "from retrycli import run_once", "domain may not import retrycli"),
-    ("retrycli.system.pass_lock", "from retrycli.config.settings import Settings", "system may not import config"),
-    ("retrycli.config.loader", "from retrycli.store.database import Database", "config may not import store"),
-    ("retrycli.engine.runner", "from retrycli.store.claims import Claims", "engine may not import store"),
-    ("retrycli.engine.manual_attempt", "from retrycli import gateway", "engine may not import gateway"),
-    (
-        "retrycli.engine.runner",
-        "if TYPE_CHECKING:\n    from retrycli.system.pass_lock import PassLock",
-        "engine may not import system",
-    ),
-    ("retrycli.engine.runner", "from retrycli.config.settings import Settings", "engine may not import config"),
-    ("retrycli.store.claims", "from retrycli.gateway.http.gateway import HttpGateway", "store may not import gateway"),
-    ("retrycli.gateway.http.gateway", "from retrycli.store.schema import queue", "gateway may not import store"),
-    ("retrycli.notify.heartbeat", "from retrycli.store.passes import Ledger", "notify may not import store"),
-    ("retrycli.views.log_lines", "from retrycli.engine.runner import run_pass", "views may not import engine"),
-    ("retrycli.views.terminal", "from retrycli.store.listing import MessageQueries", "views may not import store"),
     ("retrycli.views.log_lines", "import retrycli.operations.wiring", "views may not import operations"),
-    (
-        "retrycli.operations.doctor.network",
-        "if TYPE_CHECKING:\n    from retrycli.cli.options import Json",
-        "may not import cli",
-    ),
-    ("retrycli.cli.list_failed", "from retrycli.store.listing import MessageQueries", "cli may not import store"),
-    (
-        "retrycli.cli.presets",
-        "def f():\n    from retrycli.gateway.presets.loader import load_preset",
-        "may not import gateway",
-    ),
+    ("retrycli.cli.presets", "def f():\n    from retrycli.gateway import router", "cli may not import gateway"),
     (
         "retrycli.cli.selection",
-        "if TYPE_CHECKING:\n    from retrycli.engine.delivery import Delivery",
+        "if TYPE_CHECKING:\n    from retrycli.engine import delivery",
         "cli may not import engine",
     ),
     *[
         ("retrycli.domain.message", f"import {each}", "the domain is pure")
         for each in ("sqlalchemy", "httpx", "aiohttp", "typer", "rich", "tenacity", "logging", "random", "time", "uuid")
     ],
-    ("retrycli.domain.retry_policy", "from time import time", "the domain is pure"),
     ("retrycli.domain.outcome", "import sqlalchemy.orm", "the domain is pure"),
     ("retrycli.domain.circuit_breaker", "from pathlib import Path", "the domain is pure"),
     ("retrycli.domain.retry_policy", "import pydantic", "it is written in plain Python"),
     ("retrycli.domain.retry_policy", "datetime.now(UTC)", "reads the clock by datetime.now"),
-    (
-        "retrycli.domain.retry_policy",
-        "import datetime\ndatetime.datetime.utcnow()",
-        "reads the clock by datetime.datetime.utcnow",
-    ),
     ("retrycli.domain.retry_policy", "from datetime import date as d\nd.today()", "reads the clock by d.today"),
     ("retrycli.domain.retry_policy", "def f(now=datetime.now): ...", "reads the clock by datetime.now"),
     ("retrycli.domain.incidents", "print('tea')", "calls print()"),
@@ -270,7 +233,6 @@ BROKEN = [
     ("retrycli.engine.runner", "import attrs", "it is written in plain Python"),
     ("retrycli.engine.ports", "now = datetime.now(UTC)", "reads the clock by datetime.now"),
     ("retrycli.store.listing", "import httpx", "sends nothing"),
-    ("retrycli.store.listing", "from aiohttp import web", "sends nothing"),
     ("retrycli.gateway.presets.loader", "from sqlalchemy import select", "the gateway stores nothing"),
     ("retrycli.notify.heartbeat", "import sqlalchemy", "a notification stores nothing"),
     ("retrycli.views.terminal", "import sqlalchemy", "get values and give text"),
@@ -279,10 +241,6 @@ BROKEN = [
     ("retrycli.operations.status", "def f():\n    from rich.table import Table", "without a terminal too"),
     ("retrycli.cli", "import sqlalchemy", "parses, calls one operation, shows"),
     ("retrycli.web.router", "import sqlalchemy", "parses, calls one operation, shows"),
-    ("retrycli.web.router", "import typer", "parses, calls one operation, shows"),
-    ("retrycli.web.router", "from retrycli.store.listing import MessageQueries", "web may not import store"),
-    ("retrycli.web.router", "from retrycli.cli.options import Json", "web may not import cli"),
-    ("retrycli.operations.status", "from retrycli.web.access import Access", "operations may not import web"),
     ("retrycli.engine.runner", "__import__('httpx')", "imports by a name in a string"),
     ("retrycli.store", "import importlib\nimportlib.import_module('httpx')", "imports by a name in a string"),
     ("retrycli.store", "from importlib import import_module", "imports by a name in a string"),
@@ -328,32 +286,6 @@ def test_a_change_in_place_is_found(change: str) -> None:
 @pytest.mark.parametrize("why", [why for _, why in NEVER.values()])
 def test_each_rule_is_tested(why: str) -> None:
     assert any(why in breach for module, source, _ in BROKEN for breach in breaches(module, source))
-
-
-@pytest.mark.parametrize(
-    ("module", "source"),
-    [
-        ("retrycli.domain.retry_policy", "from retrycli.domain.message import Message"),
-        ("retrycli.domain.passes", "from datetime import UTC, datetime, timedelta\nworld.now()\nself._world.now()"),
-        ("retrycli.config.settings", "from retrycli.domain.retry_policy import Backoff"),
-        ("retrycli.store.claims", "from sqlalchemy import select\nfrom retrycli.store.database import Database"),
-        ("retrycli.store.claims", "from retrycli.store.schema import queue"),
-        ("retrycli.gateway.http.gateway", "import httpx\nfrom ..presets.loader import load_preset"),
-        ("retrycli.engine.runner", "import asyncio\nfrom retrycli.engine.ports import Gateway"),
-        ("retrycli.views.terminal", "from rich.table import Table\nfrom retrycli.domain.sanitize import printable"),
-        (
-            "retrycli.cli.list_failed",
-            "import typer\nfrom retrycli.views.terminal import say\nfrom retrycli import __version__",
-        ),
-        (
-            "retrycli.operations.wiring",
-            "import random, time\nfrom retrycli.store.claims import Claims\ndatetime.now(UTC)",
-        ),
-        ("retrycli", "from importlib import import_module"),
-    ],
-)
-def test_allowed_imports_are_not_reported(module: str, source: str) -> None:
-    assert breaches(module, source) == []
 
 
 @pytest.mark.parametrize(
