@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import retrycli
-from tests.cli.api import REJECTS, TAKES, Scripted, held_back
-from tests.cli.command import end
+from tests.cli.api import REJECTS, TAKES, Scripted
 from tests.cli.test_hostile_text import COLOURS, EVIL
 from tests.conftest import on_both, on_sqlite
 from tests.environment import BARE
@@ -181,32 +180,6 @@ def test_without_an_editor_it_suggests_a_remedy(at_desk: Cli, application: Appli
     )
 
 
-@on_sqlite
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        (["--subject", "x"], "without a terminal, pass --yes to confirm"),
-        (["--body-file", "no.txt", "--yes"], "can't read no.txt: No such file or directory"),
-        (["--subject", "caf\udce9", "--yes"], "the value is not valid UTF-8"),
-    ],
-)
-def test_wrong_usage_changes_nothing(at_desk: Cli, application: Application, arguments: list[str], why: str) -> None:
-    application.add(11, hours_ago=0)
-    before = application.dump()
-    done = at_desk("edit", "11", *arguments)
-    assert done.returncode == 2
-    assert why in " ".join(done.stderr.split())
-    assert application.dump() == before
-
-
-@on_sqlite
-def test_a_subject_with_a_line_break_is_refused(at_desk: Cli, application: Application) -> None:
-    application.add(11, hours_ago=0)
-    done = at_desk("edit", "11", "--subject", "x\nBcc: all@example.com", "--yes")
-    assert (done.returncode, application.row(11)["subject"]) == (4, "Re: Invoice")
-    assert done.stderr.startswith("retrycli: the subject must not contain a line break")
-
-
 def test_a_recipient_requires_its_column(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     application.execute("ALTER TABLE pending_messages DROP COLUMN recipient_email")
@@ -214,20 +187,6 @@ def test_a_recipient_requires_its_column(at_desk: Cli, application: Application)
     assert done.returncode == 4
     assert done.stderr == ("retrycli: pending_messages has no column recipient_email; omit the recipient\n")
     assert at_desk("edit", "11", "--subject", "Re: bill", "--yes").returncode == 0
-
-
-def test_a_message_that_is_being_sent_is_not_edited(cli: Cli, application: Application) -> None:
-    application.add(101)
-    with held_back() as (sandbox, gate):
-        at_work = cli.having(application.variables(sandbox.url))
-        process = at_work.start("run-once")
-        assert gate.reached.wait(60)
-        done = at_work("edit", "101", "--subject", "Re: bill", "--yes")
-        gate.opened.set()
-        assert end(process).returncode == 0
-    assert done.returncode == 4
-    assert done.stderr.startswith("retrycli: message 101 is being sent now (")
-    assert application.row(101)["subject"] == "Re: Invoice"
 
 
 def test_a_message_modified_concurrently_is_left_alone(at_desk: Cli, application: Application) -> None:
@@ -264,14 +223,6 @@ def test_an_edit_of_a_text_that_has_changed_since_is_refused(
     assert at_desk(*edit, digest).returncode == 4
     second = at_desk.json("edit", "11", "--subject", "Re: invoice", "--yes", "--digest", first["digest"])
     assert second["digest"] == at_desk.json("show", "11")["digest"]
-
-
-@pytest.mark.parametrize("message_id", ["1", "99"])
-def test_only_failed_messages_can_be_edited(at_desk: Cli, application: Application, message_id: str) -> None:
-    application.add(1, status="sent")
-    done = at_desk("edit", message_id, "--subject", "x", "--yes")
-    assert (done.returncode, done.stdout) == (4, "")
-    assert application.row(1)["subject"] == "Re: Invoice"
 
 
 @on_sqlite

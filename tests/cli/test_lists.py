@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = on_both
 
-GROUP_KEYS = ["fingerprint", "count", "new", "reason", "cause", "oldest", "newest", "types", "example"]
 LOCAL_TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d[+-]\d\d:\d\d"
 LONG = "HTTP 503: " + " ".join(f"word{number}" for number in range(60))
 
@@ -82,14 +81,6 @@ def test_list_failed_filters_and_sorts(shown: Shown, arguments: str) -> None:
     """A message must meet all filters; a repeated filter accepts either value. Case is ignored; % and _ are literal."""
     lines = shown.piped[f"list-failed {arguments}"].stdout.splitlines()
     assert [int(line.split("\t")[0]) for line in lines] == FILTERS[arguments]
-
-
-def test_list_failed_shows_the_next_messages_first(shown: Shown) -> None:
-    """Messages without a time come last, sorted by id."""
-    messages = shown.json("list-failed --json")["messages"]
-    times = [message["next_attempt_at"] for message in messages if message["next_attempt_at"]]
-    assert times == sorted(times)
-    assert [message["id"] for message in messages[len(times) :]] == [13, 14, 15]
 
 
 def test_on_a_wide_terminal_a_message_is_one_line(queue: Cli) -> None:
@@ -208,23 +199,6 @@ def test_a_terminal_shows_at_most_fifty_ungrouped_escalations(alike: Cli, applic
     assert "… and 4 more: retrycli list-failed --state escalated\n" in screen.text
     assert len(alike("escalations").stdout.splitlines()) == 59
     assert len(alike.json("escalations")["escalations"]) == 59
-
-
-def test_groups_of_escalations_in_json(alike: Cli) -> None:
-    found = alike.json("escalations")
-    assert [escalation["id"] for escalation in found["escalations"]] == [20, 21, 22, 23, 24, 30, 31]
-    assert all(list(group) == GROUP_KEYS for group in found["groups"])
-    assert [(group["count"], group["example"]) for group in found["groups"]] == [(3, 20), (2, 23), (1, 30), (1, 31)]
-    assert found["groups"][0]["cause"] == "HTTP 422: no recipient …"
-
-
-def test_handled_messages_leave_the_escalations(alike: Cli, application: Application) -> None:
-    """The lists read the application's rows, so no pass has to notice the change first."""
-    application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 20")
-    application.execute("UPDATE pending_messages SET status = 'rejected' WHERE id = 23")
-    found = alike.json("escalations")
-    assert [escalation["id"] for escalation in found["escalations"]] == [21, 22, 24, 30, 31]
-    assert [(group["count"], group["example"]) for group in found["groups"]] == [(2, 21), (1, 24), (1, 30), (1, 31)]
 
 
 # -- show ------------------------------------------------------------------------------------------------------------

@@ -149,18 +149,6 @@ def test_does_not_mark_a_message_that_is_being_sent(cli: Cli, application: Appli
     assert acts(application) == []
 
 
-def test_reports_messages_that_are_not_failed_or_do_not_exist(at_work: Cli, application: Application) -> None:
-    application.fill()
-    done = at_work(*MARK, "1", "2", "404", "5")
-    assert (done.returncode, facts(done)) == (4, {"marked_sent": 1, "refused": 3, "left": 0})
-    assert [line.partition(":")[2] for line in sorted(done.stderr.splitlines())] == [
-        " message 1 is sent, not failed: there is nothing to mark as sent",
-        " message 2 is pending, not failed: there is nothing to mark as sent",
-        " no message 404; `retrycli list-failed` lists the failed messages",
-    ]
-    assert application.row(5)["status"] == "sent"
-
-
 def test_a_row_that_refuses_changes_is_named_and_not_sent_again(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
@@ -198,22 +186,6 @@ def test_filters_select_messages(at_work: Cli, application: Application) -> None
         13: "failed",
     }
     assert at_work(*MARK, "--type", "internal").returncode == 4
-
-
-def test_asks_for_confirmation_even_for_one_message(at_work: Cli, application: Application) -> None:
-    """The command can't be undone, so even a single id requires a confirmation or ``--yes``."""
-    application.add(5)
-    off = at_work("mark-sent", "5")
-    assert off.returncode == 2
-    assert "--yes" in off.stderr
-    assert "this can't be undone" in " ".join(off.stderr.split())
-    no = at_work.on_terminal("mark-sent", "5", answers=["n"])
-    assert (no.returncode, application.row(5)["status"]) == (0, "failed")
-    assert "Mark 1 message as sent, without sending anything? [y/N]" in no.words
-    assert "4705" in no.words
-    yes = at_work.on_terminal("mark-sent", "5", answers=["y"])
-    assert (yes.returncode, application.row(5)["status"]) == (0, "sent")
-    assert "Marked 1 message as sent." in yes.words
 
 
 def test_is_public_in_python(application: Application) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -97,17 +96,6 @@ def test_reports_failing_passes_and_their_recovery(cli: Cli, application: Applic
     )
     assert re.match(r"retrycli on \S+: passes no longer fail\s+Passes no longer fail", work)
     assert "private" not in fail
-
-
-def test_notifications_contain_no_message_text_and_no_recipient(
-    cli: Cli, application: Application, hook: Webhook
-) -> None:
-    hostile(application)
-    with Scripted(REFUSES) as api:
-        cli.having(application.variables(api.url) | urls(hook.slack_shaped))("run-once")
-    assert len(hook.texts) == 1
-    for word in ("Re:", "script", "Body", "ana@", "example.com", "eve"):
-        assert word not in hook.texts[0]
 
 
 def test_reports_an_outage_when_it_begins_and_ends_with_its_escalations(
@@ -420,27 +408,6 @@ def test_an_invalid_url_is_named_only_by_its_key_or_number(at_work: Cli, wrong: 
     assert TOKEN not in shown_by(done)
     if name.endswith("URLS"):
         assert "URL 2 is invalid" in done.stderr
-
-
-def test_urls_can_come_from_a_file(cli: Cli, hook: Webhook, tmp_path: Path) -> None:
-    (tmp_path / "urls").write_text(f"# chat, then mail\n{hook.slack_shaped}\n\n  # json://x\njson://{hook.host}/a,b\n")
-    (tmp_path / "ping").write_text(f"http://{hook.host}/{TOKEN}\n")
-    (tmp_path / "retrycli.toml").write_text('[notify]\nurls_file = "urls"\nping_url_file = "ping"\n')
-    assert cli("notify", "test").returncode == 0
-    assert {path.partition("?")[0] for path in hook.paths} == {f"/hooks/{TOKEN}", "/a%2Cb", f"/{TOKEN}/log"}
-    shown = cli.json("config", "show")["settings"]
-    values = {entry["key"]: entry["value"] for entry in shown}
-    assert values["notify.urls"] == "********, ********"
-    assert values["notify.ping_url"] == "********"
-
-
-def test_urls_can_come_from_a_systemd_credential_or_a_list(cli: Cli, hook: Webhook, tmp_path: Path) -> None:
-    (tmp_path / "credentials").mkdir()
-    (tmp_path / "credentials" / "notify.urls").write_text(f"{hook.slack_shaped}\n")
-    assert cli("notify", "test", env={"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}).returncode == 0
-    (tmp_path / "retrycli.toml").write_text(f"[notify]\nurls = {json.dumps([hook.slack_shaped, NOBODY])}\n")
-    assert cli("notify", "test").returncode == 3
-    assert len(hook.texts) == 2
 
 
 def test_a_pass_that_escalates_nothing_sends_no_notification(

@@ -53,15 +53,6 @@ def test_a_report_is_readable_by_others(at_work: Cli, tmp_path: Path) -> None:
     assert heading(page.read_text(encoding="utf-8")).startswith("No pass has run yet")
 
 
-def test_writes_a_report_to_stdout_on_request(at_work: Cli, tmp_path: Path) -> None:
-    before = set(tmp_path.iterdir())
-    done = at_work("report", "--html", "-")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(DOCTYPE)
-    assert done.stdout.endswith("</html>\n")
-    assert set(tmp_path.iterdir()) == before
-
-
 def test_without_a_file_argument_it_writes_the_configured_one(at_work: Cli, tmp_path: Path) -> None:
     assert at_work("report", env={"RETRYCLI_REPORT__PATH": "set.html"}).returncode == 0
     assert (tmp_path / "set.html").exists()
@@ -105,13 +96,6 @@ def test_an_unwritable_path_is_one_line_with_a_remedy_and_changes_nothing(
     assert line.startswith(f"retrycli: can't write the report {path}: ")
     assert "; choose a file in a folder that you can write to (--html, or report.path in the settings)" in line
     assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize("since", ["soon", "0d"])
-def test_an_invalid_time_is_wrong_usage(at_work: Cli, tmp_path: Path, since: str) -> None:
-    done = at_work("report", "--html", "page.html", "--since", since)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert not (tmp_path / "page.html").exists()
 
 
 def test_without_jinja2_the_error_suggests_how_to_install_it(at_work: Cli, tmp_path: Path) -> None:
@@ -226,19 +210,6 @@ def test_a_pass_that_gets_the_same_error_each_time_says_so_on_the_page(
         assert at_work("run-once").returncode == 69
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert heading(page).startswith("The ticketing API returns the same error for every request")
-
-
-def test_a_relative_path_is_relative_to_its_configuration_file(
-    cli: Cli, application: Application, tmp_path: Path
-) -> None:
-    """Cron starts the command in another folder."""
-    folder = tmp_path / "etc"
-    folder.mkdir()
-    settings = f"[database]\nurl = '{application.url}'\n[gateway]\nbase_url = 'http://127.0.0.1:9'\n"
-    (folder / "retrycli.toml").write_text(f"{settings}[report]\npath = 'page.html'\n")
-    assert cli("--config", folder / "retrycli.toml", "run-once").returncode == 0
-    assert (folder / "page.html").exists()
-    assert not (tmp_path / "page.html").exists()
 
 
 def test_the_page_shows_an_escalated_message_with_its_commands(cli: Cli, application: Application) -> None:

@@ -170,13 +170,6 @@ def test_a_message_that_is_refused_waits_longer_with_one_retry_less(cli: Cli, ap
     assert application.state(101) == "waiting"
 
 
-def test_limit_caps_the_number_of_attempted_messages(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
-    application.fill()
-    summary = at_work.json("run-once", "--limit", "2")
-    assert (summary["sent"], summary["result"], summary["reason"]) == (2, "completed", "limit")
-    assert len(sandbox.received) == 2
-
-
 def test_an_escalation_is_reported_on_stderr_with_its_metric(cli: Cli, application: Application) -> None:
     application.add(101, retry_count=9, message_type="supplier", hours_ago=5)
     with Scripted(BUSY) as api:
@@ -200,25 +193,16 @@ def test_a_message_that_is_permanently_refused_is_escalated_at_once(cli: Cli, ap
     assert application.state(101) == "escalated"
 
 
-def test_on_a_terminal_the_operator_sees_log_lines_a_summary_and_the_next_step(
-    at_work: Cli, application: Application
-) -> None:
-    application.fill()
-    application.add(9, body=None)
-    screen = at_work.on_terminal("run-once")
-    assert screen.returncode == 0
-    assert "Message 5 sent successfully on retry" in screen.words
-    assert re.search(r"Pass completed after \d+\.\d s\n  3 sent, 0 rescheduled, 1 escalated", screen.text)
-    assert screen.text.endswith("Next: retrycli escalations\n")
-    counted = re.findall(r"(\d+)/(\d+) 0:", screen.text)
-    assert all(int(done) <= int(due) for done, due in counted), "what was not due is no progress"
-
-
 # -- --dry-run -------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_writes_nothing_and_lists_due_messages(cli: Cli, untouched: Application, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_dry_run_writes_nothing_and_lists_due_messages(
+    cli: Cli, untouched: Application, sandbox: Sandbox, *, existing: bool
+) -> None:
     """A dry run does not even create retrycli's missing tables."""
+    if existing:
+        assert cli("db", "upgrade", env=untouched.variables(sandbox.url)).returncode == 0
     untouched.fill()
     untouched.add(9, body=None)
     before = untouched.dump()
@@ -235,22 +219,6 @@ def test_a_dry_run_writes_nothing_and_lists_due_messages(cli: Cli, untouched: Ap
     assert all(re.fullmatch(r"[-0-9]{10}T[0-9:]{8}Z", line[5]) for line in lines)
     assert untouched.dump() == before
     assert sandbox.received == ()
-
-
-def test_a_dry_run_over_existing_tables_writes_nothing(at_work: Cli, application: Application) -> None:
-    application.fill()
-    before = application.dump()
-    shown = at_work.json("run-once", "--dry-run", "--limit", "2")
-    listed = shown["would_send"]
-    assert [message["id"] for message in listed] == [5, 6]
-    assert list(listed[0]) == [
-        *("id", "ticket_id", "message_type", "retry_count", "next_attempt_at"),
-        *("recipient", "created_at", "destination"),
-    ]
-    assert shown["count"] == 2
-    assert shown["oldest"] == min(message["created_at"] for message in listed)
-    assert shown["destinations"] == {listed[0]["destination"]: 2}
-    assert application.dump() == before
 
 
 def test_a_dry_run_reports_the_age_of_the_oldest_message_and_a_next_step(
