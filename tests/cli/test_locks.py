@@ -17,13 +17,16 @@ from tests.cli.test_refused_rows import check_a_later_pass_sends_others
 from tests.cli.test_unwritten import (
     ALL,
     BY_TYPE,
+    HELD_SECONDS,
     IDS,
     MESSAGES,
     ONE,
     OTHERS,
     REJECT,
+    Holder,
     check_each_was_sent_once,
     check_escalated_alone,
+    check_invalid_one_stops_no_other,
     check_rejected_but_one,
     check_requeued_but_one,
     insert_all,
@@ -44,29 +47,9 @@ pytestmark = on_both
 on_postgresql = pytest.mark.databases("postgresql")
 on_sqlite = pytest.mark.databases("sqlite")
 
-REQUEST_TIMEOUT, HELD_SECONDS = 4.0, 6.0
-"""The lock outlasts the request timeout. If a pass blocked on the lock, it would treat answers as timeouts."""
+REQUEST_TIMEOUT = 4.0
+"""Locks are held for longer. If a pass blocked on the lock, it would treat answers as timeouts."""
 MANY = range(1, 25)
-
-
-class Holder(Thread):
-    """A thread of the application that holds a lock for `HELD_SECONDS`."""
-
-    def __init__(self, application: Application, statement: str) -> None:
-        super().__init__()
-        self._application = application
-        self._statement = statement
-        self._held = Event()
-
-    def take(self) -> None:
-        """Start the thread, and wait until it holds the lock."""
-        self.start()
-        assert self._held.wait(60)
-
-    def run(self) -> None:
-        with self._application.in_transaction(self._statement):
-            self._held.set()
-            time.sleep(HELD_SECONDS)
 
 
 class Reader(Holder):
@@ -361,12 +344,7 @@ def test_only_rows_that_roll_back_their_transactions_are_escalated(begin: Begin)
 @on_sqlite
 def test_an_invalid_message_that_rolls_back_stops_no_other(begin: Begin) -> None:
     with begin() as story:
-        insert_all(story)
-        story.application.execute(f"UPDATE pending_messages SET body = NULL WHERE id = {ONE}")
-        roll_back(story.application)
-        story.ticks(3)
-        assert sorted(story.api.bodies) == [f"text {message_id}" for message_id in OTHERS]
-        story.check_escalated("invalid", ONE)
+        check_invalid_one_stops_no_other(story, roll_back)
 
 
 @on_sqlite
