@@ -490,15 +490,8 @@ def test_a_read_back_only_path_does_not_send_a_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "template",
     [
-        "{subject",
-        "subject}",
-        "{}",
-        "{subject.upper}",
-        "{subject[0]}",
-        "{subject!r}",
-        "{subject:>9}",
-        "{subject:{body}}",
-        "{sub ject}",
+        *("{subject", "subject}", "{}", "{subject.upper}", "{subject[0]}", "{subject!r}", "{subject:>9}"),
+        *("{subject:{body}}", "{sub ject}"),
     ],
 )
 @pytest.mark.parametrize(

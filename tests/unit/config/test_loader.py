@@ -134,29 +134,19 @@ def test_the_environment_can_set_every_kind_of_value(variable: str, text: str, k
     assert setting(read("", **{variable: text}).settings, key) == value
 
 
-def test_lists_in_a_file_are_lists() -> None:
-    loaded = read('[schedule]\nbackoff = "list"\nwaits_minutes = [5, 10]\n[breaker]\nprobe_minutes = [1]\n')
-    assert loaded.settings.schedule.waits_minutes == (5, 10)
-    assert loaded.settings.breaker.rules.probe_after == (timedelta(minutes=1),)
+OLD, NEW = "TICKETING_API_BASE_URL", "RETRYCLI_GATEWAY__BASE_URL"
 
 
-def test_the_old_name_of_the_base_url_works_and_overrides_the_file() -> None:
-    toml = '[gateway]\nbase_url = "https://file.example.com"\n'
-    loaded = read(toml, TICKETING_API_BASE_URL="https://old.example.com")
-    assert loaded.settings.gateway.base_url == "https://old.example.com"
-    assert loaded.sources["gateway.base_url"] == "environment TICKETING_API_BASE_URL"
-
-
-def test_the_new_name_of_the_base_url_overrides_the_old_one() -> None:
-    loaded = read(
-        TICKETING_API_BASE_URL="https://old.example.com", RETRYCLI_GATEWAY__BASE_URL="https://new.example.com"
-    )
-    assert loaded.settings.gateway.base_url == "https://new.example.com"
-    assert loaded.sources["gateway.base_url"] == "environment RETRYCLI_GATEWAY__BASE_URL"
-
-
-def test_an_empty_old_name_is_ignored() -> None:
-    assert read(TICKETING_API_BASE_URL="").settings.gateway.base_url is None
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [({OLD: "https://old"}, OLD), ({OLD: "https://old", NEW: "https://new"}, NEW), ({OLD: ""}, "")],
+)
+def test_the_old_name_of_the_base_url_overrides_the_file_and_the_new_name_overrides_both(
+    folder: Path, environment: dict[str, str], name: str
+) -> None:
+    loaded = read('[gateway]\nbase_url = "https://file"\n', **environment)
+    assert loaded.settings.gateway.base_url == environment.get(name, "https://file")
+    assert loaded.sources["gateway.base_url"] == (f"environment {name}" if name else f"file {folder / 'named.toml'}")
 
 
 def test_variables_of_other_programs_are_ignored() -> None:
@@ -182,32 +172,18 @@ def test_without_a_file_the_defaults_apply() -> None:
     assert (loaded.file, loaded.settings, loaded.sources) == (None, Settings(), {})
 
 
-def test_a_named_file_precedes_the_variable_and_the_variable_the_directory(folder: Path) -> None:
-    for limit, name in enumerate(["retrycli.toml", "variable.toml", "named.toml"], start=1):
+def test_a_named_file_precedes_the_variable_then_the_directory_then_the_users(folder: Path) -> None:
+    for limit, name in enumerate(["retrycli.toml", "variable.toml", "named.toml", "retrycli/retrycli.toml"], start=1):
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(f"[run]\nlimit = {limit}\n", encoding="utf-8")
-    environment = {"RETRYCLI_CONFIG": str(folder / "variable.toml")}
-    assert load(None, {}).settings.run.limit == 1
-    assert load(None, environment).settings.run.limit == 2
+    environment = {"RETRYCLI_CONFIG": str(folder / "variable.toml"), "XDG_CONFIG_HOME": str(folder)}
     assert load(folder / "named.toml", environment).settings.run.limit == 3
-
-
-def test_the_variable_that_names_the_file_is_not_a_setting(folder: Path) -> None:
-    (folder / "variable.toml").write_text("", encoding="utf-8")
-    loaded = load(None, {"RETRYCLI_CONFIG": str(folder / "variable.toml")})
-    assert (loaded.file, loaded.sources) == (folder / "variable.toml", {})
-
-
-def test_an_empty_variable_names_no_file(folder: Path) -> None:
-    (folder / "retrycli.toml").write_text("[run]\nlimit = 1\n", encoding="utf-8")
-    assert load(None, {"RETRYCLI_CONFIG": ""}).file == Path("retrycli.toml")
-
-
-def test_the_users_directory_follows_the_current_one(folder: Path) -> None:
-    file = folder / ".config" / "retrycli" / "retrycli.toml"
-    file.parent.mkdir(parents=True)
-    file.write_text("[run]\nlimit = 9\n", encoding="utf-8")
-    loaded = load(None, {"HOME": str(folder)})
-    assert (loaded.file, loaded.settings.run.limit) == (file, 9)
+    loaded = load(None, environment)
+    assert (loaded.settings.run.limit, [*loaded.sources]) == (2, ["run.limit"]), "the file's name is not a setting"
+    environment["RETRYCLI_CONFIG"] = ""
+    assert load(None, environment).settings.run.limit == 1
+    (folder / "retrycli.toml").unlink()
+    assert load(None, environment).settings.run.limit == 4
 
 
 @pytest.mark.parametrize(
@@ -231,13 +207,16 @@ def test_files_are_searched_here_then_in_the_users_directory_then_in_etc(
 
 
 @pytest.mark.parametrize("target", ["gone.toml", "retrycli.toml", "."], ids=["dangling", "loop", "folder"])
-def test_a_found_path_that_is_not_a_file_is_named_and_ends_the_search(folder: Path, target: str) -> None:
+def test_a_path_that_is_not_a_file_is_named_and_ends_the_search(folder: Path, target: str) -> None:
     other = folder / ".config" / "retrycli" / "retrycli.toml"
     other.parent.mkdir(parents=True)
     other.touch()
     (folder / "retrycli.toml").symlink_to(target)
     with pytest.raises(ConfigurationError, match=rf"^{folder}/retrycli\.toml is not a regular file, or"):
         load(None, {"HOME": str(folder)})
+    # The error about a missing file would suggest `init`, which would not replace this path.
+    with pytest.raises(ConfigurationError, match=rf"^{folder}/retrycli\.toml \(--config\) is not a regular file, or"):
+        load(folder / "retrycli.toml", {})
 
 
 def test_a_missing_file_is_reported_with_what_names_it(folder: Path) -> None:
@@ -249,15 +228,6 @@ def test_a_missing_file_is_reported_with_what_names_it(folder: Path) -> None:
             load(file, environment)
         assert str(gone) in str(raised.value)
         assert name in str(raised.value)
-
-
-@pytest.mark.parametrize("target", ["gone.toml", "named.toml", "."], ids=["dangling", "loop", "folder"])
-def test_a_named_path_that_is_not_a_file_is_not_reported_as_missing(folder: Path, target: str) -> None:
-    """The error about a missing file suggests `init`, which would not replace this path."""
-    named = folder / "named.toml"
-    named.symlink_to(target)
-    with pytest.raises(ConfigurationError, match=rf"^{named} \(--config\) is not a regular file, or"):
-        load(named, {})
 
 
 def test_a_named_file_that_cannot_be_looked_up_is_not_reported_as_missing(folder: Path) -> None:
@@ -459,14 +429,8 @@ def test_sqlite_and_postgresql_are_accepted_and_only_a_relative_path_is_changed(
 @pytest.mark.parametrize(
     "url",
     [
-        "mysql://app@db/app",
-        "mariadb+pymysql://app@db/app",
-        "oracle://app@db/app",
-        "postgres://app@db/app",
-        "tickets.db",
-        "sqlite:tickets.db",
-        "xsqlite:///tickets.db",
-        "",
+        *("mysql://app@db/app", "mariadb+pymysql://app@db/app", "oracle://app@db/app", "postgres://app@db/app"),
+        *("tickets.db", "sqlite:tickets.db", "xsqlite:///tickets.db", ""),
     ],
 )
 def test_other_databases_are_refused_with_an_example(url: str) -> None:
@@ -500,12 +464,14 @@ def test_without_a_database_setting_the_default_is_beside_the_file(folder: Path,
 
 
 PATHS = [
-    "gateway.ca_file",
-    "gateway.attachments_dir",
-    "gateway.modules_dir",
-    "run.lock_file",
-    "metrics.path",
-    "report.path",
+    *(
+        "gateway.ca_file",
+        "gateway.attachments_dir",
+        "gateway.modules_dir",
+        "run.lock_file",
+        "metrics.path",
+        "report.path",
+    )
 ]
 
 
@@ -988,17 +954,7 @@ def test_the_destination_of_a_python_gateway_is_its_function(call: str) -> None:
         (BY_PYTHON + 'sender = "a@b"\n', "gateway.sender has no effect with gateway.kind = 'python'"),
         *[
             (f'[gateway]\nkind = "python"\ncall = "{call}"\n', "write MODULE:FUNCTION, such as desk.messages:retry_fai")
-            for call in (
-                "",
-                "desk",
-                "desk:",
-                ":send",
-                "desk/messages.py:send",
-                "desk:send()",
-                "desk:1",
-                "a..b:c",
-                "a:b c",
-            )
+            for call in ("", "desk", "desk:", ":send", "desk/a.py:send", "desk:send()", "desk:1", "a..b:c", "a:b c")
         ],
         (f'[gateway]\nkind = "python"\ncall = "a:{"b" * 239}"\n', "at most 240 characters"),
         ('[schedule]\nbackoff = "python"\n', "schedule.backoff is python, but schedule.call is not set"),
@@ -1036,6 +992,3 @@ def test_a_type_may_have_a_function_for_its_waits() -> None:
     assert found.pop(MessageType.SUPPLIER).function is not None
     assert set(found.values()) == {Backoff()}
     assert [call.key for call in settings.calls] == ["schedule.types.supplier.call"]
-
-
-# -- a proposed schedule -------------------------------------------------------------------------------------------
