@@ -26,32 +26,13 @@ from retrycli.store.identity import identity_values, load, provisional_key, with
 from retrycli.store.messages import read_rows
 from retrycli.store.schema import attempts, queue
 from retrycli.store.transitions import seen_values
+from tests.cli.application import TABLES as APPLICATION
 
-TABLES = """
-CREATE TABLE ticket_states (
-    ticket_id INTEGER PRIMARY KEY,
-    state VARCHAR(20) NOT NULL,
-    assigned_to VARCHAR(100)
-);
-CREATE TABLE pending_messages (
-    id INTEGER PRIMARY KEY,
-    ticket_id INTEGER NOT NULL REFERENCES ticket_states (ticket_id),
-    message_type VARCHAR(20) NOT NULL,
-    recipient_email VARCHAR(255),
-    cc_emails JSON,
-    bcc_emails JSON,
-    subject TEXT,
-    body TEXT,
-    attachments JSON,
-    confidence_score FLOAT,
-    status VARCHAR(20) NOT NULL,
-    retry_count INTEGER,
-    last_error TEXT,
-    created_at DATETIME NOT NULL,
-    updated_at DATETIME,
-    sent_at DATETIME
-);
-"""
+TABLES = (
+    APPLICATION.partition("CREATE INDEX")[0]
+    .replace("NOT NULL\n);", "NOT NULL,\n    assigned_to VARCHAR(100)\n);")
+    .replace("created_at DATETIME,", "created_at DATETIME NOT NULL,")
+)
 
 GREETING = "Hello,\n\n{}\n\nKind regards\nThe support desk\n"
 
