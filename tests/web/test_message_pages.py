@@ -78,34 +78,6 @@ def test_an_escalated_message_is_understood_edited_and_sent(escalated: Desk, api
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    ("act", "values", "words", "state"),
-    [
-        ("retry", {}, "Message 9 not sent: permanent, HTTP 422", ("failed", "escalated")),
-        ("requeue", {}, "Requeued message 9. It is due now and has all its retries.", ("failed", "waiting")),
-        ("reject", {"reason": "wrong <b>"}, "Rejected message 9. No pass will send it.", ("rejected", None)),
-        ("mark-sent", {"note": "seen there"}, "Marked message 9 as sent.", ("sent", None)),
-        ("mark-sent", {"note": ""}, "Marked message 9 as sent.", ("sent", None)),
-        ("note", {"text": "asked Ana"}, "Added the note to message 9.", ("failed", "escalated")),
-        ("acknowledge", {}, "Acknowledged message 9.", ("failed", "escalated")),
-    ],
-)
-def test_each_action_has_a_form_and_shows_its_result_and_its_operator(
-    escalated: Desk, act: str, values: dict[str, str], words: str, state: tuple[str, str | None]
-) -> None:
-    browser = escalated.browser("anna")
-    done = browser.submit(browser.open("/id/9"), f"/id/9/{act}", **values)
-    assert (done.status, done.url) == (200, f"{PAGES}/id/9")
-    waiting, still = (int(state[1] == each) for each in ("waiting", "escalated"))
-    assert f"waiting{waiting} due{waiting} sending0 escalated{still}" in browser.open("/").words
-    assert words in done.words
-    assert (escalated.application.row(9)["status"], escalated.application.state(9)) == state
-    assert "by anna" in done.words
-    for value in filter(None, values.values()):
-        assert value in done.words
-
-
-@on_sqlite
 def test_a_message_that_may_have_arrived_says_so(desk: Desk) -> None:
     with Api(LOST) as api:
         use(desk, api)

@@ -50,24 +50,13 @@ def test_the_list_is_given_page_by_page(desk: Desk) -> None:
     assert seen == [[1, 2, 3], [4, 5, 6], [7]]
 
 
-@pytest.mark.parametrize(
-    ("query", "ids"),
-    [
-        ("type=supplier", [2]),
-        ("type=supplier&type=internal", [2, 3]),
-        ("ticket=4703", [3]),
-        ("error=gone", [1]),
-        ("state=waiting", [1, 2, 3]),
-        ("state=escalated", []),
-        ("fingerprint=none", []),
-    ],
-)
-def test_the_list_can_be_filtered(desk: Desk, query: str, ids: list[int]) -> None:
+def test_the_list_can_be_filtered(desk: Desk) -> None:
     desk.application.add(1, last_error="gone <b>")
     desk.application.add(2, message_type="supplier")
-    desk.application.add(3, message_type="internal")
-    body = desk.viewer.get(f"{API}?sort=id&{query}").json()
-    assert [message["id"] for message in body["messages"]] == ids
+    desk.application.add(3)
+    for query, ids in {"error=gone": [1], "type=supplier": [2], "ticket=4703": [3], "fingerprint=none": []}.items():
+        body = desk.viewer.get(f"{API}?sort=id&{query}").json()
+        assert [message["id"] for message in body["messages"]] == ids, query
 
 
 @pytest.mark.parametrize(

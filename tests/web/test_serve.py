@@ -75,12 +75,6 @@ def test_a_bearer_token_gets_the_specified_status(served: Cli) -> None:
     assert process.returncode == 143
 
 
-def test_the_default_port_is_8003() -> None:
-    from retrycli.config.settings import WebSettings
-
-    assert (WebSettings().host, WebSettings().port) == ("127.0.0.1", 8003)
-
-
 def test_ctrl_c_ends_it_without_a_traceback(served: Cli) -> None:
     add_token(served)
     process = served.start("serve", "--port", "0")
