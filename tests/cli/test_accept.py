@@ -162,13 +162,6 @@ def test_on_a_terminal_it_shows_what_would_be_sent_and_asks(mapped: Cli, origina
     assert row["accepted_by"] == "anna"
 
 
-def test_without_a_terminal_it_needs_yes(mapped: Cli) -> None:
-    done = mapped("table", "accept")
-    assert done.returncode == 2
-    assert "--yes" in done.stderr
-    assert mapped("run-once").returncode == 78
-
-
 CHANGES = {
     "database.where": '[database]\nwhere = "ticket_id > 4"\n',
     "database.status.failed": '[database.status]\nfailed = "FAILED"\nsent = "sent"\n',

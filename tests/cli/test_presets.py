@@ -145,14 +145,6 @@ def test_a_test_message_that_does_not_arrive_ends_with_3(at_work: Cli) -> None:
     assert told["exchanges"]
 
 
-def test_a_test_message_to_a_customer_requires_confirmation(at_work: Cli, sandbox: Sandbox) -> None:
-    refused = at_work("deliver-test", "--ticket", "1", "--type", "customer")
-    assert refused.returncode == 2
-    assert not sandbox.received
-    at_work("deliver-test", "--ticket", "1", "--type", "customer", "--to", "ben@example.com", "--yes")
-    assert sandbox.received[0].content["recipient"] == "ben@example.com"
-
-
 @pytest.fixture
 def second() -> Iterator[Sandbox]:
     with Sandbox(Behaviour(), rng=Random(0)) as server:

@@ -65,22 +65,6 @@ def test_an_escalated_message_stays_escalated_until_it_is_accepted(cli: Cli, app
     assert "Message 9 sent.\n" in sent.text
 
 
-def test_refuses_sent_rejected_and_missing_messages_with_one_line_each(
-    at_work: Cli, application: Application, sandbox: Sandbox
-) -> None:
-    application.fill()
-    before = application.rows()
-    done = at_work("retry", "1", "4", "99")
-    assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr.splitlines() == [
-        "retrycli: message 1 is sent, not failed: there is nothing to retry",
-        "retrycli: message 4 is rejected, not failed: there is nothing to retry",
-        "retrycli: no message 99; `retrycli list-failed` lists the failed messages",
-    ]
-    assert application.rows() == before
-    assert sandbox.received == ()
-
-
 def test_several_messages_are_attempted_separately_and_the_worst_result_decides(
     cli: Cli, application: Application
 ) -> None:

@@ -82,7 +82,7 @@ def test_a_successful_pass_prints_nothing_off_a_terminal(well: Story) -> None:
     assert (well.done.stdout, well.done.stderr) == ("", "")
 
 
-def test_a_message_arrives_unchanged(well: Story) -> None:
+def test_a_message_arrives_unchanged_and_an_internal_one_as_a_note(well: Story) -> None:
     [reply] = [request for request in well.received if request.ticket_id == "4705"]
     assert reply.kind == "message"
     assert reply.content == {
@@ -93,9 +93,6 @@ def test_a_message_arrives_unchanged(well: Story) -> None:
         "subject": "Re: Invoice",
         "body": 'A {brace}, a "quote" and 日本.',
     }
-
-
-def test_an_internal_message_becomes_a_note(well: Story) -> None:
     assert [request.ticket_id for request in well.received if request.kind == "note"] == ["4707"]
 
 
@@ -395,15 +392,6 @@ def test_an_unavailable_api_ends_the_pass_with_69_and_costs_five_messages_one_re
     )
     assert [row["retry_count"] for row in application.rows().values()] == [1] * 5 + [0] * 3
     assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == {"waiting"}
-
-
-def test_a_closed_port_ends_the_pass_with_69(cli: Cli, application: Application) -> None:
-    application.add_due(6)
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        env = application.variables(f"http://127.0.0.1:{closed.getsockname()[1]}")
-        at_work = cli.having({**env, "RETRYCLI_GATEWAY__IMMEDIATE_RETRIES": "0"})
-        assert at_work.json("run-once", code=69)["reason"] == "breaker_open"
 
 
 def test_an_incident_is_reported_when_it_begins_and_ends_and_not_each_time(cli: Cli, application: Application) -> None:

@@ -130,26 +130,6 @@ def shown(cli: Cli, *arguments: str | Path) -> dict[str, tuple[str, str]]:
     return {key: (value, source) for key, value, source in (line.split("\t") for line in done.stdout.splitlines())}
 
 
-def test_config_show_names_the_source_of_each_value(cli: Cli) -> None:
-    """The environment overrides the file, and the file overrides the default."""
-    file = cli.cwd / "retrycli.toml"
-    file.write_text(
-        '[gateway]\nbase_url = "http://one"\nunknown_limit = 3\n[schedule.types.supplier]\nmax_retries = 5\n'
-    )
-    env = {"TICKETING_API_BASE_URL": "http://two", "RETRYCLI_RUN__CONCURRENCY": "16"}
-    found = shown(cli.having(env))
-    assert found["gateway.base_url"] == ("http://two", "environment TICKETING_API_BASE_URL")
-    assert found["run.concurrency"] == ("16", "environment RETRYCLI_RUN__CONCURRENCY")
-    assert found["gateway.unknown_limit"] == ("3", "file retrycli.toml")
-    assert found["schedule.types.supplier.max_retries"] == ("5", "file retrycli.toml")
-    assert found["schedule.max_retries"] == ("10", "default")
-    assert found["breaker.probe_minutes"] == ("15, 30, 60", "default")
-    listed = cli.having(env).json("config", "show")["settings"]
-    assert [(message["key"], message["value"] or "", message["source"]) for message in listed] == [
-        (k, *v) for k, v in found.items()
-    ]
-
-
 def test_config_show_masks_secrets_from_every_source(cli: Cli) -> None:
     """The secrets are a token, a password from a file, and a database's passwords, in all three forms of output."""
     (cli.cwd / "password").write_text("hunter1\n")
@@ -177,15 +157,6 @@ def test_config_show_fits_a_terminal_of_80_columns(cli: Cli) -> None:
     assert max(map(len, screen.text.splitlines())) <= 80
     assert "…" not in screen.text
     assert screen.text.endswith("Next: retrycli config check\n")
-
-
-def test_config_check_finds_a_preset_that_names_a_missing_column(cli: Cli, application: Application) -> None:
-    preset = cli.cwd / "preset.toml"
-    preset.write_text('[messages.customer]\npath = "/t/{ticket_id}"\nbody = { to = "{reply_to}" }\n')
-    env = {**application.variables("http://127.0.0.1:9"), "RETRYCLI_GATEWAY__PRESET": str(preset)}
-    done = cli("config", "check", env=env)
-    assert done.returncode == 78
-    assert done.stderr == ("retrycli: the preset's messages.customer refers to column reply_to, which does not exist\n")
 
 
 @pytest.mark.parametrize(
@@ -265,23 +236,6 @@ def test_db_prune_deletes_old_history_and_no_message(cli: Cli, application: Appl
     assert counted == [("refused", 11_990)]
     assert {name: application.rows(name) for name in before} == before
     assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 0, "acts": 0, "passes": 0}
-
-
-def test_db_prune_asks_and_does_nothing_without_confirmation(cli: Cli, application: Application) -> None:
-    application.execute(
-        "INSERT INTO retrycli_attempts (message_id, number, made_by, started_at, finished_at) "
-        "VALUES (5, 1, 'pass', '2020-01-01 00:00:00', '2020-01-01 00:00:01')"
-    )
-    known = cli.having(application.variables("http://127.0.0.1:9"))
-    done = known("db", "prune", "--older-than", "90d")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "--yes" in done.stderr
-    assert known.on_terminal("db", "prune", "--older-than", "90d", answers=["n"]).words.endswith("Nothing was changed.")
-    assert len(application.rows("retrycli_attempts")) == 1
-    screen = known.on_terminal("db", "prune", "--older-than", "90d", answers=["y"])
-    assert "1 attempt, 0 actions and 0 passes ended before" in screen.words
-    assert screen.words.endswith("Deleted 1 attempt, 0 actions and 0 passes. Next: retrycli status")
-    assert application.rows("retrycli_attempts") == {}
 
 
 def test_settings_of_the_machine_do_not_affect_results(at_work: Cli, tmp_path: Path) -> None:
