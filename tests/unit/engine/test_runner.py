@@ -189,21 +189,21 @@ def test_a_pass_writes_a_heartbeat_as_it_claims(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "changes", "widths"),
+    ("answer", "rules", "widths"),
     [
-        (DELIVERED, {}, (1, 8, 8)),  # the first delivery allows the full concurrency
+        (DELIVERED, RULES, (1, 8, 8)),  # the first delivery allows the full concurrency
         # Another answer may concern all messages, for example if the preset is wrong, so the concurrency grows slowly.
-        (REFUSED, {}, (1, 2, 4, 8, 8)),
-        (NOT_FOUND, {}, (1, 2, 4, 8, 8)),
-        (DELIVERED, {"concurrency": 3}, (1, 3, 3, 3)),
-        (DELIVERED, {"limit": 5}, (1, 4)),
+        (REFUSED, RULES, (1, 2, 4, 8, 8)),
+        (NOT_FOUND, RULES, (1, 2, 4, 8, 8)),
+        (DELIVERED, RULES._replace(concurrency=3), (1, 3, 3, 3)),
+        (DELIVERED, RULES._replace(limit=5), (1, 4)),
     ],
 )
 def test_answers_widen_the_concurrency_up_to_its_limit(
-    stage: Stage, answer: Outcome, changes: dict[str, int], widths: tuple[int, ...]
+    stage: Stage, answer: Outcome, rules: PassRules, widths: tuple[int, ...]
 ) -> None:
-    stage.add(*range(1, 1 + sum(widths) + (5 if "limit" in changes else 0)))
-    stage.run(answer, RULES._replace(**changes))
+    stage.add(*range(1, 1 + sum(widths) + (5 if rules.limit else 0)))
+    stage.run(answer, rules)
     assert stage.widths == in_rounds(*widths)
 
 
