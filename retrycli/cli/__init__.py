@@ -245,7 +245,7 @@ def run() -> None:
     program = _program(sys.orig_argv, sys.argv[0], os.environ)
     full = [str(Path(sys.argv[0]).absolute())] if len(program) == 1 else [sys.executable, *program[1:]]
     by_sudo = Path(os.environ.get("SUDO_COMMAND", "").split(" ")[0]).name == Path(program[0]).name
-    suggested.called_as([*(_sudo_prefix() if by_sudo else []), *program], HOMES, full=full, machine=_daemon_commands)
+    suggested.called_as([*(_sudo_prefix() if by_sudo else []), *program], HOMES, full=full)
     try:
         try:
             app()
@@ -279,13 +279,6 @@ def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) ->
         if found is not None and Path(found).samefile(script):
             return [Path(script).name]
     return [script]
-
-
-def _daemon_commands() -> Mapping[str, str]:
-    from retrycli.system.crontab import daemon_commands
-    from retrycli.system.host import Host
-
-    return daemon_commands(Host())
 
 
 def _sudo_prefix() -> list[str]:

@@ -96,7 +96,7 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
     first = "retrycli run-once" if found.next_run else "`retrycli run-once`, and then `retrycli cron install`"
     steps = {
         "never_run": complete_commands(loaded, first),
-        "late": operations.words.LOOK_AT_CRON,
+        "late": "retrycli doctor",
         "paused": "retrycli resume",
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
     } | ({"down": "retrycli table check"} if found.unaccepted else {})

@@ -7,9 +7,9 @@ uses retrycli as a library registers nothing, and texts stay unchanged.
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 
 NAME = "retrycli"
 
@@ -24,8 +24,6 @@ class Invocation:
     config: str | None = None
     # The names of all commands. If any other word follows the program's name, the text is prose.
     commands: frozenset[str] = frozenset()
-    # Returns this machine's replacements for cron commands; called only for a text that may contain such a command.
-    machine: Callable[[], Mapping[str, str]] = dict
 
     @cached_property
     def start(self) -> str:
@@ -43,18 +41,15 @@ class _Now:
     call = Invocation()
 
 
-def called_as(
-    program: Sequence[str], commands: Iterable[str], *, full: Sequence[str], machine: Callable[[], Mapping[str, str]]
-) -> None:
+def called_as(program: Sequence[str], commands: Iterable[str], *, full: Sequence[str]) -> None:
     """Register how the user called the program, and the names of its commands.
 
     Args:
         program: the words before the command.
         commands: the names of the commands.
         full: the program by its full path and without sudo.
-        machine: returns this machine's replacements for cron commands, such as those for systemd.
     """
-    _Now.call = Invocation(program, full, commands=frozenset(commands), machine=cache(machine))
+    _Now.call = Invocation(program, full, commands=frozenset(commands))
 
 
 def program() -> str:
@@ -103,9 +98,6 @@ def quoted(text: str) -> str:
 
 def _complete(text: str, least: str) -> str:
     call = _Now.call
-    if "cron`" in text:
-        for command, here in call.machine().items():
-            text = text.replace(f"`{command}`", f"`{here}`")
     if not call.commands or call.start == NAME or NAME not in text:
         return text
     return call.pattern.sub(lambda at: at[1] + call.start + " " if at[1] >= least else at[0], text)

@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 # The count ``released`` in words. The count includes messages that were claimed but not attempted.
 RELEASED = "returned to the queue without using up a retry"
-LOOK_AT_CRON = "`retrycli doctor` and, if you use cron, `systemctl status cron`"
 REMEDIES = {
     "status": "`retrycli list-failed`",
     "data": "`retrycli show {id}`, then fix the row in the application",
     "pause": "`retrycli resume`",
     "breaker": "`retrycli status`",
     "disk": "`retrycli doctor`",
-    "cron": LOOK_AT_CRON,
+    "cron": "`retrycli doctor`",
 }
 
 

@@ -1,6 +1,5 @@
 """Read and write crontabs, and look whether cron's daemon runs."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ NOT_ACTIVE = (3, 4)  # exit statuses of ``systemctl is-active`` for units that a
 # Messages of ``crontab -l`` if there is no crontab; the second message is busybox's.
 NO_CRONTAB = (b"no crontab for", b"No such file or directory")
 SYSTEM_FILE = "etc/cron.d/retrycli"
-CRON_LOGS = ("var/log/syslog", "var/log/cron", "var/log/messages")
 SPOOLS = ("var/spool/cron/crontabs", "var/spool/cron")
 
 
@@ -106,24 +104,3 @@ def cron_is_running(host: Host) -> bool | None:
 def has_systemd(host: Host) -> bool:
     """Return whether systemd is running on this machine, and not only installed."""
     return (host.root / "run/systemd/system").is_dir()
-
-
-def daemon_commands(host: Host) -> dict[str, str]:
-    """Return this machine's replacements for the cron commands that errors and help suggest.
-
-    Without systemd the commands differ. On some systems cron has a different name, and `service` is often outside a
-    user's search path. Root needs no sudo, which may not be installed.
-    """
-    is_crond = not (host.root / "usr/sbin/cron").exists() and (host.root / "usr/sbin/crond").exists()
-    name, sudo = "crond" if is_crond else "cron", "" if host.uid == 0 else "sudo "
-    status, start, log = f"systemctl status {name}", f"systemctl enable --now {name}", f"journalctl -u {name}"
-    if not has_systemd(host):
-        service = "service" if shutil.which("service") else "/usr/sbin/service"
-        logs = [log for log in CRON_LOGS if (host.root / log).exists()] or CRON_LOGS
-        status, start = f"{service} {name} status", f"{service} {name} start"
-        log = f"grep -i cron /{logs[0]}"
-    return {
-        "systemctl status cron": status,
-        "sudo systemctl enable --now cron": sudo + start,
-        "journalctl -u cron": log,
-    }

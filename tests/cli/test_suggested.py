@@ -24,7 +24,7 @@ from retrycli.cli import HOMES, app
 from tests.cli.command import SCRIPT, Cli, Finished
 from tests.cli.schedulers import Crontab
 from tests.environment import BARE
-from tests.users import OURS, mounted, need_root, wrapper
+from tests.users import OURS, need_root, wrapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -312,11 +312,7 @@ def commands_in(text: str, start: str) -> list[str]:
     """Return all commands that a screen suggests: in backticks, or from the program's name to the line's end."""
     found = []
     for line in text.splitlines():
-        found += [
-            command
-            for command in re.findall("`([^`]+)`", line)
-            if command.startswith((start, "sudo ", "service", "/usr/sbin"))
-        ]
+        found += [command for command in re.findall("`([^`]+)`", line) if command.startswith((start, "sudo "))]
         if "`" not in line and (at := re.search(rf"(?:^|: ){re.escape(start)} (.*)$", line)) is not None:
             found.append(f"{start} {at[1]}")
     return found
@@ -399,20 +395,6 @@ def test_every_suggestion_can_be_pasted(far: Cli, application: Application, situ
         elif not line.startswith("sudo"):
             assert shell.on_terminal(line).returncode not in UNUSABLE, line
     assert not re.search(r"(?<![\w/.-])retrycli (?:" + "|".join(HOMES) + r")\b", screen.text), "without its path"
-
-
-def test_cron_is_checked_with_service_on_a_machine_without_systemd(far: Cli, application: Application) -> None:
-    need_root()
-    file = far.env["FILE"]
-    prepare("late", replace(far, program=(*SCRIPT, "--config", file)), application, Path(file))
-    (run := far.cwd / "run").mkdir()
-    for cli, status in ((far, "service cron status"), (far, "systemctl status cron")):
-        command = cli.under(*mounted(run, "/run"))
-        assert f"Next: `retrycli --config '{file}' doctor` and, " in (
-            text := command.on_terminal("status", "--config", file, columns=1000).text
-        )
-        assert re.search(rf"`(/usr/sbin/)?{status}`\n$", text)
-        (run / "systemd/system").mkdir(parents=True, exist_ok=True)
 
 
 def test_escalations_suggests_a_command_for_each_of_the_biggest_causes(far: Cli, application: Application) -> None:

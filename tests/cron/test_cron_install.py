@@ -69,7 +69,7 @@ def test_a_real_cron_runs_the_installed_line(machine: Machine, options: list[str
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == (
         "retrycli: the cron line is installed, but "
-        "cron is not running on this machine; start it: `/usr/sbin/service cron start`"
+        "cron is not running on this machine; start the service `cron` or `crond`"
     )
     written = crontab(machine, path)
     assert written.startswith(before)

@@ -65,7 +65,7 @@ def _cadence(context: Context, database: Database, passes: list[PassRecord]) -> 
     if not passes and silence in {None, NO_SCHEDULER}:
         return warning("passes", "no pass has run yet", "`retrycli run-once`")
     if silence is not None:
-        remedy = "see `journalctl -u cron`, the mail from cron, or the log of what else started them"
+        remedy = "see cron's log, the mail from cron, or the log of what else started them"
         return failure("passes", silence.words(utc_text), remedy)
     ago = f"the last one began {in_words(now - passes[0].started_at)} ago"
     wanted = f"there should be one every {in_words(context.interval)}"

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 LOOK_BACK = 50  # number of passes from which `cron check`, `cron install` and doctor see what starts passes
 MINUTE = timedelta(minutes=1)
-# The problem and the remedy if cron is stopped. `retrycli.domain.suggested` replaces the command with the one for this
-# machine.
-CRON_IS_DOWN = ("cron is not running on this machine", "start it: `sudo systemctl enable --now cron`")
+CRON_IS_DOWN = ("cron is not running on this machine", "start the service `cron` or `crond`")
 
 
 def next_run(
