@@ -134,10 +134,6 @@ class TableMapping:
         found = self.source(role)
         return found.name if isinstance(found, Column) else None
 
-    def is_own(self, role: str) -> bool:
-        """Return whether retrycli keeps the values of a role itself."""
-        return isinstance(self.source(role), Own)
-
     def value(self, status: str) -> Scalar | None:
         """Return the value of the status column for a status; None if the table has no such status."""
         return dict(self.status).get(status)

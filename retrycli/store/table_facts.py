@@ -23,12 +23,11 @@ from retrycli.domain.known_table import (
     ticket_columns,
 )
 from retrycli.domain.message import MessageStatus
-from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar, TableMapping
+from retrycli.domain.table_mapping import AS_IT_IS, WRITTEN_ROLES, Expression, Scalar, TableMapping
 from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database
 from retrycli.store.table_sample import ROWS, TableSample, read_only
 
-WRITTEN = ("status", "retry_count", "last_error", "sent_at")
 EDITED = ("subject", "body", "recipient_email")
 
 # Names of columns whose values a recipient of the message would miss.
@@ -163,7 +162,7 @@ def _is_same(value: object, literal: Scalar | None) -> bool:
 def required_privileges(database: Database) -> tuple[list[str], str | None]:
     """Return the columns that retrycli writes, and on a server the statement that grants the privileges for them."""
     names = database.table.names
-    written, edited = ([names[role] for role in roles if role in names] for roles in (WRITTEN, EDITED))
+    written, edited = ([names[role] for role in roles if role in names] for roles in (WRITTEN_ROLES, EDITED))
     if database.is_sqlite:
         return written, None
     with database.read() as connection:
