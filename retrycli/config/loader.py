@@ -39,7 +39,6 @@ class Loaded(NamedTuple):
     """Settings, and the source of each value that is not a default."""
 
     settings: Settings
-    file: Path | None
     sources: Mapping[str, str]
 
 
@@ -73,7 +72,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         settings = Settings.model_validate(_nested(values)).read_from(file)
     except ValidationError as error:
         raise ConfigurationError(_describe(error, sources)) from None
-    return Loaded(settings, file, sources)
+    return Loaded(settings, sources)
 
 
 def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:

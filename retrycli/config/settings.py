@@ -265,7 +265,11 @@ class Settings(SettingsModel):
 
     def read_from(self, file: Path | None) -> Self:
         """Remember from which file the settings were read, and return them."""
-        self._file = None if file is None else Path(os.path.normpath(file.absolute()))
+        self._file = None
+        if file is not None:
+            full = file.absolute()
+            short = Path(os.path.normpath(full))  # another file if ".." follows a symbolic link
+            self._file = short if short.resolve() == full.resolve() else full
         return self
 
     @property

@@ -115,14 +115,9 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
     The application writes its attachments and its database, and by default the lock is beside a SQLite file. If the
     application runs as another user, its access is reported as a warning, not as a failure.
     """
-    config = context.loaded.file
-    yield from (
-        (file, False)
-        for file in sorted(
-            _secret_files(context.loaded) | _token_files(context) | ({config.absolute()} if config else set())
-        )
-    )
-    yield from ((file, False) for file in (*reliance.named_in(context.settings), *context.program))
+    own = {context.settings.file} if context.settings.file is not None else set()
+    secret = sorted(_secret_files(context.loaded) | _token_files(context) | own)
+    yield from ((file, False) for file in (*secret, *reliance.named_in(context.settings), *context.program))
     folders = [gateway.attachments_dir for gateway in context.settings.gateway.all.values()]
     shared = (*folders, context.settings.database.file, lock_path(context.settings))
     yield from ((file, True) for file in shared if file is not None)
@@ -142,7 +137,7 @@ def _pass_makers(context: Context) -> Iterator[int]:
     for block in crontab.blocks(context.host, context.settings.file):
         if (number := user_number(block.user)) is not None:
             yield number
-    for path in (context.settings.database.file, context.loaded.file):
+    for path in (context.settings.database.file, context.settings.file):
         if path is not None:
             with suppress(OSError):
                 yield path.stat().st_uid

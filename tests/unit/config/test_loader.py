@@ -100,7 +100,7 @@ def test_every_setting_has_a_description() -> None:
 def test_each_value_other_than_a_default_names_its_source(folder: Path) -> None:
     toml = "[run]\nconcurrency = 4\nlimit = 100\n[schedule.types.supplier]\nmax_retries = 3\n"
     loaded = read(toml, RETRYCLI_RUN__CONCURRENCY="2", TICKETING_API_BASE_URL="https://tickets.example.com")
-    assert loaded.file == folder / "named.toml"
+    assert loaded.settings.file == folder / "named.toml"
     assert loaded.sources == {
         "run.concurrency": "environment RETRYCLI_RUN__CONCURRENCY",
         "run.limit": f"file {folder / 'named.toml'}",
@@ -166,10 +166,19 @@ def test_without_an_environment_argument_the_processs_own_is_read(
     assert load(folder / "named.toml", {}).settings.run.limit is None
 
 
+def test_a_path_through_a_symbolic_link_and_back_keeps_its_meaning(folder: Path) -> None:
+    (folder / "there/deep").mkdir(parents=True)
+    (folder / "link").symlink_to("there/deep")
+    for place in (folder, folder / "there"):
+        (place / "desk.toml").touch()
+    found = [load(folder / name, {}).settings.file for name in ("link/../desk.toml", "there/../desk.toml")]
+    assert found == [folder / "link/../desk.toml", folder / "desk.toml"]
+
+
 @pytest.mark.skipif(Path("/etc/retrycli/retrycli.toml").exists(), reason="this machine has a configuration")
 def test_without_a_file_the_defaults_apply() -> None:
     loaded = load(None, {})
-    assert (loaded.file, loaded.settings, loaded.sources) == (None, Settings(), {})
+    assert (loaded.settings.file, loaded.settings, loaded.sources) == (None, Settings(), {})
 
 
 def test_a_named_file_precedes_the_variable_then_the_directory_then_the_users(folder: Path) -> None:

@@ -224,7 +224,7 @@ def test_settings_writable_by_another_user_are_read_only_if_named(case: str, pla
     assert why in refused(place, uid)
     if uid == 0:
         assert load(place / "retrycli.toml", {}).settings.gateway.base_url == "https://desk.test"
-        assert load(None, {"RETRYCLI_CONFIG": str(place / "retrycli.toml")}).file is not None
+        assert load(None, {"RETRYCLI_CONFIG": str(place / "retrycli.toml")}).settings.file is not None
 
 
 def test_settings_in_a_home_kept_by_sudo_are_not_read(place: Path) -> None:
