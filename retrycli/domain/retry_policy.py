@@ -110,13 +110,8 @@ class Backoff(NamedTuple):
         `python` schedule it is a day, although a function may return any wait.
         """
         longest = max(self.wait(retry) for retry in range(1, retries + 1)) * (1 + self.spread)
-        match self.kind:
-            case BackoffKind.LINEAR:
-                return self.base * retries
-            case BackoffKind.PYTHON:
-                return max(longest, timedelta(days=1))
-            case _:
-                return longest
+        others = {BackoffKind.LINEAR: self.base * retries, BackoffKind.PYTHON: timedelta(days=1)}
+        return max(longest, others.get(self.kind, longest))
 
 
 def later(time: datetime, wait: timedelta, *, times: int = 1) -> datetime:

@@ -575,3 +575,7 @@ def test_the_first_wait_is_the_base_wait() -> None:
 )
 def test_no_wait_is_longer_than_the_longest(backoff: Backoff, longest: timedelta) -> None:
     assert backoff.longest(10) == longest
+
+
+def test_jitter_lengthens_the_only_wait_of_a_linear_schedule() -> None:
+    assert Backoff(BackoffKind.LINEAR).longest(1) == timedelta(minutes=18)
