@@ -193,9 +193,9 @@ def complete_commands(loaded: Loaded, text: str) -> str:
 
 
 def report_silent_programs(asker: Asker) -> None:
-    """Warn about programs, such as ``systemctl``, that did not list their schedules in time."""
+    """Warn about a program, such as ``crontab``, that did not answer in time."""
     for program in sorted(asker.silent):
         terminal.complain(
-            f"retrycli: `{program}` did not respond within {ANSWER_SECONDS} s, so schedules that only it can list are "
+            f"retrycli: `{program}` did not respond within {ANSWER_SECONDS} s, so a cron line that only it can show is "
             "not counted"
         )
