@@ -116,6 +116,9 @@ def check_move(settings: Settings, *, shown: int | None = None) -> list[Finding]
     Args:
         settings: the settings of the old database.
         shown: the maximum number of messages and of holds that a finding names; None for all.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         pause, holds = Ledger(database).pause_and_holds(clock(database, utc_now)())

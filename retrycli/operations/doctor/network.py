@@ -171,8 +171,8 @@ def _python_sender(context: Context, gateway: GatewaySettings, refusal: str | No
         yield failure("function", f"{gateway.call}: {refusal}", "check the credentials that it uses")
 
 
-# The check of each kind of gateway. Its arguments are the context, the settings, and the refusal of recent
-# messages, if any.
+# The check of each kind of gateway. Its arguments are the context, the settings, and the refusal of recent messages, if
+# any.
 CHECKS: dict[str, Callable[[Context, GatewaySettings, str | None], Iterator[Finding]]] = {
     "http": _ticketing_api,
     "smtp": _mail_server,
