@@ -111,7 +111,7 @@ def test_check_reports_the_schedule_and_its_problems(desk: Cli, crontab: Crontab
 def test_passes_from_elsewhere_are_named_and_shown_before_a_line_is_installed(desk: Cli, crontab: Crontab) -> None:
     assert desk("run-once", "--started-by", "timer").returncode == 0
     done = desk("cron", "check")
-    words = f"asses come from timer on {socket.gethostname()}, not from a block of retrycli's"
+    words = f"asses come from a timer on {socket.gethostname()}, not from a block of retrycli's"
     assert (done.returncode, done.stdout, done.stderr) == (0, f"P{words}.\n", "")
     assert desk.json("cron", "check")["elsewhere"] == [f"p{words}"]
     asked = desk("cron", "install", *OWN)
@@ -120,7 +120,7 @@ def test_passes_from_elsewhere_are_named_and_shown_before_a_line_is_installed(de
     assert " (timer). Unless what started them" in asked.stderr
     assert crontab.file.read_bytes() == OTHERS
     assert desk("cron", "install", *OWN, "--yes").returncode == 0
-    assert "passes also come from timer on" in desk("doctor").stdout
+    assert "passes also come from a timer on" in desk("doctor").stdout
     assert "lately" not in desk("cron", "install", *OWN, "--yes").stderr, "nothing is changed"
 
 

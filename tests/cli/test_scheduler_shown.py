@@ -80,7 +80,7 @@ def test_an_application_that_makes_the_passes_is_seen_and_no_cron_line_is_sugges
         assert status["state"] == ("ok" if passes else "never_run")
         assert status["next_run"] in {utc_text(due), utc_text(next_tick())}
         where = socket.gethostname() if passes else f"{socket.gethostname()} (pid {os.getpid()})"
-        words = f"passes come from application on {where}, not from a block of retrycli's"
+        words = f"passes come from an application on {where}, not from a block of retrycli's"
         assert findings(desk, "scheduler") == [("ok", words, None)]
         [cron] = [gate for gate in desk.json("explain", "101")["gates"] if gate["name"] == "cron"]
         assert (cron["open"], cron["figure"]) == (True, "every 15 min; next at")

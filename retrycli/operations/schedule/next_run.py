@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 
 LOOK_BACK = 50  # number of passes from which `cron check`, `cron install` and doctor see what starts passes
 MINUTE = timedelta(minutes=1)
+STARTERS = {
+    StartedBy.CRON: "cron",
+    StartedBy.TIMER: "a timer",
+    StartedBy.LIBRARY: "an application",
+    StartedBy.APPLICATION: "an application",
+    StartedBy.UNKNOWN: "an unknown scheduler",
+}
 CRON_IS_DOWN = ("cron is not running on this machine", "start the service `cron` or `crond`")
 
 
@@ -116,13 +123,13 @@ def check(loaded: Loaded, host: Host, passes: Sequence[PassRecord], now: datetim
     found = [*crontab.blocks(host, settings.file, unread)]
     running = crontab.cron_is_running(host) if found else None
     names = [
-        (each.starter.value, each.host)
+        (each.starter, each.host)
         for each in outlook.series_of(passes, settings.schedule.interval)
         if each.is_recent(now) and not (found and each.starter is StartedBy.CRON and each.host == gethostname())
     ]
     application = _application(settings)
     if application.pid is not None and all(starter != StartedBy.APPLICATION for starter, _ in names):
-        names.append((StartedBy.APPLICATION.value, f"{application.host} (pid {application.pid})"))
+        names.append((StartedBy.APPLICATION, f"{application.host} (pid {application.pid})"))
     words = "passes also come from {} on {}" if found else "passes come from {} on {}, not from a block of retrycli's"
     match found:
         case [] if names:
@@ -137,7 +144,7 @@ def check(loaded: Loaded, host: Host, passes: Sequence[PassRecord], now: datetim
         case _:
             places = " and ".join(block.title for block in found)
             problem = f"{places} both start passes", "keep one: `retrycli cron remove` removes both"
-    told = [words.format(*name) for name in names]
+    told = [words.format(STARTERS[starter], place) for starter, place in names]
     return Verdict(found, running, "; ".join(unread) or None, problem, _twice(passes, settings), told)
 
 

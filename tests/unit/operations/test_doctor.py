@@ -540,7 +540,7 @@ def of_cadence(desk: Desk) -> Finding:
 
 
 OK, FAILURE = Level.OK, Level.FAILURE
-ELSEWHERE = (OK, "passes come from unknown on box, not from a block of retrycli's")
+ELSEWHERE = (OK, "passes come from an unknown scheduler on box, not from a block of retrycli's")
 NOBODY = (FAILURE, "nothing is known to start passes")
 PASSES: dict[str, tuple[list[float], tuple[Level, str], tuple[Level, str]]] = {
     "no pass": ([], NOBODY, (Level.WARNING, "no pass has run yet")),

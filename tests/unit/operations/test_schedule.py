@@ -138,13 +138,13 @@ def test_passes_that_come_from_elsewhere_are_named_and_are_no_problem(desk: Desk
     assert found.problem is None
     assert found.elsewhere == [
         "passes come from cron on barn, not from a block of retrycli's",
-        f"passes come from timer on {gethostname()}, not from a block of retrycli's",
+        f"passes come from a timer on {gethostname()}, not from a block of retrycli's",
     ]
     desk.install()
     beside = desk.check(made(1, host=gethostname()), *passes)
     assert (beside.problem, beside.elsewhere) == (
         None,
-        ["passes also come from cron on barn", f"passes also come from timer on {gethostname()}"],
+        ["passes also come from cron on barn", f"passes also come from a timer on {gethostname()}"],
     )
 
 
