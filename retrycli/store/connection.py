@@ -183,9 +183,9 @@ def pipelined(connection: Connection) -> Iterator[None]:
         yield
         return
     from psycopg import Error
+    from psycopg.pq import TransactionStatus as Status
 
     driver: Any = connection.connection.driver_connection
-    around = connection.get_execution_options().get("pipeline")
     try:
         with driver.pipeline() as pipeline:
             connection.execution_options(pipeline=pipeline)
@@ -193,7 +193,10 @@ def pipelined(connection: Connection) -> Iterator[None]:
     except Error as error:
         raise exc.DBAPIError(None, None, error, hide_parameters=True) from error
     finally:
-        connection.execution_options(pipeline=around)
+        connection.execution_options(pipeline=None)
+        # The pool can't roll back a connection that the server has closed, or left in the middle of an answer.
+        if driver.info.transaction_status in {Status.ACTIVE, Status.UNKNOWN}:
+            connection.invalidate()
 
 
 @contextmanager

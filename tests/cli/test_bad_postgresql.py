@@ -287,7 +287,7 @@ def test_a_network_failure_during_a_commit_loses_nothing(desk: Desk, case: str) 
         with proxy(desk.server.port, doubt.text, doubt.loses) as between:
             done = desk.at(api.url, url=desk.url(port=between.port))("run-once")
         assert between.lost.is_set()
-        assert line(done).endswith(f"the connection is lost: {GONE}")
+        assert line(done).endswith(f": {GONE}")
         assert desk.application.row(101)["status"] == doubt.row
         after = [desk.run_later(api, text) for text in (PROCESS_DIED, ALL_DUE)]
         assert sum(row.unknown for row in after) == doubt.unknown

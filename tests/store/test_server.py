@@ -133,6 +133,16 @@ def test_a_write_is_awaited_at_a_read_and_at_the_end() -> None:
             assert between.awaited - before == 3  # `BEGIN`, the count, and `COMMIT`
 
 
+def test_a_connection_that_cannot_leave_its_pipeline_is_replaced(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that goes away in the middle of an answer leaves such a connection too. The pool could not reset it."""
+    with opened(url) as database:
+        with pytest.raises(DatabaseUnavailable), database.write() as connection:
+            connection.exec_driver_sql("COPY (SELECT 1) TO STDOUT", execution_options=NO_RESULT)
+        with database.write():
+            pass
+    assert not [record for record in caplog.records if record.name.startswith("sqlalchemy")]
+
+
 def test_json_in_the_databases_encoding_is_read_like_text() -> None:
     with (
         postgresql.database(options="TEMPLATE template0 LOCALE 'C' ENCODING 'LATIN1'") as latin,
