@@ -1,7 +1,6 @@
 """A table as the database's catalogue describes it, and which values in its rows may be shown.
 
-A text column may hold customers' words instead of statuses, and a ticket column the key of another table instead of the
-number that a ticketing API knows.
+A text column may hold customers' words instead of statuses.
 """
 
 import re
@@ -25,14 +24,6 @@ COMMON = re.compile(
     "deferred|delayed|held|paused|blocked|draft|approved|received|read|open|not_sent|partially_sent|"
     "partially_errored|customer|supplier|internal"
 )
-
-MOST_COLUMNS = 3  # maximum number of columns that may hold a ticket's number
-# Columns of another table that are most likely the number that a ticketing API knows.
-TICKET_NAMES = ("ticket_id", "ticket_number", "number", "external_id", "ticket_key", "key", "remote_id", "reference")
-# Words in the names of columns that may hold the number or key of a ticket. Other columns may hold customers' words.
-TICKET_WORDS = frozenset({"ticket", "number", "case", "issue", "external", "remote", "reference", "ref", "key"})
-# A number, or a text such as ``DESK-4705``.
-TICKET = re.compile(r"[A-Za-z]{0,12}[-#_/]?[0-9][0-9A-Za-z_./-]{0,35}")
 
 
 class ValueKind(StrEnum):
@@ -169,24 +160,6 @@ def _is_short(value: object) -> bool:
     if isinstance(value, str):
         return len(value) <= LONGEST and SHORT_WORDS.fullmatch(value) is not None
     return isinstance(value, int) and abs(value) <= LARGEST
-
-
-def ticket_columns(other: KnownTable, reference: ForeignKey) -> list[str]:
-    """Return the columns of a table to which the ticket column refers that may hold the number that a ticketing API
-    knows, the most likely first.
-    """
-    no_numbers = {reference.target, *(each.column for each in other.references)}
-    kinds = {ValueKind.INTEGER, ValueKind.TEXT, ValueKind.UUID, ValueKind.ANY}
-    found = [each.name for each in other.columns if each.name not in no_numbers and each.kind in kinds]
-    named = [name for name in found if not TICKET_WORDS.isdisjoint(plain_name(name).split("_"))]
-    return sorted(named, key=lambda name: [*TICKET_NAMES, plain_name(name)].index(plain_name(name)))[:MOST_COLUMNS]
-
-
-def is_ticket(value: object) -> bool:
-    """Return whether a value looks like the number or key of a ticket, so that it may be shown."""
-    return (isinstance(value, int) and not isinstance(value, bool)) or (
-        isinstance(value, str) and TICKET.fullmatch(value) is not None
-    )
 
 
 def plain_name(name: str) -> str:

@@ -1,13 +1,12 @@
 """Facts about the application's table that help an operator to check the settings. Customers' texts stay in it."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Select, Text, case, cast, column, select
-from sqlalchemy import table as table_clause
+from sqlalchemy import Text, case, cast, column, select
 
 from retrycli.domain.errors import DatabaseUnavailable
 from retrycli.domain.known_table import (
@@ -17,10 +16,8 @@ from retrycli.domain.known_table import (
     ShownValues,
     TableColumn,
     ValueKind,
-    is_ticket,
     plain_name,
     shown_values,
-    ticket_columns,
 )
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.table_mapping import AS_IT_IS, WRITTEN_ROLES, Expression, Scalar, TableMapping
@@ -45,13 +42,11 @@ class StatusCount(NamedTuple):
 
 
 class TicketReference(NamedTuple):
-    """The row of another table to which the ticket column of a message refers."""
+    """The key of another table to which the ticket column refers, and a message as an example."""
 
     key: ForeignKey
-    message_id: object  # the message of the example; None if the table has no message with a ticket
+    message_id: object  # None if the table has no message with a ticket, or can't be read in some seconds
     ticket: int | str | None
-    values: Mapping[str, object]  # values in the other row that may be the API's number, by column
-    sql: Mapping[str, str]  # for each of these columns, an expression that reads it; it is for the operator
 
 
 class TableFacts:
@@ -97,45 +92,26 @@ class TableFacts:
 
     def ticket_reference(self) -> TicketReference | None:
         """Return the table to which the ticket column refers; None if it is not a foreign key."""
-        key = self.known.reference(self._database.table.names.get("ticket_id", ""))
-        found = [] if key is None else list_tables(self._database, key.table.rpartition(".")[2])
-        other = next((each for each in found if key is not None and each.name == key.table), None)
-        if key is None or other is None:
+        key, table = self.known.reference(self._database.table.names.get("ticket_id", "")), self._database.table
+        if key is None:
             return None
-        wanted, row, quoted = ticket_columns(other, key), None, self._database.quoted
-        # It may take too long, or the role may not read the other table.
-        with suppress(DatabaseUnavailable), read_only(self._database) as connection:
-            row = connection.execute(self._example(other, key.target, wanted)).first()
-        message_id, ticket, *values = row or (None, None)
-        there, here = ".".join(map(quoted, key.table.split("."))), f"{quoted(self.known.relation)}.{quoted(key.column)}"
-        select_from = f"FROM {there} t WHERE t.{quoted(key.target)} = {here}"
-        return TicketReference(
-            key,
-            message_id,
-            ticket if ticket is None or isinstance(ticket, int) else str(ticket),
-            {name: value for name, value in zip(wanted, values, strict=False) if is_ticket(value)},
-            {name: f"(SELECT t.{quoted(name)} {select_from})" for name in wanted},
-        )
-
-    def _example(self, other: KnownTable, target: str, wanted: Sequence[str]) -> Select[Any]:
-        """Select a message among the newest rows, a failed one if there is one, and the row to which it refers."""
-        table = self._database.table
         newest = (
             select(
-                table.column("id").label("retrycli_id"),
-                table.column("ticket_id").label("retrycli_ticket"),
+                table.column("id").label("id"),
+                table.column("ticket_id").label("ticket"),
                 case((table.has_status(MessageStatus.FAILED), 1), else_=0).label("is_failed"),
             )
             .order_by(table.newest_by.desc())
             .limit(ROWS)
             .subquery()
+            .c
         )
-        key, ticket = newest.c.retrycli_id, newest.c.retrycli_ticket
-        best = select(key, ticket).where(ticket.is_not(None)).order_by(newest.c.is_failed.desc(), key.desc())
-        message = best.limit(1).subquery()
-        there = table_clause(other.relation, *map(column, (target, *wanted)), schema=other.schema)
-        joined = message.join(there, there.c[target] == message.c.retrycli_ticket)
-        return select(*message.c, *(there.c[name] for name in wanted)).select_from(joined)
+        example = select(newest.id, newest.ticket).where(newest.ticket.is_not(None))
+        message_id = ticket = None
+        with suppress(DatabaseUnavailable), read_only(self._database) as connection:  # it may take too long
+            ordered = example.order_by(newest.is_failed.desc(), newest.id.desc()).limit(1)
+            message_id, ticket = connection.execute(ordered).first() or (None, None)
+        return TicketReference(key, message_id, ticket if isinstance(ticket, int | None) else str(ticket))
 
     def _column(self, role: str) -> TableColumn | None:
         name = self._database.table.names.get(role)

@@ -22,7 +22,7 @@ from retrycli.store import mapping_check, own_tables, schema, table_facts
 from retrycli.store.application_table import check_ids
 from retrycli.store.database import Database
 from retrycli.store.left_out import count_left_out
-from retrycli.store.table_facts import StatusCount, TableFacts, TicketReference
+from retrycli.store.table_facts import StatusCount, TableFacts
 from retrycli.store.write_check import check_writable
 
 
@@ -59,7 +59,7 @@ def findings_of(settings: Settings, database: Database) -> Iterator[Finding]:
         ("columns", columns(settings, database)),
         ("status", statuses(database, facts)),
         ("where", left_out(database)),
-        ("ticket", ticket(settings, facts)),
+        ("ticket", ticket(settings, database, facts)),
         ("not sent", missed(settings, database, facts)),
     ):
         part = _all_of(name, found)
@@ -125,36 +125,24 @@ def left_out(database: Database) -> Iterator[Finding]:
         yield ok("where", left_out_in_words(found))
 
 
-def ticket(settings: Settings, facts: TableFacts) -> Iterator[Finding]:
+def ticket(settings: Settings, database: Database, facts: TableFacts) -> Iterator[Finding]:
     """Report a ticket column that refers to another table, with an example of what would be requested."""
     found = facts.ticket_reference()
     if found is None:
         return
-    refers = f"{found.key.column} refers to {found.key.table}.{found.key.target}"
-    example = _example(settings, found)
-    other = next((name for name in found.sql if name in found.values or found.message_id is None), None)
-    if other is None or found.values.get(other) == found.ticket is not None:
-        yield ok("ticket", refers + example)
+    table, told = found.key.table, f"{found.key.column} refers to {found.key.table}.{found.key.target}"
+    if found.ticket is not None:
+        url = example_url(settings, found.ticket, MessageType.CUSTOMER)
+        told += f"; message {found.message_id} would go to {url or f'ticket {found.ticket}'}"
+    if found.key.target == found.key.column or database.accepted is not None:
+        yield ok("ticket", told)
         return
-    there = [f"{found.key.table}.{name} is {value}" for name, value in found.values.items()]
-    also = f"; {' and '.join(there)} there" if there else f", which also has the column {other}"
     yield warning(
         "ticket",
-        refers + example + also,
-        f"if the API knows tickets by {found.key.table}.{other}, write in [database.columns]: "
-        f"ticket_id = {{ sql = {_toml(found.sql[other])} }}",
+        told,
+        f"if the API knows this ticket by another column of {table}, set database.columns.ticket_id to an expression "
+        "that reads it (see `retrycli manual your-own-table`); otherwise ignore this",
     )
-
-
-def _example(settings: Settings, found: TicketReference) -> str:
-    if found.ticket is None:
-        return ""
-    url = example_url(settings, found.ticket, MessageType.CUSTOMER)
-    return f"; message {found.message_id} would go to " + (f"ticket {found.ticket}" if url is None else url)
-
-
-def _toml(text: str) -> str:
-    return "'" + text + "'" if "'" not in text else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def missed(settings: Settings, database: Database, facts: TableFacts) -> Iterator[Finding]:
