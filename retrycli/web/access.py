@@ -3,24 +3,19 @@
 Each route of the API and each page names the right that it needs. `Access.check` is the only place that decides.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
+from retrycli.config.settings import Settings
 from retrycli.domain.user import Right, User
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from retrycli.config.settings import Settings
-
+Method: TypeAlias = Literal["GET", "PATCH", "POST"]
 Who: TypeAlias = Callable[[HTTPConnection], User | Awaitable[User | None] | None]
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
 OWN_SITES = frozenset({"same-origin", "none"})  # Fetch Metadata: our own page, or the user typed the address
@@ -115,7 +110,7 @@ def check_origin(request: Request) -> None:
     Raises:
         AccessDenied: the request would change something, and may come from another site.
     """
-    if request.method in SAFE_METHODS or (is_bearer(request) and "cookie" not in request.headers):
+    if request.method in SAFE_METHODS or (bearer_token(request) and "cookie" not in request.headers):
         return
     sites = request.headers.getlist("sec-fetch-site")
     if sites:
@@ -130,13 +125,8 @@ def check_origin(request: Request) -> None:
         )
 
 
-def is_bearer(request: HTTPConnection) -> bool:
-    """Return whether a request has a bearer token (RFC 6750, section 2.1)."""
-    return bool(bearer_token(request))
-
-
 def bearer_token(request: HTTPConnection) -> str:
-    """Return the bearer token of a request; an empty string without one."""
+    """Return the bearer token of a request (RFC 6750, section 2.1); an empty string without one."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 

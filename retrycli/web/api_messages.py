@@ -1,8 +1,6 @@
 """The HTTP API's endpoints of messages."""
 
-from __future__ import annotations
-
-from http import HTTPMethod, HTTPStatus
+from http import HTTPStatus
 from typing import Annotated, Self
 
 from fastapi import Header, Query, Response
@@ -19,7 +17,6 @@ from retrycli.web.endpoints import CurrentUser, answer, endpoint
 from retrycli.web.inputs import Body, ETag, Line, MessageQuery, Reason, Text
 from retrycli.web.status import RecentStatus
 
-GET, POST = HTTPMethod.GET, HTTPMethod.POST
 INVALID, MISSING, CONFLICT = HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT
 
 
@@ -62,7 +59,7 @@ class MessageEndpoints:
         self._settings = settings
         self._status = status
 
-    @endpoint(GET, "", Right.READ, INVALID, returns=schemas.MessagePageBody)
+    @endpoint("GET", "", Right.READ, INVALID, returns=schemas.MessagePageBody)
     def list_messages(self, query: Annotated[MessageQuery, Query()]) -> Response:
         """List failed messages, one page at a time."""
         found = operations.listing.page(
@@ -70,14 +67,14 @@ class MessageEndpoints:
         )
         return answer(bodies.messages(self._settings, iter(found.messages), found.next))
 
-    @endpoint(GET, "/{message_id}", Right.READ_TEXT, MISSING, returns=schemas.MessageDetailsBody)
+    @endpoint("GET", "/{message_id}", Right.READ_TEXT, MISSING, returns=schemas.MessageDetailsBody)
     def show_message(self, message_id: str) -> Response:
         """Show one message with its text, its attempts and the operators' actions."""
         body = bodies.details(operations.listing.show(self._settings, message_id))
         return answer(body, ETag=f'"{body["digest"]}"')
 
     @endpoint(
-        HTTPMethod.PATCH,
+        "PATCH",
         "/{message_id}",
         Right.EDIT,
         MISSING,
@@ -108,30 +105,30 @@ class MessageEndpoints:
         )
         return answer(bodies.edited(done), ETag=f'"{done.digest}"')
 
-    @endpoint(GET, "/{message_id}/explain", Right.READ, MISSING, returns=schemas.ExplanationBody)
+    @endpoint("GET", "/{message_id}/explain", Right.READ, MISSING, returns=schemas.ExplanationBody)
     def explain_message(self, message_id: str) -> Response:
         """Show what delays a message, and its next attempt."""
         return answer(bodies.explanation(operations.explain.explain(self._settings, message_id)))
 
-    @endpoint(POST, "/{message_id}/retry", Right.ACT, MISSING, CONFLICT, returns=schemas.AttemptsBody)
+    @endpoint("POST", "/{message_id}/retry", Right.ACT, MISSING, CONFLICT, returns=schemas.AttemptsBody)
     def retry_message(self, message_id: str, user: CurrentUser) -> Response:
         """Attempt a message now, even if it is waiting or escalated. This uses up no retry."""
         done = operations.retry.retry_all(self._settings, [message_id], by=user.name)
         return answer(bodies.attempts(self._done(done)))
 
-    @endpoint(POST, "/{message_id}/requeue", Right.ACT, MISSING, CONFLICT, returns=schemas.ActionBody)
+    @endpoint("POST", "/{message_id}/requeue", Right.ACT, MISSING, CONFLICT, returns=schemas.ActionBody)
     def requeue_message(self, message_id: str, user: CurrentUser) -> Response:
         """Return an escalated or rejected message to the queue, with all retries."""
         done = operations.message_actions.requeue(self._settings, [message_id], by=user.name)
         return answer(bodies.action("requeued", self._done(done)))
 
-    @endpoint(POST, "/{message_id}/reject", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.ActionBody)
+    @endpoint("POST", "/{message_id}/reject", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.ActionBody)
     def reject_message(self, message_id: str, user: CurrentUser, body: ReasonBody) -> Response:
         """Give up on a message."""
         done = operations.message_actions.reject(self._settings, [message_id], body.reason, by=user.name)
         return answer(bodies.action("rejected", self._done(done)))
 
-    @endpoint(POST, "/{message_id}/mark-sent", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.ActionBody)
+    @endpoint("POST", "/{message_id}/mark-sent", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.ActionBody)
     def mark_message_sent(
         self,
         message_id: str,
@@ -143,20 +140,20 @@ class MessageEndpoints:
         done = operations.message_actions.mark_sent(self._settings, ids, note=body.note, by=user.name)
         return answer(bodies.action("marked_sent", self._done(done)))
 
-    @endpoint(POST, "/{message_id}/acknowledge", Right.ACT, MISSING, CONFLICT, returns=schemas.ActionBody)
+    @endpoint("POST", "/{message_id}/acknowledge", Right.ACT, MISSING, CONFLICT, returns=schemas.ActionBody)
     def acknowledge_message(self, message_id: str, user: CurrentUser) -> Response:
         """Record that an operator is handling an escalated message."""
         done = operations.message_actions.acknowledge(self._settings, [message_id], by=user.name)
         return answer(bodies.action("acknowledged", self._done(done)))
 
-    @endpoint(POST, "/{message_id}/note", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.NotedBody)
+    @endpoint("POST", "/{message_id}/note", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.NotedBody)
     def note_message(self, message_id: str, user: CurrentUser, body: NoteBody) -> Response:
         """Add a note to an escalated message, replacing an earlier note."""
         number = message_id
         operations.message_actions.note(self._settings, number, body.note, by=user.name)
         return answer(bodies.noted(number, body.note))
 
-    @endpoint(POST, "/{message_id}/look-up", Right.ACT, MISSING, CONFLICT, returns=schemas.LookUpsBody)
+    @endpoint("POST", "/{message_id}/look-up", Right.ACT, MISSING, CONFLICT, returns=schemas.LookUpsBody)
     def look_up_message(self, message_id: str, user: CurrentUser) -> Response:
         """Ask the ticketing system whether a message has arrived. Nothing is sent."""
         asked = operations.retry.look_up_all(self._settings, [message_id], by=user.name)

@@ -1,10 +1,8 @@
 """The HTTP API's endpoints of the scheduler."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import timedelta
-from http import HTTPMethod, HTTPStatus
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Query, Response
@@ -24,7 +22,6 @@ from retrycli.web.endpoints import JSON, CurrentUser, answer, endpoint
 from retrycli.web.inputs import Body, BulkBody, Duration, Line, MessageKey, PageQuery, Reason, Ticket
 from retrycli.web.status import RecentStatus
 
-GET, POST = HTTPMethod.GET, HTTPMethod.POST
 INVALID, NOT_FOUND, CONFLICT = HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT
 WEEK = timedelta(days=7)
 MOST_GROUPS = 1000
@@ -72,7 +69,7 @@ class SchedulerEndpoints:
         self._settings = settings
         self._status = status
 
-    @endpoint(GET, "/scheduler/status", Right.READ, returns=schemas.SchedulerStatusBody)
+    @endpoint("GET", "/scheduler/status", Right.READ, returns=schemas.SchedulerStatusBody)
     def scheduler_status(self) -> Response:
         """Show whether passes run, and when the next one starts."""
         found = self._status.read()
@@ -85,12 +82,12 @@ class SchedulerEndpoints:
         }
         return Response(as_json(body), media_type=JSON)  # the original specification has no schema_version
 
-    @endpoint(GET, "/scheduler/overview", Right.READ, returns=schemas.OverviewBody)
+    @endpoint("GET", "/scheduler/overview", Right.READ, returns=schemas.OverviewBody)
     def scheduler_overview(self) -> Response:
         """Show scheduler health and queue counts."""
         return answer(bodies.status(self._status.read()))
 
-    @endpoint(POST, "/scheduler/pause", Right.PAUSE, NOT_FOUND, CONFLICT, INVALID, returns=schemas.PausedBody)
+    @endpoint("POST", "/scheduler/pause", Right.PAUSE, NOT_FOUND, CONFLICT, INVALID, returns=schemas.PausedBody)
     def pause_scheduler(self, user: CurrentUser, body: PauseBody = PauseBody()) -> Response:  # noqa: B008  frozen
         """Stop passes from sending, until `resume` or for a set time.
 
@@ -101,7 +98,7 @@ class SchedulerEndpoints:
         )
         return self._paused()
 
-    @endpoint(POST, "/scheduler/resume", Right.PAUSE, NOT_FOUND, INVALID, returns=schemas.PausedBody)
+    @endpoint("POST", "/scheduler/resume", Right.PAUSE, NOT_FOUND, INVALID, returns=schemas.PausedBody)
     def resume_scheduler(self, user: CurrentUser, body: TargetsBody = TargetsBody()) -> Response:  # noqa: B008  frozen
         """End the pause, or the holds of messages, tickets, types or destinations.
 
@@ -115,13 +112,13 @@ class SchedulerEndpoints:
         found = bodies.status(self._status.read())
         return answer({"paused": found["paused"], "holds": found["holds"], **more})
 
-    @endpoint(GET, "/scheduler/passes", Right.READ, INVALID, returns=schemas.PassesBody)
+    @endpoint("GET", "/scheduler/passes", Right.READ, INVALID, returns=schemas.PassesBody)
     def list_passes(self, query: Annotated[PageQuery, Query()]) -> Response:
         """List passes and pauses, the newest first, one page at a time."""
         found = operations.status.passes(self._settings, after=query.after, limit=query.limit)
         return answer(bodies.passes(found))
 
-    @endpoint(GET, "/scheduler/escalations", Right.READ, INVALID, returns=schemas.EscalationsBody)
+    @endpoint("GET", "/scheduler/escalations", Right.READ, INVALID, returns=schemas.EscalationsBody)
     def list_escalations(self, query: Annotated[PageQuery, Query()]) -> Response:
         """List the causes of all escalations, and the escalated messages, one page at a time."""
         escalated = Filter(state=State.ESCALATED)
@@ -129,7 +126,7 @@ class SchedulerEndpoints:
         groups = operations.listing.escalations(self._settings)
         return answer({**bodies.escalations(iter(found.messages), groups), "next": found.next})
 
-    @endpoint(POST, "/scheduler/bulk", Right.BULK, NOT_FOUND, CONFLICT, INVALID, returns=schemas.BulkActionBody)
+    @endpoint("POST", "/scheduler/bulk", Right.BULK, NOT_FOUND, CONFLICT, INVALID, returns=schemas.BulkActionBody)
     def act_in_bulk(self, user: CurrentUser, body: BulkBody) -> Response:
         """Apply an action to many messages, for at most 15 seconds.
 
@@ -141,7 +138,7 @@ class SchedulerEndpoints:
         self._status.forget()
         return answer(bodies.bulk(done))
 
-    @endpoint(GET, "/scheduler/stats", Right.READ, INVALID, returns=schemas.StatisticsBody)
+    @endpoint("GET", "/scheduler/stats", Right.READ, INVALID, returns=schemas.StatisticsBody)
     def statistics(
         self,
         since: Annotated[Duration | None, Query(description="the period, such as 12h; by default 7d")] = None,

@@ -1,10 +1,8 @@
 """Declare the HTTP API's endpoints: each names its method, its path and the right that it needs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPMethod, HTTPStatus
+from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -18,7 +16,7 @@ from starlette.types import Message, Scope
 from retrycli.domain.user import Right, User
 from retrycli.views.formatting import as_json
 from retrycli.web import problems
-from retrycli.web.access import SAFE_METHODS, Access, AccessDenied
+from retrycli.web.access import SAFE_METHODS, Access, AccessDenied, Method
 from retrycli.web.routing import decode, encoded_path
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
@@ -51,7 +49,7 @@ class Problem(BaseModel):
 class Endpoint:
     """What `endpoint` declares of a handler."""
 
-    method: HTTPMethod
+    method: Method
     path: str
     right: Right
     returns: Any  # the type of the response's body, for the OpenAPI document
@@ -59,7 +57,7 @@ class Endpoint:
 
 
 def endpoint(
-    method: HTTPMethod,
+    method: Method,
     path: str,
     right: Right,
     *errors: HTTPStatus,

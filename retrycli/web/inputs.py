@@ -1,7 +1,5 @@
 """Types of the values that requests contain. Invalid values are errors that name the field and the rule."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from typing import Annotated, Self
@@ -25,7 +23,6 @@ LONGEST_REASON = 2000  # characters of a reason or a note
 
 
 def _storable(text: str) -> str:
-    """Reject text that a database can't store."""
     if "\0" in text or not encodable(text):
         raise ValueError("must not contain NUL or invalid Unicode")
     return text

@@ -1,7 +1,5 @@
 """Turn errors into problem documents (RFC 9457) with the right HTTP status."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus

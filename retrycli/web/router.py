@@ -1,8 +1,5 @@
 """The router with all endpoints of the HTTP API, and its OpenAPI document."""
 
-from __future__ import annotations
-
-from http import HTTPMethod
 from importlib.metadata import version
 
 from fastapi import APIRouter, Request, Response
@@ -24,7 +21,7 @@ class _Document:
     def __init__(self, router: APIRouter) -> None:
         self._router = router
 
-    @endpoint(HTTPMethod.GET, "/openapi.json", Right.READ, returns=dict[str, object])
+    @endpoint("GET", "/openapi.json", Right.READ, returns=dict[str, object])
     def openapi_document(self, request: Request) -> Response:
         """Return this document."""
         root: str = request.scope.get("root_path", "")

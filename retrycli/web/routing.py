@@ -1,14 +1,9 @@
 """Match routes against the path as the client sent it, so that an id may contain an encoded slash."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from starlette.routing import Match, Route
-
-if TYPE_CHECKING:
-    from starlette.types import Scope
+from starlette.types import Scope
 
 
 class EncodedRoute(Route):

@@ -3,8 +3,6 @@
 Fields are only ever added, so clients must ignore unknown fields.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

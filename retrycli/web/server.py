@@ -1,7 +1,5 @@
 """Serve the HTTP API and the console as a process of their own: `retrycli serve`."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -10,12 +8,12 @@ from contextlib import closing
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from retrycli import operations
 from retrycli.config.settings import Settings
@@ -26,9 +24,6 @@ from retrycli.web.endpoints import problem_of
 from retrycli.web.router import make_api
 from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import RecentStatus
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
 API = "/api/messages"
 PAGES = "/messages"

@@ -1,23 +1,18 @@
 """Find the user of a request to `retrycli serve`: by bearer token, by the console's cookie, or by a proxy's header."""
 
-from __future__ import annotations
-
 import hmac
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from starlette.requests import HTTPConnection
 
 from retrycli.config.settings import Settings
+from retrycli.domain.user import User
 from retrycli.operations import tokens, wiring
 from retrycli.operations.tokens import Token
 from retrycli.web import sessions
 from retrycli.web.access import bearer_token
-
-if TYPE_CHECKING:
-    from starlette.requests import HTTPConnection
-
-    from retrycli.domain.user import User
 
 
 class TokenUsers:

@@ -1,24 +1,15 @@
 """The forms of a message's page: each acts on one message, and answers with the page that shows the result."""
 
-from __future__ import annotations
-
-from http import HTTPMethod
-from typing import TYPE_CHECKING
+from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.user import Right
+from retrycli.operations.retry import ActionResult
+from retrycli.web.console.context import Console
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import NoFields, page
+from retrycli.web.console.visit import Visit
 from retrycli.web.inputs import Reason
-
-if TYPE_CHECKING:
-    from starlette.responses import Response
-
-    from retrycli.operations.retry import ActionResult
-    from retrycli.web.console.context import Console
-    from retrycli.web.console.visit import Visit
-
-POST = HTTPMethod.POST
 
 
 class RejectForm(Form):
@@ -46,49 +37,49 @@ class MessageActions:
         self._console = console
         self._settings = console.settings
 
-    @page(POST, "/id/{message_id}/retry", Right.ACT)
+    @page("POST", "/id/{message_id}/retry", Right.ACT)
     def retry(self, visit: Visit, _: NoFields) -> Response:
         """Attempt a message now."""
         message_id = visit.id
         outcome = operations.retry.retry(self._settings, message_id, by=visit.by)
         return self._done(visit, f"Message {message_id} {operations.words.attempted(outcome)}")
 
-    @page(POST, "/id/{message_id}/look-up", Right.ACT)
+    @page("POST", "/id/{message_id}/look-up", Right.ACT)
     def look_up(self, visit: Visit, _: NoFields) -> Response:
         """Ask the ticketing system whether a message has arrived."""
         message_id = visit.id
         found = operations.retry.look_up(self._settings, message_id, by=visit.by)
         return self._done(visit, operations.words.looked_up(message_id, found))
 
-    @page(POST, "/id/{message_id}/requeue", Right.ACT)
+    @page("POST", "/id/{message_id}/requeue", Right.ACT)
     def requeue(self, visit: Visit, _: NoFields) -> Response:
         """Return an escalated or rejected message to the queue."""
         message_id = visit.id
         self._check(operations.message_actions.requeue(self._settings, [message_id], by=visit.by))
         return self._done(visit, f"Requeued message {message_id}. It is due now and has all its retries.")
 
-    @page(POST, "/id/{message_id}/reject", Right.ACT, RejectForm)
+    @page("POST", "/id/{message_id}/reject", Right.ACT, RejectForm)
     def reject(self, visit: Visit, form: RejectForm) -> Response:
         """Give up on a message."""
         message_id = visit.id
         self._check(operations.message_actions.reject(self._settings, [message_id], form.reason, by=visit.by))
         return self._done(visit, f"Rejected message {message_id}. No pass will send it.")
 
-    @page(POST, "/id/{message_id}/mark-sent", Right.ACT, MarkSentForm)
+    @page("POST", "/id/{message_id}/mark-sent", Right.ACT, MarkSentForm)
     def mark_sent(self, visit: Visit, form: MarkSentForm) -> Response:
         """Record that a message has arrived."""
         message_id = visit.id
         self._check(operations.message_actions.mark_sent(self._settings, [message_id], note=form.note, by=visit.by))
         return self._done(visit, f"Marked message {message_id} as sent.")
 
-    @page(POST, "/id/{message_id}/note", Right.ACT, NoteForm)
+    @page("POST", "/id/{message_id}/note", Right.ACT, NoteForm)
     def note(self, visit: Visit, form: NoteForm) -> Response:
         """Add a note to an escalated message."""
         message_id = visit.id
         operations.message_actions.note(self._settings, message_id, form.text, by=visit.by)
         return self._done(visit, f"Added the note to message {message_id}.")
 
-    @page(POST, "/id/{message_id}/acknowledge", Right.ACT)
+    @page("POST", "/id/{message_id}/acknowledge", Right.ACT)
     def acknowledge(self, visit: Visit, _: NoFields) -> Response:
         """Record that an operator is handling an escalated message."""
         message_id = visit.id

@@ -1,16 +1,17 @@
 """The Starlette application of the console: its routes, its errors, and the headers of every response."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from retrycli.config.settings import Settings
 from retrycli.domain.user import Right
 from retrycli.operations.bulk import SLICE_SECONDS
+from retrycli.web.access import Access
 from retrycli.web.console.actions import MessageActions
 from retrycli.web.console.bulk_pages import BulkPages
 from retrycli.web.console.context import Console
@@ -25,16 +26,8 @@ from retrycli.web.console.routes import admit, routes_of
 from retrycli.web.console.signing_in import AssetPages, SignInPages
 from retrycli.web.console.statistics_page import StatisticsPages
 from retrycli.web.console.visit import Visit
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from retrycli.config.settings import Settings
-    from retrycli.web.access import Access
-    from retrycli.web.sign_in import TokenUsers
-    from retrycli.web.status import RecentStatus
+from retrycli.web.sign_in import TokenUsers
+from retrycli.web.status import RecentStatus
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "

@@ -1,39 +1,32 @@
 """The pages for an action on many messages: what it would touch, then the action, slice by slice."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from http import HTTPMethod, HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from http import HTTPStatus
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field
+from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.bulk import BulkAction
 from retrycli.domain.duration import duration, utc_text
 from retrycli.domain.errors import CountChanged, cause_of
+from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import State
 from retrycli.domain.user import Right
-from retrycli.operations.bulk import BulkPreview, BulkRequest
+from retrycli.operations.bulk import BulkPreview, BulkRequest, BulkResult
 from retrycli.operations.bulk_request import LONGEST_REASON, MAX_CANARIES, OF_ESCALATIONS
 from retrycli.operations.message_actions import Canary
 from retrycli.views.formatting import count
 from retrycli.web import problems
+from retrycli.web.console.context import Console
 from retrycli.web.console.filters import MessageFilter, Period
 from retrycli.web.console.forms import FormRejected
 from retrycli.web.console.routes import page
+from retrycli.web.console.visit import Visit
 from retrycli.web.inputs import Line
 
-if TYPE_CHECKING:
-    from starlette.responses import Response
-
-    from retrycli.domain.listing import ListedMessage
-    from retrycli.operations.bulk import BulkResult
-    from retrycli.web.console.context import Console
-    from retrycli.web.console.visit import Visit
-
-GET, POST = HTTPMethod.GET, HTTPMethod.POST
 SHOWN = 5  # maximum number of messages on the page, as examples
 LONGEST_PROGRESS = 2000  # characters
 SPREADS = {"": "at once", "15m": "over 15 minutes", "1h": "over 1 hour", "2h": "over 2 hours", "8h": "over 8 hours"}
@@ -132,7 +125,7 @@ class BulkPages:
         self._slice_seconds = slice_seconds
         self._settings = console.settings
 
-    @page(GET, "/bulk", Right.BULK, BulkQuery)
+    @page("GET", "/bulk", Right.BULK, BulkQuery)
     def bulk_page(self, visit: Visit, query: BulkQuery) -> Response:
         """Show what the action would touch, or how far it has come."""
         if query.which == "ticked" and not query.ids:
@@ -140,10 +133,21 @@ class BulkPages:
                 HTTPStatus.UNPROCESSABLE_ENTITY, [("", "no message is ticked; tick messages, then continue")]
             )
         if query.progress is not None:
-            return self._rest(visit, query)
+            return self._console.show(
+                visit,
+                "rest.html",
+                action=query.action,
+                verb=VERBS[query.action],
+                done=DONE[query.action].format(count(query.done, "message")),
+                numbers={"done": query.done, "refused": query.refused, "progress": query.progress},
+                refused=query.refused,
+                left=query.left,
+                hidden=query.hidden(),
+                options=query.options(),
+            )
         return self._preview(visit, query.model_copy(update={"ids": []}) if query.which == "matching" else query)
 
-    @page(POST, "/bulk", Right.BULK, BulkForm)
+    @page("POST", "/bulk", Right.BULK, BulkForm)
     def bulk(self, visit: Visit, form: BulkForm) -> Response:
         """Apply the action to as many messages as one slice of time allows."""
         now = self._console.now()
@@ -206,20 +210,6 @@ class BulkPages:
         found = operations.message_actions.named(self._settings, ids, shown=len(ids)).first
         return [str(message.id) for message in found if _suits(message, query.action)]
 
-    def _rest(self, visit: Visit, query: BulkQuery) -> Response:
-        return self._console.show(
-            visit,
-            "rest.html",
-            action=query.action,
-            verb=VERBS[query.action],
-            done=DONE[query.action].format(count(query.done, "message")),
-            numbers={"done": query.done, "refused": query.refused, "progress": query.progress},
-            refused=query.refused,
-            left=query.left,
-            hidden=query.hidden(),
-            options=query.options(),
-        )
-
 
 def _suits(message: ListedMessage, action: BulkAction) -> bool:
     if action is BulkAction.ACKNOWLEDGE and message.acknowledged_at is not None:
@@ -230,7 +220,6 @@ def _suits(message: ListedMessage, action: BulkAction) -> bool:
 
 
 def _words(made: BulkResult, done: int, refused: int, delivered: int) -> list[str]:
-    """Return the result of an action in sentences."""
     words = [DONE[made.action].format(count(done, "message"))]
     if delivered:
         words.append(f"{count(delivered, 'canary message')} {'was' if delivered == 1 else 'were'} sent.")

@@ -1,7 +1,5 @@
 """Name the console's buttons and pages instead of commands, because its users may have no shell."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

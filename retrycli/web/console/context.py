@@ -1,33 +1,26 @@
 """What all pages share: settings, rights, the scheduler's status, and the templates."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
 from http import HTTPStatus
 from importlib import resources
-from typing import TYPE_CHECKING
 
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from retrycli import operations
-from retrycli.domain.user import Right
+from retrycli.config.settings import Settings
+from retrycli.domain.user import Right, User
+from retrycli.operations.status import Status
 from retrycli.views.formatting import count
 from retrycli.views.report.recent import RecentPasses, sample, strip
+from retrycli.web.access import Access
 from retrycli.web.console.rendering import make_environment, moment_text
 from retrycli.web.console.visit import NOTICE, Visit, notice_cookie
+from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import RecentStatus
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from retrycli.config.settings import Settings
-    from retrycli.domain.user import User
-    from retrycli.operations.status import Status
-    from retrycli.web.access import Access
-    from retrycli.web.sign_in import TokenUsers
 
 # The pages in the navigation: their names, and the segments of their paths.
 PAGES: tuple[tuple[str, tuple[str, ...]], ...] = (

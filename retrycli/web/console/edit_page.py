@@ -1,32 +1,26 @@
 """The page on which an operator edits a message: form, then difference, then write, or write and retry."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from http import HTTPMethod, HTTPStatus
-from typing import TYPE_CHECKING, ClassVar, Literal
+from http import HTTPStatus
+from typing import ClassVar, Literal
 
 from pydantic import Field
+from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain import errors
 from retrycli.domain.editable_message import EditableMessage, edit_in_lines
 from retrycli.domain.identity import digest_of
 from retrycli.domain.line_ends import restored
+from retrycli.domain.listing import MessageDetails
 from retrycli.domain.user import Right
 from retrycli.web import problems
+from retrycli.web.console.context import Console
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import NoFields, page
+from retrycli.web.console.visit import Visit
 
-if TYPE_CHECKING:
-    from starlette.responses import Response
-
-    from retrycli.domain.listing import MessageDetails
-    from retrycli.web.console.context import Console
-    from retrycli.web.console.visit import Visit
-
-GET, POST = HTTPMethod.GET, HTTPMethod.POST
 MOST_LINES = 1000  # maximum number of changed lines that the page shows
 
 
@@ -57,13 +51,13 @@ class EditPages:
         self._console = console
         self._settings = console.settings
 
-    @page(GET, "/id/{message_id}/edit", Right.EDIT)
+    @page("GET", "/id/{message_id}/edit", Right.EDIT)
     def edit_page(self, visit: Visit, _: NoFields) -> Response:
         """Show the form with the present text."""
         now = self._read(visit.id)
         return self._form(visit, now.draft, now.digest)
 
-    @page(POST, "/id/{message_id}/edit", Right.EDIT, EditForm)
+    @page("POST", "/id/{message_id}/edit", Right.EDIT, EditForm)
     def edit(self, visit: Visit, form: EditForm) -> Response:
         """Show the difference, or write the edit. If it can't be written, the user's text stays on the page."""
         message_id = visit.id
@@ -163,7 +157,6 @@ class EditPages:
 
 
 def _changes(before: EditableMessage, after: EditableMessage) -> list[str]:
-    """Return the lines that an edit removes and adds."""
     columns = {
         "recipient_email": (before.recipient, after.recipient),
         "subject": (before.subject, after.subject),

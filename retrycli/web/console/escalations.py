@@ -1,22 +1,16 @@
 """The page of the escalated messages, grouped by cause."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from http import HTTPMethod
-from typing import TYPE_CHECKING
+
+from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.user import Right
+from retrycli.web.console.context import Console
 from retrycli.web.console.routes import NoFields, page
-
-if TYPE_CHECKING:
-    from starlette.responses import Response
-
-    from retrycli.web.console.context import Console
-    from retrycli.web.console.visit import Visit
+from retrycli.web.console.visit import Visit
 
 MOST_CAUSES = 100  # maximum number of causes on the page, the largest first
 ROWS = 100  # maximum number of single messages on the page
@@ -38,7 +32,7 @@ class EscalationPages:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    @page(HTTPMethod.GET, "/escalations", Right.READ)
+    @page("GET", "/escalations", Right.READ)
     def escalations(self, visit: Visit, _: NoFields) -> Response:
         """List the causes that several messages share, and then the other messages."""
         settings = self._console.settings

@@ -1,27 +1,21 @@
 """Turn errors into pages that say in words what was wrong and what to do next."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from retrycli.domain import errors
 from retrycli.domain.user import Right
 from retrycli.web import problems
 from retrycli.web.access import SAFE_METHODS, AccessDenied, check_origin
+from retrycli.web.console.context import Console
 from retrycli.web.console.forms import FormRejected, read_form
-
-if TYPE_CHECKING:
-    from starlette.responses import Response
-
-    from retrycli.web.console.context import Console
-    from retrycli.web.console.visit import Visit
+from retrycli.web.console.visit import Visit
 
 logger = logging.getLogger("retrycli")
 

@@ -1,7 +1,5 @@
 """The filter of a list of failed messages, as a page's address contains it."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated
 

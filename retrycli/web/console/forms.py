@@ -4,17 +4,13 @@ Only URL-encoded forms are read, with the standard library. Unknown fields, repe
 UTF-8 are errors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_origin
+from typing import Any, ClassVar, TypeVar, get_origin
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
+from starlette.requests import Request
 
 LARGEST_FORM = 4 << 20  # bytes; a text of 1 MiB fits, even if most of its characters are percent-encoded
 MOST_FIELDS = 10_000

@@ -1,29 +1,22 @@
 """The forms that hold a part of the queue, and that end a hold."""
 
-from __future__ import annotations
-
-from http import HTTPMethod
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
+from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.hold import HoldKind, HoldTarget
 from retrycli.domain.user import Right
 from retrycli.views.formatting import count
+from retrycli.web.console.context import Console
 from retrycli.web.console.forms import Form
 from retrycli.web.console.passes import PauseForm
 from retrycli.web.console.rendering import moment_text
 from retrycli.web.console.routes import NoFields, page
+from retrycli.web.console.visit import Visit
 from retrycli.web.inputs import Line
 
-if TYPE_CHECKING:
-    from starlette.responses import Response
-
-    from retrycli.web.console.context import Console
-    from retrycli.web.console.visit import Visit
-
-POST = HTTPMethod.POST
 LONGEST_TARGET = 2000  # characters
 
 
@@ -50,22 +43,22 @@ class HoldPages:
         self._console = console
         self._settings = console.settings
 
-    @page(POST, "/hold", Right.PAUSE, HoldForm)
+    @page("POST", "/hold", Right.PAUSE, HoldForm)
     def hold(self, visit: Visit, form: HoldForm) -> Response:
         """Hold a part of the queue."""
         return self._done(visit, visit.to("passes"), self._hold(form.part, form, visit.by))
 
-    @page(POST, "/release", Right.PAUSE, ReleaseForm)
+    @page("POST", "/release", Right.PAUSE, ReleaseForm)
     def release(self, visit: Visit, form: ReleaseForm) -> Response:
         """End the hold of a part of the queue."""
         return self._done(visit, visit.to("passes"), self._release(form.part, visit.by))
 
-    @page(POST, "/id/{message_id}/hold", Right.PAUSE, PauseForm)
+    @page("POST", "/id/{message_id}/hold", Right.PAUSE, PauseForm)
     def hold_message(self, visit: Visit, form: PauseForm) -> Response:
         """Hold one message."""
         return self._done(visit, visit.to("id", visit.id), self._hold(self._message(visit), form, visit.by))
 
-    @page(POST, "/id/{message_id}/release", Right.PAUSE)
+    @page("POST", "/id/{message_id}/release", Right.PAUSE)
     def release_message(self, visit: Visit, _: NoFields) -> Response:
         """End the hold of one message."""
         return self._done(visit, visit.to("id", visit.id), self._release(self._message(visit), visit.by))

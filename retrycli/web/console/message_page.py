@@ -1,17 +1,18 @@
 """The page of one message: why it waits, its text, and what happened to it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from http import HTTPMethod
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import datetime
+from typing import Any, Literal
+
+from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.editable_message import concerns_editable_field
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.hold import HoldKind
+from retrycli.domain.listing import AttemptRecord, MessageDetails
 from retrycli.domain.message import (
     BY_PASS,
     LIST_COLUMNS,
@@ -24,21 +25,14 @@ from retrycli.domain.message import (
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.transition import ActionKind
 from retrycli.domain.user import Right
+from retrycli.web.console.context import Console
 from retrycli.web.console.forms import Form
 from retrycli.web.console.outdated import is_outdated
 from retrycli.web.console.passes import LENGTHS
 from retrycli.web.console.rendering import moment_text
 from retrycli.web.console.routes import page
 from retrycli.web.console.timeline import MOST_EVENTS, timeline
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from starlette.responses import Response
-
-    from retrycli.domain.listing import AttemptRecord, MessageDetails
-    from retrycli.web.console.context import Console
-    from retrycli.web.console.visit import Visit
+from retrycli.web.console.visit import Visit
 
 SHOWN_TEXT = 50_000  # characters of a body that the page shows unless the whole text is asked for
 
@@ -76,7 +70,7 @@ class MessagePages:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    @page(HTTPMethod.GET, "/id/{message_id}", Right.READ_TEXT, TextQuery)
+    @page("GET", "/id/{message_id}", Right.READ_TEXT, TextQuery)
     def message(self, visit: Visit, query: TextQuery) -> Response:
         """Show a message."""
         settings, now = self._console.settings, self._console.now()

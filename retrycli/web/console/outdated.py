@@ -1,7 +1,5 @@
 """Tell when a message's last error is from before its requeue."""
 
-from __future__ import annotations
-
 from retrycli.domain.message import State
 from retrycli.domain.retry_policy import EXHAUSTED
 

@@ -1,24 +1,17 @@
 """The first page: the counts, what needs an operator, and the failed messages."""
 
-from __future__ import annotations
-
-from http import HTTPMethod
-from typing import TYPE_CHECKING
+from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.bulk import BulkAction
 from retrycli.domain.cursor import SORTS
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.user import Right
+from retrycli.web.console.context import Console
 from retrycli.web.console.filters import ListQuery
 from retrycli.web.console.outdated import is_outdated
 from retrycli.web.console.routes import page
-
-if TYPE_CHECKING:
-    from starlette.responses import Response
-
-    from retrycli.web.console.context import Console
-    from retrycli.web.console.visit import Visit
+from retrycli.web.console.visit import Visit
 
 ROWS = 50  # maximum number of messages on a page
 MOST_CAUSES = 5  # maximum number of causes on the first page, the largest first
@@ -38,7 +31,7 @@ class OverviewPages:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    @page(HTTPMethod.GET, "/", Right.READ, ListQuery)
+    @page("GET", "/", Right.READ, ListQuery)
     def overview(self, visit: Visit, query: ListQuery) -> Response:
         """Show the counts, the causes of escalations, and a page of the failed messages."""
         settings, now = self._console.settings, self._console.now()

@@ -1,32 +1,24 @@
 """The page of the passes and pauses, and the forms that pause and resume deliveries."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from http import HTTPMethod
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 from pydantic import Field
+from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.hold import HoldKind
 from retrycli.domain.user import Right
+from retrycli.operations.status import PassList
+from retrycli.web.console.context import Console
 from retrycli.web.console.forms import Form
 from retrycli.web.console.rendering import moment_text
 from retrycli.web.console.routes import NoFields, page
+from retrycli.web.console.visit import Visit
 from retrycli.web.inputs import Duration, Line, Reason
 
-if TYPE_CHECKING:
-    from starlette.responses import Response
-
-    from retrycli.operations.status import PassList
-    from retrycli.web.console.context import Console
-    from retrycli.web.console.visit import Visit
-
-GET, POST = HTTPMethod.GET, HTTPMethod.POST
 ROWS = 50  # maximum number of passes on a page
 # The lengths of a pause that the form offers.
 LENGTHS = {"30m": "for 30 minutes", "1h": "for 1 hour", "2h": "for 2 hours", "4h": "for 4 hours", "12h": "for 12 hours"}
@@ -62,7 +54,7 @@ class PassPages:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    @page(GET, "/passes", Right.READ, PassesQuery)
+    @page("GET", "/passes", Right.READ, PassesQuery)
     def passes(self, visit: Visit, query: PassesQuery) -> Response:
         """List passes, pauses and resumptions, newest first."""
         found = operations.status.passes(self._console.settings, after=query.after, limit=ROWS)
@@ -76,7 +68,7 @@ class PassPages:
             kinds=[*HoldKind],
         )
 
-    @page(POST, "/pause", Right.PAUSE, PauseForm)
+    @page("POST", "/pause", Right.PAUSE, PauseForm)
     def pause(self, visit: Visit, form: PauseForm) -> Response:
         """Stop passes from sending."""
         begun, replaced = operations.pause.pause(
@@ -91,7 +83,7 @@ class PassPages:
         notice = f"Paused {until}. Passes still run and are recorded, but send nothing.{instead}"
         return self._done(visit, notice)
 
-    @page(POST, "/resume", Right.PAUSE)
+    @page("POST", "/resume", Right.PAUSE)
     def resume(self, visit: Visit, _: NoFields) -> Response:
         """End a pause."""
         ended = operations.pause.resume(self._console.settings, by=visit.by)

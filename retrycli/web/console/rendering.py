@@ -1,7 +1,5 @@
 """Create the environment of the templates: everything is escaped, and control characters are visible."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from datetime import datetime

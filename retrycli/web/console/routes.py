@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
-from http import HTTPMethod
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import Response
 
 from retrycli.domain.user import Right
-from retrycli.web.access import SAFE_METHODS
+from retrycli.web.access import SAFE_METHODS, Method
+from retrycli.web.console.context import Console
 from retrycli.web.console.faults import fault_page
 from retrycli.web.console.forms import Form, checked, read_form, read_query
 from retrycli.web.console.visit import Visit
 from retrycli.web.routing import EncodedRoute
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from retrycli.web.console.context import Console
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 
@@ -39,7 +35,7 @@ ANYBODY: Final = Anybody.ANYBODY
 class DeclaredPage:
     """What `page` declares of a handler."""
 
-    method: HTTPMethod
+    method: Method
     path: str
     right: Right | Anybody
     form: type[Form]
@@ -50,7 +46,7 @@ class NoFields(Form):
 
 
 def page(
-    method: HTTPMethod, path: str, right: Right | Anybody, form: type[Form] = NoFields
+    method: Method, path: str, right: Right | Anybody, form: type[Form] = NoFields
 ) -> Callable[[Handler], Handler]:
     """Declare a method of a class as the handler of a page. It is called with the `Visit` and the checked form.
 

@@ -1,10 +1,7 @@
 """The pages to sign in with a token and to sign out, and the static files: what anybody may open."""
 
-from __future__ import annotations
-
 import re
-from http import HTTPMethod, HTTPStatus
-from typing import TYPE_CHECKING
+from http import HTTPStatus
 from urllib.parse import unquote
 
 from pydantic import Field
@@ -12,18 +9,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from retrycli.web import sessions
-from retrycli.web.console.context import MEDIA_TYPES
+from retrycli.web.console.context import MEDIA_TYPES, Console
 from retrycli.web.console.forms import Form
-from retrycli.web.console.routes import ANYBODY, page
+from retrycli.web.console.routes import ANYBODY, NoFields, page
+from retrycli.web.console.visit import Visit
 from retrycli.web.inputs import Text
+from retrycli.web.sign_in import TokenUsers
 
-if TYPE_CHECKING:
-    from retrycli.web.console.context import Console
-    from retrycli.web.console.routes import NoFields
-    from retrycli.web.console.visit import Visit
-    from retrycli.web.sign_in import TokenUsers
-
-GET, POST = HTTPMethod.GET, HTTPMethod.POST
 PATH = re.compile(r"/[!-\[\]-~]*")  # visible ASCII, without a backslash
 YEAR = 365 * 86_400  # seconds
 
@@ -53,14 +45,14 @@ class SignInPages:
         self._console = console
         self._users = users
 
-    @page(GET, "/sign-in", ANYBODY, NextPage)
+    @page("GET", "/sign-in", ANYBODY, NextPage)
     def sign_in_page(self, visit: Visit, form: NextPage) -> Response:
         """Show the form for the token."""
         if self._users(visit.request) is not None:
             return self._console.redirect(visit, following_page(visit, form.following))
         return self._form(visit, form)
 
-    @page(POST, "/sign-in", ANYBODY, SignInForm)
+    @page("POST", "/sign-in", ANYBODY, SignInForm)
     def sign_in(self, visit: Visit, form: SignInForm) -> Response:
         """Exchange a token for the cookie of a session."""
         token = self._users.token_of(form.token.strip())
@@ -78,7 +70,7 @@ class SignInPages:
         )
         return response
 
-    @page(POST, "/sign-out", ANYBODY)
+    @page("POST", "/sign-out", ANYBODY)
     def sign_out(self, visit: Visit, _: NoFields) -> Response:
         """Delete the cookie of the session."""
         response = self._console.redirect(visit, visit.to("sign-in"), "You are signed out.")
@@ -103,7 +95,7 @@ class AssetPages:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    @page(GET, "/static/{name}", ANYBODY, AssetQuery)
+    @page("GET", "/static/{name}", ANYBODY, AssetQuery)
     def asset(self, visit: Visit, query: AssetQuery) -> Response:
         """Return a static file. Browsers may keep the version that a page asks for."""
         name = str(visit.request.path_params["name"])

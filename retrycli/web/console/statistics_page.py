@@ -1,23 +1,18 @@
 """The page of the statistics: the report's charts."""
 
-from __future__ import annotations
-
 from enum import StrEnum
-from http import HTTPMethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.duration import duration
 from retrycli.domain.user import Right
 from retrycli.views.report.page import offset_of, values
+from retrycli.web.console.context import Console
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import page
-
-if TYPE_CHECKING:
-    from starlette.responses import Response
-
-    from retrycli.web.console.context import Console
-    from retrycli.web.console.visit import Visit
+from retrycli.web.console.visit import Visit
 
 
 class ReportPeriod(StrEnum):
@@ -40,7 +35,7 @@ class StatisticsPages:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    @page(HTTPMethod.GET, "/stats", Right.READ, StatisticsQuery)
+    @page("GET", "/stats", Right.READ, StatisticsQuery)
     def statistics(self, visit: Visit, query: StatisticsQuery) -> Response:
         """Show outcomes of attempts, waits, passes, and errors."""
         found = operations.report.report_data(

@@ -1,18 +1,13 @@
 """One time line of a message: its attempts and the operators' actions, newest first."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from retrycli.domain.editable_message import edit_in_lines
+from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
 from retrycli.domain.message import BY_PASS
 from retrycli.domain.outcome import OutcomeKind, may_have_arrived
-
-if TYPE_CHECKING:
-    from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
 
 MOST_EVENTS = 200  # maximum number of events on a page, the newest first
 MOST_LINES = 400  # maximum number of changed lines that one event shows

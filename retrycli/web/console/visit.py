@@ -1,23 +1,17 @@
 """One request to a page: who makes it, what the user may do, and how links are written on its page."""
 
-from __future__ import annotations
-
 import base64
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
+
+from starlette.requests import Request
 
 from retrycli.domain.user import Right, User
 from retrycli.web.access import AccessDenied
+from retrycli.web.console.forms import Fields
 from retrycli.web.routing import encoded_path
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from retrycli.web.console.forms import Fields
 
 NOTICE = "retrycli_notice"  # the cookie with the result of a form, for the page that is shown next
 LONGEST_NOTICE = 600  # characters; browsers store at most 4096 bytes
@@ -72,10 +66,11 @@ class Visit:
 
         Args:
             parts: the segments below the console's root; each is encoded, so that an id may contain a slash.
-            query: the fields of the query. Those that are None are left out.
+            query: the fields of the query. Those that are None are left out. Lists give repeated fields.
         """
         path = f"{self.root}/{'/'.join(quote(str(part), safe='') for part in parts)}"
-        return path + query_text({name: value for name, value in query.items() if value is not None})
+        fields = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
+        return f"{path}?{fields}" if fields else path
 
     @property
     def id(self) -> str:
@@ -95,8 +90,3 @@ class Visit:
 def notice_cookie(path: str, text: str) -> str:
     """Return the value of the cookie that shows a result on the page at ``path``."""
     return base64.urlsafe_b64encode(json.dumps([path, text[:LONGEST_NOTICE]]).encode()).decode()
-
-
-def query_text(query: Mapping[str, object]) -> str:
-    """Return a query with its question mark; an empty string without fields. Lists give repeated fields."""
-    return f"?{urlencode(query, doseq=True)}" if query else ""
