@@ -1,7 +1,5 @@
 """The ``db`` commands, which maintain retrycli's own tables."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated
 

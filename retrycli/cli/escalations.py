@@ -18,7 +18,7 @@ from retrycli.domain.message import EscalationReason, State
 from retrycli.views import terminal
 
 HINTS = 3  # maximum number of causes, largest first, that get a suggested command
-
+NEXT = {EscalationReason.EXHAUSTED.value: "retry", EscalationReason.UNKNOWN.value: "look-up"}
 
 escalations = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
@@ -124,7 +124,7 @@ def _escalated(message: ListedMessage) -> terminal.Row:
         message.reason,
         message.escalated_at,
         message.last_error,
-        _next_command(message.reason, message.id),
+        suggested.own(f"retrycli {NEXT.get(message.reason or '', 'show')} {message.id}"),
         _acknowledgement(message),
     )
 
@@ -133,11 +133,6 @@ def _acknowledgement(message: ListedMessage) -> str | None:
     since = message.acknowledged_at
     seen = f"by {message.acknowledged_by}, {terminal.time_in_words(since)}" if since else None
     return ": ".join(filter(None, (seen, message.note))) or None
-
-
-def _next_command(reason: str | None, message_id: int) -> str:
-    commands = {EscalationReason.EXHAUSTED.value: "retry", EscalationReason.UNKNOWN.value: "look-up"}
-    return suggested.own(f"retrycli {commands.get(reason or '', 'show')} {message_id}")
 
 
 @escalations.command("ack")

@@ -10,7 +10,7 @@ import typer
 from retrycli import operations
 from retrycli.cli.arguments import After
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
-from retrycli.domain.passes import PauseRecord
+from retrycli.domain.passes import COUNTS, PauseRecord
 from retrycli.views import terminal
 
 
@@ -46,14 +46,14 @@ def passes(
             terminal.say(f"Next page: retrycli passes --limit {limit} --after {page.next}")
     else:
         terminal.show_table(
-            ("Started", "Finished", "Result", *map(str.capitalize, operations.words.COUNTS), "Reason", "Started by"),
+            ("Started", "Finished", "Result", *map(str.capitalize, COUNTS), "Reason", "Started by"),
             [
                 (
                     record.started_at,
                     record.finished_at,
                     record.result_in_words(lost),
                     # The counts are written when a pass ends. Until then, zeros would be wrong, so show nothing.
-                    *(None if record.result is None else getattr(record, name) for name in operations.words.COUNTS),
+                    *(None if record.result is None else getattr(record, name) for name in COUNTS),
                     operations.words.end_of_pass(record.reason, record.detail),
                     record.started_by,
                 )

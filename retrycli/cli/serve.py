@@ -1,7 +1,5 @@
 """``serve``: run the HTTP API and the console, and manage the tokens of their users."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn

@@ -1,7 +1,5 @@
 """The commands ``show``, which shows a message and its attempts, and ``explain``, which shows what delays a message."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from operator import itemgetter
 
@@ -13,7 +11,7 @@ from retrycli.cli.options import ConfigFile, Json, load, load_settings
 from retrycli.cli.status import complete_commands, report_silent_programs
 from retrycli.config.settings import Settings
 from retrycli.domain.editable_message import concerns_editable_field, edit_in_lines
-from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
+from retrycli.domain.listing import ActionRecord, MessageDetails
 from retrycli.domain.message import EscalationReason, MessageStatus
 from retrycli.domain.sanitize import printable
 from retrycli.domain.transition import OF_HOLDS, ActionKind
@@ -80,10 +78,6 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int | str)
             return retry
 
 
-def _without_outcome(found: MessageDetails, attempt: AttemptRecord) -> str:
-    return "not recorded" if attempt.pass_id in found.ended else "under way"
-
-
 def _show_history(found: MessageDetails) -> None:
     headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
     attempts = [
@@ -91,7 +85,7 @@ def _show_history(found: MessageDetails) -> None:
             attempt.number,
             attempt.made_by,
             attempt.started_at,
-            attempt.outcome or _without_outcome(found, attempt),
+            attempt.outcome or ("not recorded" if attempt.pass_id in found.ended else "under way"),
             attempt.status_code,
             attempt.duration_ms,
             attempt.error,

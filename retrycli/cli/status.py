@@ -70,7 +70,12 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             "State": operations.words.state(found, terminal.time_in_words),
             "Passes": operations.words.last_pass(found),
             **_cause_facts(found),
-            **_host_facts(found),
+            **{
+                f"Host {host.host}": f"its last pass began {formatting.ago(host.started_at, found.now)}"
+                + ("; check its cron line, timer or application" if host.late else "")
+                for host in found.hosts
+                if len(found.hosts) > 1
+            },
             "Next run": _next_run(loaded, found),
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
@@ -87,7 +92,7 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             **({"Disk": found.disk} if found.disk else {}),
             **({"Not accepted": suggested.quoted(found.unaccepted)} if found.unaccepted else {}),
             **({"Left out": operations.words.left_out(found.left_out)} if found.left_out else {}),
-            "Pause": _describe_pause(found),
+            "Pause": "none" if found.pause is None else describe_stop(found.pause),
             **_hold_facts(found.holds),
             **_window_facts(found.windows),
             "Lock": found.lock.in_words(found.now) if found.lock else "free",
@@ -145,19 +150,6 @@ def _refusal_facts(found: operations.status.Status) -> dict[str, str]:
         for refusal in found.refusals
         if found.last_pass is None or found.last_pass.started_at != refusal.at
     }
-
-
-def _host_facts(found: operations.status.Status) -> dict[str, str]:
-    return {
-        f"Host {host.host}": f"its last pass began {formatting.ago(host.started_at, found.now)}"
-        + ("; check its cron line, timer or application" if host.late else "")
-        for host in found.hosts
-        if len(found.hosts) > 1
-    }
-
-
-def _describe_pause(found: operations.status.Status) -> str:
-    return "none" if found.pause is None else describe_stop(found.pause)
 
 
 def describe_stop(stop: Pause | Hold) -> str:

@@ -79,10 +79,6 @@ class Breaker(NamedTuple):
         """Return whether requests are blocked at the given time."""
         return self.probe_at is not None and at < self.probe_at
 
-    def admitting(self, at: datetime) -> "Breaker":
-        """Return this breaker or, if its wait has ended by the given time, a copy that does not block requests."""
-        return self if self.blocks(at) else self._replace(probe_at=None)
-
     def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime, ticket: str) -> "Breaker":
         """Return the breaker after one more outcome.
 

@@ -150,7 +150,6 @@ def block_in(
 
 
 def _find(text: str, config: str) -> slice | None:
-    """Return where a block is in a crontab."""
     begin = next((mark for mark in MARK.finditer(text) if mark[1] == BEGIN + config), None)
     if begin is None:
         return None

@@ -133,7 +133,6 @@ class _Span(NamedTuple):
 
 
 def _spans(at: datetime, zone: tzinfo | None) -> Iterator[_Span]:
-    """Yield the spans from a given time on."""
 
     def offset(time: datetime) -> timedelta:
         aware = time.replace(tzinfo=UTC)

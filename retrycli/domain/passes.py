@@ -88,6 +88,7 @@ EXIT_STATUSES: dict[str | None, int] = {
 }
 
 
+# The counts of a pass, in the order in which they are shown.
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 LATE_AFTER_INTERVALS = 2
 LATE_GRACE = timedelta(minutes=5)
@@ -119,11 +120,6 @@ class PassRecord:
             unrecorded: the ids of passes that ended without recording a result.
         """
         return self.result or ("ended without a recorded result" if self.pass_id in unrecorded else "running")
-
-    @property
-    def has_tried(self) -> bool:
-        """Return whether the pass delivered, rescheduled, escalated or released any message."""
-        return any(getattr(self, name) for name in COUNTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class Destination:
         due_by = since if breaker.state is BreakerState.RESTING else rules.due_by(since)
         if rules.probe_now and breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
             due_by = max(due_by, breaker.probe_at)
-        self.breaker = breaker.admitting(due_by)
+        self.breaker = breaker if breaker.blocks(due_by) else breaker._replace(probe_at=None)
         self.saved = breaker  # the breaker as this pass last read or saved it
         self.width = 1
         self.doubt = Doubt()

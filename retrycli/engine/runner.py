@@ -141,16 +141,13 @@ class _Pass:
             rules = self._rules_for(route, number, of=len(routes))
             if self._deliveries and rules.limit == 0:
                 break
-            delivery = self._delivery(rules, route)
+            from retrycli.engine.delivery import Delivery  # not needed by a pass with nothing due
+
+            delivery = Delivery(self._deps, rules, self._me, route, since=self.started_at, tell=self._tell)
             self._deliveries.append(delivery)
             await delivery.run()
             if delivery.ended_by.stop_reason in ENDS_THE_PASS:
                 break
-
-    def _delivery(self, rules: PassRules, route: Route) -> Delivery:
-        from retrycli.engine.delivery import Delivery  # not needed by a pass with nothing due
-
-        return Delivery(self._deps, rules, self._me, route, since=self.started_at, tell=self._tell)
 
     def _routes_with_due_messages(self, due_by: datetime, withheld: Withheld) -> list[Route]:
         """Return the routes with due messages, beginning after the route with which the previous pass began.

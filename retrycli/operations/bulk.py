@@ -128,7 +128,6 @@ def act(
 
 
 def _ids(database: Database, request: BulkRequest, progress: Progress | None) -> Sequence[int]:
-    """Return the ids that no slice has reached yet."""
     if request.wanted is None:
         ids = message_ids.resolve(database, request.ids)
         if progress is not None and progress.total != len(ids):

@@ -4,14 +4,12 @@ import re
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from retrycli.domain.message import LARGEST_ID, SMALLEST_ID
+from retrycli.domain.message_id import MessageId
 from retrycli.domain.operator_action import no_such
 from retrycli.store.database import Database
-
-if TYPE_CHECKING:
-    from retrycli.store.keys import Keys
+from retrycli.store.keys import Keys
 
 LONGEST_INTEGER = len(str(SMALLEST_ID))
 LONGEST_ID = 255  # maximum number of characters of a key in an error
@@ -35,10 +33,8 @@ def resolve(database: Database, ids: Iterable[int | str]) -> Sequence[int]:
     """
     if database.table.key is None:
         return _unique(each if isinstance(each, int) else as_integer(each) for each in ids)
-    from retrycli.domain.message_id import MessageId
-
     given = list(dict.fromkeys(ids))
-    found = _keys(database).find([str(each) for each in given if not isinstance(each, MessageId)])
+    found = Keys(database).find([str(each) for each in given if not isinstance(each, MessageId)])
     unknown = (MessageId(number, "") for number in range(-1, -len(given) - 1, -1))
     named = (
         each
@@ -52,12 +48,6 @@ def resolve(database: Database, ids: Iterable[int | str]) -> Sequence[int]:
 def resolve_one(database: Database, message_id: int | str) -> int:
     """Return one message as `resolve` does."""
     return resolve(database, [message_id])[0]
-
-
-def _keys(database: Database) -> "Keys":
-    from retrycli.store.keys import Keys  # most tables have integers as keys
-
-    return Keys(database)
 
 
 def _unique(ids: Iterable[int]) -> "array[int]":

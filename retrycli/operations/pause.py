@@ -163,7 +163,6 @@ def _checked(settings: Settings, database: Database, part: HoldTarget) -> HoldTa
 
 
 def _canonical(database: Database, part: HoldTarget) -> HoldTarget:
-    """Write a part of the queue as holds store it."""
     match part.kind:
         case HoldKind.MESSAGE:
             return replace(part, text=next(map(str, numbers_of(database, [part.text]).values()), part.text))

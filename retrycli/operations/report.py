@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, RetrycliError
-from retrycli.domain.passes import PassResult, PassSummary, StopReason
+from retrycli.domain.passes import COUNTS, PassResult, PassSummary, StopReason
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.system.host import replace_file
@@ -124,7 +124,7 @@ def is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
     """
     if summary.result is PassResult.SKIPPED:
         return True
-    if any((summary.sent, summary.rescheduled, summary.escalated, summary.unknown, summary.released)):
+    if any(getattr(summary, name) for name in COUNTS):
         return False
     try:
         return now.timestamp() - path.stat().st_mtime <= STALE.total_seconds()

@@ -15,7 +15,7 @@ from retrycli.domain.cursor import PASSES, Cursor, pass_cursor
 from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.errors import InvalidArgument, LockUnusable
 from retrycli.domain.outlook import Silence
-from retrycli.domain.passes import PassRecord, PassResult, Pause, PauseRecord, StartedBy, StopReason, is_late
+from retrycli.domain.passes import COUNTS, PassRecord, PassResult, Pause, PauseRecord, StartedBy, StopReason, is_late
 from retrycli.operations import dry_run
 from retrycli.operations.pause import ActiveHold, active_holds
 from retrycli.operations.schedule.next_run import next_run
@@ -246,7 +246,9 @@ def _is_running(pid: int) -> bool:
 
 def _idle_since(earlier: PassRecord, passes: Sequence[PassRecord]) -> bool:
     later = takewhile(lambda record: record.pass_id != earlier.pass_id, passes)
-    return all(record.result is PassResult.COMPLETED and not record.has_tried for record in later)
+    return all(
+        record.result is PassResult.COMPLETED and not any(getattr(record, name) for name in COUNTS) for record in later
+    )
 
 
 def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from retrycli.domain import suggested
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.outcome import OutcomeKind, Presence, may_have_arrived
+from retrycli.domain.passes import COUNTS
 from retrycli.views import formatting
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from retrycli.operations.retry import ActionResult
     from retrycli.operations.status import Status
 
-# The counts of a pass, in the order in which they are shown.
-COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 # The count ``released`` in words. The count includes messages that were claimed but not attempted.
 RELEASED = "returned to the queue without using up a retry"
 REMEDIES = {

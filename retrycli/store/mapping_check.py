@@ -151,15 +151,12 @@ def _reason(error: exc.DBAPIError, *, is_status: bool = False) -> str | None:
     """Return what is wrong with an expression; None if the error has another cause, such as a lost connection."""
     state, text = sqlstate(error), " ".join(str(error.orig).partition("\n")[0].split())
     if state is None:
-        return text if isinstance(error, exc.OperationalError) and _is_of_sql(error) else None
+        is_of_sql = getattr(error.orig, "sqlite_errorname", "") == "SQLITE_ERROR"
+        return text if isinstance(error, exc.OperationalError) and is_of_sql else None
     # The value of a status is the operator's own.
     if state.startswith(QUOTABLE) or (is_status and state.startswith("22")):
         return text
     return next((words for start, words in REASONS.items() if state.startswith(start)), None)
-
-
-def _is_of_sql(error: exc.DBAPIError) -> bool:
-    return getattr(error.orig, "sqlite_errorname", "") == "SQLITE_ERROR"
 
 
 def _number_of_rows(query: str) -> ColumnElement[Any]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import (
     ColumnElement,
@@ -25,6 +25,8 @@ from sqlalchemy import (
     select,
     true,
 )
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
+from sqlalchemy.sql.elements import KeyedColumnElement
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, Message, MessageStatus, MessageType, State, UnusableMessage
@@ -33,10 +35,6 @@ from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.reflection import CONDITION
 from retrycli.store.schema import queue
-
-if TYPE_CHECKING:
-    from sqlalchemy.sql.base import ReadOnlyColumnCollection
-    from sqlalchemy.sql.elements import KeyedColumnElement
 
 
 def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
@@ -67,7 +65,7 @@ def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
 
 
 # The columns of `Database.messages`.
-ColumnsOfMessages: TypeAlias = "ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]"
+ColumnsOfMessages: TypeAlias = ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]
 
 
 def addresses(value: str | None) -> list[str]:
@@ -203,7 +201,7 @@ def column_names(database: Database) -> list[str]:
 
 
 @lru_cache
-def visible(messages: FromClause) -> "Sequence[KeyedColumnElement[Any]]":
+def visible(messages: FromClause) -> Sequence[KeyedColumnElement[Any]]:
     """Select all columns of messages, without the conditions of `has_status`."""
     return [column for column in messages.c if not column.name.startswith(CONDITION)]
 

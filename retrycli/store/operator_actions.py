@@ -165,12 +165,8 @@ class Acts(Queries):
         # A query that locks and returns failed messages that are not in the queue.
         m = self._database.messages
         unknown = ~select(queue.c.message_id).where(queue.c.message_id == m.c.id).exists()
-        return select(m.c.id).where(*self._these_failed, unknown).order_by(m.c.id).with_for_update(skip_locked=True)
-
-    @property
-    def _these_failed(self) -> tuple[ColumnElement[bool], ...]:
-        m = self._database.messages.c
-        return m.id.in_(bindparam("ids", expanding=True)), has_status(m, MessageStatus.FAILED)
+        failed = m.c.id.in_(bindparam("ids", expanding=True)), has_status(m.c, MessageStatus.FAILED)
+        return select(m.c.id).where(*failed, unknown).order_by(m.c.id).with_for_update(skip_locked=True)
 
     def write_down(self, done: Mapping[int, OperatorAction]) -> None:
         """Record actions, by message id, that do not change the application's rows."""

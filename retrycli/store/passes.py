@@ -256,7 +256,6 @@ PAUSE = "pause"  # the kind of a row of `_in_force` that is not a hold
 
 
 def _in_force(now: datetime) -> CompoundSelect[Any]:
-    """Select the pause in force and the active holds."""
     kind, none = literal_column(f"'{PAUSE}'", String).label("kind"), null()
     columns = (pause.c.since, pause.c.until, pause.c.by, pause.c.reason)
     paused = select(kind, none.label("target"), *columns, none.label("birth")).where(_lasts(pause.c.until, now))

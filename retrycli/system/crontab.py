@@ -84,23 +84,13 @@ def _written_at(host: Host, *, system: bool) -> datetime | None:
     return None
 
 
-def has_cron(host: Host) -> bool:
-    """Return whether cron is installed. Try the command ``crontab``, because /etc/cron.d may exist without cron."""
-    return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
-
-
 def cron_is_running(host: Host) -> bool | None:
     """Return whether cron's daemon is active; None if unknown."""
     names = [name for _, name in processes(host.root / "proc")]
     if not DAEMONS.isdisjoint(names):
         return True
-    if has_systemd(host):
+    if (host.root / "run/systemd/system").is_dir():  # systemd is running, and not only installed
         code = host.run(["systemctl", "is-active", "--quiet", *DAEMON_UNITS], b"").returncode
         if code == 0 or code in NOT_ACTIVE:
             return code == 0
     return False if names else None
-
-
-def has_systemd(host: Host) -> bool:
-    """Return whether systemd is running on this machine, and not only installed."""
-    return (host.root / "run/systemd/system").is_dir()

@@ -59,7 +59,6 @@ def _scheduler(context: Context, found: Verdict) -> Finding:
 
 
 def _cadence(context: Context, database: Database, passes: list[PassRecord]) -> Finding:
-    """Check that a pass has begun at the last tick."""
     now = context.now()
     silence = next_run(context.settings, database, passes, now, context.host).silence
     if not passes and silence in {None, NO_SCHEDULER}:

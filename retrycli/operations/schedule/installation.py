@@ -13,7 +13,7 @@ from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.reliance import refuse_passing, refuse_untrusted, this_python
 from retrycli.system import crontab
-from retrycli.system.host import File, Host, owner_of
+from retrycli.system.host import NOT_THERE, File, Host, owner_of
 from retrycli.system.trust import ROOT
 
 # The log folder that cron/logrotate names, and the log file's name, which is the same in every folder.
@@ -50,7 +50,8 @@ def install(wanted: Job, host: Host) -> list[FileChange]:
                 f"{block.title} already starts passes with these settings at {block.when or 'its own times'}; keep it "
                 "(check it with `retrycli cron check`), or first run `retrycli cron remove`"
             )
-    if not crontab.has_cron(host):
+    # Try the command `crontab`, because /etc/cron.d may exist without cron.
+    if host.run(["crontab", "-l"], b"").returncode == NOT_THERE:
         raise ConfigurationError(
             "cron is not installed on this machine; install it, or use a systemd timer: see `retrycli manual cron`"
         )
