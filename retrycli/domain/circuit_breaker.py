@@ -115,8 +115,17 @@ class Breaker(NamedTuple):
             probe_at=later(since, waits[min(max(failed.failures - rules.failures, 0), len(waits) - 1)]),
         )
 
-    def rest(self, until: datetime) -> "Breaker":
-        """Return the breaker of a destination that has asked for no requests until the given time."""
+    def rest(self, until: datetime, *, since: datetime) -> "Breaker":
+        """Return the breaker after an answer that asks for no requests until a given time. The longest wait counts.
+
+        Args:
+            until: the time.
+            since: the start of the pass. An outage that blocks requests at this time goes on.
+        """
+        if self.state is BreakerState.RESTING and self.probe_at is not None:
+            until = max(until, self.probe_at)
+        elif self.blocks(since):
+            return self
         return Breaker(self.destination, BreakerState.RESTING, probe_at=until)
 
 

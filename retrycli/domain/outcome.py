@@ -63,6 +63,7 @@ class LookUp(NamedTuple):
     result: Presence
     # Why the result is unknown or, if the message has arrived, that its row could not be marked as sent.
     error: str | None = None
+    retry_after: timedelta | None = None  # wait that the destination requested instead of an answer
 
 
 # Statuses after which the message may have arrived, because the server may have stored it before the request failed. A

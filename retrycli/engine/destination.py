@@ -113,9 +113,11 @@ class Destination:
         self._has_no_failure &= kind not in OUTAGE
         self.width = next_concurrency(self.width, kind, self._concurrency, is_healthy=self._has_no_failure)
         match kind:
-            case OutcomeKind.THROTTLED if not self.breaker.blocks(self._since):
-                self.breaker = self.breaker.rest(attempt.finished_at + (attempt.outcome.retry_after or timedelta(0)))
-                self._stop(StopReason.THROTTLED, self.breaker.description)
+            case OutcomeKind.THROTTLED:
+                until = attempt.finished_at + (attempt.outcome.retry_after or timedelta(0))
+                self.breaker = self.breaker.rest(until, since=self._since)
+                if self.breaker.state is BreakerState.RESTING:  # even if it ends now, it ends this pass
+                    self._stop(StopReason.THROTTLED, self.breaker.description)
             case OutcomeKind.UNAUTHORIZED:
                 self._stop(StopReason.CREDENTIALS_REFUSED, self._refusal_text(attempt.outcome))
             case _:
@@ -153,7 +155,7 @@ class Destination:
             self._stop(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN, self.breaker.description)
 
     def _stop(self, reason: StopReason, detail: str | None) -> None:
-        if self.stop_reason is None:
+        if self.stop_reason is None or self.stop_reason is reason is StopReason.THROTTLED:  # a rest may become longer
             self.stop_reason, self.detail = reason, detail
 
 

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
@@ -53,8 +53,13 @@ async def attempt_through(
         deps.emit(event)
     if fault is not None:
         raise fault
-    if outcome.kind is OutcomeKind.DELIVERED:
-        _close_breaker(deps, rules.destination_of(queued.message.message_type))
+    destination = rules.destination_of(queued.message.message_type)
+    if outcome.kind is OutcomeKind.DELIVERED:  # the destination works, but may have asked for a rest
+        _update_breaker(
+            deps, destination, lambda before: before if before.state is BreakerState.RESTING else Breaker(destination)
+        )
+    elif outcome.kind is OutcomeKind.THROTTLED:
+        _rest(deps, destination, outcome.retry_after, since=now)
     return outcome
 
 
@@ -83,6 +88,8 @@ async def look_up_through(
             deps.claims.release(claim, [message_id])
     if arrived:
         return await _record_arrival(deps, rules, claim, queued, by, now)
+    if found.retry_after is not None:
+        _rest(deps, rules.destination_of(queued.message.message_type), found.retry_after, since=now)
     if found.result is Presence.ABSENT and queued.elsewhere is not None:
         return LookUp(
             Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, so check that ticket"
@@ -156,21 +163,26 @@ async def _write_patiently(deps: Dependencies, claim: Claim, write: Callable[[],
         await deps.sleep(TRY_AGAIN_SECONDS)
 
 
-def _close_breaker(deps: Dependencies, destination: str) -> None:
-    """Close a destination's breaker after a delivery, unless the destination has requested a wait.
+def _rest(deps: Dependencies, destination: str, wait: timedelta | None, *, since: datetime) -> None:
+    until = deps.now() + (wait or timedelta(0))
+    _update_breaker(deps, destination, lambda before: before.rest(until, since=since))
 
-    If the database is locked for too long, do nothing: the delivery is already recorded, and the next probe closes the
-    breaker.
+
+def _update_breaker(deps: Dependencies, destination: str, update: Callable[[Breaker], Breaker]) -> None:
+    """Change a destination's breaker after an answer.
+
+    If the database is locked for too long, do nothing: the answer is already recorded, and the next probe or pass finds
+    out again.
     """
     try:
         with deps.database.transaction():
-            breaker = deps.ledger.breaker_to_judge(destination)
-            if breaker.is_healthy or breaker.state is BreakerState.RESTING:
-                return
-            deps.ledger.save_breaker(Breaker(destination))
+            before = deps.ledger.breaker_to_judge(destination)
+            after = update(before)
+            if after != before:
+                deps.ledger.save_breaker(after)
     except DatabaseBusy:
         return
-    if breaker.state is BreakerState.OPEN:
+    if before.state is BreakerState.OPEN and after.state is BreakerState.CLOSED:
         deps.emit(BreakerClosed(destination))
 
 

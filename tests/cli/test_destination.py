@@ -30,6 +30,7 @@ BROKEN: Answer = (500, {"messages": ["NullPointerException"]})
 CLOSED: Answer = (403, {"messages": ["the ticket is closed"]})
 MOVED: Answer = (302, {})
 MISSING: Answer = (404, {})
+THROTTLES: Answer = (429, {})
 
 FIRST = 4701
 """The ticket of message 1. The tickets of later messages follow in order."""
@@ -225,6 +226,19 @@ def test_a_manual_delivery_closes_the_breaker(cli: Cli, application: Application
         done = command("run-once")
     assert done.returncode == 0, done.stderr
     assert set(queue(application)) == {2, 3, 4, 5}, "which wait for their second retry"
+
+
+def test_a_rest_that_a_manual_attempt_met_stops_passes(cli: Cli, application: Application) -> None:
+    application.add(1)
+    application.add(2)
+    with api(THROTTLES) as server:
+        command = cli.having(application.variables(server.url))
+        for seconds in ("3600", "1"):
+            server.retry_after[429] = seconds
+            assert command("retry", "1").returncode == 3
+        done = command("run-once")
+    assert (done.returncode, len(server.tickets)) == (0, 2), done.stderr
+    assert (application.last_pass()["result"], application.last_pass()["reason"]) == ("stopped", "throttled")
 
 
 def test_run_once_probes_immediately_if_requested(cli: Cli, application: Application) -> None:

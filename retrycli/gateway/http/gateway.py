@@ -92,7 +92,7 @@ class HttpGateway(BaseGateway):
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
         """Search the ticketing system for a message, for at most ``request_timeout_seconds``, without sending it."""
-        limit = self._settings.request_timeout_seconds
+        limit, wait = self._settings.request_timeout_seconds, None
         if not self._preset.look_up:
             return LookUp(Presence.UNKNOWN, f"the preset {self._settings.preset} has no look-up")
         try:
@@ -106,9 +106,10 @@ class HttpGateway(BaseGateway):
             error = f"look-up: no response within {limit:g} s"
         except NotSent as problem:
             error = str(problem)
+            wait = problem.outcome.retry_after if problem.outcome.kind is OutcomeKind.THROTTLED else None
         except UNBUILDABLE as problem:
             error = f"the look-up request can't be built: {problem}"
-        return LookUp(Presence.UNKNOWN, self._clean(error, queued.message))
+        return LookUp(Presence.UNKNOWN, self._clean(error, queued.message), wait)
 
     async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         limit = self._settings.request_timeout_seconds

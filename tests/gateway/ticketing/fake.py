@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -112,12 +113,12 @@ class Refusing(Fake):
     """A fake system that gives every request the same answer.
 
     Args:
-        status, body: the answer.
+        status, body, headers: the answer.
     """
 
-    def __init__(self, status: int, body: object) -> None:
+    def __init__(self, status: int, body: object, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__()
-        self._answered = Answered(status, body)
+        self._answered = Answered(status, body, headers)
         self.arrived = []
 
     def answer(self, asked: Asked) -> Answered:

@@ -144,7 +144,7 @@ def test_an_answered_probe_closes_it_and_ends_the_outage(kind: OutcomeKind) -> N
 
 
 def test_a_destination_that_requests_a_rest_gets_no_requests_until_its_end() -> None:
-    resting = CLOSED.rest(NOON + timedelta(minutes=20))
+    resting = CLOSED.rest(NOON + timedelta(minutes=20), since=NOON)
     assert resting.state is BreakerState.RESTING
     assert resting.blocks(NOON + timedelta(minutes=19))
     assert not resting.blocks(NOON + timedelta(minutes=20))
@@ -153,7 +153,7 @@ def test_a_destination_that_requests_a_rest_gets_no_requests_until_its_end() -> 
 def test_a_rest_is_not_a_failure() -> None:
     """A rest starts a new streak, so one failure after the rest does not open the breaker, but five do."""
     later = NOON + timedelta(minutes=15)
-    resting = after(*[OutcomeKind.TRANSIENT] * 4).rest(NOON)
+    resting = after(*[OutcomeKind.TRANSIENT] * 4).rest(NOON, since=NOON)
     assert resting.failures == 0
     breaker = resting.after(OutcomeKind.TRANSIENT, RULES, since=later, ticket="1")
     assert (breaker.state, breaker.failures) == (BreakerState.CLOSED, 1)
@@ -165,12 +165,12 @@ def test_a_rest_is_not_a_failure() -> None:
 
 @pytest.mark.parametrize("kind", [OutcomeKind.DELIVERED, OutcomeKind.TRANSIENT])
 def test_a_rest_survives_answers_of_requests_in_flight(kind: OutcomeKind) -> None:
-    resting = CLOSED.rest(NOON + timedelta(hours=1)).after(kind, RULES, since=NOON, ticket="1")
+    resting = CLOSED.rest(NOON + timedelta(hours=1), since=NOON).after(kind, RULES, since=NOON, ticket="1")
     assert resting.blocks(NOON + timedelta(minutes=15))
 
 
 def test_an_answer_after_the_rest_closes_it() -> None:
-    resting = CLOSED.rest(NOON)
+    resting = CLOSED.rest(NOON, since=NOON)
     assert resting.after(OutcomeKind.DELIVERED, RULES, since=NOON + timedelta(minutes=15), ticket="1") == CLOSED
 
 

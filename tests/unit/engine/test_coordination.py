@@ -103,7 +103,7 @@ def test_a_pass_stops_when_another_host_finds_the_destination_down(stage: Stage)
 
 def test_a_pass_stops_when_another_host_is_asked_for_a_rest(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES, due=START)
-    resting = Breaker(RULES.destination).rest(START + TICK)
+    resting = Breaker(RULES.destination).rest(START + TICK, since=START)
     summary = stage.run(then(stage, lambda: stage.ledger.save_breaker(resting)), ONE_BY_ONE)
     assert (summary.result, summary.reason, summary.sent) == (PassResult.STOPPED, "throttled", 1)
 

@@ -113,7 +113,7 @@ def test_a_manual_delivery_closes_the_breaker(stage: Stage) -> None:
 
 
 def test_a_manual_delivery_ends_a_streak_of_failures_and_no_rest(stage: Stage) -> None:
-    resting = Breaker(RULES.destination).rest(LATER)
+    resting = Breaker(RULES.destination).rest(LATER, since=START)
     stage.add(1, 2, due=START)
     stage.ledger.save_breaker(Breaker(RULES.destination, failures=4))
     stage.retry(1, DELIVERED)
@@ -122,6 +122,20 @@ def test_a_manual_delivery_ends_a_streak_of_failures_and_no_rest(stage: Stage) -
     stage.retry(2, DELIVERED)
     assert stage.ledger.breakers() == [resting]
     assert stage.events.of(BreakerClosed) == []
+
+
+def test_the_longest_rest_counts_but_no_outage_becomes_a_rest(stage: Stage) -> None:
+    stage.add(1, 2, due=START)
+    opened = Breaker(RULES.destination, BreakerState.OPEN, 5, START, LATER)
+    stage.ledger.save_breaker(opened)
+    stage.retry(1, THROTTLED._replace(retry_after=timedelta(hours=5)))
+    assert stage.ledger.breakers() == [opened]
+    stage.ledger.save_breaker(Breaker(RULES.destination))
+    for wait in (timedelta(hours=1), timedelta(seconds=1)):
+        stage.retry(1, THROTTLED._replace(retry_after=wait))
+    [resting] = stage.ledger.breakers()
+    assert (resting.state, resting.probe_at) == (BreakerState.RESTING, START + timedelta(hours=1, seconds=2))
+    assert stage.run().reason == "throttled"
 
 
 @pytest.mark.parametrize("outcome", NOT_DELIVERED, ids=lambda each: str(each.kind))

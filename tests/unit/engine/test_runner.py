@@ -212,7 +212,7 @@ def test_answers_widen_the_concurrency_up_to_its_limit(
     [
         Breaker(RULES.destination, failures=1),
         Breaker(RULES.destination, BreakerState.OPEN, 5, START - TICK, START),
-        Breaker(RULES.destination).rest(START),
+        Breaker(RULES.destination).rest(START, since=START),
     ],
 )
 def test_after_recent_failures_the_concurrency_grows_slowly(stage: Stage, last_heard: Breaker) -> None:
@@ -423,7 +423,7 @@ def test_a_pass_probes_early_on_request(outage: Stage) -> None:
 def test_a_requested_probe_respects_a_rest(stage: Stage) -> None:
     """The ticketing API asked for the rest, so an operator's request for a probe does not end it."""
     stage.add(1)
-    stage.ledger.save_breaker(Breaker(RULES.destination).rest(START + TICK))
+    stage.ledger.save_breaker(Breaker(RULES.destination).rest(START + TICK, since=START))
     assert ended(stage.run(rules=RULES._replace(probe_now=True))) == (PassResult.STOPPED, "throttled")
 
 
@@ -521,6 +521,14 @@ def test_requests_in_flight_at_a_429_are_settled_by_their_answers(stage: Stage) 
     assert stage.order == list(range(1, 10))
     assert (summary.sent, summary.escalated, summary.released) == (6, 1, 2)
     assert stage.ledger.breaker(RULES.destination).blocks(START + timedelta(minutes=59))
+
+
+def test_the_longest_of_several_rests_counts(stage: Stage) -> None:
+    stage.add(*range(1, 12))
+    waits = {6: timedelta(seconds=1), 7: timedelta(hours=1), 8: timedelta(minutes=1), 9: None}
+    summary = stage.run({number: THROTTLED._replace(retry_after=wait) for number, wait in waits.items()})
+    assert summary.detail == f"{RULES.destination}, no requests until 2025-03-03T13:00:00Z"
+    assert stage.ledger.breaker(RULES.destination).probe_at == START + timedelta(hours=1)
 
 
 def test_a_limit_is_kept_and_surplus_claims_are_released(stage: Stage) -> None:
