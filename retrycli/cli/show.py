@@ -1,5 +1,6 @@
 """The commands ``show``, which shows a message and its attempts, and ``explain``, which shows what delays a message."""
 
+import re
 from collections.abc import Sequence
 from operator import itemgetter
 
@@ -18,7 +19,8 @@ from retrycli.domain.transition import OF_HOLDS, ActionKind
 from retrycli.system.host import Asker, Host
 from retrycli.views import terminal
 
-ROW_COLUMNS = ("message_id", "ticket")  # columns of the queue that repeat columns of the message's row
+# Columns of the queue that repeat columns of the message's row, or with which retrycli recognizes a change of the row.
+LEFT_OUT = re.compile("message_id|ticket|seen_")
 
 
 def show(
@@ -34,7 +36,7 @@ def show(
         terminal.show_json(operations.bodies.details(found))
         return
     facts = {name: None if value is None else str(value) for name, value in found.row.items() if name != "body"}
-    queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if name not in ROW_COLUMNS}
+    queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if not LEFT_OUT.match(name)}
     if found.queue is not None:
         queue["queue.delivered_to"] = ", ".join(found.queue["delivered_to"]) or None
     terminal.show_facts(facts | {name: value for name, value in queue.items() if value is not None})

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection, Request
 
 from retrycli.config.settings import Settings
-from retrycli.domain.user import Right, User
+from retrycli.domain.user import Right, Role, User
 
 Method: TypeAlias = Literal["GET", "PATCH", "POST"]
 Who: TypeAlias = Callable[[HTTPConnection], User | Awaitable[User | None] | None]
@@ -72,8 +72,9 @@ class Access:
         if user is None:
             raise AccessDenied(HTTPStatus.UNAUTHORIZED, "sign in, or send a valid token: `Authorization: Bearer TOKEN`")
         if not user.may(right, read_only=self.read_only):
-            why = "this server is read-only" if user.may(right) else f"your role, {user.role}, does not allow this"
-            raise AccessDenied(HTTPStatus.FORBIDDEN, f"{why}; it needs the right to {right}")
+            why = f"your role, {user.role}, may only read; ask somebody with the role {Role.OPERATOR}"
+            everybody = "this server is read-only: nothing can be changed here (web.read_only)"
+            raise AccessDenied(HTTPStatus.FORBIDDEN, everybody if user.may(right) else why)
         check_origin(request)
         return user
 

@@ -62,6 +62,16 @@ def test_one_cause_is_requeued_with_a_canary_over_two_hours(escalated: Desk, api
 
 
 @on_sqlite
+def test_failed_canaries_are_named_with_their_errors(escalated: Desk) -> None:
+    browser = escalated.browser("anna")
+    question = browser.open("/bulk?action=requeue&state=escalated&type=customer")
+    done = browser.submit(question, "/bulk", canary="4")
+    for number in (101, 102, 103):
+        assert f"Message {number} not sent: permanent, HTTP 422" in done.words
+    assert "1 other message not sent." in done.words
+
+
+@on_sqlite
 def test_a_count_that_differs_is_shown_and_asked_again(escalated: Desk) -> None:
     browser = escalated.browser("anna")
     question = browser.open("/bulk?action=reject&state=escalated&type=customer")

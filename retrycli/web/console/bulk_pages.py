@@ -28,6 +28,7 @@ from retrycli.web.console.visit import Visit
 from retrycli.web.inputs import Line
 
 SHOWN = 5  # maximum number of messages on the page, as examples
+EXAMPLES = 3  # maximum number of failed attempts that are named with their errors
 LONGEST_PROGRESS = 2000  # characters
 SPREADS = {"": "at once", "15m": "over 15 minutes", "1h": "over 1 hour", "2h": "over 2 hours", "8h": "over 8 hours"}
 VERBS: Mapping[BulkAction, str] = {
@@ -223,10 +224,12 @@ def _words(made: BulkResult, done: int, refused: int, delivered: int) -> list[st
     words = [DONE[made.action].format(count(done, "message"))]
     if delivered:
         words.append(f"{count(delivered, 'canary message')} {'was' if delivered == 1 else 'were'} sent.")
-    if made.action is BulkAction.RETRY and (unsent := sum(attempt.failed for attempt in made.result.tried)):
-        first = next(attempt for attempt in made.result.tried if attempt.failed)
-        why = operations.words.attempted(first.outcome) if first.outcome else cause_of(first.error or Exception())
-        words.append(f"{count(unsent, 'message')} not sent, for example message {first.message_id} {why}")
+    failed = [attempt for attempt in made.result.tried if attempt.failed]
+    for attempt in failed[:EXAMPLES]:
+        why = operations.words.attempted(attempt.outcome) if attempt.outcome else cause_of(attempt.error or Exception())
+        words.append(f"Message {attempt.message_id} {why}")
+    if len(failed) > EXAMPLES:
+        words.append(f"{count(len(failed) - EXAMPLES, 'other message')} not sent.")
     if refused:
         words.append(f"{count(refused, 'message')} {'was' if refused == 1 else 'were'} not changed")
         examples = [cause_of(error) for error in list(made.result.refused.values())[:1]]

@@ -71,7 +71,8 @@ class HoldPages:
         [active] = begun
         end = active.hold.until
         until = f"until {moment_text(end, self._console.now())}" if end else "until somebody releases it"
-        return f"Held {active.hold.part} {until}: {count(active.messages, 'waiting message')}. No pass sends them."
+        now = f"Passes leave out its {count(active.messages, 'waiting message')}." if active.messages else ""
+        return f"Held {active.hold.part} {until}. {now or 'It has no waiting messages now.'}"
 
     def _release(self, part: HoldTarget, by: str) -> str:
         ended = operations.pause.resume(self._settings, target=part, by=by)
