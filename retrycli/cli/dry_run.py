@@ -16,6 +16,11 @@ from retrycli.views import formatting, terminal
 
 FIELDS = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at", "recipient", "created_at")
 ON_SCREEN = 50  # maximum number of messages on a terminal
+WHY = {
+    BreakerState.OPEN: "is down",
+    BreakerState.RESTING: "asked retrycli to wait",
+    BreakerState.UNREAD: "gives responses that the preset can't judge",
+}
 
 
 def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
@@ -115,12 +120,15 @@ def _show_down(found: operations.dry_run.DryRunTotals, foreseen: operations.dry_
     for to, count in found.destinations.items():
         waiting = f"{formatting.count(count, 'message')} {'is' if count == 1 else 'are'} waiting"
         if (breaker := foreseen.down.get(to)) is not None and breaker.probe_at is not None:
-            why = "is down; next probe at" if breaker.state is BreakerState.OPEN else "asked retrycli to wait until"
             until = formatting.local_time(breaker.probe_at)
-            terminal.say(f"{to} {why} {until}. Before that, a pass would send nothing there; {waiting}.")
-        elif to in foreseen.probed:
+            next_request = " until" if breaker.state is BreakerState.RESTING else "; next probe at"
+            terminal.say(
+                f"{to} {WHY[breaker.state]}{next_request} {until}. Before that, a pass would send nothing there; "
+                f"{waiting}."
+            )
+        elif (breaker := foreseen.probed.get(to)) is not None:
             rest = f"; after its delivery, {count - 1:,} more would follow" if count > 1 else ""
-            terminal.say(f"{to} is down: one message would be sent as a probe{rest}.")
+            terminal.say(f"{to} {WHY[breaker.state]}: one message would be sent as a probe{rest}.")
 
 
 def _show_oldest(settings: Settings, oldest: datetime, now: datetime) -> None:

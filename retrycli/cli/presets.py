@@ -22,6 +22,8 @@ from retrycli.views import terminal
 
 PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
 
+NO_RULE = "no [success]: a response that is neither empty nor JSON stops passes, because it may be any page"
+
 presets = typer.Typer(rich_markup_mode=None)
 
 
@@ -61,7 +63,8 @@ def check(
     """Check a preset and show its features. Nothing is sent."""
     found, compared = operations.presets.check(load_settings(ctx, config), preset)
     if as_json:
-        terminal.show_json({"ok": True, **_preset_fields(preset, found), "table": compared})
+        warning = None if found.has_success_rule else NO_RULE
+        terminal.show_json({"ok": True, **_preset_fields(preset, found), "table": compared, "warning": warning})
     else:
         terminal.show_facts(
             {
@@ -73,6 +76,7 @@ def check(
                     )
                     for message_type, sent in found.messages.items()
                 },
+                **({} if found.has_success_rule else {"Warning": NO_RULE}),
                 "Looks up": "yes"
                 if found.look_up
                 else "no: a message that may have arrived is sent again at most gateway.unknown_limit times",

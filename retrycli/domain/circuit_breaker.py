@@ -7,6 +7,7 @@
       ├───── delivered or rejected ─────┼─────────────────────────────┤
       │                                 └───────── failed ────────────┘
     any state ──throttled──▶ RESTING until probe_at ──delivered, rejected or failed──▶ CLOSED
+    any state ──unread answer──▶ UNREAD ──probe_at reached──▶ (one probe) ──delivered or rejected──▶ CLOSED
 
 A failure counts if it says something about the destination. A failure to connect always counts. An error response, or a
 missing response, may be caused by the ticket. Such failures count once three different tickets have had them.
@@ -34,6 +35,10 @@ class BreakerState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     RESTING = "resting"
+    UNREAD = "unread"  # the destination answers, but the preset can't tell whether it accepts messages
+
+
+PROBED = frozenset({BreakerState.OPEN, BreakerState.UNREAD})  # states in which one message is sent as a probe
 
 
 class BreakerRules(NamedTuple):
@@ -43,6 +48,10 @@ class BreakerRules(NamedTuple):
     # The waits before the first probe, the second probe and so on; the last wait repeats.
     probe_after: tuple[timedelta, ...] = (timedelta(minutes=15), timedelta(minutes=30), timedelta(hours=1))
 
+    def wait(self, probes: int) -> timedelta:
+        """Return the wait after a number of failed probes."""
+        return self.probe_after[min(probes, len(self.probe_after) - 1)]
+
 
 class Breaker(NamedTuple):
     """The breaker of one destination. Instances are immutable; methods return the changed breaker."""
@@ -50,7 +59,7 @@ class Breaker(NamedTuple):
     destination: str
     state: BreakerState = BreakerState.CLOSED
     # While closed: the number of failures in a row. While open: the configured number that opens the breaker, plus the
-    # failed probes.
+    # failed probes. While unread: the number of further unread answers.
     failures: int = 0
     opened_at: datetime | None = None
     probe_at: datetime | None = None  # time from which requests may be sent again; None if they may be sent now
@@ -68,7 +77,8 @@ class Breaker(NamedTuple):
         if self.probe_at is None:
             return self.destination
         next_request = "no requests until" if self.state is BreakerState.RESTING else "next probe at"
-        return f"{self.destination}, {next_request} {self.probe_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        unread = ", whose responses the preset can't judge" if self.state is BreakerState.UNREAD else ""
+        return f"{self.destination}{unread}, {next_request} {self.probe_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
     @property
     def counted(self) -> int:
@@ -106,14 +116,19 @@ class Breaker(NamedTuple):
             # ``failures`` may be higher, because some failures did not count at first. The excess would select a
             # later wait.
             failed = failed._replace(failures=rules.failures)
-        waits = rules.probe_after
-        return Breaker(
-            self.destination,
-            BreakerState.OPEN,
-            failed.failures,
-            opened_at=self.opened_at or since,
-            probe_at=later(since, waits[min(max(failed.failures - rules.failures, 0), len(waits) - 1)]),
-        )
+        probes = max(failed.failures - rules.failures, 0)
+        return self._probed(BreakerState.OPEN, failed.failures, rules.wait(probes), since)
+
+    def unread(self, rules: BreakerRules, *, since: datetime) -> "Breaker":
+        """Return the breaker after an answer that the preset can't judge; the arguments are those of `after`."""
+        if self.blocks(since):
+            return self
+        failures = self.failures + 1 if self.state is BreakerState.UNREAD else 0
+        return self._probed(BreakerState.UNREAD, failures, rules.wait(failures), since)
+
+    def _probed(self, state: BreakerState, failures: int, wait: timedelta, since: datetime) -> "Breaker":
+        opened_at = self.opened_at if self.state is state else None
+        return Breaker(self.destination, state, failures, opened_at or since, later(since, wait))
 
     def rest(self, until: datetime, *, since: datetime) -> "Breaker":
         """Return the breaker after an answer that asks for no requests until a given time. The longest wait counts.

@@ -37,6 +37,8 @@ TROUBLE: dict[str, str] = {
     "Check the gateway settings with `retrycli config show`, and the account's rights in the ticketing system",
     StopReason.SAME_ANSWER: "{detail}. This uses up no retries and escalates no messages. "
     "Check gateway.base_url, the preset, and the proxy in front of the API",
+    StopReason.UNREAD_ANSWER: "{detail}. A message with such a response is escalated, because it may have arrived. "
+    "Add [success] to the preset: see `retrycli manual presets`",
     StopReason.DEADLINE: "The pass ran out of time with messages unsent. Raise run.concurrency or run.deadline_minutes",
 }
 
@@ -47,6 +49,7 @@ OVER: dict[str, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API accepts messages again (it was down {when})",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API accepts the credentials again (it refused them {when})",
     StopReason.SAME_ANSWER: "The ticketing API works again (it gave many requests the same response {when})",
+    StopReason.UNREAD_ANSWER: "The preset can judge the responses again (it could not {when})",
     StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of time {when})",
 }
 
@@ -61,6 +64,7 @@ class Topic(StrEnum):
     DOWN = "down"
     CREDENTIALS = "credentials"
     SAME_ANSWER = "same_answer"
+    UNREAD = "unread"
     DEADLINE = "deadline"
     EXPIRY = "expiry"
     FAULT = "fault"  # passes fail, whatever the error

@@ -25,6 +25,7 @@ SKIPPED_IN_A_ROW = 3
 # encounters several incidents stops for the most severe one.
 MET_BY = {
     Topic.CREDENTIALS: StopReason.CREDENTIALS_REFUSED,
+    Topic.UNREAD: StopReason.UNREAD_ANSWER,
     Topic.SAME_ANSWER: StopReason.SAME_ANSWER,
     Topic.DOWN: StopReason.BREAKER_OPEN,
     Topic.DEADLINE: StopReason.DEADLINE,

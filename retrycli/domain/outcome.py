@@ -44,6 +44,8 @@ class Outcome(NamedTuple):
     external_id: str | None = None  # id that the destination assigned to the message
     # The answer may concern retrycli's access or a proxy instead of the message; see `IN_DOUBT`.
     in_doubt: bool = False
+    # The status is a success, but the preset has no rule that can judge the content, so the preset must be corrected.
+    unread: bool = False
     # A look-up or earlier attempts show that the message had already arrived. Nothing was sent, so this outcome does
     # not show that the destination accepts messages.
     found: bool = False

@@ -47,6 +47,7 @@ class StopReason(StrEnum):
     CREDENTIALS_REFUSED = "credentials_refused"
     # Messages of many tickets got the same status and none was delivered, so the status does not concern the messages.
     SAME_ANSWER = "same_answer"
+    UNREAD_ANSWER = "unread_answer"  # the preset can't tell from an answer whether the message was accepted
     THROTTLED = "throttled"
     DEADLINE = "deadline"
     LIMIT = "limit"
@@ -84,6 +85,7 @@ EXIT_STATUSES: dict[str | None, int] = {
     StopReason.SAME_ANSWER: 69,
     StopReason.LOCK_HELD: 75,
     StopReason.CREDENTIALS_REFUSED: 77,
+    StopReason.UNREAD_ANSWER: 78,
     StopReason.SIGNAL: 143,
 }
 

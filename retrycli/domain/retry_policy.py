@@ -169,7 +169,9 @@ class RetryPolicy(NamedTuple):
                 counts_as_retry = True
             case OutcomeKind.TRANSIENT | OutcomeKind.UNREACHABLE:
                 pass
-            case OutcomeKind.UNKNOWN if not has_lookup and queued.unknown_count >= self.unknown_limit:
+            case OutcomeKind.UNKNOWN if not has_lookup and (
+                outcome.unread or queued.unknown_count >= self.unknown_limit
+            ):
                 return _escalated_unknown(queued, outcome, counts_as_retry=counts_as_retry)
             case OutcomeKind.UNKNOWN:
                 queued = queued._replace(unknown_count=queued.unknown_count + 1)

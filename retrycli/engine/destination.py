@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from retrycli.domain.attempt import Attempt
-from retrycli.domain.circuit_breaker import Breaker, BreakerState, next_concurrency
+from retrycli.domain.circuit_breaker import PROBED, Breaker, BreakerState, next_concurrency
 from retrycli.domain.doubt import Doubt
 from retrycli.domain.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
 from retrycli.domain.passes import BreakerClosed, BreakerOpened, Event, StopReason
@@ -14,6 +14,12 @@ FORBIDDEN = 403
 # Number of probes with one message that use up no retry. Each later probe that the destination answers uses up a retry.
 # Otherwise the only message in a queue would be sent as a probe forever if it always failed.
 FREE_PROBES = 2
+# The reason for which a breaker stops deliveries.
+STOPPED_BY = {
+    BreakerState.OPEN: StopReason.BREAKER_OPEN,
+    BreakerState.RESTING: StopReason.THROTTLED,
+    BreakerState.UNREAD: StopReason.UNREAD_ANSWER,
+}
 
 
 class Destination:
@@ -30,7 +36,7 @@ class Destination:
     def __init__(self, breaker: Breaker, rules: PassRules, *, since: datetime) -> None:
         # The slack allows for inexact start times of cron. A wait that the destination requested gets no slack.
         due_by = since if breaker.state is BreakerState.RESTING else rules.due_by(since)
-        if rules.probe_now and breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
+        if rules.probe_now and breaker.state in PROBED and breaker.probe_at is not None:
             due_by = max(due_by, breaker.probe_at)
         self.breaker = breaker if breaker.blocks(due_by) else breaker._replace(probe_at=None)
         self.saved = breaker  # the breaker as this pass last read or saved it
@@ -53,8 +59,8 @@ class Destination:
 
     @property
     def probing(self) -> bool:
-        """Return whether the destination is considered down, and a probe may be sent now."""
-        return self.breaker.state is BreakerState.OPEN and self.stop_reason is None
+        """Return whether requests are sent only as probes, and one may be sent now."""
+        return self.breaker.state in PROBED and self.stop_reason is None
 
     @property
     def on_trial(self) -> bool:
@@ -118,6 +124,9 @@ class Destination:
                 self.breaker = self.breaker.rest(until, since=self._since)
                 if self.breaker.state is BreakerState.RESTING:  # even if it ends now, it ends this pass
                     self._stop(StopReason.THROTTLED, self.breaker.description)
+            case OutcomeKind.UNKNOWN if attempt.outcome.unread:
+                self.breaker = self.breaker.unread(self._rules, since=self._since)
+                self._stop(StopReason.UNREAD_ANSWER, f"{self.breaker.destination}: {attempt.outcome.error}")
             case OutcomeKind.UNAUTHORIZED:
                 self._stop(StopReason.CREDENTIALS_REFUSED, self._refusal_text(attempt.outcome))
             case _:
@@ -151,8 +160,7 @@ class Destination:
 
     def _stop_if_blocked(self, at: datetime) -> None:
         if self.breaker.blocks(at):
-            resting = self.breaker.state is BreakerState.RESTING
-            self._stop(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN, self.breaker.description)
+            self._stop(STOPPED_BY[self.breaker.state], self.breaker.description)
 
     def _stop(self, reason: StopReason, detail: str | None) -> None:
         if self.stop_reason is None or self.stop_reason is reason is StopReason.THROTTLED:  # a rest may become longer

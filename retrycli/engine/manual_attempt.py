@@ -58,6 +58,8 @@ async def attempt_through(
         _update_breaker(
             deps, destination, lambda before: before if before.state is BreakerState.RESTING else Breaker(destination)
         )
+    elif outcome.unread:
+        _update_breaker(deps, destination, lambda before: before.unread(rules.breaker, since=now))
     elif outcome.kind is OutcomeKind.THROTTLED:
         _rest(deps, destination, outcome.retry_after, since=now)
     return outcome

@@ -41,6 +41,7 @@ GRAVITY = (
     StopReason.SIGNAL,
     StopReason.PAUSED,
     StopReason.CREDENTIALS_REFUSED,
+    StopReason.UNREAD_ANSWER,
     StopReason.SAME_ANSWER,
     StopReason.BREAKER_OPEN,
     StopReason.THROTTLED,

@@ -75,6 +75,9 @@ HEADLINES = {
     (Topic.SAME_ANSWER, Turn.BEGAN): "the ticketing API gives every request the same response",
     (Topic.SAME_ANSWER, Turn.LASTS): "the ticketing API still gives every request the same response",
     (Topic.SAME_ANSWER, Turn.ENDED): "the ticketing API works again",
+    (Topic.UNREAD, Turn.BEGAN): "the preset can't judge the responses",
+    (Topic.UNREAD, Turn.LASTS): "the preset still can't judge the responses",
+    (Topic.UNREAD, Turn.ENDED): "the preset can judge the responses again",
     (Topic.DEADLINE, Turn.BEGAN): "a pass ran out of time",
     (Topic.DEADLINE, Turn.LASTS): "passes still run out of time",
     (Topic.DEADLINE, Turn.ENDED): "passes no longer run out of time",
@@ -120,6 +123,7 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
             Topic.DOWN: f"{where} accepts messages again. It had been down {lasted}; no message was lost.",
             Topic.CREDENTIALS: f"{where} accepts the credentials again. It refused them {times}.",
             Topic.SAME_ANSWER: f"{where} works again. It gave every request the same response {times}.",
+            Topic.UNREAD: f"The preset can judge the responses of {where} again. It could not {times}.",
             Topic.DEADLINE: f"Passes no longer run out of time. They had been running out of time {lasted}.",
             Topic.EXPIRY: f"Waiting messages are no longer about to expire. Some had been at risk "
             f"{lasted}; any that expired are escalated.",
@@ -130,6 +134,7 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
     detail = f" ({inert(incident.detail, LONGEST_CAUSE)})" if incident.detail else ""
     said = inert(incident.detail or "", LONGEST_SAME)
     fault = f": {said}" if said else ""
+    unread = said or f"The preset can't judge the responses of {context.destination}"
     same = said or f"{context.destination} gives every request the same response"
     waiting = _count(context.waiting, "message")
     step = incident.next_step or "list-failed --state waiting"
@@ -142,6 +147,9 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
         Topic.SAME_ANSWER: f"{same}. It has done so {since}. This uses up no retries and escalates no messages. "
         f"{waiting} waiting.\n"
         + _next("`retrycli passes`; check gateway.base_url, the preset, and any proxy in front of the API"),
+        Topic.UNREAD: f"{unread}. This has been so {since}. A message with such a response is escalated, because it "
+        f"may have arrived. {waiting} waiting.\n"
+        + _next("add [success] to the preset: `retrycli manual presets`; then `retrycli run-once --probe`"),
         Topic.DEADLINE: f"Passes have been running out of time {since}, with messages unsent. {waiting} waiting.\n"
         + _next("`retrycli passes`; raise run.concurrency or run.deadline_minutes"),
         Topic.EXPIRY: f"{said or 'Messages are about to expire'}. Expired messages are "

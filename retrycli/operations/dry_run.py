@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from heapq import merge
 
 from retrycli.config.settings import Settings
-from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.circuit_breaker import PROBED, Breaker, BreakerState
 from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import Message, MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.passes import Pause
@@ -159,7 +159,7 @@ class Preview:
     pause: Pause | None
     withheld: int  # number of due messages that are held, or whose delivery windows are closed
     down: Mapping[str, Breaker]  # destinations that would get no messages, because they are down or throttled
-    probed: Collection[str]  # destinations that are down and would first get one message as a probe
+    probed: Mapping[str, Breaker]  # destinations that would first get one message as a probe
     unaccepted: str | None  # why a pass would send nothing until an operator accepts the settings of the table
 
 
@@ -203,7 +203,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
             pause=pause,
             withheld=foreseen.withheld + _count_withheld(views, rules.due_by(at), route, foreseen.replaced),
             down={to: breaker for to, breaker in opened.items() if to in barred},
-            probed={to for to, breaker in opened.items() if to not in barred and breaker.state is BreakerState.OPEN},
+            probed={to: found for to, found in opened.items() if to not in barred and found.state in PROBED},
             unaccepted=own_tables.objection_to(database),
         )
 

@@ -24,6 +24,7 @@ HELD_BACK = frozenset(
         StopReason.BREAKER_OPEN,
         StopReason.CREDENTIALS_REFUSED,
         StopReason.SAME_ANSWER,
+        StopReason.UNREAD_ANSWER,
         StopReason.THROTTLED,
     }
 )

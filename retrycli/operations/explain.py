@@ -12,7 +12,7 @@ from functools import partial
 
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
-from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.circuit_breaker import PROBED
 from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import LockUnusable
@@ -194,7 +194,7 @@ class _Explainer:
         while several messages are due.
         """
         to = self._rules.destination_of(str(found.row["message_type"]))
-        if self._ledger.breaker(to).state is not BreakerState.OPEN and to not in self._gates.refusals:
+        if self._ledger.breaker(to).state not in PROBED and to not in self._gates.refusals:
             return False
         runner.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
         return Claims(self._database).count_due(self._rules.due_by(tick), self._gates.route(tick)) > 1

@@ -184,6 +184,8 @@ class Gates:
                 figure = "closed"
             case BreakerState.OPEN:
                 figure = f"the destination failed {breaker.failures:,} times in a row; the next probe is at"
+            case BreakerState.UNREAD:
+                figure = "the preset can't judge the responses; the next probe is at"
             case BreakerState.RESTING:
                 figure = "the API asked retrycli to wait until"
         return Gate("breaker", is_open, figure, breaker.probe_at)

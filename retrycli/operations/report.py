@@ -155,6 +155,7 @@ STATES: dict[str | None, str] = {
     StopReason.THROTTLED: "down",
     StopReason.CREDENTIALS_REFUSED: "down",
     StopReason.SAME_ANSWER: "down",
+    StopReason.UNREAD_ANSWER: "down",
     StopReason.FAULT: "down",
 }
 

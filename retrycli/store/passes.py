@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from retrycli.domain import incidents
-from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.circuit_breaker import PROBED, Breaker, BreakerState
 from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.passes import (
@@ -240,7 +240,7 @@ class Ledger(Queries):
         return [
             breaker
             for breaker in self.breakers()
-            if breaker.destination in destinations and (breaker.state is BreakerState.OPEN or breaker.blocks(at))
+            if breaker.destination in destinations and (breaker.state in PROBED or breaker.blocks(at))
         ]
 
     def save_breaker(self, breaker: Breaker) -> None:

@@ -59,6 +59,7 @@ STOP_REASONS = {
     StopReason.BREAKER_OPEN: "the ticketing API is down",
     StopReason.CREDENTIALS_REFUSED: "the ticketing API refuses the credentials",
     StopReason.SAME_ANSWER: "the ticketing API returns the same error for every request",
+    StopReason.UNREAD_ANSWER: "the preset can't judge the responses of the ticketing API",
     StopReason.THROTTLED: "the ticketing API asked retrycli to wait",
     StopReason.DEADLINE: "the pass ran out of time",
     StopReason.LIMIT: "the pass reached its maximum number of attempts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -12,6 +13,7 @@ from retrycli.gateway.presets.sources import known_presets
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from tests.cli.application import Application
 from tests.cli.command import Cli
+from tests.gateway.hostile import Hostile, answer
 
 OWN = """
 [auth]
@@ -28,6 +30,14 @@ body = { text = "{body}", private = true }
 """
 
 
+PLAIN = """
+[messages.customer]
+path = "/cases/{ticket_id}/replies"
+ignores = ["cc_emails", "bcc_emails", "attachments"]
+body = { text = "{body}" }
+"""
+
+
 @pytest.mark.parametrize("name", known_presets())
 def test_each_preset_is_shown_verbatim_and_passes_its_own_check(name: str, cli: Cli, tmp_path: Path) -> None:
     """Operators copy the output to write their own presets, so it must be complete and valid."""
@@ -36,6 +46,39 @@ def test_each_preset_is_shown_verbatim_and_passes_its_own_check(name: str, cli: 
     for preset in (name, str(own)):
         checked = cli("presets", "check", preset)
         assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_without_a_success_rule_a_page_is_no_delivery(cli: Cli, application: Application, tmp_path: Path) -> None:
+    """A proxy may answer with its log-in page. The preset of an own system has no rule that could tell."""
+    for number in range(1, 6):
+        application.add(number)
+    file = tmp_path / "own.toml"
+    file.write_text(PLAIN, encoding="utf-8")
+    page = answer(200, b"<html>Log in</html>", {"Content-Type": "text/html; charset=utf-8"})
+    with Hostile(page) as server:
+        command = cli.having({**application.variables(server.url), "RETRYCLI_GATEWAY__PRESET": str(file)})
+        done = command("run-once")
+        assert (done.returncode, len(server.requests)) == (78, 1)
+        assert f"{server.url}: HTTP 200 text/html, and the preset has no [success] that can judge it" in done.stderr
+        assert (command("run-once").returncode, len(server.requests)) == (78, 1)
+        assert command.json("status")["state"] == "down"
+        assert "whose responses the preset can't judge" in command("status").stdout
+        assert "the preset can't judge the responses" in command("explain", "2").stdout
+        assert (command("run-once", "--probe").returncode, len(server.requests)) == (78, 2)
+        reasons = [row["escalation_reason"] for row in application.rows("retrycli_queue").values()]
+        assert Counter(reasons) == {"unknown": 2, None: 3}
+        assert {row["status"] for row in application.rows().values()} == {"failed"}
+        file.write_text(PLAIN + "[success]\ntext = 'Log in'", encoding="utf-8")
+        assert command("run-once", "--probe").returncode == 0
+    assert Counter(row["status"] for row in application.rows().values()) == {"failed": 2, "sent": 3}
+
+
+def test_the_check_warns_about_a_preset_without_a_success_rule(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(PLAIN, encoding="utf-8")
+    assert "no [success]" in cli.json("presets", "check", file)["warning"]
+    assert "no [success]" in cli("presets", "check", file).stdout
+    assert cli.json("presets", "check", "generic")["warning"] is None
 
 
 def test_a_preset_is_checked_against_an_existing_table(at_work: Cli, tmp_path: Path) -> None:

@@ -234,8 +234,8 @@ def http(
 ) -> bytes:
     """Return the bytes of an answer; ``length`` replaces the true Content-Length."""
     reason = next((each.phrase for each in HTTPStatus if each == status), "Something")
-    lines = [f"HTTP/1.1 {status} {reason}", "Content-Type: application/json"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    named = {"Content-Type": "application/json", **(headers or {})}
+    lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in named.items())]
     if status != HTTPStatus.NO_CONTENT:
         lines.append(f"Content-Length: {len(body) if length is None else length}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body

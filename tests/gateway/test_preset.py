@@ -568,7 +568,13 @@ def test_an_outcome_assigned_by_a_preset_is_not_in_doubt(status: int, tmp_path: 
 @pytest.mark.parametrize(
     ("rule", "body", "kind"),
     [
-        ("", b"<html>", OutcomeKind.DELIVERED),
+        ("", b"", OutcomeKind.DELIVERED),
+        ("", b"<html>", OutcomeKind.UNKNOWN),
+        ("text = 'ok: '", b"<html>ok: issue 7", OutcomeKind.DELIVERED),
+        ("text = 'ok: '", b"<html>who are you?", OutcomeKind.REFUSED),
+        ("text = 'ok: '", b"<html>" + b" " * 3_000_000, OutcomeKind.UNKNOWN),
+        ("content_type = 'Text/HTML'", b"<html>", OutcomeKind.DELIVERED),
+        ("content_type = 'text/plain'", b"<html>", OutcomeKind.REFUSED),
         ("", b'{"succeeded": false}', OutcomeKind.DELIVERED),
         ("field = 'ok'", b'{"ok": true}', OutcomeKind.DELIVERED),
         ("field = 'ok'", b'{"ok": false}', OutcomeKind.REFUSED),
@@ -587,9 +593,25 @@ def test_an_outcome_assigned_by_a_preset_is_not_in_doubt(status: int, tmp_path: 
     ],
 )
 def test_a_preset_defines_success(rule: str, body: bytes, kind: OutcomeKind, tmp_path: Path) -> None:
-    with Hostile(answer(200, body)) as server:
+    with Hostile(answer(200, body, {"Content-Type": "text/html; charset=utf-8"})) as server:
         outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, f"{NOTE}[success]\n{rule}")))
     assert (outcome.kind, outcome.status_code) == (kind, 200)
+
+
+def test_long_json_needs_no_success_rule(tmp_path: Path) -> None:
+    with Hostile(answer(200, json.dumps(["x" * 3_000_000]).encode())) as server:
+        outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, NOTE)))
+    assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "said"), [("text/html; charset=utf-8", "text/html"), ("<b>our secret</b>", "of no known type")]
+)
+def test_a_success_that_no_rule_can_judge_may_have_arrived(content_type: str, said: str, tmp_path: Path) -> None:
+    with Hostile(answer(200, b"OK", {"Content-Type": content_type})) as server:
+        outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, NOTE)))
+    error = f"HTTP 200 {said}, and the preset has no [success] that can judge it"
+    assert outcome == Outcome(OutcomeKind.UNKNOWN, 200, error, unread=True)
 
 
 def test_a_preset_defines_where_an_answer_holds_its_error(tmp_path: Path) -> None:

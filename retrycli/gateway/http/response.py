@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from datetime import datetime
@@ -26,6 +27,7 @@ EXTERNAL_ID_LENGTH = 200
 # Look up the codec at import. While requests are in flight, the look-up may fail, because it may import a module and
 # too few file descriptors may be left.
 UTF_8 = codecs.lookup("utf-8-sig")
+MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}")  # what may be quoted in an error
 
 
 class Answer(NamedTuple):
@@ -54,6 +56,11 @@ class Answer(NamedTuple):
             whole=len(content) <= limit,
             headers=response.headers,
         )
+
+    @property
+    def media_type(self) -> str:
+        """Return the media type of the content, in lower case and without parameters (RFC 9110, section 8.3.1)."""
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
     @property
     def json(self) -> object:
@@ -91,7 +98,7 @@ def outcome_of(answer: Answer, outcome: Outcome, preset: Preset) -> Outcome:
         The outcome. Its error may quote text of any length from the destination.
     """
     if outcome.kind is OutcomeKind.DELIVERED and not _matching_exception(answer, preset):
-        outcome = _apply_success_rule(answer, preset.success, preset.answer.errors)
+        outcome = _apply_success_rule(answer, preset)
     if outcome.kind is not OutcomeKind.DELIVERED:
         return outcome
     return outcome._replace(external_id=_external_id(answer, preset))
@@ -162,18 +169,30 @@ def _external_id(answer: Answer, preset: Preset) -> str | None:
     return None if found is None else one_line(str(found))[:EXTERNAL_ID_LENGTH] or None
 
 
-def _apply_success_rule(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) -> Outcome:
+def _apply_success_rule(answer: Answer, preset: Preset) -> Outcome:
     try:
-        if _succeeded(answer, rule):
+        if not preset.has_success_rule and (answer.whole or not answer.media_type.endswith("json")):
+            _ = answer.json  # raises if the answer is neither empty nor JSON
+        if _succeeded(answer, preset.success):
             return Outcome(OutcomeKind.DELIVERED, answer.status)
     except ValueError:
+        if not preset.has_success_rule:
+            kind = answer.media_type if MEDIA_TYPE.fullmatch(answer.media_type) else "of no known type"
+            error = f"HTTP {answer.status} {kind}, and the preset has no [success] that can judge it"
+            return Outcome(OutcomeKind.UNKNOWN, answer.status, error, unread=True)
         error = f"HTTP {answer.status}, but the response can't be read as JSON"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
-    return Outcome(OutcomeKind.REFUSED, answer.status, with_error_text("refused", answer, error_fields))
+    return Outcome(OutcomeKind.REFUSED, answer.status, with_error_text("refused", answer, preset.answer.errors))
 
 
 def _succeeded(answer: Answer, rule: SuccessRule) -> bool:
     if rule.status and answer.status not in rule.status:
+        return False
+    if rule.content_type is not None and answer.media_type != rule.content_type.lower():
+        return False
+    if rule.text is not None and rule.text not in answer.text:
+        if not answer.whole:
+            raise ValueError("the response is too long")
         return False
     if rule.field is not None:
         found = find(answer.json, rule.field)

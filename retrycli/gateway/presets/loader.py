@@ -132,6 +132,11 @@ class Preset(Table):
         return tuple(_parts_of(self))
 
     @property
+    def has_success_rule(self) -> bool:
+        """Return whether [success] says which 2xx answers mean delivered; else only an empty answer and JSON do."""
+        return self.success != SuccessRule()
+
+    @property
     def columns(self) -> set[str]:
         """Return the columns to which the preset's templates refer."""
         return {name for part in self._parts for name in part.columns if part.has_row}

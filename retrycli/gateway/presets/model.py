@@ -259,6 +259,8 @@ class SuccessRule(Table):
     """The condition under which a 2xx answer means delivered."""
 
     status: tuple[int, ...] = ()  # accepted statuses; by default 200 to 299
+    content_type: str | None = None  # accepted media type, such as text/html
+    text: str | None = None  # a string that the answer must contain
     field: JsonPath | None = None
     equals: Any = True
     required: bool = False  # an answer without the field counts as refused

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain import incidents
-from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.circuit_breaker import PROBED, BreakerState
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OUTAGE, Outcome, OutcomeKind
 from retrycli.notify import apprise
@@ -68,13 +68,16 @@ def _outages(context: Context, database: Database) -> Iterator[Finding]:
         "python": ("function", "function, and what it calls"),
     }
     for breaker in Ledger(database).standing_breakers(used, context.now()):
-        if breaker.state is BreakerState.OPEN and breaker.opened_at is not None and breaker.probe_at is not None:
+        if breaker.state in PROBED and breaker.opened_at is not None and breaker.probe_at is not None:
             name, what = names[used[breaker.destination]]
+            is_unread = breaker.state is BreakerState.UNREAD
+            why = "the preset can't judge the responses" if is_unread else f"{breaker.failures} failures in a row"
+            cure = "add [success] to the preset (see `retrycli manual presets`)" if is_unread else f"check the {what}"
             yield failure(
                 name,
                 f"no delivery to {breaker.destination} has succeeded since {breaker.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
-                f"{breaker.failures} failures in a row; the next probe is at {breaker.probe_at:%Y-%m-%dT%H:%M:%SZ}",
-                f"check the {what}; `retrycli run-once --probe` probes it now",
+                f"{why}; the next probe is at {breaker.probe_at:%Y-%m-%dT%H:%M:%SZ}",
+                f"{cure}; `retrycli run-once --probe` probes it now",
             )
 
 

@@ -38,6 +38,7 @@ DOWN: dict[str | None, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API is down",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses the credentials",
     StopReason.SAME_ANSWER: "The ticketing API returns the same error for every request",
+    StopReason.UNREAD_ANSWER: "The preset can't judge the responses of the ticketing API",
     StopReason.FAULT: "The last pass failed: run `retrycli doctor`",
     StopReason.THROTTLED: "The ticketing API asked retrycli to wait",
 }

@@ -33,6 +33,7 @@ from tests.fakes import (
     START,
     THROTTLED,
     UNAUTHORIZED,
+    UNREAD,
     Stage,
 )
 
@@ -122,6 +123,13 @@ def test_a_manual_delivery_ends_a_streak_of_failures_and_no_rest(stage: Stage) -
     stage.retry(2, DELIVERED)
     assert stage.ledger.breakers() == [resting]
     assert stage.events.of(BreakerClosed) == []
+
+
+def test_an_answer_that_the_preset_cannot_judge_stops_passes(stage: Stage) -> None:
+    stage.add(1, 2, due=START)
+    stage.retry(1, UNREAD)
+    assert stage.run().reason == "unread_answer"
+    assert stage.order == []
 
 
 def test_the_longest_rest_counts_but_no_outage_becomes_a_rest(stage: Stage) -> None:

@@ -49,6 +49,7 @@ from tests.fakes import (
     THROTTLED,
     TICK,
     UNAUTHORIZED,
+    UNREAD,
     Script,
     Stage,
 )
@@ -521,6 +522,28 @@ def test_requests_in_flight_at_a_429_are_settled_by_their_answers(stage: Stage) 
     assert stage.order == list(range(1, 10))
     assert (summary.sent, summary.escalated, summary.released) == (6, 1, 2)
     assert stage.ledger.breaker(RULES.destination).blocks(START + timedelta(minutes=59))
+
+
+def test_answers_that_the_preset_cannot_judge_are_met_by_one_message_at_a_time(stage: Stage) -> None:
+    stage.add(*range(1, 9))
+    probed = []
+    for _ in range(12):
+        summary = stage.run(UNREAD)
+        assert ended(summary) == (PassResult.STOPPED, "unread_answer")
+        probed += [stage.clock.now - START] * len(stage.order)
+        stage.clock.now += TICK
+    assert [at // TICK for at in probed] == [0, 1, 3, 7, 11]
+    assert {stage.escalation(number)[0] for number in range(1, 6)} == {"unknown"}
+    stage.clock.now += timedelta(hours=1)
+    assert ended(stage.run()) == (PassResult.COMPLETED, None)
+    assert stage.sent() == [6, 7, 8]
+
+
+def test_an_unread_answer_is_looked_up_before_the_message_is_sent_again(stage: Stage) -> None:
+    stage.looks_up = True
+    stage.add(1)
+    stage.run(UNREAD)
+    assert stage.states() == {1: "waiting"}
 
 
 def test_the_longest_of_several_rests_counts(stage: Stage) -> None:
