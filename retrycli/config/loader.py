@@ -96,9 +96,8 @@ def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
 def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
     named = path or (Path(env[CONFIG_VARIABLE]) if env.get(CONFIG_VARIABLE) else None)
     if named is None:
-        # Skip a path that can't be examined: sudo may leave HOME set to an inaccessible folder. Do not skip an entry
-        # that is not a file: the next file would not be the one that the user meant.
-        found = next((path for path in candidates(env) if os.path.lexists(path)), None)
+        # Do not skip an entry that is not a file: the next file would not be the one that the user meant.
+        found = next((path for path in candidates(env) if _exists(path, env)), None)
         if found is not None and not _is_file(found):
             raise ConfigurationError(f"{found.absolute()} {NO_FILE}; replace it, or choose another file with --config")
         if found is not None and found != SYSTEM_FILE:
@@ -116,6 +115,32 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
             f"can't access {named} ({origin}): {error.strerror}; check the permissions of the folders above it"
         ) from None
     raise ConfigurationError(f"{named} ({origin}) {NO_FILE}; choose another file")
+
+
+def _exists(path: Path, env: Mapping[str, str]) -> bool:
+    """Return whether there is an entry at a default path. Skip a folder that can't be accessed only if it is probably
+    not meant: sudo may leave the working directory and HOME as they were, and the database may be named elsewhere.
+
+    Raises:
+        ConfigurationError: the current user can't access the folder.
+    """
+    try:
+        path.lstat()
+    except PermissionError:
+        is_meant = path == SYSTEM_FILE or (path.is_absolute() and env.get("XDG_CONFIG_HOME"))
+        if not is_meant or PREFIX + "DATABASE__URL" in env:
+            return False
+        from retrycli.system.host import owner_of
+
+        folder = next(folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK))
+        owner = owner_of(folder)
+        raise ConfigurationError(
+            f"can't access {folder}, which may hold the settings; run this as a user who can, such as {owner} "
+            f"(`sudo -u {owner} …`), or choose another file with --config"
+        ) from None
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _check_trust(found: Path) -> None:

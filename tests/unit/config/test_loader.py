@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 import traceback
@@ -22,6 +23,7 @@ from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
+from tests.users import OURS, THEIRS, as_user, open_place
 
 SECRET = "hush-hush"
 SETTINGS = (Path(retrycli.__file__).parent / "manual" / "settings.md").read_text(encoding="utf-8")
@@ -213,6 +215,19 @@ def test_files_are_searched_here_then_in_the_users_directory_then_in_etc(
         *user,
         "/etc/retrycli/retrycli.toml",
     ]
+
+
+def test_a_folder_that_the_user_may_not_access_is_named_with_its_owner() -> None:
+    """Without the file, the command would look for a database in the working directory."""
+    with open_place() as place:
+        (place / "retrycli").mkdir(0o700)
+        os.chown(place / "retrycli", THEIRS, THEIRS)
+        named = {"XDG_CONFIG_HOME": str(place)}
+        with pytest.raises(ConfigurationError, match=rf"^can't access {place}/retrycli, .* such as {THEIRS} "):
+            as_user(OURS, lambda: load(None, named))
+        (place / "retrycli").rename(place / ".config")
+        assert as_user(OURS, lambda: load(None, {"HOME": str(place)})).settings.file is None
+        assert as_user(OURS, lambda: load(None, named | {"RETRYCLI_DATABASE__URL": "sqlite:///x.db"})).settings
 
 
 @pytest.mark.parametrize("target", ["gone.toml", "retrycli.toml", "."], ids=["dangling", "loop", "folder"])
