@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests import watchdog
 from tests.environment import forget_settings, in_memory, until_the_end
@@ -36,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     A shell makes background processes ignore SIGINT and SIGQUIT, and ``nohup`` makes them ignore SIGHUP. The commands
     under test would inherit the ignored signals.
     """
+    settings.register_profile("here", deadline=None)  # a busy machine may take any time for an example
+    settings.load_profile("here")
     if not hasattr(config, "workerinput") and not watchdog.started:
         watchdog.start()
     faulthandler.cancel_dump_traceback_later()  # another session in the same process

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.domain.errors import ConfigurationError
@@ -66,7 +66,6 @@ def test_a_credential_may_be_optional(tmp_path: Path) -> None:
             deliver(gateway_settings(server.url, preset=preset))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["{", "}", "%", "#", "{{ ticket }}", "{% endverbatim %}", "'", '"', "&", " ", "\n"])))
 def test_a_text_survives_djangos_rendering(pieces: list[str]) -> None:
     text = "".join(pieces)

@@ -6,15 +6,19 @@ import asyncio
 import base64
 import ssl
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from tests.cli.command import wait_until
 from tests.gateway.deliveries import queued
+from tests.gateway.hostile import at_the_limit
 from tests.gateway.mail_server import (
     EXTENSIONS,
     LOOPBACK,
@@ -31,12 +35,16 @@ from tests.gateway.mails import mail, mail_settings, open_smtp, three
 
 ANNA, BEN, CY = "anna@example.com", "ben@example.com", "cy@example.com"
 PASSWORD = "geheim-ß"
-SHORT = {"request_timeout_seconds": 0.2, "immediate_retries": 0}
 
 
 def at(step: str, answer: Answer) -> dict[str, Any]:
     """Return the arguments that make a `MailServer` give an answer at a step."""
     return {step: answer}
+
+
+def mail_within(server: MailServer, seconds: float, *messages: QueuedMessage, **settings: Any) -> Outcome:  # noqa: ANN401
+    """Mail a message with a time limit and without immediate retries."""
+    return mail(mail_settings(server.url, request_timeout_seconds=seconds, immediate_retries=0, **settings), *messages)
 
 
 def outcome_of(**answers: Any) -> Outcome:  # noqa: ANN401
@@ -143,31 +151,43 @@ def test_an_invalid_reply_leads_to_its_outcome(step: str, kind: OutcomeKind, mis
 @pytest.mark.parametrize(
     ("step", "kind", "words"),
     [
-        ("greeting", OutcomeKind.TRANSIENT, "not sent within 0.2 s; the last step was greeting"),
-        ("RCPT", OutcomeKind.TRANSIENT, "not sent within 0.2 s; the last step was RCPT"),
-        ("end", OutcomeKind.UNKNOWN, "the end of the mail: no response within 0.2 s"),
+        ("greeting", OutcomeKind.TRANSIENT, "not sent within {:g} s; the last step was greeting"),
+        ("RCPT", OutcomeKind.TRANSIENT, "not sent within {:g} s; the last step was RCPT"),
+        ("end", OutcomeKind.UNKNOWN, "the end of the mail: no response within {:g} s"),
         ("QUIT", OutcomeKind.DELIVERED, None),
     ],
 )
 def test_a_silent_server_is_abandoned_in_time_without_a_leftover_thread(
-    step: str, kind: OutcomeKind, words: str | None, misbehaviour: Answer
+    step: str, kind: OutcomeKind, words: str | None, misbehaviour: Callable[[Peer], None]
 ) -> None:
-    with MailServer(**at(step, misbehaviour)) as server:
-        outcome = mail(mail_settings(server.url, **SHORT))
-        assert (outcome.kind, outcome.error) == (kind, words)
+    reached = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        reached.set()
+        misbehaviour(peer)
+
+    with MailServer(**at(step, answer)) as server:
+        outcome, limit = at_the_limit(partial(mail_within, server), reached.is_set)
+        assert (outcome.kind, outcome.error) == (kind, words and words.format(limit))
         wait_until(lambda: not any(thread.name.startswith("SmtpSession") for thread in threading.enumerate()))
 
 
 def test_a_mail_that_is_not_read_is_abandoned_in_time(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(bytes(20_000_000))
 
-    def read_nothing(peer: Peer) -> None:
-        assert peer.closing.wait(10)
+    reached = threading.Event()
 
+    def read_nothing(peer: Peer) -> None:
+        reached.set()
+        assert peer.closing.wait(60)
+
+    message = queued(attachments='["a.bin"]')
     with MailServer(upto=1, middle=read_nothing) as server:
-        settings = mail_settings(server.url, attachments_dir=tmp_path, **SHORT)
-        outcome = mail(settings, queued(attachments='["a.bin"]'))
-    assert outcome == Outcome(OutcomeKind.TRANSIENT, error="not sent within 0.2 s; the last step was the mail")
+        outcome, limit = at_the_limit(
+            lambda seconds: mail_within(server, seconds, message, attachments_dir=tmp_path), reached.is_set
+        )
+    said = f"not sent within {limit:g} s; the last step was the mail"
+    assert outcome == Outcome(OutcomeKind.TRANSIENT, error=said)
 
 
 @pytest.mark.parametrize(

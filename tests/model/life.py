@@ -333,7 +333,6 @@ def live(
         derandomize=derandomize,
         phases=phases,
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
 

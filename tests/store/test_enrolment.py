@@ -398,7 +398,7 @@ def covers(span: IdRange, message_id: int) -> bool:
     return above and (span.upto is None or message_id <= span.upto)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ids=st.sets(st.integers(-50, 500), max_size=40), tail=st.integers(1, 8), sweep=st.integers(1, 8))
 def test_every_id_is_covered_within_the_required_number_of_passes(
     application: Application, database: Database, ids: set[int], tail: int, sweep: int

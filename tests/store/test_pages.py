@@ -55,7 +55,7 @@ def fill(application: Application, database: Database, rows: list[Row]) -> list[
     return ids
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS, changes=CHANGES, sort=st.sampled_from(SORTS), size=st.integers(1, 4), before=st.integers(0, 3))
 def test_no_page_repeats_a_message_and_none_that_stays_is_left_out(
     application: Application,

@@ -62,7 +62,6 @@ def law(**whatever: st.SearchStrategy[Any]) -> Callable[[Law], Callable[[int], N
             how = settings(
                 max_examples=examples,
                 derandomize=examples == FEW,
-                deadline=None,
                 suppress_health_check=[HealthCheck.too_slow],  # examples take long to generate on a busy machine
             )
             how(given(**whatever)(holds))()

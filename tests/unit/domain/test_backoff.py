@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.domain.retry_policy import JITTER_FROM, LATEST, Backoff, BackoffKind
@@ -48,7 +48,6 @@ def test_a_late_retry_waits_the_maximum_and_does_not_overflow(factor: float, ret
     assert Backoff(factor=factor).wait(retry) == timedelta(hours=4)
 
 
-@settings(deadline=None)
 @given(
     retry=st.integers(1, 10_000),
     base=st.timedeltas(timedelta(seconds=1), timedelta(days=365)),
@@ -122,7 +121,6 @@ def test_jitter_is_applied_after_the_maximum(jitter: float, wait: timedelta) -> 
     assert EXPONENTIAL.next_attempt_at(9, since=NOON, jitter=jitter) == NOON + wait
 
 
-@settings(deadline=None)
 @given(
     retry=st.integers(1, 10_000),
     jitter=st.floats(-1, 1),
@@ -139,7 +137,6 @@ def test_jitter_changes_a_long_wait_by_at_most_its_spread_and_a_short_one_never(
     assert abs(moved) <= (wait * spread + timedelta.resolution if wait >= JITTER_FROM else timedelta(0))
 
 
-@settings(deadline=None)
 @given(st.floats(-1, 1), st.floats(-1, 1))
 def test_a_higher_roll_is_never_due_earlier(one: float, other: float) -> None:
     low, high = sorted([one, other])

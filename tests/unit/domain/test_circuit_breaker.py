@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerRules, BreakerState, next_concurrency
@@ -174,7 +174,6 @@ def test_an_answer_after_the_rest_closes_it() -> None:
     assert resting.after(OutcomeKind.DELIVERED, RULES, since=NOON + timedelta(minutes=15), ticket="1") == CLOSED
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(OutcomeKind), st.sampled_from("1234")), max_size=30))
 def test_it_is_open_exactly_during_five_relevant_consecutive_failures(
     course: list[tuple[OutcomeKind, str]],
@@ -223,7 +222,6 @@ def test_a_full_round_of_answers_doubles_the_concurrency_after_a_failure() -> No
     assert widths == [1, 2, 4, 8, 16]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 512), st.lists(st.tuples(st.sampled_from(OutcomeKind), st.booleans()), max_size=50))
 def test_the_concurrency_stays_between_one_and_the_limit(limit: int, course: list[tuple[OutcomeKind, bool]]) -> None:
     width = 1

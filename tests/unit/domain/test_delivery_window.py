@@ -125,7 +125,7 @@ EARLIEST, LATEST = datetime(2020, 1, 1), datetime(2035, 1, 1)  # noqa: DTZ001  h
 times = st.datetimes(EARLIEST, LATEST, timezones=st.just(UTC)).map(lambda time: time.replace(second=0, microsecond=0))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(texts, min_size=1, max_size=3), st.sampled_from(ZONES), times)
 @example(["sun 02:10-02:20"], "Europe/Berlin", datetime(2025, 10, 26, 0, 20, tzinfo=UTC))
 @example(["sun 02:10-02:50"], "Europe/Berlin", datetime(2025, 3, 29, tzinfo=UTC))
@@ -144,7 +144,7 @@ def test_the_next_opening_agrees_with_the_wall_clock_minute_by_minute(
         assert not found.is_open(at + number * MINUTE)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts, st.sampled_from(ZONES), times)
 def test_a_window_is_open_exactly_if_the_wall_clock_shows_its_times(text: str, zone: str, at: datetime) -> None:
     """This test computes the answer in another way: from the weekday and the time that the wall clock shows."""

@@ -223,7 +223,7 @@ DATE_LIKE = st.from_regex(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(max_size=40) | st.text("0123456789 :,-+.JanFebGMT", max_size=40) | DATE_LIKE)
 def test_any_retry_after_is_within_bounds_or_ignored(header: str) -> None:
     wait = parse_retry_after(header, NOON)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.domain.message import EscalationReason, Message, QueuedMessage
@@ -200,7 +200,6 @@ def test_a_linear_message_keeps_its_schedule_from_creation() -> None:
     assert step.next_attempt_at == made + timedelta(minutes=75)
 
 
-@settings(deadline=None)
 @given(
     kind=st.sampled_from(COUNTED),
     backoff=st.sampled_from(BackoffKind),
@@ -450,7 +449,6 @@ def test_ten_retries_take_as_long_as_scheduled_and_then_escalate(policy: RetryPo
     assert (last.reason, last.retry_count) == (EscalationReason.EXHAUSTED, 10)
 
 
-@settings(deadline=None)
 @given(st.floats(-1, 1))
 def test_a_nightly_outage_escalates_nothing_with_any_jitter(jitter: float) -> None:
     attempts, _ = fail_to_the_end(DEFAULT, jitter=jitter)
