@@ -9,9 +9,10 @@ import typer
 
 from retrycli import operations
 from retrycli.cli.arguments import MessageIds, moment
-from retrycli.cli.options import NOT_OK, REFUSED, By, ConfigFile, Json, load_settings, utf8
+from retrycli.cli.options import NOT_OK, REFUSED, By, ConfigFile, Json, agrees, can_ask, load_settings, utf8
 from retrycli.cli.selection import Chosen, run_interruptible, show_attempt, takes_messages
 from retrycli.domain.duration import duration, in_words
+from retrycli.domain.errors import MayHaveArrived
 from retrycli.domain.message import State
 from retrycli.domain.outcome import Presence
 from retrycli.views import formatting, terminal
@@ -55,14 +56,26 @@ def retry(chosen: Chosen) -> None:
     settings, ids = chosen.select("Attempt", plan=" now, one at a time")
     give_up_after = None if chosen.message_ids else settings.breaker.failures
     done, received = run_interruptible(
-        lambda here: operations.retry.retry_all(settings, ids, by=chosen.by, give_up_after=give_up_after, runtime=here)
+        lambda here: operations.retry.retry_all(
+            settings, ids, by=chosen.by, give_up_after=give_up_after, ask_first=not chosen.yes, runtime=here
+        )
     )
+    tried = done.tried
     if chosen.as_json:
         terminal.show_json(operations.bodies.attempts(done))
     _show_attempts(done, as_json=chosen.as_json)
+    doubtful = [attempt.message_id for attempt in tried if isinstance(attempt.error, MayHaveArrived)]
+    question = f"Send {formatting.count(len(doubtful), 'message')} all the same?"
+    if doubtful and received is None and can_ask(as_json=chosen.as_json) and agrees(question):
+        again, received = run_interruptible(
+            lambda here: operations.retry.retry_all(settings, doubtful, by=chosen.by, runtime=here)
+        )
+        _show_attempts(again, as_json=False)
+        tried = [*(attempt for attempt in tried if attempt.message_id not in doubtful), *again.tried]
     # In the exit code, a failed attempt takes precedence over a message that could not be attempted.
-    failed = any(attempt.outcome is not None and not attempt.delivered for attempt in done.tried)
-    raise typer.Exit(128 + received if received else NOT_OK if failed else REFUSED if done.refused else 0)
+    failed = any(attempt.outcome is not None and not attempt.delivered for attempt in tried)
+    refused = any(attempt.error is not None for attempt in tried)
+    raise typer.Exit(128 + received if received else NOT_OK if failed else REFUSED if refused else 0)
 
 
 def _show_attempts(done: operations.retry.ActionResult, *, as_json: bool) -> None:

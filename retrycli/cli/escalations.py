@@ -18,7 +18,6 @@ from retrycli.domain.message import EscalationReason, State
 from retrycli.views import terminal
 
 HINTS = 3  # maximum number of causes, largest first, that get a suggested command
-NEXT = {EscalationReason.EXHAUSTED.value: "retry", EscalationReason.UNKNOWN.value: "look-up"}
 
 escalations = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
@@ -39,7 +38,7 @@ def list_escalations(
         if as_json:
             terminal.show_json(operations.bodies.escalations(found.messages, groups))
         else:
-            _show_escalated(found.messages, named=header)
+            _show_escalated(settings, found.messages, named=header)
 
 
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
@@ -50,17 +49,18 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     with operations.listing.list_messages(settings, others, sort="id", limit=ON_SCREEN) as found:
         messages = list(found.messages)
         more = found.total() - found.number if found.number == ON_SCREEN else 0
-    _show_escalated(messages)
+    _show_escalated(settings, messages)
     if more:
         terminal.say(f"… and {more:,} more: retrycli list-failed --state escalated")
     for group in sorted(shared, key=lambda group: -group.count)[:HINTS]:
-        terminal.say(_hint(group))
+        terminal.say(_hint(settings, group))
     if len(shared) == 1 and not messages:
         terminal.say(f"Next: retrycli list-failed --fingerprint {shared[0].fingerprint}")
     elif shared:
         terminal.say("Next: retrycli list-failed --state escalated")
     elif messages and messages[0].reason == EscalationReason.UNKNOWN:
-        terminal.say(f"Next: {operations.words.check_arrival(messages[0].id)}")
+        looks_up = operations.wiring.looks_up(settings, messages[0].message_type)
+        terminal.say(f"Next: {operations.words.check_arrival(messages[0].id, looks_up=looks_up)}")
     elif messages:
         one = messages[0].id
         terminal.say(f"Next: `retrycli show {one}` or, when the cause is fixed, `retrycli retry {one}`")
@@ -68,15 +68,18 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
         terminal.say("Nothing is escalated. Next: retrycli status")
 
 
-def _hint(group: EscalationGroup) -> str:
+def _hint(settings: Settings, group: EscalationGroup) -> str:
     of_cause = f"--fingerprint {group.fingerprint}"
     match group.example.reason:
         case EscalationReason.UNKNOWN:
+            look_up = (
+                f"Look up each message, beginning with `retrycli look-up {group.example.id}`: those that arrived are "
+                "marked as sent. Or check"
+            )
+            check = look_up if operations.wiring.looks_up(settings, group.example.message_type) else "Check"
             return (
-                f"Messages with fingerprint {group.fingerprint} may have arrived. Look up each message, beginning "
-                f"with `retrycli look-up {group.example.id}`: those that arrived are marked as sent. Or check the "
-                f"tickets: if all messages arrived, `retrycli mark-sent {of_cause}`; if none did, "
-                f"`retrycli requeue {of_cause} --canary 3`"
+                f"Messages with fingerprint {group.fingerprint} may have arrived. {check} the tickets: if all messages "
+                f"arrived, `retrycli mark-sent {of_cause}`; if none did, `retrycli requeue {of_cause} --canary 3`"
             )
         case EscalationReason.EXPIRED:
             return f"If the messages are no longer wanted: retrycli reject {of_cause} --reason expired"
@@ -105,18 +108,25 @@ def _show_groups(groups: Sequence[EscalationGroup]) -> None:
         terminal.say("")
 
 
-def _show_escalated(messages: Iterable[ListedMessage], *, named: bool = False) -> None:
+def _show_escalated(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
     headers = ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step", "Acknowledged / note")
     if not terminal.on_terminal():
-        terminal.show_table(headers, map(_escalated, messages), named=named)
+        terminal.show_table(headers, map(partial(_escalated, settings), messages), named=named)
         return
-    rows = [_escalated(message) for message in messages]
+    rows = [_escalated(settings, message) for message in messages]
     has_notes = any(row[-1] for row in rows)
     columns = len(headers) if has_notes else len(headers) - 1
     terminal.show_table(headers[:columns], [row[:columns] for row in rows], texts=3 if has_notes else 2)
 
 
-def _escalated(message: ListedMessage) -> terminal.Row:
+def _escalated(settings: Settings, message: ListedMessage) -> terminal.Row:
+    match message.reason:
+        case EscalationReason.EXHAUSTED:
+            step = "retry"
+        case EscalationReason.UNKNOWN if operations.wiring.looks_up(settings, message.message_type):
+            step = "look-up"
+        case _:
+            step = "show"
     return (
         message.id,
         str(message.ticket_id),
@@ -124,7 +134,7 @@ def _escalated(message: ListedMessage) -> terminal.Row:
         message.reason,
         message.escalated_at,
         message.last_error,
-        suggested.own(f"retrycli {NEXT.get(message.reason or '', 'show')} {message.id}"),
+        suggested.own(f"retrycli {step} {message.id}"),
         _acknowledgement(message),
     )
 

@@ -66,6 +66,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     if terminal.on_terminal():
         messages = list(messages)
         expire = any(_expiry(message, settings, now) for message in messages)
+    state = operations.words.listed_state if terminal.on_terminal() else _raw_state
     columns = ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error")
     terminal.show_table(
         (*columns, "Expires") if expire else columns,
@@ -74,7 +75,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
                 message.id,
                 str(message.ticket_id),
                 message.message_type,
-                "held" if message.held else message.state,
+                state(message),
                 message.tries(policies),
                 message.next_attempt_at,
                 message.last_error,
@@ -85,6 +86,10 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
         texts=2 if expire else 1,
         named=named,
     )
+
+
+def _raw_state(message: ListedMessage) -> str:
+    return "held" if message.held else message.state
 
 
 def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> formatting.Cell:

@@ -128,9 +128,12 @@ def confirm(question: str, why: str, *, yes: bool, as_json: bool = False) -> Non
         typer.Exit: the answer is not yes; the exit code is 0.
     """
     require_confirmation(why, yes=yes, as_json=as_json)
-    if yes:
-        return
-    typer.echo(f"{question} [y/N] ", nl=False)
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+    if not yes and not agrees(question):
         typer.echo("Nothing was changed.")
         raise typer.Exit(0)
+
+
+def agrees(question: str) -> bool:
+    """Ask a question, and return whether the answer is yes."""
+    typer.echo(f"{question} [y/N] ", nl=False)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}

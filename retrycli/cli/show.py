@@ -67,15 +67,18 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int | str)
     if found.row["status"] != MessageStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
+    looks_up = operations.wiring.looks_up(settings, str(found.row["message_type"]))
     match None if found.queue is None else found.queue["escalation_reason"]:
         case EscalationReason.INVALID if concerns_editable_field(found.row["last_error"]):
             return f"`retrycli edit {message_id}`, or fix the row; then run `{retry}`"
         case EscalationReason.INVALID:
             return f"fix the row in the application, then run `{retry}`"
         case EscalationReason.UNKNOWN:
-            return operations.words.check_arrival(message_id)
+            return operations.words.check_arrival(message_id, looks_up=looks_up)
         case EscalationReason.CHANGED:
             return f"`retrycli mark-sent {message_id}` if the message was delivered; `{retry}` sends it again"
+        case None if found.may_have_arrived:
+            return operations.words.check_arrival(message_id, looks_up=looks_up)
         case _:
             return retry
 

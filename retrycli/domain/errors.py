@@ -74,6 +74,10 @@ class NotActionable(RetrycliError):
     exit_code = 4
 
 
+class MayHaveArrived(NotActionable):
+    """A message that an attempt by hand might send twice. It was not sent."""
+
+
 class Expired(NotActionable):
     """A message that is too old for a pass to send."""
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
 
 from retrycli.domain.errors import InvalidArgument
+from retrycli.domain.identity import digest_of
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.sanitize import storable
@@ -67,6 +68,7 @@ class ListedMessage:
     note: str | None = None
     recipient: str | None = None
     held: bool = False  # the message waits, and a hold covers it
+    may_have_arrived: bool = False  # an attempt may have delivered it
 
     def expires_at(
         self, policies: Mapping[MessageType, RetryPolicy], *, unknown: datetime | None = None
@@ -134,6 +136,15 @@ class MessageDetails:
     attempts: list[AttemptRecord]
     acts: list[ActionRecord]
     ended: frozenset[str] = frozenset()  # ids of ended passes; their attempts without an outcome are no longer running
+    is_unsettled: bool = False  # an attempt with the queue's delivery key may have delivered its message
+
+    @property
+    def may_have_arrived(self) -> bool:
+        """Return whether the outcomes of earlier attempts leave open if the text in the row has arrived."""
+        if self.queue is None or not self.is_unsettled:
+            return False
+        # Without its body, a row can't show whether its text has changed since the attempts.
+        return self.row["body"] == "" or self.queue["digest"] in {None, digest_of(self.row)}
 
 
 @dataclass(frozen=True, slots=True)

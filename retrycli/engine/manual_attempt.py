@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.errors import ConfigurationError, DatabaseBusy, NotActionable, again_if_lost
+from retrycli.domain.errors import ConfigurationError, DatabaseBusy, MayHaveArrived, NotActionable, again_if_lost
 from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, not_sent
@@ -22,19 +22,20 @@ Result = TypeVar("Result")
 
 
 async def attempt_through(
-    gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
+    gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str, ask_first: bool = False
 ) -> Outcome:
     """Attempt one message now, for an operator, through an open gateway. The attempt uses up no retry.
 
     Raises:
         NoSuchMessage: the application's table has no such row.
+        MayHaveArrived: ``ask_first`` is set, and the text may have arrived and can't be looked up. It was not sent.
         NotActionable: the message is not failed, or is already being sent.
         InvalidMessage: the message's data can't be turned into a request.
         ConfigurationError: the gateway's settings can't be used. The message was not sent.
     """
     now = deps.now()
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
-    queued = _claim_to_send(deps, rules, claim, message_id, by, now)
+    queued = _claim_to_send(deps, rules, claim, message_id, by, now, ask_first=ask_first)
     fault = None
     try:
         outcome = await gateway.deliver(queued)
@@ -102,7 +103,7 @@ async def look_up_through(
 def _claim_to_look_up(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
-    queued, _ = _claim_and_load(deps, rules, claim, message_id, by, now, "look up", sends=False)
+    queued, _ = _claim_and_load(deps, rules, claim, message_id, by, now, "look up", fit=lambda _: False)
     if isinstance(queued, UnusableMessage):
         raise unfit(queued.message_id, queued.problem)
     if not deps.looks_up(queued.message.message_type):
@@ -201,9 +202,13 @@ def enrol_message(
 
 
 def _claim_to_send(
-    deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
+    deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime, *, ask_first: bool
 ) -> QueuedMessage:
-    queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", sends=True)
+    def may_send(queued: QueuedMessage) -> bool:
+        in_doubt = queued.unsettled_since is not None and not deps.looks_up(queued.message.message_type)
+        return not (ask_first and in_doubt)
+
+    queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", fit=may_send)
     if isinstance(queued, UnusableMessage):
         invalid = Decision(message_id, Transition.invalid(queued.problem), message=queued)
         events, _ = again_if_lost(lambda: record(deps, claim, [invalid]))
@@ -211,6 +216,12 @@ def _claim_to_send(
             if not was_escalated:  # otherwise the message's escalation was reported earlier
                 deps.emit(event)
         raise unfit(queued.message_id, queued.problem)
+    if not may_send(queued):
+        deps.claims.release(claim, [message_id])
+        raise MayHaveArrived(
+            f"message {message_id} may have arrived, and would then be sent twice. Check ticket {queued.ticket_id}: "
+            f"run `retrycli mark-sent {message_id}` if the message is there, or `retrycli retry {message_id} --yes`"
+        )
     return queued
 
 
@@ -223,9 +234,9 @@ def _claim_and_load(
     now: datetime,
     verb: str,
     *,
-    sends: bool,
+    fit: Callable[[QueuedMessage], bool],
 ) -> tuple[QueuedMessage | UnusableMessage, bool]:
-    """Claim and load a message. If ``sends`` is true, record the start of an attempt.
+    """Claim and load a message. If ``fit`` accepts it, record the start of an attempt.
 
     Returns:
         The message, and whether it was escalated.
@@ -240,7 +251,7 @@ def _claim_and_load(
         made_by=by,
         pass_id=None,
         now=now,
-        fit=lambda _: sends,
+        fit=fit,
         destination_of=rules.destination_of,
     )
     if not loaded:

@@ -42,7 +42,10 @@ DONE = {
     BulkAction.ACKNOWLEDGE: "acknowledged",
     BulkAction.RETRY: "retried",
 }
-LISTED = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
+LISTED = (
+    *("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error"),
+    "may_have_arrived",
+)
 ESCALATED = (
     "id",
     "ticket_id",
@@ -59,7 +62,16 @@ ESCALATED = (
 TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
 HOLD = ("kind", "target", "since", "until", "by", "reason")
 # Fields of `Explanation` that are not printed.
-UNEXPLAINED = ("is_claimed", "being_sent", "has_begun", "pass_runs", "one_goes_first", "expires_first")
+UNEXPLAINED = (
+    "looks_up",
+    "may_have_arrived",
+    "is_claimed",
+    "being_sent",
+    "has_begun",
+    "pass_runs",
+    "one_goes_first",
+    "expires_first",
+)
 
 
 def status(found: Status) -> Body:

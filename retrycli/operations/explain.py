@@ -32,6 +32,7 @@ from retrycli.operations.wiring import (
     Runtime,
     dry_run_database,
     lock_path,
+    looks_up,
     make_dependencies,
     pass_rules,
 )
@@ -59,6 +60,8 @@ class Explanation:
     # The start of the pass that is predicted to attempt the message; None if no attempt is predicted.
     next_attempt_at: datetime | None
     holds: tuple[Hold, ...] = ()  # the active holds that cover the message
+    looks_up: bool = False  # the message's gateway can look it up
+    may_have_arrived: bool = False  # the outcome of an earlier attempt is unknown
     is_claimed: bool = False  # an unexpired claim prevents other passes and operators from sending the message
     being_sent: bool = False  # an operator, or a pass that is not known to have ended, has claimed the message
     has_begun: bool = False  # an attempt at the message has begun, and no outcome is recorded
@@ -137,6 +140,8 @@ class _Explainer:
             gates=gates,
             holds=tuple(self._gates.holds_of(found, self._now)),
             next_attempt_at=next_attempt_at,
+            looks_up=looks_up(self._settings, str(found.row["message_type"])),
+            may_have_arrived=found.may_have_arrived,
             is_claimed=is_claimed,
             being_sent=is_claimed and owner not in self._ended,
             has_begun=any(attempt.outcome is None for attempt in found.attempts),

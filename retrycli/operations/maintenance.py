@@ -8,8 +8,9 @@ from functools import partial
 
 from retrycli.config.settings import Settings
 from retrycli.domain.incidents import utc
+from retrycli.domain.message import MessageType
 from retrycli.operations.doctor.context import Finding, failure, ok
-from retrycli.operations.wiring import check_mapping, clock, connect, open_database, utc_now
+from retrycli.operations.wiring import check_mapping, clock, connect, looks_up, open_database, utc_now
 from retrycli.store import counters, history, own_tables
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.database import Database
@@ -96,13 +97,16 @@ def erase_texts(settings: Settings, ticket: str) -> int:
 
 
 # What may keep messages from a move, and what resolves it: first what needs no pass, because a pass sends what is due.
+SEARCH = (
+    "search its ticket; if it is there, `retrycli mark-sent {id}`, else `retrycli retry {id}` or "
+    "`retrycli reject {id} --reason moved`"
+)
 RESOLVE = {
     "withdrawn": "look for {id} in the ticketing system; in the application, set it to sent if it is there, else to "
     "rejected, or to failed and check again",
     "delivered": "`retrycli mark-sent {id}`; to send it again, `retrycli retry {id}`",
     "partly delivered": "`retrycli retry {id}` sends it to the others; or `retrycli mark-sent {id}`",
-    "unsettled": "search its ticket, or run `retrycli look-up {id}`; if it is there, `retrycli mark-sent {id}`, else "
-    "`retrycli retry {id}` or `retrycli reject {id} --reason moved`",
+    "unsettled": f"run `retrycli look-up {{id}}`; if that finds nothing, {SEARCH}",
     "sending": "when the checks above are ok and the claim has expired (claim_expires_at in `retrycli show {id}`): "
     "`retrycli resume`, `retrycli run-once` and `retrycli pause --reason move`; then check again from the top",
     "unpaused": "when only holds are left: `retrycli pause --reason move`, without --for",
@@ -127,12 +131,16 @@ def check_move(settings: Settings, *, shown: int | None = None) -> list[Finding]
     until = [] if pause is None or pause.until is None else [f"deliveries are paused only until {utc(pause.until)}"]
     unpaused = ["deliveries are not paused"] if pause is None else until
     found += [(len(unpaused), unpaused), (len(holds), [hold.part.option for hold in holds[:shown]])]
-    return [_listed(name, *each) if each[0] else ok(name, "none") for name, each in zip(RESOLVE, found, strict=True)]
+    steps = RESOLVE if any(looks_up(settings, kind) for kind in MessageType) else RESOLVE | {"unsettled": SEARCH}
+    return [
+        _listed(name, *each, steps[name]) if each[0] else ok(name, "none")
+        for name, each in zip(RESOLVE, found, strict=True)
+    ]
 
 
-def _listed(name: str, number: int, first: Sequence[object]) -> Finding:
+def _listed(name: str, number: int, first: Sequence[object], step: str) -> Finding:
     more = f" and {number - len(first):,} more" if number > len(first) else ""
-    return failure(name, ", ".join(map(str, first)) + more, RESOLVE[name].format(id=first[0], option=first[0]))
+    return failure(name, ", ".join(map(str, first)) + more, step.format(id=first[0], option=first[0]))
 
 
 @contextmanager

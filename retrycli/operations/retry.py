@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from retrycli.config.settings import Settings
@@ -149,6 +150,7 @@ def retry_all(
     by: str | None = None,
     give_up_after: int | None = None,
     streak: int = 0,
+    ask_first: bool = False,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> ActionResult:
     """Attempt messages now, one after another, each as in `retry`.
@@ -159,6 +161,8 @@ def retry_all(
         by: the operator, for the history; by default the current user's login name.
         give_up_after: stop after this many consecutive failures that the ticketing API has probably caused.
         streak: the number of such failures immediately before these attempts.
+        ask_first: do not send a message that may have arrived, unless it can be looked up first. Its error is
+            `MayHaveArrived`.
         runtime: clock, randomness, and a request to stop early.
 
     Returns:
@@ -172,18 +176,13 @@ def retry_all(
     with ready_to_send(settings, runtime) as (deps, rules, database):
         deps.require_accepted()
         wanted = resolve(database, ids)
-        tried = asyncio.run(
-            _one_by_one(
-                deps,
-                wanted,
-                lambda gateway, message_id: attempt_through(gateway, deps, rules, message_id, by=operator),
-                ManualAttempt,
-                lambda tried: _is_down(tried, give_up_after, streak),
-            )
-        )
-    reason = None
-    if len(tried) < len(wanted):
-        reason = "destination_down" if _is_down(tried, give_up_after, streak) else "signal"
+
+        def attempt(gateway: Gateway, message_id: int) -> Awaitable[Outcome]:
+            return attempt_through(gateway, deps, rules, message_id, by=operator, ask_first=ask_first)
+
+        is_down = partial(_is_down, give_up_after=give_up_after, streak=streak)
+        tried = asyncio.run(_one_by_one(deps, wanted, attempt, ManualAttempt, is_down))
+    reason = None if len(tried) == len(wanted) else "destination_down" if is_down(tried) else "signal"
     return ActionResult(
         len(wanted),
         done=sum(attempt.delivered for attempt in tried),
@@ -194,7 +193,7 @@ def retry_all(
     )
 
 
-def _is_down(tried: Sequence[ManualAttempt], give_up_after: int | None, streak: int) -> bool:
+def _is_down(tried: Sequence[ManualAttempt], *, give_up_after: int | None, streak: int) -> bool:
     return give_up_after is not None and failure_streak(tried, streak) >= give_up_after
 
 

@@ -302,15 +302,15 @@ def make_dependencies(
     )
 
 
-def looks_up(settings: Settings, message_type: MessageType) -> bool:
-    """Return whether the gateway of a message type can ask the ticketing system whether a message has arrived.
+def looks_up(settings: Settings, message_type: str) -> bool:
+    """Return whether the gateway of a message type, if there is such a type, can look messages up.
 
     Raises:
         ConfigurationError: the preset is invalid.
     """
     from retrycli.gateway import router
 
-    return router.looks_up(settings.gateway.of(message_type), message_type)
+    return any(router.looks_up(settings.gateway.of(kind), kind) for kind in MessageType if kind == message_type)
 
 
 def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], datetime]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from retrycli.domain import suggested
-from retrycli.domain.message import EscalationReason
+from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.outcome import OutcomeKind, Presence, may_have_arrived
 from retrycli.domain.passes import COUNTS
 from retrycli.views import formatting
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from retrycli.domain.known_table import Sample
+    from retrycli.domain.listing import ListedMessage
     from retrycli.domain.outcome import LookUp, Outcome
     from retrycli.domain.passes import PassRecord
     from retrycli.operations.explain import Explanation
@@ -124,22 +125,33 @@ def next_attempt(found: Explanation, in_words: Callable[[datetime], str]) -> dat
 def remedy(found: Explanation) -> str:
     """Return the command for the first gate that holds a message back."""
     if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
-        return check_arrival(found.message_id)
+        return check_arrival(found.message_id, looks_up=found.looks_up)
     if found.is_claimed:
         return f"`retrycli show {found.message_id}`"
-    usual = "`retrycli retry {id}` attempts it now"
     closed = [gate.name for gate in found.gates if not gate.open]
     if "hold" in closed and closed[0] in {"wait", "retry_after", "hold"}:
         return "`retrycli resume " + " ".join(hold.part.option for hold in found.holds) + "`"
-    return REMEDIES.get(next(iter(closed), ""), usual).format(id=found.message_id)
+    if (step := REMEDIES.get(next(iter(closed), ""))) is not None:
+        return step.format(id=found.message_id)
+    if found.may_have_arrived:
+        return check_arrival(found.message_id, looks_up=found.looks_up)
+    return f"`retrycli retry {found.message_id}` attempts it now"
 
 
-def check_arrival(message_id: int | str) -> str:
-    """Return the commands for an escalated message that may have arrived."""
+def check_arrival(message_id: int | str, *, looks_up: bool) -> str:
+    """Return what to do with a message that may have arrived; with ``looks_up``, its gateway can look it up."""
+    first = f"`retrycli look-up {message_id}`; if it finds nothing, " if looks_up else ""
     return (
-        f"`retrycli look-up {message_id}`; if it finds nothing, check the ticket, "
-        f"then `retrycli mark-sent {message_id}` if the message arrived, or `retrycli retry {message_id}` if it did not"
+        f"{first}check the ticket, then `retrycli mark-sent {message_id}` if the message arrived, or "
+        f"`retrycli retry {message_id}` if it did not"
     )
+
+
+def listed_state(message: ListedMessage) -> str:
+    """Return the state of a message, for a list that people read."""
+    if message.held:
+        return "held"
+    return "may have arrived" if message.may_have_arrived and message.state is State.WAITING else message.state
 
 
 def attempted(outcome: Outcome) -> str:

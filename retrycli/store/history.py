@@ -6,17 +6,36 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, and_, func, or_, select, update
 
 from retrycli.domain.errors import NoSuchMessage
 from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
 from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, State
 from retrycli.domain.message_id import MessageId
 from retrycli.domain.operator_action import MessageStanding, OperatorAction, no_such, not_free
+from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
 from retrycli.store.application_table import repeated
 from retrycli.store.database import Database
 from retrycli.store.messages import addresses, columns_without_body, status_of, visible
 from retrycli.store.schema import acts, attempts, queue
+
+# The condition that an attempt may have delivered its message; see `PastAttempt.unsettled`.
+MAY_HAVE_ARRIVED = or_(
+    attempts.c.outcome.is_(None),
+    attempts.c.outcome == OutcomeKind.UNKNOWN.value,
+    and_(attempts.c.outcome == OutcomeKind.TRANSIENT.value, attempts.c.status_code.in_(INTERRUPTED)),
+)
+# The condition that a message in the queue may have been delivered by an attempt that has ended.
+UNSETTLED = (
+    select(attempts.c.id)
+    .where(
+        attempts.c.message_id == queue.c.message_id,
+        attempts.c.delivery_key == queue.c.delivery_key,
+        attempts.c.finished_at.is_not(None),
+        MAY_HAVE_ARRIVED,
+    )
+    .exists()
+)
 
 
 def message_details(database: Database, message_id: int, *, body: bool = False) -> MessageDetails:
@@ -42,7 +61,8 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
             raise repeated(database, message_id)
         if not rows:
             raise NoSuchMessage(f"no message {message_id} in {database.place}; see `retrycli list-failed`")
-        found = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
+        queued = select(queue, UNSETTLED.label("unsettled")).where(queue.c.message_id == message_id)
+        found = connection.execute(queued).mappings().one_or_none()
         made = [
             AttemptRecord(**{field.name: getattr(row, field.name) for field in fields(AttemptRecord)})
             for row in connection.execute(history)
@@ -51,8 +71,11 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
     row = {name: value for name, value in rows[0].items() if name not in {KEY, ADDRESS_SEPARATOR}}
     if isinstance(message_id, MessageId):
         row["id"] = MessageId(message_id, rows[0][KEY])
-    ours = None if found is None else {**found, "delivered_to": addresses(found["delivered_to"])}
-    return MessageDetails(row, ours, made, done)
+    if found is None:
+        return MessageDetails(row, None, made, done)
+    ours = {name: value for name, value in found.items() if name != "unsettled"}
+    ours["delivered_to"] = addresses(ours["delivered_to"])
+    return MessageDetails(row, ours, made, done, is_unsettled=found["unsettled"])
 
 
 def _action(row: Row[Any], *, body: bool) -> ActionRecord:

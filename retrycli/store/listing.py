@@ -34,6 +34,7 @@ from retrycli.domain.message import KEY, MessageStatus, State, utc_time
 from retrycli.domain.transition import Route
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Queries
+from retrycli.store.history import UNSETTLED
 from retrycli.store.messages import (
     EARLIER,
     HELD_BACK,
@@ -82,6 +83,7 @@ class MessageQueries(Queries):
             queue.c.escalation_reason,
             queue.c.escalated_at,
             queue.c.claimed_by,
+            UNSETTLED.label("unsettled"),
             queue.c.fingerprint,
             queue.c.acknowledged_by,
             queue.c.acknowledged_at,
@@ -326,6 +328,7 @@ def _listed(row: Row[Any]) -> ListedMessage:
         acknowledged_at=row.acknowledged_at,
         note=row.note,
         recipient=None if row.recipient is None else str(row.recipient),
+        may_have_arrived=bool(row.unsettled),
     )
 
 

@@ -2,13 +2,14 @@
 
 from array import array
 
-from sqlalchemy import Text, and_, case, cast, or_, select
+from sqlalchemy import Text, case, cast, or_, select
 
 from retrycli.domain.identity import OF_ANY_TICKET, birth_of, is_of_one_message
 from retrycli.domain.message import MessageStatus, State
-from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.transition import IdRange
 from retrycli.store.database import Database
+from retrycli.store.history import MAY_HAVE_ARRIVED
 from retrycli.store.identity import birth_text, encodable
 from retrycli.store.messages import has_status, row_by_row, same_id, status_of, within
 from retrycli.store.schema import attempts, queue
@@ -26,8 +27,7 @@ def blocked(database: Database) -> "list[array[int]]":
     cause = case(
         (a.outcome == OutcomeKind.DELIVERED.value, DELIVERED),
         (a.delivered_to.is_not(None), PARTLY),
-        (or_(a.outcome.is_(None), a.outcome == OutcomeKind.UNKNOWN.value), UNSETTLED),
-        (and_(a.outcome == OutcomeKind.TRANSIENT.value, a.status_code.in_(INTERRUPTED)), UNSETTLED),
+        (MAY_HAVE_ARRIVED, UNSETTLED),
     )
     # An enumeration may lack the value rejected, so it is compared as text.
     closed = or_(has_status(m.c, MessageStatus.SENT), cast(m.c.status, Text) == MessageStatus.REJECTED.value)

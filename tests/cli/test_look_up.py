@@ -136,6 +136,14 @@ def test_a_message_not_found_stays_unchanged(begin: Begin) -> None:
         assert "Next: retrycli retry 1" in screen.words
 
 
+def test_a_look_up_is_proposed_where_the_gateway_has_one(begin: Begin) -> None:
+    with lost(begin, Redmine()) as desk:
+        step = "Next: `retrycli look-up 1`; if it finds nothing, check the ticket, then `retrycli mark-sent 1`"
+        for command in ("show 1", "explain 1", "escalations"):
+            assert step in desk.command.on_terminal(*command.split()).words
+        assert "look-up 1" in desk.command("escalations").stdout
+
+
 def test_a_message_that_may_still_appear_is_not_reported_as_absent(begin: Begin) -> None:
     """A ticketing system may list a new entry only after a while."""
     with begin(LOST) as story, Redmine() as fake:

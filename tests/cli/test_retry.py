@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import retrycli
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
 from tests.cli.command import end
+from tests.cli.story import LOST, OK
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
+    from tests.cli.story import Begin
 
 pytestmark = on_both
 
@@ -48,6 +50,33 @@ def test_a_message_that_is_refused_keeps_its_state_and_retries(cli: Cli, applica
     read = {name: attempt[name] for name in ("digest", "delivery_key")}
     assert None not in read.values()
     assert (application.rows(), application.rows("retrycli_queue")) == (rows, {8: queued | read})
+
+
+def test_a_message_that_may_have_arrived_is_not_sent_again_without_a_question(begin: Begin) -> None:
+    """Three retries sent it three times. The default preset has no look-up, so none is proposed."""
+    with begin(LOST, OK) as story:
+        story.insert()
+        story.ticks(1)
+        assert story.queued()["state"] == "waiting"
+        command = story.command
+        assert command.json("list-failed")["messages"][0]["may_have_arrived"]
+        assert " may have arrived " in command.on_terminal("list-failed").text
+        step = (
+            "check the ticket, then `retrycli mark-sent 1` if the message arrived, or `retrycli retry 1` if it did not"
+        )
+        for name in ("show", "explain"):
+            assert f"Next: {step}" in command.on_terminal(name, "1").words
+        done = command("retry", "1")
+        assert (done.returncode, done.stdout) == (4, "")
+        assert "message 1 may have arrived, and would then be sent twice. Check ticket 4711: run" in done.stderr
+        attempts = story.application.rows("retrycli_attempts")
+        asked = command.on_terminal("retry", "1", answers=["n"])
+        assert asked.words.endswith("Send 1 message all the same? [y/N] n")
+        assert asked.returncode == 4
+        assert len(story.api.requests) == 1
+        assert (story.queued()["state"], story.application.rows("retrycli_attempts")) == ("waiting", attempts)
+        assert "Message 1 sent." in command.on_terminal("retry", "1", answers=["y"]).words
+        assert len(story.api.requests) == 2
 
 
 def test_an_escalated_message_stays_escalated_until_it_is_accepted(cli: Cli, application: Application) -> None:

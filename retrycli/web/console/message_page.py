@@ -18,11 +18,9 @@ from retrycli.domain.message import (
     LIST_COLUMNS,
     EscalationReason,
     MessageStatus,
-    MessageType,
     State,
     utc_time,
 )
-from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.transition import ActionKind
 from retrycli.domain.user import Right
 from retrycli.web.console.context import Console
@@ -80,7 +78,7 @@ class MessagePages:
         body = found.row["body"]
         text = "" if body is None else str(body)
         events = timeline(found)
-        offers = offered(found, looks_up=self._looks_up(found))
+        offers = offered(found, looks_up=operations.wiring.looks_up(settings, str(found.row["message_type"])))
         return self._console.show(
             visit,
             "message.html",
@@ -108,12 +106,6 @@ class MessagePages:
             events=events[:MOST_EVENTS],
             more_events=max(len(events) - MOST_EVENTS, 0),
         )
-
-    def _looks_up(self, found: MessageDetails) -> bool:
-        """Return whether the message's gateway can look messages up; False if its type is unknown."""
-        with suppress(ValueError):
-            return operations.wiring.looks_up(self._console.settings, MessageType(found.row["message_type"]))
-        return False
 
 
 def state_of(found: MessageDetails) -> str:
@@ -165,21 +157,21 @@ def first_of(found: MessageDetails, offers: frozenset[str]) -> str | None:
     reason = _reason(found)
     if reason == EscalationReason.INVALID:
         return "edit" if concerns_editable_field(found.row["last_error"]) else None
-    last = found.attempts[-1] if found.attempts else None
-    is_unknown = reason is None and last is not None and may_have_arrived(last.outcome, last.status_code)
-    if is_unknown or reason == EscalationReason.UNKNOWN:
+    if (reason is None and found.may_have_arrived) or reason == EscalationReason.UNKNOWN:
         return "look-up" if "look-up" in offers else None
     return next((each for each in (FIRST.get(reason or ""), "retry", "requeue") if each in offers), None)
 
 
 def advice(found: MessageDetails, offers: frozenset[str]) -> str | None:
-    """Return what an operator should do with an escalated message; None for any other message."""
+    """Return what an operator should do with a message; None if its state says it."""
     reason = _reason(found)
     if reason == EscalationReason.INVALID:
         return EDIT_IT if concerns_editable_field(found.row["last_error"]) else FIX_THE_ROW
-    if reason == EscalationReason.UNKNOWN and "look-up" not in offers:
+    if reason is None and not found.may_have_arrived:
+        return None
+    if reason in {None, EscalationReason.UNKNOWN} and "look-up" not in offers:
         return CHECK_THE_TICKET
-    return ADVICE.get(reason or "")
+    return ADVICE.get(reason or EscalationReason.UNKNOWN)
 
 
 def newer_attempt(found: MessageDetails) -> AttemptRecord | None:

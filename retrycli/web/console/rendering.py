@@ -8,6 +8,7 @@ from functools import partial
 from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from retrycli import operations
 from retrycli.domain.duration import in_words, in_zone, utc_text
 from retrycli.domain.sanitize import printable
 from retrycli.domain.user import Right
@@ -53,7 +54,7 @@ def make_environment(now: Callable[[], datetime]) -> Environment:
         "clock": partial(moment, now=now, only_clock=True),
         "zone": zone,
     }
-    environment.globals |= {"amount": count, "Right": Right}
+    environment.globals |= {"amount": count, "Right": Right, "state_words": operations.words.listed_state}
     return environment
 
 
