@@ -23,7 +23,8 @@
     retrycli.pause(settings, length=timedelta(hours=2), reason="API migration")  # see also `resume`, `passes`
 
 A function that sends a message for ``gateway.kind = "python"`` gets an `OutgoingMessage`. It returns None, or raises
-`Permanent`, `Transient`, `RetryAfter`, `Unauthorized` or `Unknown`.
+`Permanent`, `Transient`, `RetryAfter`, `Unauthorized` or `Unknown`. `from_http_error` turns an error of httpx or of
+requests into such an exception.
 
 Names are imported on first use, so that ``import retrycli`` is fast.
 """
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
     from retrycli.domain.passes import PassRecord, PassSummary, Pause
     from retrycli.domain.sender import OutgoingMessage, Permanent, RetryAfter, Transient, Unauthorized, Unknown
+    from retrycli.gateway.python.http_errors import from_http_error
     from retrycli.operations.edit_message import Edit, edit
     from retrycli.operations.explain import Explanation, explain
     from retrycli.operations.gates import Gate
@@ -98,6 +100,7 @@ __all__ = [
     "edit",
     "explain",
     "find",
+    "from_http_error",
     "list_failed",
     "load_settings",
     "look_up",
@@ -123,6 +126,7 @@ _NAMES = {  # by the module that defines them
     "domain.outcome": ("LookUp", "Outcome", "OutcomeKind", "Presence"),
     "domain.passes": ("PassRecord", "PassSummary", "Pause"),
     "domain.sender": ("OutgoingMessage", "Permanent", "RetryAfter", "Transient", "Unauthorized", "Unknown"),
+    "gateway.python.http_errors": ("from_http_error",),
     "operations.edit_message": ("Edit", "edit"),
     "operations.explain": ("Explanation", "explain"),
     "operations.gates": ("Gate",),
