@@ -207,13 +207,13 @@ class History(NamedTuple):
         """Count the attempts since the last requeue that had this key and an unknown outcome."""
         return sum(attempt.outcome == OutcomeKind.UNKNOWN for attempt in self.attempts if self._is_under(attempt, key))
 
-    def requests(self, key: str) -> int:
-        """Count the passes' attempts with this key since the last requeue whose outcomes are not in `NO_REQUEST`."""
-        return sum(
-            attempt.by_pass and attempt.outcome not in NO_REQUEST
-            for attempt in self.attempts
-            if self._is_under(attempt, key)
-        )
+    def requests(self, birth: str) -> int:
+        """Count the passes' attempts at this message, whatever its text, since its last delivery or requeue. Leave out
+        outcomes in `NO_REQUEST`.
+        """
+        own = [attempt for attempt in self.attempts if attempt.is_of(birth) and self._is_after_requeue(attempt)]
+        since = max((attempt.number for attempt in own if attempt.delivered), default=0)
+        return sum(attempt.by_pass and attempt.outcome not in NO_REQUEST for attempt in own if attempt.number > since)
 
     def unsettled_since(self, key: str) -> datetime | None:
         """Return the end of the newest attempt, with this key or without a key, that may have delivered the message."""

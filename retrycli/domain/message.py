@@ -174,7 +174,7 @@ class QueuedMessage(NamedTuple):
     deliveries: int = 0  # number of recorded deliveries of this text
     # When this text was last delivered; None if it was never delivered, or if the message was requeued since.
     delivered_at: datetime | None = None
-    # Number of passes' attempts with this key since the last requeue that count as requests; see `History.requests`.
+    # Number of passes' attempts at this message since its last delivery or requeue; see `History.requests`.
     requests: int = 0
     elsewhere: str | None = None  # another ticket under which this text may have arrived
     # The values of the columns that identify the message, as the database returned them.

@@ -282,8 +282,9 @@ def first_failure(message: Message, now: datetime) -> datetime:
     return message.updated_at or message.created_at or now
 
 
-# Maximum number of requests by passes for one text since its last requeue, as a multiple of ``max_retries``. This limit
-# holds even if the application keeps resetting the row's ``retry_count``.
+# Maximum number of requests by passes for one message since its last delivery or requeue, as a multiple of
+# ``max_retries``. This limit holds even if the application keeps resetting the row's ``retry_count``, or renders its
+# text anew at each failure.
 BOUND = 3
 
 

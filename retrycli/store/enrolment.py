@@ -163,7 +163,9 @@ class Enrolment:
         )
         with self._database.read() as connection:
             found = connection.execute(statement, {"ids": list(replaced)} if replaced else None)
-            return [message_of(row) for row in rows_of(found)]
+            # A count that retrycli keeps may be that of an earlier text. Only a claim reads the text, and then decides.
+            counted = {"retry_count": 0} if "retry_count" in self._database.table.own else {}
+            return [message_of(row | counted) for row in rows_of(found)]
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages to the queue, and escalate some of them immediately. Leave queued messages unchanged.

@@ -20,6 +20,7 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    literal_column,
     select,
 )
 
@@ -66,6 +67,7 @@ class _Own(NamedTuple):
     digest: str | None
     birth: str | None
     attempt_number: int
+    keeps_count: bool  # retrycli keeps the retry count itself
 
 
 OF_THE_QUEUE = (
@@ -77,7 +79,8 @@ OF_THE_QUEUE = (
     queue.c.birth.label(OWN + "queue_birth"),
     (func.coalesce(LAST_NUMBER, 0) + 1).label(OWN + "attempt_number"),
 )
-OWN_LABELS = tuple(column.key for column in OF_THE_QUEUE)
+KEEPS_COUNT = OWN + "keeps_count"
+OWN_LABELS = (*(column.key for column in OF_THE_QUEUE), KEEPS_COUNT)
 
 HISTORY = (
     select(
@@ -140,6 +143,8 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     # Reuse the creation time if `message_of` has parsed it, because parsing is slow.
     created_at = message.created_at if isinstance(message, Message) else None
     birth = created_at.isoformat(timespec="microseconds") if created_at else birth_of(encodable(birth))
+    if own.keeps_count and isinstance(message, Message) and history.key_of(birth, digest) is None:
+        message = message._replace(retry_count=0)  # the count is that of an earlier text
     deliveries = 0 if history is NONE else history.deliveries(birth, digest)
     kept = None if deliveries else _kept_key(own, birth, digest, history)
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
@@ -166,7 +171,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
         unsettled_since=history.unsettled_since(key),
         deliveries=deliveries,
         delivered_at=history.delivered_at(birth, digest),
-        requests=history.requests(key),
+        requests=history.requests(birth),
         elsewhere=history.elsewhere(birth, digest, ticket_text(queued.ticket_id)),
     )
 
@@ -187,8 +192,9 @@ def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list
 def with_queue(database: Database) -> Select[Any]:
     """Select all columns of failed messages, joined with their queue rows."""
     m = database.messages
+    counts: ColumnElement[int] = literal_column("1" if "retry_count" in database.table.own else "0")
     return (
-        select(*visible(m), birth_text(m).label(BIRTH), *OF_THE_QUEUE)
+        select(*visible(m), birth_text(m).label(BIRTH), *OF_THE_QUEUE, counts.label(KEEPS_COUNT))
         .join_from(queue, m, m.c.id == queue.c.message_id)
         .where(has_status(m.c, MessageStatus.FAILED))
     )

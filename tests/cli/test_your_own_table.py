@@ -91,6 +91,47 @@ def test_a_delivered_message_has_no_error_left(outbox: Outbox) -> None:
     assert (message["retry_count"], message["last_error"]) == (1, None)
 
 
+def write_again(outbox: Outbox, key: str, text: str) -> None:
+    outbox.application.execute('UPDATE "message outbox" SET message = ?, state = ? WHERE uid = ?', text, FAILED, key)
+
+
+def make_due(outbox: Outbox) -> None:
+    outbox.application.execute(
+        "UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05' WHERE state = 'waiting'"
+    )
+
+
+def test_a_new_text_in_a_row_has_all_retries(outbox: Outbox) -> None:
+    """The count that retrycli keeps belongs to the text, whether the earlier one was delivered or escalated."""
+    key = outbox.add()
+    with Scripted(BUSY, TAKES, BUSY, BUSY, BUSY) as api:
+        command = outbox.with_api(api).having({"RETRYCLI_SCHEDULE__MAX_RETRIES": "2"})
+        command("run-once")
+        assert command("retry", key).returncode == 0
+        for text in ("the second text", "the third text"):
+            write_again(outbox, key, text)
+            command("run-once")
+            [message] = listed(command)
+            assert (message["state"], message["retry_count"]) == ("waiting", 1)
+            make_due(outbox)
+            command("run-once")
+            [message] = listed(command)
+            assert (message["state"], message["retry_count"]) == ("escalated", 2)
+
+
+def test_a_row_whose_text_is_rendered_anew_at_each_failure_ends_as_exhausted(outbox: Outbox) -> None:
+    key = outbox.add()
+    with Scripted(BUSY) as api:
+        command = outbox.with_api(api).having({"RETRYCLI_SCHEDULE__MAX_RETRIES": "2"})
+        for number in range(8):
+            write_again(outbox, key, f"text {number}")
+            make_due(outbox)
+            command("run-once")
+        [message] = listed(command)
+        assert (message["state"], len(api.paths)) == ("escalated", 6)
+    assert "Max retries (2) exceeded" in str(message["last_error"])
+
+
 def test_a_message_is_escalated_after_its_retries_and_requeued(outbox: Outbox) -> None:
     key = outbox.add()
     with Scripted(BUSY) as api:

@@ -364,7 +364,8 @@ def test_messages_are_loaded_completely_in_the_requested_order(
     assert second.message.fields["attachments"] == ["invoice.pdf"]
     assert second.message.fields["priority"] == 1
     assert not [name for name in second.message.fields if name.startswith("retrycli_")]
-    assert second.message.retry_count == 4
+    # Without an attempt at this text, a count that retrycli keeps itself is that of another text.
+    assert second.message.retry_count == (0 if "retry_count" in database.table.own else 4)
     assert (second.birth, second.digest) == (
         (NOON - HOUR).isoformat(timespec="microseconds"),
         digest_of(application.row(1)),

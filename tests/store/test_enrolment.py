@@ -131,7 +131,6 @@ BAD_ROWS: list[tuple[dict[str, object], str]] = [
     ({"ticket_id": None}, "ticket_id is missing"),
     ({"message_type": "pigeon"}, "message_type is 'pigeon', but must be one of customer, supplier, internal"),
     ({"message_type": None}, "message_type is None, but must be one of customer, supplier, internal"),
-    ({"retry_count": -1}, "retry_count must not be negative: -1"),
     ({"cc_emails": "boss@example.com"}, "cc_emails is not valid JSON"),
     ({"attachments": '{"name": "invoice.pdf"}'}, "attachments must be a JSON list"),
 ]
@@ -144,6 +143,12 @@ def test_an_invalid_row_is_named_and_does_not_hide_others(
     application.add_all([{}, changes, {}])
     assert fresh_ids(enrolment) == [1, 2, 3]
     assert unusable(enrolment) == {2: problem}
+
+
+@on_default_table
+def test_a_negative_count_is_named(application: Application, enrolment: Enrolment) -> None:
+    application.add(retry_count=-1)
+    assert unusable(enrolment) == {1: "retry_count must not be negative: -1"}
 
 
 def test_a_waiting_message_gets_a_queue_row_and_its_own_row_is_unchanged(

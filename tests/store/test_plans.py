@@ -237,6 +237,7 @@ def first_and_next(sort: Sort) -> Callable[[Database], object]:
 
 
 KEYS = "queue by its key, messages by its key"
+LISTED = f"{KEYS}, attempts by message"
 WEEKS_AGO = NOON - timedelta(days=95)
 YESTERDAY = NOON - timedelta(days=1)
 ANSWER = Decision(SENDING[0], Transition.released(), Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True))
@@ -313,15 +314,15 @@ CASES = {
     ),
     "the newest of each host": Case(lambda d: Ledger(d).hosts(NOON - HOUR, NOON), "passes by started"),
     "one message": Case(lambda d: message_details(d, SOME[0]), f"{KEYS}, attempts by message, acts by message"),
-    "a page": Case(page(Filter()), KEYS),
-    "a page of what waits": Case(page(Filter(state=State.WAITING)), KEYS),
-    "a page of what is escalated": Case(page(ESCALATED), KEYS),
-    "a page of what is due": Case(page(Filter(due_by=NOON)), KEYS),
+    "a page": Case(page(Filter()), LISTED),
+    "a page of what waits": Case(page(Filter(state=State.WAITING)), LISTED),
+    "a page of what is escalated": Case(page(ESCALATED), LISTED),
+    "a page of what is due": Case(page(Filter(due_by=NOON)), LISTED),
     # SQLite reports a scan even though it reads only the rows of the page, in the order of their ids.
     "two pages by id": Case(first_and_next("id"), "messages by its key", but="queue by its key, messages whole"),
     "two pages by next attempt": Case(first_and_next("next"), "queue by due, messages by its key"),
     "those ahead": Case(lambda d: MessageQueries(d).count_ahead(SOME[0], NOON), "queue by due, queue by its key"),
-    "causes": Case(escalation_groups, f"queue by due, {KEYS}", but="messages whole"),
+    "causes": Case(escalation_groups, f"queue by due, {LISTED}", but="messages whole"),
     "figures of a day": Case(
         lambda d: Statistics(d).figures(YESTERDAY, NOON), "attempts by its key, passes by started"
     ),

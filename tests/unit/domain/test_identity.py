@@ -166,8 +166,21 @@ def test_unknown_attempts_count_by_key_since_the_last_requeue() -> None:
         attempt(5, "throttled"),
         attempt(6, by_pass=False),
     ]
-    assert (History(attempts).unknowns("key"), History(attempts).requests("key")) == (3, 2)
-    assert (History(attempts, 1).unknowns("key"), History(attempts, 1).requests("key")) == (2, 1)
+    assert (History(attempts).unknowns("key"), History(attempts, 1).unknowns("key")) == (3, 2)
+
+
+def test_requests_count_by_birth_since_the_last_delivery_or_requeue() -> None:
+    attempts = [
+        attempt(1, "delivered"),
+        attempt(2),
+        attempt(3, delivery_key="other", digest="1:c:b"),
+        attempt(4, "unreachable"),
+        attempt(5, "throttled"),
+        attempt(6, by_pass=False),
+        attempt(7, birth="2026"),
+    ]
+    assert (History(attempts).requests("2025"), History(attempts, 2).requests("2025")) == (2, 1)
+    assert History(attempts).requests("2026") == 1
 
 
 def test_a_text_may_have_arrived_under_another_ticket() -> None:
