@@ -1,5 +1,7 @@
 """The commands ``retry``, ``requeue``, ``reject``, ``look-up`` and ``mark-sent``, which act on chosen messages."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
