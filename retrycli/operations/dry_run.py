@@ -155,7 +155,7 @@ class Preview:
     messages: Iterator[ListedMessage]
     totals: DryRunTotals
     escalated: int  # number of messages that a pass would escalate without sending them
-    waiting: int  # number of waiting messages, due or not
+    waiting: int  # number of waiting messages, due or not, that a pass would not escalate
     pause: Pause | None
     withheld: int  # number of due messages that are held, or whose delivery windows are closed
     down: Mapping[str, Breaker]  # destinations that would get no messages, because they are down or throttled
@@ -199,7 +199,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
             messages=totals.count(_still_waiting(views, ids, times, set(foreseen.ids))),
             totals=totals,
             escalated=len(spent) + foreseen.escalated,
-            waiting=QueueCounts(database).counts(at)["waiting"],
+            waiting=QueueCounts(database).counts(at)["waiting"] - len(spent),
             pause=pause,
             withheld=foreseen.withheld + _count_withheld(views, rules.due_by(at), route, foreseen.replaced),
             down={to: breaker for to, breaker in opened.items() if to in barred},

@@ -299,6 +299,15 @@ def test_a_dry_run_explains_why_nothing_is_due(at_work: Cli, application: Applic
     assert at_work.json("run-once", "--dry-run")["count"] == 0
 
 
+def test_a_dry_run_counts_an_escalated_message_once(at_work: Cli, application: Application) -> None:
+    application.add(1, retry_count=3)
+    at_work.having({"TICKETING_API_BASE_URL": "http://127.0.0.1:9"})("run-once")
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
+    words = at_work.having({"RETRYCLI_SCHEDULE__MAX_RETRIES": "3"}).on_terminal("run-once", "--dry-run").words
+    assert "1 message would be escalated, not sent" in words
+    assert "not due yet" not in words
+
+
 def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
