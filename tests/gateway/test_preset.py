@@ -26,6 +26,7 @@ from tests.gateway.deliveries import (
     queued,
 )
 from tests.gateway.hostile import SUCCEEDED, Hostile, Received, answer
+from tests.test_manual import PAGES, blocks
 
 NOTE = """
 [messages.customer]
@@ -639,3 +640,21 @@ def test_no_preset_is_misled_by_text_in_an_answer(name: str) -> None:
         for written in (rule.text, f"a {rule.text}", f"{rule.text} b"):
             quoting = json.dumps({"body": written, "all": [written]}, separators=(",", ":"))
             assert not any(rule.applies(status, quoting) for status in rule.status)
+
+
+def test_a_web_form_is_delivered_only_by_its_redirect(tmp_path: Path) -> None:
+    """The preset is the manual's, for Roundup."""
+    [text] = [block for block in blocks(PAGES["presets"], "toml") if "@ok_message=" in block]
+    preset = preset_file(tmp_path, text)
+
+    def outcome(status: int, body: bytes = b"", **headers: str) -> OutcomeKind:
+        with Hostile(answer(status, body, headers)) as server:
+            settings = gateway_settings(server.url, preset=preset, auth="basic", username="agent", password="pw")
+            found = deliver(settings, queued(attachments=None))
+        [request] = server.requests
+        assert b'name="@action"' in request.body
+        return found.kind
+
+    assert outcome(302, Location="/support/issue1?@ok_message=msg%201%20created") is OutcomeKind.DELIVERED
+    assert outcome(302, Location="/support/?@action=login") is OutcomeKind.PERMANENT
+    assert outcome(200, b"<html>Edit Error: no such user") is OutcomeKind.REFUSED

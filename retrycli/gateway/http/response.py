@@ -158,7 +158,8 @@ def value_at(answer: Answer, path: str) -> str | int | None:
 
 
 def _matching_exception(answer: Answer, preset: Preset) -> Reclassification | None:
-    return next((rule for rule in preset.classify if rule.applies(answer.status, answer.text)), None)
+    location = answer.headers.get("Location", "")
+    return next((rule for rule in preset.classify if rule.applies(answer.status, answer.text, location)), None)
 
 
 def _external_id(answer: Answer, preset: Preset) -> str | None:

@@ -278,19 +278,24 @@ class AnswerRule(Table):
 
 
 class Reclassification(Table):
-    """An exception to the usual outcome, by status, by a part of the answer's text, or by both."""
+    """An exception to the usual outcome, by status, and by a part of the answer's text or of its Location header."""
 
     status: tuple[int, ...] = ()
     text: str | None = None
+    location: str | None = None
     outcome: OutcomeKind
     remedy: str | None = None  # appended to the error, for the operator
 
     @model_validator(mode="after")
     def _has_a_condition(self) -> Self:
-        if not self.status and not self.text:
-            raise ValueError("set status or text; without either, the rule would apply to every response")
+        if not (self.status or self.text or self.location):
+            raise ValueError("set status, text or location; without any, the rule would apply to every response")
         return self
 
-    def applies(self, status: int, text: str) -> bool:
+    def applies(self, status: int, text: str, location: str = "") -> bool:
         """Return whether an answer matches the exception."""
-        return (not self.status or status in self.status) and (self.text or "").lower() in text.lower()
+        return (
+            (not self.status or status in self.status)
+            and (self.text or "").lower() in text.lower()
+            and (self.location or "") in location
+        )
