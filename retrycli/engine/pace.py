@@ -11,9 +11,6 @@ from retrycli.engine.limits import PassLimits
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.engine.stages import InFlight, ResultWriter, Supply
 
-# Number of attempts that are recorded ahead for each answer in the last transaction, and their maximum. If the process
-# dies, the outcomes of these attempts are unknown, although they were not sent.
-AHEAD, AHEAD_AT_MOST = 2, 64
 # Attempts are recorded ahead only if the destination answers within this time. So no message is sent long after its row
 # was read.
 QUICK = timedelta(seconds=0.25)
@@ -51,7 +48,7 @@ class Pace:
     ) -> None:
         self.in_flight = InFlight(deps, supply)  # the requests that have no answer yet
         self.reserve: Sequence[Attempt] = ()  # recorded attempts that have not been sent yet
-        self._quick_answers = 0
+        self._is_quick = False
         # Without resends after unknown outcomes, a dead process would cause an escalation for each attempt that it had
         # recorded ahead.
         resends = all(policy.unknown_limit for policy in rules.policies.values())
@@ -64,8 +61,8 @@ class Pace:
         self._results = results
 
     def observe(self, answered: Sequence[Attempt]) -> None:
-        """Note how many of the latest answers the destination gave quickly."""
-        self._quick_answers = sum(attempt.duration <= QUICK for attempt in answered)
+        """Note whether the destination gave any of the latest answers quickly."""
+        self._is_quick = any(attempt.duration <= QUICK for attempt in answered)
 
     def keep(self, attempts: Sequence[Attempt]) -> None:
         """Keep attempts in the reserve. Call this after the commit of their transaction."""
@@ -123,9 +120,9 @@ class Pace:
     def ahead(self) -> int:
         """Return how many attempts to record before there is room to send them: some if the destination is healthy."""
         is_healthy = self.width == self._rules.concurrency and not self._destination.doubt.tickets
-        if not (self._may_run_ahead and is_healthy and self.may_go_on and self._quick_answers):
-            return 0
-        return min(max(self.width, AHEAD * self._quick_answers), AHEAD_AT_MOST)
+        may_run_ahead = self._may_run_ahead and is_healthy and self.may_go_on and self._is_quick
+        # Never more than may be in flight: if the process dies, the outcomes of these attempts are unknown, too.
+        return self._rules.concurrency if may_run_ahead else 0
 
 
 def _is_usual(answer: Attempt) -> bool:
