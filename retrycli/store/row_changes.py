@@ -56,8 +56,10 @@ def set_status(
             keep(database.table, connection, [{**row, "retry_count": count} for row in rows], status=after)
         return changed
 
-    def took(_error: str | None, row: RowState, _room: int | None) -> bool:
-        return row.failed and row.retry_count == 0 if after is MessageStatus.FAILED else not row.failed
+    def took(_error: str | None, row: RowState | None, _room: int | None) -> bool:
+        if after is MessageStatus.FAILED:
+            return row is not None and row.failed and row.retry_count == 0
+        return row is None or not row.failed
 
     return _RowChange(database, connection, write, took).make(errors)
 
@@ -75,7 +77,10 @@ def reset_retry_counts(database: Database, connection: Connection, ids: Collecti
         no_tries = failed.values({table.column("retry_count"): 0})
         connection.execute(no_tries, {"ids": list(wanted)}, execution_options=NO_RESULT)
 
-    return _RowChange(database, connection, write, lambda _, row, _room: row.retry_count == 0).make(dict.fromkeys(ids))
+    def took(_wanted: None, row: RowState | None, _room: int | None) -> bool:
+        return row is not None and row.retry_count == 0
+
+    return _RowChange(database, connection, write, took).make(dict.fromkeys(ids))
 
 
 def write_text(database: Database, connection: Connection, message_id: int, changes: Mapping[str, str]) -> "Written":
@@ -87,17 +92,19 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
         statement = failed_one(database.table, message_id).values(values)
         connection.execute(statement, execution_options=NO_RESULT)
 
-    def took(wanted: Mapping[str, str], _row: RowState, _room: int | None) -> bool:
-        row = connection.execute(select(*(m[name] for name in wanted)).where(m.id == message_id)).mappings().one()
-        return dict(row) == dict(wanted)
+    def took(wanted: Mapping[str, str], _row: RowState | None, _room: int | None) -> bool:
+        found = connection.execute(select(*(m[name] for name in wanted)).where(m.id == message_id)).mappings()
+        return [dict(row) for row in found] == [dict(wanted)]
 
     return _RowChange(database, connection, write, took).make({message_id: changes})
 
 
-def _has_taken(decision: Decision, row: RowState, room: int | None) -> bool:
+def _has_taken(decision: Decision, row: RowState | None, room: int | None) -> bool:
     change = decision.transition
     if change.kind is TransitionKind.DELIVERED:
-        return not row.failed
+        return row is None or not row.failed
+    if row is None:
+        return False
     if change.retry_count is not None and row.retry_count != change.retry_count:
         return False
     if change.last_error is None or row.last_error == change.last_error[:room]:
@@ -173,7 +180,9 @@ class _RowChange(Generic[Wanted]):
 
     # Writes values, with errors cut to the given length, if any; returns the number of changed rows, if known.
     write: Callable[[Mapping[int, Wanted], int | None], int | None]
-    took: Callable[[Wanted, RowState, int | None], bool]  # returns whether a row that was read back accepted the change
+    # Returns whether a row accepted the change, given its state afterwards; None if it is gone. Many tables of queues
+    # drop a row that is marked as done. Nobody else can have dropped it, because its transaction locks it.
+    took: Callable[[Wanted, RowState | None, int | None], bool]
 
     def make(self, wanted: Mapping[int, Wanted]) -> Written:
         """Write all rows in one step, or one by one if any row can't be written.
@@ -260,9 +269,7 @@ class _RowChange(Generic[Wanted]):
         if changed == len(wanted):
             return ALL_WRITTEN
         ignored = [
-            message_id
-            for message_id, values in wanted.items()
-            if message_id not in rows or not self.took(values, rows[message_id], room)
+            message_id for message_id, values in wanted.items() if not self.took(values, rows.get(message_id), room)
         ]
         return Written(rows, dict.fromkeys(ignored, IGNORED.format(self.database.table.written.fullname)))
 
