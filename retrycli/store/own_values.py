@@ -61,6 +61,19 @@ def forget_errors(table: MessageTable, connection: Connection, ids: Collection[i
         connection.execute(_no_error(table), {"ids": list(ids)})
 
 
+def forget_counts(table: MessageTable, connection: Connection, ids: Collection[int]) -> None:
+    """Reset the retry counts of messages that are tried for the first time with their text.
+
+    Args:
+        table: the application's table.
+        connection: a connection in a writing transaction.
+        ids: the messages.
+    """
+    if ids and "retry_count" in table.own:
+        connection.execute(NO_COUNT, {"ids": list(ids)})
+
+
+NO_COUNT = update(own_values).where(id_in(own_values.c.message_id), own_values.c.retry_count != 0).values(retry_count=0)
 KNOWN = select(own_values.c.message_id).where(id_in(own_values.c.message_id))
 
 

@@ -19,6 +19,7 @@ from retrycli.store.database import Queries
 from retrycli.store.error_messages import is_busy
 from retrycli.store.identity import FIRST_IDENTIFYING, as_found, as_list, identifying, load, with_queue
 from retrycli.store.messages import read_rows, row_by_row, status_of
+from retrycli.store.own_values import forget_counts
 from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import MAX_INT, attempts, queue
 from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, move
@@ -115,6 +116,8 @@ class Results(Queries):
             if gone := set(ids) - {message.message_id for message in loaded}:
                 connection.execute(DEQUEUE, {"ids": list(gone), "owner": claim.owner})
             fit_messages = [message for message in loaded if isinstance(message, QueuedMessage) and fit(message)]
+            fresh = [queued.message_id for queued in fit_messages if not queued.message.retry_count]
+            forget_counts(self._database.table, connection, fresh)  # a stored count may be that of an earlier text
             start_attempts(
                 connection,
                 fit_messages,

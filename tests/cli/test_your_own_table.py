@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
+from tests.cli.api import BUSY, FORBIDS, REJECTS, TAKES, Scripted
 from tests.cli.application import Application
 from tests.cli.outbox import FAILED, REJECTED, SENT, SETTINGS, TABLES, Outbox, in_sqlite
 from tests.conftest import on_both, on_sqlite
@@ -117,6 +117,21 @@ def test_a_new_text_in_a_row_has_all_retries(outbox: Outbox) -> None:
             command("run-once")
             [message] = listed(command)
             assert (message["state"], message["retry_count"]) == ("escalated", 2)
+
+
+def test_a_new_text_has_all_retries_though_its_first_attempt_used_none(outbox: Outbox) -> None:
+    key = outbox.add()
+    with Scripted(BUSY, BUSY, FORBIDS, BUSY) as api:
+        command = outbox.with_api(api).having({"RETRYCLI_SCHEDULE__MAX_RETRIES": "2"})
+        command("run-once")
+        make_due(outbox)
+        command("run-once")
+        write_again(outbox, key, "the second text")
+        assert command("run-once").returncode == 77
+        make_due(outbox)
+        command("run-once")
+        [message] = listed(command)
+        assert (message["state"], message["retry_count"]) == ("waiting", 1)
 
 
 def test_a_row_whose_text_is_rendered_anew_at_each_failure_ends_as_exhausted(outbox: Outbox) -> None:

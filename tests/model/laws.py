@@ -67,6 +67,8 @@ class Laws:
     """
 
     server: Server
+    counts_are_own: bool = False
+    """The application's table has no column for the retry count."""
     writes: set[str] = field(default_factory=lambda: WRITES)
     """Outcomes that a pass also writes to the application's row."""
     before: Picture = field(default_factory=Picture)
@@ -171,7 +173,7 @@ class Laws:
     def _tries(self, after: Picture, step: Step) -> Iterator[str]:
         """Check that the attempts of passes use up retries according to their outcomes (see `CHARGED`).
 
-        Only ``requeue`` resets the count.
+        Only ``requeue`` resets the count. A count that retrycli keeps itself begins anew with each text.
         """
         exact = not (self.before.is_down or after.is_down) and step.alone
         finished = after.finished_since(self.before)
@@ -181,7 +183,11 @@ class Laws:
                 if tries:
                     yield f"message {message_id} was requeued with {tries} tries used up"
                 continue
-            made = tries - (self.before.rows[message_id]["retry_count"] or 0)
+            was = self.before.rows[message_id]["retry_count"] or 0
+            queued = after.queue.get(message_id)
+            if self.counts_are_own and tries < was and queued and not self.before.has_tried_text_of(queued):
+                was = 0
+            made = tries - was
             by_passes = [one["outcome"] for one in finished.get(message_id, []) if one["made_by"] == "pass"]
             most = sum(one in CHARGED for one in by_passes)
             least = most if exact else by_passes.count("refused")

@@ -35,7 +35,7 @@ class Writes(RuleBasedStateMachine):
         place.begin_anew()
         # Without columns for the count and the error, a pass writes only that a message is sent.
         writes = WRITES if place.application.mapping is None else {"delivered"}
-        self.laws = Laws(place.server, writes, take(place.application))
+        self.laws = Laws(place.server, place.application.mapping is not None, writes, take(place.application))
         self.step: Step | None = None
         """The current step, until the laws have been checked for it."""
 
