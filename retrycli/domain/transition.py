@@ -209,6 +209,15 @@ class Decision(NamedTuple):
         """Return whether the attempt delivered the message, even if the row can't be written."""
         return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
+    def with_count_of_row(self, count: object) -> "Decision":
+        """Return the decision to record if the row has this retry count now. A count that the sender changed stands."""
+        if self.message is None or self.transition.retry_count is None or not isinstance(count, int):
+            return self
+        row = self.message.message if isinstance(self.message, QueuedMessage) else self.message
+        return (
+            self if count == row.retry_count else self._replace(transition=self.transition._replace(retry_count=count))
+        )
+
     def refused(self, why: str) -> "Decision":
         """Return the decision if the row can't be written: an escalation. Add the problem to the outcome's error."""
         outcome = self.outcome

@@ -206,23 +206,28 @@ def is_the_queues(row: Mapping[str, Any]) -> bool:
     return known == birth or bool(birth_of(known) == birth_in(row))
 
 
-FIRST_IDENTIFYING = 2  # index of the first identifying column, after the id and the status
+FIRST_IDENTIFYING = 3  # index of the first identifying column, after the id, the status and the retry count
 
 
 def as_found(decision: Decision, names: Sequence[str], row: Sequence[Any]) -> Decision | None:
     """Return the decision to write into a row; None if the row is no longer failed, or belongs to another message.
 
-    The result differs from the original decision if the row now holds another text or ticket.
+    The result differs from the original decision if the row now holds another text, ticket or retry count. A delivered
+    message's row may be sent already, because the sender has marked it.
 
     Args:
         decision: the original decision.
         names: the names of the columns of `identifying`.
-        row: the row's id and status, followed by its values of these columns.
+        row: the row's id, status and retry count (None if it does not count), followed by its values of these columns.
     """
-    if row[1] != MessageStatus.FAILED:
+    is_marked = decision.was_delivered and row[1] == MessageStatus.SENT
+    if row[1] != MessageStatus.FAILED and not is_marked:
         return None
     message = decision.message
-    if message is None or message.as_read == row[FIRST_IDENTIFYING:]:
+    if message is None:
+        return decision
+    decision = decision.with_count_of_row(row[2])
+    if message.as_read == row[FIRST_IDENTIFYING:]:
         return decision
     now = dict(zip(names, row[FIRST_IDENTIFYING:], strict=True))
     identity = MessageIdentity(birth_in(now), digest_of(now), ticket_text(now["ticket_id"]))
@@ -230,7 +235,7 @@ def as_found(decision: Decision, names: Sequence[str], row: Sequence[Any]) -> De
     difference = before.difference(identity)
     if difference is Difference.ANOTHER:
         return None
-    if difference is Difference.NONE:
+    if difference is Difference.NONE or is_marked:
         return decision
     there = _as_it_is(decision, message, identity)._replace(as_read=tuple(row[FIRST_IDENTIFYING:]))
     return decision.superseded(difference)._replace(message=there)

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, exc, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, exc, insert, null, select, update
 
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
 from retrycli.domain.message import QueuedMessage, UnusableMessage, ticket_text
@@ -138,8 +138,10 @@ class Results(Queries):
     @cached_property
     def _held_rows(self) -> Select[Any]:
         m = self._database.messages
+        # A count that retrycli keeps itself is changed by nobody else.
+        count = null() if "retry_count" in self._database.table.own else m.c.retry_count
         return (
-            select(m.c.id, status_of(self._database), *identifying(m))
+            select(m.c.id, status_of(self._database), count, *identifying(m))
             .join_from(queue, m, m.c.id == queue.c.message_id)
             .where(*HELD_BY_ID)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from contextlib import suppress
@@ -74,6 +75,39 @@ def test_one_type_may_have_a_function_and_the_others_an_api(cli: Cli, desk: Desk
     assert cli.json("run-once")["sent"] == 1
     shown = cli.json("config", "check")
     assert (shown["call"], shown["api supplier"]) == (NAME, "http://127.0.0.1:9")
+
+
+MARKS = """
+import sqlite3
+def change(message, what):
+    note(message)
+    with sqlite3.connect({path!r}) as database:
+        database.execute(f"UPDATE pending_messages SET {{what}} WHERE id = ?", (message.id,))
+def send(message):
+"""
+
+
+def test_a_row_that_the_function_marks_as_sent_is_the_result(cli: Cli, desk: Desk) -> None:
+    desk.application.add_due(4)
+    code = MARKS.format(path=str(desk.application.path))
+    desk.write(code + "    change(message, \"status = 'sent', sent_at = '2026-01-02 03:04:05'\")")
+    done = cli("run-once", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert (told["sent"], told["escalated"]) == (4, 0)
+    assert {row["sent_at"] for row in desk.application.rows().values()} == {"2026-01-02 03:04:05"}
+    assert desk.application.rows("retrycli_queue") == {}
+
+
+def test_a_count_that_the_function_changes_in_its_row_stands(cli: Cli, desk: Desk) -> None:
+    desk.application.add_due(2)
+    code = MARKS.format(path=str(desk.application.path))
+    desk.write(code + "    change(message, 'retry_count = retry_count + 1')\n    raise retrycli.Transient('busy')")
+    assert cli("run-once").returncode == 0
+    rows = desk.application.rows().values()
+    assert {(row["status"], row["retry_count"], "busy" in str(row["last_error"])) for row in rows} == {
+        ("failed", 1, True)
+    }
 
 
 def test_unauthorized_stops_the_pass_and_its_text_is_not_logged(cli: Cli, desk: Desk) -> None:

@@ -724,6 +724,42 @@ def test_a_status_written_by_the_application_meanwhile_is_kept(application: Appl
         assert (attempt["outcome"], attempt["finished_at"]) == ("transient", ANSWERED_AT), (status, transition)
 
 
+def send_all(application: Application, database: Database, number: int) -> tuple[Claims, list[Decision]]:
+    """Add messages and begin to send them. Return a delivery of each one."""
+    application.add_all([{"retry_count": 3}] * number)
+    claims, ids = Claims(database), range(1, number + 1)
+    enrol(database, ids)
+    claims.claim(PASS, NOON, number)
+    messages = sorted(begin(claims, ids), key=lambda message: message.message_id)
+    delivered = Transition.delivered()
+    return claims, [settled(each.message_id, delivered, DELIVERED)._replace(message=each) for each in messages]
+
+
+def test_a_row_that_the_sender_has_marked_as_sent_is_delivered(application: Application, database: Database) -> None:
+    """Its text may differ, but not its birth. Without a delivery, the message has left retrycli's control."""
+    claims, decisions = send_all(application, database, 4)
+    for decision in decisions:
+        application.change(decision.message_id, status="sent", body="with a footer")
+    application.change(2, created_at=naive(NOON - 99 * HOUR))
+    decisions[2] = decisions[2]._replace(transition=Transition.released(), outcome=DOWN)
+    with application.watched() as changed:
+        written = claims.results.record(PASS, decisions[:3], ANSWERED_AT)
+    assert (written, changed) == (WriteResult(lost=frozenset({2, 3})), {})
+    assert queue_rows(database).keys() == {4}
+
+
+def test_a_count_that_the_sender_has_changed_in_the_row_stands(application: Application, database: Database) -> None:
+    if "retry_count" in database.table.own:
+        pytest.skip("retrycli keeps this count itself")
+    claims, decisions = send_all(application, database, 2)
+    application.change(1, retry_count=7)
+    again = Transition.rescheduled(NOON + HOUR, retry_count=4, unknown_count=0, last_error="busy")
+    failed = [decision._replace(transition=again, outcome=DOWN) for decision in decisions]
+    written = claims.results.record(PASS, failed, ANSWERED_AT)
+    assert {number: decision.transition.retry_count for number, decision in written.changed.items()} == {1: 7}
+    assert [application.row(number)["retry_count"] for number in (1, 2)] == [7, 4]
+
+
 def test_the_history_of_a_deleted_message_is_kept(application: Application, database: Database) -> None:
     ids = range(1, len(TRANSITIONS) + 1)
     other = len(ids) + 1
