@@ -182,6 +182,13 @@ def test_a_wait_that_a_look_up_is_asked_for_is_kept_for_passes(begin: Begin) -> 
         assert breakers[desk.fake.url]["state"] == "resting"
 
 
+def test_a_busy_systems_wait_concerns_no_other_message(begin: Begin) -> None:
+    with lost(begin, Refusing(503, {}, {"Retry-After": "3600"})) as desk:
+        assert desk.look_up(code=3) == [(1, "unknown")]
+        breakers = desk.story.application.rows("retrycli_breakers").values()
+        assert "resting" not in {breaker["state"] for breaker in breakers}
+
+
 def test_an_error_contains_no_secrets_and_no_customer_texts(begin: Begin) -> None:
     subject = "Re: Invoice of the second of March"
     with lost(begin, Refusing(401, {"errors": [f"our-redmine-key is wrong for {subject}"]}), subject=subject) as desk:

@@ -52,3 +52,10 @@ def test_all_messages_of_a_cause_are_requeued_after_a_canary(escalated: Desk) ->
     body = act(escalated, action="requeue", filter=wanted, expected=6, canary=2, spread="2h").json()
     assert [canary["outcome"] for canary in body["canaries"]] == ["delivered", "delivered"]
     assert (body["done"], body["left"]) == (4, 0)
+
+
+def test_the_status_shows_an_action_at_once(escalated: Desk) -> None:
+    """The status is kept for a second or more, so that many clients do not count the queue again and again."""
+    before = escalated.viewer.get(f"{API}/scheduler/overview").json()["messages"]["escalated"]
+    act(escalated, action="requeue", ids=[1])
+    assert escalated.viewer.get(f"{API}/scheduler/overview").json()["messages"]["escalated"] == before - 1
