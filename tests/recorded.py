@@ -204,7 +204,7 @@ class Scenes:
     def _template(self, *, is_mapped: bool) -> Path:
         scene = self._scene(is_mapped=is_mapped)
         settings, at = scene.settings, Runtime(now=lambda: BEGAN, rng=random.Random(0))
-        database = demo.copy_example(scene.folder, now=BEGAN)
+        database = demo.copy_example(scene.folder / demo.DATABASE, now=BEGAN)
         if is_mapped:
             with closing(sqlite3.connect(database)) as connection:
                 _drop_own_tables(connection)

@@ -24,6 +24,9 @@ def init(
     base_url: Annotated[
         str | None, typer.Option(help="The URL of the ticketing API.", show_default=False, parser=utf8)
     ] = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="Copy the example database to the URL's file, to try retrycli on it.")
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Write retrycli.toml and create retrycli's own tables."""
@@ -31,6 +34,8 @@ def init(
     operations.setup.write_config(file, database_url=database_url, base_url=base_url)
     try:
         settings = load_settings(ctx, file)
+        if example:
+            operations.setup.write_example(settings)
         place = operations.setup.make_tables(settings)
     except RetrycliError:
         file.unlink()  # otherwise the corrected command would fail because the file exists

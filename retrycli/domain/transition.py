@@ -214,9 +214,9 @@ class Decision(NamedTuple):
         if self.message is None or self.transition.retry_count is None or not isinstance(count, int):
             return self
         row = self.message.message if isinstance(self.message, QueuedMessage) else self.message
-        return (
-            self if count == row.retry_count else self._replace(transition=self.transition._replace(retry_count=count))
-        )
+        if count == row.retry_count:
+            return self
+        return self._replace(transition=self.transition._replace(retry_count=count))
 
     def refused(self, why: str) -> "Decision":
         """Return the decision if the row can't be written: an escalation. Add the problem to the outcome's error."""

@@ -106,7 +106,7 @@ def installation(more: Mapping[str, object] | None = None) -> Iterator[Demo]:
         more: further settings.
     """
     folder = Path(tempfile.mkdtemp(prefix="retrycli-demo-"))
-    database = copy_example(folder, now=utc_now())
+    database = copy_example(folder / DATABASE, now=utc_now())
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  not used for secrets
         values = {"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url, **IN_ORDER}
         write_private(folder / CONFIG, template.template(values | dict(more or {})))
@@ -172,10 +172,13 @@ def served() -> Iterator[tuple[Settings, str]]:
             yield settings, tokens.add(settings, "demo", Role.OPERATOR)
 
 
-def copy_example(folder: Path, *, now: datetime) -> Path:
-    """Copy the packaged example database into a folder. Shift its times, so that `EXAMPLE_TIME` becomes ``now``."""
-    file = folder / DATABASE
-    file.touch(mode=0o600)
+def copy_example(file: Path, *, now: datetime) -> Path:
+    """Copy the packaged example database to a new file. Shift its times, so that `EXAMPLE_TIME` becomes ``now``.
+
+    Raises:
+        OSError: the file exists, or can't be written.
+    """
+    file.touch(mode=0o600, exist_ok=False)
     with resources.as_file(resources.files("retrycli") / EXAMPLE) as path:
         # In a source checkout the example is beside the package.
         shutil.copyfile(path if path.is_file() else Path(__file__).parents[2] / EXAMPLE, file)

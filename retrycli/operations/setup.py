@@ -11,6 +11,7 @@ from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.schedule.installation import LOG, LOGS
 from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
+from retrycli.store.connection import parsed
 from retrycli.store.messages import column_names
 from retrycli.system.pass_lock import PassLock
 from retrycli.system.trust import write_private
@@ -102,6 +103,25 @@ def make_tables(settings: Settings) -> str:
     """
     with open_database(settings) as database:
         return database.place
+
+
+def write_example(settings: Settings) -> None:
+    """Copy the example database to the SQLite file of the settings, with times that count back from now.
+
+    Raises:
+        ConfigurationError: the settings name no SQLite file, or the file exists or can't be written.
+    """
+    from retrycli.operations.demo import copy_example
+
+    url = parsed(settings.database.url)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        raise ConfigurationError("the example is a SQLite file, so --example needs --database-url sqlite:///FILE")
+    try:
+        copy_example(Path(url.database), now=utc_now())
+    except FileExistsError:
+        raise ConfigurationError(f"{url.database} already exists; name a new file with --database-url") from None
+    except OSError as error:
+        raise ConfigurationError(f"can't write {url.database}: {error.strerror}; create its folder first") from error
 
 
 def write_config(file: Path, *, database_url: str, base_url: str | None, logs: Path = LOGS) -> None:

@@ -70,7 +70,7 @@ def test_the_wheel_contains_the_example_where_the_demo_expects_it() -> None:
 def test_a_copy_has_its_times_moved_to_now(tmp_path: Path) -> None:
     """Messages that were due at the example's time are due in the demo too."""
     later = EXAMPLE_TIME.replace(year=2031)
-    copied = copy_example(tmp_path, now=later)
+    copied = copy_example(tmp_path / "new.db", now=later)
     ages = "SELECT julianday(?) - julianday(created_at) FROM pending_messages WHERE id = 16"
     with closing(sqlite3.connect(copied)) as connection:
         [(days,)] = connection.execute(ages, (later.replace(tzinfo=None).isoformat(sep=" "),))

@@ -111,6 +111,35 @@ def test_a_failed_init_leaves_nothing_in_the_way_of_the_corrected_command(
     assert cli("init", *right).returncode == 0
 
 
+def test_init_copies_the_example_with_dates_of_today(cli: Cli) -> None:
+    """So a maximum age, as getting-started advises, escalates only what the example means to be old."""
+    done = cli("init", "--example", "--base-url", "https://tickets.example.com/api")
+    assert done.returncode == 0, done.stderr
+    file = cli.cwd / "ticketing_agent.db"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    recent = cli.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "72"}).json("run-once", "--dry-run")
+    assert (recent["count"], recent["escalated"]) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("sqlite:///mine.db", "mine.db already exists; name a new file with --database-url"),
+        ("sqlite:///gone/new.db", "gone/new.db: No such file or directory; create its folder first"),
+        ("sqlite://", "the example is a SQLite file, so --example needs --database-url sqlite:///FILE"),
+        ("postgresql://h/d", "the example is a SQLite file, so --example needs --database-url sqlite:///FILE"),
+    ],
+)
+def test_init_copies_the_example_only_to_a_new_file(cli: Cli, url: str, problem: str) -> None:
+    mine = cli.cwd / "mine.db"
+    mine.touch()
+    done = cli("init", "--example", "--database-url", url)
+    assert done.returncode == 78
+    [line] = done.stderr.splitlines()
+    assert line.endswith(problem)
+    assert (mine.stat().st_size, (cli.cwd / "retrycli.toml").exists()) == (0, False)
+
+
 def test_init_names_a_missing_directory(cli: Cli) -> None:
     done = cli("init", "--config", "no/such/retrycli.toml")
     assert done.returncode == 78
