@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import sqlite3
 from pathlib import Path
 
 from retrycli.config.settings import Settings
@@ -11,7 +12,6 @@ from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.schedule.installation import LOG, LOGS
 from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
-from retrycli.store.connection import parsed
 from retrycli.store.messages import column_names
 from retrycli.system.pass_lock import PassLock
 from retrycli.system.trust import write_private
@@ -113,15 +113,22 @@ def write_example(settings: Settings) -> None:
     """
     from retrycli.operations.demo import copy_example
 
-    url = parsed(settings.database.url)
-    if url.get_backend_name() != "sqlite" or not url.database:
+    if (file := _sqlite_file(settings.database.url)) is None:
         raise ConfigurationError("the example is a SQLite file, so --example needs --database-url sqlite:///FILE")
     try:
-        copy_example(Path(url.database), now=utc_now())
+        copy_example(file, now=utc_now())
     except FileExistsError:
-        raise ConfigurationError(f"{url.database} already exists; name a new file with --database-url") from None
-    except OSError as error:
-        raise ConfigurationError(f"can't write {url.database}: {error.strerror}; create its folder first") from error
+        raise ConfigurationError(f"{file} already exists; name a new file with --database-url") from None
+    except (OSError, sqlite3.Error) as error:
+        file.unlink(missing_ok=True)  # otherwise the corrected command would fail because the file exists
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(f"can't write {file}: {why}; check its folder and the space on its disk") from error
+
+
+def _sqlite_file(url: str) -> Path | None:
+    """Return the file that a database URL names by its path; None for a server, or SQLite in memory or by a URI."""
+    found = re.match(r"sqlite(?:\+\w+)?:///(?![:?]|file:|$)([^?]*)", url)
+    return None if found is None else Path(found[1])
 
 
 def write_config(file: Path, *, database_url: str, base_url: str | None, logs: Path = LOGS) -> None:
@@ -137,8 +144,8 @@ def write_config(file: Path, *, database_url: str, base_url: str | None, logs: P
         ConfigurationError: the file exists, or its folder can't be written.
     """
     try:
-        database = re.match(r"sqlite(?:\+\w+)?:///(?![:?]|file:|$)([^?]*)", database_url)
-        beside = Path(database[1]).with_name(LOG) if database else Path(LOG)
+        database = _sqlite_file(database_url)
+        beside = Path(LOG) if database is None else database.with_name(LOG)
         log = logs / LOG if os.access(logs, os.W_OK | os.X_OK) else beside
         write_private(file, template({"database.url": database_url, "gateway.base_url": base_url, "logging.file": log}))
     except FileExistsError:

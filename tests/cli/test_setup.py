@@ -125,8 +125,8 @@ def test_init_copies_the_example_with_dates_of_today(cli: Cli) -> None:
     ("url", "problem"),
     [
         ("sqlite:///mine.db", "mine.db already exists; name a new file with --database-url"),
-        ("sqlite:///gone/new.db", "gone/new.db: No such file or directory; create its folder first"),
-        ("sqlite://", "the example is a SQLite file, so --example needs --database-url sqlite:///FILE"),
+        ("sqlite:///gone/new.db", "gone/new.db: No such file or directory; check its folder and the space on its disk"),
+        ("sqlite:///:memory:", "the example is a SQLite file, so --example needs --database-url sqlite:///FILE"),
         ("postgresql://h/d", "the example is a SQLite file, so --example needs --database-url sqlite:///FILE"),
     ],
 )
@@ -137,7 +137,15 @@ def test_init_copies_the_example_only_to_a_new_file(cli: Cli, url: str, problem:
     assert done.returncode == 78
     [line] = done.stderr.splitlines()
     assert line.endswith(problem)
-    assert (mine.stat().st_size, (cli.cwd / "retrycli.toml").exists()) == (0, False)
+    assert (mine.stat().st_size, [*cli.cwd.iterdir()]) == (0, [mine])
+
+
+def test_an_example_that_does_not_fit_on_the_disk_leaves_no_part_of_it(cli: Cli) -> None:
+    limited = cli.under("sh", "-c", 'ulimit -f 32; exec "$@"', "sh")
+    done = limited("init", "--example")
+    assert done.returncode == 78
+    assert "ticketing_agent.db: File too large; check its folder and the space on its disk" in done.stderr
+    assert [*cli.cwd.iterdir()] == []
 
 
 def test_init_names_a_missing_directory(cli: Cli) -> None:
