@@ -639,7 +639,7 @@ def test_no_preset_is_misled_by_text_in_an_answer(name: str) -> None:
     for rule in [each for each in load_preset(name).classify if each.text]:
         for written in (rule.text, f"a {rule.text}", f"{rule.text} b"):
             quoting = json.dumps({"body": written, "all": [written]}, separators=(",", ":"))
-            assert not any(rule.applies(status, quoting) for status in rule.status)
+            assert not any(rule.applies(status, quoting, "") for status in rule.status)
 
 
 def test_a_web_form_is_delivered_only_by_its_redirect(tmp_path: Path) -> None:

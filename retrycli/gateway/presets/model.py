@@ -292,7 +292,7 @@ class Reclassification(Table):
             raise ValueError("set status, text or location; without any, the rule would apply to every response")
         return self
 
-    def applies(self, status: int, text: str, location: str = "") -> bool:
+    def applies(self, status: int, text: str, location: str) -> bool:
         """Return whether an answer matches the exception."""
         return (
             (not self.status or status in self.status)
