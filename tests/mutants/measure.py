@@ -9,6 +9,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from coverage import Coverage
 
@@ -26,17 +27,29 @@ def _name() -> None:
 
 
 def _save() -> None:
+    """Write the measurement. Its file gets the name that is read when it is whole: tests kill processes at any time."""
     with suppress(Exception):  # some tests simulate a full disk
         MEASURING.stop()
         MEASURING.save()
+        data = MEASURING.get_data()
+        data.close()
+        written = Path(data.data_filename())
+        written.rename(written.with_name(written.name.replace("part", "data", 1)))
 
 
+def _save_and_exit(status: int) -> NoReturn:
+    """Exit without the functions of `atexit`, as a forked process does, but save."""
+    _save()
+    EXIT(status)
+
+
+EXIT = os._exit
 MEASURING = Coverage(
-    PLACE / "data", data_suffix=True, config_file=False, include=(PLACE / "include").read_text().split()
+    PLACE / "part", data_suffix=True, config_file=False, include=(PLACE / "include").read_text().split()
 )
-MEASURING.set_option("run:patch", ["_exit"])
 MEASURING.set_option("run:disable_warnings", ["no-data-collected"])
 MEASURING.start()
 _name()
 atexit.register(_save)
+os._exit = _save_and_exit
 os.register_at_fork(after_in_child=_name)
