@@ -15,6 +15,7 @@ from itertools import chain, repeat
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from retrycli.domain.attempt import Overdue
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.errors import LockHeld
 from retrycli.domain.hold import Hold, HoldKind
@@ -105,6 +106,7 @@ class FakeGateway:
         self._script = script
         self._clock = clock
         self._takes = takes
+        self.overdue: list[Overdue] = []
         self.order: list[int] = []
         self.begun_at: list[datetime] = []
         self.in_flight = 0

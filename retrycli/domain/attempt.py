@@ -1,5 +1,6 @@
 """An attempt of the current pass."""
 
+from concurrent.futures import Future
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -52,3 +53,11 @@ class Attempt(NamedTuple):
     def decided(self, transition: Transition) -> Decision:
         """Return the decision to apply a transition to the attempt's message."""
         return Decision(self.queued.message_id, transition, self.outcome, self.duration, self.finished_at, self.queued)
+
+
+class Overdue(NamedTuple):
+    """An attempt whose time limit passed while it ran. It can't be stopped, and may still deliver its message."""
+
+    message_id: int
+    delivery_key: str
+    outcome: Future[Outcome]

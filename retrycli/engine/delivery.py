@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TypeVar
 
-from retrycli.domain.attempt import Attempt
+from retrycli.domain.attempt import Attempt, Overdue
 from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
 from retrycli.domain.passes import Event, ResultKept, StopReason
@@ -66,6 +66,7 @@ class Delivery:
         self._supply = Supply(deps.claims, rules, me, route, since=since)
         self._results = ResultWriter(deps, rules, self._supply)
         self._pace = Pace(deps, rules, self._destination, self._limits, self._supply, self._results)
+        self.overdue: Sequence[Overdue] = ()  # attempts that went on after their time limit
         self._new: Sequence[Attempt] = ()  # finished attempts whose results have not been processed yet
         self._synced_at = since
 
@@ -104,6 +105,7 @@ class Delivery:
                 self._pace.keep(await self._transact(self._record_and_begin))
                 self._new = [*self._new, *await self._pace.exchange(gateway, group)]
             await self._transact(self._finish)
+            self.overdue = gateway.overdue
         except DatabaseUnavailable as error:
             if not (await self._save_answers() and isinstance(error, DatabaseBusy) and self._deps.stop_requested()):
                 raise

@@ -12,9 +12,9 @@ from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, not_sent
 from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
+from retrycli.engine.enrolment import enrol
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.engine.recording import record
-from retrycli.engine.runner import enrol
 
 TRY_AGAIN_SECONDS = 0.2  # seconds between tries to write a result while the row or the database is locked
 
@@ -90,7 +90,8 @@ async def look_up_through(
         if not arrived:
             deps.claims.release(claim, [message_id])
     if arrived:
-        return await _record_arrival(deps, rules, claim, queued, by, now)
+        outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
+        return await record_arrival(deps, rules, claim, queued, outcome, by=by, began=now)
     if found.retry_after is not None:
         _rest(deps, rules.destination_of(queued.message.message_type), found.retry_after, since=now)
     if found.result is Presence.ABSENT and queued.elsewhere is not None:
@@ -103,9 +104,7 @@ async def look_up_through(
 def _claim_to_look_up(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
-    queued, _ = _claim_and_load(deps, rules, claim, message_id, by, now, "look up", fit=lambda _: False)
-    if isinstance(queued, UnusableMessage):
-        raise unfit(queued.message_id, queued.problem)
+    queued = claim_to_settle(deps, rules, claim, message_id, by=by, now=now)
     if not deps.looks_up(queued.message.message_type):
         raise NotActionable(
             f"message {message_id} can't be looked up: its gateway has no look-up. Search ticket {queued.ticket_id} "
@@ -119,10 +118,33 @@ def _claim_to_look_up(
     return queued
 
 
-async def _record_arrival(
-    deps: Dependencies, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, began: datetime
+def claim_to_settle(
+    deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, *, by: str, now: datetime
+) -> QueuedMessage:
+    """Claim a message, and start no attempt, because it is asked whether an earlier one delivered it.
+
+    Raises:
+        NoSuchMessage: the application's table has no such row.
+        NotActionable: the message is not failed, or is being sent.
+        InvalidMessage: the message's data can't be turned into a request.
+    """
+    queued, _ = _claim_and_load(deps, rules, claim, message_id, by, now, "look up", fit=lambda _: False)
+    if isinstance(queued, UnusableMessage):
+        raise unfit(queued.message_id, queued.problem)
+    return queued
+
+
+async def record_arrival(
+    deps: Dependencies,
+    rules: PassRules,
+    claim: Claim,
+    queued: QueuedMessage,
+    outcome: Outcome,
+    *,
+    by: str,
+    began: datetime,
 ) -> LookUp:
-    outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
+    """Record that an earlier attempt delivered a claimed message, and mark its row as sent."""
     finished_at = deps.now()
     decision = Decision(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
     destination = rules.destination_of(queued.message.message_type)

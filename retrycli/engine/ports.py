@@ -26,6 +26,7 @@ from retrycli.domain.transition import (
 )
 
 if TYPE_CHECKING:
+    from retrycli.domain.attempt import Overdue
     from retrycli.domain.delivery_window import DeliveryWindows
     from retrycli.domain.fair_share import FairShare
     from retrycli.domain.hold import Hold
@@ -236,6 +237,10 @@ class Lock(Protocol):
 
 class Gateway(Protocol):
     """An adapter that delivers messages."""
+
+    @property
+    def overdue(self) -> Sequence[Overdue]:
+        """Return the attempts that went on after their time limit, whether or not they have ended since."""
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message. Never raise for an error at the destination."""

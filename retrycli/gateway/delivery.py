@@ -13,6 +13,7 @@ from typing import ParamSpec, Self, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_before_delay, wait_random
 
+from retrycli.domain.attempt import Overdue
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import Message, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, one_line
@@ -53,6 +54,7 @@ class DeliveryProgress:
 class BaseGateway(ABC):
     """The base class of all gateways. Use a gateway as an asynchronous context manager."""
 
+    overdue: Sequence[Overdue] = ()
     _secrets: Sequence[str]
 
     async def __aenter__(self) -> Self:

@@ -14,6 +14,7 @@ from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome
 
 if TYPE_CHECKING:
+    from retrycli.domain.attempt import Overdue
     from retrycli.gateway.delivery import BaseGateway
     from retrycli.gateway.http.client import Watch
 
@@ -23,6 +24,10 @@ class _GatewayRouter:
     """Pass each call to the open gateway of the message's type. Several types may share one gateway."""
 
     gateways: Mapping[MessageType, BaseGateway]
+
+    @property
+    def overdue(self) -> list[Overdue]:
+        return [attempt for gateway in set(self.gateways.values()) for attempt in gateway.overdue]
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         return await self.gateways[queued.message.message_type].deliver(queued)

@@ -180,6 +180,32 @@ def test_a_function_that_never_returns_holds_up_neither_the_pass_nor_its_process
     assert (attempt["outcome"], attempt["error"]) == ("unknown", f"{NAME} did not return within 0.3 s")
 
 
+@on_both
+def test_a_success_after_the_time_limit_is_recorded_and_the_message_is_not_sent_again(cli: Cli, desk: Desk) -> None:
+    recorded = (
+        "from sqlalchemy import create_engine, text\n"
+        f"database = create_engine({desk.application.url!r})\n"
+        "def recorded():\n"
+        "    with database.connect() as connection:\n"
+        "        return connection.scalar(text('SELECT outcome FROM retrycli_attempts')) == 'unknown'\n"
+    )
+    desk.write(
+        recorded + SEND + "    while not recorded(): time.sleep(0.01)\n    return 'late'",
+        gateway="request_timeout_seconds = 1\nunknown_limit = 0",
+    )
+    desk.application.add(101)
+    done = cli.real()("run-once", "--json")
+    assert (done.returncode, json.loads(done.stdout)["sent"]) == (0, 1), done.stderr
+    assert cli.json("run-once")["sent"] == 0
+    attempts = desk.application.rows("retrycli_attempts").values()
+    assert [(each["outcome"], each["external_id"]) for each in attempts] == [("unknown", None), ("delivered", "late")]
+    assert (len(desk.sent), desk.application.row(101)["status"], desk.application.rows("retrycli_queue")) == (
+        1,
+        "sent",
+        {},
+    )
+
+
 def test_sigterm_waits_for_the_function_and_records_its_message(cli: Cli, desk: Desk) -> None:
     desk.write("def send(message):\n    hold(message)")
     desk.application.add_due(2)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from retrycli.domain.attempt import Overdue
     from retrycli.domain.message import QueuedMessage
     from retrycli.domain.outcome import LookUp, Outcome
     from retrycli.engine.ports import Dependencies, Gateway
@@ -149,6 +150,7 @@ class _Watched:
     def __init__(self, gateway: Gateway, points: Points) -> None:
         self._gateway = gateway
         self._points = points
+        self.overdue: tuple[Overdue, ...] = ()
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         return await self._points.in_turn(self._gateway, queued)

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from retrycli.domain.attempt import Overdue
 from retrycli.domain.hold import HoldKind
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from tests import fakes
@@ -163,6 +164,7 @@ class ScriptedGateway:
     sender: Sender
     interfere: Callable[[int], None] | None
     a_call: Callable[[], AbstractContextManager[None]]
+    overdue: Sequence[Overdue] = ()
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         with self.a_call():

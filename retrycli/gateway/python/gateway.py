@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from retrycli.config.gateway import GatewaySettings
+from retrycli.domain.attempt import Overdue
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
@@ -42,6 +43,7 @@ class PythonGateway(BaseGateway):
         self._connections = connections
         self._sleep = sleep
         self._secrets = ()
+        self.overdue: list[Overdue] = []
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
         """Return `UNKNOWN`, because a sender only sends."""
@@ -71,6 +73,7 @@ class PythonGateway(BaseGateway):
             if not progress.in_flight:
                 raise self._not_called() from None
             THREADS.give_up(call)
+            self.overdue.append(Overdue(queued.message_id, call.key, call.done))
             return Outcome(OutcomeKind.UNKNOWN, error=f"{self._name} did not return within {self._seconds:g} s")
 
     async def _start(self, call: SenderCall) -> None:
