@@ -38,7 +38,7 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
                     "count": lambda: found.number,
                     "oldest": lambda: found.oldest,
                     "destinations": lambda: found.destinations,
-                    "escalated": foreseen.escalated,
+                    "escalated": foreseen.escalated.total(),
                     "paused": foreseen.pause and asdict(foreseen.pause),
                     "withheld": foreseen.withheld,
                     "unaccepted": foreseen.unaccepted,
@@ -100,8 +100,8 @@ def _show_summary(
         )
     if foreseen.escalated:
         terminal.say(
-            f"{formatting.count(foreseen.escalated, 'message')} would be escalated, not sent: expired, no retries "
-            "left, or invalid."
+            f"{formatting.count(foreseen.escalated.total(), 'message')} would be escalated, not sent: "
+            f"{operations.words.tally(foreseen.escalated)}."
         )
     if found.number:
         # These checks would require reading complete messages.

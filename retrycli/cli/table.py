@@ -146,6 +146,7 @@ def table_accept(
             "accepted_at": accepted and accepted.at,
             "would_send": foreseen and foreseen.number,
             "oldest": foreseen and foreseen.oldest,
+            "would_escalate": foreseen and foreseen.escalated,
         },
         f"The queue belongs to {queue['table']}.",
         *([f"{accepted.by} accepted this selection at {formatting.local_time(accepted.at)}."] if accepted else []),
@@ -215,7 +216,11 @@ def _show_next_pass(found: operations.acceptance.Selected, foreseen: operations.
     oldest = "" if foreseen.oldest is None else f"; the oldest dates from {formatting.local_time(foreseen.oldest)}"
     terminal.say(f"The next pass would send {formatting.count(foreseen.number, 'message')}{oldest}.")
     if foreseen.escalated:
-        terminal.say(f"It would escalate {formatting.count(foreseen.escalated, 'message')} without sending them.")
+        reasons = operations.words.tally(foreseen.escalated)
+        messages = formatting.count(foreseen.escalated.total(), "message")
+        terminal.say(f"It would escalate {messages} without sending them: {reasons}.")
+        if not terminal.on_terminal():
+            terminal.show_facts({"Would escalate": reasons})
 
 
 def _sentence(text: str) -> str:

@@ -77,6 +77,11 @@ class ScheduleSettings(SettingsModel):
         return timedelta(minutes=self.retry_interval_minutes)
 
     @property
+    def largest_count(self) -> int:
+        """Return the largest number of retries of any message type."""
+        return max([self.max_retries, *(rules.max_retries or 0 for rules in self.types.values())])
+
+    @property
     def calls(self) -> dict[str, str]:
         """Return the functions that decide waits, by the keys that name them."""
         if self.backoff is not BackoffKind.PYTHON and not self.types:

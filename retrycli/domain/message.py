@@ -221,9 +221,7 @@ def _message_type(value: object) -> MessageType:
     try:
         return MessageType(str(value))
     except ValueError:
-        raise InvalidMessage(
-            f"message_type is {_quoted_value(value)}, but must be one of {', '.join(MessageType)}"
-        ) from None
+        raise InvalidMessage(f"message_type must be one of {', '.join(MessageType)}: {_quoted_value(value)}") from None
 
 
 # -- checks of a row's columns --------------------------------------------------------------------------------

@@ -256,10 +256,12 @@ class RetryPolicy(NamedTuple):
         """Return when a message expires, counted from its creation or else its first failure; None if it never does."""
         return self.wanted_until(queued.message.created_at or queued.first_failed_at)
 
-    def is_spent(self, retry_count: int, made_at: datetime, now: datetime) -> bool:
-        """Return whether a message is escalated instead of attempted, judged only by its retries and its age."""
+    def why_spent(self, retry_count: int, made_at: datetime, now: datetime) -> EscalationReason | None:
+        """Return why a message is escalated instead of attempted, judged only by its retries and its age."""
         end = self.wanted_until(made_at)
-        return retry_count >= self.max_retries or (end is not None and now > end)
+        if end is not None and now > end:
+            return EscalationReason.EXPIRED
+        return EscalationReason.EXHAUSTED if retry_count >= self.max_retries else None
 
     def wanted_until(self, made_at: datetime) -> datetime | None:
         """Return when a message that was created or first failed at a given time expires; None if it never expires."""

@@ -40,6 +40,7 @@ STATUS_MEANINGS: Mapping[str, str] = {
 # Roles that retrycli writes. They can't be constants or expressions, unless retrycli keeps them itself.
 WRITTEN_ROLES = ("status", "retry_count", "last_error", "sent_at")
 OWN_ROLES = ("retry_count", "last_error")  # roles that retrycli can keep in its own tables
+TIME_ROLES = ("created_at", "updated_at")  # times that retrycli only reads
 
 Scalar: TypeAlias = str | int | bool
 
@@ -86,11 +87,23 @@ class Own:
     """A value that the table does not have, and that retrycli keeps in its own tables."""
 
 
-Source: TypeAlias = Column | Constant | Expression | Translated | Split | Own
+@dataclass(frozen=True, slots=True)
+class UnixTime:
+    """A column with the seconds or milliseconds since 1970-01-01 UTC. It is only read."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No column has the role, even if one has its name."""
+
+
+Source: TypeAlias = Column | Constant | Expression | Translated | Split | Own | UnixTime | Nothing
 
 SHAPES = (
-    'a column\'s name, or { value = … }, { sql = "…" }, { from = "…", map = { … } }, { from = "…", split = "," } or '
-    "{ own = true }"
+    'a column\'s name, or { value = … }, { sql = "…" }, { from = "…", map = { … } }, { from = "…", split = "," }, '
+    '{ unix = "…" }, { own = true } or { none = true }'
 )
 
 
@@ -109,6 +122,10 @@ def as_setting(source: Source) -> object:
             return {"from": name, "split": separator}
         case Own():
             return {"own": True}
+        case UnixTime(name):
+            return {"unix": name}
+        case Nothing():
+            return {"none": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +181,18 @@ def _source(role: str, value: object) -> Source:
     if role not in ROLES:
         raise ValueError(f"{key}: the role {role!r} is unknown; the roles are {', '.join(ROLES)}")
     source = Column(value) if isinstance(value, str) else _table(key, value)
-    if isinstance(source, Column | Translated | Split) and not source.name:
+    if isinstance(source, Column | Translated | Split | UnixTime) and not source.name:
         raise ValueError(f"{key}: the name of the column is empty; write {SHAPES}")
     match source:
         case Own() if role not in OWN_ROLES:
             raise ValueError(f"{key}: retrycli can keep only {' and '.join(OWN_ROLES)} itself; write {SHAPES}")
         case Split() if role != "recipient_email":
             raise ValueError(f"{key}: only recipient_email can be split; its other addresses get copies")
-        case Column() | Own():
+        case UnixTime() if role not in TIME_ROLES:
+            raise ValueError(f"{key}: only {' and '.join(TIME_ROLES)} can be read as Unix times; write {SHAPES}")
+        case Nothing() if role not in OPTIONAL_COLUMNS:
+            raise ValueError(f"{key}: retrycli needs this role; write {SHAPES}")
+        case Column() | Own() | Nothing():
             pass
         case _ if role == "id":
             raise ValueError(f"{key}: the id must be a column, because retrycli finds rows by it; write its name")
@@ -183,7 +204,7 @@ def _source(role: str, value: object) -> Source:
         case _ if role in OWN_ROLES:
             raise ValueError(f"{key}: retrycli must write it; write a column's name, or {{ own = true }}")
         case _ if role == "sent_at":
-            raise ValueError(f"{key}: retrycli must write it; write a column's name, or remove the key")
+            raise ValueError(f"{key}: retrycli must write it; write a column's name, or {{ none = true }}")
     return source
 
 
@@ -201,6 +222,10 @@ def _table(key: str, value: object) -> Source:
             return Column(name)
         case {"own": True, **rest} if not rest:
             return Own()
+        case {"unix": str() as name, **rest} if not rest:
+            return UnixTime(name)
+        case {"none": True, **rest} if not rest:
+            return Nothing()
     raise ValueError(f"{key} must be {SHAPES}")
 
 

@@ -1,5 +1,6 @@
 """Show what the next pass would send by the settings of the application's table, and let an operator accept it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -44,14 +45,14 @@ class NextPass:
     Attributes:
         findings: what the checks of the table found.
         number: the number of messages that it would send.
-        escalated: the number of messages that it would escalate without sending them.
+        escalated: why it would escalate messages without sending them, with the numbers of messages.
         oldest: the earliest creation time of a message; None if none has one.
         first: the first messages, each with the URL to which it would be sent; None for a mail.
     """
 
     findings: Sequence[Finding]
     number: int
-    escalated: int
+    escalated: Counter[str]
     oldest: datetime | None
     first: Sequence[tuple[ListedMessage, str | None]]
 

@@ -15,7 +15,7 @@ from heapq import merge
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import PROBED, Breaker, BreakerState
 from retrycli.domain.listing import Filter, ListedMessage
-from retrycli.domain.message import Message, MessageType, QueuedMessage, State, UnusableMessage
+from retrycli.domain.message import EscalationReason, Message, MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.passes import Pause
 from retrycli.domain.transition import (
     NOTHING_WITHHELD,
@@ -52,7 +52,8 @@ class _DryRunEnrolment:
     ids: "array[int]" = field(default_factory=lambda: array("q"))
     times: "array[int]" = field(default_factory=lambda: array("q"))
     replaced: set[int] = field(default_factory=set)  # ids in the queue that now belong to other failed messages
-    escalated: int = 0  # number of new messages that would be escalated immediately
+    # Why new messages would be escalated immediately, without values of rows, with the numbers of messages.
+    escalated: Counter[str] = field(default_factory=Counter)
     withheld: int = 0  # number of due messages in `left_out`
     expired: int = 0
     expired_due: int = 0
@@ -70,23 +71,27 @@ class _DryRunEnrolment:
         return found
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
-        spent = {settled.message_id for settled, failed_at, _ in entries if self._is_spent(settled, failed_at)}
-        self.escalated += len(spent)
-        self._remember(settled for settled, _, _ in entries if settled.message_id not in spent)
+        spent = {settled.message_id: self._why_spent(settled, failed_at) for settled, failed_at, _ in entries}
+        self.escalated.update(filter(None, spent.values()))
+        self._remember(settled for settled, _, _ in entries if spent[settled.message_id] is None)
         return {}
 
-    def _is_spent(self, settled: Decision, failed_at: datetime) -> bool:
-        """Return whether the pass would escalate a new message instead of sending it. Count it if it has expired."""
+    def _why_spent(self, settled: Decision, failed_at: datetime) -> str | None:
+        """Return why the pass would escalate a new message instead of sending it. Count it if it has expired."""
         message, due = self._new_messages[settled.message_id], settled.transition.next_attempt_at
-        if isinstance(message, UnusableMessage) or due is None:
-            return True
+        if isinstance(message, UnusableMessage):
+            return f"{EscalationReason.INVALID} ({message.problem.partition(':')[0]})"
+        if due is None:
+            return settled.transition.reason
         policy = self.rules.policies[message.message_type]
         may_be_claimed = due <= self.due_by and not self._is_left_out(message)
         end = policy.wanted_until(message.created_at or failed_at)
         if end is not None and self.at > end:
             self.expired += 1
             self.expired_due += may_be_claimed
-        return may_be_claimed and policy.is_spent(message.retry_count, message.created_at or failed_at, self.at)
+        if not may_be_claimed:
+            return None
+        return policy.why_spent(message.retry_count, message.created_at or failed_at, self.at)
 
     def _is_left_out(self, message: Message | UnusableMessage) -> bool:
         message_id = message.message_id if isinstance(message, UnusableMessage) else message.id
@@ -154,7 +159,7 @@ class Preview:
     # The messages to send, in the order of their due times. Iteration reads and counts them.
     messages: Iterator[ListedMessage]
     totals: DryRunTotals
-    escalated: int  # number of messages that a pass would escalate without sending them
+    escalated: Counter[str]  # why a pass would escalate messages without sending them, with their numbers
     waiting: int  # number of waiting messages, due or not, that a pass would not escalate
     pause: Pause | None
     withheld: int  # number of due messages that are held, or whose delivery windows are closed
@@ -180,8 +185,8 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
         foreseen = _predict_queue(database, deps, rules, at, route.withheld)
         views = MessageQueries(database)
         ids, times = array("q"), array("q")
-        spent = _spent(views, rules, at, route) - foreseen.replaced
-        left_out = spent | foreseen.replaced
+        spent = _spent(views, rules, at, route, foreseen.replaced)
+        left_out = spent.keys() | foreseen.replaced
         known = (entry for entry in views.due(rules.due_by(at), route) if entry[1] not in left_out)
         for due, message_id in merge(known, foreseen.per_ticket_order()):
             ids.append(message_id)
@@ -198,7 +203,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
             number=len(ids),
             messages=totals.count(_still_waiting(views, ids, times, set(foreseen.ids))),
             totals=totals,
-            escalated=len(spent) + foreseen.escalated,
+            escalated=foreseen.escalated + Counter(spent.values()),
             waiting=QueueCounts(database).counts(at)["waiting"] - len(spent),
             pause=pause,
             withheld=foreseen.withheld + _count_withheld(views, rules.due_by(at), route, foreseen.replaced),
@@ -215,16 +220,22 @@ def _count_withheld(views: MessageQueries, due_by: datetime, route: Route, repla
     return len(due - left - set(replaced))
 
 
-def _spent(views: MessageQueries, rules: PassRules, at: datetime, route: Route) -> set[int]:
-    """Return the due messages in the queue that a pass would escalate instead of attempting them."""
+def _spent(
+    views: MessageQueries, rules: PassRules, at: datetime, route: Route, replaced: Collection[int]
+) -> dict[int, str]:
+    """Return the due messages in the queue that a pass would escalate instead of attempting them, each with the reason.
+
+    Leave out ``replaced``, the ids that now belong to other messages.
+    """
     policies = rules.policies
     ages = any(policy.expires_after is not None for policy in policies.values())
     # Without an age limit, read only messages that may have used up their retries. They are usually few.
     tries = None if ages else min(policy.max_retries for policy in policies.values())
     return {
-        message_id
+        message_id: why
         for message_id, kind, tried, created_at in views.expiry_facts(rules.due_by(at), route, tries=tries)
-        if kind in policies and tried is not None and policies[MessageType(kind)].is_spent(tried, created_at or at, at)
+        if kind in policies and tried is not None and message_id not in replaced
+        if (why := policies[MessageType(kind)].why_spent(tried, created_at or at, at)) is not None
     }
 
 
@@ -253,12 +264,12 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
     foreseen = _predict_queue(database, deps, rules, at, route.withheld)
     found = QueueCounts(database).counts(rules.due_by(at), route)
     displaced = MessageQueries(database).count_due_among(foreseen.replaced, rules.due_by(at), route)
-    spent = _spent(MessageQueries(database), rules, at, route) - foreseen.replaced
+    spent = _spent(MessageQueries(database), rules, at, route, foreseen.replaced)
     expired = _expired(MessageQueries(database), rules, at) - foreseen.replaced
     return found | {
         "due": found["due"] - displaced - len(spent) + len(foreseen.ids),
         "expired": len(expired) + foreseen.expired,
-        "expired_due": len(expired & spent) + foreseen.expired_due,
+        "expired_due": len(expired & spent.keys()) + foreseen.expired_due,
     }
 
 

@@ -268,7 +268,7 @@ def make_dependencies(
         from retrycli.store.write_check import check_writable
 
         # If the database is not writable, an outcome can't be recorded, and its message would be sent again.
-        again_if_lost(lambda: check_writable(database, now()))
+        again_if_lost(lambda: check_writable(database, now(), settings.schedule.largest_count))
         if calls := settings.calls:
             from retrycli.system.python_call import load_all
 

@@ -14,6 +14,7 @@ from retrycli.domain.passes import COUNTS
 from retrycli.views import formatting
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
     from datetime import datetime
 
@@ -190,6 +191,13 @@ def left_out(number: int) -> str:
     """Describe the failed rows that the settings leave out."""
     rows = "1 failed row does" if number == 1 else f"{number:,} failed rows do"
     return f"{rows} not meet database.where; passes ignore them (in a large table, only some rows are counted)"
+
+
+def tally(counts: Counter[str]) -> str:
+    """List counted things, the most frequent first."""
+    return ", ".join(
+        f"{what} ×{number:,}" for what, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def counted_rows(sample: Sample) -> str:

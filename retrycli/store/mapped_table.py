@@ -1,5 +1,6 @@
 """Read and write an application's table whose columns or status values differ from retrycli's own."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -8,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Integer,
+    Numeric,
     String,
     Text,
     and_,
@@ -33,12 +35,14 @@ from retrycli.domain.table_mapping import (
     Column,
     Constant,
     Expression,
+    Nothing,
     Own,
     Scalar,
     Source,
     Split,
     TableMapping,
     Translated,
+    UnixTime,
 )
 from retrycli.store.reflection import CONDITION, MessageTable, check_types, columns_of, key_type, literals_of, read_type
 from retrycli.store.schema import keys, own_values
@@ -74,6 +78,8 @@ def mapped_table(
         (each, read_type(roles.get(each, each), found["type"], is_sqlite=is_sqlite)) for each, found in columns.items()
     )
     key = key_type(columns[names["id"]]["type"])
+    sources = ((role, _time(source, role, columns, place, is_sqlite=is_sqlite)) for role, source in mapping.columns)
+    mapping = replace(mapping, columns=tuple(sources))
     return _same_table(_of_one_row(mapping) if is_sqlite else mapping, name, schema, tuple(names.items()), types, key)
 
 
@@ -99,9 +105,32 @@ WITH retrycli_rows (value) AS (
 SELECT CASE WHEN count(*) < 2 THEN max(value) END FROM retrycli_rows"""
 
 
+def _time(source: Source, role: str, columns: Mapping[str, ReflectedColumn], place: str, *, is_sqlite: bool) -> Source:
+    """Turn a Unix time into an expression. SQLite's columns may hold any type, so other values stay as they are."""
+    if not isinstance(source, UnixTime):
+        return source
+    kind = columns[source.name]["type"]
+    if not (is_sqlite or isinstance(kind, Integer | Numeric)):
+        raise SchemaMismatch(
+            f"{place}: the column {source.name}, which database.columns.{role} names, has the type {kind}, and so "
+            f"holds no Unix times; write {role} = {json.dumps(source.name)}"
+        )
+    quoted = '"' + source.name.replace('"', '""') + '"'
+    return Expression((UNIX_IN_SQLITE if is_sqlite else UNIX_IN_POSTGRESQL).format(quoted))
+
+
+# A number of this size is milliseconds: as seconds, it would be in the year 5138.
+SECONDS = "CASE WHEN abs({0}) >= 100000000000 THEN {0} / 1000.0 ELSE {0} END"
+UNIX_IN_POSTGRESQL = f"pg_catalog.to_timestamp({SECONDS})"
+UNIX_IN_SQLITE = (
+    "CASE WHEN typeof({0}) IN ('integer', 'real') "
+    f"THEN strftime('%Y-%m-%d %H:%M:%f', {SECONDS}, 'unixepoch') ELSE {{0}} END"
+)
+
+
 def _require_columns(mapping: TableMapping, columns: Mapping[str, ReflectedColumn], place: str) -> None:
     for role, source in mapping.columns:
-        named = source.name if isinstance(source, Column | Translated | Split) else None
+        named = source.name if isinstance(source, Column | Translated | Split | UnixTime) else None
         if named is not None and named not in columns:
             raise SchemaMismatch(
                 f"{place} has no column {named}, which database.columns.{role} names; its columns are "
@@ -133,10 +162,11 @@ def _same_table(
         table, table, dict(names), columns_of(table, dict(names)), literals, literals_of(literals), own, condition, key
     )
     number: ColumnElement[Any] = made.column("id") if key is None else NUMBERS.c.retrycli_number
-    columns: Iterable[Any] = _selected(made, mapping, number)
+    columns: Iterable[Any] = _selected(made, mapping, number, NUMBERS.c[KEY])
     source = table if key is None else table.join(NUMBERS, _same_key(made, NUMBERS.c.retrycli_key))
     rows = select(*columns).select_from(source).where(*condition)
-    return replace(made, rows=rows.subquery("retrycli_messages"))
+    unnumbered = select(*_selected(made, mapping, None, made.key_text.label(KEY))).where(*condition)
+    return replace(made, rows=rows.subquery("retrycli_messages"), unnumbered=unnumbered)
 
 
 # The numbers of messages whose keys are not integers. The names differ from those of any column of the application.
@@ -151,23 +181,25 @@ def _same_key(table: MessageTable, key: ColumnElement[str]) -> ColumnElement[boo
     return and_(its_key == cast(key, table.key), table.key_text == key)
 
 
-def _selected(table: MessageTable, mapping: TableMapping, number: ColumnElement[Any]) -> Iterator[ColumnElement[Any]]:
-    yield number.label("id")
+def _selected(
+    table: MessageTable, mapping: TableMapping, number: ColumnElement[Any] | None, key: ColumnElement[Any]
+) -> Iterator[ColumnElement[Any]]:
+    yield (literal_column("0") if number is None else number).label("id")
     if table.key is not None:
-        yield NUMBERS.c[KEY]
+        yield key
     for role in ROLES[1:]:
         source = mapping.source(role)
         if role == "status":
             yield _status_in_words(table).label(role)
-        elif not isinstance(source, Column):
+        elif not isinstance(source, Column | Nothing):
             yield _value(table, source, role, number).label(role)
         elif role in table.names:
             yield table.column(role).label(role)
     for wanted in (MessageStatus.FAILED, MessageStatus.REJECTED):
         condition = table.has_status(wanted) if wanted in table.literals else literal_column("(1 = 0)")
         yield condition.label(CONDITION + wanted)
-    if mapping != AS_IT_IS and "recipient_email" in {*table.names, *dict(mapping.columns)}:
-        source = mapping.source("recipient_email")
+    source = mapping.source("recipient_email")
+    if mapping != AS_IT_IS and ("recipient_email" in table.names or not isinstance(source, Column | Nothing)):
         separator = source.separator if isinstance(source, Split) else ""
         yield literal(separator, Text(), literal_execute=True).label(ADDRESS_SEPARATOR)
     # The table's other columns, for the templates of presets.
@@ -180,7 +212,7 @@ def _status_in_words(table: MessageTable) -> ColumnElement[Any]:
     return case(*words, else_=cast(status, Text))
 
 
-def _value(table: MessageTable, source: Source, role: str, number: ColumnElement[Any]) -> ColumnElement[Any]:
+def _value(table: MessageTable, source: Source, role: str, number: ColumnElement[Any] | None) -> ColumnElement[Any]:
     match source:
         case Constant(value):
             return literal_column(_literal(value), String() if isinstance(value, str) else None)
@@ -192,11 +224,13 @@ def _value(table: MessageTable, source: Source, role: str, number: ColumnElement
             return case(*known, else_=text)
         case Split(name):
             return table.written.c[name]
+        case Own() if number is None:
+            return literal_column("0") if role == "retry_count" else null()
         case Own():
             of_row = own_values.c.message_id == number
             kept = select(own_values.c[role]).where(of_row).correlate_except(own_values).scalar_subquery()
             return func.coalesce(kept, 0, type_=Integer()) if role == "retry_count" else kept
-        case Column():
+        case Column() | Nothing() | UnixTime():
             return null()
 
 

@@ -5,6 +5,7 @@ process tries the expressions once, in a transaction that may only read.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -28,15 +29,18 @@ from sqlalchemy import (
 from sqlalchemy.types import Boolean, NullType, TypeEngine
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
-from retrycli.domain.message import MessageStatus
+from retrycli.domain.message import MessageStatus, UnusableMessage
 from retrycli.domain.scalar_query import query_of
 from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar
 from retrycli.store.database import Database
 from retrycli.store.error_messages import sqlstate
 from retrycli.store.mapped_table import expression
+from retrycli.store.messages import message_of, rows_of
+from retrycli.store.reflection import MessageTable
 from retrycli.store.table_sample import ROWS, read_only
 
 SAMPLED = 500  # maximum number of failed rows in which each expression is evaluated
+READ = 20  # maximum number of rows of each status that are read as a pass reads them
 
 # What is wrong with an expression, by the beginning of PostgreSQL's error code. Except for the codes in `QUOTABLE`, the
 # server's own text may quote a row.
@@ -86,6 +90,30 @@ def check_values(database: Database) -> None:
             raise _unusable(database, f"{COLUMNS}.{role}", why)
 
 
+def unreadable(database: Database) -> tuple[int, Counter[str]]:
+    """Read the newest rows of each status as a pass reads them.
+
+    Returns:
+        The number of rows, and why a pass could not use some of them, without values, each with the number of rows.
+    """
+    number = 0
+    problems: Counter[str] = Counter()
+    table = database.table
+    rows = select(*table.rows.c) if table.unnumbered is None else table.unnumbered
+    for status, _ in _statuses(database):
+        with suppress(DatabaseUnavailable), read_only(database) as connection:  # it may take too long
+            try:
+                found = [*rows_of(connection.execute(_newest(rows, table, status, READ)))]
+            except exc.DBAPIError as error:
+                if (why := _reason(error)) is None:
+                    raise
+                number, found, problems[why] = number + 1, [], problems[why] + 1
+            number += len(found)
+            messages = map(message_of, found)
+            problems.update(each.problem.partition(":")[0] for each in messages if isinstance(each, UnusableMessage))
+    return number, problems
+
+
 def check_statuses(database: Database) -> None:
     """Check that the status column can hold the values of statuses.
 
@@ -101,9 +129,29 @@ def check_statuses(database: Database) -> None:
             why = f"the column {name} holds at most {database.max_length('status')} characters"
         for constraint in constraints:
             if _is_violated(database, constraint, database.table.literals[status], name, kind):
-                why = f"the CHECK constraint of the column {name} forbids it: {' '.join(constraint.split())}"
+                why = FORBIDDEN.format(name, " ".join(constraint.split()))
         if why is not None:
             raise _unusable(database, f"{STATUS}.{status}", why)
+
+
+FORBIDDEN = "the CHECK constraint of the column {} forbids it: {}"
+
+
+def check_count(database: Database, largest: int) -> None:
+    """Check that the column of the retry count can hold the largest count that a pass may write.
+
+    Raises:
+        SchemaMismatch: a CHECK constraint forbids it.
+    """
+    if (name := database.table.names.get("retry_count")) is None:
+        return
+    for constraint in _constraints_of(database, name):
+        if _is_violated(database, constraint, str(largest), name, database.columns[name]["type"]):
+            why = FORBIDDEN.format(name, " ".join(constraint.split()))
+            raise SchemaMismatch(
+                f"a pass can't write the retry count {largest} into {database.table.written.fullname}: {why}; lower "
+                "schedule.max_retries, or let retrycli keep the count: retry_count = { own = true }"
+            )
 
 
 def _unusable(database: Database, setting: str, why: str) -> SchemaMismatch:
@@ -166,14 +214,22 @@ def _number_of_rows(query: str) -> ColumnElement[Any]:
 def _sampled(database: Database, value: ColumnElement[Any], number: ColumnElement[Any]) -> Subquery:
     """Select an expression's value, and how many it has, for each of the newest failed rows."""
     table, mapping = database.table, database.mapping or AS_IT_IS
-    # An expression may name the table, so it can't be evaluated for a sub-select of its newest rows.
-    others = table.written.alias("retrycli_newest").c[table.newest_by.name]
-    oldest = select(others).order_by(others.desc()).offset(ROWS - 1).limit(1).scalar_subquery()
     rows = select(value.label("value"), number.label("number")).select_from(table.written)
-    rows = rows.where(table.has_status(MessageStatus.FAILED), or_(oldest.is_(None), table.newest_by >= oldest))
     if mapping.where:
         rows = rows.where(expression(mapping.where))
-    return rows.order_by(table.newest_by.desc()).limit(SAMPLED).subquery()
+    return _newest(rows, table, MessageStatus.FAILED, SAMPLED).subquery()
+
+
+def _newest(rows: Select[Any], table: MessageTable, status: str, limit: int) -> Select[Any]:
+    """Select the newest rows with a status, among the newest rows of the table.
+
+    An expression may name the table, so it can't be evaluated for a sub-select of its newest rows.
+    """
+    others = table.written.alias("retrycli_newest").c[table.newest_by.name]
+    oldest = select(others).order_by(others.desc()).offset(ROWS - 1).limit(1).scalar_subquery()
+    among_newest = or_(oldest.is_(None), table.newest_by >= oldest)
+    of_status = table.column("status") == literal_column(table.literals[status])
+    return rows.where(of_status, among_newest).order_by(table.newest_by.desc()).limit(limit)
 
 
 def _try_sample(database: Database, statement: Select[*tuple[int, int]]) -> str | None:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Numeric,
+    Select,
     String,
     TableClause,
     Text,
@@ -48,7 +49,10 @@ from retrycli.store.schema import keys
 # id is checked in a file: a text column would convert ids to strings.
 UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((LargeBinary,), "holds bytes; retrycli identifies messages by integers, text or UUIDs"),
-    "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
+    "sent_at": (
+        (Integer, Numeric, Float),
+        "is of a numeric type; change it to a timestamp, or write sent_at = { none = true } in [database.columns]",
+    ),
 }
 # SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.
 UUIDS_IN_SQLITE = "SELECT name FROM pragma_table_info(?) WHERE lower(type) IN ('uuid', 'guid', 'uniqueidentifier')"
@@ -73,6 +77,7 @@ class MessageTable:
         own: the roles whose values retrycli keeps itself.
         condition: the conditions of rows that are messages.
         key: the type of the key, if it is not an integer. retrycli then gives numbers to the messages.
+        unnumbered: selects the messages without what retrycli stores about them, also those that have no number.
     """
 
     rows: FromClause
@@ -84,6 +89,7 @@ class MessageTable:
     own: frozenset[str] = frozenset()
     condition: tuple[ColumnElement[bool], ...] = ()
     key: TypeEngine[Any] | None = None
+    unnumbered: Select[Any] | None = None  # None if it is the same as ``rows``
 
     def has_status(self, status: MessageStatus) -> ColumnElement[bool]:
         """Return the condition that a row has a status, for a change to the table."""

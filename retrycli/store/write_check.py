@@ -90,11 +90,16 @@ def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
 MIN_FREE = 4 * 1024 * 1024
 
 
-def check_writable(database: Database, now: datetime) -> None:
+def check_writable(database: Database, now: datetime, largest_count: int) -> None:
     """Write a pass's results into sample messages, and roll the changes back. A result that can't be recorded could
     lead to a second delivery.
 
     Writes that are rolled back need no disk space, so free space is checked separately.
+
+    Args:
+        database: the application's database.
+        now: the current time.
+        largest_count: the largest retry count that a pass may write.
 
     Raises:
         DatabaseUnavailable: the permission to write is missing, a file's write lock can't be acquired, or its disk is
@@ -105,10 +110,10 @@ def check_writable(database: Database, now: datetime) -> None:
     with database.rollback_at_end(), database.write() as connection:
         if database.mapping is not None and database.revision() is None:
             own_tables.upgrade_tables(database)  # retrycli may keep a part of the results itself
-        samples = _samples(database, connection, now) if database.revision() is not None else iter(())
+        samples = _samples(database, connection, now)
         first = next(samples, [])
         try:
-            _rehearse_some(database, connection, chain([first[:1] or [START], first[1:]], samples), now)
+            _rehearse_some(database, connection, chain([first[:1] or [START], first[1:]], samples), now, largest_count)
         except exc.DBAPIError as error:
             state = sqlstate(error) or ""
             if first and state.startswith(STATEMENT_ERROR) and state != INSUFFICIENT_PRIVILEGE:
@@ -131,7 +136,7 @@ PRIME, FACTOR = 10_007, 7_919  # numbers that scatter the sample, because rows t
 
 def _samples(database: Database, connection: Connection, now: datetime) -> Iterator[Sequence[int]]:
     """Yield samples of failed queued messages: those to be sent last, those to be sent first, and others scattered over
-    all ids. If no message is queued, yield the newest failed rows first.
+    all ids. If no message is queued, yield the newest failed rows first; if there is no queue yet, only these.
 
     The scattered messages differ from pass to pass. A sample leaves out rows that are locked or that a row-level policy
     hides, unless all rows are locked or hidden.
@@ -146,22 +151,25 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
         ids.order_by(scattered).limit(LAST_SAMPLE),
     )
     failed = row_by_row(has_status(m, MessageStatus.FAILED))
-    if connection.execute(ids.limit(1)).first() is None:
+    has_queue = database.revision() is not None
+    if not has_queue or connection.execute(ids.limit(1)).first() is None:
         is_failed = case((has_status(m, MessageStatus.FAILED), 1), else_=0).label("is_failed")
         newest = select(m.id, is_failed).order_by(m.id.desc()).limit(TAIL).subquery()
         yield connection.execute(select(newest.c.id).where(newest.c.is_failed == 1).limit(FIRST_SAMPLE)).scalars().all()
-    for choice in choices:
+    for choice in choices if has_queue else ():
         sample = choice.subquery()
         failed_rows = select(m.id).join_from(sample, database.messages, m.id == sample.c.message_id).where(failed)
         unlocked = failed_rows.with_for_update(skip_locked=True, of=database.messages)
         yield connection.execute(unlocked).scalars().all() or connection.execute(failed_rows).scalars().all()
 
 
-def _rehearse_some(database: Database, connection: Connection, samples: Iterable[Sequence[int]], now: datetime) -> None:
+def _rehearse_some(
+    database: Database, connection: Connection, samples: Iterable[Sequence[int]], now: datetime, largest_count: int
+) -> None:
     refusals: dict[int, str] = {}
     for sample in samples:
         ids = [message_id for message_id in sample if message_id not in refusals]
-        refused = _rehearse(database, connection, ids, now)
+        refused = _rehearse(database, connection, ids, now, largest_count)
         if len(refused) < len(ids):
             return
         refusals |= refused
@@ -169,7 +177,9 @@ def _rehearse_some(database: Database, connection: Connection, samples: Iterable
         raise _refused(database, *next(iter(refusals.items())))
 
 
-def _rehearse(database: Database, connection: Connection, ids: Sequence[int], now: datetime) -> dict[int, str]:
+def _rehearse(
+    database: Database, connection: Connection, ids: Sequence[int], now: datetime, largest_count: int
+) -> dict[int, str]:
     """Write failures and deliveries into messages' rows, without waiting for locked rows.
 
     Returns:
@@ -178,7 +188,8 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
     m = database.messages.c
     connection.execute(select(m.id).where(m.id.in_(ids)).with_for_update(nowait=True))
     refused: dict[int, str] = {}
-    failed = Transition.escalated(EscalationReason.EXHAUSTED, last_error=exhausted(0, "x" * ERROR_LENGTH))
+    longest_error = exhausted(largest_count, "x" * ERROR_LENGTH)
+    failed = Transition.escalated(EscalationReason.EXHAUSTED, last_error=longest_error, retry_count=largest_count)
     for transition in (failed, Transition.delivered()):
         decisions = [
             Decision(message_id, transition, finished_at=now) for message_id in ids if message_id not in refused

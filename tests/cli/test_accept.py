@@ -60,6 +60,21 @@ def mapped(cli: Cli, original: Application, api: Scripted) -> Cli:
     return described(cli.having(original.variables(api.url)), THREE_LINES)
 
 
+def test_accept_says_how_many_messages_a_pass_would_escalate_and_why(mapped: Cli, original: Application) -> None:
+    original.add(104, ticket_id=5, attachments='{"hush": 1}')
+    original.add(105, ticket_id=5, retry_count=10)
+    original.add(106, ticket_id=5, message_type="fax")
+    done = mapped("table", "accept", "--yes")
+    assert done.stdout.endswith(
+        "Would escalate\texhausted ×1, invalid (attachments must be a JSON list) ×1, "
+        "invalid (message_type must be one of customer, supplier, internal) ×1\n"
+    )
+    assert "a pass would escalate 2 of " in mapped("table", "check").stdout
+    described(mapped, "[database]\nwhere = 'id < 106'\n" + THREE_LINES)
+    told = mapped.json("table", "accept", "--yes")
+    assert told["would_escalate"] == {"exhausted": 1, "invalid (attachments must be a JSON list)": 1}
+
+
 def test_a_pass_and_a_retry_send_nothing_before_the_settings_are_accepted(
     mapped: Cli, original: Application, api: Scripted
 ) -> None:

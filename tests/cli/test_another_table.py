@@ -136,7 +136,7 @@ def test_a_renamed_table_is_accepted_and_the_queue_is_kept(
         "table": full(application, "outbox"),
         "messages": len(waiting),
         "found": len(waiting),
-        **dict.fromkeys(("selection", "accepted_by", "accepted_at", "would_send", "oldest")),
+        **dict.fromkeys(("selection", "accepted_by", "accepted_at", "would_send", "oldest", "would_escalate")),
     }
     assert remembered(application) == [full(application, "outbox")]
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")

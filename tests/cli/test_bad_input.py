@@ -203,7 +203,7 @@ BAD_ROWS: dict[int, tuple[dict[str, Any], str]] = {
     26: ({"bcc_emails": '{"to": 1}'}, "bcc_emails must be a JSON list"),
     27: ({"created_at": "yesterday"}, "created_at is not a valid date: 'yesterday'"),
     28: ({"updated_at": "2026-13-45 00:00:00"}, "updated_at is not a valid date: '2026-13-45 00:00:00'"),
-    29: ({"message_type": "fax"}, "message_type is 'fax', but must be one of customer, supplier, internal"),
+    29: ({"message_type": "fax"}, "message_type must be one of customer, supplier, internal: 'fax'"),
     30: ({"ticket_id": ""}, "ticket_id is missing"),
 }
 

@@ -67,7 +67,7 @@ UNUSABLE: dict[int, tuple[Row, str]] = {
     DEEP: ({"cc_emails": "[" * 10_000 + "]" * 10_000}, "cc_emails is not valid JSON"),
     31: ({"cc_emails": f"[{'9' * 5_000}]"}, "cc_emails is not valid JSON"),
     32: ({"bcc_emails": '["\\ud800"]'}, "bcc_emails is not valid UTF-8"),
-    33: ({"message_type": "\x1b[2J" * 10_000}, r"message_type is '\x1b[2J"),
+    33: ({"message_type": "\x1b[2J" * 10_000}, r"message_type must be one of customer, supplier, internal: '\x1b[2J"),
     34: ({"retry_count": -(2**63)}, "retry_count must not be negative: -9223372036854775808"),
     35: ({"attachments": '{"a": 1}'}, "attachments must be a JSON list"),
     36: ({"created_at": "infinity"}, "created_at is not a valid date: 'infinity'"),

@@ -335,7 +335,10 @@ def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
     assert cli.json("status")["messages"]["due"] == 2
     screen = cli.on_terminal("run-once", "--dry-run")
     assert "A pass would send 2 messages to " in screen.words
-    assert "5 messages would be escalated, not sent: expired, no retries left, or invalid." in screen.words
+    assert (
+        "5 messages would be escalated, not sent: exhausted ×2, expired ×2, invalid (body is missing) ×1."
+        in screen.words
+    )
     assert (
         "Not checked: whether a message has already arrived or has become invalid. A pass may escalate such messages."
         in screen.words

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +131,96 @@ def test_a_table_whose_status_is_no_text_is_reported(cli: Cli, engine: Factory, 
         if not made.is_sqlite:
             assert done.returncode == 78
             assert "`retrycli table check` names it" in done.stderr
+        made.lock.unlink(missing_ok=True)
+
+
+UNREADABLE: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
+    "updated_at": ({"updated_at": "BIGINT"}, {"updated_at": 1772539200}, "updated_at is not a valid date"),
+    "attachments": (
+        {"attachments": "TEXT"},
+        {"attachments": 'a:1:{i:0;s:5:"a.pdf";}'},
+        "attachments is not valid JSON",
+    ),
+    "message_type": ({}, {"message_type": "hush-hush"}, "message_type must be one of customer, supplier, internal"),
+}
+
+
+def made_with(url: str, types: dict[str, str]) -> Application:
+    """Make the default table, but with other types of some columns."""
+    tables = TABLES
+    for name, kind in types.items():
+        tables = re.sub(rf"\b{name} \w+", f"{name} {kind}", tables)
+    return Application(url, tables=tables + TICKETS)
+
+
+@pytest.mark.parametrize("status", ["failed", "sent"])
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_table_that_a_pass_can_not_read_is_refused(
+    cli: Cli, engine: Factory, tmp_path: Path, case: str, status: str
+) -> None:
+    types, values, problem = UNREADABLE[case]
+    with engine(tmp_path, None) as url:
+        made = made_with(url, types)
+        made.add(101, status=status, **values)
+        desk = cli.having(made.variables("http://127.0.0.1:9"))
+        failure = findings(desk, "table check", code=78)["rows"]
+        assert (failure["level"], failure["found"]) == (
+            "failure",
+            f"a pass would escalate the newest rows as invalid, whatever their status: {problem} ×1",
+        )
+        good: dict[str, Any] = dict.fromkeys(types)
+        made.add(102, status="sent", **good)
+        assert "rows" not in findings(desk, "table check", code=0)
+        warned = findings(described(desk, "[database.columns]\ncc_emails = { none = true }"), "table check", code=0)[
+            "rows"
+        ]
+        assert (warned["level"], warned["found"]) == (
+            "warning",
+            f"a pass would escalate 1 of 2 rows as invalid: {problem} ×1",
+        )
+        assert "hush" not in str(warned) + str(failure)
+        made.lock.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("unit", [1, 1000], ids=["seconds", "milliseconds"])
+def test_unix_times_and_columns_that_mean_something_else_are_described(
+    cli: Cli, engine: Factory, tmp_path: Path, api: Scripted, unit: int
+) -> None:
+    made_at = int(datetime(2026, 3, 3, 12, tzinfo=UTC).timestamp()) * unit
+    with engine(tmp_path, None) as url:
+        made = made_with(
+            url, {"created_at": "BIGINT", "updated_at": "BIGINT", "attachments": "TEXT", "sent_at": "BIGINT"}
+        )
+        made.add(101, created_at=made_at, updated_at=made_at + unit, attachments="a:0:{}")
+        made.add(102, created_at=None, updated_at=None, status="sent")
+        desk = described(
+            cli.having(made.variables(api.url)),
+            '[database.columns]\ncreated_at = { unix = "created_at" }\nupdated_at = { unix = "updated_at" }\n'
+            "attachments = { none = true }\nsent_at = { none = true }\n",
+        )
+        assert "rows" not in findings(desk, "table check", code=0)
+        assert desk("table", "accept", "--yes").returncode == 0
+        assert desk.json("show", "101")["message"]["created_at"] == "2026-03-03T12:00:00Z"
+        assert desk.json("run-once")["sent"] == 1
+        row = made.row(101)
+        assert (row["status"], row["sent_at"], row["attachments"]) == ("sent", None, "a:0:{}")
+        made.lock.unlink(missing_ok=True)
+
+
+def test_a_constraint_on_the_largest_count_is_found_by_the_check_and_stops_a_pass(
+    cli: Cli, engine: Factory, tmp_path: Path, api: Scripted
+) -> None:
+    with engine(tmp_path, None) as url:
+        made = made_with(url, {"retry_count": "INTEGER CHECK (retry_count <= 5)"})
+        made.add(101)
+        desk = cli.having(made.variables(api.url))
+        found = findings(desk, "table check", code=78)["columns"]
+        assert found["found"].startswith("a pass can't write the retry count 10 into pending_messages: the CHECK")
+        assert "schedule.max_retries" in found["remedy"]
+        assert (desk("run-once").returncode, api.paths, made.row(101)["last_error"]) == (78, [], "HTTP 503")
+        fewer = described(desk, "[schedule]\nmax_retries = 5\n")
+        assert findings(fewer, "table check", code=0)["writing"]["level"] == "ok"
+        assert fewer.json("run-once")["sent"] == 1
         made.lock.unlink(missing_ok=True)
 
 

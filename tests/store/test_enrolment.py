@@ -129,8 +129,8 @@ def test_the_required_columns_are_sufficient(bare_application: Application) -> N
 BAD_ROWS: list[tuple[dict[str, object], str]] = [
     ({"body": None}, "body is missing"),
     ({"ticket_id": None}, "ticket_id is missing"),
-    ({"message_type": "pigeon"}, "message_type is 'pigeon', but must be one of customer, supplier, internal"),
-    ({"message_type": None}, "message_type is None, but must be one of customer, supplier, internal"),
+    ({"message_type": "pigeon"}, "message_type must be one of customer, supplier, internal: 'pigeon'"),
+    ({"message_type": None}, "message_type must be one of customer, supplier, internal: None"),
     ({"cc_emails": "boss@example.com"}, "cc_emails is not valid JSON"),
     ({"attachments": '{"name": "invoice.pdf"}'}, "attachments must be a JSON list"),
 ]

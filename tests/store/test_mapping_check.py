@@ -274,12 +274,21 @@ def test_a_view_that_takes_no_writes_is_reported(mails: Open) -> None:
     )
     check_expressions(database)
     with pytest.raises(SchemaMismatch, match="it is read-only"):
-        check_writable(database, NOON)
+        check_writable(database, NOON, 10)
+
+
+def test_the_rehearsal_writes_the_largest_count_into_a_failed_row_before_there_is_a_queue(mails: Open) -> None:
+    """The constraint concerns two columns, so only a change of a row shows it."""
+    constraint = "CHECK (retry_count <= 5 OR subject IS NULL)"
+    database = mails(row(1, "'Failed'", subject="'Tea'"), status=f"status VARCHAR(20) {constraint}")
+    with pytest.raises(SchemaMismatch, match="rejects the changes that record a result"):
+        check_writable(database, NOON, 6)
+    check_writable(database, NOON, 5)
 
 
 def test_the_rehearsal_needs_no_tables_of_retrycli_and_leaves_none(mails: Open) -> None:
     database = mails(row(1, "'Failed'"), columns={"retry_count": {"own": True}, "last_error": {"own": True}})
-    check_writable(database, NOON)
+    check_writable(database, NOON, 10)
     assert database.revision() is None
 
 

@@ -367,7 +367,7 @@ def test_a_statement_uses_an_index(big: Database, name: str) -> None:
 
 def test_a_message_for_the_trial_write_is_found_by_an_index(big: Database) -> None:
     with statements(big) as seen:
-        check_writable(big, NOON)
+        check_writable(big, NOON, 10)
     found = {sql: ways(big, sql, values) for sql, values in seen if "pending_messages" in sql}
     assert set().union(*found.values()) == {"queue by due", "messages by its key"}, found
 

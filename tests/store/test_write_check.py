@@ -27,7 +27,7 @@ def test_reports_the_journal_mode_and_keeps_it(application: Application, databas
     assert mode in {"delete", "wal"}
     assert journal_mode(database) == mode
     with application.watched() as changed:
-        check_writable(database, NOON)
+        check_writable(database, NOON, 10)
     assert changed == {}
 
 
@@ -50,8 +50,8 @@ def test_a_database_locked_by_another_writer_is_not_writable(sqlite_application:
     with closing(sqlite3.connect(file_of(sqlite_application.url))) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(DatabaseUnavailable, match="database is locked"):
-            check_writable(hasty, NOON)
-    check_writable(hasty, NOON)
+            check_writable(hasty, NOON, 10)
+    check_writable(hasty, NOON, 10)
     hasty.close()
 
 
@@ -67,7 +67,7 @@ def test_a_read_only_user_is_detected(application: Application, database: Databa
         readonly = Database(make_url(application.url).set(username=role).render_as_string(hide_password=False))
     try:
         with pytest.raises(DatabaseUnavailable, match=r"readonly database|permission denied"):
-            check_writable(readonly, NOON)
+            check_writable(readonly, NOON, 10)
     finally:
         readonly.close()
         if not database.is_sqlite:
@@ -80,7 +80,7 @@ def test_the_check_leaves_nothing_behind(application: Application, database: Dat
     enrol(database, [1, 2])
     before = queue_rows(database)
     with application.watched() as changed:
-        check_writable(database, NOON)
+        check_writable(database, NOON, 10)
     assert (changed, queue_rows(database)) == ({}, before)
     application.change(1, status="sent")  # this would fail if the row were still locked
 
@@ -94,7 +94,7 @@ def test_a_violated_constraint_is_reported(engine: Factory, tmp_path: Path, colu
         with opened(made) as database:
             for _ in ("a failed row", "a queued message"):
                 with pytest.raises(SchemaMismatch, match=r"(?i)message 1 .* check constraint"):
-                    check_writable(database, NOON)
+                    check_writable(database, NOON, 10)
                 enrol(database, [1])
 
 
@@ -118,7 +118,7 @@ def test_a_trigger_that_refuses_is_reported(
     enrol(database, [1])
     application.sql(trigger[database.is_sqlite])
     with pytest.raises(SchemaMismatch, match=f"message 1 .*{told}"):
-        check_writable(database, NOON)
+        check_writable(database, NOON, 10)
 
 
 def test_a_strict_column_that_accepts_no_time_is_named(sqlite_application: Application) -> None:
@@ -130,7 +130,7 @@ def test_a_strict_column_that_accepts_no_time_is_named(sqlite_application: Appli
     with opened(made) as database:
         enrol(database, [1])
         with pytest.raises(SchemaMismatch, match=r"TEXT value in INTEGER column pending_messages\.sent_at"):
-            check_writable(database, NOON)
+            check_writable(database, NOON, 10)
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
@@ -145,7 +145,7 @@ def test_rows_protected_by_a_policy_are_reported(application: Application, datab
     application.sql("CREATE POLICY look ON pending_messages FOR SELECT USING (true)")
     there = make_url(application.url).set(username=role).render_as_string(hide_password=False)
     with closing(Database(there)) as theirs, pytest.raises(SchemaMismatch, match=r"message 1 .*had no effect"):
-        check_writable(theirs, NOON)
+        check_writable(theirs, NOON, 10)
     application.sql(f"DROP OWNED BY {role}")
     application.sql(f"DROP ROLE {role}")
 
@@ -157,4 +157,4 @@ def test_a_row_locked_by_the_application_is_not_awaited(application: Application
     enrol(database, [1])
     with opened(application) as other, other.write() as held:
         held.execute(text("SELECT 1 FROM pending_messages FOR UPDATE"))
-        check_writable(database, NOON)
+        check_writable(database, NOON, 10)

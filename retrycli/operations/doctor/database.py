@@ -119,7 +119,7 @@ def index(context: Context, database: Database) -> Iterator[Finding]:
 
 def writing(context: Context, database: Database) -> Iterator[Finding]:
     """Check write permission, and whether SQLite's journal mode lets the application write during a pass."""
-    check_writable(database, context.now())
+    check_writable(database, context.now(), context.settings.schedule.largest_count)
     if not database.is_sqlite:
         yield ok("writing", "the database is writable")
     elif (mode := journal_mode(database)) == "wal":

@@ -9,14 +9,14 @@ from datetime import datetime
 from itertools import chain
 
 from retrycli.config.settings import Settings
-from retrycli.domain.errors import ConfigurationError, RetrycliError
+from retrycli.domain.errors import ConfigurationError, RetrycliError, SchemaMismatch
 from retrycli.domain.incidents import utc
 from retrycli.domain.message import MessageStatus, MessageType
 from retrycli.domain.table_mapping import AS_IT_IS
 from retrycli.operations.doctor.context import Context, Finding, Level, failed, of_error, ok, warning
 from retrycli.operations.presets import example_url
 from retrycli.operations.wiring import connect, utc_now
-from retrycli.operations.words import counted_rows
+from retrycli.operations.words import counted_rows, tally
 from retrycli.operations.words import left_out as left_out_in_words
 from retrycli.store import mapping_check, own_tables, schema, table_facts
 from retrycli.store.application_table import check_ids
@@ -37,7 +37,7 @@ def check(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> list[
         findings = list(findings_of(settings, database))
         if not failed(findings):
             findings += [
-                *_all_of("writing", writing(database, now()), RetrycliError),
+                *_all_of("writing", writing(settings, database, now()), RetrycliError),
                 *_all_of("accepted", acceptance(database)),
             ]
         return findings
@@ -58,6 +58,7 @@ def findings_of(settings: Settings, database: Database) -> Iterator[Finding]:
     for name, found in (
         ("columns", columns(settings, database)),
         ("status", statuses(database, facts)),
+        ("rows", readable(database)),
         ("where", left_out(database)),
         ("ticket", ticket(settings, database, facts)),
         ("not sent", missed(settings, database, facts)),
@@ -81,6 +82,7 @@ def columns(settings: Settings, database: Database) -> Iterator[Finding]:
     """Check that every column exists, that the expressions can be evaluated, and that the ids identify messages."""
     mapping_check.check_expressions(database)
     mapping_check.check_values(database)
+    mapping_check.check_count(database, settings.schedule.largest_count)
     check_ids(database)
     if database.mapping is not None:
         yield ok("columns", f"{settings.database.table} has every column that [database.columns] names")
@@ -117,6 +119,22 @@ def status_words(found: StatusCount) -> str:
 
 def _shown(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def readable(database: Database) -> Iterator[Finding]:
+    """Report rows that a pass would escalate as invalid, because it can't read them. A wrong description concerns many
+    rows. Single rows of a table that needs no description are reported when they are escalated.
+    """
+    rows, problems = mapping_check.unreadable(database)
+    if not problems or (problems.total() < rows and database.mapping is None):
+        return
+    reasons = tally(problems)
+    remedy = "describe the column in [database.columns], for example by unix, sql or none"
+    if problems.total() == rows:
+        raise SchemaMismatch(
+            f"a pass would escalate the newest rows as invalid, whatever their status: {reasons}; {remedy}"
+        )
+    yield warning("rows", f"a pass would escalate {problems.total()} of {rows} rows as invalid: {reasons}", remedy)
 
 
 def left_out(database: Database) -> Iterator[Finding]:
@@ -156,9 +174,9 @@ def missed(settings: Settings, database: Database, facts: TableFacts) -> Iterato
         yield ok("not sent", f"columns that hold data and that no setting names: {', '.join(names)}")
 
 
-def writing(database: Database, now: datetime) -> Iterator[Finding]:
+def writing(settings: Settings, database: Database, now: datetime) -> Iterator[Finding]:
     """Rehearse the changes that a pass makes, and list the columns that it writes."""
-    check_writable(database, now)
+    check_writable(database, now, settings.schedule.largest_count)
     names, grant = table_facts.required_privileges(database)
     yield ok("writing", f"the database accepts changes of {', '.join(names)}" + (f"; {grant}" if grant else ""))
 

@@ -982,11 +982,11 @@ def test_invalid_rows_are_escalated_and_others_are_sent(stage: Stage) -> None:
     assert stage.escalation(2) == (
         "invalid",
         0,
-        "Can't be sent: message_type is 'fax', but must be one of customer, supplier, internal",
+        "Can't be sent: message_type must be one of customer, supplier, internal: 'fax'",
     )
     assert stage.escalation(3)[2] == "Can't be sent: body is missing"
     assert {event.message_id: event.problem for event in stage.events.of(MessageEscalated)} == {
-        2: "message_type is 'fax', but must be one of customer, supplier, internal",
+        2: "message_type must be one of customer, supplier, internal: 'fax'",
         3: "body is missing",
         4: "retry_count must be an integer: 'many'",
     }
