@@ -32,8 +32,8 @@ INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"  # usually `statement_timeout` expired while the statement waited for a lock
 
-# Explanations by PostgreSQL's error code, or by the code's prefix.
-BY_STATE = {
+# Explanations by the error's code, or by the code's prefix.
+BY_CODE = {
     "08": GONE,
     "0A000": NO_CHANGES,
     "23": "if this constraint is on the application's table, relax it",
@@ -51,9 +51,12 @@ BY_STATE = {
     LOCK_NOT_AVAILABLE: "another transaction held a lock for too long; end it, or raise lock_timeout for this role",
     QUERY_CANCELED: "if statement_timeout is the cause, raise it for this role",
     "57P": GONE,
+    # A WAL file that no process has open has no -shm file. A read-only connection must create it, too.
+    "SQLITE_IOERR_SHMSIZE": "SQLite can't write the -shm file, which it needs even to read in WAL mode; free some "
+    "space, or check the kernel log",
 }
 
-# Explanations by a part of the error text, for errors without a PostgreSQL error code.
+# Explanations by a part of the error text, for SQLite's other errors and for those without a PostgreSQL error code.
 BY_TEXT = {
     "because it is a view": NO_CHANGES,
     "database is locked": "another process held a lock for too long; end its transaction or, if it only reads, use WAL",
@@ -194,9 +197,9 @@ def in_words(error: DBAPIError) -> str:
     text = " ".join(str(error.orig).partition("\n")[0].split())
     if (sqlstate(error) or "").startswith("22"):
         text = text.partition(': "')[0]
-    if state := sqlstate(error):
-        remedy = next((words for start, words in BY_STATE.items() if state.startswith(start)), None)
-    else:
+    code = sqlstate(error) or getattr(error.orig, "sqlite_errorname", None) or ""
+    remedy = next((words for start, words in BY_CODE.items() if code.startswith(start)), None)
+    if remedy is None and sqlstate(error) is None:
         may_be_shortage = any(sign in text for sign in NO_DESCRIPTOR)
         remedy = process.shortage_now() if may_be_shortage else None
         remedy = remedy or next((words for sign, words in BY_TEXT.items() if sign in text), None)

@@ -19,7 +19,7 @@ import retrycli
 from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.operations import run_pass, wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
-from retrycli.store.error_messages import BY_STATE, BY_TEXT, GONE
+from retrycli.store.error_messages import BY_CODE, BY_TEXT, GONE
 from tests import postgresql
 from tests.cli.api import held_back
 from tests.cli.application import Application
@@ -299,7 +299,7 @@ def test_a_network_failure_during_a_commit_loses_nothing(desk: Desk, case: str) 
 
 # -- a server that takes no changes ----------------------------------------------------------------------------------
 
-READ_ONLY = rf"cannot execute [A-Z ]+ in a read-only transaction: {re.escape(BY_STATE['25006'])}"
+READ_ONLY = rf"cannot execute [A-Z ]+ in a read-only transaction: {re.escape(BY_CODE['25006'])}"
 
 
 def test_a_read_only_server_is_reported_and_can_be_inspected(desk: Desk) -> None:
@@ -466,7 +466,7 @@ def test_a_missing_right_is_reported_before_anything_is_sent(desk: Desk, right: 
     desk.application.execute(f"REVOKE ALL ON pending_messages FROM {role}")
     desk.application.execute(f"GRANT {grant} TO {role}")
     with Sandbox(Behaviour(), rng=Random(0)) as api:
-        assert line(desk.at(api.url, url=desk.url(user=role))("run-once")) == f"{told}: {BY_STATE['42501']}"
+        assert line(desk.at(api.url, url=desk.url(user=role))("run-once")) == f"{told}: {BY_CODE['42501']}"
         assert api.received == ()
         assert desk.application.state(101) in {None, "waiting"}
         assert desk.run_later(api, timedelta(0)).sent == 1
@@ -477,7 +477,7 @@ def test_a_role_that_may_not_create_tables_is_reported(untouched_desk: Desk) -> 
     desk.application.add(101)
     role = desk.role(ON_THE_TABLE)
     done = desk.at(API, url=desk.url(user=role))("run-once")
-    assert line(done) == f"permission denied for schema public: {BY_STATE['42501']}"
+    assert line(done) == f"permission denied for schema public: {BY_CODE['42501']}"
     assert {table for table in desk.application.tables() if table.startswith("retrycli")} == set()
 
 
@@ -486,7 +486,7 @@ def test_a_role_without_a_schema_for_retrycli_tables_is_reported(untouched_desk:
     desk.application.add(101)
     url = desk.url(options="-c search_path=nowhere")
     done = desk.at(API, url=url, DATABASE__TABLE="public.pending_messages")("run-once")
-    assert line(done) == f"no schema has been selected to create in: {BY_STATE['3F']}"
+    assert line(done) == f"no schema has been selected to create in: {BY_CODE['3F']}"
 
 
 # -- what a constraint forbids ---------------------------------------------------------------------------------------
@@ -506,7 +506,7 @@ def test_a_violated_constraint_is_reported_without_the_rows_content(
         done = desk.at(api.url)("--debug", "run-once")
         assert api.received == ()
     told = 'new row for relation "pending_messages" violates check constraint "never"'
-    assert f"{told}: {BY_STATE['23']}" in done.stderr
+    assert f"{told}: {BY_CODE['23']}" in done.stderr
     assert "customer's" not in done.stderr
     assert done.returncode == (0 if body is None else 78)
     states = {queued["state"] for queued in desk.application.rows("retrycli_queue").values()}

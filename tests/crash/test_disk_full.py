@@ -106,6 +106,28 @@ def test_a_full_disk_is_reported_in_one_line_with_a_remedy(
     assert "free some space" in line
 
 
+READING = ("status", "list-failed", "escalations", "show 1", "explain 1", "stats", "passes", "run-once --dry-run")
+
+
+@pytest.mark.parametrize("mode", ["wal"])
+def test_a_wal_file_that_needs_space_to_be_read_is_reported_with_the_reason(
+    mode: str, disk: Disk, template: Scene, api: Sandbox
+) -> None:
+    """If no process has the file open, SQLite must first create the -shm file."""
+    stage = _on(disk, template, api)
+    disk.fill(0)
+    for command in READING:
+        with stage.start("-m", "retrycli", *command.split()) as process:
+            output, errors = process.communicate()
+        assert (process.returncode, output) == (69, ""), command
+        assert errors == (
+            f"retrycli: {stage.database}: disk I/O error: SQLite can't write the -shm file, which it needs even to "
+            "read in WAL mode; free some space, or check the kernel log\n"
+        )
+    disk.free()
+    assert _asked(stage, "status")[0] == 0
+
+
 def _asked(stage: Scene, *command: str) -> tuple[int, dict[str, Any]]:
     with stage.start("-m", "retrycli", *command, "--json") as process:
         output, _ = process.communicate()
