@@ -85,12 +85,10 @@ def _show_summary(
         until = f"until {formatting.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
         terminal.say(f"Deliveries are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")
         would = "Without the pause, it would"
-    sent = {
-        to: 1 if to in foreseen.probed else count for to, count in found.destinations.items() if to not in foreseen.down
-    }
+    sent = {to: 1 if to in foreseen.probed else count for to, count in found.destinations.items()}
     places = [to if len(sent) == 1 else f"{count:,} to {to}" for to, count in sent.items()]
     to = f"{' to' if len(places) == 1 else ':'} {', '.join(places)}" if places else ""
-    if sent or not found.destinations:
+    if sent or not foreseen.blocked:
         terminal.say(f"{would} send {formatting.count(sum(sent.values()), 'message')}{to}.")
     _show_down(found, foreseen)
     if foreseen.withheld:
@@ -109,7 +107,7 @@ def _show_summary(
             "Not checked: whether a message has already arrived or has become invalid.",
             "A pass may escalate such messages.",
         )
-    if not found.number and (later := foreseen.waiting - foreseen.withheld) > 0:
+    if not found.number and (later := foreseen.waiting - foreseen.withheld - foreseen.blocked.total()) > 0:
         terminal.say(f"{formatting.count(later, 'message')} {'is' if later == 1 else 'are'} not due yet.")
     if found.oldest is not None:
         _show_oldest(settings, found.oldest, now)
@@ -117,7 +115,7 @@ def _show_summary(
 
 
 def _show_down(found: operations.dry_run.DryRunTotals, foreseen: operations.dry_run.Preview) -> None:
-    for to, count in found.destinations.items():
+    for to, count in (foreseen.blocked | found.destinations).items():
         waiting = f"{formatting.count(count, 'message')} {'is' if count == 1 else 'are'} waiting"
         if (breaker := foreseen.down.get(to)) is not None and breaker.probe_at is not None:
             until = formatting.local_time(breaker.probe_at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from math import ceil
@@ -123,7 +123,7 @@ class _Pass:
         due_by = self._rules.due_by(self.started_at)
         due = self._deps.claims.count_due(due_by, Route(self._rules.destination, withheld=withheld))
         self._tell([PassStarted(self._me.pass_id, due)])
-        routes = self._routes_with_due_messages(due_by, withheld) if due else []
+        routes = routes_in_turn(self._deps, self._rules, due_by, withheld) if due else []
         for number, route in enumerate(routes):
             rules = self._rules_for(route, number, of=len(routes))
             if self._deliveries and rules.limit == 0:
@@ -140,24 +140,11 @@ class _Pass:
 
             await settle_overdue(self._deps, self._rules, overdue, since=self.started_at, tell=self._tell)
 
-    def _routes_with_due_messages(self, due_by: datetime, withheld: Withheld) -> list[Route]:
-        """Return the routes with due messages, beginning after the route with which the previous pass began.
-
-        Each route then gets its turn, even if the limit is smaller than the number of routes.
-        """
-        routes = [
-            route._replace(withheld=withheld) for route in self._rules.routes or (Route(self._rules.destination),)
-        ]
-        last = self._deps.ledger.last_start() if len(routes) > 1 else None
-        first = next((number for number, route in enumerate(routes, 1) if route.destination == last), 0)
-        return [route for route in (*routes[first:], *routes[:first]) if self._deps.claims.any_due(due_by, route)]
-
     def _rules_for(self, route: Route, number: int, *, of: int) -> PassRules:
-        limit, begun = self._rules.limit, sum(delivery.begun for delivery in self._deliveries)
-        share = None if limit is None else ceil((limit - begun) / (of - number))
+        begun = sum(delivery.begun for delivery in self._deliveries)
         return self._rules._replace(
             destination=route.destination,
-            limit=share,
+            limit=share(self._rules.limit, begun, of - number),
             deadline=self._rules.deadline * ((number + 1) / of),
         )
 
@@ -206,3 +193,23 @@ class _Pass:
         for event in events:
             self._tally.count(event)
             self._deps.emit(event)
+
+
+def routes_in_turn(
+    deps: Dependencies, rules: PassRules, due_by: datetime, withheld: Withheld, new: Collection[str] = ()
+) -> list[Route]:
+    """Return the routes with due messages, beginning after the route with which the previous pass began.
+
+    Each route then gets its turn, even if the limit is smaller than the number of routes. Destinations in `new` have
+    due messages that are not in the queue yet.
+    """
+    routes = [route._replace(withheld=withheld) for route in rules.routes or (Route(rules.destination),)]
+    last = deps.ledger.last_start() if len(routes) > 1 else None
+    first = next((number for number, route in enumerate(routes, 1) if route.destination == last), 0)
+    in_turn = (*routes[first:], *routes[:first])
+    return [route for route in in_turn if route.destination in new or deps.claims.any_due(due_by, route)]
+
+
+def share(limit: int | None, begun: int, routes: int) -> int | None:
+    """Return the next route's share of a limit, after some attempts and with some routes left."""
+    return None if limit is None else ceil((limit - begun) / routes)

@@ -82,7 +82,7 @@ def next_pass(settings: Settings) -> NextPass:
         findings = list(findings_of(settings, database))
     if failed(findings):
         raise ConfigurationError("; ".join(filter(None, (findings[-1].found, findings[-1].remedy))))
-    with dry_run.preview(settings) as foreseen:
+    with dry_run.preview(settings, despite_outages=True) as foreseen:
         listed = foreseen.messages
         first = [(message, _url(settings, message)) for message in islice(listed, SHOWN)]
         for _ in listed:

@@ -26,10 +26,10 @@ from retrycli.domain.transition import (
     TransitionKind,
     Withheld,
 )
-from retrycli.engine import enrolment
+from retrycli.engine import enrolment, runner
 from retrycli.engine.destination import Destination
 from retrycli.engine.ports import Dependencies, PassRules
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
+from retrycli.operations.wiring import DEFAULT_RUNTIME, dry_run_database, make_dependencies, pass_rules
 from retrycli.store import own_tables
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -51,6 +51,7 @@ class _DryRunEnrolment:
     left_out: Withheld  # messages that the pass would not claim
     ids: "array[int]" = field(default_factory=lambda: array("q"))
     times: "array[int]" = field(default_factory=lambda: array("q"))
+    destinations: list[str] = field(default_factory=list)
     replaced: set[int] = field(default_factory=set)  # ids in the queue that now belong to other failed messages
     # Why new messages would be escalated immediately, without values of rows, with the numbers of messages.
     escalated: Counter[str] = field(default_factory=Counter)
@@ -107,11 +108,13 @@ class _DryRunEnrolment:
             if decision.transition.kind is not TransitionKind.ENROLLED or due is None or due > self.due_by:
                 continue
             found = decision.message or self._new_messages[decision.message_id]
-            if self._is_left_out(found.message if isinstance(found, QueuedMessage) else found):
+            message = found.message if isinstance(found, QueuedMessage) else found
+            if self._is_left_out(message):
                 self.withheld += 1
             else:
                 self.ids.append(decision.message_id)
                 self.times.append((due - EPOCH) // MICROSECOND)
+                self.destinations.append(self.rules.destination_of(message.message_type))
 
     def retire(self, span: IdRange) -> Sequence[int]:
         self._replaced_in_range, changed = self.real.would_retire(span)
@@ -124,9 +127,11 @@ class _DryRunEnrolment:
         self._remember(self.real.would_review(ids, decide))
         return []
 
-    def per_ticket_order(self) -> Iterator[tuple[datetime, int]]:
+    def due(self, to: str) -> Iterator[tuple[datetime, int]]:
+        """Yield the due time and id of each message to a destination, in the order in which a pass claims them."""
         # The sort is stable: messages that are due at the same time stay in the order in which they were found.
-        for position in sorted(range(len(self.ids)), key=self.times.__getitem__):
+        positions = (position for position, destination in enumerate(self.destinations) if destination == to)
+        for position in sorted(positions, key=self.times.__getitem__):
             yield EPOCH + self.times[position] * MICROSECOND, self.ids[position]
 
 
@@ -155,8 +160,8 @@ class DryRunTotals:
 class Preview:
     """The predicted result of a pass that starts now."""
 
-    number: int  # number of messages to send, up to the limit, including those that `pause` or `down` holds back
-    # The messages to send, in the order of their due times. Iteration reads and counts them.
+    number: int  # number of messages to send, up to the limit, including those that `pause` holds back
+    # The messages to send, route by route, in the order of their due times. Iteration reads and counts them.
     messages: Iterator[ListedMessage]
     totals: DryRunTotals
     escalated: Counter[str]  # why a pass would escalate messages without sending them, with their numbers
@@ -164,13 +169,14 @@ class Preview:
     pause: Pause | None
     withheld: int  # number of due messages that are held, or whose delivery windows are closed
     down: Mapping[str, Breaker]  # destinations that would get no messages, because they are down or throttled
+    blocked: Counter[str]  # number of due messages for each destination in `down`
     probed: Mapping[str, Breaker]  # destinations that would first get one message as a probe
     unaccepted: str | None  # why a pass would send nothing until an operator accepts the settings of the table
 
 
 @contextmanager
-def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Iterator[Preview]:
-    """Predict the result of a pass.
+def preview(settings: Settings, *, limit: int | None = None, despite_outages: bool = False) -> Iterator[Preview]:
+    """Predict the result of a pass, on request as if no destination were down.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -178,26 +184,28 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
     """
     rules = pass_rules(settings, limit=limit)
     with dry_run_database(settings, to_read=True) as database:
-        deps = make_dependencies(settings, database, runtime)
+        deps = make_dependencies(settings, database, DEFAULT_RUNTIME)
         at = deps.now()
         pause, holds = Ledger(database).pause_and_holds(at)
         route = Route("", withheld=rules.withheld(holds, at))
         foreseen = _predict_queue(database, deps, rules, at, route.withheld)
         views = MessageQueries(database)
-        ids, times = array("q"), array("q")
         spent = _spent(views, rules, at, route, foreseen.replaced)
         left_out = spent.keys() | foreseen.replaced
-        known = (entry for entry in views.due(rules.due_by(at), route) if entry[1] not in left_out)
-        for due, message_id in merge(known, foreseen.per_ticket_order()):
-            ids.append(message_id)
-            times.append((due - EPOCH) // MICROSECOND)
-        if rules.limit is not None:
-            del ids[rules.limit :], times[rules.limit :]
-        ledger = Ledger(database)
-        opened = {
-            breaker.destination: breaker for breaker in ledger.breakers() if breaker.state is not BreakerState.CLOSED
-        }
+        breakers = () if despite_outages else Ledger(database).breakers()
+        opened = {breaker.destination: breaker for breaker in breakers if breaker.state is not BreakerState.CLOSED}
         barred = {to for to, breaker in opened.items() if Destination(breaker, rules, since=at).stop_reason is not None}
+        ids, times, blocked = array("q"), array("q"), Counter[str]()
+        turns = runner.routes_in_turn(deps, rules, rules.due_by(at), route.withheld, set(foreseen.destinations))
+        for number, turn in enumerate(turns):
+            room = runner.share(rules.limit, len(ids), len(turns) - number)
+            known = (entry for entry in views.due(rules.due_by(at), turn) if entry[1] not in left_out)
+            for place, (due, message_id) in enumerate(merge(known, foreseen.due(turn.destination))):
+                if turn.destination in barred:
+                    blocked[turn.destination] += 1
+                elif room is None or place < room:
+                    ids.append(message_id)
+                    times.append((due - EPOCH) // MICROSECOND)
         totals = DryRunTotals(rules.destination_of)
         yield Preview(
             number=len(ids),
@@ -208,6 +216,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
             pause=pause,
             withheld=foreseen.withheld + _count_withheld(views, rules.due_by(at), route, foreseen.replaced),
             down={to: breaker for to, breaker in opened.items() if to in barred},
+            blocked=blocked,
             probed={to: found for to, found in opened.items() if to not in barred and found.state in PROBED},
             unaccepted=own_tables.objection_to(database),
         )

@@ -93,6 +93,21 @@ def test_a_pass_and_a_retry_send_nothing_before_the_settings_are_accepted(
     assert api.paths == ["/tickets/4705/messages"] * 2
 
 
+def test_accept_also_shows_the_messages_for_a_destination_that_is_down(
+    mapped: Cli, original: Application, api: Scripted
+) -> None:
+    """Accepted messages are sent after the outage, so an operator must see them before."""
+    assert mapped("db", "upgrade").returncode == 0
+    until = "2100-01-02 03:04:05.000000"
+    original.execute(
+        "INSERT INTO retrycli_breakers (destination, state, failures, opened_at, probe_at) VALUES (?, 'open', 5, ?, ?)",
+        *(api.url, "2026-01-02 03:04:05.000000", until),
+    )
+    dry_run = mapped.json("run-once", "--dry-run")
+    assert (dry_run["count"], list(dry_run["down"])) == (0, [api.url])
+    assert mapped.json("table", "accept", "--yes")["would_send"] == 2
+
+
 def test_the_problem_is_mailed_and_notified_once_and_status_names_it(mapped: Cli) -> None:
     with webhook() as hook:
         told = mapped.having({"RETRYCLI_NOTIFY__URLS": hook.slack_shaped})

@@ -18,7 +18,7 @@ import pytest
 from retrycli.operations import run_pass, status, wiring
 from retrycli.operations.dry_run import preview
 from retrycli.operations.sandbox import Behaviour, Received, Sandbox
-from tests.cli.api import BAD_GATEWAY, BUSY, FORBIDS, REJECTS, Meanwhile, Scripted, held_back
+from tests.cli.api import BAD_GATEWAY, BUSY, FORBIDS, REJECTS, TAKES, Meanwhile, Scripted, held_back
 from tests.cli.application import DUE, OWN, Application, Row
 from tests.cli.command import MODULE, Cli, Finished, end, wait_until
 from tests.conftest import on_both, on_sqlite
@@ -359,7 +359,9 @@ def test_a_dry_run_lists_only_a_probe_for_a_destination_that_is_down(cli: Cli, a
             screen.words,
         )
         assert "A pass would send" not in screen.words
-        assert list(at_work.json("run-once", "--dry-run")["down"]) == [api.url]
+        assert "5 messages are not due yet." in screen.words
+        found = at_work.json("run-once", "--dry-run")
+        assert (found["would_send"], list(found["down"])) == ([], [api.url])
         application.execute("UPDATE retrycli_breakers SET probe_at = opened_at")
         screen = at_work.on_terminal("run-once", "--dry-run")
         assert f"A pass would send 1 message to {api.url}." in screen.words
@@ -367,6 +369,32 @@ def test_a_dry_run_lists_only_a_probe_for_a_destination_that_is_down(cli: Cli, a
         assert told in screen.words
         assert at_work("run-once").returncode == 69
     assert len(application.rows("retrycli_attempts")) == 6
+
+
+def test_a_dry_run_with_a_limit_lists_what_a_pass_attempts_if_one_destination_is_down(
+    cli: Cli, application: Application
+) -> None:
+    """Each pass begins with another destination. One that is down leaves its share to those that follow."""
+    for message_id in range(101, 109):
+        application.add(message_id, message_type="supplier", hours_ago=9)
+    with Scripted(BAD_GATEWAY) as down, Scripted(TAKES) as api:
+        of_suppliers = {"RETRYCLI_GATEWAY__SUPPLIER__BASE_URL": down.url}
+        at_work = cli.having(application.variables(api.url) | of_suppliers)
+        assert at_work("run-once").returncode == 69
+        application.add_due(12, first=111)
+        assert at_work("pause", "--message", "106", "--message", "112").returncode == 0
+        for number in (2, 4, 4):
+            before = application.rows("retrycli_attempts").keys()
+            foreseen = at_work.json("run-once", "--dry-run", "--limit", "4")
+            screen = at_work.on_terminal("run-once", "--dry-run", "--limit", "4")
+            at_work("run-once", "--limit", "4")
+            attempts = application.rows("retrycli_attempts").items()
+            tried = [attempt["message_id"] for key, attempt in attempts if key not in before]
+            assert [message["id"] for message in foreseen["would_send"]] == tried
+            assert (len(tried), foreseen["count"], foreseen["destinations"]) == (number, number, {api.url: number})
+            assert (foreseen["withheld"], list(foreseen["down"])) == (2, [down.url])
+            assert f"A pass would send {number} messages to {api.url}. {down.url} is down;" in screen.words
+            assert "a pass would send nothing there; 2 messages are waiting." in screen.words
 
 
 def test_a_dry_run_blocks_no_writer(application: Application, sandbox: Sandbox) -> None:
