@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import REQUIRED_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
@@ -658,3 +659,102 @@ def test_a_web_form_is_delivered_only_by_its_redirect(tmp_path: Path) -> None:
     assert outcome(302, Location="/support/issue1?@ok_message=msg%201%20created") is OutcomeKind.DELIVERED
     assert outcome(302, Location="/support/?@action=login") is OutcomeKind.PERMANENT
     assert outcome(200, b"<html>Edit Error: no such user") is OutcomeKind.REFUSED
+
+
+TRAC_TICKET = (
+    b'{"result": [1, {"__jsonclass__": ["datetime", "2026-12-01T06:17:36.112125"]}, {"__jsonclass__": '
+    b'["datetime", "2026-12-01T06:17:50.872386"]}, {"summary": "Printer does not print", "reporter": "agent", '
+    b'"owner": "< default >", "description": "It says PC LOAD LETTER.", "type": "defect", "status": "new", '
+    b'"priority": "major", "milestone": "", "component": "", "version": "", "resolution": "", "keywords": "", '
+    b'"cc": "", "time": {"__jsonclass__": ["datetime", "2026-12-01T06:17:36.112125"]}, "changetime": '
+    b'{"__jsonclass__": ["datetime", "2026-12-01T06:17:50.872386"]}, "_ts": "1796105870872386"}], '
+    b'"error": null, "id": "k1"}\n'
+)
+"""A recorded answer of Trac 1.6 to a comment: the ticket."""
+
+
+def trac_error(code: int, message: str) -> bytes:
+    """Return an error as Trac 1.6 writes it."""
+    error = f'{{"name": "JSONRPCError", "code": {code}, "message": "{message}"}}'
+    return f'{{"result": null, "id": "k1", "error": {error}}}\n'.encode()
+
+
+def lacking(right: str, where: str = "") -> str:
+    needed = f"{right} privileges are required to perform this operation{where}."
+    return f"{needed} You don't have the required permissions."
+
+
+def to_trac(url: str, folder: Path) -> RoutedGatewaySettings:
+    """Return settings for the manual's preset for Trac."""
+    [text] = [block for block in blocks(PAGES["systems"], "toml") if '"ticket.update"' in block]
+    return gateway_settings(url, preset=preset_file(folder, text), username="agent", password="pw")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        TRAC_TICKET,
+        TRAC_TICKET.replace(b"PC LOAD", b"x" * 200_000),
+        TRAC_TICKET.replace(b"PC LOAD", rb"\"error\": {\"name\": \"E\", \"code\": 404, \"message\": \"Ticket 1"),
+    ],
+    ids=["as recorded", "a long ticket", "a ticket that quotes an error"],
+)
+def test_trac_answers_a_comment_with_the_ticket(body: bytes, tmp_path: Path) -> None:
+    with Hostile(answer(200, body, {"Content-Type": "application/json"})) as server:
+        assert deliver(to_trac(server.url, tmp_path), queued(cc_emails=None)) == Outcome(OutcomeKind.DELIVERED, 200)
+    [request] = server.requests
+    assert (request.path, request.headers["content-type"]) == ("/login/rpc", "application/json")
+    assert request.headers["authorization"].startswith("Basic ")
+    assert json.loads(request.body) == {
+        "id": KEY,
+        "method": "ticket.update",
+        "params": [12345, "It is on its way.", {"action": "leave"}, True],
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (trac_error(404, "Ticket 4711 does not exist."), OutcomeKind.PERMANENT),
+        (trac_error(-32603, "No permissions to add a comment."), OutcomeKind.PERMANENT),
+        (trac_error(403, lacking("XML_RPC")), OutcomeKind.UNAUTHORIZED),
+        # Trac had stored the comment before it reported the next three errors.
+        (trac_error(403, lacking("TICKET_VIEW", " on Ticket #1")), OutcomeKind.UNKNOWN),
+        (trac_error(-32603, "ServiceException details: listener failed"), OutcomeKind.UNKNOWN),
+        (trac_error(-32603, "listener refused"), OutcomeKind.UNKNOWN),
+        (trac_error(-32601, r"RPC method \"ticket.nosuch\" not found"), OutcomeKind.UNKNOWN),
+        # Trac did not give the remaining answers.
+        (trac_error(-32603, r"{\"result\": [1], \"code\": 404, \"message\": \"Ticket 1"), OutcomeKind.UNKNOWN),
+        (b'{"error": {"code": 404, "name": "JSONRPCError"}, "result": null}', OutcomeKind.REFUSED),
+        (b"<html>Log in", OutcomeKind.REFUSED),
+        (b"", OutcomeKind.REFUSED),
+    ],
+)
+def test_an_error_of_trac_with_status_200_is_not_a_delivery(body: bytes, kind: OutcomeKind, tmp_path: Path) -> None:
+    with Hostile(answer(200, body, {"Content-Type": "application/json"})) as server:
+        outcome = deliver(to_trac(server.url, tmp_path), queued(cc_emails=None))
+    assert (outcome.kind, outcome.status_code) == (kind, 200)
+
+
+def test_a_wrong_password_for_trac_stops_the_pass(tmp_path: Path) -> None:
+    with Hostile(answer(401, b"", {"WWW-Authenticate": 'Basic realm="Support"'})) as server:
+        outcome = deliver(to_trac(server.url, tmp_path), queued(cc_emails=None))
+    assert outcome.kind is OutcomeKind.UNAUTHORIZED
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"message_type": "internal"},
+        {"message_type": "supplier"},
+        {"attachments": '["a.pdf"]'},
+        {"cc_emails": '["ben@example.com"]'},
+        {"body": " "},
+    ],
+)
+def test_trac_gets_no_message_that_it_would_publish_or_drop(changes: dict[str, object], tmp_path: Path) -> None:
+    """Trac has no private comments, and reports success for an empty comment although it stores nothing."""
+    with Hostile(answer(200, TRAC_TICKET)) as server:
+        outcome = deliver(to_trac(server.url, tmp_path), queued(**{"cc_emails": None, **changes}))
+    assert (outcome.kind, outcome.status_code) == (OutcomeKind.INVALID, None)
+    assert not server.connections
