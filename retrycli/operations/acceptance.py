@@ -13,7 +13,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.listing import ListedMessage
 from retrycli.operations import dry_run
 from retrycli.operations.doctor.context import Finding, failed
-from retrycli.operations.doctor.table import findings_of
+from retrycli.operations.doctor.table import findings_of, stable
 from retrycli.operations.login import login_name
 from retrycli.operations.presets import example_url
 from retrycli.operations.wiring import connect, open_database, utc_now
@@ -79,7 +79,9 @@ def next_pass(settings: Settings) -> NextPass:
         ConfigurationError: a check of the table fails, or a setting is wrong.
     """
     with closing(connect(settings)) as database:
-        findings = list(findings_of(settings, database))
+        findings = [*findings_of(settings, database)]
+        if not failed(findings):
+            findings += stable(database)
     if failed(findings):
         raise ConfigurationError("; ".join(filter(None, (findings[-1].found, findings[-1].remedy))))
     with dry_run.preview(settings, despite_outages=True) as foreseen:

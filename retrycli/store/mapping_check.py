@@ -6,7 +6,7 @@ process tries the expressions once, in a transaction that may only read.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.types import Boolean, NullType, TypeEngine
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
+from retrycli.domain.identity import TEXT_COLUMNS
 from retrycli.domain.message import MessageStatus, UnusableMessage
 from retrycli.domain.scalar_query import query_of
 from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar
@@ -99,7 +100,7 @@ def unreadable(database: Database) -> tuple[int, Counter[str]]:
     number = 0
     problems: Counter[str] = Counter()
     table = database.table
-    rows = select(*table.rows.c) if table.unnumbered is None else table.unnumbered
+    rows = _unnumbered(database)
     for status, _ in _statuses(database):
         with suppress(DatabaseUnavailable), read_only(database) as connection:  # it may take too long
             try:
@@ -112,6 +113,54 @@ def unreadable(database: Database) -> tuple[int, Counter[str]]:
             messages = map(message_of, found)
             problems.update(each.problem.partition(":")[0] for each in messages if isinstance(each, UnusableMessage))
     return number, problems
+
+
+def check_stable(database: Database, *, is_view: bool, wait: Callable[[], None]) -> None:
+    """Read twice what identifies the newest failed rows, and check that it has not changed in between.
+
+    A difference counts only if the next read differs as well, because the application may change a row. A plain column
+    of a table is not read, because only an expression or a view can give another value to each read.
+
+    Args:
+        database: holds the application's table.
+        is_view: the application's table is a view.
+        wait: waits between two reads, longer than the resolution of any clock.
+
+    Raises:
+        SchemaMismatch: a value changes from read to read.
+    """
+    sources = dict((database.mapping or AS_IT_IS).columns)
+    roles = [each for each in ("created_at", "ticket_id", *TEXT_COLUMNS) if each in database.messages.c]
+    unsure = [each for each in roles if is_view or isinstance(sources.get(each), Expression)]
+    changing, before = set(unsure), _identifying(database, unsure)
+    for _ in range(2):
+        if not changing:
+            return
+        wait()
+        now = _identifying(database, unsure)
+        rows = [(before[key], now[key]) for key in now.keys() & before.keys()]
+        changing = {role for role in changing if any(then[role] != values[role] for then, values in rows)}
+        before = now
+    if changing:
+        raise SchemaMismatch(
+            f"{min(changing)} in {database.table.written.fullname} has another value at each read, so retrycli can't "
+            f"tell whether a row is still the same message; correct {COLUMNS}.{min(changing)}, or the view"
+        )
+
+
+def _identifying(database: Database, roles: Sequence[str]) -> Mapping[object, Mapping[str, object]]:
+    rows = _unnumbered(database)
+    key = database.table.column("id").label("retrycli_row")
+    wanted = [each for each in rows.selected_columns if each.key in roles]
+    newest = _newest(rows.with_only_columns(key, *wanted), database.table, MessageStatus.FAILED, READ)
+    with suppress(DatabaseUnavailable), read_only(database) as connection:  # it may take too long
+        return {row["retrycli_row"]: dict(row) for row in connection.execute(newest).mappings()}
+    return {}
+
+
+def _unnumbered(database: Database) -> Select[Any]:
+    table = database.table
+    return select(*table.rows.c) if table.unnumbered is None else table.unnumbered
 
 
 def check_statuses(database: Database) -> None:

@@ -207,6 +207,28 @@ def test_unix_times_and_columns_that_mean_something_else_are_described(
         made.lock.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("role", ["created_at", "body"])
+def test_a_value_that_changes_from_read_to_read_is_refused(
+    desk: Cli, original: Application, api: Scripted, role: str
+) -> None:
+    """Each read would show another message."""
+    original.add(102, ticket_id=5, created_at=None, body=SECRET)
+    now = "strftime('%Y-%m-%d %H:%M:%f', 'now')" if original.is_sqlite else "clock_timestamp()"
+    sql = {"created_at": f"coalesce(created_at, {now})", "body": f"body || {now}"}[role]
+    changing = described(desk, f'{THREE_LINES}{role} = {{ sql = "{sql}" }}\n')
+    failure = findings(changing, "table check", code=78)["identity"]
+    assert failure["level"] == "failure"
+    assert failure["found"].startswith(f"{role} in ")
+    assert (
+        "pending_messages has another value at each read, so retrycli can't tell whether a row is" in failure["found"]
+    )
+    assert f"database.columns.{role}" in failure["remedy"]
+    assert changing("table", "accept", "--yes").returncode == 78
+    original.execute("DELETE FROM pending_messages WHERE id = 102")
+    fits = described(desk, f'{THREE_LINES}created_at = {{ sql = "coalesce(created_at, {now})" }}\n')
+    assert findings(fits, "table check", code=0)
+
+
 def test_a_constraint_on_the_largest_count_is_found_by_the_check_and_stops_a_pass(
     cli: Cli, engine: Factory, tmp_path: Path, api: Scripted
 ) -> None:

@@ -3,6 +3,7 @@
 `table check`, `config check` and `doctor` report the findings. No finding quotes a customer.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
@@ -25,6 +26,8 @@ from retrycli.store.left_out import count_left_out
 from retrycli.store.table_facts import StatusCount, TableFacts
 from retrycli.store.write_check import check_writable
 
+READ_AGAIN_SECONDS = 1.1  # longer than the resolution of a clock that counts seconds
+
 
 def check(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> list[Finding]:
     """Check the application's table, and rehearse the changes that a pass makes in a transaction that is rolled back.
@@ -37,6 +40,7 @@ def check(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> list[
         findings = list(findings_of(settings, database))
         if not failed(findings):
             findings += [
+                *_all_of("identity", stable(database)),
                 *_all_of("writing", writing(settings, database, now()), RetrycliError),
                 *_all_of("accepted", acceptance(database)),
             ]
@@ -86,6 +90,17 @@ def columns(settings: Settings, database: Database) -> Iterator[Finding]:
     check_ids(database)
     if database.mapping is not None:
         yield ok("columns", f"{settings.database.table} has every column that [database.columns] names")
+
+
+def stable(database: Database, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[Finding]:
+    """Check that a row keeps its identity from read to read.
+
+    Raises:
+        SchemaMismatch: it does not.
+    """
+    is_view = TableFacts(database).known.kind.endswith("view")
+    mapping_check.check_stable(database, is_view=is_view, wait=lambda: sleep(READ_AGAIN_SECONDS))
+    yield from ()
 
 
 def statuses(database: Database, facts: TableFacts) -> Iterator[Finding]:
