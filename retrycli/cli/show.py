@@ -20,7 +20,7 @@ from retrycli.system.host import Asker, Host
 from retrycli.views import terminal
 
 # Columns of the queue that repeat columns of the message's row, or with which retrycli recognizes a change of the row.
-LEFT_OUT = re.compile("message_id|ticket|seen_")
+LEFT_OUT = re.compile("message_id|ticket|seen_|rebirths")
 
 
 def show(

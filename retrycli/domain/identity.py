@@ -24,6 +24,10 @@ BY_TICKET = "ticket "  # prefix of the birth of a row without a creation time
 # Birth of a recorded delivery whose row has no creation time and is not marked as sent. The row may have moved to any
 # other ticket since the delivery.
 OF_ANY_TICKET = BY_TICKET
+# Birth of a message whose row had another birth at `REBIRTHS` passes in a row, but the same text. Until its text
+# changes, its births are not compared again.
+UNSTABLE = "unstable"
+REBIRTHS = 3
 # Prefix of a digest. Digests of different versions can't be compared.
 VERSION = "1"
 # The columns of the application's table that make up a message's text.

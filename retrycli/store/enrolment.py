@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.domain.identity import birth_of
+from retrycli.domain.identity import UNSTABLE
 from retrycli.domain.message import (
     ADDRESS_SEPARATOR,
     KEY,
@@ -39,20 +39,20 @@ from retrycli.domain.transition import ChangedMessage, Decision, IdRange
 from retrycli.store.application_table import SWEEP, TAIL, FailedIndex, IndexState
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
-from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable
+from retrycli.store.identity import BIRTH, birth_text, encodable
 from retrycli.store.messages import (
     ESCALATED,
     FIRST_IN_QUEUE,
     REMEMBERED,
     columns_without_body,
     has_status,
-    message_of,
     queued_ids,
     rows_of,
     same_id,
     updated_at_text,
     within,
 )
+from retrycli.store.rebirths import Rebirths
 from retrycli.store.schema import queue
 from retrycli.store.transitions import escalate, review, waiting_row, would_review
 
@@ -62,7 +62,7 @@ UNLOCKED = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_
 FOLLOW = (
     update(queue)
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
-    .values(ticket=bindparam("now"), birth=bindparam("birth"))
+    .values(ticket=bindparam("now"), birth=bindparam("birth"), rebirths=None)
 )
 START = -(2**63)  # the lowest 64-bit integer, assumed to be lower than all ids
 
@@ -85,6 +85,7 @@ class Enrolment:
         self._database = database
         self._tail = tail
         self._sweep = sweep
+        self._rebirths = Rebirths(database)
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         """Return the ranges of ids to compare in this pass: all of the newest messages, and the next slice of the older
@@ -165,7 +166,7 @@ class Enrolment:
             found = connection.execute(statement, {"ids": list(replaced)} if replaced else None)
             # A count that retrycli keeps may be that of an earlier text. Only a claim reads the text, and then decides.
             counted = {"retry_count": 0} if "retry_count" in self._database.table.own else {}
-            return [message_of(row | counted) for row in rows_of(found)]
+            return [self._rebirths.message_of(row | counted) for row in rows_of(found)]
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages to the queue, and escalate some of them immediately. Leave queued messages unchanged.
@@ -201,6 +202,7 @@ class Enrolment:
                     now=now,
                     due=decision.transition.next_attempt_at or now,
                 )
+                | self._rebirths.values(decision.message_id, births[decision.message_id])
                 for decision, failed_at, ticket_id in fresh
             ]
             if rows:
@@ -243,6 +245,7 @@ class Enrolment:
         """Yield queue rows that differ from the application's rows, in batches: the rows that leave the queue, and the
         rows that stay.
         """
+        self._rebirths = Rebirths(self._database)
         [(first,)] = self._database.rows(FIRST_IN_QUEUE)
         if first is None:
             return
@@ -250,9 +253,10 @@ class Enrolment:
         while True:
             with self._database.read() as connection:
                 rows = list(rows_of(connection.execute(self._differing(rest))))
+                ids = self._rebirths.replaced(connection, [row for row in rows if not row["over"]])
             if not rows:
                 return
-            ids = {row["message_id"] for row in rows if row["over"] or _is_another(row)}
+            ids.update(row["message_id"] for row in rows if row["over"])
             yield (
                 [row for row in rows if row["message_id"] in ids],
                 [row for row in rows if row["message_id"] not in ids],
@@ -273,6 +277,8 @@ class Enrolment:
                 birth.label(BIRTH),
                 queue.c.birth,
                 queue.c.ticket,
+                queue.c.digest,
+                queue.c.rebirths,
                 m.c.ticket_id,
             )
             .join_from(queue, m, same_id(queue.c.message_id, m.c.id, span), isouter=True)
@@ -280,7 +286,13 @@ class Enrolment:
             # stores the current format.
             .where(
                 *within(queue.c.message_id, span),
-                or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ),
+                or_(
+                    over,
+                    birth != queue.c.birth,
+                    cast(m.c.ticket_id, Text) != queue.c.ticket,
+                    queue.c.rebirths.is_not(None),
+                    may_differ,
+                ),
             )
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
@@ -307,22 +319,19 @@ class Enrolment:
         return would_review(self._database, ids, decide)
 
 
-def _is_another(row: Mapping[str, Any]) -> bool:
-    """Return whether a row and the queue row with its id belong to different messages."""
-    return bool(birth_of(row["birth"]) != birth_in(row))
-
-
 def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store the new tickets of messages that the application has moved, for example when it merged tickets.
 
-    Also store births in their current format, so that the next pass need not compare them again. Nothing else changes:
+    Also store births in their current format, so that the next pass need not compare them again, and forget earlier
+    births, because this pass has found the same message as the last one. Nothing else changes:
     a message in flight keeps its claim. To avoid deadlocks, skip rows that another pass has locked. The next sweep
     updates the skipped rows.
     """
     moved = {}
     for row in rows:
-        ticket, birth = ticket_text(row["ticket_id"]), encodable(row[BIRTH])
-        if (ticket, birth) != (row["ticket"], row["birth"]):
+        ticket = ticket_text(row["ticket_id"])
+        birth = UNSTABLE if row["birth"] == UNSTABLE else encodable(row[BIRTH])
+        if (ticket, birth, None) != (row["ticket"], row["birth"], row["rebirths"]):
             moved[row["message_id"]] = {"id": row["message_id"], "before": row["ticket"], "now": ticket, "birth": birth}
     free = list(connection.execute(UNLOCKED, {"ids": list(moved)}).scalars()) if moved else []
     if free:

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from retrycli.domain.identity import (
     BY_TICKET,
     TEXT_COLUMNS,
+    UNSTABLE,
     Difference,
     History,
     MessageIdentity,
@@ -143,6 +144,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     # Reuse the creation time if `message_of` has parsed it, because parsing is slow.
     created_at = message.created_at if isinstance(message, Message) else None
     birth = created_at.isoformat(timespec="microseconds") if created_at else birth_of(encodable(birth))
+    birth = UNSTABLE if own.birth == UNSTABLE else birth
     if own.keeps_count and isinstance(message, Message) and history.key_of(birth, digest) is None:
         message = message._replace(retry_count=0)  # the count is that of an earlier text
     deliveries = 0 if history is NONE else history.deliveries(birth, digest)
@@ -203,7 +205,7 @@ def with_queue(database: Database) -> Select[Any]:
 def is_the_queues(row: Mapping[str, Any]) -> bool:
     """Return whether a row and the queue row with its id belong to the same message."""
     known, birth = row[OWN + "queue_birth"], row[BIRTH]
-    return known == birth or bool(birth_of(known) == birth_in(row))
+    return known in {birth, UNSTABLE} or bool(birth_of(known) == birth_in(row))
 
 
 FIRST_IDENTIFYING = 3  # index of the first identifying column, after the id, the status and the retry count
@@ -230,7 +232,8 @@ def as_found(decision: Decision, names: Sequence[str], row: Sequence[Any]) -> De
     if message.as_read == row[FIRST_IDENTIFYING:]:
         return decision
     now = dict(zip(names, row[FIRST_IDENTIFYING:], strict=True))
-    identity = MessageIdentity(birth_in(now), digest_of(now), ticket_text(now["ticket_id"]))
+    birth = UNSTABLE if message.birth == UNSTABLE else birth_in(now)
+    identity = MessageIdentity(birth, digest_of(now), ticket_text(now["ticket_id"]))
     before = MessageIdentity(message.birth, message.digest, ticket_text(message.ticket_id))
     difference = before.difference(identity)
     if difference is Difference.ANOTHER:
@@ -273,8 +276,9 @@ def identity_values(decision: Decision) -> dict[str, Any]:
     if message is None or not message.digest:
         return dict.fromkeys(IDENTITY)
     # The queue stores a birth as the database writes it, so that a pass can compare all births in SQL.
+    is_as_read = message.as_read and message.birth != UNSTABLE
     values = {
-        "birth": encodable(str(message.as_read[0])) if message.as_read else message.birth,
+        "birth": encodable(str(message.as_read[0])) if is_as_read else message.birth,
         "digest": message.digest,
         "delivery_key": message.delivery_key,
     }

@@ -223,6 +223,8 @@ def waiting_row(
         "unknown_count": 0,
         "ticket": ticket_text(ticket_id),
         "birth": birth,
+        "digest": None,
+        "rebirths": None,
     }
 
 

@@ -180,6 +180,7 @@ def test_a_waiting_message_gets_a_queue_row_and_its_own_row_is_unchanged(
         "seen_count": None,
         "seen_error": None,
         "seen_updated_at": None,
+        "rebirths": None,
     }
 
 

@@ -1,0 +1,88 @@
+"""Rows whose creation time changes from pass to pass, although their text stays the same."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from retrycli.domain.identity import REBIRTHS
+from retrycli.domain.message import EscalationReason
+from retrycli.domain.outcome import Outcome
+from retrycli.domain.passes import MessageEscalated
+from tests.fakes import DELIVERED, DOWN, TICK, Stage
+
+PROBLEM = "created_at was different at 3 passes in a row, although the text was the same"
+
+
+def renew(stage: Stage, **columns: object) -> None:
+    """Change the creation time, and other columns, as a view does that computes them at each read."""
+    stage.clock.now += TICK
+    values = {"created_at": str(stage.clock.now.replace(tzinfo=None)), **columns}
+    changes = ", ".join(f"{name} = ?" for name in values)
+    stage.sql(f"UPDATE pending_messages SET {changes}", *values.values())
+
+
+@pytest.fixture
+def unstable(stage: Stage) -> Stage:
+    """Provide a message that has had another creation time at so many passes that it is escalated."""
+    stage.add(1, created_at="2025-03-03 12:00:00")
+    stage.run()
+    for _ in range(REBIRTHS):
+        assert stage.states() == {1: "waiting"}
+        renew(stage)
+        stage.run()
+    return stage
+
+
+def test_a_message_whose_birth_changes_at_each_pass_is_escalated_once(unstable: Stage) -> None:
+    for _ in range(3):
+        assert unstable.escalation(1)[0] == EscalationReason.INVALID
+        assert unstable.escalation(1)[2] == f"Can't be sent: {PROBLEM}"
+        renew(unstable)
+        unstable.run()
+    [escalated] = unstable.events.of(MessageEscalated)
+    assert (escalated.message_id, escalated.reason, escalated.problem) == (1, EscalationReason.INVALID, PROBLEM)
+    assert unstable.attempts(1) == []
+
+
+def test_an_operator_can_send_it_although_its_birth_changes_during_the_attempt(unstable: Stage) -> None:
+    for outcome, state in ((DOWN, {1: "escalated"}), (DELIVERED, {})):
+
+        def answer(_: object, outcome: Outcome = outcome) -> Outcome:
+            renew(unstable)
+            return outcome
+
+        assert unstable.retry(1, answer) == outcome
+        assert unstable.states() == state
+        renew(unstable)
+    assert unstable.sent() == [1]
+
+
+def test_another_text_is_another_message(unstable: Stage) -> None:
+    renew(unstable, body="Another")
+    unstable.run()
+    assert unstable.states() == {1: "waiting"}
+    unstable.clock.now += timedelta(hours=1)
+    unstable.run()
+    assert unstable.sent() == [1]
+
+
+def test_a_pass_that_finds_the_same_birth_begins_to_count_anew(stage: Stage) -> None:
+    stage.add(1, created_at="2025-03-03 12:00:00")
+    stage.run()
+    for _ in range(3):
+        for _ in range(REBIRTHS - 1):
+            renew(stage)
+            stage.run()
+        stage.run()
+    assert stage.states() == {1: "waiting"}
+
+
+def test_reused_ids_with_other_texts_are_new_messages(stage: Stage) -> None:
+    stage.add(1, created_at="2025-03-03 12:00:00")
+    stage.run()
+    for number in range(5):
+        renew(stage, body=f"text {number}")
+        stage.run()
+    assert stage.states() == {1: "waiting"}
