@@ -51,7 +51,7 @@ five minutes does not depend on the second in which a command runs."""
 NOW = BEGAN + timedelta(minutes=7)
 """The time in a scene when a command runs. Files show it as ten past, because it is rounded up."""
 STEP = timedelta(minutes=5)
-TIME = re.compile(r"(\d{4}-\d\d-\d\d)([T ]| *\n)(\d\d:\d\d)(:\d\d)?(\.\d+)?(Z| UTC|[+-]\d\d:\d\d)?")
+TIME = re.compile(r"(\d{4}-\d\d-\d\d)([T ]| *\n *)(\d\d:\d\d)(:\d\d)?(\.\d+)?(Z| UTC|[+-]\d\d:\d\d)?")
 DAY = re.compile(r"(?<=dates from )\d{4}-\d\d-\d\d\b(?! )")
 AGE = re.compile(r'(_age_seconds(?:", "labels": \{\}, "value":)? )(\d+\.\d+)')
 UUID = re.compile(r"\b[0-9a-f]{8}-(?!8a6c-4d2e)[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")

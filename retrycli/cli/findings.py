@@ -28,7 +28,7 @@ def show_findings(findings: Sequence[Finding], *, again: str, following: str, ba
     found = [
         replace(
             finding,
-            found=suggested.quoted(finding.found),
+            found=suggested.quoted(finding.found if as_json else terminal.told(finding.found)),
             remedy=None if finding.remedy is None else suggested.quoted(finding.remedy),
         )
         for finding in findings

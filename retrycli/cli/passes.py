@@ -40,7 +40,8 @@ def passes(
         since = min((at for at, *_ in rows), default=None)
         rows += [(pause.at, pause.by, pause.act, pause.detail) for pause in _pauses_since(page.pauses, since)]
         rows.sort(key=itemgetter(0), reverse=True)
-        terminal.show_table(("Started", "By", "Result", "Details"), rows)
+        told = [(*row, detail and terminal.told(detail)) for *row, detail in rows]
+        terminal.show_table(("Started", "By", "Result", "Details"), told)
         terminal.say("Next: retrycli status")
         if page.next is not None:
             terminal.say(f"Next page: retrycli passes --limit {limit} --after {page.next}")

@@ -74,7 +74,7 @@ def pause(
         return
     begun, replaced = operations.pause.pause(settings, length=length, reason=reason, by=by)
     if replaced is not None:
-        terminal.complain(f"retrycli: this replaces {replaced.in_words}")
+        terminal.complain(f"retrycli: this replaces {terminal.told(replaced.in_words)}")
     until = f"until {formatting.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
     terminal.say(
         f"Paused {until}. Passes still run and are recorded, but send nothing.",
@@ -87,7 +87,7 @@ def _hold(
 ) -> None:
     begun, replaced = operations.pause.pause(settings, target=targets, length=length, reason=reason, by=by)
     for hold in replaced:
-        terminal.complain(f"retrycli: this replaces {hold.in_words}")
+        terminal.complain(f"retrycli: this replaces {terminal.told(hold.in_words)}")
     for active in begun:
         until = f" until {formatting.local_time(active.hold.until)}" if active.hold.until else ""
         terminal.say(f"Held{until}: {active.hold.part}, {formatting.count(active.messages, 'waiting message')}.")

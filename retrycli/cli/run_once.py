@@ -106,7 +106,7 @@ def _show(summary: PassSummary) -> None:
     words = operations.words
     why = words.end_of_pass(summary.reason, summary.detail)
     terminal.say(
-        f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""),
+        f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {terminal.told(why)}" if why else ""),
         f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
         f"{summary.released:,} {words.RELEASED}; {summary.unknown:,} with unknown outcome",
     )

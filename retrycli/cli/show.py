@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from operator import itemgetter
 
 import typer
@@ -20,7 +21,7 @@ from retrycli.system.host import Asker, Host
 from retrycli.views import terminal
 
 # Columns of the queue that repeat columns of the message's row, or with which retrycli recognizes a change of the row.
-LEFT_OUT = re.compile("message_id|ticket|seen_|rebirths")
+LEFT_OUT = re.compile("message_id|ticket|seen_|birth|rebirths|digest")
 
 
 def show(
@@ -35,7 +36,8 @@ def show(
     if as_json:
         terminal.show_json(operations.bodies.details(found))
         return
-    facts = {name: None if value is None else str(value) for name, value in found.row.items() if name != "body"}
+    row = {name: operations.bodies.column(name, value) for name, value in found.row.items() if name != "body"}
+    facts = {name: value if isinstance(value, datetime | None) else str(value) for name, value in row.items()}
     queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if not LEFT_OUT.match(name)}
     if found.queue is not None:
         queue["queue.delivered_to"] = ", ".join(found.queue["delivered_to"]) or None
@@ -98,7 +100,10 @@ def _show_history(found: MessageDetails) -> None:
         )
         for attempt in found.attempts
     ]
-    acts = [(None, act.by, act.at, act.act, None, None, act.detail, None) for act in found.acts]
+    told = [act.detail and terminal.told(act.detail) for act in found.acts]
+    acts = [
+        (None, act.by, act.at, act.act, None, None, detail, None) for act, detail in zip(found.acts, told, strict=True)
+    ]
     rows = sorted([*attempts, *acts], key=itemgetter(headers.index("Started")))
     if any(attempt.external_id for attempt in found.attempts):
         terminal.show_table((*headers, "External ID"), rows, texts=2)
@@ -123,7 +128,7 @@ def explain(
         # Only the cron gate suggests commands. The `figure` of another gate may quote an error or an operator.
         (
             gate.name.replace("_", "-"),
-            complete_commands(loaded, gate.figure) if gate.name == "cron" else gate.figure,
+            complete_commands(loaded, terminal.told(gate.figure)) if gate.name == "cron" else gate.figure,
             gate.time,
         )
         for gate in found.gates
@@ -133,7 +138,8 @@ def explain(
         terminal.show_table(("Closed gate", "Details", "Time"), closed)
     else:
         terminal.say("Nothing delays it.")
-    terminal.show_facts({"Next attempt": operations.words.next_attempt(found, terminal.time_in_words)})
+    at = operations.words.next_attempt(found)
+    terminal.show_facts({"Next attempt": terminal.told(at) if isinstance(at, str) else at})
     terminal.say(f"Next: {_unquoted(operations.words.remedy(found))}")
 
 

@@ -12,7 +12,6 @@ from retrycli import operations
 from retrycli.cli.options import MAX_NUMBER, NOT_OK, ConfigFile, Json, load
 from retrycli.config.loader import Loaded
 from retrycli.domain import suggested
-from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.hold import Hold
 from retrycli.domain.passes import PassResult, Pause
 from retrycli.operations.schedule.next_run import to_install
@@ -67,7 +66,7 @@ def status(
 def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
     terminal.show_facts(
         {
-            "State": operations.words.state(found, terminal.time_in_words),
+            "State": terminal.told(operations.words.state(found)),
             "Passes": operations.words.last_pass(found),
             **_cause_facts(found),
             **{
@@ -84,7 +83,7 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             "Escalated": found.messages["escalated"],
             **({"Expired": expired} if (expired := operations.words.expired(found)) else {}),
             **{
-                f"Breaker {breaker.state}": _until(breaker)
+                f"Breaker {breaker.state}": terminal.told(breaker.description)
                 + (f", {formatting.count(breaker.failures, 'failure')} in a row" if breaker.failures else "")
                 for breaker in found.breakers
             },
@@ -109,12 +108,6 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
     terminal.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.silence else usual)}")
 
 
-def _until(breaker: Breaker) -> str:
-    if breaker.probe_at is None:
-        return breaker.description
-    return f"{breaker.destination}, until {terminal.time_in_words(breaker.probe_at)}"
-
-
 def _next_run(loaded: Loaded, found: operations.status.Status) -> datetime | str | None:
     if found.silence is None:
         return found.next_run
@@ -135,7 +128,7 @@ def _cause_facts(found: operations.status.Status) -> dict[str, str]:
     is_over = last is not None and last.result == PassResult.SKIPPED and found.lock is None
     if last is None or last.detail is None or last.result == PassResult.PAUSED or is_over:
         return {}
-    return {"Cause": suggested.quoted(last.detail)}
+    return {"Cause": suggested.quoted(terminal.told(last.detail))}
 
 
 def _refusal_facts(found: operations.status.Status) -> dict[str, str]:

@@ -148,7 +148,7 @@ def _group(group: EscalationGroup) -> Body:
 def details(found: MessageDetails) -> Body:
     """Return the body of ``show``. Its digest names the text for ``edit``; the row must include the body."""
     return {
-        "message": {name: _column(name, value) for name, value in found.row.items()},
+        "message": {name: column(name, value) for name, value in found.row.items()},
         "queue": found.queue,
         "attempts": [_fields(attempt) for attempt in found.attempts],
         "acts": [_fields(act) for act in found.acts],
@@ -161,8 +161,8 @@ def _fields(record: DataclassInstance) -> Body:
     return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
-def _column(name: str, value: object) -> object:
-    # SQLite stores times as text. Return an invalid time unchanged, so that the operator can see it.
+def column(name: str, value: object) -> object:
+    """Return a value of a message's row to show. SQLite stores times as text; an invalid one stays as it is."""
     if name in TIME_COLUMNS:
         with suppress(InvalidMessage):
             return utc_time(name, value)

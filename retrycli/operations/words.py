@@ -1,6 +1,7 @@
 """Describe results of operations in words, for the commands and the pages.
 
-Commands in these texts are in backticks, and name the program ``retrycli``; see `retrycli.domain.suggested`.
+Commands in these texts are in backticks, and name the program ``retrycli``; see `retrycli.domain.suggested`. Times are
+in UTC; see `retrycli.views.formatting.with_times`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from retrycli.domain import suggested
+from retrycli.domain.duration import utc_text
 from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.outcome import OutcomeKind, Presence, may_have_arrived
 from retrycli.domain.passes import COUNTS
@@ -15,7 +17,6 @@ from retrycli.views import formatting
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
     from datetime import datetime
 
     from retrycli.domain.known_table import Sample
@@ -68,16 +69,11 @@ def last_pass(found: Status) -> str:
     return words
 
 
-def state(found: Status, in_words: Callable[[datetime], str]) -> str:
-    """Return the scheduler's state and, if no next run is known, why not. An "ok" then says nothing.
-
-    Args:
-        found: the status.
-        in_words: formats a time within a sentence.
-    """
+def state(found: Status) -> str:
+    """Return the scheduler's state and, if no next run is known, why not. An "ok" then says nothing."""
     if found.silence is None:
         return found.state
-    why = found.silence.words(in_words)
+    why = found.silence.words(utc_text)
     return why if found.state == "ok" else f"{found.state}: {why}"
 
 
@@ -98,16 +94,11 @@ def expired(found: Status) -> str | None:
     return f"{number:,} of the waiting messages; {then}"
 
 
-def next_attempt(found: Explanation, in_words: Callable[[datetime], str]) -> datetime | str:
-    """Return the time of a message's next attempt, or words if a time is not enough.
-
-    Args:
-        found: the explanation.
-        in_words: formats a time within a sentence.
-    """
+def next_attempt(found: Explanation) -> datetime | str:
+    """Return the time of a message's next attempt, or words if a time is not enough."""
     at = found.next_attempt_at
     if found.being_sent:
-        later = f"; if the process that claimed the message has died, at {in_words(at)}" if at else ""
+        later = f"; if the process that claimed the message has died, at {utc_text(at)}" if at else ""
         return ("being sent now" if found.has_begun else "by the pass or command that has claimed the message") + later
     if found.expires_first:
         return "none: the message expires before a pass would attempt it"
@@ -115,11 +106,11 @@ def next_attempt(found: Explanation, in_words: Callable[[datetime], str]) -> dat
         return "none at present"
     if found.one_goes_first:
         return (
-            f"not before {in_words(at)}: the pass attempts one message first, "
+            f"not before {utc_text(at)}: the pass attempts one message first, "
             "and the others only if the destination works"
         )
     if found.pass_runs and all(gate.open for gate in found.gates):
-        return f"in the pass that is running now, or at {in_words(at)}"
+        return f"in the pass that is running now, or at {utc_text(at)}"
     return at
 
 

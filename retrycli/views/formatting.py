@@ -1,18 +1,33 @@
 """Format values: times, counts, cells of a table, JSON."""
 
 import json
-from datetime import datetime, timedelta
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
 from math import isfinite
 
 from retrycli.domain.duration import in_zone, utc_text
 from retrycli.domain.sanitize import printable
 
 Cell = str | int | float | bool | datetime | None
+UTC_TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
-def local_time(time: datetime) -> str:
-    """Format a time for an operator: local, with its offset."""
-    return in_zone(time).isoformat(sep=" ", timespec="minutes")
+def local_time(time: datetime, zone: tzinfo | None = None) -> str:
+    """Format a time for an operator, with its offset: in a zone, by default the machine's."""
+    return in_zone(time, zone).isoformat(sep=" ", timespec="minutes")
+
+
+def with_times(sentence: str, form: Callable[[datetime], str]) -> str:
+    """Format the times in a sentence of retrycli with a function. Sentences have them as `utc_text` formats them."""
+
+    def formatted(found: re.Match[str]) -> str:
+        try:
+            return form(datetime.fromisoformat(found[0]))
+        except ValueError:  # an operator's reason may have anything that looks like a time
+            return found[0]
+
+    return UTC_TIME.sub(formatted, sentence)
 
 
 def ago(time: datetime, now: datetime) -> str:

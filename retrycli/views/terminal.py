@@ -242,3 +242,8 @@ def progress() -> Iterator[Callable[[Event], None]]:
 def time_in_words(time: datetime) -> str:
     """Format a time for use within a sentence: for an operator on a terminal, otherwise for a program."""
     return formatting.local_time(time) if on_terminal() else utc_text(time)
+
+
+def told(sentence: str) -> str:
+    """Format the times in a sentence of retrycli, like `time_in_words`."""
+    return formatting.with_times(sentence, time_in_words)

@@ -271,3 +271,23 @@ def test_a_hold_that_makes_no_sense_is_refused_and_changes_nothing(
     assert (done.returncode, done.stdout) == (code, "")
     assert words in " ".join(done.stderr.replace("│", " ").split())
     assert application.dump() == before
+
+
+def test_on_a_terminal_every_time_is_local_and_has_its_offset(at_work: Cli, application: Application) -> None:
+    """The history stores times in UTC within its sentences. An operator's reason may look like a time."""
+    application.add(5)
+    at_work("run-once", "--limit", "1", "--dry-run")
+    desk = at_work.having({"TZ": "Asia/Kolkata"})
+    desk("pause", "--for", "2h", "--reason", "until 2026-99-99T00:00:00Z")
+    begun = desk.on_terminal("pause", "--for", "3h").words
+    desk("run-once")
+    desk("pause", "--message", "5", "--for", "2h")
+    screens = [
+        begun,
+        *(desk.on_terminal(*words.split(), columns=200).words for words in ("passes", "show 5", "status")),
+    ]
+    for screen in screens:
+        told = screen.replace("2026-99-99T00:00:00Z", "")
+        assert not re.search(r"\d{4}-\d\d-\d\dT|:\d\d\.\d", told), screen
+        assert set(re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d(\S{6})", told)) == {"+05:30"}
+    assert re.search(r"created_at\t\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\n", desk("show", "5").stdout)

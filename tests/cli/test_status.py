@@ -123,7 +123,10 @@ def test_an_open_breaker_is_shown_as_down_with_its_end(
     assert UTC_TIME.fullmatch(breaker["probe_at"])
     piped = at_work("status").stdout
     assert "State\tdown\nPasses\tthe last one began just now: stopped (breaker open)" in piped
-    assert re.search(rf"Breaker open\t{sandbox.url}, until {UTC_TIME.pattern}, 5 failures in a row\n", piped)
+    probe = breaker["probe_at"]
+    assert f"Breaker open\t{sandbox.url}, next probe at {probe}, 5 failures in a row\n" in piped
+    at = datetime.fromisoformat(probe).astimezone().isoformat(" ", "minutes")
+    assert f"next probe at {at}, 5 failures in a row" in at_work.on_terminal("status").words
 
 
 def test_an_api_that_has_moved_is_not_down_at_its_old_address(

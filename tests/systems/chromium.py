@@ -114,6 +114,10 @@ class Chromium:
         """Store a cookie for an address."""
         self._page("Network.setCookie", {"name": name, "value": value, "url": address})
 
+    def move_to(self, zone: str) -> None:
+        """Set the browser's time zone; an empty name restores that of the machine."""
+        self._page("Emulation.setTimezoneOverride", {"timezoneId": zone})
+
     def run_scripts(self, *, enabled: bool) -> None:
         """Switch the scripts of pages on or off."""
         self._page("Emulation.setScriptExecutionDisabled", {"value": not enabled})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +199,35 @@ def test_the_story_of_a_person_with_a_keyboard(
         assert len(due) == 497  # spread over two hours
     finally:
         browser.run_scripts(enabled=True)
+
+
+TIMES = """[...document.querySelectorAll("time")].map((it) => [it.dateTime, it.innerText])"""
+
+
+@pytest.mark.parametrize(("zone", "offset"), [("Asia/Kolkata", "+05:30"), ("Pacific/Marquesas", "-09:30")])
+def test_times_are_in_the_browsers_zone_and_without_scripts_in_utc(
+    browser: Chromium, desk: tuple[str, str], zone: str, offset: str
+) -> None:
+    browser.resize(1280)
+    browser.move_to(zone)
+    try:
+        person = signed_in(browser, desk)
+        person.open("/messages/passes")
+        person.tab_to("Pause")
+        browser.press("Enter", opens=True)
+        person.look()
+        for scripts in (True, False):
+            browser.run_scripts(enabled=scripts)
+            for path in ("/messages/passes", "/messages/", "/messages/id/9", "/messages/stats"):
+                person.open(path)
+                assert not re.search(r"\dT\d\d:\d\d:\d\dZ", person.words)
+                shown = browser.find(TIMES)
+                assert {text[-6:] for _, text in shown} == {offset if scripts else "+00:00"}
+                for instant, text in shown:
+                    assert datetime.fromisoformat(text) == datetime.fromisoformat(instant).replace(second=0)
+    finally:
+        browser.run_scripts(enabled=True)
+        browser.move_to("")
 
 
 PAGES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from retrycli import operations
@@ -18,6 +19,10 @@ def test_a_message_is_held_and_released(desk: Desk) -> None:
     browser = desk.browser("anna")
     held = browser.submit(browser.open("/id/9"), "/id/9/hold", reason="Ana calls back", **{"for": "2h"})
     assert "Held message 9 until" in held.words
+    history = browser.open("/id/9")
+    for page in (held, history, browser.open("/passes")):
+        assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d\+00:00", page.words)
+        assert not re.search(r"\d{4}-\d\d-\d\dT", page.words)
     operations.run_pass.run_once(desk.settings)
     assert desk.application.row(9)["status"] == "failed"
     assert "held" in browser.open("/").words

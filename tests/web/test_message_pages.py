@@ -198,7 +198,7 @@ def test_an_attempt_by_hand_with_another_error_is_shown_beside_the_last_error(es
     api.answers = [BAD_GATEWAY]
     page = browser.submit(browser.open("/id/9"), "/retry")
     assert "Last error HTTP 422" in page.words
-    assert re.search(r"Last attempt by anna, [0-9:]+: transient, HTTP 502", page.words)
+    assert re.search(r"Last attempt by anna, [0-9: +-]+: transient, HTTP 502", page.words)
 
 
 @on_sqlite

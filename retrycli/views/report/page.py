@@ -19,7 +19,7 @@ from retrycli.domain.listing import EscalationGroup
 from retrycli.domain.passes import StopReason
 from retrycli.domain.sanitize import printable
 from retrycli.system.process import install
-from retrycli.views.formatting import count
+from retrycli.views.formatting import count, local_time
 from retrycli.views.report import charts
 
 MOST_CAUSES = 12  # maximum number of causes shown for escalations, and for failed attempts
@@ -91,7 +91,7 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
     environment.filters |= {
         "number": "{:,}".format,
         "length": in_words,
-        "moment": partial(_moment, zone=offset),
+        "moment": partial(local_time, zone=offset),
         "short": partial(_cut, longest=MAX_ERROR),
         "whole": whole,
     }
@@ -164,7 +164,7 @@ def _over_time(figures: DeliveryStats, zone: tzinfo) -> dict[str, object]:
             figures.outages,
             length,
             until=figures.until,
-            tooltips=[f"{_moment(at, zone)}: {_counts(counts)}" for at, counts in columns.items()],
+            tooltips=[f"{local_time(at, zone)}: {_counts(counts)}" for at, counts in columns.items()],
         ),
         "top": charts.scale(columns),
         "column": length,
@@ -285,10 +285,10 @@ def _problem(
     if state == "never_run":
         return "No pass has run yet: run `retrycli run-once`", "warning"
     if state == "late" and last_pass is not None:
-        return f"No pass has begun since {_moment(last_pass, zone)}: check the scheduler", "bad"
+        return f"No pass has begun since {local_time(last_pass, zone)}: check the scheduler", "bad"
     if latest is not None and latest.ended_at is None:
         wait = f", and {count(waiting, 'message')} {'is' if waiting == 1 else 'are'} waiting" if waiting else ""
-        return f"The ticketing API has been down since {_moment(latest.began_at, zone)}{wait}", "bad"
+        return f"The ticketing API has been down since {local_time(latest.began_at, zone)}{wait}", "bad"
     if state == "down":
         return suggested.quoted(DOWN.get(reason, "Nothing can be delivered now: run `retrycli doctor`")), "bad"
     if state == "paused":
@@ -299,18 +299,13 @@ def _problem(
 
 
 def _from_to(outage: Outage, zone: tzinfo) -> str:
-    begun = _moment(outage.began_at, zone)
+    begun = local_time(outage.began_at, zone)
     if outage.ended_at is None:
         return f"since {begun}"
     ended = outage.ended_at.astimezone(zone)
     if ended.date() == outage.began_at.astimezone(zone).date():
         return f"from {begun} to {ended:%H:%M}"
-    return f"from {begun} to {_moment(ended, zone)}"
-
-
-def _moment(time: datetime, zone: tzinfo) -> str:
-    local = time.astimezone(zone)
-    return f"{local:%a} {local.day} {local:%b %H:%M}"
+    return f"from {begun} to {local_time(ended, zone)}"
 
 
 def _span(figures: DeliveryStats) -> str:

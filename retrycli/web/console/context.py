@@ -17,7 +17,7 @@ from retrycli.operations.status import Status
 from retrycli.views.formatting import count
 from retrycli.views.report.recent import RecentPasses, sample, strip
 from retrycli.web.access import Access
-from retrycli.web.console.rendering import make_environment, moment_text
+from retrycli.web.console.rendering import make_environment
 from retrycli.web.console.visit import NOTICE, Visit, notice_cookie
 from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import RecentStatus
@@ -60,7 +60,7 @@ class Console:
         # With a proxy's header, the proxy signs users in.
         self.users = users if settings.web.user_header is None else None
         self.now = now
-        self._environment = make_environment(now)
+        self._environment = make_environment()
 
     @cached_property
     def assets(self) -> dict[str, bytes]:
@@ -124,7 +124,7 @@ class Console:
             status=status,
             pages=PAGES,
             last_pass=operations.words.last_pass,
-            scheduler_state=lambda found: operations.words.state(found, lambda time: moment_text(time, self.now())),
+            scheduler_state=operations.words.state,
             strip_of=_strip,
             sample=sample,
             as_of=self.now(),

@@ -6,13 +6,13 @@ from pydantic import Field
 from starlette.responses import Response
 
 from retrycli import operations
+from retrycli.domain.duration import utc_text
 from retrycli.domain.hold import HoldKind, HoldTarget
 from retrycli.domain.user import Right
 from retrycli.views.formatting import count
 from retrycli.web.console.context import Console
 from retrycli.web.console.forms import Form
 from retrycli.web.console.passes import PauseForm
-from retrycli.web.console.rendering import moment_text
 from retrycli.web.console.routes import NoFields, page
 from retrycli.web.console.visit import Visit
 from retrycli.web.inputs import Line
@@ -70,7 +70,7 @@ class HoldPages:
         begun, _ = operations.pause.pause(self._settings, target=part, length=form.length, reason=form.reason, by=by)
         [active] = begun
         end = active.hold.until
-        until = f"until {moment_text(end, self._console.now())}" if end else "until somebody releases it"
+        until = f"until {utc_text(end)}" if end else "until somebody releases it"
         now = f"Passes leave out its {count(active.messages, 'waiting message')}." if active.messages else ""
         return f"Held {active.hold.part} {until}. {now or 'It has no waiting messages now.'}"
 

@@ -27,7 +27,6 @@ from retrycli.web.console.context import Console
 from retrycli.web.console.forms import Form
 from retrycli.web.console.outdated import is_outdated
 from retrycli.web.console.passes import LENGTHS
-from retrycli.web.console.rendering import moment_text
 from retrycli.web.console.routes import page
 from retrycli.web.console.timeline import MOST_EVENTS, timeline
 from retrycli.web.console.visit import Visit
@@ -71,7 +70,7 @@ class MessagePages:
     @page("GET", "/id/{message_id}", Right.READ_TEXT, TextQuery)
     def message(self, visit: Visit, query: TextQuery) -> Response:
         """Show a message."""
-        settings, now = self._console.settings, self._console.now()
+        settings = self._console.settings
         message_id = visit.id
         found = operations.listing.show(settings, message_id)
         explained = operations.explain.explain(settings, message_id)
@@ -96,7 +95,7 @@ class MessagePages:
             is_outdated=is_outdated(
                 state_of(found), found.row["last_error"], found.row["retry_count"], allowed(found, settings.policies)
             ),
-            next_attempt=operations.words.next_attempt(explained, lambda time: moment_text(time, now)),
+            next_attempt=operations.words.next_attempt(explained),
             gates=explained.gates,
             own_hold=next((hold for hold in explained.holds if hold.kind is HoldKind.MESSAGE), None),
             is_held=bool(explained.holds),

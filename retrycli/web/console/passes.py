@@ -9,12 +9,12 @@ from pydantic import Field
 from starlette.responses import Response
 
 from retrycli import operations
+from retrycli.domain.duration import utc_text
 from retrycli.domain.hold import HoldKind
 from retrycli.domain.user import Right
 from retrycli.operations.status import PassList
 from retrycli.web.console.context import Console
 from retrycli.web.console.forms import Form
-from retrycli.web.console.rendering import moment_text
 from retrycli.web.console.routes import NoFields, page
 from retrycli.web.console.visit import Visit
 from retrycli.web.inputs import Duration, Line, Reason
@@ -74,11 +74,7 @@ class PassPages:
         begun, replaced = operations.pause.pause(
             self._console.settings, length=form.length, reason=form.reason, by=visit.by
         )
-        until = (
-            f"until {moment_text(begun.until, self._console.now())}"
-            if begun.until
-            else "until somebody resumes deliveries"
-        )
+        until = f"until {utc_text(begun.until)}" if begun.until else "until somebody resumes deliveries"
         instead = "" if replaced is None else f" This replaces {replaced.in_words}."
         notice = f"Paused {until}. Passes still run and are recorded, but send nothing.{instead}"
         return self._done(visit, notice)

@@ -1,18 +1,16 @@
 """Create the environment of the templates: everything is escaped, and control characters are visible."""
 
 import re
-from collections.abc import Callable
-from datetime import datetime
-from functools import partial
+from datetime import UTC, datetime
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from retrycli import operations
-from retrycli.domain.duration import in_words, in_zone, utc_text
+from retrycli.domain.duration import in_words, utc_text
 from retrycli.domain.sanitize import printable
 from retrycli.domain.user import Right
-from retrycli.views.formatting import count
+from retrycli.views.formatting import count, local_time, with_times
 from retrycli.views.report.page import whole
 from retrycli.web.console.commands import in_console
 
@@ -21,12 +19,8 @@ LONGEST_MARK = 30
 COMMAND = re.compile(r"`([^`]+)`")
 
 
-def make_environment(now: Callable[[], datetime]) -> Environment:
-    """Return the environment of the templates.
-
-    Args:
-        now: the clock, because a time of today is shown without its date.
-    """
+def make_environment() -> Environment:
+    """Return the environment of the templates."""
     environment = Environment(
         loader=ChoiceLoader(
             [
@@ -50,9 +44,8 @@ def make_environment(now: Callable[[], datetime]) -> Environment:
         "number": "{:,}".format,
         "figure": "{:g}".format,
         "length": in_words,
-        "moment": partial(moment, now=now),
-        "clock": partial(moment, now=now, only_clock=True),
-        "zone": zone,
+        "moment": moment,
+        "told": told,
     }
     environment.globals |= {"amount": count, "Right": Right, "state_words": operations.words.listed_state}
     return environment
@@ -83,28 +76,18 @@ def mark(text: object, state: object) -> Markup:
 def words(text: str) -> Markup:
     """Return a sentence of retrycli, with the console's buttons instead of commands, and other commands as code."""
     escaped = str(escape(printable(in_console(text))))
-    return Markup(COMMAND.sub(r"<code>\1</code>", escaped) if "`" in escaped else escaped)  # noqa: S704  it is escaped
+    return _timed(COMMAND.sub(r"<code>\1</code>", escaped) if "`" in escaped else escaped)
 
 
-def moment(time: datetime, *, now: Callable[[], datetime], only_clock: bool = False) -> Markup:
-    """Return a time in the server's zone, as an element. ``only_clock`` omits the date."""
-    text = _clock(in_zone(time)) if only_clock else moment_text(time, now())
-    return Markup(f'<time datetime="{utc_text(time)}">{text}</time>')  # noqa: S704  digits and names of months
+def told(text: str, longest: int) -> Markup:
+    """Return words of retrycli about what an operator did, shortened. They may quote the operator."""
+    return _timed(short(text, longest))
 
 
-def moment_text(time: datetime, now: datetime) -> str:
-    """Return a time in the server's zone. A time of another day has its date."""
-    local, today = in_zone(time), in_zone(now)
-    if local.date() == today.date():
-        return _clock(local)
-    return f"{local.day} {local:%b %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d %H:%M}"
+def _timed(escaped: str) -> Markup:
+    return Markup(with_times(escaped, moment))  # noqa: S704  it is escaped
 
 
-def _clock(time: datetime) -> str:
-    return time.isoformat(timespec="minutes")[11:16]
-
-
-def zone(time: datetime) -> str:
-    """Return the server's zone at a time, such as UTC+01:00."""
-    offset = f"{in_zone(time):%z}"
-    return "UTC" if offset in {"", "+0000"} else f"UTC{offset[:3]}:{offset[3:5]}"
+def moment(time: datetime) -> Markup:
+    """Return a time in UTC, as an element. The script shows it in the browser's zone."""
+    return Markup(f'<time datetime="{utc_text(time)}">{local_time(time, UTC)}</time>')  # noqa: S704  only digits

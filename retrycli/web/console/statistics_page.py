@@ -49,7 +49,7 @@ class StatisticsPages:
         return self._console.show(
             visit,
             "stats.html",
-            **{name: value for name, value in shown.items() if name not in {"zone", "last_pass"}},
+            **{name: value for name, value in shown.items() if name != "last_pass"},
             with_causes=False,
             period=query.since,
             periods=[*ReportPeriod],

@@ -27,8 +27,12 @@
     const changed = [...new Set([...old.keys(), ...now.keys()])].filter((key) => old.get(key) !== now.get(key));
     return Math.max(changed.length, 1);
   };
-  const tellZone = (within) => all("time", within).forEach((time) => {
-    time.title = new Date(time.dateTime).toLocaleString([], { timeZoneName: "short" }); // the browser's zone
+  const two = (number) => String(Math.trunc(Math.abs(number))).padStart(2, "0");
+  const tellZone = (within) => all("time", within).forEach((time) => { // in the browser's zone instead of UTC
+    const at = new Date(time.dateTime);
+    const east = -at.getTimezoneOffset(); // minutes
+    const local = new Date(at.getTime() + east * 60000).toISOString().slice(0, 16).replace("T", " ");
+    time.textContent = `${local}${east < 0 ? "-" : "+"}${two(east / 60)}:${two(east % 60)}`;
   });
   const swap = (region, html) => {
     const ticked = all("input[type=checkbox]:checked", region).map((box) => box.value);
@@ -54,6 +58,7 @@
       else swap(region, html);
     });
     asOf.innerHTML = page.getElementById("as-of").innerHTML;
+    tellZone(asOf);
     tellWaiting();
   };
   const poll = async () => {
