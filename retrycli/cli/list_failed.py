@@ -77,7 +77,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
                 message.message_type,
                 state(message),
                 message.tries(policies),
-                message.next_attempt_at,
+                message.attempt_from,
                 message.last_error,
                 *((_expiry(message, settings, now),) if expire else ()),
             )

@@ -41,6 +41,7 @@ def show(
     queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if not LEFT_OUT.match(name)}
     if found.queue is not None:
         queue["queue.delivered_to"] = ", ".join(found.queue["delivered_to"]) or None
+        queue["queue.next_attempt_at"] = found.attempt_from
     terminal.show_facts(facts | {name: value for name, value in queue.items() if value is not None})
     terminal.say("")
     terminal.show_text("" if found.row["body"] is None else str(found.row["body"]))

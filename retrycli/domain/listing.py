@@ -69,6 +69,7 @@ class ListedMessage:
     recipient: str | None = None
     held: bool = False  # the message waits, and a hold covers it
     may_have_arrived: bool = False  # an attempt may have delivered it
+    attempt_from: datetime | None = None  # when a pass may attempt it: `next_attempt_at` or, if later, the next probe
 
     def expires_at(
         self, policies: Mapping[MessageType, RetryPolicy], *, unknown: datetime | None = None
@@ -137,6 +138,7 @@ class MessageDetails:
     acts: list[ActionRecord]
     ended: frozenset[str] = frozenset()  # ids of ended passes; their attempts without an outcome are no longer running
     is_unsettled: bool = False  # an attempt with the queue's delivery key may have delivered its message
+    attempt_from: datetime | None = None  # see `ListedMessage`
 
     @property
     def may_have_arrived(self) -> bool:

@@ -20,6 +20,7 @@ from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk_request import BulkRequest
 from retrycli.operations.login import login_name
 from retrycli.operations.message_actions import SHOWN, expired_among, perform, try_canaries
+from retrycli.operations.pause import mark_held_back
 from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
 from retrycli.store.database import Database
@@ -74,7 +75,7 @@ def preview(
     request.check()
     with open_database(settings) as database:
         ids = _ids(database, request, None)
-        first = list(MessageQueries(database).pages(ids[:shown], Filter()))
+        first = list(mark_held_back(settings, database, MessageQueries(database).pages(ids[:shown], Filter())))
     expired = expired_among(settings, ids, runtime) if request.action is BulkAction.REQUEUE else ()
     return BulkPreview(len(ids), first, len(expired))
 

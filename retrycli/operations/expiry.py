@@ -46,7 +46,7 @@ EXPIRED = "expired; a pass will escalate it"
 
 def in_words(message: ListedMessage, policies: Mapping[MessageType, RetryPolicy], now: datetime) -> str | None:
     """Return when a waiting message expires, for a list; None if the list does not show it."""
-    end, due = message.expires_at(policies), message.next_attempt_at
+    end, due = message.expires_at(policies), message.attempt_from
     if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
         return None
     if end < now:

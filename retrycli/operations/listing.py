@@ -10,8 +10,9 @@ from retrycli.domain.cursor import SORTS, Sort, message_cursor
 from retrycli.domain.delivery_stats import DeliveryStats, Group, GroupBy
 from retrycli.domain.errors import InvalidArgument
 from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage, MessageDetails
+from retrycli.domain.message import State
 from retrycli.operations.ids import resolve_one
-from retrycli.operations.pause import mark_held
+from retrycli.operations.pause import attempt_from, mark_held_back, probe_times
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store import listing
@@ -102,7 +103,7 @@ def list_messages(
         views = listing.MessageQueries(database)
         ids, last = views.ids_and_end(wanted, sort=sort, after=end, limit=limit)
         rest = None if last is None else str(last)
-        messages = mark_held(settings, database, views.pages(ids, wanted))
+        messages = mark_held_back(settings, database, views.pages(ids, wanted))
         yield Listing(messages, len(ids), lambda: views.count(wanted), rest)
 
 
@@ -132,7 +133,10 @@ def show(settings: Settings, message_id: int | str) -> MessageDetails:
         running = {
             attempt.pass_id for attempt in found.attempts if attempt.outcome is None and attempt.pass_id is not None
         }
-        return replace(found, ended=ended_passes(settings, Ledger(database), running))
+        queue = found.queue or {"state": None, "next_attempt_at": None}
+        probes = probe_times(settings, database) if queue["state"] == State.WAITING else {}
+        at = attempt_from(queue["next_attempt_at"], probes.get(str(found.row["message_type"])))
+        return replace(found, ended=ended_passes(settings, Ledger(database), running), attempt_from=at)
 
 
 def stats(

@@ -21,7 +21,7 @@ from retrycli.domain.operator_action import OperatorAction, not_written, unfit, 
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
 from retrycli.operations.login import login_name
-from retrycli.operations.pause import mark_held
+from retrycli.operations.pause import mark_held_back
 from retrycli.operations.retry import ActionResult, ManualAttempt, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
 from retrycli.store.database import Database
@@ -75,7 +75,7 @@ def named(settings: Settings, ids: Iterable[int | str], *, shown: int = SHOWN) -
     with open_database(settings) as database:
         wanted = message_ids.resolve(database, ids)
         first = MessageQueries(database).pages(wanted[:shown], Filter())
-        return Match(wanted, list(mark_held(settings, database, first)))
+        return Match(wanted, list(mark_held_back(settings, database, first)))
 
 
 def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
@@ -89,7 +89,7 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
     with open_database(settings) as database:
         views = MessageQueries(database)
         ids = with_keys(database, views.ids(wanted))
-        return Match(ids, list(mark_held(settings, database, views.pages(ids[:shown], wanted))))
+        return Match(ids, list(mark_held_back(settings, database, views.pages(ids[:shown], wanted))))
 
 
 def requeue(

@@ -12,7 +12,7 @@ from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import MessageType, State, ticket_text
 from retrycli.domain.operator_action import OperatorAction, no_such, not_free
 from retrycli.domain.passes import Pause
-from retrycli.domain.transition import ActionKind
+from retrycli.domain.transition import NOTHING_WITHHELD, ActionKind, Withheld
 from retrycli.operations.login import login_name
 from retrycli.operations.wiring import clock, open_database, utc_now
 from retrycli.store.database import Database
@@ -222,22 +222,34 @@ def holds(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> list[
         return list(_active(database, clock(database, now)()))
 
 
-def mark_held(
-    settings: Settings,
-    database: Database,
-    messages: Iterable[ListedMessage],
-    *,
-    now: Callable[[], datetime] = utc_now,
+def _covered(settings: Settings, database: Database) -> Withheld:
+    found = _active(database, clock(database, utc_now)())
+    return withheld(found, lambda kind: settings.gateway.of(kind).destination_if_set)
+
+
+def mark_held_back(
+    settings: Settings, database: Database, messages: Iterable[ListedMessage]
 ) -> Iterator[ListedMessage]:
-    """Yield messages, and mark the waiting ones that an active hold covers."""
-    found = _active(database, clock(database, now)())
-    if not found:
-        yield from messages
-        return
-    covered = withheld(found, lambda kind: settings.gateway.of(kind).destination_if_set)
+    """Yield messages. Mark the waiting ones that an active hold covers, or that wait for a probe."""
+    covered, probes = _covered(settings, database), probe_times(settings, database)
     for message in messages:
-        is_held = message.state is State.WAITING and covered.covers(message.id, message.message_type, message.ticket_id)
-        yield replace(message, held=True) if is_held else message
+        if message.state is State.WAITING and (probes or covered != NOTHING_WITHHELD):
+            held = covered.covers(message.id, message.message_type, message.ticket_id)
+            at = attempt_from(message.next_attempt_at, probes.get(message.message_type))
+            yield replace(message, held=held, attempt_from=at)
+        else:
+            yield message
+
+
+def probe_times(settings: Settings, database: Database) -> dict[str, datetime]:
+    """Return, by message type, the times before which the types' destinations get no requests."""
+    probes = {breaker.destination: breaker.probe_at for breaker in Ledger(database).breakers()}
+    return {kind: at for kind in MessageType if (at := probes.get(settings.gateway.of(kind).destination_if_set or ""))}
+
+
+def attempt_from(due: datetime | None, probe_at: datetime | None) -> datetime | None:
+    """Return when a pass may attempt a waiting message: when it is due or, if later, at the next probe."""
+    return due if due is None or probe_at is None else max(due, probe_at)
 
 
 def active_holds(settings: Settings, database: Database, found: Sequence[Hold]) -> list[ActiveHold]:

@@ -329,6 +329,7 @@ def _listed(row: Row[Any]) -> ListedMessage:
         note=row.note,
         recipient=None if row.recipient is None else str(row.recipient),
         may_have_arrived=bool(row.unsettled),
+        attempt_from=row.next_attempt_at,
     )
 
 

@@ -129,6 +129,26 @@ def test_an_open_breaker_is_shown_as_down_with_its_end(
     assert f"next probe at {at}, 5 failures in a row" in at_work.on_terminal("status").words
 
 
+def test_in_an_outage_the_next_probe_is_shown_as_the_next_attempt(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """JSON keeps the time at which a message is due, by which programs tell which messages are due."""
+    application.add_due(6)
+    sandbox.behaviour = Behaviour(down=True)
+    made_a_pass(application, sandbox)
+    [breaker] = at_work.json("status")["breaker"]
+    listed = {str(entry["id"]): entry["next_attempt_at"] for entry in at_work.json("list-failed")["messages"]}
+    [waits] = [key for key, due in listed.items() if due < breaker["opened_at"]]
+    shown = {line.split("\t")[0]: line.split("\t")[5] for line in at_work("list-failed").stdout.splitlines()}
+    assert shown == {key: max(due, breaker["probe_at"]) for key, due in listed.items()}
+    assert f"queue.next_attempt_at\t{breaker['probe_at']}\n" in at_work("show", waits).stdout
+    assert at_work.json("show", waits)["queue"]["next_attempt_at"] == listed[waits]
+    asked = at_work.on_terminal(
+        "retry", "--state", "waiting", "--ticket", str(application.row(int(waits))["ticket_id"])
+    )
+    assert datetime.fromisoformat(breaker["probe_at"]).astimezone().isoformat(" ", "minutes") in asked.words
+
+
 def test_an_api_that_has_moved_is_not_down_at_its_old_address(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:

@@ -51,6 +51,20 @@ def primary(page: HtmlPage) -> list[str]:
     return re.findall(r'<(?:button|a class="button"[^>]*|summary class="button")>([^<]*)', outside)
 
 
+def test_in_an_outage_the_next_probe_is_shown_as_the_next_attempt(desk: Desk, sandbox: Sandbox) -> None:
+    desk.application.add_due(6)
+    sandbox.behaviour = Behaviour(down=True)
+    operations.run_pass.run_once(desk.settings)
+    [breaker] = operations.status.status(desk.settings).breakers
+    assert breaker.probe_at is not None
+    at = breaker.probe_at.isoformat(" ", "minutes")
+    page = desk.browser("anna").open("/")
+    assert f"{sandbox.url}, next probe at {at}, 5 failures in a row" in page.words
+    attempts = re.findall(r"waiting \d/10 (\S+ \S+) (\S+)", page.words)
+    assert (len(attempts), min(attempt for attempt, _ in attempts)) == (6, at)
+    assert "due" not in {word for _, word in attempts}
+
+
 def use(desk: Desk, api: Sandbox) -> None:
     """Deliver to another API."""
     settings = desk.application.settings(api.url)
