@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.errors import InvalidArgument, NoSuchMessage, NotActionable, RetrycliError, StaleEdit
     from retrycli.domain.hold import Hold, HoldKind, HoldTarget
-    from retrycli.domain.listing import Filter, ListedMessage, MessageDetails
+    from retrycli.domain.listing import Filter, ListedMessage, ListedState, MessageDetails
     from retrycli.domain.message import EscalationReason, MessageType, State
     from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
     from retrycli.domain.passes import PassRecord, PassSummary, Pause
@@ -70,6 +70,7 @@ __all__ = [
     "HoldTarget",
     "InvalidArgument",
     "ListedMessage",
+    "ListedState",
     "LookUp",
     "Match",
     "MessageDetails",
@@ -121,7 +122,7 @@ _NAMES = {  # by the module that defines them
     "config.settings": ("Settings",),
     "domain.errors": ("InvalidArgument", "NoSuchMessage", "NotActionable", "RetrycliError", "StaleEdit"),
     "domain.hold": ("Hold", "HoldKind", "HoldTarget"),
-    "domain.listing": ("Filter", "ListedMessage", "MessageDetails"),
+    "domain.listing": ("Filter", "ListedMessage", "ListedState", "MessageDetails"),
     "domain.message": ("EscalationReason", "MessageType", "State"),
     "domain.outcome": ("LookUp", "Outcome", "OutcomeKind", "Presence"),
     "domain.passes": ("PassRecord", "PassSummary", "Pause"),

@@ -11,8 +11,8 @@ import typer
 
 from retrycli.cli.options import utf8
 from retrycli.domain.duration import LONGEST, duration
-from retrycli.domain.listing import Filter
-from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.listing import Filter, ListedState
+from retrycli.domain.message import EscalationReason, MessageType
 
 MessageId = Annotated[str, typer.Argument(metavar="ID", help="The id of the message.")]
 MessageIds = Annotated[
@@ -97,7 +97,7 @@ Types = Annotated[
 # values, one of them must match.
 FILTERS: Mapping[str, Any] = {
     "state": Annotated[
-        list[State] | None, typer.Option("--state", help="Only messages in this state.", show_default=False)
+        list[ListedState] | None, typer.Option("--state", help="Only messages in this state.", show_default=False)
     ],
     "message_type": Types,
     "ticket": Tickets,

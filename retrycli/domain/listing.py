@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, TypeAlias, TypeVar
 
 from retrycli.domain.errors import InvalidArgument
@@ -10,16 +11,26 @@ from retrycli.domain.identity import digest_of
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.sanitize import storable
+from retrycli.domain.transition import Withheld
 
 Value = TypeVar("Value", bound=str)
 Either: TypeAlias = Value | Collection[Value] | None  # one value, several alternatives, or None for any value
+
+
+class ListedState(StrEnum):
+    """The states that a filter selects: those of the queue, and that of the waiting messages under a hold."""
+
+    WAITING = State.WAITING
+    SENDING = State.SENDING
+    ESCALATED = State.ESCALATED
+    HELD = "held"
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Conditions, all of which a message must meet."""
 
-    state: Either[State] = None
+    state: Either[State | ListedState] = None
     message_type: Either[MessageType] = None
     ticket: Either[str] = None
     # A substring of ``last_error``, ignoring case; SQLite ignores the case of ASCII letters only.
@@ -32,6 +43,12 @@ class Filter:
     escalated_after: datetime | None = None
     escalated_until: datetime | None = None
     other_than: Collection[str] = ()  # fingerprints of causes to exclude
+    held_by: Withheld | None = None  # what the active holds cover; operations set it for `ListedState.HELD`
+
+    @property
+    def states(self) -> Collection[State | ListedState]:
+        """Return the states, one of which a message must have; none if it may have any state."""
+        return [self.state] if isinstance(self.state, str) else self.state or ()
 
     def check(self) -> None:
         """Check that the databases can compare the texts of the filter with their values.

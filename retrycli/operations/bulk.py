@@ -20,7 +20,7 @@ from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk_request import BulkRequest
 from retrycli.operations.login import login_name
 from retrycli.operations.message_actions import SHOWN, expired_among, perform, try_canaries
-from retrycli.operations.pause import mark_held_back
+from retrycli.operations.pause import mark_held_back, with_holds
 from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
 from retrycli.store.database import Database
@@ -74,7 +74,7 @@ def preview(
     """
     request.check()
     with open_database(settings) as database:
-        ids = _ids(database, request, None)
+        ids = _ids(settings, database, request, None)
         first = list(mark_held_back(settings, database, MessageQueries(database).pages(ids[:shown], Filter())))
     expired = expired_among(settings, ids, runtime) if request.action is BulkAction.REQUEUE else ()
     return BulkPreview(len(ids), first, len(expired))
@@ -113,7 +113,7 @@ def act(
     request.check()
     progress = None if after is None else Progress.parse(after, request.digest)
     with open_database(settings) as database:
-        ids = _ids(database, request, progress)
+        ids = _ids(settings, database, request, progress)
         if progress is None:
             _expect(request, len(ids))
             progress = Progress(request.digest, len(ids), request.due or clock(database, runtime.now)())
@@ -128,7 +128,7 @@ def act(
     return BulkResult(request.action, done, str(part.progress) if reason in {"time", "signal"} else None)
 
 
-def _ids(database: Database, request: BulkRequest, progress: Progress | None) -> Sequence[int]:
+def _ids(settings: Settings, database: Database, request: BulkRequest, progress: Progress | None) -> Sequence[int]:
     if request.wanted is None:
         ids = message_ids.resolve(database, request.ids)
         if progress is not None and progress.total != len(ids):
@@ -137,6 +137,7 @@ def _ids(database: Database, request: BulkRequest, progress: Progress | None) ->
     wanted, views = request.selection, MessageQueries(database)
     if wanted is None:
         return ()
+    wanted = with_holds(settings, database, wanted)
     if progress is None:
         return with_keys(database, views.ids(wanted, limit=MOST))
     end: MessageCursor | None = None if progress.last is None else Cursor("id", None, progress.last)

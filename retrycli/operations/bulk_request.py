@@ -84,8 +84,7 @@ class BulkRequest:
         wanted = self.wanted or Filter()
         if self.action not in OF_ESCALATIONS:
             return wanted
-        states = [wanted.state] if isinstance(wanted.state, str) else wanted.state or [State.ESCALATED]
-        if State.ESCALATED not in states:
+        if State.ESCALATED not in (wanted.states or [State.ESCALATED]):
             return None
         return replace(wanted, state=State.ESCALATED, new=wanted.new or self.action is BulkAction.ACKNOWLEDGE)
 

@@ -21,7 +21,7 @@ from retrycli.domain.operator_action import OperatorAction, not_written, unfit, 
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
 from retrycli.operations.login import login_name
-from retrycli.operations.pause import mark_held_back
+from retrycli.operations.pause import mark_held_back, with_holds
 from retrycli.operations.retry import ActionResult, ManualAttempt, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
 from retrycli.store.database import Database
@@ -87,7 +87,7 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
     """
     wanted.check()
     with open_database(settings) as database:
-        views = MessageQueries(database)
+        wanted, views = with_holds(settings, database, wanted), MessageQueries(database)
         ids = with_keys(database, views.ids(wanted))
         return Match(ids, list(mark_held_back(settings, database, views.pages(ids[:shown], wanted))))
 

@@ -8,7 +8,7 @@ from typing import overload
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import NotActionable
 from retrycli.domain.hold import Hold, HoldKind, HoldTarget, withheld
-from retrycli.domain.listing import ListedMessage
+from retrycli.domain.listing import Filter, ListedMessage, ListedState
 from retrycli.domain.message import MessageType, State, ticket_text
 from retrycli.domain.operator_action import OperatorAction, no_such, not_free
 from retrycli.domain.passes import Pause
@@ -220,6 +220,12 @@ def holds(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> list[
     """
     with open_database(settings) as database:
         return list(_active(database, clock(database, now)()))
+
+
+def with_holds(settings: Settings, database: Database, wanted: Filter) -> Filter:
+    """Return a filter with what the active holds cover, if it selects held messages."""
+    is_needed = ListedState.HELD in wanted.states
+    return replace(wanted, held_by=_covered(settings, database)) if is_needed else wanted
 
 
 def _covered(settings: Settings, database: Database) -> Withheld:

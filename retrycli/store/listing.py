@@ -29,9 +29,9 @@ from sqlalchemy import (
 
 from retrycli.domain.cursor import Cursor, MessageCursor, Sort
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
-from retrycli.domain.listing import Either, Filter, ListedMessage, Value
+from retrycli.domain.listing import Either, Filter, ListedMessage, ListedState, Value
 from retrycli.domain.message import KEY, MessageStatus, State, utc_time
-from retrycli.domain.transition import Route
+from retrycli.domain.transition import Route, Withheld
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Queries
 from retrycli.store.history import UNSETTLED
@@ -41,6 +41,7 @@ from retrycli.store.messages import (
     has_status,
     in_route,
     is_due,
+    is_withheld,
     row_by_row,
     type_literal,
     with_keys,
@@ -258,6 +259,12 @@ class MessageQueries(Queries):
         """Select columns of the failed messages that match a filter, joined with their queue rows."""
         return self._joined(*columns).where(*self._conditions(wanted))
 
+    def _is_in(self, state: State | ListedState, held_by: Withheld | None) -> ColumnElement[bool]:
+        waits = func.coalesce(queue.c.state, State.WAITING.value) == State.WAITING.value  # also if it is not queued yet
+        if state == ListedState.HELD:
+            return waits & is_withheld(self._database, held_by)
+        return waits if state == State.WAITING else queue.c.state == state.value
+
     def _optional(self, name: str) -> ColumnElement[Any]:
         m = self._database.messages.c
         return m[name] if name in m else literal(None)
@@ -269,7 +276,7 @@ class MessageQueries(Queries):
 
     def _conditions(self, wanted: Filter) -> Iterator[ColumnElement[bool]]:
         m = self._database.messages.c
-        yield from _any_of(wanted.state, _is_in)
+        yield from _any_of(wanted.state, lambda state: self._is_in(state, wanted.held_by))
         yield from _any_of(wanted.message_type, lambda message_type: m.message_type == type_literal(message_type))
         yield from _any_of(wanted.ticket, lambda ticket: cast(m.ticket_id, String) == ticket)
         yield from _any_of(wanted.error, lambda text: m.last_error.icontains(text, autoescape=True))
@@ -297,15 +304,8 @@ def _any_of(wanted: Either[Value], condition: Callable[[Value], ColumnElement[bo
 
 def _only_states(wanted: Filter) -> Collection[State]:
     """Return the states that a filter matches; an empty collection if it has other conditions."""
-    if any(getattr(wanted, each.name) for each in fields(wanted) if each.name != "state"):
-        return ()
-    return [wanted.state] if isinstance(wanted.state, State) else wanted.state or [*State]
-
-
-def _is_in(state: State) -> ColumnElement[bool]:
-    if state is State.WAITING:  # a message that is not in the queue yet counts as waiting
-        return func.coalesce(queue.c.state, State.WAITING.value) == State.WAITING.value
-    return queue.c.state == state.value
+    has_others = any(getattr(wanted, each.name) for each in fields(wanted) if each.name != "state")
+    return () if has_others else [State(state) for state in wanted.states or State]
 
 
 def _listed(row: Row[Any]) -> ListedMessage:

@@ -30,7 +30,7 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, Message, MessageStatus, MessageType, State, UnusableMessage
-from retrycli.domain.transition import IdRange, Route
+from retrycli.domain.transition import IdRange, Route, Withheld
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.reflection import CONDITION
@@ -143,8 +143,14 @@ def in_route(database: Database, route: Route | None, *, joined: bool = False) -
         ticket = func.coalesce(of_row(cast(m.ticket_id, Text)), "")
         conditions.append(ticket.not_in(sorted(withheld.tickets)))
     if withheld.messages:
-        conditions.append(queue.c.message_id.not_in([*numbers_of(database, withheld.messages).values()]))
+        number = m.id if joined else queue.c.message_id  # a joined message may not be in the queue yet
+        conditions.append(number.not_in([*numbers_of(database, withheld.messages).values()]))
     return conditions
+
+
+def is_withheld(database: Database, withheld: Withheld | None) -> ColumnElement[bool]:
+    """Return the condition that a message, joined with its queue row, is withheld."""
+    return ~and_(true(), *in_route(database, withheld and Route("", withheld=withheld), joined=True))
 
 
 def numbers_of(database: Database, texts: Collection[str]) -> dict[str, int]:

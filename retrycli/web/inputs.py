@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from retrycli.domain.bulk import BulkAction
 from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
-from retrycli.domain.listing import Filter
-from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.listing import Filter, ListedState
+from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.domain.sanitize import encodable
 from retrycli.operations.bulk_request import BulkRequest
 from retrycli.operations.listing import MAX_PAGE
@@ -99,7 +99,7 @@ class Selection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    state: list[State] = []
+    state: list[ListedState] = []
     message_type: list[MessageType] = Field([], alias="type")
     ticket: list[Ticket] = []
     error: list[Line] = Field([], description="part of the last error, ignoring case")

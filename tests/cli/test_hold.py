@@ -215,6 +215,34 @@ def test_list_failed_shows_which_waiting_messages_are_held(at_work: Cli, applica
     assert not any(entry["held"] for entry in at_work.json("list-failed")["messages"])
 
 
+def test_held_messages_can_be_filtered_and_acted_on(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+    """A held message also counts as waiting. Messages 8 and 10 are not in the queue yet."""
+    application.fill_due()
+    application.add(9, body=None)
+    at_work("run-once", "--limit", "1")
+    assert sent(application) == {CUSTOMER}
+    application.add(8)
+    application.add(10)
+    waiting = {SUPPLIER, INTERNAL, 8, 10}
+
+    def listed(*states: str) -> set[int]:
+        options = [word for state in states for word in ("--state", state)]
+        found = [entry["id"] for entry in at_work.json("list-failed", *options)["messages"]]
+        shown = at_work.on_terminal("list-failed", *options, "--limit", "1").words
+        assert f" {len(found)} message" in f" {shown}"
+        return set(found)
+
+    assert (listed("held"), listed("waiting")) == (set(), waiting)
+    at_work("pause", "--message", "6", "--message", "8", "--ticket", "4707")
+    assert (listed("held"), listed("waiting")) == ({SUPPLIER, INTERNAL, 8}, waiting)
+    assert listed("held", "escalated") == {SUPPLIER, INTERNAL, 8, 9}
+    at_work("pause", "--destination", sandbox.url)
+    assert listed("held") == waiting
+    at_work("resume", "--destination", sandbox.url)
+    assert at_work.json("reject", "--state", "held", "--reason", "too late", "--yes")["done"] == 3
+    assert (listed("held"), listed("waiting")) == (set(), {10})
+
+
 def test_explain_names_the_hold_and_the_command_that_ends_it(at_work: Cli, application: Application) -> None:
     application.add(17, ticket_id=4711)
     at_work("run-once", "--limit", "1", "--dry-run")

@@ -31,3 +31,19 @@ def test_a_message_is_held_and_released(desk: Desk) -> None:
     assert "Released message 9." in released.words
     operations.run_pass.run_once(desk.settings)
     assert desk.application.row(9)["status"] == "sent"
+
+
+def test_the_list_can_show_only_held_messages_and_an_action_touches_only_those(desk: Desk) -> None:
+    for number in (9, 10):
+        desk.application.add(number)
+    browser = desk.browser("anna")
+    browser.submit(browser.open("/id/9"), "/id/9/hold")
+    found = browser.submit(browser.open("/"), "/", state="held")
+    assert "customer held 0/10" in found.words
+    assert "customer waiting" not in found.words
+    preview = browser.submit(found, "/bulk", press="Continue with everything that matches", action="reject")
+    assert "Reject 1 message?" in preview.words
+    assert "customer held 0/10" in preview.words
+    browser.submit(preview, "/bulk", because="too late")
+    assert {number: desk.application.row(number)["status"] for number in (9, 10)} == {9: "rejected", 10: "failed"}
+    assert [each["id"] for each in desk.operator.get("/api/messages?state=held").json()["messages"]] == []

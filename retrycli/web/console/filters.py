@@ -7,8 +7,8 @@ from pydantic import AfterValidator, Field
 
 from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
-from retrycli.domain.listing import Filter
-from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.listing import Filter, ListedState
+from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.web.console.forms import Form
 from retrycli.web.inputs import Line
 
@@ -27,7 +27,7 @@ Period = Annotated[Line, AfterValidator(_period)]
 class MessageFilter(Form):
     """Conditions, all of which a message must meet. The names are those of the HTTP API."""
 
-    state: State | None = None
+    state: ListedState | None = None
     message_type: MessageType | None = Field(None, alias="type")
     ticket: Words | None = None
     error: Words | None = None

@@ -5,7 +5,8 @@ from starlette.responses import Response
 from retrycli import operations
 from retrycli.domain.bulk import BulkAction
 from retrycli.domain.cursor import SORTS
-from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.listing import ListedState
+from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.domain.user import Right
 from retrycli.web.console.context import Console
 from retrycli.web.console.filters import ListQuery
@@ -52,7 +53,7 @@ class OverviewPages:
             sorts={sort: SORTED_BY[sort] for sort in SORTS},
             groups=groups[:MOST_CAUSES],
             more_groups=max(len(groups) - MOST_CAUSES, 0),
-            states=[*State],
+            states=[*ListedState],
             types=[*MessageType],
             reasons=[*EscalationReason],
             actions=ACTIONS,
