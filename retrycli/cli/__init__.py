@@ -240,7 +240,7 @@ def declare_options(
 
 
 def run() -> None:
-    """Run the command line. Report an error in one line, unless cron has already mailed it, and exit with its code."""
+    """Run the command line, and exit with its code. Report an error in one line, unless an earlier pass reported it."""
     prepare_streams()
     program = _program(sys.orig_argv, sys.argv[0], os.environ)
     full = [str(Path(sys.argv[0]).absolute())] if len(program) == 1 else [sys.executable, *program[1:]]

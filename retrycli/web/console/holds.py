@@ -71,8 +71,9 @@ class HoldPages:
         [active] = begun
         end = active.hold.until
         until = f"until {utc_text(end)}" if end else "until somebody releases it"
-        now = f"Passes leave out its {count(active.messages, 'waiting message')}." if active.messages else ""
-        return f"Held {active.hold.part} {until}. {now or 'It has no waiting messages now.'}"
+        what = "it" if part.kind is HoldKind.MESSAGE else f"its {count(active.messages, 'waiting message')}"
+        now = f"No pass sends {what}." if active.messages else "Nothing under this hold is waiting now."
+        return f"Held {active.hold.part} {until}. {now}"
 
     def _release(self, part: HoldTarget, by: str) -> str:
         ended = operations.pause.resume(self._settings, target=part, by=by)
