@@ -49,6 +49,8 @@ class Mutant(NamedTuple):
     """The numbers of the lines of the statement, without its body."""
     is_imported: bool
     """True if the statement runs when its file is imported."""
+    body: range
+    """The numbers of the lines of the function whose default or decorator is changed; otherwise empty."""
     names: tuple[str, ...]
     """The names that the statement defines."""
 
@@ -133,26 +135,44 @@ def _defines_a_variable(node: ast.AST) -> bool:
     return all(isinstance(each, ast.Name | ast.Tuple) for each in targets) and not defined & used
 
 
+def _is_left_out(node: ast.AST) -> bool:
+    """Return True for types, documentation, imports and `__all__`.
+
+    Also return True for what makes no difference as long as the program is right: `assert_never` and the arguments of a
+    dataclass.
+    """
+    match node:
+        case ast.Expr(value=ast.Constant()) | ast.Import() | ast.ImportFrom() | ast.AnnAssign(value=None):
+            return True
+        case ast.If(test=ast.Name("TYPE_CHECKING")) | ast.Assign(targets=[ast.Name("__all__")]):
+            return True
+        case ast.Expr(value=ast.Call(func=ast.Name("assert_never"))) | ast.Call(func=ast.Name("dataclass")):
+            return True
+        case ast.Subscript(value=ast.Name("Literal")) | ast.ClassDef(bases=[*_, ast.Name("Protocol")]):
+            return True
+        case _:
+            return False
+
+
 def _places(path: str, node: ast.AST, statement: ast.stmt, *, is_imported: bool) -> Iterator[Place]:
-    """Yield the places inside a node, without types, documentation, imports and `__all__`."""
+    """Yield the places inside a node."""
+    if _is_left_out(node):
+        return
     children: Iterable[ast.AST | None] = ast.iter_child_nodes(node)
     body: Sequence[ast.stmt] = ()
     match node:
-        case ast.Expr(value=ast.Constant()) | ast.Import() | ast.ImportFrom() | ast.AnnAssign(value=None):
-            return
-        case ast.If(test=ast.Name("TYPE_CHECKING")) | ast.Assign(targets=[ast.Name("__all__")]):
-            return
-        case ast.Subscript(value=ast.Name("Literal")) | ast.ClassDef(bases=[*_, ast.Name("Protocol")]):
-            return
         case ast.FunctionDef(args=args) | ast.AsyncFunctionDef(args=args):
             children, body = [*node.decorator_list, *args.defaults, *args.kw_defaults], node.body
+        case ast.Call(func=ast.Name("zip")):
+            children = node.args  # ``strict`` makes no difference as long as the program is right
         case ast.AnnAssign(target=target, value=value):
             children = [target, value]
         case ast.JoinedStr():
             children = []  # before Python 3.12, the tree does not say where the parts of an f-string are
         case _:
             pass
-    yield Place(path, node, statement, is_imported)
+    if children is not getattr(node, "args", None):
+        yield Place(path, node, statement, is_imported)
     for each in children:
         if each is not None:
             yield from _places(path, each, each if isinstance(each, ast.stmt) else statement, is_imported=is_imported)
@@ -196,6 +216,7 @@ def _mutant(place: Place, random: Random) -> Mutant | None:
     before, after = (" ".join(each.decode().split()) for each in (b"".join(lines[begin:end]), changed))
     first, body = place.statement.lineno, getattr(place.statement, "body", None)
     last = body[0].lineno if isinstance(body, list) else (place.statement.end_lineno or first) + 1
+    is_function = isinstance(place.statement, ast.FunctionDef | ast.AsyncFunctionDef)
     return Mutant(
         change=Change(place.path, before, after),
         text=text,
@@ -203,6 +224,7 @@ def _mutant(place: Place, random: Random) -> Mutant | None:
         lines=range(begin + 1, end + 1),
         statement=range(first, max(last, first + 1)),
         is_imported=place.is_imported,
+        body=range(last, place.statement.end_lineno or last) if is_function else range(0),
         names=_defined(place.statement),
     )
 

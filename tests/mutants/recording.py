@@ -97,7 +97,11 @@ class Reached:
         """
         path, first = mutant.change.path, mutant.line
         if mutant.is_imported:  # a test that reaches the line may be any that imports the file first
-            found = self._users(mutant.names) or self._at(path, range(1, SOURCES[path].count("\n") + 1))
+            found = (
+                self._at(path, mutant.body)
+                or self._users(mutant.names)
+                or self._at(path, range(1, SOURCES[path].count("\n") + 1))
+            )
         else:
             nearby = range(first - 3, first)  # a process that is killed records nothing
             found = self._at(path, mutant.lines) or self._at(path, mutant.statement) or self._at(path, nearby)
