@@ -65,9 +65,11 @@ class Access:
         """Return the user of a request that is allowed.
 
         Raises:
-            AccessDenied: the host is unknown (421), no user is signed in (401), the user lacks the right (403), or
-                another site may have sent the request (403).
+            AccessDenied: the host is unknown (421), another site may have sent the request (403), no user is signed in
+                (401), or the user lacks the right (403). Another site is refused before the user is looked up, so that
+                its form can't become one that the user sends again.
         """
+        self.check_anonymous(request)
         user = await self.user(request)
         if user is None:
             raise AccessDenied(HTTPStatus.UNAUTHORIZED, "sign in, or send a valid token: `Authorization: Bearer TOKEN`")
@@ -75,7 +77,6 @@ class Access:
             why = f"your role, {user.role}, may only read; ask somebody with the role {Role.OPERATOR}"
             everybody = "this server is read-only: nothing can be changed here (web.read_only)"
             raise AccessDenied(HTTPStatus.FORBIDDEN, everybody if user.may(right) else why)
-        check_origin(request)
         return user
 
     def check_anonymous(self, request: Request) -> None:

@@ -75,9 +75,18 @@ def is_denied(client: Client, method: str, path: str) -> int | None:
     return answer.status_code if denied else None
 
 
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_another_site_learns_nothing_about_the_user(desk: Desk, origin: str) -> None:
+    headers, is_own = ORIGINS[origin]
+    client = desk.client(None, **headers)
+    for method, path, _ in requests(desk.settings):
+        assert is_denied(client, method, path) == (401 if method == "GET" or is_own else 403), f"{method} {path}"
+
+
 def test_each_endpoint_needs_the_declared_right(desk: Desk) -> None:
+    stranger = desk.client(None, **ORIGINS["our own page"][0])
     for method, path, right in requests(desk.settings):
-        assert is_denied(desk.stranger, method, path) == 401, path
+        assert is_denied(stranger, method, path) == 401, path
         assert is_denied(desk.operator, method, path) is None, path
         expected = None if right in {Right.READ, Right.READ_TEXT} else 403
         assert is_denied(desk.viewer, method, path) == expected, path

@@ -201,6 +201,28 @@ def test_the_story_of_a_person_with_a_keyboard(
         browser.run_scripts(enabled=True)
 
 
+@pytest.mark.parametrize("is_signed_in", [True, False])
+@pytest.mark.parametrize("action", ["id/9/mark-sent", "pause"])
+def test_a_form_on_another_site_changes_nothing_and_can_not_be_sent_again(
+    browser: Chromium, desk: tuple[str, str], application: Application, action: str, *, is_signed_in: bool
+) -> None:
+    """The cookie stays away from such a form, so to the console its user is not signed in."""
+    browser.resize(1280)
+    person = signed_in(browser, desk)
+    if not is_signed_in:
+        browser.clear_cookies()
+    before = application.dump()
+    browser.open(
+        f"data:text/html,<form method=post action={person.address}/messages/{action}><button>Win</button></form>"
+    )
+    browser.press("Tab")
+    browser.press("Enter", opens=True)
+    assert "the request may come from another site, so nothing was changed" in person.words
+    assert browser.find("document.querySelectorAll('main form').length") == 0
+    assert application.dump() == before
+    browser.complaints()  # the browser says that the answer was a 403
+
+
 TIMES = """[...document.querySelectorAll("time")].map((it) => [it.dateTime, it.innerText])"""
 
 

@@ -78,11 +78,24 @@ def test_a_page_without_a_declared_right_is_no_page(desk: Desk) -> None:
     assert list(routes_of(console, Careless())) == []
 
 
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_a_form_of_another_site_can_not_be_sent_again(desk: Desk, origin: str) -> None:
+    """Otherwise one click of a user would turn it into a form of our own."""
+    headers, is_own = ORIGINS[origin]
+    client = desk.client(None, **headers)
+    for method, path, right in requests(desk.settings):
+        if right is not ANYBODY and method == "POST":
+            answer = client(method, path)
+            assert answer.status_code == (401 if is_own else 403), path
+            assert ("Send it again" in answer.text) is is_own, path
+
+
 def test_each_page_needs_the_declared_right(desk: Desk) -> None:
+    stranger = desk.client(None, **ORIGINS["our own page"][0])
     for method, path, right in requests(desk.settings):
         if right is ANYBODY:
             continue
-        assert denied(desk.stranger, method, path) == 401, path
+        assert denied(stranger, method, path) == 401, path
         assert denied(desk.operator, method, path) is None, path
         is_reading = right in {Right.READ, Right.READ_TEXT}
         assert denied(desk.viewer, method, path) == (None if is_reading else 403), path
@@ -177,7 +190,8 @@ def test_an_address_of_no_page_says_so_in_words(desk: Desk, method: str, path: s
     assert "<h1>" in answer.text
     if status == 405:
         assert answer.headers["allow"]
-    assert desk.stranger(method, PAGES + path).status_code == (303 if method == "GET" else 401)
+    stranger = desk.client(None, **ORIGINS["our own page"][0])
+    assert stranger(method, PAGES + path).status_code == (303 if method == "GET" else 401)
 
 
 # -- signing in ---------------------------------------------------------------------------------------------------

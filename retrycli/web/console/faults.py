@@ -12,7 +12,7 @@ from starlette.responses import Response
 from retrycli.domain import errors
 from retrycli.domain.user import Right
 from retrycli.web import problems
-from retrycli.web.access import SAFE_METHODS, AccessDenied, check_origin
+from retrycli.web.access import SAFE_METHODS, AccessDenied
 from retrycli.web.console.context import Console
 from retrycli.web.console.forms import FormRejected, read_form
 from retrycli.web.console.visit import Visit
@@ -124,11 +124,7 @@ async def _with_user(console: Console, visit: Visit) -> Visit:
 
 
 async def _with_fields(visit: Visit) -> Visit:
-    """Return the visit with the fields of a form whose user is not signed in any more, so that they can be sent again.
-
-    A form that another site may have sent is not read.
-    """
-    with suppress(AccessDenied, FormRejected):
-        check_origin(visit.request)
+    """Return the visit with the fields of a form whose user is not signed in any more, to be sent again."""
+    with suppress(FormRejected):
         return replace(visit, fields=await read_form(visit.request))
     return visit
