@@ -94,11 +94,7 @@ class ScheduleSettings(SettingsModel):
         }
 
     def as_backoff(self, functions: Mapping[str, WaitFunction] = MappingProxyType({})) -> Backoff:
-        """Return the backoff that these settings describe.
-
-        Args:
-            functions: the functions that may decide waits, by their names.
-        """
+        """Return the backoff that these settings describe, with the functions that may decide waits, by their names."""
         is_python = self.backoff is BackoffKind.PYTHON
         return Backoff(
             function=functions.get(self.call or "") if is_python else None,

@@ -65,16 +65,8 @@ def template(values: Mapping[str, object]) -> str:
 
 
 def with_value(text: str, section: str, name: str, value: object) -> str | None:
-    """Set one value in the text of a configuration file, and change nothing else.
-
-    Args:
-        text: the contents of the file.
-        section: the value's section, which the file may lack.
-        name: the value's key, which may be commented out in the file.
-        value: the value.
-
-    Returns:
-        The new text; None if adding or uncommenting a line can't set the value.
+    """Return the text of a configuration file with one value set, and nothing else changed. The section may be missing,
+    and the key may be commented out. Return None if adding or uncommenting a line can't set the value.
     """
     line = f"{name} = {toml_value(value)}\n"
     head, header, rest = _split(text, rf"^\[{section}\][ \t]*(?:#.*)?\n")

@@ -33,12 +33,7 @@ class Acceptance:
 
 
 def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, object]:
-    """Return the parts of the selection that the settings describe.
-
-    Args:
-        table: the full name of the application's table.
-        mapping: how the table holds messages; None for the default columns and statuses.
-    """
+    """Return the parts of the selection that the settings describe. No mapping: the default columns and statuses."""
     used = mapping or AS_IT_IS
     return {
         "table": table,
@@ -51,13 +46,8 @@ def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, objec
 
 
 def objection(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> str | None:
-    """Return why passes must not send by the settings; None if they may.
-
-    Args:
-        table: the full name of the application's table.
-        mapping: how the table holds messages; None for the default columns and statuses, which need no acceptance
-            unless an operator has accepted others.
-        accepted: what an operator has accepted.
+    """Return why passes must not send by the settings; None if they may. The default columns and statuses (no mapping)
+    need no acceptance, unless an operator has accepted others.
     """
     if accepted is None:
         if mapping is None:

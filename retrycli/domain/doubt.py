@@ -82,11 +82,8 @@ class Doubt:
         return new
 
     def let_go(self, delivery: Attempt | None = None) -> list[Attempt]:
-        """Return withheld attempts and stop withholding them.
-
-        Args:
-            delivery: return only attempts that were answered before the request of this delivery was sent; None
-                returns all attempts.
+        """Return withheld attempts and stop withholding them: all, or only those that were answered before the request
+        of a delivery was sent.
         """
         if not self._held:
             return []

@@ -105,12 +105,7 @@ def difference(before: EditableMessage, after: EditableMessage) -> Iterator[str]
 
 
 def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
-    """Yield the changes of an edit line by line and column by column; removed lines come before added ones.
-
-    Args:
-        before: the replaced values, by column.
-        after: the written values, by column.
-    """
+    """Yield the changes of an edit line by line and column by column; removed lines come before added ones."""
     for name, new in after.items():
         label = LABELS.get(name, "")
         old = before.get(name)

@@ -25,10 +25,8 @@ LAST_ERROR = re.compile(f"(?:{EXHAUSTED.pattern}|{ENDED.pattern})(?: Last error:
 
 
 def cause(error: str) -> str:
-    """Replace numbers, addresses and ids in an error text, so that errors with the same cause have equal texts.
-
-    Args:
-        error: a ``last_error``, with or without the prefix that an exhausted message has.
+    """Replace numbers, addresses and ids in a ``last_error``, so that errors with the same cause have equal texts. It
+    may have the prefix of an exhausted message.
     """
     last_error = (LAST_ERROR.sub("", error[: 2 * COMPARED_LENGTH], count=1).strip() or error)[:COMPARED_LENGTH]
     return VARIABLE.sub(lambda found: found["kept"] or "…", last_error)

@@ -79,12 +79,8 @@ class Hold:
 def withheld(
     holds: Iterable[Hold], destination_of: Callable[[MessageType], str | None], closed: Collection[MessageType] = ()
 ) -> Withheld:
-    """Return the messages that no pass may claim.
-
-    Args:
-        holds: the active holds.
-        destination_of: returns the destination of a message type.
-        closed: the types whose delivery windows are closed.
+    """Return the messages that no pass may claim, because of active holds or because the delivery window of their type
+    is closed.
     """
     texts: dict[HoldKind, set[str]] = {kind: set() for kind in HoldKind}
     for hold in holds:

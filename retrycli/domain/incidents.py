@@ -113,16 +113,8 @@ Memory = Mapping[Topic, Told]
 def follow(
     incident: Incident | None, told: Told | None, at: datetime, remind: timedelta
 ) -> tuple[Turn | None, Told | None]:
-    """Return what to report about an incident or its absence, and the last report to remember.
-
-    Args:
-        incident: the current incident; None if there is no problem.
-        told: the last report; None if the incident was never reported.
-        at: the current time.
-        remind: the interval between reminders.
-
-    Returns:
-        The change to report (None to report nothing), and the last report, which includes this change.
+    """Return the change to report about an incident or its absence (None to report nothing), and the last report to
+    remember, which includes this change. Repeat a report after ``remind``.
     """
     due = told is not None and at - told.told_at >= remind - SLACK
     if told is not None and not told.times:
@@ -254,10 +246,7 @@ def utc(time: datetime) -> str:
 
 def news(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> list[str]:
     """Return the lines to report about the newest pass: one for each incident that began, ended, or needs a reminder.
-
-    Args:
-        passes: the last passes, newest first.
-        remind: the interval after which a lasting incident is reported again.
+    The passes are the last ones, newest first.
     """
     if not passes or passes[0].result in SILENT:
         return []

@@ -16,10 +16,6 @@ def restored(before: str, sent: str) -> str:
 
     Lines before the first changed line and after the last one are returned as they were. The other lines end like most
     lines of the text before the edit.
-
-    Args:
-        before: the text that the form showed.
-        sent: the text that the form sent.
     """
     olds, old_ends = _split(before)
     news, _ = _split(sent)

@@ -8,10 +8,6 @@ class MessageId(int):
 
     The number identifies the message in retrycli's own tables, where it is smaller and faster than a key. Operators and
     other programs know only the key, so every text shows it.
-
-    Args:
-        number: the number.
-        key: the key, as text.
     """
 
     key: str

@@ -8,10 +8,8 @@ QUERY = re.compile(r"(SELECT|WITH|VALUES)\b", re.IGNORECASE)
 
 
 def query_of(sql: str) -> str | None:
-    """Return the query of which an expression consists, without parentheses; None if the expression is anything else.
-
-    Args:
-        sql: an expression with balanced parentheses.
+    """Return the query of which an expression with balanced parentheses consists, without them; None if it is anything
+    else.
     """
     text = sql.strip()
     while _is_enclosed(_blanked(text)):

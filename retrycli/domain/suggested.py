@@ -42,12 +42,8 @@ class _Now:
 
 
 def called_as(program: Sequence[str], commands: Iterable[str], *, full: Sequence[str]) -> None:
-    """Register how the user called the program, and the names of its commands.
-
-    Args:
-        program: the words before the command.
-        commands: the names of the commands.
-        full: the program by its full path and without sudo.
+    """Register how the user called the program: the words before the command, the names of all commands, and the
+    program by its full path and without sudo.
     """
     _Now.call = Invocation(program, full, commands=frozenset(commands))
 

@@ -160,12 +160,8 @@ AS_IT_IS = TableMapping()  # the mapping of a table that needs no settings
 
 
 def parse_mapping(columns: Mapping[str, object], status: Mapping[str, object], where: str | None) -> TableMapping:
-    """Return the mapping that the settings describe.
-
-    Args:
-        columns: the section ``[database.columns]``.
-        status: the section ``[database.status]``; empty for retrycli's own words.
-        where: the setting ``database.where``.
+    """Return the mapping that ``[database.columns]``, ``[database.status]`` (empty for retrycli's own words) and
+    ``database.where`` describe.
 
     Raises:
         ValueError: a value is not valid. The error names its key within the settings' section ``[database]``.
