@@ -31,18 +31,11 @@ Result = TypeVar("Result")
 
 
 class Delivery:
-    """The delivery of one route in one pass.
+    """The delivery of one route in one pass. The rules have the destination, the limit and the deadline of the route.
+    Events are told after the commit.
 
     If a transaction fails, the attributes that it changed are restored from a shallow copy. So attributes are always
     replaced and never mutated.
-
-    Args:
-        deps: the ports and functions that the engine calls.
-        rules: the rules of the pass, with the destination, limit and deadline of the route.
-        me: identifies the pass as the owner of claims.
-        route: the messages to send.
-        since: the start of the pass.
-        tell: receives events after the commit.
     """
 
     def __init__(

@@ -23,14 +23,9 @@ STOPPED_BY = {
 
 
 class Destination:
-    """The state of one destination in one pass.
+    """The state of one destination in one pass, which began at ``since``.
 
     Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
-
-    Args:
-        breaker: the breaker in the database.
-        rules: the breaker's rules, the slack for due times, and the maximum concurrency.
-        since: the start of the pass.
     """
 
     def __init__(self, breaker: Breaker, rules: PassRules, *, since: datetime) -> None:
@@ -68,14 +63,9 @@ class Destination:
         return self.doubt.status is not None
 
     def observe(self, attempts: Sequence[Attempt], *, last: bool = False) -> list[Attempt]:
-        """Update the state from attempts.
-
-        Args:
-            attempts: finished attempts, in the order in which they ended.
-            last: no further attempts follow that might settle the ambiguous answers.
-
-        Returns:
-            The attempts that can be decided. An ambiguous answer is withheld until other answers settle its meaning.
+        """Update the state from finished attempts, in the order in which they ended, and return those that can be
+        decided. An ambiguous answer is withheld until other answers settle its meaning, or until no further ones
+        follow.
         """
         observed: list[Attempt] = []
         for attempt in attempts:
@@ -184,16 +174,8 @@ def claim_destination(deps: Dependencies, rules: PassRules, *, since: datetime) 
 def judge(
     destination: Destination, deps: Dependencies, attempts: Sequence[Attempt], *, last: bool
 ) -> tuple[list[Attempt], list[Event]]:
-    """Update the destination from attempts and from changes by other passes, and save its breaker.
-
-    Args:
-        destination: the destination of the attempts.
-        deps: the database and the clock.
-        attempts: see `Destination.observe`.
-        last: see `Destination.observe`.
-
-    Returns:
-        The attempts that can be decided, and events to emit after the commit.
+    """Update the destination from attempts (see `Destination.observe`) and from changes by other passes, and save its
+    breaker. Return the attempts that can be decided, and events to emit after the commit.
     """
     if not (destination.breaker.is_healthy and all(attempt.outcome.kind in ALIVE for attempt in attempts)):
         destination.adopt(deps.ledger.breaker_to_judge(destination.breaker.destination), deps.now())

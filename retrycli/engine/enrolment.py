@@ -19,13 +19,7 @@ CHANGED_AT_ONCE = 100
 
 
 def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int | None:
-    """Enrol failed messages, and drop messages that are no longer failed.
-
-    Args:
-        deps: the ports and functions that the engine calls.
-        rules: the retry rules.
-        now: the start of the pass.
-        emit: receives events after the commit.
+    """Enrol failed messages, and drop messages that are no longer failed. Emit events after the commit.
 
     Returns:
         The id at which the next pass continues with older messages; None if a stop was requested.

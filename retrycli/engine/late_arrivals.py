@@ -24,17 +24,11 @@ async def settle_overdue(
     since: datetime,
     tell: Callable[[Sequence[Event]], None],
 ) -> None:
-    """Record, as a look-up would, which messages have arrived although their attempts were recorded as unknown.
+    """Record, as a look-up would, which messages have arrived although their attempts were recorded as unknown. Tell
+    events after the commit.
 
     Wait for running attempts as long as one more request may take, but neither beyond the deadline of the pass nor
     after a stop request.
-
-    Args:
-        deps: the ports and functions that the engine calls.
-        rules: the rules of the pass.
-        overdue: the attempts that went on after their time limit.
-        since: the start of the pass.
-        tell: receives events after the commit.
     """
     telling = deps._replace(emit=lambda event: tell([event]))
     until = min(deps.now() + rules.request_timeout, since + rules.deadline)

@@ -16,14 +16,9 @@ def capacity(rules: PassRules) -> int | None:
 
 
 class PassLimits:
-    """The limits on the attempts of one route in a pass.
+    """The limits on the attempts of one route in a pass, which began at ``since``.
 
     Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
-
-    Args:
-        deps: the clock, stop requests, and the request rate that all passes share.
-        rules: the limit, rate and deadline.
-        since: the start of the pass.
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, *, since: datetime) -> None:
@@ -81,10 +76,8 @@ class PassLimits:
         return self._ends() is None and self.stop_reason in {None, StopReason.LIMIT, StopReason.DEADLINE}
 
     def count(self, begun: int) -> None:
-        """Count attempts towards the limit, and use up the reserved time.
-
-        Args:
-            begun: the number of recorded attempts. It is negative if they were withdrawn before they were sent.
+        """Count recorded attempts towards the limit, and use up the reserved time. The number is negative if attempts
+        were withdrawn before they were sent.
         """
         self.begun += begun
         if begun:

@@ -258,10 +258,8 @@ def _claim_and_load(
     *,
     fit: Callable[[QueuedMessage], bool],
 ) -> tuple[QueuedMessage | UnusableMessage, bool]:
-    """Claim and load a message. If ``fit`` accepts it, record the start of an attempt.
-
-    Returns:
-        The message, and whether it was escalated.
+    """Claim and load a message. If ``fit`` accepts it, record the start of an attempt. Return the message, and whether
+    it was escalated.
     """
     for message in enrol_message(deps, rules, message_id, now):
         if isinstance(message, UnusableMessage):

@@ -27,14 +27,6 @@ class Pace:
 
     While a destination is healthy, more attempts are recorded than there is room for. So a request need not wait for
     the commit of its attempt. Attributes are replaced and never mutated, so that a shallow copy can restore them.
-
-    Args:
-        deps: the ports and functions that the engine calls.
-        rules: the maximum concurrency, and the number of resends after unknown outcomes.
-        destination: the state of the destination.
-        limits: the limits of the pass; they count the attempts.
-        supply: gets the messages of withdrawn attempts.
-        results: knows whether the application has locked rows.
     """
 
     def __init__(

@@ -52,10 +52,8 @@ class Enrolment(Protocol):
         """Return at most `limit` failed messages that are not in the queue, in the order of their ids."""
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
-        """Add messages to the queue. Each entry is a decision, the time of the first failure, and the ticket.
-
-        Returns:
-            The reasons why rows of immediately escalated messages rejected their change, by id.
+        """Add messages to the queue. Each entry is a decision, the time of the first failure, and the ticket. Return
+        the reasons why rows of immediately escalated messages rejected their change, by id.
         """
 
     def retire(self, span: IdRange) -> Sequence[int]:
@@ -303,11 +301,8 @@ class PassRules(NamedTuple):
         )
 
     def withheld(self, holds: Sequence[Hold], at: datetime) -> Withheld:
-        """Return the messages that no pass may claim at a given time.
-
-        Args:
-            holds: the holds that are active then.
-            at: the time.
+        """Return the messages that no pass may claim at a given time, because of the active holds or the delivery
+        windows.
         """
         if not holds and not self.windows:
             return NOTHING_WITHHELD

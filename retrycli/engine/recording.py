@@ -50,11 +50,8 @@ def escalation_before_send(
 
 
 def record(deps: Dependencies, claim: Claim, decisions: Sequence[Decision]) -> tuple[list[Event], list[Decision]]:
-    """Record decisions about claimed messages in one transaction.
-
-    Returns:
-        Events for the messages whose rows the application has not locked, and the decisions about the other messages,
-        which must be written later.
+    """Record decisions about claimed messages in one transaction. Return events for the messages whose rows the
+    application has not locked, and the decisions about the other messages, which must be written later.
     """
     if not decisions:
         return [], []

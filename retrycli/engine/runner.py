@@ -114,11 +114,8 @@ class _Pass:
     # -- deliver ----------------------------------------------------------------------------------------------
 
     async def deliver_what_is_due(self, withheld: Withheld) -> None:
-        """Deliver the due messages route by route, each route within its share of the time and the limit.
-
-        Args:
-            withheld: the messages that may not be claimed at the start of the pass. Each delivery keeps this up to
-                date.
+        """Deliver the due messages route by route, each route within its share of the time and the limit. Each delivery
+        keeps the withheld messages up to date.
         """
         due_by = self._rules.due_by(self.started_at)
         due = self._deps.claims.count_due(due_by, Route(self._rules.destination, withheld=withheld))

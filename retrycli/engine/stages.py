@@ -24,16 +24,9 @@ COMMIT_TIMES = 100
 
 
 class Supply:
-    """The claimed messages to send next.
+    """The claimed messages of a route to send next, in the pass ``me``, which began at ``since``.
 
     Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
-
-    Args:
-        claims: the queue.
-        rules: the batch size, the lease, and whether tickets keep their order.
-        me: the pass that owns the claims.
-        route: the messages to send.
-        since: the start of the pass.
     """
 
     def __init__(self, claims: Claims, rules: PassRules, me: PassIdentity, route: Route, *, since: datetime) -> None:
@@ -127,12 +120,7 @@ class Supply:
 
 
 class InFlight:
-    """Send recorded attempts, and collect their answers.
-
-    Args:
-        deps: the clock.
-        supply: holds the claim; an attempt is not sent after the claim has expired.
-    """
+    """Send recorded attempts, and collect their answers. No attempt is sent after the supply's claim has expired."""
 
     def __init__(self, deps: Dependencies, supply: Supply) -> None:
         self.count = 0  # number of attempts that were sent and have no answer yet
@@ -179,11 +167,6 @@ class ResultWriter:
     """Write decisions. If the application has locked their rows, keep the decisions for a later try.
 
     Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
-
-    Args:
-        deps: the database and the clock.
-        rules: whether tickets keep their order.
-        supply: holds the claim, and the tickets to unblock after a result is written.
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
