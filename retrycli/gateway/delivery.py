@@ -123,11 +123,6 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
     """Return the outcome of a delivery. An unexpected exception becomes an outcome too, so that it ends one delivery
     and not the pass.
 
-    Args:
-        delivery: the delivery of one message.
-        message_id: the message's id, for the log.
-        progress: the delivery's progress, which the delivery updates.
-
     Raises:
         ConfigurationError: the error affects every message, so it ends the pass.
     """
@@ -159,16 +154,8 @@ async def retry_unreachable(
     within: float,
     sleep: Callable[[float], Awaitable[None]],
 ) -> Outcome:
-    """Make an attempt. Repeat it while the outcome is `UNREACHABLE`, which proves that the message was not sent.
-
-    Args:
-        attempt: makes one attempt.
-        retries: the maximum number of retries.
-        within: the maximum time from now to the start of the last retry, in seconds.
-        sleep: waits for a number of seconds before each retry.
-
-    Returns:
-        The outcome of the last attempt.
+    """Make an attempt. Repeat it while the outcome is `UNREACHABLE`, which proves that the message was not sent. The
+    last retry begins at most ``within`` seconds from now. Return the outcome of the last attempt.
     """
     clock = asyncio.get_running_loop().time
     ends_at = clock() + within

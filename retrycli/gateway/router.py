@@ -69,15 +69,8 @@ def gateway_of(
     watch: Watch | None = None,
     section: str = "gateway",
 ) -> BaseGateway:
-    """Return the gateway that a section of the settings describes. Use it as an asynchronous context manager.
-
-    Args:
-        settings: the section.
-        columns: the columns of the application's table; None if there is no table.
-        connections: the maximum number of concurrent deliveries.
-        now: the clock.
-        watch: called with every HTTP request and its answer.
-        section: the section's name, for errors.
+    """Return the gateway that a section of the settings describes. Use it as an asynchronous context manager. Without a
+    table there are no columns. Every HTTP request and its answer is passed to ``watch``.
 
     Raises:
         ConfigurationError: the settings can't be used.

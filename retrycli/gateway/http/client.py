@@ -45,14 +45,7 @@ Watch = Callable[[httpx.Request, Content | None, Answer], None]
 
 
 class ApiClient:
-    """Send requests to one ticketing system.
-
-    Args:
-        transport: sends the HTTP requests.
-        settings: the system and the credentials.
-        preset: the rules for log-ins and answers.
-        now: the clock.
-        watch: called with every answered request, except log-ins.
+    """Send requests to one ticketing system. Every answered request, except log-ins, is passed to ``watch``.
 
     Raises:
         ConfigurationError: the base URL or a credential is missing, or a credential can't be used.
@@ -80,13 +73,8 @@ class ApiClient:
         """Send a request with credentials. If the system requires a log-in and refuses the token, log in again and
         repeat the request once. Repeating is safe, because an unauthorized request has no effect.
 
-        Args:
-            build: builds the request.
-            limit: the maximum number of bytes to read from an answer.
-            progress: the progress, updated while the request is in flight.
-
-        Returns:
-            The answer, if any, and the outcome before the preset's success rule is applied (`outcome_of_question`).
+        Read at most ``limit`` bytes of an answer. Return the answer, if any, and the outcome before the preset's
+        success rule is applied (`outcome_of_question`).
         """
         credentials = self.credentials
         if credentials.by_log_in and credentials.session is None and (problem := await self._log_in(None)):
@@ -148,11 +136,8 @@ class ApiClient:
 
 
 class Credentials:
-    """Provide the credentials of requests, and log in if the system requires it.
-
-    Args:
-        settings: the credentials and ``gateway.auth``, which overrides the preset's method.
-        preset: the method, and the paths of error texts in the answer to a log-in.
+    """Provide the credentials of requests, and log in if the system requires it. ``gateway.auth`` overrides the
+    preset's method.
 
     Raises:
         ConfigurationError: a credential is missing, or can't be put into a header.
@@ -200,12 +185,8 @@ class Credentials:
         exchange: Callable[[httpx.Request], Awaitable[Answer]],
         now: Callable[[], datetime],
     ) -> Outcome | None:
-        """Log in, and store the new token. Do nothing if another request has already done so.
-
-        Args:
-            used: the token that was refused; None for the first log-in.
-            exchange: sends a request and reads its answer.
-            now: the clock, for a Retry-After that is a date.
+        """Log in, and store the new token. Do nothing if another request has already replaced the refused token
+        ``used``.
 
         Returns:
             None if there is a token. Otherwise the outcome for the message, which was certainly not sent.

@@ -118,13 +118,8 @@ class Lookups:
         return answer
 
     async def holds_on_a_page(self, question: Question, fields: Fields, what: str, *, believe_no: bool = True) -> bool:
-        """Return whether the condition holds on any page of the answer.
-
-        Args:
-            question: the question.
-            fields: the values for its templates.
-            what: the question's name, for errors.
-            believe_no: accept an answer as a no, even if a value that the question reads is missing.
+        """Return whether the condition holds on any page of the answer. With ``believe_no`` an answer is a no, even if
+        a value that the question reads is missing. ``what`` names the question in errors.
         """
         for page in range(1, MAX_PAGES + 1):
             with_page = {**fields, "page": page}

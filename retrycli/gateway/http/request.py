@@ -127,13 +127,7 @@ class PreparedRequest:
 
 
 class RequestBuilder:
-    """Build the requests of messages.
-
-    Args:
-        settings: the settings with the preset's name, the base URL, and the folder of attachments.
-        preset: the rules.
-        identity: the value of ``{identity}`` in templates.
-    """
+    """Build the requests of messages. ``identity`` is the value of ``{identity}`` in templates."""
 
     def __init__(self, settings: GatewaySettings, preset: Preset, identity: object) -> None:
         self._settings = settings
@@ -212,11 +206,7 @@ class RequestBuilder:
 
 
 def json_content(tree: object, files: Sequence[FilePart] = ()) -> Content:
-    """Return a body as JSON.
-
-    Args:
-        tree: the values.
-        files: the files that the values may contain.
+    """Return a body as JSON. Its values may contain the files.
 
     Raises:
         ValueError: JSON can't represent a value.
@@ -234,12 +224,8 @@ def json_content(tree: object, files: Sequence[FilePart] = ()) -> Content:
 
 
 def multipart_content(fields: Mapping[str, object], name: str | None, attachments: Sequence[Attachment]) -> Content:
-    """Return a form with files (RFC 7578).
-
-    Args:
-        fields: strings, and lists of strings, which become repeated fields.
-        name: the field of the files, if any.
-        attachments: the files.
+    """Return a form with files (RFC 7578). A list of strings becomes repeated fields. ``name`` is the field of the
+    files, if any.
     """
     boundary = uuid.uuid4().hex
     parts: list[bytes | FilePart] = [

@@ -87,15 +87,9 @@ def _parse(text: str) -> object:
 
 
 def outcome_of(answer: Answer, outcome: Outcome, preset: Preset) -> Outcome:
-    """Return the outcome of the answer to a message.
-
-    Args:
-        answer: the answer.
-        outcome: the outcome before the success rule is applied (`outcome_of_question`).
-        preset: the rules. The success rule applies unless an entry of ``[[classify]]`` sets the outcome.
-
-    Returns:
-        The outcome. Its error may quote text of any length from the destination.
+    """Return the outcome of the answer to a message. The preset's success rule applies to the outcome of
+    `outcome_of_question`, unless an entry of ``[[classify]]`` sets the outcome. Its error may quote text of any length
+    from the destination.
     """
     if outcome.kind is OutcomeKind.DELIVERED and not _matching_exception(answer, preset):
         outcome = _apply_success_rule(answer, preset)
@@ -108,10 +102,8 @@ def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcom
     """Return the outcome of an answer before the success rule is applied. For a question, such as a look-up,
     `DELIVERED` means that it was answered.
 
-    Args:
-        answer: the answer.
-        preset: the rules. Entries of ``[[classify]]`` apply first, then the table of `kind_of_status`.
-        now: the time of the answer, for a Retry-After that is a date.
+    Entries of ``[[classify]]`` apply first, then the table of `kind_of_status`. A Retry-After that is a date counts
+    from now.
     """
     retry_after = parse_retry_after(answer.retry_after, now)
     exception = _matching_exception(answer, preset)

@@ -175,11 +175,6 @@ def open_transport(
     Use it without httpx's client. No delivery needs redirects, cookies or hooks, and the client would double the time
     of a request.
 
-    Args:
-        settings: the settings with the base URL and the CA file.
-        connections: the maximum number of connections.
-        elapsed: a monotonic clock, in seconds, for idle times.
-
     Raises:
         ConfigurationError: the CA file can't be used, or this version of aiohttp is not supported.
     """
@@ -278,10 +273,6 @@ class _NoNetwork(AbstractResolver):
 
 async def check_urls(settings: GatewaySettings, section: str = "gateway") -> None:
     """Check the URLs of the settings. Send nothing, and resolve no name.
-
-    Args:
-        settings: the settings with the base URL and the path of the log-in.
-        section: the name of these settings, for the error.
 
     Raises:
         ConfigurationError: the transport rejects a URL, as it would for every message.

@@ -35,12 +35,8 @@ JsonPath = Annotated[str, AfterValidator(check_path)]
 
 
 def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa: B006  the default is never changed
-    """Return all values at a path; an empty list if there are none.
-
-    Args:
-        tree: parsed JSON.
-        path: the path.
-        fields: the values for the path's own templates.
+    """Return all values at a path; an empty list if there are none. The fields are the values for the path's own
+    templates.
 
     Raises:
         ValueError: a compared value is nested too deeply.
@@ -56,11 +52,6 @@ def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # no
 
     A list may be empty, and the last value may be null. Two kinds of steps may be missing, because conditions test
     whether they exist: the last name within brackets, and a list position at the end of the path.
-
-    Args:
-        tree: parsed JSON.
-        path: the path.
-        fields: the values for the path's own templates.
     """
     found = [tree]
     steps = _parse(path)

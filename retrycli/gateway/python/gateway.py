@@ -17,13 +17,8 @@ WAIT_SECONDS = 0.05  # seconds between looks for a call that has ended
 
 
 class PythonGateway(BaseGateway):
-    """Deliver by calling a sender. Use the gateway as an asynchronous context manager.
-
-    Args:
-        settings: the sender, and the time limit of a call.
-        connections: the maximum number of running calls, including those that never return.
-        section: the section's name, for errors.
-        sleep: waits for a call to end.
+    """Deliver by calling a sender. Use the gateway as an asynchronous context manager. At most ``connections`` calls
+    run, including those that never return.
 
     Raises:
         ConfigurationError: the sender can't be imported or called.

@@ -37,14 +37,8 @@ CUT_SECONDS = 2.0
 
 
 class SmtpGateway(BaseGateway):
-    """Deliver through one mail server. Use it as an asynchronous context manager.
-
-    Args:
-        settings: the server and the credentials.
-        columns: the columns of the application's table, to check the subject's template; None without a table.
-        connections: the maximum number of concurrent sessions. Every session has its own thread.
-        now: the clock, for a mail's date.
-        sleep: waits between immediate retries.
+    """Deliver through one mail server. Use it as an asynchronous context manager. Every session has its own thread. The
+    columns of the application's table, if there is one, check the subject's template.
 
     Raises:
         ConfigurationError: the base URL or the CA file can't be used, or the subject refers to an unknown column.

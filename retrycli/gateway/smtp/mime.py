@@ -93,15 +93,8 @@ def compose(
     subject: str,
     now: datetime,
 ) -> Mail:
-    """Compose a mail from a message.
-
-    Args:
-        queued: the message; ``in_reply_to`` and ``references`` are used if the table has these columns.
-        attachments: the files of the message.
-        sender: the sender's address.
-        fixed: ``gateway.recipient``.
-        subject: the template of the subject.
-        now: the current time. The mail's date is never later.
+    """Compose a mail from a message, whose columns ``in_reply_to`` and ``references`` are used if the table has them.
+    ``fixed`` is ``gateway.recipient``, ``subject`` a template. The mail's date is never later than now.
 
     Raises:
         InvalidMessage: the mail has no recipient, or a column's value can't be used; the error names the column.

@@ -112,12 +112,8 @@ class _Client(smtplib.SMTP):
 
 
 class SmtpSession:
-    """One session: a delivery, or a test that ends before a mail is sent.
-
-    Args:
-        settings: the server and the credentials.
-        context: the TLS context; None without encryption.
-        connection: an open, unused connection to the server.
+    """One session on an unused connection: a delivery, or a test that ends before a mail is sent. Without a TLS context
+    it is not encrypted.
 
     Raises:
         OSError: no file descriptor is left. The connection has been closed.
