@@ -61,13 +61,8 @@ LEAVE = delete(queue).where(OF_ID, FREE)
 def change_queue(
     database: Database, connection: Connection, kind: ActionKind, able: Mapping[int, OperatorAction]
 ) -> Written:
-    """Apply one kind of action to messages, and return which rows are unchanged because they are locked or reject it.
-
-    Args:
-        database: holds the queue and the application's table.
-        connection: a connection in a writing transaction.
-        kind: the kind of action.
-        able: the actions to apply, by message id.
+    """Apply one kind of action to messages, in a writing transaction, and return which rows are unchanged because they
+    are locked or reject it.
     """
     match kind:
         case ActionKind.REQUEUED:

@@ -71,14 +71,8 @@ class Claims(Queries):
     def claim(
         self, claim: Claim, due_by: datetime, limit: int, turns: FairShare | None = None, route: Route | None = None
     ) -> list[int]:
-        """Claim due messages, the longest overdue first, and return their ids.
-
-        Args:
-            claim: the claim's owner and expiry.
-            due_by: claim only messages that are due by this time.
-            limit: the maximum number of messages to examine.
-            turns: decides which of these messages to claim; by default all.
-            route: claim only messages of this route; by default of all routes.
+        """Claim messages that are due by a given time, the longest overdue first, and return their ids. Examine at most
+        ``limit`` messages of the route, of which ``turns`` decides which to claim.
         """
         due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *in_route(self._database, route))
         if turns is not None and turns.per_ticket_order:
@@ -179,16 +173,8 @@ class Claims(Queries):
             connection.execute(held.values(claim_expires_at=claim.expires_at))
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str = "retry") -> bool:
-        """Claim one message, even if it is not due or is escalated.
-
-        Args:
-            claim: the claim's owner and expiry.
-            message_id: the message's id.
-            now: the current time.
-            verb: the operator's action, as errors name it.
-
-        Returns:
-            True if the message was escalated.
+        """Claim one message, even if it is not due or is escalated. Return whether it was escalated. ``verb`` names the
+        operator's action in errors.
 
         Raises:
             NoSuchMessage: the application's table has no such row.
@@ -221,14 +207,10 @@ class Claims(Queries):
         return Results(self._database)
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
-        """Claim messages whose lease has expired, in the order of their ids, and return the expired claims.
+        """Claim messages whose lease has expired, in the order of their ids, and return the expired claims. Examine at
+        most ``limit`` messages in one transaction.
 
         Skip messages whose rows the application has locked; a later pass takes them over.
-
-        Args:
-            claim: the new claim.
-            now: the current time.
-            limit: the maximum number of messages to examine in one transaction.
         """
         expired = (
             select(queue.c.message_id)

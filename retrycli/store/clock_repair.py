@@ -39,16 +39,8 @@ LAST_ATTEMPT = select(func.max(attempts.c.number)).where(attempts.c.message_id =
 def repair_clock_skew(
     database: Database, now: datetime, lease: timedelta, longest_wait: timedelta
 ) -> ClockWasAhead | None:
-    """Correct times that were recorded while a clock was ahead.
-
-    Args:
-        database: holds the queue and the application's table.
-        now: the current time by the correct clock.
-        lease: the duration of a claim.
-        longest_wait: the longest wait of the schedules.
-
-    Returns:
-        The repairs; None if no recorded time lies more than `LEEWAY` ahead.
+    """Correct times that were recorded while a clock was ahead. Return the repairs; None if no recorded time lies more
+    than `LEEWAY` ahead. ``lease`` is the duration of a claim, ``longest_wait`` that of the schedules.
     """
     if not is_clock_ahead(database, now):
         return None

@@ -200,11 +200,8 @@ def _step(
     passes, escalation times, and holds that ended long ago.
 
     Actions and passes need no cursor. Almost all old actions and passes can be deleted, so each step begins at the
-    oldest.
-
-    Returns:
-        The number of deleted attempts, actions and passes, the id of the last examined attempt, and whether the round
-        is complete.
+    oldest. Return the number of deleted attempts, actions and passes, the id of the last examined attempt, and whether
+    the round is complete.
     """
     a = attempts.c
     looked_at = select(a.id).where(a.id > after).order_by(a.id).limit(limit).subquery()

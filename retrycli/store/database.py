@@ -303,11 +303,7 @@ class Database(ReflectedTable):
 
 
 class Queries:
-    """Base class of objects that query one database.
-
-    Args:
-        database: holds the queue and the application's table.
-    """
+    """Base class of objects that query one database, which has the queue and the application's table."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

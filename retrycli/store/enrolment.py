@@ -88,14 +88,8 @@ class Enrolment:
         self._rebirths = Rebirths(database)
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
-        """Return the ranges of ids to compare in this pass: all of the newest messages, and the next slice of the older
-        ones.
-
-        Args:
-            swept_to: the id at which the last pass stopped; None to compare all messages.
-
-        Returns:
-            The ranges, and the id at which the next pass continues.
+        """Return the ranges of ids to compare in this pass, all of the newest messages and the next slice of the older
+        ones, and the id at which the next pass continues. Compare all messages if no pass has stopped at an id before.
         """
         if self._database.table.key is not None:
             from retrycli.store.keys import Keys  # most tables have integers as keys
@@ -137,16 +131,11 @@ class Enrolment:
     def newly_failed(
         self, span: IdRange, limit: int, *, replaced: Collection[int] = ()
     ) -> list[Message | UnusableMessage]:
-        """Read failed messages that are not in the queue, in the order of their ids.
+        """Read failed messages that are not in the queue, in the order of their ids. Also read the current messages
+        with the ``replaced`` ids, which are queued for earlier messages.
 
         Read only the columns that enrolment needs, and replace the body as `columns_without_body` does. Leave out
         columns that only a preset may use, because they may be as large as bodies.
-
-        Args:
-            span: the range of ids.
-            limit: the maximum number of messages.
-            replaced: ids that are queued for earlier messages with the same ids. The current messages with these ids
-                are also read.
         """
         unknown: ColumnElement[bool] = queue.c.message_id.is_(None)
         m = self._database.messages.c
@@ -169,14 +158,9 @@ class Enrolment:
             return [self._rebirths.message_of(row | counted) for row in rows_of(found)]
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
-        """Add messages to the queue, and escalate some of them immediately. Leave queued messages unchanged.
-
-        Args:
-            entries: each message's first transition, the time of its first failure, and its ticket.
-            now: the current time.
-
-        Returns:
-            The reasons why rows of escalated messages rejected their change, by id.
+        """Add messages to the queue, and escalate some of them immediately. Leave queued messages unchanged. Each entry
+        is a first transition, the time of the first failure, and the ticket. Return the reasons why rows of escalated
+        messages rejected their change, by id.
         """
         if not entries:
             return {}
@@ -228,11 +212,8 @@ class Enrolment:
         return changed
 
     def would_retire(self, span: IdRange) -> tuple[set[int], Sequence[int]]:
-        """Return what `retire` would find, without writing anything.
-
-        Returns:
-            Ids that now belong to other messages, and ids of escalated messages whose rows the application may have
-            changed.
+        """Return what `retire` would find, without writing anything: ids that now belong to other messages, and ids of
+        escalated messages whose rows the application may have changed.
         """
         replaced: set[int] = set()
         changed = array("q")

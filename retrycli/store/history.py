@@ -39,12 +39,8 @@ UNSETTLED = (
 
 
 def message_details(database: Database, message_id: int, *, body: bool = False) -> MessageDetails:
-    """Read one message of any status, with its history.
-
-    Args:
-        database: holds the queue and the application's table.
-        message_id: the message's id.
-        body: also read the body, and the texts of edits. Otherwise an empty string replaces a body that is a string.
+    """Read one message of any status, with its history. Unless ``body`` is set, leave out the texts of edits, and
+    replace a body that is a string by an empty one.
 
     Raises:
         NoSuchMessage: no row has the id.
@@ -110,14 +106,8 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
 def require_free(
     database: Database, connection: Connection, message_id: int, verb: str, now: datetime
 ) -> MessageStanding:
-    """Check that an operator may act on a message now, and return its `MessageStanding`.
-
-    Args:
-        database: holds the queue and the application's table.
-        connection: a connection in a transaction.
-        message_id: the message's id.
-        verb: the operator's action, as errors name it.
-        now: the current time.
+    """Check that an operator may act on a message now, and return its `MessageStanding`. ``verb`` names the action in
+    errors.
 
     Raises:
         NoSuchMessage: the application's table has no such row.

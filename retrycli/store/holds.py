@@ -48,12 +48,7 @@ class Holds(Queries):
     """Begin and end holds, and count the waiting messages that they cover."""
 
     def begin(self, begun: Sequence[Hold], replaced: Mapping[HoldTarget, Hold]) -> None:
-        """Store holds, and record them in the history. A hold replaces an earlier hold of the same part.
-
-        Args:
-            begun: the holds.
-            replaced: the active holds that they replace, by part.
-        """
+        """Store holds, and record them in the history. A hold replaces an earlier hold of the same part."""
         self._write(
             begun,
             [hold.part for hold in begun],
@@ -64,13 +59,7 @@ class Holds(Queries):
         )
 
     def end(self, ended: Sequence[Hold], parts: Collection[HoldTarget], act: OperatorAction) -> None:
-        """Remove the holds of some parts, and record in the history which active holds ended.
-
-        Args:
-            ended: the active holds among them.
-            parts: the parts.
-            act: who ended them, and when.
-        """
+        """Remove the holds of some parts, and record in the history who ended which active holds, and when."""
         self._write([], parts, [(hold, act._replace(detail=hold.in_words)) for hold in ended])
 
     def _write(
@@ -101,12 +90,7 @@ class Holds(Queries):
         return {message_id: encodable(birth) for message_id, birth in found}
 
     def count_waiting(self, wanted: Sequence[Hold], types_to: Callable[[str], Collection[MessageType]]) -> list[int]:
-        """Count the waiting messages that each hold covers, including messages that the next pass will enrol.
-
-        Args:
-            wanted: the holds.
-            types_to: returns the message types whose messages go to a destination.
-        """
+        """Count the waiting messages that each hold covers, including messages that the next pass will enrol."""
         texts = {kind: [hold.target for hold in wanted if hold.kind is kind] for kind in HoldKind}
         by_ticket = self._waiting_by_ticket(texts[HoldKind.TICKET])
         ids = self._waiting_among(texts[HoldKind.MESSAGE])

@@ -46,11 +46,8 @@ class Keys(Queries):
             self._number(self._created_at >= oldest)
 
     def number_older(self, *, all_of_them: bool) -> None:
-        """Give numbers to failed rows among the next older rows, which begin where the last call ended, and to those
-        without a creation time.
-
-        Args:
-            all_of_them: examine all older rows, not only `SWEEP` of them.
+        """Give numbers to failed rows among the next `SWEEP` older rows (or all), which begin where the last call
+        ended, and to those without a creation time.
         """
         if self._finds_all:
             return

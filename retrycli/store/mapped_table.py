@@ -57,15 +57,8 @@ def mapped_table(
     *,
     is_sqlite: bool,
 ) -> MessageTable:
-    """Build the application's table, whose messages a sub-select reads.
-
-    Args:
-        mapping: how the table holds messages.
-        columns: the table's columns, by name.
-        name: the name of the table.
-        schema: the table's schema, if it is configured.
-        place: the table and the database, for errors.
-        is_sqlite: the table is in a SQLite file.
+    """Build the application's table, whose messages a sub-select reads. ``place`` names the table and the database in
+    errors.
 
     Raises:
         SchemaMismatch: a column is missing or has an unsuitable type.

@@ -79,12 +79,7 @@ def type_literal(value: MessageType) -> ColumnElement[str]:
 
 
 def has_status(columns: ColumnsOfMessages, status: MessageStatus) -> ColumnElement[bool]:
-    """Return the condition that a message has a status.
-
-    Args:
-        columns: the columns of `Database.messages`. For a table with other status values, one of them is the condition.
-        status: failed or rejected.
-    """
+    """Return the condition that a message is failed or rejected. The columns are those of `Database.messages`."""
     if (condition := CONDITION + status) in columns:
         is_so: ColumnElement[bool] = columns[condition]
         return is_so
@@ -117,12 +112,8 @@ def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
 
 
 def in_route(database: Database, route: Route | None, *, joined: bool = False) -> list[ColumnElement[bool]]:
-    """Return the conditions for queued messages that a route includes and does not withhold.
-
-    Args:
-        database: holds the queue and the application's table.
-        route: the route; None for all messages.
-        joined: the statement joins the queue with the application's table.
+    """Return the conditions for queued messages that a route includes and does not withhold. ``joined`` tells that the
+    statement joins the queue with the application's table.
     """
     if route is None:
         return []

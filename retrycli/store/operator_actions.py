@@ -84,13 +84,8 @@ class Acts(Queries):
     def perform(
         self, kind: ActionKind, wanted: Mapping[int, OperatorAction], problems: Mapping[int, str] = MappingProxyType({})
     ) -> Performed:
-        """Perform one kind of action on messages, and record it, in one transaction.
-
-        Args:
-            kind: the kind of action.
-            wanted: the action to record, by message id.
-            problems: messages that can't be sent in their present form, with the reasons. These messages are left
-                unchanged.
+        """Perform one kind of action on messages, and record it, in one transaction. Leave messages unchanged that
+        can't be sent in their present form, for the reasons in ``problems``.
         """
         if kind is ActionKind.REJECTED and MessageStatus.REJECTED not in self._database.table.literals:
             raise NotActionable(

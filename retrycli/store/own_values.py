@@ -32,13 +32,8 @@ TYPES: Mapping[str, TypeEngine[Any]] = {"retry_count": Integer(), "last_error": 
 def keep(
     table: MessageTable, connection: Connection, rows: Sequence[Mapping[str, Any]], *, status: MessageStatus
 ) -> None:
-    """Store the values of the roles that retrycli keeps itself.
-
-    Args:
-        table: the application's table.
-        connection: a connection in a writing transaction.
-        rows: the id, ``retry_count`` and ``last_error`` of each message. None leaves a value unchanged.
-        status: leave out messages whose rows have another status, such as those whose change a trigger has ignored.
+    """Store the values of the roles that retrycli keeps itself. None leaves a value unchanged. Leave out messages whose
+    rows have another status, such as those whose change a trigger has ignored.
     """
     ids = [row["id"] for row in rows]
     if not ids:
@@ -50,25 +45,13 @@ def keep(
 
 
 def forget_errors(table: MessageTable, connection: Connection, ids: Collection[int]) -> None:
-    """Delete the errors of delivered messages, if retrycli keeps the errors itself.
-
-    Args:
-        table: the application's table.
-        connection: a connection in a writing transaction.
-        ids: the messages.
-    """
+    """Delete the errors of delivered messages, if retrycli keeps the errors itself."""
     if ids and "last_error" in table.own:
         connection.execute(_no_error(table), {"ids": list(ids)})
 
 
 def forget_counts(table: MessageTable, connection: Connection, ids: Collection[int]) -> None:
-    """Reset the retry counts of messages that are tried for the first time with their text.
-
-    Args:
-        table: the application's table.
-        connection: a connection in a writing transaction.
-        ids: the messages.
-    """
+    """Reset the retry counts of messages that are tried for the first time with their text."""
     if ids and "retry_count" in table.own:
         connection.execute(NO_COUNT, {"ids": list(ids)})
 
@@ -102,12 +85,7 @@ BIRTHS = select(own_values.c.message_id, own_values.c.birth).where(id_in(own_val
 
 
 def forget_others(connection: Connection, births: Mapping[int, str]) -> None:
-    """Begin anew for messages whose ids belonged to other messages.
-
-    Args:
-        connection: a connection in a writing transaction.
-        births: the births of the messages as the database writes them, by id.
-    """
+    """Begin anew for messages whose ids belonged to others. The births are as the database writes them, by id."""
     known = dict(connection.execute(BIRTHS, {"ids": list(births)}).all())
     others = [message_id for message_id, birth in known.items() if _is_another(birth, births[message_id])]
     if others:

@@ -190,10 +190,8 @@ class Ledger(Queries):
             return self.breaker(destination)
 
     def take_probe(self, breaker: Breaker, until: datetime) -> bool:
-        """Reserve the due probe of a destination until a given time, so that no other pass sends a probe.
-
-        Returns:
-            True if the probe was reserved; False if another pass changed the breaker first.
+        """Reserve the due probe of a destination until a given time, so that no other pass sends a probe. Return False
+        if another pass changed the breaker first.
         """
         unchanged = update(breakers).where(
             breakers.c.destination == breaker.destination,
@@ -204,16 +202,8 @@ class Ledger(Queries):
             return connection.execute(unchanged.values(probe_at=until)).rowcount == 1
 
     def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
-        """Reserve a time for one request, so that the requests of all hosts keep the interval.
-
-        Args:
-            destination: the request's destination.
-            now: the current time.
-            interval: the minimum time between requests.
-            too_late: reserve nothing if the request can't be sent before this time.
-
-        Returns:
-            The time at which to send: now, or one interval after the previous request.
+        """Reserve a time for one request, so that the requests of all hosts keep the interval, and return it: now, or
+        one interval after the previous request. Reserve nothing if the time is ``too_late`` or later.
         """
         with self._database.write() as connection:
             self._database.advisory_lock(connection)

@@ -27,11 +27,8 @@ class Rebirths:
         self._found: dict[int, tuple[int, str]] = {}  # passes in a row, and the digest, by id
 
     def replaced(self, connection: Connection, rows: Rows) -> set[int]:
-        """Return the ids of rows that belong to other messages than the queue rows with their ids.
-
-        Args:
-            connection: reads the texts of rows with another birth.
-            rows: application's rows that are failed, each with its queue row.
+        """Return the ids of failed rows that belong to other messages than the queue rows with their ids. Read the
+        texts of rows with another birth.
         """
         reborn = {row["message_id"]: row for row in rows if birth_of(row["birth"]) != birth_in(row)}
         if not reborn:

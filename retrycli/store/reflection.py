@@ -156,14 +156,7 @@ def table_of(
     columns: Mapping[str, ReflectedColumn], name: str, schema: str | None, place: str, *, is_sqlite: bool
 ) -> MessageTable:
     """Build the application's table with all its columns. A column has a type only if its values must be converted, or
-    if SQL must treat them as strings.
-
-    Args:
-        columns: the table's columns, by name.
-        name: the name of the table.
-        schema: the table's schema, if it is configured.
-        place: the table and the database, for errors.
-        is_sqlite: the table is in a SQLite file.
+    if SQL must treat them as strings. ``place`` names the table and the database in errors.
 
     Raises:
         SchemaMismatch: a required column is missing, or a column has an unsuitable type.
@@ -187,12 +180,7 @@ def key_type(kind: TypeEngine[Any]) -> TypeEngine[Any] | None:
 
 
 def check_types(columns: Mapping[str, ReflectedColumn], place: str, *, is_sqlite: bool) -> None:
-    """Check the types of the columns that have a role.
-
-    Args:
-        columns: the columns, by role.
-        place: the table and the database, for errors.
-        is_sqlite: the table is in a SQLite file.
+    """Check the types of the columns that have a role. ``place`` names the table and the database in errors.
 
     Raises:
         SchemaMismatch: a column has an unsuitable type.
@@ -232,12 +220,8 @@ UNPADDED, STRING, UUID_TEXT, INTEGRAL = _Unpadded(), String(), Uuid(as_uuid=Fals
 
 
 def read_type(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine[Any] | None:
-    """Return the type with which a column is read; None if its values are read as the driver returns them.
-
-    Args:
-        name: the column's role, or its own name if it has no role.
-        kind: the column's type in the database.
-        is_sqlite: the table is in a SQLite file.
+    """Return the type with which the column of a role, or else a name, is read; None if its values are read as the
+    driver returns them.
     """
     if not is_sqlite and isinstance(kind, CHAR):
         return UNPADDED

@@ -56,14 +56,8 @@ FORMER_STATE = case((queue.c.escalated_at.is_(None), State.WAITING.value), else_
 def move(
     connection: Connection, claim: Claim, decisions: Sequence[Decision], rows: Mapping[int, RowState], now: datetime
 ) -> None:
-    """Move messages that this claim holds to the states of their transitions.
-
-    Args:
-        connection: a connection in a writing transaction.
-        claim: the claim that holds the messages.
-        decisions: the decisions to apply.
-        rows: the current states of the escalated messages' rows, by id.
-        now: the current time.
+    """Move messages that this claim holds to the states of their transitions, in a writing transaction. ``rows`` has
+    the current states of the escalated messages' rows.
     """
     gone, back, escalated = [], [], []
     for decision in decisions:
@@ -94,10 +88,7 @@ def escalate(
     database: Database, connection: Connection, decisions: Sequence[Decision], now: datetime
 ) -> Mapping[int, str]:
     """Escalate unclaimed messages. Store the digests of their texts and the states of their rows, so that later changes
-    by the application are noticed.
-
-    Returns:
-        The reasons why rows rejected the change, by id.
+    by the application are noticed. Return the reasons why rows rejected the change, by id.
     """
     if not decisions:
         return {}
@@ -129,19 +120,11 @@ SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c
 def review(
     database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
 ) -> list[Decision]:
-    """Review escalated messages: return each one to waiting, escalate it again, or leave it escalated.
+    """Review escalated messages: return each one to waiting, escalate it again, or leave it escalated. Return the
+    decisions, with an escalation for each message whose row rejected the change.
 
     For a message that stays escalated, store the current state of its row. The rows are locked during the review. Rows
     that another transaction has locked are left to the next pass.
-
-    Args:
-        database: holds the queue and the application's table.
-        ids: the escalated messages.
-        decide: decides about a message, given whether the application has changed it.
-        now: the current time, for ``escalated_at``.
-
-    Returns:
-        The decisions, with an escalation for each message whose row rejected the change.
     """
     m = database.messages
     unlocked = (

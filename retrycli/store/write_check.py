@@ -180,10 +180,8 @@ def _rehearse_some(
 def _rehearse(
     database: Database, connection: Connection, ids: Sequence[int], now: datetime, largest_count: int
 ) -> dict[int, str]:
-    """Write failures and deliveries into messages' rows, without waiting for locked rows.
-
-    Returns:
-        The reasons why rows rejected the changes, by id.
+    """Write failures and deliveries into messages' rows, without waiting for locked rows. Return the reasons why rows
+    rejected the changes, by id.
     """
     m = database.messages.c
     connection.execute(select(m.id).where(m.id.in_(ids)).with_for_update(nowait=True))
