@@ -14,11 +14,8 @@ READ_AT_MOST = 200  # bytes of a response; Healthchecks sends shorter responses
 
 
 class Ping:
-    """The pings of one pass. They never raise an error, follow no redirect, and use no proxy from the environment.
-
-    Args:
-        url: the URL of the check.
-        run_id: a UUID that distinguishes this pass's pings from those of other passes.
+    """The pings of one pass. They never raise an error, follow no redirect, and use no proxy from the environment. The
+    id of the run distinguishes them from the pings of other passes.
     """
 
     def __init__(self, url: str, run_id: str) -> None:

@@ -161,12 +161,8 @@ def _check_due(request: BulkRequest, progress: Progress) -> None:
 
 
 class _Watch:
-    """Tells when a slice is over: a stop is requested, or the next step would probably exceed the time.
-
-    Args:
-        seconds: the length of the slice; None for no limit.
-        stop_requested: returns whether the caller wants to stop.
-        elapsed: a monotonic clock, in seconds.
+    """Tells when a slice is over: a stop is requested, or the next step would probably exceed the time, if it is
+    limited.
     """
 
     def __init__(self, seconds: float | None, stop_requested: Callable[[], bool], elapsed: Callable[[], float]) -> None:

@@ -100,11 +100,7 @@ class Demo:
 
 @contextmanager
 def installation(more: Mapping[str, object] | None = None) -> Iterator[Demo]:
-    """Set up a demo. Its files are kept, so that the user can try more commands.
-
-    Args:
-        more: further settings.
-    """
+    """Set up a demo, with further settings. Its files are kept, so that the user can try more commands."""
     folder = Path(tempfile.mkdtemp(prefix="retrycli-demo-"))
     database = copy_example(folder / DATABASE, now=utc_now())
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  not used for secrets

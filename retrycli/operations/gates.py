@@ -46,13 +46,7 @@ class Gate:
 
 
 class Gates:
-    """The gates of the messages in one database.
-
-    Args:
-        database: the database with the messages.
-        rules: the rules of a pass.
-        passes: the newest passes, newest first.
-    """
+    """The gates of the messages in one database, given the rules of a pass and the newest passes, newest first."""
 
     def __init__(self, database: Database, rules: PassRules, passes: Sequence[PassRecord]) -> None:
         self._views = MessageQueries(database)

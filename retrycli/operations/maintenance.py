@@ -115,11 +115,8 @@ RESOLVE = {
 
 
 def check_move(settings: Settings, *, shown: int | None = None) -> list[Finding]:
-    """Check that nothing gets lost if the application's data moves to a database without retrycli's own tables.
-
-    Args:
-        settings: the settings of the old database.
-        shown: the maximum number of messages and of holds that a finding names; None for all.
+    """Check that nothing gets lost if the application's data moves to a database without retrycli's own tables. A
+    finding names at most ``shown`` messages and holds.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.

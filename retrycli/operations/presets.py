@@ -28,14 +28,8 @@ def bundled() -> dict[str, Preset]:
 
 
 def check(settings: Settings, name: str) -> tuple[Preset, str]:
-    """Check a preset, and compare it with the application's table if the table can be read. Send nothing.
-
-    Args:
-        settings: the settings of the table.
-        name: the name of a bundled preset, or the path of a file.
-
-    Returns:
-        The preset, and the result of the comparison.
+    """Check a preset, which a name or the path of a file gives, and compare it with the application's table if the
+    table can be read. Send nothing. Return the preset, and the result of the comparison.
 
     Raises:
         ConfigurationError: the preset is not valid, or requires a column that the table does not have.
@@ -91,16 +85,9 @@ def deliver_test(
     by: str,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Trial:
-    """Send one message that is marked as a test and belongs to no row of the application's table.
-
-    Args:
-        settings: the settings of the gateway.
-        ticket: the target ticket.
-        message_type: the type of the message.
-        recipient: the recipient of a message to a customer or supplier.
-        lists: the values of the list columns (copies, attachments).
-        by: the operator, whose name the message states.
-        runtime: the clock.
+    """Send one message that is marked as a test and belongs to no row of the application's table. It states the
+    operator's name. Only a message to a customer or supplier has a recipient. ``lists`` has the values of the list
+    columns.
 
     Raises:
         ConfigurationError: the gateway's settings or the preset are wrong.

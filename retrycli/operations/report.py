@@ -46,14 +46,7 @@ def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] =
 def report_data(
     settings: Settings, status: Status, *, span: timedelta, until: datetime, with_causes: bool = True
 ) -> ReportData:
-    """Return everything that the report shows of a period.
-
-    Args:
-        settings: the settings of the passes.
-        status: the scheduler's status.
-        span: the length of the period.
-        until: the end of the period.
-        with_causes: also group the escalated messages by cause.
+    """Return everything that the report shows of the period of length ``span`` until a time.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.

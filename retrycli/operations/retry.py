@@ -198,11 +198,8 @@ def _is_down(tried: Sequence[ManualAttempt], *, give_up_after: int | None, strea
 
 
 def failure_streak(tried: Sequence[ManualAttempt], before: int = 0) -> int:
-    """Count the last consecutive failures that the ticketing API has probably caused.
-
-    Args:
-        tried: attempts, oldest first.
-        before: the number of such failures immediately before these attempts.
+    """Count the last consecutive failures that the ticketing API has probably caused. The attempts are oldest first;
+    ``before`` failures immediately preceded them.
     """
     for number, attempt in enumerate(reversed(tried)):
         if attempt.outcome is None or attempt.outcome.kind not in DESTINATION_FAULTS:

@@ -220,12 +220,8 @@ def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]
 
 
 def ended_passes(settings: Settings, ledger: Ledger, pass_ids: Collection[str]) -> frozenset[str]:
-    """Return which of the given passes have ended, including passes of this host whose end was not recorded.
-
-    Args:
-        settings: the settings of the passes.
-        ledger: the record of passes.
-        pass_ids: the passes; ids that belong to no recent pass are ignored.
+    """Return which of the given passes have ended, including passes of this host whose end was not recorded. Ignore ids
+    that belong to no recent pass.
     """
     if not pass_ids:
         return frozenset()

@@ -178,13 +178,8 @@ def _refuse_running_loop() -> None:
 
 
 def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False, to_send: bool = True) -> PassRules:
-    """Return the rules of a pass, from the settings and the options of the command.
-
-    Args:
-        settings: the settings.
-        limit: the maximum number of attempts; by default ``run.limit``.
-        probe: if a destination is down, probe it immediately.
-        to_send: False if nothing will be sent; then no base URL is needed.
+    """Return the rules of a pass, from the settings and the options of the command. No base URL is needed if nothing
+    will be sent.
 
     Raises:
         ConfigurationError: a gateway has no base URL.

@@ -49,11 +49,6 @@ def edited(text: str, command: list[str], *, name: str) -> str:
     The text is in a private file in a temporary folder. The folder is deleted at the end, with the editor's backup
     files.
 
-    Args:
-        text: the initial text.
-        command: the editor, with its arguments.
-        name: the file's name.
-
     Raises:
         NotEdited: the editor can't be started or fails, or the text is missing or not valid UTF-8.
     """

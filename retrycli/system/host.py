@@ -251,14 +251,8 @@ def owner_of(path: Path) -> str | None:
 
 
 def file_system_of(path: Path, mounts: str) -> str | None:
-    """Return the type of a file's file system.
-
-    Args:
-        path: the file; links are followed.
-        mounts: the text of /proc/self/mounts.
-
-    Returns:
-        The type, such as ``ext4``; None if the mounts don't show it.
+    """Return the type of a file's file system, such as ``ext4``, given the text of /proc/self/mounts, or None if it
+    does not show it. Follow links.
     """
     real = path.resolve()
     best: tuple[int, str] | None = None

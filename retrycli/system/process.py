@@ -32,12 +32,8 @@ HIGHEST = 64  # maximum number of parents to examine
 
 
 def started_by(environment: Mapping[str, str], parents: Sequence[str], *, at_terminal: bool) -> StartedBy:
-    """Return what started a process, judged by its environment and parents.
-
-    Args:
-        environment: the process's environment.
-        parents: the names of its parent, its parent's parent and so on.
-        at_terminal: the process has a controlling terminal. A scheduler's job does not have one.
+    """Return what started a process, judged by its environment, the names of its parent, its parent's parent and so on,
+    and whether it has a controlling terminal, which a scheduler's job does not have.
     """
     if at_terminal:
         return StartedBy.PERSON

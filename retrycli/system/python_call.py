@@ -52,10 +52,7 @@ def load(name: str, key: str, folder: Path | None, takes: tuple[str, ...]) -> Ca
 
 
 def load_all(calls: Iterable[tuple[str, str, Path | None, tuple[str, ...]]]) -> None:
-    """Import functions, and check that they can be called.
-
-    Args:
-        calls: the arguments of `load` for each function.
+    """Import functions, and check that they can be called. Each entry has the arguments of `load`.
 
     Raises:
         ConfigurationError: a function can't be imported or called.
@@ -134,11 +131,8 @@ def _fault(returned: object) -> str:
 
 
 def files_of(name: str, folder: Path | None) -> Iterator[Path]:
-    """Yield the files of a function's module and of the packages above it, and run none of their code.
-
-    Args:
-        name: the function, as ``MODULE:FUNCTION``.
-        folder: see `load`.
+    """Yield the files of the module of a function (``MODULE:FUNCTION``) and of the packages above it, and run none of
+    their code.
     """
     parts = name.partition(":")[0].split(".")
     path = [*sys.path, *([] if folder is None else [str(folder)])]

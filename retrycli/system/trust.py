@@ -181,13 +181,8 @@ def _places_on_path(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
 
 
 def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, is_strict: bool) -> Weakness | None:
-    """Find the weakness of one path.
-
-    Args:
-        place: the path to check.
-        found: the path's lstat(2).
-        users: the users who may write to the path.
-        is_strict: the path is the file or the file's folder, for which the sticky bit is not enough protection.
+    """Find the weakness of one path, given its lstat(2). If ``is_strict``, it is the file or the file's folder, for
+    which the sticky bit is not enough protection.
     """
     is_folder = stat.S_ISDIR(found.st_mode)
     if found.st_uid not in users:

@@ -56,17 +56,7 @@ def examine(
     host: Host | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> list[Finding]:
-    """Run all checks.
-
-    Args:
-        config: the settings file, as `retrycli.config.loader.load` accepts it.
-        environment: the environment variables; by default those of the process.
-        host: the machine to check; by default this one.
-        now: the clock.
-
-    Returns:
-        The findings. If the settings are invalid, no check runs, and the only finding is the error in the settings.
-    """
+    """Run all checks. If the settings are invalid, no check runs, and the only finding is the error in the settings."""
     try:
         loaded = load(config, environment)
     except ConfigurationError as error:
