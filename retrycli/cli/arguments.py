@@ -149,11 +149,8 @@ def as_options(wanted: Filter) -> list[str]:
 
 
 def takes_filters(command: Callable[..., None], *, without: str | None = None) -> Callable[..., None]:
-    """Replace a command's parameter ``filters`` with the filter options, so that typer finds them in its signature.
-
-    Args:
-        command: takes a `Filter` as ``filters``.
-        without: the filter that the command does not support.
+    """Replace a command's parameter ``filters``, a `Filter`, with the filter options, so that typer finds them in its
+    signature. Leave out the filter that the command does not support.
     """
     filters = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)

@@ -16,14 +16,8 @@ MARKS = {"ok": "ok", "warning": "WARN", "failure": "FAIL"}
 
 
 def show_findings(findings: Sequence[Finding], *, again: str, following: str, bad: bool, as_json: bool) -> None:
-    """Show findings for an operator, or print them for a program.
-
-    Args:
-        findings: the findings.
-        again: the command that runs the checks again.
-        following: the next command if no check has failed.
-        bad: a check has failed.
-        as_json: print one JSON object.
+    """Print findings for a program, or show them to an operator with the next command: ``following`` or, if a check has
+    failed, ``again``, which runs the checks again.
     """
     found = [
         replace(

@@ -99,12 +99,7 @@ def can_ask(*, as_json: bool) -> bool:
 
 
 def require_confirmation(why: str, *, yes: bool, as_json: bool = False) -> None:
-    """Require ``--yes`` if the user can't be asked.
-
-    Args:
-        why: the reason for the confirmation, for the error message.
-        yes: ``--yes`` was given.
-        as_json: ``--json`` was given.
+    """Require ``--yes`` if the user can't be asked. The error names the reason for the confirmation.
 
     Raises:
         typer.BadParameter: the user can't be asked, and ``--yes`` was not given.
@@ -115,13 +110,8 @@ def require_confirmation(why: str, *, yes: bool, as_json: bool = False) -> None:
 
 
 def confirm(question: str, why: str, *, yes: bool, as_json: bool = False) -> None:
-    """Ask a question, unless ``--yes`` was given. End the command unless the answer is yes.
-
-    Args:
-        question: the text to print before ``[y/N]``.
-        why: the reason for the question, for the error message.
-        yes: ``--yes`` was given.
-        as_json: ``--json`` was given.
+    """Ask a question, unless ``--yes`` was given. End the command unless the answer is yes. The reason for the question
+    is for the error message.
 
     Raises:
         typer.BadParameter: the user can't be asked, and ``--yes`` was not given.

@@ -101,12 +101,7 @@ class Chosen(NamedTuple):
         operation: Callable[[operations.wiring.Runtime], operations.retry.ActionResult],
         following: Callable[[operations.retry.ActionResult], str],
     ) -> NoReturn:
-        """Change the messages, show the result and the next command, and exit.
-
-        Args:
-            act: the name of the change in the result, such as ``marked_sent``.
-            operation: changes the messages.
-            following: returns the next command.
+        """Change the messages, show the result under the name of the change and the next command, and exit.
 
         Raises:
             typer.Exit: always. The exit code shows whether a signal was received, too many canaries failed, or messages
@@ -127,10 +122,7 @@ class Chosen(NamedTuple):
 
 def takes_messages(command: Callable[..., None], *, without: str | None = None) -> Callable[..., None]:
     """Give a command the options that choose messages. Replace its first parameter, which gets them as one `Chosen`.
-
-    Args:
-        command: takes a `Chosen` as its first parameter.
-        without: the filter that the command does not support.
+    Leave out the filter that the command does not support.
     """
 
     def run(
@@ -173,10 +165,8 @@ def _describe_expired(number: int) -> str:
 
 
 def run_interruptible(act: Callable[[operations.wiring.Runtime], Result]) -> tuple[Result, int | None]:
-    """Run an action that a signal stops after the request in flight; see `Signals`.
-
-    Returns:
-        The action's result, and the signal that was received, if any.
+    """Run an action that a signal stops after the request in flight; see `Signals`. Return its result, and the signal
+    that was received, if any.
     """
     signals = Signals()
     done = act(replace(operations.wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested))

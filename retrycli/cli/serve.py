@@ -47,12 +47,8 @@ def run_server(
 
 
 def run_console(settings: Settings, given: Mapping[str, object], *more: str) -> NoReturn:
-    """Serve the console until a signal ends the process.
-
-    Args:
-        settings: the settings.
-        given: settings of the section ``web`` that were given as options; None keeps the setting.
-        more: lines to print when the server listens.
+    """Serve the console until a signal ends the process. Options given for the section ``web`` override the settings,
+    unless they are None. Print ``more`` lines when the server listens.
 
     Raises:
         ConfigurationError: the extra ``web`` is not installed, or a setting can't be used.

@@ -63,14 +63,8 @@ def endpoint(
     *errors: HTTPStatus,
     returns: Any,  # noqa: ANN401  any type
 ) -> Callable[[Handler], Handler]:
-    """Declare a method of a class as the handler of an endpoint.
-
-    Args:
-        method: the HTTP method.
-        path: the path below the API's prefix.
-        right: the right that the endpoint needs.
-        errors: the statuses of its problems, except for those that every endpoint has.
-        returns: the type of the response's body, for the OpenAPI document.
+    """Declare a method of a class as the handler of an endpoint below the API's prefix, which returns a type of body.
+    ``errors`` are the statuses of its problems, except for those that every endpoint has.
     """
 
     def declare(handler: Handler) -> Handler:
@@ -161,11 +155,8 @@ def check_query(request: Request, *, takes_query: bool) -> None:
 
 
 async def with_body(request: Request, *, takes_fields: bool) -> Request:
-    """Read the body of a request, at most `LARGEST_BODY`, and return a request that has it.
-
-    Args:
-        request: the request.
-        takes_fields: the endpoint reads the body; otherwise it must be empty, or an object without fields.
+    """Read the body of a request, at most `LARGEST_BODY`, and return a request that has it. If the endpoint takes no
+    fields, the body must be empty, or an object without fields.
 
     Raises:
         HTTPException: the body is too large, is not JSON, or has fields that nobody would read.

@@ -34,14 +34,8 @@ STATUSES: Mapping[type[errors.RetrycliError], tuple[HTTPStatus, str]] = {
 def problem(
     status: HTTPStatus, detail: str, name: str = "", *, headers: Mapping[str, str] | None = None, **more: object
 ) -> Response:
-    """Return a problem document.
-
-    Args:
-        status: the HTTP status.
-        detail: what was wrong and what to do, in one line.
-        name: the name of the problem; its type is ``urn:retrycli:problem:NAME``, by default about:blank.
-        headers: further headers of the response.
-        more: further members of the document.
+    """Return a problem document. Its type is ``urn:retrycli:problem:NAME``, by default about:blank. ``more`` has its
+    further members.
     """
     kind = f"urn:retrycli:problem:{name}" if name else "about:blank"
     body = {"type": kind, "title": status.phrase, "status": status, "detail": printable(detail), **more}

@@ -42,13 +42,7 @@ class _Document:
 
 
 def make_api(settings: Settings, access: Access, status: RecentStatus) -> APIRouter:
-    """Return a router with all endpoints.
-
-    Args:
-        settings: the settings of the passes.
-        access: decides who may call which endpoint.
-        status: the scheduler's status.
-    """
+    """Return a router with all endpoints."""
     router = APIRouter(route_class=route_class(access))
     add_endpoints(router, SchedulerEndpoints(settings, status))
     add_endpoints(router, _Document(router))

@@ -88,11 +88,8 @@ def allowed_hosts(settings: Settings) -> frozenset[str]:
 
 
 class UnderRootPath:
-    """Serve an application below a path, behind a proxy that strips the path and behind one that keeps it.
-
-    Args:
-        app: the application.
-        root: the path, such as ``/desk``; empty for none.
+    """Serve an application below a path, such as ``/desk``, behind a proxy that strips the path and behind one that
+    keeps it.
     """
 
     def __init__(self, app: ASGIApp, root: str) -> None:
@@ -111,14 +108,8 @@ class UnderRootPath:
 
 
 def serve(settings: Settings, started: Callable[[str], None]) -> int | None:
-    """Serve until SIGTERM or SIGINT, then let requests in flight finish.
-
-    Args:
-        settings: the settings.
-        started: called with the address as soon as the server listens.
-
-    Returns:
-        The signal that ended the server; None if it ended by itself.
+    """Serve until SIGTERM or SIGINT, then let requests in flight finish. Call ``started`` with the address as soon as
+    the server listens. Return the signal that ended the server; None if it ended by itself.
 
     Raises:
         ConfigurationError: the address or the socket can't be used, or the tokens' file can't.

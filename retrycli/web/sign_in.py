@@ -16,11 +16,7 @@ from retrycli.web.access import bearer_token
 
 
 class TokenUsers:
-    """The users of the tokens' file. The file is read again as soon as it has changed.
-
-    Args:
-        settings: the settings, with ``web.tokens_file``.
-        now: the clock.
+    """The users of the tokens' file ``web.tokens_file``. The file is read again as soon as it has changed.
 
     Raises:
         ConfigurationError: the tokens' file or its signing key can't be used, or there is no token.

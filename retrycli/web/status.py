@@ -12,12 +12,7 @@ KEPT_SECONDS = 2.0
 
 
 class RecentStatus:
-    """The status of one installation, at most `KEPT_SECONDS` old.
-
-    Args:
-        settings: the settings of the passes.
-        elapsed: a monotonic clock, in seconds.
-    """
+    """The status of one installation, at most `KEPT_SECONDS` old by a monotonic clock."""
 
     def __init__(self, settings: Settings, *, elapsed: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings

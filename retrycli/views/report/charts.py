@@ -174,15 +174,8 @@ class Strip:
 
 
 def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, interval: timedelta, zone: tzinfo) -> Strip:
-    """Lay out passes by day.
-
-    Args:
-        passes: the passes, oldest first. Passes outside the period, for example because of another host's clock, are
-            left out.
-        since: the time from which passes were expected.
-        until: the present time.
-        interval: how often a pass should begin.
-        zone: the time zone, which defines the days.
+    """Lay out passes, which are oldest first, by the days since passes were expected. Leave out passes outside the
+    period, for example because of another host's clock.
     """
     passes = [mark for mark in passes if since <= mark.started_at <= until]
     cell = next((length for length in CELLS if length >= interval), CELLS[-1])

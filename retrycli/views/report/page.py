@@ -65,11 +65,7 @@ def passes_since(since: datetime, until: datetime) -> datetime:
 
 
 def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
-    """Return the report as one page of HTML.
-
-    Args:
-        report: the data.
-        zone: the time zone of the times; by default the machine's.
+    """Return the report as one page of HTML. Times are in the given zone; by default in the machine's.
 
     Raises:
         ConfigurationError: Jinja2 is not installed.

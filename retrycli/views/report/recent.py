@@ -56,11 +56,8 @@ class RecentPasses:
 
 
 def strip(found: RecentPasses, *, title: str) -> str:
-    """Draw the strip as SVG. Positions are in per cent, so that hatchings stay undistorted at any width.
-
-    Args:
-        found: the passes and outages.
-        title: the strip in words, for screen readers.
+    """Draw the strip as SVG, with a title for screen readers. Positions are in per cent, so that hatchings stay
+    undistorted at any width.
     """
     shapes = [*_marks(found), *_hatched(found)]
     patterns = "".join(

@@ -65,14 +65,8 @@ def make_pages(
     *,
     slice_seconds: float = SLICE_SECONDS,
 ) -> Starlette:
-    """Return the application with all pages.
-
-    Args:
-        settings: the settings of the passes.
-        access: decides who may open which page.
-        status: the scheduler's status.
-        users: the users who sign in with a token; None if the application that mounts the pages knows its users.
-        slice_seconds: the length of one step of an action on many messages.
+    """Return the application with all pages. Without ``users``, the application that mounts the pages signs its users
+    in.
     """
     console = Console(settings, access, status, users)
     handlers: list[object] = [

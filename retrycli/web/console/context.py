@@ -35,15 +35,7 @@ NOTICE_SECONDS = 60
 
 
 class Console:
-    """What all pages share.
-
-    Args:
-        settings: the settings of the passes.
-        access: decides who may open which page.
-        status: the scheduler's status.
-        users: the users who sign in with a token; None if the application that mounts the pages knows its users.
-        now: the clock.
-    """
+    """What all pages share. Without ``users``, the application that mounts the pages signs its users in."""
 
     def __init__(
         self,
@@ -101,14 +93,8 @@ class Console:
         status: Status | None = None,
         **values: object,
     ) -> Response:
-        """Return a page.
-
-        Args:
-            visit: the request.
-            template: the name of the template.
-            code: the HTTP status.
-            status: the scheduler's status, for the state line; None for a page without one.
-            values: the values that the template needs.
+        """Return a page. The state line shows the scheduler's status; without one, there is no line. The template gets
+        the values.
         """
 
         def asset(name: str) -> str:
@@ -136,12 +122,8 @@ class Console:
         return response
 
     def redirect(self, visit: Visit, path: str, notice: str | None = None) -> Response:
-        """Return the answer to a form: the browser opens another page, which shows the result.
-
-        Args:
-            visit: the request.
-            path: the path of the page, from `Visit.to`.
-            notice: the result in words.
+        """Return the answer to a form: the browser opens another page (see `Visit.to`), which shows the result in
+        words.
         """
         response = RedirectResponse(path, HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
         if notice is not None:

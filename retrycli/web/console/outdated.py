@@ -5,13 +5,8 @@ from retrycli.domain.retry_policy import EXHAUSTED
 
 
 def is_outdated(state: object, last_error: object, made: object, allowed: int | None) -> bool:
-    """Return whether an error says that the retries are used up, although the message waits and has some left.
-
-    Args:
-        state: the message's state.
-        last_error: its last error.
-        made: the number of its retries; None if it is invalid.
-        allowed: the maximum number of its retries; None if its type is unknown.
+    """Return whether an error says that the retries are used up, although the message waits and has some left. ``made``
+    is None if the retry count is invalid, and ``allowed`` if the message's type is unknown.
     """
     if state != State.WAITING or not isinstance(made, int) or allowed is None:
         return False

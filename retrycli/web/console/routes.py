@@ -48,13 +48,8 @@ class NoFields(Form):
 def page(
     method: Method, path: str, right: Right | Anybody, form: type[Form] = NoFields
 ) -> Callable[[Handler], Handler]:
-    """Declare a method of a class as the handler of a page. It is called with the `Visit` and the checked form.
-
-    Args:
-        method: GET for a page, POST for a form.
-        path: the path below the console's root.
-        right: the right that the page needs, or `ANYBODY`.
-        form: the fields of the query (GET) or of the form (POST).
+    """Declare a method of a class as the handler of a page (GET) or of a form (POST) below the console's root. It is
+    called with the `Visit` and the checked fields of the query or of the form.
     """
 
     def declare(handler: Handler) -> Handler:
