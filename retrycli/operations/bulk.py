@@ -7,19 +7,18 @@ the actions are those of `message_actions` and `retry`.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from retrycli.config.settings import Settings
 from retrycli.domain.bulk import MOST, BulkAction, Progress
 from retrycli.domain.cursor import Cursor, MessageCursor
 from retrycli.domain.errors import CountChanged, InvalidArgument, RetrycliError
 from retrycli.domain.listing import Filter, ListedMessage
-from retrycli.domain.operator_action import OperatorAction, would_expire
+from retrycli.domain.operator_action import would_expire
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk_request import BulkRequest
 from retrycli.operations.login import login_name
-from retrycli.operations.message_actions import SHOWN, expired_among, perform, try_canaries
+from retrycli.operations.message_actions import SHOWN, DueAt, expired_among, perform, try_canaries
 from retrycli.operations.pause import mark_held_back, with_holds
 from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
@@ -207,19 +206,11 @@ class _Slice:
             case BulkAction.REQUEUE:
                 return self._try_canaries() or self._requeue()
             case BulkAction.REJECT:
-                reason = self.request.reason or ""
-                return self._change(
-                    ActionKind.REJECTED, lambda _, name, at: OperatorAction.rejected(reason, by=name, at=at)
-                )
+                return self._change(ActionKind.REJECTED, self.request.reason)
             case BulkAction.MARK_SENT:
-                note = self.request.reason
-                return self._change(
-                    ActionKind.MARKED_SENT, lambda _, name, at: OperatorAction(ActionKind.MARKED_SENT, name, at, note)
-                )
+                return self._change(ActionKind.MARKED_SENT, self.request.reason)
             case BulkAction.ACKNOWLEDGE:
-                return self._change(
-                    ActionKind.ACKNOWLEDGED, lambda _, name, at: OperatorAction(ActionKind.ACKNOWLEDGED, name, at)
-                )
+                return self._change(ActionKind.ACKNOWLEDGED)
 
     def _advance(self, number: int) -> None:
         if number:
@@ -267,15 +258,11 @@ class _Slice:
 
     def _requeue(self) -> str | None:
         begun, spread = self.progress, self.request.spread
+        return self._change(ActionKind.REQUEUED, due_at=lambda position, _: begun.due(begun.handled + position, spread))
 
-        def requeued(position: int, name: str, at: datetime) -> OperatorAction:
-            return OperatorAction.requeued(begun.due(begun.handled + position, spread), by=name, at=at)
-
-        return self._change(ActionKind.REQUEUED, requeued)
-
-    def _change(self, kind: ActionKind, action: Callable[[int, str, datetime], OperatorAction]) -> str | None:
+    def _change(self, kind: ActionKind, words: str | None = None, *, due_at: DueAt | None = None) -> str | None:
         rest = self.ids[self.reached :]
-        made = perform(self.settings, kind, rest, self.by, self.runtime, action)
+        made = perform(self.settings, kind, rest, self.by, self.runtime, words, due_at=due_at)
         self._advance(len(rest) - made.left)
         self.done += made.done
         self.refused |= made.refused

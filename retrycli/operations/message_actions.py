@@ -32,6 +32,9 @@ from retrycli.store.operator_actions import Acts
 BATCH = 500  # maximum number of messages in one transaction
 SHOWN = 5  # number of messages shown before the operator confirms
 
+# Returns when a requeued message becomes due, from its position and the start of the whole action.
+DueAt = Callable[[int, datetime], datetime]
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -136,10 +139,10 @@ def requeue(
     if canary is not None and canary.fails(tried):
         return ActionResult(len(named_ids), refused=expired, tried=tried, left=len(rest), reason="canary_failed")
 
-    def act(position: int, name: str, at: datetime) -> OperatorAction:
-        return OperatorAction.requeued((due or at) + spread * position / len(rest), by=name, at=at)
+    def due_at(position: int, at: datetime) -> datetime:
+        return (due or at) + spread * position / len(rest)
 
-    after = perform(settings, ActionKind.REQUEUED, rest, by, runtime, act)
+    after = perform(settings, ActionKind.REQUEUED, rest, by, runtime, due_at=due_at)
     return replace(after, matched=len(named_ids), refused=expired | after.refused, tried=tried)
 
 
@@ -195,14 +198,7 @@ def reject(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    return perform(
-        settings,
-        ActionKind.REJECTED,
-        ids,
-        by,
-        runtime,
-        lambda _, name, at: OperatorAction.rejected(reason, by=name, at=at),
-    )
+    return perform(settings, ActionKind.REJECTED, ids, by, runtime, reason)
 
 
 def mark_sent(
@@ -225,14 +221,7 @@ def mark_sent(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    return perform(
-        settings,
-        ActionKind.MARKED_SENT,
-        ids,
-        by,
-        runtime,
-        lambda _, name, at: OperatorAction(ActionKind.MARKED_SENT, name, at, note),
-    )
+    return perform(settings, ActionKind.MARKED_SENT, ids, by, runtime, note)
 
 
 def acknowledge(
@@ -243,14 +232,7 @@ def acknowledge(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    return perform(
-        settings,
-        ActionKind.ACKNOWLEDGED,
-        ids,
-        by,
-        runtime,
-        lambda _, name, at: OperatorAction(ActionKind.ACKNOWLEDGED, name, at),
-    )
+    return perform(settings, ActionKind.ACKNOWLEDGED, ids, by, runtime)
 
 
 def note(
@@ -263,14 +245,7 @@ def note(
         NotActionable: the message is not escalated.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    done = perform(
-        settings,
-        ActionKind.NOTED,
-        [message_id],
-        by,
-        runtime,
-        lambda _, name, at: OperatorAction.noted(text, by=name, at=at),
-    )
+    done = perform(settings, ActionKind.NOTED, [message_id], by, runtime, text)
     for error in done.refused.values():
         raise error
 
@@ -281,11 +256,12 @@ def perform(
     ids: Iterable[int | str],
     by: str | None,
     runtime: Runtime,
-    act: Callable[[int, str, datetime], OperatorAction],
+    words: str | None = None,
+    *,
+    due_at: DueAt | None = None,
 ) -> ActionResult:
-    """Apply an action to messages in batches. Between two batches, stop if that is requested.
-
-    ``act`` receives a message's position, the operator's name and the start time of the whole action.
+    """Apply an action, with the operator's words, to messages in batches. Between two batches, stop if that is
+    requested. Requeued messages become due when ``due_at`` says.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -297,7 +273,8 @@ def perform(
         at, ids = now(), message_ids.resolve(database, ids)
         while reached < len(ids) and not runtime.stop_requested():
             batch = {
-                message_id: act(reached + n, name, at) for n, message_id in enumerate(ids[reached : reached + BATCH])
+                message_id: _action(kind, name, at, words, due_at and due_at(position, at))
+                for position, message_id in enumerate(ids[reached : reached + BATCH], reached)
             }
             messages = acts.read(batch) if kind is ActionKind.REQUEUED else []
             rejected = {message.id for message in messages if message.fields["status"] == MessageStatus.REJECTED}
@@ -316,6 +293,18 @@ def perform(
             reached += len(batch)
     left = len(ids) - reached
     return ActionResult(len(ids), reached - len(refused), refused, left=left, reason="signal" if left else None)
+
+
+def _action(kind: ActionKind, by: str, at: datetime, words: str | None, due: datetime | None) -> OperatorAction:
+    if due is not None:
+        return OperatorAction.requeued(due, by=by, at=at)
+    match kind:
+        case ActionKind.REJECTED:
+            return OperatorAction.rejected(words or "", by=by, at=at)
+        case ActionKind.NOTED:
+            return OperatorAction.noted(words or "", by=by, at=at)
+        case _:
+            return OperatorAction(kind, by, at, words)
 
 
 def _expired(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
