@@ -100,11 +100,6 @@ def _url(settings: Settings, message: ListedMessage) -> str | None:
 def accept(settings: Settings, *, by: str | None = None, at: datetime | None = None) -> None:
     """Record that an operator accepts which messages the settings select.
 
-    Args:
-        settings: from `retrycli.load_settings`, or created directly.
-        by: the operator; by default the current user's login name.
-        at: the time; by default the current time.
-
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """

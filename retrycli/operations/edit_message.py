@@ -72,13 +72,7 @@ def edit(
 def read_draft(
     settings: Settings, message_id: int | str, *, digest: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> tuple[MessageDetails, EditableMessage]:
-    """Return a message, and its editable part.
-
-    Args:
-        settings: from `retrycli.load_settings`, or created directly.
-        message_id: the message's id in the application's table.
-        digest: the digest that the text must have; None for any text.
-        runtime: the clock.
+    """Return a message, and its editable part. The text must have the given digest, if any.
 
     Raises:
         StaleEdit: the text has another digest.
@@ -103,16 +97,9 @@ def write_draft(
     by: str | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Edit:
-    """Write an edited message. The message gets a new delivery key and keeps its state.
+    """Write an edited message, which `read_draft` returned. It gets a new delivery key and keeps its state.
 
     Only ``subject``, ``body`` and, if the table has it, ``recipient_email`` are written, and only if they changed.
-
-    Args:
-        settings: from `retrycli.load_settings`, or created directly.
-        read: the message as `read_draft` returned it.
-        wanted: the edited message.
-        by: the operator; by default the current user's login name.
-        runtime: the clock.
 
     Raises:
         NotEdited: the edited text can't be sent, or the table has no column for the recipient.

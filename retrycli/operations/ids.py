@@ -17,11 +17,8 @@ INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 
 
 def resolve(database: Database, ids: Iterable[int | str]) -> Sequence[int]:
-    """Return messages without duplicates, in the given order.
-
-    Args:
-        database: holds the application's table.
-        ids: the ids as the application's table has them. If they are text there, also their prefixes.
+    """Return messages without duplicates, in the given order. If the ids are text in the application's table, their
+    prefixes are accepted too.
 
     Returns:
         The ids; `MessageId` objects if the table's ids are not integers. Such an object stands for no message if no row

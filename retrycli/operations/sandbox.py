@@ -76,17 +76,12 @@ def share(text: str) -> float:
 
 
 class Sandbox(ThreadingTCPServer):
-    """A server that simulates a ticketing API. The constructor binds the port, and raises OSError if it can't. The
-    server responds inside its ``with`` block.
+    """A server that simulates a ticketing API. The constructor binds the port (0 chooses any free one), and raises
+    OSError if it can't. The server responds inside its ``with`` block. ``sandbox.behaviour`` may be changed while it
+    runs.
 
-    Args:
-        behaviour: the faults; ``sandbox.behaviour`` may be changed while the server runs.
-        rng: decides which deliveries fail.
-        port: the port; 0 chooses any free port.
-        listener: called with each request's method, path, delivery key and response status, one at a time, before the
-            request is answered, in the server's threads.
-        clock: returns the current time, aware.
-        sleep: waits for a number of seconds.
+    The listener is called with each request's method, path, delivery key and response status, one at a time, before the
+    request is answered, in the server's threads.
     """
 
     allow_reuse_address = True

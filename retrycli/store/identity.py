@@ -312,13 +312,8 @@ NAMESPACE = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")  # namespace of al
 
 
 def delivery_key(message_id: int, birth: str, digest: str, deliveries: int) -> str:
-    """Return the key for requests that send a message's text, until a delivery of the text is recorded.
-
-    Args:
-        message_id: the row's id.
-        birth: the birth that `birth_of` returns.
-        digest: the digest that `digest_of` returns.
-        deliveries: the number of recorded deliveries of this text of this message.
+    """Return the key for requests that send a message's text, until a delivery of the text is recorded. ``birth`` is in
+    its canonical form, and ``deliveries`` the number of recorded deliveries of this text of this message.
     """
     return _uuid5(f"{message_id}/{birth}/{digest}/{deliveries}")
 

@@ -110,13 +110,8 @@ class MessageQueries(Queries):
     def ids_and_end(
         self, wanted: Filter, *, sort: Sort, after: MessageCursor | None = None, limit: int | None = None
     ) -> "tuple[array[int], MessageCursor | None]":
-        """Return the ids as in `ids`, and the cursor of the last one; None if no more messages match.
-
-        Args:
-            wanted: the filter.
-            sort: the order.
-            after: the end of the previous page, in the same order; None for the first page.
-            limit: maximum number of ids; None for all.
+        """Return the ids as in `ids`, and the cursor of the last one; None if no more messages match. Begin after the
+        end of the previous page, in the same order.
 
         Raises:
             SchemaMismatch: an id is not an integer.
@@ -163,14 +158,10 @@ class MessageQueries(Queries):
     def expiry_facts(
         self, due_by: datetime | None, route: Route | None = None, *, tries: int | None = None
     ) -> Iterator[tuple[int, str, int | None, datetime | None]]:
-        """Yield the data that determine whether a waiting message may still be sent.
+        """Yield the data that determine whether a waiting message that is due by a given time, or at any time, may
+        still be sent: the id, the type, the retry count, and the creation time (without one, the first failure).
 
-        The data are the id, the type, the retry count, and the creation time (without one, the first failure).
-
-        Args:
-            due_by: the latest time at which messages are due; None for any time.
-            route: leave out messages that the route does not include or withholds.
-            tries: leave out messages with a lower retry count.
+        Leave out messages that the route does not include or withholds, or with a lower retry count than ``tries``.
         """
         m = self._database.messages.c
         statement = self.failed(
@@ -226,13 +217,8 @@ class MessageQueries(Queries):
     def count_ahead(
         self, message_id: int, due_by: datetime, route: Route | None = None, *, after: datetime | None = None
     ) -> int:
-        """Count the messages due by a given time that a pass claims before a given message.
-
-        Args:
-            message_id: the message's id.
-            due_by: the time by which the counted messages are due.
-            route: leave out messages that the route does not include or withholds.
-            after: leave out messages that were already due by this time.
+        """Count the messages due by a given time that a pass claims before a given message. Leave out messages that the
+        route does not include or withholds, or that were already due by the time ``after``.
         """
         this = select(queue.c.next_attempt_at).where(queue.c.message_id == message_id).scalar_subquery()
         earlier = or_(

@@ -12,15 +12,12 @@ from retrycli.store.schema import attempts
 
 
 def refusing_destinations(database: Database, passes: Sequence[PassRecord]) -> dict[str, PassRecord]:
-    """Return the destinations that refuse all requests, each with the newest pass whose requests it refused.
+    """Return the destinations that refuse all requests, each with the newest pass whose requests it refused. The passes
+    are the last ones, newest first.
 
     A destination's refusal ends with a delivery there. It also ends with a later pass that delivers messages anywhere,
     unless another problem stops that pass. If the credentials were refused, a later response about a single message
     also ends the refusal.
-
-    Args:
-        database: holds the attempts.
-        passes: the last passes, newest first.
     """
     newest = [found[0] for reason in incidents.REFUSED if (found := incidents.lasting(reason, passes))]
     return {destination: record for record in newest for destination in _refused_by(database, record)}

@@ -117,13 +117,6 @@ def open_private(path: Path, flags: int) -> int:
     the folder's owner, whose later passes could not open it otherwise. SQLite does the same with files beside a
     database. An existing file is never given away: another user may have moved a file owned by root to this name.
 
-    Args:
-        path: the file.
-        flags: the flags for `os.open`.
-
-    Returns:
-        The file descriptor.
-
     Raises:
         OSError: the file can't be opened.
     """

@@ -30,14 +30,8 @@ def outcomes(
     until: datetime,
     tooltips: Sequence[str],
 ) -> str:
-    """Draw attempts over time: a column for each period, stacked by outcome, in front of shaded outages.
-
-    Args:
-        bars: for each period, by its start, the number of attempts by outcome.
-        outages: the outages to shade.
-        length: the length of a period.
-        until: the end of the shading for an outage that has not ended.
-        tooltips: one for each column.
+    """Draw attempts over time: a column with its tooltip for each period, stacked by outcome, in front of shaded
+    outages. The shading of an outage that has not ended ends at ``until``.
     """
     begin = next(iter(bars))
     top = scale(bars)
@@ -100,14 +94,8 @@ MARKS: Mapping[str, Sequence[tuple[float, float]]] = {
 
 
 def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], title: str, desc: str) -> str:
-    """Draw one day's passes in a row, with a line underneath for the time in which passes were expected.
-
-    Args:
-        marks: the mark of each cell, from `MARKS`.
-        cells: the number of cells in a day.
-        expected: the first cell in which passes were expected, and the cell after the last one.
-        title: the name of the day.
-        desc: the passes in words, for screen readers.
+    """Draw one day's passes in a row, one mark of `MARKS` per cell, with a line underneath for the time in which passes
+    were expected: from the first cell to the one after the last. Screen readers get the description.
     """
     boxes: dict[str, list[Box]] = {mark: [] for mark in MARKS}
     for cell, mark in sorted(marks.items()):
