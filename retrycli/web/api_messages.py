@@ -149,9 +149,8 @@ class MessageEndpoints:
     @endpoint("POST", "/{message_id}/note", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.NotedBody)
     def note_message(self, message_id: str, user: CurrentUser, body: NoteBody) -> Response:
         """Add a note to an escalated message, replacing an earlier note."""
-        number = message_id
-        operations.message_actions.note(self._settings, number, body.note, by=user.name)
-        return answer(bodies.noted(number, body.note))
+        operations.message_actions.note(self._settings, message_id, body.note, by=user.name)
+        return answer(bodies.noted(message_id, body.note))
 
     @endpoint("POST", "/{message_id}/look-up", Right.ACT, MISSING, CONFLICT, returns=schemas.LookUpsBody)
     def look_up_message(self, message_id: str, user: CurrentUser) -> Response:

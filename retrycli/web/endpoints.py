@@ -17,7 +17,7 @@ from retrycli.domain.user import Right, User
 from retrycli.views.formatting import as_json
 from retrycli.web import problems
 from retrycli.web.access import SAFE_METHODS, Access, AccessDenied, Method
-from retrycli.web.routing import decode, encoded_path
+from retrycli.web.routing import encoded_path, with_decoded
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 Respond = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -119,12 +119,7 @@ def route_class(access: Access) -> type[APIRoute]:
 
         def matches(self, scope: Scope) -> tuple[Match, Scope]:
             """Match the encoded path, as `retrycli.web.routing.EncodedRoute` does."""
-            match, found = super().matches({**scope, "path": encoded_path(scope)})
-            try:
-                decoded = {name: decode(value) for name, value in found.get("path_params", {}).items()}
-            except UnicodeDecodeError:
-                return Match.NONE, {}
-            return match, {**found, "path_params": decoded} if found else found
+            return with_decoded(*super().matches({**scope, "path": encoded_path(scope)}))
 
         def get_route_handler(self) -> Respond:
             respond = super().get_route_handler()

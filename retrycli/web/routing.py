@@ -10,13 +10,8 @@ class EncodedRoute(Route):
     """A route whose parameters are decoded after the path was split at its slashes."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match the encoded path, then decode the parameters. Text that is not valid UTF-8 matches nothing."""
-        match, found = super().matches({**scope, "path": encoded_route_path(scope), "root_path": ""})
-        try:
-            decoded = {name: decode(value) for name, value in found.get("path_params", {}).items()}
-        except UnicodeDecodeError:
-            return Match.NONE, {}
-        return match, {**found, "path_params": decoded} if found else found
+        """Match the encoded path, then decode the parameters."""
+        return with_decoded(*super().matches({**scope, "path": encoded_route_path(scope), "root_path": ""}))
 
 
 def encoded_path(scope: Scope) -> str:
@@ -36,10 +31,14 @@ def encoded_route_path(scope: Scope) -> str:
     return "/" + "/".join(path.split("/")[root.count("/") + 1 :])
 
 
-def decode(value: object) -> object:
-    """Decode a path parameter.
+def with_decoded(match: Match, found: Scope) -> tuple[Match, Scope]:
+    """Decode the parameters of a match. Text that is not valid UTF-8 matches nothing."""
+    try:
+        decoded = {name: _decode(value) for name, value in found.get("path_params", {}).items()}
+    except UnicodeDecodeError:
+        return Match.NONE, {}
+    return match, {**found, "path_params": decoded} if found else found
 
-    Raises:
-        UnicodeDecodeError: the parameter is not valid UTF-8.
-    """
-    return unquote(value, errors="strict") if isinstance(value, str) else value
+
+def _decode(value: object) -> object:
+    return unquote(value, errors="strict") if isinstance(value, str) else value  # a mount may have other types
