@@ -30,7 +30,7 @@ def check(settings: Settings) -> dict[str, str]:
     """
     from retrycli.gateway.router import open_router
     from retrycli.operations.doctor import table
-    from retrycli.system.python_call import load_all
+    from retrycli.system.python_call import load
 
     async def open_and_close(columns: list[str]) -> None:
         async with open_router(settings.gateway, columns=columns, connections=1, now=utc_now):
@@ -40,7 +40,8 @@ def check(settings: Settings) -> dict[str, str]:
     with open_database(settings) as database:
         columns = column_names(database)
         asyncio.run(open_and_close(columns))
-        load_all(settings.calls)
+        for call in settings.calls:
+            load(*call)
         gateways = {name.removeprefix("gateway."): gateway for name, gateway in settings.gateway.all.items()}
         lock = lock_path(settings)
         PassLock(lock).check()

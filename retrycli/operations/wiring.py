@@ -265,9 +265,10 @@ def make_dependencies(
         # If the database is not writable, an outcome can't be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now(), settings.schedule.largest_count))
         if calls := settings.calls:
-            from retrycli.system.python_call import load_all
+            from retrycli.system.python_call import load
 
-            load_all(calls)  # because a failure after a message was sent would be too late
+            for call in calls:
+                load(*call)  # because a failure after a message was sent would be too late
         return open_router(
             settings.gateway, columns=column_names(database), connections=settings.run.concurrency, now=now
         )

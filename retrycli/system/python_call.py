@@ -3,7 +3,7 @@
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from datetime import timedelta
 from importlib import import_module
@@ -49,16 +49,6 @@ def load(name: str, key: str, folder: Path | None, takes: tuple[str, ...]) -> Ca
         raise ConfigurationError(f"{key}: {name} {objection}")
     assert callable(found)  # noqa: S101  for the type checker
     return found
-
-
-def load_all(calls: Iterable[tuple[str, str, Path | None, tuple[str, ...]]]) -> None:
-    """Import functions, and check that they can be called. Each entry has the arguments of `load`.
-
-    Raises:
-        ConfigurationError: a function can't be imported or called.
-    """
-    for call in calls:
-        load(*call)
 
 
 class ScheduleFunction:
