@@ -96,11 +96,15 @@ class Database(ReflectedTable):
 
     def unencodable(self, connection: Connection, text: str) -> str:
         """Return the characters of a text that the database's encoding can't represent; an empty string for SQLite."""
+        return "".join(sorted(char for char in set(text) if self.as_stored(connection, char) != char))
+
+    def as_stored(self, connection: Connection, text: str) -> str:
+        """Return a text as the database stores it: a server gets characters escaped that its encoding lacks."""
         driver = connection.connection.driver_connection
         if self.is_sqlite or driver is None:
-            return ""
+            return text
         encoding = driver.info.encoding
-        return "".join(sorted(char for char in set(text) if not char.encode(encoding, "ignore")))
+        return text.encode(encoding, "backslashreplace").decode(encoding)
 
     def quoted(self, name: str) -> str:
         """Return a name, quoted for SQL if necessary."""

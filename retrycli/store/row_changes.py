@@ -35,7 +35,8 @@ from retrycli.store.row_statements import (
 def write_messages(database: Database, connection: Connection, decisions: Sequence[Decision]) -> "Written":
     """Write decisions into the rows of their messages. Shorten an error text if its column rejects it."""
     changing = {decision.message_id: decision for decision in decisions if decision.transition.changes_row}
-    return _RowChange(database, connection, partial(_write, database, connection), _has_taken).make(changing)
+    took = partial(_has_taken, partial(database.as_stored, connection))
+    return _RowChange(database, connection, partial(_write, database, connection), took).make(changing)
 
 
 def set_status(
@@ -99,7 +100,7 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
     return _RowChange(database, connection, write, took).make({message_id: changes})
 
 
-def _has_taken(decision: Decision, row: RowState | None, room: int | None) -> bool:
+def _has_taken(as_stored: Callable[[str], str], decision: Decision, row: RowState | None, room: int | None) -> bool:
     change = decision.transition
     if change.kind is TransitionKind.DELIVERED:
         return row is None or not row.failed
@@ -107,7 +108,7 @@ def _has_taken(decision: Decision, row: RowState | None, room: int | None) -> bo
         return False
     if change.retry_count is not None and row.retry_count != change.retry_count:
         return False
-    if change.last_error is None or row.last_error == change.last_error[:room]:
+    if change.last_error is None or row.last_error == as_stored(change.last_error)[:room]:
         return True
     before = decision.message.message.last_error if isinstance(decision.message, QueuedMessage) else None
     return row.last_error != before

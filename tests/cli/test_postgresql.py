@@ -190,7 +190,11 @@ def test_a_character_missing_from_the_encoding_costs_no_message(cli: Cli) -> Non
         at_work = cli.having(application.variables(api.url))
         done = at_work("run-once")
         assert (done.returncode, done.stderr) == (0, "")
-        assert application.rows()[1]["last_error"] == r"HTTP 503: überlastet: \u4e2d \u2026"
+        for retries in (1, 2, 3):
+            row = application.rows()[1]
+            assert (row["retry_count"], row["last_error"]) == (retries, r"HTTP 503: überlastet: \u4e2d \u2026")
+            application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
+            assert (at_work.json("run-once")["escalated"], len(api.paths)) == (0, retries + 1)
         edited = at_work("edit", "1", "--subject", "Grüße, 中", "--yes")
         assert edited.returncode == 4
         assert "the database's encoding can't represent these characters: 中; remove them" in edited.stderr
