@@ -26,8 +26,9 @@ def with_httpx(url: str, **how: Any) -> None:  # noqa: ANN401
 
 
 def with_requests(url: str, **how: Any) -> None:  # noqa: ANN401
+    follows = how.pop("follow_redirects", False)
     how = {"timeout": 30, **how}
-    requests.post(url, json={"body": "hello"}, allow_redirects=False, **how).raise_for_status()
+    requests.post(url, json={"body": "hello"}, allow_redirects=follows, **how).raise_for_status()
 
 
 LIBRARIES = pytest.mark.parametrize("post", [with_httpx, with_requests])
@@ -86,6 +87,31 @@ def test_an_earlier_error_proves_nothing_about_this_one(post: Callable[..., None
             post(f"http://127.0.0.1:{port}")
         except (httpx.HTTPError, requests.RequestException):
             assert outcome_of(post, server.url).kind is UNKNOWN
+
+
+@LIBRARIES
+@pytest.mark.parametrize("status", [301, 302, 303])
+@pytest.mark.parametrize("then", [401, 403, 404, 429, 503, "refused"])
+def test_an_error_of_the_page_after_a_redirect_says_nothing_about_the_message(
+    post: Callable[..., None], status: int, then: int | str
+) -> None:
+    """A form that was taken is often answered with a redirect to a page, which a client asks for by GET."""
+    with closed_port() as port, Hostile(answer(then if isinstance(then, int) else 200)) as page:
+        there = f"http://127.0.0.1:{port}" if then == "refused" else page.url
+        with Hostile(answer(status, headers={"Location": there})) as server:
+            outcome = outcome_of(post, server.url, follow_redirects=True)
+            assert len(server.requests) == 1
+    assert (outcome.kind, outcome.in_doubt, outcome.retry_after) == (UNKNOWN, False, None)
+
+
+@LIBRARIES
+def test_a_redirect_that_repeats_the_message_is_followed(post: Callable[..., None]) -> None:
+    with (
+        Hostile(answer(429, headers={"Retry-After": "90"})) as second,
+        Hostile(answer(307, headers={"Location": second.url})) as server,
+    ):
+        outcome = outcome_of(post, server.url, follow_redirects=True)
+    assert (outcome.kind, outcome.retry_after) == (OutcomeKind.THROTTLED, timedelta(seconds=90))
 
 
 def test_an_error_without_a_known_cause_may_have_arrived() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from retrycli.domain.outcome import IN_DOUBT, Outcome, OutcomeKind, kind_of_status, parse_retry_after
 from retrycli.domain.sender import SendingFailed
@@ -48,11 +49,14 @@ def from_http_error(error: BaseException) -> SendingFailed:
 
     Args:
         error: raised by the one call of httpx or requests that sends the message, or by ``raise_for_status()`` of its
-            response. The client must not repeat requests by itself: the last error hides what became of the first.
+            response. The client must not repeat requests by itself: the last error hides what became of the first. If
+            it has followed a redirect by GET, the message may have arrived.
     """
-    names = _names_of(error)
-    response = getattr(error, "response", None)
-    if STATUS_ERRORS & names and response is not None:
+    response = getattr(error, "response", None) if STATUS_ERRORS & _names_of(error) else None
+    if _is_of_another_request(error, response):
+        what = type(error).__name__ if response is None else f"HTTP {int(response.status_code)} after a redirect"
+        return HttpFailure(Outcome(OutcomeKind.UNKNOWN, error=what))
+    if response is not None:
         return HttpFailure(_of_status(int(response.status_code), response.headers))
     causes = [_names_of(cause) for cause in _causes(error)]
     if any(BAD_CERTIFICATE in cause for cause in causes):
@@ -60,6 +64,17 @@ def from_http_error(error: BaseException) -> SendingFailed:
     proven = any(NEVER_CONNECTED & cause for cause in causes)
     kind = OutcomeKind.UNREACHABLE if proven else OutcomeKind.UNKNOWN
     return HttpFailure(Outcome(kind, error=type(error).__name__))  # its text may quote the URL or the message
+
+
+def _is_of_another_request(error: BaseException, response: Any) -> bool:  # noqa: ANN401  of either library
+    """Return whether an error concerns a request that a client made by itself after it had sent the message: a POST
+    that is answered with 301, 302 or 303 is followed by a GET (RFC 9110, section 15.4).
+    """
+    with suppress(RuntimeError):  # httpx raises it if the request is unknown
+        if response is not None:
+            return any(each.request.method != response.request.method for each in response.history)
+        return getattr(getattr(error, "request", None), "method", None) in {"GET", "HEAD"}
+    return False
 
 
 def _of_status(status: int, headers: Mapping[str, str]) -> Outcome:
