@@ -1,4 +1,4 @@
-"""Compare the queue with the application's table: enrol failed messages, drop others, and review escalations."""
+"""Enrol newly failed messages, and review escalations whose rows the application has changed."""
 
 from __future__ import annotations
 
@@ -10,46 +10,11 @@ from retrycli.domain.errors import again_if_lost
 from retrycli.domain.message import EscalationReason, Message, UnusableMessage
 from retrycli.domain.passes import Event
 from retrycli.domain.retry_policy import first_failure
-from retrycli.domain.transition import ChangedMessage, Decision, IdRange, Transition, TransitionKind
+from retrycli.domain.transition import ChangedMessage, Decision, Transition, TransitionKind
 from retrycli.engine.ports import Dependencies, PassRules
 
-BATCH = 500  # maximum number of messages that are enrolled, or recovered, in one transaction
-# Maximum number of escalated messages to hold in memory with their texts, which may be long.
-CHANGED_AT_ONCE = 100
 
-
-def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int | None:
-    """Enrol failed messages, and drop messages that are no longer failed. Emit events after the commit.
-
-    Returns:
-        The id at which the next pass continues with older messages; None if a stop was requested.
-    """
-    spans, swept_to = deps.enrolment.plan_sweep(deps.ledger.swept_to())
-    for span in spans:
-        if not follow(deps, rules, span, now, emit=emit):
-            return None
-    return swept_to
-
-
-def follow(
-    deps: Dependencies, rules: PassRules, span: IdRange, now: datetime, *, emit: Callable[[Event], None]
-) -> bool:
-    """Update the queue from a range of the application's table. Return False if a stop was requested."""
-    changed = deps.enrolment.retire(span)
-    for start in range(0, len(changed), CHANGED_AT_ONCE):
-        _review_escalations(deps, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
-    rest = span
-    while fresh := deps.enrolment.newly_failed(rest, BATCH):
-        for escalated in enrol(deps, rules, fresh, now):
-            emit(escalated)
-        if deps.stop_requested():
-            return False
-        last = fresh[-1]
-        rest = IdRange(last.message_id if isinstance(last, UnusableMessage) else last.id, span.upto)
-    return True
-
-
-def _review_escalations(
+def review_escalations(
     deps: Dependencies, rules: PassRules, ids: Collection[int], now: datetime, *, emit: Callable[[Event], None]
 ) -> None:
     """Let escalated messages wait again if the application has changed their text, retry count or error, unless a pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from math import ceil
@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import DatabaseUnavailable, LockHeld, cause_of
+from retrycli.domain.message import UnusableMessage
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
-from retrycli.domain.transition import Claim, Route, Withheld
-from retrycli.engine.enrolment import BATCH, sync_queue
+from retrycli.domain.transition import Claim, IdRange, Route, Withheld
 from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Lock, PassIdentity, PassRules
 
 if TYPE_CHECKING:
     from retrycli.engine.delivery import Delivery
 
+BATCH = 500  # maximum number of messages that are recovered, or enrolled, in one transaction
+# Maximum number of escalated messages to hold in memory with their texts, which may be long.
+CHANGED_AT_ONCE = 100
 # Maximum number of attempts that one pass examines for pruning. The same limit applies to the deleted actions, and to
 # the deleted passes. So pruning locks the database for about 50 ms, even with a history of a million attempts.
 PRUNE_AT_MOST = 10_000
@@ -210,3 +213,38 @@ def routes_in_turn(
 def share(limit: int | None, begun: int, routes: int) -> int | None:
     """Return the next route's share of a limit, after some attempts and with some routes left."""
     return None if limit is None else ceil((limit - begun) / routes)
+
+
+def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int | None:
+    """Enrol failed messages, and drop messages that are no longer failed. Emit events after the commit.
+
+    Returns:
+        The id at which the next pass continues with older messages; None if a stop was requested.
+    """
+    spans, swept_to = deps.enrolment.plan_sweep(deps.ledger.swept_to())
+    for span in spans:
+        if not follow(deps, rules, span, now, emit=emit):
+            return None
+    return swept_to
+
+
+def follow(
+    deps: Dependencies, rules: PassRules, span: IdRange, now: datetime, *, emit: Callable[[Event], None]
+) -> bool:
+    """Update the queue from a range of the application's table. Return False if a stop was requested."""
+    changed = deps.enrolment.retire(span)
+    for start in range(0, len(changed), CHANGED_AT_ONCE):
+        from retrycli.engine import enrolment  # lazy, because most passes find nothing new
+
+        enrolment.review_escalations(deps, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
+    rest = span
+    while fresh := deps.enrolment.newly_failed(rest, BATCH):
+        from retrycli.engine import enrolment
+
+        for escalated in enrolment.enrol(deps, rules, fresh, now):
+            emit(escalated)
+        if deps.stop_requested():
+            return False
+        last = fresh[-1]
+        rest = IdRange(last.message_id if isinstance(last, UnusableMessage) else last.id, span.upto)
+    return True

@@ -26,7 +26,7 @@ from retrycli.domain.transition import (
     TransitionKind,
     Withheld,
 )
-from retrycli.engine import enrolment, runner
+from retrycli.engine import runner
 from retrycli.engine.destination import Destination
 from retrycli.engine.ports import Dependencies, PassRules
 from retrycli.operations.wiring import DEFAULT_RUNTIME, dry_run_database, make_dependencies, pass_rules
@@ -286,7 +286,7 @@ def _predict_queue(
     database: Database, deps: Dependencies, rules: PassRules, at: datetime, left_out: Withheld
 ) -> _DryRunEnrolment:
     foreseen = _DryRunEnrolment(Enrolment(database), rules, at, left_out)
-    enrolment.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
+    runner.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
 
 

@@ -22,7 +22,7 @@ from retrycli.domain.message import State
 from retrycli.domain.outlook import NO_SCHEDULER, Outlook
 from retrycli.domain.retry_policy import LATEST, later
 from retrycli.domain.transition import Claim, IdRange, Route
-from retrycli.engine import enrolment, limits, recovery
+from retrycli.engine import limits, recovery, runner
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
 from retrycli.operations.ids import resolve_one
 from retrycli.operations.schedule.next_run import next_run
@@ -124,9 +124,9 @@ class _Explainer:
         message_id = resolve_one(self._database, given)
         first = self._now if self._grid is None else self._grid.next(self._after)
         self._deps.repair_clock_skew(first, self._rules.lease, self._rules.longest_wait)
-        enrolment.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
+        runner.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
         if self._rules.per_ticket_order:  # enrol the ticket's earlier messages, which may be new too
-            enrolment.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
+            runner.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
         found = message_details(self._database, message_id)
         owner = None if found.queue is None else found.queue["claimed_by"]
         self._ended = ended_passes(self._settings, self._ledger, {owner} if owner else frozenset())
@@ -166,7 +166,7 @@ class _Explainer:
         if found.queue["state"] == State.SENDING:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
             claim = Claim(str(uuid.uuid4()), grid[number])
-            while expired := self._deps.claims.take_over_expired(claim, grid[number], enrolment.BATCH):
+            while expired := self._deps.claims.take_over_expired(claim, grid[number], runner.BATCH):
                 recovery.recover(self._deps, self._rules, claim, expired, grid[number])
             found = message_details(self._database, message_id)
         opens = grid.first(number, lambda tick: self._gates_are_open(found, tick))
@@ -201,7 +201,7 @@ class _Explainer:
         to = self._rules.destination_of(str(found.row["message_type"]))
         if self._ledger.breaker(to).state not in PROBED and to not in self._gates.refusals:
             return False
-        enrolment.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
+        runner.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
         return Claims(self._database).count_due(self._rules.due_by(tick), self._gates.route(tick)) > 1
 
     def _open_tick(self, windows: DeliveryWindows, grid: schedule_grid.Ticks, number: int) -> int | None:
@@ -230,7 +230,7 @@ class _Explainer:
         while the message's windows, if any, are open.
         """
         message_id, route = found.row["id"], self._gates.route(grid[opens])
-        enrolment.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
+        runner.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
 
         def at_most_opens(tick: int | None, passes: int = 0) -> int:
             tick = None if tick is None else self._skip(windows, grid, tick, passes)

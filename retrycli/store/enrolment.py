@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -46,15 +46,18 @@ from retrycli.store.messages import (
     REMEMBERED,
     columns_without_body,
     has_status,
+    message_of,
     queued_ids,
     rows_of,
     same_id,
     updated_at_text,
     within,
 )
-from retrycli.store.rebirths import Rebirths
 from retrycli.store.schema import queue
 from retrycli.store.transitions import escalate, review, waiting_row, would_review
+
+if TYPE_CHECKING:
+    from retrycli.store.rebirths import Rebirths
 
 RETIRED_AT_ONCE = 500  # maximum number of messages that one transaction removes from the queue
 DROP_QUEUED = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
@@ -85,7 +88,7 @@ class Enrolment:
         self._database = database
         self._tail = tail
         self._sweep = sweep
-        self._rebirths = Rebirths(database)
+        self._rebirths: Rebirths | None = None  # those in the range that was compared last, if it has any
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         """Return the ranges of ids to compare in this pass, all of the newest messages and the next slice of the older
@@ -155,7 +158,8 @@ class Enrolment:
             found = connection.execute(statement, {"ids": list(replaced)} if replaced else None)
             # A count that retrycli keeps may be that of an earlier text. Only a claim reads the text, and then decides.
             counted = {"retry_count": 0} if "retry_count" in self._database.table.own else {}
-            return [self._rebirths.message_of(row | counted) for row in rows_of(found)]
+            as_message = message_of if self._rebirths is None else self._rebirths.message_of
+            return [as_message(row | counted) for row in rows_of(found)]
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages to the queue, and escalate some of them immediately. Leave queued messages unchanged. Each entry
@@ -186,7 +190,7 @@ class Enrolment:
                     now=now,
                     due=decision.transition.next_attempt_at or now,
                 )
-                | self._rebirths.values(decision.message_id, births[decision.message_id])
+                | (self._rebirths.values(decision.message_id, births[decision.message_id]) if self._rebirths else {})
                 for decision, failed_at, ticket_id in fresh
             ]
             if rows:
@@ -226,7 +230,7 @@ class Enrolment:
         """Yield queue rows that differ from the application's rows, in batches: the rows that leave the queue, and the
         rows that stay.
         """
-        self._rebirths = Rebirths(self._database)
+        self._rebirths = None
         [(first,)] = self._database.rows(FIRST_IN_QUEUE)
         if first is None:
             return
@@ -234,10 +238,14 @@ class Enrolment:
         while True:
             with self._database.read() as connection:
                 rows = list(rows_of(connection.execute(self._differing(rest))))
-                ids = self._rebirths.replaced(connection, [row for row in rows if not row["over"]])
+                ids = {row["message_id"] for row in rows if row["over"]}
+                if len(ids) < len(rows):
+                    from retrycli.store.rebirths import Rebirths  # most passes find only rows that are over
+
+                    self._rebirths = self._rebirths or Rebirths(self._database)
+                    ids |= self._rebirths.replaced(connection, [row for row in rows if not row["over"]])
             if not rows:
                 return
-            ids.update(row["message_id"] for row in rows if row["over"])
             yield (
                 [row for row in rows if row["message_id"] in ids],
                 [row for row in rows if row["message_id"] not in ids],

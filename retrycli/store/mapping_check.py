@@ -36,7 +36,7 @@ from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar
 from retrycli.store.database import Database
 from retrycli.store.error_messages import sqlstate
 from retrycli.store.mapped_table import expression
-from retrycli.store.messages import message_of, rows_of
+from retrycli.store.messages import message_of, rows_of, without_body
 from retrycli.store.reflection import MessageTable
 from retrycli.store.table_sample import ROWS, read_only
 
@@ -101,6 +101,7 @@ def unreadable(database: Database) -> tuple[int, Counter[str]]:
     problems: Counter[str] = Counter()
     table = database.table
     rows = _unnumbered(database)
+    rows = rows.with_only_columns(*(without_body(database, each) for each in rows.selected_columns))
     for status, _ in _statuses(database):
         with suppress(DatabaseUnavailable), read_only(database) as connection:  # it may take too long
             try:
@@ -131,7 +132,9 @@ def check_stable(database: Database, *, is_view: bool, wait: Callable[[], None])
     """
     sources = dict((database.mapping or AS_IT_IS).columns)
     roles = [each for each in ("created_at", "ticket_id", *TEXT_COLUMNS) if each in database.messages.c]
-    unsure = [each for each in roles if is_view or isinstance(sources.get(each), Expression)]
+    unsure = [
+        each for each in roles if isinstance(sources.get(each), Expression) or (is_view and each != "body")
+    ]  # a body is only read where it may be computed
     changing, before = set(unsure), _identifying(database, unsure)
     for _ in range(2):
         if not changing:

@@ -184,12 +184,17 @@ HELD_BACK = (
 
 def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
     """Select all columns, but an empty string instead of the body. A body that is not a string is read unchanged."""
-    m = database.messages.c
+    return [without_body(database, column) for column in visible(database.messages)]
+
+
+def without_body(database: Database, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Select an empty string instead of a body that is a string, and any other column unchanged."""
+    if column.key != "body":
+        return column
     # In SQLite, even a text column may contain a body that is not a string. SQLite stores types apart from values, so
     # this check reads no body.
-    is_text = func.typeof(m.body) == "text" if database.is_sqlite else m.body.is_not(None)
-    body = case((is_text, literal("")), else_=m.body if database.is_sqlite else None).label("body")
-    return [body if column.name == "body" else column for column in visible(database.messages)]
+    is_text = func.typeof(column) == "text" if database.is_sqlite else column.is_not(None)
+    return case((is_text, literal("")), else_=column if database.is_sqlite else None).label("body")
 
 
 def column_names(database: Database) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import Connection, case, exc, select, text
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
+from retrycli.domain.identity import birth_of
 from retrycli.domain.message import EscalationReason, MessageStatus, State
 from retrycli.domain.outcome import ERROR_LENGTH
 from retrycli.domain.retry_policy import exhausted
@@ -24,6 +25,7 @@ from retrycli.store.error_messages import (
     sqlstate,
     without_details,
 )
+from retrycli.store.identity import birth_text
 from retrycli.store.messages import has_status, row_by_row
 from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import queue
@@ -185,23 +187,44 @@ def _rehearse(
     """
     m = database.messages.c
     connection.execute(select(m.id).where(m.id.in_(ids)).with_for_update(nowait=True))
-    refused: dict[int, str] = {}
+    before = _births(database, connection, ids)
     longest_error = exhausted(largest_count, "x" * ERROR_LENGTH)
     failed = Transition.escalated(EscalationReason.EXHAUSTED, last_error=longest_error, retry_count=largest_count)
-    for transition in (failed, Transition.delivered()):
-        decisions = [
-            Decision(message_id, transition, finished_at=now) for message_id in ids if message_id not in refused
-        ]
-        refused |= write_messages(database, connection, decisions).refused
+    decisions = [Decision(message_id, failed, finished_at=now) for message_id in ids]
+    refused = dict(write_messages(database, connection, decisions).refused)
+    after = _births(database, connection, ids)
+    for message_id, birth in before.items():
+        if message_id not in after:
+            refused[message_id] = LEFT_OUT.format(largest_count)
+        elif after[message_id] != birth:
+            refused[message_id] = REBORN
+    delivered = [
+        Decision(message_id, Transition.delivered(), finished_at=now) for message_id in ids if message_id not in refused
+    ]
+    refused |= write_messages(database, connection, delivered).refused
     refused.pop(START, None)  # START only stands for a missing sample: it is not a message's id
     return refused
+
+
+LEFT_OUT = (
+    "with the retry count {} it is no longer one of the failed messages; let database.where, or the view, select it "
+    "with any retry count"
+)
+REBORN = "its created_at changes with its row, so it would be another message; name another column for created_at"
+
+
+def _births(database: Database, connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+    """Return when failed rows were created, by id."""
+    m = database.messages
+    found = select(m.c.id, birth_text(m)).where(m.c.id.in_(ids), row_by_row(has_status(m.c, MessageStatus.FAILED)))
+    return {message_id: birth_of(birth) for message_id, birth in connection.execute(found)}
 
 
 def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
     return SchemaMismatch(
         f"{database.table.written.fullname} in {database.place} rejects the changes that record a result (tried on "
-        f"message {message_id} and rolled back): {why}; allow retrycli to write status, retry_count, last_error and "
-        "sent_at"
+        f"message {message_id} and rolled back): {why}"
+        + ("" if "; " in why else "; allow retrycli to write status, retry_count, last_error and sent_at")
     )
 
 

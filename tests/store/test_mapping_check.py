@@ -286,6 +286,41 @@ def test_the_rehearsal_writes_the_largest_count_into_a_failed_row_before_there_i
     check_writable(database, NOON, 5)
 
 
+TOUCHES = {
+    "sqlite": (
+        "CREATE TRIGGER touch AFTER UPDATE ON mails BEGIN "
+        "UPDATE mails SET touched = '2026-02-02' WHERE id = new.id; END",
+    ),
+    "postgresql": (
+        "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN new.touched = ''2026-02-02''; RETURN new; END'",
+        "CREATE TRIGGER touch BEFORE UPDATE ON mails FOR EACH ROW EXECUTE FUNCTION touch()",
+    ),
+}
+
+
+@pytest.mark.parametrize(("engine", "touch"), TOUCHES.items(), indirect=["engine"])
+def test_a_row_that_a_result_turns_into_another_message_is_reported(mails: Open, touch: tuple[str, ...]) -> None:
+    """Its failures would not be counted, and after an unknown outcome it would be sent again without a limit."""
+    database = mails(
+        *touch,
+        row(1, "'Failed'", touched="'2026-01-01'"),
+        status="status VARCHAR(20), touched VARCHAR(20)",
+        columns={"created_at": "touched"},
+    )
+    with pytest.raises(SchemaMismatch, match=r"its created_at changes with its row, .*; name another column"):
+        check_writable(database, NOON, 10)
+
+
+@pytest.mark.parametrize(("limit", "largest"), [(10, 10), (3, 5)])
+def test_a_row_that_leaves_the_selection_when_it_is_counted_is_reported(mails: Open, limit: int, largest: int) -> None:
+    """Otherwise its escalation would disappear from all lists."""
+    database = mails(row(1, "'Failed'", retry_count="0"), where=f"retry_count < {limit}")
+    with pytest.raises(SchemaMismatch, match=f"retry count {largest} it is no longer .* any retry count$"):
+        check_writable(database, NOON, largest)
+    check_writable(database, NOON, limit - 1)
+
+
 def test_the_rehearsal_needs_no_tables_of_retrycli_and_leaves_none(mails: Open) -> None:
     database = mails(row(1, "'Failed'"), columns={"retry_count": {"own": True}, "last_error": {"own": True}})
     check_writable(database, NOON, 10)
