@@ -135,8 +135,8 @@ FRAPPE = Outgoing(
         "updated_at": "modified",
     },
     failed="Error",
-    rows="""INSERT INTO "tabEmail Queue" (name, status, message) SELECT CAST(n AS varchar(9)), CASE n % 3 WHEN 0 THEN
-      'Not Sent' WHEN 1 THEN 'Sent' ELSE 'Error' END, 'From: a' FROM numbers""",
+    rows="""INSERT INTO "tabEmail Queue" (name, reference_name, status, message) SELECT CAST(n AS varchar(9)),
+      'HD-' || n, CASE n % 3 WHEN 0 THEN 'Not Sent' WHEN 1 THEN 'Sent' ELSE 'Error' END, 'From: a' FROM numbers""",
     sent="Sent",
 )
 CAP = Outgoing(
