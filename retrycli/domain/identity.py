@@ -138,6 +138,7 @@ class PastAttempt(NamedTuple):
     delivery_key: str | None = None
     deliveries: int | None = None  # number of recorded deliveries of the same text before this attempt
     ticket: str | None = None
+    destination: str | None = None
     delivered_to: frozenset[str] = frozenset()
 
     @property
@@ -228,6 +229,14 @@ class History(NamedTuple):
                 if attempt.delivery_key == key and attempt.unsettled and attempt.finished_at is not None
             ),
             None,
+        )
+
+    def unsettled_at(self, key: str) -> frozenset[str]:
+        """Return the destinations of the attempts with this key that may have delivered the message."""
+        return frozenset(
+            attempt.destination
+            for attempt in self.attempts
+            if attempt.delivery_key == key and attempt.unsettled and attempt.destination is not None
         )
 
     def elsewhere(self, birth: str, digest: str, ticket: str) -> str | None:

@@ -169,6 +169,7 @@ class QueuedMessage(NamedTuple):
     delivered_to: frozenset[str] = frozenset()  # recipients that earlier attempts have reached
     # The end of the newest attempt that may have delivered the message; None if there is no such attempt.
     unsettled_since: datetime | None = None
+    unsettled_at: frozenset[str] = frozenset()  # the destinations of all such attempts
     birth: str = ""  # see `retrycli.domain.identity`
     digest: str = ""
     deliveries: int = 0  # number of recorded deliveries of this text

@@ -14,7 +14,7 @@ from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
 from retrycli.engine.enrolment import enrol
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
-from retrycli.engine.recording import record
+from retrycli.engine.recording import can_settle, record
 
 TRY_AGAIN_SECONDS = 0.2  # seconds between tries to write a result while the row or the database is locked
 
@@ -98,6 +98,9 @@ async def look_up_through(
         return LookUp(
             Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, so check that ticket"
         )
+    if found.result is Presence.ABSENT and not can_settle(deps, rules, queued):
+        there = ", ".join(sorted(queued.unsettled_at))
+        return LookUp(Presence.UNKNOWN, f"not found; an earlier attempt was sent to {there}, so check there")
     return found
 
 
@@ -227,7 +230,7 @@ def _claim_to_send(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime, *, ask_first: bool
 ) -> QueuedMessage:
     def may_send(queued: QueuedMessage) -> bool:
-        in_doubt = queued.unsettled_since is not None and not deps.looks_up(queued.message.message_type)
+        in_doubt = queued.unsettled_since is not None and not can_settle(deps, rules, queued)
         return not (ask_first and in_doubt)
 
     queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", fit=may_send)

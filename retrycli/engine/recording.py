@@ -37,8 +37,16 @@ def decide(
         now=now,
         jitter=deps.jitter(),
         counts_as_retry=counts_as_retry,
-        has_lookup=deps.looks_up(message_type),
+        has_lookup=can_settle(deps, rules, queued),
     )
+
+
+def can_settle(deps: Dependencies, rules: PassRules, queued: QueuedMessage) -> bool:
+    """Return whether a look-up can show that a message has not arrived. A look-up at another destination than that of
+    an earlier attempt can't.
+    """
+    message_type = queued.message.message_type
+    return deps.looks_up(message_type) and queued.unsettled_at <= {rules.destination_of(message_type)}
 
 
 def escalation_before_send(
@@ -46,7 +54,8 @@ def escalation_before_send(
 ) -> Transition | None:
     """Return the escalation that replaces a message's next attempt: see `RetryPolicy.escalation_before_send`."""
     message_type = queued.message.message_type
-    return rules.policies[message_type].escalation_before_send(queued, now, has_lookup=deps.looks_up(message_type))
+    has_lookup = can_settle(deps, rules, queued)
+    return rules.policies[message_type].escalation_before_send(queued, now, has_lookup=has_lookup)
 
 
 def record(deps: Dependencies, claim: Claim, decisions: Sequence[Decision]) -> tuple[list[Event], list[Decision]]:

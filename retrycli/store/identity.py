@@ -97,6 +97,7 @@ HISTORY = (
         attempts.c.delivery_key,
         attempts.c.deliveries,
         attempts.c.ticket,
+        attempts.c.destination,
         attempts.c.delivered_to,
     )
     .where(id_in(attempts.c.message_id))
@@ -171,6 +172,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
         unknown_count=max(queued.unknown_count, history.unknowns(key)),
         delivered_to=queued.delivered_to | history.delivered_to(birth, digest),
         unsettled_since=history.unsettled_since(key),
+        unsettled_at=history.unsettled_at(key),
         deliveries=deliveries,
         delivered_at=history.delivered_at(birth, digest),
         requests=history.requests(birth),

@@ -85,12 +85,17 @@ class Desk:
 
 @contextmanager
 def lost(begin: Begin, fake: Fake, **columns: object) -> Iterator[Desk]:
-    """Provide a message that was sent three times without an answer, long ago."""
+    """Provide a message that was sent to a system three times without an answer, long ago."""
     with begin(LOST) as story, fake:
         story.insert(**columns)
         story.ticks(3)
         story.check_escalated("unknown")
-        story.application.execute(f"UPDATE retrycli_attempts SET started_at = '{LONG_AGO}', finished_at = '{LONG_AGO}'")
+        story.application.execute(
+            "UPDATE retrycli_attempts SET started_at = ?, finished_at = ?, destination = ?",
+            LONG_AGO,
+            LONG_AGO,
+            fake.url,
+        )
         yield Desk(story, fake)
 
 
@@ -134,6 +139,24 @@ def test_a_message_not_found_stays_unchanged(begin: Begin) -> None:
         screen = desk.command.on_terminal("look-up", "1")
         assert "Message 1 has not arrived. Nothing was changed." in screen.words
         assert "Next: retrycli retry 1" in screen.words
+
+
+def test_a_message_not_found_in_another_system_may_have_arrived_in_the_first(begin: Begin) -> None:
+    """No pass sends it to the second system, and a retry asks first."""
+    with lost(begin, Redmine()) as desk:
+        desk.story.application.execute("UPDATE retrycli_attempts SET destination = 'https://old.example.com'")
+        before, row = desk.story.queued(), desk.story.application.row(1)
+        [told] = desk.command.json("look-up", "1", code=3)["results"]
+        assert (told["result"], told["error"]) == (
+            "unknown",
+            "not found; an earlier attempt was sent to https://old.example.com, so check there",
+        )
+        desk.check_as_before(before, row)
+        assert desk.command("retry", "1").returncode == 4
+        desk.story.write(retry_count=0)  # with retries left, an escalated message would wait again
+        assert desk.command.json("run-once")["sent"] == 0
+        desk.story.check_escalated("unknown")
+        desk.check_sent_nothing()
 
 
 def test_a_look_up_is_proposed_where_the_gateway_has_one(begin: Begin) -> None:
