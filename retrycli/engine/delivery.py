@@ -177,10 +177,9 @@ class Delivery:
             with self._deps.database.transaction(wait=False) as commit:
                 decisions = [self._decide(attempt) for attempt in self._destination.observe(self._new)]
                 ended = [decision for decision in decisions if decision.transition.kind is TransitionKind.RELEASED]
-                kept = [decision for decision in decisions if decision.transition.kind is not TransitionKind.RELEASED]
                 now, claim = self._deps.now(), self._supply.claim
                 self._deps.claims.results.record_answers(claim, [*self._newly_in_doubt(), *ended], now)
-                self._deps.claims.results.keep_outcomes(claim, kept, now)
+                self._deps.claims.results.keep_outcomes(claim, decisions, now)  # of those that are unfinished
                 is_kept = commit()
         except DatabaseBusy:
             is_kept = False
