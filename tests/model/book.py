@@ -166,6 +166,11 @@ class Book:
         )
         return any(after.attempts[request.attempt]["outcome"] == DELIVERED for request in recorded)
 
+    def has_sent(self, row: Row) -> bool:
+        """Return whether a row's text was sent."""
+        name = name_of(row)
+        return any(request.name == name for request in self.requests)
+
     def has_moved(self, row: Row) -> bool:
         """Return whether a row's text was also sent for another ticket. Only an operator may decide such a case."""
         id_and_text = row["id"], _text(row)

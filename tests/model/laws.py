@@ -117,7 +117,8 @@ class Laws:
         if loose := claimants - self.dead:
             raise Broken(f"{step.name}: claims are held by {loose}, who are done")
         if step.seen_at is not None:
-            self.seen |= after.failed - step.touched
+            # While a claim holds a message, no pass sees another message that has its id now.
+            self.seen |= after.failed - step.touched - (self.stirred & after.in_state("sending"))
             self.stirred &= step.touched | step.written | after.in_state("sending")
         self.seen = (self.seen | after.queue.keys() - self.stirred) & after.failed
         self.unwritten &= after.failed & after.queue.keys()
@@ -184,9 +185,9 @@ class Laws:
                     yield f"message {message_id} was requeued with {tries} tries used up"
                 continue
             was = self.before.rows[message_id]["retry_count"] or 0
-            queued = after.queue.get(message_id)
-            if self.counts_are_own and tries < was and queued and not self.before.has_tried_text_of(queued):
-                was = 0
+            if self.counts_are_own and tries < was and message_id in after.queue:
+                is_new = not self.server.book.has_sent(after.rows[message_id])  # an attempt at it may be withdrawn
+                was = 0 if is_new or not self.before.has_tried_text_of(message_id, after) else was
             made = tries - was
             by_passes = [one["outcome"] for one in finished.get(message_id, []) if one["made_by"] == "pass"]
             most = sum(one in CHARGED for one in by_passes)

@@ -333,6 +333,7 @@ def live(
         derandomize=derandomize,
         phases=phases,
         database=None,
+        deadline=None,  # `python -m tests.model` loads no profile
         suppress_health_check=list(HealthCheck),
     )
 

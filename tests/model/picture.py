@@ -86,9 +86,10 @@ class Picture:
         """Return one message's attempts, oldest first."""
         return [row for row in self.attempts.values() if row["message_id"] == message_id]
 
-    def has_tried_text_of(self, queued: Row) -> bool:
-        """Return whether an attempt has sent the text of a row of the queue."""
-        return any(row["digest"] == queued["digest"] for row in self.attempts_of(queued["message_id"]))
+    def has_tried_text_of(self, message_id: int, after: Picture) -> bool:
+        """Return whether attempts had the text that a message has in the queue, and in its newest attempt, later."""
+        tried = {row["digest"] for row in self.attempts_of(message_id)}
+        return all(row["digest"] in tried for row in (after.queue[message_id], *after.attempts_of(message_id)[-1:]))
 
     def finished_since(self, before: Picture) -> dict[int, list[Row]]:
         """Return the attempts that received an outcome after an earlier snapshot, by message."""
