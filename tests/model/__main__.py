@@ -1,6 +1,6 @@
-"""Run generated lives in a SQLite file: ``python -m tests.model FILE LIVES [STEP...]``.
+"""Run generated lives in a SQLite file: ``python -m tests.model FILE LIVES TABLE [STEP...]``.
 
-If steps are given, the lives have only these steps. A broken law causes a traceback.
+TABLE is ``usual`` or ``mapped``. If steps are given, the lives have only these steps. A broken law causes a traceback.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from hypothesis import Phase
 from tests.model.life import live
 from tests.model.place import place
 from tests.store.application import Application
-from tests.store.mapped import prepare
+from tests.store.mapped import MappedApplication, prepare
+
+TABLES: dict[str, type[Application]] = {"usual": Application, "mapped": MappedApplication}
 
 
-def main(file: str, number: str, *steps: str) -> None:
+def main(file: str, number: str, table: str, *steps: str) -> None:
     logging.disable()
     Path(file).touch()
     url = f"sqlite:///{file}"
-    prepare(url, Application)
-    with place(url) as here:
+    prepare(url, TABLES[table])
+    with place(url, TABLES[table]) as here:
         live(here, int(number), phases=(Phase.generate,), derandomize=True, steps=steps)
 
 

@@ -27,6 +27,8 @@ after the last `requeue`."""
 DELIVERED, UNKNOWN = "delivered", "unknown"
 ABOUT_THE_MESSAGE = {DELIVERED, UNKNOWN, "refused", "permanent"}
 """Outcomes that count towards `BOUND`. Other outcomes may leave the retry count unchanged."""
+CHARGED = {"refused", "transient", "unreachable", "unknown"}
+"""Outcomes that use up a retry. All except `refused` do so only while the destination is not known to be down."""
 LISTS = ("cc_emails", "bcc_emails", "attachments")
 TEXT = ("message_type", "recipient_email", "subject", "body", *LISTS)
 """The columns that make up the text of a message."""
@@ -51,6 +53,11 @@ def name_in(message: Message) -> Name:
 
 def _birth(created_at: object, ticket: object) -> str:
     return f"ticket {ticket}" if created_at is None else time_of(created_at).isoformat()
+
+
+def _may_be_one(one: str, other: str) -> bool:
+    """Return whether two births may belong to one message, which the application may have moved to another ticket."""
+    return one == other or (one.startswith("ticket ") and other.startswith("ticket "))
 
 
 def _text(fields: Mapping[str, Any]) -> tuple[object, ...]:
@@ -133,6 +140,9 @@ class Book:
             yield f"a text that was not delivered was sent under another key, after {self._keys[name, deliveries]}"
         if by_pass:
             yield from self._too_often(key, attempts, began, newest)
+            made = self.requests_since_delivery(name, delivered)
+            if made >= BOUND:
+                yield f"a pass sent it again after {made} requests for its message, whatever their texts"
 
     def _too_often(self, key: str, attempts: Sequence[Row], began: int, newest: int) -> Iterator[str]:
         """Yield the limits that a pass exceeds by sending one more request with a key."""
@@ -152,6 +162,22 @@ class Book:
         )
         if made >= BOUND:
             yield f"a pass sent it again after {made} requests under its key"
+
+    def requests_since_delivery(self, name: Name, delivered: Sequence[Request]) -> int:
+        """Count the passes' requests for a message, whatever its texts, since its last delivery or `requeue`."""
+        began, _ = self._since.get(name.message_id, (0, 0))
+        made = 0
+        for request in self.requests[began:]:
+            is_of_it = request.name.message_id == name.message_id and _may_be_one(request.name.birth, name.birth)
+            if is_of_it and request in delivered:
+                made = 0
+            elif request.name[:2] == name[:2]:
+                made += request.sender.by_pass and request.answer.outcome.kind in ABOUT_THE_MESSAGE
+        return made
+
+    def requeued_after(self, message_id: int) -> int:
+        """Return the id of the newest attempt at a message when it was last requeued; 0 if it never was."""
+        return self._since.get(message_id, (0, 0))[1]
 
     def _attempts(self, message_id: int) -> list[dict[str, Any]]:
         return self.asked(f"SELECT * FROM retrycli_attempts WHERE message_id = {int(message_id)} ORDER BY id")

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import Message
 from tests.fakes import START
-from tests.model.book import MAX_RETRIES, name_of
+from tests.model.book import CHARGED, MAX_RETRIES, name_of
+from tests.model.habit_laws import HabitLaws
 from tests.model.picture import Picture, time_of
 from tests.model.step import Step, has_been, is_put_right, is_the_same, told_truly
 
@@ -41,8 +43,6 @@ A_WHILE = timedelta(minutes=5)
 """Only rescheduling causes a wait that is longer than this."""
 WRITES = {"delivered", "refused", "permanent"}
 """Outcomes that a pass also writes to the application's row, if the row has a count and an error."""
-CHARGED = {"refused", "transient", "unreachable", "unknown"}
-"""Outcomes that use up a retry. All except `refused` do so only while the destination is not known to be down."""
 
 
 class Broken(AssertionError):
@@ -86,6 +86,9 @@ class Laws:
     latest: datetime = START
     """The latest time that the clock has shown."""
 
+    def __post_init__(self) -> None:
+        self._of_habits = HabitLaws(self.server.book, self.counts_are_own)
+
     def hold(self, after: Picture, step: Step) -> None:
         """Check the laws after a step.
 
@@ -111,6 +114,7 @@ class Laws:
             self._history,
             self._numbers,
             self._outcomes,
+            partial(self._of_habits.broken, self.before),
         ):
             for complaint in law(after, step):
                 raise Broken(f"{step.name}: {complaint}")
@@ -136,12 +140,14 @@ class Laws:
         """Check that retrycli has changed only the permitted columns of the application's data."""
         if after.tickets != self.before.tickets:
             yield "another table of the application's was changed"
-        if after.rows.keys() != self.before.rows.keys():
-            yield "a row of the application's came or went"
+        if came := after.rows.keys() - self.before.rows.keys():
+            yield f"rows {came} of the application's came"
         for message_id, row in after.rows.items():
             was = self.before.rows[message_id]
             changed = {name for name, value in row.items() if value != was[name]}
             allowed = WRITTEN | EDITED if message_id == step.acts.get("edited") else WRITTEN
+            if self.counts_are_own and was["status"] == "sent":
+                changed -= {"last_error"}  # retrycli keeps it itself, and forgets it after a delivery
             taken_back = was["status"] == "rejected" and message_id == step.acts.get("requeued")
             if changed and was["status"] != "failed" and not taken_back:
                 yield f"row {message_id} was {was['status']}, and its {changed} changed"
@@ -185,9 +191,8 @@ class Laws:
                     yield f"message {message_id} was requeued with {tries} tries used up"
                 continue
             was = self.before.rows[message_id]["retry_count"] or 0
-            if self.counts_are_own and tries < was and message_id in after.queue:
-                is_new = not self.server.book.has_sent(after.rows[message_id])  # an attempt at it may be withdrawn
-                was = 0 if is_new or not self.before.has_tried_text_of(message_id, after) else was
+            if self.counts_are_own and self._begins_anew(message_id, after, less=tries < was):
+                was = 0
             made = tries - was
             by_passes = [one["outcome"] for one in finished.get(message_id, []) if one["made_by"] == "pass"]
             most = sum(one in CHARGED for one in by_passes)
@@ -197,6 +202,16 @@ class Laws:
                 least, most = 0, most if message_id not in self.unwritten else MAX_RETRIES
             if not least <= made <= most:
                 yield f"message {message_id} has {made} more tries used up, after {by_passes}"
+
+    def _begins_anew(self, message_id: int, after: Picture, *, less: bool) -> bool:
+        """Return whether a message has begun with a new text. If its count is less, a pass may also have withdrawn the
+        first attempt at the text.
+        """
+        queued = after.queue.get(message_id)
+        if queued is None or self.before.begins_a_text(message_id, after):
+            return queued is not None
+        is_new = not self.before.has_tried(message_id, queued["digest"])
+        return less and (is_new or not self.server.book.has_sent(after.rows[message_id]))
 
     def _queue(self, after: Picture, step: Step) -> Iterator[str]:
         """Check that each message is waiting with a time, being sent with a claim, or escalated."""

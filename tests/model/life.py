@@ -20,16 +20,16 @@ from retrycli.domain.hold import HoldKind, HoldTarget
 from retrycli.domain.transition import ActionKind
 from tests.model.book import MAX_RETRIES
 from tests.model.death import Fate
+from tests.model.habits import HABITS, Habits
 from tests.model.picture import STUBBORN, Row
 from tests.model.place import Place, Script
 from tests.model.server import Answer
 from tests.model.steps import BY_THE_APPLICATION, Meanwhile, Steps
 from tests.model.writes import TICKETS as NUMBER_OF_TICKETS
 from tests.model.writes import next_ticket
-from tests.store.application import HOUR, MINUTE, TICKET, naive
+from tests.store.application import HOUR, MINUTE, TICKET
 
 STEPS_OF_A_LIFE = 50
-
 MANY = 8
 """`fail` adds no messages while this many are failed, to leave time for the other steps."""
 BAD_DATA: tuple[dict[str, object], ...] = (
@@ -60,6 +60,7 @@ CALLS = st.integers(1, 8)
 TEXTS = st.sampled_from(["a", "b"])
 AGAIN: tuple[dict[str, object], ...] = ({}, {}, {"last_error": "HTTP 500, again"}, {"retry_count": 0}, {"body": "b"})
 """The possible changes to other columns when the application marks a row as failed again."""
+WAYS = ("gives the count back", "writes a new error", "withdraws it and fails it again", "renders it")
 MONTH = timedelta(days=30)
 FATES = st.builds(Fate, st.integers(1, 45), st.booleans())
 
@@ -72,11 +73,13 @@ class Life(Steps):
         kinds=st.lists(TYPES, min_size=3, max_size=6),
         clock_goes_wrong=st.booleans(),
         insists=st.sampled_from([False, False, False, True]),
+        habits=HABITS,
     )
-    def begin_with(self, kinds: list[str], *, per_ticket_order: bool, clock_goes_wrong: bool, insists: bool) -> None:
-        self.per_ticket_order = per_ticket_order
-        self.clock_goes_wrong = clock_goes_wrong
-        self.insists = insists
+    def begin_with(
+        self, kinds: list[str], habits: Habits, *, per_ticket_order: bool, clock_goes_wrong: bool, insists: bool
+    ) -> None:
+        self.per_ticket_order, self.clock_goes_wrong, self.insists = per_ticket_order, clock_goes_wrong, insists
+        self.adopt(habits)
         self.backup: Mapping[int, Row] = {}
         self.begin("begin_with")
         for number, kind in enumerate(kinds):
@@ -93,7 +96,7 @@ class Life(Steps):
         spoilt=st.sampled_from([{}, {}, {}, {"retry_count": -1}, *BAD_DATA]),
     )
     def fail(self, kinds: list[str], ticket: int, tries: int | None, spoilt: dict[str, object], *, dated: bool) -> None:
-        made_at = naive(self.place.clock.now) if dated else None
+        made_at = self.now if dated else None
         usual = {"ticket_id": ticket, "retry_count": tries, "created_at": made_at, "updated_at": made_at}
         self.begin("fail")
         for kind in kinds:
@@ -136,7 +139,7 @@ class Life(Steps):
         step, each = self.begin("reuse_id"), self.one(some)
         changes: dict[str, object] = {} if body is None else {"body": body}
         if not at_once:
-            changes["created_at"] = naive(self.place.clock.now)
+            changes["created_at"] = self.now
         if other_ticket:
             changes["ticket_id"] = next_ticket(self.laws.before.rows[each]["ticket_id"])
         self.reuse(step, each, **changes)
@@ -171,7 +174,7 @@ class Life(Steps):
     @precondition(lambda self: self.insists and self.laws.before.failed)
     @rule(
         answer=st.sampled_from([Answer.REFUSED, Answer.NOT_FOUND, Answer.TAKEN_AND_LOST]),
-        how=st.sampled_from(["gives the count back", "writes a new error", "withdraws it and fails it again"]),
+        how=st.sampled_from(WAYS),
     )
     def write_at_every_tick(self, answer: Answer, how: str) -> None:
         """Write to every failed message as the application, before each of many passes."""
@@ -189,7 +192,7 @@ class Life(Steps):
             else:
                 changes = {"retry_count": 0} if "count" in how else {"last_error": f"HTTP 500, {number}"}
                 for message_id in failed:
-                    self.change(message_id, **changes)
+                    self.render(message_id) if "renders" in how else self.change(message_id, **changes)
             self.make_pass(step, self.place.first, Script([answer]))
             self.end()
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-SKIPS, REFUSES = 13, 14
+SKIPS, REFUSES, DROPS = 13, 14, 15
 STUBBORN = {SKIPS, REFUSES}
 """Values of the application's column ``draft_of``. A trigger silently skips or refuses every change to a row with such
-a value, except a change to ``draft_of``.
+a value, except a change to ``draft_of``. It deletes a row with the value `DROPS` when the row is marked as sent.
 """
 
 TABLES = {
@@ -86,10 +86,16 @@ class Picture:
         """Return one message's attempts, oldest first."""
         return [row for row in self.attempts.values() if row["message_id"] == message_id]
 
-    def has_tried_text_of(self, message_id: int, after: Picture) -> bool:
-        """Return whether attempts had the text that a message has in the queue, and in its newest attempt, later."""
-        tried = {row["digest"] for row in self.attempts_of(message_id)}
-        return all(row["digest"] in tried for row in (after.queue[message_id], *after.attempts_of(message_id)[-1:]))
+    def has_tried(self, message_id: int, digest: str | None) -> bool:
+        """Return whether an attempt at a message had this text."""
+        return any(row["digest"] == digest for row in self.attempts_of(message_id))
+
+    def begins_a_text(self, message_id: int, after: Picture) -> bool:
+        """Return whether a message's newest attempt in a later snapshot is the first one at its text."""
+        return any(
+            row["id"] not in self.attempts and not self.has_tried(message_id, row["digest"])
+            for row in after.attempts_of(message_id)[-1:]
+        )
 
     def finished_since(self, before: Picture) -> dict[int, list[Row]]:
         """Return the attempts that received an outcome after an earlier snapshot, by message."""

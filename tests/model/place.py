@@ -35,8 +35,8 @@ from retrycli.store.passes import Ledger
 from tests.fakes import Clock, FakeLock, attempt_by_hand
 from tests.model.book import MAX_RETRIES, UNKNOWN_LIMIT
 from tests.model.death import Fate, Killed, mortal
+from tests.model.habits import own_triggers
 from tests.model.hold import Hold as RowLock
-from tests.model.picture import REFUSES, SKIPS
 from tests.model.server import Answer, ScriptedGateway, Sender, Server
 from tests.store.application import Application, is_sqlite, opened
 
@@ -67,21 +67,6 @@ OWN_TABLES = (
     "totals",
     "escalations",
     "own_values",
-)
-STUBBORN_IN_A_FILE = f"""
-CREATE TRIGGER IF NOT EXISTS stubborn BEFORE UPDATE ON pending_messages WHEN NEW.draft_of = OLD.draft_of BEGIN
-    SELECT CASE OLD.draft_of WHEN {SKIPS} THEN RAISE(IGNORE) WHEN {REFUSES} THEN RAISE(ABORT, 'it is closed') END;
-END
-"""
-STUBBORN_AT_A_SERVER = (
-    f"""
-CREATE OR REPLACE FUNCTION stubborn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    IF NEW.draft_of = OLD.draft_of AND OLD.draft_of = {REFUSES} THEN RAISE EXCEPTION 'it is closed'; END IF;
-    IF NEW.draft_of = OLD.draft_of AND OLD.draft_of = {SKIPS} THEN RETURN NULL; END IF;
-    RETURN NEW;
-END $$
-""",
-    "CREATE OR REPLACE TRIGGER stubborn BEFORE UPDATE ON pending_messages FOR EACH ROW EXECUTE FUNCTION stubborn()",
 )
 PATIENCE = {True: 0, False: 1}
 """Seconds that retrycli waits for a lock, by whether the database is SQLite. PostgreSQL would wait forever at 0."""
@@ -145,8 +130,8 @@ class Place:
             schedule=SCHEDULE,
         )
         self.hold = RowLock(application)
-        for statement in (STUBBORN_IN_A_FILE,) if self.kind == "sqlite" else STUBBORN_AT_A_SERVER:
-            application.sql(statement.replace("pending_messages", application.table_name))
+        for statement in own_triggers(application):
+            application.sql(statement)
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -157,6 +142,8 @@ class Place:
         self.runtime = Runtime(now=self.clock)
         self._rng = Random(0)
         self._passes = 0
+        self.events: list[Event] = []
+        """The events of all passes and manual attempts since the start of the current step."""
         self._paused_until = self.clock.now - timedelta(days=1)
         with self.application._engine.begin() as connection:
             for table in OWN_TABLES:
@@ -244,9 +231,6 @@ class Place:
                 gateway = ScriptedGateway(self.server, script.answers, sender, script.interfere, fate.call)
             yield gateway
 
-        def emit(_event: Event) -> None:
-            """Ignore the event."""
-
         return Dependencies(
             enrolment=mortal(host.enrolment, fate),
             database=mortal(host.database, fate),
@@ -255,7 +239,7 @@ class Place:
             repair_clock_skew=mortal(host.repair_clock_skew, fate),
             prune=mortal(host.prune, fate),
             open_gateway=open_gateway,
-            emit=mortal(emit, fate),
+            emit=mortal(self.events.append, fate),
             now=self.clock,
             sleep=self.clock.sleep,
             jitter=lambda: self._rng.uniform(-1, 1),

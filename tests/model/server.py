@@ -80,6 +80,10 @@ class Server:
     application: Application
     clock: Clock
     broken: list[str] = field(default_factory=list)
+    takes: timedelta = timedelta(seconds=1)
+    """The duration of a request."""
+    on_answer: Callable[[Request], None] = lambda _: None
+    """Called at the end of each request, before its sender knows the answer. The application may write to its rows."""
 
     def __post_init__(self) -> None:
         self.book = Book(self.application.asked)
@@ -171,10 +175,11 @@ class ScriptedGateway:
             answer = self.answers[min(self.sender.requests, len(self.answers) - 1)]
             request = self.server.receive(queued, answer, self.sender)
             await asyncio.sleep(0)  # an HTTP request suspends here too, so that other requests can begin
-            self.server.clock.now += timedelta(seconds=1)
+            self.server.clock.now += self.server.takes
             interfere, self.interfere = self.interfere, None
             if interfere is not None:
                 interfere(queued.message_id)
+            self.server.on_answer(request)
         request.answered = True
         return answer.outcome
 

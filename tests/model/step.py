@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tests.model.picture import Row, time_of
 
 if TYPE_CHECKING:
+    from retrycli.domain.passes import Event
     from tests.model.book import Request
 
 
@@ -24,6 +25,12 @@ class Step:
     """Messages that the application wrote to in this step."""
     held: set[int] = field(default_factory=set)
     """Messages whose rows the application had locked, so that a later step may write their results."""
+    marked: set[int] = field(default_factory=set)
+    """Messages into whose rows the application's sender has written the result of its request."""
+    renewed: set[int] = field(default_factory=set)
+    """Messages that the application gave another creation time before the pass of this step."""
+    events: list[Event] = field(default_factory=list)
+    """What the passes of this step reported."""
     acts: dict[str, int] = field(default_factory=dict)
     """By action: the message that an operator acted on."""
     seen_at: datetime | None = None

@@ -19,7 +19,7 @@ from tests.model.picture import STUBBORN, take, time_of
 from tests.model.place import OPERATOR, Host, Place, Script
 from tests.model.step import Step
 from tests.model.writes import Writes, next_ticket
-from tests.store.application import MINUTE, naive
+from tests.store.application import MINUTE
 
 if TYPE_CHECKING:
     from retrycli.operations.retry import ActionResult
@@ -81,7 +81,8 @@ class Steps(Writes):
     def begin(self, name: str, *, alone: bool = True) -> Step:
         """Count a step, and make it the current one."""
         self.counted[name] += 1
-        self.step = Step(name, alone=alone)
+        self.place.events = []
+        self.step = Step(name, alone=alone, events=self.place.events)
         return self.step
 
     def end(self) -> None:
@@ -92,7 +93,9 @@ class Steps(Writes):
         """
         self.place.hold.release()
         if self.step is not None:
-            self.laws.hold(take(self.place.application), self.step)
+            after = take(self.place.application)
+            self.free |= self.laws.before.rows.keys() - after.rows.keys()
+            self.laws.hold(after, self.step)
             self.step = None
 
     def drain(self) -> None:
@@ -123,6 +126,7 @@ class Steps(Writes):
     # -- passes and attempts by hand --------------------------------------------------------------------------
 
     def make_pass(self, step: Step, host: Host, script: Script, limit: int | None = None) -> None:
+        self.write_before_pass(step)
         began_at, paused = self.place.clock.now, self.place.is_paused
         try:
             summary = self.place.make_pass(host, script, limit=limit, per_ticket_order=self.per_ticket_order)
@@ -188,7 +192,7 @@ class Steps(Writes):
             case Meanwhile.MOVED:
                 self.change(message_id, ticket_id=next_ticket(row["ticket_id"]))
             case Meanwhile.REUSED:
-                self.reuse(step, message_id, created_at=naive(self.place.clock.now))
+                self.reuse(step, message_id, created_at=self.now)
             case Meanwhile.REUSED_AT_ONCE:
                 self.reuse(step, message_id, ticket_id=next_ticket(row["ticket_id"]))
             case _:

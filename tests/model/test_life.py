@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.store.conftest import Factory
 
-FEW = {"sqlite": 7, "postgresql": 5}
+FEW = {"sqlite": 12, "postgresql": 5}
 FEW_STEPS = 150
 MANY_STEPS = {"sqlite": 50_000, "postgresql": 10_000}
 AT_ONCE = 200

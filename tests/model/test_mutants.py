@@ -44,8 +44,9 @@ def mutate(folder: Path, mutant: Mapping[str, Any]) -> None:
 def test_detects_the_mutant(mutant: dict[str, Any], tmp_path: Path) -> None:
     """`python -m` puts the working directory before PYTHONPATH, so the process imports the mutated copy."""
     mutate(tmp_path, mutant)
+    how = mutant.get("table", "usual"), *mutant.get("steps", [])
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.model", "agent.db", str(LIVES), *mutant.get("steps", [])],
+        [sys.executable, "-m", "tests.model", "agent.db", str(LIVES), *how],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
