@@ -22,7 +22,7 @@ from retrycli.store.messages import read_rows, row_by_row, status_of
 from retrycli.store.own_values import forget_counts
 from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import MAX_INT, attempts, queue
-from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, move
+from retrycli.store.transitions import HELD_BY_ID, HELD_IDS, let_go, move
 
 HIDDEN = "its row can be read but not changed; check the row-level policies on {}"
 OPEN = row_by_row(attempts.c.finished_at.is_(None))
@@ -113,8 +113,7 @@ class Results(Queries):
         with self._database.write() as connection:
             found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
             loaded = load(connection, found, ids)
-            if gone := set(ids) - {message.message_id for message in loaded}:
-                connection.execute(DEQUEUE, {"ids": list(gone), "owner": claim.owner})
+            let_go(self._database, connection, claim, set(ids) - {message.message_id for message in loaded})
             fit_messages = [message for message in loaded if isinstance(message, QueuedMessage) and fit(message)]
             fresh = [queued.message_id for queued in fit_messages if not queued.message.retry_count]
             forget_counts(self._database.table, connection, fresh)  # a stored count may be that of an earlier text
@@ -231,8 +230,7 @@ class Results(Queries):
             unread = {decision.message_id for decision in final if decision.transition.reason} - written.rows.keys()
             rows = {**written.rows, **read_rows(self._database, connection, unread)}
             move(connection, claim, final, rows, now)
-            if theirs:
-                connection.execute(DEQUEUE, {"ids": list(as_they_are.keys() - ours.keys()), "owner": claim.owner})
+            let_go(self._database, connection, claim, as_they_are.keys() - ours.keys())
         lost = by_id.keys() - ours.keys() - unlockable
         return WriteResult(frozenset(lost), frozenset(locked), refused, changed)
 

@@ -52,6 +52,31 @@ DEQUEUE = delete(queue).where(*HELD_BY_ID).execution_options(**NO_RESULT)
 # The state to which a claimed message returns: escalated if it was escalated before, otherwise waiting.
 FORMER_STATE = case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
 
+KEEP = (
+    update(queue)
+    .where(*HELD_BY_ID)
+    .values(
+        state=FORMER_STATE,
+        next_attempt_at=case((queue.c.escalated_at.is_(None), bindparam("until", type_=queue.c.next_attempt_at.type))),
+        claimed_by=None,
+        claim_expires_at=None,
+    )
+    .execution_options(**NO_RESULT)
+)
+
+
+def let_go(database: Database, connection: Connection, claim: Claim, ids: Collection[int]) -> None:
+    """Drop claimed messages that are no longer failed. Those whose ids belong to other failed messages stay in the
+    queue until the next pass, which compares their births.
+    """
+    if not ids:
+        return
+    m, held = database.messages.c, {"ids": list(ids), "owner": claim.owner}
+    failed = select(m.id).where(id_in(m.id), row_by_row(has_status(m, MessageStatus.FAILED)))
+    reborn = list(connection.execute(failed, held).scalars())
+    connection.execute(KEEP, {**held, "ids": reborn, "until": claim.expires_at})
+    connection.execute(DEQUEUE, held)
+
 
 def move(
     connection: Connection, claim: Claim, decisions: Sequence[Decision], rows: Mapping[int, RowState], now: datetime

@@ -9,8 +9,8 @@ import pytest
 from retrycli.domain.identity import REBIRTHS
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.passes import MessageEscalated
-from tests.fakes import DELIVERED, DOWN, TICK, Stage
+from retrycli.domain.passes import Event, MessageEscalated, PassStarted
+from tests.fakes import DELIVERED, DOWN, LOST, TICK, Stage
 
 PROBLEM = "created_at was different at 3 passes in a row, although the text was the same"
 
@@ -44,6 +44,35 @@ def test_a_message_whose_birth_changes_at_each_pass_is_escalated_once(unstable: 
     [escalated] = unstable.events.of(MessageEscalated)
     assert (escalated.message_id, escalated.reason, escalated.problem) == (1, EscalationReason.INVALID, PROBLEM)
     assert unstable.attempts(1) == []
+
+
+def test_a_birth_that_changes_from_read_to_read_is_noticed(stage: Stage) -> None:
+    """Here it changes between the comparison and the claim of a pass, so no attempt begins."""
+
+    def hear(event: Event) -> None:
+        if isinstance(event, PassStarted):
+            renew(stage)
+
+    stage.events.hear = hear
+    stage.add(1, created_at="2025-03-03 11:00:00", updated_at="2025-03-03 11:00:00")
+    for _ in range(REBIRTHS + 1):
+        stage.run()
+        stage.clock.now += TICK
+    assert (stage.escalation(1)[2], stage.attempts(1)) == (f"Can't be sent: {PROBLEM}", [])
+
+
+@pytest.mark.parametrize("outcome", [DELIVERED, DOWN, LOST])
+def test_a_birth_that_changes_during_each_request_ends_the_attempts(stage: Stage, outcome: Outcome) -> None:
+    def answer(_: object) -> Outcome:
+        renew(stage)
+        return outcome
+
+    stage.add(1, created_at="2025-03-03 11:00:00")
+    for _ in range(20):
+        stage.run(answer)
+        stage.clock.now += TICK
+    assert stage.escalation(1)[2] == f"Can't be sent: {PROBLEM}"
+    assert len(stage.attempts(1)) <= REBIRTHS
 
 
 def test_an_operator_can_send_it_although_its_birth_changes_during_the_attempt(unstable: Stage) -> None:
