@@ -32,7 +32,8 @@ class OutgoingMessage:
         delivery_key: identifies this text of this message. Every attempt to deliver it has the same key, so that the
             receiver can recognise a message that has already arrived.
         attempt: the number of this attempt, from 1.
-        may_have_arrived: an earlier attempt may have delivered this text. If the receiver can be asked, ask it first.
+        may_have_arrived: an earlier attempt may have delivered this text, perhaps to only some of its recipients. If
+            the receiver can be asked, ask it first.
         fields: every column of the row, by name. It can't be changed.
     """
 
@@ -74,7 +75,7 @@ class OutgoingMessage:
             attachments=tuple(attachments) if isinstance(attachments, list) else (),
             delivery_key=queued.delivery_key,
             attempt=queued.attempt_number,
-            may_have_arrived=queued.unsettled_since is not None,
+            may_have_arrived=queued.unsettled_since is not None or bool(queued.delivered_to),
             fields=MappingProxyType(own),
         )
 

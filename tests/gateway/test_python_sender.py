@@ -157,6 +157,7 @@ def test_a_function_receives_the_whole_message() -> None:
     assert (found.delivery_key, found.attempt, found.may_have_arrived) == (KEY, 4, True)
     assert found.fields["priority"] == 3
     assert not OutgoingMessage.of(queued()).may_have_arrived
+    assert OutgoingMessage.of(queued()._replace(delivered_to=frozenset({"b@example.com"}))).may_have_arrived
 
 
 def test_a_row_may_lack_a_subject_and_a_recipient() -> None:
