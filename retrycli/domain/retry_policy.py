@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple, Protocol, assert_never
 
-from retrycli.domain.duration import utc_text
 from retrycli.domain.message import EscalationReason, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Transition
@@ -229,7 +228,7 @@ class RetryPolicy(NamedTuple):
             has_lookup: the attempt first asks whether the message has arrived.
         """
         if queued.delivered_at is not None:
-            return Transition.changed(f"Not sent: this text was already delivered at {utc_text(queued.delivered_at)}")
+            return Transition.already_delivered(queued.delivered_at)
         if queued.elsewhere is not None:
             return Transition.changed(f"Not sent: this text may have arrived under ticket {queued.elsewhere}")
         if self.expired(queued, now):

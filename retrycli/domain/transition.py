@@ -6,6 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from retrycli.domain.duration import utc_text
 from retrycli.domain.identity import Difference
 from retrycli.domain.message import EscalationReason, MessageType, QueuedMessage, UnusableMessage, ticket_text
 from retrycli.domain.outcome import Outcome, OutcomeKind, may_have_arrived
@@ -157,6 +158,11 @@ class Transition(NamedTuple):
     def changed(cls, why: str) -> "Transition":
         """Escalate a message whose row differs from what was sent, or whose text may already have been delivered."""
         return cls.escalated(EscalationReason.CHANGED, last_error=why)
+
+    @classmethod
+    def already_delivered(cls, at: datetime) -> "Transition":
+        """Escalate a message whose text is recorded as delivered."""
+        return cls.changed(f"Not sent: this text was already delivered at {utc_text(at)}")
 
     @classmethod
     def after_attempt_by_hand(cls, queued: QueuedMessage, outcome: Outcome) -> "Transition":

@@ -67,9 +67,10 @@ def enrol(
         entries.append((decision, failed_at, message.ticket_id))
     # Use the current time and not the start of the pass. Another pass may have sent notifications since the start, and
     # the next notifications report only later escalations.
-    refused = again_if_lost(lambda: deps.enrolment.enrol(entries, deps.now()))
+    escalated, refused = again_if_lost(lambda: deps.enrolment.enrol(entries, deps.now()))
+    as_made = {decision.message_id: decision for decision in escalated}
     return [
-        event_of(message, decision, refusal=refused.get(decision.message_id))
+        event_of(message, as_made.get(decision.message_id, decision), refusal=refused.get(decision.message_id))
         for message, (decision, _, _) in zip(fresh, entries, strict=True)
         if decision.transition.kind is TransitionKind.ESCALATED or decision.message_id in refused
     ]

@@ -51,9 +51,12 @@ class Enrolment(Protocol):
     def newly_failed(self, span: IdRange, limit: int) -> list[Message | UnusableMessage]:
         """Return at most `limit` failed messages that are not in the queue, in the order of their ids."""
 
-    def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
+    def enrol(
+        self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime
+    ) -> tuple[Sequence[Decision], Mapping[int, str]]:
         """Add messages to the queue. Each entry is a decision, the time of the first failure, and the ticket. Return
-        the reasons why rows of immediately escalated messages rejected their change, by id.
+        the decisions to escalate messages immediately, as made when their texts were read, and the reasons why rows of
+        such messages rejected their change, by id.
         """
 
     def retire(self, span: IdRange) -> Sequence[int]:

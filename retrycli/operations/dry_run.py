@@ -71,11 +71,13 @@ class _DryRunEnrolment:
         }
         return found
 
-    def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
+    def enrol(
+        self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime
+    ) -> tuple[Sequence[Decision], Mapping[int, str]]:
         spent = {settled.message_id: self._why_spent(settled, failed_at) for settled, failed_at, _ in entries}
         self.escalated.update(filter(None, spent.values()))
         self._remember(settled for settled, _, _ in entries if spent[settled.message_id] is None)
-        return {}
+        return (), {}
 
     def _why_spent(self, settled: Decision, failed_at: datetime) -> str | None:
         """Return why the pass would escalate a new message instead of sending it. Count it if it has expired."""

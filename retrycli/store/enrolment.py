@@ -161,13 +161,14 @@ class Enrolment:
             as_message = message_of if self._rebirths is None else self._rebirths.message_of
             return [as_message(row | counted) for row in rows_of(found)]
 
-    def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
+    def enrol(
+        self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime
+    ) -> tuple[Sequence[Decision], Mapping[int, str]]:
         """Add messages to the queue, and escalate some of them immediately. Leave queued messages unchanged. Each entry
-        is a first transition, the time of the first failure, and the ticket. Return the reasons why rows of escalated
-        messages rejected their change, by id.
+        is a first transition, the time of the first failure, and the ticket. Return what `escalate` does.
         """
         if not entries:
-            return {}
+            return (), {}
         m = self._database.messages
         with self._database.write() as connection:
             self._database.advisory_lock(connection)

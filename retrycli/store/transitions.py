@@ -22,13 +22,14 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.message import (
+    EscalationReason,
     MessageStatus,
     QueuedMessage,
     State,
     UnusableMessage,
     ticket_text,
 )
-from retrycli.domain.transition import ChangedMessage, Claim, Decision, TransitionKind, as_written
+from retrycli.domain.transition import ChangedMessage, Claim, Decision, Transition, TransitionKind, as_written
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
@@ -111,12 +112,13 @@ def move(
 
 def escalate(
     database: Database, connection: Connection, decisions: Sequence[Decision], now: datetime
-) -> Mapping[int, str]:
+) -> tuple[Sequence[Decision], Mapping[int, str]]:
     """Escalate unclaimed messages. Store the digests of their texts and the states of their rows, so that later changes
-    by the application are noticed. Return the reasons why rows rejected the change, by id.
+    by the application are noticed. A text that was already delivered is not exhausted. Return the decisions with their
+    messages, and the reasons why rows rejected the change, by id.
     """
     if not decisions:
-        return {}
+        return (), {}
     from retrycli.store.row_changes import write_messages  # lazy, because a pass that changes no row does not need it
 
     claim = Claim(str(uuid.uuid4()), now)
@@ -125,16 +127,21 @@ def escalate(
     connection.execute(CLAIM_FREE, {**parameters, "until": now})
     found = connection.execute(with_queue(database).where(*HELD_BY_ID), parameters)
     whole = {message.message_id: message for message in load(connection, found, ids)}
-    known = [
-        decision._replace(message=whole[decision.message_id]) for decision in decisions if decision.message_id in whole
-    ]
+    known = [_of_text(decision, whole[decision.message_id]) for decision in decisions if decision.message_id in whole]
     # Messages that are no longer failed, or whose ids now belong to other messages. The next pass removes these
     # messages from the queue.
     gone = [decision for decision in decisions if decision.message_id not in whole]
     written = write_messages(database, connection, known)
     rows = {**read_rows(database, connection, ids), **written.rows}
     move(connection, claim, [*as_written(known, written.refused), *gone], rows, now)
-    return written.refused
+    return known, written.refused
+
+
+def _of_text(decision: Decision, message: QueuedMessage | UnusableMessage) -> Decision:
+    is_exhausted = decision.transition.reason is EscalationReason.EXHAUSTED
+    if is_exhausted and isinstance(message, QueuedMessage) and message.delivered_at is not None:
+        decision = decision._replace(transition=Transition.already_delivered(message.delivered_at))
+    return decision._replace(message=message)
 
 
 SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
@@ -164,7 +171,7 @@ def review(
         rows = read_rows(database, connection, free)
         reviewed = _decided(database, connection, free, rows, decide)
         anew = [decision for decision in reviewed if decision.transition.reason]
-        refused = escalate(database, connection, anew, now)
+        _, refused = escalate(database, connection, anew, now)
         for decision in reviewed:
             if decision.transition.reason:
                 continue

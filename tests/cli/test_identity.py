@@ -94,6 +94,23 @@ def test_an_operator_can_reject_a_row_whose_text_was_delivered(begin: Begin) -> 
         assert (story.status(), story.api.bodies) == ("rejected", ["a"])
 
 
+@SEEN
+@pytest.mark.parametrize("retries", [9, 10])
+def test_a_text_that_was_delivered_is_not_exhausted(begin: Begin, retries: int, *, seen: bool) -> None:
+    """Otherwise an operator would send it again without a word about its delivery."""
+    with begin() as story:
+        story.insert()
+        story.tick()
+        story.write(status="approved")
+        story.ticks(seen)
+        story.write(status="failed", last_error="HTTP 502", retry_count=retries)
+        done = story.command("run-once")
+        assert "reached max retries" not in done.stderr
+        story.ticks(3)
+        story.check_already_delivered()
+        assert story.api.bodies == ["a"]
+
+
 def test_a_delivered_text_is_recognised_after_a_later_delivery(begin: Begin) -> None:
     with begin() as story:
         story.insert(body="a")
