@@ -145,9 +145,9 @@ class Transition(NamedTuple):
         return self.kind is TransitionKind.DELIVERED or self.last_error is not None or self.retry_count is not None
 
     @classmethod
-    def unwritten(cls) -> "Transition":
-        """Escalate a message whose row can't be written, and leave the row unchanged."""
-        return cls.escalated(EscalationReason.INVALID, last_error=None)
+    def unwritten(cls, noted: str | None = None) -> "Transition":
+        """Escalate a message whose row can't be written. It may still take an error."""
+        return cls.escalated(EscalationReason.INVALID, last_error=noted)
 
     @classmethod
     def expired(cls) -> "Transition":
@@ -229,7 +229,8 @@ class Decision(NamedTuple):
         outcome = self.outcome
         if outcome is not None:
             outcome = outcome._replace(error="; ".join(filter(None, (outcome.error, why))))
-        return self._replace(transition=Transition.unwritten(), outcome=outcome)
+        noted = f"Delivered, but its row could not be marked as sent: {why}" if self.was_delivered else None
+        return self._replace(transition=Transition.unwritten(noted), outcome=outcome)
 
     def superseded(self, difference: Difference) -> "Decision":
         """Return the decision to record if the row now holds another text or ticket.

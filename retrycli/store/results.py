@@ -227,7 +227,11 @@ class Results(Queries):
             # The rows were deleted, are no longer failed, or belong to other messages, so no decision is written.
             left_alone = [decision._replace(transition=Transition.released()) for decision in theirs]
             finish_attempts(connection, [*final, *left_alone], now)
-            unread = {decision.message_id for decision in final if decision.transition.reason} - written.rows.keys()
+            # A row that can't be marked as sent may still take the error that says so.
+            unmarked = [one for one in final if one.message_id in refused and one.transition.last_error is not None]
+            write_messages(self._database, connection, unmarked)
+            known = written.rows.keys() - {decision.message_id for decision in unmarked}
+            unread = {decision.message_id for decision in final if decision.transition.reason} - known
             rows = {**written.rows, **read_rows(self._database, connection, unread)}
             move(connection, claim, final, rows, now)
             let_go(self._database, connection, claim, as_they_are.keys() - ours.keys())

@@ -87,6 +87,24 @@ def test_a_message_whose_row_refuses_changes_is_sent_once_and_escalated(
     assert len(sandbox.received) == MESSAGES
 
 
+def test_a_delivered_message_that_can_not_be_marked_as_sent_says_so_in_its_row(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """Otherwise an operator would requeue it with others, and it would be sent again."""
+    first, closed, *_ = application.add_due(3)
+    refuse_rows(application, f"= {closed} AND NEW.status = 'sent'")
+    check_told(at_work("run-once"), closed)
+    said = f"Delivered, but its row could not be marked as sent: {CLOSED}"
+    row = application.row(closed)
+    assert (row["status"], row["last_error"], row["retry_count"]) == ("failed", said, 0)
+    [escalated] = at_work.json("escalations")["escalations"]
+    assert (escalated["id"], escalated["last_error"]) == (closed, said)
+    assert said in at_work("escalations").stdout
+    for _ in range(2):
+        assert at_work.json("run-once")["sent"] == 0
+    assert (len(sandbox.received), application.row(first)["status"]) == (3, "sent")
+
+
 def test_an_exhausted_message_whose_row_refuses_changes_is_sent_once(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
