@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from retrycli.config import FunctionName, Hours, Minutes, SettingsModel, Waits, Windows, zone_of
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy, WaitFunction
+from retrycli.domain.transition import LONGEST_SLACK
 
 if TYPE_CHECKING:
     from retrycli.domain.delivery_window import DeliveryWindows
@@ -55,7 +56,10 @@ class ScheduleSettings(SettingsModel):
         None, description="python: the function that returns each wait after the first, such as desk.waits:next_wait"
     )
     due_slack_seconds: float = Field(
-        60.0, ge=0, le=3600, description="a pass also sends messages that become due within this time after it starts"
+        60.0,
+        ge=0,
+        le=LONGEST_SLACK.total_seconds(),
+        description="a pass also sends messages that become due within this time after it starts",
     )
     expires_after_hours: Hours | None = Field(
         None,

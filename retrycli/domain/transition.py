@@ -71,6 +71,9 @@ class Claim(NamedTuple):
     expires_at: datetime
 
 
+LONGEST_SLACK = timedelta(hours=1)  # largest `schedule.due_slack_seconds`
+
+
 class TransitionKind(StrEnum):
     """The kinds of transition that a pass or an operator's attempt can cause."""
 

@@ -21,15 +21,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from retrycli.domain.message import (
-    EscalationReason,
-    MessageStatus,
-    QueuedMessage,
-    State,
-    UnusableMessage,
-    ticket_text,
+from retrycli.domain.message import EscalationReason, MessageStatus, QueuedMessage, State, UnusableMessage, ticket_text
+from retrycli.domain.transition import (
+    LONGEST_SLACK,
+    ChangedMessage,
+    Claim,
+    Decision,
+    Transition,
+    TransitionKind,
+    as_written,
 )
-from retrycli.domain.transition import ChangedMessage, Claim, Decision, Transition, TransitionKind, as_written
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
@@ -68,14 +69,14 @@ KEEP = (
 
 def let_go(database: Database, connection: Connection, claim: Claim, ids: Collection[int]) -> None:
     """Drop claimed messages that are no longer failed. Those whose ids belong to other failed messages stay in the
-    queue until the next pass, which compares their births.
+    queue until the next pass, which compares their births. No pass that runs now may claim them again.
     """
     if not ids:
         return
     m, held = database.messages.c, {"ids": list(ids), "owner": claim.owner}
     failed = select(m.id).where(id_in(m.id), row_by_row(has_status(m, MessageStatus.FAILED)))
     reborn = list(connection.execute(failed, held).scalars())
-    connection.execute(KEEP, {**held, "ids": reborn, "until": claim.expires_at})
+    connection.execute(KEEP, {**held, "ids": reborn, "until": claim.expires_at + LONGEST_SLACK})
     connection.execute(DEQUEUE, held)
 
 

@@ -10,14 +10,15 @@ from retrycli.domain.identity import REBIRTHS
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.passes import Event, MessageEscalated, PassStarted
-from tests.fakes import DELIVERED, DOWN, LOST, TICK, Stage
+from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, TICK, Stage
 
+SECOND = timedelta(seconds=1)
 PROBLEM = "created_at was different at 3 passes in a row, although the text was the same"
 
 
 def renew(stage: Stage, **columns: object) -> None:
     """Change the creation time, and other columns, as a view does that computes them at each read."""
-    stage.clock.now += TICK
+    stage.clock.now += SECOND
     values = {"created_at": str(stage.clock.now.replace(tzinfo=None)), **columns}
     changes = ", ".join(f"{name} = ?" for name in values)
     stage.sql(f"UPDATE pending_messages SET {changes}", *values.values())
@@ -54,11 +55,24 @@ def test_a_birth_that_changes_from_read_to_read_is_noticed(stage: Stage) -> None
             renew(stage)
 
     stage.events.hear = hear
-    stage.add(1, created_at="2025-03-03 11:00:00", updated_at="2025-03-03 11:00:00")
+    stage.add(1, due=START, created_at="2025-03-03 11:00:00", updated_at="2025-03-03 11:00:00")
     for _ in range(REBIRTHS + 1):
         stage.run()
         stage.clock.now += TICK
     assert (stage.escalation(1)[2], stage.attempts(1)) == (f"Can't be sent: {PROBLEM}", [])
+
+
+def test_a_pass_with_a_long_slack_claims_such_a_row_once(stage: Stage) -> None:
+    """The row stays in the queue, and must not become due within the same pass."""
+
+    def hear(event: Event) -> None:
+        if isinstance(event, PassStarted):
+            renew(stage)
+
+    stage.events.hear = hear
+    stage.add(1, due=START, created_at="2025-03-03 11:00:00")
+    assert stage.run(rules=RULES._replace(due_slack=timedelta(hours=1))).sent == 0
+    assert (stage.states(), stage.attempts(1)) == ({1: "waiting"}, [])
 
 
 @pytest.mark.parametrize("outcome", [DELIVERED, DOWN, LOST])
