@@ -20,7 +20,7 @@ from retrycli.store.error_messages import is_busy
 from retrycli.store.identity import FIRST_IDENTIFYING, as_found, as_list, identifying, load, with_queue
 from retrycli.store.messages import read_rows, row_by_row, status_of
 from retrycli.store.own_values import forget_counts
-from retrycli.store.row_changes import write_messages
+from retrycli.store.row_changes import note_refusals, write_messages
 from retrycli.store.schema import MAX_INT, attempts, queue
 from retrycli.store.transitions import HELD_BY_ID, HELD_IDS, let_go, move
 
@@ -227,9 +227,8 @@ class Results(Queries):
             # The rows were deleted, are no longer failed, or belong to other messages, so no decision is written.
             left_alone = [decision._replace(transition=Transition.released()) for decision in theirs]
             finish_attempts(connection, [*final, *left_alone], now)
-            # A row that can't be marked as sent may still take the error that says so.
             unmarked = [one for one in final if one.message_id in refused and one.transition.last_error is not None]
-            write_messages(self._database, connection, unmarked)
+            note_refusals(self._database, connection, unmarked)
             known = written.rows.keys() - {decision.message_id for decision in unmarked}
             unread = {decision.message_id for decision in final if decision.transition.reason} - known
             rows = {**written.rows, **read_rows(self._database, connection, unread)}

@@ -35,8 +35,25 @@ from retrycli.store.row_statements import (
 def write_messages(database: Database, connection: Connection, decisions: Sequence[Decision]) -> "Written":
     """Write decisions into the rows of their messages. Shorten an error text if its column rejects it."""
     changing = {decision.message_id: decision for decision in decisions if decision.transition.changes_row}
+    return _change_of_messages(database, connection).make(changing)
+
+
+def note_refusals(database: Database, connection: Connection, decisions: Sequence[Decision]) -> None:
+    """Write the errors of decisions into rows that have rejected to be marked as sent. A row may reject this, too, and
+    whatever its error, it is the cause.
+    """
+    change = _change_of_messages(database, connection)
+    for decision in decisions:
+        try:
+            change.make({decision.message_id: decision})
+        except exc.DBAPIError:
+            if change.is_over():
+                raise
+
+
+def _change_of_messages(database: Database, connection: Connection) -> "_RowChange[Decision]":
     took = partial(_has_taken, partial(database.as_stored, connection))
-    return _RowChange(database, connection, partial(_write, database, connection), took).make(changing)
+    return _RowChange(database, connection, partial(_write, database, connection), took)
 
 
 def set_status(
@@ -199,7 +216,7 @@ class _RowChange(Generic[Wanted]):
             try:
                 return self._try(wanted, self.database.error_max_length)
             except exc.DBAPIError:
-                if self._is_over():
+                if self.is_over():
                     raise
         with self._short_lock_wait():
             return self._one_by_one(wanted)
@@ -216,7 +233,7 @@ class _RowChange(Generic[Wanted]):
             try:
                 written = self._write_one(message_id, values)
             except exc.DBAPIError as error:
-                if self._is_over():
+                if self.is_over():
                     raise
                 general[message_id] = error
             else:
@@ -258,7 +275,7 @@ class _RowChange(Generic[Wanted]):
                 self.connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=NO_RESULT)
                 rows = {} if changed == len(wanted) else read_rows(self.database, self.connection, wanted)
         except exc.DBAPIError as error:
-            if not self._is_over():
+            if not self.is_over():
                 self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
             elif self.database.is_sqlite and row_error_of(error) is RowError.REFUSED:
                 self.database.row_by_row = True
@@ -274,8 +291,8 @@ class _RowChange(Generic[Wanted]):
         ]
         return Written(rows, dict.fromkeys(ignored, IGNORED.format(self.database.table.written.fullname)))
 
-    def _is_over(self) -> bool:
-        # True if the connection is lost, or if SQLite has rolled back the transaction, as on a full disk.
+    def is_over(self) -> bool:
+        """Return whether the connection is lost, or SQLite has rolled back the transaction, as on a full disk."""
         if self.connection.invalidated:
             return True  # an invalidated connection has no driver connection
         driver = self.connection.connection.driver_connection
