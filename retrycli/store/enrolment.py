@@ -313,9 +313,8 @@ def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store the new tickets of messages that the application has moved, for example when it merged tickets.
 
     Also store births in their current format, so that the next pass need not compare them again, and forget earlier
-    births, because this pass has found the same message as the last one. Nothing else changes:
-    a message in flight keeps its claim. To avoid deadlocks, skip rows that another pass has locked. The next sweep
-    updates the skipped rows.
+    births, because this pass has found the same message as the last one. Nothing else changes: a message in flight
+    keeps its claim. To avoid deadlocks, skip rows that another pass has locked. The next sweep updates them.
     """
     moved = {}
     for row in rows:

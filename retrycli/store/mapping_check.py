@@ -109,7 +109,9 @@ def unreadable(database: Database) -> tuple[int, Counter[str]]:
             except exc.DBAPIError as error:
                 if (why := _reason(error)) is None:
                     raise
-                number, found, problems[why] = number + 1, [], problems[why] + 1
+                found = []
+                number += 1
+                problems[why] += 1
             number += len(found)
             messages = map(message_of, found)
             problems.update(each.problem.partition(":")[0] for each in messages if isinstance(each, UnusableMessage))
@@ -135,7 +137,7 @@ def check_stable(database: Database, *, is_view: bool, wait: Callable[[], None])
     unsure = [
         each for each in roles if isinstance(sources.get(each), Expression) or (is_view and each != "body")
     ]  # a body is only read where it may be computed
-    changing, before = set(unsure), _identifying(database, unsure)
+    changing, before = set(unsure), _identifying(database, unsure) if unsure else {}
     for _ in range(2):
         if not changing:
             return

@@ -93,15 +93,10 @@ MIN_FREE = 4 * 1024 * 1024
 
 
 def check_writable(database: Database, now: datetime, largest_count: int) -> None:
-    """Write a pass's results into sample messages, and roll the changes back. A result that can't be recorded could
-    lead to a second delivery.
+    """Write a pass's results into sample messages, and roll the changes back: a delivery, and a failure with the
+    largest retry count that a pass may write. A result that can't be recorded could lead to a second delivery.
 
     Writes that are rolled back need no disk space, so free space is checked separately.
-
-    Args:
-        database: the application's database.
-        now: the current time.
-        largest_count: the largest retry count that a pass may write.
 
     Raises:
         DatabaseUnavailable: the permission to write is missing, a file's write lock can't be acquired, or its disk is
