@@ -232,8 +232,10 @@ def retry_count(value: object) -> int:
     """Return the number of retries made so far; null counts as 0.
 
     Raises:
-        InvalidMessage: the value is not an integer, or is negative.
+        InvalidMessage: the value is not a whole number, or is negative.
     """
+    if isinstance(value, float) and value.is_integer():  # a column of a floating-point type
+        value = int(value)
     count = 0 if value is None else _whole_number("retry_count", value)
     if count < 0:
         raise InvalidMessage(f"retry_count must not be negative: {count}")

@@ -163,7 +163,7 @@ def test_json_that_is_not_a_list_is_named(column: str, value: object) -> None:
         ("id", True, "id must be an integer: True"),
         ("retry_count", -1, "retry_count must not be negative: -1"),
         ("retry_count", "3", "retry_count must be an integer: '3'"),
-        ("retry_count", 3.0, "retry_count must be an integer: 3.0"),
+        ("retry_count", 3.5, "retry_count must be an integer: 3.5"),
         ("retry_count", True, "retry_count must be an integer: True"),
         ("retry_count", b"3", "retry_count must be an integer: b'3'"),
         ("message_type", "vendor", "message_type must be one of customer, supplier, internal: 'vendor'"),
@@ -270,9 +270,9 @@ def test_an_invalid_row_is_named_by_its_known_values(
     )
 
 
-@pytest.mark.parametrize(("value", "expected"), [(None, 0), (0, 0), (10, 10), (2**63 - 1, 2**63 - 1)])
-def test_retry_count_accepts_null_and_integers_from_zero(value: object, expected: int) -> None:
-    assert retry_count(value) == expected
+@pytest.mark.parametrize(("value", "expected"), [(None, 0), (0, 0), (10, 10), (2**63 - 1, 2**63 - 1), (3.0, 3)])
+def test_retry_count_accepts_null_and_whole_numbers_from_zero(value: object, expected: int) -> None:
+    assert (retry_count(value), type(retry_count(value))) == (expected, int)
 
 
 @pytest.mark.parametrize(
