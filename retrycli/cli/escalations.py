@@ -58,7 +58,7 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
         terminal.say(f"Next: retrycli list-failed --fingerprint {shared[0].fingerprint}")
     elif shared:
         terminal.say("Next: retrycli list-failed --state escalated")
-    elif messages and messages[0].reason == EscalationReason.UNKNOWN:
+    elif messages and messages[0].in_doubt:
         looks_up = operations.wiring.looks_up(settings, messages[0].message_type)
         terminal.say(f"Next: {operations.words.check_arrival(messages[0].id, looks_up=looks_up)}")
     elif messages:
@@ -71,7 +71,7 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
 def _hint(settings: Settings, group: EscalationGroup) -> str:
     of_cause = f"--fingerprint {group.fingerprint}"
     match group.example.reason:
-        case EscalationReason.UNKNOWN:
+        case _ if group.example.in_doubt:
             look_up = (
                 f"Look up each message, beginning with `retrycli look-up {group.example.id}`: those that arrived are "
                 "marked as sent. Or check"
@@ -121,10 +121,10 @@ def _show_escalated(settings: Settings, messages: Iterable[ListedMessage], *, na
 
 def _escalated(settings: Settings, message: ListedMessage) -> terminal.Row:
     match message.reason:
+        case _ if message.in_doubt:
+            step = "look-up" if operations.wiring.looks_up(settings, message.message_type) else "show"
         case EscalationReason.EXHAUSTED:
             step = "retry"
-        case EscalationReason.UNKNOWN if operations.wiring.looks_up(settings, message.message_type):
-            step = "look-up"
         case _:
             step = "show"
     return (

@@ -13,7 +13,7 @@ from retrycli.cli.options import ConfigFile, Json, load, load_settings
 from retrycli.cli.status import complete_commands, report_silent_programs
 from retrycli.config.settings import Settings
 from retrycli.domain.editable_message import concerns_editable_field, edit_in_lines
-from retrycli.domain.listing import ActionRecord, MessageDetails
+from retrycli.domain.listing import ActionRecord, MessageDetails, is_in_doubt
 from retrycli.domain.message import EscalationReason, MessageStatus
 from retrycli.domain.sanitize import printable
 from retrycli.domain.transition import OF_HOLDS, ActionKind
@@ -72,16 +72,14 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int | str)
     retry = f"retrycli retry {message_id}"
     looks_up = operations.wiring.looks_up(settings, str(found.row["message_type"]))
     match None if found.queue is None else found.queue["escalation_reason"]:
+        case reason if is_in_doubt(reason, may_have_arrived=found.may_have_arrived):
+            return operations.words.check_arrival(message_id, looks_up=looks_up)
         case EscalationReason.INVALID if concerns_editable_field(found.row["last_error"]):
             return f"`retrycli edit {message_id}`, or fix the row; then run `{retry}`"
         case EscalationReason.INVALID:
             return f"fix the row in the application, then run `{retry}`"
-        case EscalationReason.UNKNOWN:
-            return operations.words.check_arrival(message_id, looks_up=looks_up)
         case EscalationReason.CHANGED:
             return f"`retrycli mark-sent {message_id}` if the message was delivered; `{retry}` sends it again"
-        case None if found.may_have_arrived:
-            return operations.words.check_arrival(message_id, looks_up=looks_up)
         case _:
             return retry
 

@@ -39,5 +39,7 @@ def fingerprint(decision: Decision) -> str:
     """
     outcome, transition = decision.outcome, decision.transition
     kind, status = (outcome.kind, outcome.status_code) if outcome else (transition.reason, None)
-    parts = (str(kind), str(status), cause(transition.last_error or ""))
+    # If the row can't be written, it gets no error, and only the outcome has the cause.
+    error = transition.last_error or (outcome.error if outcome else None) or ""
+    parts = (str(kind), str(status), cause(error))
     return hashlib.sha256("\n".join(parts).encode(errors="backslashreplace")).hexdigest()[:LENGTH]

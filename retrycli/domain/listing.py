@@ -26,6 +26,13 @@ class ListedState(StrEnum):
     HELD = "held"
 
 
+def is_in_doubt(reason: object, *, may_have_arrived: bool) -> bool:
+    """Return whether an operator must check the ticket before the message is sent again. ``reason`` is the reason of
+    its escalation, or None. A changed row says itself what arrived.
+    """
+    return reason == EscalationReason.UNKNOWN or (may_have_arrived and reason != EscalationReason.CHANGED)
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Conditions, all of which a message must meet."""
@@ -87,6 +94,11 @@ class ListedMessage:
     held: bool = False  # the message waits, and a hold covers it
     may_have_arrived: bool = False  # an attempt may have delivered it
     attempt_from: datetime | None = None  # when a pass may attempt it: `next_attempt_at` or, if later, the next probe
+
+    @property
+    def in_doubt(self) -> bool:
+        """Return whether an operator must check the ticket before the message is sent again."""
+        return is_in_doubt(self.reason, may_have_arrived=self.may_have_arrived)
 
     def expires_at(
         self, policies: Mapping[MessageType, RetryPolicy], *, unknown: datetime | None = None

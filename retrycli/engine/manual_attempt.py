@@ -231,7 +231,7 @@ def _claim_to_send(
 ) -> QueuedMessage:
     def may_send(queued: QueuedMessage) -> bool:
         in_doubt = queued.unsettled_since is not None and not can_settle(deps, rules, queued)
-        return not (ask_first and in_doubt)
+        return not (ask_first and (in_doubt or queued.delivered_at is not None))
 
     queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", fit=may_send)
     if isinstance(queued, UnusableMessage):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from retrycli.domain import suggested
 from retrycli.domain.duration import utc_text
-from retrycli.domain.message import EscalationReason, State
+from retrycli.domain.listing import is_in_doubt
+from retrycli.domain.message import State
 from retrycli.domain.outcome import OutcomeKind, Presence, may_have_arrived
 from retrycli.domain.passes import COUNTS
 from retrycli.views import formatting
@@ -116,7 +117,8 @@ def next_attempt(found: Explanation) -> datetime | str:
 
 def remedy(found: Explanation) -> str:
     """Return the command for the first gate that holds a message back."""
-    if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
+    escalation = next((gate.figure for gate in found.gates if gate.name == "escalation"), None)
+    if escalation is not None and is_in_doubt(escalation, may_have_arrived=found.may_have_arrived):
         return check_arrival(found.message_id, looks_up=found.looks_up)
     if found.is_claimed:
         return f"`retrycli show {found.message_id}`"

@@ -25,14 +25,15 @@ MAY_HAVE_ARRIVED = or_(
     attempts.c.outcome == OutcomeKind.UNKNOWN.value,
     and_(attempts.c.outcome == OutcomeKind.TRANSIENT.value, attempts.c.status_code.in_(INTERRUPTED)),
 )
-# The condition that a message in the queue may have been delivered by an attempt that has ended.
+# The condition that a message in the queue may have been delivered by an attempt that has ended; if its row could not
+# be marked as sent, it certainly was.
 UNSETTLED = (
     select(attempts.c.id)
     .where(
         attempts.c.message_id == queue.c.message_id,
         attempts.c.delivery_key == queue.c.delivery_key,
         attempts.c.finished_at.is_not(None),
-        MAY_HAVE_ARRIVED,
+        or_(MAY_HAVE_ARRIVED, attempts.c.outcome == OutcomeKind.DELIVERED.value),
     )
     .exists()
 )

@@ -86,7 +86,7 @@ def test_an_operator_can_send_a_marked_text_with_the_next_key(begin: Begin) -> N
         story.ticks(3)
         story.operator(*MARK, "1")
         story.write(status="failed", last_error="HTTP 502")
-        story.operator("retry", "1")
+        story.operator("retry", "1", "--yes")
         assert story.status() == "sent"
         assert len(set(story.api.keys)) == 2
 

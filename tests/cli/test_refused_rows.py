@@ -84,6 +84,13 @@ def test_a_message_whose_row_refuses_changes_is_sent_once_and_escalated(
     assert attempt["outcome"] == "delivered"
     assert CLOSED in attempt["error"]
     assert at_work.json("run-once")["sent"] == 0
+    [escalated] = at_work.json("list-failed")["messages"]
+    assert (escalated["state"], escalated["may_have_arrived"]) == ("escalated", True)
+    for told in (("show", str(closed)), ("explain", str(closed)), ("escalations",)):
+        assert "Next: check the ticket, then `retrycli mark-sent" in at_work.on_terminal(*told).words
+    allow(application)
+    again = at_work("retry", str(closed))
+    assert (again.returncode, "would then be sent twice" in again.stderr) == (4, True)
     assert len(sandbox.received) == MESSAGES
 
 

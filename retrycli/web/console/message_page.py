@@ -12,7 +12,7 @@ from retrycli import operations
 from retrycli.domain.editable_message import concerns_editable_field
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.hold import HoldKind
-from retrycli.domain.listing import AttemptRecord, MessageDetails
+from retrycli.domain.listing import AttemptRecord, MessageDetails, is_in_doubt
 from retrycli.domain.message import (
     BY_PASS,
     LIST_COLUMNS,
@@ -144,8 +144,10 @@ def offered(found: MessageDetails, *, looks_up: bool) -> frozenset[str]:
 
 
 def _reason(found: MessageDetails) -> str | None:
+    """Return the reason of the escalation, or `UNKNOWN` for any message that must be checked first."""
     is_escalated = found.queue is not None and found.queue["state"] == State.ESCALATED
-    return found.queue["escalation_reason"] if is_escalated and found.queue is not None else None
+    reason = found.queue["escalation_reason"] if is_escalated and found.queue is not None else None
+    return EscalationReason.UNKNOWN if is_in_doubt(reason, may_have_arrived=found.may_have_arrived) else reason
 
 
 def first_of(found: MessageDetails, offers: frozenset[str]) -> str | None:
@@ -153,7 +155,7 @@ def first_of(found: MessageDetails, offers: frozenset[str]) -> str | None:
     reason = _reason(found)
     if reason == EscalationReason.INVALID:
         return "edit" if concerns_editable_field(found.row["last_error"]) else None
-    if (reason is None and found.may_have_arrived) or reason == EscalationReason.UNKNOWN:
+    if reason == EscalationReason.UNKNOWN:
         return "look-up" if "look-up" in offers else None
     return next((each for each in (FIRST.get(reason or ""), "retry", "requeue") if each in offers), None)
 
@@ -163,11 +165,9 @@ def advice(found: MessageDetails, offers: frozenset[str]) -> str | None:
     reason = _reason(found)
     if reason == EscalationReason.INVALID:
         return EDIT_IT if concerns_editable_field(found.row["last_error"]) else FIX_THE_ROW
-    if reason is None and not found.may_have_arrived:
-        return None
-    if reason in {None, EscalationReason.UNKNOWN} and "look-up" not in offers:
+    if reason == EscalationReason.UNKNOWN and "look-up" not in offers:
         return CHECK_THE_TICKET
-    return ADVICE.get(reason or EscalationReason.UNKNOWN)
+    return None if reason is None else ADVICE.get(reason)
 
 
 def newer_attempt(found: MessageDetails) -> AttemptRecord | None:

@@ -65,6 +65,14 @@ def test_a_different_text_status_or_outcome_is_a_different_cause(error: str, out
     assert fingerprint(escalated(error, outcome)) != usual
 
 
+def test_the_error_of_the_outcome_tells_causes_apart_if_the_row_gets_no_error() -> None:
+    unwritten = [
+        fingerprint(Decision(1, Transition.unwritten(), Outcome(OutcomeKind.TRANSIENT, 503, error=why)))
+        for why in ("the ticket is closed", "the disk is full")
+    ]
+    assert unwritten[0] != unwritten[1]
+
+
 def test_half_a_surrogate_pair_has_a_fingerprint() -> None:
     assert len(fingerprint(escalated("\ud800", None))) == LENGTH
 
