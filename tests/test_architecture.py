@@ -197,6 +197,58 @@ def test_modules_have_no_circular_imports() -> None:
     assert circle(MODULES) == []
 
 
+LOADS = {"read_text", "read_bytes", "open", "load_verify_locations", "import_module", "__import__"}
+"""Calls that load what may steer a run: settings, secrets, presets, certificates and code."""
+
+CHECKS = {"require_trust", "find_weakness"}
+
+PACKAGE, DATA, MACHINE = "part of the package", "data for one message", "a fact about the machine"
+OUTPUT = "written, and at most read again"
+UNCHECKED: Mapping[str, str] = {
+    "retrycli.__getattr__": PACKAGE,
+    "retrycli.cli._load_command": PACKAGE,
+    "retrycli.cli.manual._page": PACKAGE,
+    "retrycli.gateway.presets.sources.preset_text": PACKAGE,
+    "retrycli.operations.__getattr__": PACKAGE,
+    "retrycli.web.console.context.assets": PACKAGE,
+    "retrycli.cli.edit._read_body": DATA,
+    "retrycli.gateway.attachments._open_file": DATA,
+    "retrycli.gateway.attachments._open_part": DATA,
+    "retrycli.system.editor.edited": DATA,
+    "retrycli.operations.doctor.machine.file_system": MACHINE,
+    "retrycli.system.host.processes": MACHINE,
+    "retrycli.system.host.read": MACHINE,
+    "retrycli.system.host.system_zone": MACHINE,
+    "retrycli.system.process._status": MACHINE,
+    "retrycli.system.process.prepare_streams": MACHINE,
+    "retrycli.system.process.shortage_now": MACHINE,
+    "retrycli.operations.demo.copy_example": PACKAGE,
+    "retrycli.operations.demo.run_with_table": OUTPUT,
+    "retrycli.operations.report.write": OUTPUT,
+    "retrycli.system.trust.create_private": OUTPUT,
+    "retrycli.system.trust.open_private": OUTPUT,
+    "retrycli.system.trust.write_private": OUTPUT,
+    "retrycli.system.python_call._imported": "`_Guard` checks each module",
+}
+"""Functions that load something without a check, and the reason."""
+
+
+def unchecked(module: str, source: str) -> Iterator[str]:
+    """Yield the functions of a module that load something without a check of who may change it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            called = {
+                ast.unparse(each.func).rpartition(".")[2] for each in ast.walk(node) if isinstance(each, ast.Call)
+            }
+            if called & LOADS and not called & CHECKS:
+                yield f"{module}.{node.name}"
+
+
+def test_everything_that_steers_a_run_is_checked_where_it_is_loaded() -> None:
+    found = {name for module, source in MODULES.items() for name in unchecked(module, source)}
+    assert found == UNCHECKED.keys()
+
+
 # Invented modules that break each rule, with a part of the expected report.
 
 BROKEN = [

@@ -102,3 +102,12 @@ def mounted(folder: Path, at: str) -> tuple[str, ...]:
     ):
         pytest.skip("can't create a mount namespace (CAP_SYS_ADMIN)")
     return program
+
+
+def with_private_etc(etc: Path) -> tuple[str, ...]:
+    """Return a command prefix with which root finds a folder as /etc, where `OURS` is the user ``ticketing``."""
+    need_root()
+    for name in ("passwd", "group"):
+        entry = f"ticketing:x:{OURS}:{OURS}::/nonexistent:/bin/sh" if name == "passwd" else f"ticketing:x:{OURS}:"
+        (etc / name).write_text(f"{Path('/etc', name).read_text().rstrip()}\n{entry}\n")
+    return mounted(etc, "/etc")

@@ -245,7 +245,7 @@ def run() -> None:
     program = _program(sys.orig_argv, sys.argv[0], os.environ)
     full = [str(Path(sys.argv[0]).absolute())] if len(program) == 1 else [sys.executable, *program[1:]]
     by_sudo = Path(os.environ.get("SUDO_COMMAND", "").split(" ")[0]).name == Path(program[0]).name
-    suggested.called_as([*(_sudo_prefix() if by_sudo else []), *program], HOMES, full=full)
+    suggested.called_as([*(_sudo_prefix() if by_sudo else []), *program], HOMES, full=full, arguments=sys.argv[1:])
     try:
         try:
             app()

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 
 from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system.trust import find_weakness, trusted_users
+from retrycli.system.trust import require_trust
 
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
@@ -51,8 +50,8 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         environment: the environment variables; by default those of the process.
 
     Raises:
-        ConfigurationError: a named file does not exist, another user can change a file that was not named, a file
-            can't be read or is not valid TOML, a key is unknown, or a value is invalid.
+        ConfigurationError: a named file does not exist, another user can change a file, a file can't be read or is not
+            valid TOML, a key is unknown, or a value is invalid.
     """
     env = os.environ if environment is None else environment
     file = _find(path, env)
@@ -100,8 +99,6 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
         found = next((path for path in candidates(env) if _exists(path, env)), None)
         if found is not None and not _is_file(found):
             raise ConfigurationError(f"{found.absolute()} {NO_FILE}; replace it, or choose another file with --config")
-        if found is not None and found != SYSTEM_FILE:
-            _check_trust(found)
         return found
     if _is_file(named):
         return named
@@ -143,14 +140,6 @@ def _exists(path: Path, env: Mapping[str, str]) -> bool:
     return True
 
 
-def _check_trust(found: Path) -> None:
-    """Reject a file in a default folder if another user may have planted it, or can change it."""
-    if (weakness := find_weakness(found, trusted_users())) is not None:
-        named = f"./{found}" if not found.is_absolute() else found
-        whose = "" if weakness.place == found.absolute() else f"{found.absolute()} is not read, because "
-        raise ConfigurationError(f"{whose}{weakness}; to read the file anyway, pass --config {shlex.quote(str(named))}")
-
-
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
@@ -161,6 +150,7 @@ def _is_file(path: Path) -> bool:
 def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
     import tomllib
 
+    require_trust(file)
     try:
         values = list(_flat(tomllib.loads(file.read_text(encoding="utf-8-sig"))))
     except UnicodeDecodeError:
@@ -220,6 +210,7 @@ def _from_secret_files(values: Mapping[str, tuple[object, str]]) -> Iterator[tup
 
 def _read_secret(key: str, file: Path) -> str:
     try:
+        require_trust(file, key)
         return file.read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a valid path, or the file is not valid UTF-8"

@@ -21,6 +21,7 @@ class Invocation:
     program: Sequence[str] = (NAME,)  # words before the command, such as sudo or an interpreter and its options
     # The program by its full path and without sudo, because another user may have a different search path.
     full: Sequence[str] = (NAME,)
+    arguments: Sequence[str] = ()  # all words after the program
     config: str | None = None
     # The names of all commands. If any other word follows the program's name, the text is prose.
     commands: frozenset[str] = frozenset()
@@ -41,11 +42,13 @@ class _Now:
     call = Invocation()
 
 
-def called_as(program: Sequence[str], commands: Iterable[str], *, full: Sequence[str]) -> None:
-    """Register how the user called the program: the words before the command, the names of all commands, and the
-    program by its full path and without sudo.
+def called_as(
+    program: Sequence[str], commands: Iterable[str], *, full: Sequence[str], arguments: Sequence[str] = ()
+) -> None:
+    """Register how the user called the program: the words before the command, the names of all commands, the program by
+    its full path and without sudo, and its arguments.
     """
-    _Now.call = Invocation(program, full, commands=frozenset(commands))
+    _Now.call = Invocation(program, full, arguments, commands=frozenset(commands))
 
 
 def program() -> str:
@@ -75,6 +78,17 @@ def as_user(user: str, command: str, config: str | None) -> str:
     sudo = ["sudo"] if user == "root" else ["sudo", "-u", user]
     named = [] if config is None else ["--config", config]
     return f"`{shlex.join([*sudo, *_Now.call.full, *named])} {command}`"
+
+
+def again_as(user: str) -> str:
+    """Return what to do so that another user makes this call: the command for it, in backticks, or an instruction.
+
+    Args:
+        user: the user's name, or the id of a user without a name, for whom sudo may be missing, as in a container.
+    """
+    if user.isdecimal() or not _Now.call.commands:
+        return f"run this as the user {user}"
+    return f"run `{shlex.join(['sudo', '-u', user, *_Now.call.full, *_Now.call.arguments])}`"
 
 
 def is_by_sudo() -> bool:

@@ -4,6 +4,7 @@ import ssl
 from pathlib import Path
 
 from retrycli.domain.errors import ConfigurationError
+from retrycli.system.trust import require_trust
 
 
 def verifying(ca_file: Path | None) -> ssl.SSLContext:
@@ -15,6 +16,7 @@ def verifying(ca_file: Path | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if ca_file is not None:
         try:
+            require_trust(ca_file, "gateway.ca_file")
             context.load_verify_locations(ca_file)
         except ssl.SSLError as error:
             raise ConfigurationError(

@@ -3,7 +3,6 @@
 import os
 import random
 import shlex
-import shutil
 import sqlite3
 import subprocess
 import tempfile
@@ -23,7 +22,7 @@ from retrycli.operations import tokens
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.schedule.in_process import Scheduler
 from retrycli.operations.wiring import utc_now
-from retrycli.system.trust import write_private
+from retrycli.system.trust import create_private, write_private
 
 EXAMPLE = "ticketing_agent.db.example"
 DATABASE, CONFIG = "ticketing_agent.db", "retrycli.toml"
@@ -174,10 +173,12 @@ def copy_example(file: Path, *, now: datetime) -> Path:
     Raises:
         OSError: the file exists, or can't be written.
     """
-    file.touch(mode=0o600, exist_ok=False)
-    with resources.as_file(resources.files("retrycli") / EXAMPLE) as path:
+    with (
+        os.fdopen(create_private(file), "wb") as copy,
+        resources.as_file(resources.files("retrycli") / EXAMPLE) as path,
+    ):
         # In a source checkout the example is beside the package.
-        shutil.copyfile(path if path.is_file() else Path(__file__).parents[2] / EXAMPLE, file)
+        copy.write((path if path.is_file() else Path(__file__).parents[2] / EXAMPLE).read_bytes())
     with closing(sqlite3.connect(file)) as connection:
         for table, column in connection.execute(TIME_COLUMNS).fetchall():
             connection.execute(

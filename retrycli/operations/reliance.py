@@ -9,8 +9,7 @@ import retrycli
 from retrycli.config.settings import Settings
 from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system.host import owner_of
-from retrycli.system.trust import ROOT, find_weakness
+from retrycli.system.trust import find_weakness
 
 # Folders that `uvx`, `pipx run` and others empty without asking, and those for temporary files.
 CACHES = frozenset({".cache", "archive-v0"})
@@ -47,24 +46,14 @@ def refuse_untrusted(wanted: Job, settings: Settings, users: Collection[int]) ->
     """Reject a pass that other users could control.
 
     Raises:
-        ConfigurationError: other users may change what the pass relies on. Or the owner of the settings is neither root
-            nor the owner of the database, so someone else may have written the settings.
+        ConfigurationError: other users may change what the pass relies on.
     """
-    config, database = Path(wanted.config), settings.database.file
-    for path in (config, *named_in(settings), *relied_on()):
+    for path in (Path(wanted.config), *named_in(settings), *relied_on()):
         if (weakness := find_weakness(path, users)) is not None:
             relying = "" if weakness.place == path else f", which exposes {path}"
             raise ConfigurationError(
                 f"{weakness}{relying}, and passes run by {wanted.user} would rely on it; {weakness.remedy}"
             )
-    if database is None or not database.exists():
-        return
-    if config.stat().st_uid not in {ROOT, database.stat().st_uid}:
-        raise ConfigurationError(
-            f"{config} belongs to {owner_of(config)}, but the database that it names, {database}, belongs to "
-            f"{owner_of(database)}; if this is the right database, run `chown root {config}`, "
-            f"and let {wanted.user} read the file"
-        )
 
 
 def named_in(settings: Settings) -> Iterator[Path]:

@@ -133,7 +133,8 @@ def _sqlite_file(url: str) -> Path | None:
 
 
 def write_config(file: Path, *, database_url: str, base_url: str | None, logs: Path = LOGS) -> None:
-    """Write a commented configuration file that only its owner can read.
+    """Write a commented configuration file that only its owner can read. If root writes it into a folder that is open
+    to one group only, that group can read it, too.
 
     Args:
         file: the path of the file.

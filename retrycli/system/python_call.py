@@ -3,17 +3,20 @@
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path
 from shlex import quote
 from threading import Thread
+from types import ModuleType
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.retry_policy import NoWait
+from retrycli.system.trust import require_trust
 
 logger = logging.getLogger("retrycli")
 
@@ -30,13 +33,17 @@ def load(name: str, key: str, folder: Path | None, takes: tuple[str, ...]) -> Ca
         takes: the names of the arguments, all positional.
 
     Raises:
-        ConfigurationError: the function can't be imported or called. The error has no text of the application's
-            exceptions, because they may quote secrets.
+        ConfigurationError: the function can't be imported or called, or other users may change a file of the folder.
+            The error has no text of the application's exceptions, because they may quote secrets.
     """
     module_name, _, path = name.partition(":")
-    if folder is not None and str(folder) not in sys.path:
-        # At the end, so that a module of the application does not hide one that retrycli needs.
-        sys.path.append(str(folder))
+    if folder is not None:
+        require_trust(folder, "gateway.modules_dir")
+        if str(folder) not in sys.path:
+            # At the end, so that a module of the application does not hide one that retrycli needs.
+            sys.path.append(str(folder))
+        if not any(isinstance(finder, _Guard) and finder.folder == folder for finder in sys.meta_path):
+            sys.meta_path.insert(0, _Guard(folder))
     found: object = _imported(module_name, key, folder)
     try:
         for part in path.split("."):
@@ -49,6 +56,35 @@ def load(name: str, key: str, folder: Path | None, takes: tuple[str, ...]) -> Ca
         raise ConfigurationError(f"{key}: {name} {objection}")
     assert callable(found)  # noqa: S101  for the type checker
     return found
+
+
+class _Untrusted(ConfigurationError):
+    """Other users may change a module of the application."""
+
+
+class _Guard:
+    """Rejects each module of a folder that other users may change, when it is about to be imported. It leaves the
+    import to the interpreter's own finders, and ignores the modules of other folders on the interpreter's path.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._packages = {str(folder)}
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        """See `importlib.abc.MetaPathFinder.find_spec`."""
+        spec = PathFinder.find_spec(name, path, target)
+        own = [entry for entry in (sys.path if path is None else path) if entry in self._packages]
+        guarded = PathFinder.find_spec(name, own, target)
+        if spec is None or guarded is None or spec.origin != guarded.origin:
+            return
+        self._packages.update(guarded.submodule_search_locations or ())
+        for file in (guarded.origin, guarded.cached):
+            if guarded.has_location and file is not None:
+                try:
+                    require_trust(Path(file))
+                except ConfigurationError as error:
+                    raise _Untrusted(str(error)) from None
 
 
 class ScheduleFunction:
@@ -140,6 +176,8 @@ def files_of(name: str, folder: Path | None) -> Iterator[Path]:
 def _imported(module_name: str, key: str, folder: Path | None) -> object:
     try:
         return import_module(module_name)
+    except _Untrusted as error:
+        raise ConfigurationError(f"{key}: {error}") from None
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             python = f"the packages of {sys.executable}"

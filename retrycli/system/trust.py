@@ -2,7 +2,8 @@
 
 One rule (`find_weakness`) applies to everything that retrycli relies on: only root and the user who runs the passes may
 change the file, the links to it, and the folders above. The check starts at the root folder and goes down. If every
-folder on the way passes the check, nobody else can replace anything between the check and the use.
+folder on the way passes the check, nobody else can replace anything between the check and the use. Each function that
+loads settings, secrets, presets or code checks it (`require_trust`), however the file was named.
 """
 
 import errno
@@ -15,6 +16,9 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from retrycli.domain import suggested
+from retrycli.domain.errors import ConfigurationError
 
 PRIVATE = 0o600
 ROOT = 0
@@ -32,7 +36,7 @@ class Weakness(NamedTuple):
     reason: str  # follows the place in an error
     remedy: str  # a command in backticks, or an instruction
     is_open_to_all: bool = False  # every user can change the place, not only one user or group
-    is_of_another: bool = False  # another user owns the place
+    owner: str | None = None  # the other user who owns the place, if any
 
     def __str__(self) -> str:
         return f"{self.place} {self.reason}"
@@ -76,6 +80,23 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
     return None
 
 
+def require_trust(path: Path, setting: str | None = None) -> None:
+    """Reject a file, or a folder of code, that users other than root and the current user may change.
+
+    Args:
+        path: what is about to be loaded.
+        setting: the setting that names it, for errors.
+
+    Raises:
+        ConfigurationError: other users may change what the path leads to. The error names a command that helps.
+    """
+    if (weakness := find_weakness(path, trusted_users())) is None:
+        return
+    through = "" if weakness.place == path.absolute() else f"{path.absolute()} is not read, because "
+    remedy = weakness.remedy if weakness.owner is None else suggested.again_as(weakness.owner)
+    raise ConfigurationError(f"{setting + ': ' if setting else ''}{through}{weakness}; {remedy}")
+
+
 def group_readers(path: Path, users: Collection[int]) -> str | None:
     """Return the name of the group through which users other than the given ones may read a file; None if they can't,
     or if the file can't be examined.
@@ -111,21 +132,32 @@ def others_may_have_linked(file: os.stat_result, folder: os.stat_result) -> bool
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file. If it does not exist, create it with access only for its owner.
+    """Open a file. If it does not exist, create it with `create_private`. An existing file is never given away: another
+    user may have moved a file owned by root to this name.
 
-    Fail if the path is a symbolic link, because another user may have created it. A file that root creates is given to
-    the folder's owner, whose later passes could not open it otherwise. SQLite does the same with files beside a
-    database. An existing file is never given away: another user may have moved a file owned by root to this name.
+    Fail if the path is a symbolic link, because another user may have created it.
 
     Raises:
         OSError: the file can't be opened.
     """
-    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE)
+        return create_private(path, flags)
     except FileExistsError:
-        return os.open(path, flags)
-    if os.geteuid() == 0:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def create_private(path: Path, flags: int = os.O_RDWR) -> int:
+    """Create and open a file that nobody except its owner can access, not even briefly, regardless of the umask.
+
+    A file that root creates is given to the folder's owner, whose later passes could not open it otherwise. SQLite does
+    the same with files beside a database.
+
+    Raises:
+        FileExistsError: the file already exists, or a link has this name.
+        OSError: the file can't be created.
+    """
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, PRIVATE)
+    if os.geteuid() == ROOT:
         folder = path.absolute().parent.stat()
         with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
             os.fchown(file, folder.st_uid, folder.st_gid)
@@ -135,12 +167,20 @@ def open_private(path: Path, flags: int) -> int:
 def write_private(path: Path, text: str) -> None:
     """Create a file that nobody else can read, not even briefly, regardless of the umask.
 
+    A file that root creates stays root's. If its folder is open to one group and closed to all other users, this group
+    may read the file.
+
     Raises:
         FileExistsError: the file already exists, or a link has this name.
         OSError: the file can't be created.
     """
     made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
     with os.fdopen(made, "w", encoding="utf-8") as file:
+        folder = path.absolute().parent.stat()
+        if os.geteuid() == ROOT and folder.st_mode & stat.S_IRGRP and not folder.st_mode & stat.S_IRWXO:
+            with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
+                os.fchown(made, ROOT, folder.st_gid)
+                os.fchmod(made, PRIVATE | stat.S_IRGRP)
         file.write(text)
 
 
@@ -182,7 +222,8 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
         change = "chown -h" if stat.S_ISLNK(found.st_mode) else "chown"
         # Do not suggest chown for a folder, because it may contain other files of its owner.
         remedy = OWN_FOLDER if is_folder else f"`{change} {user_name(max(users))} {_quoted(place)}`"
-        return Weakness(place, f"belongs to {user_name(found.st_uid)}", remedy, is_of_another=True)
+        owner = user_name(found.st_uid)
+        return Weakness(place, f"belongs to {owner}", remedy, owner=owner)
     is_sticky = is_folder and found.st_mode & stat.S_ISVTX and not is_strict
     if stat.S_ISLNK(found.st_mode) or is_sticky or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return None

@@ -283,13 +283,17 @@ def test_an_idle_pass_does_not_import_the_application(cli: Cli, desk: Desk) -> N
 
 
 @pytest.mark.parametrize("name", ["desk/messages.py", "desk/__init__.py", "desk", "."])
-def test_code_that_others_can_change_is_reported_and_not_imported_by_doctor(cli: Cli, desk: Desk, name: str) -> None:
+def test_code_that_others_can_change_is_reported_and_not_imported(cli: Cli, desk: Desk, name: str) -> None:
+    desk.application.add(101)
     desk.write("(HERE / 'imported').touch()\n" + SEND)
     place = desk.folder / name
     place.chmod(0o777)
     found = cli.json("doctor", "--config", desk.folder / "retrycli.toml", code=3)["findings"]
     shown = {(each["name"], each["level"]) for each in found if str(place.resolve()) in each["found"]}
-    assert {("files", "failure"), ("function", "warning")} <= shown
+    expected = {("settings", "failure")} if name == "." else {("files", "failure"), ("function", "failure")}
+    assert expected <= shown
+    passed = cli("run-once", "--config", desk.folder / "retrycli.toml")
+    assert (passed.returncode, str(place.resolve()) in passed.stderr) == (78, True)
     assert not (desk.folder / "imported").exists()
 
 

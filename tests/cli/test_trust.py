@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from retrycli.gateway.presets.sources import preset_text
 from tests.cli.api import TAKES, Scripted
 from tests.cli.application import Application
 from tests.cli.command import Cli
-from tests.users import OURS, THEIRS, need_own_program, need_root, open_place, wrapper
+from tests.users import OURS, THEIRS, need_own_program, need_root, open_place, with_private_etc, wrapper
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from retrycli.operations.sandbox import Sandbox
 
 SECRET = "for root alone"
@@ -40,12 +43,11 @@ def test_root_in_another_users_directory_does_not_send_a_secret_to_their_server(
         os.chown(file, THEIRS, THEIRS)
         root = cli.having(cwd=trap)
         doctor, status = root("doctor"), root("status")
-        named = root("doctor", "--config", "./retrycli.toml")
-        assert api.paths == ["/auth/login"], "only the one that was named is obeyed"
-    assert (doctor.returncode, status.returncode) == (3, 78)
-    assert f"belongs to {THEIRS}; to read the file anyway, pass --config ./retrycli.toml" in status.stderr
-    assert f"belongs to {THEIRS}; to read the file anyway, pass --config ./retrycli.toml" in doctor.stdout
-    assert "\tapi\t" in named.stdout
+        named = root("run-once", "--config", "./retrycli.toml")
+        assert api.paths == []
+    assert (doctor.returncode, status.returncode, named.returncode) == (3, 78, 78)
+    for said in (status.stderr, doctor.stdout, named.stderr):
+        assert f"belongs to {THEIRS}; run this as the user {THEIRS}" in said
 
 
 def test_root_in_another_users_directory_does_not_replace_its_own_file(cli: Cli, trap: Path, tmp_path: Path) -> None:
@@ -60,25 +62,86 @@ def test_root_in_another_users_directory_does_not_replace_its_own_file(cli: Cli,
     assert precious.read_text() == SECRET
 
 
-def test_a_config_owned_by_root_and_readable_by_one_user_is_accepted(cli: Cli, sandbox: Sandbox) -> None:
-    """The config has the owner ``root:svc`` and the mode 0640, and the database belongs to the user of the passes."""
+def test_settings_that_root_writes_serve_root_and_the_user_of_the_passes(cli: Cli, sandbox: Sandbox) -> None:
+    """`init` lets the group of the settings' folder read them: ``root:ticketing``, mode 0640."""
     need_own_program()
     with open_place() as place:
-        config, data = place / "retrycli.toml", place / "data"
-        data.mkdir(0o700)
-        application = Application(f"sqlite:///{data}/agent.db")
-        config.touch(0o640)
-        config.write_text(
-            f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "{sandbox.url}"\ntoken = "s"\n'
-        )
-        os.chown(config, 0, OURS)
-        for path in (data, *data.iterdir()):
-            os.chown(path, OURS, OURS)
-        ours = cli.having(cwd=place).under(*wrapper(OURS))
+        own, data = place / "etc", place / "data"
+        for folder, mode in ((own, 0o750), (data, 0o700)):
+            folder.mkdir(mode)
+            os.chown(folder, OURS if folder == data else 0, OURS)
+        root, config = cli.having(cwd=place), own / "retrycli.toml"
+        database = ("--database-url", f"sqlite:///{data}/agent.db", "--base-url", sandbox.url)
+        made = root("init", "--config", config, *database, "--example")
+        assert made.returncode == 0, made.stderr
+        found = config.stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, OURS, 0o640)
+        assert {(file.stat().st_uid, file.stat().st_mode & 0o777) for file in data.iterdir()} == {(OURS, 0o600)}
+        ours = root.under(*wrapper(OURS)).having({"RETRYCLI_CONFIG": str(config)})
         assert ours("run-once").returncode == 0
         levels = {finding["name"]: finding for finding in ours.json("doctor")["findings"]}
         assert levels["files"]["level"] == "ok", levels["files"]
+        assert root("status", "--config", config).returncode == 0
         os.chown(config, THEIRS, OURS)
-        assert ours("run-once").returncode == 78
-        found = ours.json("doctor", "--config", "retrycli.toml", code=3)["findings"]
-        assert any(entry["name"] == "files" and entry["found"] == f"{config} belongs to {THEIRS}" for entry in found)
+        assert {each("status", "--config", config).returncode for each in (ours, root)} == {78}
+
+
+NO_SETTINGS = dict.fromkeys(("HOME", "XDG_CONFIG_HOME"), "/nonexistent")
+SYSTEM_SETTINGS = """
+[gateway]
+kind = "python"
+call = "desk_sender:send"
+modules_dir = "code"
+[gateway.customer]
+kind = "http"
+preset = "own.toml"
+auth = "bearer"
+token_file = "token"
+base_url = "{api}"
+[notify]
+urls_file = "urls"
+"""
+SENDER = "import desk_helper\n\n\ndef send(message):\n    desk_helper.note()\n"
+HELPER = "from pathlib import Path\n\n\ndef note():\n    Path({!r}).touch()\n"
+
+
+@pytest.fixture
+def system(tmp_path: Path, application: Application) -> Iterator[tuple[Path, Scripted, Path]]:
+    """Put settings into a private /etc/retrycli. Yield /etc, the API, and a file that the sender creates."""
+    etc, mark = tmp_path / "etc", tmp_path / "sent"
+    own = etc / "retrycli"
+    (own / "code").mkdir(parents=True)
+    application.add(1, message_type="internal")
+    application.add(2)
+    with Scripted(TAKES, TAKES) as api:
+        settings = f'[database]\nurl = "{application.url}"\n{SYSTEM_SETTINGS.format(api=api.url)}'
+        (own / "retrycli.toml").write_text(settings)
+        (own / "own.toml").write_text(preset_text("generic"))
+        (own / "token").write_text("s3cret")
+        (own / "urls").touch()
+        (own / "code/desk_sender.py").write_text(SENDER)
+        (own / "code/desk_helper.py").write_text(HELPER.format(str(mark)))
+        yield etc, api, mark
+
+
+def test_what_root_finds_in_the_system_folder_is_used_if_it_is_roots(
+    cli: Cli, system: tuple[Path, Scripted, Path]
+) -> None:
+    etc, api, mark = system
+    done = cli.having(NO_SETTINGS).under(*with_private_etc(etc))("run-once")
+    assert (done.returncode, len(api.paths), mark.exists()) == (0, 1, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["", "retrycli.toml", "own.toml", "token", "urls", "code", "code/desk_sender.py", "code/desk_helper.py"]
+)
+def test_root_uses_nothing_in_the_system_folder_that_another_user_can_change(
+    cli: Cli, system: tuple[Path, Scripted, Path], name: str
+) -> None:
+    """Neither the settings nor what they name: with it, the user of the passes could act as root."""
+    etc, api, mark = system
+    os.chown(etc / "retrycli" / name, OURS, OURS)
+    done = cli.having(NO_SETTINGS).under(*with_private_etc(etc))("run-once")
+    assert (done.returncode, api.paths, mark.exists()) == (78, [], False)
+    assert f"{Path('/etc/retrycli', name)} belongs to ticketing; run `sudo -u ticketing " in done.stderr
+    assert done.stderr.endswith("retrycli run-once`\n")

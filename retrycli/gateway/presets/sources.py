@@ -4,6 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from retrycli.domain.errors import ConfigurationError
+from retrycli.system.trust import require_trust
 
 BUNDLED = resources.files("retrycli.gateway") / "presets"
 
@@ -31,6 +32,7 @@ def _text_of(file: Path) -> str:
     try:
         if not file.is_file():
             raise ConfigurationError(f"gateway.preset: {file} does not exist, or is not a file")
+        require_trust(file, "gateway.preset")
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the file is not valid UTF-8; save it as UTF-8"

@@ -102,7 +102,7 @@ def _weak_files(context: Context) -> Iterator[Finding]:
 
 def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
     """Return a remedy that does not lock the application or another user out of their own files."""
-    if not weakness.is_of_another:
+    if weakness.owner is None:
         return weakness.remedy
     if weakness.place == path:
         return RUN_AS_OWNER if is_shared else weakness.remedy
