@@ -118,8 +118,8 @@ def table_accept(
 ) -> None:
     """Accept which messages the settings select.
 
-    Use it after [database.columns], [database.status] or database.where has changed, and after the application has
-    renamed its table. The queue belongs to one table, and commands refuse any other.
+    Use it after [database.columns], [database.status] or database.where has changed, or the application has renamed its
+    table.
     """
     settings = load_settings(ctx, config)
     queue = _assign_queue(settings, yes=yes, as_json=as_json)

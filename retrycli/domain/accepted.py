@@ -20,6 +20,7 @@ SETTINGS = {
     "failed": "database.status.failed",
     "ticket": "database.columns.ticket_id",
     "recipient": "database.columns.recipient_email",
+    "created": "database.columns.created_at",
 }
 
 
@@ -35,6 +36,7 @@ class Acceptance:
 def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, object]:
     """Return the parts of the selection that the settings describe. No mapping: the default columns and statuses."""
     used = mapping or AS_IT_IS
+    created = dict(used.columns).get("created_at")
     return {
         "table": table,
         "key": as_setting(used.source("id")),
@@ -42,7 +44,15 @@ def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, objec
         "failed": used.value(MessageStatus.FAILED),
         "ticket": as_setting(used.source("ticket_id")),
         "recipient": as_setting(used.source("recipient_email")),
+        "created": "" if created is None else as_setting(created),
     }
+
+
+def births_differ(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> bool:
+    """Return whether the settings read births (``created_at`` or the ticket) of the same rows from another source."""
+    here, before = selection_parts(table, mapping), accepted.parts if accepted else selection_parts(table, None)
+    changed = {part for part in SETTINGS if here[part] != before.get(part, "")}
+    return not changed.isdisjoint({"created", "ticket"}) and changed.isdisjoint({"table", "key"})
 
 
 def objection(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> str | None:
@@ -68,8 +78,8 @@ def objection(table: str, mapping: TableMapping | None, accepted: Acceptance | N
 
 def _differences(here: Mapping[str, object], accepted: Mapping[str, object]) -> Iterator[str]:
     for part, setting in SETTINGS.items():
-        if here[part] != accepted.get(part):
-            yield f"{setting} is {_in_words(here[part])}, but {_in_words(accepted.get(part))} was accepted"
+        if here[part] != (then := accepted.get(part, "")):
+            yield f"{setting} is {_in_words(here[part])}, but {_in_words(then)} was accepted"
 
 
 def _in_words(value: object) -> str:

@@ -11,6 +11,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain.accepted import Acceptance, selection_parts
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.listing import ListedMessage
+from retrycli.domain.transition import IdRange
 from retrycli.operations import dry_run
 from retrycli.operations.doctor.context import Finding, failed
 from retrycli.operations.doctor.table import findings_of, stable
@@ -18,6 +19,7 @@ from retrycli.operations.login import login_name
 from retrycli.operations.presets import example_url
 from retrycli.operations.wiring import connect, open_database, utc_now
 from retrycli.store import own_tables
+from retrycli.store.enrolment import Enrolment
 
 SHOWN = 3  # number of messages that are shown
 
@@ -104,4 +106,6 @@ def accept(settings: Settings, *, by: str | None = None, at: datetime | None = N
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
+        if own_tables.births_differ(database):
+            Enrolment(database).retire(IdRange(None, None))  # stores the births that the settings read
         own_tables.accept_selection(database, by or login_name(), at or utc_now())

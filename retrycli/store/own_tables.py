@@ -13,11 +13,13 @@ from typing import NamedTuple
 from sqlalchemy import Connection, delete, func, insert, or_, select, text, update
 
 from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.identity import UNSTABLE
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.passes import StartedBy
 from retrycli.store.database import Database
+from retrycli.store.identity import birth_text
 from retrycli.store.messages import has_status
-from retrycli.store.schema import FIRST, HEAD, acts, attempts, passes, queue, selection
+from retrycli.store.schema import FIRST, HEAD, acts, attempts, holds, passes, queue, selection
 
 IN_POSTGRESQL = text("""
 SELECT CAST(n.nspname AS text) || '.' || CAST(c.relname AS text)
@@ -167,9 +169,22 @@ def accept_selection(database: Database, by: str, at: datetime) -> None:
         from retrycli.domain.accepted import selection_parts
 
         parts = selection_parts(str(_full_name(database, connection)), database.mapping)
+        if births_differ(database):
+            # An attempt concerns only messages with its text, so it is not taken for that of another message.
+            birth = select(birth_text(database.messages)).where(database.messages.c.id == attempts.c.message_id)
+            stale = update(attempts).where(attempts.c.birth != UNSTABLE, birth.exists())
+            connection.execute(stale.values(birth=birth.scalar_subquery()))
+            connection.execute(update(holds).values(birth=None))  # each covers its row, whatever the row's birth
         connection.execute(
             update(selection).values(accepted=json.dumps(parts, ensure_ascii=False), accepted_by=by, accepted_at=at)
         )
+
+
+def births_differ(database: Database) -> bool:
+    """Return whether the settings read births from another source than those in retrycli's own tables."""
+    from retrycli.domain.accepted import births_differ
+
+    return births_differ(full_name(database), database.mapping, database.accepted)
 
 
 def full_name(database: Database) -> str:

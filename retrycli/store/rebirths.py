@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select
 
 from retrycli.domain.identity import REBIRTHS, UNSTABLE, birth_of, digest_of
 from retrycli.domain.message import Message, UnusableMessage
+from retrycli.store import own_tables
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.identity import birth_in, delivery_key, identifying
@@ -33,12 +34,13 @@ class Rebirths:
         reborn = {row["message_id"]: row for row in rows if birth_of(row["birth"]) != birth_in(row)}
         if not reborn:
             return set()
+        by_text = own_tables.births_differ(self._database)  # their births can't be compared
         m = self._database.messages
         texts = connection.execute(select(m.c.id, *identifying(m)).where(id_in(m.c.id)), {"ids": list(reborn)})
         replaced: set[int] = set()
         for text in texts.mappings():
             row, digest = reborn[text["id"]], digest_of(dict(text))
-            if row["birth"] != UNSTABLE or row["digest"] != digest:
+            if not (by_text or row["birth"] == UNSTABLE) or row["digest"] != digest:
                 before = (row["rebirths"] or 0) if row["digest"] == digest else 0
                 self._found[text["id"]] = before + 1, digest
                 replaced.add(text["id"])

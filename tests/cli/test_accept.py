@@ -12,7 +12,7 @@ import pytest
 
 from retrycli.config.settings import DatabaseSettings
 from tests.channels import webhook
-from tests.cli.api import TAKES, Scripted
+from tests.cli.api import REJECTS, TAKES, Scripted
 from tests.cli.application import Application
 from tests.cli.original import ORIGINAL, THREE_LINES
 from tests.cli.steered import BY_THEN, TICK, Steered, next_tick, scheduler_of
@@ -188,11 +188,13 @@ def test_on_a_terminal_it_shows_what_would_be_sent_and_asks(mapped: Cli, origina
         "failed": "failed",
         "ticket": {"sql": TICKET},
         "recipient": "recipient_email",
+        "created": "",
     }
     assert row["accepted_by"] == "anna"
 
 
 CHANGES = {
+    "database.columns.created_at": THREE_LINES + 'created_at = "updated_at"\n',
     "database.where": '[database]\nwhere = "ticket_id > 4"\n',
     "database.status.failed": '[database.status]\nfailed = "FAILED"\nsent = "sent"\n',
     "database.columns.recipient_email": THREE_LINES + 'recipient_email = { value = "eve@example.com" }\n',
@@ -225,6 +227,40 @@ def test_a_change_of_anything_else_needs_no_acceptance(mapped: Cli, api: Scripte
     other = described(mapped, THREE_LINES + "subject = { value = 'Your ticket' }\nlast_error = { own = true }\n")
     assert other.json("run-once")["sent"] == 2
     assert len(api.paths) == 2
+
+
+AFTER_DEFAULT = ('created_at = "updated_at"', 'created_at = "sent_at"', "created_at = { none = true }")
+
+
+def test_messages_stay_the_same_if_created_at_has_another_source(cli: Cli, original: Application) -> None:
+    """Of four messages, one is rejected, one is held, and two are delivered: one fails again before the change, and one
+    after it. A row that has another text, too, may be another message.
+    """
+    original.execute("UPDATE pending_messages SET status = 'failed' WHERE id = 103")
+    original.add(104, ticket_id=6)
+    original.execute("UPDATE pending_messages SET updated_at = '2026-01-02 03:04:05'")
+    with Scripted(REJECTS, TAKES) as api:
+        default = cli.having(original.variables(api.url))
+        assert default("pause", "--message", "104").returncode == 0
+        assert default.json("run-once")["sent"] == 2
+        original.execute("UPDATE pending_messages SET status = 'failed' WHERE id = 102")
+        default("run-once")
+        states = {101: "escalated", 102: "escalated", 104: "waiting"}
+        for columns in AFTER_DEFAULT:
+            other = described(default, f"[database.columns]\n{columns}\n")
+            stopped = other("run-once")
+            assert (stopped.returncode, "retrycli table accept" in stopped.stderr) == (78, True), columns
+            assert other.json("table", "accept", "--yes")["would_send"] == 0, columns
+            assert other.json("run-once")["sent"] == 0
+            assert {number: original.state(number) for number in states} == states, columns
+        original.execute("UPDATE pending_messages SET status = 'failed' WHERE id = 103")
+        assert other.json("run-once")["sent"] == 0
+        assert "already delivered at" in str(original.row(103)["last_error"])
+        assert len(api.paths) == 3
+        original.execute("UPDATE pending_messages SET body = 'Another message.' WHERE id = 101")
+        described(default, "[database.columns]\n" + AFTER_DEFAULT[0])
+        assert other.json("table", "accept", "--yes")["would_send"] == 1
+        assert other.json("run-once")["sent"] == 1
 
 
 def test_a_failed_check_prevents_acceptance(mapped: Cli) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from retrycli.domain.accepted import Acceptance, objection, selection_parts
+from retrycli.domain.accepted import Acceptance, births_differ, objection, selection_parts
 from retrycli.domain.table_mapping import TableMapping, parse_mapping
 
 AT = datetime(2026, 3, 3, 8, 15, tzinfo=UTC)
@@ -45,6 +45,7 @@ def test_what_was_accepted_may_be_sent() -> None:
     [
         (mapping(where=None), "database.where is not set, but \"lane = 'desk'\" was accepted"),
         (mapping(failed=4), "database.status.failed is 4, but 3 was accepted"),
+        (mapping(created_at="made"), 'database.columns.created_at is "made", but not set was accepted'),
         (mapping(id="number"), 'database.columns.id is "number", but "uid" was accepted'),
         (mapping(ticket_id="case"), 'database.columns.ticket_id is "case", but {"sql": "(SELECT 1)"} was accepted'),
         (
@@ -73,3 +74,12 @@ def test_another_table_needs_acceptance() -> None:
     assert 'database.table is "x", but "public.mails" was accepted' in str(
         objection("x", mapping(), accepted(mapping()))
     )
+
+
+def test_births_of_another_source_differ_but_the_rows_of_another_table_or_key_are_other_messages() -> None:
+    before = accepted(mapping())
+    assert births_differ(TABLE, mapping(created_at="made"), before)
+    assert births_differ(TABLE, mapping(ticket_id="case"), before)
+    assert not births_differ(TABLE, mapping(body="text"), before)
+    assert not births_differ("x", mapping(created_at="made"), before)
+    assert not births_differ(TABLE, mapping(created_at="made", id="number"), before)
