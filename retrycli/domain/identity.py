@@ -198,13 +198,16 @@ class History(NamedTuple):
             default=None,
         )
 
-    def delivered_to(self, birth: str, digest: str) -> frozenset[str]:
-        """Return the recipients that have received this content, even if the row's recipients have changed."""
+    def delivered_to(self, birth: str, digest: str, *, after: int = 0) -> frozenset[str]:
+        """Return the recipients that have received this content by attempts with numbers above ``after``, even if the
+        row's recipients have changed.
+        """
         return frozenset().union(
             *(
                 attempt.delivered_to
                 for attempt in self.attempts
-                if attempt.is_of(birth) and attempt.digest and same_content(attempt.digest, digest)
+                if attempt.number > after and attempt.is_of(birth)
+                if attempt.digest and same_content(attempt.digest, digest)
             )
         )
 

@@ -167,6 +167,7 @@ class QueuedMessage(NamedTuple):
     unknown_count: int = 0
     attempt_number: int = 1
     delivered_to: frozenset[str] = frozenset()  # recipients that earlier attempts have reached
+    partly: bool = False  # some were reached, and no operator has requeued the message since
     # The end of the newest attempt that may have delivered the message; None if there is no such attempt.
     unsettled_since: datetime | None = None
     unsettled_at: frozenset[str] = frozenset()  # the destinations of all such attempts

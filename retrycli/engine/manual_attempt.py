@@ -14,7 +14,7 @@ from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
 from retrycli.engine.enrolment import enrol
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
-from retrycli.engine.recording import can_settle, record
+from retrycli.engine.recording import can_settle, record, would_repeat
 
 TRY_AGAIN_SECONDS = 0.2  # seconds between tries to write a result while the row or the database is locked
 
@@ -231,7 +231,8 @@ def _claim_to_send(
 ) -> QueuedMessage:
     def may_send(queued: QueuedMessage) -> bool:
         in_doubt = queued.unsettled_since is not None and not can_settle(deps, rules, queued)
-        return not (ask_first and (in_doubt or queued.delivered_at is not None))
+        is_repeated = queued.delivered_at is not None or would_repeat(rules, queued)
+        return not (ask_first and (in_doubt or is_repeated))
 
     queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", fit=may_send)
     if isinstance(queued, UnusableMessage):

@@ -49,13 +49,21 @@ def can_settle(deps: Dependencies, rules: PassRules, queued: QueuedMessage) -> b
     return deps.looks_up(message_type) and queued.unsettled_at <= {rules.destination_of(message_type)}
 
 
+def would_repeat(rules: PassRules, queued: QueuedMessage) -> bool:
+    """Return whether an attempt would send a text again to recipients that have it. Only SMTP can leave them out."""
+    return queued.partly and not rules.destination_of(queued.message.message_type).startswith("smtp")
+
+
 def escalation_before_send(
     deps: Dependencies, rules: PassRules, queued: QueuedMessage, now: datetime
 ) -> Transition | None:
     """Return the escalation that replaces a message's next attempt: see `RetryPolicy.escalation_before_send`."""
     message_type = queued.message.message_type
     has_lookup = can_settle(deps, rules, queued)
-    return rules.policies[message_type].escalation_before_send(queued, now, has_lookup=has_lookup)
+    found = rules.policies[message_type].escalation_before_send(queued, now, has_lookup=has_lookup)
+    if found is None and would_repeat(rules, queued):
+        return Transition.changed("Not sent: some recipients already have this text, and it would go to all of them")
+    return found
 
 
 def record(deps: Dependencies, claim: Claim, decisions: Sequence[Decision]) -> tuple[list[Event], list[Decision]]:

@@ -171,6 +171,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     return queued._replace(
         unknown_count=max(queued.unknown_count, history.unknowns(key)),
         delivered_to=queued.delivered_to | history.delivered_to(birth, digest),
+        partly=bool(history.delivered_to(birth, digest, after=history.requeued_after)),
         unsettled_since=history.unsettled_since(key),
         unsettled_at=history.unsettled_at(key),
         deliveries=deliveries,

@@ -9,8 +9,13 @@ import pytest
 
 from tests.cli.story import LATER, LOST, OK, OTHER_TICKET, PERMANENT, REFUSED, TICKET
 from tests.conftest import on_both, on_sqlite
+from tests.gateway.mail_server import MailServer
+from tests.gateway.mails import mail_settings
+from tests.gateway.senders import sender
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from retrycli.operations.sandbox import Answer
     from tests.cli.story import Begin
 
@@ -67,6 +72,34 @@ def test_an_operator_can_send_a_delivered_text_again_with_the_next_key(begin: Be
             assert story.status() == "sent"
             assert len(story.api.requests) == times
         story.check_keys()
+
+
+@pytest.mark.parametrize("kind", ["http", "python"])
+def test_a_mail_that_some_recipients_have_goes_to_all_of_them_only_if_an_operator_says_so(
+    begin: Begin, tmp_path: Path, kind: str
+) -> None:
+    """Only the SMTP gateway can leave out recipients. Another gateway is configured after the first attempt."""
+    sent = tmp_path / "sent"
+    note = f"from pathlib import Path\ndef send(message):\n    Path('{sent}').write_text(message.body)"
+    with begin() as story, MailServer(RCPT={"ben@example.com": "450 4.2.1 busy"}) as server:
+        gateway = story.settings.gateway
+        if kind == "python":
+            gateway = type(gateway)(**sender(tmp_path, note).model_dump(exclude_unset=True))
+        story.settings = story.settings.model_copy(update={"gateway": mail_settings(server.url)})
+        story.insert(cc_emails='["ben@example.com"]')
+        story.tick()
+        assert [mail.recipients for mail in server.mails] == [("ana@example.com",)]
+        story.settings = story.settings.model_copy(update={"gateway": gateway})
+        if kind == "http":  # the message still waits, so nobody has been told
+            assert "retrycli retry 1 --yes" in story.command("retry", "1").stderr
+        story.tick()
+        story.check_escalated("changed")
+        assert "some recipients already have this text" in str(story.application.row(1)["last_error"])
+        assert (story.api.requests, sent.exists()) == ([], False)
+        story.operator("requeue", "1")
+        story.tick()
+        assert story.status() == "sent"
+        assert len(story.api.requests) + sent.exists() == 1
 
 
 def test_an_operators_decision_outlives_its_history_while_the_message_waits(begin: Begin) -> None:
