@@ -311,7 +311,7 @@ class Stage:
             sleep=self.clock.sleep,
             jitter=lambda: 0.0,
             stop_requested=lambda: self.stop_requested,
-            looks_up=lambda _: self.looks_up,
+            findable_requests=lambda _: "a preset" if self.looks_up else None,
         )
 
 

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.message import utc_time
+from retrycli.domain.message import Place, utc_time
 from retrycli.domain.outcome import OutcomeKind, may_have_arrived
 
 BY_TICKET = "ticket "  # prefix of the birth of a row without a creation time
@@ -139,6 +139,7 @@ class PastAttempt(NamedTuple):
     deliveries: int | None = None  # number of recorded deliveries of the same text before this attempt
     ticket: str | None = None
     destination: str | None = None
+    preset: str | None = None
     delivered_to: frozenset[str] = frozenset()
 
     @property
@@ -199,9 +200,7 @@ class History(NamedTuple):
         )
 
     def delivered_to(self, birth: str, digest: str, *, after: int = 0) -> frozenset[str]:
-        """Return the recipients that have received this content by attempts with numbers above ``after``, even if the
-        row's recipients have changed.
-        """
+        """Return the recipients that attempts after a number have reached, even if the row now has others."""
         return frozenset().union(
             *(
                 attempt.delivered_to
@@ -234,10 +233,10 @@ class History(NamedTuple):
             None,
         )
 
-    def unsettled_at(self, key: str) -> frozenset[str]:
-        """Return the destinations of the attempts with this key that may have delivered the message."""
+    def unsettled_at(self, key: str) -> frozenset[Place]:
+        """Return the places of the attempts with this key that may have delivered the message."""
         return frozenset(
-            attempt.destination
+            (attempt.destination, attempt.preset)
             for attempt in self.attempts
             if attempt.delivery_key == key and attempt.unsettled and attempt.destination is not None
         )

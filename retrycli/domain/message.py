@@ -158,6 +158,9 @@ class Message(NamedTuple):
         )
 
 
+Place = tuple[str | None, str | None]  # the destination of an attempt, and a hash of the requests of its preset
+
+
 class QueuedMessage(NamedTuple):
     """A message with its data from retrycli's queue."""
 
@@ -170,7 +173,7 @@ class QueuedMessage(NamedTuple):
     partly: bool = False  # some were reached, and no operator has requeued the message since
     # The end of the newest attempt that may have delivered the message; None if there is no such attempt.
     unsettled_since: datetime | None = None
-    unsettled_at: frozenset[str] = frozenset()  # the destinations of all such attempts
+    unsettled_at: frozenset[Place] = frozenset()  # the places of all such attempts
     birth: str = ""  # see `retrycli.domain.identity`
     digest: str = ""
     deliveries: int = 0  # number of recorded deliveries of this text

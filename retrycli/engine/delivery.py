@@ -15,7 +15,7 @@ from retrycli.engine.destination import Destination, claim_destination, judge
 from retrycli.engine.limits import PassLimits
 from retrycli.engine.pace import Pace
 from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Gateway, PassIdentity, PassRules
-from retrycli.engine.recording import decide, escalation_before_send
+from retrycli.engine.recording import decide, escalation_before_send, place_of
 from retrycli.engine.stages import (
     TRY_AGAIN_SECONDS,
     ResultWriter,
@@ -289,7 +289,7 @@ class Delivery:
                 pass_id=self._me.pass_id,
                 now=now,
                 fit=lambda queued: self._escalation(queued) is None,
-                destination_of=self._rules.destination_of,
+                place_of=lambda of: place_of(self._deps, self._rules, of),
                 probe=probing,
             )
             unfit: list[Decision] = []

@@ -14,7 +14,7 @@ from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
 from retrycli.engine.enrolment import enrol
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
-from retrycli.engine.recording import can_settle, record, would_repeat
+from retrycli.engine.recording import can_settle, place_of, record, would_repeat
 
 TRY_AGAIN_SECONDS = 0.2  # seconds between tries to write a result while the row or the database is locked
 
@@ -99,8 +99,9 @@ async def look_up_through(
             Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, so check that ticket"
         )
     if found.result is Presence.ABSENT and not can_settle(deps, rules, queued):
-        there = ", ".join(sorted(queued.unsettled_at))
-        return LookUp(Presence.UNKNOWN, f"not found; an earlier attempt was sent to {there}, so check there")
+        there = " and ".join(sorted({str(destination) for destination, _ in queued.unsettled_at}))
+        why = f"not found; an earlier attempt was sent to {there} with another base_url or preset, so check there"
+        return LookUp(Presence.UNKNOWN, why)
     return found
 
 
@@ -108,7 +109,7 @@ def _claim_to_look_up(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
     queued = claim_to_settle(deps, rules, claim, message_id, by=by, now=now)
-    if not deps.looks_up(queued.message.message_type):
+    if deps.findable_requests(queued.message.message_type) is None:
         raise NotActionable(
             f"message {message_id} can't be looked up: its gateway has no look-up. Search ticket {queued.ticket_id} "
             f"for it. If it is there, run `retrycli mark-sent {message_id}`, otherwise `retrycli retry {message_id}`"
@@ -276,7 +277,7 @@ def _claim_and_load(
         pass_id=None,
         now=now,
         fit=fit,
-        destination_of=rules.destination_of,
+        place_of=lambda of: place_of(deps, rules, of),
     )
     if not loaded:
         raise NotActionable(f"message {message_id} was modified concurrently; see `retrycli show {message_id}`")

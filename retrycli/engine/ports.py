@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerRules
-from retrycli.domain.message import Message, MessageType, QueuedMessage, UnusableMessage
+from retrycli.domain.message import Message, MessageType, Place, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import LookUp, Outcome
 from retrycli.domain.passes import ClockWasAhead, Event, PassSummary, Pause, StartedBy
 from retrycli.domain.retry_policy import RetryPolicy
@@ -107,7 +107,7 @@ class Results(Protocol):
         pass_id: str | None,
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
-        destination_of: Callable[[str], str | None],
+        place_of: Callable[[MessageType], Place],
         probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, and record the start of an attempt for each message that `fit` accepts."""
@@ -271,8 +271,8 @@ class Dependencies(NamedTuple):
     sleep: Callable[[float], Awaitable[None]]
     jitter: Callable[[], float]  # returns a random number between -1 and 1
     stop_requested: Callable[[], bool]
-    # Returns whether the gateway can look up messages of a type, so that a message that has arrived is not sent again.
-    looks_up: Callable[[MessageType], bool] = lambda _: False
+    # Returns a hash of the requests for a type that the gateway's look-up finds; None if it has no look-up.
+    findable_requests: Callable[[MessageType], str | None] = lambda _: None
     # Raises an error if an operator must first accept which messages the settings select. Called before a pass changes
     # or sends anything, and before a manual attempt.
     require_accepted: Callable[[], None] = lambda: None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.message import EscalationReason, Message, QueuedMessage, UnusableMessage
+from retrycli.domain.message import EscalationReason, Message, MessageType, Place, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.passes import (
     Event,
@@ -41,12 +41,17 @@ def decide(
     )
 
 
+def place_of(deps: Dependencies, rules: PassRules, message_type: MessageType) -> Place:
+    """Return where and by which preset messages of a type are sent now."""
+    return rules.destination_of(message_type), deps.findable_requests(message_type)
+
+
 def can_settle(deps: Dependencies, rules: PassRules, queued: QueuedMessage) -> bool:
     """Return whether a look-up can show that a message has not arrived. A look-up at another destination than that of
-    an earlier attempt can't.
+    an earlier attempt, or by a preset with other requests, can't.
     """
-    message_type = queued.message.message_type
-    return deps.looks_up(message_type) and queued.unsettled_at <= {rules.destination_of(message_type)}
+    place = place_of(deps, rules, queued.message.message_type)
+    return place[1] is not None and queued.unsettled_at <= {place}
 
 
 def would_repeat(rules: PassRules, queued: QueuedMessage) -> bool:
@@ -58,9 +63,8 @@ def escalation_before_send(
     deps: Dependencies, rules: PassRules, queued: QueuedMessage, now: datetime
 ) -> Transition | None:
     """Return the escalation that replaces a message's next attempt: see `RetryPolicy.escalation_before_send`."""
-    message_type = queued.message.message_type
-    has_lookup = can_settle(deps, rules, queued)
-    found = rules.policies[message_type].escalation_before_send(queued, now, has_lookup=has_lookup)
+    policy = rules.policies[queued.message.message_type]
+    found = policy.escalation_before_send(queued, now, has_lookup=can_settle(deps, rules, queued))
     if found is None and would_repeat(rules, queued):
         return Transition.changed("Not sent: some recipients already have this text, and it would go to all of them")
     return found

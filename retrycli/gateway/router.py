@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -92,18 +93,21 @@ def gateway_of(
             return PythonGateway(settings, connections=connections, section=section)
 
 
-def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
-    """Return whether a message that may have arrived is looked up before it is sent again.
+def findable_requests(settings: GatewaySettings, message_type: MessageType) -> str | None:
+    """Return a hash of the requests that a look-up finds; None if a message that may have arrived is not looked up.
 
     Raises:
         ConfigurationError: the preset is invalid.
     """
     if settings.kind != "http":
-        return False
+        return None
     from retrycli.gateway.presets.loader import load_preset
 
     preset = load_preset(settings.preset)
-    return message_type in preset.messages and bool(preset.look_up)
+    if (rule := preset.messages.get(message_type)) is None or not preset.look_up:
+        return None
+    request = rule.model_dump_json(include={"method", "path", "query", "headers", "body", "marker"})
+    return hashlib.sha256(request.encode()).hexdigest()[:16]
 
 
 def example_url(settings: GatewaySettings, message: Message) -> str | None:

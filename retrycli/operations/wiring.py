@@ -293,20 +293,24 @@ def make_dependencies(
         sleep=asyncio.sleep,
         jitter=lambda: runtime.rng.uniform(-1, 1),
         stop_requested=runtime.stop_requested,
-        looks_up=cache(partial(looks_up, settings)),
+        findable_requests=cache(partial(_findable_requests, settings)),
         require_accepted=partial(own_tables.require_accepted, database),
     )
 
 
 def looks_up(settings: Settings, message_type: str) -> bool:
-    """Return whether the gateway of a message type, if there is such a type, can look messages up.
+    """Return whether a message of a type that may have arrived is looked up before it is sent again.
 
     Raises:
         ConfigurationError: the preset is invalid.
     """
+    return any(_findable_requests(settings, kind) for kind in MessageType if kind == message_type)
+
+
+def _findable_requests(settings: Settings, kind: MessageType) -> str | None:
     from retrycli.gateway import router
 
-    return any(router.looks_up(settings.gateway.of(kind), kind) for kind in MessageType if kind == message_type)
+    return router.findable_requests(settings.gateway.of(kind), kind)
 
 
 def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], datetime]:

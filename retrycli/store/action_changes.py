@@ -154,7 +154,7 @@ def _mark_delivered(database: Database, connection: Connection, acts: Mapping[in
         recorded = list(some)
         sendable = [decision.message for decision in recorded if isinstance(decision.message, QueuedMessage)]
         start_attempts(
-            connection, sendable, pass_id=None, made_by=by, destination_of=lambda _: None, probe=False, now=at
+            connection, sendable, pass_id=None, made_by=by, place_of=lambda _: (None, None), probe=False, now=at
         )
         finish_attempts(connection, recorded, at)
     return written

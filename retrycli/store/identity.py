@@ -98,6 +98,7 @@ HISTORY = (
         attempts.c.deliveries,
         attempts.c.ticket,
         attempts.c.destination,
+        attempts.c.preset,
         attempts.c.delivered_to,
     )
     .where(id_in(attempts.c.message_id))

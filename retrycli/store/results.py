@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, delete, exc, insert, null, select, update
 
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
-from retrycli.domain.message import QueuedMessage, UnusableMessage, ticket_text
+from retrycli.domain.message import MessageType, Place, QueuedMessage, UnusableMessage, ticket_text
 from retrycli.domain.transition import Claim, Decision, Transition, TransitionKind, WriteResult, as_written
 from retrycli.store.bulk import BulkStatement, id_in
 from retrycli.store.connection import NO_RESULT, pipeline_errors
@@ -42,6 +42,7 @@ STARTED = (
     "ticket",
     "message_type",
     "destination",
+    "preset",
 )
 START_ATTEMPTS = BulkStatement(
     lambda of: insert(attempts).from_select([*of, *SHARED_COLUMNS], select(*of.values(), *SHARED_COLUMNS.values())),
@@ -101,14 +102,14 @@ class Results(Queries):
         pass_id: str | None,
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
-        destination_of: Callable[[str], str | None] = lambda _: None,
+        place_of: Callable[[MessageType], Place] = lambda _: (None, None),
         probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, start an attempt for each one that ``fit`` accepts, and return all loaded messages.
 
         Messages that the application has sent, rejected or withdrawn since the claim leave the queue. A message whose
         id now belongs to another message also leaves the queue, and a pass enrols the other message as new. Each
-        attempt records the destination for its message's type.
+        attempt records the destination and the preset for its message's type.
         """
         with self._database.write() as connection:
             found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
@@ -122,7 +123,7 @@ class Results(Queries):
                 fit_messages,
                 pass_id=pass_id,
                 made_by=made_by,
-                destination_of=destination_of,
+                place_of=place_of,
                 probe=probe,
                 now=now,
             )
@@ -163,7 +164,7 @@ class Results(Queries):
                 [decision.message for decision in ours if isinstance(decision.message, QueuedMessage)],
                 pass_id=None,
                 made_by=made_by,
-                destination_of=lambda _: destination,
+                place_of=lambda _: (destination, None),
                 probe=False,
                 now=started_at,
             )
@@ -281,7 +282,7 @@ def start_attempts(
     *,
     pass_id: str | None,
     made_by: str,
-    destination_of: Callable[[str], str | None],
+    place_of: Callable[[MessageType], Place],
     probe: bool,
     now: datetime,
 ) -> None:
@@ -297,7 +298,7 @@ def start_attempts(
             "deliveries": message.deliveries,
             "ticket": ticket_text(message.ticket_id),
             "message_type": str(message.message.message_type),
-            "destination": destination_of(message.message.message_type),
+            **dict(zip(("destination", "preset"), place_of(message.message.message_type), strict=True)),
         }
         for message in messages
     ]

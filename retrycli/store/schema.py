@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 # The first and the newest revision in `migrations/`. They are here so that a pass need not load Alembic. Later ids are
 # higher; those below the first are of versions that were never released.
-FIRST = HEAD = "1002"
+FIRST = HEAD = "1003"
 
 
 class _UtcDateTime(TypeDecorator[datetime]):
@@ -121,6 +121,7 @@ attempts = Table(
     Column("ticket", Text),
     Column("message_type", String(16)),
     Column("destination", String(255)),
+    Column("preset", String(16)),
     Column("deliveries", Integer),
     Column("delivered_to", Text),
     Column("probe", Boolean),

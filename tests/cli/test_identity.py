@@ -59,7 +59,7 @@ def test_a_text_that_was_delivered_is_escalated_when_its_row_fails_again(begin: 
         assert story.api.bodies == ["a"]
 
 
-@pytest.mark.parametrize("command", ["requeue", "retry"])
+@pytest.mark.parametrize("command", ["requeue", "retry --yes"])
 def test_an_operator_can_send_a_delivered_text_again_with_the_next_key(begin: Begin, command: str) -> None:
     with begin() as story:
         story.insert()
@@ -67,7 +67,7 @@ def test_an_operator_can_send_a_delivered_text_again_with_the_next_key(begin: Be
         for times in (2, 3):
             story.write(status="failed", last_error=f"failed for the {times}. time")
             story.tick()
-            story.operator(command, "1")
+            story.operator(*command.split(), "1")
             story.tick()
             assert story.status() == "sent"
             assert len(story.api.requests) == times

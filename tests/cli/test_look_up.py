@@ -8,9 +8,14 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import SecretStr
 
 import retrycli
+from retrycli.config.gateway import GatewaySettings
 from retrycli.config.loader import load_settings
+from retrycli.domain.message import MessageType
+from retrycli.gateway.presets.sources import preset_text
+from retrycli.gateway.router import findable_requests
 from retrycli.operations.wiring import DEFAULT_RUNTIME
 from tests.cli.command import LONGEST, end, wait_until
 from tests.cli.story import LOST, TICKET
@@ -24,6 +29,7 @@ from tests.gateway.ticketing.redmine import Redmine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from tests.cli.application import Application
     from tests.cli.command import Cli, Finished
@@ -91,10 +97,11 @@ def lost(begin: Begin, fake: Fake, **columns: object) -> Iterator[Desk]:
         story.ticks(3)
         story.check_escalated("unknown")
         story.application.execute(
-            "UPDATE retrycli_attempts SET started_at = ?, finished_at = ?, destination = ?",
+            "UPDATE retrycli_attempts SET started_at = ?, finished_at = ?, destination = ?, preset = ?",
             LONG_AGO,
             LONG_AGO,
             fake.url,
+            findable_requests(GatewaySettings(preset="redmine"), MessageType.CUSTOMER),
         )
         yield Desk(story, fake)
 
@@ -149,7 +156,8 @@ def test_a_message_not_found_in_another_system_may_have_arrived_in_the_first(beg
         [told] = desk.command.json("look-up", "1", code=3)["results"]
         assert (told["result"], told["error"]) == (
             "unknown",
-            "not found; an earlier attempt was sent to https://old.example.com, so check there",
+            "not found; an earlier attempt was sent to https://old.example.com with another base_url or preset, "
+            "so check there",
         )
         desk.check_as_before(before, row)
         assert desk.command("retry", "1").returncode == 4
@@ -157,6 +165,39 @@ def test_a_message_not_found_in_another_system_may_have_arrived_in_the_first(beg
         assert desk.command.json("run-once")["sent"] == 0
         desk.story.check_escalated("unknown")
         desk.check_sent_nothing()
+
+
+class Broken(Redmine):
+    """A Redmine server that stores a note and then answers 502."""
+
+    def answer(self, asked: Asked) -> Answered:
+        answered = super().answer(asked)
+        return Answered(502) if asked.method == "PUT" else answered
+
+
+def test_a_message_not_found_by_another_preset_may_have_arrived_through_the_first(begin: Begin, tmp_path: Path) -> None:
+    """A look-up finds what its own preset has written. A change of the look-up itself proves no less than before."""
+    file = tmp_path / "desk.toml"
+    second = preset_text("redmine").replace('"{delivery_key}"', '"Ref. {delivery_key}"')
+    first = second.replace("Ref. ", "Our message ")
+    with begin() as story, Broken() as fake:
+        variables = {**asking(fake.url), "RETRYCLI_GATEWAY__PRESET": str(file), "RETRYCLI_GATEWAY__UNKNOWN_LIMIT": "0"}
+        desk = story.command.having(variables)
+        story.set("gateway", base_url=fake.url, preset=str(file), token=SecretStr("key"), unknown_limit=0)
+        file.write_text(first, encoding="utf-8")
+        story.insert()
+        story.tick()
+        file.write_text(second, encoding="utf-8")
+        assert desk("retry", "1").returncode == 4
+        story.tick()
+        story.check_escalated("unknown")
+        assert len(fake.arrived) == 1
+        story.application.execute("UPDATE retrycli_attempts SET finished_at = ?", LONG_AGO)
+        [told] = desk.json("look-up", "1", code=3)["results"]
+        assert f"not found; an earlier attempt was sent to {fake.url} with another " in told["error"]
+        fake.arrived.clear()
+        file.write_text(first + "settle_seconds = 0\n", encoding="utf-8")
+        assert [told["result"] for told in desk.json("look-up", "1")["results"]] == ["absent"]
 
 
 def test_a_look_up_is_proposed_where_the_gateway_has_one(begin: Begin) -> None:

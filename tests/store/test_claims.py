@@ -334,7 +334,8 @@ def test_an_attempt_is_recorded_before_anything_is_sent(
     unfinished = ("finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms", "external_id")
     begun = {"message_id": 1, "pass_id": "the-pass", "number": 1, "made_by": "pass", "started_at": NOON}
     begun |= {"waited_s": 15 * 60, "ticket": str(TICKET), "message_type": "supplier", "deliveries": 0}
-    begun |= {"birth": (NOON - HOUR).isoformat(timespec="microseconds"), "probe": None, "destination": None}
+    begun |= {"birth": (NOON - HOUR).isoformat(timespec="microseconds"), "probe": None}
+    begun |= {"destination": None, "preset": None}
     begun |= {"digest": digest_of(application.row(1)), "delivered_to": None}
     begun["delivery_key"] = delivery_key(application.id_of(1), str(begun["birth"]), str(begun["digest"]), 0)
     assert {name: value for name, value in row.items() if name != "id"} == begun | dict.fromkeys(unfinished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from functools import partial
 
 import pytest
 
@@ -210,7 +211,7 @@ def test_the_last_pass_started_with_the_destination_of_its_first_attempt(
             pass_id=pass_id,
             now=NOON,
             fit=lambda _: True,
-            destination_of={"supplier": destination}.get,
+            place_of=partial(lambda to, _: (to, None), destination),
         )
         seen.append(ledger.last_start())
     assert seen == ["mail", "api", "api", "api", None]
