@@ -58,7 +58,7 @@ def attempted(at: Desk, ticks: range, *, ahead: timedelta = timedelta(0)) -> dic
 
 
 @on_both
-def test_after_a_clock_was_a_month_ahead_messages_wait_six_hours(at: Desk, caplog: pytest.LogCaptureFixture) -> None:
+def test_after_a_clock_was_a_month_ahead_the_waits_begin_again(at: Desk, caplog: pytest.LogCaptureFixture) -> None:
     """Message 1 is first attempted with the right clock, 2 with the wrong one. 3 has future timestamps, 4 has none."""
     at.add(1)
     at.add(2, failed_at=NOON)
@@ -70,7 +70,7 @@ def test_after_a_clock_was_a_month_ahead_messages_wait_six_hours(at: Desk, caplo
     [gap] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert gap.getMessage().startswith("No pass was recorded between 2026-03-02 12:00 UTC and 2026-04-01 12:15 UTC: ")
     caplog.clear()
-    assert attempted(at, range(3, 28)) == {27: [1, 2, 3, 4]}
+    assert attempted(at, range(3, 8)) == {5: [1, 2, 3, 4], 7: [1, 2, 3, 4]}
     [warned] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert warned.getMessage() == (
         "The clock was at least 29 days, 23:45:00 ahead in earlier passes; the wrong times of waiting messages (4) "
@@ -79,11 +79,13 @@ def test_after_a_clock_was_a_month_ahead_messages_wait_six_hours(at: Desk, caplo
 
 
 @on_both
-@pytest.mark.parametrize(("ahead", "next_tick"), [(HOUR, 7), (3650 * DAY, 26)], ids=["an hour", "ten years"])
-def test_times_in_the_future_delay_a_message_by_at_most_six_hours(at: Desk, ahead: timedelta, next_tick: int) -> None:
+@pytest.mark.parametrize("ahead", [HOUR, 4 * HOUR, 10 * HOUR, 3650 * DAY], ids=str)
+def test_a_wait_begins_again_with_its_length_if_it_began_with_a_clock_that_was_ahead(
+    at: Desk, ahead: timedelta
+) -> None:
     at.add(1)
     assert attempted(at, range(1, 2), ahead=ahead) == {1: [1]}
-    assert attempted(at, range(2, 27)) == {tick: [1] for tick in range(next_tick, 27, 2)}
+    assert attempted(at, range(2, 9)) == {tick: [1] for tick in (4, 6, 8)}
 
 
 @on_both
@@ -122,9 +124,19 @@ def test_an_outage_that_began_with_a_wrong_clock_ends_with_the_next_probe(at: De
         at.add(message_id)
     assert tried(at, range(1), ahead=MONTH) == {0: [1, 2, 3]}
     at.answers(TAKES)
-    assert attempted(at, range(1, 26)) == {25: [1, 2, 3, 4]}
+    assert attempted(at, range(1, 4)) == {2: [4], 3: [1, 2, 3]}
     with open_database(at.settings) as database:
         assert Ledger(database).breaker(at.api.url).state is BreakerState.CLOSED
+
+
+@on_both
+def test_a_failed_probe_with_a_wrong_clock_delays_the_next_one_by_half_an_hour(at: Desk) -> None:
+    at.have(breaker={"failures": 3})
+    for message_id in range(1, 4):
+        at.add(message_id)
+    assert tried(at, range(1)) == {0: [1, 2, 3]}
+    assert attempted(at, range(1, 2), ahead=MONTH) == {1: [1]}
+    assert attempted(at, range(2, 5)) == {4: [2]}
 
 
 @on_both
@@ -146,8 +158,8 @@ def test_explain_foresees_what_the_next_pass_corrects(at: Desk) -> None:
     tried(at, range(1))
     tried(at, range(1, 2), ahead=MONTH)
     foreseen = at.explain(1, NOON + TICK + MINUTE).next_attempt_at
-    assert foreseen == NOON + 26 * TICK
-    assert attempted(at, range(2, 27)) == {26: [1]}
+    assert foreseen == NOON + 4 * TICK
+    assert attempted(at, range(2, 5)) == {4: [1]}
 
 
 @on_both
@@ -156,7 +168,7 @@ def test_after_a_clock_was_set_back_a_day_nothing_is_sent_early(at: Desk) -> Non
     at.add(1)
     assert tried(at, range(1)) == {0: [1]}
     at.add(2, failed_at=NOON + 5 * MINUTE - DAY)
-    assert attempted(at, range(1, 27), ahead=-DAY) == {**{tick: [2] for tick in range(3, 25, 2)}, 25: [1, 2]}
+    assert attempted(at, range(1, 9), ahead=-DAY) == {tick: [1, 2] for tick in (3, 5, 7)}
 
 
 def test_a_pass_ignores_a_clock_that_is_set_back() -> None:

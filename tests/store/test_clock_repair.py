@@ -36,7 +36,7 @@ API = "https://tickets.example.com"
 
 
 LATEST = NOW + 6 * HOUR
-"""The latest due time after the repair."""
+"""The latest due time after the repair, for the longest wait of four hours."""
 
 
 def repair(database: Database, now: datetime = NOW, longest: timedelta = 4 * HOUR) -> ClockWasAhead | None:
@@ -96,7 +96,7 @@ def test_small_clock_differences_are_ignored(database: Database, ledger: Ledger,
     assert repair(database) is None
     assert repair(database, NOW + MINUTE - LEEWAY) is None
     assert (queue_rows(database), pass_rows(database)) == before
-    assert repair(database, NOW - LEEWAY) == ClockWasAhead(LEEWAY + MINUTE, 0, 1)
+    assert repair(database, NOW - LEEWAY) == ClockWasAhead(LEEWAY + MINUTE, 1, 1)
 
 
 def test_a_pass_with_a_wrong_clock_is_found_behind_others(database: Database, ledger: Ledger) -> None:
@@ -133,7 +133,7 @@ def test_an_action_reveals_a_wrong_clock(database: Database, application: Applic
         changes={"subject": "Re: tea"},
     )
     assert repair(database) == ClockWasAhead(AHEAD - NOW, 1, 0)
-    assert due_of(database) == {message: LATEST}
+    assert due_of(database) == {message: NOW + 15 * MINUTE}
 
 
 @pytest.fixture
@@ -143,27 +143,29 @@ def wrong(database: Database, ledger: Ledger) -> Database:
 
 
 @pytest.mark.parametrize("longest", [4 * HOUR, 30 * HOUR])
-def test_a_message_waits_at_most_as_long_as_the_schedule_lets_it(
+def test_waits_begin_again_and_last_at_most_as_long_as_the_schedule_lets_them(
     wrong: Database, application: Application, longest: timedelta
 ) -> None:
     """Waits that a clock may have set correctly stay, also those after a Retry-After of six hours."""
-    taken_in, tried, by_hand, right, almost = (application.add() for _ in range(5))
+    taken_in, tried, by_hand, right, almost, unknown = (application.add() for _ in range(6))
     latest = NOW + max(longest, 6 * HOUR)
-    enrol(wrong, taken_in, failed_at=AHEAD, due=AHEAD)
+    enrol(wrong, taken_in, failed_at=AHEAD, due=AHEAD + HOUR)
     enrol(wrong, almost, failed_at=NOON, due=latest)
+    enrol(wrong, unknown, failed_at=NOON, due=AHEAD + HOUR)
     for message_id in (tried, by_hand, right):
         enrol(wrong, message_id, failed_at=NOON - HOUR, due=NOON)
     try_it(wrong, tried, at=AHEAD, due=AHEAD + 4 * HOUR)
     try_it(wrong, right, at=NOON, due=NOON + 4 * HOUR)
     try_it(wrong, by_hand, at=NOON, due=NOON + HOUR)
     try_it(wrong, by_hand, at=AHEAD, due=AHEAD, pass_id=None)
-    assert repair(wrong, longest=longest) == ClockWasAhead(AHEAD - NOW, 2, 0)
+    assert repair(wrong, longest=longest) == ClockWasAhead(AHEAD - NOW, 3, 0)
     assert due_of(wrong) == {
-        taken_in: latest,
-        tried: latest,
+        taken_in: NOW + HOUR,
+        tried: NOW + 4 * HOUR,
         by_hand: NOON + HOUR,
         right: NOON + 4 * HOUR,
         almost: latest,
+        unknown: latest,
     }
 
 
@@ -178,19 +180,30 @@ def test_a_message_counts_from_its_failure_again_once_the_clock_has_passed_it(
 
 
 @pytest.mark.parametrize(
-    ("requeued_at", "tried_at", "kept"), [(NOON, None, True), (NOON, AHEAD, False), (AHEAD, None, False)]
+    ("requeued_at", "tried_at", "spread", "due"),
+    [
+        (NOON, None, 24 * HOUR, NOON + 24 * HOUR),
+        (NOON, AHEAD, 24 * HOUR, LATEST),
+        (AHEAD, None, 24 * HOUR, LATEST),
+        (AHEAD, None, HOUR, NOW + HOUR),
+    ],
 )
 def test_only_a_spread_that_an_operator_has_chosen_is_longer(
-    wrong: Database, application: Application, requeued_at: datetime, tried_at: datetime | None, *, kept: bool
+    wrong: Database,
+    application: Application,
+    requeued_at: datetime,
+    tried_at: datetime | None,
+    spread: timedelta,
+    due: datetime,
 ) -> None:
-    message, due = application.add(), requeued_at + 24 * HOUR
+    message, chosen = application.add(), requeued_at + spread
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON - HOUR)
     try_it(wrong, message, at=NOON - MINUTE, due=None)
-    Acts(wrong).perform(ActionKind.REQUEUED, {message: OperatorAction.requeued(due, by="anna", at=requeued_at)})
+    Acts(wrong).perform(ActionKind.REQUEUED, {message: OperatorAction.requeued(chosen, by="anna", at=requeued_at)})
     if tried_at is not None:
         try_it(wrong, message, at=tried_at, due=tried_at + 24 * HOUR)
     repair(wrong)
-    assert due_of(wrong) == {message: due if kept else LATEST}
+    assert due_of(wrong) == {message: due}
 
 
 def test_a_dead_pass_loses_its_claim_and_a_live_one_keeps_it(wrong: Database, application: Application) -> None:
@@ -206,7 +219,7 @@ def test_a_dead_pass_loses_its_claim_and_a_live_one_keeps_it(wrong: Database, ap
 @pytest.mark.parametrize(
     ("breaker", "probe_at"),
     [
-        (Breaker(API, BreakerState.OPEN, 6, AHEAD, AHEAD + 15 * MINUTE), NOW + 6 * HOUR),
+        (Breaker(API, BreakerState.OPEN, 6, AHEAD, AHEAD + 15 * MINUTE), NOW + 15 * MINUTE),
         (Breaker(API, BreakerState.RESTING, 0, None, AHEAD + HOUR), NOW + 6 * HOUR),
         (Breaker(API, BreakerState.RESTING, 0, None, NOW + HOUR), NOW + HOUR),
         (Breaker(API, BreakerState.CLOSED, 3), None),
