@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import Place, utc_time
-from retrycli.domain.outcome import OutcomeKind, may_have_arrived
+from retrycli.domain.outcome import OUTAGE, OutcomeKind, may_have_arrived
 
 BY_TICKET = "ticket "  # prefix of the birth of a row without a creation time
 # Birth of a recorded delivery whose row has no creation time and is not marked as sent. The row may have moved to any
@@ -141,6 +141,7 @@ class PastAttempt(NamedTuple):
     destination: str | None = None
     preset: str | None = None
     delivered_to: frozenset[str] = frozenset()
+    probe: bool | None = None
 
     @property
     def delivered(self) -> bool:
@@ -159,6 +160,8 @@ class PastAttempt(NamedTuple):
 
 # Outcomes of attempts that did not reach the destination, or whose request the destination did not examine.
 NO_REQUEST = frozenset({OutcomeKind.UNREACHABLE, OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID})
+
+CHARGED = OUTAGE | {OutcomeKind.REFUSED}  # outcomes that use up a retry, unless the destination is down
 
 
 class History(NamedTuple):
@@ -213,6 +216,11 @@ class History(NamedTuple):
     def unknowns(self, key: str) -> int:
         """Count the attempts since the last requeue that had this key and an unknown outcome."""
         return sum(attempt.outcome == OutcomeKind.UNKNOWN for attempt in self.attempts if self._is_under(attempt, key))
+
+    def charged(self, key: str) -> int:
+        """Count the passes' attempts since the last requeue that had this key and used up a retry. Leave out probes."""
+        own = (attempt for attempt in self.attempts if self._is_under(attempt, key))
+        return sum(attempt.by_pass and not attempt.probe and attempt.outcome in CHARGED for attempt in own)
 
     def requests(self, birth: str) -> int:
         """Count the passes' attempts at this message, whatever its text, since its last delivery or requeue. Leave out

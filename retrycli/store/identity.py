@@ -100,6 +100,7 @@ HISTORY = (
         attempts.c.destination,
         attempts.c.preset,
         attempts.c.delivered_to,
+        attempts.c.probe,
     )
     .where(id_in(attempts.c.message_id))
     .order_by(attempts.c.message_id, attempts.c.number, attempts.c.id)
@@ -147,11 +148,12 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     created_at = message.created_at if isinstance(message, Message) else None
     birth = created_at.isoformat(timespec="microseconds") if created_at else birth_of(encodable(birth))
     birth = UNSTABLE if own.birth == UNSTABLE else birth
-    if own.keeps_count and isinstance(message, Message) and history.key_of(birth, digest) is None:
-        message = message._replace(retry_count=0)  # the count is that of an earlier text
     deliveries = 0 if history is NONE else history.deliveries(birth, digest)
     kept = None if deliveries else _kept_key(own, birth, digest, history)
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
+    newest = history.attempts[-1].delivery_key if history.attempts else None
+    if own.keeps_count and isinstance(message, Message) and newest != key:
+        message = message._replace(retry_count=history.charged(key))  # the count in the row is that of another text
     if isinstance(message, UnusableMessage):
         return message._replace(delivery_key=key, birth=birth, digest=digest, as_read=as_read)
     unknown_count = own.unknown_count if key == own.delivery_key else 0

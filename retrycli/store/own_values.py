@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.identity import birth_of
-from retrycli.domain.message import MessageStatus
+from retrycli.domain.message import MessageStatus, QueuedMessage
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.reflection import MessageTable
 from retrycli.store.schema import own_values
@@ -50,13 +50,21 @@ def forget_errors(table: MessageTable, connection: Connection, ids: Collection[i
         connection.execute(_no_error(table), {"ids": list(ids)})
 
 
-def forget_counts(table: MessageTable, connection: Connection, ids: Collection[int]) -> None:
-    """Reset the retry counts of messages that are tried for the first time with their text."""
-    if ids and "retry_count" in table.own:
-        connection.execute(NO_COUNT, {"ids": list(ids)})
+def keep_counts(table: MessageTable, connection: Connection, messages: Sequence[QueuedMessage]) -> None:
+    """Store the retry counts of the texts that are attempted now, if retrycli keeps the counts itself."""
+    if "retry_count" in table.own:
+        counts = [{"message_id": one.message_id, "retry_count": one.message.retry_count} for one in messages]
+        KEEP_COUNTS.execute(connection, counts)
 
 
-NO_COUNT = update(own_values).where(id_in(own_values.c.message_id), own_values.c.retry_count != 0).values(retry_count=0)
+KEEP_COUNTS = BulkStatement(
+    lambda of: (
+        update(own_values)
+        .where(own_values.c.message_id == of["message_id"], own_values.c.retry_count != of["retry_count"])
+        .values(retry_count=of["retry_count"])
+    ),
+    {"message_id": BigInteger(), "retry_count": Integer()},
+)
 KNOWN = select(own_values.c.message_id).where(id_in(own_values.c.message_id))
 
 

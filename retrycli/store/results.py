@@ -19,7 +19,7 @@ from retrycli.store.database import Queries
 from retrycli.store.error_messages import is_busy
 from retrycli.store.identity import FIRST_IDENTIFYING, as_found, as_list, identifying, load, with_queue
 from retrycli.store.messages import read_rows, row_by_row, status_of
-from retrycli.store.own_values import forget_counts
+from retrycli.store.own_values import keep_counts
 from retrycli.store.row_changes import note_refusals, write_messages
 from retrycli.store.schema import MAX_INT, attempts, queue
 from retrycli.store.transitions import HELD_BY_ID, HELD_IDS, let_go, move
@@ -116,8 +116,7 @@ class Results(Queries):
             loaded = load(connection, found, ids)
             let_go(self._database, connection, claim, set(ids) - {message.message_id for message in loaded})
             fit_messages = [message for message in loaded if isinstance(message, QueuedMessage) and fit(message)]
-            fresh = [queued.message_id for queued in fit_messages if not queued.message.retry_count]
-            forget_counts(self._database.table, connection, fresh)  # a stored count may be that of an earlier text
+            keep_counts(self._database.table, connection, fit_messages)  # a stored one may be that of another text
             start_attempts(
                 connection,
                 fit_messages,

@@ -134,6 +134,37 @@ def test_a_new_text_has_all_retries_though_its_first_attempt_used_none(outbox: O
         assert (message["state"], message["retry_count"]) == ("waiting", 1)
 
 
+@pytest.mark.parametrize(
+    ("texts", "counts"), [("abbba", [1, 1, 2, 3, 2]), ("aaaba", [1, 2, 3, 1, 4]), ("abababa", [1, 1, 2, 2, 3, 3, 4])]
+)
+def test_a_text_that_comes_back_has_the_count_of_its_own_attempts(
+    outbox: Outbox, texts: str, counts: list[int]
+) -> None:
+    key, found = outbox.add(), []
+    with Scripted(BUSY) as api:
+        command = outbox.with_api(api).having({"RETRYCLI_SCHEDULE__MAX_RETRIES": "4"})
+        for text in texts:
+            write_again(outbox, key, text)
+            make_due(outbox)
+            command("run-once")
+            [message] = listed(command)
+            found.append(message["retry_count"])
+    assert (found, message["state"]) == (counts, "escalated" if counts[-1] == 4 else "waiting")
+
+
+def test_an_attempt_that_uses_no_retry_leaves_a_text_that_comes_back_its_count(outbox: Outbox) -> None:
+    key, found = outbox.add(), []
+    with Scripted(BUSY, BUSY, BUSY, BUSY, FORBIDS, BUSY) as api:
+        command = outbox.with_api(api).having({"RETRYCLI_SCHEDULE__MAX_RETRIES": "4"})
+        for text in "abbbaa":
+            write_again(outbox, key, text)
+            make_due(outbox)
+            command("run-once")
+            [message] = listed(command)
+            found.append(message["retry_count"])
+    assert found == [1, 1, 2, 3, 1, 2]
+
+
 def test_a_row_whose_text_is_rendered_anew_at_each_failure_ends_as_exhausted(outbox: Outbox) -> None:
     key = outbox.add()
     with Scripted(BUSY) as api:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import inf
 
 from retrycli.domain.passes import MessageDelivered
 from tests.model.book import BOUND, CHARGED, DELIVERED, MAX_RETRIES, Book, Name, name_of
@@ -72,20 +72,21 @@ class HabitLaws:
                 yield f"the sender of message {message_id} made its count {was}, and it is {now}"
 
     def _exhausted(self, before: Picture, after: Picture) -> Iterator[str]:
-        """Check that a text is not exhausted by the retries of an earlier text, if retrycli keeps the count itself.
-
-        All attempts since the first one at the text count, because an earlier text may return.
-        """
+        """Check that a text is not exhausted by the retries of other texts, if retrycli keeps the count itself."""
         for message_id in after.in_state("escalated") if self.counts_are_own else ():
             was, queued = before.queue.get(message_id), after.queue[message_id]
             if queued["escalation_reason"] != "exhausted" or (was is not None and was["escalated_at"] is not None):
                 continue
             tries = [row for row in after.attempts_of(message_id) if self._counts(row)]
-            first = min((row["id"] for row in tries if row["digest"] == queued["digest"]), default=inf)
-            charged = sum(row["outcome"] in CHARGED and row["id"] >= first for row in tries)
+            charged = sum(row["outcome"] in CHARGED and row["delivery_key"] == queued["delivery_key"] for row in tries)
             sent = sum(row["outcome"] not in NOT_SENT for row in tries)
             if charged < MAX_RETRIES and sent < BOUND:
-                yield f"message {message_id} is exhausted after {charged} attempts since its text is new, {sent} in all"
+                yield f"message {message_id} is exhausted after {charged} attempts at its text, {sent} in all"
+
+    def counts(self, before: Picture, message_id: int) -> Counter[str]:
+        """Count the attempts that used up retries, by delivery key. Probes mostly use none."""
+        tries = [row for row in before.attempts_of(message_id) if self._counts(row) and not row["probe"]]
+        return Counter(row["delivery_key"] for row in tries if row["outcome"] in CHARGED)
 
     def _counts(self, attempt: Row) -> bool:
         """Return whether an attempt may use up a retry: it is a pass's, and was made after the last `requeue`."""

@@ -180,7 +180,7 @@ class Laws:
     def _tries(self, after: Picture, step: Step) -> Iterator[str]:
         """Check that the attempts of passes use up retries according to their outcomes (see `CHARGED`).
 
-        Only ``requeue`` resets the count. A count that retrycli keeps itself begins anew with each text.
+        Only ``requeue`` resets the count. A count that retrycli keeps itself is that of the text attempted last.
         """
         exact = not (self.before.is_down or after.is_down) and step.alone
         finished = after.finished_since(self.before)
@@ -191,10 +191,14 @@ class Laws:
                     yield f"message {message_id} was requeued with {tries} tries used up"
                 continue
             was = self.before.rows[message_id]["retry_count"] or 0
-            if self.counts_are_own and self._begins_anew(message_id, after, less=tries < was):
-                was = 0
-            made = tries - was
             by_passes = [one["outcome"] for one in finished.get(message_id, []) if one["made_by"] == "pass"]
+            if self.counts_are_own:
+                counts = self._of_habits.counts(self.before, message_id)
+                if not by_passes and tries in {0, *counts.values()}:
+                    continue  # a pass may have withdrawn an attempt at another text
+                now, last = after.newest_text(message_id), self.before.newest_text(message_id)
+                was = was if now == last else counts[str(now)]
+            made = tries - was
             most = sum(one in CHARGED for one in by_passes)
             least = most if exact else by_passes.count("refused")
             moved = self.server.book.has_moved(after.rows[message_id])
@@ -202,16 +206,6 @@ class Laws:
                 least, most = 0, most if message_id not in self.unwritten else MAX_RETRIES
             if not least <= made <= most:
                 yield f"message {message_id} has {made} more tries used up, after {by_passes}"
-
-    def _begins_anew(self, message_id: int, after: Picture, *, less: bool) -> bool:
-        """Return whether a message has begun with a new text. If its count is less, a pass may also have withdrawn the
-        first attempt at the text.
-        """
-        queued = after.queue.get(message_id)
-        if queued is None or self.before.begins_a_text(message_id, after):
-            return queued is not None
-        is_new = not self.before.has_tried(message_id, queued["digest"])
-        return less and (is_new or not self.server.book.has_sent(after.rows[message_id]))
 
     def _queue(self, after: Picture, step: Step) -> Iterator[str]:
         """Check that each message is waiting with a time, being sent with a claim, or escalated."""

@@ -86,16 +86,9 @@ class Picture:
         """Return one message's attempts, oldest first."""
         return [row for row in self.attempts.values() if row["message_id"] == message_id]
 
-    def has_tried(self, message_id: int, digest: str | None) -> bool:
-        """Return whether an attempt at a message had this text."""
-        return any(row["digest"] == digest for row in self.attempts_of(message_id))
-
-    def begins_a_text(self, message_id: int, after: Picture) -> bool:
-        """Return whether a message's newest attempt in a later snapshot is the first one at its text."""
-        return any(
-            row["id"] not in self.attempts and not self.has_tried(message_id, row["digest"])
-            for row in after.attempts_of(message_id)[-1:]
-        )
+    def newest_text(self, message_id: int) -> str | None:
+        """Return the delivery key of a message's newest attempt."""
+        return next((row["delivery_key"] for row in reversed(self.attempts_of(message_id))), None)
 
     def finished_since(self, before: Picture) -> dict[int, list[Row]]:
         """Return the attempts that received an outcome after an earlier snapshot, by message."""
