@@ -184,26 +184,27 @@ class RetryPolicy(NamedTuple):
         self, queued: QueuedMessage, outcome: Outcome, *, since: datetime, now: datetime, jitter: float
     ) -> Transition:
         retries, function = queued.message.retry_count + 1, self.backoff.function
-        if retries >= self.max_retries:
-            return _spent(queued, EscalationReason.EXHAUSTED, exhausted(self.max_retries, outcome.error))
-        if function is None:
-            due = self._next_due(queued.message, retries + 1, since, jitter)
-        else:
-            try:
-                wait = function(retries, outcome)
-            except NoWait as fault:
-                error = f"Can't be scheduled: {fault}. Last error: {outcome.error}"
-                return _spent(queued, EscalationReason.INVALID, error, problem=str(fault))
-            if wait is None:
-                error = f"Retries ended by {function.name}. Manual intervention required. Last error: {outcome.error}"
-                return _spent(queued, EscalationReason.EXHAUSTED, error, problem=f"{function.name} ended the retries")
-            due = later(since, max(wait, self.backoff.shortest_answer))
-        return Transition.rescheduled(
-            max(due, later(now, outcome.retry_after or timedelta(0))),
+        asked = later(now, outcome.retry_after or timedelta(0))
+        again = Transition.rescheduled(
+            max(self._next_due(queued.message, retries + 1, since, jitter), asked),
             retry_count=retries,
             unknown_count=queued.unknown_count,
             last_error=outcome.error,
         )
+        if retries >= self.max_retries:
+            spent = _spent(queued, EscalationReason.EXHAUSTED, exhausted(self.max_retries, outcome.error))
+            return spent._replace(if_lowered=again)
+        if function is None:
+            return again
+        try:
+            wait = function(retries, outcome)
+        except NoWait as fault:
+            error = f"Can't be scheduled: {fault}. Last error: {outcome.error}"
+            return _spent(queued, EscalationReason.INVALID, error, problem=str(fault))
+        if wait is None:
+            error = f"Retries ended by {function.name}. Manual intervention required. Last error: {outcome.error}"
+            return _spent(queued, EscalationReason.EXHAUSTED, error, problem=f"{function.name} ended the retries")
+        return again._replace(next_attempt_at=max(later(since, max(wait, self.backoff.shortest_answer)), asked))
 
     def enrol(self, message: Message, *, first_failed_at: datetime, now: datetime, jitter: float) -> Transition:
         """Return the transition of a new message, or of one that the application changed after its escalation: to

@@ -97,6 +97,7 @@ class Transition(NamedTuple):
     last_error: str | None = None
     reason: EscalationReason | None = None
     problem: str | None = None  # why the schedule escalated the message, for the log; it quotes no message
+    if_lowered: "Transition | None" = None  # replaces this one if the sender lowered the retry count meanwhile
 
     @classmethod
     def enrolled(cls, at: datetime) -> "Transition":
@@ -225,7 +226,8 @@ class Decision(NamedTuple):
         row = self.message.message if isinstance(self.message, QueuedMessage) else self.message
         if count == row.retry_count:
             return self
-        return self._replace(transition=self.transition._replace(retry_count=count))
+        change = self.transition.if_lowered if count < row.retry_count else None
+        return self._replace(transition=(change or self.transition)._replace(retry_count=count))
 
     def refused(self, why: str) -> "Decision":
         """Return the decision if the row can't be written: an escalation. Add the problem to the outcome's error."""

@@ -262,6 +262,20 @@ def test_columns_outside_the_text_may_change_in_flight(begin: Begin, column: str
         assert (story.status(), story.api.bodies) == ("sent", ["a"])
 
 
+@pytest.mark.parametrize(
+    ("count", "waits"), [(0, True), (8, True), (10, False), (12, False)], ids=["reset", "lowered", "added", "raised"]
+)
+def test_a_message_whose_count_is_lowered_in_flight_is_not_exhausted(begin: Begin, count: int, *, waits: bool) -> None:
+    with begin(REFUSED, OK) as story:
+        story.insert(retry_count=9)
+        story.api.meanwhile[1] = lambda: story.write(retry_count=count)
+        story.tick()
+        row = story.application.row(1)
+        assert (row["retry_count"], str(row["last_error"]).startswith("Max retries")) == (count, not waits)
+        story.tick()
+        assert (story.status(), len(story.api.requests)) == (("sent", 2) if waits else ("failed", 1))
+
+
 # -- an id or a text that changes before its turn comes ----------------------------------------------------------------
 
 
