@@ -15,7 +15,6 @@ from sqlalchemy import (
     RowMapping,
     Select,
     bindparam,
-    delete,
     exists,
     func,
     or_,
@@ -34,7 +33,7 @@ from retrycli.store.database import Database, Queries
 from retrycli.store.identity import load, with_queue
 from retrycli.store.messages import HELD_BACK, UNFINISHED, addresses, in_route, is_due, row_by_row, without_locked
 from retrycli.store.schema import attempts, queue
-from retrycli.store.transitions import CLAIM, CLAIM_FREE, FORMER_STATE, HELD, HELD_BY_ID
+from retrycli.store.transitions import CLAIM, CLAIM_FREE, FORMER_STATE, HELD, HELD_BY_ID, let_go
 
 if TYPE_CHECKING:
     from retrycli.domain.fair_share import FairShare
@@ -264,7 +263,7 @@ def _take_over(
         for message_id in gone
     ]
     finish_attempts(connection, ended, now)
-    connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
+    let_go(database, connection, claim, gone)
     return [_expired_claim(message, open_by_id.get(message.message_id)) for message in loaded]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from retrycli.domain.identity import REBIRTHS
 from retrycli.operations.wiring import utc_now
 from tests.cli.application import Application
 from tests.cli.story import Api
@@ -159,3 +160,17 @@ def test_a_pass_that_finds_rewritten_rows_may_be_killed_at_any_point(ground: Gro
             clear_up(stage, utc_now() + 2 * LATER)
             check(stage, api, before)
     assert AFTER_AN_ANSWER in met
+
+
+def test_a_row_whose_birth_changes_at_each_request_is_not_sent_forever_though_each_pass_is_killed(
+    ground: Ground,
+) -> None:
+    with ground.empty() as url, ground.copy(url) as (stage, api):
+        stage.change("UPDATE pending_messages SET status = 'sent' WHERE id > 1")
+        for number in range(REBIRTHS + 2):
+            ground.run(Wanted(str(stage.config), number * LATER.total_seconds(), point=AFTER_AN_ANSWER))
+            wait_until_forgotten(stage)
+            stage.change(f"UPDATE pending_messages SET created_at = '2025-03-04 05:06:0{number}' WHERE id = 1")
+        assert stage.rows("SELECT escalation_reason FROM retrycli_queue") == [("invalid",)]
+        outcomes = stage.rows("SELECT outcome FROM retrycli_attempts")
+    assert (len(api.requests), outcomes) == (REBIRTHS, [("unknown",)] * REBIRTHS)
