@@ -266,6 +266,7 @@ class WriteResult(NamedTuple):
     """The messages whose decisions were not recorded, or were replaced by other decisions."""
 
     # The claim was lost, or the row is no longer failed or belongs to another message. At most the outcome is recorded.
+    # A message that was delivered and whose row was deleted is not lost.
     lost: frozenset[int] = frozenset()
     # The application has locked the rows. Only the outcomes were recorded.
     locked: frozenset[int] = frozenset()

@@ -205,12 +205,14 @@ class Results(Queries):
             found = connection.execute(self._locked, {"ids": list(by_id), "owner": claim.owner})
             names = [*found.keys()][FIRST_IDENTIFYING:]
             as_they_are = {row[0]: as_found(by_id[row[0]], names, row) for row in found.all()}
-            unlockable: set[int] = set()
+            unlockable, done = set[int](), set[int]()
             hidden: dict[int, str] = {}
             if len(as_they_are) < len(by_id):
                 others = self._others(connection, claim, by_id.keys() - as_they_are.keys())
                 unlockable = {message_id for message_id, is_there in others.items() if is_there}
-                as_they_are |= dict.fromkeys(others.keys() - unlockable)
+                as_they_are |= dict.fromkeys(gone := others.keys() - unlockable)
+                # Many senders delete the row of a message that they have delivered.
+                done = {message_id for message_id in gone if by_id[message_id].was_delivered}
                 hidden = dict.fromkeys(
                     self._hidden(connection, claim, unlockable), HIDDEN.format(self._database.table.written.fullname)
                 )
@@ -234,7 +236,7 @@ class Results(Queries):
             rows = {**written.rows, **read_rows(self._database, connection, unread)}
             move(connection, claim, final, rows, now)
             let_go(self._database, connection, claim, as_they_are.keys() - ours.keys())
-        lost = by_id.keys() - ours.keys() - unlockable
+        lost = by_id.keys() - ours.keys() - unlockable - done
         return WriteResult(frozenset(lost), frozenset(locked), refused, changed)
 
     def _hidden(self, connection: Connection, claim: Claim, unlockable: Collection[int]) -> set[int]:

@@ -83,6 +83,9 @@ def change(message, what):
     note(message)
     with sqlite3.connect({path!r}) as database:
         database.execute(f"UPDATE pending_messages SET {{what}} WHERE id = ?", (message.id,))
+def delete(message):
+    with sqlite3.connect({path!r}) as database:
+        database.execute("DELETE FROM pending_messages WHERE id = ?", (message.id,))
 def send(message):
 """
 
@@ -97,6 +100,17 @@ def test_a_row_that_the_function_marks_as_sent_is_the_result(cli: Cli, desk: Des
     assert (told["sent"], told["escalated"]) == (4, 0)
     assert {row["sent_at"] for row in desk.application.rows().values()} == {"2026-01-02 03:04:05"}
     assert desk.application.rows("retrycli_queue") == {}
+
+
+@pytest.mark.parametrize(("then", "sent", "lines"), [("", 4, 0), ("; raise retrycli.Transient('busy')", 0, 4)])
+def test_a_row_that_the_function_deletes_is_sent_if_the_function_succeeds(
+    cli: Cli, desk: Desk, then: str, sent: int, lines: int
+) -> None:
+    desk.application.add_due(4)
+    desk.write(MARKS.format(path=str(desk.application.path)) + f"    delete(message){then}")
+    done = cli("run-once", "--json")
+    assert (json.loads(done.stdout)["sent"], len(done.stderr.splitlines())) == (sent, lines)
+    assert (desk.application.rows("pending_messages"), desk.application.rows("retrycli_queue")) == ({}, {})
 
 
 def test_a_count_that_the_function_changes_in_its_row_stands(cli: Cli, desk: Desk) -> None:
