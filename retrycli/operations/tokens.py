@@ -1,8 +1,8 @@
 """Manage the tokens with which users sign in to the console and the HTTP API.
 
-The tokens' file keeps a name, a role and the SHA-256 of each token, but no token. A second file, beside it, has the
-random key that signs the cookies of the console. Both belong to the user who runs `retrycli serve`, and nobody else may
-read or change them.
+The tokens' file keeps a name, a role and the SHA-256 of each token, but no token. Beside it, a second file has the
+random key that signs the cookies of the console, and a third the sessions from which users have signed out. All belong
+to the user who runs `retrycli serve`, and nobody else may read or change them.
 """
 
 import fcntl
@@ -123,7 +123,7 @@ def tokens_file(settings: Settings) -> Path:
     if settings.web.tokens_file is None:
         raise ConfigurationError(
             "web.tokens_file is not set. Set it in the section [web] of the configuration file, for example "
-            'tokens_file = "/etc/retrycli/tokens.json"'
+            'tokens_file = "/var/lib/retrycli/tokens.json"'
         )
     return settings.web.tokens_file
 
@@ -144,11 +144,44 @@ def signing_key(settings: Settings) -> bytes:
     if not file.exists():
         with _locked(tokens):
             if not file.exists():  # another worker may have created it meanwhile
-                _replace(file, secrets.token_hex(KEY_BYTES))
+                _replace(file, secrets.token_hex(KEY_BYTES), tokens)
     key = _text(file).strip()
     if len(key) != 2 * KEY_BYTES or not all(digit in "0123456789abcdef" for digit in key):
         raise ConfigurationError(f"{file} is not a signing key. Delete it; all users must then sign in again")
     return bytes.fromhex(key)
+
+
+def ended_sessions_file(tokens: Path) -> Path:
+    """Return the file of the sessions from which users have signed out, beside the tokens' file."""
+    return tokens.with_name(f"{tokens.name}.signed-out")
+
+
+def ended_sessions(settings: Settings) -> Mapping[str, int]:
+    """Return the ids of the sessions from which users have signed out, each with its end as a Unix time.
+
+    Raises:
+        ConfigurationError: the file can't be used.
+    """
+    tokens = tokens_file(settings)
+    if not (file := ended_sessions_file(tokens)).exists():
+        return {}
+    try:
+        return {str(session): int(end) for session, end in json.loads(_text(file)).items()}
+    except (ValueError, TypeError, AttributeError):
+        raise ConfigurationError(
+            f"{file} is not valid. Delete it and {signing_key_file(tokens)}; all users must then sign in again"
+        ) from None
+
+
+def end_session(settings: Settings, session: str, end: int, *, now: datetime) -> None:
+    """Record that a user has signed out of a session, until the session would have ended anyway.
+
+    Raises:
+        ConfigurationError: the file can't be used.
+    """
+    with _locked(tokens_file(settings)) as tokens:
+        ended = {each: at for each, at in ended_sessions(settings).items() if at > now.timestamp()}
+        _replace(ended_sessions_file(tokens), json.dumps({**ended, session: end}), tokens)
 
 
 @contextmanager
@@ -224,12 +257,12 @@ def _write(file: Path, tokens: Sequence[Token]) -> None:
         {"name": token.name, "role": token.role, "sha256": token.sha256, "created_at": token.created_at}
         for token in tokens
     ]
-    _replace(file, json.dumps({"tokens": values}, indent=2) + "\n")
+    _replace(file, json.dumps({"tokens": values}, indent=2) + "\n", file)
 
 
-def _replace(file: Path, text: str) -> None:
+def _replace(file: Path, text: str, tokens: Path) -> None:
     # The lock file is private and belongs to the user who runs `serve`, also if root runs this command.
-    like = file.with_name(f"{file.name.removesuffix('.key')}.lock").stat()
+    like = tokens.with_name(f"{tokens.name}.lock").stat()
     try:
         replace_file(file, text, like=like)
     except OSError as error:

@@ -1,7 +1,8 @@
 """Find the user of a request to `retrycli serve`: by bearer token, by the console's cookie, or by a proxy's header."""
 
 import hmac
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from retrycli.operations import tokens, wiring
 from retrycli.operations.tokens import Token
 from retrycli.web import sessions
 from retrycli.web.access import bearer_token
+
+logger = logging.getLogger("retrycli")
+
+MOST_LINES = 10  # log lines about sign-ins and refusals in one minute
 
 
 class TokenUsers:
@@ -27,6 +32,8 @@ class TokenUsers:
         self._file: Path = tokens.tokens_file(settings)
         self._now = now
         self._read: tuple[object, Sequence[Token]] = (None, ())
+        self._read_ended: tuple[object, Collection[str]] = (None, ())
+        self._minute = self._events = 0
         tokens.require_some(settings)
         self._key = tokens.signing_key(settings)
 
@@ -37,30 +44,86 @@ class TokenUsers:
             ConfigurationError: the tokens' file can't be used any more.
         """
         if given := bearer_token(request):
-            found = self.token_of(given)
+            found = self.token_of(request, given)
         elif header := self._settings.web.user_header:
             names = request.headers.getlist(header)
             found = next((token for token in self._tokens() if [token.name] == names), None)
         else:
-            cookie = request.cookies.get(sessions.COOKIE, "")
-            found = sessions.verify(cookie, self._tokens(), self._key, self._now()) if cookie else None
+            session = self.session(request)
+            found = None if session is None else session.token
         return None if found is None else found.user
 
-    def token_of(self, given: str) -> Token | None:
-        """Return the token that a user has given; None if it is unknown."""
+    def session(self, request: HTTPConnection) -> sessions.ValidSession | None:
+        """Return the session of the request's cookie; None if there is none, or if its user has signed out."""
+        cookie = request.cookies.get(self.cookie_name(request), "")
+        found = sessions.verify(cookie, self._tokens(), self._key, self._now()) if cookie else None
+        return None if found is None or found.id in self._ended() else found
+
+    def sign_out(self, session: sessions.ValidSession) -> None:
+        """End a session, for all workers."""
+        tokens.end_session(self._settings, session.id, session.end, now=self._now())
+
+    def cookie_name(self, request: HTTPConnection) -> str:
+        """Return the name of the session's cookie."""
+        return sessions.cookie_name(sessions.COOKIE, request, self.cookie_path)
+
+    @property
+    def cookie_path(self) -> str:
+        """Return the path of the console's and the API's cookie."""
+        return self._settings.web.root_path or "/"
+
+    @property
+    def key(self) -> bytes:
+        """Return the key that signs cookies. All workers share it."""
+        return self._key
+
+    def token_of(self, request: HTTPConnection, given: str) -> Token | None:
+        """Return the token that a user has given; None if it is unknown, which is logged."""
         digest = tokens.digest(given)
-        return next((token for token in self._tokens() if hmac.compare_digest(token.sha256, digest)), None)
+        found = next((token for token in self._tokens() if hmac.compare_digest(token.sha256, digest)), None)
+        if found is None:
+            self._log(logging.WARNING, "Refused an invalid token", request)
+        return found
+
+    def sign_in(self, request: HTTPConnection, given: str) -> Token | None:
+        """Return the token with which a user signs in; None if it is unknown. Either is logged."""
+        found = self.token_of(request, given)
+        if found is not None:
+            self._log(logging.INFO, f"Signed in {found.name}, {found.role}", request)
+        return found
+
+    def _log(self, level: int, what: str, request: HTTPConnection) -> None:
+        """Log an event with the client's address, at most `MOST_LINES` a minute."""
+        minute = int(self._now().timestamp()) // 60
+        if minute != self._minute:
+            if self._events > MOST_LINES:
+                logger.warning("%s more sign-ins and refusals in that minute", f"{self._events - MOST_LINES:,}")
+            self._minute, self._events = minute, 0
+        self._events += 1
+        if self._events <= MOST_LINES:
+            logger.log(level, "%s, from %s", what, request.client.host if request.client else "the socket")
 
     def cookie(self, token: Token) -> str:
         """Return the cookie of a session that begins now."""
         return sessions.sign(token, self._key, self._now())
 
     def _tokens(self) -> Sequence[Token]:
-        try:
-            found = self._file.stat()
-            version: object = (found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode, found.st_uid)
-        except OSError:
-            version = None  # `load` names the reason
-        if version is None or version != self._read[0]:
+        version = _version(self._file)
+        if version is None or version != self._read[0]:  # without a version, `load` names the reason
             self._read = version, tokens.load(self._settings)
         return self._read[1]
+
+    def _ended(self) -> Collection[str]:
+        version = _version(tokens.ended_sessions_file(self._file))
+        if version != self._read_ended[0]:
+            self._read_ended = version, tokens.ended_sessions(self._settings)
+        return self._read_ended[1]
+
+
+def _version(file: Path) -> object:
+    """Return a value that changes with a file; None if the file can't be examined."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode, found.st_uid

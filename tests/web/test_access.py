@@ -63,8 +63,7 @@ def session(desk: Desk, user: str) -> dict[str, str]:
     from retrycli.web.sign_in import TokenUsers
 
     users = TokenUsers(desk.settings)
-    token = users.token_of(desk.tokens[user])
-    assert token is not None
+    [token] = (each for each in operations.tokens.load(desk.settings) if each.name == user)
     return {"Cookie": f"{COOKIE}={users.cookie(token)}"}
 
 

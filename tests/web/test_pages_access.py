@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
+from starlette.requests import Request
 from starlette.responses import Response
 
 from retrycli import operations, web
+from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.user import Right, Role, User
 from retrycli.web.access import Access
 from retrycli.web.console.application import HEADERS, make_pages
+from retrycli.web.console.context import NOTICE
 from retrycli.web.console.routes import ANYBODY, Anybody, PageRoute, routes_of
 from retrycli.web.console.signing_in import following_page
 from retrycli.web.console.visit import Visit
@@ -20,7 +26,7 @@ from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import RecentStatus
 from tests.conftest import on_sqlite
 from tests.web.browser import HOST
-from tests.web.conftest import PAGES
+from tests.web.conftest import API, PAGES
 from tests.web.test_access import ORIGINS, session
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 
 pytestmark = on_sqlite
 
+AT = datetime(2026, 3, 2, tzinfo=UTC)
 OPEN = {("GET", "/static/{name}"), ("GET", "/sign-in"), ("POST", "/sign-in"), ("POST", "/sign-out")}
 """The pages that need no user."""
 
@@ -207,21 +214,96 @@ def test_a_token_opens_a_session_and_signing_out_ends_it(desk: Desk) -> None:
     assert right.url == f"{PAGES}/id/5?text=whole"
     assert browser.open("/sign-in").url == f"{PAGES}/"
     assert "anna, operator" in browser.open("/").words
+    stolen, other = httpx.Cookies(browser.cookies), desk.browser("anna")
     out = browser.submit(browser.open("/"), "/sign-out")
     assert out.url == f"{PAGES}/sign-in"
     assert "You are signed out." in out.words
     assert browser.open("/").url.startswith(f"{PAGES}/sign-in")
+    browser.cookies = stolen
+    assert browser.open("/").url.startswith(f"{PAGES}/sign-in"), "the session has ended on the server"
+    assert other.open("/").url == f"{PAGES}/", "another session of the same user goes on"
 
 
-def test_the_cookie_is_hidden_from_scripts_and_other_sites(desk: Desk) -> None:
-    def cookie(address: str) -> str:
-        answer = desk.client(**{"Sec-Fetch-Site": "same-origin"}).post(address, data={"token": desk.tokens["anna"]})
-        assert answer.status_code == 303
-        return answer.headers["set-cookie"].partition(";")[2]
+def test_the_end_of_a_session_is_remembered_no_longer_than_it_would_have_lasted(desk: Desk) -> None:
+    tokens = desk.settings.web.tokens_file
+    assert tokens is not None
+    file = operations.tokens.ended_sessions_file(tokens)
+    for each, hours in (("one", 12), ("two", 18)):
+        end = int((AT + timedelta(hours=hours)).timestamp())
+        operations.tokens.end_session(desk.settings, each, end, now=AT)
+        assert each in operations.tokens.ended_sessions(desk.settings)
+    operations.tokens.end_session(desk.settings, "three", 2**31, now=AT + timedelta(hours=13))
+    assert operations.tokens.ended_sessions(desk.settings).keys() == {"two", "three"}
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_text("{")
+    with pytest.raises(ConfigurationError, match=r"signed-out is not valid. Delete it and .*\.key; all users must"):
+        operations.tokens.ended_sessions(desk.settings)
 
-    plain = cookie(f"{PAGES}/sign-in")
-    assert plain == " HttpOnly; Max-Age=43200; Path=/; SameSite=lax"
-    assert cookie(f"https://{HOST}{PAGES}/sign-in") == plain + "; Secure"
+
+@pytest.mark.parametrize(
+    ("root", "address", "name", "more"),
+    [
+        ("", f"http://{HOST}", "retrycli_session", "Path=/; SameSite=lax"),
+        ("", f"https://{HOST}", "__Host-retrycli_session", "Path=/; SameSite=lax; Secure"),
+        ("/desk", f"https://{HOST}/desk", "__Secure-retrycli_session", "Path=/desk; SameSite=lax; Secure"),
+    ],
+)
+def test_the_cookie_is_hidden_from_scripts_and_other_sites(
+    desk: Desk, root: str, address: str, name: str, more: str
+) -> None:
+    desk.settings = desk.settings.model_copy(update={"web": desk.settings.web.model_copy(update={"root_path": root})})
+    client = desk.client(**{"Sec-Fetch-Site": "same-origin"})
+    answer = client.post(f"{address}{PAGES}/sign-in", data={"token": desk.tokens["anna"]})
+    set_cookie = answer.headers["set-cookie"]
+    cookie, _, attributes = set_cookie.partition("; ")
+    assert (answer.status_code, cookie.partition("=")[0]) == (303, name)
+    assert attributes == f"HttpOnly; Max-Age=43200; {more}"
+    plain = f"retrycli_session={cookie.partition('=')[2]}"
+    for cookies, signed_in in ((cookie, True), (plain, plain == cookie)):
+        page = desk.client(Cookie=cookies).get(f"{address}{PAGES}/")
+        assert (page.status_code == 200) == signed_in
+    out = desk.client(**{"Sec-Fetch-Site": "same-origin", "Cookie": cookie}).post(f"{address}{PAGES}/sign-out")
+    assert any(each.startswith(f'{name}=""; ') and more in each for each in out.headers.get_list("set-cookie"))
+
+
+def test_sign_ins_and_refusals_are_logged_with_the_address_and_at_most_ten_a_minute(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "retrycli")
+    time = iter([*[AT] * 13, AT + timedelta(minutes=1)])
+    users = TokenUsers(desk.settings, now=lambda: next(time))
+    request = Request({"type": "http", "client": ("192.0.2.7", 5), "headers": []})
+    assert users.sign_in(request, desk.tokens["anna"]) is not None
+    for _ in range(13):
+        assert users.sign_in(request, "rcli_wrong") is None
+    refused = "Refused an invalid token, from 192.0.2.7"
+    signed_in = "Signed in anna, operator, from 192.0.2.7"
+    more = "3 more sign-ins and refusals in that minute"
+    assert caplog.messages == [signed_in, *[refused] * 9, more, refused]
+    assert desk.client(Authorization="Bearer rcli_wrong").get(f"{API}/scheduler/status").status_code == 401
+    assert caplog.messages[-1] == refused.replace("192.0.2.7", "127.0.0.1")
+
+
+DEEP = base64.urlsafe_b64encode(b"[" * 2_000).decode()
+
+
+@pytest.mark.parametrize("forged", [DEEP, f"{DEEP}.{'0' * 64}", f"{DEEP.rstrip('=')}.", "", ".", '"'])
+def test_a_notice_of_another_origin_is_not_shown(desk: Desk, forged: str) -> None:
+    """Any page of a neighbouring host name can set the cookie. A deep text once gave an error on every page."""
+    client = desk.client(Cookie=f"{NOTICE}={forged}; {session(desk, 'anna')['Cookie']}")
+    for path, status in (("/", 200), ("/id/999", 404)):
+        page = client.get(PAGES + path)
+        assert (page.status_code, 'class="notice"' in page.text) == (status, False)
+
+
+def test_a_notice_is_shown_once_and_only_to_its_user(desk: Desk) -> None:
+    anna, vera = (session(desk, user)["Cookie"] for user in ("anna", "vera"))
+    paused = desk.client(**{"Sec-Fetch-Site": "same-origin", "Cookie": anna}).post(f"{PAGES}/pause", data={"for": "1h"})
+    notice = paused.headers["set-cookie"].partition(";")[0]
+    for cookie, path, shown in ((vera, "passes", False), (anna, "stats", False), (anna, "passes", True)):
+        page = desk.client(Cookie=f"{cookie}; {notice}").get(f"{PAGES}/{path}")
+        assert ("Passes still run and are recorded" in page.text) == shown
+        assert (f'{NOTICE}=""' in page.headers.get("set-cookie", "")) == shown
 
 
 def test_a_removed_token_ends_the_session(desk: Desk) -> None:

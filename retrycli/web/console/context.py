@@ -1,11 +1,14 @@
 """What all pages share: settings, rights, the scheduler's status, and the templates."""
 
 import hashlib
+import json
+import secrets
 from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
 from http import HTTPStatus
 from importlib import resources
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -16,9 +19,10 @@ from retrycli.domain.user import Right, User
 from retrycli.operations.status import Status
 from retrycli.views.formatting import count
 from retrycli.views.report.recent import RecentPasses, sample, strip
+from retrycli.web import sessions
 from retrycli.web.access import Access
 from retrycli.web.console.rendering import make_environment
-from retrycli.web.console.visit import NOTICE, Visit, notice_cookie
+from retrycli.web.console.visit import Visit
 from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import RecentStatus
 
@@ -31,7 +35,9 @@ PAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 MEDIA_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 STYLE = "console.css"
+NOTICE = "retrycli_notice"  # the cookie with the result of a form, for the page that is shown next
 NOTICE_SECONDS = 60
+LONGEST_NOTICE = 600  # characters; browsers store at most 4096 bytes
 
 
 class Console:
@@ -52,6 +58,8 @@ class Console:
         # With a proxy's header, the proxy signs users in.
         self.users = users if settings.web.user_header is None else None
         self.now = now
+        # An application that mounts the pages has no key to share among its workers.
+        self._key = secrets.token_bytes() if users is None else users.key
         self._environment = make_environment()
 
     @cached_property
@@ -100,6 +108,7 @@ class Console:
         def asset(name: str) -> str:
             return visit.to("static", name, v=self.versions[name])
 
+        notice = self._notice(visit) if code == HTTPStatus.OK else None
         page = self._environment.get_template(template).render(
             visit=visit,
             to=visit.to,
@@ -114,11 +123,12 @@ class Console:
             strip_of=_strip,
             sample=sample,
             as_of=self.now(),
+            notice=notice,
             **values,
         )
         response = HTMLResponse(page, code, {"Cache-Control": "no-store"})
-        if visit.notice is not None:
-            response.delete_cookie(NOTICE, path=visit.here, httponly=True, samesite="lax")
+        if notice is not None:
+            response.delete_cookie(**self._notice_cookie(visit, visit.here))
         return response
 
     def redirect(self, visit: Visit, path: str, notice: str | None = None) -> Response:
@@ -128,16 +138,30 @@ class Console:
         response = RedirectResponse(path, HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
         if notice is not None:
             page = path.partition("?")[0]
-            response.set_cookie(
-                NOTICE,
-                notice_cookie(page, notice),
-                max_age=NOTICE_SECONDS,
-                path=page,
-                secure=visit.request.url.scheme == "https",
-                httponly=True,
-                samesite="lax",
-            )
+            sealed = sessions.seal(json.dumps([_name(visit), page, notice[:LONGEST_NOTICE]]), self._key)
+            response.set_cookie(**self._notice_cookie(visit, page), value=sealed, max_age=NOTICE_SECONDS)
         return response
+
+    def _notice(self, visit: Visit) -> str | None:
+        """Return the result of the user's form that led to this page; None if there is none."""
+        sealed = visit.request.cookies.get(sessions.cookie_name(NOTICE, visit.request, visit.here), "")
+        if (text := sessions.unseal(sealed, self._key)) is None:
+            return None
+        name, page, notice = json.loads(text)
+        return str(notice) if (name, page) == (_name(visit), visit.here) else None
+
+    def _notice_cookie(self, visit: Visit, page: str) -> dict[str, Any]:
+        return {
+            "key": sessions.cookie_name(NOTICE, visit.request, page),
+            "path": page,
+            "secure": visit.request.url.scheme == "https",
+            "httponly": True,
+            "samesite": "lax",
+        }
+
+
+def _name(visit: Visit) -> str | None:
+    return None if visit.user is None else visit.user.name
 
 
 def _strip(found: RecentPasses) -> str:

@@ -55,15 +55,15 @@ class SignInPages:
     @page("POST", "/sign-in", ANYBODY, SignInForm)
     def sign_in(self, visit: Visit, form: SignInForm) -> Response:
         """Exchange a token for the cookie of a session."""
-        token = self._users.token_of(form.token.strip())
+        token = self._users.sign_in(visit.request, form.token.strip())
         if token is None:
             return self._form(visit, form, HTTPStatus.UNAUTHORIZED)
         response = self._console.redirect(visit, following_page(visit, form.following))
         response.set_cookie(
-            sessions.COOKIE,
+            self._users.cookie_name(visit.request),
             self._users.cookie(token),
             max_age=round(sessions.LENGTH.total_seconds()),
-            path=self._cookie_path,
+            path=self._users.cookie_path,
             secure=visit.request.url.scheme == "https",
             httponly=True,
             samesite="lax",
@@ -72,9 +72,17 @@ class SignInPages:
 
     @page("POST", "/sign-out", ANYBODY)
     def sign_out(self, visit: Visit, _: NoFields) -> Response:
-        """Delete the cookie of the session."""
+        """End the session, and delete its cookie."""
+        if (session := self._users.session(visit.request)) is not None:
+            self._users.sign_out(session)
         response = self._console.redirect(visit, visit.to("sign-in"), "You are signed out.")
-        response.delete_cookie(sessions.COOKIE, path=self._cookie_path, httponly=True, samesite="lax")
+        response.delete_cookie(
+            self._users.cookie_name(visit.request),
+            path=self._users.cookie_path,
+            secure=visit.request.url.scheme == "https",
+            httponly=True,
+            samesite="lax",
+        )
         return response
 
     def _form(self, visit: Visit, form: NextPage, code: HTTPStatus = HTTPStatus.OK) -> Response:
@@ -83,10 +91,6 @@ class SignInPages:
         if refused:
             response.headers["WWW-Authenticate"] = "Bearer"
         return response
-
-    @property
-    def _cookie_path(self) -> str:
-        return self._console.settings.web.root_path or "/"
 
 
 class AssetPages:

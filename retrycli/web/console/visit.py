@@ -1,7 +1,5 @@
 """One request to a page: who makes it, what the user may do, and how links are written on its page."""
 
-import base64
-import json
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import quote, urlencode
@@ -12,9 +10,6 @@ from retrycli.domain.user import Right, User
 from retrycli.web.access import AccessDenied
 from retrycli.web.console.forms import Fields
 from retrycli.web.routing import encoded_path
-
-NOTICE = "retrycli_notice"  # the cookie with the result of a form, for the page that is shown next
-LONGEST_NOTICE = 600  # characters; browsers store at most 4096 bytes
 
 
 @dataclass(frozen=True)
@@ -76,17 +71,3 @@ class Visit:
     def id(self) -> str:
         """Return the message's id from the path, as opaque text."""
         return str(self.request.path_params["message_id"])
-
-    @property
-    def notice(self) -> str | None:
-        """Return the result of the form that led to this page; None if there is none."""
-        try:
-            path, text = json.loads(base64.urlsafe_b64decode(self.request.cookies[NOTICE].encode("ascii")))
-        except (KeyError, ValueError, TypeError):
-            return None
-        return text if path == self.here and isinstance(text, str) else None
-
-
-def notice_cookie(path: str, text: str) -> str:
-    """Return the value of the cookie that shows a result on the page at ``path``."""
-    return base64.urlsafe_b64encode(json.dumps([path, text[:LONGEST_NOTICE]]).encode()).decode()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from retrycli.domain.user import Role
 from retrycli.operations.tokens import Token, digest
-from retrycli.web.sessions import LENGTH, sign, verify
+from retrycli.web.sessions import LENGTH, seal, sign, unseal, verify
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 KEY = bytes(32)
@@ -23,7 +23,8 @@ TOKENS = [ANNA, VERA]
 def test_a_session_is_its_users_until_it_ends(name: str, later: timedelta) -> None:
     token = Token(name, Role.VIEWER, digest("x"), "")
     cookie = sign(token, KEY, NOW)
-    assert (verify(cookie, [VERA, token], KEY, NOW + later) == token) == (later < LENGTH)
+    found = verify(cookie, [VERA, token], KEY, NOW + later)
+    assert (found is not None and found.token == token) == (later < LENGTH)
     assert cookie.isascii()
     assert not set(cookie) & set(' ",;=\\')
 
@@ -34,25 +35,44 @@ def test_a_session_is_its_users_until_it_ends(name: str, later: timedelta) -> No
         "",
         "...",
         "a.b.c",
+        "a.b.c.d",
         sign(ANNA, KEY, NOW).replace("YW5uYQ", "dmVyYQ"),
         sign(ANNA, KEY, NOW)[:-1],
         sign(ANNA, KEY, NOW) + "0",
         sign(ANNA, KEY, NOW) + ".0",
         sign(ANNA, bytes(31) + b"1", NOW),
-        f"YW5uYQ.{'9' * 400}.00",
-        "YW5uYQ.-1.00",
-        "YW5uYQ.1e9.00",
-        "\x80.1.2",
-        "YW5uYQ.1772481600.\x80",
+        f"YW5uYQ.{'9' * 400}.00.00",
+        "YW5uYQ.-1.00.00",
+        "YW5uYQ.1e9.00.00",
+        "\x80.1.2.3",
+        "YW5uYQ.1772481600.00.\x80",
     ],
 )
 def test_a_forged_cookie_is_nobodys(forged: str) -> None:
     assert verify(forged, TOKENS, KEY, NOW) is None
 
 
-def test_a_later_end_needs_another_signature() -> None:
-    name, end, signature = sign(ANNA, KEY, NOW).split(".")
-    assert verify(f"{name}.{int(end) - 60}.{signature}", TOKENS, KEY, NOW) is None
+def test_another_end_or_id_needs_another_signature() -> None:
+    name, end, session, signature = sign(ANNA, KEY, NOW).split(".")
+    assert verify(f"{name}.{int(end) - 60}.{session}.{signature}", TOKENS, KEY, NOW) is None
+    assert verify(f"{name}.{end}.{session[::-1]}.{signature}", TOKENS, KEY, NOW) is None
+
+
+def test_each_session_has_its_own_id() -> None:
+    first, second = (verify(sign(ANNA, KEY, NOW), TOKENS, KEY, NOW) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.id != second.id
+    assert (first.end, first.token) == (second.end, second.token)
+
+
+@given(st.text())
+def test_a_sealed_text_comes_back_only_with_its_seal(text: str) -> None:
+    sealed = seal(text, KEY)
+    assert unseal(sealed, KEY) == text
+    assert unseal(sealed, bytes(31) + b"1") is None
+    assert unseal(f"A{sealed}", KEY) is None
+    assert {unseal(forged, KEY) for forged in ("", ".", text, sealed[:-1], sealed.partition(".")[0])} == {None}
 
 
 def test_removing_or_replacing_the_token_ends_the_session() -> None:
@@ -69,4 +89,4 @@ def test_the_role_is_the_tokens_present_one() -> None:
     demoted = Token("anna", Role.VIEWER, ANNA.sha256, "")
     found = verify(sign(ANNA, KEY, NOW), [demoted], KEY, NOW)
     assert found is not None
-    assert found.role is Role.VIEWER
+    assert found.token.role is Role.VIEWER
