@@ -299,12 +299,6 @@ class _LogFile(logging.Handler):
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             self.problem = f"{self._path}: {why}. Fix the cause, or set logging.file to another file"
 
-    def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-        super().close()
-
 
 def _open(path: Path) -> int:
     file = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
