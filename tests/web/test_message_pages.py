@@ -206,6 +206,20 @@ def test_a_row_that_the_editor_can_not_fix_highlights_no_button(desk: Desk) -> N
 
 
 @on_sqlite
+def test_the_button_that_is_most_likely_right_is_highlighted(escalated: Desk) -> None:
+    expected = {"permanent": "Edit", "changed": "Mark as sent…", "expired": "Reject…", "exhausted": "Retry now"}
+    shown = {}
+    for reason in expected:
+        escalated.application.execute("UPDATE retrycli_queue SET escalation_reason = ?", reason)
+        shown[reason] = primary(escalated.browser("anna").open("/id/9"))
+    assert shown == {reason: [button] for reason, button in expected.items()}
+    escalated.application.add(8)  # no pass has seen it
+    page = escalated.browser("anna").open("/id/8")
+    assert primary(page) == ["Retry now"]
+    assert primary(escalated.browser("anna").submit(page, "/reject", reason="moved")) == ["Requeue"]
+
+
+@on_sqlite
 def test_an_attempt_by_hand_with_another_error_is_shown_beside_the_last_error(escalated: Desk, api: Api) -> None:
     browser = escalated.browser("anna")
     assert "Last attempt" not in browser.submit(browser.open("/id/9"), "/retry").words

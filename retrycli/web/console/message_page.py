@@ -48,7 +48,7 @@ CHECK_THE_TICKET = "It may have arrived. Check the ticket: mark it as sent if it
 FIX_THE_ROW = "A value of its row is not valid. Fix the row in the application, then retry it."
 EDIT_IT = "A value is not valid. Edit it, then retry it."
 # What to press first, by the reason of the escalation.
-FIRST: Mapping[str, str] = {
+FIRST: Mapping[str | None, str] = {
     EscalationReason.PERMANENT: "edit",
     EscalationReason.CHANGED: "mark-sent",
     EscalationReason.EXPIRED: "reject",
@@ -155,9 +155,8 @@ def first_of(found: MessageDetails, offers: frozenset[str]) -> str | None:
     reason = _reason(found)
     if reason == EscalationReason.INVALID:
         return "edit" if concerns_editable_field(found.row["last_error"]) else None
-    if reason == EscalationReason.UNKNOWN:
-        return "look-up" if "look-up" in offers else None
-    return next((each for each in (FIRST.get(reason or ""), "retry", "requeue") if each in offers), None)
+    likely = ("look-up",) if reason == EscalationReason.UNKNOWN else (FIRST.get(reason), "retry", "requeue")
+    return next((each for each in likely if each in offers), None)
 
 
 def advice(found: MessageDetails, offers: frozenset[str]) -> str | None:
