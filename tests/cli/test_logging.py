@@ -175,34 +175,45 @@ def test_refuses_a_log_file_that_another_user_may_have_linked(
     folder.chmod(0o777)
     application.fill()
     done = logging("run-once")
-    assert f"The log file is not being written: {folder}/retrycli.log: it has more than one hard link" in done.stderr
+    why = "it has more than one hard link, and other users can create files in its folder. Fix the cause"
+    assert f"The log file is not being written: {folder}/retrycli.log: {why}" in done.stderr
     assert (done.returncode, target.stat().st_size, len(sandbox.received)) == (0, size, 3)
 
 
-@pytest.mark.parametrize("made", ["folder", "link", "fifo", "missing folder"])
+UNWRITABLE = {
+    "folder": "Is a directory",
+    "link": "Too many levels of symbolic links",
+    "fifo": "No such device or address",
+    "missing/file": "No such file or directory",
+    "/dev/null": "not a regular file",
+    "a\0b": "embedded null byte",
+}
+
+
+@pytest.mark.parametrize(("name", "why"), UNWRITABLE.items())
 def test_an_unwritable_log_file_is_a_warning_and_messages_are_sent(
-    at_work: Cli, application: Application, sandbox: Sandbox, tmp_path: Path, made: str
+    at_work: Cli, application: Application, sandbox: Sandbox, tmp_path: Path, name: str, why: str
 ) -> None:
-    file, target = tmp_path / "retrycli.log", tmp_path / "target"
-    if made == "folder":
+    file, target = tmp_path / name, tmp_path / "target"
+    if name == "folder":
         file.mkdir()
-    elif made == "link":
+    elif name == "link":
         file.symlink_to(target)
-    elif made == "fifo":
+    elif name == "fifo":
         os.mkfifo(file)
-    else:
-        file = tmp_path / "missing" / "retrycli.log"
-    logging = at_work.having({"RETRYCLI_LOGGING__FILE": str(file)})
+    (at_work.cwd / "retrycli.toml").write_text(f"[logging]\nfile = {json.dumps(str(file))}\n")
     application.fill()
-    first, second = logging("run-once"), logging("run-once")
+    first, second = at_work("run-once"), at_work("run-once")
     assert (first.returncode, second.returncode, second.stderr) == (0, 0, "")
     [line] = first.stderr.splitlines()
-    assert f"WARNING The log file is not being written: {file}: " in line
-    assert "Fix the cause, or set logging.file" in line
+    assert line.endswith(
+        f" WARNING The log file is not being written: {file}: {why}. "
+        "Fix the cause, or set logging.file to another file".replace("\0", r"\x00")
+    )
     assert len(sandbox.received) == 3
     assert not target.exists()
     assert (
-        "The log file is being written again" in logging("run-once", env={"RETRYCLI_LOGGING__FILE": str(target)}).stderr
+        "The log file is being written again" in at_work("run-once", env={"RETRYCLI_LOGGING__FILE": str(target)}).stderr
     )
 
 
