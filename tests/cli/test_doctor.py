@@ -74,6 +74,17 @@ def test_a_table_without_update_times_is_a_warning(desk: Cli, application: Appli
     assert "pending_messages has no updated_at" in desk("doctor").stdout
 
 
+def test_names_the_preset_or_the_subject_that_matches_the_table(desk: Cli) -> None:
+    """A function gets the whole message, so its columns are not checked."""
+    with (desk.cwd / "retrycli.toml").open("a") as file:
+        file.write('[gateway.supplier]\nkind = "smtp"\nbase_url = "smtp://127.0.0.1:9"\nsender = "desk@example.com"\n')
+        file.write('subject = "[{ticket_id}] {subject}"\n[gateway.internal]\nkind = "python"\ncall = "desk:send"\n')
+    said = re.findall(r"^ok\s+(.+ matches the table)\t$", desk("doctor").stdout, re.MULTILINE)
+    assert said == ["preset\tgeneric matches the table", "subject\t[{ticket_id}] {subject} matches the table"]
+    done = desk("doctor", env={"RETRYCLI_GATEWAY__SUPPLIER__SUBJECT": "{reference}"})
+    assert "failure\ttable\tgateway.subject refers to column reference, which does not exist\t" in done.stdout
+
+
 def test_on_a_terminal_it_shows_a_table_with_a_remedy_below_each_finding(desk: Cli, application: Application) -> None:
     screen = desk.on_terminal("doctor")
     assert screen.returncode == 0
