@@ -106,6 +106,8 @@ def test_the_demos_files_are_private(demo: tuple[Cli, Finished]) -> None:
 def test_the_demo_runs_the_real_commands_one_after_another(demo: tuple[Cli, Finished]) -> None:
     _, done = demo
     assert done.returncode == 0, done.stderr
+    begins = r"A simulated ticketing API is running at http://127\.0\.0\.1:\d+; it fails 30% of deliveries\.\n"
+    assert re.match(begins + r"The example database is /\S+/ticketing_agent\.db\.\n\n\$ ", done.stdout)
     shown = re.findall(r"^\$ retrycli (\S+)$", done.stdout, re.MULTILINE)
     assert shown == ["status", "run-once", "list-failed", "escalations", "passes"]
     assert "Message retry pass started" in done.stderr

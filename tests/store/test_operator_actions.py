@@ -18,7 +18,7 @@ from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.transition import ActionKind, ChangedMessage, Claim, Decision, IdRange, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
-from retrycli.store.counters import prune
+from retrycli.store.counters import count_ended, prune
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
@@ -517,6 +517,7 @@ def test_old_actions_are_pruned_like_attempts(
     escalate(database, 1)
     for hour in range(3):
         acts.perform(ActionKind.NOTED, {1: OperatorAction.noted("so", by="ada", at=NOON + hour * HOUR)})
+    assert count_ended(ledger._database, NOON + 2 * HOUR)["acts"] == 2
     assert prune(ledger._database, NOON + 2 * HOUR, 1) == 1
     assert prune(ledger._database, NOON + 2 * HOUR, 9) == 1
     assert [row[1] for row in history(database)] == [NOON + 2 * HOUR]

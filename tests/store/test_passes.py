@@ -252,6 +252,7 @@ def test_prunes_history_older_than_a_time(application: Application, database: Da
         start(ledger, pass_id, at=NOON - 2 * HOUR)
         finish(ledger, pass_id, at=finished_at)
     start(ledger, "running", at=NOON - 9 * HOUR)
+    assert count_ended(ledger._database, NOON) == {"attempts": 2, "acts": 0, "passes": 1}
     assert prune(ledger._database, NOON, 100) == 3
     assert [row["finished_at"] for row in attempt_rows(database, 1)] == [NOON, NOON + HOUR]
     assert len(attempt_rows(database, 2)) == 1

@@ -21,7 +21,7 @@ HERE, THERE, DONE = "mill", "barn", PassResult.COMPLETED
 def at(clock: str) -> datetime:
     """Return a time on 2 March 2026; ``16:45`` is 2 s later, as cron's passes begin."""
     hour, minute, second = (*map(int, clock.split(":")), 2)[:3]
-    return datetime(2026, 3, 2, hour, minute, second, tzinfo=UTC)
+    return datetime(2026, 3, 2, hour, minute, second, 250_000, tzinfo=UTC)
 
 
 def past(clock: str, by: StartedBy = CRON, host: str = HERE, lasts: float = 0, result: PassResult = DONE) -> Past:
@@ -30,7 +30,7 @@ def past(clock: str, by: StartedBy = CRON, host: str = HERE, lasts: float = 0, r
 
 
 def every(
-    step: int, until: str, number: int = 12, *, by: StartedBy = CRON, host: str = HERE, result: PassResult = DONE
+    step: float, until: str, number: int = 12, *, by: StartedBy = CRON, host: str = HERE, result: PassResult = DONE
 ) -> list[Past]:
     """Return the passes of a scheduler, the newest at a time."""
     newest = past(until, by, host, result=result)
@@ -70,7 +70,7 @@ def said(found: Outlook) -> str:
     if found.next_run is not None:
         assert found.ticks is not None
         assert found.ticks.next(found.next_run - timedelta.resolution) == found.next_run
-        return f"{found.next_run:%H:%M}"
+        return f"{found.next_run:%H:%M}{'' if found.next_run.microsecond == 0 else ' and a fraction'}"
     assert found.silence is not None
     return found.silence.words(lambda time: f"{time:%H:%M}")
 
@@ -169,7 +169,14 @@ CASES = {
         every(15, "16:52", 2, by=UNKNOWN),
         {"16:53": "17:00", "17:06": "17:15", "17:20": "a pass should begin every 15 minutes; none since 16:52"},
     ),
-    "supercronic starts passes": Case(every(15, "16:52", by=UNKNOWN), {"16:53": "17:07"}),
+    "supercronic starts passes": Case(every(15, "16:52:35", by=UNKNOWN), {"16:53": "17:08"}),
+    "a tick comes before a whole gap has passed": Case(every(15, "16:46:30", 2, by=UNKNOWN), {"17:06": "17:15"}),
+    "passes come every ten seconds": Case(
+        every(1 / 6, "16:45", by=UNKNOWN), {"16:45:10": "16:45"}, replace(SIGHT, interval=MINUTE / 3)
+    ),
+    "both of two schedulers have stopped": Case(
+        [*every(15, "16:45"), past("16:07", UNKNOWN)], {"19:00": NONE_SINCE}, replace(SIGHT, interval=5 * MINUTE)
+    ),
     "the timer delays passes at random": Case(
         [past(clock, TIMER) for clock in ("16:00:40", "16:15:01", "16:30:22", "16:45:59", "17:00:10", "17:18:30")],
         {"16:50": "17:01", "17:06": "17:15", "17:19": "17:34"},
@@ -197,6 +204,9 @@ CASES = {
     "this host was off, and nothing shows a block": Case(
         every(15, "16:45", by=TIMER), {"17:12": "17:15", "17:21": NONE_SINCE}, replace(SIGHT, booted=at("17:11"))
     ),
+    "this host was started after its scheduler had stopped": Case(
+        every(15, "12:00"), {"17:12": NONE_SINCE.replace("16:45", "12:00")}, replace(SIGHT, booted=at("17:11"))
+    ),
     "the other host was off": Case(
         every(15, "16:45", host=THERE), {"17:12": NONE_SINCE}, replace(SIGHT, booted=at("17:11"))
     ),
@@ -212,6 +222,9 @@ CASES = {
             for hour, minute, host in ((16, 0, HERE), (16, 15, THERE), (16, 30, THERE), (16, 45, HERE), (17, 0, THERE))
         ],
         {"16:50": "17:00", "17:01": "17:15", "17:20": NONE_SINCE.replace("16:45", "17:00")},
+    ),
+    "an application has replaced cron": Case(
+        every(15, "12:07"), {"16:51": "17:00"}, replace(SIGHT, application=at("16:50"))
     ),
     "an application was started again": Case(
         every(15, "12:00", by=APPLICATION),

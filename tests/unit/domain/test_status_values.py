@@ -17,6 +17,7 @@ LABELS = TableColumn("status", ValueKind.ENUM, ("new", "a rather long label, wit
     [
         ([("FAILED", 1), ("Not Sent", 1), ("in-progress", 1)], {"FAILED", "Not Sent", "in-progress"}),
         ([("S1", 3), ("S2", 2)], {"S1"}),
+        ([("S1", 3), ("x" * LONGEST, 3)], {"S1", "x" * LONGEST}),
         ([("S1", 3), ("x" * (LONGEST + 1), 3)], set()),
         ([("S1", 3), ("why is it late?", 1)], set()),
         ([("S1", 3), ("anna@example.com", 9)], set()),
@@ -49,7 +50,7 @@ def test_a_text_of_a_column_that_no_setting_names_is_shown_only_beside_a_common_
 
 
 def test_small_numbers_are_shown() -> None:
-    assert shown_values([(2, 1), (0, 5)], NUMBER).counts == ((0, 5), (2, 1))
+    assert shown_values([(2, 1), (0, 5), (LARGEST, 3)], NUMBER).counts == ((0, 5), (LARGEST, 3), (2, 1))
     assert shown_values([(2, 1), (LARGEST + 1, 5)], NUMBER) == ShownValues((), 6)
 
 
