@@ -37,7 +37,7 @@ def test_a_changed_line_ends_like_the_others(end: str) -> None:
 
 
 def test_unchanged_lines_keep_mixed_ends() -> None:
-    assert restored("a\nb\r\nc\rd\ne", "a\r\nb\r\nC\r\nd\r\ne") == "a\nb\r\nC\nd\ne"
+    assert restored("a\nb\r\nc\rd\r\ne\nf", "a\r\nb\r\nC\r\nd\r\ne\r\nf") == "a\nb\r\nC\nd\r\ne\nf"
 
 
 def test_added_lines_at_the_end_get_the_usual_end() -> None:

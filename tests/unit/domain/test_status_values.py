@@ -50,7 +50,7 @@ def test_a_text_of_a_column_that_no_setting_names_is_shown_only_beside_a_common_
 
 
 def test_small_numbers_are_shown() -> None:
-    assert shown_values([(2, 1), (0, 5), (LARGEST, 3)], NUMBER).counts == ((0, 5), (LARGEST, 3), (2, 1))
+    assert shown_values([(2, 1), (1, 1), (0, 5), (LARGEST, 3)], NUMBER).counts == ((0, 5), (LARGEST, 3), (1, 1), (2, 1))
     assert shown_values([(2, 1), (LARGEST + 1, 5)], NUMBER) == ShownValues((), 6)
 
 
