@@ -179,7 +179,7 @@ class Life(Steps):
     def write_at_every_tick(self, answer: Answer, how: str) -> None:
         """Write to every failed message as the application, before each of many passes."""
         for number in range(TICKS):
-            step, failed = self.begin("write_at_every_tick"), list(self.laws.before.failed)
+            step, failed = self.begin("write_at_every_tick"), sorted(self.laws.before.failed)
             self.wait(300)
             if how.startswith("withdraws"):
                 for status in ("approved", "failed"):

@@ -44,6 +44,8 @@ class Writes(RuleBasedStateMachine):
         self.step: Step | None = None
         """The current step, until the laws have been checked for it."""
         self.habits = ORDINARY
+        self._first = 0
+        """The id of the first row. Ids differ from life to life, but the same choices must have the same effects."""
         self._number = 0
         """The number of rows that the application has rendered or renewed."""
         self.free: set[int] = set()
@@ -62,8 +64,12 @@ class Writes(RuleBasedStateMachine):
 
     def add(self, **columns: object) -> int:
         self.free -= self.laws.before.rows.keys()
-        known = {"id": self.free.pop()} if self.free and "id" not in columns else {}
+        known: dict[str, object] = {}
+        if self.free and "id" not in columns:
+            known["id"] = min(self.free)
+            self.free.remove(min(self.free))
         message_id = self.place.application.add(**{"draft_of": self.habits.usual, **known, **columns})
+        self._first = self._first or message_id
         self._know(message_id)
         return message_id
 
@@ -131,7 +137,7 @@ class Writes(RuleBasedStateMachine):
             row = self.laws.before.rows[message_id]
             if self.habits.renders and self.place.server.book.has_sent(row):
                 self.render(message_id)
-            if self.habits.renews and message_id % 2 and row["created_at"] is not None:
+            if self.habits.renews and (message_id - self._first) % 2 and row["created_at"] is not None:
                 self._number += 1
                 self.change(message_id, created_at=naive(START - HOUR + timedelta(seconds=self._number)))
                 step.renewed.add(message_id)
