@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -13,14 +13,14 @@ from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.cursor import PASSES, Cursor, pass_cursor
 from retrycli.domain.delivery_window import DeliveryWindows
-from retrycli.domain.errors import InvalidArgument, LockUnusable
+from retrycli.domain.errors import InvalidArgument, LockUnusable, RetrycliError
 from retrycli.domain.outlook import Silence
 from retrycli.domain.passes import COUNTS, PassRecord, PassResult, Pause, PauseRecord, StartedBy, StopReason, is_late
 from retrycli.operations import dry_run
 from retrycli.operations.pause import ActiveHold, active_holds
 from retrycli.operations.schedule.next_run import next_run
-from retrycli.operations.wiring import lock_path, open_database, utc_now
-from retrycli.store import own_tables
+from retrycli.operations.wiring import connect, lock_path, open_database, utc_now
+from retrycli.store import application_table, own_tables, schema
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.store.refusals import refusing_destinations
@@ -300,3 +300,15 @@ def passes(settings: Settings, *, after: str | None = None, limit: int = 20) -> 
         rest = Cursor(PASSES, shown[-1].started_at, shown[-1].pass_id) if len(found) > limit else None
         pauses = ledger.pauses(limit, until=None if end is None else end.value)
         return PassList(shown, pauses, unrecorded, None if rest is None else str(rest))
+
+
+def is_ready(settings: Settings) -> bool:
+    """Return whether the database and the application's table can be read, and retrycli's own tables fit. Write
+    nothing.
+    """
+    try:
+        with closing(connect(settings)) as database:
+            application_table.check_ids(database)
+            return database.revision() in {None, schema.HEAD}  # without tables, the first command creates them
+    except RetrycliError:
+        return False

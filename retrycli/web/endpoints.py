@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Message, Scope
 
@@ -22,6 +23,7 @@ from retrycli.web.routing import encoded_path, with_decoded
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 Respond = Callable[[Request], Coroutine[Any, Any, Response]]
 
+GONE = "the connection was closed before the request was complete"
 LARGEST_BODY = 4 << 20  # bytes; a message of 1 MiB fits
 JSON = "application/json"
 EVERYWHERE = (
@@ -183,6 +185,8 @@ def problem_of(error: Exception) -> Response:
             return problems.problem(error.status, error.detail, "access-denied", headers=challenge)
         case RequestValidationError():
             return _invalid_input(error)
+        case ClientDisconnect():
+            return problems.problem(HTTPStatus.BAD_REQUEST, GONE)
         case HTTPException():
             return problems.problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
         case _:

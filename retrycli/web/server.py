@@ -17,13 +17,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from retrycli import operations
 from retrycli.config.settings import Settings
-from retrycli.domain.errors import ConfigurationError, RetrycliError
+from retrycli.domain.errors import ConfigurationError
+from retrycli.system.trust import require_trust
 from retrycli.web.access import Access
 from retrycli.web.console.application import make_pages
+from retrycli.web.deadline import DeadlineProtocol
 from retrycli.web.endpoints import problem_of
 from retrycli.web.router import make_api
 from retrycli.web.sign_in import TokenUsers
-from retrycli.web.status import RecentStatus
+from retrycli.web.status import Recent, RecentStatus
 
 API = "/api/messages"
 PAGES = "/messages"
@@ -55,9 +57,13 @@ def application(settings: Settings) -> ASGIApp:
     async def live() -> Response:
         return PlainTextResponse("ok\n")
 
+    readiness = Recent(partial(operations.status.is_ready, settings))
+
     @app.get("/readyz", include_in_schema=False)
     def ready() -> Response:
-        return _ready(settings)
+        if readiness.read():
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse("the database can't be used\n", HTTPStatus.SERVICE_UNAVAILABLE)
 
     @app.get(PAGES, include_in_schema=False)
     @app.get("/", include_in_schema=False)
@@ -65,16 +71,6 @@ def application(settings: Settings) -> ASGIApp:
         return RedirectResponse(f"{request.scope.get('root_path', '')}{PAGES}/", HTTPStatus.SEE_OTHER)
 
     return UnderRootPath(app, settings.web.root_path)
-
-
-def _ready(settings: Settings) -> Response:
-    """Return whether the database can be used. The response names no cause, because anybody may ask."""
-    try:
-        with operations.wiring.open_database(settings):
-            pass
-    except RetrycliError:
-        return PlainTextResponse("the database can't be used\n", HTTPStatus.SERVICE_UNAVAILABLE)
-    return PlainTextResponse("ok\n")
 
 
 def _not_found(request: Request, error: Exception) -> Response:
@@ -117,6 +113,8 @@ def serve(settings: Settings, started: Callable[[str], None]) -> int | None:
     grace = settings.gateway.longest.total_seconds() + SHUTDOWN_GRACE_SECONDS
     config = uvicorn.Config(
         application(settings),
+        http=DeadlineProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -179,6 +177,7 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def _listen_on_path(path: Path) -> socket.socket:
+    require_trust(path, "web.uds")  # otherwise another user could put a socket of their own in its place
     found = socket.socket(socket.AF_UNIX)
     try:
         _remove_stale(path)

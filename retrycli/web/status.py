@@ -1,8 +1,10 @@
-"""Keep the scheduler's status for a moment, because every open page asks for it again and again."""
+"""Keep what a server reads for a moment, because every open page and every probe asks for it again and again."""
 
 import time
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
+from typing import Generic, TypeVar
 
 from retrycli import operations
 from retrycli.config.settings import Settings
@@ -10,30 +12,37 @@ from retrycli.operations.status import Status
 
 KEPT_SECONDS = 2.0
 
+Value = TypeVar("Value")
 
-class RecentStatus:
-    """The status of one installation, at most `KEPT_SECONDS` old by a monotonic clock."""
 
-    def __init__(self, settings: Settings, *, elapsed: Callable[[], float] = time.monotonic) -> None:
-        self._settings = settings
+class Recent(Generic[Value]):
+    """A value that is at most `KEPT_SECONDS` old by a monotonic clock."""
+
+    def __init__(self, read: Callable[[], Value], *, elapsed: Callable[[], float] = time.monotonic) -> None:
+        self._read = read
         self._elapsed = elapsed
         self._lock = Lock()
-        self._kept: tuple[float, Status] | None = None
+        self._kept: tuple[float, Value] | None = None
 
-    def read(self) -> Status:
-        """Return the status. Requests that arrive while it is read wait for it, and share it.
-
-        Raises:
-            DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    def read(self) -> Value:
+        """Return the value. Requests that arrive while it is read wait for it, and share it. It may raise whatever its
+        source raises.
         """
         with self._lock:
             if self._kept is None or self._elapsed() - self._kept[0] > KEPT_SECONDS:
                 self._kept = None
-                found = operations.status.status(self._settings)
+                found = self._read()
                 self._kept = self._elapsed(), found
             return self._kept[1]
 
     def forget(self) -> None:
-        """Forget the status, because this process has just changed it."""
+        """Forget the value, because this process has just changed it."""
         with self._lock:
             self._kept = None
+
+
+class RecentStatus(Recent[Status]):
+    """The scheduler's status; see `retrycli.operations.status.status`."""
+
+    def __init__(self, settings: Settings, *, elapsed: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(partial(operations.status.status, settings), elapsed=elapsed)

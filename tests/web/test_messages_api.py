@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli import operations
+from retrycli.web.server import application as served_application
 from tests.conftest import on_both, on_sqlite
-from tests.web.conftest import API
+from tests.web.conftest import API, Client
 
 if TYPE_CHECKING:
     import httpx
@@ -129,7 +130,20 @@ def test_a_database_that_is_away_is_503_and_comes_back(escalated: Desk) -> None:
     assert escalated.stranger.get("/readyz").status_code == 503
     away.rename(file)
     assert escalated.viewer.get(f"{API}/17").status_code == 200
-    assert escalated.stranger.get("/readyz").status_code == 200
+    assert escalated.stranger.get("/readyz").status_code == 503, "it is kept for two seconds"
+    assert Client(served_application(escalated.settings), {}).get("/readyz").status_code == 200
+    escalated.application.execute("UPDATE retrycli_version SET version_num = 'another'")
+    assert Client(served_application(escalated.settings), {}).get("/readyz").status_code == 503
+
+
+@on_sqlite
+@pytest.mark.parametrize("tables", [True, False])
+def test_readiness_writes_nothing(desk: Desk, *, tables: bool) -> None:
+    if tables:
+        operations.run_pass.run_once(desk.settings)
+    before = desk.application.path.read_bytes()
+    assert desk.stranger.get("/readyz").status_code == 200
+    assert desk.application.path.read_bytes() == before
 
 
 @on_sqlite

@@ -328,6 +328,20 @@ def test_a_form_sent_after_the_session_ended_is_kept_and_can_be_sent_again(desk:
     assert desk.application.row(5)["last_error"] == "Rejected by anna: two\tlines <b>"
 
 
+def test_who_is_not_signed_in_may_send_four_kibibytes(desk: Desk) -> None:
+    """The page that asks to sign in shows the form again, to be sent by one click, but only a small one."""
+    desk.application.fill()
+    stranger = desk.client(**{"Sec-Fetch-Site": "same-origin"})
+    signed_in = desk.client(**{"Sec-Fetch-Site": "same-origin"}, **session(desk, "anna"))
+    for size, kept in ((3_000, True), (5_000, False)):
+        text = "x" * size
+        assert stranger.post(f"{PAGES}/sign-in", data={"token": text}).status_code == (401 if kept else 413)
+        refused = stranger.post(f"{PAGES}/id/5/reject", data={"reason": text})
+        assert (refused.status_code, text in refused.text, "Send it again" in refused.text) == (401, kept, kept)
+        form = {"subject": text, "body": text, "recipient": "", "digest": ""}
+        assert signed_in.post(f"{PAGES}/id/5/edit", data=form).status_code != 413
+
+
 HOSTILE_PAGES = [
     "//evil.example", "///evil.example", r"/\evil.example", r"\\evil.example", "http://evil.example",
     "https:evil.example", "javascript:alert(1)", "/messages//evil.example", "/messages/../admin",

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from retrycli.domain import errors
@@ -16,6 +17,7 @@ from retrycli.web.access import SAFE_METHODS, AccessDenied
 from retrycli.web.console.context import Console
 from retrycli.web.console.forms import FormRejected, read_form
 from retrycli.web.console.visit import Visit
+from retrycli.web.endpoints import GONE
 
 logger = logging.getLogger("retrycli")
 
@@ -48,9 +50,14 @@ async def fault_page(console: Console, visit: Visit, error: Exception) -> Respon
     is_form = visit.request.method not in SAFE_METHODS
     if status == HTTPStatus.UNAUTHORIZED and console.users is not None and not is_form:
         return console.redirect(visit, visit.to("sign-in", next=visit.here_with_query))
+    again = status in TEMPORARY and is_form
     if status == HTTPStatus.UNAUTHORIZED and is_form:
-        visit = await _with_fields(visit)
-    response = console.render(
+        try:
+            visit = replace(visit, fields=await read_form(visit.request, is_known=False))
+        except (FormRejected, ClientDisconnect):
+            again = False
+    response = await run_in_threadpool(
+        console.render,
         visit,
         "fault.html",
         code=status,
@@ -60,7 +67,7 @@ async def fault_page(console: Console, visit: Visit, error: Exception) -> Respon
         may_read=Right.READ in visit.rights,
         message=_message(visit, error),
         can_sign_in=status == HTTPStatus.UNAUTHORIZED and console.users is not None,
-        again=status in TEMPORARY and is_form,
+        again=again,
         is_temporary=status == HTTPStatus.SERVICE_UNAVAILABLE,
     )
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -79,6 +86,8 @@ def describe(error: Exception) -> tuple[HTTPStatus, str]:
             return error.status, error.detail
         case FormRejected():
             return error.status, str(error)
+        case ClientDisconnect():
+            return HTTPStatus.BAD_REQUEST, GONE
         case HTTPException():
             status = HTTPStatus(error.status_code)
             return status, DETAILS.get(status, str(error.detail))
@@ -121,10 +130,3 @@ async def _with_user(console: Console, visit: Visit) -> Visit:
     except Exception:  # noqa: BLE001  the user of the request could not be found, which may be the error itself
         return visit
     return visit if user is None else console.visit_of(visit.request, user)
-
-
-async def _with_fields(visit: Visit) -> Visit:
-    """Return the visit with the fields of a form whose user is not signed in any more, to be sent again."""
-    with suppress(FormRejected):
-        return replace(visit, fields=await read_form(visit.request))
-    return visit

@@ -10,9 +10,11 @@ from typing import Any, ClassVar, TypeVar, get_origin
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 LARGEST_FORM = 4 << 20  # bytes; a text of 1 MiB fits, even if most of its characters are percent-encoded
+LARGEST_OF_STRANGERS = 4 << 10  # bytes
 MOST_FIELDS = 10_000
 URL_ENCODED = "application/x-www-form-urlencoded"
 
@@ -47,22 +49,23 @@ class FormRejected(Exception):
         self.faults = faults
 
 
-async def read_form(request: Request) -> Fields:
-    """Return the fields of a request's body, in their order.
+async def read_form(request: Request, *, is_known: bool) -> Fields:
+    """Return the fields of a request's body, in their order. Only a user who is signed in may send a large form.
 
     Raises:
         FormRejected: the body is too large (413), has another type (415), or is not a valid form (422).
     """
+    largest = LARGEST_FORM if is_known else LARGEST_OF_STRANGERS
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > LARGEST_FORM:
-            too_large = f"the form has more than {LARGEST_FORM:,} bytes"
+        if len(body) > largest:
+            too_large = f"the form has more than {largest:,} bytes" + ("" if is_known else "; sign in first")
             raise FormRejected(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, [("", too_large)])
     kind = request.headers.get("content-type", URL_ENCODED if not body else "").partition(";")[0].strip().lower()
     if kind != URL_ENCODED:
         raise FormRejected(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, [("", f"the Content-Type must be {URL_ENCODED}")])
-    return _parsed(bytes(body))
+    return await run_in_threadpool(_parsed, bytes(body))  # a large form takes more than a second
 
 
 def read_query(request: Request) -> Fields:

@@ -86,9 +86,9 @@ class PageRoute(EncodedRoute):
         try:
             visit = await admit(self._console, request, self.right)
             is_form = request.method not in SAFE_METHODS
-            fields = await read_form(request) if is_form else read_query(request)
+            fields = await read_form(request, is_known=visit.user is not None) if is_form else read_query(request)
             visit = replace(visit, fields=fields if is_form else ())
-            return await run_in_threadpool(self._handler, visit, checked(self._declared.form, fields))
+            return await run_in_threadpool(lambda: self._handler(visit, checked(self._declared.form, fields)))
         except Exception as error:  # noqa: BLE001  every error becomes a page in words
             return await fault_page(self._console, visit, error)
 

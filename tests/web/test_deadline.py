@@ -1,0 +1,52 @@
+"""A request that does not arrive in time: its connection is closed, and others are served meanwhile."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
+
+import httpx
+
+from tests.cli.command import LONGEST
+from tests.conftest import on_sqlite
+from tests.web.conftest import API, HOST, PAGES
+from tests.web.test_serve import add_token, address_of, served, serving
+
+if TYPE_CHECKING:
+    from tests.cli.command import Cli
+
+__all__ = ["served"]
+
+pytestmark = on_sqlite
+
+WHOLE = f"GET /livez HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+FORM = (
+    f"POST {PAGES}/sign-in HTTP/1.1\r\nHost: {HOST}\r\nSec-Fetch-Site: same-origin\r\n"
+    "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 4000\r\n\r\ntoken="
+).encode()
+UNFINISHED = {
+    "nothing": (b"", b""),
+    "half of the headers": (WHOLE[:-2], b""),
+    "half of a form": (FORM, b""),
+    "half of a form for which a user is needed": (FORM.replace(b"sign-in", b"pause"), b""),
+    "a whole request, and half of the next": (WHOLE + WHOLE[:-2], b"HTTP/1.1 200 "),
+}
+
+
+def test_an_unfinished_request_is_closed_and_a_finished_one_is_not(served: Cli) -> None:
+    token = add_token(served)
+    with serving(served, "--port", "0") as process, ExitStack() as stack:
+        address = address_of(process)
+        connections = {}
+        for name, (sent, _) in UNFINISHED.items():
+            connection = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), LONGEST)
+            connections[name] = stack.enter_context(closing(connection))
+            connection.sendall(sent)
+        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {token}"}, timeout=LONGEST) as client:
+            assert client.get(f"{API}/scheduler/status").status_code == 200
+        for name, connection in connections.items():
+            answer = b"".join(iter(lambda: connection.recv(65_536), b""))  # noqa: B023  read at once
+            assert answer[:13] == UNFINISHED[name][1], name
+        process.terminate()
+        assert process.communicate(timeout=LONGEST)[1] == ""
