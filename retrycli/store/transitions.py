@@ -8,7 +8,6 @@ from typing import Any, assert_never
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
     Update,
     and_,
     bindparam,
@@ -204,20 +203,15 @@ def _decided(
 ) -> list[Decision]:
     known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
     found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(ids)})
-    return [
-        decide(ChangedMessage(message, _was_changed(known[message.message_id], message, rows[message.message_id])))
-        for message in load(connection, found, list(ids))
-    ]
-
-
-def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
-    # If only `updated_at` is newer, the row does not count as changed.
-    seen = seen_values(row)
-    return bool(
-        known.digest != message.digest
-        or known.seen_count != seen["seen_count"]
-        or known.seen_error != seen["seen_error"]
-    )
+    # Only retrycli changes the values that it keeps itself. If only `updated_at` is newer, the row has not changed.
+    roles = {"seen_count": "retry_count", "seen_error": "last_error"}
+    compared = [name for name, role in roles.items() if role not in database.table.own]
+    decisions = []
+    for message in load(connection, found, list(ids)):
+        was, seen = known[message.message_id], seen_values(rows[message.message_id])
+        is_other = was.digest != message.digest or any(getattr(was, name) != seen[name] for name in compared)
+        decisions.append(decide(ChangedMessage(message, is_other)))
+    return decisions
 
 
 def waiting_row(

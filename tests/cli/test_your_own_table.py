@@ -165,6 +165,23 @@ def test_an_attempt_that_uses_no_retry_leaves_a_text_that_comes_back_its_count(o
     assert found == [1, 1, 2, 3, 1, 2]
 
 
+def test_an_attempt_by_hand_at_another_text_does_not_make_an_escalated_message_wait(outbox: Outbox) -> None:
+    """The attempt stores the count of the new text. Nobody but retrycli has changed it."""
+    key = outbox.add()
+    with Scripted(BUSY) as api:
+        command = outbox.with_api(api)
+        command("run-once")
+        write_again(outbox, key, "another text")
+        make_due(outbox)
+        expiring = command.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "1"})
+        expiring("run-once")
+        expiring("retry", key)
+        [escalated] = listed(command)
+        command("run-once")
+        assert (escalated["state"], len(api.paths)) == ("escalated", 2)
+        assert listed(command) == [escalated]
+
+
 def test_a_row_whose_text_is_rendered_anew_at_each_failure_ends_as_exhausted(outbox: Outbox) -> None:
     key = outbox.add()
     with Scripted(BUSY) as api:

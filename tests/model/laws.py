@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.identity import UNSTABLE
 from retrycli.domain.message import Message
 from tests.fakes import START
 from tests.model.book import CHARGED, MAX_RETRIES, name_of
@@ -261,7 +262,8 @@ class Laws:
             yield f"a pass did not take in {missed}"
         for message_id in (after.failed - step.touched - step.written) & after.in_state("waiting", "escalated"):
             birth, key = name_of(after.rows[message_id]).birth, after.queue[message_id]["delivery_key"]
-            if self.births.setdefault(key, birth) != birth:
+            # A row whose birth was different at three passes in a row keeps its key while its text is the same.
+            if self.births.setdefault(key, birth) != birth and after.queue[message_id]["birth"] != UNSTABLE:
                 yield f"message {message_id} has the delivery key of the message that had its id before"
         lapsed = {
             message_id
