@@ -40,7 +40,7 @@ def api(settings: Settings, *, user: Who) -> APIRouter:
         from retrycli.web.status import RecentStatus
     except ImportError as error:
         raise ConfigurationError(f"the HTTP API needs the extra `web`, because {error.name} is missing") from None
-    return make_api(settings, Access.embedded(settings, user), RecentStatus(settings))
+    return make_api(settings, Access.of(settings, user), RecentStatus(settings))
 
 
 def pages(settings: Settings, *, user: Who) -> Starlette:
@@ -59,4 +59,4 @@ def pages(settings: Settings, *, user: Who) -> Starlette:
         from retrycli.web.status import RecentStatus
     except ImportError as error:
         raise ConfigurationError(f"the console needs the extra `web`, because {error.name} is missing") from None
-    return make_pages(settings, Access.embedded(settings, user), RecentStatus(settings))
+    return make_pages(settings, Access.of(settings, user), RecentStatus(settings))

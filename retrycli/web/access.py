@@ -4,6 +4,7 @@ Each route of the API and each page names the right that it needs. `Access.check
 """
 
 import inspect
+import socket
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from retrycli.domain.user import Right, Role, User
 
 Method: TypeAlias = Literal["GET", "PATCH", "POST"]
 Who: TypeAlias = Callable[[HTTPConnection], User | Awaitable[User | None] | None]
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
 OWN_SITES = frozenset({"same-origin", "none"})  # Fetch Metadata: our own page, or the user typed the address
 
@@ -36,8 +38,7 @@ class Access:
 
     Attributes:
         who: returns the user of a request; None if the request has no valid credentials.
-        allowed_hosts: the accepted values of the header Host, without ports; None if the embedding application checks
-            the header itself.
+        allowed_hosts: the accepted values of the header Host, without ports; None accepts all.
         read_only: nobody may change anything.
     """
 
@@ -46,10 +47,13 @@ class Access:
     read_only: bool = False
 
     @classmethod
-    def embedded(cls, settings: Settings, who: Who) -> Self:
-        """Return the rules inside an application, which checks the host names unless ``web.allowed_hosts`` is set."""
-        hosts = settings.web.allowed_hosts
-        return cls(who, frozenset(hosts) if hosts else None, read_only=settings.web.read_only)
+    def of(cls, settings: Settings, who: Who) -> Self:
+        """Return the rules of the settings. A host name that they do not allow may be one that another site has let
+        point here (DNS rebinding).
+        """
+        own = {settings.web.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+        hosts = LOOPBACK | own | frozenset(settings.web.allowed_hosts)
+        return cls(who, hosts, read_only=settings.web.read_only)
 
     async def user(self, request: Request) -> User | None:
         """Return the user of a request; None if it has no valid credentials.

@@ -30,7 +30,6 @@ from retrycli.web.status import Recent, RecentStatus
 API = "/api/messages"
 PAGES = "/messages"
 SOCKET_MODE = 0o660  # the proxy's group may connect
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SHUTDOWN_GRACE_SECONDS = 5  # in addition to the longest request to the ticketing system
 
 
@@ -46,7 +45,7 @@ def application(settings: Settings) -> ASGIApp:
             "Set web.uds, or pass --uds"
         )
     users = TokenUsers(settings)
-    access = Access(users, allowed_hosts(settings), read_only=settings.web.read_only)
+    access = Access.of(settings, users)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     status = RecentStatus(settings)
     app.include_router(make_api(settings, access, status), prefix=API)
@@ -75,12 +74,6 @@ def application(settings: Settings) -> ASGIApp:
 
 def _not_found(request: Request, error: Exception) -> Response:
     return problem_of(error)
-
-
-def allowed_hosts(settings: Settings) -> frozenset[str]:
-    """Return the accepted host names: the configured ones, and those of this machine."""
-    own = {settings.web.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
-    return LOOPBACK | own | frozenset(settings.web.allowed_hosts)
 
 
 class UnderRootPath:

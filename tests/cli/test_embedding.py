@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from itsdangerous import TimestampSigner
 
 import retrycli
 from tests.cli.api import held_back
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 pytestmark = on_both
 
 MANUAL = Path(retrycli.__file__).parent / "manual" / "embedding.md"
+KEY = "a key of the application"
 OFTEN = {"RETRYCLI_SCHEDULE__RETRY_INTERVAL_MINUTES": "0.01"}
 """A tick every 0.6 seconds, because a test can't move the clock of a real application."""
 
@@ -42,10 +46,11 @@ class Served:
         self.process = process
         self._path = path
 
-    def get(self, path: str, user: str = "anna") -> httpx.Response:
-        """Return the response to a user's request."""
+    def get(self, path: str, user: str = "anna", host: str = "desk.example.com", key: str = KEY) -> httpx.Response:
+        """Return the response to a user's request, whose session is signed with a key."""
+        session = TimestampSigner(key).sign(b64encode(json.dumps({"user": user}).encode())).decode()
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(self._path)), timeout=LONGEST) as client:
-            return client.get(f"http://application{path}", headers={"X-Remote-User": user})
+            return client.get(f"http://{host}{path}", headers={"Cookie": f"session={session}", "X-Remote-User": user})
 
     def api(self, path: str) -> dict[str, Any]:
         """Return the body of the API's response."""
@@ -91,7 +96,7 @@ def served(folder: Path, variables: Mapping[str, str], *options: str, app: str =
     path = folder / "served"
     with subprocess.Popen(
         [sys.executable, "-m", "uvicorn", app, "--uds", str(path), "--no-access-log", *options],
-        env={**BARE, **OFTEN, **variables, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**BARE, **OFTEN, "SESSION_KEY": KEY, **variables, "PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -111,10 +116,12 @@ def test_it_delivers_during_its_lifespan_and_stops(application: Application, san
         asked, status = datetime.now(UTC).replace(microsecond=0), running.api("scheduler/status")
         assert (status["running"], status["retry_interval_minutes"], status["max_retries"]) == (True, 0.01, 10)
         assert datetime.fromisoformat(status["next_run"]) >= asked
-        assert running.get("/api/messages/scheduler/status", user="").status_code == 401
         page = running.get("/messages/")
         assert (page.status_code, "Failed messages" in page.text) == (200, True)
-        assert running.get("/messages/", user="").status_code == 401
+        for path in ("/messages/", "/api/messages/scheduler/status"):
+            assert running.get(path, user="").status_code == 401
+            assert running.get(path, key="another key").status_code == 401, "the header alone shows no user"
+            assert running.get(path, host="evil.example").status_code == 421
         running.process.terminate()
         said = running.end()
     assert "Application shutdown complete" in said
