@@ -92,7 +92,7 @@ def require_trust(path: Path, setting: str | None = None) -> None:
     """
     if (weakness := find_weakness(path, trusted_users())) is None:
         return
-    through = "" if weakness.place == path.absolute() else f"{path.absolute()} is not read, because "
+    through = "" if weakness.place == path.absolute() else f"{path.absolute()} is not used, because "
     remedy = weakness.remedy if weakness.owner is None else suggested.again_as(weakness.owner)
     raise ConfigurationError(f"{setting + ': ' if setting else ''}{through}{weakness}; {remedy}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,8 +39,10 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    {zones}
     server {{
         listen unix:{folder}/nginx.sock;
+        {listen}
         server_name {host};
         include {folder}/retrycli.conf;
     }}
@@ -48,12 +51,17 @@ http {{
 
 
 @contextmanager
-def nginx(folder: Path, snippet: str) -> Iterator[Path]:
-    """Run nginx for a `with` block, and return the socket on which it listens."""
+def nginx(folder: Path, snippet: str, port: int | None = None) -> Iterator[Path]:
+    """Run nginx for a `with` block, and return the socket on which it listens. It may also listen on a TCP port."""
     program = tool("nginx", "nginx-light")
     folder.mkdir()
     (folder / "retrycli.conf").write_text(snippet)
-    (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, host=HOST, login=getuser()))
+    zones = "\n    ".join(re.findall(r"^# +(limit_\w+_zone .+;)$", snippet, re.MULTILINE))
+    assert zones.count("limit_") == 2
+    listen = "" if port is None else f"listen 127.0.0.1:{port};"
+    (folder / "nginx.conf").write_text(
+        CONFIGURATION.format(folder=folder, host=HOST, login=getuser(), zones=zones, listen=listen)
+    )
     command = [program, "-e", f"{folder}/error.log", "-p", str(folder), "-c", f"{folder}/nginx.conf"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

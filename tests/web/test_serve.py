@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import stat
@@ -18,6 +19,7 @@ import pytest
 
 from tests.cli.command import LONGEST, end, wait_until
 from tests.conftest import on_sqlite
+from tests.users import THEIRS, need_root
 from tests.web.conftest import API, HOST
 
 if TYPE_CHECKING:
@@ -191,6 +193,20 @@ def test_a_proxy_names_the_user_in_a_header(served: Cli, tmp_path: Path) -> None
 def test_a_user_header_without_a_socket_is_an_error(served: Cli) -> None:
     done = served.having({"RETRYCLI_WEB__USER_HEADER": "X-Remote-User"})("serve")
     assert (done.returncode, "needs a Unix socket" in done.stderr) == (78, True)
+
+
+def test_a_socket_in_a_folder_of_another_user_is_refused(served: Cli, tmp_path: Path) -> None:
+    """That user could put a socket of their own in its place, and see what users send."""
+    need_root()
+    add_token(served)
+    folder = tmp_path / "run"
+    folder.mkdir(0o755)
+    os.chown(folder, THEIRS, THEIRS)
+    done = served("serve", "--uds", folder / "console.sock")
+    assert done.returncode == 78
+    assert f"web.uds: {folder}/console.sock is not used, because {folder} belongs to {THEIRS}" in done.stderr
+    found = served.having({"RETRYCLI_WEB__UDS": str(folder / "console.sock")})("doctor").stdout
+    assert f"{folder} belongs to {THEIRS}, which exposes {folder}/console.sock" in found
 
 
 def test_two_processes_accept_each_others_tokens_and_sessions(served: Cli, tmp_path: Path) -> None:

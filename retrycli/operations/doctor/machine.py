@@ -115,7 +115,7 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
     The application writes its attachments and its database, and by default the lock is beside a SQLite file. If the
     application runs as another user, its access is reported as a warning, not as a failure.
     """
-    own = {context.settings.file} if context.settings.file is not None else set()
+    own = {path for path in (context.settings.file, context.settings.web.uds) if path is not None}
     secret = sorted(_secret_files(context.loaded) | _token_files(context) | own)
     yield from ((file, False) for file in (*secret, *reliance.named_in(context.settings), *context.program))
     folders = [gateway.attachments_dir for gateway in context.settings.gateway.all.values()]

@@ -244,7 +244,7 @@ def test_settings_in_a_home_kept_by_sudo_are_not_read(place: Path) -> None:
 
     with pytest.raises(
         ConfigurationError,
-        match=f"{place}/.config/retrycli/retrycli.toml is not read, because {place} belongs to {THEIRS}; run this as ",
+        match=f"{place}/.config/retrycli/retrycli.toml is not used, because {place} belongs to {THEIRS}; run this as ",
     ):
         as_user(0, found)
 
@@ -252,7 +252,7 @@ def test_settings_in_a_home_kept_by_sudo_are_not_read(place: Path) -> None:
 def test_a_refusal_names_the_directory_and_the_file(place: Path) -> None:
     a_file(own(place, THEIRS))
     assert refused(place, 0) == (
-        f"{place}/retrycli.toml is not read, because {place} belongs to {THEIRS}; run this as the user {THEIRS}"
+        f"{place}/retrycli.toml is not used, because {place} belongs to {THEIRS}; run this as the user {THEIRS}"
     )
 
 
