@@ -132,7 +132,7 @@ def route_class(access: Access) -> type[APIRoute]:
                     check_query(request, takes_query=bool(self.dependant.query_params))
                     response = await respond(await with_body(request, takes_fields=self.body_field is not None))
                 except Exception as error:  # noqa: BLE001  every error becomes a problem document
-                    response = problem_of(error)
+                    response = problem_of(error, getattr(request.state, "user", None))
                 response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
                 return response
 
@@ -177,8 +177,8 @@ async def with_body(request: Request, *, takes_fields: bool) -> Request:
     return Request(request.scope, receive)
 
 
-def problem_of(error: Exception) -> Response:
-    """Return the problem document of an error, without any part of the request that caused it."""
+def problem_of(error: Exception, user: User | None = None) -> Response:
+    """Return the problem document of an error for a user, without any part of the request that caused it."""
     match error:
         case AccessDenied():
             challenge = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
@@ -190,7 +190,7 @@ def problem_of(error: Exception) -> Response:
         case HTTPException():
             return problems.problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
         case _:
-            return problems.of_error(error)
+            return problems.of_error(error, user)
 
 
 def _invalid_input(error: RequestValidationError) -> Response:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from retrycli.domain import errors
 from retrycli.domain.sanitize import printable
+from retrycli.domain.user import Role, User
 from retrycli.views.formatting import as_json
 
 logger = logging.getLogger("retrycli")
@@ -42,14 +43,29 @@ def problem(
     return Response(as_json(body), status, {"Cache-Control": "no-store", **(headers or {})}, media_type=MEDIA_TYPE)
 
 
-def of_error(error: Exception) -> Response:
-    """Return the problem document of an error. An unexpected error is logged, and its text is not shown."""
+# What everybody but an operator is told instead of the errors that name files or databases.
+GENERAL: Mapping[HTTPStatus, str] = {
+    HTTPStatus.NOT_FOUND: "no such message",
+    HTTPStatus.SERVICE_UNAVAILABLE: "the database can't be used now; an operator sees the reason here",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "something in the installation is wrong; the server's log has the reason",
+}
+
+
+def of_error(error: Exception, user: User | None) -> Response:
+    """Return the problem document of an error, for a user."""
     status, name = status_of(error)
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.error("%s", errors.cause_of(error))
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
     more = {"count": error.count} if isinstance(error, errors.CountChanged) else {}
-    return problem(status, errors.cause_of(error), name, headers=headers, **more)
+    return problem(status, detail_of(error, user), name, headers=headers, **more)
+
+
+def detail_of(error: Exception, user: User | None) -> str:
+    """Return what a user is told about an error, in one line. Log it if something in the installation is wrong."""
+    status, _ = status_of(error)
+    cause = errors.cause_of(error)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s", cause)
+    return cause if user is not None and user.role is Role.OPERATOR else GENERAL.get(status, cause)
 
 
 def status_of(error: Exception) -> tuple[HTTPStatus, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import unescape
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from retrycli import operations
 from retrycli.web.server import application as served_application
 from tests.conftest import on_both, on_sqlite
-from tests.web.conftest import API, Client
+from tests.web.conftest import API, PAGES, Client
 
 if TYPE_CHECKING:
     import httpx
@@ -150,8 +151,12 @@ def test_readiness_writes_nothing(desk: Desk, *, tables: bool) -> None:
 def test_an_error_of_the_installation_is_500_and_logged(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     desk.application.add(5)
     desk.application.execute("ALTER TABLE pending_messages RENAME COLUMN body TO content")
-    detail = problem(desk.viewer.get(f"{API}/5"), 500, "configuration-error")
-    assert detail in caplog.messages
+    detail = problem(desk.operator.get(f"{API}/5"), 500, "configuration-error")
+    assert (detail in caplog.messages, desk.application.path.name in detail) == (True, True)
+    for answer in (desk.viewer.get(f"{API}/5"), desk.viewer.get(f"{PAGES}/id/5")):
+        assert (answer.status_code, "the server's log has the reason" in unescape(answer.text)) == (500, True)
+        assert str(desk.application.path.parent) not in answer.text
+    assert caplog.messages == [detail] * 3
 
 
 def edit(desk: Desk, body: object, tag: str | None, message_id: int = 17) -> httpx.Response:

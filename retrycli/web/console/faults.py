@@ -1,6 +1,5 @@
 """Turn errors into pages that say in words what was wrong and what to do next."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from http import HTTPStatus
@@ -11,15 +10,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from retrycli.domain import errors
-from retrycli.domain.user import Right
+from retrycli.domain.user import Right, User
 from retrycli.web import problems
 from retrycli.web.access import SAFE_METHODS, AccessDenied
 from retrycli.web.console.context import Console
 from retrycli.web.console.forms import FormRejected, read_form
 from retrycli.web.console.visit import Visit
 from retrycli.web.endpoints import GONE
-
-logger = logging.getLogger("retrycli")
 
 TITLES: Mapping[int, str] = {
     HTTPStatus.UNAUTHORIZED: "Sign in first",
@@ -44,9 +41,9 @@ DETAILS: Mapping[int, str] = {
 
 async def fault_page(console: Console, visit: Visit, error: Exception) -> Response:
     """Return the page of an error. The text of an unexpected error is not shown; its cause is logged."""
-    status, detail = describe(error)
     if visit.user is None:
         visit = await _with_user(console, visit)
+    status, detail = describe(error, visit.user)
     is_form = visit.request.method not in SAFE_METHODS
     if status == HTTPStatus.UNAUTHORIZED and console.users is not None and not is_form:
         return console.redirect(visit, visit.to("sign-in", next=visit.here_with_query))
@@ -79,8 +76,8 @@ async def fault_page(console: Console, visit: Visit, error: Exception) -> Respon
     return response
 
 
-def describe(error: Exception) -> tuple[HTTPStatus, str]:
-    """Return the HTTP status of an error, and what was wrong in one line."""
+def describe(error: Exception, user: User | None) -> tuple[HTTPStatus, str]:
+    """Return the HTTP status of an error, and what a user is told about it in one line."""
     match error:
         case AccessDenied():
             return error.status, error.detail
@@ -92,11 +89,7 @@ def describe(error: Exception) -> tuple[HTTPStatus, str]:
             status = HTTPStatus(error.status_code)
             return status, DETAILS.get(status, str(error.detail))
         case _:
-            status, _ = problems.status_of(error)
-            detail = errors.cause_of(error)
-            if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-                logger.error("%s", detail)
-            return status, detail
+            return problems.status_of(error)[0], problems.detail_of(error, user)
 
 
 def _not_signed_in(console: Console, visit: Visit) -> str:
