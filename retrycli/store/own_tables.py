@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, delete, func, insert, or_, select, text, update
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.identity import UNSTABLE
+from retrycli.domain.identity import OF_ANY_TICKET, UNSTABLE, birth_of
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.passes import StartedBy
 from retrycli.store.database import Database
@@ -170,14 +170,32 @@ def accept_selection(database: Database, by: str, at: datetime) -> None:
 
         parts = selection_parts(str(_full_name(database, connection)), database.mapping)
         if births_differ(database):
-            # An attempt concerns only messages with its text, so it is not taken for that of another message.
-            birth = select(birth_text(database.messages)).where(database.messages.c.id == attempts.c.message_id)
-            stale = update(attempts).where(attempts.c.birth != UNSTABLE, birth.exists())
-            connection.execute(stale.values(birth=birth.scalar_subquery()))
+            _give_births(database, connection)
             connection.execute(update(holds).values(birth=None))  # each covers its row, whatever the row's birth
         connection.execute(
             update(selection).values(accepted=json.dumps(parts, ensure_ascii=False), accepted_by=by, accepted_at=at)
         )
+
+
+def _give_births(database: Database, connection: Connection) -> None:
+    """Give the attempts of each message the birth that the settings read now. An id may have belonged to an earlier
+    message, whose attempts keep their births.
+    """
+    number = func.max(attempts.c.number).label("number")
+    found = (
+        select(attempts.c.message_id, attempts.c.birth, queue.c.birth.label("queued"), number)
+        .join_from(attempts, queue, attempts.c.message_id == queue.c.message_id, isouter=True)
+        .where(attempts.c.birth.not_in([UNSTABLE, OF_ANY_TICKET]))
+        .group_by(attempts.c.message_id, attempts.c.birth, queue.c.birth)
+        .order_by(attempts.c.message_id, number)
+    )
+    # Without a queue row, the newest attempt is the message's own.
+    newest = {row.message_id: row for row in connection.execute(found)}
+    birth = select(birth_text(database.messages)).where(database.messages.c.id == attempts.c.message_id)
+    for message_id, row in newest.items():
+        if row.queued is None or birth_of(row.birth) == birth_of(row.queued):
+            own = update(attempts).where(attempts.c.message_id == message_id, attempts.c.birth == row.birth)
+            connection.execute(own.where(birth.exists()).values(birth=birth.scalar_subquery()))
 
 
 def births_differ(database: Database) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from retrycli.config.settings import DatabaseSettings
 from tests.channels import webhook
-from tests.cli.api import REJECTS, TAKES, Scripted
+from tests.cli.api import BAD_GATEWAY, REJECTS, TAKES, Scripted
 from tests.cli.application import Application
 from tests.cli.original import ORIGINAL, THREE_LINES
 from tests.cli.steered import BY_THEN, TICK, Steered, next_tick, scheduler_of
@@ -261,6 +261,24 @@ def test_messages_stay_the_same_if_created_at_has_another_source(cli: Cli, origi
         described(default, "[database.columns]\n" + AFTER_DEFAULT[0])
         assert other.json("table", "accept", "--yes")["would_send"] == 1
         assert other.json("run-once")["sent"] == 1
+
+
+def test_another_source_of_created_at_does_not_give_a_message_the_attempts_of_an_earlier_one(
+    cli: Cli, original: Application
+) -> None:
+    """A row was deleted, and its id belongs to another message, which is in the queue."""
+    with Scripted(BAD_GATEWAY) as api:
+        default = cli.having(original.variables(api.url))
+        default("run-once")
+        original.execute("DELETE FROM pending_messages WHERE id = 101")
+        default("run-once")
+        original.add(101, ticket_id=7, body="Another message.", hours_ago=0)
+        default("run-once")  # it has failed just now, so it waits
+        before = {row["id"]: row["birth"] for row in original.rows("retrycli_attempts").values()}
+        other = described(default, f"[database.columns]\n{AFTER_DEFAULT[0]}\n")
+        other.json("table", "accept", "--yes")
+    after = original.rows("retrycli_attempts").values()
+    assert {row["message_id"]: row["birth"] == before[row["id"]] for row in after} == {101: True, 102: False}
 
 
 def test_a_failed_check_prevents_acceptance(mapped: Cli) -> None:
