@@ -26,7 +26,7 @@ class DeadlineProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, a part of which may have arrived already."""
         super().on_response_complete()
-        if self.conn.trailing_data[0]:
+        if self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY:
             self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -31,6 +31,7 @@ UNFINISHED = {
     "half of a form": (FORM, b""),
     "half of a form for which a user is needed": (FORM.replace(b"sign-in", b"pause"), b""),
     "a whole request, and half of the next": (WHOLE + WHOLE[:-2], b"HTTP/1.1 200 "),
+    "a whole request, and half of a form": (WHOLE + FORM, b"HTTP/1.1 200 "),
 }
 
 
