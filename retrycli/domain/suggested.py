@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 NAME = "retrycli"
+CREDENTIALS = re.compile(r"://[^/@\s]*@")  # the user and the password in a URL
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def again_as(user: str) -> str:
     """
     if user.isdecimal() or not _Now.call.commands:
         return f"run this as the user {user}"
-    return f"run `{shlex.join(['sudo', '-u', user, *_Now.call.full, *_Now.call.arguments])}`"
+    command = shlex.join(["sudo", "-u", user, *_Now.call.full, *_Now.call.arguments])
+    return f"run `{CREDENTIALS.sub('://…@', command)}`"
 
 
 def is_by_sudo() -> bool:
