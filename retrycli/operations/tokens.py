@@ -28,6 +28,7 @@ from retrycli.system.trust import find_weakness, open_private, trusted_users
 
 PREFIX = "rcli_"  # so that secret scanners recognize a token
 KEY_BYTES = 32
+MOST_ENDED = 100  # sessions of one user from which the user has signed out
 LONGEST_FILE = 1 << 20  # a longer file is not read
 
 
@@ -156,8 +157,9 @@ def ended_sessions_file(tokens: Path) -> Path:
     return tokens.with_name(f"{tokens.name}.signed-out")
 
 
-def ended_sessions(settings: Settings) -> Mapping[str, int]:
-    """Return the ids of the sessions from which users have signed out, each with its end as a Unix time.
+def ended_sessions(settings: Settings) -> Mapping[str, tuple[str, int]]:
+    """Return the ids of the sessions from which users have signed out, each with the user's name and its end as a Unix
+    time.
 
     Raises:
         ConfigurationError: the file can't be used.
@@ -166,22 +168,29 @@ def ended_sessions(settings: Settings) -> Mapping[str, int]:
     if not (file := ended_sessions_file(tokens)).exists():
         return {}
     try:
-        return {str(session): int(end) for session, end in json.loads(_text(file)).items()}
+        return {str(session): (str(name), int(end)) for session, (name, end) in json.loads(_text(file)).items()}
     except (ValueError, TypeError, AttributeError):
         raise ConfigurationError(
-            f"{file} is not valid. Delete it and {signing_key_file(tokens)}; all users must then sign in again"
+            f"{file} is not valid. Delete it and {signing_key_file(tokens)}, and restart the server; all users must "
+            "then sign in again"
         ) from None
 
 
-def end_session(settings: Settings, session: str, end: int, *, now: datetime) -> None:
+def end_session(settings: Settings, session: str, name: str, end: int, *, now: datetime) -> None:
     """Record that a user has signed out of a session, until the session would have ended anyway.
+
+    At most the last `MOST_ENDED` sessions of each user are kept, so that nobody can fill the file.
 
     Raises:
         ConfigurationError: the file can't be used.
     """
     with _locked(tokens_file(settings)) as tokens:
-        ended = {each: at for each, at in ended_sessions(settings).items() if at > now.timestamp()}
-        _replace(ended_sessions_file(tokens), json.dumps({**ended, session: end}), tokens)
+        ended = {each: of for each, of in ended_sessions(settings).items() if of[1] > now.timestamp()}
+        ended[session] = name, end
+        own = sorted((at, each) for each, (user, at) in ended.items() if user == name)
+        for _, oldest in own[:-MOST_ENDED]:
+            del ended[oldest]
+        _replace(ended_sessions_file(tokens), json.dumps(ended), tokens)
 
 
 @contextmanager

@@ -127,12 +127,13 @@ def route_class(access: Access) -> type[APIRoute]:
             respond = super().get_route_handler()
 
             async def checked(request: Request) -> Response:
+                user: User | None = None
                 try:
-                    request.state.user = await access.check(request, self.right)
+                    request.state.user = user = await access.check(request, self.right)
                     check_query(request, takes_query=bool(self.dependant.query_params))
                     response = await respond(await with_body(request, takes_fields=self.body_field is not None))
                 except Exception as error:  # noqa: BLE001  every error becomes a problem document
-                    response = problem_of(error, getattr(request.state, "user", None))
+                    response = problem_of(error, user)
                 response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
                 return response
 

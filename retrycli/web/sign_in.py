@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ class TokenUsers:
         self._now = now
         self._read: tuple[object, Sequence[Token]] = (None, ())
         self._read_ended: tuple[object, Collection[str]] = (None, ())
-        self._minute = self._events = 0
+        self._minute, self._events = 0, Counter[int]()
         tokens.require_some(settings)
         self._key = tokens.signing_key(settings)
 
@@ -61,7 +62,7 @@ class TokenUsers:
 
     def sign_out(self, session: sessions.ValidSession) -> None:
         """End a session, for all workers."""
-        tokens.end_session(self._settings, session.id, session.end, now=self._now())
+        tokens.end_session(self._settings, session.id, session.token.name, session.end, now=self._now())
 
     def cookie_name(self, request: HTTPConnection) -> str:
         """Return the name of the session's cookie."""
@@ -93,14 +94,14 @@ class TokenUsers:
         return found
 
     def _log(self, level: int, what: str, request: HTTPConnection) -> None:
-        """Log an event with the client's address, at most `MOST_LINES` a minute."""
+        """Log an event with the client's address, at most `MOST_LINES` of each level in a minute."""
         minute = int(self._now().timestamp()) // 60
         if minute != self._minute:
-            if self._events > MOST_LINES:
-                logger.warning("%s more sign-ins and refusals in that minute", f"{self._events - MOST_LINES:,}")
-            self._minute, self._events = minute, 0
-        self._events += 1
-        if self._events <= MOST_LINES:
+            if (more := sum(max(number - MOST_LINES, 0) for number in self._events.values())) > 0:
+                logger.warning("%s more sign-ins and refusals in that minute", f"{more:,}")
+            self._minute, self._events = minute, Counter()
+        self._events[level] += 1
+        if self._events[level] <= MOST_LINES:
             logger.log(level, "%s, from %s", what, request.client.host if request.client else "the socket")
 
     def cookie(self, token: Token) -> str:

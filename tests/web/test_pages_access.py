@@ -230,13 +230,17 @@ def test_the_end_of_a_session_is_remembered_no_longer_than_it_would_have_lasted(
     file = operations.tokens.ended_sessions_file(tokens)
     for each, hours in (("one", 12), ("two", 18)):
         end = int((AT + timedelta(hours=hours)).timestamp())
-        operations.tokens.end_session(desk.settings, each, end, now=AT)
+        operations.tokens.end_session(desk.settings, each, "anna", end, now=AT)
         assert each in operations.tokens.ended_sessions(desk.settings)
-    operations.tokens.end_session(desk.settings, "three", 2**31, now=AT + timedelta(hours=13))
+    operations.tokens.end_session(desk.settings, "three", "vera", 2**31, now=AT + timedelta(hours=13))
     assert operations.tokens.ended_sessions(desk.settings).keys() == {"two", "three"}
+    for number in range(101):
+        operations.tokens.end_session(desk.settings, str(number), "anna", 2**31 + number, now=AT)
+    kept = {*map(str, range(1, 101)), "three"}
+    assert operations.tokens.ended_sessions(desk.settings).keys() == kept, "nobody can fill the file"
     assert file.stat().st_mode & 0o777 == 0o600
     file.write_text("{")
-    with pytest.raises(ConfigurationError, match=r"signed-out is not valid. Delete it and .*\.key; all users must"):
+    with pytest.raises(ConfigurationError, match=r"signed-out is not valid. Delete it and .*\.key, and restart"):
         operations.tokens.ended_sessions(desk.settings)
 
 
@@ -270,16 +274,16 @@ def test_sign_ins_and_refusals_are_logged_with_the_address_and_at_most_ten_a_min
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "retrycli")
-    time = iter([*[AT] * 13, AT + timedelta(minutes=1)])
+    time = iter([*[AT] * 14, AT + timedelta(minutes=1)])
     users = TokenUsers(desk.settings, now=lambda: next(time))
     request = Request({"type": "http", "client": ("192.0.2.7", 5), "headers": []})
     assert users.sign_in(request, desk.tokens["anna"]) is not None
-    for _ in range(13):
+    for _ in range(14):
         assert users.sign_in(request, "rcli_wrong") is None
     refused = "Refused an invalid token, from 192.0.2.7"
     signed_in = "Signed in anna, operator, from 192.0.2.7"
     more = "3 more sign-ins and refusals in that minute"
-    assert caplog.messages == [signed_in, *[refused] * 9, more, refused]
+    assert caplog.messages == [signed_in, *[refused] * 10, more, refused]
     assert desk.client(Authorization="Bearer rcli_wrong").get(f"{API}/scheduler/status").status_code == 401
     assert caplog.messages[-1] == refused.replace("192.0.2.7", "127.0.0.1")
 
@@ -338,6 +342,7 @@ def test_who_is_not_signed_in_may_send_four_kibibytes(desk: Desk) -> None:
         assert stranger.post(f"{PAGES}/sign-in", data={"token": text}).status_code == (401 if kept else 413)
         refused = stranger.post(f"{PAGES}/id/5/reject", data={"reason": text})
         assert (refused.status_code, text in refused.text, "Send it again" in refused.text) == (401, kept, kept)
+        assert ("copy what you entered" in refused.text) == (not kept)
         form = {"subject": text, "body": text, "recipient": "", "digest": ""}
         assert signed_in.post(f"{PAGES}/id/5/edit", data=form).status_code != 413
 

@@ -41,7 +41,8 @@ DETAILS: Mapping[int, str] = {
 
 async def fault_page(console: Console, visit: Visit, error: Exception) -> Response:
     """Return the page of an error. The text of an unexpected error is not shown; its cause is logged."""
-    if visit.user is None:
+    is_stranger = isinstance(error, AccessDenied) and error.status == HTTPStatus.UNAUTHORIZED
+    if visit.user is None and not is_stranger:
         visit = await _with_user(console, visit)
     status, detail = describe(error, visit.user)
     is_form = visit.request.method not in SAFE_METHODS
