@@ -28,7 +28,8 @@ async def attempt_through(
 
     Raises:
         NoSuchMessage: the application's table has no such row.
-        MayHaveArrived: ``ask_first`` is set, and the text may have arrived and can't be looked up. It was not sent.
+        MayHaveArrived: ``ask_first`` is set, and the text may have arrived and can't be looked up, or was delivered, at
+            least to some recipients. It was not sent.
         NotActionable: the message is not failed, or is already being sent.
         InvalidMessage: the message's data can't be turned into a request.
         ConfigurationError: the gateway's settings can't be used. The message was not sent.
