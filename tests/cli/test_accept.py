@@ -272,7 +272,7 @@ def test_another_source_of_created_at_does_not_give_a_message_the_attempts_of_an
         default("run-once")
         original.execute("DELETE FROM pending_messages WHERE id = 101")
         default("run-once")
-        original.add(101, ticket_id=7, body="Another message.", hours_ago=0)
+        original.add(101, ticket_id=6, body="Another message.", hours_ago=0)
         default("run-once")  # it has failed just now, so it waits
         before = {row["id"]: row["birth"] for row in original.rows("retrycli_attempts").values()}
         other = described(default, f"[database.columns]\n{AFTER_DEFAULT[0]}\n")
