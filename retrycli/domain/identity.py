@@ -244,7 +244,7 @@ class History(NamedTuple):
     def unsettled_at(self, key: str) -> frozenset[Place]:
         """Return the places of the attempts with this key that may have delivered the message."""
         return frozenset(
-            (attempt.destination, attempt.preset)
+            Place(attempt.destination, attempt.preset)
             for attempt in self.attempts
             if attempt.delivery_key == key and attempt.unsettled and attempt.destination is not None
         )

@@ -158,7 +158,11 @@ class Message(NamedTuple):
         )
 
 
-Place = tuple[str | None, str | None]  # the destination of an attempt, and a hash of the requests of its preset
+class Place(NamedTuple):
+    """Where an attempt is made, and how."""
+
+    destination: str | None = None
+    preset: str | None = None  # a hash of the preset's requests; None if no look-up finds them
 
 
 class QueuedMessage(NamedTuple):

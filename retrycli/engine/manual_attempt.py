@@ -100,7 +100,7 @@ async def look_up_through(
             Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, so check that ticket"
         )
     if found.result is Presence.ABSENT and not can_settle(deps, rules, queued):
-        there = " and ".join(sorted({str(destination) for destination, _ in queued.unsettled_at}))
+        there = " and ".join(sorted({str(place.destination) for place in queued.unsettled_at}))
         why = f"not found; an earlier attempt was sent to {there} with another base_url or preset, so check there"
         return LookUp(Presence.UNKNOWN, why)
     return found

@@ -43,7 +43,7 @@ def decide(
 
 def place_of(deps: Dependencies, rules: PassRules, message_type: MessageType) -> Place:
     """Return where and by which preset messages of a type are sent now."""
-    return rules.destination_of(message_type), deps.findable_requests(message_type)
+    return Place(rules.destination_of(message_type), deps.findable_requests(message_type))
 
 
 def can_settle(deps: Dependencies, rules: PassRules, queued: QueuedMessage) -> bool:
@@ -51,7 +51,7 @@ def can_settle(deps: Dependencies, rules: PassRules, queued: QueuedMessage) -> b
     an earlier attempt, or by a preset with other requests, can't.
     """
     place = place_of(deps, rules, queued.message.message_type)
-    return place[1] is not None and queued.unsettled_at <= {place}
+    return place.preset is not None and queued.unsettled_at <= {place}
 
 
 def would_repeat(rules: PassRules, queued: QueuedMessage) -> bool:

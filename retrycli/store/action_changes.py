@@ -11,7 +11,7 @@ from typing import Any, assert_never
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from retrycli.domain.identity import birth_of
-from retrycli.domain.message import MessageStatus, QueuedMessage, State, UnusableMessage
+from retrycli.domain.message import MessageStatus, Place, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import OF_HOLDS, ActionKind, Decision, Transition, as_written
@@ -153,9 +153,7 @@ def _mark_delivered(database: Database, connection: Connection, acts: Mapping[in
     for (by, at), some in groupby(as_written(stated, written.refused), recorder):
         recorded = list(some)
         sendable = [decision.message for decision in recorded if isinstance(decision.message, QueuedMessage)]
-        start_attempts(
-            connection, sendable, pass_id=None, made_by=by, place_of=lambda _: (None, None), probe=False, now=at
-        )
+        start_attempts(connection, sendable, pass_id=None, made_by=by, place_of=lambda _: Place(), probe=False, now=at)
         finish_attempts(connection, recorded, at)
     return written
 

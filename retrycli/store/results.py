@@ -102,7 +102,7 @@ class Results(Queries):
         pass_id: str | None,
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
-        place_of: Callable[[MessageType], Place] = lambda _: (None, None),
+        place_of: Callable[[MessageType], Place] = lambda _: Place(),
         probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, start an attempt for each one that ``fit`` accepts, and return all loaded messages.
@@ -163,7 +163,7 @@ class Results(Queries):
                 [decision.message for decision in ours if isinstance(decision.message, QueuedMessage)],
                 pass_id=None,
                 made_by=made_by,
-                place_of=lambda _: (destination, None),
+                place_of=lambda _: Place(destination),
                 probe=False,
                 now=started_at,
             )
@@ -299,7 +299,7 @@ def start_attempts(
             "deliveries": message.deliveries,
             "ticket": ticket_text(message.ticket_id),
             "message_type": str(message.message.message_type),
-            **dict(zip(("destination", "preset"), place_of(message.message.message_type), strict=True)),
+            **place_of(message.message.message_type)._asdict(),
         }
         for message in messages
     ]

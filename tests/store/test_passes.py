@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.message import Place
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.passes import PassRecord, PassResult, PassSummary, Pause
 from retrycli.domain.transition import Decision, IdRange, Transition
@@ -211,7 +212,7 @@ def test_the_last_pass_started_with_the_destination_of_its_first_attempt(
             pass_id=pass_id,
             now=NOON,
             fit=lambda _: True,
-            place_of=partial(lambda to, _: (to, None), destination),
+            place_of=partial(lambda to, _: Place(to), destination),
         )
         seen.append(ledger.last_start())
     assert seen == ["mail", "api", "api", "api", None]
