@@ -10,6 +10,7 @@ from pydantic import BaseModel, SecretStr
 from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
 from retrycli.domain.message import MessageType
+from retrycli.domain.sanitize import HIDDEN, masked_url
 
 HEAD = """\
 # retrycli's settings. Commented-out keys show their defaults; to change one, uncomment and edit its line.
@@ -17,7 +18,6 @@ HEAD = """\
 # Keep secrets in separate files, and set keys such as gateway.token_file to the paths of these files.
 """
 
-HIDDEN = "********"
 
 EXAMPLES = {
     "database": """
@@ -134,14 +134,6 @@ def _mask(value: object) -> str | None:
 
 def _item(item: object) -> str:
     return f"{item:g}" if isinstance(item, float) else str(item)
-
-
-def masked_url(url: str) -> str:
-    """Mask passwords and other secrets in a URL. Return any other string unchanged."""
-    # Match up to the last @, not the first, because a password may contain an @ that was not percent-encoded.
-    masked = re.sub(r"(://[^/:]*):.+@", rf"\1:{HIDDEN}@", url)
-    # PostgreSQL's URL parameters include password, sslpassword and oauth_client_secret.
-    return re.sub(r"([?&]\w*(?:password|secret)=)[^&]*", rf"\1{HIDDEN}", masked)
 
 
 def _toml_key(key: str) -> str:

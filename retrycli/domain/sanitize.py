@@ -2,6 +2,8 @@
 
 import re
 
+HIDDEN = "********"  # stands for a secret
+
 
 def printable(text: str) -> str:
     """Escape control characters, line breaks, tabs and direction overrides."""
@@ -41,3 +43,11 @@ def inert(text: str, longest: int) -> str:
     shown = UNDERSCORE.sub("＿", printable(text))
     shown = shown.replace("://", ":／／").translate(LOOKALIKES)
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def masked_url(url: str) -> str:
+    """Mask passwords and other secrets in a URL. Return any other string unchanged."""
+    # Match up to the last @, not the first, because a password may contain an @ that was not percent-encoded.
+    masked = re.sub(r"(://[^/:]*):.+@", rf"\1:{HIDDEN}@", url)
+    # PostgreSQL's URL parameters include password, sslpassword and oauth_client_secret.
+    return re.sub(r"([?&]\w*(?:password|secret)=)[^&]*", rf"\1{HIDDEN}", masked)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from retrycli.domain.sanitize import masked_url
+
 NAME = "retrycli"
-CREDENTIALS = re.compile(r"://[^/@\s]*@")  # the user and the password in a URL
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def again_as(user: str) -> str:
     """
     if user.isdecimal() or not _Now.call.commands:
         return f"run this as the user {user}"
-    command = shlex.join(["sudo", "-u", user, *_Now.call.full, *_Now.call.arguments])
-    return f"run `{CREDENTIALS.sub('://…@', command)}`"
+    command = shlex.join(["sudo", "-u", user, *_Now.call.full, *map(masked_url, _Now.call.arguments)])
+    return f"run `{command}`"
 
 
 def is_by_sudo() -> bool:

@@ -11,10 +11,10 @@ from datetime import datetime
 from difflib import get_close_matches
 
 from retrycli.config.settings import Settings
-from retrycli.config.template import masked_url
 from retrycli.domain.errors import InvalidMessage, RetrycliError, SchemaMismatch
 from retrycli.domain.known_table import LONGEST, KnownTable, Sample, TableColumn, ValueKind, shown_values
 from retrycli.domain.message import utc_time
+from retrycli.domain.sanitize import masked_url
 from retrycli.domain.table_mapping import Scalar
 from retrycli.operations.database_option import naming_option, with_database
 from retrycli.operations.wiring import connect

@@ -6,9 +6,9 @@ from textwrap import wrap
 from pydantic import ValidationError
 
 from retrycli.config.settings import DatabaseSettings
-from retrycli.config.template import HIDDEN, toml_value
+from retrycli.config.template import toml_value
 from retrycli.domain.known_table import KnownTable
-from retrycli.domain.sanitize import printable
+from retrycli.domain.sanitize import HIDDEN, printable
 from retrycli.domain.table_mapping import ROLE_MEANINGS, STATUS_MEANINGS
 
 WIDTH = 76  # maximum number of characters of a comment's line after its sign, unless one word is longer

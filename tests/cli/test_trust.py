@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,16 @@ def test_settings_that_root_writes_serve_root_and_the_user_of_the_passes(cli: Cl
         assert root("status", "--config", config).returncode == 0
         os.chown(config, THEIRS, OURS)
         assert {each("status", "--config", config).returncode for each in (ours, root)} == {78}
+
+
+def test_the_suggested_command_shows_no_password(cli: Cli, trap: Path) -> None:
+    file, url = trap / "retrycli.toml", "postgresql://desk:p/a@ss@db.example/desk?sslpassword=s3cret"
+    file.touch()
+    os.chown(trap, pwd.getpwnam("daemon").pw_uid, -1)
+    done = cli("--config", file, "table", "describe", "--url", url)
+    assert (done.returncode, "p/a@ss" in done.stderr, "s3cret" in done.stderr) == (78, False, False)
+    assert "; run `sudo -u daemon " in done.stderr
+    assert "postgresql://desk:********@db.example/desk?sslpassword=********" in done.stderr
 
 
 NO_SETTINGS = dict.fromkeys(("HOME", "XDG_CONFIG_HOME"), "/nonexistent")

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 
 from retrycli.config.loader import SECRETS, Loaded
-from retrycli.config.template import masked_url
+from retrycli.domain.sanitize import masked_url
 from retrycli.operations import reliance
 from retrycli.operations.doctor.context import Context, Finding, failure, of_error, ok, warning
 from retrycli.operations.tokens import signing_key_file
