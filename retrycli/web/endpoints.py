@@ -23,7 +23,6 @@ from retrycli.web.routing import encoded_path, with_decoded
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 Respond = Callable[[Request], Coroutine[Any, Any, Response]]
 
-GONE = "the connection was closed before the request was complete"
 LARGEST_BODY = 4 << 20  # bytes; a message of 1 MiB fits
 JSON = "application/json"
 EVERYWHERE = (
@@ -187,7 +186,7 @@ def problem_of(error: Exception, user: User | None = None) -> Response:
         case RequestValidationError():
             return _invalid_input(error)
         case ClientDisconnect():
-            return problems.problem(HTTPStatus.BAD_REQUEST, GONE)
+            return problems.problem(HTTPStatus.BAD_REQUEST, problems.GONE)
         case HTTPException():
             return problems.problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
         case _:

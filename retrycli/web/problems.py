@@ -16,6 +16,8 @@ logger = logging.getLogger("retrycli")
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "5"  # a locked database is usually free again by then
 
+GONE = "the connection was closed before the request was complete"
+
 # The status and the name of each error. The first class that matches counts.
 STATUSES: Mapping[type[errors.RetrycliError], tuple[HTTPStatus, str]] = {
     errors.InvalidArgument: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input"),
@@ -46,7 +48,7 @@ def problem(
 # What everybody but an operator is told instead of the errors that name files or databases.
 GENERAL: Mapping[HTTPStatus, str] = {
     HTTPStatus.NOT_FOUND: "no such message",
-    HTTPStatus.SERVICE_UNAVAILABLE: "the database can't be used now; an operator sees the reason here",
+    HTTPStatus.SERVICE_UNAVAILABLE: "not possible at the moment; an operator sees the reason here",
     HTTPStatus.INTERNAL_SERVER_ERROR: "something in the installation is wrong; the server's log has the reason",
 }
 

@@ -16,7 +16,6 @@ from retrycli.web.access import SAFE_METHODS, AccessDenied
 from retrycli.web.console.context import Console
 from retrycli.web.console.forms import FormRejected, read_form
 from retrycli.web.console.visit import Visit
-from retrycli.web.endpoints import GONE
 
 TITLES: Mapping[int, str] = {
     HTTPStatus.UNAUTHORIZED: "Sign in first",
@@ -85,7 +84,7 @@ def describe(error: Exception, user: User | None) -> tuple[HTTPStatus, str]:
         case FormRejected():
             return error.status, str(error)
         case ClientDisconnect():
-            return HTTPStatus.BAD_REQUEST, GONE
+            return HTTPStatus.BAD_REQUEST, problems.GONE
         case HTTPException():
             status = HTTPStatus(error.status_code)
             return status, DETAILS.get(status, str(error.detail))
