@@ -1,18 +1,16 @@
-"""Sign and verify the cookies of the console: the session of a user, and the result of a form.
+"""The console's signed cookies: the session of a user, and the result of a form.
 
-The cookie of a session holds the user's name, its end, a random id, and a signature (HMAC-SHA256) over these and the
-token's digest. The server keeps no sessions, only those from which users have signed out, so that several workers
-agree. Removing a token ends its sessions, because the signature no longer matches any token of that name.
+The server keeps no sessions, only those from which users have signed out, so that several workers agree. Removing a
+token ends its sessions, because they name the token's digest.
 """
 
-import base64
 import hashlib
-import hmac
 import secrets
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from itsdangerous import BadData, URLSafeSerializer
 from starlette.requests import HTTPConnection
 
 from retrycli.operations.tokens import Token
@@ -20,6 +18,7 @@ from retrycli.operations.tokens import Token
 COOKIE = "retrycli_session"
 LENGTH = timedelta(hours=12)
 ID_BYTES = 12
+PURPOSE = "session"
 
 
 class ValidSession(NamedTuple):
@@ -42,7 +41,7 @@ def cookie_name(name: str, request: HTTPConnection, path: str) -> str:
 def sign(token: Token, key: bytes, now: datetime) -> str:
     """Return the cookie of a session that begins now."""
     end, session = int((now + LENGTH).timestamp()), secrets.token_hex(ID_BYTES)
-    return f"{_encoded(token.name.encode())}.{end}.{session}.{_signature(token, end, session, key)}"
+    return seal([_fingerprint(token), end, session], key, PURPOSE)
 
 
 def verify(cookie: str, tokens: Sequence[Token], key: bytes, now: datetime) -> ValidSession | None:
@@ -51,43 +50,33 @@ def verify(cookie: str, tokens: Sequence[Token], key: bytes, now: datetime) -> V
     A session whose end is further ahead than `LENGTH` is not accepted either, because the clock was wrong when it
     began.
     """
-    try:
-        encoded, end_text, session, signature = cookie.split(".")
-        name = _decoded(encoded).decode()
-        end = datetime.fromtimestamp(int(end_text), UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
-    if not now < end <= now + LENGTH + timedelta(minutes=1):
-        return None
-    for token in tokens:
-        expected = _signature(token, int(end.timestamp()), session, key)
-        if token.name == name and hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
-            return ValidSession(token, int(end.timestamp()), session)
+    latest = (now + LENGTH + timedelta(minutes=1)).timestamp()
+    match unseal(cookie, key, PURPOSE):
+        case [str(fingerprint), int(end), str(session)] if now.timestamp() < end <= latest:
+            token = next((token for token in tokens if _fingerprint(token) == fingerprint), None)
+            return None if token is None else ValidSession(token, end, session)
     return None
 
 
-def seal(text: str, key: bytes) -> str:
-    """Return a text for a cookie, with a signature."""
-    payload = _encoded(text.encode())
-    return f"{payload}.{hmac.new(key, payload.encode(), hashlib.sha256).hexdigest()}"
+def seal(value: object, key: bytes, purpose: str) -> str:
+    """Return the cookie of a JSON value. It is signed for its purpose, and anybody can read it."""
+    return str(_serializer(key, purpose).dumps(value))
 
 
-def unseal(cookie: str, key: bytes) -> str | None:
-    """Return the text of `seal`; None if the cookie does not come from this server."""
-    payload, _, signature = cookie.encode("utf-8", "replace").rpartition(b".")
-    expected = hmac.new(key, payload, hashlib.sha256).hexdigest()
-    return _decoded(payload.decode()).decode() if hmac.compare_digest(expected.encode(), signature) else None
+def unseal(cookie: str, key: bytes, purpose: str) -> object:
+    """Return the value of a cookie; None if it was not signed with this key for this purpose."""
+    try:
+        value: object = _serializer(key, purpose).loads(cookie)
+    except BadData:
+        return None
+    return value
 
 
-def _encoded(text: bytes) -> str:
-    return base64.urlsafe_b64encode(text).decode().rstrip("=")  # a cookie with = would be quoted
+def _serializer(key: bytes, purpose: str) -> URLSafeSerializer:
+    signing = {"digest_method": hashlib.sha256, "key_derivation": "hmac"}
+    return URLSafeSerializer(key, salt=purpose, signer_kwargs=signing)
 
 
-def _decoded(text: str) -> bytes:
-    padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-    return base64.b64decode(padded, altchars=b"-_", validate=True)
-
-
-def _signature(token: Token, end: int, session: str, key: bytes) -> str:
-    text = f"{len(token.name)}:{token.name}:{end}:{session}:{token.sha256}"
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+def _fingerprint(token: Token) -> str:
+    """Return what a cookie may say of a token's digest."""
+    return hashlib.sha256(token.sha256.encode()).hexdigest()

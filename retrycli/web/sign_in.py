@@ -3,9 +3,10 @@
 import hmac
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from starlette.requests import HTTPConnection
 
@@ -17,6 +18,8 @@ from retrycli.web import sessions
 from retrycli.web.access import bearer_token
 
 logger = logging.getLogger("retrycli")
+
+Value = TypeVar("Value")
 
 MOST_LINES = 10  # log lines about sign-ins and refusals in one minute
 
@@ -30,10 +33,10 @@ class TokenUsers:
 
     def __init__(self, settings: Settings, *, now: Callable[[], datetime] = wiring.utc_now) -> None:
         self._settings = settings
-        self._file: Path = tokens.tokens_file(settings)
         self._now = now
-        self._read: tuple[object, Sequence[Token]] = (None, ())
-        self._read_ended: tuple[object, Collection[str]] = (None, ())
+        file = tokens.tokens_file(settings)
+        self._tokens = _WatchedFile(file, lambda: tokens.load(settings))
+        self._ended = _WatchedFile(tokens.ended_sessions_file(file), lambda: tokens.ended_sessions(settings))
         self._minute, self._events = 0, Counter[int]()
         tokens.require_some(settings)
         self._key = tokens.signing_key(settings)
@@ -108,17 +111,20 @@ class TokenUsers:
         """Return the cookie of a session that begins now."""
         return sessions.sign(token, self._key, self._now())
 
-    def _tokens(self) -> Sequence[Token]:
-        version = _version(self._file)
-        if version is None or version != self._read[0]:  # without a version, `load` names the reason
-            self._read = version, tokens.load(self._settings)
-        return self._read[1]
 
-    def _ended(self) -> Collection[str]:
-        version = _version(tokens.ended_sessions_file(self._file))
-        if version != self._read_ended[0]:
-            self._read_ended = version, tokens.ended_sessions(self._settings)
-        return self._read_ended[1]
+class _WatchedFile(Generic[Value]):
+    """Read a file again as soon as it has changed."""
+
+    def __init__(self, file: Path, read: Callable[[], Value]) -> None:
+        self._file = file
+        self._read = read
+        self._last: tuple[object, Value] | None = None
+
+    def __call__(self) -> Value:
+        version = _version(self._file)
+        if self._last is None or version is None or version != self._last[0]:  # `read` says why there is no version
+            self._last = version, self._read()
+        return self._last[1]
 
 
 def _version(file: Path) -> object:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_OWN_MODULES = 41
 """The maximum number of modules that a pass loads if nothing is due. Most of cron's passes find nothing due."""
-WEB = {"fastapi", "starlette", "uvicorn", "jinja2"}
+WEB = {"fastapi", "starlette", "uvicorn", "jinja2", "itsdangerous"}
 """The libraries of the console and the HTTP API, which no other command may load."""
 
 

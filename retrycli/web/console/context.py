@@ -1,7 +1,6 @@
 """What all pages share: settings, rights, the scheduler's status, and the templates."""
 
 import hashlib
-import json
 import secrets
 from collections.abc import Callable
 from datetime import datetime
@@ -138,17 +137,17 @@ class Console:
         response = RedirectResponse(path, HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
         if notice is not None:
             page = path.partition("?")[0]
-            sealed = sessions.seal(json.dumps([_name(visit), page, notice[:LONGEST_NOTICE]]), self._key)
+            sealed = sessions.seal([_name(visit), page, notice[:LONGEST_NOTICE]], self._key, NOTICE)
             response.set_cookie(**self._notice_cookie(visit, page), value=sealed, max_age=NOTICE_SECONDS)
         return response
 
     def _notice(self, visit: Visit) -> str | None:
         """Return the result of the user's form that led to this page; None if there is none."""
-        sealed = visit.request.cookies.get(sessions.cookie_name(NOTICE, visit.request, visit.here), "")
-        if (text := sessions.unseal(sealed, self._key)) is None:
-            return None
-        name, page, notice = json.loads(text)
-        return str(notice) if (name, page) == (_name(visit), visit.here) else None
+        cookie = visit.request.cookies.get(sessions.cookie_name(NOTICE, visit.request, visit.here), "")
+        match sessions.unseal(cookie, self._key, NOTICE):
+            case [name, page, str(notice)] if (name, page) == (_name(visit), visit.here):
+                return notice
+        return None
 
     def _notice_cookie(self, visit: Visit, page: str) -> dict[str, Any]:
         return {

@@ -33,29 +33,20 @@ def test_a_session_is_its_users_until_it_ends(name: str, later: timedelta) -> No
     "forged",
     [
         "",
-        "...",
-        "a.b.c",
-        "a.b.c.d",
-        sign(ANNA, KEY, NOW).replace("YW5uYQ", "dmVyYQ"),
+        "..",
+        "a.b",
+        ".a.b",
+        "\x80",
         sign(ANNA, KEY, NOW)[:-1],
         sign(ANNA, KEY, NOW) + "0",
-        sign(ANNA, KEY, NOW) + ".0",
+        sign(ANNA, KEY, NOW).rpartition(".")[0],
+        sign(ANNA, KEY, NOW).rpartition(".")[0] + "." + sign(VERA, KEY, NOW).rpartition(".")[2],
         sign(ANNA, bytes(31) + b"1", NOW),
-        f"YW5uYQ.{'9' * 400}.00.00",
-        "YW5uYQ.-1.00.00",
-        "YW5uYQ.1e9.00.00",
-        "\x80.1.2.3",
-        "YW5uYQ.1772481600.00.\x80",
+        seal(["anna", 1, "00"], KEY, "retrycli_notice"),
     ],
 )
 def test_a_forged_cookie_is_nobodys(forged: str) -> None:
     assert verify(forged, TOKENS, KEY, NOW) is None
-
-
-def test_another_end_or_id_needs_another_signature() -> None:
-    name, end, session, signature = sign(ANNA, KEY, NOW).split(".")
-    assert verify(f"{name}.{int(end) - 60}.{session}.{signature}", TOKENS, KEY, NOW) is None
-    assert verify(f"{name}.{end}.{session[::-1]}.{signature}", TOKENS, KEY, NOW) is None
 
 
 def test_each_session_has_its_own_id() -> None:
@@ -68,11 +59,14 @@ def test_each_session_has_its_own_id() -> None:
 
 @given(st.text())
 def test_a_sealed_text_comes_back_only_with_its_seal(text: str) -> None:
-    sealed = seal(text, KEY)
-    assert unseal(sealed, KEY) == text
-    assert unseal(sealed, bytes(31) + b"1") is None
-    assert unseal(f"A{sealed}", KEY) is None
-    assert {unseal(forged, KEY) for forged in ("", ".", text, sealed[:-1], sealed.partition(".")[0])} == {None}
+    sealed = seal(text, KEY, "notice")
+    assert unseal(sealed, KEY, "notice") == text
+    assert unseal(sealed, KEY, "session") is None
+    assert unseal(sealed, bytes(31) + b"1", "notice") is None
+    assert unseal(f"A{sealed}", KEY, "notice") is None
+    assert {unseal(forged, KEY, "notice") for forged in ("", ".", text, sealed[:-1], sealed.partition(".")[0])} == {
+        None
+    }
 
 
 def test_removing_or_replacing_the_token_ends_the_session() -> None:
