@@ -16,6 +16,10 @@ from retrycli.domain.transition import Withheld
 Value = TypeVar("Value", bound=str)
 Either: TypeAlias = Value | Collection[Value] | None  # one value, several alternatives, or None for any value
 
+# SQLite evaluates at most 1,000 alternatives, and patterns of at most 50,000 bytes (sqlite.org/limits.html).
+MOST_VALUES = 100  # of one condition
+LONGEST_VALUE = 1_000  # characters
+
 
 class ListedState(StrEnum):
     """The states that a filter selects: those of the queue, and that of the waiting messages under a hold."""
@@ -58,16 +62,21 @@ class Filter:
         return [self.state] if isinstance(self.state, str) else self.state or ()
 
     def check(self) -> None:
-        """Check that the databases can compare the texts of the filter with their values.
+        """Check that the databases can compare the values of the filter with their own.
 
         Raises:
-            InvalidArgument: a text contains NUL or is not valid UTF-8.
+            InvalidArgument: a condition has too many values, or a text is too long, contains NUL or is not valid UTF-8.
         """
-        for field in ("ticket", "error", "fingerprint"):
+        for field in ("state", "message_type", "ticket", "error", "reason", "fingerprint"):
             given: Either[str] = getattr(self, field)
-            for text in [given] if isinstance(given, str) else given or ():
+            values = [given] if isinstance(given, str) else given or ()
+            if len(values) > MOST_VALUES:
+                raise InvalidArgument(f"the filter {field} has {len(values):,} values; give at most {MOST_VALUES}")
+            for text in values:
                 if not storable(text):
                     raise InvalidArgument(f"the filter {field} contains an invalid character; remove it")
+                if len(text) > LONGEST_VALUE:
+                    raise InvalidArgument(f"the filter {field} is longer than {LONGEST_VALUE:,} characters; shorten it")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from retrycli.domain.sanitize import shortened
+
 RETRY_AFTER_CAP = timedelta(hours=6)  # longer waits that a server requests are cut to this length
 
 ERROR_LENGTH = 500  # maximum length of an error text in characters
@@ -161,4 +163,4 @@ def one_line(text: str) -> str:
     The destination's JSON may hold a NUL or half of a surrogate pair, which not every database accepts.
     """
     line = " ".join(text.replace("\0", " ").encode(errors="replace").decode().split())
-    return line if len(line) <= ERROR_LENGTH else line[: ERROR_LENGTH - 1] + "…"
+    return shortened(line, ERROR_LENGTH)

@@ -12,6 +12,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shortened(text: str, longest: int) -> str:
+    """Shorten text to at most ``longest`` characters, the last of which is then an ellipsis."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 def encodable(text: str) -> bool:
     """Return whether a string can be encoded as UTF-8.
 
@@ -41,8 +46,7 @@ def inert(text: str, longest: int) -> str:
     ``<!channel>``, Markdown's ``[…](…)``, HTML), so no single escape syntax works in all of them.
     """
     shown = UNDERSCORE.sub("＿", printable(text))
-    shown = shown.replace("://", ":／／").translate(LOOKALIKES)
-    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return shortened(shown.replace("://", ":／／").translate(LOOKALIKES), longest)
 
 
 def masked_url(url: str) -> str:

@@ -31,6 +31,7 @@ from retrycli.domain.cursor import Cursor, MessageCursor, Sort
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.listing import Either, Filter, ListedMessage, ListedState, Value
 from retrycli.domain.message import KEY, MessageStatus, State, utc_time
+from retrycli.domain.sanitize import shortened
 from retrycli.domain.transition import Route, Withheld
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Queries
@@ -52,6 +53,7 @@ from retrycli.store.schema import queue
 PAGE = 500  # number of messages to read in one transaction
 FETCH_SIZE = 10_000  # number of rows to fetch at a time; otherwise psycopg would hold all rows in memory
 
+LISTED_ERROR = 2_000  # characters of an error in a list; an application may store whole pages there
 # The ids of a page. They are bound at execution, so that all pages share one statement.
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
 
@@ -75,7 +77,7 @@ class MessageQueries(Queries):
             m.ticket_id,
             m.message_type,
             m.retry_count,
-            m.last_error,
+            func.substr(m.last_error, 1, LISTED_ERROR + 1).label("last_error"),
             self._optional("created_at").label("made_at"),
             queue.c.first_failed_at,
             self._optional("recipient_email").label("recipient"),
@@ -303,7 +305,7 @@ def _listed(row: Row[Any]) -> ListedMessage:
         state=state,
         retry_count=_number(row.retry_count),
         next_attempt_at=row.next_attempt_at,
-        last_error=None if row.last_error is None else str(row.last_error),
+        last_error=None if row.last_error is None else shortened(str(row.last_error), LISTED_ERROR),
         created_at=_time(row.made_at),
         first_failed_at=row.first_failed_at,
         reason=row.escalation_reason,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -226,6 +227,22 @@ def test_an_error_filter_matches_a_literal_part(application: Application, views:
     for error, expected in PIECES:
         wanted = Filter(error=error)
         assert (shown(views, wanted, sort="id"), views.count(wanted)) == (expected, len(expected)), error
+
+
+def test_a_filter_may_have_the_largest_number_of_the_longest_values(
+    application: Application, views: MessageQueries
+) -> None:
+    application.add_all([{"last_error": f"{'x' * 1_000}y"}])
+    longest = [f"{number:0>999}" for number in range(99)]
+    wanted = Filter(state=[*State] * 25, ticket=[*longest, "9100"], error=[*longest, "x" * 1_000], fingerprint=longest)
+    wanted.check()
+    assert shown(views, wanted) == []
+    assert shown(views, replace(wanted, fingerprint=None, ticket=None)) == [1]
+
+
+def test_a_list_shows_the_beginning_of_a_long_error(application: Application, views: MessageQueries) -> None:
+    application.add_all([{"last_error": "é" * 2_000}, {"last_error": "é" * 100_000}])
+    assert [each.last_error for each in views.messages(Filter())] == ["é" * 2_000, "é" * 1_999 + "…"]
 
 
 def test_an_error_filter_tolerates_text_that_is_not_valid_utf8(loose_application: Application) -> None:

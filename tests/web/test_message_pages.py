@@ -172,6 +172,9 @@ def test_a_long_text_is_shown_in_part_until_all_of_it_is_asked_for(desk: Desk) -
     assert len(page.answer.content) < 400_000
     whole = browser.follow(page, "text=whole")
     assert whole.words.count("tea") >= 300_000
+    desk.application.add(10, body="tea\n" * 600_000)
+    longest = browser.open("/id/10?text=whole")
+    assert "The first 2,000,000 of 2,400,000 characters. retrycli show prints all of them." in longest.words
 
 
 @on_sqlite

@@ -17,7 +17,7 @@ from retrycli.domain.duration import in_words, in_zone
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.listing import EscalationGroup
 from retrycli.domain.passes import StopReason
-from retrycli.domain.sanitize import printable
+from retrycli.domain.sanitize import printable, shortened
 from retrycli.system.process import install
 from retrycli.views.formatting import count, local_time
 from retrycli.views.report import charts
@@ -106,8 +106,7 @@ def whole(text: object) -> str:
 
 
 def _cut(text: object, longest: int) -> str:
-    line = printable(str(text))
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    return shortened(printable(str(text)), longest)
 
 
 def values(report: ReportData, zone: tzinfo) -> dict[str, object]:

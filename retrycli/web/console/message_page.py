@@ -32,6 +32,7 @@ from retrycli.web.console.timeline import MOST_EVENTS, timeline
 from retrycli.web.console.visit import Visit
 
 SHOWN_TEXT = 50_000  # characters of a body that the page shows unless the whole text is asked for
+WHOLE_TEXT = 2_000_000  # characters that it shows then; ten times that is too much for a browser
 
 ADVICE: Mapping[str, str] = {
     EscalationReason.EXHAUSTED: "All retries are used up. When the cause is fixed, retry it, or requeue it with all "
@@ -100,7 +101,8 @@ class MessagePages:
             own_hold=next((hold for hold in explained.holds if hold.kind is HoldKind.MESSAGE), None),
             is_held=bool(explained.holds),
             lengths=LENGTHS,
-            text=text if query.text else text[:SHOWN_TEXT],
+            text=text[: WHOLE_TEXT if query.text else SHOWN_TEXT],
+            most=WHOLE_TEXT,
             length=len(text),
             events=events[:MOST_EVENTS],
             more_events=max(len(events) - MOST_EVENTS, 0),

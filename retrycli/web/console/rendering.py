@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 from retrycli import operations
 from retrycli.domain.duration import in_words, utc_text
-from retrycli.domain.sanitize import printable
+from retrycli.domain.sanitize import printable, shortened
 from retrycli.domain.user import Right
 from retrycli.views.formatting import count, local_time, with_times
 from retrycli.views.report.page import whole
@@ -58,8 +58,7 @@ def line(text: object) -> Markup:
 
 def short(text: object, longest: int = SHORT) -> Markup:
     """Return a text like `line`, shortened."""
-    whole = str(text)
-    return line(whole if len(whole) <= longest else whole[: longest - 1] + "…")
+    return line(shortened(str(text), longest))
 
 
 def lines(text: str) -> Markup:

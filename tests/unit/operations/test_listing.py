@@ -75,11 +75,27 @@ def test_an_order_must_be_known(nowhere: Settings) -> None:
         listing.page(nowhere, sort=sort)
 
 
-@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a\0b", "contains an invalid character"),
+        ("\ud800", "contains an invalid character"),
+        ("a" * 1_001, "is longer than 1,000 characters; shorten it"),
+    ],
+)
 @pytest.mark.parametrize("field", ["ticket", "error", "fingerprint"])
-def test_a_filter_must_be_text_that_a_database_can_compare(nowhere: Settings, field: str, text: str) -> None:
+def test_a_filter_must_be_text_that_a_database_can_compare(
+    nowhere: Settings, field: str, text: str, fault: str
+) -> None:
     values: list[dict[str, Any]] = [{field: text}, {field: ["fine", text]}]
     for wanted in [Filter(**value) for value in values]:
         for call in (listing.page, find):
-            with pytest.raises(InvalidArgument, match=f"the filter {field} contains an invalid character"):
+            with pytest.raises(InvalidArgument, match=f"the filter {field} {fault}"):
                 call(nowhere, wanted)
+
+
+@pytest.mark.parametrize("field", ["state", "message_type", "ticket", "error", "reason", "fingerprint"])
+def test_a_condition_has_at_most_100_values(nowhere: Settings, field: str) -> None:
+    wanted: Any = {field: ["unknown"] * 101}
+    with pytest.raises(InvalidArgument, match=f"the filter {field} has 101 values; give at most 100"):
+        listing.page(nowhere, Filter(**wanted))
