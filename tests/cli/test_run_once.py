@@ -593,16 +593,20 @@ BaseConnector._get = changed
 """A patch that changes the signature of aiohttp's method for getting a connection."""
 
 
-def test_an_aiohttp_without_the_required_internals_is_refused_before_sending(
+def test_with_an_aiohttp_that_was_not_tried_messages_are_delivered_over_single_connections(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    application.add(101)
+    application.add_due(3)
     (at_work.cwd / "changed").mkdir()
     (at_work.cwd / "changed" / "sitecustomize.py").write_text(CHANGED)
-    done = at_work("run-once", env={"PYTHONPATH": str(at_work.cwd / "changed")})
-    assert (done.returncode, sandbox.received) == (78, ())
-    [line] = done.stderr.splitlines()
-    assert "Connector._get(key, traces), which safe delivery requires; install an older version" in line
+    changed = {"PYTHONPATH": str(at_work.cwd / "changed")}
+    doctor = at_work("doctor", "--json", env=changed)
+    [finding] = [each for each in json.loads(doctor.stdout)["findings"] if "not tried" in each["found"]]
+    assert finding["level"] == "warning"
+    assert "aiohttp==3.14.*" in finding["remedy"]
+    done = at_work("run-once", "--json", env=changed)
+    assert (done.returncode, json.loads(done.stdout)["sent"], done.stderr) == (0, 3, "")
+    assert len(sandbox.received) == 3
 
 
 @on_sqlite

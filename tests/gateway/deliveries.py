@@ -7,10 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
+
 from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.gateway.http.gateway import HttpGateway
+from retrycli.gateway.http.transport import open_transport
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 KEY = "message-7-20250303T1200"
@@ -52,9 +55,10 @@ def open_gateway(
     *,
     columns: Sequence[str] = COLUMNS,
     sleep: Callable[[float], Awaitable[None]] = no_wait,
+    connect: Callable[..., httpx.AsyncBaseTransport] = open_transport,
 ) -> HttpGateway:
     """Open a gateway whose clock is fixed at noon."""
-    return HttpGateway(settings, columns=columns, connections=16, now=lambda: NOON, sleep=sleep)
+    return HttpGateway(settings, columns=columns, connections=16, now=lambda: NOON, sleep=sleep, connect=connect)
 
 
 def deliver(

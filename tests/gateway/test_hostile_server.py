@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from retrycli.domain.outcome import ERROR_LENGTH, Outcome, OutcomeKind
+from retrycli.gateway.http.transport import open_fallback, open_transport
 from tests.cli.command import LONGEST
 from tests.gateway.cases import (
     CASES,
@@ -61,8 +62,12 @@ MOST_MIB = 50
 Deliver = Callable[..., Outcome]
 
 
+either_transport = pytest.mark.parametrize("deliver", [open_transport, open_fallback], indirect=True)
+"""Run a test on aiohttp's connections, and on those of the fallback."""
+
+
 @pytest.fixture
-def deliver(caplog: pytest.LogCaptureFixture) -> Deliver:
+def deliver(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Deliver:
     """Provide a function that delivers a message, and checks that it ends and keeps its secrets.
 
     No log and no error may contain a secret or a word of the message. All loggers are at their most verbose level, and
@@ -72,7 +77,8 @@ def deliver(caplog: pytest.LogCaptureFixture) -> Deliver:
 
     async def one(server: Hostile, body: str, settings: dict[str, object]) -> Outcome:
         asyncio.get_running_loop().slow_callback_duration = 0
-        async with open_gateway(gateway_settings(server.url, **{"immediate_retries": 5, **settings})) as gateway:
+        given = gateway_settings(server.url, **{"immediate_retries": 5, **settings})
+        async with open_gateway(given, connect=getattr(request, "param", open_transport)) as gateway:
             return await gateway.deliver(queued(subject=MARK, recipient_email=MARK, body=body))
 
     def run(server: Hostile, *, deadline: float = PATIENCE, body: str = MARK, **settings: object) -> Outcome:
@@ -146,6 +152,19 @@ def test_a_servers_behaviour_leads_to_its_outcome(case: Case, scheme: Scheme, de
         assert server.sent < READ_AT_MOST
 
 
+@pytest.mark.parametrize("deliver", [open_fallback], indirect=True)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_fallback_judges_a_servers_behaviour_alike(case: Case, deliver: Deliver) -> None:
+    """The text of an error, and the status of an answer that is no HTTP, may differ."""
+    body = LARGE if case.hasty else MARK
+    with Hostile(case.behaviour, hasty=case.hasty) as server:
+        outcome = deliver(server, deadline=case.deadline, body=body, **TOKEN)
+        server.wait_until_asked()
+    has_ended = case.name == "a 204 with a body"  # what follows the 204 is lost with its connection
+    assert outcome.kind == (DELIVERED if has_ended else case.kind)
+    assert server.paths == [PATH]
+
+
 @over_either(LOG_INS)
 def test_a_servers_behaviour_at_login_leads_to_its_outcome(case: Case, scheme: Scheme, deliver: Deliver) -> None:
     """The message is not sent. The login is repeated only if the connection broke."""
@@ -180,12 +199,14 @@ def reset_within_its_first_bytes(connection: Connection) -> None:
     connection.reset()
 
 
+@either_transport
 def test_a_connection_reset_within_the_request_is_unknown(deliver: Deliver) -> None:
     with Hostile(at_accept=reset_within_its_first_bytes) as server:
         assert deliver(server, **TOKEN).kind is UNKNOWN
     assert len(server.connections) == 1
 
 
+@either_transport
 def test_a_connection_reset_at_once_is_repeated_only_if_it_was_never_established(deliver: Deliver) -> None:
     """Each of up to six attempts is a race between server and client, so both outcomes are valid."""
     with Hostile(at_accept=reset) as server:
@@ -194,6 +215,7 @@ def test_a_connection_reset_at_once_is_repeated_only_if_it_was_never_established
     assert len(server.connections) in ({6} if kind is UNREACHABLE else range(1, 7))
 
 
+@either_transport
 @pytest.mark.parametrize(
     "behaviour",
     [reset, close, reset_within_its_first_bytes, silence, raw(b"\x16\x03\x03\xff\xff"), then_close(http(400))],
@@ -210,6 +232,7 @@ def test_nothing_is_sent_without_a_handshake(
     assert len(server.connections) == 2
 
 
+@either_transport
 def test_plain_http_to_a_tls_server(tls: SSLContext, deliver: Deliver) -> None:
     with Hostile(tls=tls) as server:
         server.url = server.url.replace("https", "http")
@@ -217,6 +240,7 @@ def test_plain_http_to_a_tls_server(tls: SSLContext, deliver: Deliver) -> None:
     assert not server.requests
 
 
+@either_transport
 @pytest.mark.parametrize("name", ["expired", "self-signed", "of another name"])
 def test_a_message_is_not_sent_if_the_certificate_is_invalid(
     name: Literal["expired", "self-signed", "of another name"],

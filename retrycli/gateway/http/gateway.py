@@ -45,6 +45,7 @@ class HttpGateway(BaseGateway):
         now: the clock, for settle times, and for a Retry-After that is a date.
         elapsed: a monotonic clock, in seconds.
         sleep: waits between immediate retries.
+        connect: opens the transport.
         watch: called with every request and its answer.
         section: the name of the section of the settings, for errors.
 
@@ -62,6 +63,7 @@ class HttpGateway(BaseGateway):
         now: Callable[[], datetime],
         elapsed: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        connect: Callable[..., httpx.AsyncBaseTransport] = open_transport,
         watch: Watch | None = None,
         section: str = "gateway",
     ) -> None:
@@ -70,7 +72,7 @@ class HttpGateway(BaseGateway):
         self._preset = load_preset(settings.preset)
         if columns is not None:
             self._preset.check_columns({*columns, *OPTIONAL_COLUMNS})
-        transport = open_transport(settings, connections=connections, elapsed=elapsed)
+        transport = connect(settings, connections=connections, elapsed=elapsed)
         self._client = ApiClient(transport, settings, self._preset, now=now, watch=watch)
         self._builder = RequestBuilder(settings, self._preset, self._client.credentials.identity)
         self._lookups = Lookups(self._client)

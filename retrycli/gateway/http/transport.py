@@ -6,6 +6,8 @@ has read the request, the adapter raises ``ConnectTimeout``. So the outcome is d
 exception, which aiohttp raised. The outcome is unknown unless this cause proves that nothing was sent.
 """
 
+from __future__ import annotations
+
 import inspect
 import select
 import socket
@@ -13,24 +15,28 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 from weakref import WeakKeyDictionary
 
 import aiohttp
 import httpx
-from aiohappyeyeballs import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.tracing import Trace
 from httpx_aiohttp import AiohttpTransport
 
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import FileChanged
+from retrycli.gateway.http.fallback import FallbackTransport, NotConnected
 from retrycli.gateway.tls import verifying
 from retrycli.system import process
+
+if TYPE_CHECKING:  # a version of aiohttp that was not tried may not have them
+    from aiohappyeyeballs import AddrInfoType
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
 
 # Maximum idle time of a connection that is reused. If the server closes the connection just as the next request is
 # written, nothing shows whether the server read the request.
@@ -48,8 +54,9 @@ HEADER_LIMIT, HEADERS_LIMIT = 64 * 1024, 256
 # case (RFC 9110, section 5.1).
 HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "retrycli"}
 
-# aiohttp's exceptions for a connection that was never opened.
-NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+# Exceptions for a connection that was never opened, and for a certificate that is invalid.
+NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, NotConnected)
+UNTRUSTED = (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)
 
 # Exceptions for a URL that the transport rejects. A message's values are percent-encoded in a URL, so the settings are
 # wrong, and every message is affected.
@@ -70,7 +77,7 @@ class _Response(aiohttp.ClientResponse):
     A normal close of a TLS connection waits until the server closes it too, and the event loop may end before that.
     """
 
-    async def start(self, connection: aiohttp.connector.Connection) -> Self:
+    async def start(self, connection: Connection) -> Self:
         try:
             await super().start(connection)
         except BaseException:
@@ -101,13 +108,13 @@ class _Connector(aiohttp.TCPConnector):
         self._elapsed = elapsed
         self._idle_since: WeakKeyDictionary[ResponseHandler, float] = WeakKeyDictionary()
 
-    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> aiohttp.connector.Connection | None:
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         while (kept := await super()._get(key, traces)) is not None and not self._is_usable(kept):
             _abort(kept)
             kept.close()
         return kept
 
-    def _is_usable(self, kept: aiohttp.connector.Connection) -> bool:
+    def _is_usable(self, kept: Connection) -> bool:
         assert kept.protocol is not None  # noqa: S101  for the type checker
         assert kept.transport is not None  # noqa: S101
         received = select.poll()
@@ -127,7 +134,7 @@ class _Connector(aiohttp.TCPConnector):
         super()._release(key, protocol, should_close=should_close)
 
 
-def _abort(connection: aiohttp.connector.Connection | None) -> None:
+def _abort(connection: Connection | None) -> None:
     if connection is not None and connection.transport is not None:
         connection.transport.abort()
 
@@ -140,48 +147,43 @@ REQUIRED_METHODS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (aiohttp.ClientResponse, "release", ("self",)),
 )
 RETRY_SWITCH = "_retry_connection"  # attribute of aiohttp's session that is switched off below
+TRIED = ("3.13", "3.14")  # versions of aiohttp with which all tests of the gateway pass
 
 
-def check_aiohttp(
-    methods: Sequence[tuple[type, str, tuple[str, ...]]] = REQUIRED_METHODS, session: type = aiohttp.ClientSession
-) -> None:
-    """Check that the installed aiohttp has the internals that retrycli relies on.
+def is_tried(
+    version: str = aiohttp.__version__,
+    methods: Sequence[tuple[type, str, tuple[str, ...]]] = REQUIRED_METHODS,
+    session: type = aiohttp.ClientSession,
+) -> bool:
+    """Return whether the installed aiohttp is one that retrycli was tried with, and has the internals it relies on.
 
     A version with other names would silently ignore retrycli's overrides. Then the answer to one message could mark
     another as delivered, or a message could be sent twice.
-
-    Raises:
-        ConfigurationError: something is missing; the error names it, and the remedy.
     """
-    missing = [
-        f"{of.__name__}.{name}({', '.join(parameters[1:])})"
-        for of, name, parameters in methods
-        if tuple(inspect.signature(getattr(of, name, lambda: None)).parameters) != parameters
-    ]
-    if RETRY_SWITCH not in getattr(session, "ATTRS", ()):
-        missing.append(f"{session.__name__}.{RETRY_SWITCH}")
-    if missing:
-        raise ConfigurationError(
-            f"aiohttp {aiohttp.__version__} lacks {' and '.join(missing)}, which safe delivery requires; "
-            f"install an older version: pip install 'aiohttp>=3.13.4,<{aiohttp.__version__}'"
+    return (
+        version.rpartition(".")[0] in TRIED
+        and all(
+            tuple(inspect.signature(getattr(of, name, lambda: None)).parameters) == parameters
+            for of, name, parameters in methods
         )
+        and RETRY_SWITCH in getattr(session, "ATTRS", ())
+    )
 
 
 def open_transport(
     settings: GatewaySettings, *, connections: int, elapsed: Callable[[], float] = time.monotonic
 ) -> httpx.AsyncBaseTransport:
-    """Open a transport.
+    """Open a transport: on aiohttp's connections, or on httpx's own if this version of aiohttp was not tried.
 
     Use it without httpx's client. No delivery needs redirects, cookies or hooks, and the client would double the time
     of a request.
 
     Raises:
-        ConfigurationError: the CA file can't be used, or this version of aiohttp is not supported.
+        ConfigurationError: the CA file can't be used.
     """
-    check_aiohttp()
-    # Reading the system's certificates takes longer than a short pass, and an http:// URL needs none.
-    is_plain = not (settings.base_url or "").startswith("https:")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else verifying(settings.ca_file)
+    if not is_tried():
+        return open_fallback(settings, connections=connections)
+    context = _context(settings)
 
     def session() -> aiohttp.ClientSession:
         connector = _Connector(
@@ -206,6 +208,20 @@ def open_transport(
     return AiohttpTransport(client=session, verify=context)
 
 
+def open_fallback(
+    settings: GatewaySettings, *, connections: int, elapsed: Callable[[], float] = time.monotonic
+) -> httpx.AsyncBaseTransport:
+    """Open a transport on httpx's own connections. The arguments and errors are those of `open_transport`."""
+    del elapsed  # no connection is reused
+    return FallbackTransport(_context(settings), connections=connections)
+
+
+def _context(settings: GatewaySettings) -> ssl.SSLContext:
+    # Reading the system's certificates takes longer than a short pass, and an http:// URL needs none.
+    is_plain = not (settings.base_url or "").startswith("https:")
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else verifying(settings.ca_file)
+
+
 def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
     """Open a socket for a connection. Check its file descriptor here, because aiohttp may open several sockets for a
     request at the same time.
@@ -227,7 +243,7 @@ def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
 def kind_of_exception(error: BaseException) -> OutcomeKind:
     """Return the outcome that follows from an exception of `TRANSPORT_ERRORS`."""
     cause = error.__cause__ or error
-    if isinstance(cause, aiohttp.ClientConnectorCertificateError):
+    if isinstance(cause, UNTRUSTED):
         return OutcomeKind.UNAUTHORIZED
     return OutcomeKind.UNREACHABLE if isinstance(cause, NOT_SENT) else OutcomeKind.UNKNOWN
 

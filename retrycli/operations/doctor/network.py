@@ -5,6 +5,7 @@ No message and no notification is sent.
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -125,8 +126,18 @@ def _is_here(url: str) -> bool:
 
 
 def _ticketing_api(context: Context, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
-    from retrycli.gateway.http.lookup import probe
+    from aiohttp import __version__
 
+    from retrycli.gateway.http.lookup import probe
+    from retrycli.gateway.http.transport import TRIED, is_tried
+
+    if not is_tried():
+        yield warning(
+            "api",
+            f"retrycli was not tried with aiohttp {__version__}, so each request opens its own connection, which is "
+            "slower",
+            f"install a newer retrycli, or `{sys.executable} -m pip install 'aiohttp=={TRIED[-1]}.*'`",
+        )
     found = asyncio.run(probe(gateway, now=context.now))
     yield _probe_finding(gateway, found.outcome, refusal, proves_credentials=found.proves_credentials)
     if found.ahead_seconds is not None:
