@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import tomllib
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from retrycli.operations.demo import EXAMPLE, EXAMPLE_TIME, copy_example
-from tests import example
+from tests import constraints, example
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / EXAMPLE
@@ -65,6 +67,16 @@ def test_the_wheel_contains_the_example_where_the_demo_expects_it() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert build["wheel"]["force-include"] == {EXAMPLE: f"retrycli/{EXAMPLE}"}
     assert f"/{EXAMPLE}" in build["sdist"]["include"]
+
+
+def test_the_constraints_name_each_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {
+        re.split(r"[^\w-]", each)[0]
+        for each in (*project["dependencies"], *chain(*project["optional-dependencies"].values()))
+    }
+    pinned = {line.partition("==")[0] for line in constraints.FILE.read_text().splitlines() if "==" in line}
+    assert wanted - pinned == {"retrycli"}
 
 
 def test_a_copy_has_its_times_moved_to_now(tmp_path: Path) -> None:
