@@ -451,6 +451,14 @@ def test_predicts_the_turn_of_each_message_if_a_pass_starts_only_a_few(at: Desk)
     assert list(tried) == sorted(due)
 
 
+def test_tells_how_many_messages_go_first(at: Desk) -> None:
+    at.have(run={"limit": 2})
+    limit(at)
+    at.have(run={"limit": 2, "rate_per_second": 0.5})
+    figures = {gate.name: gate.figure for gate in at.explain(1, NOON + TICK).gates}
+    assert (figures["limit"], figures["rate"]) == ("2 per pass, 5 go first", "0.5 per second, 5 go first")
+
+
 def test_finds_an_earlier_message_of_the_ticket_though_both_are_new(at: Desk) -> None:
     at.have(run={"per_ticket_order": True})
     at.run_at(NOON)

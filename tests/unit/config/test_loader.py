@@ -335,6 +335,10 @@ def test_all_problems_are_reported_together() -> None:
 @pytest.mark.parametrize(
     ("toml", "key"),
     [
+        ("[schedule]\nbase_minutes = 0\n", "schedule.base_minutes"),
+        ("[schedule]\nbase_minutes = 525_601\n", "schedule.base_minutes"),
+        ("[schedule]\nexpires_after_hours = 0\n", "schedule.expires_after_hours"),
+        ("[schedule]\nexpires_after_hours = 876_001\n", "schedule.expires_after_hours"),
         ("[schedule]\nmax_retries = 2.5\n", "schedule.max_retries"),
         ('[schedule]\nmax_retries = "ten"\n', "schedule.max_retries"),
         ('[schedule]\nbackoff = "fibonacci"\n', "schedule.backoff"),

@@ -887,13 +887,13 @@ def die_with_claims(stage: Stage) -> None:
 
 
 def test_attempts_of_a_dead_pass_are_unknown_and_its_other_claims_are_sent(stage: Stage) -> None:
-    stage.add(1, 2)
+    stage.add(1, 2, 3)
     die_with_claims(stage)
     stage.clock.now = START + AFTER_THE_CLAIM
     summary = stage.run()
-    assert stage.sent() == [2]
-    assert (summary.sent, summary.rescheduled, summary.released, summary.unknown) == (1, 1, 1, 1)
-    assert stage.events.of(ClaimsExpired) == [ClaimsExpired(released=1, unknown=1)]
+    assert stage.sent() == [2, 3]
+    assert (summary.sent, summary.rescheduled, summary.released, summary.unknown) == (2, 1, 2, 1)
+    assert stage.events.of(ClaimsExpired) == [ClaimsExpired(released=2, unknown=1)]
     assert stage.attempts(1) == [("pass", "unknown")]
     assert stage.sql(
         "SELECT unknown_count, retry_count FROM retrycli_queue JOIN pending_messages ON id = message_id"
