@@ -125,6 +125,21 @@ def test_attempts_a_login_and_reports_a_refusal_as_a_failure(desk: Cli, cli: Cli
         assert set(api.paths) == {"/auth/login"}
 
 
+@pytest.mark.parametrize("status", [403, 404, 302])
+def test_a_check_of_the_preset_that_is_not_answered_as_it_should_is_a_failure(desk: Cli, cli: Cli, status: int) -> None:
+    """An account without permissions can log in, and sends nothing."""
+    file = cli.cwd / "retrycli.toml"
+    text = file.read_text().partition("[gateway]")[0]
+    with Scripted((status, {})) as api:
+        (cli.cwd / "token").touch(0o600)
+        (cli.cwd / "token").write_text("s3cret")
+        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\npreset = "redmine"\ntoken_file = "token"\n')
+        [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api"]
+        assert (found["level"], api.paths) == ("failure", ["/users/current.json"])
+    assert f"the preset's check got HTTP {status}" in found["found"]
+    assert "permissions" in found["remedy"]
+
+
 def test_reports_the_age_of_due_messages(desk: Cli, application: Application) -> None:
     application.add(1, created_at="2023-05-06 07:08:09")
     [found] = [finding for finding in desk.json("doctor")["findings"] if "2023-05-06" in finding["found"]]

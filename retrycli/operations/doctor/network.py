@@ -173,6 +173,12 @@ def _probe_finding(
         return warning("api", f"{where} has a problem: {said}", "check the API; deliveries resume when it is back")
     if proves_credentials and outcome.kind is OutcomeKind.DELIVERED:
         return ok("api", f"{where} responds and accepts the credentials")
+    if proves_credentials:
+        return failure(
+            "api",
+            f"{where} responds, but the preset's check got {said}",
+            "check gateway.base_url and the permissions of the account",
+        )
     if refusal is not None:
         return failure("api", f"{where} responds ({said} to a GET), but {refusal}", CHECK_CREDENTIALS)
     proof = "; only a delivery can show whether it accepts the credentials" if _has_credentials(gateway) else ""
