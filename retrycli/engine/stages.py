@@ -242,4 +242,4 @@ async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], 
         if commit():
             return
         await sleep(TRY_AGAIN_SECONDS)
-    raise DatabaseBusy("another process has kept a read transaction open for too long; end the transaction, or use WAL")
+    raise DatabaseBusy("another transaction has been reading for too long; end it, or use WAL")

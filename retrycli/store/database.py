@@ -179,7 +179,7 @@ class Database(ReflectedTable):
                 `IMPATIENT_MS` for a server's lock.
 
         Raises:
-            DatabaseBusy: another process held a lock for too long.
+            DatabaseBusy: another transaction held a lock for too long.
             DatabaseUnavailable: the driver reports an error.
         """
         before = self._ambient

@@ -59,7 +59,7 @@ BY_CODE = {
 # Explanations by a part of the error text, for SQLite's other errors and for those without a PostgreSQL error code.
 BY_TEXT = {
     "because it is a view": NO_CHANGES,
-    "database is locked": "another process held a lock for too long; end its transaction or, if it only reads, use WAL",
+    "database is locked": "another transaction held a lock for too long; end it or, if it only reads, use WAL",
     "readonly database": "check the owner, permissions and mount of the file and its folder",
     "unable to open database file": "check the owner, permissions and mount of the file and its folder",
     "disk I/O error": "the disk may be full or failing; free some space, and check the kernel log",

@@ -81,7 +81,7 @@ def test_a_locked_database_is_reported_with_a_remedy(cli: Cli, application: Appl
         line = fault(cli("run-once", env=impatient(application)), 69)
     assert line == (
         f"{application.path}: database is locked: "
-        "another process held a lock for too long; end its transaction or, if it only reads, use WAL"
+        "another transaction held a lock for too long; end it or, if it only reads, use WAL"
     )
 
 

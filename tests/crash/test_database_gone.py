@@ -208,7 +208,7 @@ def test_claims_outlive_the_wait_for_the_applications_write_lock(mode: str, pati
         def now() -> datetime:
             return utc_now() + (timedelta(0) if api.locks else LATER)
 
-        with pytest.raises(DatabaseUnavailable, match="held a lock for too long; end its transaction"):
+        with pytest.raises(DatabaseUnavailable, match="held a lock for too long; end it"):
             run_pass.run_once(load_settings(stage.config), runtime=replace(wiring.DEFAULT_RUNTIME, now=now))
         api.unlock()
         check_nothing_is_lost(stage, api, MESSAGES)
