@@ -170,9 +170,9 @@ def looked_up(message_id: int | str, found: LookUp) -> str:
 
 def left_unchanged(done: ActionResult) -> str:
     """Return a sentence with the number of messages that an action left unchanged, and the reason."""
-    failed = sum(attempt.failed for attempt in done.tried)
+    failed, tried = sum(attempt.failed for attempt in done.tried), len(done.tried)
     why = {
-        "canary_failed": f"{failed} of {len(done.tried)} canaries failed",
+        "canary_failed": f"{failed} of {tried} canaries failed" if tried > 1 else "the canary failed",
         "destination_down": "the last attempts all failed, probably because of the ticketing API",
         "signal": "the command was stopped; run it again to continue with the rest",
         "time": "the time of this step is up; go on with the rest",
