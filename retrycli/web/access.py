@@ -38,12 +38,12 @@ class Access:
 
     Attributes:
         who: returns the user of a request; None if the request has no valid credentials.
-        allowed_hosts: the accepted values of the header Host, without ports; None accepts all.
+        allowed_hosts: the accepted values of the header Host, without ports.
         read_only: nobody may change anything.
     """
 
     who: Who
-    allowed_hosts: frozenset[str] | None = None
+    allowed_hosts: frozenset[str]
     read_only: bool = False
 
     @classmethod
@@ -94,7 +94,7 @@ class Access:
 
     def _check_host(self, request: Request) -> None:
         host = host_name(request.headers.get("host", ""))
-        if self.allowed_hosts is not None and host not in self.allowed_hosts:
+        if host not in self.allowed_hosts:
             raise AccessDenied(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "the host name in the address is not allowed; add it to web.allowed_hosts",

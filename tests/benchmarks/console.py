@@ -176,7 +176,7 @@ class InProcess:
     """
 
     def __init__(self, settings: Settings, portal: BlockingPortal) -> None:
-        access = Access(lambda _: User("anna", Role.OPERATOR))
+        access = Access.of(settings, lambda _: User("anna", Role.OPERATOR))
         ticks = count(1)
         self.status = RecentStatus(settings, elapsed=lambda: 0.0)
         self._portal = portal

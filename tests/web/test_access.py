@@ -45,7 +45,7 @@ ORIGINS: Mapping[str, tuple[Mapping[str, str], bool]] = {
 
 def routes(settings: Settings) -> Iterator[APIRoute]:
     """Yield all routes of the API."""
-    for route in make_api(settings, Access(lambda _: None), RecentStatus(settings)).routes:
+    for route in make_api(settings, Access.of(settings, lambda _: None), RecentStatus(settings)).routes:
         assert isinstance(route, APIRoute)
         yield route
 
@@ -135,7 +135,7 @@ def test_a_read_only_server_refuses_every_change(desk: Desk) -> None:
 
 
 def test_a_route_without_a_declared_right_can_not_be_added() -> None:
-    router = APIRouter(route_class=route_class(Access(lambda _: None)))
+    router = APIRouter(route_class=route_class(Access(lambda _: None, frozenset())))
     with pytest.raises(TypeError, match="names the right that it needs"):
         router.add_api_route("/open", lambda: None)
 

@@ -123,7 +123,8 @@ def test_a_long_action_goes_on_step_by_step(escalated: Desk) -> None:
     escalated.application.execute("UPDATE pending_messages SET retry_count = 10 WHERE id > 1000")
     operations.run_pass.run_once(escalated.settings)
     anna = User("anna", Role.OPERATOR)
-    app = make_pages(escalated.settings, Access(lambda _: anna), RecentStatus(escalated.settings), slice_seconds=0)
+    access = Access.of(escalated.settings, lambda _: anna)
+    app = make_pages(escalated.settings, access, RecentStatus(escalated.settings), slice_seconds=0)
     browser = Browser(app, "")
     page = browser.submit(browser.open("/bulk?action=reject&state=escalated"), "/bulk", because="tea")
     assert "Rejected 500 messages. 513 left" in page.words

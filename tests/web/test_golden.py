@@ -77,7 +77,7 @@ class Stage:
         self.desk = Desk(Application(settings.database.url, tables=None), settings, tokens)
         self.before = self.desk.application.dump()
         users = TokenUsers(settings)
-        console = make_pages(settings, Access(users), RecentStatus(settings), users)
+        console = make_pages(settings, Access.of(settings, users), RecentStatus(settings), users)
         self._pages = Starlette(routes=[Mount(PAGES, console)])  # made in a tenth of the time of the whole application
 
     def client(self, user: str, **headers: str) -> Client:

@@ -56,7 +56,9 @@ def browser(desk: Desk) -> Browser:
             desk.application.execute(f"UPDATE {table} SET {column} = ?", LONG)
     desk.application.execute("UPDATE retrycli_queue SET acknowledged_at = first_failed_at")
     hostile = User(HOSTILE, Role.OPERATOR)
-    return Browser(make_pages(desk.settings, Access(lambda _: hostile), RecentStatus(desk.settings)), "")
+    return Browser(
+        make_pages(desk.settings, Access.of(desk.settings, lambda _: hostile), RecentStatus(desk.settings)), ""
+    )
 
 
 def harm(page: HtmlPage) -> list[object]:

@@ -43,7 +43,7 @@ OPEN = {("GET", "/static/{name}"), ("GET", "/sign-in"), ("POST", "/sign-in"), ("
 def routes(settings: Settings) -> Iterator[PageRoute]:
     """Yield all routes of the console."""
     users = TokenUsers(settings)
-    for route in make_pages(settings, Access(users), RecentStatus(settings), users).routes:
+    for route in make_pages(settings, Access.of(settings, users), RecentStatus(settings), users).routes:
         assert isinstance(route, PageRoute)
         yield route
 
@@ -80,7 +80,7 @@ def test_a_page_without_a_declared_right_is_no_page(desk: Desk) -> None:
             return Response(str(visit))
 
     users = TokenUsers(desk.settings)
-    app = make_pages(desk.settings, Access(users), RecentStatus(desk.settings), users)
+    app = make_pages(desk.settings, Access.of(desk.settings, users), RecentStatus(desk.settings), users)
     console = next(route for route in app.routes if isinstance(route, PageRoute))._console
     assert list(routes_of(console, Careless())) == []
 
