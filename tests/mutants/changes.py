@@ -51,6 +51,8 @@ class Mutant(NamedTuple):
     """True if the statement runs when its file is imported."""
     body: range
     """The numbers of the lines of the function whose default or decorator is changed; otherwise empty."""
+    branch: range
+    """The numbers of the lines that depend on the statement's condition, if it is an ``if`` or a ``while``."""
     names: tuple[str, ...]
     """The names that the statement defines."""
 
@@ -225,8 +227,15 @@ def _mutant(place: Place, random: Random) -> Mutant | None:
         statement=range(first, max(last, first + 1)),
         is_imported=place.is_imported,
         body=range(last, place.statement.end_lineno or last) if is_function else range(0),
+        branch=_branch(place.statement),
         names=_defined(place.statement),
     )
+
+
+def _branch(statement: ast.stmt) -> range:
+    if not isinstance(statement, ast.If | ast.While):
+        return range(0)
+    return range(statement.body[0].lineno, (statement.body[-1].end_lineno or 0) + 1)
 
 
 def _defined(statement: ast.stmt) -> tuple[str, ...]:

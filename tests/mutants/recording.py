@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from difflib import SequenceMatcher
 from functools import cache
+from itertools import chain, zip_longest
 from pathlib import Path
 from sqlite3 import connect
 
@@ -93,7 +94,8 @@ class Reached:
     def tests(self, mutant: Mutant) -> dict[str, float]:
         """Return the tests for a mutant and their seconds: the fastest of every file, then the second of every file.
 
-        Files differ in what they notice more than the tests of one file do.
+        Files differ in what they notice more than the tests of one file do. If the condition of a branch is changed,
+        tests that enter the branch and tests that do not take turns, because often the few notice it.
         """
         path, first = mutant.change.path, mutant.line
         if mutant.is_imported:  # a test that reaches the line may be any that imports the file first
@@ -105,14 +107,20 @@ class Reached:
         else:
             nearby = range(first - 3, first)  # a process that is killed records nothing
             found = self._at(path, mutant.lines) or self._at(path, mutant.statement) or self._at(path, nearby)
+        inside = found & self._at(path, mutant.branch)
+        few, many = sorted((self._in_order(path, inside), self._in_order(path, found - inside)), key=len)
+        turns = chain.from_iterable(zip_longest(few, many))
+        return {test: self._seconds[test] for test in turns if test is not None}
+
+    def _in_order(self, path: str, tests: Iterable[str]) -> list[str]:
         stem = Path(path).stem.strip("_")
-        ordered = sorted(found, key=lambda test: (self._seconds[test] * (0.3 if stem in test else 1), test))
+        ordered = sorted(tests, key=lambda test: (self._seconds[test] * (0.3 if stem in test else 1), test))
         seen = Counter[str]()
         ranks = dict[str, int]()
         for test in ordered:
             ranks[test] = seen[file_of(test)]
             seen[file_of(test)] += 1
-        return {test: self._seconds[test] for test in sorted(ordered, key=ranks.__getitem__)}
+        return sorted(ordered, key=ranks.__getitem__)
 
     def _at(self, path: str, lines: Iterable[int]) -> set[str]:
         return set[str]().union(*(self._by_line(path).get(line, ()) for line in lines))
