@@ -180,6 +180,21 @@ def test_an_unreachable_server_is_named_without_its_password(tmp_path: Path) -> 
     assert "s3cret" not in text
 
 
+def test_an_error_does_not_show_the_values_of_its_statement(database: Database) -> None:
+    """Values may be customers' words, and errors reach the log."""
+
+    def fail() -> None:
+        with database.write() as connection:
+            connection.execute(schema.pause.insert().values(since=None, by="a customer's words"))
+
+    with pytest.raises(DatabaseUnavailable) as raised:
+        fail()
+    cause: BaseException | None = raised.value
+    while cause is not None:
+        assert "a customer's words" not in str(cause)
+        cause = cause.__cause__
+
+
 def test_a_failed_transaction_leaves_nothing(application: Application, database: Database) -> None:
     def fail() -> None:
         with database.write() as connection:

@@ -163,7 +163,7 @@ def _over_time(figures: DeliveryStats, zone: tzinfo) -> dict[str, object]:
         ),
         "top": charts.scale(columns),
         "column": length,
-        "ticks": _ticks(begin, begin + len(columns) * length, zone),
+        "ticks": ticks(begin, begin + len(columns) * length, zone),
         "last_tick_on_a_phone": LAST_TICK_ON_A_PHONE,
         "outcomes": [(outcome, number, number / figures.attempts) for outcome, number in figures.outcomes.items()],
     }
@@ -173,7 +173,7 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "none"
 
 
-def _ticks(begin: datetime, end: datetime, zone: tzinfo) -> list[tuple[str, float]]:
+def ticks(begin: datetime, end: datetime, zone: tzinfo) -> list[tuple[str, float]]:
     """Return the times under a chart and their distances from its left edge, in per cent: midnights, or hours for a
     short period.
     """

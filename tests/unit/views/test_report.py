@@ -428,6 +428,25 @@ def test_missing_passes_are_counted_up_to_now(begun: list[int], minutes: int, mi
     assert set_out(marks(*begun), until=MIDNIGHT + minutes * MINUTE).missed == missed
 
 
+def test_missing_passes_count_for_the_day_on_which_they_should_have_begun() -> None:
+    last, next_day = 23.5 * 60, 24.5 * 60
+    found = set_out(marks(*range(0, int(last) + 1, 15), next_day), until=MIDNIGHT + next_day * MINUTE)
+    assert [row.missed for row in found.rows] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("days", "labels"),
+    [
+        (2, ["00:00", "06:00", "12:00", "18:00", "00:00", "06:00", "12:00", "18:00"]),
+        (3, ["Mon 03", "Tue 04", "Wed 05"]),
+        (28, ["03 Mar", "07 Mar", "11 Mar", "15 Mar", "19 Mar", "23 Mar", "27 Mar"]),
+    ],
+)
+def test_the_labels_of_an_axis_suit_its_length(days: int, labels: list[str]) -> None:
+    found = page.ticks(MIDNIGHT, MIDNIGHT + days * 24 * HOUR, UTC)
+    assert [label for label, _ in found] == labels
+
+
 def test_of_two_passes_in_one_cell_the_worse_is_shown_and_both_are_counted() -> None:
     transaction = [*marks(1), *marks(2, result="skipped"), *marks(3, result=None)]
     found = set_out(transaction, until=MIDNIGHT + 5 * MINUTE)
