@@ -118,6 +118,12 @@ def test_a_value_that_is_not_a_list_is_invalid(entry: object) -> None:
         ("<ul><li>one<li>two</ul>", "one\ntwo"),
         ("</style>still < here & there &unknown;", "still < here & there &unknown;"),
         ("", ""),
+        *[
+            (f"a<{name}>b</{name}>c", "a\nb\nc")
+            for name in ("div", "h1", "h2", "h3", "h4", "h5", "h6", "li", "table", "tr", "ul", "ol", "blockquote")
+        ],
+        ("a<br>b<br/>c", "a\nb\nc"),
+        *[(f"a<{name}>b</{name}>c", "ac") for name in ("head", "script", "style", "title")],
         ("<p>Press <![ to go on</p>", "Press"),
         ("<p>Press <![ to go on", "Press <![ to go on"),
         ("<![if !supportLists]>1.<![endif]> one", "1. one"),
