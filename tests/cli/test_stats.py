@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from retrycli.cli.stats import ON_SCREEN
 from tests import history
 from tests.cli.command import Cli
 
@@ -31,7 +32,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="module")
 def shown(desk: Cli) -> Shown:
-    return desk.show_all(piped=PIPED, on_terminal=["stats"])
+    return desk.show_all(piped=PIPED, on_terminal=["stats", "stats --by ticket"])
 
 
 @pytest.mark.parametrize("by", BY)
@@ -43,6 +44,12 @@ def test_each_groups_counts_add_up_to_all_attempts(shown: Shown, by: str) -> Non
     if by != "error":
         assert sum(group["delivered"] for group in found["groups"]) == found["delivered"]
     assert sum(entry["messages"] for entry in found["tries_until_delivered"]) == found["delivered"]
+
+
+def test_only_a_terminal_shows_the_largest_groups_alone(shown: Shown) -> None:
+    assert len(shown.json("stats --by ticket --json")["groups"]) > ON_SCREEN
+    screen = shown.screens["stats --by ticket"].text
+    assert len(re.findall(r"^\d{4} ", screen, re.MULTILINE)) == ON_SCREEN
 
 
 def test_the_figures_match_the_generated_week(shown: Shown) -> None:
