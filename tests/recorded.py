@@ -252,26 +252,25 @@ def readable(text: str) -> str:
     return "\n".join(_laid_out(json.loads(text), "", ""))
 
 
-def _laid_out(value: Any, indent: str, name: str) -> Iterator[str]:  # noqa: ANN401  any JSON value
+def _laid_out(value: Any, indent: str, name: str) -> list[str]:  # noqa: ANN401  any JSON value
     line = f"{indent}{name}{json.dumps(value, ensure_ascii=False)}"
     if len(line) <= WIDTH or not isinstance(value, dict | list) or not value:
-        yield line
-        return
+        return [line]
     start, end = "{}" if isinstance(value, dict) else "[]"
-    yield f"{indent}{name}{start}"
+    lines = [f"{indent}{name}{start}"]
     parts = [(f"{json.dumps(key)}: ", part) for key, part in value.items()] if isinstance(value, dict) else None
     kept = ""
     for key, part in parts or [("", each) for each in value]:
         first, *rest = _laid_out(part, indent + " ", key)
         if rest or not kept or len(f"{kept}, {first}") > WIDTH or isinstance(part, dict):
-            yield from [kept] * bool(kept)
+            lines += [kept] * bool(kept)
             kept = ""
         if rest:
-            yield from (first, *rest)
+            lines += [first, *rest]
         else:
             kept = f"{kept}, {first.strip()}" if kept else first
-    yield from [kept] * bool(kept)
-    yield f"{indent}{end}"
+    lines += [kept] * bool(kept)
+    return [*lines[:-1], lines[-1] + end]
 
 
 def check(config: pytest.Config, name: str, text: str) -> None:
