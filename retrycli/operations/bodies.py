@@ -1,29 +1,39 @@
-"""Convert results of operations to the objects that ``--json`` prints and the HTTP API returns.
+"""The results of operations, as ``--json`` prints them and the HTTP API returns them and describes them in OpenAPI.
 
-Values stay Python objects, such as times and enums; `retrycli.views.formatting.as_json` encodes them. An iterator is a
-list that is read while it is printed. Every object also has a ``schema_version``, which the printer adds.
+Values stay Python objects, such as times, enums and records; `retrycli.views.formatting.as_json` encodes them. An
+iterator is a list that is read while it is printed. Fields are only ever added, so clients must ignore unknown fields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, TypeAlias
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from retrycli.domain.bulk import BulkAction
-from retrycli.domain.delivery_stats import GroupBy, wait_quantiles
+from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.delivery_stats import FailureCause, GroupBy, wait_quantiles
 from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.hold import HoldKind
 from retrycli.domain.identity import digest_of
+from retrycli.domain.listing import ActionRecord, AttemptRecord
 from retrycli.domain.message import utc_time
 from retrycli.domain.message_id import shown_id
+from retrycli.domain.outcome import OutcomeKind, Presence
+from retrycli.domain.passes import PassRecord, Pause, PauseRecord
+from retrycli.operations.gates import Gate
+from retrycli.operations.status import HostStatus, Refusal, WindowStatus
+from retrycli.system.pass_lock import Holder
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     from retrycli.config.settings import Settings
     from retrycli.domain.delivery_stats import DeliveryStats, Group
+    from retrycli.domain.hold import Hold
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
     from retrycli.operations.bulk import BulkResult
     from retrycli.operations.describe import DescribedTable, Description
@@ -33,7 +43,7 @@ if TYPE_CHECKING:
     from retrycli.operations.retry import ActionResult, LookedUp, ManualAttempt
     from retrycli.operations.status import PassList, Status
 
-Body: TypeAlias = dict[str, object]
+Id: TypeAlias = int | str
 
 DONE = {
     BulkAction.REQUEUE: "requeued",
@@ -42,39 +52,72 @@ DONE = {
     BulkAction.ACKNOWLEDGE: "acknowledged",
     BulkAction.RETRY: "retried",
 }
-LISTED = (
-    *("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error"),
-    "may_have_arrived",
-)
-ESCALATED = (
-    "id",
-    "ticket_id",
-    "message_type",
-    "reason",
-    "retry_count",
-    "last_error",
-    "escalated_at",
-    "fingerprint",
-    "acknowledged_by",
-    "acknowledged_at",
-    "note",
-)
 TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
-HOLD = ("kind", "target", "since", "until", "by", "reason")
-# Fields of `Explanation` that are not printed.
-UNEXPLAINED = (
-    "looks_up",
-    "may_have_arrived",
-    "is_claimed",
-    "being_sent",
-    "has_begun",
-    "pass_runs",
-    "one_goes_first",
-    "expires_first",
-)
 
 
-def status(found: Status) -> Body:
+class JsonBody(TypedDict):
+    """One object with the version of its schema, which the printer adds."""
+
+    schema_version: NotRequired[int]
+
+
+class PageBody(JsonBody):
+    """One page of a list."""
+
+    next: Annotated[str | None, Field(description="the value of `after` for the next page; null on the last page")]
+
+
+class HoldFields(TypedDict):
+    """A hold of a part of the queue."""
+
+    kind: HoldKind
+    target: str
+    since: datetime
+    until: datetime | None
+    by: str
+    reason: str | None
+
+
+class ActiveHoldFields(HoldFields):
+    """A hold that is active."""
+
+    messages: Annotated[int, Field(description="number of waiting messages that the hold covers")]
+
+
+class BreakerFields(TypedDict):
+    """A destination that is down, or rests."""
+
+    destination: str
+    state: BreakerState
+    failures: int
+    opened_at: datetime | None
+    probe_at: datetime | None
+
+
+class OverviewBody(JsonBody):
+    """Scheduler health and queue counts, as `retrycli status --json` prints them."""
+
+    state: Annotated[str, Field(description="ok, late, paused, down or never_run")]
+    running: bool
+    retry_interval_minutes: float
+    max_retries: int
+    next_run: datetime | None
+    reason: Annotated[str | None, Field(description="why no next run is known")]
+    last_pass: PassRecord | None
+    hosts: list[HostStatus]
+    messages: dict[str, int]
+    refusals: list[Refusal]
+    disk: str | None
+    breaker: list[BreakerFields]
+    paused: Pause | None
+    holds: list[ActiveHoldFields]
+    windows: list[WindowStatus]
+    lock: Holder | None
+    unaccepted: str | None
+    left_out: int
+
+
+def status(found: Status) -> OverviewBody:
     """Return the body of ``status``."""
     return {
         "state": found.state,
@@ -83,33 +126,115 @@ def status(found: Status) -> Body:
         "max_retries": found.max_retries,
         "next_run": found.next_run,
         "reason": None if found.silence is None else found.silence.words(utc_text),
-        "last_pass": asdict(found.last_pass) if found.last_pass else None,
-        "hosts": [asdict(host) for host in found.hosts],
+        "last_pass": found.last_pass,
+        "hosts": found.hosts,
         "messages": found.messages,
-        "refusals": [asdict(refusal) for refusal in found.refusals],
+        "refusals": found.refusals,
         "disk": found.disk,
-        "breaker": [{k: v for k, v in breaker._asdict().items() if k != "tickets"} for breaker in found.breakers],
-        "paused": asdict(found.pause) if found.pause else None,
-        "holds": [_hold(active) for active in found.holds],
-        "windows": [asdict(windows) for windows in found.windows],
-        "lock": found.lock._asdict() if found.lock else None,
+        "breaker": [
+            {
+                "destination": breaker.destination,
+                "state": breaker.state,
+                "failures": breaker.failures,
+                "opened_at": breaker.opened_at,
+                "probe_at": breaker.probe_at,
+            }
+            for breaker in found.breakers
+        ],
+        "paused": found.pause,
+        "holds": [_active(active) for active in found.holds],
+        "windows": found.windows,
+        "lock": found.lock,
         "unaccepted": found.unaccepted,
         "left_out": found.left_out,
     }
 
 
-def _hold(active: ActiveHold) -> Body:
-    return {name: getattr(active.hold, name) for name in HOLD} | {"messages": active.messages}
+def _active(found: ActiveHold) -> ActiveHoldFields:
+    return {**_hold(found.hold), "messages": found.messages}
 
 
-def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | None) -> Body:
+def _hold(hold: Hold) -> HoldFields:
+    return {
+        "kind": hold.kind,
+        "target": hold.target,
+        "since": hold.since,
+        "until": hold.until,
+        "by": hold.by,
+        "reason": hold.reason,
+    }
+
+
+class PausedBody(JsonBody):
+    """The pause and the holds that are now active."""
+
+    paused: Pause | None
+    holds: list[ActiveHoldFields]
+    ended: NotRequired[Annotated[int, Field(description="by resume: the number of pauses and holds that have ended")]]
+
+
+def paused(found: Status) -> PausedBody:
+    """Return the part of ``status`` that `pause` and `resume` change."""
+    return {"paused": found.pause, "holds": [_active(active) for active in found.holds]}
+
+
+class SchedulerStatusBody(TypedDict):
+    """The scheduler's status."""
+
+    running: Annotated[bool, Field(description="passes run, and deliveries are not paused")]
+    retry_interval_minutes: float
+    max_retries: int
+    next_run: datetime | None
+
+
+def scheduler_status(found: Status) -> SchedulerStatusBody:
+    """Return the scheduler's status."""
+    minutes = found.retry_interval_minutes
+    return {
+        "running": found.running,
+        "retry_interval_minutes": int(minutes) if minutes.is_integer() else minutes,
+        "max_retries": found.max_retries,
+        "next_run": found.next_run,
+    }
+
+
+class ListedFields(TypedDict):
+    """A failed message in a list."""
+
+    id: Id
+    ticket_id: Any
+    message_type: str
+    state: str
+    retry_count: int | None
+    next_attempt_at: datetime | None
+    last_error: str | None
+    may_have_arrived: Annotated[bool, Field(description="an attempt may have delivered it")]
+    max_retries: int | None
+    created_at: datetime | None
+    expires_at: datetime | None
+    held: Annotated[bool, Field(description="the message waits, and a hold covers it")]
+
+
+class MessagePageBody(PageBody):
+    """One page of failed messages."""
+
+    messages: Iterable[ListedFields]
+
+
+def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | None) -> MessagePageBody:
     """Return the body of ``list-failed``; ``after`` is the cursor of the next page."""
     policies = settings.policies
     return {
         "messages": (
-            {name: getattr(message, name) for name in LISTED}
-            | {
+            {
                 "id": shown_id(message.id),
+                "ticket_id": message.ticket_id,
+                "message_type": message.message_type,
+                "state": message.state,
+                "retry_count": message.retry_count,
+                "next_attempt_at": message.next_attempt_at,
+                "last_error": message.last_error,
+                "may_have_arrived": message.may_have_arrived,
                 "max_retries": message.max_retries(policies),
                 "created_at": message.created_at,
                 "expires_at": message.expires_at(policies),
@@ -121,17 +246,71 @@ def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | N
     }
 
 
-def escalations(listed: Iterator[ListedMessage], groups: Sequence[EscalationGroup]) -> Body:
+class EscalatedFields(TypedDict):
+    """An escalated message."""
+
+    id: Id
+    ticket_id: Any
+    message_type: str
+    reason: str | None
+    retry_count: int | None
+    last_error: str | None
+    escalated_at: datetime | None
+    fingerprint: str | None
+    acknowledged_by: str | None
+    acknowledged_at: datetime | None
+    note: str | None
+
+
+class GroupFields(TypedDict):
+    """Escalated messages with the same cause."""
+
+    fingerprint: str | None
+    count: int
+    new: Annotated[int, Field(description="number of messages that nobody has acknowledged")]
+    reason: str | None
+    cause: str | None
+    oldest: datetime
+    newest: datetime
+    types: dict[str, int]
+    example: Id
+
+
+class EscalationsBody(JsonBody):
+    """Escalated messages and their causes."""
+
+    escalations: Iterable[EscalatedFields]
+    groups: list[GroupFields]
+
+
+class EscalationPageBody(EscalationsBody, PageBody):
+    """One page of escalated messages, and all their causes."""
+
+
+def escalations(listed: Iterator[ListedMessage], groups: Sequence[EscalationGroup]) -> EscalationsBody:
     """Return the body of ``escalations``."""
     return {
         "escalations": (
-            {name: getattr(message, name) for name in ESCALATED} | {"id": shown_id(message.id)} for message in listed
+            {
+                "id": shown_id(message.id),
+                "ticket_id": message.ticket_id,
+                "message_type": message.message_type,
+                "reason": message.reason,
+                "retry_count": message.retry_count,
+                "last_error": message.last_error,
+                "escalated_at": message.escalated_at,
+                "fingerprint": message.fingerprint,
+                "acknowledged_by": message.acknowledged_by,
+                "acknowledged_at": message.acknowledged_at,
+                "note": message.note,
+            }
+            for message in listed
         ),
         "groups": [_group(group) for group in groups],
     }
 
 
-def _group(group: EscalationGroup) -> Body:
+def _group(group: EscalationGroup) -> GroupFields:
     return {
         "fingerprint": group.fingerprint,
         "count": group.count,
@@ -145,20 +324,25 @@ def _group(group: EscalationGroup) -> Body:
     }
 
 
-def details(found: MessageDetails) -> Body:
+class MessageDetailsBody(JsonBody):
+    """One message with its text, its attempts and the operators' actions."""
+
+    message: Annotated[dict[str, Any], Field(description="the row, by column")]
+    queue: Annotated[Mapping[str, Any] | None, Field(description="what retrycli keeps about the message")]
+    attempts: list[AttemptRecord]
+    acts: list[ActionRecord]
+    digest: Annotated[str, Field(description="names the text for an edit, as the ETag does")]
+
+
+def details(found: MessageDetails) -> MessageDetailsBody:
     """Return the body of ``show``. Its digest names the text for ``edit``; the row must include the body."""
     return {
         "message": {name: column(name, value) for name, value in found.row.items()},
         "queue": found.queue,
-        "attempts": [_fields(attempt) for attempt in found.attempts],
-        "acts": [_fields(act) for act in found.acts],
+        "attempts": found.attempts,
+        "acts": found.acts,
         "digest": digest_of(found.row),
     }
-
-
-def _fields(record: DataclassInstance) -> Body:
-    """Return the fields of a record. `asdict` would also copy each value, which takes ten times as long."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def column(name: str, value: object) -> object:
@@ -169,36 +353,94 @@ def column(name: str, value: object) -> object:
     return shown_id(value) if isinstance(value, int) else value
 
 
-def explanation(found: Explanation) -> Body:
+class ExplanationBody(JsonBody):
+    """The reasons why a message waits, and its next attempt."""
+
+    id: Id
+    ticket_id: Any
+    message_type: str
+    gates: list[Gate]
+    next_attempt_at: datetime | None
+    holds: list[HoldFields]
+
+
+def explanation(found: Explanation) -> ExplanationBody:
     """Return the body of ``explain``."""
-    values = asdict(found)
-    for name in UNEXPLAINED:
-        del values[name]
-    values["holds"] = [{name: hold[name] for name in HOLD} for hold in values["holds"]]
-    return {"id": shown_id(values.pop("message_id"))} | values
-
-
-def passes(found: PassList) -> Body:
-    """Return the body of ``passes``."""
     return {
-        "passes": [_fields(record) for record in found.passes],
-        "pauses": [_fields(pause) for pause in found.pauses],
-        "next": found.next,
+        "id": shown_id(found.message_id),
+        "ticket_id": found.ticket_id,
+        "message_type": found.message_type,
+        "gates": found.gates,
+        "next_attempt_at": found.next_attempt_at,
+        "holds": [_hold(hold) for hold in found.holds],
     }
 
 
-def statistics(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Body:
+class PassesBody(PageBody):
+    """The newest passes and pauses."""
+
+    passes: Sequence[PassRecord]
+    pauses: Sequence[PauseRecord]
+
+
+def passes(found: PassList) -> PassesBody:
+    """Return the body of ``passes``."""
+    return {"passes": found.passes, "pauses": found.pauses, "next": found.next}
+
+
+class TriesFields(TypedDict):
+    """The messages that were delivered on their n-th attempt."""
+
+    tries: int
+    messages: int
+
+
+class WaitFields(TypedDict):
+    """How long delivered messages took from their first failure, in seconds."""
+
+    messages: int
+    median: int | None
+    p95: int | None
+    max: int | None
+
+
+class OutageFields(TypedDict):
+    """A period in which a destination was down."""
+
+    began_at: datetime
+    ended_at: datetime | None
+    seconds: int
+
+
+class StatisticsBody(JsonBody):
+    """Delivery statistics, as `retrycli stats --json` prints them."""
+
+    since: datetime
+    until: datetime
+    by: GroupBy
+    attempts: int
+    groups: Annotated[
+        Sequence[FailureCause] | list[dict[str, Any]],
+        Field(description="attempts by the property, which is the name of the first field; by error, see `errors`"),
+    ]
+    delivered: int
+    tries_until_delivered: list[TriesFields]
+    seconds_until_delivered: WaitFields
+    outages: list[OutageFields]
+    errors: Sequence[FailureCause]
+
+
+def statistics(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> StatisticsBody:
     """Return the body of ``stats``."""
     median, most, longest = (
         None if wait is None else round(wait.total_seconds()) for wait in wait_quantiles(figures.waits)
     )
-    troubles = [_fields(cause) for cause in figures.troubles]
     return {
         "since": figures.since,
         "until": figures.until,
         "by": by,
         "attempts": figures.attempts,
-        "groups": troubles
+        "groups": figures.troubles
         if by is GroupBy.ERROR
         else [{by: group.key, "attempts": group.attempts, "delivered": group.delivered} for group in groups],
         "delivered": figures.delivered,
@@ -212,19 +454,62 @@ def statistics(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> 
             "max": longest,
         },
         "outages": [
-            {**_fields(outage), "seconds": round(outage.length(figures.until).total_seconds())}
+            {
+                "began_at": outage.began_at,
+                "ended_at": outage.ended_at,
+                "seconds": round(outage.length(figures.until).total_seconds()),
+            }
             for outage in figures.outages
         ],
-        "errors": troubles,
+        "errors": figures.troubles,
     }
 
 
-def attempts(done: ActionResult) -> Body:
+class AttemptFields(TypedDict):
+    """An attempt by hand: its outcome, or why no attempt was made."""
+
+    id: Id
+    outcome: OutcomeKind | None
+    status_code: int | None
+    error: str | None
+
+
+class CountFields(JsonBody):
+    """How many messages an action reached."""
+
+    matched: int
+    done: int
+    left: int
+    reason: Annotated[str | None, Field(description="why messages are left")]
+
+
+class AttemptsBody(CountFields):
+    """The result of attempts by hand."""
+
+    results: list[AttemptFields]
+
+
+def attempts(done: ActionResult) -> AttemptsBody:
     """Return the body of ``retry``."""
     return {"results": [_attempt(tried) for tried in done.tried], **_counts(done)}
 
 
-def action(act: str, done: ActionResult) -> Body:
+class RefusedFields(TypedDict):
+    """A message to which an action could not be applied."""
+
+    id: Id
+    error: str
+
+
+class ActionBody(CountFields):
+    """The result of an action on messages."""
+
+    act: str
+    refused: list[RefusedFields]
+    canaries: list[AttemptFields]
+
+
+def action(act: str, done: ActionResult) -> ActionBody:
     """Return the body of ``requeue``, ``reject``, ``mark-sent`` and ``escalations ack``.
 
     Args:
@@ -239,7 +524,14 @@ def action(act: str, done: ActionResult) -> Body:
     }
 
 
-def bulk(done: BulkResult) -> Body:
+class BulkActionBody(ActionBody):
+    """The result of one slice of an action on many messages."""
+
+    results: Annotated[list[AttemptFields], Field(description="for retry: the attempts")]
+    next: Annotated[str | None, Field(description="the value of `after` to go on; null if the action has ended")]
+
+
+def bulk(done: BulkResult) -> BulkActionBody:
     """Return the body of one slice of an action on many messages.
 
     It is the body of the command, with the attempts of ``retry`` in ``results``; ``next`` goes on with the next slice.
@@ -250,11 +542,11 @@ def bulk(done: BulkResult) -> Body:
     return {**body, "canaries": [] if is_retry else tried, "results": tried if is_retry else [], "next": done.next}
 
 
-def _counts(done: ActionResult) -> Body:
+def _counts(done: ActionResult) -> CountFields:
     return {"matched": done.matched, "done": done.done, "left": done.left, "reason": done.reason}
 
 
-def _attempt(tried: ManualAttempt) -> Body:
+def _attempt(tried: ManualAttempt) -> AttemptFields:
     outcome = tried.outcome
     return {
         "id": shown_id(tried.message_id),
@@ -264,7 +556,21 @@ def _attempt(tried: ManualAttempt) -> Body:
     }
 
 
-def look_ups(asked: Sequence[LookedUp]) -> Body:
+class LookUpFields(TypedDict):
+    """The look-up of one message."""
+
+    id: Id
+    result: Presence | None
+    error: str | None
+
+
+class LookUpsBody(JsonBody):
+    """The results of look-ups."""
+
+    results: list[LookUpFields]
+
+
+def look_ups(asked: Sequence[LookedUp]) -> LookUpsBody:
     """Return the body of ``look-up``."""
     return {
         "results": [
@@ -278,15 +584,15 @@ def look_ups(asked: Sequence[LookedUp]) -> Body:
     }
 
 
-def described(found: Description, text: str | None) -> Body:
+def described(found: Description, text: str | None) -> dict[str, object]:
     """Return the body of ``table describe``; the settings as text are None if tables are listed."""
     tables = [_described(each, is_whole=text is not None) for each in found.tables]
     return {"database": found.place, "examined": found.examined, "tables": tables, "settings": text}
 
 
-def _described(found: DescribedTable, *, is_whole: bool) -> Body:
+def _described(found: DescribedTable, *, is_whole: bool) -> dict[str, object]:
     known, sample = found.known, found.sample
-    body: Body = {
+    body: dict[str, object] = {
         "table": known.name,
         "kind": known.kind,
         "rows": None if found.problem else sample.rows,
@@ -302,15 +608,30 @@ def _described(found: DescribedTable, *, is_whole: bool) -> Body:
             | {"keys": known.keys(each.name), "refers_to": known.target(each.name)}
             for each in known.columns
         ]
-        body |= {"time": found.time, "values": [_fields(each) for each in found.values]}
+        body |= {"time": found.time, "values": found.values}
     return body
 
 
-def edited(done: Edit) -> Body:
+class EditedBody(JsonBody):
+    """The columns that an edit changed."""
+
+    id: Id
+    changed: list[str]
+    digest: Annotated[str, Field(description="names the text for the next edit, as the ETag does")]
+
+
+def edited(done: Edit) -> EditedBody:
     """Return the body of ``edit``."""
     return {"id": shown_id(done.message_id), "changed": done.changed, "digest": done.digest}
 
 
-def noted(message_id: int | str, text: str) -> Body:
+class NotedBody(JsonBody):
+    """A note that was written."""
+
+    id: Id
+    note: str
+
+
+def noted(message_id: int | str, text: str) -> NotedBody:
     """Return the body of ``escalations note``."""
     return {"id": message_id, "note": text}

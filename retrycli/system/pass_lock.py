@@ -12,9 +12,10 @@ import shlex
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from retrycli.domain.errors import LockHeld, LockUnusable
 from retrycli.system import process
@@ -25,7 +26,8 @@ POLL_SECONDS = 0.1
 LONGEST = 4096  # maximum size of a lock file in bytes; a larger file contains other data, so it is not overwritten
 
 
-class Holder(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Holder:
     """The process that holds, or last held, a lock. If the lock file does not identify it, all fields are None."""
 
     pid: int | None = None
@@ -87,7 +89,7 @@ class PassLock:
         _held.add(self)
         with suppress(OSError):  # on a full disk the lock works, but does not name its holder
             os.ftruncate(file, 0)
-            os.pwrite(file, json.dumps(me._asdict(), default=str).encode(), 0)
+            os.pwrite(file, json.dumps(asdict(me), default=str).encode(), 0)
 
     def release(self) -> None:
         """Release the lock if `acquire` has acquired it."""

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta, tzinfo
 from math import isfinite
 
@@ -95,6 +96,8 @@ def _with_finite_numbers(value: object) -> object:
             return {name: _with_finite_numbers(item) for name, item in value.items()}
         case list() | tuple():
             return [_with_finite_numbers(item) for item in value]
+        case _ if is_dataclass(value):
+            return _with_finite_numbers(_json_value(value))
         case float() if not isfinite(value):
             return json.dumps(value)
         case _:
@@ -106,4 +109,6 @@ def _json_value(value: object) -> object:
         return utc_text(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
+    if is_dataclass(value):  # `asdict` would also copy each value, which takes ten times as long
+        return {field.name: getattr(value, field.name) for field in fields(value)}
     return str(value)

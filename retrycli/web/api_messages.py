@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Annotated, Self
 
-from fastapi import Header, Query, Response
+from fastapi import Header, Query
 from pydantic import Field, model_validator
 from starlette.exceptions import HTTPException
 
@@ -12,8 +12,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain.user import Right
 from retrycli.operations import bodies
 from retrycli.operations.retry import ActionResult
-from retrycli.web import schemas
-from retrycli.web.endpoints import CurrentUser, answer, endpoint
+from retrycli.web.endpoints import CurrentUser, JsonAnswer, answer, endpoint
 from retrycli.web.inputs import Body, ETag, Line, MessageQuery, Reason, Text
 from retrycli.web.status import RecentStatus
 
@@ -59,16 +58,16 @@ class MessageEndpoints:
         self._settings = settings
         self._status = status
 
-    @endpoint("GET", "", Right.READ, INVALID, returns=schemas.MessagePageBody)
-    def list_messages(self, query: Annotated[MessageQuery, Query()]) -> Response:
+    @endpoint("GET", "", Right.READ, INVALID)
+    def list_messages(self, query: Annotated[MessageQuery, Query()]) -> JsonAnswer[bodies.MessagePageBody]:
         """List failed messages, one page at a time."""
         found = operations.listing.page(
             self._settings, query.filter, sort=query.sort, after=query.after, limit=query.limit
         )
         return answer(bodies.messages(self._settings, iter(found.messages), found.next))
 
-    @endpoint("GET", "/{message_id}", Right.READ_TEXT, MISSING, returns=schemas.MessageDetailsBody)
-    def show_message(self, message_id: str) -> Response:
+    @endpoint("GET", "/{message_id}", Right.READ_TEXT, MISSING)
+    def show_message(self, message_id: str) -> JsonAnswer[bodies.MessageDetailsBody]:
         """Show one message with its text, its attempts and the operators' actions."""
         body = bodies.details(operations.listing.show(self._settings, message_id))
         return answer(body, ETag=f'"{body["digest"]}"')
@@ -82,11 +81,10 @@ class MessageEndpoints:
         INVALID,
         HTTPStatus.PRECONDITION_FAILED,
         HTTPStatus.PRECONDITION_REQUIRED,
-        returns=schemas.EditedBody,
     )
     def edit_message(
         self, message_id: str, user: CurrentUser, body: EditBody, if_match: Annotated[ETag | None, Header()] = None
-    ) -> Response:
+    ) -> JsonAnswer[bodies.EditedBody]:
         """Change the subject, body or recipient of a failed message.
 
         `If-Match` names the text on which the edit is based: the `ETag` of the message, or `*` for any text. The edit
@@ -105,55 +103,55 @@ class MessageEndpoints:
         )
         return answer(bodies.edited(done), ETag=f'"{done.digest}"')
 
-    @endpoint("GET", "/{message_id}/explain", Right.READ, MISSING, returns=schemas.ExplanationBody)
-    def explain_message(self, message_id: str) -> Response:
+    @endpoint("GET", "/{message_id}/explain", Right.READ, MISSING)
+    def explain_message(self, message_id: str) -> JsonAnswer[bodies.ExplanationBody]:
         """Show what delays a message, and its next attempt."""
         return answer(bodies.explanation(operations.explain.explain(self._settings, message_id)))
 
-    @endpoint("POST", "/{message_id}/retry", Right.ACT, MISSING, CONFLICT, returns=schemas.AttemptsBody)
-    def retry_message(self, message_id: str, user: CurrentUser) -> Response:
+    @endpoint("POST", "/{message_id}/retry", Right.ACT, MISSING, CONFLICT)
+    def retry_message(self, message_id: str, user: CurrentUser) -> JsonAnswer[bodies.AttemptsBody]:
         """Attempt a message now, even if it is waiting or escalated. This uses up no retry."""
         done = operations.retry.retry_all(self._settings, [message_id], by=user.name)
         return answer(bodies.attempts(self._done(done)))
 
-    @endpoint("POST", "/{message_id}/requeue", Right.ACT, MISSING, CONFLICT, returns=schemas.ActionBody)
-    def requeue_message(self, message_id: str, user: CurrentUser) -> Response:
+    @endpoint("POST", "/{message_id}/requeue", Right.ACT, MISSING, CONFLICT)
+    def requeue_message(self, message_id: str, user: CurrentUser) -> JsonAnswer[bodies.ActionBody]:
         """Return an escalated or rejected message to the queue, with all retries."""
         done = operations.message_actions.requeue(self._settings, [message_id], by=user.name)
         return answer(bodies.action("requeued", self._done(done)))
 
-    @endpoint("POST", "/{message_id}/reject", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.ActionBody)
-    def reject_message(self, message_id: str, user: CurrentUser, body: ReasonBody) -> Response:
+    @endpoint("POST", "/{message_id}/reject", Right.ACT, MISSING, CONFLICT, INVALID)
+    def reject_message(self, message_id: str, user: CurrentUser, body: ReasonBody) -> JsonAnswer[bodies.ActionBody]:
         """Give up on a message."""
         done = operations.message_actions.reject(self._settings, [message_id], body.reason, by=user.name)
         return answer(bodies.action("rejected", self._done(done)))
 
-    @endpoint("POST", "/{message_id}/mark-sent", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.ActionBody)
+    @endpoint("POST", "/{message_id}/mark-sent", Right.ACT, MISSING, CONFLICT, INVALID)
     def mark_message_sent(
         self,
         message_id: str,
         user: CurrentUser,
         body: OptionalNoteBody = OptionalNoteBody(),  # noqa: B008  frozen
-    ) -> Response:
+    ) -> JsonAnswer[bodies.ActionBody]:
         """Record that a message has arrived."""
         ids = [message_id]
         done = operations.message_actions.mark_sent(self._settings, ids, note=body.note, by=user.name)
         return answer(bodies.action("marked_sent", self._done(done)))
 
-    @endpoint("POST", "/{message_id}/acknowledge", Right.ACT, MISSING, CONFLICT, returns=schemas.ActionBody)
-    def acknowledge_message(self, message_id: str, user: CurrentUser) -> Response:
+    @endpoint("POST", "/{message_id}/acknowledge", Right.ACT, MISSING, CONFLICT)
+    def acknowledge_message(self, message_id: str, user: CurrentUser) -> JsonAnswer[bodies.ActionBody]:
         """Record that an operator is handling an escalated message."""
         done = operations.message_actions.acknowledge(self._settings, [message_id], by=user.name)
         return answer(bodies.action("acknowledged", self._done(done)))
 
-    @endpoint("POST", "/{message_id}/note", Right.ACT, MISSING, CONFLICT, INVALID, returns=schemas.NotedBody)
-    def note_message(self, message_id: str, user: CurrentUser, body: NoteBody) -> Response:
+    @endpoint("POST", "/{message_id}/note", Right.ACT, MISSING, CONFLICT, INVALID)
+    def note_message(self, message_id: str, user: CurrentUser, body: NoteBody) -> JsonAnswer[bodies.NotedBody]:
         """Add a note to an escalated message, replacing an earlier note."""
         operations.message_actions.note(self._settings, message_id, body.note, by=user.name)
         return answer(bodies.noted(message_id, body.note))
 
-    @endpoint("POST", "/{message_id}/look-up", Right.ACT, MISSING, CONFLICT, returns=schemas.LookUpsBody)
-    def look_up_message(self, message_id: str, user: CurrentUser) -> Response:
+    @endpoint("POST", "/{message_id}/look-up", Right.ACT, MISSING, CONFLICT)
+    def look_up_message(self, message_id: str, user: CurrentUser) -> JsonAnswer[bodies.LookUpsBody]:
         """Ask the ticketing system whether a message has arrived. Nothing is sent."""
         asked = operations.retry.look_up_all(self._settings, [message_id], by=user.name)
         for found in asked:

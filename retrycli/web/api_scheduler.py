@@ -5,7 +5,7 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import Query, Response
+from fastapi import Query
 from pydantic import Field
 
 from retrycli import operations
@@ -16,9 +16,7 @@ from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.user import Right
 from retrycli.operations import bodies
-from retrycli.views.formatting import as_json
-from retrycli.web import schemas
-from retrycli.web.endpoints import JSON, CurrentUser, answer, endpoint
+from retrycli.web.endpoints import CurrentUser, JsonAnswer, answer, endpoint
 from retrycli.web.inputs import Body, BulkBody, Duration, Line, MessageKey, PageQuery, Reason, Ticket
 from retrycli.web.status import RecentStatus
 
@@ -69,26 +67,19 @@ class SchedulerEndpoints:
         self._settings = settings
         self._status = status
 
-    @endpoint("GET", "/scheduler/status", Right.READ, returns=schemas.SchedulerStatusBody)
-    def scheduler_status(self) -> Response:
+    @endpoint("GET", "/scheduler/status", Right.READ)
+    def scheduler_status(self) -> JsonAnswer[bodies.SchedulerStatusBody]:
         """Show whether passes run, and when the next one starts."""
-        found = self._status.read()
-        minutes = found.retry_interval_minutes
-        body = {
-            "running": found.running,
-            "retry_interval_minutes": int(minutes) if minutes.is_integer() else minutes,
-            "max_retries": found.max_retries,
-            "next_run": found.next_run,
-        }
-        return Response(as_json(body), media_type=JSON)  # the original specification has no schema_version
+        found = bodies.scheduler_status(self._status.read())
+        return answer(found, has_version=False)  # the original specification has no schema_version
 
-    @endpoint("GET", "/scheduler/overview", Right.READ, returns=schemas.OverviewBody)
-    def scheduler_overview(self) -> Response:
+    @endpoint("GET", "/scheduler/overview", Right.READ)
+    def scheduler_overview(self) -> JsonAnswer[bodies.OverviewBody]:
         """Show scheduler health and queue counts."""
         return answer(bodies.status(self._status.read()))
 
-    @endpoint("POST", "/scheduler/pause", Right.PAUSE, NOT_FOUND, CONFLICT, INVALID, returns=schemas.PausedBody)
-    def pause_scheduler(self, user: CurrentUser, body: PauseBody = PauseBody()) -> Response:  # noqa: B008  frozen
+    @endpoint("POST", "/scheduler/pause", Right.PAUSE, NOT_FOUND, CONFLICT, INVALID)
+    def pause_scheduler(self, user: CurrentUser, body: PauseBody = PauseBody()) -> JsonAnswer[bodies.PausedBody]:  # noqa: B008  frozen
         """Stop passes from sending, until `resume` or for a set time.
 
         With messages, tickets, types or destinations, hold only these. Passes send all other messages.
@@ -96,38 +87,39 @@ class SchedulerEndpoints:
         operations.pause.pause(
             self._settings, target=body.targets, length=body.length, reason=body.reason, by=user.name
         )
-        return self._paused()
+        return answer(self._paused())
 
-    @endpoint("POST", "/scheduler/resume", Right.PAUSE, NOT_FOUND, INVALID, returns=schemas.PausedBody)
-    def resume_scheduler(self, user: CurrentUser, body: TargetsBody = TargetsBody()) -> Response:  # noqa: B008  frozen
+    @endpoint("POST", "/scheduler/resume", Right.PAUSE, NOT_FOUND, INVALID)
+    def resume_scheduler(self, user: CurrentUser, body: TargetsBody = TargetsBody()) -> JsonAnswer[bodies.PausedBody]:  # noqa: B008  frozen
         """End the pause, or the holds of messages, tickets, types or destinations.
 
         `ended` tells how many pauses and holds were active and have ended.
         """
         ended = operations.pause.resume(self._settings, target=body.targets, by=user.name)
-        return self._paused(ended=len(ended) if isinstance(ended, list) else int(ended is not None))
+        number = len(ended) if isinstance(ended, list) else int(ended is not None)
+        return answer({**self._paused(), "ended": number})
 
-    def _paused(self, **more: object) -> Response:
+    def _paused(self) -> bodies.PausedBody:
         self._status.forget()
-        found = bodies.status(self._status.read())
-        return answer({"paused": found["paused"], "holds": found["holds"], **more})
+        return bodies.paused(self._status.read())
 
-    @endpoint("GET", "/scheduler/passes", Right.READ, INVALID, returns=schemas.PassesBody)
-    def list_passes(self, query: Annotated[PageQuery, Query()]) -> Response:
+    @endpoint("GET", "/scheduler/passes", Right.READ, INVALID)
+    def list_passes(self, query: Annotated[PageQuery, Query()]) -> JsonAnswer[bodies.PassesBody]:
         """List passes and pauses, the newest first, one page at a time."""
         found = operations.status.passes(self._settings, after=query.after, limit=query.limit)
         return answer(bodies.passes(found))
 
-    @endpoint("GET", "/scheduler/escalations", Right.READ, INVALID, returns=schemas.EscalationsBody)
-    def list_escalations(self, query: Annotated[PageQuery, Query()]) -> Response:
+    @endpoint("GET", "/scheduler/escalations", Right.READ, INVALID)
+    def list_escalations(self, query: Annotated[PageQuery, Query()]) -> JsonAnswer[bodies.EscalationPageBody]:
         """List the causes of all escalations, and the escalated messages, one page at a time."""
         escalated = Filter(state=State.ESCALATED)
         found = operations.listing.page(self._settings, escalated, sort="id", after=query.after, limit=query.limit)
         groups = operations.listing.escalations(self._settings)
-        return answer({**bodies.escalations(iter(found.messages), groups), "next": found.next})
+        body: bodies.EscalationPageBody = {**bodies.escalations(iter(found.messages), groups), "next": found.next}
+        return answer(body)
 
-    @endpoint("POST", "/scheduler/bulk", Right.BULK, NOT_FOUND, CONFLICT, INVALID, returns=schemas.BulkActionBody)
-    def act_in_bulk(self, user: CurrentUser, body: BulkBody) -> Response:
+    @endpoint("POST", "/scheduler/bulk", Right.BULK, NOT_FOUND, CONFLICT, INVALID)
+    def act_in_bulk(self, user: CurrentUser, body: BulkBody) -> JsonAnswer[bodies.BulkActionBody]:
         """Apply an action to many messages, for at most 15 seconds.
 
         If messages are left because the time was up, `next` is not null. To go on, send the same body with `after` set
@@ -138,12 +130,12 @@ class SchedulerEndpoints:
         self._status.forget()
         return answer(bodies.bulk(done))
 
-    @endpoint("GET", "/scheduler/stats", Right.READ, INVALID, returns=schemas.StatisticsBody)
+    @endpoint("GET", "/scheduler/stats", Right.READ, INVALID)
     def statistics(
         self,
         since: Annotated[Duration | None, Query(description="the period, such as 12h; by default 7d")] = None,
         by: Annotated[GroupBy, Query()] = GroupBy.OUTCOME,
-    ) -> Response:
+    ) -> JsonAnswer[bodies.StatisticsBody]:
         """Show outcomes of attempts, and outages of the ticketing API."""
         figures, groups = operations.listing.stats(self._settings, by, span=since or WEEK, limit=MOST_GROUPS)
         return answer(bodies.statistics(figures, by, groups))

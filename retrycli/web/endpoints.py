@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +21,7 @@ from retrycli.web.access import SAFE_METHODS, Access, AccessDenied, Method
 from retrycli.web.routing import encoded_path, with_decoded
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
+Content = TypeVar("Content", bound=Mapping[str, object])
 Respond = Callable[[Request], Coroutine[Any, Any, Response]]
 
 LARGEST_BODY = 4 << 20  # bytes; a message of 1 MiB fits
@@ -53,23 +54,16 @@ class Endpoint:
     method: Method
     path: str
     right: Right
-    returns: Any  # the type of the response's body, for the OpenAPI document
     errors: tuple[HTTPStatus, ...]
 
 
-def endpoint(
-    method: Method,
-    path: str,
-    right: Right,
-    *errors: HTTPStatus,
-    returns: Any,  # noqa: ANN401  any type
-) -> Callable[[Handler], Handler]:
-    """Declare a method of a class as the handler of an endpoint below the API's prefix, which returns a type of body.
-    ``errors`` are the statuses of its problems, except for those that every endpoint has.
+def endpoint(method: Method, path: str, right: Right, *errors: HTTPStatus) -> Callable[[Handler], Handler]:
+    """Declare a method of a class as the handler of an endpoint below the API's prefix. It returns a `JsonAnswer` of
+    one type. ``errors`` are the statuses of its problems, except for those that every endpoint has.
     """
 
     def declare(handler: Handler) -> Handler:
-        handler.__dict__["declaration"] = Endpoint(method, path, right, returns, errors)
+        handler.__dict__["declaration"] = Endpoint(method, path, right, errors)
         return handler
 
     return declare
@@ -92,12 +86,13 @@ def add_endpoints(router: APIRouter, handlers: object) -> None:
     for name, function in vars(type(handlers)).items():
         if hasattr(function, "declaration"):
             declared = declaration_of(function)
+            [model] = get_args(get_type_hints(function)["return"])
             router.add_api_route(
                 declared.path,
                 getattr(handlers, name),
                 methods=[declared.method],
                 response_model=None,
-                responses={200: {"model": declared.returns}, **_problems_of(declared)},
+                responses={200: {"model": model}, **_problems_of(declared)},
                 operation_id=name,
             )
 
@@ -221,7 +216,12 @@ def current_user(request: Request) -> User:
 CurrentUser = Annotated[User, Depends(current_user)]
 
 
-def answer(body: Mapping[str, object], **headers: str) -> Response:
+class JsonAnswer(Response, Generic[Content]):
+    """A response with one type of JSON body, which the OpenAPI document describes."""
+
+
+def answer(body: Content, *, has_version: bool = True, **headers: str) -> JsonAnswer[Content]:
     """Return a response with a JSON body, formatted as the commands format it."""
     values = {name: [*value] if isinstance(value, Iterator) else value for name, value in body.items()}
-    return Response(as_json({"schema_version": 1, **values}), media_type=JSON, headers=headers)
+    version = {"schema_version": 1} if has_version else {}
+    return JsonAnswer(as_json(version | values), media_type=JSON, headers=headers)

@@ -2,16 +2,15 @@
 
 from importlib.metadata import version
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 from fastapi.openapi.utils import get_openapi
 
 from retrycli.config.settings import Settings
 from retrycli.domain.user import Right
-from retrycli.views.formatting import as_json
 from retrycli.web.access import Access
 from retrycli.web.api_messages import MessageEndpoints
 from retrycli.web.api_scheduler import SchedulerEndpoints
-from retrycli.web.endpoints import JSON, Problem, add_endpoints, endpoint, route_class
+from retrycli.web.endpoints import JsonAnswer, Problem, add_endpoints, answer, endpoint, route_class
 from retrycli.web.status import RecentStatus
 
 
@@ -21,8 +20,8 @@ class _Document:
     def __init__(self, router: APIRouter) -> None:
         self._router = router
 
-    @endpoint("GET", "/openapi.json", Right.READ, returns=dict[str, object])
-    def openapi_document(self, request: Request) -> Response:
+    @endpoint("GET", "/openapi.json", Right.READ)
+    def openapi_document(self, request: Request) -> JsonAnswer[dict[str, object]]:
         """Return this document."""
         root: str = request.scope.get("root_path", "")
         prefix = request.url.path.removeprefix(root).removesuffix("/openapi.json")
@@ -38,7 +37,7 @@ class _Document:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
         document["security"] = [{"token": []}]
-        return Response(as_json(document), media_type=JSON)
+        return answer(document, has_version=False)
 
 
 def make_api(settings: Settings, access: Access, status: RecentStatus) -> APIRouter:
