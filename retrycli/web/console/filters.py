@@ -7,12 +7,10 @@ from pydantic import AfterValidator, Field
 
 from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
-from retrycli.domain.listing import Filter, ListedState
+from retrycli.domain.listing import LONGEST_VALUE, Filter, ListedState
 from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.web.console.forms import Form
 from retrycli.web.inputs import Line
-
-LONGEST_WORDS = 2000  # characters of a text to look for
 
 
 def _period(text: str) -> str:
@@ -20,7 +18,7 @@ def _period(text: str) -> str:
     return text
 
 
-Words = Annotated[Line, Field(max_length=LONGEST_WORDS)]
+Words = Annotated[Line, Field(max_length=LONGEST_VALUE)]
 Period = Annotated[Line, AfterValidator(_period)]
 
 
