@@ -1,32 +1,23 @@
-"""Read the report's data, render the page and write its file.
-
-Modules that render a page are imported within functions, so that a pass that does not update the page does not load
-them.
-"""
-
-from __future__ import annotations
+"""Read the report's data, render the page and write its file."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, RetrycliError
-from retrycli.domain.passes import COUNTS, PassResult, PassSummary, StopReason
+from retrycli.domain.passes import PassSummary, StopReason
+from retrycli.operations.status import Status, status
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store.database import Database
+from retrycli.store.delivery_stats import Statistics
+from retrycli.store.summaries import QueueCounts, escalation_groups
 from retrycli.system.host import replace_file
-
-if TYPE_CHECKING:
-    from retrycli.operations.status import Status
-    from retrycli.views.report.page import ReportData
-    from retrycli.views.report.recent import RecentPasses
+from retrycli.views.report.page import ReportData, passes_since, render
+from retrycli.views.report.recent import RecentPasses
 
 DAY = timedelta(days=1)
 LOOKBACK = 7 * DAY  # period of the page that a pass writes
-# Maximum age of a page. An older page is updated even if nothing has changed, to show operators that passes still run.
-STALE = timedelta(hours=1)
 
 
 def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] = utc_now) -> str:
@@ -36,9 +27,6 @@ def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] =
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting or the application's table is wrong, or Jinja2 is not installed.
     """
-    from retrycli.operations.status import status
-    from retrycli.views.report.page import render
-
     until = now()
     return render(report_data(settings, status(settings, now=lambda: until), span=span, until=until))
 
@@ -73,10 +61,6 @@ def _data(
     messages: Mapping[str, int],
     with_causes: bool = True,
 ) -> ReportData:
-    from retrycli.store.delivery_stats import Statistics
-    from retrycli.store.summaries import escalation_groups
-    from retrycli.views.report.page import ReportData, passes_since
-
     statistics = Statistics(database)
     first_pass, last_pass = statistics.first_and_last_pass()
     return ReportData(
@@ -97,9 +81,6 @@ def recent_passes(settings: Settings, *, until: datetime, span: timedelta = DAY)
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    from retrycli.store.delivery_stats import Statistics
-    from retrycli.views.report.recent import RecentPasses
-
     since = until - span
     with open_database(settings) as database:
         statistics = Statistics(database)
@@ -109,27 +90,8 @@ def recent_passes(settings: Settings, *, until: datetime, span: timedelta = DAY)
         )
 
 
-def is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
-    """Return whether a pass leaves the page unchanged.
-
-    A pass that did nothing updates the page only if it is missing or older than an hour, because rendering would slow
-    idle passes.
-    """
-    if summary.result is PassResult.SKIPPED:
-        return True
-    if any(getattr(summary, name) for name in COUNTS):
-        return False
-    try:
-        return now.timestamp() - path.stat().st_mtime <= STALE.total_seconds()
-    except (OSError, ValueError):
-        return False
-
-
 def renew(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> str | None:
     """Update the page at the end of a pass. Return the reason if this fails."""
-    from retrycli.store.summaries import QueueCounts
-    from retrycli.views.report.page import render
-
     state = STATES.get(summary.reason, "ok")
     try:
         messages = QueueCounts(database).counts(now)

@@ -11,15 +11,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents
 from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
-from retrycli.domain.passes import Event, PassResult, PassSummary, StartedBy, StopReason
+from retrycli.domain.passes import COUNTS, Event, PassResult, PassSummary, StartedBy, StopReason
 from retrycli.engine import runner
 from retrycli.engine.ports import PassIdentity
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, lock_path, ready_to_send
@@ -31,6 +32,9 @@ from retrycli.views import log_lines
 # Number of newest passes that an idle pass reads at first, to find changes. Reading all of `incidents.LOOKBACK` would
 # slow each idle pass.
 SHORT_LOOKBACK = 20
+# Maximum age of the report's page. An older page is updated even if nothing has changed, to show operators that passes
+# still run.
+STALE = timedelta(hours=1)
 
 # Secondary tasks of a pass, each with the two parts of its warnings, such as "The log file is not being written".
 TASKS = {
@@ -144,10 +148,26 @@ def report_pass(settings: Settings, database: Database, summary: PassSummary, no
         with _or_warn("The metrics may be out of date"):
             problem = operations.metrics.write_metrics(settings, database, path, now)
             _warn_of_task(settings, database, incidents.Topic.METRICS, problem, now)
-    if (path := settings.report.path) is not None and not operations.report.is_current(path, summary, now):
+    if (path := settings.report.path) is not None and not _is_current(path, summary, now):
         with _or_warn("The report may be out of date"):
             problem = operations.report.renew(settings, database, path, summary, now)
             _warn_of_task(settings, database, incidents.Topic.REPORT, problem, now)
+
+
+def _is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
+    """Return whether a pass leaves the report's page unchanged.
+
+    A pass that did nothing updates the page only if it is missing or older than an hour, because rendering would slow
+    idle passes.
+    """
+    if summary.result is PassResult.SKIPPED:
+        return True
+    if any(getattr(summary, name) for name in COUNTS):
+        return False
+    try:
+        return now.timestamp() - path.stat().st_mtime <= STALE.total_seconds()
+    except (OSError, ValueError):
+        return False
 
 
 def report_failed_pass(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
