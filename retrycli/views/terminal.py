@@ -15,23 +15,16 @@ from shutil import get_terminal_size
 
 from retrycli.domain import suggested
 from retrycli.domain.duration import utc_text
-from retrycli.domain.passes import (
-    Event,
-    MessageDelivered,
-    MessageEscalated,
-    MessageReleased,
-    MessageRescheduled,
-    PassStarted,
-)
+from retrycli.domain.passes import Event
 from retrycli.domain.sanitize import printable
 from retrycli.views import formatting
 
 GAP = 2  # spaces between columns
 ARROW = "→ "
 COMMAND = re.compile(r"`([^`]+)`")
-MIN_TEXT_WIDTH = 30  # minimum width of a text column; on narrower terminals, texts are printed on separate lines
+MIN_TEXT_WIDTH = 30  # minimum width of wrapped text
 BATCH = 100  # number of list items serialized together
-INDENT = (0, 0, 0, 4)
+INDENT = 4  # of a command on a line of its own
 
 Row = Sequence[formatting.Cell]
 
@@ -83,44 +76,9 @@ def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, n
     cells = [[formatting.local(cell) for cell in row] for row in rows]
     if not cells:
         return
-    from rich.cells import cell_len
-    from rich.console import Console
+    from retrycli.views import screen
 
-    screen = Console(highlight=False)
-    widths = [max(map(cell_len, column)) for column in zip(headers, *cells, strict=True)]
-    least = [
-        min(width, MIN_TEXT_WIDTH) if number >= len(widths) - texts else width for number, width in enumerate(widths)
-    ]
-    if texts and sum(least) + GAP * (len(least) - 1) > screen.width:
-        screen.print(*_stacked(headers, cells, widths[:-texts]), sep="\n")
-    else:
-        screen.print(_table(headers, cells))
-
-
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> object:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*headers, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
-    for number, column in enumerate(table.columns):
-        column.no_wrap, column.overflow = number == 0, "fold"  # never wrap the first column, such as an id
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
-
-
-def _stacked(headers: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int]) -> Iterator[object]:
-    """Yield the first columns of each row, padded to ``widths``, on one line, and each other column on a line below."""
-    from rich.cells import set_cell_size
-    from rich.padding import Padding
-    from rich.text import Text
-
-    for number, row in enumerate([headers, *rows]):
-        style = "" if number else "bold"
-        padded = [set_cell_size(cell, width) for cell, width in zip(row, widths, strict=False)]
-        yield Text((" " * GAP).join(padded).rstrip(), style)
-        yield from (Padding(Text(cell, style), INDENT) for cell in row[len(widths) :] if cell)
+    screen.show_table(headers, cells, texts=texts)
 
 
 def show_facts(facts: Mapping[str, formatting.Cell]) -> None:
@@ -161,7 +119,7 @@ def _steps(remedy: str, indent: int) -> Iterator[str]:
             if words := piece.strip(" ,;"):
                 yield left + _folded(words, indent)
         else:
-            yield (left if indent + len(piece) <= columns else " " * INDENT[-1]) + piece
+            yield (left if indent + len(piece) <= columns else " " * INDENT) + piece
 
 
 def _folded(text: str, indent: int) -> str:
@@ -169,11 +127,9 @@ def _folded(text: str, indent: int) -> str:
     # Half of the width, because a character may be two columns wide.
     if " " not in text or len(text) <= width // 2 or width < MIN_TEXT_WIDTH:
         return text
-    from rich.console import Console
-    from rich.text import Text
+    from retrycli.views import screen
 
-    lines = Text(text).wrap(Console(width=width), width, overflow="fold")
-    return ("\n" + " " * indent).join(line.plain.rstrip() for line in lines)
+    return ("\n" + " " * indent).join(screen.wrapped(text, width))
 
 
 def say(*lines: str) -> None:
@@ -197,15 +153,10 @@ def show_text(text: str) -> None:
 
 def show_difference(lines: Iterable[str]) -> None:
     """Print a unified diff for an operator. Print nothing if the output is piped, because the diff quotes a message."""
-    if not on_terminal():
-        return
-    from rich.console import Console
-    from rich.text import Text
+    if on_terminal():
+        from retrycli.views import screen
 
-    screen = Console(highlight=False)
-    styles = {"+": "green", "-": "red", "@": "cyan"}
-    for line in lines:
-        screen.print(Text(printable(line), styles.get(line[:1], "")), overflow="fold")
+        screen.show_difference(lines)
 
 
 def complain(text: str) -> None:
@@ -219,23 +170,9 @@ def progress() -> Iterator[Callable[[Event], None]]:
     if not (sys.stderr.isatty() and on_terminal()):
         yield lambda _: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from retrycli.views import screen
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Delivering", total=None)
-
-        def follow(event: Event) -> None:
-            match event:
-                case PassStarted(due=due):
-                    # Start again at 0: messages escalated at enrolment are not among the due messages.
-                    bar.update(task, total=due, completed=0)
-                case MessageDelivered() | MessageRescheduled() | MessageReleased() | MessageEscalated():
-                    bar.advance(task)
-                case _:
-                    pass
-
+    with screen.progress() as follow:
         yield follow
 
 
