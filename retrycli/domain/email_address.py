@@ -30,14 +30,14 @@ class Address(NamedTuple):
     name: str = ""  # display name
 
     @property
-    def spec(self) -> str:
+    def addr_spec(self) -> str:
         """Return the address without its display name."""
         return f"{self.local}@{self.domain}"
 
     @property
     def key(self) -> str:
         """Return a key that ignores case: hardly any server treats a local part as case-sensitive."""
-        return self.spec.casefold()
+        return self.addr_spec.casefold()
 
     @classmethod
     def parse(cls, text: str) -> "Address":

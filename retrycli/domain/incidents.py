@@ -223,7 +223,7 @@ def _period(passes: Sequence[PassRecord], since: datetime | None = None) -> str:
     return f"at {first}" if first == last else f"from {first} to {last}"
 
 
-def missing(passes: Sequence[PassRecord], interval: timedelta) -> str | None:
+def late_start(passes: Sequence[PassRecord], interval: timedelta) -> str | None:
     """Return a report if the newest pass began too long after the previous one.
 
     Return None otherwise, or if no scheduler started the newest pass.

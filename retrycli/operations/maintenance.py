@@ -39,7 +39,7 @@ def belonging(settings: Settings) -> Iterator[tuple[own_tables.Belonging, Callab
     """
     with _existing_database(settings) as database:
         own_tables.ensure_version(database, upgrade=settings.database.auto_upgrade)
-        yield own_tables.compare(database), partial(own_tables.accept, database)
+        yield own_tables.compare(database), partial(own_tables.reassign, database)
 
 
 @contextmanager

@@ -227,7 +227,7 @@ def _warn_of_changes(settings: Settings, ledger: Ledger, summary: PassSummary) -
         passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK)
     mailed = incidents.as_mailed(passes)
     lines = (
-        incidents.missing(passes, settings.schedule.interval),
+        incidents.late_start(passes, settings.schedule.interval),
         incidents.works_again(mailed),
         *incidents.news(mailed, remind),
     )

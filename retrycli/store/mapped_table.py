@@ -73,7 +73,7 @@ def mapped_table(
     key = key_type(columns[names["id"]]["type"])
     sources = ((role, _time(source, role, columns, place, is_sqlite=is_sqlite)) for role, source in mapping.columns)
     mapping = replace(mapping, columns=tuple(sources))
-    return _same_table(_of_one_row(mapping) if is_sqlite else mapping, name, schema, tuple(names.items()), types, key)
+    return _cached_table(_of_one_row(mapping) if is_sqlite else mapping, name, schema, tuple(names.items()), types, key)
 
 
 def _of_one_row(mapping: TableMapping) -> TableMapping:
@@ -138,7 +138,7 @@ def _require_columns(mapping: TableMapping, columns: Mapping[str, ReflectedColum
 
 
 @lru_cache(maxsize=8)
-def _same_table(
+def _cached_table(
     mapping: TableMapping,
     name: str,
     schema: str | None,

@@ -154,7 +154,7 @@ def compare(database: Database) -> Belonging:
         )
 
 
-def accept(database: Database) -> None:
+def reassign(database: Database) -> None:
     """Assign the queue to the configured table, regardless of the table to which it belonged."""
     with database.write() as connection:
         database.advisory_lock(connection)

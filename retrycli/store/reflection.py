@@ -169,7 +169,7 @@ def table_of(
         )
     check_types(columns, place, is_sqlite=is_sqlite)
     read_as = ((each, read_type(each, found["type"], is_sqlite=is_sqlite)) for each, found in columns.items())
-    return _same_table(name, schema, *read_as)
+    return _cached_table(name, schema, *read_as)
 
 
 def key_type(kind: TypeEngine[Any]) -> TypeEngine[Any] | None:
@@ -207,7 +207,7 @@ OWN_WORD = literals_of(OWN_WORDS)
 
 
 @lru_cache(maxsize=8)
-def _same_table(name: str, schema: str | None, *read_as: tuple[str, TypeEngine[Any] | None]) -> MessageTable:
+def _cached_table(name: str, schema: str | None, *read_as: tuple[str, TypeEngine[Any] | None]) -> MessageTable:
     """Return one object for equal tables. A process opens its database again and again, and statements that the store
     keeps for a table would not be found for another object.
     """

@@ -178,7 +178,8 @@ def _boundary(delivery_key: str, body: bytes) -> str:
 
 def _addresses(addresses: Sequence[Address]) -> str:
     return ",\r\n ".join(
-        address.spec if not address.name else f"{_phrase(address.name)} <{address.spec}>" for address in addresses
+        address.addr_spec if not address.name else f"{_phrase(address.name)} <{address.addr_spec}>"
+        for address in addresses
     )
 
 

@@ -243,7 +243,7 @@ class SmtpSession:
         if reply.good and refused:
             return _outcome_of_refusals(refused, accepted, reply)
         if reply.good:
-            delivered_to = tuple(address.spec for address in accepted)
+            delivered_to = tuple(address.addr_spec for address in accepted)
             return Outcome(OutcomeKind.DELIVERED, reply.code, delivered_to=delivered_to, external_id=reply.queued_as)
         if reply.code < 400:  # noqa: PLR2004  neither positive nor negative
             return Outcome(OutcomeKind.UNKNOWN, reply.code, f"{self.step}: {reply}")
@@ -258,7 +258,7 @@ class SmtpSession:
                 error = f"the mail has {size} bytes, but the server accepts at most {int(most)}"
                 raise NotSent(Outcome(OutcomeKind.PERMANENT, error=error))
             options.append(f"SIZE={size}")
-        reply = self._command(" ".join([f"MAIL FROM:<{sender.spec}>", *options]))
+        reply = self._command(" ".join([f"MAIL FROM:<{sender.addr_spec}>", *options]))
         # In reply to MAIL, an unspecified security error (RFC 3463, section 3.8) concerns the access, not the mail.
         if not reply.good and reply.text.startswith("5.7.0 "):
             raise self._unauthorized(str(reply), reply.code)
@@ -276,7 +276,7 @@ class SmtpSession:
             if not utf8 and not address.local.isascii():
                 reply = SmtpReply(553, "5.6.7 the server does not accept non-ASCII addresses (SMTPUTF8)")
             else:
-                reply = self._command(f"RCPT TO:<{address.spec}>")
+                reply = self._command(f"RCPT TO:<{address.addr_spec}>")
             if reply.code == SHUTTING_DOWN:
                 raise self._refusal(reply)
             if reply.good:
@@ -328,14 +328,14 @@ def _outcome_of_refusals(
         # The server accepted some recipients, so a missing log-in is not the reason why it refused the others.
         by_kind.setdefault(OutcomeKind.PERMANENT, needs_log_in)
     kind = next(candidate for candidate in WORST_FIRST if candidate in by_kind)
-    text = "; ".join(f"RCPT {address.spec}: {reply}" for address, reply in refused)
+    text = "; ".join(f"RCPT {address.addr_spec}: {reply}" for address, reply in refused)
     if sent is None:
         return Outcome(kind, by_kind[kind].code, text)
     return Outcome(
         kind,
         by_kind[kind].code,
         f"{text}; delivered to all other recipients",
-        delivered_to=tuple(address.spec for address in accepted),
+        delivered_to=tuple(address.addr_spec for address in accepted),
         external_id=sent.queued_as,
     )
 

@@ -41,7 +41,7 @@ def check(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> list[
         if not failed(findings):
             findings += [
                 *_all_of("identity", stable(database)),
-                *_all_of("writing", writing(settings, database, now()), RetrycliError),
+                *_all_of("writing", write_findings(settings, database, now()), RetrycliError),
                 *_all_of("accepted", acceptance(database)),
             ]
         return findings
@@ -189,7 +189,7 @@ def missed(settings: Settings, database: Database, facts: TableFacts) -> Iterato
         yield ok("not sent", f"columns that hold data and that no setting names: {', '.join(names)}")
 
 
-def writing(settings: Settings, database: Database, now: datetime) -> Iterator[Finding]:
+def write_findings(settings: Settings, database: Database, now: datetime) -> Iterator[Finding]:
     """Rehearse the changes that a pass makes, and list the columns that it writes."""
     check_writable(database, now, settings.schedule.largest_count)
     names, grant = table_facts.required_privileges(database)

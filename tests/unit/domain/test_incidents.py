@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from retrycli.domain.incidents import OVER, TROUBLE, is_known, lasting, missing, news, works_again
+from retrycli.domain.incidents import OVER, TROUBLE, is_known, lasting, late_start, news, works_again
 from retrycli.domain.passes import PassResult, StartedBy, StopReason
 from tests.unit.domain.passes import NOON, TICK, Past
 
@@ -148,10 +148,10 @@ def test_a_dead_pass_is_reported_likewise() -> None:
 def test_missing_passes_are_reported_once_by_the_next_scheduled_one() -> None:
     """On a full disk, no pass can be recorded, so the next recorded pass must report the gap."""
     back, before = replace(IDLE, started_at=NOON), replace(IDLE, started_at=NOON - timedelta(hours=3))
-    line = missing([back, before], TICK)
+    line = late_start([back, before], TICK)
     assert line is not None
     assert line.startswith("No pass was recorded between 2025-03-03 09:00 UTC and 2025-03-03 12:00 UTC: ")
-    assert missing([replace(IDLE, started_at=NOON + TICK), back, before], TICK) is None
-    assert missing([replace(back, started_by=StartedBy.PERSON), before], TICK) is None
-    assert missing(history(IDLE, IDLE), TICK) is None
-    assert missing([back], TICK) is None
+    assert late_start([replace(IDLE, started_at=NOON + TICK), back, before], TICK) is None
+    assert late_start([replace(back, started_by=StartedBy.PERSON), before], TICK) is None
+    assert late_start(history(IDLE, IDLE), TICK) is None
+    assert late_start([back], TICK) is None
