@@ -4,10 +4,11 @@ This module has the base class of all sections, and the types and checks that se
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -62,7 +63,26 @@ def matching(pattern: str, error: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Named = Annotated[Path, BeforeValidator(_reject_empty)]
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What is special about a setting. It stands in the annotation of its field; see `marked`."""
+
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """The kinds of gateway that use a setting, if others do not."""
+
+    kinds: frozenset[str]
+
+
+# systemd can pass it as a credential of the same name (systemd.exec(5), LoadCredential=). If a setting also exists with
+# the suffix _file, that setting names a file to read the value from.
+SECRET = Mark("secret")
+PATH = Mark("path")  # a relative path is relative to the folder of the settings file
+INHERITED = Mark("inherited")  # the gateway of a message type inherits it from the common gateway
+NamedPath = Annotated[Path | None, BeforeValidator(_reject_empty), PATH]
 # A function that can be imported: MODULE:FUNCTION. The length leaves room for a prefix in the column of a destination.
 FunctionName = Annotated[
     str,
@@ -88,6 +108,16 @@ class SettingsModel(BaseModel):
         validate_default=False,
         defer_build=True,  # build validators on first use, so that imports are fast
     )
+
+
+def marked(model: type[BaseModel], mark: Mark, prefix: str = "") -> Iterator[str]:
+    """Yield the keys of the settings with a mark: those of a section, and of the sections in it."""
+    for name, field in model.model_fields.items():
+        if mark in field.metadata:
+            yield prefix + name
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, SettingsModel):
+                yield from marked(part, mark, f"{prefix}{name}.")
 
 
 def secret_text(value: object) -> str:

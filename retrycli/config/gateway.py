@@ -8,30 +8,24 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from retrycli.config import FunctionName, Named, SettingsModel, absolute, matching, secret_text
+from retrycli.config import (
+    INHERITED,
+    SECRET,
+    FunctionName,
+    NamedPath,
+    Only,
+    SettingsModel,
+    absolute,
+    marked,
+    matching,
+    secret_text,
+)
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.domain.transition import Route
 
-# Keys that the gateway of a message type inherits from the common gateway.
-COMMON_KEYS = (
-    "connect_timeout_seconds",
-    "request_timeout_seconds",
-    "immediate_retries",
-    "unknown_limit",
-    "ca_file",
-    "attachments_dir",
-    "attachments_limit_mb",
-    "modules_dir",
-)
-OF_HTTP = ("preset", "auth", "token", "verify")
-OF_SMTP = ("sender", "subject", "recipient", "starttls")
-OF_SERVERS = ("base_url", "username", "password", "login_path")
-UNUSED_KEYS = {
-    "http": (*OF_SMTP, "call"),
-    "smtp": (*OF_HTTP, "call"),
-    "python": (*OF_HTTP, *OF_SMTP, *OF_SERVERS),
-}
+HTTP, SMTP, SERVERS = Only(frozenset({"http"})), Only(frozenset({"smtp"})), Only(frozenset({"http", "smtp"}))
+PYTHON = Only(frozenset({"python"}))
 
 
 class GatewaySettings(SettingsModel):
@@ -41,60 +35,70 @@ class GatewaySettings(SettingsModel):
         "http",
         description="how to deliver: http (to a ticketing API), smtp (by e-mail) or python (by your own function)",
     )
-    call: FunctionName | None = Field(
+    call: Annotated[FunctionName | None, PYTHON] = Field(
         None, description="python: the function that sends a message, such as desk.messages:retry_failed_message"
     )
-    preset: str = Field(
+    preset: Annotated[str, HTTP] = Field(
         "generic", description="the ticketing system: a preset that `retrycli presets` lists, or a .toml file"
     )
-    base_url: str | None = Field(  # max_length: the size of the column that stores a breaker's URL
+    base_url: Annotated[str | None, SERVERS] = Field(  # max_length: the size of the column that stores a breaker's URL
         None, max_length=255, description="URL of the ticketing API, or smtp://HOST:587 or smtps://HOST:465"
     )
-    auth: Literal["none", "bearer", "basic", "login"] | None = Field(
+    auth: Annotated[Literal["none", "bearer", "basic", "login"] | None, HTTP] = Field(
         None, description="how to authenticate: none, bearer, basic or login; by default the preset decides"
     )
-    username: str | None = Field(
+    username: Annotated[str | None, SERVERS, SECRET] = Field(
         None, description="the user name: for auth basic or login, for smtp, or for a preset that needs it"
     )
-    username_file: Named | None = Field(None, description="a file that contains the user name")
-    password: SecretStr | None = Field(
+    username_file: NamedPath = Field(None, description="a file that contains the user name")
+    password: Annotated[SecretStr | None, SERVERS, SECRET] = Field(
         None, description="the password: for auth basic or login, for smtp, or for a preset that needs it"
     )
-    password_file: Named | None = Field(None, description="a file that contains the password")
-    token: SecretStr | None = Field(None, description="the API token: for auth bearer, or for a preset that needs it")
-    token_file: Named | None = Field(None, description="a file that contains the token")
-    login_path: Annotated[str, matching(r"/.*", "the path must start with a slash")] = Field(
+    password_file: NamedPath = Field(None, description="a file that contains the password")
+    token: Annotated[SecretStr | None, HTTP, SECRET] = Field(
+        None, description="the API token: for auth bearer, or for a preset that needs it"
+    )
+    token_file: NamedPath = Field(None, description="a file that contains the token")
+    login_path: Annotated[str, matching(r"/.*", "the path must start with a slash"), SERVERS] = Field(
         "/auth/login", description="login: the path to which the user name and password are posted"
     )
-    connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="time limit for connecting")
-    request_timeout_seconds: float = Field(
+    connect_timeout_seconds: Annotated[float, INHERITED] = Field(
+        5.0, gt=0, le=300, description="time limit for connecting"
+    )
+    request_timeout_seconds: Annotated[float, INHERITED] = Field(
         30.0, gt=0, le=3600, description="time limit for one delivery, including all requests and responses"
     )
-    immediate_retries: int = Field(
+    immediate_retries: Annotated[int, INHERITED] = Field(
         1, ge=0, le=5, description="maximum number of immediate retries if the server is unreachable"
     )
-    unknown_limit: int = Field(
+    unknown_limit: Annotated[int, INHERITED] = Field(
         2, ge=0, le=100, description="how many times to resend a message that may have arrived and can't be looked up"
     )
-    ca_file: Named | None = Field(None, description="a file of certificates to trust in addition to the system's")
-    verify: bool = Field(
+    ca_file: Annotated[NamedPath, INHERITED] = Field(
+        None, description="a file of certificates to trust in addition to the system's"
+    )
+    verify: Annotated[bool, HTTP] = Field(
         default=False, description="whether to read back each delivered message, if the preset supports it"
     )
-    sender: str | None = Field(None, description="smtp: the sender's address, such as Support <support@example.com>")
-    subject: str = Field(
+    sender: Annotated[str | None, SMTP] = Field(
+        None, description="smtp: the sender's address, such as Support <support@example.com>"
+    )
+    subject: Annotated[str, SMTP] = Field(
         "{subject}", description="smtp: the subject, with column names in braces, such as [#{ticket_id}] {subject}"
     )
-    recipient: str | None = Field(
+    recipient: Annotated[str | None, SMTP] = Field(
         None, description="smtp: the address for internal messages and for messages without a recipient_email"
     )
-    starttls: bool = Field(
+    starttls: Annotated[bool, SMTP] = Field(
         default=True, description="smtp: whether to require STARTTLS on smtp:// connections; smtps:// always uses TLS"
     )
-    attachments_dir: Named | None = Field(None, description="the folder that contains the attachments")
-    attachments_limit_mb: float = Field(
+    attachments_dir: Annotated[NamedPath, INHERITED] = Field(
+        None, description="the folder that contains the attachments"
+    )
+    attachments_limit_mb: Annotated[float, INHERITED] = Field(
         25.0, gt=0, le=1000, description="maximum total size of a message's attachments, in millions of bytes"
     )
-    modules_dir: Named | None = Field(
+    modules_dir: Annotated[NamedPath, INHERITED] = Field(
         None,
         description="the folder with the Python modules of gateway.call and schedule.call; by default the folder of "
         "the settings file",
@@ -166,8 +170,9 @@ class GatewaySettings(SettingsModel):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         """Reject keys that have no effect with this kind of gateway, and check the keys that it needs."""
-        for name in UNUSED_KEYS[self.kind]:
-            if getattr(self, name) != type(self).model_fields[name].default:
+        for name, field in type(self).model_fields.items():
+            is_used = all(self.kind in each.kinds for each in field.metadata if isinstance(each, Only))
+            if not is_used and getattr(self, name) != field.default:
                 raise ValueError(
                     f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove gateway.{name}, or change "
                     "gateway.kind"
@@ -206,10 +211,10 @@ class RoutedGatewaySettings(GatewaySettings):
     @model_validator(mode="before")
     @classmethod
     def _share_common_keys(cls, values: object) -> object:
-        """Copy the values of `COMMON_KEYS` to the separate gateways, whose own values take precedence."""
+        """Copy the inherited values to the separate gateways, whose own values take precedence."""
         if not isinstance(values, dict):
             return values
-        common = {name: values[name] for name in COMMON_KEYS if name in values}
+        common = {name: values[name] for name in marked(GatewaySettings, INHERITED) if name in values}
         return values | {name: common | values[name] for name in MessageType if isinstance(values.get(name), dict)}
 
     def of(self, message_type: MessageType) -> GatewaySettings:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from retrycli.config import PATH, SECRET, marked
 from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.system.trust import require_trust
@@ -20,18 +21,8 @@ HINT = ". `retrycli manual settings` lists every setting"
 FROM_THE_API = "environment TICKETING_API_BASE_URL"  # the source of a base URL from the application's own variable
 NO_FILE = "is not a regular file, or is a link that can't be followed"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
-# Settings that systemd can pass as credentials of the same name (systemd.exec(5), LoadCredential=). If a setting also
-# exists with the suffix _file, that setting names a file to read the value from.
-SECRETS = (
-    *(
-        f"gateway{of}.{name}"
-        for of in ("", ".customer", ".supplier", ".internal")
-        for name in ("token", "password", "username")
-    ),
-    "database.url",
-    "notify.urls",
-    "notify.ping_url",
-)
+SECRETS = tuple(marked(Settings, SECRET))
+PATHS = frozenset(marked(Settings, PATH))
 
 
 class Loaded(NamedTuple):
@@ -175,8 +166,7 @@ def _resolve(file: Path, key: str, value: object) -> object:
             value,
         )
     is_preset = key.startswith("gateway.") and key.endswith(".preset") and str(value).endswith(".toml")
-    is_path = is_preset or key.endswith(("_file", "_dir", ".path", ".file", ".uds"))
-    return str(folder / value) if is_path and isinstance(value, str) and value else value
+    return str(folder / value) if (is_preset or key in PATHS) and isinstance(value, str) and value else value
 
 
 def _from_credentials(env: Mapping[str, str]) -> Iterator[tuple[str, tuple[object, str]]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
-from retrycli.config import Hours, Minutes, Named, SettingsModel, Waits, absolute, matching, split_list
+from retrycli.config import SECRET, Hours, Minutes, NamedPath, SettingsModel, Waits, absolute, matching, split_list
 from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.config.schedule import ScheduleSettings, TypeScheduleSettings
 from retrycli.domain.circuit_breaker import BreakerRules
@@ -35,6 +35,7 @@ class DatabaseSettings(SettingsModel):
             r"(sqlite|postgresql)(\+\w+)?://.*",
             "write sqlite:///FILE or postgresql://USER@HOST/NAME; no other database is supported",
         ),
+        SECRET,
     ] = Field(
         "sqlite:///ticketing_agent.db",
         repr=False,
@@ -90,7 +91,7 @@ class RunSettings(SettingsModel):
         default=False,
         description="whether a ticket's later messages wait until earlier ones are delivered or escalated",
     )
-    lock_file: Named | None = Field(
+    lock_file: NamedPath = Field(
         None,
         description="the lock file that prevents overlapping passes; by default next to the SQLite file or, for "
         "PostgreSQL, in a state folder",
@@ -122,7 +123,7 @@ class BreakerSettings(SettingsModel):
 class ReportSettings(SettingsModel):
     """Settings of the HTML report that passes update."""
 
-    path: Named | None = Field(
+    path: NamedPath = Field(
         None, description="the path of the HTML report, which passes keep up to date; needs the extra `report`"
     )
 
@@ -136,7 +137,7 @@ class LoggingSettings(SettingsModel):
         "otherwise WARNING",
     )
     format: Literal["text", "json"] = Field("text", description="format of log lines: text or json")
-    file: Named | None = Field(
+    file: NamedPath = Field(
         None, description="the log file, for all lines at INFO or above; `init` and `cron install` set it"
     )
 
@@ -144,15 +145,17 @@ class LoggingSettings(SettingsModel):
 class NotifySettings(SettingsModel):
     """Settings of notifications, and of the heartbeat that shows that passes run."""
 
-    urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_urls)] = Field(
+    urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_urls), SECRET] = Field(
         (),
         description="where to send notifications: Apprise URLs such as mailto:// or slack://; "
         "in the environment, separated by spaces",
     )
-    urls_file: Named | None = Field(None, description="a file that contains the URLs, one per line")
+    urls_file: NamedPath = Field(None, description="a file that contains the URLs, one per line")
     remind_hours: Hours = Field(6.0, description="interval between reminders of a persistent problem")
-    ping_url: SecretStr | None = Field(None, description="the Healthchecks URL to ping when a pass begins and ends")
-    ping_url_file: Named | None = Field(None, description="a file that contains the ping URL")
+    ping_url: Annotated[SecretStr | None, SECRET] = Field(
+        None, description="the Healthchecks URL to ping when a pass begins and ends"
+    )
+    ping_url_file: NamedPath = Field(None, description="a file that contains the ping URL")
 
     @property
     def remind(self) -> timedelta:
@@ -176,7 +179,7 @@ class NotifySettings(SettingsModel):
 class MetricsSettings(SettingsModel):
     """Settings of the metrics file for Prometheus."""
 
-    path: Named | None = Field(
+    path: NamedPath = Field(
         None, description="the .prom file that each pass writes for node_exporter's textfile collector"
     )
 
@@ -213,14 +216,14 @@ def _hosts(names: tuple[str, ...]) -> tuple[str, ...]:
 class WebSettings(SettingsModel):
     """Settings of the HTTP API and the console, as `retrycli serve` runs them."""
 
-    tokens_file: Named | None = Field(
+    tokens_file: NamedPath = Field(
         None, description="the file of the users' tokens; `serve token add` writes it, and only its owner may read it"
     )
     host: Annotated[str, matching(r"\S+", "write a host name or an IP address")] = Field(
         "127.0.0.1", description="the address on which to listen"
     )
     port: int = Field(8003, ge=0, le=65_535, description="the TCP port on which to listen; 0 for any free port")
-    uds: Named | None = Field(None, description="a Unix socket on which to listen, instead of host and port")
+    uds: NamedPath = Field(None, description="a Unix socket on which to listen, instead of host and port")
     root_path: RootPath = Field(
         "", description="the path under which a reverse proxy serves the console, such as /desk"
     )

@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 import httpx
+from pydantic import SecretStr
 
-from retrycli.config import secret_text
+from retrycli.config import SECRET, marked, secret_text
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
@@ -147,9 +148,10 @@ class Credentials:
         self._auth = _auth_of_settings(settings, preset.auth) or preset.auth or Auth()
         self.by_log_in = self._auth.session is not None  # requests need the token of a log-in
         self.session: str | None = None  # the token of the last log-in; None before the first log-in
-        given = {"token": settings.token, "username": settings.username, "password": settings.password}
+        given = {name: getattr(settings, name) for name in marked(GatewaySettings, SECRET)}
         self._values = {name: secret_text(value) for name, value in given.items()}
-        self.secrets = [self._values["token"], self._values["password"]]  # `log_in` and `headers` add further secrets
+        # `log_in` and `headers` add further secrets. A user name is none.
+        self.secrets = [secret_text(value) for value in given.values() if isinstance(value, SecretStr)]
         for name in self._auth.needs:
             if not self._values[name]:
                 raise ConfigurationError(f"gateway.{name} is not set, but the preset {settings.preset} needs it")
