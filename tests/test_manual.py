@@ -15,8 +15,8 @@ import pytest
 
 import retrycli
 from retrycli.cli import HOMES
+from retrycli.config import template
 from retrycli.config.settings import Settings
-from retrycli.domain.message import MessageType
 from retrycli.domain.table_mapping import ROLE_MEANINGS, ROLES, STATUS_MEANINGS
 
 ROOT = Path(__file__).parents[1]
@@ -26,12 +26,7 @@ PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(MANUAL.g
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *MANUAL.glob("*.md")]
 ALL = "\n".join([README.read_text(encoding="utf-8"), *PAGES.values()])
 
-DESCRIPTIONS = {
-    f"{section}.{key}": field.description
-    for section in Settings.model_fields
-    for key, field in type(getattr(Settings(), section)).model_fields.items()
-    if key not in {"types", *MessageType}
-}
+ROW_OF_A_SETTING = re.compile(r"(?:^\| `\w+\.\w+` \|.*\n)+", re.MULTILINE)
 SCREEN = 78
 """Columns for a code block on an 80-column terminal: rich leaves one blank on either side."""
 
@@ -94,11 +89,30 @@ def test_a_page_is_short_and_starts_with_a_title_and_a_sentence(topic: str) -> N
     assert re.match(r"[A-Z`]|retrycli", sentence)
 
 
-def test_every_setting_has_a_row_with_its_description() -> None:
-    rows = dict(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|.*\| ([^|]+) \|$", PAGES["settings"], re.MULTILINE))
-    gateways = {key: text for key, text in rows.items() if key.removeprefix("gateway.") in {*MessageType}}
-    assert all(text.startswith("a separate gateway for ") for text in gateways.values())
-    assert rows == DESCRIPTIONS | gateways
+def rows_of(section: str) -> str:
+    """Return the rows of a section's settings for the manual."""
+    model, rows = getattr(Settings(), section), ""
+    for key, field in type(model).model_fields.items():
+        default = getattr(model, key)
+        text = str(default) if isinstance(default, str) else template.toml_value(default)
+        shown = "" if default in (None, (), "", {}) else f"`{text}` "
+        rows += f"| `{section}.{key}` | {shown}| {field.description} |\n" if key != "types" else ""
+    return rows
+
+
+def test_the_manual_has_each_setting_with_its_default_and_description(pytestconfig: pytest.Config) -> None:
+    """With the option ``--record``, write the rows."""
+
+    def anew(found: re.Match[str]) -> str:
+        return "".join(map(rows_of, dict.fromkeys(re.findall(r"^\| `(\w+)\.", found[0], re.MULTILINE))))
+
+    text = ROW_OF_A_SETTING.sub(anew, PAGES["settings"])
+    if pytestconfig.getoption("record"):
+        (MANUAL / "settings.md").write_text(text, encoding="utf-8")
+        return
+    assert PAGES["settings"] == text
+    sections = {section for section in Settings.model_fields if f"| `{section}." in text}
+    assert sections == {*Settings.model_fields}
 
 
 def test_every_role_and_status_has_a_row_with_its_meaning() -> None:
