@@ -133,6 +133,21 @@ def test_every_preset_has_a_page() -> None:
     assert all(f'preset = "{name}"' in PAGES[f"systems-{name}"] for name in presets)
 
 
+def test_the_manual_says_of_each_preset_against_what_it_was_checked(pytestconfig: pytest.Config) -> None:
+    """Presets that were checked against the real system come first. With the option ``--record``, write the rows."""
+    about = {
+        path.stem: tomllib.loads(path.read_text(encoding="utf-8"))["about"]["checked"]
+        for path in MANUAL.parent.glob("gateway/presets/*.toml")
+    }
+    names = sorted(about.keys() - {"generic"}, key=lambda name: (about[name].startswith("a fake"), name))
+    rows = "".join(f"| [systems-{name}](systems-{name}.md) | {about[name]} |\n" for name in names)
+    text = re.sub(r"(?:^\| \[systems-.*\n)+", lambda _: rows, PAGES["systems"], count=1, flags=re.MULTILINE)
+    if pytestconfig.getoption("record"):
+        (MANUAL / "systems.md").write_text(text, encoding="utf-8")
+        return
+    assert PAGES["systems"] == text
+
+
 def test_python_examples_compile() -> None:
     for source in blocks(ALL, "python"):
         compile(source, "manual", "exec")

@@ -10,7 +10,8 @@ import typer
 
 from retrycli.views import terminal
 
-# The pages of ``retrycli/manual``, in the order in which to read them.
+FOLDER = resources.files("retrycli") / "manual"
+# The pages in this folder, in the order in which to read them.
 TOPICS = (
     "getting-started",
     "cron",
@@ -30,16 +31,7 @@ TOPICS = (
     "http-api",
     "presets",
     "systems",
-    "systems-freescout",
-    "systems-freshdesk",
-    "systems-glpi",
-    "systems-helpdesk",
-    "systems-jira-service-management",
-    "systems-redmine",
-    "systems-request-tracker",
-    "systems-zammad",
-    "systems-zendesk",
-    "systems-znuny",
+    *sorted(page.name.removesuffix(".md") for page in FOLDER.iterdir() if page.name.startswith("systems-")),
     "smtp",
     "your-own-sender",
     "postgresql",
@@ -76,7 +68,7 @@ def manual(
 
 
 def _page(topic: str) -> str:
-    return (resources.files("retrycli") / "manual" / f"{topic}.md").read_text(encoding="utf-8")
+    return (FOLDER / f"{topic}.md").read_text(encoding="utf-8")
 
 
 def _first_sentence(topic: str) -> str:
