@@ -71,8 +71,7 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
     """
     try:
         for place, found, is_near in _places_on_path(path.absolute()):
-            weakness = _weakness_of(place, found, users, is_strict=is_near)
-            if weakness is not None and not _is_on_read_only_mount(place, found):
+            if (weakness := _weakness_of(place, found, users, is_strict=is_near)) is not None:
                 return weakness
     except FileNotFoundError:
         return None
@@ -228,6 +227,8 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
     is_sticky = is_folder and found.st_mode & stat.S_ISVTX and not is_strict
     if stat.S_ISLNK(found.st_mode) or is_sticky or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return None
+    if os.statvfs(place).f_flag & os.ST_RDONLY:  # a read-only mount overrides modes, such as 0777 in Kubernetes
+        return None
     if found.st_mode & stat.S_IWOTH:
         remedy = OWN_FOLDER if is_folder and found.st_mode & stat.S_ISVTX else f"`chmod o-w {_quoted(place)}`"
         return Weakness(place, "is writable by every user", remedy, is_open_to_all=True)
@@ -239,12 +240,6 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
         group = _group_name(found.st_gid)
         return Weakness(place, f"is writable by the group {group}", f"`chmod g-w {_quoted(place)}`")
     return None
-
-
-def _is_on_read_only_mount(place: Path, found: os.stat_result) -> bool:
-    """Return whether nobody can write, whatever the owner and the mode, such as 0777 in Kubernetes."""
-    mounted = place.parent if stat.S_ISLNK(found.st_mode) else place  # statvfs(2) follows links
-    return bool(os.statvfs(mounted).f_flag & os.ST_RDONLY)
 
 
 def _has_access_list(place: Path) -> bool:
