@@ -1,5 +1,6 @@
 """Read the report's data, render the page and write its file."""
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -123,9 +124,13 @@ def write(path: Path, text: str) -> None:
     """
     try:
         # Never replace a pipe, a device, or /dev/stdout, which may refer to a regular file.
-        is_special = path.exists() and not path.is_file() and not path.is_dir()
-        if is_special or str(path.parent) in {"/dev", "/dev/fd"} or path.is_relative_to("/proc"):
-            with path.open("a", encoding="utf-8") as stream:  # keeps the content of a file behind /dev/stdout
+        is_own = str(path.parent) in {"/dev", "/dev/fd"} or path.is_relative_to("/proc")
+        if is_own or (path.exists() and not path.is_file() and not path.is_dir()):
+            # Keep the content of a file behind /dev/stdout. Elsewhere, follow no link, which another user may have put
+            # in the place of a pipe, and do not wait for a reader.
+            flags = os.O_WRONLY | os.O_APPEND | (0 if is_own else os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(os.open(path, flags), "a", encoding="utf-8") as stream:
+                os.set_blocking(stream.fileno(), True)
                 stream.write(text)
         else:
             replace_file(path, text)  # replaces a link, which another user may have created

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.report import write
 from tests.cli.api import REJECTS, Scripted
 from tests.cli.application import Application
@@ -83,6 +84,22 @@ def test_writes_to_a_device_and_does_not_replace_it(at_work: Cli) -> None:
     done = at_work.forked()("report", "--html", "/dev/stdout")  # stdout is a pipe
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(DOCTYPE)
+
+
+def test_a_pipe_gets_the_page_if_somebody_reads_it_and_is_not_followed_elsewhere(tmp_path: Path) -> None:
+    """Another user may have made the pipe, or put a link in its place."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(ConfigurationError, match="can't write the report"):
+            write(path, DOCTYPE)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write(pipe, DOCTYPE)
+        assert os.read(reader, 100).decode() == DOCTYPE
+    finally:
+        os.close(reader)
 
 
 @pytest.mark.parametrize("path", ["nowhere/page.html", ".", "agent.db/page.html", "x" * 300, "/proc/page.html"])
