@@ -1,4 +1,6 @@
-"""Close connections whose requests do not arrive in time, so that half-sent requests can't fill a server."""
+"""Close connections whose requests do not arrive in time, or whose answers nobody reads, so that neither can fill a
+server.
+"""
 
 import asyncio
 
@@ -9,9 +11,12 @@ REQUEST_SECONDS = 10.0  # time for the headers and the body of a request togethe
 
 
 class DeadlineProtocol(H11Protocol):
-    """An HTTP connection that is closed if a request is not complete `REQUEST_SECONDS` after it began."""
+    """An HTTP connection that is closed if a request is not complete `REQUEST_SECONDS` after it began, or if the client
+    reads nothing of an answer for that long.
+    """
 
     _timer: asyncio.TimerHandle | None = None
+    _reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Begin to wait for the first request."""
@@ -33,6 +38,33 @@ class DeadlineProtocol(H11Protocol):
         """Forget the connection."""
         super().connection_lost(exc)
         self._stop()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """Stop answering until the client has read, and see to it that it reads."""
+        super().pause_writing()
+        self._expect_less_than(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Go on answering."""
+        super().resume_writing()
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, though the client may not have read the last answer."""
+        super().timeout_keep_alive_handler()
+        self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+
+    def _expect_less_than(self, size: int) -> None:
+        def look() -> None:
+            if (left := self.transport.get_write_buffer_size()) >= size:
+                self.transport.abort()
+            else:
+                self._expect_less_than(left)
+
+        self._reader = self.loop.call_later(REQUEST_SECONDS, look)
 
     def _watch(self) -> None:
         if self.conn.their_state not in {h11.IDLE, h11.SEND_BODY}:

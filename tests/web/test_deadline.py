@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 
-from tests.cli.command import LONGEST
+from tests.cli.command import LONGEST, wait_until
 from tests.conftest import on_sqlite
 from tests.web.conftest import API, HOST, PAGES
 from tests.web.test_serve import add_token, address_of, served, serving
 
 if TYPE_CHECKING:
+    import subprocess
+
     from tests.cli.command import Cli
 
 __all__ = ["served"]
@@ -33,6 +36,28 @@ UNFINISHED = {
     "a whole request, and half of the next": (WHOLE + WHOLE[:-2], b"HTTP/1.1 200 "),
     "a whole request, and half of a form": (WHOLE + FORM, b"HTTP/1.1 200 "),
 }
+
+
+def open_files(process: subprocess.Popen[str]) -> int:
+    return len([*Path(f"/proc/{process.pid}/fd").iterdir()])
+
+
+def test_a_connection_whose_answers_nobody_reads_is_closed(served: Cli) -> None:
+    add_token(served)
+    asset = f"GET {PAGES}/static/console.css HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+    with serving(served, "--port", "0") as process, ExitStack() as stack:
+        address = ("127.0.0.1", int(address_of(process).rpartition(":")[2]))
+        idle = open_files(process)
+        for requests in (1_000, 1):  # the answers fill the server's buffer, or fit into the kernel's
+            connection = stack.enter_context(closing(socket.socket()))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+            connection.settimeout(LONGEST)
+            connection.connect(address)
+            connection.send(asset * requests)
+        wait_until(lambda: open_files(process) == idle + 2)
+        wait_until(lambda: open_files(process) == idle)
+        process.terminate()
+        assert "Traceback" not in process.communicate(timeout=LONGEST)[1]
 
 
 def test_an_unfinished_request_is_closed_and_a_finished_one_is_not(served: Cli) -> None:
