@@ -141,7 +141,10 @@ def time(value: object) -> datetime:
     found = datetime.fromisoformat(value) if isinstance(value, str) else None
     if found is None or found.tzinfo is None:
         raise ValueError("not a time with an offset")
-    return found.astimezone(UTC)
+    try:
+        return found.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("not a time of the calendar") from None
 
 
 def _time_or_none(value: object) -> datetime | None:

@@ -4,6 +4,7 @@ Each route of the API and each page names the right that it needs. `Access.check
 """
 
 import inspect
+import re
 import socket
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from retrycli.domain.user import Right, Role, User
 
 Method: TypeAlias = Literal["GET", "PATCH", "POST"]
 Who: TypeAlias = Callable[[HTTPConnection], User | Awaitable[User | None] | None]
+HOST = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(?::\d*)?", re.ASCII)  # RFC 3986, section 3.2.2, without escapes
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
 OWN_SITES = frozenset({"same-origin", "none"})  # Fetch Metadata: our own page, or the user typed the address
@@ -102,9 +104,9 @@ class Access:
 
 
 def host_name(host: str) -> str:
-    """Return the name in a Host header, in lower case and without its port."""
-    name, bracket, _ = host.lower().partition("]")
-    return f"{name}]" if bracket else name.partition(":")[0]
+    """Return the name in a Host header, in lower case and without its port; empty if the header is not valid."""
+    found = HOST.fullmatch(host.lower())
+    return found[1] if found else ""
 
 
 def check_origin(request: Request) -> None:

@@ -115,7 +115,19 @@ def test_a_token_beside_a_cookie_does_not_excuse_another_site(desk: Desk) -> Non
     assert is_denied(client, "POST", f"{API}/scheduler/resume") == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", f"{HOST}.evil.example", f"evil.example:80@{HOST}", "", "[::2]"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        f"{HOST}.evil.example",
+        f"evil.example:80@{HOST}",
+        f"{HOST}:80@evil.example",
+        "[::1].evil.example",
+        "localhost:evil",
+        "",
+        "[::2]",
+    ],
+)
 def test_an_unknown_host_is_refused_everywhere(desk: Desk, host: str) -> None:
     client = desk.client("anna", Host=host)
     for method, path, _ in requests(desk.settings):

@@ -60,6 +60,7 @@ BAD = [
     packed(["next", None]),
     packed(["next", None, 17, 18]),
     packed(["next", "noon", 17]),
+    packed(["next", "0001-01-01T00:00:00+23:59", 17]),
     packed(["next", "2025-03-03T12:00:00", 17]),
     packed(["next", 5, 17]),
     packed(["next", None, "17"]),
