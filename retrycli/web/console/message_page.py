@@ -32,7 +32,7 @@ from retrycli.web.console.timeline import MOST_EVENTS, timeline
 from retrycli.web.console.visit import Visit
 
 SHOWN_TEXT = 50_000  # characters of a body that the page shows unless the whole text is asked for
-WHOLE_TEXT = 2_000_000  # characters that it shows then; ten times that is too much for a browser
+WHOLE_TEXT = 200_000  # characters that it shows then; several viewers may ask for that at the same time
 
 ADVICE: Mapping[str, str] = {
     EscalationReason.EXHAUSTED: "All retries are used up. When the cause is fixed, retry it, or requeue it with all "
