@@ -26,6 +26,9 @@ def _urls(value: object) -> object:
     return [word for line in value.splitlines() if not line.lstrip().startswith("#") for word in line.split()]
 
 
+DEFAULT_DATABASE = "ticketing_agent.db"  # in the working directory, or beside the settings file
+
+
 class DatabaseSettings(SettingsModel):
     """Settings of the database: its URL, the application's table, and automatic upgrades."""
 
@@ -37,7 +40,7 @@ class DatabaseSettings(SettingsModel):
         ),
         SECRET,
     ] = Field(
-        "sqlite:///ticketing_agent.db",
+        f"sqlite:///{DEFAULT_DATABASE}",
         repr=False,
         description="the database's SQLAlchemy URL, for SQLite or PostgreSQL",
     )

@@ -14,7 +14,7 @@ from retrycli.operations.schedule.installation import LOG, LOGS
 from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
 from retrycli.store.messages import column_names
 from retrycli.system.pass_lock import PassLock
-from retrycli.system.trust import write_private
+from retrycli.system.trust import require_trust, write_private
 
 
 def check(settings: Settings) -> dict[str, str]:
@@ -146,6 +146,7 @@ def write_config(file: Path, *, database_url: str, base_url: str | None, logs: P
         ConfigurationError: the file exists, or its folder can't be written.
     """
     try:
+        require_trust(file, may_be_missing=True)  # before the file, which may have a password, is in anybody's folder
         database = _sqlite_file(database_url)
         beside = Path(LOG) if database is None else database.with_name(LOG)
         log = logs / LOG if os.access(logs, os.W_OK | os.X_OK) else beside

@@ -38,7 +38,7 @@ def load(name: str, key: str, folder: Path | None, takes: tuple[str, ...]) -> Ca
     """
     module_name, _, path = name.partition(":")
     if folder is not None:
-        require_trust(folder, "gateway.modules_dir")
+        require_trust(folder, "gateway.modules_dir", may_be_missing=True)  # `_Guard` checks each module again
         if str(folder) not in sys.path:
             # At the end, so that a module of the application does not hide one that retrycli needs.
             sys.path.append(str(folder))
@@ -82,7 +82,9 @@ class _Guard:
         for file in (guarded.origin, guarded.cached):
             if guarded.has_location and file is not None:
                 try:
-                    require_trust(Path(file))
+                    require_trust(Path(file), may_be_missing=file == guarded.cached)
+                except FileNotFoundError:
+                    raise _Untrusted(f"{file} was moved while it was imported; start again") from None
                 except ConfigurationError as error:
                     raise _Untrusted(str(error)) from None
 

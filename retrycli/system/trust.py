@@ -70,27 +70,43 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
         The first weakness on the way, from the root folder down; None if the path is safe.
     """
     try:
+        return _first_weakness(path, users)
+    except FileNotFoundError:
+        return None
+
+
+def _first_weakness(path: Path, users: Collection[int]) -> Weakness | None:
+    try:
         for place, found, is_near in _places_on_path(path.absolute()):
             if (weakness := _weakness_of(place, found, users, is_strict=is_near)) is not None:
                 return weakness
     except FileNotFoundError:
-        return None
+        raise
     except OSError as error:
         return Weakness(path, f"can't be checked: {error.strerror}", f"check the folders above {_quoted(path)}")
     return None
 
 
-def require_trust(path: Path, setting: str | None = None) -> None:
+def require_trust(path: Path, setting: str | None = None, *, may_be_missing: bool = False) -> None:
     """Reject a file, or a folder of code, that users other than root and the current user may change.
 
     Args:
         path: what is about to be loaded.
         setting: the setting that names it, for errors.
+        may_be_missing: what does not exist is safe, because it will be checked again. Otherwise another user could
+            move the working directory away during the check, and back before the file is read.
 
     Raises:
         ConfigurationError: other users may change what the path leads to. The error names a command that helps.
+        FileNotFoundError: the path does not exist, although it must.
     """
-    if (weakness := find_weakness(path, trusted_users())) is None:
+    try:
+        weakness = _first_weakness(path, trusted_users())
+    except FileNotFoundError:
+        if not may_be_missing:
+            raise
+        return
+    if weakness is None:
         return
     through = "" if weakness.place == path.absolute() else f"{path.absolute()} is not used, because "
     remedy = weakness.remedy if weakness.owner is None else suggested.again_as(weakness.owner)
@@ -156,12 +172,17 @@ def create_private(path: Path, flags: int = os.O_RDWR) -> int:
         FileExistsError: the file already exists, or a link has this name.
         OSError: the file can't be created.
     """
-    file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, PRIVATE)
-    if os.geteuid() == ROOT:
-        folder = path.absolute().parent.stat()
-        with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
-            os.fchown(file, folder.st_uid, folder.st_gid)
-    return file
+    # Another user may exchange a folder above. The folder that is open here is the one that gets the file.
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        made = os.open(path.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, PRIVATE, dir_fd=folder)
+        if os.geteuid() == ROOT:
+            found = os.fstat(folder)
+            with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
+                os.fchown(made, found.st_uid, found.st_gid)
+    finally:
+        os.close(folder)
+    return made
 
 
 def write_private(path: Path, text: str) -> None:

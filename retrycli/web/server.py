@@ -46,7 +46,7 @@ def application(settings: Settings) -> ASGIApp:
         )
     users = TokenUsers(settings)
     access = Access.of(settings, users)
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     status = RecentStatus(settings)
     app.include_router(make_api(settings, access, status), prefix=API)
     app.mount(PAGES, make_pages(settings, access, status, users))
@@ -170,7 +170,8 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def _listen_on_path(path: Path) -> socket.socket:
-    require_trust(path, "web.uds")  # otherwise another user could put a socket of their own in its place
+    # Otherwise another user could put a socket of their own in its place.
+    require_trust(path, "web.uds", may_be_missing=True)
     found = socket.socket(socket.AF_UNIX)
     try:
         _remove_stale(path)

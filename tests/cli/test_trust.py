@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from retrycli.domain.errors import ConfigurationError
 from retrycli.gateway.presets.sources import preset_text
+from retrycli.operations.setup import write_config
 from tests.cli.api import TAKES, Scripted
 from tests.cli.application import Application
 from tests.cli.command import Cli
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from retrycli.operations.sandbox import Sandbox
 
 SECRET = "for root alone"
+EXAMPLE = Path(__file__).parents[2] / "ticketing_agent.db.example"
 
 
 @pytest.fixture
@@ -61,6 +65,12 @@ def test_root_in_another_users_directory_does_not_replace_its_own_file(cli: Cli,
         passed = cli.having(cwd=trap)("run-once")
     assert (done.returncode, passed.returncode) == (78, 78)
     assert precious.read_text() == SECRET
+
+
+def test_init_writes_no_password_into_another_users_directory(trap: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"belongs to {THEIRS}"):
+        write_config(trap / "retrycli.toml", database_url="postgresql://desk:S3cret@db.example/desk", base_url=None)
+    assert list(trap.iterdir()) == []
 
 
 def test_settings_that_root_writes_serve_root_and_the_user_of_the_passes(cli: Cli, sandbox: Sandbox) -> None:
@@ -156,3 +166,17 @@ def test_root_uses_nothing_in_the_system_folder_that_another_user_can_change(
     assert (done.returncode, api.paths, mark.exists()) == (78, [], False)
     assert f"{Path('/etc/retrycli', name)} belongs to ticketing; run `sudo -u ticketing " in done.stderr
     assert done.stderr.endswith("retrycli run-once`\n")
+
+
+def test_root_in_another_users_directory_opens_no_database_that_nobody_named(
+    cli: Cli, trap: Path, tmp_path: Path
+) -> None:
+    """SQLite deletes the files that a journal beside a database names."""
+    database = trap / "ticketing_agent.db"
+    shutil.copyfile(EXAMPLE, database)
+    os.chown(database, THEIRS, THEIRS)
+    (tmp_path / "etc").mkdir()
+    done = cli.having(NO_SETTINGS, cwd=trap).under(*with_private_etc(tmp_path / "etc"))("status")
+    assert (done.returncode, done.stdout) == (78, ""), done.stderr
+    assert f"database.url: {trap.resolve()}" in done.stderr
+    assert f"belongs to {THEIRS}" in done.stderr

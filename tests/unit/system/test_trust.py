@@ -15,7 +15,7 @@ import pytest
 
 from retrycli.config.loader import Loaded, load
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system.trust import find_weakness, write_private
+from retrycli.system.trust import find_weakness, require_trust, write_private
 from tests.users import OURS, SHARED, THEIRS, as_user, open_place
 
 WATCHED = """
@@ -270,6 +270,15 @@ def test_for_a_missing_file_its_directories_are_checked(place: Path) -> None:
     assert find_weakness(place / "none" / "none", {0}) is None
     own(place, THEIRS)
     assert find_weakness(place / "none" / "none", {0}) is not None
+
+
+def test_what_is_about_to_be_loaded_must_exist(place: Path) -> None:
+    """Otherwise another user could move the working directory away during the check, and back before the file is
+    read.
+    """
+    with pytest.raises(FileNotFoundError):
+        require_trust(place / "none")
+    require_trust(place / "none", may_be_missing=True)
 
 
 def test_a_path_with_a_loop_or_through_a_file_is_unsafe(place: Path) -> None:
