@@ -32,7 +32,7 @@ from retrycli.domain.passes import (
     StopReason,
 )
 from retrycli.domain.sanitize import printable
-from retrycli.system.trust import open_private, others_may_have_linked
+from retrycli.system.trust import is_planted, open_private, others_may_have_linked
 
 logger = logging.getLogger("retrycli")
 WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | ResultKept
@@ -302,14 +302,14 @@ class _LogFile(logging.Handler):
 
 def _open(path: Path) -> int:
     file = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
-    found = os.fstat(file)
-    is_regular = stat.S_ISREG(found.st_mode)
-    if is_regular and not others_may_have_linked(found, path.absolute().parent.stat()):
+    found, folder = os.fstat(file), path.absolute().parent.stat()
+    if not stat.S_ISREG(found.st_mode):
+        problem = "not a regular file"
+    elif others_may_have_linked(found, folder):
+        problem = "it has more than one hard link, and other users can create files in its folder"
+    elif is_planted(found, folder):
+        problem = "it belongs to another user, who put it into a folder that everybody may write to"
+    else:
         return file
     os.close(file)
-    problem = (
-        "it has more than one hard link, and other users can create files in its folder"
-        if is_regular
-        else "not a regular file"
-    )
     raise OSError(None, problem)

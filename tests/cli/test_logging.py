@@ -180,6 +180,21 @@ def test_refuses_a_log_file_that_another_user_may_have_linked(
     assert (done.returncode, target.stat().st_size, len(sandbox.received)) == (0, size, 3)
 
 
+def test_refuses_a_log_file_that_another_user_has_put_there(
+    at_work: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    need_root()
+    application.fill()
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    (folder / "retrycli.log").touch()
+    os.chown(folder / "retrycli.log", OURS, OURS)
+    done = at_work.having({"RETRYCLI_LOGGING__FILE": str(folder / "retrycli.log")})("run-once")
+    assert f"{folder}/retrycli.log: it belongs to another user" in done.stderr
+    assert (done.returncode, (folder / "retrycli.log").read_text(), len(sandbox.received)) == (0, "", 3)
+
+
 UNWRITABLE = {
     "folder": "Is a directory",
     "link": "Too many levels of symbolic links",
