@@ -234,7 +234,7 @@ def _is_needed(database: Database) -> ColumnElement[bool]:
     Such an attempt may have delivered the text, has reached some recipients, or is the last delivery of the text.
     Earlier deliveries are not needed, because the last one stores their number.
     """
-    m, later = database.messages.c, attempts.alias("later")
+    later = attempts.alias("later")
     is_last = ~exists().where(
         later.c.message_id == attempts.c.message_id,
         later.c.number > attempts.c.number,
@@ -248,7 +248,8 @@ def _is_needed(database: Database) -> ColumnElement[bool]:
         attempts.c.delivered_to.is_not(None),
         and_(attempts.c.outcome == OutcomeKind.DELIVERED.value, attempts.c.digest.is_not(None), is_last),
     )
-    return and_(tells, exists().where(m.id == attempts.c.message_id))
+    # The row may come back although ``database.where`` hides it now.
+    return and_(tells, exists().where(database.table.has_id(attempts.c.message_id)))
 
 
 def _oldest(

@@ -13,6 +13,7 @@ from retrycli.config.loader import load
 from retrycli.config.settings import Settings
 from retrycli.operations.setup import write_config
 from retrycli.store.schema import HEAD
+from tests.cli.api import TAKES, Scripted
 from tests.cli.application import OWN, Application
 from tests.cli.command import OPEN_TO_ALL
 from tests.conftest import on_both
@@ -275,6 +276,25 @@ def test_db_prune_deletes_old_history_and_no_message(cli: Cli, application: Appl
     assert counted == [("refused", 11_990)]
     assert {name: application.rows(name) for name in before} == before
     assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 0, "acts": 0, "passes": 0}
+
+
+@on_both
+def test_db_prune_keeps_the_deliveries_of_rows_that_the_settings_hide(cli: Cli, application: Application) -> None:
+    """The application may show such a row again, for example if it was archived."""
+    application.add_due(1)
+    with Scripted(TAKES) as api:
+        where = {"RETRYCLI_DATABASE__WHERE": "confidence_score > 0.5"}
+        known = cli.having(application.variables(api.url) | where)
+        assert known("table", "accept", "--yes").returncode == 0
+        assert known.json("run-once")["sent"] == 1
+        application.execute("UPDATE pending_messages SET confidence_score = 0.1")
+        long_ago = "started_at = '2020-01-01 00:00:00', finished_at = '2020-01-01 00:00:01'"
+        application.execute(f"UPDATE retrycli_attempts SET {long_ago}")
+        assert known.json("db", "prune", "--older-than", "90d", "--yes")["attempts"] == 0
+        application.execute("UPDATE pending_messages SET confidence_score = 0.9, status = 'failed'")
+        assert known.json("run-once")["sent"] == 0
+        states = application.asked("SELECT state FROM retrycli_queue")
+        assert (len(api.paths), states) == (1, [("escalated",)])
 
 
 def test_settings_of_the_machine_do_not_affect_results(at_work: Cli, tmp_path: Path) -> None:
