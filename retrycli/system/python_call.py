@@ -21,6 +21,7 @@ from retrycli.system.trust import require_trust
 logger = logging.getLogger("retrycli")
 
 SCHEDULE_SECONDS = 1.0  # time limit for the function of a schedule, which should only compute
+LONGEST_WAIT = timedelta(days=366)  # longer than any wait that the settings allow
 
 
 def load(name: str, key: str, folder: Path | None, takes: tuple[str, ...]) -> Callable[..., object]:
@@ -123,7 +124,7 @@ class ScheduleFunction:
             except TimeoutError:
                 self._hangs = True
             else:
-                if returned is None or (isinstance(returned, timedelta) and returned >= timedelta(0)):
+                if returned is None or (isinstance(returned, timedelta) and timedelta(0) <= returned <= LONGEST_WAIT):
                     return returned
                 fault = _fault(returned)
         if not self._failed:
@@ -154,7 +155,7 @@ def _fault(returned: object) -> str:
     if isinstance(returned, BaseException):
         return f"raised {type(returned).__name__}"
     if isinstance(returned, timedelta):
-        return "returned a negative wait"
+        return "returned a negative wait" if returned < timedelta(0) else "returned a wait of more than a year"
     return f"returned a value of type {type(returned).__name__}; it must return a timedelta or None"
 
 

@@ -162,6 +162,8 @@ def test_a_function_returns_a_wait_or_none(tmp_path: Path) -> None:
         ("exit('hush-hush')", "raised SystemExit"),
         ("15", "returned a value of type int; it must return a timedelta or None"),
         ("timedelta(-1)", "returned a negative wait"),
+        ("timedelta(days=366, microseconds=1)", "returned a wait of more than a year"),
+        ("timedelta.max", "returned a wait of more than a year"),
         ("KeyError", "returned a value of type type; it must return a timedelta or None"),
     ],
 )
