@@ -175,7 +175,8 @@ def create_private(path: Path, flags: int = os.O_RDWR) -> int:
     # Another user may exchange a folder above. The folder that is open here is the one that gets the file.
     folder = os.open(path.parent, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        made = os.open(path.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, PRIVATE, dir_fd=folder)
+        name = path.name or "."  # of a folder, which is not a file
+        made = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, PRIVATE, dir_fd=folder)
         if os.geteuid() == ROOT:
             found = os.fstat(folder)
             with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
