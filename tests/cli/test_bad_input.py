@@ -16,6 +16,7 @@ import pytest
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from tests.cli.api import held_back
 from tests.cli.command import Cli, end
+from tests.conftest import on_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +101,22 @@ def test_a_database_locked_during_a_pass_loses_no_answer(cli: Cli, application: 
     assert (done.returncode, done.stderr) == (0, "")
     assert (application.row(101)["status"], application.state(101)) == ("sent", None)
     assert [attempt["outcome"] for attempt in application.rows("retrycli_attempts").values()] == ["delivered"]
+
+
+@on_sqlite
+def test_a_change_time_that_is_not_utf8_concerns_its_row_alone(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    application.add(1)
+    application.add(2)
+    application.execute("UPDATE pending_messages SET updated_at = CAST(x'ff61' AS TEXT) WHERE id = 1")
+    application.execute("UPDATE pending_messages SET updated_at = '2026-01-01 00:00:00' WHERE id = 2")
+    first, second = at_work("run-once"), at_work("run-once")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr
+    assert application.state(1) == "escalated"
+    [(error,)] = application.asked("SELECT last_error FROM pending_messages WHERE id = 1")
+    assert str(error).startswith("Can't be sent: updated_at is not valid UTF-8")
+    assert len(sandbox.received) == 1
 
 
 def test_a_read_only_database_is_reported_with_a_remedy(cli: Cli, application: Application) -> None:
