@@ -4,7 +4,7 @@ This module has the base class of all sections, and the types and checks that se
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
@@ -63,7 +63,7 @@ def matching(pattern: str, error: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Mark:
     """What is special about a setting. It stands in the annotation of its field; see `marked`."""
 
@@ -110,14 +110,16 @@ class SettingsModel(BaseModel):
     )
 
 
-def marked(model: type[BaseModel], mark: Mark, prefix: str = "") -> Iterator[str]:
-    """Yield the keys of the settings with a mark: those of a section, and of the sections in it."""
+def marked(model: type[BaseModel], mark: Mark, prefix: str = "") -> list[str]:
+    """Return the keys of the settings with a mark: those of a section, and of the sections in it."""
+    keys: list[str] = []
     for name, field in model.model_fields.items():
         if mark in field.metadata:
-            yield prefix + name
+            keys.append(prefix + name)
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, SettingsModel):
-                yield from marked(part, mark, f"{prefix}{name}.")
+                keys += marked(part, mark, f"{prefix}{name}.")
+    return keys
 
 
 def secret_text(value: object) -> str:

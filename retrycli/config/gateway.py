@@ -171,12 +171,12 @@ class GatewaySettings(SettingsModel):
     def _check_kind(self) -> Self:
         """Reject keys that have no effect with this kind of gateway, and check the keys that it needs."""
         for name, field in type(self).model_fields.items():
-            is_used = all(self.kind in each.kinds for each in field.metadata if isinstance(each, Only))
-            if not is_used and getattr(self, name) != field.default:
-                raise ValueError(
-                    f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove gateway.{name}, or change "
-                    "gateway.kind"
-                )
+            for mark in field.metadata:
+                if isinstance(mark, Only) and self.kind not in mark.kinds and getattr(self, name) != field.default:
+                    raise ValueError(
+                        f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove gateway.{name}, or "
+                        "change gateway.kind"
+                    )
         if self.kind == "python" and self.call is None:
             raise ValueError("gateway.kind = 'python' needs gateway.call, such as desk.messages:retry_failed_message")
         if self.kind == "smtp":

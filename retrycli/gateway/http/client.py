@@ -148,10 +148,12 @@ class Credentials:
         self._auth = _auth_of_settings(settings, preset.auth) or preset.auth or Auth()
         self.by_log_in = self._auth.session is not None  # requests need the token of a log-in
         self.session: str | None = None  # the token of the last log-in; None before the first log-in
-        given = {name: getattr(settings, name) for name in marked(GatewaySettings, SECRET)}
-        self._values = {name: secret_text(value) for name, value in given.items()}
-        # `log_in` and `headers` add further secrets. A user name is none.
-        self.secrets = [secret_text(value) for value in given.values() if isinstance(value, SecretStr)]
+        self._values: dict[str, str] = {}
+        self.secrets: list[str] = []  # `log_in` and `headers` add further secrets; a user name is none
+        for name in marked(GatewaySettings, SECRET):
+            self._values[name] = secret_text(value := getattr(settings, name))
+            if isinstance(value, SecretStr):
+                self.secrets.append(self._values[name])
         for name in self._auth.needs:
             if not self._values[name]:
                 raise ConfigurationError(f"gateway.{name} is not set, but the preset {settings.preset} needs it")

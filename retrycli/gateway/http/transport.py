@@ -160,14 +160,10 @@ def is_tried(
     A version with other names would silently ignore retrycli's overrides. Then the answer to one message could mark
     another as delivered, or a message could be sent twice.
     """
-    return (
-        version.rpartition(".")[0] in TRIED
-        and all(
-            tuple(inspect.signature(getattr(of, name, lambda: None)).parameters) == parameters
-            for of, name, parameters in methods
-        )
-        and RETRY_SWITCH in getattr(session, "ATTRS", ())
-    )
+    for of, name, parameters in methods:
+        if tuple(inspect.signature(getattr(of, name, lambda: None)).parameters) != parameters:
+            return False
+    return version.rpartition(".")[0] in TRIED and RETRY_SWITCH in getattr(session, "ATTRS", ())
 
 
 def open_transport(
