@@ -157,6 +157,8 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
     if by is not GroupBy.ERROR:
         terminal.say("")
         _show_groups(by, groups)
+        if by is not GroupBy.HOUR and len(groups) == ON_SCREEN:
+            terminal.say(f"Showing at most {ON_SCREEN}; with --json, or in a pipe, there are all.")
     if figures.tries:
         terminal.say("")
         _show_tries(figures.tries)

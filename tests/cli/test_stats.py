@@ -50,6 +50,8 @@ def test_only_a_terminal_shows_the_largest_groups_alone(shown: Shown) -> None:
     assert len(shown.json("stats --by ticket --json")["groups"]) > ON_SCREEN
     screen = shown.screens["stats --by ticket"].text
     assert len(re.findall(r"^\d{4} ", screen, re.MULTILINE)) == ON_SCREEN
+    assert "Showing at most 20; with --json, or in a pipe, there are all." in screen
+    assert "Showing at most" not in shown.screens["stats"].text
 
 
 def test_the_figures_match_the_generated_week(shown: Shown) -> None:
