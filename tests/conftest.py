@@ -28,7 +28,7 @@ on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sql
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that records what the program shows (`tests/recorded.py`)."""
-    parser.addoption("--record", action="store_true", help="write the files in tests/golden, do not compare them")
+    parser.addoption("--record", action="store_true", help="write tests/golden and the manual's tables, do not compare")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -146,7 +146,7 @@ def write_config(file: Path, *, database_url: str, base_url: str | None, logs: P
         ConfigurationError: the file exists, or its folder can't be written.
     """
     try:
-        require_trust(file, may_be_missing=True)  # before the file, which may have a password, is in anybody's folder
+        require_trust(file, may_be_missing=True)  # before a password is in a folder that another user can change
         database = _sqlite_file(database_url)
         beside = Path(LOG) if database is None else database.with_name(LOG)
         log = logs / LOG if os.access(logs, os.W_OK | os.X_OK) else beside

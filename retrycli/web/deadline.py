@@ -7,7 +7,7 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-REQUEST_SECONDS = 10.0  # time for the headers and the body of a request together
+REQUEST_SECONDS = 10.0  # for the headers and the body of a request together; also without progress in reading
 
 
 class DeadlineProtocol(H11Protocol):

@@ -15,7 +15,7 @@ def functions(context: Context) -> Iterator[Finding]:
     for call in context.settings.calls:
         try:
             for file in python_call.files_of(call.name, call.folder):
-                require_trust(file, call.key, may_be_missing=True)  # `load` says so
+                require_trust(file, call.key, may_be_missing=True)  # then `load` reports it
             python_call.load(*call)
         except ConfigurationError as error:
             yield of_error("function", str(error))
