@@ -38,7 +38,7 @@ class DeadlineProtocol(H11Protocol):
         """Forget the connection."""
         super().connection_lost(exc)
         self._stop()
-        self.resume_writing()
+        self._forget_reader()
 
     def pause_writing(self) -> None:
         """Stop answering until the client has read, and see to it that it reads."""
@@ -48,16 +48,22 @@ class DeadlineProtocol(H11Protocol):
     def resume_writing(self) -> None:
         """Go on answering."""
         super().resume_writing()
+        if not self.transport.is_closing():  # the rest of the last answer must be read, too
+            self._forget_reader()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection as soon as the client has read the last answer."""
+        super().timeout_keep_alive_handler()
+        self._expect_less_than(self.transport.get_write_buffer_size())
+
+    def _forget_reader(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
             self._reader = None
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, though the client may not have read the last answer."""
-        super().timeout_keep_alive_handler()
-        self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
-
     def _expect_less_than(self, size: int) -> None:
+        self._forget_reader()
+
         def look() -> None:
             if (left := self.transport.get_write_buffer_size()) >= size:
                 self.transport.abort()
