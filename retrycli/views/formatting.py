@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta, tzinfo
+from functools import cache
 from math import isfinite
 
 from retrycli.domain.duration import in_zone, utc_text
@@ -104,11 +105,17 @@ def _with_finite_numbers(value: object) -> object:
             return value
 
 
+@cache
+def _field_names(record: type) -> Sequence[str]:
+    return [field.name for field in fields(record)]
+
+
 def _json_value(value: object) -> object:
     if isinstance(value, datetime):
         return utc_text(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if is_dataclass(value):  # `asdict` would also copy each value, which takes ten times as long
-        return {field.name: getattr(value, field.name) for field in fields(value)}
+        record: type = type(value)
+        return {name: getattr(value, name) for name in _field_names(record)}
     return str(value)

@@ -1,7 +1,8 @@
 """Compare each page of the console and each endpoint of the HTTP API with the operations behind it.
 
 `console.py URL ROUNDS` prints a table. The database is one that `desk.py` has filled. A page and its operations are
-called in turns in this process, and the ratio of each pair is taken, so that the load of the machine affects both.
+called in turns in this process, both in a worker thread of one event loop, and the ratio of each pair is taken: so the
+load of the machine and the changes of threads affect both.
 On SQLite, the times are CPU times. On a server they are elapsed times, because the server does most of the work.
 
 The operations are those that the handler calls, with the same arguments, each once. Pages show the scheduler's status,
@@ -22,6 +23,7 @@ from itertools import count
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
+from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI
 
@@ -48,7 +50,8 @@ if TYPE_CHECKING:
 API, PAGES = "/api/messages", "/messages"
 DAY = timedelta(days=1)
 QUIET, BUSY = example(100), example(0)  # a message with seven attempts, and one with a thousand more
-LONG = 0.1  # seconds; what takes less is measured five times as often, because the load of the machine affects it more
+LONG = 0.4  # seconds; what takes less is measured more often, because the load of the machine affects it more
+MOST_OFTEN = 20
 ESCALATED = Filter(state=State.ESCALATED)
 
 
@@ -227,11 +230,11 @@ def measure(url: str, rounds: int) -> list[Cost]:
     found = []
     with one_core(), start_blocking_portal() as portal:
         app = InProcess(settings, portal)
-        for path, operation in _measured(settings, app.status):
-            page = partial(app.get, path)
+        for path, called in _measured(settings, app.status):
+            page, operation = partial(app.get, path), partial(portal.call, to_thread.run_sync, called)
             _pair(clock, page, operation)  # warms up: statements, templates and the kept status
             _, seconds = _pair(clock, page, operation)
-            number = rounds * (1 if seconds > LONG else 5)
+            number = rounds * min(MOST_OFTEN, max(1, round(LONG / seconds)))
             pairs = [_pair(clock, page, operation, swap=bool(each % 2)) for each in range(number)]
             pages, operated = zip(*pairs, strict=True)
             found.append(Cost(path, median(pages), median(operated), [page / op for page, op in pairs]))
