@@ -331,7 +331,7 @@ def _reject_undecodable(fields: Mapping[str, object]) -> None:
         else:
             continue
         if not text.isascii() and not encodable(text):
-            raise InvalidMessage(f"{column} is not valid UTF-8")
+            raise InvalidMessage(f"{'id' if column == KEY else column} is not valid UTF-8")
 
 
 def _as_text(column: str, value: list[object]) -> str:

@@ -2,6 +2,8 @@
 
 from typing import Any, Self
 
+from retrycli.domain.sanitize import as_utf8
+
 
 class MessageId(int):
     """The number that retrycli has given to a message, written as the key that the message has in its table.
@@ -15,7 +17,7 @@ class MessageId(int):
     def __new__(cls, number: int, key: str) -> Self:
         """Return the number with its key."""
         made = super().__new__(cls, number)
-        made.key = key
+        made.key = as_utf8(key)
         return made
 
     def __str__(self) -> str:

@@ -29,6 +29,13 @@ def encodable(text: str) -> bool:
     return True
 
 
+def as_utf8(text: str) -> str:
+    """Escape the bytes of a SQLite file that were not valid UTF-8, so that every database and every request can hold
+    the string.
+    """
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def storable(text: str) -> bool:
     """Return whether both databases can store and compare a string: it is valid UTF-8 and has no NUL."""
     return "\0" not in text and encodable(text)

@@ -14,11 +14,12 @@ from retrycli.domain.identity import birth_of
 from retrycli.domain.message import MessageStatus, Place, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.sanitize import as_utf8
 from retrycli.domain.transition import OF_HOLDS, ActionKind, Decision, Transition, as_written
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.enrolment import DECIDING_COLUMNS
-from retrycli.store.identity import BIRTH, OWN, birth_text, encodable, load, with_queue
+from retrycli.store.identity import BIRTH, OWN, birth_text, load, with_queue
 from retrycli.store.messages import (
     ESCALATED,
     columns_without_body,
@@ -121,7 +122,7 @@ def _enrol_unknown(database: Database, connection: Connection, acts: Mapping[int
         select(m.c.id, m.c.ticket_id, birth_text(m)).where(id_in(m.c.id)), {"ids": list(acts)}
     ).all()
     unknown = [
-        waiting_row(message_id, ticket, encodable(birth), first_failed_at=acts[message_id].at, now=acts[message_id].at)
+        waiting_row(message_id, ticket, as_utf8(birth), first_failed_at=acts[message_id].at, now=acts[message_id].at)
         for message_id, ticket, birth in found
         if message_id not in known
     ]
@@ -232,7 +233,7 @@ def take_back(
         waiting_row(
             message_id,
             rows[message_id]["ticket_id"],
-            encodable(rows[message_id][BIRTH]),
+            as_utf8(rows[message_id][BIRTH]),
             first_failed_at=failed_at.get(message_id, act.at),
             now=act.at,
             due=act.due,

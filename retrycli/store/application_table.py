@@ -54,12 +54,12 @@ NOT_TABLES = {"view": "view", "v": "view", "f": "foreign table", "p": PARTITIONE
 
 
 def check_ids(database: Database) -> None:
-    """Check that the id of each failed message is unique and not null.
+    """Check that the id of each failed message is unique, not null, and not bytes where ids are text.
 
-    Read only the catalogue if it shows that the ids are unique and not null. Otherwise also read the rows.
+    Read only the catalogue if it shows this. Otherwise also read the rows.
 
     Raises:
-        SchemaMismatch: the id of a failed message is null or not unique.
+        SchemaMismatch: the id of a failed message is null, bytes or not unique.
     """
     table = database.table
     written, its_id, failed = table.written, table.column("id"), table.has_status(MessageStatus.FAILED)
@@ -73,6 +73,12 @@ def check_ids(database: Database) -> None:
             raise SchemaMismatch(
                 f"{_where(database)} has a failed message whose {its_id.name} is null, but retrycli identifies "
                 f"messages by {its_id.name}; set the {its_id.name}, and make the column NOT NULL"
+            )
+        as_bytes = select(literal(1)).where(failed, func.typeof(its_id) == "blob").limit(1)
+        if database.is_sqlite and table.key is not None and connection.execute(as_bytes).scalar():
+            raise SchemaMismatch(
+                f"{_where(database)} has a failed message whose {its_id.name} is a BLOB, which no text equals; store "
+                f"the {its_id.name} as text"
             )
         unique = _ask_catalogue(database, connection, UNIQUE_IN_SQLITE, UNIQUE_IN_POSTGRESQL, its_id.name)
         if unique.first() is not None:

@@ -35,11 +35,12 @@ from retrycli.domain.message import (
     UnusableMessage,
     ticket_text,
 )
+from retrycli.domain.sanitize import as_utf8
 from retrycli.domain.transition import ChangedMessage, Decision, IdRange
 from retrycli.store.application_table import SWEEP, TAIL, FailedIndex, IndexState
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
-from retrycli.store.identity import BIRTH, birth_text, encodable
+from retrycli.store.identity import BIRTH, birth_text
 from retrycli.store.messages import (
     ESCALATED,
     FIRST_IN_QUEUE,
@@ -176,7 +177,7 @@ class Enrolment:
             fresh = [entry for entry in entries if entry[0].message_id not in known]
             ids = {"ids": [decision.message_id for decision, _, _ in fresh]}
             found = connection.execute(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), ids) if fresh else ()
-            births = {message_id: encodable(birth) for message_id, birth in found}
+            births = {message_id: as_utf8(birth) for message_id, birth in found}
             fresh = [entry for entry in fresh if entry[0].message_id in births]  # others were deleted meanwhile
             if self._database.table.own and births:
                 from retrycli.store.own_values import forget_others  # most tables need it not
@@ -319,7 +320,7 @@ def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     moved = {}
     for row in rows:
         ticket = ticket_text(row["ticket_id"])
-        birth = UNSTABLE if row["birth"] == UNSTABLE else encodable(row[BIRTH])
+        birth = UNSTABLE if row["birth"] == UNSTABLE else as_utf8(row[BIRTH])
         if (ticket, birth, None) != (row["ticket"], row["birth"], row["rebirths"]):
             moved[row["message_id"]] = {"id": row["message_id"], "before": row["ticket"], "now": ticket, "birth": birth}
     free = list(connection.execute(UNLOCKED, {"ids": list(moved)}).scalars()) if moved else []

@@ -10,11 +10,12 @@ from retrycli.domain.hold import Hold, HoldKind, HoldTarget
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.operator_action import OperatorAction
+from retrycli.domain.sanitize import as_utf8
 from retrycli.domain.transition import ActionKind
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database, Queries
 from retrycli.store.history import act_values
-from retrycli.store.identity import birth_text, encodable
+from retrycli.store.identity import birth_text
 from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import numbers_of, type_literal
 from retrycli.store.schema import acts, holds, queue
@@ -87,7 +88,7 @@ class Holds(Queries):
         """Return the births of messages as the database writes them, by id. Leave out ids without a row."""
         m = self._database.messages
         found = self._database.rows(select(m.c.id, birth_text(m)).where(m.c.id.in_(ids)))
-        return {message_id: encodable(birth) for message_id, birth in found}
+        return {message_id: as_utf8(birth) for message_id, birth in found}
 
     def count_waiting(self, wanted: Sequence[Hold], types_to: Callable[[str], Collection[MessageType]]) -> list[int]:
         """Count the waiting messages that each hold covers, including messages that the next pass will enrol."""

@@ -45,6 +45,7 @@ from retrycli.domain.message import (
     UnusableMessage,
     ticket_text,
 )
+from retrycli.domain.sanitize import as_utf8
 from retrycli.domain.transition import ActionKind, Decision
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
@@ -146,7 +147,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     message, digest = message_of(row), digest_of(row)
     # Reuse the creation time if `message_of` has parsed it, because parsing is slow.
     created_at = message.created_at if isinstance(message, Message) else None
-    birth = created_at.isoformat(timespec="microseconds") if created_at else birth_of(encodable(birth))
+    birth = created_at.isoformat(timespec="microseconds") if created_at else birth_of(as_utf8(birth))
     birth = UNSTABLE if own.birth == UNSTABLE else birth
     deliveries = 0 if history is NONE else history.deliveries(birth, digest)
     kept = None if deliveries else _kept_key(own, birth, digest, history)
@@ -269,7 +270,7 @@ def _as_it_is(
 
 def birth_in(row: Mapping[str, Any]) -> str:
     """Return the canonical form of the birth in a row."""
-    return birth_of(encodable(row[BIRTH]))
+    return birth_of(as_utf8(row[BIRTH]))
 
 
 def identity_values(decision: Decision) -> dict[str, Any]:
@@ -284,7 +285,7 @@ def identity_values(decision: Decision) -> dict[str, Any]:
     # The queue stores a birth as the database writes it, so that a pass can compare all births in SQL.
     is_as_read = message.as_read and message.birth != UNSTABLE
     values = {
-        "birth": encodable(str(message.as_read[0])) if is_as_read else message.birth,
+        "birth": as_utf8(str(message.as_read[0])) if is_as_read else message.birth,
         "digest": message.digest,
         "delivery_key": message.delivery_key,
     }
@@ -307,11 +308,6 @@ def as_list(addresses: Collection[str]) -> str | None:
 @lru_cache
 def _identifying_in(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tuple[object, ...]]:
     return itemgetter(*(name for name in READ if name in names))
-
-
-def encodable(text: str) -> str:
-    """Escape invalid UTF-8 that was read from a SQLite file, so that every database can store the string."""
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 NAMESPACE = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")  # namespace of all delivery keys (RFC 9562, section 5.5)

@@ -7,10 +7,11 @@ from sqlalchemy import Text, case, cast, or_, select
 from retrycli.domain.identity import OF_ANY_TICKET, birth_of, is_of_one_message
 from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.sanitize import as_utf8
 from retrycli.domain.transition import IdRange
 from retrycli.store.database import Database
 from retrycli.store.history import MAY_HAVE_ARRIVED
-from retrycli.store.identity import birth_text, encodable
+from retrycli.store.identity import birth_text
 from retrycli.store.messages import has_status, row_by_row, same_id, status_of, within
 from retrycli.store.schema import attempts, queue
 
@@ -40,7 +41,7 @@ def blocked(database: Database) -> "list[array[int]]":
         first: dict[int, int] = {}
         joined = chosen.join_from(attempts, m, same_id(m.c.id, a.message_id, span)).order_by(a.message_id)
         for number, why, status, tried, birth in database.rows(joined):
-            now = birth_of(encodable(birth))
+            now = birth_of(as_utf8(birth))
             of = now if tried is None else birth_of(tried)
             # A delivery under another ticket is of another message; an unsettled attempt may be of this one.
             if (

@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.message import EscalationReason, MessageStatus, QueuedMessage, State, UnusableMessage, ticket_text
+from retrycli.domain.sanitize import as_utf8
 from retrycli.domain.transition import (
     LONGEST_SLACK,
     ChangedMessage,
@@ -33,7 +34,7 @@ from retrycli.domain.transition import (
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
-from retrycli.store.identity import IDENTITY, KEPT, encodable, identity_values, load, provisional_key, with_queue
+from retrycli.store.identity import IDENTITY, KEPT, identity_values, load, provisional_key, with_queue
 from retrycli.store.messages import ESCALATED, REMEMBERED, RowState, has_status, read_rows, row_by_row
 from retrycli.store.schema import MAX_INT, escalations, queue
 
@@ -269,7 +270,7 @@ def seen_values(row: RowState | None) -> dict[str, Any]:
         return dict.fromkeys(SEEN)
     count = row.retry_count if isinstance(row.retry_count, int) and abs(row.retry_count) <= MAX_INT else None
     error = None if row.last_error is None else str(row.last_error)[:REMEMBERED].replace("\0", " ")
-    shown, updated_at = (text and encodable(text) for text in (error, row.updated_at))
+    shown, updated_at = (text and as_utf8(text) for text in (error, row.updated_at))
     return {"seen_count": count, "seen_error": shown, "seen_updated_at": updated_at}
 
 

@@ -269,6 +269,31 @@ def test_a_file_may_declare_uuids_as_it_likes(cli: Cli, tmp_path: Path, kind: st
     assert message["id"] == key
 
 
+@on_sqlite
+def test_an_id_that_is_not_utf8_concerns_its_row_alone(outbox: Outbox) -> None:
+    key = outbox.add()
+    outbox.add()
+    outbox.application.execute("UPDATE \"message outbox\" SET uid = CAST(x'61ff' AS TEXT) WHERE uid = ?", key)
+    with Scripted(TAKES) as api:
+        desk = outbox.with_api(api)
+        done = desk.json("run-once")
+        assert (done["sent"], done["escalated"]) == (1, 1)
+    [message] = listed(desk)
+    assert (message["id"], message["last_error"]) == (r"a\udcff", "Can't be sent: id is not valid UTF-8")
+
+
+@on_sqlite
+def test_an_id_of_bytes_is_refused_where_ids_are_text(outbox: Outbox) -> None:
+    key = outbox.add()
+    outbox.application.execute('UPDATE "message outbox" SET uid = CAST(uid AS BLOB) WHERE uid = ?', key)
+    with Scripted(TAKES) as api:
+        for command in ("run-once", "status", "doctor"):
+            done = outbox.with_api(api)(command)
+            assert done.returncode == (3 if command == "doctor" else 78)
+            assert "a failed message whose uid is a BLOB, which no text equals" in done.stdout + done.stderr
+        assert {*api.paths} <= {"/"}
+
+
 def test_only_plain_columns_can_be_edited(outbox: Outbox) -> None:
     key = outbox.add()
     with Scripted(TAKES) as api:
