@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
 
-from sqlalchemy import Text, case, cast, column, select
+from sqlalchemy import Text, case, cast, column, literal_column, or_, select
 
 from retrycli.domain.errors import DatabaseUnavailable
 from retrycli.domain.known_table import (
@@ -70,16 +70,21 @@ class TableFacts:
         status = self._column("status")
         if status is None:
             return None
+        # The database compares, because it may not find equal what looks equal: 1 and '1', or two cases of a word.
+        is_named = or_(
+            *(column(status.name) == literal_column(each) for each in self._database.table.literals.values())
+        )
         try:
             sample, (newest, older) = self._rows.sample, self._rows.count_values(status)
             failed = self._rows.count_if(column(status.name) == self._database.table.literal(MessageStatus.FAILED))
+            named = self._rows.values_if(status, is_named)
         except DatabaseUnavailable:
             return None
-        wanted, named = self._mapping.value(MessageStatus.FAILED), [value for _, value in self._mapping.status]
+        wanted, words = self._mapping.value(MessageStatus.FAILED), [value for _, value in self._mapping.status]
         failed += sum(number for value, number in older if _is_same(value, wanted))
+        named |= {value for value, _ in older if any(_is_same(value, each) for each in words)}
         shown = shown_values((*newest, *older), status)
-        counted = [value for value, number in shown.counts if number]
-        unnamed = [value for value in counted if not any(_is_same(value, each) for each in named)]
+        unnamed = [value for value, number in shown.counts if number and value not in named]
         return StatusCount(sample, shown, failed, unnamed)
 
     def missed_columns(self, used: Collection[str]) -> list[str]:

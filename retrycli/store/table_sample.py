@@ -110,6 +110,11 @@ class TableSample:
         rows = self._read(select(value, func.max(newest)).group_by(value).limit(MOST_VALUES + 1))
         return dict(map(tuple, rows))
 
+    def values_if(self, wanted: TableColumn, condition: ColumnElement[bool]) -> set[object]:
+        """Return different values of a column in the rows that meet a condition, at most `MOST_VALUES`."""
+        value, met = self._some(_shortened(wanted), condition).c
+        return {each for [each] in self._read(select(value).where(met).distinct().limit(MOST_VALUES))}
+
     def count_if(self, condition: ColumnElement[bool]) -> int:
         """Count the rows that meet a condition."""
         found = self._some(condition)

@@ -349,6 +349,13 @@ def test_counts_the_statuses_that_the_settings_name_and_others(
     assert (found.sample.rows, found.failed, list(found.unnamed)) == (len(rows), failed, unnamed)
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_number_and_a_text_of_the_same_digits_differ_where_the_column_has_no_type(mails: Open) -> None:
+    found = TableFacts(mails(row(1, "1"), status="status", words={"failed": "1", "sent": "2"})).count_statuses()
+    assert found is not None
+    assert (found.failed, list(found.unnamed)) == (0, [1])
+
+
 def test_values_that_may_be_customers_words_are_counted_and_not_shown(mails: Open) -> None:
     texts = ["'Dear Sir, where is my parcel?'", "'Hello'", "'Good morning'"]
     rows = (row(number, text) for number, text in enumerate(texts, 1))

@@ -109,8 +109,17 @@ def statuses(database: Database, facts: TableFacts) -> Iterator[Finding]:
     found = facts.count_statuses()
     if found is None or not found.sample.rows:
         return
-    value = (database.mapping or AS_IT_IS).value(MessageStatus.FAILED)
-    words = status_words(found)
+    mapping, words = database.mapping or AS_IT_IS, status_words(found)
+    value = mapping.value(MessageStatus.FAILED)
+    named = {_folded(each): each for _, each in mapping.status}
+    if alike := [each for each in found.unnamed if _folded(each) in named]:
+        yield warning(
+            "status",
+            f"the status {_shown(alike[0])} looks like {_shown(named[_folded(alike[0])])}, but the database says that "
+            f"they differ, so passes leave its rows out; {words}",
+            "write the value in [database.status] as the column has it, or let the application write one form",
+        )
+        return
     if found.failed or not (found.unnamed or found.shown.hidden):
         yield ok("status", words)
         return
@@ -133,7 +142,13 @@ def status_words(found: StatusCount) -> str:
 
 
 def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) and value.lstrip("-").isdecimal() else str(value)
+
+
+def _folded(value: object) -> str:
+    return str(int(value) if isinstance(value, bool) else value).strip().casefold()
 
 
 def readable(database: Database) -> Iterator[Finding]:
