@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from threading import Lock
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, text, update
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, text, update
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.identity import OF_ANY_TICKET, UNSTABLE, birth_of
@@ -19,7 +19,7 @@ from retrycli.domain.passes import StartedBy
 from retrycli.store.database import Database
 from retrycli.store.identity import birth_text
 from retrycli.store.messages import has_status
-from retrycli.store.schema import FIRST, HEAD, acts, attempts, holds, passes, queue, selection
+from retrycli.store.schema import FIRST, HEAD, acts, attempts, holds, keys, passes, queue, selection
 
 IN_POSTGRESQL = text("""
 SELECT CAST(n.nspname AS text) || '.' || CAST(c.relname AS text)
@@ -41,6 +41,12 @@ LATEST = select(
     # Operators' attempts and actions may be newer than the last pass.
     select(attempts.c.started_at).order_by(attempts.c.id.desc()).limit(1).scalar_subquery(),
     select(acts.c.at).order_by(acts.c.id.desc()).limit(1).scalar_subquery(),
+)
+
+SELECTION = select(
+    *selection.c,
+    exists(select(keys.c.number)).label("has_keys"),
+    or_(*(exists(select(each.c.message_id)) for each in (queue, attempts, acts))).label("has_records"),
 )
 
 
@@ -123,10 +129,10 @@ def check_selection(database: Database) -> None:
     """Check that the queue belongs to the configured table. Read what an operator has accepted.
 
     Raises:
-        ConfigurationError: the queue belongs to another table.
+        ConfigurationError: the queue belongs to another table, or to messages with another kind of ids.
     """
     with database.read() as connection:
-        found = connection.execute(select(*selection.c)).first()
+        found = connection.execute(SELECTION).first()
         remembered = found and found.table_name
         configured = remembered and _full_name(database, connection)
     if found is not None and found.accepted is not None:
@@ -138,6 +144,29 @@ def check_selection(database: Database) -> None:
             f"the queue in {database.place} belongs to the table {remembered}, but database.table is {configured}; "
             f"set database.table to {remembered}, or, if the application renamed the table, run `retrycli table accept`"
         )
+    if found is not None and found.has_keys is not (database.table.key is not None):
+        _change_kind(database, has_keys=found.has_keys, has_records=found.has_records)
+
+
+def _change_kind(database: Database, *, has_keys: bool, has_records: bool) -> None:
+    """Begin with ids of another kind, integers or text, unless there are records of messages.
+
+    The numbers that text gets would be ids that retrycli already knows as those of other messages, and the other way
+    round.
+    """
+    known, configured = ("text", "integers") if has_keys else ("integers", "text")
+    if has_records:
+        its_id = database.table.names["id"]
+        raise ConfigurationError(
+            f"retrycli's tables in {database.place} know the messages by ids that are {known}, but "
+            f"{database.table.written.fullname}.{its_id} holds {configured}; correct database.columns.id. If the "
+            "application has changed its ids, first let passes deliver the queue by the old ones, then drop the tables "
+            "whose names begin with retrycli_"
+        )
+    if has_keys:
+        with database.write() as connection:
+            connection.execute(delete(keys))
+            connection.execute(update(selection).values(numbered_to=None))
 
 
 def compare(database: Database) -> Belonging:

@@ -292,3 +292,27 @@ def test_the_default_table_needs_no_acceptance(cli: Cli, original: Application, 
     assert default.json("run-once")["sent"] == 2
     accepted = default.json("table", "accept")
     assert (accepted["selection"], accepted["accepted_by"]) == (None, None)
+
+
+def test_ids_of_another_kind_are_refused_as_soon_as_retrycli_knows_messages(
+    mapped: Cli, original: Application, api: Scripted
+) -> None:
+    """The numbers of texts would be taken for the ids of messages that retrycli knows already."""
+    original.execute("ALTER TABLE pending_messages ADD COLUMN uid TEXT")
+    original.execute("UPDATE pending_messages SET uid = 'message-' || id")
+    by_text = THREE_LINES.replace("[database.columns]", '[database.columns]\nid = "uid"')
+    described(mapped, by_text)
+    assert len(mapped.json("list-failed")["messages"]) == 2  # they get numbers
+    described(mapped, THREE_LINES)
+    assert mapped("table", "accept", "--yes").returncode == 0
+    assert mapped.json("run-once")["sent"] == 2
+    before = original.rows("retrycli_attempts")
+    original.add(104, ticket_id=5, uid="message-104")
+    described(mapped, by_text)
+    for command in ("status", "table accept --yes", "run-once"):
+        done = mapped(*command.split())
+        assert (done.returncode, done.stdout) == (78, "")
+        assert "know the messages by ids that are integers, but pending_messages.uid holds text;" in done.stderr
+    assert (original.rows("retrycli_attempts"), len(api.paths)) == (before, 2)
+    described(mapped, THREE_LINES)
+    assert mapped.json("run-once")["sent"] == 1
