@@ -125,8 +125,7 @@ def _claim_facts(found: operations.status.Status) -> dict[str, str]:
 
 def _cause_facts(found: operations.status.Status) -> dict[str, str]:
     last = found.last_pass
-    is_over = last is not None and last.result == PassResult.SKIPPED and found.lock is None
-    if last is None or last.detail is None or last.result == PassResult.PAUSED or is_over:
+    if last is None or last.detail is None or last.result == PassResult.PAUSED:
         return {}
     return {"Cause": suggested.quoted(terminal.told(last.detail))}
 

@@ -69,6 +69,8 @@ class Status:
             failed, the disk is full, or a pass ended without a record of its end and its messages are not recovered
             yet.
         running: the newest pass is recent, and deliveries are not paused.
+        last_pass: the newest pass that was not skipped. A skipped one says nothing about deliveries, and may hide that
+            the pass which held the lock has failed.
         unrecorded: the passes of this host that were killed, or could not record their end in the database.
         next_run: the start of the next pass; None if no next run is known.
         silence: why no next run is known; None if one is.
@@ -123,7 +125,8 @@ def _status(settings: Settings, database: Database, host: Host | None, at: datet
     upto = at + schedule_grid.MAX_CLOCK_SKEW
     interval = settings.schedule.interval
     passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
-    last = passes[0] if passes else None
+    newest = passes[0] if passes else None
+    last = next((record for record in passes if record.result is not PassResult.SKIPPED), newest)
     pause, holds = ledger.pause_and_holds(at)
     used = {gateway.destination_if_set for gateway in settings.gateway.all.values()}
     breakers = ledger.standing_breakers(used, at)
@@ -131,7 +134,7 @@ def _status(settings: Settings, database: Database, host: Host | None, at: datet
     disk = lack_of_room(database.file)
     unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
-    late = last is not None and is_late(last.started_at, at, interval)
+    late = newest is not None and is_late(newest.started_at, at, interval)
     outlook = next_run(settings, database, passes, at, host)
     failed = last is not None and last.reason == StopReason.FAULT
     refused = messages["waiting"] and (refusals or (last is not None and last.reason in incidents.REFUSED))

@@ -243,7 +243,7 @@ def test_a_running_pass_is_shown_with_its_lock_and_its_messages(cli: Cli, applic
 
 
 def test_a_due_message_may_be_sent_by_the_running_pass(cli: Cli, application: Application) -> None:
-    """A skipped pass is normal while another one runs, so `status` shows the held lock only until that pass ends."""
+    """A skipped pass is normal while another one runs, so `status` shows that one."""
     application.add_due(2)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -256,10 +256,27 @@ def test_a_due_message_may_be_sent_by_the_running_pass(cli: Cli, application: Ap
         gate.opened.set()
         assert end(process).returncode == 0
     assert "Next attempt in the pass that is running now, or at 20" in explained
-    assert "\nCause\tanother pass holds the lock" in meanwhile
+    assert "\nPasses\tthe last one began just now: running\n" in meanwhile
+    assert f"\nLock\tpid {process.pid} on " in meanwhile
     afterwards = at_work("status").stdout
-    assert ": skipped" in afterwards
-    assert "Cause" not in afterwards
+    assert "\nPasses\tthe last one began just now: completed, 2 sent" in afterwards
+    assert "Cause" not in meanwhile + afterwards
+
+
+def test_a_skipped_pass_does_not_hide_that_the_pass_before_has_failed(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    made_a_pass(application, sandbox)
+    for number, (result, reason) in enumerate((("failed", "fault"), ("skipped", "lock_held"))):
+        at = str(datetime.now(UTC).replace(tzinfo=None) + timedelta(seconds=number))
+        application.execute(
+            "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, sent, rescheduled, escalated,"
+            " unknown, released, result, reason, detail) VALUES (?, 'here', 1, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?)",
+            *(result, at, at, result, reason, f"why it {result}"),
+        )
+    found = at_work.json("status")
+    assert (found["last_pass"]["result"], found["state"]) == ("failed", "down")
+    assert "\nCause\twhy it failed\n" in at_work("status").stdout
 
 
 def test_a_pass_without_a_recorded_end_is_neither_running_nor_ok(cli: Cli, application: Application) -> None:
