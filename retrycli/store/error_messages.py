@@ -164,7 +164,12 @@ def is_of_the_table(error: DBAPIError) -> bool:
 def _is_of_expression(error: DBAPIError) -> bool:
     # Only a statement that reads or writes the application's table may have an expression of the settings.
     reads = re.search(r"\bFROM (?!retrycli_(?!messages))|\bUPDATE (?!retrycli_)|\(SELECT ", error.statement or "")
-    return reads is not None and (sqlstate(error) or "").startswith(OF_AN_EXPRESSION)
+    if reads is None:
+        return False
+    if isinstance(error.orig, sqlite3.Error):
+        in_general = getattr(error.orig, "sqlite_errorname", "") == "SQLITE_ERROR"
+        return in_general and not any(sign in str(error.orig) for sign in SQLITE_NOT_PREPARED)
+    return (sqlstate(error) or "").startswith(OF_AN_EXPRESSION)
 
 
 def _error_field(error: DBAPIError, what: str) -> Any:  # noqa: ANN401  a string, or None

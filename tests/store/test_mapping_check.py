@@ -185,9 +185,13 @@ def test_a_locked_database_is_no_error_of_an_expression(mails: Open) -> None:
     database.close()
 
 
-@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-def test_a_value_that_can_not_be_converted_is_not_quoted(mails: Open) -> None:
-    database = mails(row(1, "'Failed'"), columns={"ticket_id": {"sql": "CAST(body AS integer)"}})
+@pytest.mark.parametrize(
+    ("engine", "sql"),
+    [("postgresql", "CAST(body AS integer)"), ("sqlite", "json_extract(body, '$.ticket')")],
+    indirect=["engine"],
+)
+def test_a_value_that_can_not_be_converted_is_not_quoted(mails: Open, sql: str) -> None:
+    database = mails(row(1, "'Failed'"), columns={"ticket_id": {"sql": sql}})
     with pytest.raises(SchemaMismatch, match="`retrycli table check` names it") as told, database.read() as connection:
         connection.execute(database.messages.select())
     assert "secret" not in str(told.value)
