@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     CHAR,
+    JSON,
     NUMERIC,
     VARCHAR,
     ColumnClause,
@@ -52,6 +53,14 @@ UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "sent_at": (
         (Integer, Numeric, Float),
         "is of a numeric type; change it to a timestamp, or write sent_at = { none = true } in [database.columns]",
+    ),
+    "retry_count": (
+        (String,),
+        "is of a text type; change it to an integer, or write retry_count = { own = true } in [database.columns]",
+    ),
+    "last_error": (
+        (JSON,),
+        "is of a JSON type; change it to text, or write last_error = { own = true } in [database.columns]",
     ),
 }
 # SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.

@@ -25,6 +25,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Numeric,
+    Text,
     Update,
     Uuid,
     insert,
@@ -32,7 +33,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import DOMAIN
+from sqlalchemy.dialects.postgresql import DOMAIN, JSONB
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.domain.listing import Filter
@@ -413,6 +414,8 @@ UNFIT = [
     ("postgresql", Column("id", LargeBinary, primary_key=True), "a column id that holds bytes"),
     ("postgresql", Column("sent_at", BigInteger), "a column sent_at that is of a numeric type"),
     ("postgresql", Column("sent_at", Double), "a column sent_at that is of a numeric type"),
+    ("postgresql", Column("retry_count", Text), "a column retry_count that is of a text type"),
+    ("postgresql", Column("last_error", JSONB), "a column last_error that is of a JSON type"),
 ]
 
 
