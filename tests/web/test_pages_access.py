@@ -18,10 +18,9 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.user import Right, Role, User
 from retrycli.web.access import Access
 from retrycli.web.console.application import HEADERS, make_pages
-from retrycli.web.console.context import NOTICE
+from retrycli.web.console.context import NOTICE, Visit
 from retrycli.web.console.routes import ANYBODY, Anybody, PageRoute, routes_of
 from retrycli.web.console.signing_in import following_page
-from retrycli.web.console.visit import Visit
 from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import RecentStatus
 from tests.conftest import on_sqlite

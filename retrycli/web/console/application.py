@@ -12,20 +12,15 @@ from retrycli.config.settings import Settings
 from retrycli.domain.user import Right
 from retrycli.operations.bulk import SLICE_SECONDS
 from retrycli.web.access import Access
-from retrycli.web.console.actions import MessageActions
 from retrycli.web.console.bulk_pages import BulkPages
-from retrycli.web.console.context import Console
+from retrycli.web.console.context import Console, Visit
 from retrycli.web.console.edit_page import EditPages
-from retrycli.web.console.escalations import EscalationPages
-from retrycli.web.console.faults import fault_page
-from retrycli.web.console.holds import HoldPages
-from retrycli.web.console.message_page import MessagePages
-from retrycli.web.console.overview import OverviewPages
-from retrycli.web.console.passes import PassPages
-from retrycli.web.console.routes import admit, routes_of
+from retrycli.web.console.message_page import MessageActions, MessagePages
+from retrycli.web.console.overview import EscalationPages, OverviewPages
+from retrycli.web.console.passes import HoldPages, PassPages
+from retrycli.web.console.routes import admit, fault_page, routes_of
 from retrycli.web.console.signing_in import AssetPages, SignInPages
 from retrycli.web.console.statistics_page import StatisticsPages
-from retrycli.web.console.visit import Visit
 from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import RecentStatus
 

@@ -20,11 +20,9 @@ from retrycli.operations.bulk_request import LONGEST_REASON, MAX_CANARIES, OF_ES
 from retrycli.operations.message_actions import Canary
 from retrycli.views.formatting import count
 from retrycli.web import problems
-from retrycli.web.console.context import Console
-from retrycli.web.console.filters import MessageFilter, Period
-from retrycli.web.console.forms import FormRejected
+from retrycli.web.console.context import Console, Visit
+from retrycli.web.console.forms import FormRejected, MessageFilter, Period
 from retrycli.web.console.routes import page
-from retrycli.web.console.visit import Visit
 from retrycli.web.inputs import Line
 
 SHOWN = 5  # maximum number of messages on the page, as examples

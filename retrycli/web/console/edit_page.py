@@ -16,10 +16,9 @@ from retrycli.domain.line_ends import restored
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.user import Right
 from retrycli.web import problems
-from retrycli.web.console.context import Console
+from retrycli.web.console.context import Console, Visit
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import NoFields, page
-from retrycli.web.console.visit import Visit
 
 MOST_LINES = 1000  # maximum number of changed lines that the page shows
 

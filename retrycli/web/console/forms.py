@@ -1,17 +1,24 @@
-"""Read the fields of a request's query or form, and check them against a declared model.
+"""Read the fields of a request's query or form, and check them against a declared model, such as the filter of a list.
 
 Only URL-encoded forms are read, with the standard library. Unknown fields, repeated fields and text that is not valid
 UTF-8 are errors.
 """
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from http import HTTPStatus
-from typing import Any, ClassVar, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
+
+from retrycli.domain.cursor import Sort
+from retrycli.domain.duration import duration
+from retrycli.domain.listing import LONGEST_VALUE, Filter, ListedState
+from retrycli.domain.message import EscalationReason, MessageType
+from retrycli.web.inputs import Line
 
 LARGEST_FORM = 4 << 20  # bytes; a text of 1 MiB fits, even if most of its characters are percent-encoded
 LARGEST_OF_STRANGERS = 4 << 10  # bytes
@@ -138,3 +145,52 @@ def _words(fault: Any) -> str:  # noqa: ANN401  pydantic's description of an err
 
 def _invalid(name: str, why: str) -> FormRejected:
     return FormRejected(HTTPStatus.UNPROCESSABLE_ENTITY, [(name, why)])
+
+
+def _period(text: str) -> str:
+    duration(text)
+    return text
+
+
+Words = Annotated[Line, Field(max_length=LONGEST_VALUE)]
+Period = Annotated[Line, AfterValidator(_period)]
+
+
+class MessageFilter(Form):
+    """Conditions, all of which a message must meet. The names are those of the HTTP API."""
+
+    state: ListedState | None = None
+    message_type: MessageType | None = Field(None, alias="type")
+    ticket: Words | None = None
+    error: Words | None = None
+    reason: EscalationReason | None = None
+    fingerprint: Words | None = None
+    older_than: Period | None = None
+
+    def wanted(self, now: datetime) -> Filter:
+        """Return the filter for the operations."""
+        return Filter(
+            state=self.state,
+            message_type=self.message_type,
+            ticket=self.ticket,
+            error=self.error,
+            reason=self.reason,
+            fingerprint=self.fingerprint,
+            failed_before=self.failed_by(now),
+        )
+
+    def failed_by(self, now: datetime) -> datetime | None:
+        """Return the time before which a message must have failed."""
+        return None if self.older_than is None else now - duration(self.older_than)
+
+    def given(self) -> dict[str, str]:
+        """Return the fields that are given, for the address of a page and for hidden fields of a form."""
+        names = {field.alias or name: getattr(self, name) for name, field in MessageFilter.model_fields.items()}
+        return {name: str(value) for name, value in names.items() if value is not None}
+
+
+class ListQuery(MessageFilter):
+    """A filter, the order of the list, and the place at which its page begins."""
+
+    sort: Sort = "next"
+    after: Line | None = None

@@ -1,18 +1,19 @@
-"""The page of one message: why it waits, its text, and what happened to it."""
+"""The page of one message: why it waits, its text, what happened to it, and the forms that act on it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from starlette.responses import Response
 
 from retrycli import operations
-from retrycli.domain.editable_message import concerns_editable_field
+from retrycli.domain.editable_message import concerns_editable_field, edit_in_lines
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.hold import HoldKind
-from retrycli.domain.listing import AttemptRecord, MessageDetails, is_in_doubt
+from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails, is_in_doubt
 from retrycli.domain.message import (
     BY_PASS,
     LIST_COLUMNS,
@@ -21,15 +22,88 @@ from retrycli.domain.message import (
     State,
     utc_time,
 )
+from retrycli.domain.outcome import OutcomeKind, may_have_arrived
 from retrycli.domain.transition import ActionKind
 from retrycli.domain.user import Right
-from retrycli.web.console.context import Console
+from retrycli.operations.retry import ActionResult
+from retrycli.web.console.context import Console, Visit
 from retrycli.web.console.forms import Form
-from retrycli.web.console.outdated import is_outdated
 from retrycli.web.console.passes import LENGTHS
-from retrycli.web.console.routes import page
-from retrycli.web.console.timeline import MOST_EVENTS, timeline
-from retrycli.web.console.visit import Visit
+from retrycli.web.console.rendering import is_outdated
+from retrycli.web.console.routes import NoFields, page
+from retrycli.web.inputs import Reason
+
+MOST_EVENTS = 200  # maximum number of events on a page, the newest first
+MOST_LINES = 400  # maximum number of changed lines that one event shows
+
+
+@dataclass(frozen=True, slots=True)
+class HappenedEvent:
+    """One event of a time line.
+
+    Attributes:
+        at: when it happened.
+        what: the event in a few words.
+        by: the operator; None for a pass.
+        tone: ``good``, ``bad``, ``open`` (not known, or still going on) or ``plain``.
+        detail: further words, from another system or an operator.
+        facts: short figures.
+        changes: the lines that an edit removed and added.
+        more_changes: the number of further lines.
+    """
+
+    at: datetime
+    what: str
+    by: str | None
+    tone: str
+    detail: str | None = None
+    facts: Sequence[str] = ()
+    changes: Sequence[str] = ()
+    more_changes: int = 0
+
+
+def timeline(found: MessageDetails) -> list[HappenedEvent]:
+    """Return all attempts and actions of a message, newest first."""
+    events = [_attempted(attempt, ended=attempt.pass_id in found.ended) for attempt in found.attempts]
+    events += [_acted(act) for act in found.acts]
+    return sorted(events, key=lambda event: event.at, reverse=True)
+
+
+def _attempted(attempt: AttemptRecord, *, ended: bool) -> HappenedEvent:
+    facts = [
+        *(() if attempt.status_code is None else (f"HTTP {attempt.status_code}",)),
+        *(() if attempt.duration_ms is None else (f"{attempt.duration_ms:,} ms",)),
+        *(() if attempt.retry_after_s is None else (f"Retry-After {attempt.retry_after_s:,} s",)),
+        *(() if attempt.external_id is None else (f"external id {attempt.external_id}",)),
+    ]
+    return HappenedEvent(
+        at=attempt.started_at,
+        what=f"Attempt {attempt.number}: {attempt.outcome or ('not recorded' if ended else 'under way')}",
+        by=None if attempt.made_by == BY_PASS else attempt.made_by,
+        tone=_tone(attempt),
+        detail=None if attempt.error == f"HTTP {attempt.status_code}" else attempt.error,
+        facts=facts,
+    )
+
+
+def _tone(attempt: AttemptRecord) -> str:
+    if attempt.outcome is None or may_have_arrived(attempt.outcome, attempt.status_code):
+        return "open"
+    return "good" if attempt.outcome == OutcomeKind.DELIVERED else "bad"
+
+
+def _acted(act: ActionRecord) -> HappenedEvent:
+    lines = [] if act.before is None or act.after is None else [*edit_in_lines(act.before, act.after)]
+    return HappenedEvent(
+        at=act.at,
+        what=act.act.replace("_", " ").capitalize(),
+        by=act.by,
+        tone="plain",
+        detail=act.detail,
+        changes=lines[:MOST_LINES],
+        more_changes=max(len(lines) - MOST_LINES, 0),
+    )
+
 
 SHOWN_TEXT = 50_000  # characters of a body that the page shows unless the whole text is asked for
 WHOLE_TEXT = 200_000  # characters that it shows then; several viewers may ask for that at the same time
@@ -196,3 +270,86 @@ def _time(row: Mapping[str, Any], column: str) -> datetime | None:
     with suppress(InvalidMessage):
         return utc_time(column, row.get(column))
     return None
+
+
+class RejectForm(Form):
+    """Why the message is given up."""
+
+    reason: Reason
+
+
+class MarkSentForm(Form):
+    """How the operator knows that the message has arrived."""
+
+    note: Reason | None = None
+
+
+class NoteForm(Form):
+    """A note, which replaces an earlier note."""
+
+    text: Reason
+
+
+class MessageActions:
+    """What an operator can do with one message."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._settings = console.settings
+
+    @page("POST", "/id/{message_id}/retry", Right.ACT)
+    def retry(self, visit: Visit, _: NoFields) -> Response:
+        """Attempt a message now."""
+        message_id = visit.id
+        outcome = operations.retry.retry(self._settings, message_id, by=visit.by)
+        return self._done(visit, f"Message {message_id} {operations.words.attempted(outcome)}")
+
+    @page("POST", "/id/{message_id}/look-up", Right.ACT)
+    def look_up(self, visit: Visit, _: NoFields) -> Response:
+        """Ask the ticketing system whether a message has arrived."""
+        message_id = visit.id
+        found = operations.retry.look_up(self._settings, message_id, by=visit.by)
+        return self._done(visit, operations.words.looked_up(message_id, found))
+
+    @page("POST", "/id/{message_id}/requeue", Right.ACT)
+    def requeue(self, visit: Visit, _: NoFields) -> Response:
+        """Return an escalated or rejected message to the queue."""
+        message_id = visit.id
+        self._check(operations.message_actions.requeue(self._settings, [message_id], by=visit.by))
+        return self._done(visit, f"Requeued message {message_id}. It is due now and has all its retries.")
+
+    @page("POST", "/id/{message_id}/reject", Right.ACT, RejectForm)
+    def reject(self, visit: Visit, form: RejectForm) -> Response:
+        """Give up on a message."""
+        message_id = visit.id
+        self._check(operations.message_actions.reject(self._settings, [message_id], form.reason, by=visit.by))
+        return self._done(visit, f"Rejected message {message_id}. No pass will send it.")
+
+    @page("POST", "/id/{message_id}/mark-sent", Right.ACT, MarkSentForm)
+    def mark_sent(self, visit: Visit, form: MarkSentForm) -> Response:
+        """Record that a message has arrived."""
+        message_id = visit.id
+        self._check(operations.message_actions.mark_sent(self._settings, [message_id], note=form.note, by=visit.by))
+        return self._done(visit, f"Marked message {message_id} as sent.")
+
+    @page("POST", "/id/{message_id}/note", Right.ACT, NoteForm)
+    def note(self, visit: Visit, form: NoteForm) -> Response:
+        """Add a note to an escalated message."""
+        message_id = visit.id
+        operations.message_actions.note(self._settings, message_id, form.text, by=visit.by)
+        return self._done(visit, f"Added the note to message {message_id}.")
+
+    @page("POST", "/id/{message_id}/acknowledge", Right.ACT)
+    def acknowledge(self, visit: Visit, _: NoFields) -> Response:
+        """Record that an operator is handling an escalated message."""
+        message_id = visit.id
+        self._check(operations.message_actions.acknowledge(self._settings, [message_id], by=visit.by))
+        return self._done(visit, f"Acknowledged message {message_id}. It no longer counts as new.")
+
+    def _check(self, done: ActionResult) -> None:
+        for error in done.refused.values():
+            raise error
+
+    def _done(self, visit: Visit, notice: str) -> Response:
+        self._console.status.forget()
+        return self._console.redirect(visit, visit.to("id", visit.id), notice)

@@ -1,18 +1,19 @@
-"""The first page: the counts, what needs an operator, and the failed messages."""
+"""The pages that list messages: the first page with all failed ones, and that of the escalated ones by cause."""
+
+from collections.abc import Mapping
 
 from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.bulk import BulkAction
 from retrycli.domain.cursor import SORTS
-from retrycli.domain.listing import ListedState
-from retrycli.domain.message import EscalationReason, MessageType
+from retrycli.domain.listing import Filter, ListedState
+from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.user import Right
-from retrycli.web.console.context import Console
-from retrycli.web.console.filters import ListQuery
-from retrycli.web.console.outdated import is_outdated
-from retrycli.web.console.routes import page
-from retrycli.web.console.visit import Visit
+from retrycli.web.console.context import Console, Visit
+from retrycli.web.console.forms import ListQuery
+from retrycli.web.console.rendering import is_outdated
+from retrycli.web.console.routes import NoFields, page
 
 ROWS = 50  # maximum number of messages on a page
 MOST_CAUSES = 5  # maximum number of causes on the first page, the largest first
@@ -63,4 +64,44 @@ class OverviewPages:
                 message.state, message.last_error, message.retry_count, message.max_retries(settings.policies)
             ),
             result_of_pass=operations.words.result_of_pass,
+        )
+
+
+ALL_CAUSES = 100  # maximum number of causes on the page, the largest first
+SINGLE_ROWS = 100  # maximum number of single messages on the page
+
+HINTS: Mapping[str, str] = {
+    EscalationReason.EXHAUSTED: "When the cause is fixed, requeue them with a canary.",
+    EscalationReason.PERMANENT: "When the cause is fixed, requeue them with a canary. Or edit them one by one.",
+    EscalationReason.UNKNOWN: "They may have arrived. Look them up one by one, or check the tickets: mark them as sent "
+    "if they arrived, requeue them if none did.",
+    EscalationReason.INVALID: "Fix their rows in the application, then requeue them.",
+    EscalationReason.EXPIRED: "Reject them if they are no longer wanted.",
+    EscalationReason.CHANGED: "Check them one by one.",
+}
+
+
+class EscalationPages:
+    """The escalated messages by cause."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @page("GET", "/escalations", Right.READ)
+    def escalations(self, visit: Visit, _: NoFields) -> Response:
+        """List the causes that several messages share, and then the other messages."""
+        settings = self._console.settings
+        groups = operations.listing.escalations(settings)
+        shared = [group for group in groups if group.count > 1 and group.fingerprint]
+        others = Filter(state=State.ESCALATED, other_than=[group.fingerprint for group in shared if group.fingerprint])
+        found = operations.listing.page(settings, others, sort="id", limit=SINGLE_ROWS)
+        return self._console.show(
+            visit,
+            "escalations.html",
+            groups=shared[:ALL_CAUSES],
+            more_groups=max(len(shared) - ALL_CAUSES, 0),
+            messages=found.messages,
+            more_messages=found.next is not None,
+            total=sum(group.count for group in groups),
+            hints=HINTS,
         )

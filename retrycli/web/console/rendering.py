@@ -1,6 +1,9 @@
-"""Create the environment of the templates: everything is escaped, and control characters are visible."""
+"""Create the environment of the templates: everything is escaped, and control characters are visible. Sentences name
+the console's buttons and pages instead of commands, because its users may have no shell.
+"""
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
@@ -8,15 +11,54 @@ from markupsafe import Markup, escape
 
 from retrycli import operations
 from retrycli.domain.duration import in_words, utc_text
+from retrycli.domain.message import State
+from retrycli.domain.retry_policy import EXHAUSTED
 from retrycli.domain.sanitize import printable, shortened
 from retrycli.domain.user import Right
 from retrycli.views.formatting import count, local_time, with_times
 from retrycli.views.report.page import whole
-from retrycli.web.console.commands import in_console
+
+# The words for a command, with a place for its first argument. Other commands stay: they need a shell on the server.
+IN_THE_CONSOLE: Mapping[str, str] = {
+    "retry": "“Retry now”",
+    "look-up": "“Look up”",
+    "edit": "“Edit”",
+    "requeue": "“Requeue”",
+    "reject": "“Reject”",
+    "mark-sent": "“Mark as sent”",
+    "show": "the page of message {}",
+    "explain": "the page of message {}",
+    "pause": "“Pause” on the page “Passes”",
+    "resume": "“Resume deliveries” on the page “Passes”",
+    "passes": "the page “Passes”",
+    "status": "the state at the top of each page",
+    "list-failed": "the page “Messages”",
+    "escalations": "the page “Escalations”",
+}
+NAMES = "|".join(IN_THE_CONSOLE)
+COMMAND = re.compile(
+    rf"(?P<run>\b[Rr]un )?`(?:[^`]*[/ ])?retrycli (?:--config \S+ )?(?P<name>{NAMES})(?: (?P<argument>[^` ]+)[^`]*)?`"
+)
+
+
+def in_console(text: str) -> str:
+    """Return a sentence of retrycli with buttons and pages instead of the commands that do the same."""
+    return COMMAND.sub(_words, text) if "retrycli " in text else text
+
+
+def _words(found: re.Match[str]) -> str:
+    name, words = found["name"], IN_THE_CONSOLE[found["name"]]
+    if name == "resume" and found["argument"]:
+        words = "“Release” on the page “Passes”"
+    verb = "" if found["run"] is None else "open " if words.startswith("the ") else "use "
+    if found["run"] is not None and found["run"][0].isupper():
+        verb = verb.capitalize()
+    return verb + words.format(found["argument"])
+
 
 SHORT = 160  # maximum number of characters of a text in a list
 LONGEST_MARK = 30
-COMMAND = re.compile(r"`([^`]+)`")
+QUOTED = re.compile(r"`([^`]+)`")
 
 
 def make_environment() -> Environment:
@@ -75,7 +117,7 @@ def mark(text: object, state: object) -> Markup:
 def words(text: str) -> Markup:
     """Return a sentence of retrycli, with the console's buttons instead of commands, and other commands as code."""
     escaped = str(escape(printable(in_console(text))))
-    return _timed(COMMAND.sub(r"<code>\1</code>", escaped) if "`" in escaped else escaped)
+    return _timed(QUOTED.sub(r"<code>\1</code>", escaped) if "`" in escaped else escaped)
 
 
 def told(text: str, longest: int) -> Markup:
@@ -90,3 +132,12 @@ def _timed(escaped: str) -> Markup:
 def moment(time: datetime) -> Markup:
     """Return a time in UTC, as an element. The script shows it in the browser's zone."""
     return Markup(f'<time datetime="{utc_text(time)}">{local_time(time, UTC)}</time>')  # noqa: S704  only digits
+
+
+def is_outdated(state: object, last_error: object, made: object, allowed: int | None) -> bool:
+    """Return whether an error says that the retries are used up, although the message waits and has some left. ``made``
+    is None if the retry count is invalid, and ``allowed`` if the message's type is unknown.
+    """
+    if state != State.WAITING or not isinstance(made, int) or allowed is None:
+        return False
+    return made < allowed and EXHAUSTED.match(str(last_error)) is not None

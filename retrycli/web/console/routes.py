@@ -1,23 +1,135 @@
-"""Declare the console's pages: each names its method, its path and the right that it needs."""
+"""Declare the console's pages, each with its method, its path and the right that it needs, and turn their errors into
+pages that say what was wrong and what to do next.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from retrycli.domain.user import Right
-from retrycli.web.access import SAFE_METHODS, Method
-from retrycli.web.console.context import Console
-from retrycli.web.console.faults import fault_page
-from retrycli.web.console.forms import Form, checked, read_form, read_query
-from retrycli.web.console.visit import Visit
+from retrycli.domain import errors
+from retrycli.domain.user import Right, User
+from retrycli.web import problems
+from retrycli.web.access import SAFE_METHODS, AccessDenied, Method
+from retrycli.web.console.context import Console, Visit
+from retrycli.web.console.forms import Form, FormRejected, checked, read_form, read_query
 from retrycli.web.routing import EncodedRoute
+
+TITLES: Mapping[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "Sign in first",
+    HTTPStatus.FORBIDDEN: "Not allowed",
+    HTTPStatus.NOT_FOUND: "Not found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "Not a page",
+    HTTPStatus.CONFLICT: "Not possible now",
+    HTTPStatus.PRECONDITION_FAILED: "Changed meanwhile",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Too large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Not a form",
+    HTTPStatus.MISDIRECTED_REQUEST: "Unknown host name",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Not a valid request",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Not available now",
+}
+# After these errors the same form may be sent again.
+TEMPORARY = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE})
+DETAILS: Mapping[int, str] = {
+    HTTPStatus.NOT_FOUND: "This address belongs to no page.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This address only takes the forms of other pages. Nothing was changed.",
+}
+
+
+async def fault_page(console: Console, visit: Visit, error: Exception) -> Response:
+    """Return the page of an error. The text of an unexpected error is not shown; its cause is logged."""
+    is_stranger = isinstance(error, AccessDenied) and error.status == HTTPStatus.UNAUTHORIZED
+    if visit.user is None and not is_stranger:
+        visit = await _with_user(console, visit)
+    status, detail = describe(error, visit.user)
+    is_form = visit.request.method not in SAFE_METHODS
+    if status == HTTPStatus.UNAUTHORIZED and console.users is not None and not is_form:
+        return console.redirect(visit, visit.to("sign-in", next=visit.here_with_query))
+    again = status in TEMPORARY and is_form
+    if status == HTTPStatus.UNAUTHORIZED and is_form:
+        try:
+            visit = replace(visit, fields=await read_form(visit.request, is_known=False))
+        except (FormRejected, ClientDisconnect):
+            again = False
+    response = await run_in_threadpool(
+        console.render,
+        visit,
+        "fault.html",
+        code=status,
+        title=TITLES.get(status, "Something is wrong here"),
+        detail=_not_signed_in(console, visit) if status == HTTPStatus.UNAUTHORIZED else detail,
+        faults=error.faults if isinstance(error, FormRejected) else (),
+        may_read=Right.READ in visit.rights,
+        message=_message(visit, error),
+        can_sign_in=status == HTTPStatus.UNAUTHORIZED and console.users is not None,
+        again=again,
+        is_temporary=status == HTTPStatus.SERVICE_UNAVAILABLE,
+    )
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = problems.RETRY_AFTER_SECONDS
+    if status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, HTTPException):
+        response.headers.update(error.headers or {})
+    return response
+
+
+def describe(error: Exception, user: User | None) -> tuple[HTTPStatus, str]:
+    """Return the HTTP status of an error, and what a user is told about it in one line."""
+    match error:
+        case AccessDenied():
+            return error.status, error.detail
+        case FormRejected():
+            return error.status, str(error)
+        case ClientDisconnect():
+            return HTTPStatus.BAD_REQUEST, problems.GONE
+        case HTTPException():
+            status = HTTPStatus(error.status_code)
+            return status, DETAILS.get(status, str(error.detail))
+        case _:
+            return problems.status_of(error)[0], problems.detail_of(error, user)
+
+
+def _not_signed_in(console: Console, visit: Visit) -> str:
+    """Return why nobody is signed in, and how to sign in."""
+    if console.users is not None:
+        return "You are not signed in, or your session has ended."
+    header = console.settings.web.user_header
+    if header is None or console.is_mounted:
+        return "The application that contains these pages signs its users in. Sign in there, then open this page again."
+    name = ", ".join(visit.request.headers.getlist(header))
+    if not name:
+        return f"The proxy in front of this server names no user in the header {header}. Sign in at the proxy."
+    return (
+        f"The proxy in front of this server names the user {name}, who has no token. "
+        "The operator of the server creates it: `retrycli serve token add NAME --role operator`"
+    )
+
+
+def _message(visit: Visit, error: Exception) -> str | None:
+    """Return the id of the message on which a form acts; None if its page can't be shown."""
+    if Right.READ_TEXT not in visit.rights or isinstance(error, errors.NoSuchMessage):
+        return None
+    message_id = visit.request.path_params.get("message_id")
+    return None if message_id is None or visit.here == visit.to("id", message_id) else str(message_id)
+
+
+async def _with_user(console: Console, visit: Visit) -> Visit:
+    """Return the visit with its user, if one is signed in, so that the page of an error has the navigation."""
+    try:
+        user = await console.access.user(visit.request)
+    except Exception:  # noqa: BLE001  the user of the request could not be found, which may be the error itself
+        return visit
+    return visit if user is None else console.visit_of(visit.request, user)
+
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 

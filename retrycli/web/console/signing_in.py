@@ -9,10 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from retrycli.web import sessions
-from retrycli.web.console.context import MEDIA_TYPES, Console
+from retrycli.web.console.context import MEDIA_TYPES, Console, Visit
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import ANYBODY, NoFields, page
-from retrycli.web.console.visit import Visit
 from retrycli.web.inputs import Text
 from retrycli.web.sign_in import TokenUsers
 

@@ -9,10 +9,9 @@ from retrycli import operations
 from retrycli.domain.duration import duration
 from retrycli.domain.user import Right
 from retrycli.views.report.page import offset_of, values
-from retrycli.web.console.context import Console
+from retrycli.web.console.context import Console, Visit
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import page
-from retrycli.web.console.visit import Visit
 
 
 class ReportPeriod(StrEnum):
