@@ -38,16 +38,14 @@ if TYPE_CHECKING:
     from retrycli.config.loader import load_settings
     from retrycli.config.settings import Settings
     from retrycli.domain.errors import InvalidArgument, NoSuchMessage, NotActionable, RetrycliError, StaleEdit
-    from retrycli.domain.hold import Hold, HoldKind, HoldTarget
     from retrycli.domain.listing import Filter, ListedMessage, ListedState, MessageDetails
     from retrycli.domain.message import EscalationReason, MessageType, State
     from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
-    from retrycli.domain.passes import PassRecord, PassSummary, Pause
+    from retrycli.domain.passes import Hold, HoldKind, HoldTarget, PassRecord, PassSummary, Pause
     from retrycli.domain.sender import OutgoingMessage, Permanent, RetryAfter, Transient, Unauthorized, Unknown
     from retrycli.gateway.python.http_errors import from_http_error
     from retrycli.operations.edit_message import Edit, edit
-    from retrycli.operations.explain import Explanation, explain
-    from retrycli.operations.gates import Gate
+    from retrycli.operations.explain import Explanation, Gate, explain
     from retrycli.operations.listing import Page, show
     from retrycli.operations.listing import page as list_failed
     from retrycli.operations.message_actions import Canary, Match, acknowledge, find, mark_sent, reject, requeue

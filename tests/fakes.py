@@ -15,16 +15,14 @@ from itertools import chain, repeat
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from retrycli.domain.attempt import Overdue
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.errors import LockHeld
-from retrycli.domain.hold import Hold, HoldKind
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
-from retrycli.domain.passes import Event, PassSummary
+from retrycli.domain.passes import Event, Hold, HoldKind, PassSummary
 from retrycli.domain.retry_policy import RetryPolicy
-from retrycli.domain.transition import ActionKind, Decision, Transition
+from retrycli.domain.transition import ActionKind, Decision, Overdue, Transition
 from retrycli.engine import runner
 from retrycli.engine.manual_attempt import attempt_through
 from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Gateway, PassIdentity, PassRules

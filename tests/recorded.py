@@ -26,8 +26,7 @@ import pytest
 
 import retrycli
 from retrycli.config.loader import load
-from retrycli.domain.hold import HoldKind, HoldTarget
-from retrycli.domain.passes import COUNTS, StartedBy
+from retrycli.domain.passes import COUNTS, HoldKind, HoldTarget, StartedBy
 from retrycli.operations import acceptance, demo, message_actions, pause
 from retrycli.operations.reliance import this_python
 from retrycli.operations.sandbox import Answer, Behaviour, Sandbox

@@ -1,5 +1,7 @@
 """``edit``: change the subject, body or recipient of a message."""
 
+from __future__ import annotations
+
 import os
 import sys
 from pathlib import Path
@@ -10,7 +12,6 @@ import typer
 from retrycli import operations
 from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import By, ConfigFile, Json, Yes, confirm, load_settings, require_confirmation, utf8
-from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.system.editor import SUDO_REMEDY, edited, editor_command, stripped_by_sudo
 from retrycli.views import terminal
 
@@ -50,7 +51,7 @@ def edit(
         after = before.having(subject=subject, body=body, recipient=recipient)
     after.check(before)
     if not yes and after != before:
-        terminal.show_difference(difference(before, after))
+        terminal.show_difference(operations.edit_message.difference(before, after))
         confirm(f"Apply this change to message {message_id}?", why, yes=yes, as_json=as_json)
     done = operations.edit_message.write_draft(settings, read, after, by=by)
     if as_json:
@@ -64,7 +65,9 @@ def edit(
         terminal.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")
 
 
-def _in_editor(message_id: str, before: EditableMessage) -> EditableMessage:
+def _in_editor(
+    message_id: str, before: operations.edit_message.EditableMessage
+) -> operations.edit_message.EditableMessage:
     command = editor_command(os.environ)
     if stripped_by_sudo(os.environ):
         terminal.complain(

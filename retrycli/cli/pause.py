@@ -11,8 +11,8 @@ from retrycli.cli.arguments import Tickets, Types, not_blank
 from retrycli.cli.options import By, ConfigFile, load_settings, utf8
 from retrycli.config.settings import Settings
 from retrycli.domain.duration import duration
-from retrycli.domain.hold import HoldKind, HoldTarget
 from retrycli.domain.message import MessageType
+from retrycli.domain.passes import HoldKind, HoldTarget
 from retrycli.views import formatting, terminal
 
 Messages = Annotated[

@@ -12,7 +12,6 @@ from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import ConfigFile, Json, load, load_settings
 from retrycli.cli.status import complete_commands, report_silent_programs
 from retrycli.config.settings import Settings
-from retrycli.domain.editable_message import concerns_editable_field, edit_in_lines
 from retrycli.domain.listing import ActionRecord, MessageDetails, is_in_doubt
 from retrycli.domain.message import EscalationReason, MessageStatus
 from retrycli.domain.sanitize import printable
@@ -57,7 +56,7 @@ def _show_edits(acts: Sequence[ActionRecord]) -> None:
     for act in acts:
         if act.before is not None and act.after is not None:
             title = f"Edited by {printable(act.by)}, {terminal.time_in_words(act.at)}:"
-            terminal.show_text("\n".join([title, *edit_in_lines(act.before, act.after)]))
+            terminal.show_text("\n".join([title, *operations.edit_message.edit_in_lines(act.before, act.after)]))
             print()  # noqa: T201
 
 
@@ -74,7 +73,7 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int | str)
     match None if found.queue is None else found.queue["escalation_reason"]:
         case reason if is_in_doubt(reason, may_have_arrived=found.may_have_arrived):
             return operations.words.check_arrival(message_id, looks_up=looks_up)
-        case EscalationReason.INVALID if concerns_editable_field(found.row["last_error"]):
+        case EscalationReason.INVALID if operations.edit_message.concerns_editable_field(found.row["last_error"]):
             return f"`retrycli edit {message_id}`, or fix the row; then run `{retry}`"
         case EscalationReason.INVALID:
             return f"fix the row in the application, then run `{retry}`"

@@ -12,8 +12,7 @@ from retrycli import operations
 from retrycli.cli.options import MAX_NUMBER, NOT_OK, ConfigFile, Json, load
 from retrycli.config.loader import Loaded
 from retrycli.domain import suggested
-from retrycli.domain.hold import Hold
-from retrycli.domain.passes import PassResult, Pause
+from retrycli.domain.passes import Hold, PassResult, Pause
 from retrycli.operations.schedule.next_run import to_install
 from retrycli.system.host import ANSWER_SECONDS, Asker, Host
 from retrycli.views import formatting, terminal

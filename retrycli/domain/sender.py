@@ -11,8 +11,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.message import LIST_COLUMNS, Message, MessageType, QueuedMessage
-from retrycli.domain.message_id import shown_id
+from retrycli.domain.message import LIST_COLUMNS, Message, MessageType, QueuedMessage, shown_id
 from retrycli.domain.outcome import RETRY_AFTER_CAP, Outcome, OutcomeKind
 
 

@@ -1,14 +1,48 @@
 """How an application's table holds messages: `[database.columns]`, `[database.status]` and `database.where`.
 
 A role, such as ``body``, is what retrycli needs from the table. By default, the column of the same name has the role.
+
+A wrong setting here may send what was never meant to be sent, or send it to others. Therefore an operator accepts once
+which rows are sent, to which tickets and recipients, before a pass sends by them. Other settings may change without
+acceptance.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageStatus
+
+QUERY = re.compile(r"(SELECT|WITH|VALUES)\b", re.IGNORECASE)
+
+
+def query_of(sql: str) -> str | None:
+    """Return the query of which an expression with balanced parentheses consists, without them; None if it is anything
+    else.
+    """
+    text = sql.strip()
+    while _is_enclosed(_blanked(text)):
+        text = text[1:-1].strip()
+    return text if QUERY.match(_blanked(text).lstrip()) else None
+
+
+def _blanked(sql: str) -> str:
+    """Replace strings, quoted names and comments by spaces."""
+    return QUOTED.sub(lambda found: " " * len(found[0]), sql)
+
+
+def _is_enclosed(sql: str) -> bool:
+    """Return whether the first character opens the parenthesis that the last one closes."""
+    depth = 0
+    for position, char in enumerate(sql):
+        depth += (char == "(") - (char == ")")
+        if depth == 0:
+            return position > 0 and position == len(sql) - 1
+    return False
+
 
 ROLES = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 # What the keys of `[database.columns]` and `[database.status]` mean. The manual has the same texts.
@@ -288,3 +322,77 @@ def _is_unbalanced(sql: str) -> bool:
         if depth < 0:
             return True
     return depth != 0 or any(mark in sql for mark in ("'", '"', "/*", "*/"))
+
+
+# The settings of which the selection consists, by the names of its parts in `retrycli_selection.accepted`.
+SETTINGS = {
+    "table": "database.table",
+    "key": "database.columns.id",
+    "where": "database.where",
+    "failed": "database.status.failed",
+    "ticket": "database.columns.ticket_id",
+    "recipient": "database.columns.recipient_email",
+    "created": "database.columns.created_at",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """The selection that an operator has accepted, with the operator and the time."""
+
+    parts: Mapping[str, object]
+    by: str
+    at: datetime
+
+
+def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, object]:
+    """Return the parts of the selection that the settings describe. No mapping: the default columns and statuses."""
+    used = mapping or AS_IT_IS
+    created = dict(used.columns).get("created_at")
+    return {
+        "table": table,
+        "key": as_setting(used.source("id")),
+        "where": used.where,
+        "failed": used.value(MessageStatus.FAILED),
+        "ticket": as_setting(used.source("ticket_id")),
+        "recipient": as_setting(used.source("recipient_email")),
+        "created": "" if created is None else as_setting(created),
+    }
+
+
+def births_differ(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> bool:
+    """Return whether the settings read births (``created_at`` or the ticket) of the same rows from another source."""
+    here, before = selection_parts(table, mapping), accepted.parts if accepted else selection_parts(table, None)
+    changed = {part for part in SETTINGS if here[part] != before.get(part, "")}
+    return not changed.isdisjoint({"created", "ticket"}) and changed.isdisjoint({"table", "key"})
+
+
+def objection(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> str | None:
+    """Return why passes must not send by the settings; None if they may. The default columns and statuses (no mapping)
+    need no acceptance, unless an operator has accepted others.
+    """
+    if accepted is None:
+        if mapping is None:
+            return None
+        return (
+            f"nobody has accepted which rows of {table} these settings select, so nothing is sent; "
+            "run `retrycli table check`, then `retrycli table accept`"
+        )
+    others = list(_differences(selection_parts(table, mapping), accepted.parts))
+    if not others:
+        return None
+    return (
+        f"these settings select other messages than {accepted.by} accepted at "
+        f"{accepted.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, so nothing is sent: {', '.join(others)}; correct the "
+        "settings of this host, or run `retrycli table check`, then `retrycli table accept`"
+    )
+
+
+def _differences(here: Mapping[str, object], accepted: Mapping[str, object]) -> Iterator[str]:
+    for part, setting in SETTINGS.items():
+        if here[part] != (then := accepted.get(part, "")):
+            yield f"{setting} is {_in_words(here[part])}, but {_in_words(then)} was accepted"
+
+
+def _in_words(value: object) -> str:
+    return "not set" if value in (None, "") else json.dumps(value, ensure_ascii=False)

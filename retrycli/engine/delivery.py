@@ -6,18 +6,17 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TypeVar
 
-from retrycli.domain.attempt import Attempt, Overdue
 from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
 from retrycli.domain.passes import Event, ResultKept, StopReason
-from retrycli.domain.transition import Decision, Route, Transition, TransitionKind
+from retrycli.domain.transition import Attempt, Decision, Overdue, Route, Transition, TransitionKind
 from retrycli.engine.destination import Destination, claim_destination, judge
-from retrycli.engine.limits import PassLimits
 from retrycli.engine.pace import Pace
 from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import decide, escalation_before_send, place_of
 from retrycli.engine.stages import (
     TRY_AGAIN_SECONDS,
+    PassLimits,
     ResultWriter,
     Snapshot,
     Supply,

@@ -1,17 +1,25 @@
-"""Attempts and look-ups by an operator, one message at a time."""
+"""Attempts and look-ups by an operator, one message at a time, and the arrivals that a pass notices late."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.errors import ConfigurationError, DatabaseBusy, MayHaveArrived, NotActionable, again_if_lost
-from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
+from retrycli.domain.errors import (
+    ConfigurationError,
+    DatabaseBusy,
+    InvalidMessage,
+    MayHaveArrived,
+    NoSuchMessage,
+    NotActionable,
+    again_if_lost,
+)
+from retrycli.domain.message import BY_PASS, Message, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, not_sent
 from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered
-from retrycli.domain.transition import Claim, Decision, IdRange, Transition
+from retrycli.domain.transition import Claim, Decision, IdRange, Overdue, Transition
 from retrycli.engine.enrolment import enrol
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.engine.recording import can_settle, place_of, record, would_repeat
@@ -283,3 +291,52 @@ def _claim_and_load(
     if not loaded:
         raise NotActionable(f"message {message_id} was modified concurrently; see `retrycli show {message_id}`")
     return loaded[0], was_escalated
+
+
+LOOK_SECONDS = 0.05  # seconds between looks for an attempt that has ended
+
+
+async def settle_overdue(
+    deps: Dependencies,
+    rules: PassRules,
+    overdue: Sequence[Overdue],
+    *,
+    since: datetime,
+    tell: Callable[[Sequence[Event]], None],
+) -> None:
+    """Record, as a look-up would, which messages have arrived although their attempts were recorded as unknown. Tell
+    events after the commit.
+
+    Wait for running attempts as long as one more request may take, but neither beyond the deadline of the pass nor
+    after a stop request.
+    """
+    telling = deps._replace(emit=lambda event: tell([event]))
+    until = min(deps.now() + rules.request_timeout, since + rules.deadline)
+    while overdue:
+        ended = [attempt for attempt in overdue if attempt.outcome.done()]
+        overdue = [attempt for attempt in overdue if attempt not in ended]
+        for attempt in ended:
+            await _settle(telling, rules, attempt)
+        if not overdue or deps.stop_requested() or deps.now() >= until:
+            return
+        await deps.sleep(LOOK_SECONDS)
+
+
+async def _settle(deps: Dependencies, rules: PassRules, attempt: Overdue) -> None:
+    outcome, now = attempt.outcome.result(), deps.now()
+    if outcome.kind is not OutcomeKind.DELIVERED:
+        return
+    claim = Claim(str(uuid.uuid4()), now + rules.lease)
+    is_same_text = False
+    try:
+        queued = claim_to_settle(deps, rules, claim, attempt.message_id, by=BY_PASS, now=now)
+        is_same_text = queued.delivery_key == attempt.delivery_key
+    except (InvalidMessage, NoSuchMessage, NotActionable):
+        return  # the application has changed the row since, or another process sends it
+    finally:
+        if not is_same_text:
+            deps.claims.release(claim, [attempt.message_id])
+    if not is_same_text:
+        return
+    late = outcome._replace(error="delivered after the time limit", found=True)
+    await record_arrival(deps, rules, claim, queued, late, by=BY_PASS, began=now)

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
-from retrycli.domain.attempt import Attempt
 from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.transition import Attempt
 from retrycli.engine.destination import Destination
-from retrycli.engine.limits import PassLimits
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
-from retrycli.engine.stages import InFlight, ResultWriter, Supply
+from retrycli.engine.stages import InFlight, PassLimits, ResultWriter, Supply
 
 # Attempts are recorded ahead only if the destination answers within this time. So no message is sent long after its row
 # was read.

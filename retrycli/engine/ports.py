@@ -26,10 +26,10 @@ from retrycli.domain.transition import (
 )
 
 if TYPE_CHECKING:
-    from retrycli.domain.attempt import Overdue
     from retrycli.domain.delivery_window import DeliveryWindows
     from retrycli.domain.fair_share import FairShare
-    from retrycli.domain.hold import Hold
+    from retrycli.domain.passes import Hold
+    from retrycli.domain.transition import Overdue
 
 # A transaction claims at most `ROUNDS_AHEAD` messages for each concurrent request. This limit is at least `MIN_BATCH`
 # and at most `MAX_BATCH`. A request rate can lower it. It is higher if more attempts may be recorded at once.
@@ -309,7 +309,7 @@ class PassRules(NamedTuple):
         """
         if not holds and not self.windows:
             return NOTHING_WITHHELD
-        from retrycli.domain.hold import withheld  # not needed by a pass if there are neither holds nor windows
+        from retrycli.domain.passes import withheld  # not needed by a pass if there are neither holds nor windows
 
         closed = {kind for kind, windows in self.windows.items() if not windows.is_open(at)}
         return withheld(holds, self.destination_of, closed)

@@ -107,7 +107,7 @@ class _Pass:
         self._deps.ledger.mark_dead_passes(self._me.pass_id, silent_since=self.started_at - self._rules.lease)
         claim = Claim(self._me.pass_id, self.started_at + self._rules.lease)
         while expired := self._deps.claims.take_over_expired(claim, self.started_at, BATCH):
-            from retrycli.engine.recovery import recover  # lazy, because it is needed only for expired claims
+            from retrycli.engine.enrolment import recover  # lazy, because it is needed only for expired claims
 
             self._tell(recover(self._deps, self._rules, claim, expired, self.started_at))
 
@@ -136,7 +136,7 @@ class _Pass:
             if delivery.ended_by.stop_reason in ENDS_THE_PASS:
                 break
         if overdue := [attempt for delivery in self._deliveries for attempt in delivery.overdue]:
-            from retrycli.engine.late_arrivals import settle_overdue  # lazy, because it is rarely needed
+            from retrycli.engine.manual_attempt import settle_overdue  # lazy, because it is rarely needed
 
             await settle_overdue(self._deps, self._rules, overdue, since=self.started_at, tell=self._tell)
 

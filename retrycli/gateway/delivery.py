@@ -13,10 +13,10 @@ from typing import ParamSpec, Self, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_before_delay, wait_random
 
-from retrycli.domain.attempt import Overdue
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import Message, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, one_line
+from retrycli.domain.transition import Overdue
 from retrycli.gateway.redaction import redact_secrets, without_quotations
 
 logger = logging.getLogger("retrycli")

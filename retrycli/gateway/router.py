@@ -15,7 +15,7 @@ from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome
 
 if TYPE_CHECKING:
-    from retrycli.domain.attempt import Overdue
+    from retrycli.domain.transition import Overdue
     from retrycli.gateway.delivery import BaseGateway
     from retrycli.gateway.http.client import Watch
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.notify.message import Notice
+from retrycli.notify.notices import Notice
 from retrycli.system.process import install
 
 MISSING = f"apprise is not installed; run `{install('notify')}`"

@@ -8,9 +8,9 @@ from datetime import datetime
 from itertools import islice
 
 from retrycli.config.settings import Settings
-from retrycli.domain.accepted import Acceptance, selection_parts
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.listing import ListedMessage
+from retrycli.domain.table_mapping import Acceptance, selection_parts
 from retrycli.domain.transition import IdRange
 from retrycli.operations import dry_run
 from retrycli.operations.doctor.context import Finding, failed
@@ -29,7 +29,7 @@ class Selected:
     """What the settings select.
 
     Attributes:
-        parts: the parts of the selection, as `retrycli.domain.accepted` names them; None if the table needs no
+        parts: the parts of the selection, as `retrycli.domain.table_mapping` names them; None if the table needs no
             acceptance.
         accepted: what an operator has accepted last, if anything.
         unaccepted: why passes send nothing; None if they may send, because this selection is accepted.

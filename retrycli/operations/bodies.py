@@ -14,27 +14,25 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from retrycli.domain.bulk import BulkAction
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.delivery_stats import FailureCause, GroupBy, wait_quantiles
 from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.hold import HoldKind
 from retrycli.domain.identity import digest_of
 from retrycli.domain.listing import ActionRecord, AttemptRecord
-from retrycli.domain.message import utc_time
-from retrycli.domain.message_id import shown_id
+from retrycli.domain.message import shown_id, utc_time
 from retrycli.domain.outcome import OutcomeKind, Presence
-from retrycli.domain.passes import PassRecord, Pause, PauseRecord
-from retrycli.operations.gates import Gate
+from retrycli.domain.passes import HoldKind, PassRecord, Pause, PauseRecord
+from retrycli.operations.bulk import BulkAction
+from retrycli.operations.explain import Gate
 from retrycli.operations.status import HostStatus, Refusal, WindowStatus
 from retrycli.system.pass_lock import Holder
 
 if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.delivery_stats import DeliveryStats, Group
-    from retrycli.domain.hold import Hold
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
+    from retrycli.domain.passes import Hold
     from retrycli.operations.bulk import BulkResult
     from retrycli.operations.describe import DescribedTable, Description
     from retrycli.operations.edit_message import Edit

@@ -4,27 +4,219 @@ Each slice returns how many messages are left, and an opaque text with which the
 the actions are those of `message_actions` and `retry`.
 """
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import cached_property
 
 from retrycli.config.settings import Settings
-from retrycli.domain.bulk import MOST, BulkAction, Progress
-from retrycli.domain.cursor import Cursor, MessageCursor
+from retrycli.domain.cursor import Cursor, MessageCursor, number, pack, unpack
+from retrycli.domain.cursor import time as as_time
+from retrycli.domain.duration import LONGEST
 from retrycli.domain.errors import CountChanged, InvalidArgument, RetrycliError
 from retrycli.domain.listing import Filter, ListedMessage
+from retrycli.domain.message import LARGEST_ID, SMALLEST_ID, State
 from retrycli.domain.operator_action import would_expire
+from retrycli.domain.sanitize import storable
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
-from retrycli.operations.bulk_request import BulkRequest
 from retrycli.operations.login import login_name
-from retrycli.operations.message_actions import SHOWN, DueAt, expired_among, perform, try_canaries
+from retrycli.operations.message_actions import SHOWN, Canary, DueAt, expired_among, perform, try_canaries
 from retrycli.operations.pause import mark_held_back, with_holds
 from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import with_keys
+
+MOST = 10**9  # maximum number of messages of an action
+
+
+class BulkAction(StrEnum):
+    """The actions that can be applied to many messages."""
+
+    REQUEUE = "requeue"
+    REJECT = "reject"
+    MARK_SENT = "mark_sent"
+    ACKNOWLEDGE = "acknowledge"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the earlier slices of an action have done.
+
+    Attributes:
+        request: the digest of the request; progress is only valid for its own request.
+        total: number of messages when the action began.
+        begin: the due time of the first requeued message.
+        handled: number of messages that were reached; their order is that of the request.
+        last: the id of the last message that was reached; None before the first.
+        delivered: number of delivered canaries.
+        failed: number of failed canaries.
+        spread_from: number of messages that were reached before the canaries ended; None until then.
+        streak: number of consecutive failures that the ticketing API has probably caused, up to the last message.
+    """
+
+    request: str
+    total: int
+    begin: datetime
+    handled: int = 0
+    last: int | None = None
+    delivered: int = 0
+    failed: int = 0
+    spread_from: int | None = None
+    streak: int = 0
+
+    def due(self, position: int, spread: timedelta) -> datetime:
+        """Return when a requeued message becomes due. The messages are spread evenly over a period.
+
+        Args:
+            position: the number of messages before it, including those that were reached.
+            spread: the period.
+        """
+        first = self.spread_from or 0
+        return self.begin + spread * (position - first) / max(self.total - first, 1)
+
+    def __str__(self) -> str:
+        """Return the progress as opaque text, with which the next slice goes on."""
+        counts = [self.handled, self.last, self.delivered, self.failed, self.spread_from, self.streak]
+        return pack([self.request, self.total, self.begin.isoformat(), *counts])
+
+    @classmethod
+    def parse(cls, text: str, request: str) -> "Progress":
+        """Parse the progress of a request.
+
+        Raises:
+            InvalidArgument: the text is not the progress of this request, or its numbers are impossible.
+        """
+        with suppress(ValueError):
+            name, total, begin, handled, last, delivered, failed, spread_from, streak = unpack(text)
+            found = cls(
+                request,
+                number(total),
+                as_time(begin),
+                number(handled),
+                _optional(last),
+                number(delivered),
+                number(failed),
+                _optional(spread_from),
+                number(streak),
+            )
+            if name == request and all(found._checks()):
+                return found
+        raise InvalidArgument("not the progress of this request: begin the action again")
+
+    def _checks(self) -> Iterator[bool]:
+        yield 0 <= self.handled <= self.total <= MOST
+        yield (self.last is None) == (self.handled == 0)
+        yield min(self.delivered, self.failed) >= 0
+        yield self.delivered + self.failed <= self.handled
+        yield self.spread_from is None or 0 <= self.spread_from <= self.handled
+        yield 0 <= self.streak <= self.handled
+
+
+def _optional(value: object) -> int | None:
+    return None if value is None else number(value)
+
+
+LONGEST_REASON = 1_000  # maximum number of characters of a reason; it is stored once per message
+MAX_CANARIES = 1_000
+# The actions that apply only to escalated messages. A filter for them never matches other messages.
+OF_ESCALATIONS = frozenset({BulkAction.REQUEUE, BulkAction.ACKNOWLEDGE})
+
+
+@dataclass(frozen=True)
+class BulkRequest:
+    """An action on many messages.
+
+    Attributes:
+        action: the action.
+        ids: the messages, in the order in which they are reached; or
+        wanted: a filter with at least one condition. Its messages are reached in the order of their ids.
+        expected: the number of messages that the operator confirmed; nothing is done if the filter matches more or
+            fewer. None if nothing was confirmed.
+        reason: for ``reject`` the reason, which is required; for ``mark_sent`` how the operator knows that the messages
+            arrived.
+        due: for ``requeue``, when the first message is due; by default now.
+        spread: for ``requeue``, the period over which the messages become due.
+        canary: for ``requeue``, the test before it.
+    """
+
+    action: BulkAction
+    ids: Sequence[int | str] = ()
+    wanted: Filter | None = None
+    expected: int | None = None
+    reason: str | None = None
+    due: datetime | None = None
+    spread: timedelta = timedelta(0)
+    canary: Canary | None = None
+
+    def check(self) -> None:
+        """Check the request.
+
+        Raises:
+            InvalidArgument: a value is missing, invalid, or not used by the action.
+        """
+        for is_wrong, why in self._faults():
+            if is_wrong:
+                raise InvalidArgument(why)
+        if self.wanted is not None:
+            self.wanted.check()
+
+    def _faults(self) -> Sequence[tuple[bool, str]]:
+        reason, canary = self.reason or "", self.canary or Canary()
+        takes_reason = self.action in {BulkAction.REJECT, BulkAction.MARK_SENT}
+        requeue_only = (self.due, self.canary) != (None, None) or bool(self.spread)
+        return (
+            (any(not _is_id(each) for each in self.ids), "an id must be text, or an integer of 64 bits"),
+            (bool(self.ids) == (self.wanted is not None), "give either ids or a filter"),
+            (self.wanted == Filter(), "the filter has no condition; give at least one"),
+            (self.action is BulkAction.REJECT and not reason.strip(), "the reason is empty; give one"),
+            (bool(reason) and not takes_reason, f"{self.action} takes no reason"),
+            (not storable(reason), "the reason contains an invalid character; remove it"),
+            (len(reason) > LONGEST_REASON, f"the reason is longer than {LONGEST_REASON:,} characters; shorten it"),
+            (requeue_only and self.action is not BulkAction.REQUEUE, f"{self.action} takes no due, spread or canary"),
+            (self.due is not None and self.due.tzinfo is None, "due must have an offset from UTC"),
+            (not timedelta(0) <= self.spread <= LONGEST, f"spread must be from 0 to {LONGEST.days} days"),
+            (not 1 <= canary.number <= MAX_CANARIES, f"canary must be from 1 to {MAX_CANARIES:,}: {canary.number}"),
+            (not 0 <= canary.abort_over <= 1, f"abort_over must be from 0 to 1: {canary.abort_over:g}"),
+        )
+
+    @property
+    def selection(self) -> Filter | None:
+        """Return the filter, restricted to messages in a state that suits the action; None if no message does."""
+        wanted = self.wanted or Filter()
+        if self.action not in OF_ESCALATIONS:
+            return wanted
+        if State.ESCALATED not in (wanted.states or [State.ESCALATED]):
+            return None
+        return replace(wanted, state=State.ESCALATED, new=wanted.new or self.action is BulkAction.ACKNOWLEDGE)
+
+    @cached_property
+    def digest(self) -> str:
+        """Return a digest of the request, which is part of its progress."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in {"ids", "expected"}}
+        text = json.dumps([own, [*self.ids]], default=_plain, sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Filter):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, str) or not isinstance(value, Collection):
+        return str(value)
+    return sorted(map(str, value))
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and SMALLEST_ID <= value <= LARGEST_ID)
+
 
 __all__ = ["BulkPreview", "BulkRequest", "BulkResult", "act", "preview"]
 

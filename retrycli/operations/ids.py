@@ -5,8 +5,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from retrycli.domain.message import LARGEST_ID, SMALLEST_ID
-from retrycli.domain.message_id import MessageId
+from retrycli.domain.message import LARGEST_ID, SMALLEST_ID, MessageId
 from retrycli.domain.operator_action import no_such
 from retrycli.store.database import Database
 from retrycli.store.keys import Keys

@@ -13,13 +13,12 @@ from datetime import datetime, timedelta
 from functools import cache, cached_property
 
 from retrycli.config.settings import Settings
-from retrycli.domain import notices
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.incidents import LOOKBACK, Incident, Memory, Topic, Turn, target_name
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassSummary
-from retrycli.notify import apprise, heartbeat
-from retrycli.notify.message import NoticeContext, trial, worded
+from retrycli.notify import apprise, heartbeat, notices
+from retrycli.notify.notices import NoticeContext, trial, worded
 from retrycli.operations.expiry import Expiry
 from retrycli.operations.wiring import connect
 from retrycli.store.database import Database

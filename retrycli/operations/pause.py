@@ -7,11 +7,10 @@ from typing import overload
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import NotActionable
-from retrycli.domain.hold import Hold, HoldKind, HoldTarget, withheld
 from retrycli.domain.listing import Filter, ListedMessage, ListedState
 from retrycli.domain.message import MessageType, State, ticket_text
 from retrycli.domain.operator_action import OperatorAction, no_such, not_free
-from retrycli.domain.passes import Pause
+from retrycli.domain.passes import Hold, HoldKind, HoldTarget, Pause, withheld
 from retrycli.domain.transition import NOTHING_WITHHELD, ActionKind, Withheld
 from retrycli.operations.login import login_name
 from retrycli.operations.wiring import clock, open_database, utc_now

@@ -12,8 +12,7 @@ from retrycli.domain.errors import InvalidMessage, RetrycliError
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, Presence
 from retrycli.gateway import router
-from retrycli.gateway.presets.loader import Preset, load_preset
-from retrycli.gateway.presets.sources import known_presets, preset_text
+from retrycli.gateway.presets.loader import Preset, known_presets, load_preset, preset_text
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, connect
 from retrycli.store.messages import column_names
 

@@ -9,12 +9,12 @@ from itertools import takewhile
 from socket import gethostname
 
 from retrycli.config.settings import Settings
-from retrycli.domain import incidents, schedule_grid
+from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.cursor import PASSES, Cursor, pass_cursor
 from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.errors import InvalidArgument, LockUnusable, RetrycliError
-from retrycli.domain.outlook import Silence
+from retrycli.domain.outlook import MAX_CLOCK_SKEW, Silence
 from retrycli.domain.passes import COUNTS, PassRecord, PassResult, Pause, PauseRecord, StartedBy, StopReason, is_late
 from retrycli.operations import dry_run
 from retrycli.operations.pause import ActiveHold, active_holds
@@ -122,7 +122,7 @@ def status(settings: Settings, *, host: Host | None = None, now: Callable[[], da
 
 def _status(settings: Settings, database: Database, host: Host | None, at: datetime) -> Status:
     ledger = Ledger(database)
-    upto = at + schedule_grid.MAX_CLOCK_SKEW
+    upto = at + MAX_CLOCK_SKEW
     interval = settings.schedule.interval
     passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
     newest = passes[0] if passes else None

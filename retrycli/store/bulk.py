@@ -56,7 +56,7 @@ class BulkStatement:
         self._make = make
         self._types = types
         self._prepared: _Prepared | None = None
-        # An id may be shown as the key of its row (see `retrycli.domain.message_id`). The drivers get the number alone.
+        # An id may be shown as the key of its row (see `retrycli.domain.message`). The drivers get the number alone.
         self._ids = IDS & types.keys()
         self._all_are_known = not any(isinstance(kind, NullType) for kind in types.values())
 

@@ -25,8 +25,7 @@ from retrycli.store.reflection import MessageTable, ReflectedTable, key_type, ta
 from retrycli.store.schema import version
 
 if TYPE_CHECKING:
-    from retrycli.domain.accepted import Acceptance
-    from retrycli.domain.table_mapping import TableMapping
+    from retrycli.domain.table_mapping import Acceptance, TableMapping
 
 Value = TypeVar("Value")
 Columns = TypeVarTuple("Columns")

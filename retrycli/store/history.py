@@ -10,8 +10,7 @@ from sqlalchemy import Connection, Row, and_, func, or_, select, update
 
 from retrycli.domain.errors import NoSuchMessage
 from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
-from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, State
-from retrycli.domain.message_id import MessageId
+from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, MessageId, State
 from retrycli.domain.operator_action import MessageStanding, OperatorAction, no_such, not_free
 from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
 from retrycli.store.application_table import repeated

@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, String, and_, case, cast, delete, func, insert, or_, select
 
-from retrycli.domain.hold import Hold, HoldKind, HoldTarget
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.operator_action import OperatorAction
+from retrycli.domain.passes import Hold, HoldKind, HoldTarget
 from retrycli.domain.sanitize import as_utf8
 from retrycli.domain.transition import ActionKind
 from retrycli.store.bulk import id_in

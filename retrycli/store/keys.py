@@ -12,8 +12,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, Uuid, cast, exists, func, insert, inspect, literal, select, update
 
 from retrycli.domain.errors import InvalidArgument, SchemaMismatch
-from retrycli.domain.message import MessageStatus
-from retrycli.domain.message_id import MessageId
+from retrycli.domain.message import MessageId, MessageStatus
 from retrycli.store.application_table import SWEEP, TAIL, FailedIndex, IndexState
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Queries

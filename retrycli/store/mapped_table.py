@@ -28,7 +28,6 @@ from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, REQUIRED_COLUMNS, MessageStatus
-from retrycli.domain.scalar_query import query_of
 from retrycli.domain.table_mapping import (
     AS_IT_IS,
     ROLES,
@@ -43,6 +42,7 @@ from retrycli.domain.table_mapping import (
     TableMapping,
     Translated,
     UnixTime,
+    query_of,
 )
 from retrycli.store.reflection import CONDITION, MessageTable, check_types, columns_of, key_type, literals_of, read_type
 from retrycli.store.schema import keys, own_values

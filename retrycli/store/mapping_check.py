@@ -31,8 +31,7 @@ from sqlalchemy.types import Boolean, NullType, TypeEngine
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.identity import TEXT_COLUMNS
 from retrycli.domain.message import MessageStatus, UnusableMessage
-from retrycli.domain.scalar_query import query_of
-from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar
+from retrycli.domain.table_mapping import AS_IT_IS, Expression, Scalar, query_of
 from retrycli.store.database import Database
 from retrycli.store.error_messages import sqlstate
 from retrycli.store.mapped_table import expression

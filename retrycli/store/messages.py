@@ -45,7 +45,7 @@ def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _with_keys(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    from retrycli.domain.message_id import MessageId  # only tables with other keys need it
+    from retrycli.domain.message import MessageId  # only tables with other keys need it
 
     return (row | {"id": MessageId(row["id"], row[KEY])} for row in rows)
 

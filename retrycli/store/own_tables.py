@@ -136,7 +136,7 @@ def check_selection(database: Database) -> None:
         remembered = found and found.table_name
         configured = remembered and _full_name(database, connection)
     if found is not None and found.accepted is not None:
-        from retrycli.domain.accepted import Acceptance  # most tables need no acceptance
+        from retrycli.domain.table_mapping import Acceptance  # most tables need no acceptance
 
         database.accepted = Acceptance(json.loads(found.accepted), found.accepted_by, found.accepted_at)
     if configured is not None and configured != remembered:
@@ -195,7 +195,7 @@ def accept_selection(database: Database, by: str, at: datetime) -> None:
     """Record that an operator has accepted which messages the settings select from the configured table."""
     with database.write() as connection:
         database.advisory_lock(connection)
-        from retrycli.domain.accepted import selection_parts
+        from retrycli.domain.table_mapping import selection_parts
 
         parts = selection_parts(str(_full_name(database, connection)), database.mapping)
         if births_differ(database):
@@ -229,7 +229,7 @@ def _give_births(database: Database, connection: Connection) -> None:
 
 def births_differ(database: Database) -> bool:
     """Return whether the settings read births from another source than those in retrycli's own tables."""
-    from retrycli.domain.accepted import births_differ
+    from retrycli.domain.table_mapping import births_differ
 
     return births_differ(full_name(database), database.mapping, database.accepted)
 
@@ -255,7 +255,7 @@ def objection_to(database: Database) -> str | None:
     """Return why passes must not send by the settings; None if they may. Call `check_selection` first."""
     if database.mapping is None and database.accepted is None:
         return None
-    from retrycli.domain.accepted import objection  # most tables need no acceptance
+    from retrycli.domain.table_mapping import objection  # most tables need no acceptance
 
     return objection(full_name(database), database.mapping, database.accepted)
 

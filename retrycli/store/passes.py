@@ -42,7 +42,7 @@ from retrycli.store.database import Queries
 from retrycli.store.schema import acts, attempts, breakers, holds, passes, pause, rates, told
 
 if TYPE_CHECKING:
-    from retrycli.domain.hold import Hold
+    from retrycli.domain.passes import Hold
 
 # Number of newest attempts in which to look for the first attempt of the last pass. If the pass made more attempts, its
 # earliest attempt among these is used.

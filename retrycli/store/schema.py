@@ -195,7 +195,7 @@ pause = Table(
     Column("reason", Text),
 )
 
-# What operators hold: see `retrycli.domain.hold`.
+# What operators hold: see `retrycli.domain.passes`.
 holds = Table(
     "retrycli_holds",
     metadata,

@@ -256,7 +256,7 @@ class _Json(logging.Formatter):
     def __init__(self) -> None:
         super().__init__()
         # An import during a pass could find no free file descriptor.
-        from retrycli.domain.message_id import shown_id
+        from retrycli.domain.message import shown_id
         from retrycli.views.formatting import as_json
 
         self._as_json, self._shown_id = as_json, shown_id

@@ -11,9 +11,9 @@ from pydantic import Field
 from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.delivery_stats import GroupBy
-from retrycli.domain.hold import HoldKind, HoldTarget
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
+from retrycli.domain.passes import HoldKind, HoldTarget
 from retrycli.domain.user import Right
 from retrycli.operations import bodies
 from retrycli.web.endpoints import CurrentUser, JsonAnswer, answer, endpoint

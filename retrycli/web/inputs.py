@@ -6,13 +6,12 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from retrycli.domain.bulk import BulkAction
 from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
 from retrycli.domain.listing import Filter, ListedState
 from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.domain.sanitize import encodable
-from retrycli.operations.bulk_request import BulkRequest
+from retrycli.operations.bulk import BulkAction, BulkRequest
 from retrycli.operations.listing import MAX_PAGE
 from retrycli.operations.message_actions import Canary
 

@@ -30,12 +30,11 @@ from fastapi import FastAPI
 from retrycli import operations
 from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.config.settings import DatabaseSettings, Settings
-from retrycli.domain.bulk import BulkAction
 from retrycli.domain.delivery_stats import GroupBy
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.user import Role, User
-from retrycli.operations.bulk import BulkRequest
+from retrycli.operations.bulk import BulkAction, BulkRequest
 from retrycli.web.access import Access
 from retrycli.web.console.application import make_pages
 from retrycli.web.router import make_api

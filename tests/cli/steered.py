@@ -10,7 +10,7 @@ from threading import Condition, Event
 from typing import TYPE_CHECKING
 
 import retrycli
-from retrycli.domain import schedule_grid
+from retrycli.domain import outlook
 from retrycli.operations import wiring
 from retrycli.system.host import system_zone
 from tests.cli.command import LONGEST
@@ -26,7 +26,7 @@ BY_THEN = timedelta(seconds=15)
 def next_tick() -> datetime:
     """Return the next quarter of an hour."""
     now = datetime.now(UTC)
-    return schedule_grid.by_clock(TICK, now, system_zone()).next(now)
+    return outlook.by_clock(TICK, now, system_zone()).next(now)
 
 
 class Steered:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import retrycli
-from retrycli.domain.bulk import BulkAction
 from retrycli.domain.errors import CountChanged, InvalidArgument
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import State
 from retrycli.operations.bodies import bulk as body
-from retrycli.operations.bulk import BulkRequest, BulkResult, act, preview
+from retrycli.operations.bulk import BulkAction, BulkRequest, BulkResult, act, preview
 from retrycli.operations.message_actions import BATCH, Canary
 from retrycli.operations.wiring import Runtime
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted

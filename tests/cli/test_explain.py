@@ -19,8 +19,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain import cron_line
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.delivery_window import DeliveryWindows
-from retrycli.domain.hold import Hold, HoldKind, HoldTarget
-from retrycli.domain.passes import Pause, StartedBy, StopReason
+from retrycli.domain.passes import Hold, HoldKind, HoldTarget, Pause, StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import Claim
 from retrycli.operations import message_actions, retry, run_pass

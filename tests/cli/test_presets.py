@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from retrycli.gateway.presets.sources import known_presets
+from retrycli.gateway.presets.loader import known_presets
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from tests.cli.application import Application
 from tests.cli.command import Cli

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.gateway.presets.sources import preset_text
+from retrycli.gateway.presets.loader import preset_text
 from retrycli.operations.setup import write_config
 from tests.cli.api import TAKES, Scripted
 from tests.cli.application import Application

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from retrycli.domain.attempt import Overdue
     from retrycli.domain.message import QueuedMessage
     from retrycli.domain.outcome import LookUp, Outcome
+    from retrycli.domain.transition import Overdue
     from retrycli.engine.ports import Dependencies, Gateway
 
 BEFORE_A_REQUEST, AFTER_AN_ANSWER = "before a request", "after an answer"

@@ -13,8 +13,7 @@ import pytest
 
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.presets.loader import load_preset
-from retrycli.gateway.presets.sources import known_presets
+from retrycli.gateway.presets.loader import known_presets, load_preset
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, queued
 from tests.gateway.ticketing.fake import Answered, Asked, Fake
 from tests.gateway.ticketing.freescout import Freescout

@@ -11,9 +11,8 @@ from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import REQUIRED_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.presets.loader import load_preset
+from retrycli.gateway.presets.loader import known_presets, load_preset, preset_text
 from retrycli.gateway.presets.model import MessageRule
-from retrycli.gateway.presets.sources import known_presets, preset_text
 from retrycli.gateway.presets.template import fill, fill_path
 from tests.gateway.deliveries import (
     COLUMNS,

@@ -21,8 +21,7 @@ from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.lookup import probe
-from retrycli.gateway.presets.loader import load_preset
-from retrycli.gateway.presets.sources import preset_text
+from retrycli.gateway.presets.loader import load_preset, preset_text
 from tests.gateway.deliveries import KEY, NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.ticketing.arrived import Arrived
 from tests.gateway.ticketing.fake import Fake, Refusing

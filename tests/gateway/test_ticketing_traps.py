@@ -12,7 +12,7 @@ import pytest
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.presets.sources import preset_text
+from retrycli.gateway.presets.loader import preset_text
 from tests.gateway.deliveries import KEY, NOON, deliver, deliver_in_turn, gateway_settings, preset_file, queued
 from tests.gateway.ticketing.fake import Refusing
 from tests.gateway.ticketing.freescout import Freescout

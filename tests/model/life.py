@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable
-from retrycli.domain.hold import HoldKind, HoldTarget
+from retrycli.domain.passes import HoldKind, HoldTarget
 from retrycli.domain.transition import ActionKind
 from tests.model.book import MAX_RETRIES
 from tests.model.death import Fate

@@ -20,8 +20,8 @@ from sqlalchemy import text
 
 from retrycli.config.gateway import RoutedGatewaySettings as GatewaySettings
 from retrycli.config.settings import DatabaseSettings, ScheduleSettings, Settings, TypeScheduleSettings
-from retrycli.domain.hold import Hold, HoldTarget
 from retrycli.domain.message import MessageType
+from retrycli.domain.passes import Hold, HoldTarget
 from retrycli.domain.retry_policy import LATEST
 from retrycli.engine import runner
 from retrycli.engine.ports import Dependencies, Gateway, PassIdentity

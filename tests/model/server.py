@@ -13,16 +13,16 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from retrycli.domain.attempt import Overdue
-from retrycli.domain.hold import HoldKind
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
+from retrycli.domain.passes import HoldKind
+from retrycli.domain.transition import Overdue
 from tests import fakes
 from tests.model.book import Book, Request, name_in
 from tests.model.picture import time_of
 
 if TYPE_CHECKING:
-    from retrycli.domain.hold import Hold
     from retrycli.domain.message import QueuedMessage
+    from retrycli.domain.passes import Hold
     from tests.fakes import Clock
     from tests.store.application import Application
 

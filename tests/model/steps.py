@@ -10,8 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import DatabaseUnavailable, NotActionable, RetrycliError
-from retrycli.domain.hold import HoldKind
-from retrycli.domain.passes import PassResult
+from retrycli.domain.passes import HoldKind, PassResult
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import edit_message, message_actions
 from tests.model.laws import Broken, is_readable

@@ -13,7 +13,7 @@ import pytest
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.notify import apprise
-from retrycli.notify.message import Notice
+from retrycli.notify.notices import Notice
 from tests.channels import TOKEN, Webhook, mail_server, webhook
 
 TITLE = "retrycli on mill: 3 messages need an operator"

@@ -14,7 +14,7 @@ from uuid import NAMESPACE_URL, uuid5
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, Text, Uuid, delete, insert, select, text, update
 
 from retrycli.domain.identity import BY_TICKET
-from retrycli.domain.message_id import MessageId
+from retrycli.domain.message import MessageId
 from retrycli.domain.table_mapping import parse_mapping
 from retrycli.store.schema import keys, own_values
 from tests.store.application import Application, messages_table, opened

@@ -10,10 +10,9 @@ import pytest
 from sqlalchemy import select
 
 from retrycli.domain.fair_share import FairShare
-from retrycli.domain.hold import Hold, HoldKind, HoldTarget, withheld
 from retrycli.domain.message import MessageType
 from retrycli.domain.operator_action import OperatorAction
-from retrycli.domain.passes import Pause
+from retrycli.domain.passes import Hold, HoldKind, HoldTarget, Pause, withheld
 from retrycli.domain.transition import ActionKind, IdRange, Route, Withheld
 from retrycli.store import schema
 from retrycli.store.claims import Claims

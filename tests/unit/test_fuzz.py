@@ -31,17 +31,18 @@ from psycopg.pq import Format
 from retrycli.config import template as settings_text
 from retrycli.config.loader import load
 from retrycli.config.settings import Settings
-from retrycli.domain.cron_line import BEGIN, END, block, block_in, with_block
-from retrycli.domain.editable_message import EditableMessage, difference
+from retrycli.domain.cron_line import block, block_in, with_block
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NotEdited
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.message import REQUIRED_COLUMNS, MessageType
 from retrycli.domain.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind, one_line, parse_retry_after
+from retrycli.domain.outlook import BEGIN, END
 from retrycli.domain.sanitize import encodable
 from retrycli.gateway.http.response import ANSWER_LIMIT, Answer, outcome_of, outcome_of_question
 from retrycli.gateway.presets.loader import Preset, load_preset
 from retrycli.gateway.presets.model import MessageRule
 from retrycli.gateway.presets.template import fill, fill_header, fill_path
+from retrycli.operations.edit_message import EditableMessage, difference
 from retrycli.store.postgresql import BEYOND_PYTHON, _or_text
 from tests.cpu import cpu_seconds
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, open_gateway, queued

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from retrycli.config.gateway import GatewaySettings
-from retrycli.domain.attempt import Overdue
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.domain.sender import OutgoingMessage
+from retrycli.domain.transition import Overdue
 from retrycli.gateway.delivery import BaseGateway, DeliveryProgress, NotSent, TimeLimit, invalid
 from retrycli.gateway.python.calls import THREADS, SenderCall
 from retrycli.system import python_call

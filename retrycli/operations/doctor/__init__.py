@@ -13,7 +13,7 @@ from pathlib import Path
 
 from retrycli.config.loader import HINT, load
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
-from retrycli.operations.doctor import code, database, machine, network, scheduler, table
+from retrycli.operations.doctor import database, machine, network, scheduler, table
 from retrycli.operations.doctor.context import Context, Finding, Level, failure, of_error
 from retrycli.operations.wiring import connect, utc_now
 from retrycli.store.database import Database
@@ -25,7 +25,7 @@ CHECKS: tuple[Callable[[Context], Iterable[Finding]], ...] = (
     machine.settings,
     machine.disk,
     machine.files,
-    code.functions,
+    machine.functions,
     machine.file_system,
     machine.file_descriptors,
     machine.lock,

@@ -1,4 +1,4 @@
-"""Check the settings, the files that they name, the disk and the lock."""
+"""Check the settings, the files and functions that they name, the disk and the lock."""
 
 import os
 from collections.abc import Iterator
@@ -9,13 +9,14 @@ from pathlib import Path
 from shlex import quote
 
 from retrycli.config.loader import SECRETS, Loaded
+from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.sanitize import masked_url
 from retrycli.operations import reliance
 from retrycli.operations.doctor.context import Context, Finding, failure, of_error, ok, warning
 from retrycli.operations.tokens import signing_key_file
 from retrycli.operations.wiring import STATE_FOLDER, lock_path
 from retrycli.store.write_check import lack_of_room
-from retrycli.system import crontab, process
+from retrycli.system import crontab, process, python_call
 from retrycli.system.host import NETWORK_FILE_SYSTEMS, file_system_of, others_may_read, owner_of
 from retrycli.system.pass_lock import OWN_STATE, PassLock
 from retrycli.system.trust import (
@@ -24,6 +25,7 @@ from retrycli.system.trust import (
     find_weakness,
     group_readers,
     others_may_have_linked,
+    require_trust,
     trusted_users,
     user_name,
     user_number,
@@ -315,3 +317,18 @@ def _foreign_lock(context: Context, path: Path) -> Iterator[Finding]:
             "the lock",
             f"`chown {database} {quote(str(path))}`; also run retrycli's commands as {database}",
         )
+
+
+def functions(context: Context) -> Iterator[Finding]:
+    """Check that each function can be imported and called. Code that another user can change does not run, wherever it
+    is found.
+    """
+    for call in context.settings.calls:
+        try:
+            for file in python_call.files_of(call.name, call.folder):
+                require_trust(file, call.key, may_be_missing=True)  # then `load` reports it
+            python_call.load(*call)
+        except ConfigurationError as error:
+            yield of_error("function", str(error))
+        else:
+            yield ok("function", f"{call.key}: {call.name} can be called")

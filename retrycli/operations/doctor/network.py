@@ -186,7 +186,7 @@ def _probe_finding(
 
 
 def _python_sender(context: Context, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
-    del context  # `code.functions` checks the function itself
+    del context  # `machine.functions` checks the function itself
     if refusal is not None:
         yield failure("function", f"{gateway.call}: {refusal}", "check the credentials that it uses")
 

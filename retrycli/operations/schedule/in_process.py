@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self, TypedDict
 
 from retrycli.config.settings import Settings
-from retrycli.domain import schedule_grid
+from retrycli.domain import outlook
 from retrycli.domain.errors import LockHeld, RetrycliError
 from retrycli.domain.passes import SCHEDULERS, StartedBy
 from retrycli.operations import run_pass
@@ -154,7 +154,7 @@ class Scheduler:
         return None
 
     def _tick_after(self, now: datetime) -> datetime:
-        return schedule_grid.by_clock(self._settings.schedule.interval, now, system_zone()).next(now)
+        return outlook.by_clock(self._settings.schedule.interval, now, system_zone()).next(now)
 
     def _make_pass(self, tick: datetime, lock: "_SchedulerLock", stop: Event) -> None:
         """Make the pass of a tick, unless another process makes it."""
@@ -166,10 +166,10 @@ class Scheduler:
     def _is_made(self, tick: datetime) -> bool:
         """Return whether cron, a timer or another application has begun the pass of a tick, on any host."""
         with suppress(RetrycliError), open_database(self._settings) as database:
-            upto = clock(database, self._runtime.now)() + schedule_grid.MAX_CLOCK_SKEW
-            passes = Ledger(database).last_passes(schedule_grid.PASSES_LOOKED_AT, until=upto)
+            upto = clock(database, self._runtime.now)() + outlook.MAX_CLOCK_SKEW
+            passes = Ledger(database).last_passes(outlook.PASSES_LOOKED_AT, until=upto)
             starts = [record.started_at for record in passes if record.started_by in SCHEDULERS]
-            return schedule_grid.is_made(tick, starts, self._settings.schedule.interval)
+            return outlook.is_made(tick, starts, self._settings.schedule.interval)
         return False  # the pass reports the error
 
     @staticmethod

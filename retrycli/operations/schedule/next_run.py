@@ -14,9 +14,8 @@ from retrycli.config.settings import Settings
 from retrycli.domain import cron_line, outlook, suggested
 from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import ConfigurationError, LockUnusable
-from retrycli.domain.outlook import Outlook, Sight
+from retrycli.domain.outlook import MAX_CLOCK_SKEW, Outlook, Sight
 from retrycli.domain.passes import LATE_AFTER_INTERVALS, PassRecord, StartedBy
-from retrycli.domain.schedule_grid import MAX_CLOCK_SKEW
 from retrycli.operations.schedule.installation import job
 from retrycli.system import crontab
 from retrycli.system.host import Asker, Host, system_zone

@@ -9,14 +9,20 @@ from pydantic import AwareDatetime, Field
 from starlette.responses import Response
 
 from retrycli import operations
-from retrycli.domain.bulk import BulkAction
 from retrycli.domain.duration import duration, utc_text
 from retrycli.domain.errors import CountChanged, cause_of
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import State
 from retrycli.domain.user import Right
-from retrycli.operations.bulk import BulkPreview, BulkRequest, BulkResult
-from retrycli.operations.bulk_request import LONGEST_REASON, MAX_CANARIES, OF_ESCALATIONS
+from retrycli.operations.bulk import (
+    LONGEST_REASON,
+    MAX_CANARIES,
+    OF_ESCALATIONS,
+    BulkAction,
+    BulkPreview,
+    BulkRequest,
+    BulkResult,
+)
 from retrycli.operations.message_actions import Canary
 from retrycli.views.formatting import count
 from retrycli.web import problems

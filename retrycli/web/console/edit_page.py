@@ -10,11 +10,10 @@ from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain import errors
-from retrycli.domain.editable_message import EditableMessage, edit_in_lines
 from retrycli.domain.identity import digest_of
-from retrycli.domain.line_ends import restored
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.user import Right
+from retrycli.operations.edit_message import EditableMessage, edit_in_lines, restored
 from retrycli.web import problems
 from retrycli.web.console.context import Console, Visit
 from retrycli.web.console.forms import Form

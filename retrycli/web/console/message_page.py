@@ -10,9 +10,7 @@ from typing import Any, Literal
 from starlette.responses import Response
 
 from retrycli import operations
-from retrycli.domain.editable_message import concerns_editable_field, edit_in_lines
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.hold import HoldKind
 from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails, is_in_doubt
 from retrycli.domain.message import (
     BY_PASS,
@@ -23,8 +21,10 @@ from retrycli.domain.message import (
     utc_time,
 )
 from retrycli.domain.outcome import OutcomeKind, may_have_arrived
+from retrycli.domain.passes import HoldKind
 from retrycli.domain.transition import ActionKind
 from retrycli.domain.user import Right
+from retrycli.operations.edit_message import concerns_editable_field, edit_in_lines
 from retrycli.operations.retry import ActionResult
 from retrycli.web.console.context import Console, Visit
 from retrycli.web.console.forms import Form

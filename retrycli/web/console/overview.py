@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 from retrycli import operations
-from retrycli.domain.bulk import BulkAction
 from retrycli.domain.cursor import SORTS
 from retrycli.domain.listing import Filter, ListedState
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.user import Right
+from retrycli.operations.bulk import BulkAction
 from retrycli.web.console.context import Console, Visit
 from retrycli.web.console.forms import ListQuery
 from retrycli.web.console.rendering import is_outdated

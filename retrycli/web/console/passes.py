@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.duration import utc_text
-from retrycli.domain.hold import HoldKind, HoldTarget
+from retrycli.domain.passes import HoldKind, HoldTarget
 from retrycli.domain.user import Right
 from retrycli.operations.status import PassList
 from retrycli.views.formatting import count

@@ -6,8 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from retrycli.domain.accepted import Acceptance, births_differ, objection, selection_parts
-from retrycli.domain.table_mapping import TableMapping, parse_mapping
+from retrycli.domain.table_mapping import (
+    Acceptance,
+    TableMapping,
+    births_differ,
+    objection,
+    parse_mapping,
+    selection_parts,
+)
 
 AT = datetime(2026, 3, 3, 8, 15, tzinfo=UTC)
 TABLE = "public.mails"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from retrycli.domain.bulk import MOST, Progress
 from retrycli.domain.cursor import LONGEST, pack
 from retrycli.domain.errors import InvalidArgument
+from retrycli.operations.bulk import MOST, Progress
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 NAME = "0123456789abcdef"

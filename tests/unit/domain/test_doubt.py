@@ -9,11 +9,11 @@ from datetime import timedelta
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.doubt import MAX_HELD, TICKETS
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.passes import PassResult, PassSummary, Pause, StopReason
 from retrycli.domain.transition import Claim, Route
+from retrycli.engine.destination import MAX_HELD, TICKETS
 from tests.fakes import (
     CUT_OFF,
     DELIVERED,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.domain.errors import NotEdited
+from retrycli.operations.edit_message import EditableMessage, difference
 
 BEFORE = EditableMessage("Re: Invoice", "Hello,\n\nit is attached.", "ana@example.com")
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from retrycli.domain.hold import Hold, HoldKind, HoldTarget, withheld
 from retrycli.domain.message import MessageType
+from retrycli.domain.passes import Hold, HoldKind, HoldTarget, withheld
 from retrycli.domain.transition import NOTHING_WITHHELD, Withheld
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)

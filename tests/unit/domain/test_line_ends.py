@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.domain.line_ends import restored
+from retrycli.operations.edit_message import restored
 
 TEXTS = st.text(st.sampled_from("ab\n\r\0 \u2028\v"), max_size=30)
 

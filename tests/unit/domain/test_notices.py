@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from retrycli.domain.incidents import Incident, Memory, Topic, Turn
-from retrycli.domain.notices import (
+from retrycli.domain.passes import PassResult, StopReason
+from retrycli.notify.notices import (
     Escalated,
     EscalationCause,
     IncidentChange,
@@ -19,7 +20,6 @@ from retrycli.domain.notices import (
     introduction,
     to_tell,
 )
-from retrycli.domain.passes import PassResult, StopReason
 from tests.unit.domain.passes import NOON, TICK, Past
 
 REMIND = timedelta(hours=6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from retrycli.domain.scalar_query import query_of
+from retrycli.domain.table_mapping import query_of
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrycli.domain.outlook import MAX_TICKS, Grid, Ticks, by_clock, is_made
 from retrycli.domain.passes import is_late
 from retrycli.domain.retry_policy import LATEST
-from retrycli.domain.schedule_grid import MAX_TICKS, Grid, Ticks, by_clock, is_made
 
 NOON = datetime(2026, 3, 2, 12, 0, 3, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -8,10 +8,9 @@ from datetime import timedelta
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.hold import HoldKind
 from retrycli.domain.message import MessageType
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.passes import PassResult, PassStarted
+from retrycli.domain.passes import HoldKind, PassResult, PassStarted
 from retrycli.domain.transition import Route
 from retrycli.engine.ports import SYNC_INTERVAL
 from tests.fakes import DELIVERED, DOWN, FORBIDDEN, RULES, START, TICK, Stage, during

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from retrycli.domain.attempt import Overdue
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.passes import Event, MessageDelivered, MessageRescheduled
 from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.domain.transition import Overdue
 from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, Clock, Stage
 
 SOON = timedelta(seconds=20)

@@ -10,10 +10,9 @@ import pytest
 from sqlalchemy import Connection, event
 
 from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.hold import HoldKind
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.passes import PassResult, Pause
+from retrycli.domain.passes import HoldKind, PassResult, Pause
 from retrycli.engine.ports import SYNC_INTERVAL
 from tests.fakes import DELIVERED, DOWN, REFUSED, RULES, START, UNAUTHORIZED, Stage, during
 

@@ -9,9 +9,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from retrycli.domain.incidents import Incident, Topic, Turn
-from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed
 from retrycli.domain.sanitize import inert
-from retrycli.notify.message import HEADLINES, NoticeContext, trial, worded
+from retrycli.notify.notices import (
+    HEADLINES,
+    Escalated,
+    EscalationCause,
+    IncidentChange,
+    Item,
+    Missed,
+    NoticeContext,
+    trial,
+    worded,
+)
 from retrycli.operations.run_pass import TASKS
 from tests.recorded import check
 

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from retrycli.config.settings import DatabaseSettings, Settings
-from retrycli.domain.bulk import BulkAction
 from retrycli.domain.errors import InvalidArgument
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import State
-from retrycli.operations.bulk import BulkRequest, act, preview
+from retrycli.operations.bulk import BulkAction, BulkRequest, act, preview
 from retrycli.operations.message_actions import Canary
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
