@@ -27,9 +27,10 @@ import pytest
 import retrycli
 from retrycli.config.loader import load
 from retrycli.domain.passes import COUNTS, HoldKind, HoldTarget, StartedBy
-from retrycli.operations import acceptance, demo, message_actions, pause
+from retrycli.operations import demo, message_actions, pause
 from retrycli.operations.reliance import this_python
 from retrycli.operations.sandbox import Answer, Behaviour, Sandbox
+from retrycli.operations.table import accept
 from retrycli.operations.wiring import Runtime
 from retrycli.system.host import Host
 from tests.cli.command import Cli
@@ -208,7 +209,7 @@ class Scenes:
             with closing(sqlite3.connect(database)) as connection:
                 _drop_own_tables(connection)
                 connection.executescript(demo.OUTBOX)
-            acceptance.accept(settings, by="anna", at=BEGAN)
+            accept(settings, by="anna", at=BEGAN)
         retrycli.run_once(settings, runtime=at, started_by=StartedBy.CRON)
         noted = scene.id_of(7 if is_mapped else 9)
         message_actions.note(settings, noted, "asked the supplier for another address", by="anna", runtime=at)

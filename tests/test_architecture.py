@@ -292,7 +292,7 @@ BROKEN = [
     ("retrycli.operations.wiring", "import typer", "without a terminal too"),
     ("retrycli.operations.status", "def f():\n    from rich.table import Table", "without a terminal too"),
     ("retrycli.cli", "import sqlalchemy", "parses, calls one operation, shows"),
-    ("retrycli.web.router", "import sqlalchemy", "parses, calls one operation, shows"),
+    ("retrycli.web.api", "import sqlalchemy", "parses, calls one operation, shows"),
     ("retrycli.engine.runner", "__import__('httpx')", "imports by a name in a string"),
     ("retrycli.store", "import importlib\nimportlib.import_module('httpx')", "imports by a name in a string"),
     ("retrycli.store", "from importlib import import_module", "imports by a name in a string"),

@@ -3,21 +3,83 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
 from retrycli import operations
 from retrycli.cli.findings import show_findings
 from retrycli.cli.options import By, ConfigFile, Json, Yes, confirm, load_settings, utf8
+from retrycli.config.settings import DatabaseSettings
+from retrycli.config.template import toml_value
 from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.known_table import KnownTable
+from retrycli.domain.sanitize import HIDDEN, printable
+from retrycli.domain.table_mapping import ROLE_MEANINGS, STATUS_MEANINGS
 from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from retrycli.config.settings import Settings
-    from retrycli.operations.describe import DescribedTable
+    from retrycli.operations.table import DescribedTable
+
+WIDTH = 76  # maximum number of characters of a comment's line after its sign, unless one word is longer
+
+
+def skeleton(table: KnownTable, *, place: str, url: str | None) -> str:
+    """Return the sections of the configuration file that describe a table, with a comment for each role.
+
+    ``place`` is the database without secrets, and ``url`` the value of ``database.url``, or None to leave it out.
+    """
+    return "\n".join(_lines(table, place, url))
+
+
+def _lines(table: KnownTable, place: str, url: str | None) -> Iterator[str]:
+    yield from _comment(f"The {table.kind} {table.name} in {place}. Write the values, and remove # before their lines.")
+    yield "[database]"
+    if url is not None:
+        hint = "# set it with its secrets, or set RETRYCLI_DATABASE__URL:\n# " if HIDDEN in url else ""
+        yield f"{hint}url = {toml(url)}"
+    if _can_be_named(table.name):
+        yield f"table = {toml(table.name)}"
+    else:
+        yield from _comment("The settings can't name this table. Create a view with a plain name that takes updates.")
+    yield f"# where =  # {DatabaseSettings.model_fields['where'].description}"
+    columns = ", ".join(f"{each.name} {each.type}".rstrip() for each in table.columns)
+    yield from ("", *_comment(f"The table's columns: {columns}"))
+    yield from _comment(
+        "A role whose column has its name needs no line. The manual (your-own-table) lists other sources."
+    )
+    yield from ("[database.columns]", *_keys(ROLE_MEANINGS))
+    yield from ("", "[database.status]", *_keys(STATUS_MEANINGS))
+
+
+def _can_be_named(name: str) -> bool:
+    try:
+        DatabaseSettings.model_validate({"table": name})
+    except ValidationError:
+        return False
+    return True
+
+
+def _keys(meanings: Mapping[str, str]) -> Iterator[str]:
+    width = max(map(len, meanings))
+    return (f"# {name:<{width}} =  # {text}" for name, text in meanings.items())
+
+
+def _comment(text: str) -> Iterator[str]:
+    # Control characters become escapes, so that no name can end the comment.
+    return (f"# {line}" for line in wrap(printable(text), WIDTH, break_long_words=False, break_on_hyphens=False))
+
+
+def toml(value: object) -> str:
+    """Format a value as TOML. Escape every unprintable character, so that the text is also safe on a terminal."""
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in toml_value(value))
+
 
 LONG_NAME = 40  # the rest of a row is shown below a longer name
 
@@ -44,9 +106,7 @@ def table_describe(
     its columns, the values of columns with few values, and a skeleton of the settings to fill in. The command guesses
     nothing and writes nothing. Other users of this machine can see a password in --url.
     """
-    from retrycli.views.table_skeleton import skeleton
-
-    found = operations.describe.describe(load_settings(ctx, config), url=url, name=name)
+    found = operations.table.describe(load_settings(ctx, config), url=url, name=name)
     text = None if name is None else skeleton(found.tables[0].known, place=found.place, url=found.url)
     if as_json:
         terminal.show_json(operations.bodies.described(found, text))
@@ -64,8 +124,6 @@ def table_describe(
 
 def _show_description(found: DescribedTable, text: str) -> None:
     """Show a table in four parts. Without a terminal, each line begins with the name of its part."""
-    from retrycli.views.table_skeleton import toml
-
     known, counted = found.known, found.problem or operations.words.counted_rows(found.sample)
     _show_part("table", ("Table", "Kind", "Rows", "Values counted in"), [(known.name, known.kind, found.rows, counted)])
     columns = [
@@ -123,10 +181,10 @@ def table_accept(
     """
     settings = load_settings(ctx, config)
     queue = _assign_queue(settings, yes=yes, as_json=as_json)
-    found = operations.acceptance.selected(settings)
+    found = operations.table.selected(settings)
     foreseen = None
     if found.unaccepted is not None:
-        foreseen = operations.acceptance.next_pass(settings)
+        foreseen = operations.table.next_pass(settings)
         if not as_json:
             _show_next_pass(found, foreseen)
         confirm(
@@ -135,8 +193,8 @@ def table_accept(
             yes=yes,
             as_json=as_json,
         )
-        operations.acceptance.accept(settings, by=by)
-        found = operations.acceptance.selected(settings)
+        operations.table.accept(settings, by=by)
+        found = operations.table.selected(settings)
     accepted = found.accepted
     terminal.answer(
         {
@@ -182,7 +240,7 @@ def _assign_queue(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, 
     }
 
 
-def _show_next_pass(found: operations.acceptance.Selected, foreseen: operations.acceptance.NextPass) -> None:
+def _show_next_pass(found: operations.table.Selected, foreseen: operations.table.NextPass) -> None:
     """Show what the settings select, and what the next pass would send."""
     now = operations.wiring.utc_now()
     if found.accepted is not None and found.unaccepted is not None:

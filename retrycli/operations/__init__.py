@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from retrycli.operations import (
-        acceptance,
         bodies,
         bulk,
         demo,
-        describe,
         doctor,
         dry_run,
         edit_message,
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
         sandbox,
         setup,
         status,
+        table,
         tokens,
         wiring,
         words,

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
     from retrycli.domain.passes import Hold
     from retrycli.operations.bulk import BulkResult
-    from retrycli.operations.describe import DescribedTable, Description
     from retrycli.operations.edit_message import Edit
     from retrycli.operations.explain import Explanation
     from retrycli.operations.pause import ActiveHold
     from retrycli.operations.retry import ActionResult, LookedUp, ManualAttempt
     from retrycli.operations.status import PassList, Status
+    from retrycli.operations.table import DescribedTable, Description
 
 Id: TypeAlias = int | str
 

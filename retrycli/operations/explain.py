@@ -47,8 +47,7 @@ from retrycli.store.database import Database, WriteNeeded
 from retrycli.store.history import message_details
 from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import message_of
-from retrycli.store.passes import Ledger
-from retrycli.store.refusals import refusing_destinations
+from retrycli.store.passes import Ledger, refusing_destinations
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.host import Host
 from retrycli.system.pass_lock import PassLock

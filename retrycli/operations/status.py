@@ -22,8 +22,7 @@ from retrycli.operations.schedule.next_run import next_run
 from retrycli.operations.wiring import connect, lock_path, open_database, utc_now
 from retrycli.store import application_table, own_tables, schema
 from retrycli.store.database import Database
-from retrycli.store.passes import Ledger
-from retrycli.store.refusals import refusing_destinations
+from retrycli.store.passes import Ledger, refusing_destinations
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.host import Host
 from retrycli.system.pass_lock import Holder, PassLock

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from sqlalchemy import make_url
 
 from retrycli.config.template import toml_value
-from retrycli.operations.describe import FEW
+from retrycli.operations.table import FEW
 from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database
 from retrycli.store.table_sample import ROWS

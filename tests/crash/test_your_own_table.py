@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli import load_settings
-from retrycli.operations import acceptance
+from retrycli.operations import table
 from tests.cli.command import Cli
 from tests.cli.outbox import FAILED, SENT, SETTINGS, Outbox
 from tests.conftest import on_both
@@ -47,7 +47,7 @@ def make(folder: Path, url: str, api: Killing) -> Outbox:
     file = folder / "retrycli.toml"
     settings = SETTINGS.replace("[database]\n", database)
     file.write_text(f"{settings}{gateway}[run]\nconcurrency = 4\n{lock}", encoding="utf-8")
-    acceptance.accept(load_settings(file))
+    table.accept(load_settings(file))
     return outbox
 
 

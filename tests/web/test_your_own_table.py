@@ -39,7 +39,7 @@ def desk(outbox: Outbox, sandbox: Sandbox, tmp_path: Path) -> Desk:
     web = WebSettings(tokens_file=tmp_path / "tokens.json", allowed_hosts=(HOST,))
     settings = own.model_copy(update={"web": web, "database": mapped})
     roles = {"anna": Role.OPERATOR, "vera": Role.VIEWER}
-    operations.acceptance.accept(settings)
+    operations.table.accept(settings)
     tokens = {name: operations.tokens.add(settings, name, role) for name, role in roles.items()}
     return Desk(outbox.application, settings, tokens)
 

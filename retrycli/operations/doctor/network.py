@@ -28,8 +28,7 @@ from retrycli.operations.doctor.context import (
 )
 from retrycli.store import schema
 from retrycli.store.database import Database
-from retrycli.store.passes import Ledger
-from retrycli.store.refusals import refusing_destinations
+from retrycli.store.passes import Ledger, refusing_destinations
 from retrycli.store.summaries import QueueCounts
 from retrycli.system import crontab
 

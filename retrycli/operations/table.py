@@ -1,26 +1,69 @@
-"""Describe the tables of a database, so that an operator can write the settings. Guess nothing, and write nothing.
+"""Describe the tables of a database, so that an operator can write the settings; show what the next pass would send by
+them, and let an operator accept it. Guess nothing.
 
 Views are described too, because a view that takes updates can be the application's table.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
+from itertools import islice
+
+from pydantic import ValidationError
 
 from retrycli.config.settings import Settings
-from retrycli.domain.errors import InvalidMessage, RetrycliError, SchemaMismatch
+from retrycli.domain.errors import ConfigurationError, InvalidMessage, RetrycliError, SchemaMismatch
 from retrycli.domain.known_table import LONGEST, KnownTable, Sample, TableColumn, ValueKind, shown_values
+from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import utc_time
 from retrycli.domain.sanitize import masked_url
-from retrycli.domain.table_mapping import Scalar
-from retrycli.operations.database_option import naming_option, with_database
-from retrycli.operations.wiring import connect
+from retrycli.domain.table_mapping import Acceptance, Scalar, selection_parts
+from retrycli.domain.transition import IdRange
+from retrycli.operations import dry_run
+from retrycli.operations.doctor.context import Finding, failed
+from retrycli.operations.doctor.table import findings_of, stable
+from retrycli.operations.login import login_name
+from retrycli.operations.presets import example_url
+from retrycli.operations.wiring import connect, open_database, utc_now
+from retrycli.store import own_tables
 from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment
 from retrycli.store.table_sample import TableSample
+
+
+def with_database(settings: Settings, url: str | None, option: str) -> Settings:
+    """Return settings with another ``database.url``, unless it is None.
+
+    Raises:
+        ConfigurationError: the URL is not valid. The error names the option.
+    """
+    if url is None:
+        return settings
+    try:
+        database = settings.database.model_validate({**settings.database.model_dump(), "url": url})
+    except ValidationError as error:
+        reasons = "; ".join(
+            problem["msg"].removeprefix("Value error, ") for problem in error.errors(include_input=False)
+        )
+        raise ConfigurationError(f"{option}: {reasons}") from None
+    return settings.model_copy(update={"database": database})
+
+
+@contextmanager
+def naming_option(option: str | None) -> Iterator[None]:
+    """In errors, replace the name of the setting database.url with the option that overrides it, if any."""
+    try:
+        yield
+    except RetrycliError as error:
+        if option is None:
+            raise
+        raise type(error)(re.sub(r"database\.url( \(RETRYCLI_DATABASE__URL\))?", option, str(error))) from error
+
 
 FEW = 12  # maximum number of values of a column with few values
 TEXTS = frozenset({ValueKind.TEXT, ValueKind.JSON, ValueKind.ANY})
@@ -152,3 +195,93 @@ def _find(tables: Sequence[KnownTable], name: str, place: str) -> KnownTable:
     alike = same or get_close_matches(name, known)
     hint = f"did you mean {' or '.join(alike)}?" if alike else "`retrycli table describe` lists tables"
     raise SchemaMismatch(f"no table {name} in {place}; {hint}")
+
+
+SHOWN = 3  # number of messages that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """What the settings select.
+
+    Attributes:
+        parts: the parts of the selection, as `retrycli.domain.table_mapping` names them; None if the table needs no
+            acceptance.
+        accepted: what an operator has accepted last, if anything.
+        unaccepted: why passes send nothing; None if they may send, because this selection is accepted.
+    """
+
+    parts: dict[str, object] | None
+    accepted: Acceptance | None
+    unaccepted: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NextPass:
+    """What the next pass would send.
+
+    Attributes:
+        findings: what the checks of the table found.
+        number: the number of messages that it would send.
+        escalated: why it would escalate messages without sending them, with the numbers of messages.
+        oldest: the earliest creation time of a message; None if none has one.
+        first: the first messages, each with the URL to which it would be sent; None for a mail.
+    """
+
+    findings: Sequence[Finding]
+    number: int
+    escalated: Counter[str]
+    oldest: datetime | None
+    first: Sequence[tuple[ListedMessage, str | None]]
+
+
+def selected(settings: Settings) -> Selected:
+    """Return what the settings select, and whether an operator has accepted it.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    with open_database(settings) as database:
+        why = own_tables.objection_to(database)
+        if database.mapping is None and why is None and database.accepted is None:
+            return Selected(None, None, None)
+        parts = selection_parts(own_tables.full_name(database), database.mapping)
+        return Selected(parts, database.accepted, why)
+
+
+def next_pass(settings: Settings) -> NextPass:
+    """Check the table, and predict what the next pass would send. Change nothing.
+
+    Raises:
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a check of the table fails, or a setting is wrong.
+    """
+    with closing(connect(settings)) as database:
+        findings = [*findings_of(settings, database)]
+        if not failed(findings):
+            findings += stable(database)
+    if failed(findings):
+        raise ConfigurationError("; ".join(filter(None, (findings[-1].found, findings[-1].remedy))))
+    with dry_run.preview(settings, despite_outages=True) as foreseen:
+        listed = foreseen.messages
+        first = [(message, _url(settings, message)) for message in islice(listed, SHOWN)]
+        for _ in listed:
+            pass  # reading a message counts it
+        return NextPass(findings, foreseen.totals.number, foreseen.escalated, foreseen.totals.oldest, first)
+
+
+def _url(settings: Settings, message: ListedMessage) -> str | None:
+    ticket = message.ticket_id
+    return example_url(settings, ticket, message.message_type) if isinstance(ticket, int | str) else None
+
+
+def accept(settings: Settings, *, by: str | None = None, at: datetime | None = None) -> None:
+    """Record that an operator accepts which messages the settings select.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    with open_database(settings) as database:
+        if own_tables.births_differ(database):
+            Enrolment(database).retire(IdRange(None, None))  # stores the births that the settings read
+        own_tables.accept_selection(database, by or login_name(), at or utc_now())
