@@ -36,7 +36,7 @@ def api(settings: Settings, *, user: Who) -> APIRouter:
     """
     try:
         from retrycli.web.access import Access
-        from retrycli.web.api import make_api
+        from retrycli.web.http_api import make_api
         from retrycli.web.status import RecentStatus
     except ImportError as error:
         raise ConfigurationError(f"the HTTP API needs the extra `web`, because {error.name} is missing") from None

@@ -20,10 +20,10 @@ from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.system.trust import require_trust
 from retrycli.web.access import Access
-from retrycli.web.api import make_api
 from retrycli.web.console.application import make_pages
 from retrycli.web.deadline import DeadlineProtocol
 from retrycli.web.endpoints import problem_of
+from retrycli.web.http_api import make_api
 from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import Recent, RecentStatus
 

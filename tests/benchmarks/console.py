@@ -36,8 +36,8 @@ from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.user import Role, User
 from retrycli.operations.bulk import BulkAction, BulkRequest
 from retrycli.web.access import Access
-from retrycli.web.api import make_api
 from retrycli.web.console.application import make_pages
+from retrycli.web.http_api import make_api
 from retrycli.web.status import KEPT_SECONDS, RecentStatus
 from tests.benchmarks.desk import DESTINATION, example
 from tests.benchmarks.tables import table

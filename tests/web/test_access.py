@@ -17,8 +17,8 @@ from retrycli import operations, web
 from retrycli.domain.user import Right, Role, User
 from retrycli.web import problems
 from retrycli.web.access import Access
-from retrycli.web.api import make_api
 from retrycli.web.endpoints import route_class
+from retrycli.web.http_api import make_api
 from retrycli.web.status import RecentStatus
 from tests.conftest import on_sqlite
 from tests.web.conftest import API, HOST
