@@ -15,7 +15,7 @@ from retrycli import operations
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load_settings
 from retrycli.domain.passes import Event, PassSummary, StartedBy
 from retrycli.system.process import has_terminal, parents, started_by
-from retrycli.views import log_lines
+from retrycli.views import log_lines, terminal
 
 
 class Signals:
@@ -84,8 +84,6 @@ def run_once(
         log_lines.file_failure(error)
         raise
     if as_json:
-        from retrycli.views import terminal
-
         terminal.show_json(asdict(summary))
     elif sys.stdout.isatty():
         _show(summary)
@@ -95,14 +93,10 @@ def run_once(
 def _progress() -> AbstractContextManager[Callable[[Event], None]]:
     if not sys.stdout.isatty():  # without a terminal, skip the import, so that passes start fast
         return nullcontext(lambda _: None)
-    from retrycli.views import terminal
-
     return terminal.progress()
 
 
 def _show(summary: PassSummary) -> None:
-    from retrycli.views import terminal
-
     words = operations.words
     why = words.end_of_pass(summary.reason, summary.detail)
     terminal.say(

@@ -14,6 +14,7 @@ from retrycli.config.schedule import ScheduleSettings, TypeScheduleSettings
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import RetryPolicy, WaitFunction
+from retrycli.system.python_call import ScheduleFunction
 
 if TYPE_CHECKING:
     from retrycli.domain.table_mapping import TableMapping
@@ -283,8 +284,6 @@ class Settings(SettingsModel):
         """Return the retry policy of each message type."""
         functions: dict[str, WaitFunction] = {}
         if calls := self.schedule.calls:
-            from retrycli.system.python_call import ScheduleFunction  # only a `python` schedule needs it
-
             folder = self.gateway.modules_dir
             functions = {name: ScheduleFunction(name, key, folder) for key, name in calls.items()}
         return {

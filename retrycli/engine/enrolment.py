@@ -19,7 +19,7 @@ from retrycli.domain.passes import (
 from retrycli.domain.retry_policy import first_failure
 from retrycli.domain.transition import ChangedMessage, Claim, Decision, ExpiredClaim, Transition, TransitionKind
 from retrycli.engine.ports import Dependencies, PassRules
-from retrycli.engine.recording import decide, record
+from retrycli.engine.recording import decide, escalation_before_send, event_of, record
 
 
 def review_escalations(
@@ -31,8 +31,6 @@ def review_escalations(
     A message that the application withdraws and later marks as failed is enrolled again if a pass ran in between. This
     review has the same result if no pass ran in between.
     """
-    from retrycli.engine.recording import event_of  # lazy, because only changed escalations need it
-
     decide = partial(_review, deps, rules, now=now)
     for decision in again_if_lost(lambda: deps.enrolment.review(ids, decide, deps.now())):
         if decision.transition.kind is TransitionKind.ESCALATED and decision.message is not None:
@@ -41,8 +39,6 @@ def review_escalations(
 
 def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: datetime) -> Decision:
     """Decide whether an escalated message waits again, is escalated again, or stays escalated (`RELEASED`)."""
-    from retrycli.engine.recording import escalation_before_send
-
     queued = found.message
     stays = Decision(queued.message_id, Transition.released(), message=queued)
     if isinstance(queued, UnusableMessage) or not found.changed:
@@ -61,8 +57,6 @@ def enrol(
     deps: Dependencies, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime
 ) -> list[Event]:
     """Enrol messages. Return events for those that are escalated immediately."""
-    from retrycli.engine.recording import event_of  # lazy, because a pass with nothing new does not need it
-
     entries = []
     for message in fresh:
         if isinstance(message, UnusableMessage):

@@ -13,6 +13,8 @@ from retrycli.domain.errors import DatabaseUnavailable, LockHeld, cause_of
 from retrycli.domain.message import UnusableMessage
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
 from retrycli.domain.transition import Claim, IdRange, Route, Withheld
+from retrycli.engine import enrolment
+from retrycli.engine.enrolment import recover
 from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Lock, PassIdentity, PassRules
 
 if TYPE_CHECKING:
@@ -107,8 +109,6 @@ class _Pass:
         self._deps.ledger.mark_dead_passes(self._me.pass_id, silent_since=self.started_at - self._rules.lease)
         claim = Claim(self._me.pass_id, self.started_at + self._rules.lease)
         while expired := self._deps.claims.take_over_expired(claim, self.started_at, BATCH):
-            from retrycli.engine.enrolment import recover  # lazy, because it is needed only for expired claims
-
             self._tell(recover(self._deps, self._rules, claim, expired, self.started_at))
 
     def enrol(self) -> None:
@@ -234,13 +234,9 @@ def follow(
     """Update the queue from a range of the application's table. Return False if a stop was requested."""
     changed = deps.enrolment.retire(span)
     for start in range(0, len(changed), CHANGED_AT_ONCE):
-        from retrycli.engine import enrolment  # lazy, because most passes find nothing new
-
         enrolment.review_escalations(deps, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
     rest = span
     while fresh := deps.enrolment.newly_failed(rest, BATCH):
-        from retrycli.engine import enrolment
-
         for escalated in enrolment.enrol(deps, rules, fresh, now):
             emit(escalated)
         if deps.stop_requested():

@@ -9,6 +9,7 @@ import retrycli
 from retrycli.config.settings import Settings
 from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
+from retrycli.system.python_call import files_of
 from retrycli.system.trust import find_weakness
 
 # Folders that `uvx`, `pipx run` and others empty without asking, and those for temporary files.
@@ -63,8 +64,6 @@ def named_in(settings: Settings) -> Iterator[Path]:
     for gateway in settings.gateway.all.values():
         yield from filter(None, (gateway.preset_file, gateway.ca_file))
     if calls := settings.calls:
-        from retrycli.system.python_call import files_of
-
         for call in calls:
             yield from files_of(call.name, call.folder)
             if call.folder is not None:

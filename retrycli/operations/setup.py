@@ -14,6 +14,7 @@ from retrycli.operations.schedule.installation import LOG, LOGS
 from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
 from retrycli.store.messages import column_names
 from retrycli.system.pass_lock import PassLock
+from retrycli.system.python_call import load
 from retrycli.system.trust import require_trust, write_private
 
 
@@ -30,7 +31,6 @@ def check(settings: Settings) -> dict[str, str]:
     """
     from retrycli.gateway.router import open_router
     from retrycli.operations.doctor import table
-    from retrycli.system.python_call import load
 
     async def open_and_close(columns: list[str]) -> None:
         async with open_router(settings.gateway, columns=columns, connections=1, now=utc_now):

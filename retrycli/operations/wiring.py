@@ -25,9 +25,11 @@ from retrycli.store.claims import Claims
 from retrycli.store.connection import BUSY_SECONDS
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
+from retrycli.store.keys import Keys
 from retrycli.store.messages import column_names
 from retrycli.store.passes import Ledger
 from retrycli.system import pass_lock, process
+from retrycli.system.python_call import load
 from retrycli.views import log_lines
 
 # The folder for the lock files of server databases, if the user who runs the passes may write to it. The operator or
@@ -91,8 +93,6 @@ def check_mapping(database: Database) -> None:
 
 def _number_messages(database: Database) -> None:
     """Give numbers to new failed messages whose keys are not integers. Otherwise nothing could refer to them."""
-    from retrycli.store.keys import Keys  # most tables have integers as keys
-
     Keys(database).number_newest()
 
 
@@ -265,8 +265,6 @@ def make_dependencies(
         # If the database is not writable, an outcome can't be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now(), settings.schedule.largest_count))
         if calls := settings.calls:
-            from retrycli.system.python_call import load
-
             for call in calls:
                 load(*call)  # because a failure after a message was sent would be too late
         return open_router(

@@ -41,6 +41,7 @@ from retrycli.store.application_table import SWEEP, TAIL, FailedIndex, IndexStat
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.identity import BIRTH, birth_text
+from retrycli.store.keys import Keys
 from retrycli.store.messages import (
     ESCALATED,
     FIRST_IN_QUEUE,
@@ -96,8 +97,6 @@ class Enrolment:
         ones, and the id at which the next pass continues. Compare all messages if no pass has stopped at an id before.
         """
         if self._database.table.key is not None:
-            from retrycli.store.keys import Keys  # most tables have integers as keys
-
             Keys(self._database).number_older(all_of_them=swept_to is None)
         rows = self._rows()
         tail = self._id_at(rows, self._tail, newest=True)

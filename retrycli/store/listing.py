@@ -36,7 +36,7 @@ from sqlalchemy import (
 from retrycli.domain.cursor import Cursor, MessageCursor, Sort
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.listing import Either, Filter, ListedMessage, ListedState, Value
-from retrycli.domain.message import KEY, MessageStatus, State, utc_time
+from retrycli.domain.message import KEY, MessageId, MessageStatus, State, utc_time
 from retrycli.domain.sanitize import shortened
 from retrycli.domain.transition import Route, Withheld
 from retrycli.store.bulk import id_in
@@ -403,8 +403,6 @@ def _listed(row: Row[Any]) -> ListedMessage:
 
 
 def _with_key(number: int, key: str) -> int:
-    from retrycli.domain.message import MessageId  # only tables with other keys need it
-
     return MessageId(number, key)
 
 

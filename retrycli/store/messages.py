@@ -29,10 +29,20 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.elements import KeyedColumnElement
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
-from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, Message, MessageStatus, MessageType, State, UnusableMessage
+from retrycli.domain.message import (
+    ADDRESS_SEPARATOR,
+    KEY,
+    Message,
+    MessageId,
+    MessageStatus,
+    MessageType,
+    State,
+    UnusableMessage,
+)
 from retrycli.domain.transition import IdRange, Route, Withheld
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
+from retrycli.store.keys import Keys
 from retrycli.store.reflection import CONDITION
 from retrycli.store.schema import queue
 
@@ -45,8 +55,6 @@ def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _with_keys(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    from retrycli.domain.message import MessageId  # only tables with other keys need it
-
     return (row | {"id": MessageId(row["id"], row[KEY])} for row in rows)
 
 
@@ -147,8 +155,6 @@ def is_withheld(database: Database, withheld: Withheld | None) -> ColumnElement[
 def numbers_of(database: Database, texts: Collection[str]) -> dict[str, int]:
     """Return the ids of messages, sorted, by the texts that stand for them. Leave out texts that can't be ids."""
     if database.table.key is not None:
-        from retrycli.store.keys import Keys  # most tables have integers as keys
-
         found: Mapping[str, int] = Keys(database).find(texts) if texts else {}
     else:
         found = {text: int(text) for text in texts if re.fullmatch(r"-?[0-9]{1,19}", text)}
@@ -161,8 +167,6 @@ def with_keys(database: Database, numbers: Sequence[int]) -> Sequence[int]:
     """Return messages that a query has found with their keys, if these are not integers."""
     if database.table.key is None:
         return numbers
-    from retrycli.store.keys import Keys  # most tables have integers as keys
-
     return Keys(database).named(numbers)
 
 

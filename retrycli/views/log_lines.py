@@ -13,7 +13,7 @@ from typing import Literal, assert_never
 from retrycli.domain import suggested
 from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import RetrycliError, cause_of
-from retrycli.domain.message import EscalationReason
+from retrycli.domain.message import EscalationReason, shown_id
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.passes import (
     BreakerClosed,
@@ -33,6 +33,7 @@ from retrycli.domain.passes import (
 )
 from retrycli.domain.sanitize import printable
 from retrycli.system.trust import is_planted, open_private, others_may_have_linked
+from retrycli.views.formatting import as_json
 
 logger = logging.getLogger("retrycli")
 WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | ResultKept
@@ -256,9 +257,6 @@ class _Json(logging.Formatter):
     def __init__(self) -> None:
         super().__init__()
         # An import during a pass could find no free file descriptor.
-        from retrycli.domain.message import shown_id
-        from retrycli.views.formatting import as_json
-
         self._as_json, self._shown_id = as_json, shown_id
 
     def format(self, record: logging.LogRecord) -> str:

@@ -57,6 +57,13 @@ def bare(concurrency: int) -> Contender:
     return Contender("bare loop", add_due, call)
 
 
+def bare_command() -> Contender:
+    def call(database: str, _: str) -> Call:
+        return Call(("-m", "tests.benchmarks.bare_command", database))
+
+    return Contender("bare command", add_waiting, call)
+
+
 def retrycli(concurrency: int, name: str = "retrycli", add: Callable[[str, int], None] = add_due) -> Contender:
     def call(database: str, url: str) -> Call:
         return _pass(database, url, concurrency)

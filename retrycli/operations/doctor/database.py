@@ -7,6 +7,7 @@ from shlex import quote
 
 from retrycli.domain.message import OPTIONAL_COLUMNS
 from retrycli.domain.passes import PassRecord
+from retrycli.gateway.router import check_columns
 from retrycli.operations.doctor.context import (
     CLOCK_TOLERANCE,
     Context,
@@ -32,8 +33,6 @@ LOOK_BACK = 10  # number of newest passes that the checks read
 
 def table(context: Context, database: Database) -> Iterator[Finding]:
     """Check the application's table: its columns, how reliably changes are noticed, and whether the preset fits it."""
-    from retrycli.gateway.router import check_columns
-
     columns = column_names(database)
     check_ids(database)
     yield ok("table", f"{context.settings.database.table} in {database.place} has all required columns")

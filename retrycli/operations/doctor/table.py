@@ -14,6 +14,7 @@ from retrycli.domain.errors import ConfigurationError, RetrycliError, SchemaMism
 from retrycli.domain.incidents import utc
 from retrycli.domain.message import MessageStatus, MessageType
 from retrycli.domain.table_mapping import AS_IT_IS
+from retrycli.gateway.router import preset_columns
 from retrycli.operations.doctor.context import Context, Finding, Level, failed, of_error, ok, warning
 from retrycli.operations.presets import example_url
 from retrycli.operations.wiring import connect, utc_now
@@ -197,8 +198,6 @@ def missed(settings: Settings, database: Database, facts: TableFacts) -> Iterato
     """List the columns with data that a recipient would miss, because no setting names them."""
     if database.mapping is None:
         return
-    from retrycli.gateway.router import preset_columns
-
     used = {name for gateway in settings.gateway.all.values() for name in preset_columns(gateway)}
     if names := facts.missed_columns(used):
         yield ok("not sent", f"columns that hold data and that no setting names: {', '.join(names)}")
