@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from retrycli import operations
+from retrycli.cli.serve import run_console
 from retrycli.domain import suggested
 from retrycli.domain.duration import duration
 from retrycli.domain.sanitize import printable
@@ -74,7 +75,5 @@ def demo(
             raise typer.BadParameter("works only with --serve; add it", param_hint="--port")
         operations.demo.run_with_table() if table else operations.demo.run()
         return
-    from retrycli.cli.serve import run_console
-
     with operations.demo.served() as (settings, token):
         run_console(settings, {"port": port}, f"Sign in with this token: {token}")

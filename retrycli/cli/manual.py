@@ -4,7 +4,7 @@ import os
 import re
 from difflib import get_close_matches
 from importlib import resources
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import typer
 
@@ -84,24 +84,9 @@ def _unknown(topic: str) -> str:
 
 
 def _show(text: str) -> None:
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.markdown import Markdown, TableElement
-    from rich.table import Table
+    from retrycli.views.markdown import show_markdown
 
-    class FoldedTable(TableElement):
-        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-            for table in super().__rich_console__(console, options):
-                assert isinstance(table, Table)  # noqa: S101  for the type checker
-                for column in table.columns:
-                    column.overflow = "fold"  # break long words, which rich would truncate
-                yield table
-
-    class ManualPage(Markdown):
-        elements: ClassVar = {**Markdown.elements, "table_open": FoldedTable}
-
-    screen = Console(highlight=False)
-    with screen.pager(styles="R" in os.environ.setdefault("LESS", LESS).upper()):
-        screen.print(ManualPage(_without_paths(text), code_theme="ansi_dark", hyperlinks=False))
+    show_markdown(_without_paths(text), styled="R" in os.environ.setdefault("LESS", LESS).upper())
 
 
 def _without_paths(text: str) -> str:

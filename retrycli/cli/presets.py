@@ -127,7 +127,7 @@ def deliver_test(
             yes=yes,
             as_json=as_json,
         )
-    tried = operations.presets.deliver_test(
+    tried = operations.trial.deliver_test(
         settings,
         ticket=ticket,
         message_type=message_type,
@@ -139,7 +139,7 @@ def deliver_test(
     raise typer.Exit(0 if tried.delivered else NOT_OK)
 
 
-def _show(tried: operations.presets.Trial, *, as_json: bool) -> None:
+def _show(tried: operations.trial.Trial, *, as_json: bool) -> None:
     outcome = tried.outcome
     if as_json:
         terminal.show_json(

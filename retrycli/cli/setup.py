@@ -9,6 +9,7 @@ import typer
 from retrycli import operations
 from retrycli.cli.findings import show_findings
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, config_file, load, load_settings, utf8
+from retrycli.config import template
 from retrycli.domain.errors import RetrycliError
 from retrycli.views import terminal
 
@@ -50,8 +51,6 @@ def init(
 @config.command("show")
 def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Show every setting and its source. Secrets are masked."""
-    from retrycli.config import template
-
     values = template.shown(load(ctx, config))
     if as_json:
         terminal.show_json(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         status,
         table,
         tokens,
+        trial,
         wiring,
         words,
     )

@@ -10,6 +10,7 @@ from retrycli.config.settings import Settings
 from retrycli.config.template import template
 from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
+from retrycli.gateway.router import open_router
 from retrycli.operations.schedule.installation import LOG, LOGS
 from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
 from retrycli.store.messages import column_names
@@ -29,7 +30,6 @@ def check(settings: Settings) -> dict[str, str]:
     Raises:
         RetrycliError: the first problem that was found.
     """
-    from retrycli.gateway.router import open_router
     from retrycli.operations.doctor import table
 
     async def open_and_close(columns: list[str]) -> None:

@@ -306,9 +306,9 @@ def looks_up(settings: Settings, message_type: str) -> bool:
 
 
 def _findable_requests(settings: Settings, kind: MessageType) -> str | None:
-    from retrycli.gateway import router
+    from retrycli.gateway.presets.described import findable_requests  # only a look-up, or a doubt, needs presets
 
-    return router.findable_requests(settings.gateway.of(kind), kind)
+    return findable_requests(settings.gateway.of(kind), kind)
 
 
 def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], datetime]:

@@ -7,7 +7,7 @@ a body arrives unchanged.
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -18,7 +18,9 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator
 
-from retrycli.domain.errors import InvalidMessage
+from retrycli.config.gateway import GatewaySettings
+from retrycli.domain.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.message import OPTIONAL_COLUMNS
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -317,3 +319,14 @@ FILTERS: dict[str, Callable[[object, str], object]] = {
     "mime": lambda value, _: f"=?utf-8?b?{_base64(value)}?=",
     "int": _int,
 }
+
+
+def check_subject(settings: GatewaySettings, columns: Collection[str]) -> None:
+    """Check that every column in the subject's template exists.
+
+    Raises:
+        ConfigurationError: a column does not exist; the error names it.
+    """
+    for place in places(settings.subject):
+        if place.name not in {*columns, *OPTIONAL_COLUMNS}:
+            raise ConfigurationError(f"gateway.subject refers to column {place.name}, which does not exist")

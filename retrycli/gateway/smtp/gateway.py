@@ -13,7 +13,7 @@ from retrycli.config import secret_text
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.email_address import Address
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
-from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
+from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
 from retrycli.gateway.delivery import (
@@ -24,7 +24,7 @@ from retrycli.gateway.delivery import (
     invalid,
     retry_unreachable,
 )
-from retrycli.gateway.presets.template import places
+from retrycli.gateway.presets.template import check_subject
 from retrycli.gateway.smtp.mime import Mail, compose
 from retrycli.gateway.smtp.session import SmtpSession
 from retrycli.gateway.tls import verifying
@@ -176,14 +176,3 @@ class SmtpGateway(BaseGateway):
             else:
                 return connection
         raise problem
-
-
-def check_subject(settings: GatewaySettings, columns: Collection[str]) -> None:
-    """Check that every column in the subject's template exists.
-
-    Raises:
-        ConfigurationError: a column does not exist; the error names it.
-    """
-    for place in places(settings.subject):
-        if place.name not in {*columns, *OPTIONAL_COLUMNS}:
-            raise ConfigurationError(f"gateway.subject refers to column {place.name}, which does not exist")

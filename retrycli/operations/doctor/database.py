@@ -7,7 +7,7 @@ from shlex import quote
 
 from retrycli.domain.message import OPTIONAL_COLUMNS
 from retrycli.domain.passes import PassRecord
-from retrycli.gateway.router import check_columns
+from retrycli.gateway.presets.described import check_columns
 from retrycli.operations.doctor.context import (
     CLOCK_TOLERANCE,
     Context,
