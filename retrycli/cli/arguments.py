@@ -11,8 +11,7 @@ import typer
 
 from retrycli.cli.options import utf8
 from retrycli.domain.duration import LONGEST, duration
-from retrycli.domain.listing import Filter, ListedState
-from retrycli.domain.message import EscalationReason, MessageType
+from retrycli.domain.listing import CONDITIONS, Condition, Filter
 
 MessageId = Annotated[str, typer.Argument(metavar="ID", help="The id of the message.")]
 MessageIds = Annotated[
@@ -85,66 +84,30 @@ def ago(text: str) -> datetime:
     return datetime.now(UTC) - duration(text)
 
 
-Tickets = Annotated[
-    list[str] | None,
-    typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, parser=not_blank),
-]
-Types = Annotated[
-    list[MessageType] | None, typer.Option("--type", help="Only messages of this type.", show_default=False)
-]
+def _option(condition: Condition) -> Any:  # noqa: ANN401  the type of a parameter
+    name, about = f"--{condition.name.replace('_', '-')}", condition.help
+    if condition.kind is timedelta:
+        return Annotated[
+            datetime | None, typer.Option(name, help=about, show_default=False, metavar="<duration>", parser=ago)
+        ]
+    parser = not_blank if condition.kind is str else None
+    return Annotated[list[condition.kind] | None, typer.Option(name, help=about, show_default=False, parser=parser)]  # type: ignore[name-defined]  # made here
+
 
 # The filter options, by field of `Filter`. A message must match every filter that is given. If a filter has several
 # values, one of them must match.
-FILTERS: Mapping[str, Any] = {
-    "state": Annotated[
-        list[ListedState] | None, typer.Option("--state", help="Only messages in this state.", show_default=False)
-    ],
-    "message_type": Types,
-    "ticket": Tickets,
-    "error": Annotated[
-        list[str] | None,
-        typer.Option(
-            "--error",
-            help="Only messages whose last error contains this string.",
-            show_default=False,
-            parser=not_blank,
-        ),
-    ],
-    "reason": Annotated[
-        list[EscalationReason] | None,
-        typer.Option("--reason", help="Only messages escalated for this reason.", show_default=False),
-    ],
-    "failed_before": Annotated[
-        datetime | None,
-        typer.Option(
-            "--older-than",
-            help="Only messages that first failed at least this long ago, such as 30m, 2h or 7d.",
-            show_default=False,
-            metavar="<duration>",
-            parser=ago,
-        ),
-    ],
-    "fingerprint": Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fingerprint",
-            help="Only messages escalated for the cause with this fingerprint; see `escalations`.",
-            show_default=False,
-            parser=not_blank,
-        ),
-    ],
-}
+FILTERS: Mapping[str, Any] = {field: _option(condition) for field, condition in CONDITIONS.items()}
 
 
 def as_options(wanted: Filter) -> list[str]:
     """Return the options that give a filter, for a suggested command."""
     words: list[str] = []
-    for field in FILTERS:
+    for field, condition in CONDITIONS.items():
         value = getattr(wanted, field)
         values = [] if value is None else [value] if isinstance(value, str | datetime) else value
         for each in values:
             text = f"{(datetime.now(UTC) - each).total_seconds():.0f}s" if isinstance(each, datetime) else str(each)
-            words += [{"message_type": "--type", "failed_before": "--older-than"}.get(field, f"--{field}"), text]
+            words += [f"--{condition.name.replace('_', '-')}", text]
     return words
 
 

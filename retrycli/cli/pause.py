@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from retrycli import operations
-from retrycli.cli.arguments import Tickets, Types, not_blank
+from retrycli.cli.arguments import not_blank
 from retrycli.cli.options import By, ConfigFile, load_settings, utf8
 from retrycli.config.settings import Settings
 from retrycli.domain.duration import duration
+from retrycli.domain.listing import CONDITIONS
 from retrycli.domain.message import MessageType
 from retrycli.domain.passes import HoldKind, HoldTarget
 from retrycli.views import formatting, terminal
@@ -34,6 +35,14 @@ Destinations = Annotated[
         metavar="URL",
         parser=not_blank,
     ),
+]
+
+Tickets = Annotated[
+    list[str] | None,
+    typer.Option("--ticket", help=CONDITIONS["ticket"].help, show_default=False, parser=not_blank),
+]
+Types = Annotated[
+    list[MessageType] | None, typer.Option("--type", help=CONDITIONS["message_type"].help, show_default=False)
 ]
 
 

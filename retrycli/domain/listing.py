@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
 from retrycli.domain.errors import InvalidArgument
 from retrycli.domain.identity import digest_of
@@ -38,18 +38,63 @@ def is_in_doubt(reason: object, *, may_have_arrived: bool) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Conditions, all of which a message must meet."""
+class Condition:
+    """A condition that an operator gives as an option, in a query or in a form.
 
-    state: Either[State | ListedState] = None
-    message_type: Either[MessageType] = None
-    ticket: Either[str] = None
-    # A substring of ``last_error``, ignoring case; SQLite ignores the case of ASCII letters only.
-    error: Either[str] = None
-    failed_before: datetime | None = None
+    Attributes:
+        name: the option is ``--NAME``.
+        kind: the type of its values. A `timedelta` counts back from now; the console and the commands take one value.
+        help: the help of the option.
+        about: the description in the OpenAPI document, if the name does not say enough.
+    """
+
+    name: str
+    kind: type
+    help: str
+    about: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Conditions, all of which a message must meet. An operator may give those that are a `Condition`."""
+
+    state: Annotated[Either[State | ListedState], Condition("state", ListedState, "Only messages in this state.")] = (
+        None
+    )
+    message_type: Annotated[Either[MessageType], Condition("type", MessageType, "Only messages of this type.")] = None
+    ticket: Annotated[Either[str], Condition("ticket", str, "Only messages of this ticket.")] = None
+    # SQLite ignores the case of ASCII letters only.
+    error: Annotated[
+        Either[str],
+        Condition(
+            "error",
+            str,
+            "Only messages whose last error contains this string.",
+            "part of the last error, ignoring case",
+        ),
+    ] = None
+    reason: Annotated[
+        Either[EscalationReason],
+        Condition(
+            "reason", EscalationReason, "Only messages escalated for this reason.", "why a message was escalated"
+        ),
+    ] = None
+    failed_before: Annotated[
+        datetime | None,
+        Condition(
+            "older_than", timedelta, "Only messages that first failed at least this long ago, such as 30m, 2h or 7d."
+        ),
+    ] = None
+    fingerprint: Annotated[
+        Either[str],
+        Condition(
+            "fingerprint",
+            str,
+            "Only messages escalated for the cause with this fingerprint; see `escalations`.",
+            "identifies a cause",
+        ),
+    ] = None
     due_by: datetime | None = None  # the message is waiting, and due by this time
-    reason: Either[EscalationReason] = None
-    fingerprint: Either[str] = None
     new: bool = False  # the message is not acknowledged yet
     escalated_after: datetime | None = None
     escalated_until: datetime | None = None
@@ -67,16 +112,26 @@ class Filter:
         Raises:
             InvalidArgument: a condition has too many values, or a text is too long, contains NUL or is not valid UTF-8.
         """
-        for field in ("state", "message_type", "ticket", "error", "reason", "fingerprint"):
-            given: Either[str] = getattr(self, field)
+        for name, condition in CONDITIONS.items():
+            if condition.kind is timedelta:
+                continue
+            given: Either[str] = getattr(self, name)
             values = [given] if isinstance(given, str) else given or ()
             if len(values) > MOST_VALUES:
-                raise InvalidArgument(f"the filter {field} has {len(values):,} values; give at most {MOST_VALUES}")
+                raise InvalidArgument(f"the filter {name} has {len(values):,} values; give at most {MOST_VALUES}")
             for text in values:
                 if not storable(text):
-                    raise InvalidArgument(f"the filter {field} contains an invalid character; remove it")
+                    raise InvalidArgument(f"the filter {name} contains an invalid character; remove it")
                 if len(text) > LONGEST_VALUE:
-                    raise InvalidArgument(f"the filter {field} is longer than {LONGEST_VALUE:,} characters; shorten it")
+                    raise InvalidArgument(f"the filter {name} is longer than {LONGEST_VALUE:,} characters; shorten it")
+
+
+CONDITIONS: Mapping[str, Condition] = {
+    name: mark
+    for name, hint in get_type_hints(Filter, include_extras=True).items()
+    for mark in getattr(hint, "__metadata__", ())
+}
+"""The conditions that an operator gives, by field of `Filter`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,24 @@
 """Types of the values that requests contain. Invalid values are errors that name the field and the rule."""
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
-from retrycli.domain.listing import Filter, ListedState
-from retrycli.domain.message import EscalationReason, MessageType
+from retrycli.domain.listing import CONDITIONS, Filter
 from retrycli.domain.sanitize import encodable
 from retrycli.operations.bulk import BulkAction, BulkRequest
 from retrycli.operations.listing import MAX_PAGE
@@ -93,29 +102,25 @@ class PageQuery(BaseModel):
     limit: int = Field(50, ge=1, le=MAX_PAGE)
 
 
-class Selection(BaseModel):
+def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `CONDITIONS`
+    kinds: Mapping[type, Any] = {str: Line}
+    fields: dict[str, Any] = {}
+    for name, each in CONDITIONS.items():
+        if each.kind is not timedelta:
+            kind = Ticket if name == "ticket" else kinds.get(each.kind, each.kind)
+            alias = None if each.name == name else each.name
+            fields[name] = list[kind], Field([], alias=alias, description=each.about)  # type: ignore[valid-type]  # made here
+    return create_model("Conditions", __config__=ConfigDict(extra="forbid", hide_input_in_errors=True), **fields)
+
+
+class Selection(_conditions()):  # type: ignore[misc]  # a base that is made at run time
     """A filter of messages. A field with several values matches any of them."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    state: list[ListedState] = []
-    message_type: list[MessageType] = Field([], alias="type")
-    ticket: list[Ticket] = []
-    error: list[Line] = Field([], description="part of the last error, ignoring case")
-    reason: list[EscalationReason] = Field([], description="why a message was escalated")
-    fingerprint: list[Line] = Field([], description="identifies a cause")
 
     @property
     def filter(self) -> Filter:
         """Return the filter that the fields describe."""
-        return Filter(
-            state=self.state or None,
-            message_type=self.message_type or None,
-            ticket=self.ticket or None,
-            error=self.error or None,
-            reason=self.reason or None,
-            fingerprint=self.fingerprint or None,
-        )
+        values: Any = {name: getattr(self, name) or None for name in CONDITIONS.keys() & Selection.model_fields.keys()}
+        return Filter(**values)
 
 
 class MessageQuery(PageQuery, Selection):

@@ -6,15 +6,17 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 
 from retrycli.domain.cursor import Sort
 from retrycli.domain.errors import NoSuchMessage, SchemaMismatch
-from retrycli.domain.listing import AttemptRecord, Filter, ListedMessage
+from retrycli.domain.listing import CONDITIONS, AttemptRecord, Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
@@ -160,6 +162,14 @@ def test_a_message_must_meet_all_filters(in_every_state: Application, views: Mes
     del in_every_state
     for wanted, expected in FILTERS:
         assert (shown(views, wanted, sort="id"), views.count(wanted)) == (expected, len(expected)), wanted
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_each_condition_that_an_operator_gives_leaves_messages_out(views: MessageQueries, name: str) -> None:
+    """Otherwise an action would reach messages that nobody chose."""
+    kind = CONDITIONS[name].kind
+    value: Any = NOON if kind is timedelta else next(iter(kind)) if issubclass(kind, StrEnum) else "x"
+    assert str(views.failed(Filter(**{name: value}))) != str(views.failed(Filter()))
 
 
 def test_filters_by_type(application: Application, views: MessageQueries) -> None:

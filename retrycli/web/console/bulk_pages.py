@@ -87,9 +87,10 @@ class BulkFields(MessageFilter):
     def fixed(self, now: datetime) -> Self:
         """Return a copy with a fixed time instead of a period, so that later requests select the same messages."""
         by = self.failed_by(now)
-        return self.model_copy(
+        fixed: Self = self.model_copy(
             update={"older_than": None, "failed_before": None if by is None else by.replace(microsecond=0)}
         )
+        return fixed
 
     def hidden(self) -> dict[str, object]:
         """Return the fields that name the action and its messages, for a form or an address."""

@@ -4,20 +4,19 @@ Only URL-encoded forms are read, with the standard library. Unknown fields, repe
 UTF-8 are errors.
 """
 
-from collections.abc import Collection, Sequence
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 from urllib.parse import parse_qsl
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
-from retrycli.domain.listing import LONGEST_VALUE, Filter, ListedState
-from retrycli.domain.message import EscalationReason, MessageType
+from retrycli.domain.listing import CONDITIONS, LONGEST_VALUE, Filter
 from retrycli.web.inputs import Line
 
 LARGEST_FORM = 4 << 20  # bytes; a text of 1 MiB fits, even if most of its characters are percent-encoded
@@ -156,28 +155,25 @@ Words = Annotated[Line, Field(max_length=LONGEST_VALUE)]
 Period = Annotated[Line, AfterValidator(_period)]
 
 
-class MessageFilter(Form):
-    """Conditions, all of which a message must meet. The names are those of the HTTP API."""
+def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `CONDITIONS`
+    kinds: Mapping[type, Any] = {str: Words, timedelta: Period}
+    fields: Any = {
+        each.name if each.kind is timedelta else name: (
+            kinds.get(each.kind, each.kind) | None,
+            Field(None, alias=None if each.name == name or each.kind is timedelta else each.name),
+        )
+        for name, each in CONDITIONS.items()
+    }
+    return create_model("Conditions", __base__=Form, **fields)
 
-    state: ListedState | None = None
-    message_type: MessageType | None = Field(None, alias="type")
-    ticket: Words | None = None
-    error: Words | None = None
-    reason: EscalationReason | None = None
-    fingerprint: Words | None = None
-    older_than: Period | None = None
+
+class MessageFilter(_conditions()):  # type: ignore[misc]  # a base that is made at run time
+    """Conditions, all of which a message must meet. The names are those of the HTTP API."""
 
     def wanted(self, now: datetime) -> Filter:
         """Return the filter for the operations."""
-        return Filter(
-            state=self.state,
-            message_type=self.message_type,
-            ticket=self.ticket,
-            error=self.error,
-            reason=self.reason,
-            fingerprint=self.fingerprint,
-            failed_before=self.failed_by(now),
-        )
+        values = {name: getattr(self, name) for name, each in CONDITIONS.items() if each.kind is not timedelta}
+        return Filter(**values, failed_before=self.failed_by(now))
 
     def failed_by(self, now: datetime) -> datetime | None:
         """Return the time before which a message must have failed."""
