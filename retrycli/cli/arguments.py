@@ -11,7 +11,7 @@ import typer
 
 from retrycli.cli.options import utf8
 from retrycli.domain.duration import LONGEST, duration
-from retrycli.domain.listing import CONDITIONS, Condition, Filter
+from retrycli.domain.listing import FILTER_FIELDS, Filter, FilterField
 
 MessageId = Annotated[str, typer.Argument(metavar="ID", help="The id of the message.")]
 MessageIds = Annotated[
@@ -84,7 +84,7 @@ def ago(text: str) -> datetime:
     return datetime.now(UTC) - duration(text)
 
 
-def _option(condition: Condition) -> Any:  # noqa: ANN401  the type of a parameter
+def _option(condition: FilterField) -> Any:  # noqa: ANN401  the type of a parameter
     name, about = f"--{condition.name.replace('_', '-')}", condition.help
     if condition.kind is timedelta:
         return Annotated[
@@ -96,13 +96,13 @@ def _option(condition: Condition) -> Any:  # noqa: ANN401  the type of a paramet
 
 # The filter options, by field of `Filter`. A message must match every filter that is given. If a filter has several
 # values, one of them must match.
-FILTERS: Mapping[str, Any] = {field: _option(condition) for field, condition in CONDITIONS.items()}
+FILTERS: Mapping[str, Any] = {field: _option(condition) for field, condition in FILTER_FIELDS.items()}
 
 
 def as_options(wanted: Filter) -> list[str]:
     """Return the options that give a filter, for a suggested command."""
     words: list[str] = []
-    for field, condition in CONDITIONS.items():
+    for field, condition in FILTER_FIELDS.items():
         value = getattr(wanted, field)
         values = [] if value is None else [value] if isinstance(value, str | datetime) else value
         for each in values:

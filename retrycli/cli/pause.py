@@ -11,7 +11,7 @@ from retrycli.cli.arguments import not_blank
 from retrycli.cli.options import By, ConfigFile, load_settings, utf8
 from retrycli.config.settings import Settings
 from retrycli.domain.duration import duration
-from retrycli.domain.listing import CONDITIONS
+from retrycli.domain.listing import FILTER_FIELDS
 from retrycli.domain.message import MessageType
 from retrycli.domain.passes import HoldKind, HoldTarget
 from retrycli.views import formatting, terminal
@@ -39,10 +39,10 @@ Destinations = Annotated[
 
 Tickets = Annotated[
     list[str] | None,
-    typer.Option("--ticket", help=CONDITIONS["ticket"].help, show_default=False, parser=not_blank),
+    typer.Option("--ticket", help=FILTER_FIELDS["ticket"].help, show_default=False, parser=not_blank),
 ]
 Types = Annotated[
-    list[MessageType] | None, typer.Option("--type", help=CONDITIONS["message_type"].help, show_default=False)
+    list[MessageType] | None, typer.Option("--type", help=FILTER_FIELDS["message_type"].help, show_default=False)
 ]
 
 

@@ -38,7 +38,7 @@ def is_in_doubt(reason: object, *, may_have_arrived: bool) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class FilterField:
     """A condition that an operator gives as an option, in a query or in a form.
 
     Attributes:
@@ -56,17 +56,17 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Conditions, all of which a message must meet. An operator may give those that are a `Condition`."""
+    """Conditions, all of which a message must meet. An operator may give those that are a `FilterField`."""
 
-    state: Annotated[Either[State | ListedState], Condition("state", ListedState, "Only messages in this state.")] = (
+    state: Annotated[Either[State | ListedState], FilterField("state", ListedState, "Only messages in this state.")] = (
         None
     )
-    message_type: Annotated[Either[MessageType], Condition("type", MessageType, "Only messages of this type.")] = None
-    ticket: Annotated[Either[str], Condition("ticket", str, "Only messages of this ticket.")] = None
+    message_type: Annotated[Either[MessageType], FilterField("type", MessageType, "Only messages of this type.")] = None
+    ticket: Annotated[Either[str], FilterField("ticket", str, "Only messages of this ticket.")] = None
     # SQLite ignores the case of ASCII letters only.
     error: Annotated[
         Either[str],
-        Condition(
+        FilterField(
             "error",
             str,
             "Only messages whose last error contains this string.",
@@ -75,19 +75,19 @@ class Filter:
     ] = None
     reason: Annotated[
         Either[EscalationReason],
-        Condition(
+        FilterField(
             "reason", EscalationReason, "Only messages escalated for this reason.", "why a message was escalated"
         ),
     ] = None
     failed_before: Annotated[
         datetime | None,
-        Condition(
+        FilterField(
             "older_than", timedelta, "Only messages that first failed at least this long ago, such as 30m, 2h or 7d."
         ),
     ] = None
     fingerprint: Annotated[
         Either[str],
-        Condition(
+        FilterField(
             "fingerprint",
             str,
             "Only messages escalated for the cause with this fingerprint; see `escalations`.",
@@ -112,7 +112,7 @@ class Filter:
         Raises:
             InvalidArgument: a condition has too many values, or a text is too long, contains NUL or is not valid UTF-8.
         """
-        for name, condition in CONDITIONS.items():
+        for name, condition in FILTER_FIELDS.items():
             if condition.kind is timedelta:
                 continue
             given: Either[str] = getattr(self, name)
@@ -126,7 +126,7 @@ class Filter:
                     raise InvalidArgument(f"the filter {name} is longer than {LONGEST_VALUE:,} characters; shorten it")
 
 
-CONDITIONS: Mapping[str, Condition] = {
+FILTER_FIELDS: Mapping[str, FilterField] = {
     name: mark
     for name, hint in get_type_hints(Filter, include_extras=True).items()
     for mark in getattr(hint, "__metadata__", ())

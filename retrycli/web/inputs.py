@@ -18,7 +18,7 @@ from pydantic import (
 
 from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
-from retrycli.domain.listing import CONDITIONS, Filter
+from retrycli.domain.listing import FILTER_FIELDS, Filter
 from retrycli.domain.sanitize import encodable
 from retrycli.operations.bulk import BulkAction, BulkRequest
 from retrycli.operations.listing import MAX_PAGE
@@ -102,10 +102,10 @@ class PageQuery(BaseModel):
     limit: int = Field(50, ge=1, le=MAX_PAGE)
 
 
-def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `CONDITIONS`
+def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `FILTER_FIELDS`
     kinds: Mapping[type, Any] = {str: Line}
     fields: dict[str, Any] = {}
-    for name, each in CONDITIONS.items():
+    for name, each in FILTER_FIELDS.items():
         if each.kind is not timedelta:
             kind = Ticket if name == "ticket" else kinds.get(each.kind, each.kind)
             alias = None if each.name == name else each.name
@@ -119,7 +119,9 @@ class Selection(_conditions()):  # type: ignore[misc]  # a base that is made at 
     @property
     def filter(self) -> Filter:
         """Return the filter that the fields describe."""
-        values: Any = {name: getattr(self, name) or None for name in CONDITIONS.keys() & Selection.model_fields.keys()}
+        values: Any = {
+            name: getattr(self, name) or None for name in FILTER_FIELDS.keys() & Selection.model_fields.keys()
+        }
         return Filter(**values)
 
 

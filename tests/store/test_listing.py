@@ -16,7 +16,7 @@ from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 
 from retrycli.domain.cursor import Sort
 from retrycli.domain.errors import NoSuchMessage, SchemaMismatch
-from retrycli.domain.listing import CONDITIONS, AttemptRecord, Filter, ListedMessage
+from retrycli.domain.listing import FILTER_FIELDS, AttemptRecord, Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
@@ -164,10 +164,10 @@ def test_a_message_must_meet_all_filters(in_every_state: Application, views: Mes
         assert (shown(views, wanted, sort="id"), views.count(wanted)) == (expected, len(expected)), wanted
 
 
-@pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.parametrize("name", FILTER_FIELDS)
 def test_each_condition_that_an_operator_gives_leaves_messages_out(views: MessageQueries, name: str) -> None:
     """Otherwise an action would reach messages that nobody chose."""
-    kind = CONDITIONS[name].kind
+    kind = FILTER_FIELDS[name].kind
     value: Any = NOON if kind is timedelta else next(iter(kind)) if issubclass(kind, StrEnum) else "x"
     assert str(views.failed(Filter(**{name: value}))) != str(views.failed(Filter()))
 

@@ -9,7 +9,7 @@ from urllib.parse import quote, urljoin
 import pytest
 
 from retrycli import operations, web
-from retrycli.domain.listing import CONDITIONS
+from retrycli.domain.listing import FILTER_FIELDS
 from retrycli.domain.user import Role, User
 from retrycli.web.console.forms import LARGEST_FORM
 from tests.conftest import on_sqlite
@@ -201,4 +201,4 @@ def test_a_new_version_of_a_file_has_another_address(desk: Desk) -> None:
 
 def test_the_form_of_a_list_has_every_condition(escalated: Desk) -> None:
     page = escalated.operator.get(f"{PAGES}/", params={"fingerprint": "x"}).text  # without it, no field keeps it
-    assert [each.name for each in CONDITIONS.values() if f'name="{each.name}"' not in page] == []
+    assert [each.name for each in FILTER_FIELDS.values() if f'name="{each.name}"' not in page] == []

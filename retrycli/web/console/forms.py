@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
-from retrycli.domain.listing import CONDITIONS, LONGEST_VALUE, Filter
+from retrycli.domain.listing import FILTER_FIELDS, LONGEST_VALUE, Filter
 from retrycli.web.inputs import Line
 
 LARGEST_FORM = 4 << 20  # bytes; a text of 1 MiB fits, even if most of its characters are percent-encoded
@@ -155,14 +155,14 @@ Words = Annotated[Line, Field(max_length=LONGEST_VALUE)]
 Period = Annotated[Line, AfterValidator(_period)]
 
 
-def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `CONDITIONS`
+def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `FILTER_FIELDS`
     kinds: Mapping[type, Any] = {str: Words, timedelta: Period}
     fields: Any = {
         each.name if each.kind is timedelta else name: (
             kinds.get(each.kind, each.kind) | None,
             Field(None, alias=None if each.name == name or each.kind is timedelta else each.name),
         )
-        for name, each in CONDITIONS.items()
+        for name, each in FILTER_FIELDS.items()
     }
     return create_model("Conditions", __base__=Form, **fields)
 
@@ -172,7 +172,7 @@ class MessageFilter(_conditions()):  # type: ignore[misc]  # a base that is made
 
     def wanted(self, now: datetime) -> Filter:
         """Return the filter for the operations."""
-        values = {name: getattr(self, name) for name, each in CONDITIONS.items() if each.kind is not timedelta}
+        values = {name: getattr(self, name) for name, each in FILTER_FIELDS.items() if each.kind is not timedelta}
         return Filter(**values, failed_before=self.failed_by(now))
 
     def failed_by(self, now: datetime) -> datetime | None:
