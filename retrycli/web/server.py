@@ -1,5 +1,6 @@
 """Serve the HTTP API and the console as a process of their own: `retrycli serve`."""
 
+import logging
 import os
 import signal
 import socket
@@ -110,6 +111,7 @@ def serve(settings: Settings, started: Callable[[str], None]) -> int | None:
         ws="none",
         log_config=None,
         access_log=False,
+        log_level=logging.ERROR,  # its warnings are about what strangers send
         server_header=False,
         lifespan="off",
         timeout_graceful_shutdown=round(grace),

@@ -86,6 +86,22 @@ def test_ctrl_c_ends_it_without_a_traceback(served: Cli) -> None:
     assert (done.returncode, done.stderr) == (130, "")
 
 
+UPGRADE = f"GET /livez HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n".encode()
+
+
+def test_requests_that_are_not_http_write_no_log(served: Cli) -> None:
+    """Otherwise anybody who reaches the port could fill the disk."""
+    add_token(served)
+    process = served.start("serve", "--port", "0")
+    port = int(address_of(process).rpartition(":")[2])
+    for request in (b"\x16\x03\x01\r\n\r\n", UPGRADE):
+        with socket.create_connection(("127.0.0.1", port), LONGEST) as connection:
+            connection.sendall(request)
+            assert connection.recv(100).startswith(b"HTTP/1.1 ")
+    process.send_signal(signal.SIGINT)
+    assert end(process).stderr == ""
+
+
 def test_a_port_in_use_is_one_clear_error(served: Cli) -> None:
     add_token(served)
     with socket.create_server(("127.0.0.1", 0)) as taken:
