@@ -46,7 +46,7 @@ GROUPS = {
     "Passes": {
         "pause": "pause",
         "resume": "pause",
-        "passes": "passes",
+        "passes": "status",
         "stats": "stats",
         "report": "stats",
         "metrics": "stats",
