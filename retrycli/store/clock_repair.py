@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, or_, select, update
+from sqlalchemy import Connection, Select, Table, case, func, or_, select, update
 
 from retrycli.domain.message import State
 from retrycli.domain.outcome import RETRY_AFTER_CAP
@@ -24,7 +24,7 @@ from retrycli.store.schema import acts, attempts, breakers, escalations, holds, 
 # Columns with times of past events, table by table.
 #
 # Not `queue.first_failed_at`: it counts as now while it lies ahead, because a clock that is behind would otherwise make
-# the whole queue expire. The ends of pauses and holds may lie in the future, because an operator chose them.
+# the whole queue expire.
 HAPPENED = (
     *(passes.c.started_at, passes.c.heartbeat_at, passes.c.finished_at),
     *(attempts.c.started_at, attempts.c.finished_at),
@@ -81,11 +81,24 @@ def repair_clock_skew(
         messages = _begin_again(connection, waits, now, max(longest_wait, RETRY_AFTER_CAP))
         claims = connection.execute(update(queue).where(*too_long).values(claim_expires_at=now + lease)).rowcount
         _begin_again(connection, RESTS, now, RETRY_AFTER_CAP)
+        for stops in (pause, holds):
+            _keep_lengths(connection, stops, now)
         before = now - timedelta.resolution  # so that a pass that starts now is the newest
         for table, columns in groupby(HAPPENED, lambda column: column.table):
             wrong = {column: case((column > now, before), else_=column) for column in columns}
             connection.execute(update(table).where(or_(*(column > now for column in wrong))).values(wrong))
         return ClockWasAhead(ahead, messages, claims)
+
+
+def _keep_lengths(connection: Connection, stops: Table, now: datetime) -> None:
+    """Let pauses or holds that began in the future end as long after now as they were to last. Other ends stay, because
+    an operator chose them.
+    """
+    key = list(stops.primary_key)
+    ends = select(stops.c.until, stops.c.since, *key).where(stops.c.since > now, stops.c.until.is_not(None))
+    for until, since, *values in connection.execute(ends).all():
+        this = [column == value for column, value in zip(key, values, strict=True)]
+        connection.execute(update(stops).where(*this).values(until=now + (until - since)))
 
 
 def _begin_again(connection: Connection, waits: Select[Any], now: datetime, longest: timedelta) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,12 +13,13 @@ from retrycli.domain.incidents import Told, Topic
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.passes import ClockWasAhead, PassResult, PassSummary, Pause
+from retrycli.domain.passes import ClockWasAhead, Hold, HoldKind, PassResult, PassSummary, Pause
 from retrycli.domain.transition import ActionKind, Claim, Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import repair_clock_skew
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
+from retrycli.store.holds import Holds
 from retrycli.store.operator_actions import Acts
 from retrycli.store.own_tables import LEEWAY, NEWEST_PASSES
 from retrycli.store.passes import Ledger, Targets
@@ -255,10 +257,20 @@ def test_an_escalation_is_not_in_the_future(wrong: Database, application: Applic
     assert queue_rows(wrong)[1]["escalated_at"] == JUST_BEFORE
 
 
-def test_a_pause_ends_at_its_intended_time(wrong: Database, ledger: Ledger) -> None:
+def test_a_pause_and_a_hold_that_began_with_the_wrong_clock_last_as_long_as_they_were_to(
+    wrong: Database, ledger: Ledger
+) -> None:
+    """The ends of others stay, because an operator chose them."""
     ledger.set_pause(Pause(AHEAD, AHEAD + HOUR, "anna", None))
+    ticket = Hold(HoldKind.TICKET, "17", AHEAD, AHEAD + 2 * HOUR, "anna", None)
+    earlier = replace(ticket, target="18", since=NOON)
+    Holds(wrong).begin([ticket, earlier], {})
     repair(wrong)
-    assert ledger.pause(NOW) == Pause(JUST_BEFORE, AHEAD + HOUR, "anna", None)
+    assert ledger.pause(NOW) == Pause(JUST_BEFORE, NOW + HOUR, "anna", None)
+    assert {hold.target: hold.until for hold in ledger.pause_and_holds(NOW)[1]} == {
+        "17": NOW + 2 * HOUR,
+        "18": AHEAD + 2 * HOUR,
+    }
 
 
 def test_the_pass_that_corrects_the_clock_is_the_newest(wrong: Database, ledger: Ledger) -> None:
