@@ -133,7 +133,10 @@ def _status(settings: Settings, database: Database, host: Host | None, at: datet
     disk = lack_of_room(database.file)
     unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
-    late = newest is not None and is_late(newest.started_at, at, interval)
+    # Skipped passes show that a scheduler works, but not that any pass does.
+    ends = () if last is None or last.finished_at is None else (last.finished_at,)
+    starts = () if newest is None else (newest.started_at,)
+    late = any(is_late(time, at, interval) for time in (*starts, *ends))
     outlook = next_run(settings, database, passes, at, host)
     failed = last is not None and last.reason == StopReason.FAULT
     refused = messages["waiting"] and (refusals or (last is not None and last.reason in incidents.REFUSED))

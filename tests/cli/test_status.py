@@ -263,20 +263,36 @@ def test_a_due_message_may_be_sent_by_the_running_pass(cli: Cli, application: Ap
     assert "Cause" not in meanwhile + afterwards
 
 
-def test_a_skipped_pass_does_not_hide_that_the_pass_before_has_failed(
-    at_work: Cli, application: Application, sandbox: Sandbox
+@pytest.mark.parametrize(
+    ("result", "reason", "began", "state"),
+    [
+        ("failed", "fault", timedelta(minutes=1), "down"),
+        ("completed", None, timedelta(minutes=1), "ok"),
+        ("completed", None, timedelta(hours=5), "late"),
+    ],
+)
+def test_a_skipped_pass_does_not_hide_what_the_pass_before_says(
+    at_work: Cli,
+    application: Application,
+    sandbox: Sandbox,
+    result: str,
+    reason: str | None,
+    began: timedelta,
+    state: str,
 ) -> None:
     made_a_pass(application, sandbox)
-    for number, (result, reason) in enumerate((("failed", "fault"), ("skipped", "lock_held"))):
-        at = str(datetime.now(UTC).replace(tzinfo=None) + timedelta(seconds=number))
+    application.execute("DELETE FROM retrycli_passes")
+    now = datetime.now(UTC).replace(tzinfo=None)
+    for of, why, at in ((result, reason, now - began), ("skipped", "lock_held", now)):
         application.execute(
-            "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, sent, rescheduled, escalated,"
-            " unknown, released, result, reason, detail) VALUES (?, 'here', 1, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?)",
-            *(result, at, at, result, reason, f"why it {result}"),
+            "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, finished_at, sent, rescheduled,"
+            " escalated, unknown, released, result, reason, detail)"
+            " VALUES (?, 'here', 1, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?)",
+            *(of, str(at), str(at), str(at), of, why, f"why it {of}"),
         )
     found = at_work.json("status")
-    assert (found["last_pass"]["result"], found["state"]) == ("failed", "down")
-    assert "\nCause\twhy it failed\n" in at_work("status").stdout
+    assert (found["last_pass"]["result"], found["state"]) == (result, state)
+    assert f"\nCause\twhy it {result}\n" in at_work("status").stdout
 
 
 def test_a_pass_without_a_recorded_end_is_neither_running_nor_ok(cli: Cli, application: Application) -> None:
