@@ -46,7 +46,11 @@ LATEST = select(
 SELECTION = select(
     *selection.c,
     exists(select(keys.c.number)).label("has_keys"),
-    or_(*(exists(select(each.c.message_id)) for each in (queue, attempts, acts))).label("has_records"),
+    or_(
+        exists(select(queue.c.message_id)),
+        exists(select(attempts.c.message_id)),
+        exists(select(acts.c.message_id).where(acts.c.message_id.is_not(None))),  # a pause concerns no message
+    ).label("has_records"),
 )
 
 

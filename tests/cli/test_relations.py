@@ -115,11 +115,12 @@ def test_refuses_an_index_on_a_view_before_it_asks(
 
 @pytest.mark.databases("postgresql")
 def test_refuses_an_index_on_a_foreign_table(at_work: Cli, application: Application) -> None:
-    columns = ", ".join(f"{column} TEXT" for column in REQUIRED_COLUMNS if column != "id")
+    kinds = {"id": "INTEGER", "retry_count": "INTEGER"}
+    columns = ", ".join(f"{column} {kinds.get(column, 'TEXT')}" for column in REQUIRED_COLUMNS)
     application.execute("DROP TABLE pending_messages")
     application.execute("CREATE FOREIGN DATA WRAPPER elsewhere")
     application.execute("CREATE SERVER elsewhere FOREIGN DATA WRAPPER elsewhere")
-    application.execute(f"CREATE FOREIGN TABLE pending_messages (id INTEGER, {columns}) SERVER elsewhere")
+    application.execute(f"CREATE FOREIGN TABLE pending_messages ({columns}) SERVER elsewhere")
     check_refused(at_work("db", "index", "--yes"), "is a foreign table", f"{INDEX} TABLE (id)")
 
 
