@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, String, select
+from sqlalchemy import Column, String, insert, select
 
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.listing import ActionRecord, Filter
@@ -22,7 +22,7 @@ from retrycli.store.counters import count_ended, prune
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
-from retrycli.store.identity import load, with_queue
+from retrycli.store.identity import birth_text, load, with_queue
 from retrycli.store.listing import MessageQueries
 from retrycli.store.operator_actions import Acts
 from retrycli.store.passes import Ledger
@@ -342,6 +342,28 @@ def test_rows_locked_by_another_transaction_are_left_alone(
 READ = {"subject": "Your delivery", "body": "Where is it?", "recipient_email": "orders@example.com"}
 CHANGE = {"subject": "Your order"}
 EDITED = OperatorAction.edited({"subject": "Your delivery"}, CHANGE, ticket="4711", by="ada", at=NOON)
+
+
+def test_the_first_failure_of_a_message_is_not_that_of_an_earlier_one_with_its_id(
+    application: Application, database: Database, acts: Acts
+) -> None:
+    message_id = application.add()
+    [birth] = database.rows(select(birth_text(database.messages)))
+    tried = [(birth[0], 600), (birth[0], 60), ("2020-01-01 00:00:00", 6000)]
+    rows = [
+        {
+            "message_id": message_id,
+            "number": number,
+            "made_by": "pass",
+            "started_at": NOON,
+            "waited_s": waited,
+            "birth": of,
+        }
+        for number, (of, waited) in enumerate(tried, 1)
+    ]
+    with database.write() as connection:
+        connection.execute(insert(schema.attempts), rows)
+    assert acts.first_failures([message_id]) == {message_id: NOON - 10 * MINUTE}
 
 
 def edit(acts: Acts, message_id: int = 1, *, changes: dict[str, str] | None = None, at: datetime = NOON) -> None:

@@ -132,6 +132,7 @@ def test_an_unknown_host_is_refused_everywhere(desk: Desk, host: str) -> None:
     client = desk.client("anna", Host=host)
     for method, path, _ in requests(desk.settings):
         assert is_denied(client, method, path) == 421, path
+    assert "add it to web.allowed_hosts" in client.get(f"{API}/scheduler/status").json()["detail"]
 
 
 @pytest.mark.parametrize("host", [HOST, HOST.upper(), f"{HOST}:8003", "localhost:8003", "127.0.0.1", "[::1]:8003"])

@@ -57,6 +57,7 @@ def test_small_numbers_are_shown() -> None:
 def test_flags_are_truth_values_in_both_databases() -> None:
     for counts in ([(1, 2), (None, 3)], [(True, 2), (None, 3)]):
         assert repr(shown_values(counts, FLAG)) == repr(ShownValues(((True, 2), (False, 0)), 0, 3))
+    assert repr(shown_values([(0, 2)], FLAG)) == repr(ShownValues(((False, 2), (True, 0))))
 
 
 def test_labels_of_an_enumeration_are_shown_with_their_counts() -> None:
