@@ -16,7 +16,7 @@ from retrycli.domain.delivery_stats import DAY, DeliveryStats, Outage, PassMark,
 from retrycli.domain.duration import in_words, in_zone
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.listing import EscalationGroup
-from retrycli.domain.passes import StopReason
+from retrycli.domain.passes import StopReason, is_late
 from retrycli.domain.sanitize import printable, shortened
 from retrycli.system.process import install
 from retrycli.views.formatting import count, local_time
@@ -115,8 +115,9 @@ def values(report: ReportData, zone: tzinfo) -> dict[str, object]:
     ``figures.html`` also needs ``with_causes``: whether it lists the causes of escalations.
     """
     figures = report.figures
+    begin = report.last_pass is not None and not is_late(report.last_pass, figures.until, report.interval)
     title, tone = _headline(
-        report.state,
+        "skipped" if report.state == "late" and begin else report.state,
         figures,
         report.messages,
         report.last_pass,
@@ -281,6 +282,8 @@ def _problem(
         return "No pass has run yet: run `retrycli run-once`", "warning"
     if state == "late" and last_pass is not None:
         return f"No pass has begun since {local_time(last_pass, zone)}: check the scheduler", "bad"
+    if state == "skipped":
+        return suggested.quoted("All passes are skipped: `retrycli status` names the process with the lock"), "bad"
     if latest is not None and latest.ended_at is None:
         wait = f", and {count(waiting, 'message')} {'is' if waiting == 1 else 'are'} waiting" if waiting else ""
         return f"The ticketing API has been down since {local_time(latest.began_at, zone)}{wait}", "bad"

@@ -151,6 +151,13 @@ def test_passes_that_stopped_long_ago_leave_only_a_gap() -> None:
     assert "0 passes began; 671 are missing." in words_of_it
 
 
+def test_passes_that_are_all_skipped_have_begun() -> None:
+    late = replace(EMPTY, state="late", first_pass=NOON - DAY, last_pass=NOON - TICK)
+    words_of_it = page_of(late).words
+    assert "All passes are skipped: `retrycli status` names the process with the lock." in words_of_it
+    assert "No pass has begun" not in words_of_it
+
+
 def test_outside_values_are_plain_text() -> None:
     """The hostile text is in every value from outside, and the page also shows some of the values in tooltips."""
     example = replace(EXAMPLE, reason=HOSTILE)
