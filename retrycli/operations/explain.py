@@ -25,7 +25,7 @@ from retrycli.domain.outlook import MAX_CLOCK_SKEW, NO_SCHEDULER, Outlook, Ticks
 from retrycli.domain.passes import Hold, PassRecord, PassResult, StopReason, withheld
 from retrycli.domain.retry_policy import LATEST, later
 from retrycli.domain.transition import Claim, IdRange, Route
-from retrycli.engine import enrolment, runner, stages
+from retrycli.engine import enrolment, runner
 from retrycli.engine.destination import Destination
 from retrycli.engine.ports import PassRules
 from retrycli.engine.stages import capacity
@@ -385,7 +385,7 @@ class _Explainer:
         windows = dict(self._gates.windows_of(found))
         for each in windows.values():
             opens = None if opens is None else self._open_tick(each, grid, opens)
-        if opens is not None and (most := stages.capacity(self._rules)) is not None:
+        if opens is not None and (most := capacity(self._rules)) is not None:
             opens = self._tick_of_turn(found, grid, number, opens, most, windows.get(message_id))
         if opens is None:
             return None

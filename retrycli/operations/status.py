@@ -67,7 +67,7 @@ class Status:
             deliveries: the ticketing API is down, asked retrycli to wait or refuses the waiting messages, the last pass
             failed, the disk is full, or a pass ended without a record of its end and its messages are not recovered
             yet.
-        running: the newest pass is recent, and deliveries are not paused.
+        running: passes are not late, and deliveries are not paused.
         last_pass: the newest pass that was not skipped. A skipped one says nothing about deliveries, and may hide that
             the pass which held the lock has failed.
         unrecorded: the passes of this host that were killed, or could not record their end in the database.
@@ -134,9 +134,8 @@ def _status(settings: Settings, database: Database, host: Host | None, at: datet
     unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
     # Skipped passes show that a scheduler works, but not that any pass does.
-    ends = () if last is None or last.finished_at is None else (last.finished_at,)
-    starts = () if newest is None else (newest.started_at,)
-    late = any(is_late(time, at, interval) for time in (*starts, *ends))
+    is_idle = last is not None and last.finished_at is not None and is_late(last.finished_at, at, interval)
+    late = is_idle or (newest is not None and is_late(newest.started_at, at, interval))
     outlook = next_run(settings, database, passes, at, host)
     failed = last is not None and last.reason == StopReason.FAULT
     refused = messages["waiting"] and (refusals or (last is not None and last.reason in incidents.REFUSED))

@@ -148,7 +148,7 @@ def check_selection(database: Database) -> None:
             f"the queue in {database.place} belongs to the table {remembered}, but database.table is {configured}; "
             f"set database.table to {remembered}, or, if the application renamed the table, run `retrycli table accept`"
         )
-    if found is not None and found.has_keys is not (database.table.key is not None):
+    if found is not None and found.has_keys != (database.table.key is not None):
         _change_kind(database, has_keys=found.has_keys, has_records=found.has_records)
 
 
