@@ -4,9 +4,9 @@ import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Text, case, cast, column, literal_column, or_, select
+from sqlalchemy import ColumnElement, Text, case, cast, column, literal_column, or_, select
 
 from retrycli.domain.errors import DatabaseUnavailable
 from retrycli.domain.known_table import (
@@ -71,18 +71,18 @@ class TableFacts:
         if status is None:
             return None
         # The database compares, because it may not find equal what looks equal: 1 and '1', or two cases of a word.
-        is_named = or_(
-            *(column(status.name) == literal_column(each) for each in self._database.table.literals.values())
-        )
+        literals: dict[str, ColumnElement[Any]] = {
+            word: literal_column(each) for word, each in self._database.table.literals.items()
+        }
         try:
             sample, (newest, older) = self._rows.sample, self._rows.count_values(status)
-            failed = self._rows.count_if(column(status.name) == self._database.table.literal(MessageStatus.FAILED))
-            named = self._rows.values_if(status, is_named)
+            failed = self._rows.count_if(column(status.name) == literals[MessageStatus.FAILED])
+            named = self._rows.values_if(status, or_(*(column(status.name) == each for each in literals.values())))
+            stored = {word: self._rows.find(status, each) for word, each in literals.items()} if older else {}
         except DatabaseUnavailable:
             return None
-        wanted, words = self._mapping.value(MessageStatus.FAILED), [value for _, value in self._mapping.status]
-        failed += sum(number for value, number in older if _is_same(value, wanted))
-        named |= {value for value, _ in older if any(_is_same(value, each) for each in words)}
+        failed += sum(number for value, number in older if value == stored[MessageStatus.FAILED])
+        named |= {*stored.values()}
         shown = shown_values((*newest, *older), status)
         unnamed = [value for value, number in shown.counts if number and value not in named]
         return StatusCount(sample, shown, failed, unnamed)
@@ -132,12 +132,6 @@ class TableFacts:
         texts = [each.sql if isinstance(each, Expression) else getattr(each, "name", "") for each in sources]
         all_of_them = "\n".join((*self._database.table.names.values(), *texts, self._mapping.where))
         return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", all_of_them, re.IGNORECASE) is not None
-
-
-def _is_same(value: object, literal: Scalar | None) -> bool:
-    if isinstance(value, bool) or isinstance(literal, bool):
-        return value in {0, 1} and bool(value) == literal
-    return str(value) == str(literal)
 
 
 def required_privileges(database: Database) -> tuple[list[str], str | None]:

@@ -115,6 +115,12 @@ class TableSample:
         value, met = self._some(_shortened(wanted), condition).c
         return {each for [each] in self._read(select(value).where(met).distinct().limit(MOST_VALUES))}
 
+    def find(self, wanted: TableColumn, literal: ColumnElement[Any]) -> object:
+        """Return a value of an indexed column, in any row, that the database finds equal to a literal; None without."""
+        value: ColumnElement[Any] = column(wanted.name)
+        found = self._read(select(value).select_from(self._table).where(value == literal).limit(1))
+        return next((each for [each] in found), None)
+
     def count_if(self, condition: ColumnElement[bool]) -> int:
         """Count the rows that meet a condition."""
         found = self._some(condition)

@@ -18,6 +18,7 @@ from retrycli.store.left_out import count_left_out
 from retrycli.store.mapping_check import check_expressions, check_statuses, check_values
 from retrycli.store.messages import rows_of
 from retrycli.store.table_facts import TableFacts, required_privileges
+from retrycli.store.table_sample import ROWS
 from retrycli.store.write_check import check_writable
 from tests.store.application import NOON
 from tests.store.conftest import Factory
@@ -358,6 +359,18 @@ def test_a_number_and_a_text_of_the_same_digits_differ_where_the_column_has_no_t
     found = TableFacts(mails(row(1, "1"), status="status", words={"failed": "1", "sent": "2"})).count_statuses()
     assert found is not None
     assert (found.failed, list(found.unnamed)) == (0, [1])
+
+
+def test_statuses_that_only_older_rows_have_are_compared_by_the_database_too(mails: Open) -> None:
+    ids = "SELECT n FROM ids WHERE n > 2"
+    many = (
+        f"WITH RECURSIVE ids (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM ids WHERE n < {ROWS} + 2) INSERT INTO mails "
+        f"(id, ticket_id, body, status) SELECT n, 5, 'b', 'Sent' FROM ({ids}) AS newer"
+    )
+    index = "CREATE INDEX by_status ON mails (status)"
+    found = TableFacts(mails(row(1, "'Failed'"), row(2, "'FAILED'"), many, index)).count_statuses()
+    assert found is not None
+    assert (found.sample.rows, found.failed, list(found.unnamed)) == (ROWS, 1, ["FAILED"])
 
 
 def test_values_that_may_be_customers_words_are_counted_and_not_shown(mails: Open) -> None:
