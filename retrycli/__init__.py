@@ -44,11 +44,12 @@ if TYPE_CHECKING:
     from retrycli.domain.passes import Hold, HoldKind, HoldTarget, PassRecord, PassSummary, Pause
     from retrycli.domain.sender import OutgoingMessage, Permanent, RetryAfter, Transient, Unauthorized, Unknown
     from retrycli.gateway.python.http_errors import from_http_error
+    from retrycli.operations.bulk import Canary
     from retrycli.operations.edit_message import Edit, edit
     from retrycli.operations.explain import Explanation, Gate, explain
     from retrycli.operations.listing import Page, show
     from retrycli.operations.listing import page as list_failed
-    from retrycli.operations.message_actions import Canary, Match, acknowledge, find, mark_sent, reject, requeue
+    from retrycli.operations.message_actions import Match, acknowledge, find, mark_sent, reject, requeue
     from retrycli.operations.pause import pause, resume
     from retrycli.operations.retry import ActionResult, look_up, retry
     from retrycli.operations.run_pass import run_once
@@ -128,7 +129,8 @@ _NAMES = {  # by the module that defines them
     "operations.edit_message": ("Edit", "edit"),
     "operations.explain": ("Explanation", "Gate", "explain"),
     "operations.listing": ("Page", "list_failed", "show"),
-    "operations.message_actions": ("Canary", "Match", "acknowledge", "find", "mark_sent", "reject", "requeue"),
+    "operations.bulk": ("Canary",),
+    "operations.message_actions": ("Match", "acknowledge", "find", "mark_sent", "reject", "requeue"),
     "operations.pause": ("pause", "resume"),
     "operations.retry": ("ActionResult", "look_up", "retry"),
     "operations.run_pass": ("run_once",),

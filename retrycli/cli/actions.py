@@ -15,7 +15,6 @@ from retrycli.cli.options import NOT_OK, REFUSED, By, ConfigFile, Json, agrees, 
 from retrycli.cli.selection import Chosen, run_interruptible, show_attempt, takes_messages
 from retrycli.domain.duration import duration, in_words
 from retrycli.domain.errors import MayHaveArrived
-from retrycli.domain.message import State
 from retrycli.domain.outcome import Presence
 from retrycli.views import formatting, terminal
 
@@ -55,7 +54,7 @@ Spread = Annotated[
 @takes_messages
 def retry(chosen: Chosen) -> None:
     """Attempt messages now, even if they are waiting or escalated. This uses up no retry."""
-    settings, ids = chosen.select("Attempt", plan=" now, one at a time")
+    settings, ids = chosen.select(operations.bulk.BulkAction.RETRY, plan=" now, one at a time")
     give_up_after = None if chosen.message_ids else settings.breaker.failures
     done, received = run_interruptible(
         lambda here: operations.retry.retry_all(
@@ -117,19 +116,10 @@ def requeue(
         f" over {in_words(spread)}" if spread else "",
         f", with {canary} of them as canaries" if canary else "",
     )
-    settings, ids = chosen.select(
-        "Requeue",
-        plan="".join(plan),
-        expired=operations.message_actions.expired_among,
-        only={"state": State.ESCALATED},
+    request = operations.bulk.BulkRequest(
+        operations.bulk.BulkAction.REQUEUE, due=at, spread=spread or timedelta(), canary=canaries
     )
-    chosen.change(
-        "requeued",
-        lambda here: operations.message_actions.requeue(
-            settings, ids, due=at, spread=spread or timedelta(), canary=canaries, by=chosen.by, runtime=here
-        ),
-        _next_step,
-    )
+    chosen.perform(request, _next_step, plan="".join(plan))
 
 
 def _next_step(done: operations.retry.ActionResult) -> str:
@@ -138,13 +128,13 @@ def _next_step(done: operations.retry.ActionResult) -> str:
     return f"retrycli {waiting if failed is None else f'show {failed}'}"
 
 
-def _parse_canary(number: int | None, abort_over: str | None) -> operations.message_actions.Canary | None:
+def _parse_canary(number: int | None, abort_over: str | None) -> operations.bulk.Canary | None:
     if number is None:
         if abort_over is not None:
             raise typer.BadParameter("works only with --canary; add it", param_hint="--abort-over")
         return None
     try:
-        return operations.message_actions.Canary(number, operations.sandbox.share(abort_over or DEFAULT_SHARE))
+        return operations.bulk.Canary(number, operations.sandbox.share(abort_over or DEFAULT_SHARE))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--abort-over") from None
 
@@ -159,12 +149,8 @@ def reject(
     """Give up on messages. Their status becomes rejected, and no pass sends them. `requeue ID` undoes a rejection."""
     if not reason.strip():
         raise typer.BadParameter("the reason is empty; give one", param_hint="--reason")
-    settings, ids = chosen.select("Reject", asks_on_terminal=True)
-    chosen.change(
-        "rejected",
-        lambda here: operations.message_actions.reject(settings, ids, reason, by=chosen.by, runtime=here),
-        lambda _: "retrycli list-failed",
-    )
+    request = operations.bulk.BulkRequest(operations.bulk.BulkAction.REJECT, reason=reason)
+    chosen.perform(request, lambda _: "retrycli list-failed", asks=True)
 
 
 def look_up(
@@ -233,9 +219,5 @@ def mark_sent(
     ] = None,
 ) -> None:
     """Mark messages that have arrived as sent. This can't be undone."""
-    settings, ids = chosen.select("Mark", plan=" as sent, without sending anything", for_good=True)
-    chosen.change(
-        "marked_sent",
-        lambda here: operations.message_actions.mark_sent(settings, ids, note=note, by=chosen.by, runtime=here),
-        lambda _: "retrycli escalations",
-    )
+    request = operations.bulk.BulkRequest(operations.bulk.BulkAction.MARK_SENT, reason=note)
+    chosen.perform(request, lambda _: "retrycli escalations", plan=", without sending anything")

@@ -149,12 +149,8 @@ def _acknowledgement(message: ListedMessage) -> str | None:
 @partial(takes_messages, without="state")
 def acknowledge(chosen: Chosen) -> None:
     """Acknowledge escalated messages. They stay in the list but no longer count as new."""
-    settings, ids = chosen.select("Acknowledge", only={"state": State.ESCALATED, "new": True})
-    chosen.change(
-        "acknowledged",
-        lambda here: operations.message_actions.acknowledge(settings, ids, by=chosen.by, runtime=here),
-        lambda _: "retrycli escalations",
-    )
+    request = operations.bulk.BulkRequest(operations.bulk.BulkAction.ACKNOWLEDGE)
+    chosen.perform(request, lambda _: "retrycli escalations")
 
 
 @escalations.command("note")

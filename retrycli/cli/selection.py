@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -47,27 +47,19 @@ class Chosen(NamedTuple):
     config: Path | None
 
     def select(
-        self,
-        verb: str,
-        *,
-        plan: str = "",
-        for_good: bool = False,
-        asks_on_terminal: bool = False,
-        expired: Callable[[Settings, Sequence[int]], Collection[int]] = lambda *_: (),
-        only: Mapping[str, Any] | None = None,
+        self, action: operations.bulk.BulkAction, *, plan: str = "", asks: bool = False
     ) -> tuple[Settings, Sequence[int | str]]:
         """Find the messages, ask for confirmation, and return the settings and the ids.
 
-        The question begins with ``verb`` and ends with ``plan``. For messages chosen by id, ask only if the change
-        can't be undone (``for_good``), or if ``asks_on_terminal`` and the user can be asked. ``expired`` finds the ids
-        of expired messages, which stay unchanged. ``only`` has the fields of the filter that are always set.
+        The question ends with ``plan``. For messages chosen by id, ask only if the change can't be undone, or if it
+        ``asks`` and the user can be asked.
 
         Raises:
             NoSuchMessage: the filter matches no message.
             typer.BadParameter: both ids and a filter were given, or neither was; or the required ``--yes`` is missing.
             typer.Exit: the user does not agree.
         """
-        ids, yes, as_json = self.message_ids, self.yes, self.as_json
+        ids, yes, as_json, entry = self.message_ids, self.yes, self.as_json, operations.bulk.ACTIONS[action]
         if bool(ids) == (self.wanted != Filter()):
             raise typer.BadParameter(
                 "give either ids or filters, not both"
@@ -77,39 +69,41 @@ class Chosen(NamedTuple):
             )
         settings = load_settings(self.ctx, self.config)
         why = "this can't be undone" if ids else "a filter may match many messages"
-        if ids and (yes or not (for_good or (asks_on_terminal and can_ask(as_json=as_json)))):
+        if ids and (yes or not (entry.is_final or (asks and can_ask(as_json=as_json)))):
             return settings, list(dict.fromkeys(ids))
         require_confirmation(why, yes=yes, as_json=as_json)
-        found = (
-            operations.message_actions.named(settings, ids)
-            if ids
-            else operations.message_actions.find(settings, replace(self.wanted, **(only or {})))
-        )
+        request = operations.bulk.BulkRequest(action, ids=ids or (), wanted=None if ids else self.wanted)
+        found = operations.message_actions.preview(settings, request)
         if not found.ids:
             raise NoSuchMessage(
                 "no message in a suitable state matches; nothing was changed. See `retrycli list-failed`"
             )
-        if not yes and len(left_alone := expired(settings, found.ids)) < len(found.ids):
-            _show_match(settings, found, left_alone)
-            number = formatting.count(len(found.ids) - len(left_alone), "message")
-            confirm(f"{verb} {number}{plan}?", why, yes=yes, as_json=as_json)
+        if not yes and len(found.expired) < len(found.ids):
+            _show_match(settings, found)
+            number = formatting.count(len(found.ids) - len(found.expired), "message")
+            confirm(f"{entry.plan.format(number)}{plan}?", why, yes=yes, as_json=as_json)
         return settings, found.ids
 
-    def change(
+    def perform(
         self,
-        act: str,
-        operation: Callable[[operations.wiring.Runtime], operations.retry.ActionResult],
+        request: operations.bulk.BulkRequest,
         following: Callable[[operations.retry.ActionResult], str],
+        *,
+        plan: str = "",
+        asks: bool = False,
     ) -> NoReturn:
-        """Change the messages, show the result under the name of the change and the next command, and exit.
+        """Find and change the messages, show the result and the next command, and exit. See `select` for the question.
 
         Raises:
             typer.Exit: always. The exit code shows whether a signal was received, too many canaries failed, or messages
                 were refused: any of those chosen by id, or all of those chosen by a filter.
         """
+        settings, ids = self.select(request.action, plan=plan, asks=asks)
+        done, received = run_interruptible(
+            lambda here: operations.message_actions.act_on(settings, request, ids, by=self.by, runtime=here)
+        )
         named = bool(self.message_ids)
-        done, received = run_interruptible(operation)
-        _show_result(done, act, named=named, as_json=self.as_json)
+        _show_result(done, operations.bulk.ACTIONS[request.action], named=named, as_json=self.as_json)
         if not self.as_json:
             terminal.say(f"Next: {following(done)}")
         if received is not None:
@@ -148,15 +142,13 @@ def takes_messages(command: Callable[..., None], *, without: str | None = None) 
     return takes_filters(run, without=without)
 
 
-def _show_match(settings: Settings, found: operations.message_actions.Match, left_alone: Collection[int]) -> None:
-    first = [message for message in found.first if message.id not in left_alone]
+def _show_match(settings: Settings, found: operations.message_actions.Match) -> None:
+    first = [message for message in found.first if message.id not in found.expired]
     show_messages(settings, first)
-    if (more := len(found.ids) - len(left_alone) - len(first)) and first:
+    if (more := len(found.ids) - len(found.expired) - len(first)) and first:
         terminal.say(f"… and {more:,} more")
-    if left_alone:
-        terminal.say(
-            f"{_describe_expired(len(left_alone))}: {'it' if len(left_alone) == 1 else 'they'} will be left unchanged."
-        )
+    if expired := len(found.expired):
+        terminal.say(f"{_describe_expired(expired)}: {'it' if expired == 1 else 'they'} will be left unchanged.")
 
 
 def _describe_expired(number: int) -> str:
@@ -173,27 +165,33 @@ def run_interruptible(act: Callable[[operations.wiring.Runtime], Result]) -> tup
     return done, signals.received
 
 
-def _show_result(done: operations.retry.ActionResult, act: str, *, named: bool, as_json: bool) -> None:
+def _show_result(
+    done: operations.retry.ActionResult, entry: operations.bulk.ActionEntry, *, named: bool, as_json: bool
+) -> None:
     if as_json:
-        terminal.show_json(operations.bodies.action(act, done))
+        terminal.show_json(operations.bodies.action(entry.result, done))
     elif terminal.on_terminal():
-        _show_in_words(done, act, named=named)
+        _show_in_words(done, entry, named=named)
     else:
         canaries = {"tried": len(done.tried), "delivered": sum(attempt.delivered for attempt in done.tried)}
         terminal.show_facts(
-            {**(canaries if done.tried else {}), act: done.done, "refused": len(done.refused), "left": done.left}
+            {
+                **(canaries if done.tried else {}),
+                entry.result: done.done,
+                "refused": len(done.refused),
+                "left": done.left,
+            }
         )
     if named:
         for error in done.refused.values():
             terminal.complain(f"retrycli: {error}")
 
 
-def _show_in_words(done: operations.retry.ActionResult, act: str, *, named: bool) -> None:
+def _show_in_words(done: operations.retry.ActionResult, entry: operations.bulk.ActionEntry, *, named: bool) -> None:
     for attempt in done.tried:
         show_attempt(attempt, "Canary: message")
     if done.done or not (named or done.left):
-        verb, _, what = act.partition("_")
-        terminal.say(f"{verb.capitalize()} {formatting.count(done.done, 'message')}{what and f' as {what}'}.")
+        terminal.say(entry.done.format(formatting.count(done.done, "message")))
     if not named:
         _show_refused(done)
     if done.left:

@@ -23,7 +23,7 @@ from retrycli.domain.listing import ActionRecord, AttemptRecord
 from retrycli.domain.message import shown_id, utc_time
 from retrycli.domain.outcome import OutcomeKind, Presence
 from retrycli.domain.passes import HoldKind, PassRecord, Pause, PauseRecord
-from retrycli.operations.bulk import BulkAction
+from retrycli.operations.bulk import ACTIONS, BulkAction
 from retrycli.operations.explain import Gate
 from retrycli.operations.status import HostStatus, Refusal, WindowStatus
 from retrycli.system.pass_lock import Holder
@@ -33,23 +33,15 @@ if TYPE_CHECKING:
     from retrycli.domain.delivery_stats import DeliveryStats, Group
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
     from retrycli.domain.passes import Hold
-    from retrycli.operations.bulk import BulkResult
     from retrycli.operations.edit_message import Edit
     from retrycli.operations.explain import Explanation
+    from retrycli.operations.message_actions import BulkResult
     from retrycli.operations.pause import ActiveHold
     from retrycli.operations.retry import ActionResult, LookedUp, ManualAttempt
     from retrycli.operations.status import PassList, Status
     from retrycli.operations.table import DescribedTable, Description
 
 Id: TypeAlias = int | str
-
-DONE = {
-    BulkAction.REQUEUE: "requeued",
-    BulkAction.REJECT: "rejected",
-    BulkAction.MARK_SENT: "marked_sent",
-    BulkAction.ACKNOWLEDGE: "acknowledged",
-    BulkAction.RETRY: "retried",
-}
 TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
 
 
@@ -535,7 +527,7 @@ def bulk(done: BulkResult) -> BulkActionBody:
     It is the body of the command, with the attempts of ``retry`` in ``results``; ``next`` goes on with the next slice.
     """
     is_retry = done.action is BulkAction.RETRY
-    body = action(DONE[done.action], done.result)
+    body = action(ACTIONS[done.action].result, done.result)
     tried = body["canaries"]
     return {**body, "canaries": [] if is_retry else tried, "results": tried if is_retry else [], "next": done.next}
 

@@ -1,38 +1,27 @@
-"""Apply an action to many messages in slices of time, so that a request of the console or the HTTP API ends soon.
+"""What is asked of an action on messages, and how far it has come.
 
-Each slice returns how many messages are left, and an opaque text with which the next slice goes on. Apart from that,
-the actions are those of `message_actions` and `retry`.
+An action on many messages is made in slices of time, so that a request of the console or the HTTP API ends soon. Each
+slice returns how many messages are left, and an opaque text with which the next slice goes on.
 """
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
-from retrycli.config.settings import Settings
-from retrycli.domain.cursor import Cursor, MessageCursor, number, pack, unpack
+from retrycli.domain.cursor import number, pack, unpack
 from retrycli.domain.cursor import time as as_time
 from retrycli.domain.duration import LONGEST
-from retrycli.domain.errors import CountChanged, InvalidArgument, RetrycliError
-from retrycli.domain.listing import Filter, ListedMessage
+from retrycli.domain.errors import InvalidArgument
+from retrycli.domain.listing import Filter
 from retrycli.domain.message import LARGEST_ID, SMALLEST_ID, State
-from retrycli.domain.operator_action import would_expire
 from retrycli.domain.sanitize import storable
 from retrycli.domain.transition import ActionKind
-from retrycli.operations import ids as message_ids
-from retrycli.operations.login import login_name
-from retrycli.operations.message_actions import SHOWN, Canary, DueAt, expired_among, perform, try_canaries
-from retrycli.operations.pause import mark_held_back, with_holds
-from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
-from retrycli.store.database import Database
-from retrycli.store.listing import MessageQueries
-from retrycli.store.messages import with_keys
 
 MOST = 10**9  # maximum number of messages of an action
 
@@ -47,12 +36,90 @@ class BulkAction(StrEnum):
     RETRY = "retry"
 
 
+class ActionEntry(NamedTuple):
+    """What distinguishes an action from the others.
+
+    Attributes:
+        kind: the action that is recorded for each message; None if attempts are recorded instead.
+        result: its name in results.
+        label: its name in a list of actions.
+        plan: what is to be done, with a place for the number of messages.
+        done: what was done, with the same place.
+        of_escalations: it applies only to escalated messages. A filter for it never matches other messages.
+        takes_reason: an operator may give a reason.
+        is_final: it can't be undone.
+    """
+
+    kind: ActionKind | None
+    result: str
+    label: str
+    plan: str
+    done: str
+    of_escalations: bool = False
+    takes_reason: bool = False
+    is_final: bool = False
+
+
+ACTIONS: Mapping[BulkAction, ActionEntry] = {
+    BulkAction.REQUEUE: ActionEntry(
+        ActionKind.REQUEUED,
+        result="requeued",
+        label="requeue",
+        plan="Requeue {}",
+        done="Requeued {}.",
+        of_escalations=True,
+    ),
+    BulkAction.RETRY: ActionEntry(None, result="retried", label="retry now", plan="Retry {}", done="Sent {}."),
+    BulkAction.REJECT: ActionEntry(
+        ActionKind.REJECTED,
+        result="rejected",
+        label="reject",
+        plan="Reject {}",
+        done="Rejected {}.",
+        takes_reason=True,
+    ),
+    BulkAction.ACKNOWLEDGE: ActionEntry(
+        ActionKind.ACKNOWLEDGED,
+        result="acknowledged",
+        label="acknowledge",
+        plan="Acknowledge {}",
+        done="Acknowledged {}.",
+        of_escalations=True,
+    ),
+    BulkAction.MARK_SENT: ActionEntry(
+        ActionKind.MARKED_SENT,
+        result="marked_sent",
+        label="mark as sent",
+        plan="Mark {} as sent",
+        done="Marked {} as sent.",
+        takes_reason=True,
+        is_final=True,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A test before a requeue: if too many of the first messages fail, the other messages are not requeued.
+
+    Attributes:
+        number: the number of messages to attempt.
+        abort_over: the share of the attempts that may fail.
+    """
+
+    number: int = 3
+    abort_over: float = 0.3
+
+    def is_exceeded(self, delivered: int, failed: int) -> bool:
+        """Return whether the share of failed attempts exceeds ``abort_over``."""
+        return failed > 0 and failed / (delivered + failed) > self.abort_over
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What the earlier slices of an action have done.
 
     Attributes:
-        request: the digest of the request; progress is only valid for its own request.
         total: number of messages when the action began.
         begin: the due time of the first requeued message.
         handled: number of messages that were reached; their order is that of the request.
@@ -63,7 +130,6 @@ class Progress:
         streak: number of consecutive failures that the ticketing API has probably caused, up to the last message.
     """
 
-    request: str
     total: int
     begin: datetime
     handled: int = 0
@@ -83,10 +149,12 @@ class Progress:
         first = self.spread_from or 0
         return self.begin + spread * (position - first) / max(self.total - first, 1)
 
-    def __str__(self) -> str:
-        """Return the progress as opaque text, with which the next slice goes on."""
+    def text(self, request: str) -> str:
+        """Return the progress as opaque text, with which the next slice goes on. It is valid only for the request with
+        this digest.
+        """
         counts = [self.handled, self.last, self.delivered, self.failed, self.spread_from, self.streak]
-        return pack([self.request, self.total, self.begin.isoformat(), *counts])
+        return pack([request, self.total, self.begin.isoformat(), *counts])
 
     @classmethod
     def parse(cls, text: str, request: str) -> "Progress":
@@ -98,7 +166,6 @@ class Progress:
         with suppress(ValueError):
             name, total, begin, handled, last, delivered, failed, spread_from, streak = unpack(text)
             found = cls(
-                request,
                 number(total),
                 as_time(begin),
                 number(handled),
@@ -127,8 +194,6 @@ def _optional(value: object) -> int | None:
 
 LONGEST_REASON = 1_000  # maximum number of characters of a reason; it is stored once per message
 MAX_CANARIES = 1_000
-# The actions that apply only to escalated messages. A filter for them never matches other messages.
-OF_ESCALATIONS = frozenset({BulkAction.REQUEUE, BulkAction.ACKNOWLEDGE})
 
 
 @dataclass(frozen=True)
@@ -157,12 +222,14 @@ class BulkRequest:
     spread: timedelta = timedelta(0)
     canary: Canary | None = None
 
-    def check(self) -> None:
-        """Check the request.
+    def check(self, *, to_act: bool = True) -> None:
+        """Check the request. A preview (``to_act`` is False) needs no reason.
 
         Raises:
             InvalidArgument: a value is missing, invalid, or not used by the action.
         """
+        if to_act and self.action is BulkAction.REJECT and not (self.reason or "").strip():
+            raise InvalidArgument("the reason is empty; give one")
         for is_wrong, why in self._faults():
             if is_wrong:
                 raise InvalidArgument(why)
@@ -171,14 +238,12 @@ class BulkRequest:
 
     def _faults(self) -> Sequence[tuple[bool, str]]:
         reason, canary = self.reason or "", self.canary or Canary()
-        takes_reason = self.action in {BulkAction.REJECT, BulkAction.MARK_SENT}
         requeue_only = (self.due, self.canary) != (None, None) or bool(self.spread)
         return (
             (any(not _is_id(each) for each in self.ids), "an id must be text, or an integer of 64 bits"),
             (bool(self.ids) == (self.wanted is not None), "give either ids or a filter"),
             (self.wanted == Filter(), "the filter has no condition; give at least one"),
-            (self.action is BulkAction.REJECT and not reason.strip(), "the reason is empty; give one"),
-            (bool(reason) and not takes_reason, f"{self.action} takes no reason"),
+            (bool(reason) and not ACTIONS[self.action].takes_reason, f"{self.action} takes no reason"),
             (not storable(reason), "the reason contains an invalid character; remove it"),
             (len(reason) > LONGEST_REASON, f"the reason is longer than {LONGEST_REASON:,} characters; shorten it"),
             (requeue_only and self.action is not BulkAction.REQUEUE, f"{self.action} takes no due, spread or canary"),
@@ -192,7 +257,7 @@ class BulkRequest:
     def selection(self) -> Filter | None:
         """Return the filter, restricted to messages in a state that suits the action; None if no message does."""
         wanted = self.wanted or Filter()
-        if self.action not in OF_ESCALATIONS:
+        if not ACTIONS[self.action].of_escalations:
             return wanted
         if State.ESCALATED not in (wanted.states or [State.ESCALATED]):
             return None
@@ -216,246 +281,3 @@ def _plain(value: object) -> object:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, int) and SMALLEST_ID <= value <= LARGEST_ID)
-
-
-__all__ = ["BulkPreview", "BulkRequest", "BulkResult", "act", "preview"]
-
-SLICE_SECONDS = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class BulkPreview:
-    """The messages that a request would reach.
-
-    Attributes:
-        count: their number.
-        first: details of the first messages.
-        expired: the number of messages that ``requeue`` would leave unchanged, because they have expired.
-    """
-
-    count: int
-    first: list[ListedMessage]
-    expired: int
-
-
-@dataclass(frozen=True, slots=True)
-class BulkResult:
-    """The result of one slice.
-
-    Attributes:
-        action: the action.
-        result: the messages of this slice. ``matched`` counts the messages of all slices, and ``left`` those that no
-            slice has reached yet. ``reason`` is ``time`` if the slice's time was up.
-        next: the text with which the next slice goes on; None if the action has ended.
-    """
-
-    action: BulkAction
-    result: ActionResult
-    next: str | None
-
-
-def preview(
-    settings: Settings, request: BulkRequest, *, shown: int = SHOWN, runtime: Runtime = DEFAULT_RUNTIME
-) -> BulkPreview:
-    """Return the messages that a request would reach. Nothing is changed.
-
-    Raises:
-        InvalidArgument: the request is invalid.
-        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
-    """
-    request.check()
-    with open_database(settings) as database:
-        ids = _ids(settings, database, request, None)
-        first = list(mark_held_back(settings, database, MessageQueries(database).pages(ids[:shown], Filter())))
-    expired = expired_among(settings, ids, runtime) if request.action is BulkAction.REQUEUE else ()
-    return BulkPreview(len(ids), first, len(expired))
-
-
-def act(
-    settings: Settings,
-    request: BulkRequest,
-    *,
-    after: str | None = None,
-    seconds: float | None = SLICE_SECONDS,
-    by: str | None = None,
-    runtime: Runtime = DEFAULT_RUNTIME,
-    elapsed: Callable[[], float] = time.monotonic,
-) -> BulkResult:
-    """Apply an action to as many messages as possible within one slice of time.
-
-    No batch and no attempt begins after the slice has ended, but the last one may take longer. At least one is made.
-
-    Args:
-        settings: from `retrycli.load_settings`, or created directly.
-        request: the action and its messages; the same for all slices.
-        after: `BulkResult.next` of the previous slice; None for the first.
-        seconds: the length of the slice; None for no limit.
-        by: the operator, for the history; by default the current user's login name.
-        runtime: clock, randomness, and a request to stop early.
-        elapsed: a monotonic clock, in seconds.
-
-    Raises:
-        CountChanged: the filter matches more or fewer messages than expected. Nothing was done.
-        InvalidArgument: the request is invalid, or ``after`` belongs to another request. Nothing was done.
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting, the preset or the application's table is wrong.
-        EventLoopRunning: this thread runs an event loop, and messages would be attempted.
-    """
-    request.check()
-    progress = None if after is None else Progress.parse(after, request.digest)
-    with open_database(settings) as database:
-        ids = _ids(settings, database, request, progress)
-        if progress is None:
-            _expect(request, len(ids))
-            progress = Progress(request.digest, len(ids), request.due or clock(database, runtime.now)())
-    _check_due(request, progress)
-    watch = _Watch(seconds, runtime.stop_requested, elapsed)
-    part = _Slice(settings, request, ids, progress, by or login_name(), replace(runtime, stop_requested=watch.is_over))
-    reason = part.run()
-    left = len(ids) - part.reached
-    if reason == "signal" and watch.is_up:
-        reason = "time"
-    done = ActionResult(progress.total, part.done, part.refused, part.tried, left, reason)
-    return BulkResult(request.action, done, str(part.progress) if reason in {"time", "signal"} else None)
-
-
-def _ids(settings: Settings, database: Database, request: BulkRequest, progress: Progress | None) -> Sequence[int]:
-    if request.wanted is None:
-        ids = message_ids.resolve(database, request.ids)
-        if progress is not None and progress.total != len(ids):
-            raise InvalidArgument("not the progress of this request: begin the action again")
-        return ids[progress.handled if progress else 0 :]
-    wanted, views = request.selection, MessageQueries(database)
-    if wanted is None:
-        return ()
-    wanted = with_holds(settings, database, wanted)
-    if progress is None:
-        return with_keys(database, views.ids(wanted, limit=MOST))
-    end: MessageCursor | None = None if progress.last is None else Cursor("id", None, progress.last)
-    return with_keys(database, views.ids(wanted, after=end, limit=progress.total - progress.handled))
-
-
-def _expect(request: BulkRequest, count: int) -> None:
-    if request.expected not in {None, count}:
-        raise CountChanged(
-            f"the number of matching messages is now {count:,}, not {request.expected:,}; nothing was done. "
-            "Check the messages, and confirm again",
-            count,
-        )
-
-
-def _check_due(request: BulkRequest, progress: Progress) -> None:
-    try:
-        progress.begin + request.spread
-    except OverflowError:
-        raise InvalidArgument("due is too late; give an earlier time") from None
-
-
-class _Watch:
-    """Tells when a slice is over: a stop is requested, or the next step would probably exceed the time, if it is
-    limited.
-    """
-
-    def __init__(self, seconds: float | None, stop_requested: Callable[[], bool], elapsed: Callable[[], float]) -> None:
-        self.is_up = False
-        self._seconds, self._stop_requested, self._elapsed = seconds, stop_requested, elapsed
-        self._began = elapsed()
-        self._last: float | None = None
-        self._longest = 0.0
-
-    def is_over(self) -> bool:
-        """Return whether to stop before the next step. The first step is always made, unless a stop is requested."""
-        if self._stop_requested():
-            return True
-        now, last = self._elapsed(), self._last
-        self._last = now
-        if last is not None and self._seconds is not None:
-            self._longest = max(self._longest, now - last)
-            self.is_up = now - self._began + self._longest > self._seconds
-        return self.is_up
-
-
-@dataclass
-class _Slice:
-    """One slice at work; ``ids`` are the messages that no slice has reached yet."""
-
-    settings: Settings
-    request: BulkRequest
-    ids: Sequence[int]
-    progress: Progress
-    by: str
-    runtime: Runtime
-    reached: int = 0
-    done: int = 0
-    refused: dict[int, RetrycliError] = field(default_factory=dict)
-    tried: list[ManualAttempt] = field(default_factory=list)
-
-    def run(self) -> str | None:
-        """Act until the ids or the time run out. Return the reason why messages are left, if any."""
-        match self.request.action:
-            case BulkAction.RETRY:
-                return self._retry()
-            case BulkAction.REQUEUE:
-                return self._try_canaries() or self._requeue()
-            case BulkAction.REJECT:
-                return self._change(ActionKind.REJECTED, self.request.reason)
-            case BulkAction.MARK_SENT:
-                return self._change(ActionKind.MARKED_SENT, self.request.reason)
-            case BulkAction.ACKNOWLEDGE:
-                return self._change(ActionKind.ACKNOWLEDGED)
-
-    def _advance(self, number: int) -> None:
-        if number:
-            self.reached += number
-            handled, last = self.progress.handled + number, self.ids[self.reached - 1]
-            self.progress = replace(self.progress, handled=handled, last=last)
-
-    def _retry(self) -> str | None:
-        most = None if self.request.wanted is None else self.settings.breaker.failures
-        before = self.progress.streak
-        made = retry_all(self.settings, self.ids, by=self.by, give_up_after=most, streak=before, runtime=self.runtime)
-        self._advance(len(made.tried))
-        self.done, self.refused, self.tried = made.done, made.refused, made.tried
-        self.progress = replace(self.progress, streak=min(failure_streak(made.tried, before), self.progress.handled))
-        return made.reason
-
-    def _try_canaries(self) -> str | None:
-        canary = self.request.canary
-        if self.progress.spread_from is not None:
-            return None
-        while canary is not None and self.reached < len(self.ids):
-            missing = canary.number - self.progress.delivered - self.progress.failed
-            if missing <= 0:
-                break
-            coming = self.ids[self.reached : self.reached + missing]
-            expired = expired_among(self.settings, coming, self.runtime)
-            fit = [message_id for message_id in coming if message_id not in expired]
-            made = try_canaries(self.settings, fit, missing, self.by, self.runtime) if fit else []
-            unreached = next(iter(fit[len(made) :]), None)
-            reached = coming if unreached is None else coming[: [*coming].index(unreached)]
-            self._advance(len(reached))
-            self.refused |= {message_id: would_expire(message_id) for message_id in reached if message_id in expired}
-            self.tried += made
-            self.progress = replace(
-                self.progress,
-                delivered=self.progress.delivered + sum(attempt.delivered for attempt in made),
-                failed=self.progress.failed + sum(attempt.failed for attempt in made),
-            )
-            if unreached is not None:
-                return "signal"
-        if canary is not None and canary.is_exceeded(self.progress.delivered, self.progress.failed):
-            return "canary_failed"
-        self.progress = replace(self.progress, spread_from=self.progress.handled)
-        return None
-
-    def _requeue(self) -> str | None:
-        begun, spread = self.progress, self.request.spread
-        return self._change(ActionKind.REQUEUED, due_at=lambda position, _: begun.due(begun.handled + position, spread))
-
-    def _change(self, kind: ActionKind, words: str | None = None, *, due_at: DueAt | None = None) -> str | None:
-        rest = self.ids[self.reached :]
-        made = perform(self.settings, kind, rest, self.by, self.runtime, words, due_at=due_at)
-        self._advance(len(rest) - made.left)
-        self.done += made.done
-        self.refused |= made.refused
-        return made.reason

@@ -1,4 +1,4 @@
-"""Apply operators' actions to any number of failed messages: find, requeue, reject, mark as sent, acknowledge.
+"""Apply operators' actions to any number of failed messages: find, requeue, reject, mark as sent, acknowledge, retry.
 
 Each action is recorded with its operator. Each transaction changes at most `BATCH` messages, so that passes and the
 application can continue. Messages that are sent, or are being sent, are not changed. An interrupted action can be
@@ -6,23 +6,27 @@ repeated: messages that it has already changed are skipped.
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from retrycli.config.settings import Settings
-from retrycli.domain.errors import ConfigurationError, RetrycliError
+from retrycli.domain.cursor import Cursor, MessageCursor
+from retrycli.domain.errors import ConfigurationError, CountChanged, InvalidArgument, RetrycliError
 from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage
 from retrycli.domain.operator_action import OperatorAction, not_written, unfit, would_expire
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
+from retrycli.operations.bulk import ACTIONS, MOST, BulkAction, BulkRequest, Canary, Progress
 from retrycli.operations.login import login_name
 from retrycli.operations.pause import mark_held_back, with_holds
-from retrycli.operations.retry import ActionResult, ManualAttempt, retry_all
+from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
@@ -31,54 +35,22 @@ from retrycli.store.operator_actions import Acts
 
 BATCH = 500  # maximum number of messages in one transaction
 SHOWN = 5  # number of messages shown before the operator confirms
-
-# Returns when a requeued message becomes due, from its position and the start of the whole action.
-DueAt = Callable[[int, datetime], datetime]
+SLICE_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The messages that a filter matched, or whose ids were given.
+    """The messages that an action would reach.
 
     Attributes:
         ids: the ids, in an array, because a filter may match a million messages.
         first: details of the first messages, for a confirmation.
+        expired: the messages that ``requeue`` would leave unchanged, because they have expired.
     """
 
     ids: Sequence[int]
     first: list[ListedMessage]
-
-
-@dataclass(frozen=True, slots=True)
-class Canary:
-    """A test before a requeue: if too many of the first messages fail, the other messages are not requeued.
-
-    Attributes:
-        abort_over: the share of the attempts that may fail.
-    """
-
-    number: int = 3
-    abort_over: float = 0.3
-
-    def fails(self, tried: Sequence[ManualAttempt]) -> bool:
-        """Return whether the share of failed attempts exceeds ``abort_over``. Skipped messages do not count."""
-        return self.is_exceeded(sum(attempt.delivered for attempt in tried), sum(attempt.failed for attempt in tried))
-
-    def is_exceeded(self, delivered: int, failed: int) -> bool:
-        """Return whether the share of failed attempts exceeds ``abort_over``."""
-        return failed > 0 and failed / (delivered + failed) > self.abort_over
-
-
-def named(settings: Settings, ids: Iterable[int | str], *, shown: int = SHOWN) -> Match:
-    """Return the ids without duplicates, and the failed messages among the first ``shown`` ids.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
-    """
-    with open_database(settings) as database:
-        wanted = message_ids.resolve(database, ids)
-        first = MessageQueries(database).pages(wanted[:shown], Filter())
-        return Match(wanted, list(mark_held_back(settings, database, first)))
+    expired: AbstractSet[int] = frozenset()
 
 
 def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
@@ -90,9 +62,47 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
     """
     wanted.check()
     with open_database(settings) as database:
-        wanted, views = with_holds(settings, database, wanted), MessageQueries(database)
-        ids = with_keys(database, views.ids(wanted))
-        return Match(ids, list(mark_held_back(settings, database, views.pages(ids[:shown], wanted))))
+        ids = _matching(settings, database, wanted)
+        return Match(ids, _first(settings, database, ids[:shown]))
+
+
+def preview(
+    settings: Settings, request: BulkRequest, *, shown: int = SHOWN, runtime: Runtime = DEFAULT_RUNTIME
+) -> Match:
+    """Return the messages that a request would reach. Nothing is changed.
+
+    Raises:
+        InvalidArgument: the request is invalid.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    request.check(to_act=False)
+    with open_database(settings) as database:
+        ids = _ids(settings, database, request, None)
+        is_requeue = request.action is BulkAction.REQUEUE
+        expired = _expired_among(settings, database, ids, runtime) if is_requeue else frozenset()
+        return Match(ids, _first(settings, database, ids[:shown]), expired)
+
+
+def _first(settings: Settings, database: Database, ids: Sequence[int]) -> list[ListedMessage]:
+    return list(mark_held_back(settings, database, MessageQueries(database).pages(ids, Filter())))
+
+
+def _matching(
+    settings: Settings, database: Database, wanted: Filter, *, after: MessageCursor | None = None, limit: int = MOST
+) -> Sequence[int]:
+    found = MessageQueries(database).ids(with_holds(settings, database, wanted), after=after, limit=limit)
+    return with_keys(database, found)
+
+
+def _expired_among(settings: Settings, database: Database, ids: Sequence[int], runtime: Runtime) -> AbstractSet[int]:
+    """Return the failed messages that have expired, so that a pass would escalate them instead of sending them."""
+    if not ids or not any(policy.expires_after for policy in settings.policies.values()):
+        return frozenset()
+    now = clock(database, runtime.now)()
+    listed = MessageQueries(database).pages(ids, Filter())
+    return {
+        message.id for message in listed if (end := message.expires_at(settings.policies)) is not None and end < now
+    }
 
 
 def requeue(
@@ -128,54 +138,9 @@ def requeue(
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting, the preset or the application's table is wrong.
     """
-    with open_database(settings) as database:
-        named_ids = message_ids.resolve(database, ids)
-    expired: dict[int, RetrycliError] = {
-        message_id: would_expire(message_id) for message_id in expired_among(settings, named_ids, runtime)
-    }
-    wanted = [message_id for message_id in named_ids if message_id not in expired] if expired else named_ids
-    tried = [] if canary is None else try_canaries(settings, wanted, canary.number, by, runtime)
-    rest = wanted[len(tried) :]
-    if canary is not None and canary.fails(tried):
-        return ActionResult(len(named_ids), refused=expired, tried=tried, left=len(rest), reason="canary_failed")
-
-    def due_at(position: int, at: datetime) -> datetime:
-        return (due or at) + spread * position / len(rest)
-
-    after = perform(settings, ActionKind.REQUEUED, rest, by, runtime, due_at=due_at)
-    return replace(after, matched=len(named_ids), refused=expired | after.refused, tried=tried)
-
-
-def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEFAULT_RUNTIME) -> set[int]:
-    """Return the failed messages that have expired, so that a pass would escalate them instead of sending them.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
-    """
-    if not ids or not any(policy.expires_after for policy in settings.policies.values()):
-        return set()
-    with open_database(settings) as database:
-        now = clock(database, runtime.now)()
-        listed = MessageQueries(database).pages(ids, Filter())
-        return {
-            message.id for message in listed if (end := message.expires_at(settings.policies)) is not None and end < now
-        }
-
-
-def try_canaries(
-    settings: Settings, ids: Sequence[int], number: int, by: str | None, runtime: Runtime
-) -> list[ManualAttempt]:
-    """Attempt messages in order until ``number`` are attempted, or a stop is requested. Skip messages whose state
-    allows no attempt.
-    """
-    tried: list[ManualAttempt] = []
-    while (missing := number - sum(attempt.was_made for attempt in tried)) > 0:
-        coming = ids[len(tried) : len(tried) + missing]
-        made = retry_all(settings, coming, by=by, runtime=runtime).tried if coming else []
-        tried += made
-        if not made or len(made) < len(coming):
-            break
-    return tried
+    return act_on(
+        settings, BulkRequest(BulkAction.REQUEUE, due=due, spread=spread, canary=canary), ids, by=by, runtime=runtime
+    )
 
 
 def reject(
@@ -198,7 +163,7 @@ def reject(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    return perform(settings, ActionKind.REJECTED, ids, by, runtime, reason)
+    return act_on(settings, BulkRequest(BulkAction.REJECT, reason=reason), ids, by=by, runtime=runtime)
 
 
 def mark_sent(
@@ -221,7 +186,7 @@ def mark_sent(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    return perform(settings, ActionKind.MARKED_SENT, ids, by, runtime, note)
+    return act_on(settings, BulkRequest(BulkAction.MARK_SENT, reason=note), ids, by=by, runtime=runtime)
 
 
 def acknowledge(
@@ -232,7 +197,7 @@ def acknowledge(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    return perform(settings, ActionKind.ACKNOWLEDGED, ids, by, runtime)
+    return act_on(settings, BulkRequest(BulkAction.ACKNOWLEDGE), ids, by=by, runtime=runtime)
 
 
 def note(
@@ -245,52 +210,71 @@ def note(
         NotActionable: the message is not escalated.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    done = perform(settings, ActionKind.NOTED, [message_id], by, runtime, text)
+    with open_database(settings) as database:
+        ids = message_ids.resolve(database, [message_id])
+        done = _perform(settings, database, ActionKind.NOTED, ids, by or login_name(), runtime, text)
     for error in done.refused.values():
         raise error
 
 
-def perform(
+def act_on(
     settings: Settings,
-    kind: ActionKind,
+    request: BulkRequest,
     ids: Iterable[int | str],
-    by: str | None,
+    *,
+    by: str | None = None,
+    runtime: Runtime = DEFAULT_RUNTIME,
+) -> ActionResult:
+    """Apply a request to some messages without a limit of time. The request's own ids and filter are not used.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database, a setting or the preset can't be used.
+    """
+    with open_database(settings) as database:
+        wanted = message_ids.resolve(database, ids)
+        begin = request.due or clock(database, runtime.now)()
+        part = _Slice(settings, database, request, wanted, Progress(len(wanted), begin), by or login_name(), runtime)
+        return part.run()
+
+
+def _perform(
+    settings: Settings,
+    database: Database,
+    kind: ActionKind,
+    ids: Sequence[int],
+    by: str,
     runtime: Runtime,
     words: str | None = None,
     *,
-    due_at: DueAt | None = None,
+    due_at: Callable[[int], datetime] | None = None,
 ) -> ActionResult:
     """Apply an action, with the operator's words, to messages in batches. Between two batches, stop if that is
-    requested. Requeued messages become due when ``due_at`` says.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    requested. Requeued messages become due when ``due_at`` says, by their position.
     """
-    name, reached = by or login_name(), 0
+    reached = 0
     refused: dict[int, RetrycliError] = {}
-    with open_database(settings) as database:
-        acts, now = Acts(database), clock(database, runtime.now)
-        at, ids = now(), message_ids.resolve(database, ids)
-        while reached < len(ids) and not runtime.stop_requested():
-            batch = {
-                message_id: _action(kind, name, at, words, due_at and due_at(position, at))
-                for position, message_id in enumerate(ids[reached : reached + BATCH], reached)
-            }
-            messages = acts.read(batch) if kind is ActionKind.REQUEUED else []
-            rejected = {message.id for message in messages if message.fields["status"] == MessageStatus.REJECTED}
-            too_old = _expired(settings, acts, messages, at)
-            problems = _problems(settings, database, messages, now) if messages else {}
-            performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "the message has expired"))
-            refused |= {message_id: not_written(kind, message_id, why) for message_id, why in performed.refused.items()}
-            refused |= {
-                message_id: would_expire(message_id, is_rejected=message_id in rejected)
-                if message_id in too_old
-                else unfit(message_id, why)
-                for message_id, why in performed.unfit.items()
-            }
-            if performed.lost:
-                refused |= acts.why_not(kind, performed.lost, now())
-            reached += len(batch)
+    acts, now = Acts(database), clock(database, runtime.now)
+    at = now()
+    while reached < len(ids) and not runtime.stop_requested():
+        batch = {
+            message_id: _action(kind, by, at, words, due_at and due_at(position))
+            for position, message_id in enumerate(ids[reached : reached + BATCH], reached)
+        }
+        messages = acts.read(batch) if kind is ActionKind.REQUEUED else []
+        rejected = {message.id for message in messages if message.fields["status"] == MessageStatus.REJECTED}
+        too_old = _expired(settings, acts, messages, at)
+        problems = _problems(settings, database, messages, now) if messages else {}
+        performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "the message has expired"))
+        refused |= {message_id: not_written(kind, message_id, why) for message_id, why in performed.refused.items()}
+        refused |= {
+            message_id: would_expire(message_id, is_rejected=message_id in rejected)
+            if message_id in too_old
+            else unfit(message_id, why)
+            for message_id, why in performed.unfit.items()
+        }
+        if performed.lost:
+            refused |= acts.why_not(kind, performed.lost, now())
+        reached += len(batch)
     left = len(ids) - reached
     return ActionResult(len(ids), reached - len(refused), refused, left=left, reason="signal" if left else None)
 
@@ -337,3 +321,218 @@ def _problems(
     with suppress(ConfigurationError), ThreadPoolExecutor(1) as aside:
         return aside.submit(asyncio.run, ask()).result()
     return {}
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """The result of one slice.
+
+    Attributes:
+        action: the action.
+        result: the messages of this slice. ``matched`` counts the messages of all slices, and ``left`` those that no
+            slice has reached yet. ``reason`` is ``time`` if the slice's time was up.
+        next: the text with which the next slice goes on; None if the action has ended.
+    """
+
+    action: BulkAction
+    result: ActionResult
+    next: str | None
+
+
+def act(
+    settings: Settings,
+    request: BulkRequest,
+    *,
+    after: str | None = None,
+    seconds: float | None = SLICE_SECONDS,
+    by: str | None = None,
+    runtime: Runtime = DEFAULT_RUNTIME,
+    elapsed: Callable[[], float] = time.monotonic,
+) -> BulkResult:
+    """Apply an action to as many messages as possible within one slice of time.
+
+    No batch and no attempt begins after the slice has ended, but the last one may take longer. At least one is made.
+
+    Args:
+        settings: from `retrycli.load_settings`, or created directly.
+        request: the action and its messages; the same for all slices.
+        after: `BulkResult.next` of the previous slice; None for the first.
+        seconds: the length of the slice; None for no limit.
+        by: the operator, for the history; by default the current user's login name.
+        runtime: clock, randomness, and a request to stop early.
+        elapsed: a monotonic clock, in seconds.
+
+    Raises:
+        CountChanged: the filter matches more or fewer messages than expected. Nothing was done.
+        InvalidArgument: the request is invalid, or ``after`` belongs to another request. Nothing was done.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting, the preset or the application's table is wrong.
+        EventLoopRunning: this thread runs an event loop, and messages would be attempted.
+    """
+    request.check()
+    progress = None if after is None else Progress.parse(after, request.digest)
+    watch = _Watch(seconds, runtime.stop_requested, elapsed)
+    with open_database(settings) as database:
+        ids = _ids(settings, database, request, progress)
+        if progress is None:
+            _expect(request, len(ids))
+            progress = Progress(len(ids), request.due or clock(database, runtime.now)())
+        watched = replace(runtime, stop_requested=watch.is_over)
+        part = _Slice(settings, database, request, ids, progress, by or login_name(), watched)
+        done = part.run()
+    if done.reason == "signal" and watch.is_up:
+        done = replace(done, reason="time")
+    can_go_on = done.reason in {"time", "signal"}
+    return BulkResult(request.action, done, part.progress.text(request.digest) if can_go_on else None)
+
+
+def _ids(settings: Settings, database: Database, request: BulkRequest, progress: Progress | None) -> Sequence[int]:
+    if request.wanted is None:
+        ids = message_ids.resolve(database, request.ids)
+        if progress is not None and progress.total != len(ids):
+            raise InvalidArgument("not the progress of this request: begin the action again")
+        return ids[progress.handled if progress else 0 :]
+    if (wanted := request.selection) is None:
+        return ()
+    if progress is None:
+        return _matching(settings, database, wanted)
+    end: MessageCursor | None = None if progress.last is None else Cursor("id", None, progress.last)
+    return _matching(settings, database, wanted, after=end, limit=progress.total - progress.handled)
+
+
+def _expect(request: BulkRequest, count: int) -> None:
+    if request.expected not in {None, count}:
+        raise CountChanged(
+            f"the number of matching messages is now {count:,}, not {request.expected:,}; nothing was done. "
+            "Check the messages, and confirm again",
+            count,
+        )
+
+
+class _Watch:
+    """Tells when a slice is over: a stop is requested, or the next step would probably exceed the time, if it is
+    limited.
+    """
+
+    def __init__(self, seconds: float | None, stop_requested: Callable[[], bool], elapsed: Callable[[], float]) -> None:
+        self.is_up = False
+        self._seconds, self._stop_requested, self._elapsed = seconds, stop_requested, elapsed
+        self._began = elapsed()
+        self._last: float | None = None
+        self._longest = 0.0
+
+    def is_over(self) -> bool:
+        """Return whether to stop before the next step. The first step is always made, unless a stop is requested."""
+        if self._stop_requested():
+            return True
+        now, last = self._elapsed(), self._last
+        self._last = now
+        if last is not None and self._seconds is not None:
+            self._longest = max(self._longest, now - last)
+            self.is_up = now - self._began + self._longest > self._seconds
+        return self.is_up
+
+
+@dataclass
+class _Slice:
+    """One slice at work; ``ids`` are the messages that no slice has reached yet."""
+
+    settings: Settings
+    database: Database
+    request: BulkRequest
+    ids: Sequence[int]
+    progress: Progress
+    by: str
+    runtime: Runtime
+    reached: int = 0
+    done: int = 0
+    refused: dict[int, RetrycliError] = field(default_factory=dict)
+    tried: list[ManualAttempt] = field(default_factory=list)
+
+    def run(self) -> ActionResult:
+        """Act until the ids or the time run out, and return the result.
+
+        Raises:
+            InvalidArgument: the last message would become due after the largest time.
+        """
+        try:
+            self.progress.begin + self.request.spread
+        except OverflowError:
+            raise InvalidArgument("due is too late; give an earlier time") from None
+        if (kind := ACTIONS[self.request.action].kind) is None:
+            reason = self._retry()
+        elif kind is ActionKind.REQUEUED:
+            reason = self._try_canaries() or self._change(kind, due_at=self._due_times())
+        else:
+            reason = self._change(kind, self.request.reason)
+        left = len(self.ids) - self.reached
+        return ActionResult(self.progress.total, self.done, self.refused, self.tried, left, reason)
+
+    def _advance(self, number: int) -> None:
+        if number:
+            self.reached += number
+            handled, last = self.progress.handled + number, self.ids[self.reached - 1]
+            self.progress = replace(self.progress, handled=handled, last=last)
+
+    def _attempt(self, ids: Sequence[int], *, give_up_after: int | None = None, streak: int = 0) -> ActionResult:
+        return retry_all(
+            self.settings,
+            ids,
+            by=self.by,
+            give_up_after=give_up_after,
+            streak=streak,
+            runtime=self.runtime,
+            database=self.database,
+        )
+
+    def _retry(self) -> str | None:
+        most = None if self.request.wanted is None else self.settings.breaker.failures
+        before = self.progress.streak
+        made = self._attempt(self.ids, give_up_after=most, streak=before)
+        self._advance(len(made.tried))
+        self.done, self.refused, self.tried = made.done, made.refused, made.tried
+        self.progress = replace(self.progress, streak=min(failure_streak(made.tried, before), self.progress.handled))
+        return made.reason
+
+    def _try_canaries(self) -> str | None:
+        canary = self.request.canary
+        if self.progress.spread_from is not None:
+            return None
+        while canary is not None and self.reached < len(self.ids):
+            missing = canary.number - self.progress.delivered - self.progress.failed
+            if missing <= 0:
+                break
+            coming = self.ids[self.reached : self.reached + missing]
+            expired = _expired_among(self.settings, self.database, coming, self.runtime)
+            fit = [message_id for message_id in coming if message_id not in expired]
+            made = self._attempt(fit).tried if fit else []
+            unreached = next(iter(fit[len(made) :]), None)
+            reached = coming if unreached is None else coming[: [*coming].index(unreached)]
+            self._advance(len(reached))
+            self.refused |= {message_id: would_expire(message_id) for message_id in reached if message_id in expired}
+            self.tried += made
+            self.progress = replace(
+                self.progress,
+                delivered=self.progress.delivered + sum(attempt.delivered for attempt in made),
+                failed=self.progress.failed + sum(attempt.failed for attempt in made),
+            )
+            if unreached is not None:
+                return "signal"
+        if canary is not None and canary.is_exceeded(self.progress.delivered, self.progress.failed):
+            return "canary_failed"
+        self.progress = replace(self.progress, spread_from=self.progress.handled)
+        return None
+
+    def _due_times(self) -> Callable[[int], datetime]:
+        begun, spread = self.progress, self.request.spread
+        return lambda position: begun.due(begun.handled + position, spread)
+
+    def _change(
+        self, kind: ActionKind, words: str | None = None, *, due_at: Callable[[int], datetime] | None = None
+    ) -> str | None:
+        rest = self.ids[self.reached :]
+        made = _perform(self.settings, self.database, kind, rest, self.by, self.runtime, words, due_at=due_at)
+        self._advance(len(rest) - made.left)
+        self.done += made.done
+        self.refused |= made.refused
+        return made.reason

@@ -15,6 +15,7 @@ from retrycli.engine.ports import Dependencies, Gateway
 from retrycli.operations.ids import resolve
 from retrycli.operations.login import login_name
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, ready_to_send
+from retrycli.store.database import Database
 from retrycli.store.operator_actions import Acts
 
 Result = TypeVar("Result")
@@ -57,7 +58,7 @@ class ActionResult:
         refused: the errors of messages to which the action could not be applied, by id.
         left: the number of messages that were not reached; they are unchanged.
         reason: why messages were not reached: ``canary_failed``, ``destination_down``, ``signal``, or ``time`` (see
-            `retrycli.operations.bulk`).
+            `retrycli.operations.message_actions.act`).
     """
 
     matched: int
@@ -152,6 +153,7 @@ def retry_all(
     streak: int = 0,
     ask_first: bool = False,
     runtime: Runtime = DEFAULT_RUNTIME,
+    database: Database | None = None,
 ) -> ActionResult:
     """Attempt messages now, one after another, each as in `retry`.
 
@@ -164,6 +166,7 @@ def retry_all(
         ask_first: do not send a message that may have arrived, unless it can be looked up first. Its error is
             `MayHaveArrived`.
         runtime: clock, randomness, and a request to stop early.
+        database: the open database; by default it is opened here.
 
     Returns:
         The attempts in ``tried``; ``done`` counts the delivered messages.
@@ -173,9 +176,9 @@ def retry_all(
         EventLoopRunning: this thread runs an event loop.
     """
     operator = by or login_name()
-    with ready_to_send(settings, runtime) as (deps, rules, database):
+    with ready_to_send(settings, runtime, database=database) as (deps, rules, opened):
         deps.require_accepted()
-        wanted = resolve(database, ids)
+        wanted = resolve(opened, ids)
 
         def attempt(gateway: Gateway, message_id: int) -> Awaitable[Outcome]:
             return attempt_through(gateway, deps, rules, message_id, by=operator, ask_first=ask_first)

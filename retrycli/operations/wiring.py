@@ -132,8 +132,10 @@ def ready_to_send(
     *,
     limit: int | None = None,
     probe: bool = False,
+    database: Database | None = None,
 ) -> Iterator[tuple[Dependencies, PassRules, Database]]:
-    """Open the database, and yield what deliveries need. First check that this process can deliver messages.
+    """Open the database unless it is given, and yield what deliveries need. First check that this process can deliver
+    messages.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -144,14 +146,17 @@ def ready_to_send(
     _refuse_running_loop()
     bounded = _with_affordable_concurrency(settings)
     rules = pass_rules(bounded, limit=limit, probe=probe)
-    with open_database(bounded) as database, closing(log_lines.EventLog()) as log:
+    with (
+        nullcontext(database) if database else open_database(bounded) as opened,
+        closing(log_lines.EventLog()) as log,
+    ):
 
         def emit(event: Event) -> None:
             log(event)
             if listen is not None:
                 listen(event)
 
-        yield make_dependencies(bounded, database, runtime, emit), rules, database
+        yield make_dependencies(bounded, opened, runtime, emit), rules, opened
 
 
 def _with_affordable_concurrency(settings: Settings) -> Settings:

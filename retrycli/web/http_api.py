@@ -143,7 +143,7 @@ class SchedulerEndpoints:
         to it. If a filter now matches another number of messages than expected, nothing is done, and the problem has
         the present `count`.
         """
-        done = operations.bulk.act(self._settings, body.request, after=body.after, by=user.name)
+        done = operations.message_actions.act(self._settings, body.request, after=body.after, by=user.name)
         self._status.forget()
         return answer(bodies.bulk(done))
 

@@ -20,9 +20,8 @@ from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
 from retrycli.domain.listing import FILTER_FIELDS, Filter
 from retrycli.domain.sanitize import encodable
-from retrycli.operations.bulk import BulkAction, BulkRequest
+from retrycli.operations.bulk import BulkAction, BulkRequest, Canary
 from retrycli.operations.listing import MAX_PAGE
-from retrycli.operations.message_actions import Canary
 
 # The characters that `str.splitlines` does not split at, as a pattern for the OpenAPI document.
 ONE_LINE = r"^[^\x00\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]*$"

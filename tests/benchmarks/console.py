@@ -155,7 +155,7 @@ def page_cases(settings: Settings, status: RecentStatus) -> Mapping[str, Sequenc
         "/bulk": [
             Case(
                 "/bulk?action=requeue&state=escalated&reason=permanent",
-                shown(lambda: operations.bulk.preview(settings, requeued, shown=5)),
+                shown(lambda: operations.message_actions.preview(settings, requeued, shown=5)),
             ),
         ],
         "/escalations": [Case("/escalations", shown(single))],

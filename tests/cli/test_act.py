@@ -229,7 +229,7 @@ def test_on_a_terminal_the_operator_sees_messages_and_may_decline(
     assert re.findall(r"^(\d\d)  47", screen.text, re.MULTILINE) == ["11", "12", "13", "14", "15"]
     assert "… and 2 more\n" in screen.text
     assert re.search(
-        r"^(Requeue|Reject|Attempt|Acknowledge) 7 messages(, | now)?.*\? \[y/N\] ", screen.text, re.MULTILINE
+        r"^(Requeue|Reject|Retry|Acknowledge) 7 messages(, | now)?.*\? \[y/N\] ", screen.text, re.MULTILINE
     )
     assert screen.text.endswith("Nothing was changed.\n")
     assert application.dump() == before

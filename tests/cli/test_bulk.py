@@ -14,8 +14,8 @@ from retrycli.domain.errors import CountChanged, InvalidArgument
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import State
 from retrycli.operations.bodies import bulk as body
-from retrycli.operations.bulk import BulkAction, BulkRequest, BulkResult, act, preview
-from retrycli.operations.message_actions import BATCH, Canary
+from retrycli.operations.bulk import BulkAction, BulkRequest, Canary
+from retrycli.operations.message_actions import BATCH, BulkResult, act, preview
 from retrycli.operations.wiring import Runtime
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
 from tests.cli.test_act import due, escalate, escalate_many
@@ -67,7 +67,7 @@ def test_500_messages_of_one_cause_are_requeued_over_two_hours_after_a_canary(ap
         settings = application.settings(api.url)
         seen = preview(settings, request)
         done = act(settings, request, by="anna", runtime=AT_NOON)
-    assert (seen.count, [message.id for message in seen.first], seen.expired) == (500, [1, 2, 3, 4, 5], 0)
+    assert (len(seen.ids), [message.id for message in seen.first], seen.expired) == (500, [1, 2, 3, 4, 5], set())
     assert (counts(done), done.next) == ((500, 497, 0, None), None)
     assert [attempt.delivered for attempt in done.result.tried] == [True] * 3
     assert [application.row(message_id)["status"] for message_id in (1, 2, 3, 4)] == ["sent"] * 3 + ["failed"]
@@ -210,7 +210,7 @@ def test_expired_messages_are_neither_canaries_nor_requeued(application: Applica
         schedule = given.schedule.model_copy(update={"expires_after_hours": 24.0})
         settings = given.model_copy(update={"schedule": schedule})
         request = BulkRequest(BulkAction.REQUEUE, wanted=OF_CAUSE, canary=Canary(1))
-        assert preview(settings, request).expired == 2
+        assert preview(settings, request).expired == {1, 4}
         done = act(settings, request)
     assert [attempt.message_id for attempt in done.result.tried] == [2]
     assert (counts(done), [*done.result.refused]) == ((6, 3, 0, None), [1, 4])
@@ -286,8 +286,8 @@ def test_a_filter_reaches_only_messages_in_a_suitable_state(application: Applica
     ):
         wanted = Filter(state=states, message_type=retrycli.MessageType.CUSTOMER)
         for action in (BulkAction.REQUEUE, BulkAction.ACKNOWLEDGE):
-            assert preview(settings, BulkRequest(action, wanted=wanted)).count == expected
-    assert preview(settings, BulkRequest(BulkAction.RETRY, wanted=Filter(error="503"))).count == 4
+            assert len(preview(settings, BulkRequest(action, wanted=wanted)).ids) == expected
+    assert len(preview(settings, BulkRequest(BulkAction.RETRY, wanted=Filter(error="503"))).ids) == 4
     nothing = act(settings, BulkRequest(BulkAction.REQUEUE, wanted=Filter(state=State.WAITING), expected=0))
     assert (counts(nothing), nothing.next) == ((0, 0, 0, None), None)
 

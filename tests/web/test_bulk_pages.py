@@ -91,7 +91,7 @@ def test_ticked_messages_are_acted_on_and_no_others(escalated: Desk) -> None:
     browser = escalated.browser("anna")
     page = browser.open("/?state=escalated&sort=id")
     ticked = browser.submit(page, "/bulk", press="ticked", id=["103", "101"], action="mark_sent")
-    assert "Mark as sent: 2 messages?" in ticked.words
+    assert "Mark 2 messages as sent?" in ticked.words
     done = browser.submit(ticked, "/bulk", because="seen there")
     assert "Marked 2 messages as sent." in done.words
     assert done.url == f"{PAGES}/"

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrycli.config.settings import Settings
 from retrycli.domain.user import Right
-from retrycli.operations.bulk import SLICE_SECONDS
+from retrycli.operations.message_actions import SLICE_SECONDS
 from retrycli.web.access import Access
 from retrycli.web.console.bulk_pages import BulkPages
 from retrycli.web.console.context import Console, Visit

@@ -1,7 +1,7 @@
 """The pages for an action on many messages: what it would touch, then the action, slice by slice."""
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Literal, Self
 
@@ -14,16 +14,8 @@ from retrycli.domain.errors import CountChanged, cause_of
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import State
 from retrycli.domain.user import Right
-from retrycli.operations.bulk import (
-    LONGEST_REASON,
-    MAX_CANARIES,
-    OF_ESCALATIONS,
-    BulkAction,
-    BulkPreview,
-    BulkRequest,
-    BulkResult,
-)
-from retrycli.operations.message_actions import Canary
+from retrycli.operations.bulk import ACTIONS, LONGEST_REASON, MAX_CANARIES, BulkAction, BulkRequest, Canary
+from retrycli.operations.message_actions import BulkResult, Match
 from retrycli.views.formatting import count
 from retrycli.web import problems
 from retrycli.web.console.context import Console, Visit
@@ -35,21 +27,6 @@ SHOWN = 5  # maximum number of messages on the page, as examples
 EXAMPLES = 3  # maximum number of failed attempts that are named with their errors
 LONGEST_PROGRESS = 2000  # characters
 SPREADS = {"": "at once", "15m": "over 15 minutes", "1h": "over 1 hour", "2h": "over 2 hours", "8h": "over 8 hours"}
-VERBS: Mapping[BulkAction, str] = {
-    BulkAction.REQUEUE: "Requeue",
-    BulkAction.RETRY: "Retry",
-    BulkAction.REJECT: "Reject",
-    BulkAction.MARK_SENT: "Mark as sent:",
-    BulkAction.ACKNOWLEDGE: "Acknowledge",
-}
-# What was done to the messages, with a place for their number.
-DONE: Mapping[BulkAction, str] = {
-    BulkAction.REQUEUE: "Requeued {}.",
-    BulkAction.RETRY: "Sent {}.",
-    BulkAction.REJECT: "Rejected {}.",
-    BulkAction.MARK_SENT: "Marked {} as sent.",
-    BulkAction.ACKNOWLEDGE: "Acknowledged {}.",
-}
 Number = Annotated[int, Field(ge=0, le=10**9)]
 
 
@@ -143,8 +120,7 @@ class BulkPages:
                 visit,
                 "rest.html",
                 action=query.action,
-                verb=VERBS[query.action],
-                done=DONE[query.action].format(count(query.done, "message")),
+                done=ACTIONS[query.action].done.format(count(query.done, "message")),
                 numbers={"done": query.done, "refused": query.refused, "progress": query.progress},
                 refused=query.refused,
                 left=query.left,
@@ -158,7 +134,7 @@ class BulkPages:
         """Apply the action to as many messages as one slice of time allows."""
         now = self._console.now()
         try:
-            made = operations.bulk.act(
+            made = operations.message_actions.act(
                 self._settings,
                 form.request(now, form.expected),
                 after=form.progress,
@@ -186,47 +162,52 @@ class BulkPages:
     ) -> Response:
         now = self._console.now()
         ticked = len({*query.ids})
-        query = query.model_copy(update={"ids": self._suitable(query)}) if ticked else query
         fixed = query.fixed(now)
-        reason = "-" if query.action is BulkAction.REJECT else None  # the preview needs none, the action does
-        request = fixed.model_copy(update={"reason_given": reason, "canary": None, "spread": None}).request(now)
-        is_empty = ticked and not query.ids
-        found = BulkPreview(0, [], 0) if is_empty else operations.bulk.preview(self._settings, request, shown=SHOWN)
+        found = self._found(fixed.model_copy(update={"reason_given": None, "canary": None, "spread": None}), now)
+        if ticked:
+            fixed = fixed.model_copy(update={"ids": [str(message_id) for message_id in found.ids]})
         return self._console.show(
             visit,
             "bulk.html",
             code=code,
             problem=problem,
             action=query.action,
-            verb=VERBS[query.action],
+            plan=ACTIONS[query.action].plan.format(count(len(found.ids), "message")),
+            of_escalations=ACTIONS[query.action].of_escalations,
             found=found,
+            total=len(found.ids),
             hidden=fixed.hidden(),
-            left_out=ticked - len(query.ids),
+            left_out=ticked - len(found.ids) if ticked else 0,
             given={} if ticked else query.given(),
             options=query.options(),
             spreads=SPREADS,
             longest_reason=LONGEST_REASON,
             policies=self._settings.policies,
-            expected=None if ticked else found.count,
+            expected=None if ticked else len(found.ids),
         )
 
-    def _suitable(self, query: BulkFields) -> list[str]:
-        """Return the ids of the ticked messages that are in a suitable state, as a filter selects them."""
-        ids = query.ids
-        found = operations.message_actions.named(self._settings, ids, shown=len(ids)).first
-        return [str(message.id) for message in found if _suits(message, query.action)]
+    def _found(self, query: BulkFields, now: datetime) -> Match:
+        """Return the messages that the action would touch. Of ticked messages, leave out those in another state, as a
+        filter does.
+        """
+        preview = partial(operations.message_actions.preview, self._settings, query.request(now))
+        if not query.ids:
+            return preview(shown=SHOWN)
+        found = preview(shown=len(query.ids))
+        suitable = {message.id: message for message in found.first if _suits(message, query.action)}
+        return Match([*suitable], [*suitable.values()][:SHOWN], found.expired & suitable.keys())
 
 
 def _suits(message: ListedMessage, action: BulkAction) -> bool:
     if action is BulkAction.ACKNOWLEDGE and message.acknowledged_at is not None:
         return False
-    if action in OF_ESCALATIONS:
+    if ACTIONS[action].of_escalations:
         return message.state is State.ESCALATED
     return message.state is not State.SENDING
 
 
 def _words(made: BulkResult, done: int, refused: int, delivered: int) -> list[str]:
-    words = [DONE[made.action].format(count(done, "message"))]
+    words = [ACTIONS[made.action].done.format(count(done, "message"))]
     if delivered:
         words.append(f"{count(delivered, 'canary message')} {'was' if delivered == 1 else 'were'} sent.")
     failed = [attempt for attempt in made.result.tried if attempt.failed]

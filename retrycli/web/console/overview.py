@@ -9,7 +9,7 @@ from retrycli.domain.cursor import SORTS
 from retrycli.domain.listing import Filter, ListedState
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.user import Right
-from retrycli.operations.bulk import BulkAction
+from retrycli.operations.bulk import ACTIONS
 from retrycli.web.console.context import Console, Visit
 from retrycli.web.console.forms import ListQuery
 from retrycli.web.console.rendering import is_outdated
@@ -17,13 +17,6 @@ from retrycli.web.console.routes import NoFields, page
 
 ROWS = 50  # maximum number of messages on a page
 MOST_CAUSES = 5  # maximum number of causes on the first page, the largest first
-ACTIONS = {
-    BulkAction.REQUEUE: "requeue",
-    BulkAction.RETRY: "retry now",
-    BulkAction.REJECT: "reject",
-    BulkAction.ACKNOWLEDGE: "acknowledge",
-    BulkAction.MARK_SENT: "mark as sent",
-}
 SORTED_BY = {"next": "next attempt", "id": "id", "tries": "most retries", "age": "oldest"}
 
 
@@ -57,7 +50,7 @@ class OverviewPages:
             states=[*ListedState],
             types=[*MessageType],
             reasons=[*EscalationReason],
-            actions=ACTIONS,
+            actions={action: entry.label for action, entry in ACTIONS.items()},
             policies=settings.policies,
             expiry=lambda message: operations.expiry.in_words(message, settings.policies, now),
             is_outdated=lambda message: is_outdated(

@@ -14,16 +14,14 @@ from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.errors import InvalidArgument
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import State
-from retrycli.operations.bulk import BulkAction, BulkRequest, act, preview
-from retrycli.operations.message_actions import Canary
+from retrycli.operations.bulk import BulkAction, BulkRequest, Canary
+from retrycli.operations.message_actions import act, preview
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("requeue", {}, "give either ids or a filter"),
     ("requeue", {"ids": [1], "wanted": Filter(error="x")}, "give either ids or a filter"),
     ("retry", {"wanted": Filter()}, "the filter has no condition"),
     ("retry", {"wanted": Filter(error="a\0b")}, "the filter error contains an invalid character"),
-    ("reject", {"ids": [1]}, "the reason is empty"),
-    ("reject", {"ids": [1], "reason": " \n"}, "the reason is empty"),
     ("reject", {"ids": [1], "reason": "x\0"}, "the reason contains an invalid character"),
     ("reject", {"ids": [1], "reason": "\ud800"}, "the reason contains an invalid character"),
     ("mark_sent", {"ids": [1], "reason": "x" * 1_001}, "the reason is longer than 1,000 characters"),
@@ -49,6 +47,15 @@ def test_an_invalid_request_is_refused_before_the_database_is_opened(
     for call in (preview, act):
         with pytest.raises(InvalidArgument, match=why):
             call(nowhere, request)
+
+
+@pytest.mark.parametrize("reason", [None, "", " \n"])
+def test_a_rejection_needs_a_reason_and_its_preview_does_not(tmp_path: Path, reason: str | None) -> None:
+    nowhere = Settings(database=DatabaseSettings(url=f"sqlite:///{tmp_path}/gone.db"))
+    request = BulkRequest(BulkAction.REJECT, ids=[1], reason=reason)
+    request.check(to_act=False)
+    with pytest.raises(InvalidArgument, match="the reason is empty"):
+        act(nowhere, request)
 
 
 def retry(ids: Sequence[int] = (), wanted: Filter | None = None, expected: int | None = None) -> str:
