@@ -73,6 +73,8 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int | str)
     match None if found.queue is None else found.queue["escalation_reason"]:
         case reason if is_in_doubt(reason, may_have_arrived=found.may_have_arrived):
             return operations.words.check_arrival(message_id, looks_up=looks_up)
+        case _ if found.is_repaired:
+            return f"`{retry}` sends the edited message"
         case EscalationReason.INVALID if operations.edit_message.concerns_editable_field(found.row["last_error"]):
             return f"`retrycli edit {message_id}`, or fix the row; then run `{retry}`"
         case EscalationReason.INVALID:

@@ -11,7 +11,7 @@ from retrycli.domain.identity import digest_of
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.sanitize import storable
-from retrycli.domain.transition import Withheld
+from retrycli.domain.transition import ActionKind, Withheld
 
 Value = TypeVar("Value", bound=str)
 Either: TypeAlias = Value | Collection[Value] | None  # one value, several alternatives, or None for any value
@@ -28,6 +28,10 @@ class ListedState(StrEnum):
     SENDING = State.SENDING
     ESCALATED = State.ESCALATED
     HELD = "held"
+
+
+# Reasons of escalations that concern a message's text.
+OF_TEXT = frozenset({EscalationReason.CHANGED, EscalationReason.INVALID, EscalationReason.PERMANENT})
 
 
 def is_in_doubt(reason: object, *, may_have_arrived: bool) -> bool:
@@ -240,6 +244,16 @@ class MessageDetails:
             return False
         # Without its body, a row can't show whether its text has changed since the attempts.
         return self.row["body"] == "" or self.queue["digest"] in {None, digest_of(self.row)}
+
+    @property
+    def is_repaired(self) -> bool:
+        """Return whether an operator has edited the message since it was escalated for its text, so that the reason of
+        the escalation no longer describes it.
+        """
+        if self.queue is None or self.queue["state"] != State.ESCALATED:
+            return False
+        edits = (act.at for act in self.acts if act.act == ActionKind.EDITED)
+        return self.queue["escalation_reason"] in OF_TEXT and any(at >= self.queue["escalated_at"] for at in edits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,18 @@ def test_edits_subject_and_body_as_one_text_and_shows_the_difference_first(
     assert [(action["by"], action["act"], action["detail"]) for action in acts] == [("anna", "edited", "subject, body")]
 
 
+@on_sqlite
+def test_after_an_edit_show_no_longer_advises_for_the_old_text(at_desk: Cli, application: Application) -> None:
+    """A message that was escalated because its text was delivered must not be marked as sent after an edit."""
+    application.add(11)
+    with Scripted(REJECTS) as api:
+        retrycli.run_once(application.settings(api.url))
+    application.execute("UPDATE retrycli_queue SET escalation_reason = 'changed'")
+    assert "retrycli mark-sent 11" in at_desk.on_terminal("show", "11").text
+    at_desk("edit", "11", "--subject", "Re: bill", "--yes")
+    assert at_desk.on_terminal("show", "11").text.endswith("Next: `retrycli retry 11` sends the edited message\n")
+
+
 def test_options_replace_the_editor(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     (at_desk.cwd / "body.txt").write_bytes("Zeile\r\n日本\n".encode())

@@ -221,6 +221,19 @@ def test_the_button_that_is_most_likely_right_is_highlighted(escalated: Desk) ->
 
 
 @on_sqlite
+@pytest.mark.parametrize("reason", ["permanent", "changed", "invalid"])
+def test_an_edit_after_the_escalation_makes_a_retry_the_next_step(escalated: Desk, reason: str) -> None:
+    """The advice for the old text, such as to mark it as sent, would be wrong for the new one."""
+    escalated.application.execute("UPDATE retrycli_queue SET escalation_reason = ?", reason)
+    browser = escalated.browser("anna")
+    form = browser.submit(browser.open("/id/9/edit"), "/edit", press="Show the changes", subject="another")
+    browser.submit(form, "/edit", press="Only write")
+    page = browser.open("/id/9")
+    assert "It was edited after it was escalated. Retry it" in page.words
+    assert primary(page) == ["Retry now"]
+
+
+@on_sqlite
 def test_an_attempt_by_hand_with_another_error_is_shown_beside_the_last_error(escalated: Desk, api: Api) -> None:
     browser = escalated.browser("anna")
     assert "Last attempt" not in browser.submit(browser.open("/id/9"), "/retry").words

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails, is_in_doubt
+from retrycli.domain.listing import OF_TEXT, ActionRecord, AttemptRecord, MessageDetails, is_in_doubt
 from retrycli.domain.message import (
     BY_PASS,
     LIST_COLUMNS,
@@ -120,6 +120,7 @@ ADVICE: Mapping[str, str] = {
     "retry sends it again.",
 }
 CHECK_THE_TICKET = "It may have arrived. Check the ticket: mark it as sent if it is there, or retry it if it is not."
+EDITED = "It was edited after it was escalated. Retry it, or requeue it with all its retries."
 FIX_THE_ROW = "A value of its row is not valid. Fix the row in the application, then retry it."
 EDIT_IT = "A value is not valid. Edit it, then retry it."
 # What to press first, by the reason of the escalation.
@@ -229,6 +230,8 @@ def _reason(found: MessageDetails) -> str | None:
 def first_of(found: MessageDetails, offers: frozenset[str]) -> str | None:
     """Return the action that is most likely the right one; None if something else has to be done first."""
     reason = _reason(found)
+    if reason in OF_TEXT and found.is_repaired:
+        return "retry"
     if reason == EscalationReason.INVALID:
         return "edit" if concerns_editable_field(found.row["last_error"]) else None
     likely = ("look-up",) if reason == EscalationReason.UNKNOWN else (FIRST.get(reason), "retry", "requeue")
@@ -238,6 +241,8 @@ def first_of(found: MessageDetails, offers: frozenset[str]) -> str | None:
 def advice(found: MessageDetails, offers: frozenset[str]) -> str | None:
     """Return what an operator should do with a message; None if its state says it."""
     reason = _reason(found)
+    if reason in OF_TEXT and found.is_repaired:
+        return EDITED
     if reason == EscalationReason.INVALID:
         return EDIT_IT if concerns_editable_field(found.row["last_error"]) else FIX_THE_ROW
     if reason == EscalationReason.UNKNOWN and "look-up" not in offers:
