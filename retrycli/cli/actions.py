@@ -16,6 +16,7 @@ from retrycli.cli.selection import Chosen, run_interruptible, show_attempt, take
 from retrycli.domain.duration import duration, in_words
 from retrycli.domain.errors import MayHaveArrived
 from retrycli.domain.outcome import Presence
+from retrycli.domain.suggested import as_argument
 from retrycli.views import formatting, terminal
 
 DEFAULT_SHARE = "30%"
@@ -95,7 +96,7 @@ def _show_attempts(done: operations.retry.ActionResult, *, as_json: bool) -> Non
     if done.left:
         terminal.complain(f"retrycli: {operations.words.left_unchanged(done)}")
     if failed := [attempt.message_id for attempt in done.tried if attempt.outcome and not attempt.delivered]:
-        terminal.say(f"Next: retrycli show {failed[0]}")
+        terminal.say(f"Next: retrycli show {as_argument(failed[0])}")
 
 
 @partial(takes_messages, without="state")
@@ -196,15 +197,16 @@ def _show_lookups(asked: Sequence[operations.retry.LookedUp]) -> None:
 
 
 def _suggest(message_id: int, result: Presence) -> None:
+    one = as_argument(message_id)
     match result:
         case Presence.ARRIVED:
             pass
         case Presence.ABSENT:
-            terminal.say(f"Next: retrycli retry {message_id}")
+            terminal.say(f"Next: retrycli retry {one}")
         case Presence.UNKNOWN:
             terminal.say(
-                f"Next: `retrycli look-up {message_id}` again later, or check the ticket; if the message is there, "
-                f"`retrycli mark-sent {message_id}`"
+                f"Next: `retrycli look-up {one}` again later, or check the ticket; if the message is there, "
+                f"`retrycli mark-sent {one}`"
             )
 
 

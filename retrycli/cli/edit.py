@@ -12,6 +12,7 @@ import typer
 from retrycli import operations
 from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import By, ConfigFile, Json, Yes, confirm, load_settings, require_confirmation, utf8
+from retrycli.domain.suggested import as_argument
 from retrycli.system.editor import SUDO_REMEDY, edited, editor_command, stripped_by_sudo
 from retrycli.views import terminal
 
@@ -61,8 +62,9 @@ def edit(
     else:
         terminal.say(f"Changed {', '.join(done.changed)} of message {message_id}, which has a new delivery key.")
         escalated = read.queue is not None and read.queue["escalated_at"] is not None
-        retry = f"retrycli retry {message_id}"
-        terminal.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")
+        one = as_argument(message_id)
+        retry = f"retrycli retry {one}"
+        terminal.say(f"Next: `{retry}` or `retrycli requeue {one}`" if escalated else f"Next: {retry}")
 
 
 def _in_editor(

@@ -62,7 +62,7 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
         looks_up = operations.wiring.looks_up(settings, messages[0].message_type)
         terminal.say(f"Next: {operations.words.check_arrival(messages[0].id, looks_up=looks_up)}")
     elif messages:
-        one = messages[0].id
+        one = suggested.as_argument(messages[0].id)
         terminal.say(f"Next: `retrycli show {one}` or, when the cause is fixed, `retrycli retry {one}`")
     else:
         terminal.say("Nothing is escalated. Next: retrycli status")
@@ -72,9 +72,10 @@ def _hint(settings: Settings, group: EscalationGroup) -> str:
     of_cause = f"--fingerprint {group.fingerprint}"
     match group.example.reason:
         case _ if group.example.in_doubt:
+            one = suggested.as_argument(group.example.id)
             look_up = (
-                f"Look up each message, beginning with `retrycli look-up {group.example.id}`: those that arrived are "
-                "marked as sent. Or check"
+                f"Look up each message, beginning with `retrycli look-up {one}`: those that arrived are marked as "
+                "sent. Or check"
             )
             check = look_up if operations.wiring.looks_up(settings, group.example.message_type) else "Check"
             return (

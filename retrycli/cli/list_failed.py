@@ -12,6 +12,7 @@ from retrycli.cli.arguments import After, as_options, takes_filters
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 from retrycli.config.settings import Settings
 from retrycli.domain.listing import Filter, ListedMessage
+from retrycli.domain.suggested import as_argument
 from retrycli.views import formatting, terminal
 
 ON_SCREEN = 50  # maximum number of rows on a terminal without ``--limit``
@@ -47,7 +48,7 @@ def list_failed(
         total = found.number if found.next is None and after is None else found.total()
     show_messages(settings, messages)
     terminal.say(formatting.count(total, "message") + (f", {len(messages)} shown" if len(messages) < total else ""))
-    one = messages[0].id if messages else None
+    one = as_argument(messages[0].id) if messages else None
     terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
     if found.next is not None:
         options = [*as_options(filters), "--sort", sort, *([] if limit is None else ["--limit", str(limit)])]

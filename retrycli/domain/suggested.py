@@ -53,6 +53,11 @@ def called_as(
     _Now.call = Invocation(program, full, arguments, commands=frozenset(commands))
 
 
+def as_argument(message_id: object) -> str:
+    """Return a message's id for a command, quoted for a shell. The ids of some tables come from other systems."""
+    return shlex.quote(str(message_id))
+
+
 def program() -> str:
     """Return the words before a command, quoted for a shell."""
     return shlex.join(_Now.call.program)

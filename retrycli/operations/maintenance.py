@@ -9,6 +9,7 @@ from functools import partial
 from retrycli.config.settings import Settings
 from retrycli.domain.incidents import utc
 from retrycli.domain.message import MessageType
+from retrycli.domain.suggested import as_argument
 from retrycli.operations.doctor.context import Finding, failure, ok
 from retrycli.operations.wiring import check_mapping, clock, connect, looks_up, open_database, utc_now
 from retrycli.store import counters, history, own_tables
@@ -137,7 +138,7 @@ def check_move(settings: Settings, *, shown: int | None = None) -> list[Finding]
 
 def _listed(name: str, number: int, first: Sequence[object], step: str) -> Finding:
     more = f" and {number - len(first):,} more" if number > len(first) else ""
-    return failure(name, ", ".join(map(str, first)) + more, step.format(id=first[0], option=first[0]))
+    return failure(name, ", ".join(map(str, first)) + more, step.format(id=as_argument(first[0]), option=first[0]))
 
 
 @contextmanager

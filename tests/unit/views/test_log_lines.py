@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from retrycli.domain.message import EscalationReason, MessageType
+from retrycli.domain.message import EscalationReason, MessageId, MessageType
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.passes import (
     BreakerClosed,
@@ -253,6 +253,14 @@ def test_a_ticket_id_cannot_add_a_line_or_a_colour(capsys: pytest.CaptureFixture
     printed = capsys.readouterr().err
     assert len(printed.splitlines()) == 2
     assert printed.replace("\n", "").isprintable()
+
+
+def test_an_id_from_another_system_is_quoted_in_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Cron mails the line, and an operator pastes the command."""
+    log_lines.configure("INFO", "text")
+    evil = MessageId(7, "m1$(touch${IFS}owned)")
+    log_lines.log_event(MessageEscalated(evil, 5, "customer", 0, EscalationReason.INVALID))
+    assert f"see `retrycli show '{evil}'`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
