@@ -373,5 +373,14 @@ def _as_text(column: str, value: list[object]) -> str:
 
 
 def _quoted_value(value: object) -> str:
+    """Return a value for an error, which reaches the log. A text of several words may be a customer's."""
+    if isinstance(value, str | bytes):
+        words = value if isinstance(value, str) else value.decode("latin-1")
+        if not ONE_WORD.fullmatch(words):
+            return f"{len(words):,} {'characters' if isinstance(value, str) else 'bytes'}"
     text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "…" + text[-1]  # noqa: PLR2004  fits on one line
+    return text if len(text) <= LONGEST_QUOTATION else text[: LONGEST_QUOTATION - 3] + "…" + text[-1]
+
+
+ONE_WORD = re.compile(r"\S*(?: [\d:.+-]+)?")  # or a date with a time
+LONGEST_QUOTATION = 40  # characters

@@ -149,16 +149,17 @@ def _recipients(
 def _addresses_in(message: Message, column: str) -> tuple[Address, ...]:
     values = message.fields[column]
     assert isinstance(values, list)  # noqa: S101  for the type checker
-    return tuple(_address(column, value) for value in values)
+    return tuple(_address(f"{column} (address {number})", value) for number, value in enumerate(values, 1))
 
 
-def _address(column: str, value: object) -> Address:
+def _address(what: str, value: object) -> Address:
+    """Return an address. The error does not quote it, because it reaches the log."""
     if not isinstance(value, str):
-        raise InvalidMessage(f"{column} must contain only strings: {value!r:.40}")
+        raise InvalidMessage(f"{what} must be text")
     try:
         return Address.parse(value)
     except ValueError as error:
-        raise InvalidMessage(f"{column} contains an invalid e-mail address, {value!r:.80}: {error}") from None
+        raise InvalidMessage(f"{what} is not a valid e-mail address: {error}") from None
 
 
 def _envelope(named: Sequence[Address], delivered_to: Collection[str]) -> tuple[Address, ...]:
@@ -218,7 +219,7 @@ def _message_ids(column: str, fields: Mapping[str, object]) -> list[str]:
     if words is None:
         return []
     if not isinstance(words, list) or not all(isinstance(word, str) and MESSAGE_ID.fullmatch(word) for word in words):
-        raise InvalidMessage(f"{column} must contain message ids such as <a1@example.com>: {value!r:.80}")
+        raise InvalidMessage(f"{column} must contain only message ids such as <a1@example.com>")
     return words
 
 

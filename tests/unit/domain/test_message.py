@@ -172,6 +172,8 @@ def test_json_that_is_not_a_list_is_named(column: str, value: object) -> None:
         ("message_type", b"customer", "message_type must be one of customer, supplier, internal: b'customer'"),
         ("created_at", "yesterday", "created_at is not a valid date: 'yesterday'"),
         ("created_at", "", "created_at is not a valid date: ''"),
+        ("created_at", "Anna asks for a refund", "created_at is not a valid date: 22 characters"),
+        ("message_type", b"Anna asks", "message_type must be one of customer, supplier, internal: 9 bytes"),
         ("updated_at", "2025-02-30 12:00:00", "updated_at is not a valid date: '2025-02-30 12:00:00'"),
         ("updated_at", b"2025-03-03", "updated_at is not a valid date: b'2025-03-03'"),
         ("updated_at", 3.5, "updated_at is not a valid date: 3.5"),
