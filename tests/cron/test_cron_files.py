@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sqlite3
+import stat
 import subprocess
 import sys
 from contextlib import closing
@@ -220,6 +221,15 @@ def test_the_server_is_confined_like_a_pass() -> None:
     assert {key: server.get(key) for key in confinement - {"PrivateTmp"}} == {
         key: one_pass[key] for key in confinement - {"PrivateTmp"}
     }
+
+
+def test_only_the_socket_of_the_server_belongs_to_the_proxys_group() -> None:
+    """SQLite's files get the group of the process. The proxy must not be able to open them."""
+    server = unit("retrycli-serve.service")
+    [group] = server["SupplementaryGroups"]
+    assert server["Group"] == unit("retrycli.service")["Group"] != [group]
+    assert server["ExecStartPre"] == [f"+/bin/chgrp {group} /run/{server['RuntimeDirectory'][0]}"]
+    assert int(server["RuntimeDirectoryMode"][0], 8) & stat.S_ISGID, "the socket gets the group of its folder"
 
 
 def test_the_timer_fires_every_quarter_of_an_hour() -> None:
