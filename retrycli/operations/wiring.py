@@ -18,6 +18,7 @@ from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import ClockBehind, EventLoopRunning, again_if_lost
 from retrycli.domain.message import MessageType
 from retrycli.domain.passes import ClockWasAhead, Event
+from retrycli.domain.sanitize import masked_url
 from retrycli.domain.transition import Route
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.store import application_table, counters, own_tables, schema
@@ -225,7 +226,8 @@ def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | No
         return settings.run.lock_file
     if (file := settings.database.file) is not None:
         return file.with_name(f"{file.name}.retrycli.lock")
-    name = hashlib.sha256(settings.database.url.encode()).hexdigest()[:12]
+    # Everybody can see the name. With the password in it, they could try passwords.
+    name = hashlib.sha256(masked_url(settings.database.url).encode()).hexdigest()[:12]
     if _is_writable(state):
         return state / f"{name}.lock"
     home = home or _home()

@@ -50,6 +50,15 @@ def test_a_servers_lock_is_in_the_state_directory_in_any_environment(
     assert lock_path(another, state=tmp_path) == tmp_path / "own"
 
 
+def test_the_name_of_a_lock_tells_nothing_of_the_password(tmp_path: Path) -> None:
+    """Everybody can read the names in /tmp, and could try passwords against a digest."""
+    names = set()
+    for url in ("postgresql://retrycli:summer24@db/desk", "postgresql://retrycli:winter25@db/desk"):
+        names.add(lock_path(Settings.model_validate({"database": {"url": url}}), state=tmp_path).name)
+    assert len(names) == 1
+    assert lock_path(SERVER, state=tmp_path).name not in names
+
+
 def test_without_a_state_directory_the_lock_is_in_the_account_home(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
