@@ -29,6 +29,8 @@ from retrycli.system.trust import find_weakness, open_private, trusted_users
 PREFIX = "rcli_"  # so that secret scanners recognize a token
 KEY_BYTES = 32
 MOST_ENDED = 100  # sessions of one user from which the user has signed out
+MOST_ENDED_OF_ALL = 5_000  # such sessions of all users; their file stays below `LONGEST_FILE`
+NAME_DIGITS = 16
 LONGEST_FILE = 1 << 20  # a longer file is not read
 
 
@@ -158,8 +160,8 @@ def ended_sessions_file(tokens: Path) -> Path:
 
 
 def ended_sessions(settings: Settings) -> Mapping[str, tuple[str, int]]:
-    """Return the ids of the sessions from which users have signed out, each with the user's name and its end as a Unix
-    time.
+    """Return the ids of the sessions from which users have signed out, each with a digest of the user's name and its
+    end as a Unix time.
 
     Raises:
         ConfigurationError: the file can't be used.
@@ -179,16 +181,20 @@ def ended_sessions(settings: Settings) -> Mapping[str, tuple[str, int]]:
 def end_session(settings: Settings, session: str, name: str, end: int, *, now: datetime) -> None:
     """Record that a user has signed out of a session, until the session would have ended anyway.
 
-    At most the last `MOST_ENDED` sessions of each user are kept, so that nobody can fill the file.
+    At most the last `MOST_ENDED` sessions of each user are kept, and at most `MOST_ENDED_OF_ALL`, so that nobody can
+    fill the file.
 
     Raises:
         ConfigurationError: the file can't be used.
     """
     with _locked(tokens_file(settings)) as tokens:
         ended = {each: of for each, of in ended_sessions(settings).items() if of[1] > now.timestamp()}
-        ended[session] = name, end
-        own = sorted((at, each) for each, (user, at) in ended.items() if user == name)
+        user = digest(name)[:NAME_DIGITS]  # shorter than some names
+        ended[session] = user, end
+        own = sorted((at, each) for each, (whose, at) in ended.items() if whose == user)
         for _, oldest in own[:-MOST_ENDED]:
+            del ended[oldest]
+        for oldest in sorted(ended, key=lambda each: ended[each][1])[:-MOST_ENDED_OF_ALL]:
             del ended[oldest]
         _replace(ended_sessions_file(tokens), json.dumps(ended), tokens)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from retrycli import operations, web
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.user import Right, Role, User
+from retrycli.operations.tokens import LONGEST_FILE, MOST_ENDED_OF_ALL
 from retrycli.web.access import Access
 from retrycli.web.console.application import HEADERS, make_pages
 from retrycli.web.console.context import NOTICE, Visit
@@ -237,6 +239,12 @@ def test_the_end_of_a_session_is_remembered_no_longer_than_it_would_have_lasted(
         operations.tokens.end_session(desk.settings, str(number), "anna", 2**31 + number, now=AT)
     kept = {*map(str, range(1, 101)), "three"}
     assert operations.tokens.ended_sessions(desk.settings).keys() == kept, "nobody can fill the file"
+    many = {f"session {number}": ["0" * 16, 2**32 + number] for number in range(MOST_ENDED_OF_ALL)}
+    file.write_text(json.dumps(many))
+    operations.tokens.end_session(desk.settings, "newest", "é" * 250, 2**33, now=AT)
+    ended = operations.tokens.ended_sessions(desk.settings).keys()
+    assert ended == {*many.keys(), "newest"} - {"session 0"}, "long names of many users fill no more"
+    assert file.stat().st_size < LONGEST_FILE / 2
     assert file.stat().st_mode & 0o777 == 0o600
     file.write_text("{")
     with pytest.raises(ConfigurationError, match=r"signed-out is not valid. Delete it and .*\.key, and restart"):
