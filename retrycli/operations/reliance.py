@@ -1,7 +1,6 @@
 """Find what a pass relies on: its program and its files. Check that it lasts, and that no other user can change it."""
 
 import sys
-import sysconfig
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -26,11 +25,12 @@ def this_python() -> str:
 
 
 def relied_on() -> tuple[Path, ...]:
-    """Return the files that a pass runs: the interpreter, this package, and the folders of the environment's
-    packages.
+    """Return the files that a pass runs: the interpreter, this package with all its files, and the folders in which
+    Python looks for modules.
     """
-    found = (this_python(), retrycli.__file__, *map(sysconfig.get_path, ("purelib", "platlib")))
-    return tuple(dict.fromkeys(path for path in map(Path, found) if path.exists()))
+    package = Path(retrycli.__file__).parent
+    found = (Path(this_python()), package, *package.rglob("*"), *map(Path, filter(None, sys.path)))
+    return tuple(dict.fromkeys(path for path in found if path.exists()))
 
 
 def refuse_passing(interpreter: str) -> None:

@@ -6,6 +6,7 @@ import importlib.resources
 import os
 import re
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -372,10 +373,12 @@ def test_no_pass_depends_on_files_that_another_user_may_write(
         proposed(shared_desk, RELIES)
 
 
-def test_the_program_is_the_interpreter_the_package_and_the_environments_packages() -> None:
+def test_the_program_is_the_interpreter_the_package_and_all_that_python_imports_from() -> None:
     """`tests/cli/test_cron.py` shows that no other user may change them."""
-    packages = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
-    assert {Path(this_python()), Path(retrycli.__file__), *packages} == {*relied_on()}
+    packages = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")}
+    package = Path(retrycli.__file__).parent
+    assert {Path(this_python()), package, package / "views", package / "views/terminal.py", *packages} <= {*relied_on()}
+    assert {Path(folder) for folder in sys.path if folder and Path(folder).exists()} <= {*relied_on()}
 
 
 @pytest.mark.parametrize(
