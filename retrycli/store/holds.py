@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, String, and_, case, cast, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Row, String, bindparam, case, cast, delete, func, insert, select
 
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
@@ -45,6 +45,10 @@ def _births(database: Database, ids: Collection[str]) -> Mapping[str, str | None
     return {text: found[number] for text, number in numbers.items() if number in found}
 
 
+# One statement for each part: SQLite would not accept a condition with a thousand parts.
+THIS_HOLD = delete(holds).where(holds.c.kind == bindparam("of_kind"), holds.c.target == bindparam("of_target"))
+
+
 class Holds(Queries):
     """Begin and end holds, and count the waiting messages that they cover."""
 
@@ -75,10 +79,10 @@ class Holds(Queries):
             if hold.kind is HoldKind.MESSAGE
             for message_id in numbers_of(self._database, [hold.target]).values()
         ]
-        gone = [and_(holds.c.kind == part.kind.value, holds.c.target == part.text) for part in over]
+        gone = [{"of_kind": part.kind.value, "of_target": part.text} for part in over]
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
-            connection.execute(delete(holds).where(or_(*gone)))
+            connection.execute(THIS_HOLD, gone)
             if begun:
                 connection.execute(insert(holds), [asdict(hold) for hold in begun])
             if entries:

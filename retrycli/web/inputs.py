@@ -26,6 +26,7 @@ from retrycli.operations.listing import MAX_PAGE
 # The characters that `str.splitlines` does not split at, as a pattern for the OpenAPI document.
 ONE_LINE = r"^[^\x00\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]*$"
 MOST_IDS = 10_000
+MOST_FIELDS = 100
 LONGEST_REASON = 2000  # characters of a reason or a note
 
 
@@ -90,6 +91,14 @@ class Body(BaseModel):
     """The body of a request. Unknown fields are errors, and no value is converted to another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_number(cls, fields: object) -> object:
+        # Otherwise an error would be made for each of a million unknown fields.
+        if isinstance(fields, dict) and len(fields) > MOST_FIELDS:
+            raise ValueError(f"must have at most {MOST_FIELDS} fields")
+        return fields
 
 
 class PageQuery(BaseModel):

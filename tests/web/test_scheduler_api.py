@@ -126,6 +126,20 @@ def test_a_part_of_the_queue_is_held_and_resumed(desk: Desk) -> None:
     assert operations.run_pass.run_once(desk.settings).sent == 1
 
 
+def test_a_thousand_parts_are_held_and_resumed_at_once(desk: Desk) -> None:
+    tickets = [str(number) for number in range(1_000)]
+    held = desk.operator.post(f"{API}/scheduler/pause", json={"ticket": tickets})
+    assert (held.status_code, len(held.json()["holds"])) == (200, 1_000)
+    assert desk.operator.post(f"{API}/scheduler/resume", json={"ticket": tickets}).json()["ended"] == 1_000
+
+
+def test_a_body_with_a_million_fields_gets_a_short_answer(desk: Desk) -> None:
+    answer = desk.operator.post(f"{API}/scheduler/pause", json=dict.fromkeys(map(str, range(10_000)), 1))
+    assert (answer.status_code, answer.json()["detail"]) == (422, "must have at most 100 fields")
+    answer = desk.operator.post(f"{API}/scheduler/pause", json=dict.fromkeys(map(str, range(100)), 1))
+    assert (answer.status_code, len(answer.json()["errors"])) == (422, 10)
+
+
 def test_a_number_names_a_ticket(desk: Desk) -> None:
     desk.application.add(5, ticket_id=4705)
     held = desk.operator.post(f"{API}/scheduler/pause", json={"ticket": [4705]})
