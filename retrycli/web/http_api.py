@@ -154,7 +154,10 @@ class SchedulerEndpoints:
         by: Annotated[GroupBy, Query()] = GroupBy.OUTCOME,
     ) -> JsonAnswer[bodies.StatisticsBody]:
         """Show outcomes of attempts, and outages of the ticketing API."""
-        figures, groups = operations.listing.stats(self._settings, by, span=since or WEEK, limit=MOST_GROUPS)
+        span = since or WEEK
+        figures, groups = self._status.statistics.read(
+            (span, by), lambda: operations.listing.stats(self._settings, by, span=span, limit=MOST_GROUPS)
+        )
         return answer(bodies.statistics(figures, by, groups))
 
 

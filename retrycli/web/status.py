@@ -3,14 +3,19 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from threading import Lock
-from typing import Generic, TypeVar
+from http import HTTPStatus
+from threading import BoundedSemaphore, Lock
+from typing import Any, Generic, TypeVar
+
+from starlette.exceptions import HTTPException
 
 from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.operations.status import Status
 
 KEPT_SECONDS = 2.0
+RETRY_AFTER_SECONDS = 10
+MOST_READERS = 4
 
 Value = TypeVar("Value")
 
@@ -41,8 +46,49 @@ class Recent(Generic[Value]):
             self._kept = None
 
 
+class RecentStatistics:
+    """Statistics, which can take seconds to read. They are read one after another, and kept for `KEPT_SECONDS` for
+    those who wait. So a few users, or clients that have gone away, can't occupy all threads.
+
+    Args:
+        most: maximum number of requests that read or wait.
+        elapsed: a monotonic clock, in seconds.
+    """
+
+    def __init__(self, most: int = MOST_READERS, *, elapsed: Callable[[], float] = time.monotonic) -> None:
+        self._elapsed = elapsed
+        self._places = BoundedSemaphore(most)
+        self._lock = Lock()
+        self._kept: dict[object, tuple[float, Any]] = {}
+
+    def read(self, key: object, read: Callable[[], Value]) -> Value:
+        """Return the statistics with a key. Requests for the same key share them.
+
+        Raises:
+            HTTPException: too many other requests wait for statistics (503).
+        """
+        if not self._places.acquire(blocking=False):
+            raise HTTPException(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "statistics are being read for other users; try again in a few seconds",
+                {"Retry-After": str(RETRY_AFTER_SECONDS)},
+            )
+        try:
+            with self._lock:
+                now = self._elapsed()
+                self._kept = {each: kept for each, kept in self._kept.items() if now - kept[0] <= KEPT_SECONDS}
+                if key not in self._kept:
+                    found = read()
+                    self._kept[key] = self._elapsed(), found
+                value: Value = self._kept[key][1]
+                return value
+        finally:
+            self._places.release()
+
+
 class RecentStatus(Recent[Status]):
-    """The scheduler's status; see `retrycli.operations.status.status`."""
+    """The scheduler's status; see `retrycli.operations.status.status`. With it, what other pages read seldom."""
 
     def __init__(self, settings: Settings, *, elapsed: Callable[[], float] = time.monotonic) -> None:
         super().__init__(partial(operations.status.status, settings), elapsed=elapsed)
+        self.statistics = RecentStatistics(elapsed=elapsed)

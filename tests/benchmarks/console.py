@@ -38,7 +38,7 @@ from retrycli.operations.bulk import BulkAction, BulkRequest
 from retrycli.web.access import Access
 from retrycli.web.console.application import make_pages
 from retrycli.web.http_api import make_api
-from retrycli.web.status import KEPT_SECONDS, RecentStatus
+from retrycli.web.status import KEPT_SECONDS, RecentStatistics, RecentStatus
 from tests.benchmarks.desk import DESTINATION, example
 from tests.benchmarks.tables import table
 
@@ -181,6 +181,7 @@ class InProcess:
         access = Access.of(settings, lambda _: User("anna", Role.OPERATOR))
         ticks = count(1)
         self.status = RecentStatus(settings, elapsed=lambda: 0.0)
+        self.status.statistics = RecentStatistics(elapsed=lambda: next(ticks) * 2 * KEPT_SECONDS)
         self._portal = portal
         self._app = FastAPI(openapi_url=None)
         api = make_api(settings, access, RecentStatus(settings, elapsed=lambda: next(ticks) * 2 * KEPT_SECONDS))

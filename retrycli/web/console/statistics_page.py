@@ -37,12 +37,16 @@ class StatisticsPages:
     @page("GET", "/stats", Right.READ, StatisticsQuery)
     def statistics(self, visit: Visit, query: StatisticsQuery) -> Response:
         """Show outcomes of attempts, waits, passes, and errors."""
-        found = operations.report.report_data(
-            self._console.settings,
-            self._console.status.read(),
-            span=duration(query.since),
-            until=self._console.now(),
-            with_causes=False,
+        console = self._console
+        found = console.status.statistics.read(
+            query.since,
+            lambda: operations.report.report_data(
+                console.settings,
+                console.status.read(),
+                span=duration(query.since),
+                until=console.now(),
+                with_causes=False,
+            ),
         )
         shown: dict[str, Any] = values(found, offset_of(found))
         return self._console.show(

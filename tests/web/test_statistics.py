@@ -1,0 +1,49 @@
+"""Statistics are read for few requests at a time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from threading import Event
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from retrycli.web.status import KEPT_SECONDS, MOST_READERS, RecentStatistics
+
+
+def test_those_who_wait_share_the_statistics() -> None:
+    statistics = RecentStatistics(elapsed=lambda: 0.0)
+    begun, go_on, reads = Event(), Event(), count(1)
+
+    def read() -> int:
+        begun.set()
+        assert go_on.wait(30)
+        return next(reads)
+
+    with ThreadPoolExecutor(MOST_READERS) as threads:
+        first = threads.submit(statistics.read, "7d", read)
+        assert begun.wait(30)
+        others = [threads.submit(statistics.read, "7d", read) for _ in range(MOST_READERS - 1)]
+        go_on.set()
+        assert [each.result(30) for each in (first, *others)] == [1] * MOST_READERS
+    assert statistics.read("30d", read) == 2
+
+
+def test_when_too_many_wait_others_are_turned_away() -> None:
+    """Reading may take seconds. Clients that repeat it and go away must leave threads for everybody else."""
+    statistics = RecentStatistics(most=1)
+
+    def read() -> object:
+        with pytest.raises(HTTPException, match="try again in a few seconds") as refused:
+            statistics.read("30d", lambda: None)
+        return refused.value.status_code, refused.value.headers
+
+    assert statistics.read("7d", read) == (503, {"Retry-After": "10"})
+    assert statistics.read("30d", lambda: "read") == "read"
+
+
+def test_statistics_are_kept_for_a_moment() -> None:
+    times = iter([0.0, 0.0, KEPT_SECONDS, KEPT_SECONDS + 1, KEPT_SECONDS + 1])
+    statistics, reads = RecentStatistics(elapsed=lambda: next(times)), count()
+    assert [statistics.read("7d", lambda: next(reads)) for _ in range(3)] == [0, 0, 1]
