@@ -43,12 +43,14 @@ def api(settings: Settings, *, user: Who) -> APIRouter:
     return make_api(settings, Access.of(settings, user), RecentStatus(settings))
 
 
-def pages(settings: Settings, *, user: Who) -> Starlette:
+def pages(settings: Settings, *, user: Who, key: bytes | None = None) -> Starlette:
     """Return the pages of the console, for an application that mounts them.
 
     Args:
         settings: from `retrycli.load_settings`, or created directly.
         user: as for `api`.
+        key: a secret of the application that all its worker processes share. It signs the notices and the progress of
+            actions on many messages. Without it, another worker can't continue such an action.
 
     Raises:
         ConfigurationError: the extra ``web`` is not installed.
@@ -59,4 +61,4 @@ def pages(settings: Settings, *, user: Who) -> Starlette:
         from retrycli.web.status import RecentStatus
     except ImportError as error:
         raise ConfigurationError(f"the console needs the extra `web`, because {error.name} is missing") from None
-    return make_pages(settings, Access.of(settings, user), RecentStatus(settings))
+    return make_pages(settings, Access.of(settings, user), RecentStatus(settings), key=key)

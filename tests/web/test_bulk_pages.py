@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
 
 from retrycli import operations
+from retrycli.domain.listing import Filter
 from retrycli.domain.user import Role, User
+from retrycli.operations.bulk import BulkAction, BulkRequest, Progress
 from retrycli.web.access import Access
 from retrycli.web.console.application import make_pages
 from retrycli.web.status import RecentStatus
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from tests.web.conftest import Desk
 
 pytestmark = on_both
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -122,12 +128,15 @@ def test_a_long_action_goes_on_step_by_step(escalated: Desk) -> None:
     escalated.application.add_due(1_000, first=1_001)
     escalated.application.execute("UPDATE pending_messages SET retry_count = 10 WHERE id > 1000")
     operations.run_pass.run_once(escalated.settings)
-    anna = User("anna", Role.OPERATOR)
-    access = Access.of(escalated.settings, lambda _: anna)
+    users = [User("anna", Role.OPERATOR)]
+    access = Access.of(escalated.settings, lambda _: users[-1])
     app = make_pages(escalated.settings, access, RecentStatus(escalated.settings), slice_seconds=0)
     browser = Browser(app, "")
     page = browser.submit(browser.open("/bulk?action=reject&state=escalated"), "/bulk", because="tea")
     assert "Rejected 500 messages. 513 left" in page.words
+    users.append(User("max", Role.OPERATOR))
+    assert "begin the action again" in browser.open(page.url).words  # the link of another user
+    users.pop()
     page = browser.submit(browser.open(page.url), "/bulk", press="Go on with 513")
     assert "Rejected 1,000 messages. 13 left" in page.words
     assert "Rejected 1,013 messages." in browser.submit(page, "/bulk", press="Go on with 13").words
@@ -144,11 +153,16 @@ def test_messages_that_an_action_can_not_change_are_counted_with_an_example(esca
 
 
 @on_sqlite
-def test_a_progress_that_belongs_to_another_action_does_nothing(escalated: Desk) -> None:
-    browser = escalated.browser("anna")
-    before = escalated.application.dump()
-    page = browser.post("/bulk", action="reject", state="escalated", because="tea", progress="xyz")
-    assert page.status == 422
+def test_a_link_with_made_up_progress_does_nothing(escalated: Desk) -> None:
+    """Such a link would show any numbers, and one click would act on all messages without the question before it."""
+    browser, before = escalated.browser("anna"), escalated.application.dump()
+    fields = {"action": "reject", "failed_before": "2099-01-01T00:00:00Z", "because": "tea"}
+    wanted = Filter(failed_before=datetime(2099, 1, 1, tzinfo=UTC))
+    request = BulkRequest(BulkAction.REJECT, wanted=wanted, reason="tea")
+    for progress in (Progress(1_000_000, NOON).text(request.digest), "xyz"):
+        page = browser.open(f"/bulk?{urlencode({**fields, 'progress': progress})}")
+        assert (page.status, "Go on" in page.words) == (422, False)
+        assert browser.post("/bulk", **fields, progress=progress).status == 422
     assert escalated.application.dump() == before
 
 

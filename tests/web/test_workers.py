@@ -99,4 +99,4 @@ def test_an_action_on_many_messages_goes_on_at_another_worker(desk: Desk) -> Non
 def worker(settings: Settings) -> ASGIApp:
     """Return a console that shares nothing with another one but the files, and makes small steps."""
     access = Access.of(settings, lambda _: User("anna", Role.OPERATOR))
-    return make_pages(settings, access, RecentStatus(settings), slice_seconds=0)
+    return make_pages(settings, access, RecentStatus(settings), key=b"of all workers", slice_seconds=0)

@@ -58,12 +58,13 @@ def make_pages(
     status: RecentStatus,
     users: TokenUsers | None = None,
     *,
+    key: bytes | None = None,
     slice_seconds: float = SLICE_SECONDS,
 ) -> Starlette:
     """Return the application with all pages. Without ``users``, the application that mounts the pages signs its users
-    in.
+    in, and may give the key that signs what the pages keep in cookies and links.
     """
-    console = Console(settings, access, status, users)
+    console = Console(settings, access, status, users, key=key)
     handlers: list[object] = [
         AssetPages(console),
         OverviewPages(console),

@@ -1,16 +1,16 @@
 """The pages for an action on many messages: what it would touch, then the action, slice by slice."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.duration import duration, utc_text
-from retrycli.domain.errors import CountChanged, cause_of
+from retrycli.domain.errors import CountChanged, InvalidArgument, cause_of
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import State
 from retrycli.domain.user import Right
@@ -28,6 +28,14 @@ EXAMPLES = 3  # maximum number of failed attempts that are named with their erro
 LONGEST_PROGRESS = 2000  # characters
 SPREADS = {"": "at once", "15m": "over 15 minutes", "1h": "over 1 hour", "2h": "over 2 hours", "8h": "over 8 hours"}
 Number = Annotated[int, Field(ge=0, le=10**9)]
+PROGRESS = "progress"
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time from year 1 to 9999 in UTC") from None
 
 
 class BulkFields(MessageFilter):
@@ -35,7 +43,9 @@ class BulkFields(MessageFilter):
 
     action: BulkAction
     ids: list[str] = Field([], alias="id", max_length=10_000)
-    failed_before: AwareDatetime | None = None  # `older_than`, counted from the time of the first page
+    failed_before: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = (
+        None  # `older_than`, counted from the time of the first page
+    )
     canary: Annotated[int, Field(ge=1, le=MAX_CANARIES)] | None = None
     spread: Period | None = None
     reason_given: Annotated[Line, Field(max_length=LONGEST_REASON)] | None = Field(None, alias="because")
@@ -86,9 +96,6 @@ class BulkQuery(BulkFields):
 
     which: Literal["ticked", "matching"] | None = None
     progress: Annotated[Line, Field(max_length=LONGEST_PROGRESS)] | None = None
-    done: Number = 0
-    refused: Number = 0
-    left: Number = 0
 
 
 class BulkForm(BulkFields):
@@ -96,8 +103,23 @@ class BulkForm(BulkFields):
 
     expected: Number | None = None
     progress: Annotated[Line, Field(max_length=LONGEST_PROGRESS)] | None = None
-    done: Number = 0
-    refused: Number = 0
+
+
+class Steps(NamedTuple):
+    """What the earlier slices of an action have done. A link or a form contains it sealed, because its numbers stand
+    for the operator's consent.
+
+    Attributes:
+        next: `BulkResult.next` of the last slice; None before the first.
+        done: number of messages that were changed.
+        refused: number of messages that could not be changed.
+        left: number of messages that no slice has reached.
+    """
+
+    next: str | None = None
+    done: int = 0
+    refused: int = 0
+    left: int = 0
 
 
 class BulkPages:
@@ -116,14 +138,15 @@ class BulkPages:
                 HTTPStatus.UNPROCESSABLE_ENTITY, [("", "no message is ticked; tick messages, then continue")]
             )
         if query.progress is not None:
+            steps = self._steps(visit, query.progress)
             return self._console.show(
                 visit,
                 "rest.html",
                 action=query.action,
-                done=ACTIONS[query.action].done.format(count(query.done, "message")),
-                numbers={"done": query.done, "refused": query.refused, "progress": query.progress},
-                refused=query.refused,
-                left=query.left,
+                done=ACTIONS[query.action].done.format(count(steps.done, "message")),
+                progress=query.progress,
+                refused=steps.refused,
+                left=steps.left,
                 hidden=query.hidden(),
                 options=query.options(),
             )
@@ -133,11 +156,12 @@ class BulkPages:
     def bulk(self, visit: Visit, form: BulkForm) -> Response:
         """Apply the action to as many messages as one slice of time allows."""
         now = self._console.now()
+        before = self._steps(visit, form.progress)
         try:
             made = operations.message_actions.act(
                 self._settings,
                 form.request(now, form.expected),
-                after=form.progress,
+                after=before.next,
                 seconds=self._slice_seconds,
                 by=visit.by,
             )
@@ -145,17 +169,26 @@ class BulkPages:
             status, _ = problems.status_of(error)
             return self._preview(visit, form, code=status, problem=cause_of(error))
         self._console.status.forget()
-        done, refused = form.done + made.result.done, form.refused + len(made.result.refused)
+        done, refused = before.done + made.result.done, before.refused + len(made.result.refused)
         delivered = sum(attempt.delivered for attempt in made.result.tried) if made.action is BulkAction.REQUEUE else 0
         notice = " ".join(_words(made, done, refused, delivered))
         if made.next is not None:
-            numbers = {"done": done, "refused": refused, "left": made.result.left, "progress": made.next}
-            return self._console.redirect(visit, visit.to("bulk", **form.hidden(), **form.options(), **numbers))
+            progress = self._console.seal(visit, PROGRESS, made.next, done, refused, made.result.left)
+            return self._console.redirect(visit, visit.to("bulk", **form.hidden(), **form.options(), progress=progress))
         if made.result.left:
             again = visit.to("bulk", **form.hidden(), **form.options())
             return self._console.redirect(visit, again, notice)
         where = visit.to() if form.ids else visit.to(**form.given())
         return self._console.redirect(visit, where, notice)
+
+    def _steps(self, visit: Visit, progress: str | None) -> Steps:
+        if progress is None:
+            return Steps()
+        match self._console.unseal(visit, PROGRESS, progress):
+            case [str(following), int(done), int(refused), int(left)]:
+                return Steps(following, done, refused, left)
+            case _:
+                raise InvalidArgument("this server did not make this link or form for you; begin the action again")
 
     def _preview(
         self, visit: Visit, query: BulkFields, *, code: HTTPStatus = HTTPStatus.OK, problem: str | None = None

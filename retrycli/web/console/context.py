@@ -114,6 +114,8 @@ class Console:
         status: RecentStatus,
         users: TokenUsers | None,
         now: Callable[[], datetime] = operations.wiring.utc_now,
+        *,
+        key: bytes | None = None,
     ) -> None:
         self.settings = settings
         self.access = access
@@ -122,8 +124,7 @@ class Console:
         # With a proxy's header, the proxy signs users in.
         self.users = users if settings.web.user_header is None else None
         self.now = now
-        # An application that mounts the pages has no key to share among its workers.
-        self._key = secrets.token_bytes() if users is None else users.key
+        self._key = key or (secrets.token_bytes() if users is None else users.key)
         self._environment = make_environment()
 
     @cached_property
@@ -202,16 +203,29 @@ class Console:
         response = RedirectResponse(path, HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
         if notice is not None:
             page = path.partition("?")[0]
-            sealed = sessions.seal([_name(visit), page, notice[:LONGEST_NOTICE]], self._key, NOTICE)
+            sealed = self.seal(visit, NOTICE, page, notice[:LONGEST_NOTICE])
             response.set_cookie(**self._notice_cookie(visit, page), value=sealed, max_age=NOTICE_SECONDS)
         return response
 
     def _notice(self, visit: Visit) -> str | None:
         """Return the result of the user's form that led to this page; None if there is none."""
         cookie = visit.request.cookies.get(sessions.cookie_name(NOTICE, visit.request, visit.here), "")
-        match sessions.unseal(cookie, self._key, NOTICE):
-            case [name, page, str(notice)] if (name, page) == (_name(visit), visit.here):
+        match self.unseal(visit, NOTICE, cookie):
+            case [page, str(notice)] if page == visit.here:
                 return notice
+        return None
+
+    def seal(self, visit: Visit, purpose: str, *values: object) -> str:
+        """Return JSON values as text that only this server can have made, for this user and purpose."""
+        return sessions.seal([_name(visit), *values], self._key, purpose)
+
+    def unseal(self, visit: Visit, purpose: str, text: str) -> list[object] | None:
+        """Return the values that `seal` has made into a text; None if it was made elsewhere, or for another user or
+        purpose.
+        """
+        match sessions.unseal(text, self._key, purpose):
+            case [name, *values] if name == _name(visit):
+                return values
         return None
 
     def _notice_cookie(self, visit: Visit, page: str) -> dict[str, Any]:
