@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher, unified_diff
+from itertools import takewhile
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import NotEdited
@@ -108,8 +109,9 @@ def concerns_editable_field(problem: object) -> bool:
     return str(problem).removeprefix("Can't be sent: ").startswith(("subject", "body", "recipient_email"))
 
 
-# Maximum number of pairs of lines to compare. `SequenceMatcher` may compare every pair, so a larger diff is too slow.
-MAX_LINE_PAIRS = 250_000
+# Maximum number of pairs of changed lines to compare. With lines that repeat, `SequenceMatcher` compares each pair many
+# times.
+MAX_LINE_PAIRS = 2_500
 
 
 def difference(before: EditableMessage, after: EditableMessage) -> Iterator[str]:
@@ -125,6 +127,11 @@ def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> 
         olds, news = (
             [] if value is None else [f"{label}{line}" for line in str(value).split("\n")] for value in (old, new)
         )
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(olds, news, strict=False)))
+        olds, news = olds[alike:], news[alike:]
+        ends = zip(reversed(olds), reversed(news), strict=False)
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+        olds, news = olds[: len(olds) - alike], news[: len(news) - alike]
         if len(olds) * len(news) > MAX_LINE_PAIRS:
             yield from (f"-{line}" for line in olds)
             yield from (f"+{line}" for line in news)

@@ -63,10 +63,17 @@ class HappenedEvent:
 
 
 def timeline(found: MessageDetails) -> list[HappenedEvent]:
-    """Return all attempts and actions of a message, newest first."""
-    events = [_attempted(attempt, ended=attempt.pass_id in found.ended) for attempt in found.attempts]
-    events += [_acted(act) for act in found.acts]
-    return sorted(events, key=lambda event: event.at, reverse=True)
+    """Return the newest attempts and actions of a message, at most `MOST_EVENTS`, newest first."""
+    records: list[AttemptRecord | ActionRecord] = [*found.attempts, *found.acts]
+    newest = sorted(records, key=_time_of, reverse=True)[:MOST_EVENTS]
+    return [
+        _acted(record) if isinstance(record, ActionRecord) else _attempted(record, ended=record.pass_id in found.ended)
+        for record in newest
+    ]
+
+
+def _time_of(record: AttemptRecord | ActionRecord) -> datetime:
+    return record.at if isinstance(record, ActionRecord) else record.started_at
 
 
 def _attempted(attempt: AttemptRecord, *, ended: bool) -> HappenedEvent:
@@ -179,8 +186,8 @@ class MessagePages:
             text=text[: WHOLE_TEXT if query.text else SHOWN_TEXT],
             most=WHOLE_TEXT,
             length=len(text),
-            events=events[:MOST_EVENTS],
-            more_events=max(len(events) - MOST_EVENTS, 0),
+            events=events,
+            more_events=len(found.attempts) + len(found.acts) - len(events),
         )
 
 

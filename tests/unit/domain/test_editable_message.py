@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from retrycli.domain.errors import NotEdited
-from retrycli.operations.edit_message import EditableMessage, difference
+from retrycli.operations.edit_message import EditableMessage, difference, edit_in_lines
 
 BEFORE = EditableMessage("Re: Invoice", "Hello,\n\nit is attached.", "ana@example.com")
 
@@ -109,6 +109,20 @@ def test_only_changed_columns_are_written(
 )
 def test_any_row_can_be_edited(columns: dict[str, object], offered: EditableMessage) -> None:
     assert EditableMessage.of(columns) == offered
+
+
+def test_an_edit_of_a_long_text_shows_its_changed_lines() -> None:
+    lines = [f"line {number % 7}" for number in range(5_000)]
+    changed = [*lines[:2_000], "new", *lines[2_001:]]
+    shown = edit_in_lines({"body": "\n".join(lines)}, {"body": "\n".join(changed)})
+    assert [*shown] == [f"-{lines[2_000]}", "+new"]
+
+
+def test_lines_that_repeat_are_not_compared_for_long() -> None:
+    """For `SequenceMatcher` they are the worst case: two such texts of 500 lines would take seconds."""
+    old, new = (["a", *["b", "c"] * 250_000, each] for each in "de")
+    [*shown] = edit_in_lines({"body": "\n".join(old)}, {"body": "\n".join([*new[::-1], "x"])})
+    assert len(shown) == len(old) + len(new) + 1
 
 
 def test_a_difference_is_shown_line_by_line() -> None:
