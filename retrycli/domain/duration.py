@@ -3,6 +3,8 @@
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from retrycli.domain.sanitize import shortened
+
 UNITS = {
     "ms": timedelta(milliseconds=1),
     "s": timedelta(seconds=1),
@@ -16,6 +18,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
 # The longest duration that settings and options may contain. Python can still represent the current time plus or minus
 # this duration.
 LONGEST = timedelta(days=36_500)
+SHOWN = 40  # maximum number of characters of a text in an error
 
 
 def duration(text: str) -> timedelta:
@@ -30,12 +33,13 @@ def duration(text: str) -> timedelta:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|[smhd])", text.strip())
     if found is None:
         raise ValueError(
-            f"{text!r} is not a valid duration; write a number and a unit, such as 200ms, 2s, 15m, 2h or 7d"
+            f"{shortened(text, SHOWN)!r} is not a valid duration; write a number and a unit, such as 200ms, 2s, 15m, "
+            "2h or 7d"
         )
     number, unit = float(found[1]), UNITS[found[2]]
     # Compare before multiplying, because a timedelta overflows long before a float does.
     if number > LONGEST / unit:
-        raise ValueError(f"{text!r} is too long; the maximum is {LONGEST.days}d")
+        raise ValueError(f"{shortened(text, SHOWN)!r} is too long; the maximum is {LONGEST.days}d")
     return number * unit
 
 

@@ -30,8 +30,8 @@ class ValidSession(NamedTuple):
 
 
 def cookie_name(name: str, request: HTTPConnection, path: str) -> str:
-    """Return the name of a cookie for a path. Over TLS it has a prefix, with which browsers let no other host and no
-    unencrypted page set the cookie (RFC 6265bis, section 4.1.3).
+    """Return the name of a cookie for a path. Over TLS it has a prefix, with which browsers let no unencrypted page set
+    the cookie and, if the path is the root, no other host of the domain (RFC 6265bis, section 4.1.3).
     """
     if request.url.scheme != "https":
         return name

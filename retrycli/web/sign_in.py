@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from starlette.requests import HTTPConnection
 
 from retrycli.config.settings import Settings
+from retrycli.domain.sanitize import shortened
 from retrycli.domain.user import User
 from retrycli.operations import tokens, wiring
 from retrycli.operations.tokens import Token
@@ -21,6 +22,7 @@ logger = logging.getLogger("retrycli")
 
 Value = TypeVar("Value")
 
+LONGEST_ADDRESS = 45  # characters of an IPv6 address
 MOST_LINES = 10  # log lines about sign-ins and refusals in one minute
 
 
@@ -105,7 +107,9 @@ class TokenUsers:
             self._minute, self._events = minute, Counter()
         self._events[level] += 1
         if self._events[level] <= MOST_LINES:
-            logger.log(level, "%s, from %s", what, request.client.host if request.client else "the socket")
+            # Any process that may act as the proxy can send any text.
+            where = shortened(request.client.host, LONGEST_ADDRESS) if request.client else "the socket"
+            logger.log(level, "%s, from %s", what, where)
 
     def cookie(self, token: Token) -> str:
         """Return the cookie of a session that begins now."""

@@ -255,6 +255,14 @@ def test_a_requeued_message_shows_its_old_error_as_old(desk: Desk) -> None:
     assert "before it was requeued: Max retries (10) exceeded." in browser.open("/").words
 
 
+@pytest.mark.parametrize(
+    "text", ["`retrycli show " + "a" * 500_000, "`" + "/retrycli show a " * 50_000, "run `" * 200_000 + "retrycli "]
+)
+def test_a_long_text_of_a_client_is_read_in_linear_time(text: str) -> None:
+    """In quadratic time, these would take longer than this test may, and nobody else would get an answer."""
+    assert in_console(text) == text
+
+
 def test_a_command_becomes_the_words_for_the_button_or_the_page_that_does_the_same() -> None:
     for text, words in (
         ("run `retrycli show 8` after 12:00", "open the page of message 8 after 12:00"),

@@ -24,6 +24,29 @@ pytestmark = on_sqlite
 NOTE = f"{PAGES}/id/9/reject"
 
 
+def test_the_query_of_a_stranger_must_be_short(desk: Desk) -> None:
+    """Otherwise a request of 60 kB, with thousands of unknown fields, got an answer of 600 kB."""
+    many = "&".join(f"a{number}=" for number in range(2_000))
+    for path in ("/sign-in", "/static/console.js", "/"):
+        answer = desk.stranger.get(f"{PAGES}{path}?{many}")
+        assert (answer.status_code in {303, 401, 414}, len(answer.content) < 10_000) == (True, True), path
+    answer = desk.operator.get(f"{PAGES}/?{many}")
+    assert (answer.status_code, "more than 10 fields are unknown" in answer.text) == (422, True)
+
+
+def test_an_id_that_no_database_can_hold_has_no_page(desk: Desk) -> None:
+    for path in ("/id/1%00", "/id/%ff"):
+        assert desk.operator.get(f"{PAGES}{path}").status_code == 404
+        answer = desk.operator.post(f"{PAGES}{path}/release", content=b"", headers=FORM)
+        assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_time_outside_the_calendar_is_refused(desk: Desk, time: str) -> None:
+    answer = desk.operator.get(f"{PAGES}/bulk?action=retry&failed_before={time}")
+    assert (answer.status_code, "must be a time from year 1 to 9999" in answer.text) == (422, True)
+
+
 @pytest.fixture
 def escalated(desk: Desk) -> Desk:
     """Provide an installation with the escalated message 9."""
@@ -50,6 +73,7 @@ def escalated(desk: Desk) -> Desk:
         (b"&".join(b"a%d=" % number for number in range(10_001)), 422, "not a valid form"),
         (b"reason=" + b"x" * LARGEST_FORM, 413, "the form has more than"),
         (b"a" * 300 + b"=1&reason=a", 422, "a" * 40 + "…: the field is unknown"),
+        (b"&".join(b"a%d=" % number for number in range(10_000)), 422, "more than 10 fields are unknown"),
     ],
     ids=lambda value: repr(value)[:24],
 )

@@ -4,7 +4,7 @@ Only URL-encoded forms are read, with the standard library. Unknown fields, repe
 UTF-8 are errors.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, TypeVar, get_origin
@@ -74,13 +74,17 @@ async def read_form(request: Request, *, is_known: bool) -> Fields:
     return await run_in_threadpool(_parsed, bytes(body))  # a large form takes more than a second
 
 
-def read_query(request: Request) -> Fields:
-    """Return the fields of a request's query, in their order.
+def read_query(request: Request, *, is_known: bool) -> Fields:
+    """Return the fields of a request's query, in their order. Only a user who is signed in may send a long query.
 
     Raises:
-        FormRejected: the query is not valid (422).
+        FormRejected: the query is too long (414), or not valid (422).
     """
-    return _parsed(request.scope["query_string"])
+    query: bytes = request.scope["query_string"]
+    if not is_known and len(query) > LARGEST_OF_STRANGERS:
+        too_long = f"the query has more than {LARGEST_OF_STRANGERS:,} bytes; sign in first"
+        raise FormRejected(HTTPStatus.REQUEST_URI_TOO_LONG, [("", too_long)])
+    return _parsed(query)
 
 
 def _parsed(data: bytes) -> Fields:
@@ -108,25 +112,30 @@ def checked(model: type[FormType], fields: Fields) -> FormType:
     lists = {name for name, field in fields_of.items() if get_origin(field.annotation) is list}
     optional = {name for name, field in fields_of.items() if not field.is_required()} - model.blank
     values: dict[str, Any] = {}
+    unknown = 0
     for name, value in fields:
+        if name not in fields_of and (unknown := unknown + 1) > MOST_FAULTS:
+            # A report of ten thousand unknown fields would cost the server more than the client.
+            raise _invalid("", f"more than {MOST_FAULTS} fields are unknown")
         if name in lists:
             values.setdefault(name, []).append(value)
         elif name in values:
-            raise _invalid(_known(name, fields_of), "the field is given twice")
+            raise _invalid(_shown(name), "the field is given twice")
         else:
             values[name] = value
     try:
         return model.model_validate({name: value for name, value in values.items() if value or name not in optional})
     except ValidationError as error:
-        faults = [(_known(str(fault["loc"][0]), fields_of), _words(fault)) for fault in error.errors()]
+        faults = [(_shown(str(fault["loc"][0])), _words(fault)) for fault in error.errors()]
         raise FormRejected(HTTPStatus.UNPROCESSABLE_ENTITY, faults) from None
 
 
-def _known(name: str, known: Collection[str]) -> str:
+def _shown(name: str) -> str:
     """Return a field's name for an error, shortened if the client has made it up."""
-    return name if name in known or len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
+MOST_FAULTS = 10  # maximum number of unknown fields that a response lists
 LONGEST_NAME = 40  # characters of an unknown field's name in an error
 
 

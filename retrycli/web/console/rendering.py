@@ -36,24 +36,27 @@ IN_THE_CONSOLE: Mapping[str, str] = {
     "escalations": "the page “Escalations”",
 }
 NAMES = "|".join(IN_THE_CONSOLE)
-COMMAND = re.compile(
-    rf"(?P<run>\b[Rr]un )?`(?:[^`]*[/ ])?retrycli (?:--config \S+ )?(?P<name>{NAMES})(?: (?P<argument>[^` ]+)[^`]*)?`"
-)
+# A text may quote what a client sent. Both patterns take linear time for any text.
+IN_BACKTICKS = re.compile(r"(?P<run>\b[Rr]un )?`(?P<command>[^`]*)`")
+COMMAND = re.compile(rf"(?:.*[/ ])?retrycli (?:--config \S+ )?(?P<name>{NAMES})(?: (?P<argument>[^ ]+).*)?", re.DOTALL)
 
 
 def in_console(text: str) -> str:
     """Return a sentence of retrycli with buttons and pages instead of the commands that do the same."""
-    return COMMAND.sub(_words, text) if "retrycli " in text else text
+    return IN_BACKTICKS.sub(_words, text) if "retrycli " in text else text
 
 
 def _words(found: re.Match[str]) -> str:
-    name, words = found["name"], IN_THE_CONSOLE[found["name"]]
-    if name == "resume" and found["argument"]:
+    command = COMMAND.fullmatch(found["command"])
+    if command is None:
+        return found[0]
+    words, argument = IN_THE_CONSOLE[command["name"]], command["argument"]
+    if command["name"] == "resume" and argument:
         words = "“Release” on the page “Passes”"
     verb = "" if found["run"] is None else "open " if words.startswith("the ") else "use "
     if found["run"] is not None and found["run"][0].isupper():
         verb = verb.capitalize()
-    return verb + words.format(found["argument"])
+    return verb + words.format(argument)
 
 
 SHORT = 160  # maximum number of characters of a text in a list

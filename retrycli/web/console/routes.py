@@ -31,6 +31,7 @@ TITLES: Mapping[int, str] = {
     HTTPStatus.CONFLICT: "Not possible now",
     HTTPStatus.PRECONDITION_FAILED: "Changed meanwhile",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Too large",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "Too long",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Not a form",
     HTTPStatus.MISDIRECTED_REQUEST: "Unknown host name",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Not a valid request",
@@ -198,7 +199,8 @@ class PageRoute(EncodedRoute):
         try:
             visit = await admit(self._console, request, self.right)
             is_form = request.method not in SAFE_METHODS
-            fields = await read_form(request, is_known=visit.user is not None) if is_form else read_query(request)
+            is_known = visit.user is not None
+            fields = await read_form(request, is_known=is_known) if is_form else read_query(request, is_known=is_known)
             visit = replace(visit, fields=fields if is_form else ())
             return await run_in_threadpool(lambda: self._handler(visit, checked(self._declared.form, fields)))
         except Exception as error:  # noqa: BLE001  every error becomes a page in words
