@@ -48,7 +48,7 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
     """
     m = database.messages
     texts = visible(m) if body else columns_without_body(database)
-    columns = [status_of(database) if column.name == "status" else column for column in texts]
+    columns = [status_of(database.messages.c) if column.name == "status" else column for column in texts]
     history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
     actions = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
     with database.read() as connection:
@@ -87,7 +87,7 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
     statement = (
         select(
             m.id,
-            status_of(database),
+            status_of(database.messages.c),
             queue.c.state,
             queue.c.claimed_by,
             queue.c.claim_expires_at,

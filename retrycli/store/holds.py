@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, String, bindparam, case, cast, delete, func, insert, select
+from sqlalchemy import ColumnElement, Row, bindparam, case, delete, func, insert, select
 
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
@@ -17,7 +17,7 @@ from retrycli.store.database import Database, Queries
 from retrycli.store.history import act_values
 from retrycli.store.identity import birth_text
 from retrycli.store.listing import MessageQueries
-from retrycli.store.messages import numbers_of, type_literal
+from retrycli.store.messages import numbers_of, ticket_of, type_literal
 from retrycli.store.schema import acts, holds, queue
 
 WAITING = Filter(state=State.WAITING)
@@ -116,7 +116,7 @@ class Holds(Queries):
     def _waiting_by_ticket(self, tickets: Collection[str]) -> dict[str, int]:
         if not tickets:
             return {}
-        ticket = cast(self._database.messages.c.ticket_id, String)
+        ticket = ticket_of(self._database.messages.c)
         counted = MessageQueries(self._database).failed(WAITING, ticket, func.count()).where(ticket.in_(tickets))
         with self._database.read() as connection:
             return {str(name): count for name, count in connection.execute(counted.group_by(ticket))}

@@ -19,7 +19,6 @@ from sqlalchemy import (
     FromClause,
     Row,
     Select,
-    String,
     and_,
     bindparam,
     case,
@@ -50,6 +49,7 @@ from retrycli.store.messages import (
     is_due,
     is_withheld,
     row_by_row,
+    ticket_of,
     type_literal,
     with_keys,
 )
@@ -347,7 +347,7 @@ class MessageQueries(Queries):
         m = self._database.messages.c
         yield from _any_of(wanted.state, lambda state: self._is_in(state, wanted.held_by))
         yield from _any_of(wanted.message_type, lambda message_type: m.message_type == type_literal(message_type))
-        yield from _any_of(wanted.ticket, lambda ticket: cast(m.ticket_id, String) == ticket)
+        yield from _any_of(wanted.ticket, lambda ticket: ticket_of(m) == ticket)
         yield from _any_of(wanted.error, lambda text: m.last_error.icontains(text, autoescape=True))
         if wanted.failed_before is not None:
             yield queue.c.first_failed_at < wanted.failed_before

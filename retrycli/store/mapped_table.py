@@ -1,7 +1,7 @@
 """Read and write an application's table whose columns or status values differ from retrycli's own."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -155,11 +155,13 @@ def _cached_table(
         table, table, dict(names), columns_of(table, dict(names)), literals, literals_of(literals), own, condition, key
     )
     number: ColumnElement[Any] = made.column("id") if key is None else NUMBERS.c.retrycli_number
-    columns: Iterable[Any] = _selected(made, mapping, number, NUMBERS.c[KEY])
+    columns = [*_selected(made, mapping, number, NUMBERS.c[KEY])]
     source = table if key is None else table.join(NUMBERS, _same_key(made, NUMBERS.c.retrycli_key))
-    rows = select(*columns).select_from(source).where(*condition)
+    unfiltered = select(*columns).select_from(source)
+    rows = unfiltered.where(*condition)
     unnumbered = select(*_selected(made, mapping, None, made.key_text.label(KEY))).where(*condition)
-    return replace(made, rows=rows.subquery("retrycli_messages"), unnumbered=unnumbered)
+    name = "retrycli_messages"
+    return replace(made, rows=rows.subquery(name), unnumbered=unnumbered, unfiltered=unfiltered.subquery(name))
 
 
 # The numbers of messages whose keys are not integers. The names differ from those of any column of the application.

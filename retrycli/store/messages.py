@@ -13,6 +13,7 @@ from sqlalchemy import (
     FromClause,
     Result,
     Select,
+    String,
     Text,
     and_,
     case,
@@ -94,12 +95,11 @@ def has_status(columns: ColumnsOfMessages, status: MessageStatus) -> ColumnEleme
     return columns["status"] == literal_column(f"'{status.value}'")
 
 
-def status_of(database: Database) -> ColumnElement[str]:
+def status_of(m: ColumnsOfMessages) -> ColumnElement[str]:
     """Select a message's status. If SQL considers the status equal to ``failed``, select exactly ``failed``.
 
     In Python the two strings may differ, because a column may ignore case, or pad its values with spaces.
     """
-    m = database.messages.c
     failed: ColumnElement[str] = literal_column(f"'{MessageStatus.FAILED}'")
     return case((has_status(m, MessageStatus.FAILED), failed), else_=m.status).label("status")
 
@@ -139,12 +139,18 @@ def in_route(database: Database, route: Route | None, *, joined: bool = False) -
     if route.only is not None:
         conditions.append(is_of(route.only) == 1)
     if withheld.tickets:
-        ticket = func.coalesce(of_row(cast(m.ticket_id, Text)), "")
-        conditions.append(ticket.not_in(sorted(withheld.tickets)))
+        # A cast may write a number or JSON in another way than the queue does. The row may have moved since.
+        tickets = queue.c.ticket, of_row(cast(m.ticket_id, Text))
+        conditions += [func.coalesce(ticket, "").not_in(sorted(withheld.tickets)) for ticket in tickets]
     if withheld.messages:
         number = m.id if joined else queue.c.message_id  # a joined message may not be in the queue yet
         conditions.append(number.not_in([*numbers_of(database, withheld.messages).values()]))
     return conditions
+
+
+def ticket_of(m: ColumnsOfMessages) -> ColumnElement[str]:
+    """Select the ticket of a row of the application's table, joined with its queue row, if any, as `ticket_text`."""
+    return func.coalesce(queue.c.ticket, cast(m.ticket_id, String))
 
 
 def is_withheld(database: Database, withheld: Withheld | None) -> ColumnElement[bool]:

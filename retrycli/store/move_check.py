@@ -21,7 +21,7 @@ CAUSES = (WITHDRAWN, DELIVERED, PARTLY, UNSETTLED, SENDING) = range(5)  # a mess
 
 def blocked(database: Database) -> "list[array[int]]":
     """Return the messages that must not move, by cause. They are in arrays, because there may be a million."""
-    a, m, after = attempts.c, database.messages, None
+    a, m, after = attempts.c, database.table.all_rows, None  # a row that is left out now may come back
     claimed = select(queue.c.message_id).where(queue.c.state == State.SENDING.value)
     sending = {number for (number,) in database.rows(claimed)}
     found = [*(array("q") for _ in CAUSES[1:]), array("q", sorted(sending))]
@@ -32,7 +32,7 @@ def blocked(database: Database) -> "list[array[int]]":
     )
     # An enumeration may lack the value rejected, so it is compared as text.
     closed = or_(has_status(m.c, MessageStatus.SENT), cast(m.c.status, Text) == MessageStatus.REJECTED.value)
-    chosen = select(a.message_id, cause, status_of(database), a.birth, birth_text(m)).where(
+    chosen = select(a.message_id, cause, status_of(m.c), a.birth, birth_text(m)).where(
         cause.is_not(None), ~row_by_row(closed)
     )
     while True:

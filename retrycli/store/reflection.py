@@ -87,6 +87,7 @@ class MessageTable:
         condition: the conditions of rows that are messages.
         key: the type of the key, if it is not an integer. retrycli then gives numbers to the messages.
         unnumbered: selects the messages without what retrycli stores about them, also those that have no number.
+        unfiltered: selects the messages and the rows that ``condition`` leaves out now.
     """
 
     rows: FromClause
@@ -99,6 +100,12 @@ class MessageTable:
     condition: tuple[ColumnElement[bool], ...] = ()
     key: TypeEngine[Any] | None = None
     unnumbered: Select[Any] | None = None  # None if it is the same as ``rows``
+    unfiltered: FromClause | None = None  # None if it is the same as ``rows``
+
+    @property
+    def all_rows(self) -> FromClause:
+        """Return the messages and the rows that ``database.where`` leaves out now, with one column for each role."""
+        return self.rows if self.unfiltered is None else self.unfiltered
 
     def has_status(self, status: MessageStatus) -> ColumnElement[bool]:
         """Return the condition that a row has a status, for a change to the table."""

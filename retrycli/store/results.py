@@ -140,7 +140,7 @@ class Results(Queries):
         # A count that retrycli keeps itself is changed by nobody else.
         count = null() if "retry_count" in self._database.table.own else m.c.retry_count
         return (
-            select(m.c.id, status_of(self._database), count, *identifying(m))
+            select(m.c.id, status_of(m.c), count, *identifying(m))
             .join_from(queue, m, m.c.id == queue.c.message_id)
             .where(*HELD_BY_ID)
         )

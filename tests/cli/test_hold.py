@@ -201,6 +201,26 @@ def test_status_shows_at_most_ten_holds_as_text(at_work: Cli) -> None:
     assert at_work.json("status")["holds"] == []
 
 
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize("seen", [False, True], ids=["new", "queued"])
+def test_a_ticket_is_held_however_its_column_writes_it(
+    at_work: Cli, application: Application, sandbox: Sandbox, *, seen: bool
+) -> None:
+    """In SQL, a JSON text has quotes."""
+    application.fill_due()
+    application.execute("ALTER TABLE pending_messages DROP CONSTRAINT pending_messages_ticket_id_fkey")
+    application.execute("ALTER TABLE pending_messages ALTER ticket_id TYPE jsonb USING to_jsonb('T' || ticket_id)")
+    if seen:
+        at_work("pause")
+        at_work("run-once")
+        at_work("resume")
+    assert at_work("pause", "--ticket", "T4706").returncode == 0
+    at_work("run-once")
+    assert sent(application) == {CUSTOMER, INTERNAL}
+    assert [entry["held"] for entry in at_work.json("list-failed", "--ticket", "T4706")["messages"]] == [True]
+    assert "1 waiting message" in at_work.on_terminal("status").text
+
+
 def test_list_failed_shows_which_waiting_messages_are_held(at_work: Cli, application: Application) -> None:
     application.fill_due()
     application.add(9, body=None)
