@@ -16,6 +16,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.identity import OF_ANY_TICKET, UNSTABLE, birth_of
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.passes import StartedBy
+from retrycli.domain.sanitize import as_utf8
 from retrycli.store.database import Database
 from retrycli.store.identity import birth_text
 from retrycli.store.messages import has_status
@@ -202,12 +203,47 @@ def accept_selection(database: Database, by: str, at: datetime) -> None:
         from retrycli.domain.table_mapping import selection_parts
 
         parts = selection_parts(str(_full_name(database, connection)), database.mapping)
+        before = database.accepted.parts if database.accepted else selection_parts(str(parts["table"]), None)
+        if parts["key"] != before["key"] and parts["table"] == before["table"]:
+            _check_ids(database, connection)
         if births_differ(database):
             _give_births(database, connection)
             connection.execute(update(holds).values(birth=None))  # each covers its row, whatever the row's birth
         connection.execute(
             update(selection).values(accepted=json.dumps(parts, ensure_ascii=False), accepted_by=by, accepted_at=at)
         )
+
+
+def _check_ids(database: Database, connection: Connection) -> None:
+    """Check that the ids in another column are those by which retrycli knows the messages. A single id may be that of a
+    later message.
+
+    Raises:
+        ConfigurationError: they are not, so the records would become those of other messages.
+    """
+    m = database.table.all_rows
+    queued = select(queue.c.message_id, queue.c.birth, birth_text(m)).join_from(queue, m, m.c.id == queue.c.message_id)
+    tried = select(attempts.c.message_id, attempts.c.birth, birth_text(m)).join_from(
+        attempts, m, m.c.id == attempts.c.message_id
+    )
+    found = [
+        *connection.execute(queued.where(queue.c.birth != UNSTABLE).limit(SAMPLE)),
+        *connection.execute(
+            tried.where(attempts.c.id.in_(LAST_TRIED), attempts.c.birth.not_in([UNSTABLE, OF_ANY_TICKET]))
+        ),
+    ]
+    others = [number for number, before, now in found if birth_of(before) != birth_of(as_utf8(now))]
+    if len(others) > len(found) / 2:
+        raise ConfigurationError(
+            f"by {database.table.written.fullname}.{database.table.names['id']}, message {others[0]} would be another "
+            "one than retrycli knows by this id; correct database.columns.id, or accept changes of created_at and "
+            "ticket_id before one of the id. If the application has changed its ids, first let passes deliver the "
+            "queue by the old ones, then drop the tables whose names begin with retrycli_"
+        )
+
+
+SAMPLE = 1_000  # number of records of each table that are compared with the rows
+LAST_TRIED = select(attempts.c.id).order_by(attempts.c.id.desc()).limit(SAMPLE)
 
 
 def _give_births(database: Database, connection: Connection) -> None:
@@ -224,7 +260,8 @@ def _give_births(database: Database, connection: Connection) -> None:
     )
     # Without a queue row, the newest attempt is the message's own.
     newest = {row.message_id: row for row in connection.execute(found)}
-    birth = select(birth_text(database.messages)).where(database.messages.c.id == attempts.c.message_id)
+    m = database.table.all_rows  # a row that the settings leave out now may come back
+    birth = select(birth_text(m)).where(m.c.id == attempts.c.message_id)
     for message_id, row in newest.items():
         if row.queued is None or birth_of(row.birth) == birth_of(row.queued):
             own = update(attempts).where(attempts.c.message_id == message_id, attempts.c.birth == row.birth)

@@ -281,6 +281,48 @@ def test_another_source_of_created_at_does_not_give_a_message_the_attempts_of_an
     assert {row["message_id"]: row["birth"] == before[row["id"]] for row in after} == {101: True, 102: False}
 
 
+def test_a_row_that_is_left_out_keeps_its_attempts_when_created_at_has_another_source(
+    mapped: Cli, original: Application
+) -> None:
+    """The application may hide a row for a moment, for example while it works on it."""
+    original.execute("ALTER TABLE pending_messages ADD COLUMN locked INTEGER DEFAULT 0")
+    where = "[database]\nwhere = 'locked = 0'\n"
+    with Scripted(TAKES) as api:
+        desk = described(mapped.having(original.variables(api.url)), where + THREE_LINES)
+        desk("table", "accept", "--yes")
+        desk("run-once")
+        original.execute("UPDATE pending_messages SET locked = 1, status = 'failed' WHERE id IN (101, 102)")
+        desk("run-once")
+        assert desk("db", "move-check").returncode == 3, "it knows of rows that are left out"
+        described(desk, where + THREE_LINES + AFTER_DEFAULT[0] + "\n")
+        desk("table", "accept", "--yes")
+        desk("run-once")
+        original.execute("UPDATE pending_messages SET locked = 0")
+        for _ in range(2):
+            original.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
+            desk("run-once")
+        assert len(api.paths) == 2
+    assert [original.state(number) for number in (101, 102)] == ["escalated"] * 2
+
+
+def test_other_integers_are_refused_as_ids_and_a_renamed_column_is_accepted(mapped: Cli, original: Application) -> None:
+    """By another column, the histories and holds of messages would become those of others."""
+    original.execute("ALTER TABLE pending_messages ADD COLUMN nr INTEGER")
+    original.execute("UPDATE pending_messages SET nr = 203 - id")
+    original.execute("UPDATE pending_messages SET created_at = '2026-01-02 03:04:05' WHERE id = 102")
+    assert mapped("table", "accept", "--yes").returncode == 0
+    with Scripted(BAD_GATEWAY) as api:
+        desk = mapped.having(original.variables(api.url))
+        desk("run-once")
+    described(desk, THREE_LINES.replace("[database.columns]", '[database.columns]\nid = "nr"'))
+    done = desk("table", "accept", "--yes")
+    assert done.returncode == 78
+    assert "by pending_messages.nr, message 10" in done.stderr
+    assert "would be another one than retrycli knows by this id; correct database.columns.id" in done.stderr
+    original.execute("UPDATE pending_messages SET nr = id")
+    assert desk("table", "accept", "--yes").returncode == 0
+
+
 def test_a_failed_check_prevents_acceptance(mapped: Cli) -> None:
     wrong = described(mapped, '[database.status]\nfailed = "failed"\nsent = "a word that is much too long"\n')
     done = wrong("table", "accept", "--yes")
