@@ -251,6 +251,24 @@ def test_a_constraint_on_the_largest_count_is_found_by_the_check_and_stops_a_pas
         made.lock.unlink(missing_ok=True)
 
 
+def test_a_row_that_a_retry_count_would_hide_stops_passes_however_many_others_stay(
+    cli: Cli, engine: Factory, tmp_path: Path, api: Scripted
+) -> None:
+    """Such messages were neither sent nor escalated, and no list showed them."""
+    with engine(tmp_path, None) as url:
+        made = made_with(url, {"retry_count": "INTEGER"})
+        for number in range(101, 107):
+            made.add(number, message_type="supplier" if number == 103 else "customer")
+        desk = described(
+            cli.having(made.variables(api.url)),
+            "[database]\nwhere = \"retry_count < 5 or message_type = 'supplier'\"\n",
+        )
+        assert "no longer one of the failed messages" in findings(desk, "table check", code=78)["writing"]["found"]
+        desk("table", "accept", "--yes")
+        assert (desk("run-once").returncode, api.paths) == (78, [])
+        made.lock.unlink(missing_ok=True)
+
+
 def test_a_table_without_failures_is_healthy(at_work: Cli, application: Application) -> None:
     application.add(101, status="sent")
     application.add(102, status="pending")
