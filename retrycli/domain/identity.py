@@ -265,6 +265,17 @@ class History(NamedTuple):
         )
         return next(moved, None)
 
+    def may_be_with_others(self, birth: str, digest: str) -> bool:
+        """Return whether the content of a text may have arrived with other recipients, unless an operator has requeued
+        the message since.
+        """
+        last = {attempt.digest: attempt for attempt in self.attempts if attempt.is_of(birth)}
+        return any(
+            attempt.unsettled and not attempt.delivered_to and self._is_after_requeue(attempt)
+            for tried, attempt in last.items()
+            if tried is not None and tried != digest and same_content(tried, digest)
+        )
+
     def _deliveries(self, birth: str, digest: str) -> list[PastAttempt]:
         return [
             attempt

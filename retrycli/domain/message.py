@@ -217,6 +217,7 @@ class QueuedMessage(NamedTuple):
     # Number of passes' attempts at this message since its last delivery or requeue; see `History.requests`.
     requests: int = 0
     elsewhere: str | None = None  # another ticket under which this text may have arrived
+    with_others: bool = False  # its content may have arrived with other recipients
     # The values of the columns that identify the message, as the database returned them.
     as_read: tuple[object, ...] = ()
 

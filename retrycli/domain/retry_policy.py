@@ -232,6 +232,8 @@ class RetryPolicy(NamedTuple):
             return Transition.already_delivered(queued.delivered_at)
         if queued.elsewhere is not None:
             return Transition.changed(f"Not sent: this text may have arrived under ticket {queued.elsewhere}")
+        if queued.with_others:
+            return Transition.changed("Not sent: this text may have arrived with the recipients that it had before")
         if self.expired(queued, now):
             return Transition.expired()
         if not self.has_retries_left(queued.message) or queued.requests >= BOUND * self.max_retries:

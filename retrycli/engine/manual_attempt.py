@@ -245,7 +245,7 @@ def _claim_to_send(
 ) -> QueuedMessage:
     def may_send(queued: QueuedMessage) -> bool:
         in_doubt = queued.unsettled_since is not None and not can_settle(deps, rules, queued)
-        is_repeated = queued.delivered_at is not None or would_repeat(rules, queued)
+        is_repeated = queued.delivered_at is not None or queued.with_others or would_repeat(rules, queued)
         return not (ask_first and (in_doubt or is_repeated))
 
     queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", fit=may_send)

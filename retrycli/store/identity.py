@@ -182,6 +182,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
         delivered_at=history.delivered_at(birth, digest),
         requests=history.requests(birth),
         elsewhere=history.elsewhere(birth, digest, ticket_text(queued.ticket_id)),
+        with_others=history.may_be_with_others(birth, digest),
     )
 
 

@@ -102,6 +102,29 @@ def test_a_mail_that_some_recipients_have_goes_to_all_of_them_only_if_an_operato
         assert len(story.api.requests) + sent.exists() == 1
 
 
+@pytest.mark.parametrize("by", ["application", "operator"])
+def test_a_text_that_may_have_arrived_is_not_sent_again_because_its_recipient_was_corrected(
+    begin: Begin, by: str
+) -> None:
+    """The reply may be in the ticket. Only an operator can see whether the new recipient still needs it."""
+    with begin(LOST, OK) as story:
+        story.insert(recipient_email="max@exampel.org")
+        story.tick()
+        if by == "application":
+            story.write(recipient_email="max@example.org")
+        else:
+            story.command("edit", "1", "--recipient", "max@example.org", "--yes")
+        if by == "operator":  # nobody has been told yet
+            assert "may have arrived" in story.command("retry", "1").stderr
+        story.ticks(2)
+        story.check_escalated("changed")
+        assert "may have arrived with the recipients that it had before" in str(story.application.row(1)["last_error"])
+        assert len(story.api.requests) == 1
+        story.operator("requeue", "1")
+        story.tick()
+        assert (story.status(), len(story.api.requests)) == ("sent", 2)
+
+
 def test_an_operators_decision_outlives_its_history_while_the_message_waits(begin: Begin) -> None:
     with begin(OK, BUSY, BUSY, OK) as story:
         story.set("run", retention_days=1)
