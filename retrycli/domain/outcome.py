@@ -51,6 +51,9 @@ class Outcome(NamedTuple):
     # A look-up or earlier attempts show that the message had already arrived. Nothing was sent, so this outcome does
     # not show that the destination accepts messages.
     found: bool = False
+    # The message is at the destination, although not as intended. The history records a delivery, so that no pass sends
+    # the text again.
+    arrived: bool = False
 
 
 class Presence(StrEnum):

@@ -218,7 +218,7 @@ class Decision(NamedTuple):
     @property
     def was_delivered(self) -> bool:
         """Return whether the attempt delivered the message, even if the row can't be written."""
-        return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
+        return self.outcome is not None and (self.outcome.kind is OutcomeKind.DELIVERED or self.outcome.arrived)
 
     def with_count_of_row(self, count: object) -> "Decision":
         """Return the decision to record if the row has this retry count now. A count that the sender changed stands."""
@@ -258,7 +258,7 @@ class Decision(NamedTuple):
 
 def _arrival(outcome: Outcome) -> str | None:
     """Describe whether a message has arrived; None if it certainly has not."""
-    if outcome.kind is OutcomeKind.DELIVERED:
+    if outcome.kind is OutcomeKind.DELIVERED or outcome.arrived:
         return "was delivered"
     return "may have arrived" if may_have_arrived(outcome.kind, outcome.status_code) else None
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Select, bindparam, delete, exc, insert, null,
 
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
 from retrycli.domain.message import MessageType, Place, QueuedMessage, UnusableMessage, ticket_text
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.transition import Claim, Decision, Transition, TransitionKind, WriteResult, as_written
 from retrycli.store.bulk import BulkStatement, id_in
 from retrycli.store.connection import NO_RESULT, pipeline_errors
@@ -328,7 +329,7 @@ def _results(decisions: Sequence[Decision], now: datetime) -> list[dict[str, Any
         {
             "message_id": decision.message_id,
             "finished_at": decision.finished_at or now,
-            "outcome": decision.outcome.kind,
+            "outcome": OutcomeKind.DELIVERED if decision.was_delivered else decision.outcome.kind,
             "status_code": decision.outcome.status_code,
             "error": decision.outcome.error,
             "retry_after_s": None

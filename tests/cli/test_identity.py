@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.story import LATER, LOST, OK, OTHER_TICKET, PERMANENT, REFUSED, TICKET
 from tests.conftest import on_both, on_sqlite
+from tests.gateway.deliveries import gateway_settings, preset_file
 from tests.gateway.mail_server import MailServer
 from tests.gateway.mails import mail_settings
 from tests.gateway.senders import sender
@@ -100,6 +101,36 @@ def test_a_mail_that_some_recipients_have_goes_to_all_of_them_only_if_an_operato
         story.tick()
         assert story.status() == "sent"
         assert len(story.api.requests) + sent.exists() == 1
+
+
+@pytest.mark.parametrize("change", ["a new count", "another status between"])
+def test_a_text_that_arrived_but_not_as_intended_is_not_sent_again(begin: Begin, tmp_path: Path, change: str) -> None:
+    """The preset's condition for confirmed answers says, for example, that a note became public."""
+    preset = preset_file(
+        tmp_path,
+        """
+        [messages.customer]
+        path = "/tickets/{ticket_id}/messages"
+        body = { body = "{body}" }
+        confirmed = { path = "internal", equals = true }
+        """,
+    )
+    with begin((201, {"internal": False})) as story:
+        gateway = gateway_settings(story.api.url, preset=preset)
+        story.settings = story.settings.model_copy(update={"gateway": gateway})
+        story.insert()
+        story.tick()
+        story.check_escalated("permanent")
+        assert "the message arrived, but according to the response" in str(story.application.row(1)["last_error"])
+        if change == "a new count":
+            story.write(retry_count=1)
+        else:
+            story.write(status="approved")
+            story.tick()
+            story.write(status="failed")
+        story.ticks(2)
+        story.check_already_delivered()
+        assert len(story.api.requests) == 1
 
 
 @pytest.mark.parametrize("by", ["application", "operator"])

@@ -211,7 +211,9 @@ class HttpGateway(BaseGateway):
         except NotSent as error:
             return outcome._replace(error=f"delivered, but not verified: {error}")
         return outcome._replace(
-            kind=OutcomeKind.PERMANENT, error=f"the message arrived, but the copy read back {NOT_AS_EXPECTED}"
+            kind=OutcomeKind.PERMANENT,
+            error=f"the message arrived, but the copy read back {NOT_AS_EXPECTED}",
+            arrived=True,
         )
 
 
@@ -228,4 +230,5 @@ def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outc
     return outcome._replace(
         kind=OutcomeKind.PERMANENT,
         error=f"the message arrived, but according to the response it {NOT_AS_EXPECTED}",
+        arrived=True,
     )
