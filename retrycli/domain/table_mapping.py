@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+from retrycli.domain.identity import TEXT_COLUMNS
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageStatus
 
 QUERY = re.compile(r"(SELECT|WITH|VALUES)\b", re.IGNORECASE)
@@ -333,6 +334,7 @@ SETTINGS = {
     "ticket": "database.columns.ticket_id",
     "recipient": "database.columns.recipient_email",
     "created": "database.columns.created_at",
+    "text": "the text in database.columns",
 }
 
 
@@ -357,14 +359,29 @@ def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, objec
         "ticket": as_setting(used.source("ticket_id")),
         "recipient": as_setting(used.source("recipient_email")),
         "created": "" if created is None else as_setting(created),
+        "text": {
+            role: setting
+            for role, source in used.columns
+            if role in TEXT_COLUMNS and role != "recipient_email" and (setting := as_setting(source)) != role
+        }
+        or "",
     }
 
 
 def births_differ(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> bool:
     """Return whether the settings read births (``created_at`` or the ticket) of the same rows from another source."""
+    return _is_of_others(table, mapping, accepted, {"created", "ticket"})
+
+
+def digests_differ(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> bool:
+    """Return whether the settings read the text or the recipients of the same rows from another source."""
+    return _is_of_others(table, mapping, accepted, {"text", "recipient"})
+
+
+def _is_of_others(table: str, mapping: TableMapping | None, accepted: Acceptance | None, parts: set[str]) -> bool:
     here, before = selection_parts(table, mapping), accepted.parts if accepted else selection_parts(table, None)
     changed = {part for part in SETTINGS if here[part] != before.get(part, "")}
-    return not changed.isdisjoint({"created", "ticket"}) and changed.isdisjoint({"table", "key"})
+    return not changed.isdisjoint(parts) and changed.isdisjoint({"table", "key"})
 
 
 def objection(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> str | None:

@@ -6,20 +6,22 @@ drop every queued message that has no failed row in that table.
 """
 
 import json
+from array import array
 from datetime import datetime, timedelta
 from threading import Lock
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, exists, func, insert, or_, select, text, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, or_, select, text, update
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.identity import OF_ANY_TICKET, UNSTABLE, birth_of
+from retrycli.domain.identity import OF_ANY_TICKET, UNSTABLE, birth_of, digest_of
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.passes import StartedBy
 from retrycli.domain.sanitize import as_utf8
+from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
-from retrycli.store.identity import birth_text
-from retrycli.store.messages import has_status
+from retrycli.store.identity import birth_text, identifying
+from retrycli.store.messages import has_status, rows_of
 from retrycli.store.schema import FIRST, HEAD, acts, attempts, holds, keys, passes, queue, selection
 
 IN_POSTGRESQL = text("""
@@ -200,7 +202,7 @@ def accept_selection(database: Database, by: str, at: datetime) -> None:
     """Record that an operator has accepted which messages the settings select from the configured table."""
     with database.write() as connection:
         database.advisory_lock(connection)
-        from retrycli.domain.table_mapping import selection_parts
+        from retrycli.domain.table_mapping import digests_differ, selection_parts
 
         parts = selection_parts(str(_full_name(database, connection)), database.mapping)
         before = database.accepted.parts if database.accepted else selection_parts(str(parts["table"]), None)
@@ -209,6 +211,8 @@ def accept_selection(database: Database, by: str, at: datetime) -> None:
         if births_differ(database):
             _give_births(database, connection)
             connection.execute(update(holds).values(birth=None))  # each covers its row, whatever the row's birth
+        if digests_differ(str(parts["table"]), database.mapping, database.accepted):
+            _give_digests(database, connection)
         connection.execute(
             update(selection).values(accepted=json.dumps(parts, ensure_ascii=False), accepted_by=by, accepted_at=at)
         )
@@ -266,6 +270,39 @@ def _give_births(database: Database, connection: Connection) -> None:
         if row.queued is None or birth_of(row.birth) == birth_of(row.queued):
             own = update(attempts).where(attempts.c.message_id == message_id, attempts.c.birth == row.birth)
             connection.execute(own.where(birth.exists()).values(birth=birth.scalar_subquery()))
+
+
+def _give_digests(database: Database, connection: Connection) -> None:
+    """Give the newest text of each message, in the queue and in the history, the digest that the settings read now.
+    Otherwise a text that was delivered, or may have arrived, would be another text, and would be sent again.
+    """
+    m = database.table.all_rows
+    rows = select(m.c.id, *identifying(m)).where(id_in(m.c.id))
+    last = select(attempts.c.message_id, attempts.c.digest).where(id_in(attempts.c.message_id))
+    last = last.order_by(attempts.c.message_id, attempts.c.number)
+    queued = select(queue.c.message_id, queue.c.digest).where(id_in(queue.c.message_id))
+    known = select(attempts.c.message_id).union(select(queue.c.message_id))
+    ids = array("q", connection.execute(known).scalars())
+    for start in range(0, len(ids), BATCH):
+        batch = {"ids": [*ids[start : start + BATCH]]}
+        before: dict[int, str | None] = dict(connection.execute(last, batch).all())
+        before |= dict(connection.execute(queued.where(queue.c.digest.is_not(None)), batch).all())
+        changes = [
+            {"of_message": row["id"], "was": was, "now": digest_of(row)}
+            for row in rows_of(connection.execute(rows, batch))
+            if (was := before.get(row["id"])) is not None
+        ]
+        for statement in NEW_DIGESTS if changes else ():
+            connection.execute(statement, changes)
+
+
+BATCH = 500  # number of messages whose texts are read at a time
+NEW_DIGESTS = [
+    update(table)
+    .where(table.c.message_id == bindparam("of_message"), table.c.digest == bindparam("was"))
+    .values(digest=bindparam("now"))
+    for table in (attempts, queue)
+]
 
 
 def births_differ(database: Database) -> bool:

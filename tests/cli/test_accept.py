@@ -189,6 +189,7 @@ def test_on_a_terminal_it_shows_what_would_be_sent_and_asks(mapped: Cli, origina
         "ticket": {"sql": TICKET},
         "recipient": "recipient_email",
         "created": "",
+        "text": "",
     }
     assert row["accepted_by"] == "anna"
 
@@ -224,7 +225,7 @@ def test_a_host_whose_settings_select_something_else_is_told_what_differs_and_wh
 
 def test_a_change_of_anything_else_needs_no_acceptance(mapped: Cli, api: Scripted) -> None:
     assert mapped("table", "accept", "--yes").returncode == 0
-    other = described(mapped, THREE_LINES + "subject = { value = 'Your ticket' }\nlast_error = { own = true }\n")
+    other = described(mapped, THREE_LINES + "subject = 'subject'\nlast_error = { own = true }\n")
     assert other.json("run-once")["sent"] == 2
     assert len(api.paths) == 2
 
@@ -303,6 +304,33 @@ def test_a_row_that_is_left_out_keeps_its_attempts_when_created_at_has_another_s
             desk("run-once")
         assert len(api.paths) == 2
     assert [original.state(number) for number in (101, 102)] == ["escalated"] * 2
+
+
+def test_texts_stay_the_same_if_the_settings_render_them_in_another_way(mapped: Cli, original: Application) -> None:
+    """One message was refused, and one was delivered and fails again. A third may have arrived."""
+    original.execute("UPDATE pending_messages SET status = 'failed' WHERE id = 103")
+    settings = "[gateway]\nunknown_limit = 0\n" + THREE_LINES
+    described(mapped, settings)("table", "accept", "--yes")
+    with Scripted(REJECTS, TAKES, (200, {"unexpected": True})) as api:
+        desk = mapped.having(original.variables(api.url))
+        desk("run-once")
+        original.execute("UPDATE pending_messages SET status = 'failed' WHERE status = 'sent'")
+        desk("run-once")
+        before = {number: original.state(number) for number in (101, 102, 103)}
+        assert set(before.values()) == {"escalated"}
+        other = described(desk, settings + "subject = { sql = 'trim(subject)' }\n")
+        stopped = other("run-once")
+        assert (stopped.returncode, 'the text in database.columns is {"subject": ' in stopped.stderr) == (78, True)
+        assert other.json("table", "accept", "--yes")["would_send"] == 0
+        original.execute("UPDATE pending_messages SET updated_at = '2026-03-02 03:04:05'")
+        for _ in range(2):
+            assert other.json("run-once")["sent"] == 0
+        assert {number: original.state(number) for number in before} == before
+        assert len(api.paths) == 3
+        changed = "subject = 'Another message', updated_at = '2026-03-02 04:05:06'"
+        original.execute(f"UPDATE pending_messages SET {changed} WHERE id = 101")
+        other("run-once")
+        assert len(api.paths) == 4, "a new text of the application is sent"
 
 
 def test_other_integers_are_refused_as_ids_and_a_renamed_column_is_accepted(mapped: Cli, original: Application) -> None:

@@ -10,6 +10,7 @@ from retrycli.domain.table_mapping import (
     Acceptance,
     TableMapping,
     births_differ,
+    digests_differ,
     objection,
     parse_mapping,
     selection_parts,
@@ -52,6 +53,7 @@ def test_what_was_accepted_may_be_sent() -> None:
         (mapping(where=None), "database.where is not set, but \"lane = 'desk'\" was accepted"),
         (mapping(failed=4), "database.status.failed is 4, but 3 was accepted"),
         (mapping(created_at="made"), 'database.columns.created_at is "made", but not set was accepted'),
+        (mapping(body="text"), 'the text in database.columns is {"body": "text"}, but not set was accepted'),
         (mapping(id="number"), 'database.columns.id is "number", but "uid" was accepted'),
         (mapping(ticket_id="case"), 'database.columns.ticket_id is "case", but {"sql": "(SELECT 1)"} was accepted'),
         (
@@ -73,13 +75,22 @@ def test_settings_without_a_mapping_are_compared_if_a_mapping_was_accepted() -> 
 
 
 def test_a_change_of_other_settings_needs_no_acceptance() -> None:
-    assert objection(TABLE, mapping(body="text", last_error={"own": True}), accepted(mapping())) is None
+    assert objection(TABLE, mapping(body="body", last_error={"own": True}), accepted(mapping())) is None
 
 
 def test_another_table_needs_acceptance() -> None:
     assert 'database.table is "x", but "public.mails" was accepted' in str(
         objection("x", mapping(), accepted(mapping()))
     )
+
+
+def test_digests_of_another_source_differ_but_the_rows_of_another_table_or_key_are_other_messages() -> None:
+    before = accepted(mapping())
+    assert digests_differ(TABLE, mapping(body="text"), before)
+    assert digests_differ(TABLE, mapping(recipient_email="to"), before)
+    assert not digests_differ(TABLE, mapping(created_at="made"), before)
+    assert not digests_differ(TABLE, mapping(body="text", id="number"), before)
+    assert not digests_differ("x", mapping(body="text"), before)
 
 
 def test_births_of_another_source_differ_but_the_rows_of_another_table_or_key_are_other_messages() -> None:
