@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Float,
     Integer,
     Numeric,
     String,
@@ -103,7 +104,7 @@ def _time(source: Source, role: str, columns: Mapping[str, ReflectedColumn], pla
     if not isinstance(source, UnixTime):
         return source
     kind = columns[source.name]["type"]
-    if not (is_sqlite or isinstance(kind, Integer | Numeric)):
+    if not (is_sqlite or isinstance(kind, Integer | Numeric | Float)):
         raise SchemaMismatch(
             f"{place}: the column {source.name}, which database.columns.{role} names, has the type {kind}, and so "
             f"holds no Unix times; write {role} = {json.dumps(source.name)}"

@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     CHAR,
     JSON,
     NUMERIC,
@@ -50,6 +51,13 @@ from retrycli.store.schema import keys
 # id is checked in a file: a text column would convert ids to strings.
 UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((LargeBinary,), "holds bytes; retrycli identifies messages by integers, text or UUIDs"),
+    **dict.fromkeys(
+        ("subject", "body"),
+        (
+            (LargeBinary, ARRAY),
+            "holds bytes or an array; name a column of a text type, or an SQL expression, in [database.columns]",
+        ),
+    ),
     "sent_at": (
         (Integer, Numeric, Float),
         "is of a numeric type; change it to a timestamp, or write sent_at = { none = true } in [database.columns]",

@@ -70,18 +70,22 @@ class TableFacts:
         status = self._column("status")
         if status is None:
             return None
+        labels: Collection[str] | None = getattr(self._database.columns[status.name]["type"], "enums", None)
         # The database compares, because it may not find equal what looks equal: 1 and '1', or two cases of a word.
         literals: dict[str, ColumnElement[Any]] = {
-            word: literal_column(each) for word, each in self._database.table.literals.items()
+            word: literal_column(each)
+            for word, each in self._database.table.literals.items()
+            if labels is None or each.strip("'") in labels  # an enumeration can't be compared with other words
         }
         try:
             sample, (newest, older) = self._rows.sample, self._rows.count_values(status)
-            failed = self._rows.count_if(column(status.name) == literals[MessageStatus.FAILED])
+            is_failed = literals.get(MessageStatus.FAILED)
+            failed = 0 if is_failed is None else self._rows.count_if(column(status.name) == is_failed)
             named = self._rows.values_if(status, or_(*(column(status.name) == each for each in literals.values())))
             stored = {word: self._rows.find(status, each) for word, each in literals.items()} if older else {}
         except DatabaseUnavailable:
             return None
-        failed += sum(number for value, number in older if value == stored[MessageStatus.FAILED])
+        failed += sum(number for value, number in older if value == stored.get(MessageStatus.FAILED))
         named |= {*stored.values()}
         shown = shown_values((*newest, *older), status)
         unnamed = [value for value, number in shown.counts if number and value not in named]

@@ -187,15 +187,17 @@ def test_a_table_that_a_pass_can_not_read_is_refused(
         made.lock.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("unit", [1, 1000], ids=["seconds", "milliseconds"])
+@pytest.mark.parametrize(
+    ("unit", "kind"),
+    [(1, "BIGINT"), (1000, "BIGINT"), (1, "DOUBLE PRECISION")],
+    ids=["seconds", "milliseconds", "floating point"],
+)
 def test_unix_times_and_columns_that_mean_something_else_are_described(
-    cli: Cli, engine: Factory, tmp_path: Path, api: Scripted, unit: int
+    cli: Cli, engine: Factory, tmp_path: Path, api: Scripted, unit: int, kind: str
 ) -> None:
     made_at = int(datetime(2026, 3, 3, 12, tzinfo=UTC).timestamp()) * unit
     with engine(tmp_path, None) as url:
-        made = made_with(
-            url, {"created_at": "BIGINT", "updated_at": "BIGINT", "attachments": "TEXT", "sent_at": "BIGINT"}
-        )
+        made = made_with(url, {"created_at": kind, "updated_at": kind, "attachments": "TEXT", "sent_at": "BIGINT"})
         made.add(101, created_at=made_at, updated_at=made_at + unit, attachments="a:0:{}")
         made.add(102, created_at=None, updated_at=None, status="sent")
         desk = described(
@@ -266,6 +268,44 @@ def test_a_row_that_a_retry_count_would_hide_stops_passes_however_many_others_st
         assert "no longer one of the failed messages" in findings(desk, "table check", code=78)["writing"]["found"]
         desk("table", "accept", "--yes")
         assert (desk("run-once").returncode, api.paths) == (78, [])
+        made.lock.unlink(missing_ok=True)
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize("kind", ["BYTEA", "TEXT[]"])
+def test_a_body_that_is_no_text_is_refused(cli: Cli, engine: Factory, tmp_path: Path, kind: str) -> None:
+    with engine(tmp_path, None) as url:
+        made = made_with(url, {"body": kind})
+        done = cli.having(made.variables("http://127.0.0.1:9"))("table", "check")
+        assert (done.returncode, "has a column body that holds bytes or an array" in done.stdout) == (78, True)
+
+
+def test_a_retry_count_that_is_read_back_as_text_is_refused(cli: Cli, engine: Factory, tmp_path: Path) -> None:
+    """SQLite turns the written number into text, which the next attempt could not read."""
+    with engine(tmp_path, None) as url:
+        made = made_with(url, {"retry_count": "TEXT"})
+        made.add(101, retry_count=None)
+        done = cli.having(made.variables("http://127.0.0.1:9"))("table", "check")
+        said = "the retry count 10 is read back as '10'" if made.is_sqlite else "retry_count that is of a text type"
+        assert (done.returncode, said in done.stdout) == (78, True)
+        made.lock.unlink(missing_ok=True)
+
+
+@pytest.mark.databases("postgresql")
+def test_an_enumeration_of_two_statuses_is_enough(at_work: Cli, application: Application) -> None:
+    application.add(101)
+    application.execute("CREATE TYPE word AS ENUM ('failed', 'sent')")
+    application.execute("ALTER TABLE pending_messages ALTER status TYPE word USING status::word")
+    assert findings(at_work, "table check", code=0)["status"]["level"] == "ok"
+    assert at_work.json("run-once")["sent"] == 1
+
+
+def test_text_ids_can_be_checked_before_the_first_pass(cli: Cli, engine: Factory, tmp_path: Path) -> None:
+    with engine(tmp_path, None) as url:
+        made = made_with(url, {"id": "VARCHAR(40)"})
+        made.execute("UPDATE pending_messages SET status = 'sent'")
+        desk = cli.having(made.variables("http://127.0.0.1:9"))
+        assert findings(desk, "table check", code=0)["writing"]["level"] == "ok"
         made.lock.unlink(missing_ok=True)
 
 
