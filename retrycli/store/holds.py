@@ -17,7 +17,7 @@ from retrycli.store.database import Database, Queries
 from retrycli.store.history import act_values
 from retrycli.store.identity import birth_text
 from retrycli.store.listing import MessageQueries
-from retrycli.store.messages import numbers_of, ticket_of, type_literal
+from retrycli.store.messages import is_of_type, numbers_of, ticket_of
 from retrycli.store.schema import acts, holds, queue
 
 WAITING = Filter(state=State.WAITING)
@@ -137,7 +137,7 @@ class Holds(Queries):
         return dict(zip(MessageType, found, strict=True))
 
     def _count(self, kind: MessageType) -> ColumnElement[int]:
-        return func.count(case((self._database.messages.c.message_type == type_literal(kind), 1)))
+        return func.count(case((is_of_type(self._database.messages.c.message_type, kind), 1)))
 
 
 def _begin_in_words(hold: Hold, replaced: Mapping[HoldTarget, Hold]) -> str:

@@ -47,10 +47,10 @@ from retrycli.store.messages import (
     has_status,
     in_route,
     is_due,
+    is_of_type,
     is_withheld,
     row_by_row,
     ticket_of,
-    type_literal,
     with_keys,
 )
 from retrycli.store.schema import MAX_INT, queue
@@ -346,7 +346,7 @@ class MessageQueries(Queries):
     def _conditions(self, wanted: Filter) -> Iterator[ColumnElement[bool]]:
         m = self._database.messages.c
         yield from _any_of(wanted.state, lambda state: self._is_in(state, wanted.held_by))
-        yield from _any_of(wanted.message_type, lambda message_type: m.message_type == type_literal(message_type))
+        yield from _any_of(wanted.message_type, lambda message_type: is_of_type(m.message_type, message_type))
         yield from _any_of(wanted.ticket, lambda ticket: ticket_of(m) == ticket)
         yield from _any_of(wanted.error, lambda text: m.last_error.icontains(text, autoescape=True))
         if wanted.failed_before is not None:

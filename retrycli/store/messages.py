@@ -82,9 +82,9 @@ def addresses(value: str | None) -> list[str]:
     return [] if value is None else list(json.loads(value))
 
 
-def type_literal(value: MessageType) -> ColumnElement[str]:
-    """Return an untyped SQL literal, to compare with the message type. See `MessageTable.literal`."""
-    return literal_column(f"'{value.value}'")
+def is_of_type(column: ColumnElement[Any], value: MessageType) -> ColumnElement[bool]:
+    """Return the condition that a message has a type. An enumeration may lack it, so texts are compared."""
+    return cast(column, Text) == literal_column(f"'{value.value}'")
 
 
 def has_status(columns: ColumnsOfMessages, status: MessageStatus) -> ColumnElement[bool]:
@@ -133,7 +133,7 @@ def in_route(database: Database, route: Route | None, *, joined: bool = False) -
 
     def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
         kind = of_row(m.message_type)
-        return case((or_(*(kind == type_literal(message_type) for message_type in sorted(types))), 1), else_=0)
+        return case((or_(*(is_of_type(kind, message_type) for message_type in sorted(types))), 1), else_=0)
 
     conditions = [is_of(but) == 0] if (but := route.but | withheld.types) else []
     if route.only is not None:

@@ -221,6 +221,23 @@ def test_a_ticket_is_held_however_its_column_writes_it(
     assert "1 waiting message" in at_work.on_terminal("status").text
 
 
+@pytest.mark.databases("postgresql")
+def test_an_enumeration_may_lack_the_type_that_is_held(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    application.fill_due()
+    application.execute("UPDATE pending_messages SET message_type = 'internal' WHERE message_type = 'supplier'")
+    application.execute("CREATE TYPE kind AS ENUM ('customer', 'internal')")
+    application.execute("ALTER TABLE pending_messages ALTER message_type TYPE kind USING message_type::kind")
+    for options in (["--type", "supplier"], ["--destination", sandbox.url]):
+        assert at_work("pause", *options).returncode == 0
+        assert at_work("status").returncode == 0
+        done = at_work.json("run-once")
+        assert done["sent"] == (3 if "--type" in options else 0)
+        application.execute("UPDATE pending_messages SET status = 'failed', body = body || '.'")
+    assert at_work.json("list-failed", "--type", "supplier")["messages"] == []
+
+
 def test_list_failed_shows_which_waiting_messages_are_held(at_work: Cli, application: Application) -> None:
     application.fill_due()
     application.add(9, body=None)
