@@ -9,7 +9,7 @@ acceptance.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -185,6 +185,10 @@ class TableMapping:
         """Return the name of the column that has a role; None if the role is not one plain column."""
         found = self.source(role)
         return found.name if isinstance(found, Column) else None
+
+    def renders(self, roles: Collection[str]) -> bool:
+        """Return whether an SQL expression is the source of one of the roles."""
+        return any(isinstance(source, Expression) and role in roles for role, source in self.columns)
 
     def value(self, status: str) -> Scalar | None:
         """Return the value of the status column for a status; None if the table has no such status."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import Connection, case, exc, select, text
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
-from retrycli.domain.identity import birth_of
+from retrycli.domain.identity import TEXT_COLUMNS, birth_of, digest_of
 from retrycli.domain.message import EscalationReason, MessageStatus, State
 from retrycli.domain.outcome import ERROR_LENGTH
 from retrycli.domain.retry_policy import exhausted
@@ -25,8 +25,8 @@ from retrycli.store.error_messages import (
     sqlstate,
     without_details,
 )
-from retrycli.store.identity import birth_text
-from retrycli.store.messages import has_status, row_by_row
+from retrycli.store.identity import BIRTH, birth_text, identifying
+from retrycli.store.messages import has_status, row_by_row, rows_of
 from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import queue
 
@@ -184,19 +184,20 @@ def _rehearse(
     """
     m = database.messages.c
     connection.execute(select(m.id).where(m.id.in_(ids)).with_for_update(nowait=True))
-    before = {message_id: birth for message_id, (birth, _) in _read(database, connection, ids).items()}
+    before = _read(database, connection, ids)
     longest_error = exhausted(largest_count, "x" * ERROR_LENGTH)
     failed = Transition.escalated(EscalationReason.EXHAUSTED, last_error=longest_error, retry_count=largest_count)
     decisions = [Decision(message_id, failed, finished_at=now) for message_id in ids]
     refused = dict(write_messages(database, connection, decisions).refused)
     after = _read(database, connection, ids)
     lost = {message_id: LEFT_OUT.format(largest_count) for message_id in before.keys() - after.keys()}
-    lost |= {message_id: REBORN for message_id, (birth, _) in after.items() if before.get(message_id) != birth}
-    lost |= {
-        message_id: ANOTHER_COUNT.format(largest_count, count)
-        for message_id, (_, count) in after.items()
-        if message_id not in refused and count != largest_count
-    }
+    for message_id, (birth, digest, count) in after.items():
+        if message_id in before and before[message_id][0] != birth:
+            lost[message_id] = REBORN
+        elif message_id in before and before[message_id][1] != digest:
+            lost[message_id] = REWORDED
+        elif message_id not in refused and count != largest_count:
+            lost[message_id] = ANOTHER_COUNT.format(largest_count, count)
     if lost:
         return refused, lost
     delivered = [
@@ -215,15 +216,25 @@ ANOTHER_COUNT = (
     "the retry count {} is read back as {!r}, so a pass could not count its retries; let retry_count be an integer "
     "column without a trigger that changes it"
 )
+REWORDED = (
+    "its text changes with its status, retry count or error, so each attempt would send another message; describe the "
+    "text by columns that retrycli does not write"
+)
 REBORN = "its created_at changes with its row, so it would be another message; name another column for created_at"
 
 
-def _read(database: Database, connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, object]]:
-    """Return when failed rows were created, and their retry counts, by id."""
+def _read(database: Database, connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, str | None, object]]:
+    """Return the births of failed rows, the digests of their texts if these are expressions, and their retry counts, by
+    id.
+    """
     m = database.messages
+    is_rendered = database.mapping is not None and database.mapping.renders(TEXT_COLUMNS)
     is_failed = row_by_row(has_status(m.c, MessageStatus.FAILED))
-    found = select(m.c.id, birth_text(m), m.c.retry_count).where(m.c.id.in_(ids), is_failed)
-    return {message_id: (birth_of(birth), count) for message_id, birth, count in connection.execute(found)}
+    columns = [m.c.id, m.c.retry_count, *(identifying(m) if is_rendered else [birth_text(m).label(BIRTH)])]
+    return {
+        row["id"]: (birth_of(row[BIRTH]), digest_of(row) if is_rendered else None, row["retry_count"])
+        for row in rows_of(connection.execute(select(*columns).where(m.c.id.in_(ids), is_failed)))
+    }
 
 
 def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:

@@ -271,6 +271,15 @@ def test_a_row_that_a_retry_count_would_hide_stops_passes_however_many_others_st
         made.lock.unlink(missing_ok=True)
 
 
+def test_a_text_that_changes_with_the_retry_count_is_refused(desk: Cli, original: Application, api: Scripted) -> None:
+    """Each attempt would send another text under another key, and nothing would limit unknown outcomes."""
+    tries = "subject || ' (try ' || coalesce(retry_count, 0) || ')'"
+    changing = described(desk, f'{THREE_LINES}subject = {{ sql = "{tries}" }}\n')
+    assert "its text changes with its status" in findings(changing, "table check", code=78)["writing"]["found"]
+    changing("table", "accept", "--yes")
+    assert (changing("run-once").returncode, api.paths) == (78, [])
+
+
 @pytest.mark.databases("postgresql")
 @pytest.mark.parametrize("kind", ["BYTEA", "TEXT[]"])
 def test_a_body_that_is_no_text_is_refused(cli: Cli, engine: Factory, tmp_path: Path, kind: str) -> None:
