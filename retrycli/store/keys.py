@@ -167,17 +167,32 @@ class Keys(Queries):
         rows = select(literal(1)).select_from(table.written).limit(SMALL_TABLE + 1).subquery()
         if (self._database.scalar(select(func.count()).select_from(rows)) or 0) <= SMALL_TABLE:
             return True
-        with self._database.read() as connection, warnings.catch_warnings():
-            warnings.simplefilter("ignore", SAWarning)  # SQLAlchemy leaves out indexes on expressions
-            found = inspect(connection).get_indexes(self._database.table_name, self._database.schema_name)
-        whole = (index for index in found if not PARTIAL & index.get("dialect_options", {}).keys())
-        firsts = {index["column_names"][0] for index in whole}  # None stands for an expression
-        if table.names["status"] in firsts:
+        if table.names["status"] in self._indexed:
             return True
-        if table.names.get("created_at", "") in firsts:
+        if table.names.get("created_at", "") in self._indexed:
             return False
         raise SchemaMismatch(
             f"{table.written.fullname} in {self._database.place} has more than {SMALL_TABLE:,} rows, and its "
             f"{table.names['id']} does not show which of them are new; run `retrycli db index`, or let the application "
             "create an index on created_at"
         )
+
+    @cached_property
+    def _indexed(self) -> set[str | None]:
+        """The first columns of the table's indexes; None for an expression."""
+        with self._database.read() as connection, warnings.catch_warnings():
+            warnings.simplefilter("ignore", SAWarning)  # SQLAlchemy leaves out indexes on expressions
+            found = inspect(connection).get_indexes(self._database.table_name, self._database.schema_name)
+        whole = (index for index in found if not PARTIAL & index.get("dialect_options", {}).keys())
+        return {index["column_names"][0] for index in whole}
+
+    def needs_index(self) -> bool:
+        """Return whether new rows can be found only as long as the table is small.
+
+        Raises:
+            SchemaMismatch: the table is larger already.
+        """
+        names = self._database.table.names
+        if not self._finds_all or FailedIndex(self._database).state() is IndexState.THERE:
+            return False
+        return self._indexed.isdisjoint({names["status"], names.get("created_at", "")})

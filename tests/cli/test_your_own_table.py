@@ -429,6 +429,7 @@ def test_a_large_table_without_an_order_is_an_error(outbox: Outbox) -> None:
         refused = command("run-once")
         assert refused.returncode == 78
         assert "retrycli db index" in refused.stderr
+        assert "retrycli db index" in command("table", "check").stdout
         assert command("db", "index", "--yes").returncode == 0
         assert command("run-once").returncode == 0
         assert len(api.paths) == 1

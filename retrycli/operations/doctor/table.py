@@ -23,6 +23,7 @@ from retrycli.operations.words import left_out as left_out_in_words
 from retrycli.store import mapping_check, own_tables, schema, table_facts
 from retrycli.store.application_table import check_ids
 from retrycli.store.database import Database
+from retrycli.store.keys import SMALL_TABLE, Keys
 from retrycli.store.left_out import count_left_out
 from retrycli.store.table_facts import StatusCount, TableFacts
 from retrycli.store.write_check import check_writable
@@ -65,6 +66,7 @@ def findings_of(settings: Settings, database: Database) -> Iterator[Finding]:
         ("status", statuses(database, facts)),
         ("rows", readable(database)),
         ("where", left_out(database)),
+        ("index", order(database)),
         ("ticket", ticket(settings, database, facts)),
         ("not sent", missed(settings, database, facts)),
     ):
@@ -172,6 +174,17 @@ def left_out(database: Database) -> Iterator[Finding]:
     """Count the failed rows that do not meet the condition in the settings."""
     if (found := count_left_out(database)) > 0:
         yield ok("where", left_out_in_words(found))
+
+
+def order(database: Database) -> Iterator[Finding]:
+    """Check that new rows can be found although their ids do not show which rows are new."""
+    if database.table.key is not None and Keys(database).needs_index():
+        yield warning(
+            "index",
+            f"the ids of {database.table.written.fullname} do not show which rows are new; once it has more than "
+            f"{SMALL_TABLE:,} rows, passes will stop with an error",
+            "`retrycli db index`, or let the application create an index on the status or on created_at",
+        )
 
 
 def ticket(settings: Settings, database: Database, facts: TableFacts) -> Iterator[Finding]:
