@@ -32,12 +32,10 @@ def encoded_route_path(scope: Scope) -> str:
 
 
 def with_decoded(match: Match, found: Scope) -> tuple[Match, Scope]:
-    """Decode the parameters of a match. Text that no database can hold matches nothing."""
+    """Decode the parameters of a match. Text that is not valid UTF-8 matches nothing."""
     try:
         decoded = {name: _decode(value) for name, value in found.get("path_params", {}).items()}
     except UnicodeDecodeError:
-        return Match.NONE, {}
-    if any("\0" in value for value in decoded.values() if isinstance(value, str)):
         return Match.NONE, {}
     return match, {**found, "path_params": decoded} if found else found
 

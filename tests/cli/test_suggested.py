@@ -400,9 +400,9 @@ def test_every_suggestion_can_be_pasted(far: Cli, application: Application, situ
 def test_escalations_suggests_a_command_for_each_of_the_biggest_causes(far: Cli, application: Application) -> None:
     """At most three causes get a separate command, and one more command lists all messages."""
     file = far.env["FILE"]
-    for cause, number in enumerate((2, 4, 3, 5)):
+    for cause, (kind, number) in enumerate({"pigeon": 2, "raven": 4, "bottle": 3, "smoke": 5}.items()):
         for each in range(number):
-            application.add(100 * cause + each + 1, message_type="carrier pigeon " + "abcd"[cause])
+            application.add(100 * cause + each + 1, message_type=kind)
     assert far("run-once", "--config", file).returncode == 0
     groups = sorted(far.json("escalations", "--config", file)["groups"], key=lambda each: -each["count"])
     assert [each["count"] for each in groups] == [5, 4, 3, 2]

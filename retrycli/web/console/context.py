@@ -16,6 +16,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from retrycli import operations
 from retrycli.config.settings import Settings
+from retrycli.domain.operator_action import no_such
+from retrycli.domain.sanitize import printable, storable
 from retrycli.domain.user import Right, User
 from retrycli.operations.status import Status
 from retrycli.views.formatting import count
@@ -86,8 +88,15 @@ class Visit:
 
     @property
     def id(self) -> str:
-        """Return the message's id from the path, as opaque text."""
-        return str(self.request.path_params["message_id"])
+        """Return the message's id from the path, as opaque text.
+
+        Raises:
+            NoSuchMessage: no database can hold the text.
+        """
+        text = str(self.request.path_params["message_id"])
+        if not storable(text):
+            raise no_such(printable(text))
+        return text
 
 
 # The pages in the navigation: their names, and the segments of their paths.
