@@ -232,13 +232,12 @@ def _read(database: Database, connection: Connection, ids: Sequence[int]) -> dic
     id.
     """
     m = database.messages
-    is_rendered = database.mapping is not None and database.mapping.renders(TEXT_COLUMNS)
-    is_failed = row_by_row(has_status(m.c, MessageStatus.FAILED))
-    columns = [m.c.id, m.c.retry_count, *(identifying(m) if is_rendered else [birth_text(m).label(BIRTH)])]
-    return {
-        row["id"]: (birth_of(row[BIRTH]), digest_of(row) if is_rendered else None, row["retry_count"])
-        for row in rows_of(connection.execute(select(*columns).where(m.c.id.in_(ids), is_failed)))
-    }
+    failed = m.c.id.in_(ids), row_by_row(has_status(m.c, MessageStatus.FAILED))
+    if database.mapping is None or not database.mapping.renders(TEXT_COLUMNS):
+        found = connection.execute(select(m.c.id, birth_text(m), m.c.retry_count).where(*failed))
+        return {message_id: (birth_of(birth), None, count) for message_id, birth, count in found}
+    rows = rows_of(connection.execute(select(m.c.id, m.c.retry_count, *identifying(m)).where(*failed)))
+    return {row["id"]: (birth_of(row[BIRTH]), digest_of(row), row["retry_count"]) for row in rows}
 
 
 def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
