@@ -329,7 +329,7 @@ def _results(decisions: Sequence[Decision], now: datetime) -> list[dict[str, Any
         {
             "message_id": decision.message_id,
             "finished_at": decision.finished_at or now,
-            "outcome": OutcomeKind.DELIVERED if decision.was_delivered else decision.outcome.kind,
+            "outcome": OutcomeKind.DELIVERED if decision.outcome.arrived else decision.outcome.kind,
             "status_code": decision.outcome.status_code,
             "error": decision.outcome.error,
             "retry_after_s": None

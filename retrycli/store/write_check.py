@@ -168,7 +168,8 @@ def _rehearse_some(
     # A condition or a view may hide only some rows. So more rows are tried if the settings describe the table.
     least = 2 if database.mapping is None else 3
     for number, sample in enumerate(samples, 1):
-        if ids := [message_id for message_id in sample if message_id not in refusals]:
+        ids = [message_id for message_id in sample if message_id not in refusals] if refusals else sample
+        if ids:
             refused, lost = _rehearse(database, connection, ids, now, largest_count)
             for message_id, why in lost.items():  # a pass would lose sight of it, however many rows are in order
                 raise _refused(database, message_id, why)
@@ -194,7 +195,7 @@ def _rehearse(
     decisions = [Decision(message_id, failed, finished_at=now) for message_id in ids]
     refused = dict(write_messages(database, connection, decisions).refused)
     after = _read(database, connection, ids)
-    lost = {message_id: LEFT_OUT.format(largest_count) for message_id in before.keys() - after.keys()}
+    lost = dict.fromkeys(before.keys() - after.keys(), LEFT_OUT.format(largest_count))
     for message_id, (birth, digest, count) in after.items():
         if message_id in before and before[message_id][0] != birth:
             lost[message_id] = REBORN
