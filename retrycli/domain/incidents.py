@@ -252,13 +252,15 @@ def news(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> list
         return []
     newest, *earlier = passes
     lines = []
-    for reason in filter(lambda reason: _is_informative(reason, newest), TROUBLE):
+    for reason, words in TROUBLE.items():
+        if not _is_informative(reason, newest):
+            continue
         met = lasting(reason, earlier)
         turn = _turn(newest, met, remind, lasts=newest.reason == reason)
         if turn is Turn.ENDED:
             lines.append(OVER[reason].format(when=_period(met)))
         elif turn is not None:
-            lines.append(TROUBLE[reason].format(detail=newest.detail))
+            lines.append(words.format(detail=newest.detail))
     return lines
 
 

@@ -383,5 +383,5 @@ def _quoted_value(value: object) -> str:
     return text if len(text) <= LONGEST_QUOTATION else text[: LONGEST_QUOTATION - 3] + "…" + text[-1]
 
 
-ONE_WORD = re.compile(r"\S*(?: [\d:.+-]+)?")  # or a date with a time
+ONE_WORD = re.compile(r"\S*(?: [\d:.+-]+)?(?: BC)?")  # or a date with a time
 LONGEST_QUOTATION = 40  # characters

@@ -91,7 +91,8 @@ class Holds(Queries):
     def births(self, ids: Collection[int]) -> dict[int, str]:
         """Return the births of messages as the database writes them, by id. Leave out ids without a row."""
         m = self._database.messages
-        found = self._database.rows(select(m.c.id, birth_text(m)).where(m.c.id.in_(ids)))
+        with self._database.read() as connection:
+            found = connection.execute(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), {"ids": [*ids]}).all()
         return {message_id: as_utf8(birth) for message_id, birth in found}
 
     def count_waiting(self, wanted: Sequence[Hold], types_to: Callable[[str], Collection[MessageType]]) -> list[int]:
@@ -126,9 +127,9 @@ class Holds(Queries):
             return set()
         m = self._database.messages.c
         numbers = numbers_of(self._database, ids)
-        among = MessageQueries(self._database).failed(WAITING, m.id).where(m.id.in_([*numbers.values()]))
+        among = MessageQueries(self._database).failed(WAITING, m.id).where(id_in(m.id))
         with self._database.read() as connection:
-            found = set(connection.execute(among).scalars())
+            found = set(connection.execute(among, {"ids": [*numbers.values()]}).scalars())
         return {text for text, number in numbers.items() if number in found}
 
     def _waiting_by_type(self) -> dict[str, int]:

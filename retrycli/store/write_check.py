@@ -1,12 +1,12 @@
 """Health checks: journal mode, roles that could plant functions, clock skew, write permission, disk space."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 
-from sqlalchemy import Connection, case, exc, select, text
+from sqlalchemy import ColumnElement, Connection, case, exc, select, text
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.identity import TEXT_COLUMNS, birth_of, digest_of
@@ -16,6 +16,7 @@ from retrycli.domain.retry_policy import exhausted
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store import own_tables
 from retrycli.store.application_table import TAIL
+from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.enrolment import START
 from retrycli.store.error_messages import (
@@ -188,13 +189,14 @@ def _rehearse(
     rejected the changes, and what happened to rows that are other messages, or none, after a failure; both by id.
     """
     m = database.messages.c
-    connection.execute(select(m.id).where(m.id.in_(ids)).with_for_update(nowait=True))
-    before = _read(database, connection, ids)
+    these, chosen = id_in(m.id), {"ids": [*ids]}
+    connection.execute(select(m.id).where(these).with_for_update(nowait=True), chosen)
+    before = _read(database, connection, these, chosen)
     longest_error = exhausted(largest_count, "x" * ERROR_LENGTH)
     failed = Transition.escalated(EscalationReason.EXHAUSTED, last_error=longest_error, retry_count=largest_count)
     decisions = [Decision(message_id, failed, finished_at=now) for message_id in ids]
     refused = dict(write_messages(database, connection, decisions).refused)
-    after = _read(database, connection, ids)
+    after = _read(database, connection, these, chosen)
     lost = dict.fromkeys(before.keys() - after.keys(), LEFT_OUT.format(largest_count))
     for message_id, (birth, digest, count) in after.items():
         if message_id in before and before[message_id][0] != birth:
@@ -228,16 +230,18 @@ REWORDED = (
 REBORN = "its created_at changes with its row, so it would be another message; name another column for created_at"
 
 
-def _read(database: Database, connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, str | None, object]]:
+def _read(
+    database: Database, connection: Connection, these: ColumnElement[bool], chosen: Mapping[str, Sequence[int]]
+) -> dict[int, tuple[str, str | None, object]]:
     """Return the births of failed rows, the digests of their texts if these are expressions, and their retry counts, by
     id.
     """
     m = database.messages
-    failed = m.c.id.in_(ids), row_by_row(has_status(m.c, MessageStatus.FAILED))
+    failed = these, row_by_row(has_status(m.c, MessageStatus.FAILED))
     if database.mapping is None or not database.mapping.renders(TEXT_COLUMNS):
-        found = connection.execute(select(m.c.id, birth_text(m), m.c.retry_count).where(*failed))
+        found = connection.execute(select(m.c.id, birth_text(m), m.c.retry_count).where(*failed), chosen)
         return {message_id: (birth_of(birth), None, count) for message_id, birth, count in found}
-    rows = rows_of(connection.execute(select(m.c.id, m.c.retry_count, *identifying(m)).where(*failed)))
+    rows = rows_of(connection.execute(select(m.c.id, m.c.retry_count, *identifying(m)).where(*failed), chosen))
     return {row["id"]: (birth_of(row[BIRTH]), digest_of(row), row["retry_count"]) for row in rows}
 
 
