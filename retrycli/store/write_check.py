@@ -195,7 +195,8 @@ def _rehearse(
     longest_error = exhausted(largest_count, "x" * ERROR_LENGTH)
     failed = Transition.escalated(EscalationReason.EXHAUSTED, last_error=longest_error, retry_count=largest_count)
     decisions = [Decision(message_id, failed, finished_at=now) for message_id in ids]
-    refused = dict(write_messages(database, connection, decisions).refused)
+    written = write_messages(database, connection, decisions)
+    refused = dict(written.refused)
     after = _read(database, connection, these, chosen)
     lost = dict.fromkeys(before.keys() - after.keys(), LEFT_OUT.format(largest_count))
     for message_id, (birth, digest, count) in after.items():
@@ -203,7 +204,7 @@ def _rehearse(
             lost[message_id] = REBORN
         elif message_id in before and before[message_id][1] != digest:
             lost[message_id] = REWORDED
-        elif message_id not in refused and count != largest_count:
+        elif message_id not in written.unchanged and count != largest_count:
             lost[message_id] = ANOTHER_COUNT.format(largest_count, count)
     if lost:
         return refused, lost

@@ -15,7 +15,7 @@ from retrycli.operations.status import Status
 
 KEPT_SECONDS = 2.0
 RETRY_AFTER_SECONDS = 10
-MOST_READERS = 4
+MOST_READERS = 20  # half of the threads that a server has
 
 Value = TypeVar("Value")
 
