@@ -126,7 +126,7 @@ def requeue(
 def _next_step(done: operations.retry.ActionResult) -> str:
     failed = next((canary.message_id for canary in done.tried if canary.failed), None)
     waiting = "list-failed --state waiting" if done.done else "escalations"
-    return f"retrycli {waiting if failed is None else f'show {failed}'}"
+    return f"retrycli {waiting if failed is None else f'show {as_argument(failed)}'}"
 
 
 def _parse_canary(number: int | None, abort_over: str | None) -> operations.bulk.Canary | None:

@@ -135,7 +135,7 @@ def _escalated(settings: Settings, message: ListedMessage) -> terminal.Row:
         message.reason,
         message.escalated_at,
         message.last_error,
-        suggested.own(f"retrycli {step} {message.id}"),
+        suggested.own(f"retrycli {step} {suggested.as_argument(message.id)}"),
         _acknowledgement(message),
     )
 

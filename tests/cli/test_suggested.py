@@ -21,8 +21,10 @@ from typer.main import get_command
 
 import retrycli
 from retrycli.cli import HOMES, app
+from tests.cli.api import REJECTS, Scripted
 from tests.cli.command import SCRIPT, Cli, Finished
 from tests.cli.schedulers import Crontab
+from tests.cli.test_table_check import made_with
 from tests.environment import BARE
 from tests.users import OURS, need_root, wrapper
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tests.cli.application import Application
+    from tests.store.conftest import Factory
 
 ELSEWHERE = {"PATH": "/usr/bin:/bin"}
 """A search path without retrycli, like those of cron and sudo."""
@@ -411,3 +414,22 @@ def test_escalations_suggests_a_command_for_each_of_the_biggest_causes(far: Cli,
     for hint, group in zip(hints, groups, strict=False):
         assert hint.endswith(f": {start} requeue --fingerprint {group['fingerprint']} --canary 3")
     assert last == f"Next: {start} list-failed --state escalated"
+
+
+def test_no_command_contains_an_id_that_a_shell_would_run(cli: Cli, engine: Factory, tmp_path: Path) -> None:
+    """Ids of some tables come from other systems, and operators paste what the output suggests."""
+    evil = "m1$(touch owned)"
+    with engine(tmp_path, None) as url, Scripted(REJECTS) as api:
+        made = made_with(url, {"id": "VARCHAR(60)"})
+        made.add(101, hours_ago=9)
+        made.execute("UPDATE pending_messages SET id = ?", evil)
+        desk = cli.having(made.variables(api.url))
+        one_by_one = [["run-once"], ["retry", evil], ["requeue", evil, "--canary", "1"], ["mark-sent", evil, "--yes"]]
+        looking = [["list-failed"], ["escalations"], ["show", evil], ["explain", evil], ["look-up", evil], ["doctor"]]
+        texts = []
+        for arguments in [*one_by_one[:3], *looking, ["edit", evil, "--subject", "tea", "--yes"], one_by_one[3]]:
+            done = desk(*arguments)
+            texts += [done.stdout, done.stderr, desk.on_terminal(*arguments, columns=1000).text]
+        assert sum(f"'{evil}'" in text for text in texts) > 5
+        assert not [text for text in texts if re.search(r"retrycli [a-z-]+ m1\$", text)]
+        made.lock.unlink(missing_ok=True)
