@@ -51,9 +51,18 @@ class Outcome(NamedTuple):
     # A look-up or earlier attempts show that the message had already arrived. Nothing was sent, so this outcome does
     # not show that the destination accepts messages.
     found: bool = False
-    # The message is at the destination, although not as intended. The history records a delivery, so that no pass sends
-    # the text again.
-    arrived: bool = False
+
+    @property
+    def arrived(self) -> bool:
+        """Return whether the message is at the destination, although not as intended. The history records a delivery,
+        so that no pass sends the text again.
+        """
+        return self.kind is OutcomeKind.PERMANENT and (self.error or "").startswith(ARRIVED)
+
+
+# The start of the error of a message that arrived, but not as intended. An outcome that is kept until its row can be
+# written has nothing else to tell it by.
+ARRIVED = "the message arrived, but "
 
 
 class Presence(StrEnum):

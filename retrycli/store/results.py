@@ -321,15 +321,16 @@ def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: 
     ]
     if unmarked:
         connection.execute(FORGET_TICKETS, {"ids": unmarked})
-    FINISH_ATTEMPTS.execute(connection, _results(decisions, now))
+    FINISH_ATTEMPTS.execute(connection, _results(decisions, now, is_final=True))
 
 
-def _results(decisions: Sequence[Decision], now: datetime) -> list[dict[str, Any]]:
+def _results(decisions: Sequence[Decision], now: datetime, *, is_final: bool = False) -> list[dict[str, Any]]:
     return [
         {
             "message_id": decision.message_id,
             "finished_at": decision.finished_at or now,
-            "outcome": OutcomeKind.DELIVERED if decision.outcome.arrived else decision.outcome.kind,
+            # A kept outcome still decides about the row, so it stays what it is.
+            "outcome": OutcomeKind.DELIVERED if is_final and decision.outcome.arrived else decision.outcome.kind,
             "status_code": decision.outcome.status_code,
             "error": decision.outcome.error,
             "retry_after_s": None

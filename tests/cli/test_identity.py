@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from retrycli.operations.sandbox import Answer
-    from tests.cli.story import Begin
+    from tests.cli.story import Begin, Story
 
 pytestmark = on_both
 
@@ -103,21 +103,26 @@ def test_a_mail_that_some_recipients_have_goes_to_all_of_them_only_if_an_operato
         assert len(story.api.requests) + sent.exists() == 1
 
 
-@pytest.mark.parametrize("change", ["a new count", "another status between"])
-def test_a_text_that_arrived_but_not_as_intended_is_not_sent_again(begin: Begin, tmp_path: Path, change: str) -> None:
-    """The preset's condition for confirmed answers says, for example, that a note became public."""
-    preset = preset_file(
-        tmp_path,
-        """
+NOT_INTERNAL = (201, {"internal": False})
+
+
+def ask_for_confirmation(story: Story, folder: Path) -> None:
+    """Use a preset by which an answer must confirm that the message is internal."""
+    confirming = """
         [messages.customer]
         path = "/tickets/{ticket_id}/messages"
         body = { body = "{body}" }
         confirmed = { path = "internal", equals = true }
-        """,
-    )
-    with begin((201, {"internal": False})) as story:
-        gateway = gateway_settings(story.api.url, preset=preset)
-        story.settings = story.settings.model_copy(update={"gateway": gateway})
+    """
+    gateway = gateway_settings(story.api.url, preset=preset_file(folder, confirming))
+    story.settings = story.settings.model_copy(update={"gateway": gateway})
+
+
+@pytest.mark.parametrize("change", ["a new count", "another status between"])
+def test_a_text_that_arrived_but_not_as_intended_is_not_sent_again(begin: Begin, tmp_path: Path, change: str) -> None:
+    """The preset's condition for confirmed answers says, for example, that a note became public."""
+    with begin(NOT_INTERNAL) as story:
+        ask_for_confirmation(story, tmp_path)
         story.insert()
         story.tick()
         story.check_escalated("permanent")

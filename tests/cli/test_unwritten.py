@@ -13,11 +13,13 @@ from sqlalchemy import make_url
 
 from retrycli.operations.wiring import utc_now
 from tests.cli.story import LOST, OK, PERMANENT, REFUSED, impatient
+from tests.cli.test_identity import NOT_INTERNAL, ask_for_confirmation
 from tests.cli.test_refused_rows import CLOSED, refuse, refuse_rows
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from tests.cli.application import Application
     from tests.cli.command import Finished
@@ -129,6 +131,25 @@ def test_a_row_that_is_locked_and_then_edited_is_not_marked_sent(begin: Begin) -
         story.ticks(2)
         story.check_escalated("changed")
         assert story.api.bodies == ["a"]
+
+
+@on_postgresql
+def test_a_text_that_arrived_but_not_as_intended_is_not_marked_sent_by_a_later_pass(
+    begin: Begin, tmp_path: Path
+) -> None:
+    """The answer is kept while the row is locked. It is neither a delivery as intended nor forgotten."""
+    with begin(NOT_INTERNAL) as story:
+        ask_for_confirmation(story, tmp_path)
+        story.insert()
+        story.be_impatient()
+        with locked(story, [1]):
+            story.tick()
+        story.ticks(2)
+        story.check_escalated("permanent")
+        story.write(retry_count=1)
+        story.ticks(2)
+        story.check_already_delivered()
+        assert len(story.api.requests) == 1
 
 
 @on_postgresql

@@ -11,7 +11,7 @@ import httpx
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
-from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
+from retrycli.domain.outcome import ARRIVED, LookUp, Outcome, OutcomeKind, Presence
 from retrycli.gateway import attachments
 from retrycli.gateway.delivery import BaseGateway, DeliveryProgress, NotSent, TimeLimit, retry_unreachable
 from retrycli.gateway.http.client import ApiClient, Watch
@@ -212,8 +212,7 @@ class HttpGateway(BaseGateway):
             return outcome._replace(error=f"delivered, but not verified: {error}")
         return outcome._replace(
             kind=OutcomeKind.PERMANENT,
-            error=f"the message arrived, but the copy read back {NOT_AS_EXPECTED}",
-            arrived=True,
+            error=f"{ARRIVED}the copy read back {NOT_AS_EXPECTED}",
         )
 
 
@@ -229,6 +228,5 @@ def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outc
         return Outcome(OutcomeKind.UNKNOWN, answer.status, said)
     return outcome._replace(
         kind=OutcomeKind.PERMANENT,
-        error=f"the message arrived, but according to the response it {NOT_AS_EXPECTED}",
-        arrived=True,
+        error=f"{ARRIVED}according to the response it {NOT_AS_EXPECTED}",
     )
