@@ -135,6 +135,7 @@ def requeue(
         was skipped keeps its state; a delivered one is marked as sent.
 
     Raises:
+        InvalidArgument: the last message would become due after the largest time.
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting, the preset or the application's table is wrong.
     """

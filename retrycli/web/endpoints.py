@@ -24,7 +24,6 @@ Handler = TypeVar("Handler", bound=Callable[..., Response])
 Content = TypeVar("Content", bound=Mapping[str, object])
 Respond = Callable[[Request], Coroutine[Any, Any, Response]]
 
-MOST_FAULTS = 10  # maximum number of errors that a response lists
 LARGEST_BODY = 4 << 20  # bytes; a message of 1 MiB fits
 JSON = "application/json"
 EVERYWHERE = (
@@ -190,7 +189,9 @@ def problem_of(error: Exception, user: User | None = None) -> Response:
 
 
 def _invalid_input(error: RequestValidationError) -> Response:
-    faults = [_fault(fault["type"], fault["loc"][1:], str(fault["msg"])) for fault in error.errors()[:MOST_FAULTS]]
+    faults = [
+        _fault(fault["type"], fault["loc"][1:], str(fault["msg"])) for fault in error.errors()[: problems.MOST_FAULTS]
+    ]
     detail = "; ".join(": ".join(filter(None, fault.values())) for fault in faults)
     return problems.problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, "invalid-input", errors=faults)
 

@@ -14,7 +14,9 @@ from retrycli.views.formatting import as_json
 logger = logging.getLogger("retrycli")
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_SECONDS = "5"  # a locked database is usually free again by then
+RETRY_AFTER_SECONDS = "5"  # what was in the way is usually over by then
+
+MOST_FAULTS = 10  # maximum number of invalid or unknown fields that a response lists
 
 GONE = "the connection was closed before the request was complete"
 

@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.operations.status import Status
+from retrycli.web import problems
 
 KEPT_SECONDS = 2.0
-RETRY_AFTER_SECONDS = 10
 MOST_READERS = 20  # half of the threads that a server has
 
 Value = TypeVar("Value")
@@ -71,7 +71,7 @@ class RecentStatistics:
             raise HTTPException(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "statistics are being read for other users; try again in a few seconds",
-                {"Retry-After": str(RETRY_AFTER_SECONDS)},
+                {"Retry-After": problems.RETRY_AFTER_SECONDS},
             )
         try:
             with self._lock:

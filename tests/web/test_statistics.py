@@ -39,7 +39,7 @@ def test_when_too_many_wait_others_are_turned_away() -> None:
             statistics.read("30d", lambda: None)
         return refused.value.status_code, refused.value.headers
 
-    assert statistics.read("7d", read) == (503, {"Retry-After": "10"})
+    assert statistics.read("7d", read) == (503, {"Retry-After": "5"})
     assert statistics.read("30d", lambda: "read") == "read"
 
 

@@ -43,9 +43,8 @@ class BulkFields(MessageFilter):
 
     action: BulkAction
     ids: list[str] = Field([], alias="id", max_length=10_000)
-    failed_before: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = (
-        None  # `older_than`, counted from the time of the first page
-    )
+    # `older_than`, counted from the time of the first page
+    failed_before: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
     canary: Annotated[int, Field(ge=1, le=MAX_CANARIES)] | None = None
     spread: Period | None = None
     reason_given: Annotated[Line, Field(max_length=LONGEST_REASON)] | None = Field(None, alias="because")

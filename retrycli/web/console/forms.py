@@ -18,6 +18,7 @@ from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
 from retrycli.domain.listing import FILTER_FIELDS, LONGEST_VALUE, Filter
 from retrycli.web.inputs import Line
+from retrycli.web.problems import MOST_FAULTS
 
 LARGEST_FORM = 4 << 20  # bytes; a text of 1 MiB fits, even if most of its characters are percent-encoded
 LARGEST_OF_STRANGERS = 4 << 10  # bytes
@@ -135,7 +136,6 @@ def _shown(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
-MOST_FAULTS = 10  # maximum number of unknown fields that a response lists
 LONGEST_NAME = 40  # characters of an unknown field's name in an error
 
 
