@@ -6,8 +6,6 @@ import importlib.resources
 import os
 import re
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -23,7 +21,7 @@ from retrycli.config.loader import Loaded, load
 from retrycli.domain import cron_line
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import PassRecord, StartedBy
-from retrycli.operations.reliance import refuse_passing, relied_on, this_python
+from retrycli.operations.reliance import refuse_passing, this_python
 from retrycli.operations.schedule.installation import apply, install, job, propose, remove
 from retrycli.operations.schedule.next_run import Verdict, began_here, check
 from retrycli.system.host import Asker, Finished, Host, system_zone
@@ -374,11 +372,19 @@ def test_no_pass_depends_on_files_that_another_user_may_write(
 
 
 def test_the_program_is_the_interpreter_the_package_and_all_that_python_imports_from() -> None:
-    """`tests/cli/test_cron.py` shows that no other user may change them."""
-    packages = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")}
+    """A new process, because pytest-xdist changes `sys.path`. `tests/cli/test_cron.py` shows that no other user may
+    change these files.
+    """
+    code = (
+        "import sysconfig; from retrycli.operations.reliance import relied_on\n"
+        "for name in ('purelib', 'platlib', 'stdlib'): print(sysconfig.get_path(name))\n"
+        "print('', *relied_on(), sep='\\n')"
+    )
+    run = subprocess.run([this_python(), "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    packages, _, found = run.stdout.partition("\n\n")
     package = Path(retrycli.__file__).parent
-    assert {Path(this_python()), package, package / "views", package / "views/terminal.py", *packages} <= {*relied_on()}
-    assert {Path(folder) for folder in sys.path if folder and Path(folder).exists()} <= {*relied_on()}
+    program = {this_python(), *map(str, (package, package / "views", package / "views/terminal.py"))}
+    assert program | set(packages.splitlines()) <= set(found.splitlines())
 
 
 @pytest.mark.parametrize(
