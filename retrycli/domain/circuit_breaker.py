@@ -14,19 +14,23 @@ missing response, may be caused by the ticket. Such failures count once three di
 
 A delivery by an operator also closes an open breaker.
 
+A destination that accepts nothing and only asks for rests, for two hours in a row, counts as down.
+
 The pattern is from Nygard, "Release It!", chapter 5, "Circuit Breaker".
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from retrycli.domain.duration import utc_text
 from retrycli.domain.outcome import ALIVE, OUTAGE, OutcomeKind
 from retrycli.domain.retry_policy import later
 
 # Failures that the ticket may have caused count only after this many different tickets have had such failures.
 TICKETS = 3
+LONG_REST = timedelta(hours=2)  # from the first answer that asked for a rest; longer rests count as an outage
 
 
 class BreakerState(StrEnum):
@@ -61,7 +65,7 @@ class Breaker(NamedTuple):
     # While closed: the number of failures in a row. While open: the configured number that opens the breaker, plus the
     # failed probes. While unread: the number of further unread answers.
     failures: int = 0
-    opened_at: datetime | None = None
+    opened_at: datetime | None = None  # while resting: the start of the first pass that was asked for a rest
     probe_at: datetime | None = None  # time from which requests may be sent again; None if they may be sent now
     # While closed: up to `TICKETS` tickets that may have caused failures, with the number of these failures per ticket.
     tickets: Mapping[str, int] = {}
@@ -72,13 +76,27 @@ class Breaker(NamedTuple):
         return self == Breaker(self.destination)
 
     @property
+    def is_down(self) -> bool:
+        """Return whether the destination has failed, or has only asked for rests for a long time."""
+        if self.state is not BreakerState.RESTING or self.opened_at is None or self.probe_at is None:
+            return self.state is BreakerState.OPEN
+        return self.probe_at - self.opened_at >= LONG_REST
+
+    @property
+    def needs_operator(self) -> bool:
+        """Return whether the destination has accepted nothing for a while, so that an operator should look at it."""
+        return self.is_down or self.state is BreakerState.UNREAD
+
+    @property
     def description(self) -> str:
         """Describe the destination, and the time of its next request if requests are blocked."""
         if self.probe_at is None:
             return self.destination
         next_request = "no requests until" if self.state is BreakerState.RESTING else "next probe at"
-        unread = ", whose responses the preset can't judge" if self.state is BreakerState.UNREAD else ""
-        return f"{self.destination}{unread}, {next_request} {self.probe_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        why = ", whose responses the preset can't judge" if self.state is BreakerState.UNREAD else ""
+        if self.state is BreakerState.RESTING and self.is_down and self.opened_at is not None:
+            why = f", which has asked retrycli to wait since {utc_text(self.opened_at)}"
+        return f"{self.destination}{why}, {next_request} {utc_text(self.probe_at)}"
 
     @property
     def counted(self) -> int:
@@ -141,7 +159,8 @@ class Breaker(NamedTuple):
             until = max(until, self.probe_at)
         elif self.blocks(since):
             return self
-        return Breaker(self.destination, BreakerState.RESTING, probe_at=until)
+        opened_at = self.opened_at if self.state is BreakerState.RESTING else None
+        return Breaker(self.destination, BreakerState.RESTING, opened_at=opened_at or since, probe_at=until)
 
 
 def next_concurrency(width: int, kind: OutcomeKind, limit: int, *, is_healthy: bool) -> int:

@@ -224,7 +224,7 @@ class Destination:
                 until = attempt.finished_at + (attempt.outcome.retry_after or timedelta(0))
                 self.breaker = self.breaker.rest(until, since=self._since)
                 if self.breaker.state is BreakerState.RESTING:  # even if it ends now, it ends this pass
-                    self._stop(StopReason.THROTTLED, self.breaker.description)
+                    self._stop_by_breaker()
             case OutcomeKind.UNKNOWN if attempt.outcome.unread:
                 self.breaker = self.breaker.unread(self._rules, since=self._since)
                 self._stop(StopReason.UNREAD_ANSWER, f"{self.breaker.destination}: {attempt.outcome.error}")
@@ -261,7 +261,11 @@ class Destination:
 
     def _stop_if_blocked(self, at: datetime) -> None:
         if self.breaker.blocks(at):
-            self._stop(STOPPED_BY[self.breaker.state], self.breaker.description)
+            self._stop_by_breaker()
+
+    def _stop_by_breaker(self) -> None:
+        reason = StopReason.BREAKER_OPEN if self.breaker.is_down else STOPPED_BY[self.breaker.state]
+        self._stop(reason, self.breaker.description)
 
     def _stop(self, reason: StopReason, detail: str | None) -> None:
         if self.stop_reason is None or self.stop_reason is reason is StopReason.THROTTLED:  # a rest may become longer

@@ -67,7 +67,11 @@ async def attempt_through(
     destination = rules.destination_of(queued.message.message_type)
     if outcome.kind is OutcomeKind.DELIVERED:  # the destination works, but may have asked for a rest
         _update_breaker(
-            deps, destination, lambda before: before if before.state is BreakerState.RESTING else Breaker(destination)
+            deps,
+            destination,
+            lambda before: (
+                before._replace(opened_at=None) if before.state is BreakerState.RESTING else Breaker(destination)
+            ),
         )
     elif outcome.unread:
         _update_breaker(deps, destination, lambda before: before.unread(rules.breaker, since=now))

@@ -8,7 +8,6 @@ from datetime import datetime
 from math import ceil
 from typing import TYPE_CHECKING
 
-from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import DatabaseUnavailable, LockHeld, cause_of
 from retrycli.domain.message import UnusableMessage
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
@@ -170,7 +169,7 @@ class _Pass:
         tried = {delivery.destination for delivery in self._deliveries}
         others = (route.destination for route in self._rules.routes if tried and route.destination not in tried)
         breakers = map(self._deps.ledger.breaker, others)
-        return next((breaker.description for breaker in breakers if breaker.state is BreakerState.OPEN), None)
+        return next((breaker.description for breaker in breakers if breaker.is_down), None)
 
     def finish(self, result: PassResult, reason: StopReason | None = None, detail: str | None = None) -> PassSummary:
         now = self._deps.now()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from retrycli.config.settings import Settings
-from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.incidents import LOOKBACK, REMIND_AFTER, Incident, Topic, Turn, lasting, utc
 from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageType, State
@@ -128,7 +127,7 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
     if summary.reason == StopReason.PAUSED and (pause := ledger.pause(now)) is not None:
         return _Obstacle(f"deliveries are paused by {pause.by} {pause.end}", "resume", pause.until)
     if summary.reason == StopReason.BREAKER_OPEN:
-        open_now = [breaker for breaker in ledger.breakers() if breaker.state is BreakerState.OPEN]
+        open_now = [breaker for breaker in ledger.breakers() if breaker.is_down]
         if since := min((breaker.opened_at for breaker in open_now if breaker.opened_at), default=None):
             places = [breaker.destination for breaker in open_now]
             return _Obstacle(

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from retrycli.config.settings import Settings
-from retrycli.domain.circuit_breaker import PROBED
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.passes import PassResult
@@ -66,7 +65,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Mapping[s
         for gateway in settings.gateway.all.values()
         if (name := gateway.destination_if_set)
     }
-    down = {hosts.get(breaker.destination) for breaker in ledger.breakers() if breaker.state in PROBED}
+    down = {hosts.get(breaker.destination) for breaker in ledger.breakers() if breaker.needs_operator}
     return {
         "retrycli_build_info": {(version("retrycli"), schema.HEAD): 1},
         "retrycli_retry_interval_seconds": settings.schedule.retry_interval_minutes * 60,

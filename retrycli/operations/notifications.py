@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from functools import cache, cached_property
 
 from retrycli.config.settings import Settings
-from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.incidents import LOOKBACK, Incident, Memory, Topic, Turn, target_name
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassSummary
@@ -70,7 +69,7 @@ class _Notifier:
         self._database, self._targets = database, targets
         self._destinations = [*dict.fromkeys(gateway.destination for gateway in settings.gateway.all.values())]
         breakers = map(Ledger(database).breaker, self._destinations)
-        self._open = [breaker for breaker in breakers if breaker.state is BreakerState.OPEN]
+        self._open = [breaker for breaker in breakers if breaker.is_down]
         self._current = notices.Situation(
             now=now,
             passes=Ledger(database).passes_up_to(summary.pass_id, LOOKBACK),

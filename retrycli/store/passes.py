@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from retrycli.domain import incidents
-from retrycli.domain.circuit_breaker import PROBED, Breaker, BreakerState
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn
 from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
 from retrycli.domain.passes import (
@@ -224,7 +224,7 @@ class Ledger(Queries):
         return [_breaker(row) for row in self._database.rows(select(breakers).order_by(breakers.c.destination))]
 
     def standing_breakers(self, destinations: Collection[str | None], at: datetime) -> list[Breaker]:
-        """Return the breakers of the given destinations that are open, or that block requests at a given time.
+        """Return the breakers of the given destinations that are down, or that block requests at a given time.
 
         An open breaker closes only after a successful probe, or a delivery by an operator. Pass only destinations in
         use, because an unused destination gets neither, and its breaker stays open.
@@ -232,7 +232,7 @@ class Ledger(Queries):
         return [
             breaker
             for breaker in self.breakers()
-            if breaker.destination in destinations and (breaker.state in PROBED or breaker.blocks(at))
+            if breaker.destination in destinations and (breaker.needs_operator or breaker.blocks(at))
         ]
 
     def save_breaker(self, breaker: Breaker) -> None:

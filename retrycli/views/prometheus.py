@@ -47,7 +47,10 @@ METRICS = {
         "Time since the oldest unacknowledged escalation; 0 if all escalations are acknowledged.",
     ),
     "retrycli_paused": ("1 if deliveries are paused.",),
-    "retrycli_breaker_open": ("1 if the circuit breaker is open.", "destination"),
+    "retrycli_breaker_open": (
+        "1 if the circuit breaker is open, or the destination only asks retrycli to wait.",
+        "destination",
+    ),
 }
 COUNTERS = {"retrycli_passes", "retrycli_attempts"}
 

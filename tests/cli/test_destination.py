@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from retrycli.domain.circuit_breaker import LONG_REST
 from retrycli.operations import run_pass, wiring
 from retrycli.operations.sandbox import Answer, Behaviour, Sandbox
 from tests.channels import webhook
@@ -239,6 +241,25 @@ def test_a_rest_that_a_manual_attempt_met_stops_passes(cli: Cli, application: Ap
         done = command("run-once")
     assert (done.returncode, len(server.tickets)) == (0, 2), done.stderr
     assert (application.last_pass()["result"], application.last_pass()["reason"]) == ("stopped", "throttled")
+
+
+def test_two_hours_of_429_count_as_an_outage(cli: Cli, application: Application) -> None:
+    """No message uses up a retry, so nothing else would tell an operator that nothing arrives."""
+    application.add(1)
+    with api(THROTTLES) as server:
+        command = cli.having(application.variables(server.url))
+        passes = Passes(application.settings(server.url), wiring.utc_now() - LONG_REST - TICK)
+        reasons = [passes.wait(TICK).run().reason for _ in range(8)]
+        assert (command.json("status")["state"], set(reasons)) == ("ok", {"throttled"})
+        assert [passes.wait(TICK).run().reason for _ in range(2)] == ["breaker_open"] * 2
+        state = command.json("status")
+        assert (state["state"], state["breaker"][0]["state"]) == ("down", "resting")
+        assert "has asked retrycli to wait since" in command("status").stdout
+        assert re.search("no delivery to .* has succeeded since .*: it only asks retrycli", command("doctor").stdout)
+        server.says = lambda _: TAKES
+        assert passes.wait(TICK).run().reason is None
+        assert command.json("status")["state"] == "ok"
+    assert application.row(1)["retry_count"] == 0
 
 
 def test_run_once_probes_immediately_if_requested(cli: Cli, application: Application) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import PROBED, BreakerState
+from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OUTAGE, Outcome, OutcomeKind
 from retrycli.notify import apprise
@@ -68,16 +69,24 @@ def _outages(context: Context, database: Database) -> Iterator[Finding]:
         "python": ("function", "function, and what it calls"),
     }
     for breaker in Ledger(database).standing_breakers(used, context.now()):
-        if breaker.state in PROBED and breaker.opened_at is not None and breaker.probe_at is not None:
+        if breaker.needs_operator and breaker.opened_at is not None and breaker.probe_at is not None:
             name, what = names[used[breaker.destination]]
-            is_unread = breaker.state is BreakerState.UNREAD
-            why = "the preset can't judge the responses" if is_unread else f"{breaker.failures} failures in a row"
-            cure = "add [success] to the preset (see `retrycli manual presets`)" if is_unread else f"check the {what}"
+            now = "; `retrycli run-once --probe` probes it now"
+            why, cure = {
+                BreakerState.UNREAD: (
+                    "the preset can't judge the responses",
+                    f"add [success] to the preset (see `retrycli manual presets`){now}",
+                ),
+                BreakerState.RESTING: (
+                    "it only asks retrycli to wait",
+                    "look at the rate limits of the account; run.rate_per_second slows retrycli down",
+                ),
+            }.get(breaker.state, (f"{breaker.failures} failures in a row", f"check the {what}{now}"))
             yield failure(
                 name,
-                f"no delivery to {breaker.destination} has succeeded since {breaker.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
-                f"{why}; the next probe is at {breaker.probe_at:%Y-%m-%dT%H:%M:%SZ}",
-                f"{cure}; `retrycli run-once --probe` probes it now",
+                f"no delivery to {breaker.destination} has succeeded since {utc_text(breaker.opened_at)}: {why}; "
+                f"the next {'probe' if breaker.state in PROBED else 'attempt'} is at {utc_text(breaker.probe_at)}",
+                cure,
             )
 
 

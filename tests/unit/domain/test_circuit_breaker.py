@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.domain.circuit_breaker import Breaker, BreakerRules, BreakerState, next_concurrency
+from retrycli.domain.circuit_breaker import LONG_REST, Breaker, BreakerRules, BreakerState, next_concurrency
 from retrycli.domain.outcome import OutcomeKind
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
@@ -172,6 +172,23 @@ def test_a_rest_survives_answers_of_requests_in_flight(kind: OutcomeKind) -> Non
 def test_an_answer_after_the_rest_closes_it() -> None:
     resting = CLOSED.rest(NOON, since=NOON)
     assert resting.after(OutcomeKind.DELIVERED, RULES, since=NOON + timedelta(minutes=15), ticket="1") == CLOSED
+
+
+def test_two_hours_of_rests_and_nothing_else_count_as_an_outage() -> None:
+    """However short each rest is. An answer of another kind starts anew, and so does a delivery by hand."""
+    breaker, last = CLOSED, NOON + LONG_REST
+    for minutes in range(0, 120, 15):
+        at = NOON + timedelta(minutes=minutes)
+        breaker = breaker.rest(at, since=at)
+        assert not breaker.is_down
+    assert not breaker.after(OutcomeKind.DELIVERED, RULES, since=last, ticket="1").rest(last, since=last).is_down
+    assert not breaker.after(OutcomeKind.TRANSIENT, RULES, since=last, ticket="1").rest(last, since=last).is_down
+    assert breaker.after(OutcomeKind.UNAUTHORIZED, RULES, since=last, ticket="1").rest(last, since=last).is_down
+    assert not breaker.rest(last - timedelta.resolution, since=last).is_down
+    down = breaker.rest(last, since=last)
+    assert (down.state, down.is_down, down.needs_operator) == (BreakerState.RESTING, True, True)
+    assert "has asked retrycli to wait since 2025-03-03T12:00:00Z, no" in down.description
+    assert "since" not in breaker.description
 
 
 @given(st.lists(st.tuples(st.sampled_from(OutcomeKind), st.sampled_from("1234")), max_size=30))
