@@ -60,6 +60,8 @@ class Outcome(NamedTuple):
         return self.kind is OutcomeKind.PERMANENT and (self.error or "").startswith(ARRIVED)
 
 
+# The start of the error of a delivered message whose copy could not be read back.
+UNVERIFIED = "delivered, but not verified"
 # The start of the error of a message that arrived, but not as intended. An outcome that is kept until its row can be
 # written has nothing else to tell it by.
 ARRIVED = "the message arrived, but "

@@ -210,6 +210,7 @@ class MessageDelivered(NamedTuple):
     ticket_id: int | str
     message_type: MessageType | str
     retry_count: int
+    unverified: bool = False  # `gateway.verify` is set, but the message could not be read back
 
 
 class MessageRescheduled(NamedTuple):

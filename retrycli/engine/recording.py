@@ -5,7 +5,7 @@ from datetime import datetime
 
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, Message, MessageType, Place, QueuedMessage, UnusableMessage
-from retrycli.domain.outcome import Outcome
+from retrycli.domain.outcome import UNVERIFIED, Outcome
 from retrycli.domain.passes import (
     Event,
     MessageDelivered,
@@ -115,7 +115,9 @@ def event_of(
     )
     match change.kind:
         case TransitionKind.DELIVERED:
-            return MessageDelivered(*about)
+            error = None if outcome is None else outcome.error
+            unverified = error is not None and error.startswith(UNVERIFIED)
+            return MessageDelivered(*about, unverified)
         case TransitionKind.ESCALATED:
             unusable = message.problem if isinstance(message, UnusableMessage) else None
             problem = "; ".join(filter(None, (unusable, change.problem, refusal))) or None

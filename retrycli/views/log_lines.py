@@ -80,9 +80,13 @@ class EventLog:
         self._escalated: Counter[tuple[EscalationReason, str]] = Counter()
         self._warned: Counter[tuple[EscalationReason, str]] = Counter()
         self._first: dict[tuple[EscalationReason, str], MessageEscalated] = {}
+        self._unverified, self._first_unverified = 0, 0
 
     def __call__(self, event: Event) -> None:
         """Write one event to the log."""
+        if isinstance(event, MessageDelivered) and event.unverified:
+            self._unverified += 1
+            self._first_unverified = self._first_unverified or event.message_id
         log_event(event, in_full=not isinstance(event, MessageEscalated) or self._gets_warning(event))
 
     def _gets_warning(self, event: MessageEscalated) -> bool:
@@ -95,7 +99,7 @@ class EventLog:
         return True
 
     def close(self) -> None:
-        """Write warnings that sum up the causes with messages that got no warning.
+        """Write warnings that sum up the causes with messages that got no warning, and the failures to read back.
 
         Each of the `COUNTED_CAUSES` most frequent of these causes gets a warning with its number of messages. One more
         warning counts the messages of the others.
@@ -113,6 +117,12 @@ class EventLog:
                 "Messages with other causes need an operator (messages: %s, causes: %s); see `retrycli escalations`",
                 f"{sum(others):,}",
                 f"{len(others):,}",
+            )
+        if self._unverified:
+            logger.warning(
+                "%s delivered, but could not be read back (gateway.verify); see `retrycli show %s`",
+                "1 message was" if self._unverified == 1 else f"{self._unverified:,} messages were",
+                suggested.as_argument(self._first_unverified),
             )
 
 

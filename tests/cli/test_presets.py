@@ -73,6 +73,35 @@ def test_without_a_success_rule_a_page_is_no_delivery(cli: Cli, application: App
     assert Counter(row["status"] for row in application.rows().values()) == {"failed": 2, "sent": 3}
 
 
+VERIFYING = (
+    PLAIN
+    + """
+[messages.customer.verify]
+path = "/cases/{ticket_id}"
+holds = { path = "text", equals = "Hello" }
+
+[success]
+status = [201]
+"""
+)
+
+
+def test_a_read_back_that_fails_is_reported(cli: Cli, application: Application, tmp_path: Path) -> None:
+    """For example if the account may not read. The messages are delivered, but `gateway.verify` protects nobody."""
+    for number in (1, 2, 3):
+        application.add(number)
+    file = tmp_path / "own.toml"
+    file.write_text(VERIFYING, encoding="utf-8")
+    copies = {f"/cases/{ticket}": [answer(403)] for ticket in (4702, 4703)}
+    copies["/cases/4701"] = [answer(200, b'{"text": "Hello"}')]
+    with Hostile(answer(201), at=copies) as server:
+        own = {"RETRYCLI_GATEWAY__PRESET": str(file), "RETRYCLI_GATEWAY__VERIFY": "true"}
+        done = cli.having({**application.variables(server.url), **own})("run-once")
+    assert {row["status"] for row in application.rows().values()} == {"sent"}
+    [warning] = [line for line in done.stderr.splitlines() if "WARNING" in line]
+    assert "2 messages were delivered, but could not be read back (gateway.verify); see `retrycli show 2`" in warning
+
+
 def test_the_check_warns_about_a_preset_without_a_success_rule(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text(PLAIN, encoding="utf-8")
