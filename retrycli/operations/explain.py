@@ -42,6 +42,7 @@ from retrycli.operations.wiring import (
     make_dependencies,
     pass_rules,
 )
+from retrycli.store import own_tables
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database, WriteNeeded
 from retrycli.store.history import message_details
@@ -54,7 +55,7 @@ from retrycli.system.pass_lock import PassLock
 
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
 # Gates that do not open by themselves once they are closed. While one is closed, no next attempt is predicted.
-FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
+FOR_GOOD = frozenset({"status", "acceptance", "data", "escalation", "tries", "expiry"})
 # Gates evaluated for the start of a pass, shortly after its tick.
 COMPARED_WITH_START = frozenset({"pause", "hold", "window", "breaker"})
 QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if the messages ahead use up a pass's attempts
@@ -82,6 +83,7 @@ class Gates:
         ended = next((record for record in passes if record.result not in {None, PassResult.SKIPPED}), None)
         self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
         self._disk = lack_of_room(database.file)
+        self._unaccepted = own_tables.objection_to(database)
 
     def of(self, found: MessageDetails, at: datetime, ended: Collection[str]) -> Iterator[Gate]:
         """Yield the gates of a message, except cron's, for a pass that begins at a given time."""
@@ -89,6 +91,8 @@ class Gates:
         yield Gate("status", failed, str(found.row["status"]))
         if not failed or found.queue is None:
             return
+        if self._unaccepted is not None:
+            yield Gate("acceptance", open=False, figure=self._unaccepted)
         message = message_of(found.row)
         yield Gate("data", isinstance(message, Message), getattr(message, "problem", "can be sent"))
         queue = found.queue

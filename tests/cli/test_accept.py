@@ -142,6 +142,15 @@ READING = (
 )
 
 
+def test_explain_says_that_nothing_is_sent(mapped: Cli) -> None:
+    found = mapped.json("explain", "101")
+    assert [gate["name"] for gate in found["gates"] if not gate["open"]] == ["acceptance", "cron"]
+    assert found["next_attempt_at"] is None
+    assert UNACCEPTED in " ".join(mapped("explain", "101").stdout.split())
+    assert mapped("table", "accept", "--yes").returncode == 0
+    assert "acceptance" not in mapped("explain", "101").stdout
+
+
 def test_reading_commands_work_without_acceptance(mapped: Cli, api: Scripted) -> None:
     for command in READING:
         assert mapped(*command.split()).returncode == 0, command
