@@ -47,8 +47,7 @@ from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageS
 from retrycli.store.bulk import id_in
 from retrycli.store.schema import keys
 
-# Unsuitable column types, with the reasons. A SQLite column also accepts values of other types, so only the type of the
-# id is checked in a file: a text column would convert ids to strings.
+# Unsuitable column types, with the reasons.
 UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((LargeBinary,), "holds bytes; retrycli identifies messages by integers, text or UUIDs"),
     **dict.fromkeys(
@@ -72,6 +71,9 @@ UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     ),
 }
 # SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.
+# A SQLite column also accepts values of other types. So in a file these alone are unsuitable: the application could not
+# read a text that retrycli wrote among its numbers.
+UNFIT_IN_SQLITE: Mapping[str, tuple[type[TypeEngine[Any]], ...]] = {"id": (LargeBinary,), "sent_at": (Integer, Float)}
 UUIDS_IN_SQLITE = "SELECT name FROM pragma_table_info(?) WHERE lower(type) IN ('uuid', 'guid', 'uniqueidentifier')"
 CONDITION = "retrycli_is_"  # prefix of the columns of `MessageTable.rows` that are conditions, not values
 WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
@@ -210,8 +212,8 @@ def check_types(columns: Mapping[str, ReflectedColumn], place: str, *, is_sqlite
         SchemaMismatch: a column has an unsuitable type.
     """
     for role, (kinds, why) in UNFIT.items():
-        matters = role == "id" or not is_sqlite
-        if matters and role in columns and isinstance(columns[role]["type"], kinds):
+        unfit = UNFIT_IN_SQLITE.get(role, ()) if is_sqlite else kinds
+        if role in columns and isinstance(columns[role]["type"], unfit):
             raise SchemaMismatch(f"{place} has a column {columns[role]['name']} that {why}")
 
 

@@ -412,6 +412,8 @@ def test_text_that_is_not_valid_utf8_is_read_and_named(loose_application: Applic
 UNFIT = [
     ("sqlite", Column("id", LargeBinary, primary_key=True), "a column id that holds bytes"),
     ("postgresql", Column("id", LargeBinary, primary_key=True), "a column id that holds bytes"),
+    ("sqlite", Column("sent_at", BigInteger), "a column sent_at that is of a numeric type"),
+    ("sqlite", Column("sent_at", Double), "a column sent_at that is of a numeric type"),
     ("postgresql", Column("sent_at", BigInteger), "a column sent_at that is of a numeric type"),
     ("postgresql", Column("sent_at", Double), "a column sent_at that is of a numeric type"),
     ("postgresql", Column("retry_count", Text), "a column retry_count that is of a text type"),

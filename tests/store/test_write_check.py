@@ -121,15 +121,15 @@ def test_a_trigger_that_refuses_is_reported(
         check_writable(database, NOON, 10)
 
 
-def test_a_strict_column_that_accepts_no_time_is_named(sqlite_application: Application) -> None:
+def test_a_strict_column_that_accepts_no_text_is_named(sqlite_application: Application) -> None:
     made = sqlite_application
     columns = "id INTEGER PRIMARY KEY, ticket_id INT, message_type TEXT, subject TEXT, body TEXT, status TEXT"
     made.sql("DROP TABLE pending_messages")
-    made.sql(f"CREATE TABLE pending_messages ({columns}, retry_count INT, last_error TEXT, sent_at INTEGER) STRICT")
+    made.sql(f"CREATE TABLE pending_messages ({columns}, retry_count INT, last_error INTEGER, sent_at TEXT) STRICT")
     made.sql("INSERT INTO pending_messages (id, ticket_id, status) VALUES (1, 1, 'failed')")
     with opened(made) as database:
         enrol(database, [1])
-        with pytest.raises(SchemaMismatch, match=r"TEXT value in INTEGER column pending_messages\.sent_at"):
+        with pytest.raises(SchemaMismatch, match=r"TEXT value in INTEGER column pending_messages\.last_error"):
             check_writable(database, NOON, 10)
 
 
