@@ -16,7 +16,7 @@ from retrycli.cli.selection import Chosen, run_interruptible, show_attempt, take
 from retrycli.domain.duration import duration, in_words
 from retrycli.domain.errors import MayHaveArrived
 from retrycli.domain.outcome import Presence
-from retrycli.domain.suggested import as_argument
+from retrycli.domain.suggested import command, line
 from retrycli.views import formatting, terminal
 
 DEFAULT_SHARE = "30%"
@@ -96,7 +96,7 @@ def _show_attempts(done: operations.retry.ActionResult, *, as_json: bool) -> Non
     if done.left:
         terminal.complain(f"retrycli: {operations.words.left_unchanged(done)}")
     if failed := [attempt.message_id for attempt in done.tried if attempt.outcome and not attempt.delivered]:
-        terminal.say(f"Next: retrycli show {as_argument(failed[0])}")
+        terminal.say(f"Next: {line('show', failed[0])}")
 
 
 @partial(takes_messages, without="state")
@@ -125,8 +125,9 @@ def requeue(
 
 def _next_step(done: operations.retry.ActionResult) -> str:
     failed = next((canary.message_id for canary in done.tried if canary.failed), None)
-    waiting = "list-failed --state waiting" if done.done else "escalations"
-    return f"retrycli {waiting if failed is None else f'show {as_argument(failed)}'}"
+    if failed is not None:
+        return line("show", failed)
+    return line("list-failed", "--state", "waiting") if done.done else line("escalations")
 
 
 def _parse_canary(number: int | None, abort_over: str | None) -> operations.bulk.Canary | None:
@@ -197,16 +198,15 @@ def _show_lookups(asked: Sequence[operations.retry.LookedUp]) -> None:
 
 
 def _suggest(message_id: int, result: Presence) -> None:
-    one = as_argument(message_id)
     match result:
         case Presence.ARRIVED:
             pass
         case Presence.ABSENT:
-            terminal.say(f"Next: retrycli retry {one}")
+            terminal.say(f"Next: {line('retry', message_id)}")
         case Presence.UNKNOWN:
             terminal.say(
-                f"Next: `retrycli look-up {one}` again later, or check the ticket; if the message is there, "
-                f"`retrycli mark-sent {one}`"
+                f"Next: {command('look-up', message_id)} again later, or check the ticket; if the message is there, "
+                f"{command('mark-sent', message_id)}"
             )
 
 

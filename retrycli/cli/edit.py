@@ -12,7 +12,7 @@ import typer
 from retrycli import operations
 from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import By, ConfigFile, Json, Yes, confirm, load_settings, require_confirmation, utf8
-from retrycli.domain.suggested import as_argument
+from retrycli.domain.suggested import command, line
 from retrycli.system.editor import SUDO_REMEDY, edited, editor_command, stripped_by_sudo
 from retrycli.views import terminal
 
@@ -62,20 +62,19 @@ def edit(
     else:
         terminal.say(f"Changed {', '.join(done.changed)} of message {message_id}, which has a new delivery key.")
         escalated = read.queue is not None and read.queue["escalated_at"] is not None
-        one = as_argument(message_id)
-        retry = f"retrycli retry {one}"
-        terminal.say(f"Next: `{retry}` or `retrycli requeue {one}`" if escalated else f"Next: {retry}")
+        either = f"{command('retry', message_id)} or {command('requeue', message_id)}"
+        terminal.say(f"Next: {either if escalated else line('retry', message_id)}")
 
 
 def _in_editor(
     message_id: str, before: operations.edit_message.EditableMessage
 ) -> operations.edit_message.EditableMessage:
-    command = editor_command(os.environ)
+    editor = editor_command(os.environ)
     if stripped_by_sudo(os.environ):
         terminal.complain(
-            f"retrycli: opening {command[0]}, because sudo passed on neither $VISUAL nor $EDITOR; {SUDO_REMEDY}"
+            f"retrycli: opening {editor[0]}, because sudo passed on neither $VISUAL nor $EDITOR; {SUDO_REMEDY}"
         )
-    return before.with_text(edited(before.as_text(), command, name=f"message-{message_id}.txt"))
+    return before.with_text(edited(before.as_text(), editor, name=f"message-{message_id}.txt"))
 
 
 def _read_body(file: Path) -> str:

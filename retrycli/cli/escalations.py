@@ -55,37 +55,36 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     for group in sorted(shared, key=lambda group: -group.count)[:HINTS]:
         terminal.say(_hint(settings, group))
     if len(shared) == 1 and not messages:
-        terminal.say(f"Next: retrycli list-failed --fingerprint {shared[0].fingerprint}")
+        terminal.say(f"Next: {suggested.line('list-failed', '--fingerprint', shared[0].fingerprint)}")
     elif shared:
         terminal.say("Next: retrycli list-failed --state escalated")
     elif messages and messages[0].in_doubt:
         looks_up = operations.wiring.looks_up(settings, messages[0].message_type)
         terminal.say(f"Next: {operations.words.check_arrival(messages[0].id, looks_up=looks_up)}")
     elif messages:
-        one = suggested.as_argument(messages[0].id)
-        terminal.say(f"Next: `retrycli show {one}` or, when the cause is fixed, `retrycli retry {one}`")
+        show, retry = (suggested.command(verb, messages[0].id) for verb in ("show", "retry"))
+        terminal.say(f"Next: {show} or, when the cause is fixed, {retry}")
     else:
         terminal.say("Nothing is escalated. Next: retrycli status")
 
 
 def _hint(settings: Settings, group: EscalationGroup) -> str:
-    of_cause = f"--fingerprint {group.fingerprint}"
+    of_cause = "--fingerprint", group.fingerprint
     match group.example.reason:
         case _ if group.example.in_doubt:
-            one = suggested.as_argument(group.example.id)
-            look_up = (
-                f"Look up each message, beginning with `retrycli look-up {one}`: those that arrived are marked as "
-                "sent. Or check"
-            )
+            first = suggested.command("look-up", group.example.id)
+            look_up = f"Look up each message, beginning with {first}: those that arrived are marked as sent. Or check"
+            requeue = suggested.command("requeue", *of_cause, "--canary", 3)
             check = look_up if operations.wiring.looks_up(settings, group.example.message_type) else "Check"
             return (
                 f"Messages with fingerprint {group.fingerprint} may have arrived. {check} the tickets: if all messages "
-                f"arrived, `retrycli mark-sent {of_cause}`; if none did, `retrycli requeue {of_cause} --canary 3`"
+                f"arrived, {suggested.command('mark-sent', *of_cause)}; if none did, {requeue}"
             )
         case EscalationReason.EXPIRED:
-            return f"If the messages are no longer wanted: retrycli reject {of_cause} --reason expired"
+            reject = suggested.line("reject", *of_cause, "--reason", "expired")
+            return f"If the messages are no longer wanted: {reject}"
         case _:
-            return f"When the cause is fixed: retrycli requeue {of_cause} --canary 3"
+            return f"When the cause is fixed: {suggested.line('requeue', *of_cause, '--canary', 3)}"
 
 
 def _show_groups(groups: Sequence[EscalationGroup]) -> None:
@@ -135,7 +134,7 @@ def _escalated(settings: Settings, message: ListedMessage) -> terminal.Row:
         message.reason,
         message.escalated_at,
         message.last_error,
-        suggested.own(f"retrycli {step} {suggested.as_argument(message.id)}"),
+        suggested.own(suggested.line(step, message.id)),
         _acknowledgement(message),
     )
 

@@ -1,6 +1,5 @@
 """The ``list-failed`` command: failed messages with their states, next attempts and errors."""
 
-import shlex
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Literal
@@ -12,7 +11,7 @@ from retrycli.cli.arguments import After, as_options, takes_filters
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 from retrycli.config.settings import Settings
 from retrycli.domain.listing import Filter, ListedMessage
-from retrycli.domain.suggested import as_argument
+from retrycli.domain.suggested import command, line
 from retrycli.views import formatting, terminal
 
 ON_SCREEN = 50  # maximum number of rows on a terminal without ``--limit``
@@ -48,12 +47,11 @@ def list_failed(
         total = found.number if found.next is None and after is None else found.total()
     show_messages(settings, messages)
     terminal.say(formatting.count(total, "message") + (f", {len(messages)} shown" if len(messages) < total else ""))
-    one = as_argument(messages[0].id) if messages else None
-    terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
+    commands = [command(verb, messages[0].id) for verb in ("show", "retry")] if messages else ["retrycli status"]
+    terminal.say(f"Next: {' or '.join(commands)}")
     if found.next is not None:
         options = [*as_options(filters), "--sort", sort, *([] if limit is None else ["--limit", str(limit)])]
-        command = shlex.join(["retrycli", "list-failed", *options, "--after", found.next])
-        terminal.say(f"Next page: {command}")
+        terminal.say(f"Next page: {line('list-failed', *options, '--after', found.next)}")
 
 
 def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from retrycli.domain import suggested
 from retrycli.views import terminal
 
 FOLDER = resources.files("retrycli") / "manual"
@@ -58,7 +59,7 @@ def manual(
     """Show a page of the manual, or list its topics."""
     if topic is None:
         terminal.show_table(("Topic", "Contents"), [(name, _first_sentence(name)) for name in TOPICS], texts=1)
-        terminal.say(f"Next: retrycli manual {TOPICS[0]}")
+        terminal.say(f"Next: {suggested.line('manual', TOPICS[0])}")
     elif topic not in TOPICS:
         raise typer.BadParameter(_unknown(topic), param_hint="TOPIC")
     elif terminal.on_terminal():

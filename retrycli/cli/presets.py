@@ -18,6 +18,7 @@ from retrycli.cli.options import (
     utf8,
 )
 from retrycli.domain.message import MessageType
+from retrycli.domain.suggested import command
 from retrycli.views import terminal
 
 PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
@@ -38,7 +39,7 @@ def list_presets(ctx: typer.Context, as_json: Json = False) -> None:
     else:
         rows = [(name, _title(preset), _summary(preset)) for name, preset in found.items()]
         terminal.show_table(("Name", "System", "Features"), rows, texts=1)
-        terminal.say(f"Next: `retrycli presets show {rows[0][0]}`, or set gateway.preset")
+        terminal.say(f"Next: {command('presets', 'show', rows[0][0])}, or set gateway.preset")
 
 
 @presets.command("show")

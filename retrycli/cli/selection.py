@@ -30,7 +30,7 @@ from retrycli.cli.run_once import Signals
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage
 from retrycli.domain.listing import Filter
-from retrycli.domain.suggested import as_argument
+from retrycli.domain.suggested import command
 from retrycli.views import formatting, terminal
 
 Result = TypeVar("Result")
@@ -207,7 +207,7 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
             f"{formatting.count(unfit, 'message')} can't be sent in {their} present form and {were} left unchanged."
         )
     if expired := [message_id for message_id, error in done.refused.items() if isinstance(error, Expired)]:
-        sends = f"send {'it' if len(expired) == 1 else 'one'} with `retrycli retry {as_argument(expired[0])}`"
+        sends = f"send {'it' if len(expired) == 1 else 'one'} with {command('retry', expired[0])}"
         terminal.say(f"{_describe_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
     if lost := len(done.refused) - unfit - len(expired):
         them, were = ("it", "was") if lost == 1 else ("them", "were")

@@ -15,7 +15,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain.listing import ActionRecord, MessageDetails, is_in_doubt
 from retrycli.domain.message import EscalationReason, MessageStatus
 from retrycli.domain.sanitize import printable
-from retrycli.domain.suggested import as_argument
+from retrycli.domain.suggested import command, line
 from retrycli.domain.transition import OF_HOLDS, ActionKind
 from retrycli.system.host import Asker, Host
 from retrycli.views import terminal
@@ -62,29 +62,28 @@ def _show_edits(acts: Sequence[ActionRecord]) -> None:
 
 
 def _next_step(settings: Settings, found: MessageDetails, message_id: int | str) -> str:
-    one = as_argument(message_id)
     last_act = next((act.act for act in reversed(found.acts) if act.act not in OF_HOLDS), None)
     if found.row["status"] == MessageStatus.REJECTED and last_act == ActionKind.REJECTED:
         may_expire = any(policy.expires_after for policy in settings.policies.values())
         unless = ", unless it has expired" if may_expire else ""
-        return f"`retrycli requeue {one}` returns the message to the queue{unless}"
+        return f"{command('requeue', message_id)} returns the message to the queue{unless}"
     if found.row["status"] != MessageStatus.FAILED:
         return "retrycli list-failed"
-    retry = f"retrycli retry {one}"
+    retry = command("retry", message_id)
     looks_up = operations.wiring.looks_up(settings, str(found.row["message_type"]))
     match None if found.queue is None else found.queue["escalation_reason"]:
         case reason if is_in_doubt(reason, may_have_arrived=found.may_have_arrived):
             return operations.words.check_arrival(message_id, looks_up=looks_up)
         case _ if found.is_repaired:
-            return f"`{retry}` sends the edited message"
+            return f"{retry} sends the edited message"
         case EscalationReason.INVALID if operations.edit_message.concerns_editable_field(found.row["last_error"]):
-            return f"`retrycli edit {one}`, or fix the row; then run `{retry}`"
+            return f"{command('edit', message_id)}, or fix the row; then run {retry}"
         case EscalationReason.INVALID:
-            return f"fix the row in the application, then run `{retry}`"
+            return f"fix the row in the application, then run {retry}"
         case EscalationReason.CHANGED:
-            return f"`retrycli mark-sent {one}` if the message was delivered; `{retry}` sends it again"
+            return f"{command('mark-sent', message_id)} if the message was delivered; {retry} sends it again"
         case _:
-            return retry
+            return line("retry", message_id)
 
 
 def _show_history(found: MessageDetails) -> None:

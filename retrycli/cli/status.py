@@ -216,7 +216,7 @@ def passes(
         terminal.show_table(("Started", "By", "Result", "Details"), told)
         terminal.say("Next: retrycli status")
         if page.next is not None:
-            terminal.say(f"Next page: retrycli passes --limit {limit} --after {page.next}")
+            terminal.say(f"Next page: {suggested.line('passes', '--limit', limit, '--after', page.next)}")
     else:
         terminal.show_table(
             ("Started", "Finished", "Result", *map(str.capitalize, COUNTS), "Reason", "Started by"),

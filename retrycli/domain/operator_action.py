@@ -7,7 +7,7 @@ from typing import NamedTuple
 from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError, StaleEdit
 from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.outcome import LookUp
-from retrycli.domain.suggested import as_argument
+from retrycli.domain.suggested import command
 from retrycli.domain.transition import ActionKind
 
 
@@ -107,7 +107,7 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
             )
         return NotActionable(
             f"message {message_id} is being sent now (claimed by {standing.claimed_by}); "
-            f"run `retrycli show {as_argument(message_id)}` after {until:%Y-%m-%dT%H:%M:%SZ}"
+            f"run {command('show', message_id)} after {until:%Y-%m-%dT%H:%M:%SZ}"
         )
     return None
 
@@ -122,7 +122,7 @@ def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:
 
     For a rejected message the error does not suggest `retry`, which accepts only failed messages.
     """
-    retry = "" if is_rejected else f", or send it with `retrycli retry {as_argument(message_id)}`"
+    retry = "" if is_rejected else f", or send it with {command('retry', message_id)}"
     return Expired(
         f"message {message_id} has expired, so a pass would escalate it; "
         f"raise expires_after_hours for its message type{retry}"
@@ -133,7 +133,7 @@ def stale(message_id: int) -> StaleEdit:
     """Return the error for an edit of a text that was modified since it was read."""
     return StaleEdit(
         f"message {message_id} was modified since you read it; nothing was written. "
-        f"See `retrycli show {as_argument(message_id)}`, and edit the message again"
+        f"See {command('show', message_id)}, and edit the message again"
     )
 
 
@@ -151,7 +151,7 @@ def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
         return not_taken(message_id, why)
     return NotActionable(
         f"message {message_id} is recorded as delivered, and no pass will send it, but its row can't be changed: "
-        f"{why}. Once the table accepts the change, run `retrycli mark-sent {as_argument(message_id)}` again"
+        f"{why}. Once the table accepts the change, run {command('mark-sent', message_id)} again"
     )
 
 
@@ -172,11 +172,11 @@ def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None,
     if kind in OF_ESCALATIONS and standing.state is not State.ESCALATED:
         return NotActionable(
             f"message {message_id} is not escalated; it is waiting for its next attempt, "
-            f"so there is nothing to {VERBS[kind]}. `retrycli retry {as_argument(message_id)}` attempts it now"
+            f"so there is nothing to {VERBS[kind]}. {command('retry', message_id)} attempts it now"
         )
     if kind is ActionKind.ACKNOWLEDGED and standing.acknowledged_by is not None:
         return NotActionable(f"message {message_id} was already acknowledged by {standing.acknowledged_by}")
     return NotActionable(
         f"message {message_id} was locked or modified by another transaction; "
-        f"see `retrycli show {as_argument(message_id)}`, and try again"
+        f"see {command('show', message_id)}, and try again"
     )

@@ -58,6 +58,16 @@ def as_argument(message_id: object) -> str:
     return shlex.quote(str(message_id))
 
 
+def line(*words: object) -> str:
+    """Return a command of retrycli, with its words quoted for a shell, for a text that contains nothing else."""
+    return f"{NAME} {' '.join(map(as_argument, words))}"
+
+
+def command(*words: object) -> str:
+    """Return a command of retrycli in backticks, with its words quoted for a shell."""
+    return f"`{line(*words)}`"
+
+
 def program() -> str:
     """Return the words before a command, quoted for a shell."""
     return shlex.join(_Now.call.program)

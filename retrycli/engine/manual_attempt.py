@@ -19,7 +19,7 @@ from retrycli.domain.message import BY_PASS, Message, QueuedMessage, UnusableMes
 from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, not_sent
 from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered
-from retrycli.domain.suggested import as_argument
+from retrycli.domain.suggested import command
 from retrycli.domain.transition import Claim, Decision, IdRange, Overdue, Transition
 from retrycli.engine.enrolment import enrol
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
@@ -123,16 +123,15 @@ def _claim_to_look_up(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
     queued = claim_to_settle(deps, rules, claim, message_id, by=by, now=now)
-    one = as_argument(message_id)
     if deps.findable_requests(queued.message.message_type) is None:
         raise NotActionable(
             f"message {message_id} can't be looked up: its gateway has no look-up. Search ticket {queued.ticket_id} "
-            f"for it. If it is there, run `retrycli mark-sent {one}`, otherwise `retrycli retry {one}`"
+            f"for it. If it is there, run {command('mark-sent', message_id)}, otherwise {command('retry', message_id)}"
         )
     if queued.delivered_at is not None:
         raise NotActionable(
             f"message {message_id} has arrived: its text was delivered at {queued.delivered_at:%Y-%m-%dT%H:%M:%SZ}. "
-            f"Run `retrycli mark-sent {one}`; `retrycli retry {one}` sends it again"
+            f"Run {command('mark-sent', message_id)}; {command('retry', message_id)} sends it again"
         )
     return queued
 
@@ -179,9 +178,7 @@ async def record_arrival(
         deps.emit(event)
     if any(isinstance(event, MessageDelivered) for event in events):
         return LookUp(Presence.ARRIVED)
-    return LookUp(
-        Presence.ARRIVED, f"its row could not be marked as sent; see `retrycli show {as_argument(queued.message_id)}`"
-    )
+    return LookUp(Presence.ARRIVED, f"its row could not be marked as sent; see {command('show', queued.message_id)}")
 
 
 async def _record_patiently(deps: Dependencies, claim: Claim, decision: Decision) -> list[Event]:
@@ -262,10 +259,10 @@ def _claim_to_send(
         raise unfit(queued.message_id, queued.problem)
     if not may_send(queued):
         deps.claims.release(claim, [message_id])
-        one = as_argument(message_id)
         raise MayHaveArrived(
             f"message {message_id} may have arrived, and would then be sent twice. Check ticket {queued.ticket_id}: "
-            f"run `retrycli mark-sent {one}` if the message is there, or `retrycli retry {one} --yes`"
+            f"run {command('mark-sent', message_id)} if the message is there, or "
+            f"{command('retry', message_id, '--yes')}"
         )
     return queued
 
@@ -298,9 +295,7 @@ def _claim_and_load(
         place_of=lambda of: place_of(deps, rules, of),
     )
     if not loaded:
-        raise NotActionable(
-            f"message {message_id} was modified concurrently; see `retrycli show {as_argument(message_id)}`"
-        )
+        raise NotActionable(f"message {message_id} was modified concurrently; see {command('show', message_id)}")
     return loaded[0], was_escalated
 
 

@@ -356,7 +356,7 @@ def _cause_line(group: EscalationCause) -> str:
     more = ", …" if len(group.tickets) > TICKETS or group.more_tickets else ""
     said = inert(cause(group.error), LONGEST_CAUSE) if group.error else "no error text"
     noun = "tickets" if len(group.tickets) > 1 or group.more_tickets else "ticket"
-    step = suggested.own(f"retrycli show {suggested.as_argument(group.example)}")
+    step = suggested.own(suggested.line("show", group.example))
     return f"{group.count:,} × {said}\n    {types}; {noun} {tickets}{more}; {step}"
 
 

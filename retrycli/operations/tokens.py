@@ -16,11 +16,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from shlex import quote
 
 from retrycli.config.settings import Settings
 from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import ConfigurationError, InvalidArgument
+from retrycli.domain.suggested import command
 from retrycli.domain.user import Role, User
 from retrycli.operations.wiring import utc_now
 from retrycli.system.host import replace_file
@@ -72,7 +72,7 @@ def add(settings: Settings, name: str, role: Role, *, now: Callable[[], datetime
         tokens = _read(file) if file.exists() else []
         if any(known.name == name for known in tokens):
             raise InvalidArgument(
-                f"{file} already has a token for {name}; remove it with `retrycli serve token remove {quote(name)}`, "
+                f"{file} already has a token for {name}; remove it with {command('serve', 'token', 'remove', name)}, "
                 "or choose another name"
             )
         _write(file, [*tokens, Token(name, role, digest(token), utc_text(now()))])

@@ -117,30 +117,26 @@ def next_attempt(found: Explanation) -> datetime | str:
 
 def remedy(found: Explanation) -> str:
     """Return the command for the first gate that holds a message back."""
-    one = suggested.as_argument(found.message_id)
     escalation = next((gate.figure for gate in found.gates if gate.name == "escalation"), None)
     if escalation is not None and is_in_doubt(escalation, may_have_arrived=found.may_have_arrived):
         return check_arrival(found.message_id, looks_up=found.looks_up)
     if found.is_claimed:
-        return f"`retrycli show {one}`"
+        return suggested.command("show", found.message_id)
     closed = [gate.name for gate in found.gates if not gate.open]
     if "hold" in closed and closed[0] in {"wait", "retry_after", "hold"}:
         return "`retrycli resume " + " ".join(hold.part.option for hold in found.holds) + "`"
     if (step := REMEDIES.get(next(iter(closed), ""))) is not None:
-        return step.format(id=one)
+        return step.format(id=suggested.as_argument(found.message_id))
     if found.may_have_arrived:
         return check_arrival(found.message_id, looks_up=found.looks_up)
-    return f"`retrycli retry {one}` attempts it now"
+    return f"{suggested.command('retry', found.message_id)} attempts it now"
 
 
 def check_arrival(message_id: int | str, *, looks_up: bool) -> str:
     """Return what to do with a message that may have arrived; with ``looks_up``, its gateway can look it up."""
-    one = suggested.as_argument(message_id)
-    first = f"`retrycli look-up {one}`; if it finds nothing, " if looks_up else ""
-    return (
-        f"{first}check the ticket, then `retrycli mark-sent {one}` if the message arrived, or "
-        f"`retrycli retry {one}` if it did not"
-    )
+    look_up, mark_sent, retry = (suggested.command(verb, message_id) for verb in ("look-up", "mark-sent", "retry"))
+    first = f"{look_up}; if it finds nothing, " if looks_up else ""
+    return f"{first}check the ticket, then {mark_sent} if the message arrived, or {retry} if it did not"
 
 
 def listed_state(message: ListedMessage) -> str:

@@ -120,9 +120,9 @@ class EventLog:
             )
         if self._unverified:
             logger.warning(
-                "%s delivered, but could not be read back (gateway.verify); see `retrycli show %s`",
+                "%s delivered, but could not be read back (gateway.verify); see %s",
                 "1 message was" if self._unverified == 1 else f"{self._unverified:,} messages were",
-                suggested.as_argument(self._first_unverified),
+                suggested.command("show", self._first_unverified),
             )
 
 
@@ -191,7 +191,7 @@ def _escalation(event: MessageEscalated) -> list[str]:
         return [f"Message {message} reached max retries", metric]
     why = f"{event.reason}: {event.problem}" if event.problem else event.reason
     return [
-        f"Message {message} needs an operator ({why}); see `retrycli show {suggested.as_argument(message)}`",
+        f"Message {message} needs an operator ({why}); see {suggested.command('show', message)}",
         metric,
     ]
 

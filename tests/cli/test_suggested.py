@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -414,6 +415,31 @@ def test_escalations_suggests_a_command_for_each_of_the_biggest_causes(far: Cli,
     for hint, group in zip(hints, groups, strict=False):
         assert hint.endswith(f": {start} requeue --fingerprint {group['fingerprint']} --canary 3")
     assert last == f"Next: {start} list-failed --state escalated"
+
+
+BEFORE_A_VALUE = re.compile(SUGGESTED_ANYWHERE.pattern + r"( -{0,2}\w[\w-]*)* $")
+
+
+def unquoted(source: str) -> list[str]:
+    """Return the values that follow a command in an f-string, where nothing quotes them for a shell."""
+    return [
+        ast.unparse(value.value)
+        for text in ast.walk(ast.parse(source))
+        if isinstance(text, ast.JoinedStr)
+        for before, value in pairwise(text.values)
+        if isinstance(before, ast.Constant) and isinstance(value, ast.FormattedValue)
+        if BEFORE_A_VALUE.search(str(before.value))
+    ]
+
+
+def test_every_value_in_a_command_is_quoted() -> None:
+    """`suggested.command` and `suggested.line` quote it."""
+    files = {str(file): unquoted(file.read_text(encoding="utf-8")) for file in PACKAGE.rglob("*.py")}
+    assert {file: values for file, values in files.items() if values} == {}
+
+
+def test_an_unquoted_value_is_found() -> None:
+    assert unquoted("f'Run `retrycli show {one}`, or `retrycli requeue --canary {two}`: {three}'") == ["one", "two"]
 
 
 def test_no_command_contains_an_id_that_a_shell_would_run(cli: Cli, engine: Factory, tmp_path: Path) -> None:
