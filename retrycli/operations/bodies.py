@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias, TypeVar, cast
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.delivery_stats import DeliveryStats, Group
     from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
-    from retrycli.domain.passes import Hold
     from retrycli.operations.edit_message import Edit
     from retrycli.operations.explain import Explanation
     from retrycli.operations.message_actions import BulkResult
@@ -49,6 +48,15 @@ class JsonBody(TypedDict):
     """One object with the version of its schema, which the printer adds."""
 
     schema_version: NotRequired[int]
+
+
+Fields = TypeVar("Fields")
+
+
+def _fields(kind: type[Fields], found: object, **others: object) -> Fields:
+    """Return the fields of a kind of object: the ``others``, and attributes of what was found, by their names."""
+    names = (name for name in kind.__annotations__ if name not in JsonBody.__annotations__)
+    return cast("Fields", {name: others[name] if name in others else getattr(found, name) for name in names})
 
 
 class PageBody(JsonBody):
@@ -109,50 +117,18 @@ class OverviewBody(JsonBody):
 
 def status(found: Status) -> OverviewBody:
     """Return the body of ``status``."""
-    return {
-        "state": found.state,
-        "running": found.running,
-        "retry_interval_minutes": found.retry_interval_minutes,
-        "max_retries": found.max_retries,
-        "next_run": found.next_run,
-        "reason": None if found.silence is None else found.silence.words(utc_text),
-        "last_pass": found.last_pass,
-        "hosts": found.hosts,
-        "messages": found.messages,
-        "refusals": found.refusals,
-        "disk": found.disk,
-        "breaker": [
-            {
-                "destination": breaker.destination,
-                "state": breaker.state,
-                "failures": breaker.failures,
-                "opened_at": breaker.opened_at,
-                "probe_at": breaker.probe_at,
-            }
-            for breaker in found.breakers
-        ],
-        "paused": found.pause,
-        "holds": [_active(active) for active in found.holds],
-        "windows": found.windows,
-        "lock": found.lock,
-        "unaccepted": found.unaccepted,
-        "left_out": found.left_out,
-    }
+    return _fields(
+        OverviewBody,
+        found,
+        reason=None if found.silence is None else found.silence.words(utc_text),
+        breaker=[_fields(BreakerFields, breaker) for breaker in found.breakers],
+        paused=found.pause,
+        holds=[_active(active) for active in found.holds],
+    )
 
 
 def _active(found: ActiveHold) -> ActiveHoldFields:
-    return {**_hold(found.hold), "messages": found.messages}
-
-
-def _hold(hold: Hold) -> HoldFields:
-    return {
-        "kind": hold.kind,
-        "target": hold.target,
-        "since": hold.since,
-        "until": hold.until,
-        "by": hold.by,
-        "reason": hold.reason,
-    }
+    return _fields(ActiveHoldFields, found.hold, messages=found.messages)
 
 
 class PausedBody(JsonBody):
@@ -180,12 +156,7 @@ class SchedulerStatusBody(TypedDict):
 def scheduler_status(found: Status) -> SchedulerStatusBody:
     """Return the scheduler's status."""
     minutes = found.retry_interval_minutes
-    return {
-        "running": found.running,
-        "retry_interval_minutes": int(minutes) if minutes.is_integer() else minutes,
-        "max_retries": found.max_retries,
-        "next_run": found.next_run,
-    }
+    return _fields(SchedulerStatusBody, found, retry_interval_minutes=int(minutes) if minutes.is_integer() else minutes)
 
 
 class ListedFields(TypedDict):
@@ -216,20 +187,13 @@ def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | N
     policies = settings.policies
     return {
         "messages": (
-            {
-                "id": shown_id(message.id),
-                "ticket_id": message.ticket_id,
-                "message_type": message.message_type,
-                "state": message.state,
-                "retry_count": message.retry_count,
-                "next_attempt_at": message.next_attempt_at,
-                "last_error": message.last_error,
-                "may_have_arrived": message.may_have_arrived,
-                "max_retries": message.max_retries(policies),
-                "created_at": message.created_at,
-                "expires_at": message.expires_at(policies),
-                "held": message.held,
-            }
+            _fields(
+                ListedFields,
+                message,
+                id=shown_id(message.id),
+                max_retries=message.max_retries(policies),
+                expires_at=message.expires_at(policies),
+            )
             for message in listed
         ),
         "next": after,
@@ -280,38 +244,13 @@ class EscalationPageBody(EscalationsBody, PageBody):
 def escalations(listed: Iterator[ListedMessage], groups: Sequence[EscalationGroup]) -> EscalationsBody:
     """Return the body of ``escalations``."""
     return {
-        "escalations": (
-            {
-                "id": shown_id(message.id),
-                "ticket_id": message.ticket_id,
-                "message_type": message.message_type,
-                "reason": message.reason,
-                "retry_count": message.retry_count,
-                "last_error": message.last_error,
-                "escalated_at": message.escalated_at,
-                "fingerprint": message.fingerprint,
-                "acknowledged_by": message.acknowledged_by,
-                "acknowledged_at": message.acknowledged_at,
-                "note": message.note,
-            }
-            for message in listed
-        ),
+        "escalations": (_fields(EscalatedFields, message, id=shown_id(message.id)) for message in listed),
         "groups": [_group(group) for group in groups],
     }
 
 
 def _group(group: EscalationGroup) -> GroupFields:
-    return {
-        "fingerprint": group.fingerprint,
-        "count": group.count,
-        "new": group.new,
-        "reason": group.example.reason,
-        "cause": group.cause,
-        "oldest": group.oldest,
-        "newest": group.newest,
-        "types": group.types,
-        "example": shown_id(group.example.id),
-    }
+    return _fields(GroupFields, group, reason=group.example.reason, example=shown_id(group.example.id))
 
 
 class MessageDetailsBody(JsonBody):
@@ -356,14 +295,8 @@ class ExplanationBody(JsonBody):
 
 def explanation(found: Explanation) -> ExplanationBody:
     """Return the body of ``explain``."""
-    return {
-        "id": shown_id(found.message_id),
-        "ticket_id": found.ticket_id,
-        "message_type": found.message_type,
-        "gates": found.gates,
-        "next_attempt_at": found.next_attempt_at,
-        "holds": [_hold(hold) for hold in found.holds],
-    }
+    holds = [_fields(HoldFields, hold) for hold in found.holds]
+    return _fields(ExplanationBody, found, id=shown_id(found.message_id), holds=holds)
 
 
 class PassesBody(PageBody):
@@ -425,34 +358,25 @@ def statistics(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> 
     median, most, longest = (
         None if wait is None else round(wait.total_seconds()) for wait in wait_quantiles(figures.waits)
     )
-    return {
-        "since": figures.since,
-        "until": figures.until,
-        "by": by,
-        "attempts": figures.attempts,
-        "groups": figures.troubles
-        if by is GroupBy.ERROR
-        else [{by: group.key, "attempts": group.attempts, "delivered": group.delivered} for group in groups],
-        "delivered": figures.delivered,
-        "tries_until_delivered": [
-            {"tries": number, "messages": messages} for number, messages in figures.tries.items()
-        ],
-        "seconds_until_delivered": {
+    by_key = [{by: group.key, "attempts": group.attempts, "delivered": group.delivered} for group in groups]
+    return _fields(
+        StatisticsBody,
+        figures,
+        by=by,
+        groups=figures.troubles if by is GroupBy.ERROR else by_key,
+        tries_until_delivered=[{"tries": number, "messages": messages} for number, messages in figures.tries.items()],
+        seconds_until_delivered={
             "messages": sum(figures.waits.values()),
             "median": median,
             "p95": most,
             "max": longest,
         },
-        "outages": [
-            {
-                "began_at": outage.began_at,
-                "ended_at": outage.ended_at,
-                "seconds": round(outage.length(figures.until).total_seconds()),
-            }
+        outages=[
+            _fields(OutageFields, outage, seconds=round(outage.length(figures.until).total_seconds()))
             for outage in figures.outages
         ],
-        "errors": figures.troubles,
-    }
+        errors=figures.troubles,
+    )
 
 
 class AttemptFields(TypedDict):
@@ -533,7 +457,7 @@ def bulk(done: BulkResult) -> BulkActionBody:
 
 
 def _counts(done: ActionResult) -> CountFields:
-    return {"matched": done.matched, "done": done.done, "left": done.left, "reason": done.reason}
+    return _fields(CountFields, done)
 
 
 def _attempt(tried: ManualAttempt) -> AttemptFields:
@@ -612,7 +536,7 @@ class EditedBody(JsonBody):
 
 def edited(done: Edit) -> EditedBody:
     """Return the body of ``edit``."""
-    return {"id": shown_id(done.message_id), "changed": done.changed, "digest": done.digest}
+    return _fields(EditedBody, done, id=shown_id(done.message_id))
 
 
 class NotedBody(JsonBody):
