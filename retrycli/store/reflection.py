@@ -70,10 +70,10 @@ UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
         "is of a JSON type; change it to text, or write last_error = { own = true } in [database.columns]",
     ),
 }
-# SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.
 # A SQLite column also accepts values of other types. So in a file these alone are unsuitable: the application could not
 # read a text that retrycli wrote among its numbers.
 UNFIT_IN_SQLITE: Mapping[str, tuple[type[TypeEngine[Any]], ...]] = {"id": (LargeBinary,), "sent_at": (Integer, Float)}
+# SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.
 UUIDS_IN_SQLITE = "SELECT name FROM pragma_table_info(?) WHERE lower(type) IN ('uuid', 'guid', 'uniqueidentifier')"
 CONDITION = "retrycli_is_"  # prefix of the columns of `MessageTable.rows` that are conditions, not values
 WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")

@@ -71,17 +71,17 @@ def _outages(context: Context, database: Database) -> Iterator[Finding]:
     for breaker in Ledger(database).standing_breakers(used, context.now()):
         if breaker.needs_operator and breaker.opened_at is not None and breaker.probe_at is not None:
             name, what = names[used[breaker.destination]]
-            now = "; `retrycli run-once --probe` probes it now"
+            at_once = "; `retrycli run-once --probe` probes it now"
             why, cure = {
                 BreakerState.UNREAD: (
                     "the preset can't judge the responses",
-                    f"add [success] to the preset (see `retrycli manual presets`){now}",
+                    f"add [success] to the preset (see `retrycli manual presets`){at_once}",
                 ),
                 BreakerState.RESTING: (
                     "it only asks retrycli to wait",
                     "look at the rate limits of the account; run.rate_per_second slows retrycli down",
                 ),
-            }.get(breaker.state, (f"{breaker.failures} failures in a row", f"check the {what}{now}"))
+            }.get(breaker.state, (f"{breaker.failures} failures in a row", f"check the {what}{at_once}"))
             yield failure(
                 name,
                 f"no delivery to {breaker.destination} has succeeded since {utc_text(breaker.opened_at)}: {why}; "
