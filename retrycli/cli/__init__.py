@@ -5,6 +5,7 @@ import pwd
 import re
 import shutil
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -15,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
+import retrycli
 from retrycli.cli.options import ConfigFile
 from retrycli.domain import suggested
 from retrycli.domain.errors import RetrycliError, cause_of
@@ -204,8 +206,6 @@ def _add_examples(command: Any, *names: str) -> None:  # noqa: ANN401  typer doe
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        import retrycli
-
         typer.echo(f"retrycli {retrycli.__version__}")
         raise typer.Exit
 
@@ -291,8 +291,6 @@ def _sudo_prefix() -> list[str]:
 
 def _fail(error: BaseException, text: str, code: int) -> None:
     if "--debug" in sys.argv:
-        import traceback
-
         traceback.print_exception(error)
     print(f"retrycli: {printable(suggested.quoted(text))}", file=sys.stderr)  # noqa: T201
     sys.exit(code)

@@ -12,7 +12,7 @@ from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load, r
 from retrycli.config.loader import Loaded
 from retrycli.domain import cron_line
 from retrycli.domain.errors import RetrycliError
-from retrycli.operations.schedule import installation, next_run
+from retrycli.operations import schedule
 from retrycli.system import crontab
 from retrycli.system.host import Asker, Host
 from retrycli.views import terminal
@@ -59,11 +59,13 @@ def cron_install(
     """Install the cron line. Show the change and ask first."""
     host = Host()
     loaded, wanted = _propose(ctx, config, host, run_as, user=user)
-    log = installation.added_log(loaded, wanted)
-    changes = [*log, *installation.install(wanted, host)]
+    log = schedule.installation.added_log(loaded, wanted)
+    changes = [*log, *schedule.installation.install(wanted, host)]
     now, note = datetime.now(UTC), None
     with suppress(RetrycliError):  # the database may not exist yet
-        note = next_run.began_here(loaded.settings, host, next_run.recorded(loaded.settings, now), now)
+        note = schedule.next_run.began_here(
+            loaded.settings, host, schedule.next_run.recorded(loaded.settings, now), now
+        )
     diff = _confirm_and_apply(changes, note, yes=yes, as_json=as_json)
     if as_json:
         terminal.show_json({"changed": bool(changes), "place": PLACES[wanted.system], "diff": diff})
@@ -72,7 +74,7 @@ def cron_install(
     elif not log and loaded.settings.logging.file is None:
         terminal.say(f"No log file is configured: set logging.file in {wanted.config}.")
     if crontab.cron_is_running(host) is False:
-        terminal.complain(f"retrycli: the cron line is installed, but {'; '.join(next_run.CRON_IS_DOWN)}")
+        terminal.complain(f"retrycli: the cron line is installed, but {'; '.join(schedule.next_run.CRON_IS_DOWN)}")
     if not as_json:
         terminal.say("Next: retrycli cron check")
 
@@ -83,7 +85,7 @@ def cron_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = N
     that `install` would write.
     """
     loaded, now = load(ctx, config), datetime.now(UTC)
-    found = next_run.check(loaded, Host(run=Asker()), next_run.recorded(loaded.settings, now), now)
+    found = schedule.next_run.check(loaded, Host(run=Asker()), schedule.next_run.recorded(loaded.settings, now), now)
     objection = None if found.problem is None else "; ".join(found.problem)
     warnings = ["; ".join(warning) for warning in found.warnings]
     columns = ("title", "when", "user", "mail_to")
@@ -105,7 +107,7 @@ def cron_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = N
         terminal.show_table(("Where", "When", "User", "Cron runs"), rows, texts=1)
         for sentence in found.elsewhere:
             terminal.show_text(f"{sentence[:1].upper()}{sentence[1:]}.")
-        unknown = f"can't tell whether cron is running; run {next_run.as_user('root', 'cron check', loaded)}"
+        unknown = f"can't tell whether cron is running; run {schedule.next_run.as_user('root', 'cron check', loaded)}"
         for told in (objection, *warnings, unknown if own and found.running is None else None, found.unread):
             if told is not None:
                 terminal.complain(f"retrycli: {told}")
@@ -119,7 +121,7 @@ def cron_remove(
     ctx: typer.Context, user: User = False, yes: Yes = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
     """Remove the cron line that `install` wrote. Show the change and ask first."""
-    changes = installation.remove(installation.config_path(load(ctx, config)), Host(), user=user)
+    changes = schedule.installation.remove(schedule.installation.config_path(load(ctx, config)), Host(), user=user)
     diff = _confirm_and_apply(changes, None, yes=yes, as_json=as_json)
     nothing = (
         "Nothing to remove for these settings.",
@@ -144,11 +146,11 @@ def _propose(
             param_hint="--run-as",
         )
     loaded = load(ctx, config)
-    return loaded, installation.propose(loaded, host, system=system, run_as=run_as)
+    return loaded, schedule.installation.propose(loaded, host, system=system, run_as=run_as)
 
 
 def _confirm_and_apply(
-    changes: list[installation.FileChange], note: str | None, *, yes: bool, as_json: bool
+    changes: list[schedule.installation.FileChange], note: str | None, *, yes: bool, as_json: bool
 ) -> list[str]:
     """Apply the changes, if any, after the operator has confirmed them. Return them as diffs."""
     diffs, why = [change.diff for change in changes], "this changes the schedule"
@@ -159,5 +161,5 @@ def _confirm_and_apply(
         for diff in diffs if not as_json else ():
             terminal.show_text(diff)
         confirm("Apply this change?", why, yes=yes, as_json=as_json)
-        installation.apply(changes)
+        schedule.installation.apply(changes)
     return diffs

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import retrycli
 from retrycli import operations
 from retrycli.cli.findings import show_findings
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, config_file, load, load_settings, utf8
@@ -126,8 +127,6 @@ def send_test(ctx: typer.Context, as_json: Json = False, config: ConfigFile = No
 
 def version(as_json: Json = False) -> None:
     """Show retrycli's version."""
-    import retrycli
-
     if as_json:
         terminal.show_json({"version": retrycli.__version__})
     else:

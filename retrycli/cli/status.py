@@ -15,7 +15,6 @@ from retrycli.cli.options import MAX_NUMBER, NOT_OK, ConfigFile, Header, Json, l
 from retrycli.config.loader import Loaded
 from retrycli.domain import suggested
 from retrycli.domain.passes import COUNTS, Hold, PassResult, Pause, PauseRecord
-from retrycli.operations.schedule.next_run import to_install
 from retrycli.system.host import ANSWER_SECONDS, Asker, Host
 from retrycli.views import formatting, terminal
 
@@ -174,7 +173,9 @@ def complete_commands(loaded: Loaded, text: str) -> str:
     """Complete the commands in a text, so that users can paste them. Unless the user is root, the command that installs
     the schedule gets sudo.
     """
-    return suggested.quoted(text.replace("`retrycli cron install`", to_install(loaded, Host())))
+    return suggested.quoted(
+        text.replace("`retrycli cron install`", operations.schedule.next_run.to_install(loaded, Host()))
+    )
 
 
 def report_silent_programs(asker: Asker) -> None:

@@ -10,6 +10,7 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import Annotated, get_args
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
@@ -42,8 +43,6 @@ def zone_of(name: str) -> tzinfo:
     Raises:
         ValueError: this machine has no zone with this name.
     """
-    from zoneinfo import ZoneInfo  # imported here, because few settings name a zone
-
     try:
         return ZoneInfo(name)
     except (KeyError, OSError, ValueError):  # an unknown name, the name of a folder, or an invalid path

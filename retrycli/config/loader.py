@@ -2,6 +2,7 @@
 
 import os
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -142,8 +143,6 @@ def _is_file(path: Path) -> bool:
 
 
 def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
-    import tomllib
-
     try:
         require_trust(file)
         values = list(_flat(tomllib.loads(file.read_text(encoding="utf-8-sig"))))

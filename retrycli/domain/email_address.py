@@ -1,6 +1,7 @@
 """E-mail addresses: an addr-spec with an optional display name, without comments or groups."""
 
 import re
+from email.utils import formataddr, getaddresses
 from typing import NamedTuple
 
 from retrycli.domain.errors import InvalidMessage
@@ -83,8 +84,6 @@ def split_addresses(value: object, separator: str) -> list[str]:
     Raises:
         InvalidMessage: the value is not text, or has no address.
     """
-    from email.utils import formataddr, getaddresses
-
     if not isinstance(value, str):
         raise InvalidMessage("recipient_email must be text")
     listed = value if separator == "," else value.replace(separator, ",")

@@ -12,6 +12,7 @@ from enum import StrEnum
 from itertools import dropwhile, takewhile
 from typing import NamedTuple
 
+from retrycli.domain.fingerprint import cause
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, StartedBy, StopReason, is_late
 
 REMIND_AFTER = timedelta(hours=6)
@@ -203,8 +204,6 @@ def failing_since(passes: Sequence[PassRecord]) -> tuple[datetime, PassRecord | 
 def is_known(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> bool:
     """Return whether the newest pass failed in the same way as a pass that was reported less than ``remind`` ago."""
     newest, *earlier = passes
-    from retrycli.domain.fingerprint import cause  # lazy, because only a failed pass needs it
-
     alike = [past for past in failed(earlier) if cause(past.detail or "") == cause(newest.detail or "")]
     return _turn(newest, alike, remind, lasts=True) is None
 

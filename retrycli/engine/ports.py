@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from retrycli.domain.circuit_breaker import Breaker, BreakerRules
 from retrycli.domain.message import Message, MessageType, Place, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import LookUp, Outcome
-from retrycli.domain.passes import ClockWasAhead, Event, PassSummary, Pause, StartedBy
+from retrycli.domain.passes import ClockWasAhead, Event, PassSummary, Pause, StartedBy, withheld
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import (
     NOTHING_WITHHELD,
@@ -309,8 +309,6 @@ class PassRules(NamedTuple):
         """
         if not holds and not self.windows:
             return NOTHING_WITHHELD
-        from retrycli.domain.passes import withheld  # not needed by a pass if there are neither holds nor windows
-
         closed = {kind for kind, windows in self.windows.items() if not windows.is_open(at)}
         return withheld(holds, self.destination_of, closed)
 

@@ -1,5 +1,7 @@
 """The operator's use cases, one module per use case. Commands and embedding applications call them."""
 
+import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         retry,
         run_pass,
         sandbox,
+        schedule,
         setup,
         status,
         table,
@@ -35,9 +38,18 @@ if TYPE_CHECKING:
     )
 
 
-def __getattr__(name: str) -> object:
-    """Load a use case when a command first needs it, so that the other commands and the help start fast."""
-    if find_spec(f"{__name__}.{name}") is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    __import__(f"{__name__}.{name}")  # import_module would hide the module from -X importtime, which tests read
-    return globals()[name]
+def on_demand(package: str) -> Callable[[str], object]:
+    """Return the ``__getattr__`` of a package that loads each of its modules when a command first needs it, so that the
+    other commands and the help start fast.
+    """
+
+    def load(name: str) -> object:
+        if find_spec(f"{package}.{name}") is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        __import__(f"{package}.{name}")  # import_module would hide the module from -X importtime, which tests read
+        return vars(sys.modules[package])[name]
+
+    return load
+
+
+__getattr__ = on_demand(__name__)

@@ -1,5 +1,6 @@
 """Name the operator who runs a command."""
 
+import getpass
 import os
 from contextlib import suppress
 
@@ -9,8 +10,6 @@ from retrycli.domain.sanitize import encodable
 
 def login_name() -> str:
     """Return the operator's name: the user who ran sudo, or the login name; the uid if neither name is usable."""
-    import getpass
-
     names = [os.environ.get("SUDO_USER", "")]
     with suppress(KeyError, OSError):
         names.append(getpass.getuser())

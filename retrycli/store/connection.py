@@ -14,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.store.dialects import COMPILED
+from retrycli.system.process import install
 
 # Default number of seconds to wait for a lock that the application holds. The wait is shorter than a claim's lease, so
 # that claims do not expire during one wait. The URL of a SQLite file may set another `timeout`, and the role on a
@@ -95,8 +96,6 @@ def make_engine(url: URL, patience: int) -> Engine:
     try:
         return _sqlite(url, patience) if is_sqlite else _postgresql(url, patience)
     except ImportError as error:
-        from retrycli.system.process import install
-
         remedy = "" if is_sqlite else f"; run `{install('postgres')}`"
         raise ConfigurationError(f"database.url: the driver {error.name} is not installed{remedy}") from error
 
@@ -182,8 +181,7 @@ def pipelined(connection: Connection) -> Iterator[None]:
     if connection.dialect.name == "sqlite":
         yield
         return
-    from psycopg import Error
-    from psycopg.pq import TransactionStatus as Status
+    from psycopg import Error, pq
 
     driver: Any = connection.connection.driver_connection
     try:
@@ -195,7 +193,7 @@ def pipelined(connection: Connection) -> Iterator[None]:
     finally:
         connection.execution_options(pipeline=None)
         # The pool can't roll back a connection that the server has closed, or left in the middle of an answer.
-        if driver.info.transaction_status in {Status.ACTIVE, Status.UNKNOWN}:
+        if driver.info.transaction_status in {pq.TransactionStatus.ACTIVE, pq.TransactionStatus.UNKNOWN}:
             connection.invalidate()
 
 

@@ -121,11 +121,10 @@ class Database(ReflectedTable):
             return table_of(
                 self.columns, self.table_name, self.schema_name, self._named_place, is_sqlite=self.is_sqlite
             )
-        from retrycli.domain.table_mapping import AS_IT_IS
         from retrycli.store.mapped_table import mapped_table
 
         return mapped_table(
-            self.mapping or AS_IT_IS,
+            self.mapping,
             self.columns,
             self.table_name,
             self.schema_name,

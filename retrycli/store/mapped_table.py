@@ -50,7 +50,7 @@ from retrycli.store.schema import keys, own_values
 
 
 def mapped_table(
-    mapping: TableMapping,
+    mapping: TableMapping | None,
     columns: Mapping[str, ReflectedColumn],
     name: str,
     schema: str | None,
@@ -64,6 +64,7 @@ def mapped_table(
     Raises:
         SchemaMismatch: a column is missing or has an unsuitable type.
     """
+    mapping = mapping or AS_IT_IS
     _require_columns(mapping, columns, place)
     names = {role: found for role in ROLES if (found := mapping.column(role)) is not None and found in columns}
     check_types({role: columns[found] for role, found in names.items()}, place, is_sqlite=is_sqlite)

@@ -109,17 +109,16 @@ def upgrade_tables(database: Database) -> None:
 
     If the queue belongs to no table yet, assign it to the application's table.
     """
-    from alembic import command  # imported here because Alembic loads slowly
-    from alembic.config import Config
+    from alembic import command, config  # imported here because Alembic loads slowly
 
-    config = Config()
-    config.set_main_option("script_location", "retrycli:store/migrations")
-    config.set_main_option("path_separator", "os")
+    made = config.Config()
+    made.set_main_option("script_location", "retrycli:store/migrations")
+    made.set_main_option("path_separator", "os")
     _ = database.table  # raises an error, before anything is created, if the application's table can't be used
     with UPGRADING, database.write() as connection:
         database.advisory_lock(connection)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        made.attributes["connection"] = connection
+        command.upgrade(made, "head")
         _adopt(database, connection)
 
 

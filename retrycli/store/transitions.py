@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, MessageStatus, QueuedMessage, State, UnusableMessage, ticket_text
 from retrycli.domain.sanitize import as_utf8
 from retrycli.domain.transition import (
@@ -95,8 +96,6 @@ def move(
             case TransitionKind.RESCHEDULED | TransitionKind.RELEASED:
                 back.append({**_queue_values(decision), "next_attempt_at": change.next_attempt_at})
             case TransitionKind.ESCALATED:
-                from retrycli.domain.fingerprint import fingerprint  # not needed by a pass that escalates nothing
-
                 row = {**_queue_values(decision), **seen_values(rows.get(decision.message_id))}
                 escalated.append({**row, "escalation_reason": change.reason, "fingerprint": fingerprint(decision)})
             case TransitionKind.ENROLLED:

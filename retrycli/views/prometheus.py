@@ -62,14 +62,13 @@ def text(measured: Mapping[str, Values]) -> str:
         ConfigurationError: prometheus-client is not installed.
     """
     found = _families(measured)
-    from prometheus_client.exposition import generate_latest
-    from prometheus_client.registry import Collector
+    from prometheus_client import exposition, registry
 
-    class Families(Collector):
+    class Families(registry.Collector):
         def collect(self) -> Iterable[Metric]:
             return found
 
-    return generate_latest(Families()).decode()
+    return exposition.generate_latest(Families()).decode()
 
 
 def samples(measured: Mapping[str, Values]) -> list[dict[str, object]]:

@@ -35,12 +35,10 @@ def api(settings: Settings, *, user: Who) -> APIRouter:
         ConfigurationError: the extra ``web`` is not installed.
     """
     try:
-        from retrycli.web.access import Access
-        from retrycli.web.http_api import make_api
-        from retrycli.web.status import RecentStatus
+        from retrycli.web import access, http_api, status
     except ImportError as error:
         raise ConfigurationError(f"the HTTP API needs the extra `web`, because {error.name} is missing") from None
-    return make_api(settings, Access.of(settings, user), RecentStatus(settings))
+    return http_api.make_api(settings, access.Access.of(settings, user), status.RecentStatus(settings))
 
 
 def pages(settings: Settings, *, user: Who, key: bytes | None = None) -> Starlette:
@@ -56,9 +54,8 @@ def pages(settings: Settings, *, user: Who, key: bytes | None = None) -> Starlet
         ConfigurationError: the extra ``web`` is not installed.
     """
     try:
-        from retrycli.web.access import Access
+        from retrycli.web import access, status
         from retrycli.web.console.application import make_pages
-        from retrycli.web.status import RecentStatus
     except ImportError as error:
         raise ConfigurationError(f"the console needs the extra `web`, because {error.name} is missing") from None
-    return make_pages(settings, Access.of(settings, user), RecentStatus(settings), key=key)
+    return make_pages(settings, access.Access.of(settings, user), status.RecentStatus(settings), key=key)

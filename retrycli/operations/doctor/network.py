@@ -136,17 +136,16 @@ def _is_here(url: str) -> bool:
 def _ticketing_api(context: Context, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
     from aiohttp import __version__
 
-    from retrycli.gateway.http.lookup import probe
-    from retrycli.gateway.http.transport import TRIED, is_tried
+    from retrycli.gateway.http import lookup, transport
 
-    if not is_tried():
+    if not transport.is_tried():
         yield warning(
             "api",
             f"retrycli was not tried with aiohttp {__version__}, so each request opens its own connection, which is "
             "slower",
-            f"install a newer retrycli, or `{sys.executable} -m pip install 'aiohttp=={TRIED[-1]}.*'`",
+            f"install a newer retrycli, or `{sys.executable} -m pip install 'aiohttp=={transport.TRIED[-1]}.*'`",
         )
-    found = asyncio.run(probe(gateway, now=context.now))
+    found = asyncio.run(lookup.probe(gateway, now=context.now))
     yield _probe_finding(gateway, found.outcome, refusal, proves_credentials=found.proves_credentials)
     if found.ahead_seconds is not None:
         yield compared_clocks("the ticketing API", timedelta(seconds=found.ahead_seconds))

@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from itertools import pairwise
 from socket import gethostname
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
@@ -17,12 +17,14 @@ from retrycli.domain.errors import ConfigurationError, LockUnusable
 from retrycli.domain.outlook import MAX_CLOCK_SKEW, Outlook, Sight
 from retrycli.domain.passes import LATE_AFTER_INTERVALS, PassRecord, StartedBy
 from retrycli.operations.schedule.installation import job
+from retrycli.operations.wiring import connect, pass_rules, scheduler_lock_path
+from retrycli.store import schema
+from retrycli.store.database import Database
+from retrycli.store.own_tables import has_live_pass
+from retrycli.store.passes import Ledger
 from retrycli.system import crontab
 from retrycli.system.host import Asker, Host, system_zone
 from retrycli.system.pass_lock import Holder, PassLock
-
-if TYPE_CHECKING:
-    from retrycli.store.database import Database
 
 LOOK_BACK = 50  # number of passes from which `cron check`, `cron install` and doctor see what starts passes
 MINUTE = timedelta(minutes=1)
@@ -40,10 +42,6 @@ def next_run(
     settings: Settings, database: Database, passes: Sequence[PassRecord], now: datetime, host: Host | None = None
 ) -> Outlook:
     """Return when the next pass begins, or why no next run is known. The passes are the last ones, newest first."""
-    # Imports are lazy, because the help of `cron` needs no database.
-    from retrycli.operations.wiring import pass_rules
-    from retrycli.store.own_tables import has_live_pass
-
     host = host or Host(run=Asker())
     unfinished = any(record.result is None for record in outlook.counted(passes))
     sight = Sight(
@@ -61,8 +59,6 @@ def next_run(
 
 def _application(settings: Settings) -> Holder:
     """Return the process on this host that makes passes with `retrycli.Scheduler`. Without one, all fields are None."""
-    from retrycli.operations.wiring import scheduler_lock_path
-
     with suppress(LockUnusable):  # another user's application
         return PassLock(scheduler_lock_path(settings)).holder() or Holder()
     return Holder()
@@ -74,10 +70,6 @@ def recorded(settings: Settings, now: datetime) -> list[PassRecord]:
     Raises:
         DatabaseUnavailable, ConfigurationError: the database can't be used.
     """
-    from retrycli.operations.wiring import connect
-    from retrycli.store import schema
-    from retrycli.store.passes import Ledger
-
     with closing(connect(settings)) as database:
         ready = database.revision() == schema.HEAD
         return Ledger(database).last_passes(LOOK_BACK, until=now + MAX_CLOCK_SKEW) if ready else []
