@@ -6,7 +6,7 @@
       ▲                                 ▲                             │
       ├───── delivered or rejected ─────┼─────────────────────────────┤
       │                                 └───────── failed ────────────┘
-    any state ──throttled──▶ RESTING until probe_at ──delivered, rejected or failed──▶ CLOSED
+    CLOSED ──throttled──▶ RESTING until probe_at ──delivered, rejected or failed──▶ CLOSED
     any state ──unread answer──▶ UNREAD ──probe_at reached──▶ (one probe) ──delivered or rejected──▶ CLOSED
 
 A failure counts if it says something about the destination. A failure to connect always counts. An error response, or a
@@ -14,7 +14,8 @@ missing response, may be caused by the ticket. Such failures count once three di
 
 A delivery by an operator also closes an open breaker.
 
-A destination that accepts nothing and only asks for rests, for two hours in a row, counts as down.
+A throttled probe only moves the next probe. A rest neither ends nor continues a row of failures. A destination that
+accepts nothing and only asks for rests, for two hours in a row, counts as down.
 
 The pattern is from Nygard, "Release It!", chapter 5, "Circuit Breaker".
 """
@@ -30,7 +31,8 @@ from retrycli.domain.retry_policy import later
 
 # Failures that the ticket may have caused count only after this many different tickets have had such failures.
 TICKETS = 3
-LONG_REST = timedelta(hours=2)  # from the first answer that asked for a rest; longer rests count as an outage
+# From the first answer that asked for a rest: longer rests count as an outage. A rest that ended this long ago is over.
+LONG_REST = timedelta(hours=2)
 
 
 class BreakerState(StrEnum):
@@ -62,12 +64,13 @@ class Breaker(NamedTuple):
 
     destination: str
     state: BreakerState = BreakerState.CLOSED
-    # While closed: the number of failures in a row. While open: the configured number that opens the breaker, plus the
-    # failed probes. While unread: the number of further unread answers.
+    # While closed or resting: the number of failures in a row. While open: the configured number that opens the
+    # breaker, plus the failed probes. While unread: the number of further unread answers.
     failures: int = 0
     opened_at: datetime | None = None  # while resting: the start of the first pass that was asked for a rest
     probe_at: datetime | None = None  # time from which requests may be sent again; None if they may be sent now
-    # While closed: up to `TICKETS` tickets that may have caused failures, with the number of these failures per ticket.
+    # While closed or resting: up to `TICKETS` tickets that may have caused failures, with the number of these failures
+    # per ticket.
     tickets: Mapping[str, int] = {}
 
     @property
@@ -75,17 +78,22 @@ class Breaker(NamedTuple):
         """Return whether the breaker is closed and counts no failures."""
         return self == Breaker(self.destination)
 
-    @property
-    def is_down(self) -> bool:
+    def is_down(self, at: datetime) -> bool:
         """Return whether the destination has failed, or has only asked for rests for a long time."""
-        if self.state is not BreakerState.RESTING or self.opened_at is None or self.probe_at is None:
-            return self.state is BreakerState.OPEN
-        return self.probe_at - self.opened_at >= LONG_REST
+        return self.state is BreakerState.OPEN or (self._rests_long and not self._was_last_asked_long_before(at))
+
+    def needs_operator(self, at: datetime) -> bool:
+        """Return whether the destination has accepted nothing for a while, so that an operator should look at it."""
+        return self.is_down(at) or self.state is BreakerState.UNREAD
 
     @property
-    def needs_operator(self) -> bool:
-        """Return whether the destination has accepted nothing for a while, so that an operator should look at it."""
-        return self.is_down or self.state is BreakerState.UNREAD
+    def _rests_long(self) -> bool:
+        if self.state is not BreakerState.RESTING or self.opened_at is None or self.probe_at is None:
+            return False
+        return self.probe_at - self.opened_at >= LONG_REST
+
+    def _was_last_asked_long_before(self, at: datetime) -> bool:
+        return self.probe_at is not None and at - self.probe_at >= LONG_REST
 
     @property
     def description(self) -> str:
@@ -94,7 +102,7 @@ class Breaker(NamedTuple):
             return self.destination
         next_request = "no requests until" if self.state is BreakerState.RESTING else "next probe at"
         why = ", whose responses the preset can't judge" if self.state is BreakerState.UNREAD else ""
-        if self.state is BreakerState.RESTING and self.is_down and self.opened_at is not None:
+        if self._rests_long and self.opened_at is not None:
             why = f", which has asked retrycli to wait since {utc_text(self.opened_at)}"
         return f"{self.destination}{why}, {next_request} {utc_text(self.probe_at)}"
 
@@ -102,6 +110,11 @@ class Breaker(NamedTuple):
     def counted(self) -> int:
         """Count the consecutive failures that say something about the destination."""
         return self.failures if len(self.tickets) >= TICKETS else self.failures - sum(self.tickets.values())
+
+    def at_start(self, at: datetime) -> "Breaker":
+        """Return the breaker at the start of a pass that it does not block. A rest that ended long ago is forgotten."""
+        is_over = self.state is BreakerState.RESTING and self._was_last_asked_long_before(at)
+        return self._replace(probe_at=None, opened_at=None if is_over else self.opened_at)
 
     def blocks(self, at: datetime) -> bool:
         """Return whether requests are blocked at the given time."""
@@ -127,7 +140,8 @@ class Breaker(NamedTuple):
         tickets = self.tickets
         if kind is not OutcomeKind.UNREACHABLE and len(tickets) < TICKETS:
             tickets = {**tickets, ticket: tickets.get(ticket, 0) + 1}
-        failed = Breaker(self.destination, failures=self.failures + 1, tickets=tickets)
+        before = 0 if self.state is BreakerState.UNREAD else self.failures
+        failed = Breaker(self.destination, failures=before + 1, tickets=tickets)
         if self.state is not BreakerState.OPEN:
             if failed.counted < rules.failures:
                 return failed
@@ -153,14 +167,16 @@ class Breaker(NamedTuple):
 
         Args:
             until: the time.
-            since: the start of the pass. An outage that blocks requests at this time goes on.
+            since: the start of the pass. An outage goes on, and its next probe may become later.
         """
         if self.state is BreakerState.RESTING and self.probe_at is not None:
             until = max(until, self.probe_at)
         elif self.blocks(since):
             return self
-        opened_at = self.opened_at if self.state is BreakerState.RESTING else None
-        return Breaker(self.destination, BreakerState.RESTING, opened_at=opened_at or since, probe_at=until)
+        if self.state in PROBED:
+            return self._replace(probe_at=until)
+        opened_at = None if self._was_last_asked_long_before(since) else self.opened_at
+        return self._replace(state=BreakerState.RESTING, opened_at=opened_at or since, probe_at=until)
 
 
 def next_concurrency(width: int, kind: OutcomeKind, limit: int, *, is_healthy: bool) -> int:

@@ -144,7 +144,7 @@ class Destination:
         due_by = since if breaker.state is BreakerState.RESTING else rules.due_by(since)
         if rules.probe_now and breaker.state in PROBED and breaker.probe_at is not None:
             due_by = max(due_by, breaker.probe_at)
-        self.breaker = breaker if breaker.blocks(due_by) else breaker._replace(probe_at=None)
+        self.breaker = breaker if breaker.blocks(due_by) else breaker.at_start(since)
         self.saved = breaker  # the breaker as this pass last read or saved it
         self.width = 1
         self.doubt = Doubt()
@@ -223,8 +223,7 @@ class Destination:
             case OutcomeKind.THROTTLED:
                 until = attempt.finished_at + (attempt.outcome.retry_after or timedelta(0))
                 self.breaker = self.breaker.rest(until, since=self._since)
-                if self.breaker.state is BreakerState.RESTING:  # even if it ends now, it ends this pass
-                    self._stop_by_breaker()
+                self._stop_by_breaker()  # even if the rest ends now, it ends this pass
             case OutcomeKind.UNKNOWN if attempt.outcome.unread:
                 self.breaker = self.breaker.unread(self._rules, since=self._since)
                 self._stop(StopReason.UNREAD_ANSWER, f"{self.breaker.destination}: {attempt.outcome.error}")
@@ -264,7 +263,7 @@ class Destination:
             self._stop_by_breaker()
 
     def _stop_by_breaker(self) -> None:
-        reason = StopReason.BREAKER_OPEN if self.breaker.is_down else STOPPED_BY[self.breaker.state]
+        reason = StopReason.BREAKER_OPEN if self.breaker.is_down(self._since) else STOPPED_BY[self.breaker.state]
         self._stop(reason, self.breaker.description)
 
     def _stop(self, reason: StopReason, detail: str | None) -> None:
@@ -303,4 +302,5 @@ def judge(
     destination.saved = after
     if after.state is BreakerState.OPEN and after.probe_at is not None:
         return observed, [BreakerOpened(after.destination, after.failures, after.probe_at)]
-    return observed, [BreakerClosed(after.destination)] if before.state is BreakerState.OPEN else []
+    has_closed = before.state is BreakerState.OPEN and after.state is BreakerState.CLOSED
+    return observed, [BreakerClosed(after.destination)] if has_closed else []

@@ -70,7 +70,9 @@ async def attempt_through(
             deps,
             destination,
             lambda before: (
-                before._replace(opened_at=None) if before.state is BreakerState.RESTING else Breaker(destination)
+                Breaker(destination, BreakerState.RESTING, probe_at=before.probe_at)
+                if before.state is BreakerState.RESTING
+                else Breaker(destination)
             ),
         )
     elif outcome.unread:

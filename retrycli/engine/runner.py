@@ -169,7 +169,7 @@ class _Pass:
         tried = {delivery.destination for delivery in self._deliveries}
         others = (route.destination for route in self._rules.routes if tried and route.destination not in tried)
         breakers = map(self._deps.ledger.breaker, others)
-        return next((breaker.description for breaker in breakers if breaker.is_down), None)
+        return next((breaker.description for breaker in breakers if breaker.is_down(self.started_at)), None)
 
     def finish(self, result: PassResult, reason: StopReason | None = None, detail: str | None = None) -> PassSummary:
         now = self._deps.now()

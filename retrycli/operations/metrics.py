@@ -65,7 +65,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Mapping[s
         for gateway in settings.gateway.all.values()
         if (name := gateway.destination_if_set)
     }
-    down = {hosts.get(breaker.destination) for breaker in ledger.breakers() if breaker.needs_operator}
+    down = {hosts.get(breaker.destination) for breaker in ledger.breakers() if breaker.needs_operator(now)}
     return {
         "retrycli_build_info": {(version("retrycli"), schema.HEAD): 1},
         "retrycli_retry_interval_seconds": settings.schedule.retry_interval_minutes * 60,

@@ -69,7 +69,7 @@ class _Notifier:
         self._database, self._targets = database, targets
         self._destinations = [*dict.fromkeys(gateway.destination for gateway in settings.gateway.all.values())]
         breakers = map(Ledger(database).breaker, self._destinations)
-        self._open = [breaker for breaker in breakers if breaker.is_down]
+        self._open = [breaker for breaker in breakers if breaker.is_down(now)]
         self._current = notices.Situation(
             now=now,
             passes=Ledger(database).passes_up_to(summary.pass_id, LOOKBACK),

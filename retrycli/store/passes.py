@@ -232,7 +232,7 @@ class Ledger(Queries):
         return [
             breaker
             for breaker in self.breakers()
-            if breaker.destination in destinations and (breaker.needs_operator or breaker.blocks(at))
+            if breaker.destination in destinations and (breaker.needs_operator(at) or breaker.blocks(at))
         ]
 
     def save_breaker(self, breaker: Breaker) -> None:

@@ -69,7 +69,7 @@ def _outages(context: Context, database: Database) -> Iterator[Finding]:
         "python": ("function", "function, and what it calls"),
     }
     for breaker in Ledger(database).standing_breakers(used, context.now()):
-        if breaker.needs_operator and breaker.opened_at is not None and breaker.probe_at is not None:
+        if breaker.needs_operator(context.now()) and breaker.opened_at is not None and breaker.probe_at is not None:
             name, what = names[used[breaker.destination]]
             at_once = "; `retrycli run-once --probe` probes it now"
             why, cure = {

@@ -150,17 +150,23 @@ def test_a_destination_that_requests_a_rest_gets_no_requests_until_its_end() -> 
     assert not resting.blocks(NOON + timedelta(minutes=20))
 
 
-def test_a_rest_is_not_a_failure() -> None:
-    """A rest starts a new streak, so one failure after the rest does not open the breaker, but five do."""
+def test_a_rest_neither_ends_nor_continues_a_row_of_failures() -> None:
+    """Otherwise a gateway that answers a few 503s and then a 429 in each pass would use up all retries unnoticed."""
     later = NOON + timedelta(minutes=15)
     resting = after(*[OutcomeKind.TRANSIENT] * 4).rest(NOON, since=NOON)
-    assert resting.failures == 0
-    breaker = resting.after(OutcomeKind.TRANSIENT, RULES, since=later, ticket="1")
-    assert (breaker.state, breaker.failures) == (BreakerState.CLOSED, 1)
-    assert (breaker.opened_at, breaker.probe_at) == (None, None)
-    for ticket in "2345":
-        breaker = breaker.after(OutcomeKind.TRANSIENT, RULES, since=later, ticket=ticket)
+    assert (resting.state, resting.failures) == (BreakerState.RESTING, 4)
+    assert resting.after(OutcomeKind.DELIVERED, RULES, since=later, ticket="1") == CLOSED
+    breaker = resting.after(OutcomeKind.UNREACHABLE, RULES, since=later, ticket="1")
     assert (breaker.state, breaker.opened_at) == (BreakerState.OPEN, later)
+
+
+@pytest.mark.parametrize("state", [BreakerState.OPEN, BreakerState.UNREAD])
+def test_a_throttled_probe_only_moves_the_next_one(state: BreakerState) -> None:
+    """The destination has accepted nothing, so the outage goes on."""
+    due = NOON + timedelta(minutes=15)
+    before = OPEN._replace(state=state)
+    assert before.rest(due + LONG_REST, since=NOON) == before
+    assert before.rest(due + LONG_REST, since=due) == before._replace(probe_at=due + LONG_REST)
 
 
 @pytest.mark.parametrize("kind", [OutcomeKind.DELIVERED, OutcomeKind.TRANSIENT])
@@ -175,20 +181,30 @@ def test_an_answer_after_the_rest_closes_it() -> None:
 
 
 def test_two_hours_of_rests_and_nothing_else_count_as_an_outage() -> None:
-    """However short each rest is. An answer of another kind starts anew, and so does a delivery by hand."""
+    """However short each rest is. An answer of another kind starts anew."""
     breaker, last = CLOSED, NOON + LONG_REST
     for minutes in range(0, 120, 15):
         at = NOON + timedelta(minutes=minutes)
         breaker = breaker.rest(at, since=at)
-        assert not breaker.is_down
-    assert not breaker.after(OutcomeKind.DELIVERED, RULES, since=last, ticket="1").rest(last, since=last).is_down
-    assert not breaker.after(OutcomeKind.TRANSIENT, RULES, since=last, ticket="1").rest(last, since=last).is_down
-    assert breaker.after(OutcomeKind.UNAUTHORIZED, RULES, since=last, ticket="1").rest(last, since=last).is_down
-    assert not breaker.rest(last - timedelta.resolution, since=last).is_down
+        assert not breaker.is_down(at)
+    for kind in (OutcomeKind.DELIVERED, OutcomeKind.TRANSIENT):
+        assert not breaker.after(kind, RULES, since=last, ticket="1").rest(last, since=last).is_down(last)
+    assert breaker.after(OutcomeKind.UNAUTHORIZED, RULES, since=last, ticket="1").rest(last, since=last).is_down(last)
+    assert not breaker.rest(last - timedelta.resolution, since=last).is_down(last)
     down = breaker.rest(last, since=last)
-    assert (down.state, down.is_down, down.needs_operator) == (BreakerState.RESTING, True, True)
+    assert (down.state, down.is_down(last), down.needs_operator(last)) == (BreakerState.RESTING, True, True)
     assert "has asked retrycli to wait since 2025-03-03T12:00:00Z, no" in down.description
     assert "since" not in breaker.description
+
+
+def test_a_rest_that_ended_long_ago_is_over() -> None:
+    """Nothing was asked since, for example because of a weekend without deliveries."""
+    down = CLOSED.rest(NOON + LONG_REST, since=NOON)
+    long_after = NOON + 2 * LONG_REST
+    assert down.is_down(long_after - timedelta.resolution)
+    assert not down.is_down(long_after)
+    assert not down.at_start(long_after).rest(long_after, since=long_after).is_down(long_after)
+    assert not down.rest(long_after, since=long_after).is_down(long_after)
 
 
 @given(st.lists(st.tuples(st.sampled_from(OutcomeKind), st.sampled_from("1234")), max_size=30))
