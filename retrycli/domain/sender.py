@@ -142,9 +142,10 @@ class RetryAfter(SendingFailed):
     def outcome(self) -> Outcome:
         """Return the outcome of the attempt, with the pause."""
         limit = RETRY_AFTER_CAP.total_seconds()
-        is_valid = isinstance(self.seconds, int | float) and self.seconds >= 0  # false for NaN
-        wait = timedelta(seconds=min(self.seconds, limit)) if is_valid else None
-        return super().outcome._replace(retry_after=wait)
+        seconds: object = getattr(self, "seconds", None)  # a class of the application may not call `__init__`
+        if not (isinstance(seconds, int | float) and seconds >= 0):  # true for NaN
+            return super().outcome
+        return super().outcome._replace(retry_after=timedelta(seconds=min(seconds, limit)))
 
 
 class Unauthorized(SendingFailed):

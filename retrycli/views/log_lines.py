@@ -224,6 +224,7 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
         handlers[-1].setLevel(min(logging.INFO, handlers[0].level))
     for handler in handlers:
         handler.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
+    logger.__class__ = _AlwaysOn
     logger.handlers = handlers
     logger.setLevel(min(handler.level for handler in handlers))
     logger.propagate = False
@@ -248,6 +249,20 @@ def file_failure(error: Exception) -> None:
     record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, FAILED, (cause_of(error),), None)
     for handler in logger.handlers[1:]:  # skip the handler that writes to stderr
         handler.handle(record)
+
+
+class _AlwaysOn(logging.Logger):
+    """A logger that the code of the application can't turn off by accident: `logging.config.dictConfig`, which
+    `django.setup` calls, disables all loggers that it does not name, and no escalation would reach anybody.
+    """
+
+    @property
+    def disabled(self) -> bool:
+        return False
+
+    @disabled.setter
+    def disabled(self, _: bool) -> None:
+        pass
 
 
 class _StderrHandler(logging.Handler):

@@ -124,6 +124,39 @@ def test_a_count_that_the_function_changes_in_its_row_stands(cli: Cli, desk: Des
     }
 
 
+@pytest.mark.parametrize("when", ["at the import", "in the first call"])
+def test_the_logging_of_the_application_silences_no_escalation(cli: Cli, desk: Desk, when: str) -> None:
+    """`django.setup` configures logging, which by default disables the loggers of all others."""
+    configure = "import logging.config; logging.config.dictConfig({'version': 1})"
+    start, inside = (f"{configure}\n", "") if when == "at the import" else ("", f"    {configure}\n")
+    desk.write(f"{start}{SEND}{inside}    raise retrycli.Permanent('closed')")
+    desk.application.add(101)
+    done = cli("run-once")
+    assert done.returncode == 0
+    assert "Message 101 needs an operator" in done.stderr
+
+
+def test_an_exception_without_a_usable_outcome_ends_one_attempt(cli: Cli, desk: Desk) -> None:
+    """Its text may quote the message, so nothing may print it."""
+    odd = """
+class Busy(retrycli.RetryAfter):
+    def __init__(self, text):
+        self.args = (text,)
+class Odd(retrycli.Transient):
+    outcome = property(lambda self: 1 / 0)
+"""
+    desk.write(f"{odd}{SEND}    raise (Busy if message.id == 101 else Odd)('Dear Anna')")
+    desk.application.add(101)
+    desk.application.add(102)
+    assert cli("run-once").stderr == ""
+    outcomes = {row["message_id"]: row["outcome"] for row in desk.application.rows("retrycli_attempts").values()}
+    assert outcomes[101] == "throttled"
+    done = cli("run-once")
+    assert "Dear Anna" not in done.stderr
+    rows = desk.application.rows("retrycli_attempts").values()
+    assert {row["error"] for row in rows if row["message_id"] == 102} == {f"{NAME} raised ZeroDivisionError"}
+
+
 def test_unauthorized_stops_the_pass_and_its_text_is_not_logged(cli: Cli, desk: Desk) -> None:
     desk.write(SEND + "    raise retrycli.Unauthorized('token hush-hush')")
     desk.application.add_due(3)

@@ -45,9 +45,10 @@ class SenderCall:
     def run(self) -> None:
         """Call the sender, and set the outcome. Never raise."""
         try:
-            outcome = self._outcome()
-        except SendingFailed as failed:
-            outcome = failed.outcome
+            try:
+                outcome = self._outcome()
+            except SendingFailed as failed:
+                outcome = failed.outcome  # a class of the application may have defined it
         except BaseException as error:  # noqa: BLE001  whatever the application raises ends one attempt, not the pass
             # Omit the exception's text, because it may quote the message.
             outcome = Outcome(OutcomeKind.UNKNOWN, error=f"{self._name} raised {type(error).__name__}")
