@@ -87,7 +87,8 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     kinds = [kind for kind, policy in settings.policies.items() if policy.expires_after]
     if summary.reason not in HELD_BACK:
         return Expiry(None, too_late=_are_too_late(settings, database, kinds)) if summary.sent else None
-    obstacle = _obstacle(Ledger(database), summary, now)
+    used = {gateway.destination_if_set for gateway in settings.gateway.all.values()}
+    obstacle = _obstacle(Ledger(database), summary, used, now)
     reminder = now + max(REMIND_AFTER, settings.notify.remind)
     until = reminder + EARLIER if obstacle.end is None else obstacle.end + settings.schedule.interval
     places = obstacle.destinations
@@ -123,11 +124,11 @@ def _are_too_late(settings: Settings, database: Database, kinds: Collection[Mess
     return any(end is not None and end >= last for end in ends)
 
 
-def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
+def _obstacle(ledger: Ledger, summary: PassSummary, used: Collection[str | None], now: datetime) -> _Obstacle:
     if summary.reason == StopReason.PAUSED and (pause := ledger.pause(now)) is not None:
         return _Obstacle(f"deliveries are paused by {pause.by} {pause.end}", "resume", pause.until)
     if summary.reason == StopReason.BREAKER_OPEN:
-        open_now = [breaker for breaker in ledger.breakers() if breaker.is_down]
+        open_now = [breaker for breaker in ledger.standing_breakers(used, now) if breaker.is_down(now)]
         if since := min((breaker.opened_at for breaker in open_now if breaker.opened_at), default=None):
             places = [breaker.destination for breaker in open_now]
             return _Obstacle(
