@@ -52,6 +52,12 @@ class Outcome(NamedTuple):
     # not show that the destination accepts messages.
     found: bool = False
 
+    def unsent(self) -> "Outcome":
+        """Return the outcome of an attempt that failed before its message was sent, for example while logging in. It
+        has no status after which the message may have arrived.
+        """
+        return self._replace(status_code=None) if may_have_arrived(self.kind, self.status_code) else self
+
     @property
     def arrived(self) -> bool:
         """Return whether the message is at the destination, although not as intended. The history records a delivery,
@@ -61,7 +67,7 @@ class Outcome(NamedTuple):
 
 
 # The start of the error of a delivered message whose copy could not be read back.
-UNVERIFIED = "delivered, but not verified"
+UNVERIFIED = "delivered, but not verified: "
 # The start of the error of a message that arrived, but not as intended. An outcome that is kept until its row can be
 # written has nothing else to tell it by.
 ARRIVED = "the message arrived, but "
@@ -84,14 +90,16 @@ class LookUp(NamedTuple):
     retry_after: timedelta | None = None  # wait that the destination requested instead of an answer
 
 
-# Statuses after which the message may have arrived, because the server may have stored it before the request failed. A
-# 503 is not included, because it means that the server did not process the request.
-INTERRUPTED = frozenset({500, 502, 504})
+# Statuses after which the message may have arrived, because the server may have stored it before the request failed:
+# all server errors, also those that only proxies use, except for `NOT_PROCESSED`.
+INTERRUPTED = range(500, 600)
+NOT_PROCESSED = 503  # the server did not process the request (RFC 9110, section 15.6.4)
 
 
 def may_have_arrived(outcome: str | None, status_code: int | None) -> bool:
     """Return whether it is uncertain if an attempt with this result delivered its message."""
-    return outcome == OutcomeKind.UNKNOWN or (outcome == OutcomeKind.TRANSIENT and status_code in INTERRUPTED)
+    is_interrupted = status_code in INTERRUPTED and status_code != NOT_PROCESSED
+    return outcome == OutcomeKind.UNKNOWN or (outcome == OutcomeKind.TRANSIENT and is_interrupted)
 
 
 # The outcome of an attempt whose claim expired before an answer was recorded.

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_be
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import Message, QueuedMessage
-from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, one_line
+from retrycli.domain.outcome import ARRIVED, UNVERIFIED, LookUp, Outcome, OutcomeKind, one_line
 from retrycli.domain.transition import Overdue
 from retrycli.gateway.redaction import redact_secrets, without_quotations
 
@@ -34,7 +34,7 @@ class NotSent(Exception):
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.error)
-        self.outcome = outcome
+        self.outcome = outcome.unsent()
 
 
 def invalid(error: str) -> NotSent:
@@ -113,7 +113,11 @@ class BaseGateway(ABC):
         """Return an outcome that is safe to store: no secrets, and a one-line error that does not quote the message."""
         if outcome.external_id is not None and self.redact_secrets(outcome.external_id) != outcome.external_id:
             outcome = outcome._replace(external_id=None)
-        return outcome if outcome.error is None else outcome._replace(error=self._clean(outcome.error, message))
+        if outcome.error is None:
+            return outcome
+        # A message may contain these words, too, but they are not a quotation of it.
+        own = next((start for start in (ARRIVED, UNVERIFIED) if outcome.error.startswith(start)), "")
+        return outcome._replace(error=one_line(own + self._clean(outcome.error.removeprefix(own), message)))
 
     def _clean(self, error: str, message: Message) -> str:
         return without_quotations(one_line(self.redact_secrets(error)), message)

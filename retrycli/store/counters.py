@@ -25,12 +25,23 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
+from retrycli.domain.outcome import INTERRUPTED, NOT_PROCESSED, OutcomeKind
 from retrycli.domain.passes import PassResult
 from retrycli.domain.transition import ActionKind
 from retrycli.store.database import Database, Queries
 from retrycli.store.messages import row_by_row
 from retrycli.store.schema import acts, attempts, escalations, holds, passes, queue, totals
+
+# The condition that an attempt with this outcome may have delivered its message; see `may_have_arrived`.
+IN_DOUBT = or_(
+    attempts.c.outcome == OutcomeKind.UNKNOWN.value,
+    and_(
+        attempts.c.outcome == OutcomeKind.TRANSIENT.value,
+        attempts.c.status_code >= INTERRUPTED.start,
+        attempts.c.status_code < INTERRUPTED.stop,
+        attempts.c.status_code != NOT_PROCESSED,
+    ),
+)
 
 # Names in the table of totals. COUNTED_TO holds the watermark. FORGOTTEN holds times of pruned passes, in seconds since
 # the epoch.
@@ -243,8 +254,7 @@ def _is_needed(database: Database) -> ColumnElement[bool]:
         later.c.outcome == OutcomeKind.DELIVERED.value,
     )
     tells = or_(
-        attempts.c.outcome == OutcomeKind.UNKNOWN.value,
-        and_(attempts.c.outcome == OutcomeKind.TRANSIENT.value, attempts.c.status_code.in_(INTERRUPTED)),
+        IN_DOUBT,
         attempts.c.delivered_to.is_not(None),
         and_(attempts.c.outcome == OutcomeKind.DELIVERED.value, attempts.c.digest.is_not(None), is_last),
     )

@@ -6,24 +6,21 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, or_, select, update
+from sqlalchemy import Connection, Row, func, or_, select, update
 
 from retrycli.domain.errors import NoSuchMessage
 from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
 from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, MessageId, State
 from retrycli.domain.operator_action import MessageStanding, OperatorAction, no_such, not_free
-from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.store.application_table import repeated
+from retrycli.store.counters import IN_DOUBT
 from retrycli.store.database import Database
 from retrycli.store.messages import addresses, columns_without_body, status_of, visible
 from retrycli.store.schema import acts, attempts, queue
 
 # The condition that an attempt may have delivered its message; see `PastAttempt.unsettled`.
-MAY_HAVE_ARRIVED = or_(
-    attempts.c.outcome.is_(None),
-    attempts.c.outcome == OutcomeKind.UNKNOWN.value,
-    and_(attempts.c.outcome == OutcomeKind.TRANSIENT.value, attempts.c.status_code.in_(INTERRUPTED)),
-)
+MAY_HAVE_ARRIVED = or_(attempts.c.outcome.is_(None), IN_DOUBT)
 # The condition that a message in the queue may have been delivered by an attempt that has ended; if its row could not
 # be marked as sent, it certainly was.
 UNSETTLED = (

@@ -119,11 +119,14 @@ def ask_for_confirmation(story: Story, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["a new count", "another status between"])
-def test_a_text_that_arrived_but_not_as_intended_is_not_sent_again(begin: Begin, tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("body", ["Hello", "I was told that the message arrived, but I can't see it"])
+def test_a_text_that_arrived_but_not_as_intended_is_not_sent_again(
+    begin: Begin, tmp_path: Path, change: str, body: str
+) -> None:
     """The preset's condition for confirmed answers says, for example, that a note became public."""
     with begin(NOT_INTERNAL) as story:
         ask_for_confirmation(story, tmp_path)
-        story.insert()
+        story.insert(body=body)
         story.tick()
         story.check_escalated("permanent")
         assert "the message arrived, but according to the response" in str(story.application.row(1)["last_error"])

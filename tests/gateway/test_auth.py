@@ -254,7 +254,8 @@ def test_an_answer_without_a_token_is_reported(
 ) -> None:
     with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [behaviour]}) as server:
         outcome = deliver(gateway_settings(server.url, **ACCOUNT))
-    assert outcome == Outcome(kind, status, f"log-in: HTTP {status}, no valid access_token", wait)
+    recorded = None if status in {500, 502} else status  # after these, a message that was sent may have arrived
+    assert outcome == Outcome(kind, recorded, f"log-in: HTTP {status}, no valid access_token", wait)
     assert server.paths == [LOG_IN]
 
 
@@ -292,7 +293,7 @@ def test_a_renewal_without_an_answer_leaves_the_message_unsent() -> None:
 def test_a_renewal_that_fails_leaves_the_message_unsent() -> None:
     with Hostile(answer(401), at={LOG_IN: [token("t1"), answer(500)]}) as server:
         outcome = deliver(gateway_settings(server.url, **ACCOUNT))
-    assert outcome == Outcome(OutcomeKind.TRANSIENT, 500, "log-in: HTTP 500, no valid access_token")
+    assert outcome == Outcome(OutcomeKind.TRANSIENT, None, "log-in: HTTP 500, no valid access_token")
     assert server.paths == [LOG_IN, PATH, LOG_IN]
 
 

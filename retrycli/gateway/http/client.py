@@ -89,7 +89,8 @@ class ApiClient:
         return await self._send(build(credentials.session), limit, progress)
 
     async def _log_in(self, used: str | None) -> Outcome | None:
-        return await self.credentials.log_in(used, self.exchange, self._now)
+        problem = await self.credentials.log_in(used, self.exchange, self._now)
+        return None if problem is None else problem.unsent()
 
     async def _send(self, request: Request, limit: int, progress: DeliveryProgress | None) -> ApiReply:
         sent = self._prepare(request)

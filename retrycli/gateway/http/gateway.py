@@ -128,7 +128,7 @@ class HttpGateway(BaseGateway):
                 return await self._verify(prepared, outcome)
         except TimeoutError:
             if progress.landed is not None:
-                return progress.landed._replace(error=f"{UNVERIFIED} within {limit:g} s")
+                return progress.landed._replace(error=f"{UNVERIFIED}no response within {limit:g} s")
             if progress.in_flight:
                 return Outcome(OutcomeKind.UNKNOWN, error=f"no response within {limit:g} s")
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
@@ -209,7 +209,7 @@ class HttpGateway(BaseGateway):
             if await self._lookups.holds_on_a_page(rule, fields, "reading back"):
                 return outcome
         except NotSent as error:
-            return outcome._replace(error=f"{UNVERIFIED}: {error}")
+            return outcome._replace(error=f"{UNVERIFIED}{error}")
         return outcome._replace(
             kind=OutcomeKind.PERMANENT,
             error=f"{ARRIVED}the copy read back {NOT_AS_EXPECTED}",

@@ -337,7 +337,7 @@ def _outcome_of_refusals(
         f"{text}; delivered to all other recipients",
         delivered_to=tuple(address.addr_spec for address in accepted),
         external_id=sent.queued_as,
-    )
+    ).unsent()  # to the others
 
 
 def _describe(error: Exception) -> str:
