@@ -212,7 +212,12 @@ class Destination:
                 self._stop(StopReason.CREDENTIALS_REFUSED, self.doubt.words)
             else:
                 self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination} responds with {self.doubt.words}")
-        return [held._replace(about_access=True) for held in self.doubt.let_go()]
+        # As `permanent`, each would count towards the bound of requests, and a long outage would end as `exhausted` for
+        # the whole queue.
+        return [
+            held._replace(about_access=True, outcome=held.outcome._replace(kind=OutcomeKind.UNAUTHORIZED))
+            for held in self.doubt.let_go()
+        ]
 
     def _update(self, attempt: Attempt) -> Attempt:
         kind = attempt.outcome.kind

@@ -78,6 +78,16 @@ FINISH_ATTEMPTS = _update_open(*RESULT_COLUMNS)
 # outcome, but no `finished_at`. The process that later writes the row also sets `finished_at`.
 KEEP_OUTCOMES = _update_open(*(name for name in RESULT_COLUMNS if name != "finished_at"))
 
+# Corrects the outcome of an attempt whose ambiguous answer was recorded before its meaning was known.
+SETTLE = BulkStatement(
+    lambda of: (
+        update(attempts)
+        .where(attempts.c.message_id == of["message_id"], attempts.c.number == of["number"])
+        .values(outcome=of["outcome"])
+    ),
+    {name: attempts.c[name].type for name in ("message_id", "number", "outcome")},
+)
+
 WITHDRAW = (
     delete(attempts)
     .where(id_in(attempts.c.message_id), OPEN, attempts.c.pass_id == bindparam("owner"))
@@ -322,6 +332,14 @@ def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: 
     if unmarked:
         connection.execute(FORGET_TICKETS, {"ids": unmarked})
     FINISH_ATTEMPTS.execute(connection, _results(decisions, now, is_final=True))
+    SETTLE.execute(
+        connection,
+        [
+            {"message_id": message.message_id, "number": message.attempt_number, "outcome": outcome.kind}
+            for message, outcome in ((decision.message, decision.outcome) for decision in decisions)
+            if outcome is not None and outcome.in_doubt and isinstance(message, QueuedMessage)
+        ],
+    )
 
 
 def _results(decisions: Sequence[Decision], now: datetime, *, is_final: bool = False) -> list[dict[str, Any]]:

@@ -126,6 +126,22 @@ def test_three_closed_tickets_stop_no_pass(cli: Cli, application: Application) -
     assert queue(application) == dict.fromkeys((1, 2, 3), ("escalated", "permanent"))
 
 
+def test_a_long_night_with_one_answer_to_every_message_escalates_none(application: Application) -> None:
+    """However many passes meet it: 30 requests for a message whose answers concern it would be the bound."""
+    for message_id in range(1, 15):
+        application.add(message_id)
+    with api(MISSING) as server:
+        settings = application.settings(server.url)
+        rare = settings.model_copy(update={"schedule": settings.schedule.model_copy(update={"max_retries": 1})})
+        passes = Passes(rare, wiring.utc_now())
+        assert {passes.wait(TICK).run().reason for _ in range(6)} == {"same_answer"}
+        assert {(outcome, status) for _, outcome, status in attempts(application)} == {("unauthorized", 404)}
+        assert len(server.tickets) > 3 * 14
+        server.says = lambda _: TAKES
+        assert passes.wait(TICK).run().sent == 14
+    assert queue(application) == {}
+
+
 def test_ten_closed_tickets_stop_no_pass_if_another_message_is_delivered(cli: Cli, application: Application) -> None:
     for message_id in range(1, 26):
         application.add(message_id, hours_ago=30 - message_id)
