@@ -373,7 +373,9 @@ def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, objec
 
 
 def births_differ(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> bool:
-    """Return whether the settings read births (``created_at`` or the ticket) of the same rows from another source."""
+    """Return whether the settings read births (``created_at`` or the ticket) of the same rows from another source. The
+    rows of a table that the application has renamed are the same.
+    """
     return _is_of_others(table, mapping, accepted, {"created", "ticket"})
 
 
@@ -385,7 +387,7 @@ def digests_differ(table: str, mapping: TableMapping | None, accepted: Acceptanc
 def _is_of_others(table: str, mapping: TableMapping | None, accepted: Acceptance | None, parts: set[str]) -> bool:
     here, before = selection_parts(table, mapping), accepted.parts if accepted else selection_parts(table, None)
     changed = {part for part in SETTINGS if here[part] != before.get(part, "")}
-    return not changed.isdisjoint(parts) and changed.isdisjoint({"table", "key"})
+    return not changed.isdisjoint(parts) and "key" not in changed
 
 
 def objection(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> str | None:

@@ -22,7 +22,6 @@ from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import utc_time
 from retrycli.domain.sanitize import masked_url
 from retrycli.domain.table_mapping import Acceptance, Scalar, selection_parts
-from retrycli.domain.transition import IdRange
 from retrycli.operations import dry_run
 from retrycli.operations.doctor.context import Finding, failed
 from retrycli.operations.doctor.table import findings_of, stable
@@ -32,7 +31,6 @@ from retrycli.operations.wiring import connect, open_database, utc_now
 from retrycli.store import own_tables
 from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database
-from retrycli.store.enrolment import Enrolment
 from retrycli.store.table_sample import TableSample
 
 
@@ -282,6 +280,4 @@ def accept(settings: Settings, *, by: str | None = None, at: datetime | None = N
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        if own_tables.births_differ(database):
-            Enrolment(database).retire(IdRange(None, None))  # stores the births that the settings read
         own_tables.accept_selection(database, by or login_name(), at or utc_now())

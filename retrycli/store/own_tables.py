@@ -11,7 +11,20 @@ from datetime import datetime, timedelta
 from threading import Lock
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, insert, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.identity import OF_ANY_TICKET, UNSTABLE, birth_of, digest_of
@@ -22,7 +35,7 @@ from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.identity import birth_text, identifying
 from retrycli.store.messages import has_status, rows_of
-from retrycli.store.schema import FIRST, HEAD, acts, attempts, holds, keys, passes, queue, selection
+from retrycli.store.schema import FIRST, HEAD, acts, attempts, holds, keys, own_values, passes, queue, selection
 
 IN_POSTGRESQL = text("""
 SELECT CAST(n.nspname AS text) || '.' || CAST(c.relname AS text)
@@ -190,11 +203,13 @@ def compare(database: Database) -> Belonging:
 
 
 def reassign(database: Database) -> None:
-    """Assign the queue to the configured table, regardless of the table to which it belonged."""
+    """Assign the queue to the configured table, whose rows are those of the table to which it belonged.
+
+    What an operator accepted for that table is kept, because it shows by which settings retrycli knows the messages.
+    """
     with database.write() as connection:
         database.advisory_lock(connection)
-        connection.execute(delete(selection))
-        _adopt(database, connection)
+        connection.execute(update(selection).values(table_name=_full_name(database, connection)))
 
 
 def accept_selection(database: Database, by: str, at: datetime) -> None:
@@ -205,7 +220,7 @@ def accept_selection(database: Database, by: str, at: datetime) -> None:
 
         parts = selection_parts(str(_full_name(database, connection)), database.mapping)
         before = database.accepted.parts if database.accepted else selection_parts(str(parts["table"]), None)
-        if parts["key"] != before["key"] and parts["table"] == before["table"]:
+        if parts["key"] != before["key"]:
             _check_ids(database, connection)
         if births_differ(database):
             _give_births(database, connection)
@@ -250,8 +265,8 @@ LAST_TRIED = select(attempts.c.id).order_by(attempts.c.id.desc()).limit(SAMPLE)
 
 
 def _give_births(database: Database, connection: Connection) -> None:
-    """Give the attempts of each message the birth that the settings read now. An id may have belonged to an earlier
-    message, whose attempts keep their births.
+    """Give each message the birth that the settings read now, in the queue and in the history, together: otherwise it
+    would be another message. An id may have belonged to an earlier message, whose attempts keep their births.
     """
     number = func.max(attempts.c.number).label("number")
     found = (
@@ -263,12 +278,20 @@ def _give_births(database: Database, connection: Connection) -> None:
     )
     # Without a queue row, the newest attempt is the message's own.
     newest = {row.message_id: row for row in connection.execute(found)}
-    m = database.table.all_rows  # a row that the settings leave out now may come back
-    birth = select(birth_text(m)).where(m.c.id == attempts.c.message_id)
     for message_id, row in newest.items():
         if row.queued is None or birth_of(row.birth) == birth_of(row.queued):
-            own = update(attempts).where(attempts.c.message_id == message_id, attempts.c.birth == row.birth)
-            connection.execute(own.where(birth.exists()).values(birth=birth.scalar_subquery()))
+            _give_birth(
+                database, connection, attempts, attempts.c.message_id == message_id, attempts.c.birth == row.birth
+            )
+    connection.execute(update(queue).values(rebirths=None))
+    for table in (queue, own_values):
+        _give_birth(database, connection, table, table.c.birth != UNSTABLE)
+
+
+def _give_birth(database: Database, connection: Connection, table: Table, *these: ColumnElement[bool]) -> None:
+    m = database.table.all_rows  # a row that the settings leave out now may come back
+    birth = select(birth_text(m)).where(m.c.id == table.c.message_id)
+    connection.execute(update(table).where(*these, birth.exists()).values(birth=birth.scalar_subquery()))
 
 
 def _give_digests(database: Database, connection: Connection) -> None:

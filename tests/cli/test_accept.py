@@ -267,7 +267,8 @@ def test_messages_stay_the_same_if_created_at_has_another_source(cli: Cli, origi
         assert other.json("run-once")["sent"] == 0
         assert "already delivered at" in str(original.row(103)["last_error"])
         assert len(api.paths) == 3
-        original.execute("UPDATE pending_messages SET body = 'Another message.' WHERE id = 101")
+        edited = "body = 'Another message.', updated_at = '2026-01-02 03:04:06'"
+        original.execute(f"UPDATE pending_messages SET {edited} WHERE id = 101")
         described(default, "[database.columns]\n" + AFTER_DEFAULT[0])
         assert other.json("table", "accept", "--yes")["would_send"] == 1
         assert other.json("run-once")["sent"] == 1
@@ -289,6 +290,43 @@ def test_another_source_of_created_at_does_not_give_a_message_the_attempts_of_an
         other.json("table", "accept", "--yes")
     after = original.rows("retrycli_attempts").values()
     assert {row["message_id"]: row["birth"] == before[row["id"]] for row in after} == {101: True, 102: False}
+
+
+@pytest.mark.parametrize("also", ["", "subject = { sql = 'trim(subject)' }\n"], ids=["", "and another text"])
+def test_a_queued_message_keeps_its_attempts_if_created_at_has_another_source(
+    cli: Cli, original: Application, also: str
+) -> None:
+    """It was delivered, so no change of its row may let a pass send it again."""
+    original.execute("UPDATE pending_messages SET updated_at = '2026-01-02 03:04:05'")
+    with Scripted(TAKES) as api:
+        default = cli.having(original.variables(api.url))
+        assert default.json("run-once")["sent"] == 2
+        original.execute("UPDATE pending_messages SET status = 'failed' WHERE id = 101")
+        default("run-once")
+        assert original.state(101) == "escalated"
+        other = described(default, f"[database.columns]\n{AFTER_DEFAULT[0]}\n{also}")
+        assert other.json("table", "accept", "--yes")["would_send"] == 0
+        assert original.state(101) == "escalated"
+        original.execute("UPDATE pending_messages SET last_error = 'noted', retry_count = 2 WHERE id = 101")
+        for _ in range(2):
+            assert other.json("run-once")["sent"] == 0
+        assert len(api.paths) == 2
+
+
+def test_a_renamed_table_keeps_the_texts_that_retrycli_knows(mapped: Cli, original: Application) -> None:
+    """An edited text is not the one that may have arrived, also if the table is renamed before retrycli sees it."""
+    text = "[database.columns]\nsubject = { sql = 'trim(subject)' }\n"
+    described(mapped, text)("table", "accept", "--yes")
+    with Scripted(BAD_GATEWAY, BAD_GATEWAY, TAKES) as api:
+        desk = mapped.having(original.variables(api.url))
+        desk("run-once")
+        before = {row["message_id"]: row["digest"] for row in original.rows("retrycli_attempts").values()}
+        original.execute("UPDATE pending_messages SET body = 'Another text' WHERE id = 101")
+        original.execute("ALTER TABLE pending_messages RENAME TO mails")
+        desk = described(desk, f"[database]\ntable = 'mails'\n{text}")
+        assert desk("table", "accept", "--yes").returncode == 0
+        after = {row["message_id"]: row["digest"] for row in original.rows("retrycli_attempts").values()}
+        assert after == before
 
 
 def test_a_row_that_is_left_out_keeps_its_attempts_when_created_at_has_another_source(
