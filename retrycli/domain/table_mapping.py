@@ -339,6 +339,8 @@ SETTINGS = {
     "recipient": "database.columns.recipient_email",
     "created": "database.columns.created_at",
     "text": "the text in database.columns",
+    "count": "database.columns.retry_count",
+    "error": "database.columns.last_error",
 }
 
 
@@ -354,7 +356,11 @@ class Acceptance:
 def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, object]:
     """Return the parts of the selection that the settings describe. No mapping: the default columns and statuses."""
     used = mapping or AS_IT_IS
-    created = dict(used.columns).get("created_at")
+    sources = dict(used.columns)
+
+    def setting(role: str) -> object:
+        return "" if (source := sources.get(role)) is None else as_setting(source)
+
     return {
         "table": table,
         "key": as_setting(used.source("id")),
@@ -362,13 +368,15 @@ def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, objec
         "failed": used.value(MessageStatus.FAILED),
         "ticket": as_setting(used.source("ticket_id")),
         "recipient": as_setting(used.source("recipient_email")),
-        "created": "" if created is None else as_setting(created),
+        "created": setting("created_at"),
         "text": {
-            role: setting
+            role: text
             for role, source in used.columns
-            if role in TEXT_COLUMNS and role != "recipient_email" and (setting := as_setting(source)) != role
+            if role in TEXT_COLUMNS and role != "recipient_email" and (text := as_setting(source)) != role
         }
         or "",
+        "count": setting("retry_count"),
+        "error": setting("last_error"),
     }
 
 
@@ -382,6 +390,11 @@ def births_differ(table: str, mapping: TableMapping | None, accepted: Acceptance
 def digests_differ(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> bool:
     """Return whether the settings read the text or the recipients of the same rows from another source."""
     return _is_of_others(table, mapping, accepted, {"text", "recipient"})
+
+
+def states_differ(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> bool:
+    """Return whether the settings read the retry counts or the errors of the same rows from another source."""
+    return _is_of_others(table, mapping, accepted, {"count", "error"})
 
 
 def _is_of_others(table: str, mapping: TableMapping | None, accepted: Acceptance | None, parts: set[str]) -> bool:

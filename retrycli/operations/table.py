@@ -21,7 +21,7 @@ from retrycli.domain.known_table import LONGEST, KnownTable, Sample, TableColumn
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import utc_time
 from retrycli.domain.sanitize import masked_url
-from retrycli.domain.table_mapping import Acceptance, Scalar, selection_parts
+from retrycli.domain.table_mapping import Acceptance, Scalar, selection_parts, states_differ
 from retrycli.operations import dry_run
 from retrycli.operations.doctor.context import Finding, failed
 from retrycli.operations.doctor.table import findings_of, stable
@@ -32,6 +32,7 @@ from retrycli.store import own_tables
 from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database
 from retrycli.store.table_sample import TableSample
+from retrycli.store.transitions import see_again
 
 
 def with_database(settings: Settings, url: str | None, option: str) -> Settings:
@@ -279,5 +280,8 @@ def accept(settings: Settings, *, by: str | None = None, at: datetime | None = N
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    with open_database(settings) as database:
+    with open_database(settings) as database, database.transaction():
+        known = own_tables.full_name(database), database.mapping, database.accepted
         own_tables.accept_selection(database, by or login_name(), at or utc_now())
+        if states_differ(*known):
+            see_again(database)

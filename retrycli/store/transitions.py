@@ -144,6 +144,21 @@ def _of_text(decision: Decision, message: QueuedMessage | UnusableMessage) -> De
     return decision._replace(message=message)
 
 
+def see_again(database: Database) -> None:
+    """Store the present states of all escalated messages' rows as those last seen, after the settings have got another
+    source of them. Otherwise these messages would count as changed, and would be sent again.
+    """
+    with database.write() as connection:
+        ids = list(connection.execute(select(queue.c.message_id).where(ESCALATED)).scalars())
+        for start in range(0, len(ids), REVIEWED_AT_ONCE):
+            rows = read_rows(database, connection, ids[start : start + REVIEWED_AT_ONCE])
+            for message_id, row in rows.items():
+                is_its = queue.c.message_id == message_id
+                connection.execute(update(queue).where(is_its).values(seen_values(row)))
+
+
+REVIEWED_AT_ONCE = 500
+
 SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
     id_in(queue.c.message_id)
 )

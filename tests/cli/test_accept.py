@@ -198,6 +198,8 @@ def test_on_a_terminal_it_shows_what_would_be_sent_and_asks(mapped: Cli, origina
         "ticket": {"sql": TICKET},
         "recipient": "recipient_email",
         "created": "",
+        "count": "",
+        "error": "",
         "text": "",
     }
     assert row["accepted_by"] == "anna"
@@ -208,6 +210,7 @@ CHANGES = {
     "database.where": '[database]\nwhere = "ticket_id > 4"\n',
     "database.status.failed": '[database.status]\nfailed = "FAILED"\nsent = "sent"\n',
     "database.columns.recipient_email": THREE_LINES + 'recipient_email = { value = "eve@example.com" }\n',
+    "database.columns.last_error": THREE_LINES + "last_error = { own = true }\n",
     "database.columns.ticket_id": "",  # a host without the settings, which sends to ticket 5
 }
 
@@ -234,7 +237,7 @@ def test_a_host_whose_settings_select_something_else_is_told_what_differs_and_wh
 
 def test_a_change_of_anything_else_needs_no_acceptance(mapped: Cli, api: Scripted) -> None:
     assert mapped("table", "accept", "--yes").returncode == 0
-    other = described(mapped, THREE_LINES + "subject = 'subject'\nlast_error = { own = true }\n")
+    other = described(mapped, THREE_LINES + "subject = 'subject'\nupdated_at = 'sent_at'\n")
     assert other.json("run-once")["sent"] == 2
     assert len(api.paths) == 2
 
@@ -310,6 +313,24 @@ def test_a_queued_message_keeps_its_attempts_if_created_at_has_another_source(
         original.execute("UPDATE pending_messages SET last_error = 'noted', retry_count = 2 WHERE id = 101")
         for _ in range(2):
             assert other.json("run-once")["sent"] == 0
+        assert len(api.paths) == 2
+
+
+def test_another_source_of_errors_and_counts_changes_no_escalated_message(mapped: Cli, original: Application) -> None:
+    """It would otherwise count as changed by the application, and be sent again."""
+    own = "last_error = { own = true }\nretry_count = { own = true }\n"
+    described(mapped, THREE_LINES + own)("table", "accept", "--yes")
+    original.execute("UPDATE pending_messages SET last_error = 'refused by the application'")
+    with Scripted(REJECTS) as api:
+        desk = mapped.having(original.variables(api.url))
+        desk("run-once")
+        assert {original.state(number) for number in (101, 102)} == {"escalated"}
+        other = described(desk, THREE_LINES)
+        assert other("run-once").returncode == 78
+        assert other("table", "accept", "--yes").returncode == 0
+        for _ in range(2):
+            assert other("run-once").returncode == 0
+        assert {original.state(number) for number in (101, 102)} == {"escalated"}
         assert len(api.paths) == 2
 
 

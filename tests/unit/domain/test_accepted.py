@@ -14,6 +14,7 @@ from retrycli.domain.table_mapping import (
     objection,
     parse_mapping,
     selection_parts,
+    states_differ,
 )
 
 AT = datetime(2026, 3, 3, 8, 15, tzinfo=UTC)
@@ -53,6 +54,8 @@ def test_what_was_accepted_may_be_sent() -> None:
         (mapping(where=None), "database.where is not set, but \"lane = 'desk'\" was accepted"),
         (mapping(failed=4), "database.status.failed is 4, but 3 was accepted"),
         (mapping(created_at="made"), 'database.columns.created_at is "made", but not set was accepted'),
+        (mapping(last_error={"own": True}), 'database.columns.last_error is {"own": true}, but not set was accepted'),
+        (mapping(retry_count="n"), 'database.columns.retry_count is "n", but not set was accepted'),
         (mapping(body="text"), 'the text in database.columns is {"body": "text"}, but not set was accepted'),
         (mapping(id="number"), 'database.columns.id is "number", but "uid" was accepted'),
         (mapping(ticket_id="case"), 'database.columns.ticket_id is "case", but {"sql": "(SELECT 1)"} was accepted'),
@@ -75,7 +78,7 @@ def test_settings_without_a_mapping_are_compared_if_a_mapping_was_accepted() -> 
 
 
 def test_a_change_of_other_settings_needs_no_acceptance() -> None:
-    assert objection(TABLE, mapping(body="body", last_error={"own": True}), accepted(mapping())) is None
+    assert objection(TABLE, mapping(body="body", updated_at="changed"), accepted(mapping())) is None
 
 
 def test_another_table_needs_acceptance() -> None:
@@ -84,19 +87,28 @@ def test_another_table_needs_acceptance() -> None:
     )
 
 
-def test_digests_of_another_source_differ_but_the_rows_of_another_table_or_key_are_other_messages() -> None:
+def test_digests_of_another_source_differ_also_in_a_renamed_table_but_another_key_means_other_messages() -> None:
     before = accepted(mapping())
     assert digests_differ(TABLE, mapping(body="text"), before)
     assert digests_differ(TABLE, mapping(recipient_email="to"), before)
     assert not digests_differ(TABLE, mapping(created_at="made"), before)
     assert not digests_differ(TABLE, mapping(body="text", id="number"), before)
-    assert not digests_differ("x", mapping(body="text"), before)
+    assert digests_differ("x", mapping(body="text"), before)
+    assert not digests_differ("x", mapping(), before)
 
 
-def test_births_of_another_source_differ_but_the_rows_of_another_table_or_key_are_other_messages() -> None:
+def test_births_of_another_source_differ_also_in_a_renamed_table_but_another_key_means_other_messages() -> None:
     before = accepted(mapping())
     assert births_differ(TABLE, mapping(created_at="made"), before)
     assert births_differ(TABLE, mapping(ticket_id="case"), before)
     assert not births_differ(TABLE, mapping(body="text"), before)
-    assert not births_differ("x", mapping(created_at="made"), before)
+    assert births_differ("x", mapping(created_at="made"), before)
+    assert not births_differ("x", mapping(), before)
     assert not births_differ(TABLE, mapping(created_at="made", id="number"), before)
+
+
+def test_counts_and_errors_of_another_source_differ() -> None:
+    before = accepted(mapping())
+    assert states_differ(TABLE, mapping(last_error={"own": True}), before)
+    assert states_differ(TABLE, mapping(retry_count="n"), before)
+    assert not states_differ(TABLE, mapping(body="text", created_at="made"), before)
