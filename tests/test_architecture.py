@@ -336,6 +336,12 @@ def test_a_change_in_place_is_found(change: str) -> None:
     assert len(changes_in_place(ast.parse(change))) == 1
 
 
+def test_no_page_reads_cookies_by_the_standard_library() -> None:
+    """It takes quadratic time for the cookies of a stranger; `sessions.cookie_of` does not."""
+    used = {module: attributes(ast.parse(source), {"cookies"}) for module, source in MODULES.items()}
+    assert {module for module, found in used.items() if found} == set()
+
+
 @pytest.mark.parametrize("why", [why for _, why in NEVER.values()])
 def test_each_rule_is_tested(why: str) -> None:
     assert any(why in breach for module, source, _ in BROKEN for breach in breaches(module, source))

@@ -61,7 +61,7 @@ class TokenUsers:
 
     def session(self, request: HTTPConnection) -> sessions.ValidSession | None:
         """Return the session of the request's cookie; None if there is none, or if its user has signed out."""
-        cookie = request.cookies.get(self.cookie_name(request), "")
+        cookie = sessions.cookie_of(self.cookie_name(request), request)
         found = sessions.verify(cookie, self._tokens(), self._key, self._now()) if cookie else None
         return None if found is None or found.id in self._ended() else found
 

@@ -218,7 +218,7 @@ class Console:
 
     def _notice(self, visit: Visit) -> str | None:
         """Return the result of the user's form that led to this page; None if there is none."""
-        cookie = visit.request.cookies.get(sessions.cookie_name(NOTICE, visit.request, visit.here), "")
+        cookie = sessions.cookie_of(sessions.cookie_name(NOTICE, visit.request, visit.here), visit.request)
         match self.unseal(visit, NOTICE, cookie):
             case [page, str(notice)] if page == visit.here:
                 return notice
