@@ -6,11 +6,10 @@ Each route of the API and each page names the right that it needs. `Access.check
 import inspect
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal, Self, TypeAlias
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection, Request
 
@@ -124,7 +123,10 @@ def check_origin(request: Request) -> None:
     if sites:
         is_own = OWN_SITES.issuperset(sites)
     else:
-        is_own = _is_same_origin(request.headers.getlist("origin"), request.headers.get("host", ""))
+        # The scheme may be unknown behind a proxy, but a page over plain HTTP is never an encrypted console's own.
+        own = {f"{scheme}://{request.headers.get('host', '')}" for scheme in (request.url.scheme, "https")}
+        origins = {origin.lower() for origin in request.headers.getlist("origin")}
+        is_own = bool(origins) and origins <= {each.lower() for each in own}
     if not is_own:
         raise AccessDenied(
             HTTPStatus.FORBIDDEN,
@@ -137,12 +139,3 @@ def bearer_token(request: HTTPConnection) -> str:
     """Return the bearer token of a request (RFC 6750, section 2.1); an empty string without one."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _is_same_origin(origins: Collection[str], host: str) -> bool:
-    if not origins or not host:
-        return False
-    try:
-        return all(urlsplit(origin).netloc.lower() == host.lower() for origin in origins)
-    except ValueError:
-        return False

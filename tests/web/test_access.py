@@ -110,6 +110,13 @@ def test_a_token_alone_is_enough_from_anywhere(desk: Desk, origin: str) -> None:
         assert is_denied(client, method, path) is None, f"{method} {path}"
 
 
+def test_an_unencrypted_page_of_this_host_changes_nothing_over_tls(desk: Desk) -> None:
+    """An old browser sends no Fetch Metadata, and anybody between it and the server may have made the page."""
+    for origin, status in ((f"http://{HOST}", 403), (f"https://{HOST}", 401)):
+        answer = desk.client(None, Origin=origin)("POST", f"https://{HOST}{API}/scheduler/resume")
+        assert answer.status_code == status
+
+
 def test_a_token_beside_a_cookie_does_not_excuse_another_site(desk: Desk) -> None:
     client = desk.client("anna", **session(desk, "anna"), **{"Sec-Fetch-Site": "cross-site"})
     assert is_denied(client, "POST", f"{API}/scheduler/resume") == 403
