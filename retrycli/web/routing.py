@@ -21,14 +21,17 @@ def encoded_path(scope: Scope) -> str:
 
 
 def encoded_route_path(scope: Scope) -> str:
-    """Return the part of a request's path below the application's root, percent-encoded.
+    """Return the part of a request's path below the application's root, percent-encoded; empty if there is none.
 
-    A client may encode the root in several ways, so its segments are counted.
+    A client may encode the root in several ways, so its segments are compared one by one. An encoded slash in the root
+    is refused, because a proxy with rules for paths sees another path then.
     """
     path, root = encoded_path(scope), str(scope.get("root_path", ""))
     if not root or not str(scope["path"]).startswith(root):
         return path
-    return "/" + "/".join(path.split("/")[root.count("/") + 1 :])
+    segments, own = path.split("/"), root.split("/")
+    is_below = [unquote(segment) for segment in segments[: len(own)]] == own
+    return "/" + "/".join(segments[len(own) :]) if is_below else ""
 
 
 def with_decoded(match: Match, found: Scope) -> tuple[Match, Scope]:

@@ -190,6 +190,7 @@ def test_the_policy_allows_only_our_own_files() -> None:
         ("GET", "/id/99999999999999999999999999", 404),
         ("GET", "/id/017", 404),
         ("GET", "/%2e%2e/", 404),
+        ("GET", "%2Fx/stats", 404),
     ],
 )
 def test_an_address_of_no_page_says_so_in_words(desk: Desk, method: str, path: str, status: int) -> None:
@@ -273,6 +274,8 @@ def test_the_cookie_is_hidden_from_scripts_and_other_sites(
     for cookies, signed_in in ((cookie, True), (plain, plain == cookie)):
         page = desk.client(Cookie=cookies).get(f"{address}{PAGES}/")
         assert (page.status_code == 200) == signed_in
+    among = f'a="\\042"; b; {cookie}; {name}=later'
+    assert desk.client(Cookie=among).get(f"{address}{PAGES}/").status_code == 200
     out = desk.client(**{"Sec-Fetch-Site": "same-origin", "Cookie": cookie}).post(f"{address}{PAGES}/sign-out")
     assert any(each.startswith(f'{name}=""; ') and more in each for each in out.headers.get_list("set-cookie"))
 
