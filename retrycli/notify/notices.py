@@ -356,8 +356,10 @@ def _cause_line(group: EscalationCause) -> str:
     more = ", …" if len(group.tickets) > TICKETS or group.more_tickets else ""
     said = inert(cause(group.error), LONGEST_CAUSE) if group.error else "no error text"
     noun = "tickets" if len(group.tickets) > 1 or group.more_tickets else "ticket"
-    step = suggested.own(suggested.line("show", group.example))
-    return f"{group.count:,} × {said}\n    {types}; {noun} {tickets}{more}; {step}"
+    # An id of text may come from another system. One that could form markup can't be shown as it is.
+    is_safe = inert(shown := str(group.example), LONGEST_NAME) == shown
+    step = f"; {suggested.own(suggested.line('show', shown))}" if is_safe else ""
+    return f"{group.count:,} × {said}\n    {types}; {noun} {tickets}{more}{step}"
 
 
 def _next(steps: str) -> str:

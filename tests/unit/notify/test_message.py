@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from retrycli.domain.incidents import Incident, Topic, Turn
+from retrycli.domain.message import MessageId
 from retrycli.domain.sanitize import inert
 from retrycli.notify.notices import (
     HEADLINES,
@@ -137,8 +138,11 @@ def test_contains_no_recipient(error: str) -> None:
     assert not re.search(r"ana[.@]|chlo|exämple", text)
 
 
-def hostile(error: str | None = None, *, ticket: str = "1", kind: str = "customer", host: str = "mill") -> str:
-    notice = worded([Escalated([EscalationCause(1, {kind: 1}, error, 7, [ticket])])], replace(HERE, host=host))
+def hostile(
+    error: str | None = None, *, ticket: str = "1", kind: str = "customer", host: str = "mill", example: str = "7"
+) -> str:
+    cause = EscalationCause(1, {kind: 1}, error, MessageId(7, example), [ticket])
+    notice = worded([Escalated([cause])], replace(HERE, host=host))
     assert notice.title.isprintable()
     return notice.title + "\n" + notice.body
 
@@ -146,7 +150,7 @@ def hostile(error: str | None = None, *, ticket: str = "1", kind: str = "custome
 CLEAN = hostile("x").splitlines()
 
 
-@pytest.mark.parametrize("where", ["error", "ticket", "kind", "host"])
+@pytest.mark.parametrize("where", ["error", "ticket", "kind", "host", "example"])
 @pytest.mark.parametrize("text", [MARKUP, "a\r\nBcc: eve@evil.example", "\x1b[31mred\x07", "a\u202eb", "t\tu\x00v"])
 def test_outside_text_has_no_markup_no_control_characters_and_one_line(where: str, text: str) -> None:
     said = hostile(text) if where == "error" else hostile("x", **{where: text})
@@ -158,7 +162,10 @@ def test_outside_text_has_no_markup_no_control_characters_and_one_line(where: st
 
 
 def test_outside_text_is_truncated() -> None:
-    assert max(map(len, hostile("word " * 1000, ticket="9x" * 1000, kind="k" * 1000).splitlines())) < 250
+    assert (
+        max(map(len, hostile("word " * 1000, ticket="9x" * 1000, kind="k" * 1000, example="i" * 1000).splitlines()))
+        < 250
+    )
 
 
 def test_a_word_with_an_underscore_is_unchanged() -> None:
