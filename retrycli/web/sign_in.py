@@ -39,7 +39,7 @@ class TokenUsers:
         file = tokens.tokens_file(settings)
         self._tokens = _WatchedFile(file, lambda: tokens.load(settings))
         self._ended = _WatchedFile(tokens.ended_sessions_file(file), lambda: tokens.ended_sessions(settings))
-        self._minute, self._events = 0, Counter[int]()
+        self._minute, self._events = 0, Counter[str]()
         tokens.require_some(settings)
         self._key = tokens.signing_key(settings)
 
@@ -88,25 +88,27 @@ class TokenUsers:
         digest = tokens.digest(given)
         found = next((token for token in self._tokens() if hmac.compare_digest(token.sha256, digest)), None)
         if found is None:
-            self._log(logging.WARNING, "Refused an invalid token", request)
+            self._log("Refused an invalid token", request)
         return found
 
     def sign_in(self, request: HTTPConnection, given: str) -> Token | None:
         """Return the token with which a user signs in; None if it is unknown. Either is logged."""
         found = self.token_of(request, given)
         if found is not None:
-            self._log(logging.INFO, f"Signed in {found.name}, {found.role}", request)
+            self._log(f"Signed in {found.name}, {found.role}", request, level=logging.INFO)
         return found
 
-    def _log(self, level: int, what: str, request: HTTPConnection) -> None:
-        """Log an event with the client's address, at most `MOST_LINES` of each level in a minute."""
+    def _log(self, what: str, request: HTTPConnection, *, level: int = logging.WARNING) -> None:
+        """Log an event with the client's address: in a minute, at most `MOST_LINES` refusals, and as many sign-ins of
+        each user.
+        """
         minute = int(self._now().timestamp()) // 60
         if minute != self._minute:
             if (more := sum(max(number - MOST_LINES, 0) for number in self._events.values())) > 0:
                 logger.warning("%s more sign-ins and refusals in that minute", f"{more:,}")
             self._minute, self._events = minute, Counter()
-        self._events[level] += 1
-        if self._events[level] <= MOST_LINES:
+        self._events[what] += 1
+        if self._events[what] <= MOST_LINES:
             # Any process that may act as the proxy can send any text.
             where = shortened(request.client.host, LONGEST_ADDRESS) if request.client else "the socket"
             logger.log(level, "%s, from %s", what, where)
