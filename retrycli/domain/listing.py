@@ -18,6 +18,7 @@ Either: TypeAlias = Value | Collection[Value] | None  # one value, several alter
 
 # SQLite evaluates at most 1,000 alternatives, and patterns of at most 50,000 bytes (sqlite.org/limits.html).
 MOST_VALUES = 100  # of one condition
+MOST_TEXTS = 10  # to look for in the last error; each is looked for in every row
 LONGEST_VALUE = 1_000  # characters
 
 
@@ -121,8 +122,9 @@ class Filter:
                 continue
             given: Either[str] = getattr(self, name)
             values = [given] if isinstance(given, str) else given or ()
-            if len(values) > MOST_VALUES:
-                raise InvalidArgument(f"the filter {name} has {len(values):,} values; give at most {MOST_VALUES}")
+            most = MOST_TEXTS if name == "error" else MOST_VALUES
+            if len(values) > most:
+                raise InvalidArgument(f"the filter {name} has {len(values):,} values; give at most {most}")
             for text in values:
                 if not storable(text):
                     raise InvalidArgument(f"the filter {name} contains an invalid character; remove it")

@@ -95,7 +95,8 @@ def test_a_filter_must_be_text_that_a_database_can_compare(
 
 
 @pytest.mark.parametrize("field", ["state", "message_type", "ticket", "error", "reason", "fingerprint"])
-def test_a_condition_has_at_most_100_values(nowhere: Settings, field: str) -> None:
-    wanted: Any = {field: ["unknown"] * 101}
-    with pytest.raises(InvalidArgument, match=f"the filter {field} has 101 values; give at most 100"):
+def test_a_condition_has_a_limited_number_of_values(nowhere: Settings, field: str) -> None:
+    most = 10 if field == "error" else 100
+    wanted: Any = {field: ["unknown"] * (most + 1)}
+    with pytest.raises(InvalidArgument, match=f"the filter {field} has {most + 1} values; give at most {most}"):
         listing.page(nowhere, Filter(**wanted))
