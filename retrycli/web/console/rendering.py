@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from retrycli import operations
 from retrycli.domain.duration import in_words, utc_text
-from retrycli.domain.message import State
+from retrycli.domain.message import MessageId, State
 from retrycli.domain.retry_policy import EXHAUSTED
 from retrycli.domain.sanitize import printable, shortened
 from retrycli.domain.user import Right
@@ -81,6 +81,7 @@ def make_environment() -> Environment:
     )
     environment.filters |= {
         "line": line,
+        "id": lambda value: line(value) if isinstance(value, MessageId) else value,  # text of another system
         "short": short,
         "lines": lines,
         "mark": mark,
