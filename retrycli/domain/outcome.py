@@ -150,8 +150,10 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
 # HTTP statuses that may concern retrycli's permissions or a proxy instead of the message.
 #
 # A closed ticket and a user without permission both give a 403. A deleted ticket and a proxy that no longer reaches the
-# API both give a 404. A maintenance page is often a redirect.
-IN_DOUBT = frozenset({*range(300, 400), 403, 404, 405, 501})
+# API both give a 404. A maintenance page is often a redirect. A server that does not know its new name, or gets plain
+# HTTP at a port for TLS, answers with a 400, one with a lapsed plan with a 402, and a firewall with a 406. Not 409, 422
+# and others that only a message's content causes.
+IN_DOUBT = frozenset({*range(300, 400), 400, 402, 403, 404, 405, 406, 410, 421, 426, 451, 501})
 
 
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:

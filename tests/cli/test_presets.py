@@ -73,6 +73,22 @@ def test_without_a_success_rule_a_page_is_no_delivery(cli: Cli, application: App
     assert Counter(row["status"] for row in application.rows().values()) == {"failed": 2, "sent": 3}
 
 
+def test_a_page_to_every_message_is_no_refusal_of_each(cli: Cli, application: Application, tmp_path: Path) -> None:
+    """A maintenance or log-in page with status 200, though the preset says which status means success."""
+    for number in range(1, 15):
+        application.add(number)
+    file = tmp_path / "own.toml"
+    file.write_text(PLAIN + "[success]\nstatus = [201]", encoding="utf-8")
+    with Hostile(answer(200, b"<html>We will be back soon</html>", {"Content-Type": "text/html"})) as server:
+        command = cli.having({**application.variables(server.url), "RETRYCLI_GATEWAY__PRESET": str(file)})
+        done = command("run-once")
+        assert done.returncode == 69
+        assert "responds with HTTP 200 to every request" in done.stderr
+        assert command.json("status")["state"] == "down"
+    assert {row["retry_count"] for row in application.rows().values()} == {0}
+    assert {row["outcome"] for row in application.rows("retrycli_attempts").values()} == {"unauthorized"}
+
+
 VERIFYING = (
     PLAIN
     + """

@@ -57,7 +57,7 @@ def outcome_of(post: Callable[..., None], url: str, **how: Any) -> Outcome:  # n
 def test_a_status_means_what_it_means_to_a_preset(post: Callable[..., None], status: int, kind: OutcomeKind) -> None:
     with Hostile(answer(status, b"customer's words", {"Retry-After": "90"})) as server:
         outcome = outcome_of(post, server.url)
-    in_doubt = status in {403, 404}
+    in_doubt = status in {400, 403, 404}
     assert outcome == Outcome(kind, status, f"HTTP {status}", timedelta(seconds=90), in_doubt=in_doubt)
 
 
