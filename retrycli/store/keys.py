@@ -64,7 +64,7 @@ class Keys(Queries):
             connection.execute(update(selection).values(numbered_to=after))
 
     def find(self, texts: Collection[str]) -> dict[str, MessageId]:
-        """Return messages by the texts that an operator wrote: their keys, or prefixes of their keys.
+        """Return messages by the texts that an operator wrote: their keys, or prefixes of keys that are UUIDs.
 
         A row that was never failed has no number yet, so it gets one. A UUID may be written in any of its forms.
 
@@ -86,12 +86,7 @@ class Keys(Queries):
 
     def _as_key(self, text: str) -> str | None:
         """Return a text as the database writes keys; None if no key is written so."""
-        if not self._has_uuids:
-            return text
-        try:
-            return str(UUID(text))
-        except ValueError:
-            return None
+        return _as_uuid(text) if self._has_uuids else text
 
     def _as_values(self, texts: Collection[str]) -> Collection[ColumnElement[Any] | str]:
         key = self._database.table.key
@@ -119,7 +114,8 @@ class Keys(Queries):
         # In SQLite, LIKE ignores the case of letters.
         is_start = func.substr(keys.c.key, 1, len(start)) == start
         begins = select(keys.c.number, keys.c.key).where(keys.c.key.startswith(start, autoescape=True), is_start)
-        rows = self._database.rows(begins.limit(2))
+        # Another text that an operator wrote may be a whole key, of a row that is gone.
+        rows = [row for row in self._database.rows(begins.limit(2)) if _as_uuid(row.key) is not None]
         if len(rows) > 1:
             raise InvalidArgument(f"{text} is ambiguous, because several ids begin with it; write the whole id")
         return MessageId(rows[0].number, rows[0].key) if rows else None
@@ -196,3 +192,11 @@ class Keys(Queries):
         if not self._finds_all or FailedIndex(self._database).state() is IndexState.THERE:
             return False
         return self._indexed.isdisjoint({names["status"], names.get("created_at", "")})
+
+
+def _as_uuid(text: str) -> str | None:
+    """Return a UUID as the databases write it; None if a text is no UUID."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return None

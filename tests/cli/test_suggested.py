@@ -417,6 +417,19 @@ def test_escalations_suggests_a_command_for_each_of_the_biggest_causes(far: Cli,
     assert last == f"Next: {start} list-failed --state escalated"
 
 
+def test_the_id_of_a_row_that_is_gone_names_no_other_message(cli: Cli, engine: Factory, tmp_path: Path) -> None:
+    """It may be the beginning of another id, as `order-7712-1` is of `order-7712-10`. Only a UUID has prefixes."""
+    with engine(tmp_path, None) as url, Scripted(REJECTS) as api:
+        made = made_with(url, {"id": "VARCHAR(60)"})
+        made.add(101, hours_ago=9)
+        made.execute("UPDATE pending_messages SET id = ?", "order-7712-10")
+        desk = cli.having(made.variables(api.url))
+        assert desk("run-once").returncode == 0
+        done = desk("mark-sent", "order-7712-1", "--yes")
+        assert (done.returncode, "no message order-7712-1" in done.stderr) == (4, True), done
+        made.lock.unlink(missing_ok=True)
+
+
 BEFORE_A_VALUE = re.compile(SUGGESTED_ANYWHERE.pattern + r"( -{0,2}\w[\w-]*)* $")
 
 
