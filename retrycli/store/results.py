@@ -268,7 +268,9 @@ class Results(Queries):
                 raise
             connection.exec_driver_sql("ROLLBACK TO SAVEPOINT hidden")
             return set()
-        return set(unlockable) - {row[0] for row in free}
+        # The application may have deleted the others in the meantime.
+        others = self._others(connection, claim, set(unlockable) - {row[0] for row in free})
+        return {message_id for message_id, is_there in others.items() if is_there}
 
     def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
         """Return which of these messages the claim still holds, and whether the row of each one exists."""

@@ -1,6 +1,6 @@
 """A recorder of the statements that a database receives."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,4 +23,17 @@ def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
 
     event.listen(database._engine, "before_cursor_execute", hear)
     yield heard
+    event.remove(database._engine, "before_cursor_execute", hear)
+
+
+@contextmanager
+def told_of(database: Database, wanted: str, act: Callable[[], object]) -> Iterator[None]:
+    """Call a function before the database receives a statement."""
+
+    def hear(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement == wanted:
+            act()
+
+    event.listen(database._engine, "before_cursor_execute", hear)
+    yield
     event.remove(database._engine, "before_cursor_execute", hear)

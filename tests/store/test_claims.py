@@ -30,7 +30,7 @@ from retrycli.store.identity import delivery_key
 from retrycli.store.operator_actions import Acts
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, is_sqlite, naive, opened
 from tests.store.conftest import Factory, application_with, in_every_mode, on_default_table
-from tests.store.heard import statements
+from tests.store.heard import statements, told_of
 from tests.store.own_tables import FAILED_AT, PASS, attempt_rows, enrol, queue_rows
 
 OTHER = Claim("another-pass", NOON + 40 * MINUTE)
@@ -946,6 +946,25 @@ def test_locked_rows_are_left_and_the_others_are_recorded(application: Applicati
     assert attempt_rows(database, 2)[0]["finished_at"] == ANSWERED_AT
     assert application.row(2)["status"] == "sent"
     assert queue_rows(database) == {}
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@on_default_table
+def test_a_row_that_is_deleted_while_its_result_is_recorded_is_hidden_by_no_policy(
+    application: Application, database: Database
+) -> None:
+    """Job queues delete rows at any time. This one is locked at first, and gone when the lock is tried again."""
+    application.add()
+    claims = send(database, [1])
+    with opened(application) as its_own, ExitStack() as until_committed:
+        connection = until_committed.enter_context(its_own.write())
+        connection.exec_driver_sql(application.row_lock(1))
+        connection.execute(application.table.delete())
+        with told_of(database, "SAVEPOINT hidden", until_committed.close):
+            written = claims.results.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], NOON)
+    assert written == WriteResult(locked=frozenset({1}))
+    assert attempt_rows(database, 1)[0]["outcome"] == "delivered"
+    assert queue_rows(database)[1]["state"] == "sending"
 
 
 def test_withdrawn_messages_do_not_hide_others(application: Application, database: Database) -> None:
