@@ -198,6 +198,11 @@ def review(
                     "unknown_count": decision.transition.unknown_count or 0,
                 }
             connection.execute(update(queue).where(queue.c.message_id == decision.message_id, ESCALATED).values(values))
+        if database.table.own:
+            from retrycli.store.own_values import keep_counts  # most tables need it not
+
+            again = [one.message for one in reviewed if one.transition.kind is TransitionKind.ENROLLED]
+            keep_counts(database.table, connection, [one for one in again if isinstance(one, QueuedMessage)])
         return as_written(reviewed, refused)
 
 

@@ -220,6 +220,21 @@ def test_a_rejected_message_can_be_taken_back(outbox: Outbox) -> None:
         assert [message["id"] for message in listed(command)] == [key]
 
 
+def test_an_edited_text_begins_with_a_count_of_its_own_also_in_lists(outbox: Outbox) -> None:
+    """The count is retrycli's. The earlier text has used up its retry, and the message waits with the new one."""
+    key = outbox.add()
+    with Scripted(BUSY) as api:
+        command = outbox.with_api(api).having({"RETRYCLI_SCHEDULE__MAX_RETRIES": "1"})
+        command("run-once")
+        [escalated] = listed(command)
+        assert (escalated["state"], escalated["retry_count"]) == ("escalated", 1)
+        outbox.application.execute('UPDATE "message outbox" SET message = ?', "Another text")
+        command("pause", "--message", key)
+        command("run-once")
+    [waiting] = listed(command)
+    assert (waiting["id"], waiting["state"], waiting["retry_count"]) == (key, "waiting", 0)
+
+
 def test_a_prefix_of_eight_characters_stands_for_an_id(outbox: Outbox) -> None:
     key = outbox.add()
     with Scripted(TAKES) as api:
