@@ -206,7 +206,9 @@ def _selected(
 def _status_in_words(table: MessageTable) -> ColumnElement[Any]:
     status = table.column("status")
     words = [(status == literal_column(value), _text(f"'{word}'")) for word, value in table.literals.items()]
-    return case(*words, else_=cast(status, Text))
+    # A value that only looks like one of the words means something else to the application.
+    raw, own = cast(status, Text), [_text(f"'{word}'") for word in MessageStatus]
+    return case(*words, (raw.in_(own), _text("'other: '") + raw), else_=raw)
 
 
 def _value(table: MessageTable, source: Source, role: str, number: ColumnElement[Any] | None) -> ColumnElement[Any]:

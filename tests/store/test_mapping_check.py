@@ -198,6 +198,15 @@ def test_a_value_that_can_not_be_converted_is_not_quoted(mails: Open, sql: str) 
     assert "secret" not in str(told.value)
 
 
+def test_a_value_that_only_looks_like_a_word_of_a_status_is_another(mails: Open) -> None:
+    """The settings say that failed messages have the value Failed; `failed` means something else to the application."""
+    rows = [row(number, f"'{value}'") for number, value in enumerate(("Failed", "failed", "lost"), 1)]
+    database = mails(*rows)
+    with database.read() as connection:
+        found = connection.execute(database.messages.select().order_by("id")).mappings()
+        assert [each["status"] for each in found] == ["failed", "other: failed", "lost"]
+
+
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 def test_an_expression_that_returns_null_for_a_bad_row_concerns_that_row_alone(mails: Open) -> None:
     """The manual advises so, because SQLite's JSON functions fail for the whole statement."""
