@@ -350,6 +350,7 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (NOTE + LOOK + "{ text = '{delivery_key}' }", "look_up (line 6): a look-up needs a path"),
         (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): the path, query or condition must contain {delivery_key}"),
         (
             NOTE + LOOK + "{ path = 'x', equals = '{delivery_key}' }",
@@ -543,7 +544,7 @@ outcome = "refused"
         (400, "down for maintenance", OutcomeKind.THROTTLED),
         (200, "down for maintenance", OutcomeKind.THROTTLED),
         (422, "no", OutcomeKind.REFUSED),
-        (400, "no", OutcomeKind.PERMANENT),
+        (415, "no", OutcomeKind.PERMANENT),
         (500, "already sent", OutcomeKind.TRANSIENT),
     ],
 )

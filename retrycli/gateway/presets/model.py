@@ -112,6 +112,15 @@ class LookupRule(Question):
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
 
     @model_validator(mode="after")
+    def _proves_absence(self) -> Self:
+        if any(condition is not None and condition.text is not None for condition in (self.holds, self.more)):
+            raise ValueError(
+                "a look-up needs a path: a page without a text may be any page, so it does not prove that the message "
+                "is absent"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _asks_for_one_message(self) -> Self:
         if KEY not in {place.name for place in places([self.path, self.query, *self.holds.templates])}:
             raise ValueError("the path, query or condition must contain {delivery_key}, or it would match any message")
