@@ -102,15 +102,14 @@ class Doubt:
             self.status, self._trials = None, []
         return known
 
-    @property
-    def words(self) -> str:
+    def words(self, protocol: str) -> str:
         """Describe the answers that started the trial, for an operator."""
         alike = self._trials and all(attempt.outcome.status_code == self.status for attempt in self._trials)
         number = len(self._tickets_with(self.status))
         return (
-            f"HTTP {self.status} to every request"
+            f"{protocol} {self.status} to every request"
             if alike
-            else f"HTTP {self.status} for {number} tickets, without a delivery in between"
+            else f"{protocol} {self.status} for {number} tickets, without a delivery in between"
         )
 
     def _tickets_with(self, status: int | None) -> set[str]:
@@ -208,10 +207,11 @@ class Destination:
         During a trial, also stop sending to the destination.
         """
         if self.doubt.status is not None:
+            said = self.doubt.words(self._protocol)
             if self.doubt.status == FORBIDDEN:
-                self._stop(StopReason.CREDENTIALS_REFUSED, self.doubt.words)
+                self._stop(StopReason.CREDENTIALS_REFUSED, said)
             else:
-                self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination} responds with {self.doubt.words}")
+                self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination} responds with {said}")
         # As `permanent`, each would count towards the bound of requests, and a long outage would end as `exhausted` for
         # the whole queue.
         return [
@@ -260,8 +260,11 @@ class Destination:
         """Describe a refusal by its status if it has one, because the answer's text must not reach a log."""
         if self._is_function:
             return "the function raised Unauthorized"
-        protocol = "SMTP" if self.breaker.destination.startswith("smtp") else "HTTP"
-        return outcome.error if outcome.status_code is None else f"{protocol} {outcome.status_code}"
+        return outcome.error if outcome.status_code is None else f"{self._protocol} {outcome.status_code}"
+
+    @property
+    def _protocol(self) -> str:
+        return "SMTP" if self.breaker.destination.startswith("smtp") else "HTTP"
 
     def _stop_if_blocked(self, at: datetime) -> None:
         if self.breaker.blocks(at):

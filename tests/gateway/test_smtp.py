@@ -96,6 +96,7 @@ REPLIES: list[tuple[str, str, OutcomeKind]] = [
 def test_a_reply_leads_to_its_outcome(step: str, reply: str, kind: OutcomeKind) -> None:
     outcome = outcome_of(**at(step, reply))
     assert outcome.kind is kind
+    assert outcome.in_doubt is (kind is OutcomeKind.PERMANENT), "it may concern all mails"
     code = 250 if step == "QUIT" else int(reply[:3])
     # The mail was not sent, so nothing may say that it may have arrived, as after an HTTP 500.
     assert outcome.status_code == (None if kind is OutcomeKind.TRANSIENT and code >= 500 else code)

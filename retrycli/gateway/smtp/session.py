@@ -154,7 +154,9 @@ class SmtpSession:
         finally:
             self._client.close()
             self._line.close()
-        return outcome
+        # It may concern all mails: a blocked client, a used-up quota, or a sender that the server does not accept.
+        is_refusal = outcome.kind is OutcomeKind.PERMANENT and outcome.status_code is not None
+        return outcome._replace(in_doubt=is_refusal and not outcome.delivered_to)
 
     @property
     def in_doubt(self) -> bool:
