@@ -38,7 +38,7 @@ class Doubt:
     """
 
     def __init__(self) -> None:
-        # The status that started the trial; None if no trial is running.
+        # The status that started the trial, 0 for failed preflights; None if no trial is running.
         self.status: int | None = None
         self._held: list[Attempt] = []
         self._new: list[Attempt] = []
@@ -58,14 +58,15 @@ class Doubt:
         """Withhold an attempt until other answers show whether its answer concerns the message or retrycli's access."""
         self._held = [*self._held, attempt]
         self._new = [*self._new, attempt]
-        if self.status is None and len(self._tickets_with(attempt.outcome.status_code)) >= TICKETS:
-            self.status = attempt.outcome.status_code
+        if self.status is None and len(self._tickets_with(_status(attempt))) >= TICKETS:
+            self.status = _status(attempt)
 
     def count_trial(self, attempt: Attempt) -> None:
         """Count an attempt of the trial, unless nothing was sent because the row is invalid or the message had
         already arrived.
         """
-        if attempt.outcome.kind is not OutcomeKind.INVALID and not attempt.outcome.found:
+        is_invalid = attempt.outcome.kind is OutcomeKind.INVALID and not attempt.outcome.in_doubt
+        if not is_invalid and not attempt.outcome.found:
             self._trials = [*self._trials, attempt]
 
     @property
@@ -104,8 +105,11 @@ class Doubt:
 
     def words(self, protocol: str) -> str:
         """Describe the answers that started the trial, for an operator."""
-        alike = self._trials and all(attempt.outcome.status_code == self.status for attempt in self._trials)
+        alike = self._trials and all(_status(attempt) == self.status for attempt in self._trials)
         number = len(self._tickets_with(self.status))
+        if not self.status:
+            error = next(each.outcome.error for each in self._held if each.outcome.in_doubt and not _status(each))
+            return f"{error} (for {number} tickets, without a delivery in between)"
         return (
             f"{protocol} {self.status} to every request"
             if alike
@@ -113,11 +117,11 @@ class Doubt:
         )
 
     def _tickets_with(self, status: int | None) -> set[str]:
-        return {
-            attempt.ticket
-            for attempt in self._held
-            if attempt.outcome.in_doubt and attempt.outcome.status_code == status
-        }
+        return {attempt.ticket for attempt in self._held if attempt.outcome.in_doubt and _status(attempt) == status}
+
+
+def _status(attempt: Attempt) -> int:
+    return attempt.outcome.status_code or 0
 
 
 FORBIDDEN = 403
@@ -211,7 +215,8 @@ class Destination:
             if self.doubt.status == FORBIDDEN:
                 self._stop(StopReason.CREDENTIALS_REFUSED, said)
             else:
-                self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination} responds with {said}")
+                verb = " responds with" if self.doubt.status else ":"
+                self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination}{verb} {said}")
         # As `permanent`, each would count towards the bound of requests, and a long outage would end as `exhausted` for
         # the whole queue.
         return [

@@ -14,7 +14,7 @@ import httpx
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
-from retrycli.gateway.delivery import NotSent, TimeLimit, invalid
+from retrycli.gateway.delivery import NotSent, TimeLimit
 from retrycli.gateway.http.client import ApiClient
 from retrycli.gateway.http.request import Request
 from retrycli.gateway.http.response import LOOK_UP_LIMIT, Answer, holds, outcome_of_question
@@ -82,7 +82,9 @@ class Lookups:
         for step in rules.steps:
             taken = await self._take_step(step, fields, f"preflight {name}")
             if taken is None:
-                raise invalid(f"not sent, because preflight {name} failed: {rules.remedy}")
+                # It may fail for all messages, for example because a role has lost a right.
+                error = f"not sent, because preflight {name} failed: {rules.remedy}"
+                raise NotSent(Outcome(OutcomeKind.INVALID, error=error, in_doubt=True))
             if taken is ENOUGH:
                 return
             fields = {**fields, **taken}
