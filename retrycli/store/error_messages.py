@@ -113,6 +113,9 @@ class RowError(Enum):
 # Prefixes of the codes for problems with the server, which do not depend on the statement.
 OF_THE_SERVER = ("25", "53", "57", "58")
 
+# Prefix of the codes for files that are missing or that exist already. The statement in a trigger may have named them.
+OF_FILES = "58P"
+
 # Prefixes of the codes for problems with the statement or the role, unless a trigger or a row-level policy raised the
 # error.
 OF_THE_STATEMENT = ("08", "0A", "28", "3D", "3F", "42", "55", "F0")
@@ -141,7 +144,8 @@ def row_error_of(error: DBAPIError) -> RowError:
         return RowError.LOCKED
     # A violated row-level policy has the same code as a missing privilege, so the server function distinguishes them.
     of_a_row = _error_field(error, "context") or _error_field(error, "source_function") == POLICY
-    hits_every_row = state.startswith(OF_THE_SERVER) or (state.startswith(OF_THE_STATEMENT) and not of_a_row)
+    may_be_of_a_row = state.startswith((*OF_THE_STATEMENT, OF_FILES))
+    hits_every_row = not of_a_row if may_be_of_a_row else state.startswith(OF_THE_SERVER)
     return RowError.EVERY_ROW if hits_every_row else RowError.REFUSED
 
 

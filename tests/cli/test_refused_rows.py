@@ -113,11 +113,15 @@ def test_a_delivered_message_that_can_not_be_marked_as_sent_says_so_in_its_row(
 
 
 @pytest.mark.databases("postgresql")
+@pytest.mark.parametrize("position", [0, 1, -1])
 def test_a_row_whose_trigger_fails_as_a_server_does_is_escalated_alone(
-    at_work: Cli, application: Application, sandbox: Sandbox
+    at_work: Cli, application: Application, sandbox: Sandbox, position: int
 ) -> None:
-    """Neither the change nor the error that says so may cost the other messages their results."""
-    first, broken, *others = application.add_due(MESSAGES)
+    """Neither the change nor the error that says so may cost the other messages their results, whether other results
+    are written at the same time or not.
+    """
+    others = [*application.add_due(MESSAGES)]
+    broken = others.pop(position)
     application.execute(
         "CREATE FUNCTION export() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN COPY (SELECT 1) TO '/nonexistent/file'; RETURN NEW; END $$"
@@ -126,9 +130,10 @@ def test_a_row_whose_trigger_fails_as_a_server_does_is_escalated_alone(
         "CREATE TRIGGER export BEFORE UPDATE ON pending_messages FOR EACH ROW "
         f"WHEN (OLD.id = {broken}) EXECUTE FUNCTION export()"
     )
-    done = at_work("run-once")
-    assert done.returncode == 0, done.stderr
-    check_handed_over(application, sandbox, broken, [first, *others])
+    for limit in ("1", "1000"):
+        done = at_work("run-once", "--limit", limit)
+        assert done.returncode == 0, done.stderr
+    check_handed_over(application, sandbox, broken, others)
 
 
 def test_an_exhausted_message_whose_row_refuses_changes_is_sent_once(
