@@ -213,7 +213,6 @@ LOG_INS = (
         "an error of a GiB",
         flood(b"a" * MIB, after=http(500, length=GIB)),
         TRANSIENT,
-        500,
         says="log-in: HTTP 500",
         hungry=True,
     ),
