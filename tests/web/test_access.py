@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from starlette.requests import Request
 
 import retrycli
 from retrycli import operations, web
@@ -108,6 +110,22 @@ def test_a_token_alone_is_enough_from_anywhere(desk: Desk, origin: str) -> None:
     client = desk.client("anna", **ORIGINS[origin][0])
     for method, path, _ in requests(desk.settings):
         assert is_denied(client, method, path) is None, f"{method} {path}"
+
+
+def test_a_cookie_of_escapes_takes_no_longer_than_another(desk: Desk) -> None:
+    """The standard parser takes quadratic time for one: seconds for a header of 64 kB, in which nobody is served."""
+    from retrycli.web.sign_in import TokenUsers
+
+    users = TokenUsers(desk.settings)
+    took: dict[str, float] = {}
+    for text in ("x", "\\") * 3:
+        cookie = f'a="{text * 65_000}"'.encode()
+        request = Request({"type": "http", "scheme": "http", "path": "/", "server": (HOST, 80), "headers": []})
+        request.scope["headers"] = [(b"host", HOST.encode()), (b"cookie", cookie)]
+        began = time.perf_counter()
+        assert users.session(request) is None
+        took[text] = min(took.get(text, 60.0), time.perf_counter() - began)
+    assert took["\\"] < 100 * took["x"]
 
 
 def test_an_unencrypted_page_of_this_host_changes_nothing_over_tls(desk: Desk) -> None:

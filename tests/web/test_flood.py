@@ -51,10 +51,6 @@ ATTACKS: dict[str, tuple[bytes, int]] = {
     "half of a large form": (FORM + b"%41" * (LARGE // 8), 0),
     "large forms": (FORM + b"%41" * (LARGE // 3 - 3), 1),
     "forms to sign in": (FORM.replace(b"/id/5/reject", b"/sign-in") + b"%41" * (LARGE // 3 - 3), 1),
-    "cookies with many escapes": (
-        f'GET /desk{PAGES}/ HTTP/1.1\r\nHost: {HOST}\r\nCookie: a="'.encode() + b"\\\\" * 3_900 + b'"\r\n\r\n',
-        50,
-    ),
     "probes of the readiness": (f"GET /desk/readyz HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode(), 50),
 }
 """What each connection sends, and how often it sends the same again as soon as it is answered."""
