@@ -14,7 +14,7 @@ VARIABLE = re.compile(
     r"""(?P<kept>\b(?:HTTP|SMTP)\ \d{3}\b(?:\ \d\.\d+\.\d+\b)?)    # keep the status: it shows the kind of error
     |(?:[^\s<>"'()\[\]{}:;,=@]|(?<=\w)'(?=\w)){1,64}@[^\s<>"'()\[\]{}:;,=]+    # an email address (RFC 5321, 4.5.3.1.1)
     |\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b             # a UUID
-    |\b(?=[a-z_-]{0,64}\d)[0-9a-z][0-9a-z_-]{7,}\b              # an id of letters and digits
+    |\b(?=[a-z_-]{0,64}\d)[0-9a-z][0-9a-z_-]{7,}\b               # an id of letters and digits
     |\d+(?:[.,:]\d+)*                                            # a number, a time, an IP address
     """,
     re.VERBOSE | re.IGNORECASE,
