@@ -140,8 +140,10 @@ class HttpGateway(BaseGateway):
         try:
             prepared = await self._builder.prepare(queued)
             prepared.fields["marker"] = await self._marker(prepared, ask=ask)
-            # Build the request first, to find errors before `_ask` and `_upload` send requests.
-            prepared.request = self._builder.build(prepared, None)
+            # Build the request first, to find errors before `_ask` and `_upload` send requests. No session is known
+            # before the first log-in, and a path must not have an empty value.
+            session = "session" if self._client.credentials.by_log_in else None
+            prepared.request = self._builder.build(prepared, session)
             if ask:
                 await self._ask(queued, prepared)
                 await self._upload(prepared)
