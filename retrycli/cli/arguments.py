@@ -86,7 +86,7 @@ def ago(text: str) -> datetime:
 
 def _option(condition: FilterField) -> Any:  # noqa: ANN401  the type of a parameter
     name, about = f"--{condition.name.replace('_', '-')}", condition.help
-    if condition.kind is timedelta:
+    if condition.is_period:
         return Annotated[
             datetime | None, typer.Option(name, help=about, show_default=False, metavar="<duration>", parser=ago)
         ]

@@ -1,7 +1,7 @@
 """The ``list-failed`` command: failed messages with their states, next attempts and errors."""
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Annotated, Literal
 
 import typer
@@ -10,7 +10,7 @@ from retrycli import operations
 from retrycli.cli.arguments import After, as_options, takes_filters
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 from retrycli.config.settings import Settings
-from retrycli.domain.listing import Filter, ListedMessage
+from retrycli.domain.listing import COLUMNS, Filter, ListedMessage, View, columns_of
 from retrycli.domain.suggested import command, line
 from retrycli.views import formatting, terminal
 
@@ -38,7 +38,7 @@ def list_failed(
     shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
     with operations.listing.list_messages(settings, filters, sort=sort, after=after, limit=shown) as found:
         if as_json:
-            terminal.show_json(operations.bodies.messages(settings, found.messages, found.next))
+            terminal.show_json(operations.bodies.messages(found.messages, found.next))
             return
         if not terminal.on_terminal():
             show_messages(settings, found.messages, named=header)
@@ -60,38 +60,27 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     If the output is piped, the column contains the expiry times. On a terminal, the column says which messages have
     expired or expire soon. Without such messages, there is no column.
     """
-    policies, now = settings.policies, operations.wiring.utc_now()
+    cells: dict[str, Callable[[ListedMessage], formatting.Cell]] = {
+        "ticket_id": lambda message: str(message.ticket_id),
+        "state": _raw_state,
+        "retry_count": lambda message: message.tries,
+    }
     expire = any(policy.expires_after for policy in settings.policies.values())
     if terminal.on_terminal():
+        now = operations.wiring.utc_now()
+        cells["state"] = operations.words.listed_state
+        cells["expires_at"] = lambda message: operations.expiry.in_words(message, now) or ""
         messages = list(messages)
-        expire = any(_expiry(message, settings, now) for message in messages)
-    state = operations.words.listed_state if terminal.on_terminal() else _raw_state
-    columns = ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error")
+        expire = any(map(cells["expires_at"], messages))
+    shown = [name for name in columns_of(View.TABLE) if expire or name != "expires_at"]
+    show = [cells.get(name, attrgetter(name)) for name in shown]
     terminal.show_table(
-        (*columns, "Expires") if expire else columns,
-        (
-            (
-                message.id,
-                str(message.ticket_id),
-                message.message_type,
-                state(message),
-                message.tries(policies),
-                message.attempt_from,
-                message.last_error,
-                *((_expiry(message, settings, now),) if expire else ()),
-            )
-            for message in messages
-        ),
-        texts=2 if expire else 1,
+        [COLUMNS[name].heading for name in shown],
+        ([cell(message) for cell in show] for message in messages),
+        texts=len(shown) - shown.index("last_error"),
         named=named,
     )
 
 
 def _raw_state(message: ListedMessage) -> str:
     return "held" if message.held else message.state
-
-
-def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> formatting.Cell:
-    if not terminal.on_terminal():
-        return message.expires_at(settings.policies)
-    return operations.expiry.in_words(message, settings.policies, now) or ""

@@ -1,16 +1,16 @@
 """Messages and their history as operators see them, and filters that select messages to show or to change."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
+from enum import Enum, Flag, StrEnum, auto
 from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
-from retrycli.domain.errors import InvalidArgument
+from retrycli.domain.errors import InvalidArgument, InvalidMessage
 from retrycli.domain.identity import digest_of
-from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.message import EscalationReason, MessageType, State, utc_time
 from retrycli.domain.retry_policy import RetryPolicy
-from retrycli.domain.sanitize import storable
+from retrycli.domain.sanitize import shortened, storable
 from retrycli.domain.transition import ActionKind, Withheld
 
 Value = TypeVar("Value", bound=str)
@@ -20,6 +20,7 @@ Either: TypeAlias = Value | Collection[Value] | None  # one value, several alter
 MOST_VALUES = 100  # of one condition
 MOST_TEXTS = 10  # to look for in the last error; each is looked for in every row
 LONGEST_VALUE = 1_000  # characters
+LISTED_ERROR = 2_000  # characters of an error in a list; an application may store whole pages as an error
 
 
 class ListedState(StrEnum):
@@ -50,24 +51,40 @@ class FilterField:
         name: the option is ``--NAME``.
         kind: the type of its values. A `timedelta` counts back from now; the console and the commands take one value.
         help: the help of the option.
+        label: the label of its field in the console; without one, only links have it.
         about: the description in the OpenAPI document, if the name does not say enough.
+        most: the maximum number of values.
     """
 
     name: str
     kind: type
     help: str
+    label: str = ""
     about: str | None = None
+    most: int = MOST_VALUES
+
+    @property
+    def is_period(self) -> bool:
+        """Return whether the value is a period that counts back from now."""
+        return self.kind is timedelta
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """Return the possible values; an empty sequence if there are too many to list."""
+        return [*self.kind] if issubclass(self.kind, StrEnum) else []
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Conditions, all of which a message must meet. An operator may give those that are a `FilterField`."""
 
-    state: Annotated[Either[State | ListedState], FilterField("state", ListedState, "Only messages in this state.")] = (
-        None
-    )
-    message_type: Annotated[Either[MessageType], FilterField("type", MessageType, "Only messages of this type.")] = None
-    ticket: Annotated[Either[str], FilterField("ticket", str, "Only messages of this ticket.")] = None
+    state: Annotated[
+        Either[State | ListedState], FilterField("state", ListedState, "Only messages in this state.", "State")
+    ] = None
+    message_type: Annotated[
+        Either[MessageType], FilterField("type", MessageType, "Only messages of this type.", "Type")
+    ] = None
+    ticket: Annotated[Either[str], FilterField("ticket", str, "Only messages of this ticket.", "Ticket")] = None
     # SQLite ignores the case of ASCII letters only.
     error: Annotated[
         Either[str],
@@ -75,19 +92,28 @@ class Filter:
             "error",
             str,
             "Only messages whose last error contains this string.",
-            "part of the last error, ignoring case",
+            "Error contains",
+            about="part of the last error, ignoring case",
+            most=MOST_TEXTS,
         ),
     ] = None
     reason: Annotated[
         Either[EscalationReason],
         FilterField(
-            "reason", EscalationReason, "Only messages escalated for this reason.", "why a message was escalated"
+            "reason",
+            EscalationReason,
+            "Only messages escalated for this reason.",
+            "Reason",
+            about="why a message was escalated",
         ),
     ] = None
     failed_before: Annotated[
         datetime | None,
         FilterField(
-            "older_than", timedelta, "Only messages that first failed at least this long ago, such as 30m, 2h or 7d."
+            "older_than",
+            timedelta,
+            "Only messages that first failed at least this long ago, such as 30m, 2h or 7d.",
+            "Failed at least … ago",
         ),
     ] = None
     fingerprint: Annotated[
@@ -96,7 +122,7 @@ class Filter:
             "fingerprint",
             str,
             "Only messages escalated for the cause with this fingerprint; see `escalations`.",
-            "identifies a cause",
+            about="identifies a cause",
         ),
     ] = None
     due_by: datetime | None = None  # the message is waiting, and due by this time
@@ -118,13 +144,12 @@ class Filter:
             InvalidArgument: a condition has too many values, or a text is too long, contains NUL or is not valid UTF-8.
         """
         for name, condition in FILTER_FIELDS.items():
-            if condition.kind is timedelta:
+            if condition.is_period:
                 continue
             given: Either[str] = getattr(self, name)
             values = [given] if isinstance(given, str) else given or ()
-            most = MOST_TEXTS if name == "error" else MOST_VALUES
-            if len(values) > most:
-                raise InvalidArgument(f"the filter {name} has {len(values):,} values; give at most {most}")
+            if len(values) > condition.most:
+                raise InvalidArgument(f"the filter {name} has {len(values):,} values; give at most {condition.most}")
             for text in values:
                 if not storable(text):
                     raise InvalidArgument(f"the filter {name} contains an invalid character; remove it")
@@ -132,69 +157,163 @@ class Filter:
                     raise InvalidArgument(f"the filter {name} is longer than {LONGEST_VALUE:,} characters; shorten it")
 
 
-FILTER_FIELDS: Mapping[str, FilterField] = {
-    name: mark
-    for name, hint in get_type_hints(Filter, include_extras=True).items()
-    for mark in getattr(hint, "__metadata__", ())
-}
+Mark = TypeVar("Mark")
+
+
+def _marks(declared: type, kind: type[Mark]) -> Mapping[str, Mark]:
+    """Return the marks of a kind in the annotations of a class, by field."""
+    hints = get_type_hints(declared, include_extras=True)
+    return {
+        name: mark
+        for name, hint in hints.items()
+        for mark in getattr(hint, "__metadata__", ())
+        if isinstance(mark, kind)
+    }
+
+
+FILTER_FIELDS: Mapping[str, FilterField] = _marks(Filter, FilterField)
 """The conditions that an operator gives, by field of `Filter`."""
+
+
+class View(Flag):
+    """The lists that show a value of a message."""
+
+    NONE = 0
+    LIST = auto()  # `list-failed --json` and its endpoint
+    ESCALATIONS = auto()  # `escalations --json` and its endpoint
+    TABLE = auto()  # the table of `list-failed`, and the console's list
+
+    JSON = LIST | ESCALATIONS
+
+
+class Origin(Enum):
+    """The tables from which a list reads."""
+
+    ROW = "row"  # the application's table
+    QUEUE = "queue"
+
+
+def time_of(value: object) -> datetime | None:
+    """Return a time of a row; None if it is invalid."""
+    try:
+        return utc_time("created_at", value)
+    except InvalidMessage:
+        return None
+
+
+def number_of(value: object) -> int | None:
+    """Return a count of a row, which is 0 if the row has none; None if it is invalid."""
+    return 0 if value is None else value if isinstance(value, int) else None
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _error(value: object) -> str | None:
+    return None if value is None else shortened(str(value), LISTED_ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedColumn:
+    """A value of a message in lists: where it is read, and which lists show it.
+
+    A new column of the table is its last one, because programs read the columns by their positions.
+
+    Attributes:
+        views: the lists that show it.
+        origin: the table with the value; None if retrycli calculates it, or if the store has an expression for it.
+        name: the column in this table, if it is not the field's name.
+        is_optional: the application's table may lack the column.
+        read: converts the database's value.
+        heading: the heading in the table.
+        about: the description in the OpenAPI document, if the name does not say enough.
+    """
+
+    views: View = View.NONE
+    origin: Origin | None = None
+    name: str | None = None
+    is_optional: bool = False
+    read: Callable[[Any], Any] = lambda value: value
+    heading: str = ""
+    about: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ListedMessage:
     """A failed message in a list. Numbers and times that are invalid in its row are None."""
 
-    id: int
-    ticket_id: object
-    message_type: str
-    state: State
-    retry_count: int | None
-    next_attempt_at: datetime | None
-    last_error: str | None
-    created_at: datetime | None
-    first_failed_at: datetime | None
-    reason: str | None
-    escalated_at: datetime | None
-    claimed_by: str | None
-    fingerprint: str | None = None
-    acknowledged_by: str | None = None
-    acknowledged_at: datetime | None = None
-    note: str | None = None
-    recipient: str | None = None
-    held: bool = False  # the message waits, and a hold covers it
-    may_have_arrived: bool = False  # an attempt may have delivered it
-    attempt_from: datetime | None = None  # when a pass may attempt it: `next_attempt_at` or, if later, the next probe
+    id: Annotated[int, ListedColumn(View.JSON | View.TABLE, Origin.ROW, heading="ID")]
+    ticket_id: Annotated[Any, ListedColumn(View.JSON | View.TABLE, Origin.ROW, heading="Ticket")]
+    message_type: Annotated[str, ListedColumn(View.JSON | View.TABLE, Origin.ROW, read=str, heading="Type")]
+    state: Annotated[
+        State,
+        ListedColumn(
+            View.LIST | View.TABLE, Origin.QUEUE, read=lambda state: State(state or State.WAITING), heading="State"
+        ),
+    ]
+    reason: Annotated[str | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE, "escalation_reason")]
+    retry_count: Annotated[
+        int | None, ListedColumn(View.JSON | View.TABLE, Origin.ROW, read=number_of, heading="Tries")
+    ]
+    next_attempt_at: Annotated[datetime | None, ListedColumn(View.LIST, Origin.QUEUE)]
+    # When a pass may attempt it: `next_attempt_at` or, if later, the next probe.
+    attempt_from: Annotated[
+        datetime | None, ListedColumn(View.TABLE, Origin.QUEUE, "next_attempt_at", heading="Next attempt")
+    ] = None
+    last_error: Annotated[str | None, ListedColumn(View.JSON | View.TABLE, read=_error, heading="Last error")] = None
+    may_have_arrived: Annotated[bool, ListedColumn(View.LIST, read=bool, about="an attempt may have delivered it")] = (
+        False
+    )
+    max_retries: Annotated[int | None, ListedColumn(View.LIST)] = None  # None if its type is unknown
+    created_at: Annotated[datetime | None, ListedColumn(View.LIST, Origin.ROW, is_optional=True, read=time_of)] = None
+    # None if it never expires, or if its age is unknown
+    expires_at: Annotated[datetime | None, ListedColumn(View.LIST | View.TABLE, heading="Expires")] = None
+    held: Annotated[bool, ListedColumn(View.LIST, about="the message waits, and a hold covers it")] = False
+    escalated_at: Annotated[datetime | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE)] = None
+    fingerprint: Annotated[str | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE)] = None
+    acknowledged_by: Annotated[str | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE)] = None
+    acknowledged_at: Annotated[datetime | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE)] = None
+    note: Annotated[str | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE)] = None
+    claimed_by: Annotated[str | None, ListedColumn(origin=Origin.QUEUE)] = None
+    first_failed_at: Annotated[datetime | None, ListedColumn(origin=Origin.QUEUE)] = None
+    recipient: Annotated[
+        str | None, ListedColumn(origin=Origin.ROW, name="recipient_email", is_optional=True, read=_text)
+    ] = None
 
     @property
     def in_doubt(self) -> bool:
         """Return whether an operator must check the ticket before the message is sent again."""
         return is_in_doubt(self.reason, may_have_arrived=self.may_have_arrived)
 
-    def expires_at(
-        self, policies: Mapping[MessageType, RetryPolicy], *, unknown: datetime | None = None
-    ) -> datetime | None:
-        """Return when the message expires; None if it never expires, or if its age is unknown.
+    @property
+    def tries(self) -> str:
+        """Return the number of retries made and allowed, with ``?`` for an invalid count or an unknown message type."""
+        made, allowed = ("?" if number is None else number for number in (self.retry_count, self.max_retries))
+        return f"{made}/{allowed}"
+
+    def under(self, policies: Mapping[MessageType, RetryPolicy], *, unknown: datetime | None = None) -> "ListedMessage":
+        """Return the message with its limits under the retry policy of its type.
 
         Args:
             policies: the retry policies, by message type.
             unknown: the creation time to assume if neither the row nor the queue shows the message's age.
         """
+        policy = next((policy for kind, policy in policies.items() if kind == self.message_type), None)
+        if policy is None:
+            return self
         made_at = self.created_at or self.first_failed_at or unknown
-        policy = self._policy(policies)
-        return None if policy is None or made_at is None else policy.wanted_until(made_at)
+        end = None if made_at is None else policy.wanted_until(made_at)
+        return replace(self, max_retries=policy.max_retries, expires_at=end)
 
-    def max_retries(self, policies: Mapping[MessageType, RetryPolicy]) -> int | None:
-        """Return how many retries the message may use; None if its type is unknown."""
-        policy = self._policy(policies)
-        return None if policy is None else policy.max_retries
 
-    def tries(self, policies: Mapping[MessageType, RetryPolicy]) -> str:
-        """Return the number of retries made and allowed, with ``?`` for an invalid count or an unknown message type."""
-        allowed = self.max_retries(policies)
-        return f"{'?' if self.retry_count is None else self.retry_count}/{'?' if allowed is None else allowed}"
+COLUMNS: Mapping[str, ListedColumn] = _marks(ListedMessage, ListedColumn)
+"""The values of a listed message, by field."""
 
-    def _policy(self, policies: Mapping[MessageType, RetryPolicy]) -> RetryPolicy | None:
-        return next((policy for kind, policy in policies.items() if kind == self.message_type), None)
+
+def columns_of(view: View) -> list[str]:
+    """Return the fields of a listed message that a list shows, in their order."""
+    return [name for name, column in COLUMNS.items() if view in column.views]
 
 
 @dataclass(frozen=True, slots=True)

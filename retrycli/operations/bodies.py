@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias, TypeVar, cast, get_type_hints
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -19,7 +19,7 @@ from retrycli.domain.delivery_stats import FailureCause, GroupBy, wait_quantiles
 from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.identity import digest_of
-from retrycli.domain.listing import ActionRecord, AttemptRecord
+from retrycli.domain.listing import COLUMNS, ActionRecord, AttemptRecord, ListedMessage, View, columns_of
 from retrycli.domain.message import shown_id, utc_time
 from retrycli.domain.outcome import OutcomeKind, Presence
 from retrycli.domain.passes import HoldKind, PassRecord, Pause, PauseRecord
@@ -29,9 +29,8 @@ from retrycli.operations.status import HostStatus, Refusal, WindowStatus
 from retrycli.system.pass_lock import Holder
 
 if TYPE_CHECKING:
-    from retrycli.config.settings import Settings
     from retrycli.domain.delivery_stats import DeliveryStats, Group
-    from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
+    from retrycli.domain.listing import EscalationGroup, MessageDetails
     from retrycli.operations.edit_message import Edit
     from retrycli.operations.explain import Explanation
     from retrycli.operations.message_actions import BulkResult
@@ -57,6 +56,17 @@ def _fields(kind: type[Fields], found: object, **others: object) -> Fields:
     """Return the fields of a kind of object: the ``others``, and attributes of what was found, by their names."""
     names = (name for name in kind.__annotations__ if name not in JsonBody.__annotations__)
     return cast("Fields", {name: others[name] if name in others else getattr(found, name) for name in names})
+
+
+def _kind(name: str, view: View, doc: str) -> Any:  # noqa: ANN401  a type
+    """Return the type of the JSON objects of a list, with the fields that the list shows."""
+    hints: dict[str, Any] = get_type_hints(ListedMessage) | {"id": Id, "state": str}
+    about = {each: COLUMNS[each].about for each in columns_of(view)}
+    fields = {each: Annotated[hints[each], Field(description=text)] for each, text in about.items()}
+    make: Any = TypedDict  # mypy accepts only fields that are written out
+    kind = make(name, fields)
+    kind.__doc__ = doc
+    return kind
 
 
 class PageBody(JsonBody):
@@ -159,21 +169,18 @@ def scheduler_status(found: Status) -> SchedulerStatusBody:
     return _fields(SchedulerStatusBody, found, retry_interval_minutes=int(minutes) if minutes.is_integer() else minutes)
 
 
-class ListedFields(TypedDict):
-    """A failed message in a list."""
+if TYPE_CHECKING:
+    ListedFields: TypeAlias = dict[str, Any]
+    EscalatedFields: TypeAlias = dict[str, Any]
+else:
+    ListedFields = _kind("ListedFields", View.LIST, "A failed message in a list.")
+    EscalatedFields = _kind("EscalatedFields", View.ESCALATIONS, "An escalated message.")
 
-    id: Id
-    ticket_id: Any
-    message_type: str
-    state: str
-    retry_count: int | None
-    next_attempt_at: datetime | None
-    last_error: str | None
-    may_have_arrived: Annotated[bool, Field(description="an attempt may have delivered it")]
-    max_retries: int | None
-    created_at: datetime | None
-    expires_at: datetime | None
-    held: Annotated[bool, Field(description="the message waits, and a hold covers it")]
+
+def _listed(messages: Iterable[ListedMessage], view: View) -> Iterator[dict[str, Any]]:
+    names = columns_of(view)
+    for message in messages:
+        yield {name: getattr(message, name) for name in names} | {"id": shown_id(message.id)}
 
 
 class MessagePageBody(PageBody):
@@ -182,38 +189,9 @@ class MessagePageBody(PageBody):
     messages: Iterable[ListedFields]
 
 
-def messages(settings: Settings, listed: Iterator[ListedMessage], after: str | None) -> MessagePageBody:
+def messages(listed: Iterable[ListedMessage], after: str | None) -> MessagePageBody:
     """Return the body of ``list-failed``; ``after`` is the cursor of the next page."""
-    policies = settings.policies
-    return {
-        "messages": (
-            _fields(
-                ListedFields,
-                message,
-                id=shown_id(message.id),
-                max_retries=message.max_retries(policies),
-                expires_at=message.expires_at(policies),
-            )
-            for message in listed
-        ),
-        "next": after,
-    }
-
-
-class EscalatedFields(TypedDict):
-    """An escalated message."""
-
-    id: Id
-    ticket_id: Any
-    message_type: str
-    reason: str | None
-    retry_count: int | None
-    last_error: str | None
-    escalated_at: datetime | None
-    fingerprint: str | None
-    acknowledged_by: str | None
-    acknowledged_at: datetime | None
-    note: str | None
+    return {"messages": _listed(listed, View.LIST), "next": after}
 
 
 class GroupFields(TypedDict):
@@ -241,12 +219,9 @@ class EscalationPageBody(EscalationsBody, PageBody):
     """One page of escalated messages, and all their causes."""
 
 
-def escalations(listed: Iterator[ListedMessage], groups: Sequence[EscalationGroup]) -> EscalationsBody:
+def escalations(listed: Iterable[ListedMessage], groups: Sequence[EscalationGroup]) -> EscalationsBody:
     """Return the body of ``escalations``."""
-    return {
-        "escalations": (_fields(EscalatedFields, message, id=shown_id(message.id)) for message in listed),
-        "groups": [_group(group) for group in groups],
-    }
+    return {"escalations": _listed(listed, View.ESCALATIONS), "groups": [_group(group) for group in groups]}
 
 
 def _group(group: EscalationGroup) -> GroupFields:

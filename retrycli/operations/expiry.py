@@ -1,6 +1,6 @@
 """Warn operators if messages are about to expire while deliveries are held back."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,7 +9,7 @@ from retrycli.domain.incidents import LOOKBACK, REMIND_AFTER, Incident, Topic, T
 from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.passes import PassSummary, StopReason
-from retrycli.domain.retry_policy import RetryPolicy, later
+from retrycli.domain.retry_policy import later
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger, Targets
@@ -43,9 +43,9 @@ def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: dateti
 EXPIRED = "expired; a pass will escalate it"
 
 
-def in_words(message: ListedMessage, policies: Mapping[MessageType, RetryPolicy], now: datetime) -> str | None:
+def in_words(message: ListedMessage, now: datetime) -> str | None:
     """Return when a waiting message expires, for a list; None if the list does not show it."""
-    end, due = message.expires_at(policies), message.attempt_from
+    end, due = message.expires_at, message.attempt_from
     if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
         return None
     if end < now:
@@ -98,7 +98,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     )
     count, first, expired = 0, until, 0
     for message in waiting:
-        at = message.expires_at(settings.policies, unknown=now)
+        at = message.under(settings.policies, unknown=now).expires_at
         expired += at is not None and at < now
         if at is not None and now <= at <= until:
             count, first = count + 1, min(first, at)
@@ -118,7 +118,7 @@ def _are_too_late(settings: Settings, database: Database, kinds: Collection[Mess
     last = told.told_at
     expired = Filter(state=State.ESCALATED, message_type=kinds, reason=EscalationReason.EXPIRED, escalated_after=last)
     ends = (
-        message.expires_at(settings.policies, unknown=last)
+        message.under(settings.policies, unknown=last).expires_at
         for message in MessageQueries(database).messages(expired, sort="id")
     )
     return any(end is not None and end >= last for end in ends)

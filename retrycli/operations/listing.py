@@ -12,7 +12,7 @@ from retrycli.domain.errors import InvalidArgument
 from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage, MessageDetails
 from retrycli.domain.message import State
 from retrycli.operations.ids import resolve_one
-from retrycli.operations.pause import attempt_from, mark_held_back, probe_times, with_holds
+from retrycli.operations.pause import attempt_from, probe_times, with_holds, with_prospects
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store import listing
@@ -104,7 +104,7 @@ def list_messages(
         views = listing.MessageQueries(database)
         ids, last = views.ids_and_end(wanted, sort=sort, after=end, limit=limit)
         rest = None if last is None else str(last)
-        messages = mark_held_back(settings, database, views.pages(ids, wanted))
+        messages = with_prospects(settings, database, views.pages(ids, wanted))
         yield Listing(messages, len(ids), lambda: views.count(wanted), rest)
 
 

@@ -25,7 +25,7 @@ from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk import ACTIONS, MOST, BulkAction, BulkRequest, Canary, Progress
 from retrycli.operations.login import login_name
-from retrycli.operations.pause import mark_held_back, with_holds
+from retrycli.operations.pause import with_holds, with_prospects
 from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
 from retrycli.store.database import Database
@@ -84,7 +84,7 @@ def preview(
 
 
 def _first(settings: Settings, database: Database, ids: Sequence[int]) -> list[ListedMessage]:
-    return list(mark_held_back(settings, database, MessageQueries(database).pages(ids, Filter())))
+    return list(with_prospects(settings, database, MessageQueries(database).pages(ids, Filter())))
 
 
 def _matching(
@@ -99,10 +99,9 @@ def _expired_among(settings: Settings, database: Database, ids: Sequence[int], r
     if not ids or not any(policy.expires_after for policy in settings.policies.values()):
         return frozenset()
     now = clock(database, runtime.now)()
-    listed = MessageQueries(database).pages(ids, Filter())
-    return {
-        message.id for message in listed if (end := message.expires_at(settings.policies)) is not None and end < now
-    }
+    policies = settings.policies
+    listed = (message.under(policies) for message in MessageQueries(database).pages(ids, Filter()))
+    return {message.id for message in listed if message.expires_at is not None and message.expires_at < now}
 
 
 def requeue(

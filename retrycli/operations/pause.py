@@ -232,18 +232,18 @@ def _covered(settings: Settings, database: Database) -> Withheld:
     return withheld(found, lambda kind: settings.gateway.of(kind).destination_if_set)
 
 
-def mark_held_back(
+def with_prospects(
     settings: Settings, database: Database, messages: Iterable[ListedMessage]
 ) -> Iterator[ListedMessage]:
-    """Yield messages. Mark the waiting ones that an active hold covers, or that wait for a probe."""
-    covered, probes = _covered(settings, database), probe_times(settings, database)
-    for message in messages:
+    """Yield messages with their limits, and with what holds them back if they wait: an active hold, or a probe."""
+    covered, probes, policies = _covered(settings, database), probe_times(settings, database), settings.policies
+    for plain in messages:
+        message = plain.under(policies)
         if message.state is State.WAITING and (probes or covered != NOTHING_WITHHELD):
             held = covered.covers(message.id, message.message_type, message.ticket_id)
             at = attempt_from(message.next_attempt_at, probes.get(message.message_type))
-            yield replace(message, held=held, attempt_from=at)
-        else:
-            yield message
+            message = replace(message, held=held, attempt_from=at)
+        yield message
 
 
 def probe_times(settings: Settings, database: Database) -> dict[str, datetime]:

@@ -6,7 +6,7 @@ in a short transaction.
 """
 
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -33,10 +33,21 @@ from sqlalchemy import (
 )
 
 from retrycli.domain.cursor import Cursor, MessageCursor, Sort
-from retrycli.domain.errors import InvalidMessage, SchemaMismatch
-from retrycli.domain.listing import Either, Filter, ListedMessage, ListedState, Value
-from retrycli.domain.message import KEY, MessageId, MessageStatus, State, utc_time
-from retrycli.domain.sanitize import shortened
+from retrycli.domain.errors import SchemaMismatch
+from retrycli.domain.listing import (
+    COLUMNS,
+    LISTED_ERROR,
+    Either,
+    Filter,
+    ListedColumn,
+    ListedMessage,
+    ListedState,
+    Origin,
+    Value,
+    number_of,
+    time_of,
+)
+from retrycli.domain.message import KEY, MessageId, MessageStatus, State
 from retrycli.domain.transition import Route, Withheld
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database, Queries
@@ -134,7 +145,13 @@ def _count(column: ColumnElement[Any]) -> ColumnElement[int]:
 PAGE = 500  # number of messages to read in one transaction
 FETCH_SIZE = 10_000  # number of rows to fetch at a time; otherwise psycopg would hold all rows in memory
 
-LISTED_ERROR = 2_000  # characters of an error in a list; an application may store whole pages there
+# Expressions of listed values that are more than a column.
+EXPRESSIONS: Mapping[str, Callable[[Any], ColumnElement[Any]]] = {
+    "last_error": lambda m: func.substr(m.last_error, 1, LISTED_ERROR + 1),
+    "may_have_arrived": lambda _: UNSETTLED,
+}
+# The listed values that the database has.
+READ = {name: column for name, column in COLUMNS.items() if column.origin is not None or name in EXPRESSIONS}
 # The ids of a page. They are bound at execution, so that all pages share one statement.
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
 
@@ -153,27 +170,9 @@ class MessageQueries(Queries):
     def pages(self, ids: Sequence[int], wanted: Filter) -> Iterator[ListedMessage]:
         """Read messages by id, each page in one transaction. Leave out messages that no longer match the filter."""
         m = self._database.messages.c
-        statement = self._joined(
-            m.id,
-            m.ticket_id,
-            m.message_type,
-            m.retry_count,
-            func.substr(m.last_error, 1, LISTED_ERROR + 1).label("last_error"),
-            self._optional("created_at").label("made_at"),
-            queue.c.first_failed_at,
-            self._optional("recipient_email").label("recipient"),
-            queue.c.state,
-            queue.c.next_attempt_at,
-            queue.c.escalation_reason,
-            queue.c.escalated_at,
-            queue.c.claimed_by,
-            UNSETTLED.label("unsettled"),
-            queue.c.fingerprint,
-            queue.c.acknowledged_by,
-            queue.c.acknowledged_at,
-            queue.c.note,
-            self._optional(KEY).label(KEY),
-        ).where(m.id.in_(THESE), row_by_row(*self._conditions(wanted)))
+        values = (self._value(name, column).label(name) for name, column in READ.items())
+        statement = self._joined(*values, self._optional(KEY).label(KEY))
+        statement = statement.where(m.id.in_(THESE), row_by_row(*self._conditions(wanted)))
         for start in range(0, len(ids), PAGE):
             page = list(ids[start : start + PAGE])
             with self._database.read() as connection:
@@ -258,8 +257,8 @@ class MessageQueries(Queries):
         statement = statement if tries is None else statement.where(m.retry_count >= tries)
         with self._database.read() as connection:
             for row in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):
-                began = _time(row.made_at) or row.first_failed_at
-                yield row.id, str(row.message_type), _number(row.retry_count or 0), began
+                began = time_of(row.made_at) or row.first_failed_at
+                yield row.id, str(row.message_type), number_of(row.retry_count), began
 
     def oldest(self) -> datetime | None:
         """Return the creation time of the oldest failed message that is not escalated.
@@ -279,7 +278,7 @@ class MessageQueries(Queries):
             oldest = select(first).where(queue.c.state != State.ESCALATED.value)
         else:
             return None
-        return _time(self._database.scalar(oldest))
+        return time_of(self._database.scalar(oldest))
 
     def count(self, wanted: Filter) -> int:
         """Count the failed messages that match a filter."""
@@ -338,6 +337,16 @@ class MessageQueries(Queries):
         m = self._database.messages.c
         return m[name] if name in m else literal(None)
 
+    def _value(self, name: str, column: ListedColumn) -> ColumnElement[Any]:
+        m, source = self._database.messages.c, column.name or name
+        match column.origin:
+            case Origin.QUEUE:
+                return queue.c[source]
+            case Origin.ROW:
+                return self._optional(source) if column.is_optional else m[source]
+            case None:
+                return EXPRESSIONS[name](m)
+
     def _joined(self, *columns: ColumnElement[Any]) -> Select[Any]:
         m = self._database.messages
         joined = select(*columns).join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
@@ -378,40 +387,6 @@ def _only_states(wanted: Filter) -> Collection[State]:
 
 
 def _listed(row: Row[Any]) -> ListedMessage:
-    state = State(row.state or State.WAITING)
-    return ListedMessage(
-        id=row.id if row[-1] is None else _with_key(row.id, row[-1]),
-        ticket_id=row.ticket_id,
-        message_type=str(row.message_type),
-        state=state,
-        retry_count=_number(row.retry_count),
-        next_attempt_at=row.next_attempt_at,
-        last_error=None if row.last_error is None else shortened(str(row.last_error), LISTED_ERROR),
-        created_at=_time(row.made_at),
-        first_failed_at=row.first_failed_at,
-        reason=row.escalation_reason,
-        escalated_at=row.escalated_at,
-        claimed_by=row.claimed_by,
-        fingerprint=row.fingerprint,
-        acknowledged_by=row.acknowledged_by,
-        acknowledged_at=row.acknowledged_at,
-        note=row.note,
-        recipient=None if row.recipient is None else str(row.recipient),
-        may_have_arrived=bool(row.unsettled),
-        attempt_from=row.next_attempt_at,
-    )
-
-
-def _with_key(number: int, key: str) -> int:
-    return MessageId(number, key)
-
-
-def _number(value: object) -> int | None:
-    return 0 if value is None else value if isinstance(value, int) else None
-
-
-def _time(value: object) -> datetime | None:
-    try:
-        return utc_time("created_at", value)
-    except InvalidMessage:
-        return None
+    values = {name: column.read(getattr(row, name)) for name, column in READ.items()}
+    key = row[-1]
+    return ListedMessage(**values if key is None else values | {"id": MessageId(row.id, key)})

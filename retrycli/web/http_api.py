@@ -132,7 +132,7 @@ class SchedulerEndpoints:
         escalated = Filter(state=State.ESCALATED)
         found = operations.listing.page(self._settings, escalated, sort="id", after=query.after, limit=query.limit)
         groups = operations.listing.escalations(self._settings)
-        body: bodies.EscalationPageBody = {**bodies.escalations(iter(found.messages), groups), "next": found.next}
+        body: bodies.EscalationPageBody = {**bodies.escalations(found.messages, groups), "next": found.next}
         return answer(body)
 
     @endpoint("POST", "/scheduler/bulk", Right.BULK, MISSING, CONFLICT, INVALID)
@@ -206,7 +206,7 @@ class MessageEndpoints:
         found = operations.listing.page(
             self._settings, query.filter, sort=query.sort, after=query.after, limit=query.limit
         )
-        return answer(bodies.messages(self._settings, iter(found.messages), found.next))
+        return answer(bodies.messages(found.messages, found.next))
 
     @endpoint("GET", "/{message_id}", Right.READ_TEXT, MISSING)
     def show_message(self, message_id: str) -> JsonAnswer[bodies.MessageDetailsBody]:

@@ -114,7 +114,7 @@ def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `FI
     kinds: Mapping[type, Any] = {str: Line}
     fields: dict[str, Any] = {}
     for name, each in FILTER_FIELDS.items():
-        if each.kind is not timedelta:
+        if not each.is_period:
             kind = Ticket if name == "ticket" else kinds.get(each.kind, each.kind)
             alias = None if each.name == name else each.name
             fields[name] = list[kind], Field([], alias=alias, description=each.about)  # type: ignore[valid-type]  # made here

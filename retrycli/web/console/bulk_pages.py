@@ -214,7 +214,6 @@ class BulkPages:
             options=query.options(),
             spreads=SPREADS,
             longest_reason=LONGEST_REASON,
-            policies=self._settings.policies,
             expected=None if ticked else len(found.ids),
         )
 

@@ -167,9 +167,9 @@ Period = Annotated[Line, AfterValidator(_period)]
 def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `FILTER_FIELDS`
     kinds: Mapping[type, Any] = {str: Words, timedelta: Period}
     fields: Any = {
-        each.name if each.kind is timedelta else name: (
+        each.name if each.is_period else name: (
             kinds.get(each.kind, each.kind) | None,
-            Field(None, alias=None if each.name == name or each.kind is timedelta else each.name),
+            Field(None, alias=None if each.name == name or each.is_period else each.name),
         )
         for name, each in FILTER_FIELDS.items()
     }
@@ -181,7 +181,7 @@ class MessageFilter(_conditions()):  # type: ignore[misc]  # a base that is made
 
     def wanted(self, now: datetime) -> Filter:
         """Return the filter for the operations."""
-        values = {name: getattr(self, name) for name, each in FILTER_FIELDS.items() if each.kind is not timedelta}
+        values = {name: getattr(self, name) for name, each in FILTER_FIELDS.items() if not each.is_period}
         return Filter(**values, failed_before=self.failed_by(now))
 
     def failed_by(self, now: datetime) -> datetime | None:

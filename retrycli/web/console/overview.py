@@ -1,13 +1,13 @@
 """The pages that list messages: the first page with all failed ones, and that of the escalated ones by cause."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.cursor import SORTS
-from retrycli.domain.listing import Filter, ListedState
-from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.listing import COLUMNS, FILTER_FIELDS, Filter, FilterField, View, columns_of
+from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.user import Right
 from retrycli.operations.bulk import ACTIONS
 from retrycli.web.console.context import Console, Visit
@@ -17,6 +17,12 @@ from retrycli.web.console.routes import NoFields, page
 
 ROWS = 50  # maximum number of messages on a page
 MOST_CAUSES = 5  # maximum number of causes on the first page, the largest first
+FIRST = ("error", "ticket", "state")  # filters beside the list; the others are below "More filters"
+FILTER_FORM: Mapping[str, Sequence[FilterField]] = {
+    "first": [FILTER_FIELDS[name] for name in FIRST],
+    "more": [field for name, field in FILTER_FIELDS.items() if field.label and name not in FIRST],
+    "hidden": [field for field in FILTER_FIELDS.values() if not field.label],
+}
 SORTED_BY = {"next": "next attempt", "id": "id", "tries": "most retries", "age": "oldest"}
 
 
@@ -47,14 +53,13 @@ class OverviewPages:
             sorts={sort: SORTED_BY[sort] for sort in SORTS},
             groups=groups[:MOST_CAUSES],
             more_groups=max(len(groups) - MOST_CAUSES, 0),
-            states=[*ListedState],
-            types=[*MessageType],
-            reasons=[*EscalationReason],
+            filters=FILTER_FORM,
             actions={action: entry.label for action, entry in ACTIONS.items()},
-            policies=settings.policies,
-            expiry=lambda message: operations.expiry.in_words(message, settings.policies, now),
+            # The next attempt shows the expiry.
+            columns=[(name, COLUMNS[name].heading) for name in columns_of(View.TABLE) if name != "expires_at"],
+            expiry=lambda message: operations.expiry.in_words(message, now),
             is_outdated=lambda message: is_outdated(
-                message.state, message.last_error, message.retry_count, message.max_retries(settings.policies)
+                message.state, message.last_error, message.retry_count, message.max_retries
             ),
             result_of_pass=operations.words.result_of_pass,
         )

@@ -60,6 +60,7 @@ def _words(found: re.Match[str]) -> str:
 
 
 SHORT = 160  # maximum number of characters of a text in a list
+LONGEST_CELL = 60
 LONGEST_MARK = 30
 QUOTED = re.compile(r"`([^`]+)`")
 
@@ -91,6 +92,7 @@ def make_environment() -> Environment:
         "figure": "{:g}".format,
         "length": in_words,
         "moment": moment,
+        "cell": cell,
         "told": told,
     }
     environment.globals |= {"amount": count, "Right": Right, "state_words": operations.words.listed_state}
@@ -136,6 +138,11 @@ def _timed(escaped: str) -> Markup:
 def moment(time: datetime) -> Markup:
     """Return a time in UTC, as an element. The script shows it in the browser's zone."""
     return Markup(f'<time datetime="{utc_text(time)}">{local_time(time, UTC)}</time>')  # noqa: S704  only digits
+
+
+def cell(value: object) -> object:
+    """Return a value for a cell of a list."""
+    return "–" if value is None else moment(value) if isinstance(value, datetime) else short(value, LONGEST_CELL)
 
 
 def is_outdated(state: object, last_error: object, made: object, allowed: int | None) -> bool:

@@ -36,9 +36,7 @@ def figures(
 
 
 EMPTY = ReportData(figures(), "never_run", QUIET, None, None, [], TICK, [])
-EXAMPLE = ListedMessage(
-    *(17, "T", "customer", State.ESCALATED, 0, None, None, None, None, "permanent", NOON - DAY, None)
-)
+EXAMPLE = ListedMessage(*(17, "T", "customer", State.ESCALATED, "permanent", 0, None), escalated_at=NOON - DAY)
 CAUSE = EscalationGroup(
     *("abc123", "HTTP 422: no …", 12, 12, NOON - DAY, NOON, {"customer": 8, "supplier": 4}), example=EXAMPLE
 )
