@@ -9,7 +9,7 @@ one of these rules applies:
   messages. If a look-up found the message, the delivery shows nothing, because nothing was sent.
 - If ten tickets get the same status without a delivery in between, a trial sends three messages of other tickets, one
   at a time. If one of the three is delivered, the ten answers concern their messages. Otherwise all answers concern
-  retrycli's access.
+  retrycli's access. Tickets of earlier passes count for a day: an outage may meet few messages in each pass.
 - If the pass ends during a trial, or because the destination rejects retrycli's access, the answers concern the access.
   If the pass ends otherwise, they concern their messages.
 
@@ -17,8 +17,9 @@ Messages that came due one after another may fail for a common reason, for examp
 the same time. The ten tickets' messages came due first, so the trial sends the messages that came due last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from retrycli.domain.circuit_breaker import PROBED, Breaker, BreakerState, next_concurrency
 from retrycli.domain.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
@@ -28,6 +29,8 @@ from retrycli.engine.ports import Dependencies, PassRules
 
 TICKETS = 10  # number of tickets with the same status, without a delivery in between, that start a trial
 TRIAL_MESSAGES = 3
+REMEMBERED = timedelta(days=1)  # age up to which answers of earlier passes count
+NO_TICKETS: Mapping[int, frozenset[str]] = MappingProxyType({})
 MAX_HELD = 100  # once this many answers are withheld, their tickets get no further requests
 
 
@@ -37,7 +40,9 @@ class Doubt:
     Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, earlier: Mapping[int, frozenset[str]]) -> None:
+        # The tickets of earlier passes, by status, that got an ambiguous answer since the last delivery.
+        self._earlier = earlier
         # The status that started the trial, 0 for failed preflights; None if no trial is running.
         self.status: int | None = None
         self._held: list[Attempt] = []
@@ -93,6 +98,8 @@ class Doubt:
         """Return withheld attempts and stop withholding them: all, or only those that were answered before the request
         of a delivery was sent.
         """
+        if delivery is not None:
+            self._earlier = NO_TICKETS
         if not self._held:
             return []
         known = [attempt for attempt in self._held if delivery is None or attempt.finished_at <= delivery.begun_at]
@@ -110,14 +117,12 @@ class Doubt:
         if not self.status:
             error = next(each.outcome.error for each in self._held if each.outcome.in_doubt and not _status(each))
             return f"{error} (for {number} tickets, without a delivery in between)"
-        return (
-            f"{protocol} {self.status} to every request"
-            if alike
-            else f"{protocol} {self.status} for {number} tickets, without a delivery in between"
-        )
+        refusal = f"{protocol} {self.status}" + (" and a refusal" if self.status in SUCCESS else "")
+        return f"{refusal} {'to every request' if alike else f'for {number} tickets, without a delivery in between'}"
 
     def _tickets_with(self, status: int | None) -> set[str]:
-        return {attempt.ticket for attempt in self._held if attempt.outcome.in_doubt and _status(attempt) == status}
+        now = {attempt.ticket for attempt in self._held if attempt.outcome.in_doubt and _status(attempt) == status}
+        return now.union(self._earlier.get(status, ())) if now and status is not None else now
 
 
 def _status(attempt: Attempt) -> int:
@@ -125,6 +130,7 @@ def _status(attempt: Attempt) -> int:
 
 
 FORBIDDEN = 403
+SUCCESS = range(200, 300)  # HTTP statuses; the answer's content says that it is a refusal
 # Number of probes with one message that use up no retry. Each later probe that the destination answers uses up a retry.
 # Otherwise the only message in a queue would be sent as a probe forever if it always failed.
 FREE_PROBES = 2
@@ -142,7 +148,9 @@ class Destination:
     Attributes are replaced and never mutated, so that a shallow copy can restore them after a failed transaction.
     """
 
-    def __init__(self, breaker: Breaker, rules: PassRules, *, since: datetime) -> None:
+    def __init__(
+        self, breaker: Breaker, rules: PassRules, *, since: datetime, refused: Mapping[int, frozenset[str]] = NO_TICKETS
+    ) -> None:
         # The slack allows for inexact start times of cron. A wait that the destination requested gets no slack.
         due_by = since if breaker.state is BreakerState.RESTING else rules.due_by(since)
         if rules.probe_now and breaker.state in PROBED and breaker.probe_at is not None:
@@ -150,7 +158,7 @@ class Destination:
         self.breaker = breaker if breaker.blocks(due_by) else breaker.at_start(since)
         self.saved = breaker  # the breaker as this pass last read or saved it
         self.width = 1
-        self.doubt = Doubt()
+        self.doubt = Doubt(refused)
         self.stop_reason: StopReason | None = None
         self.detail: str | None = None
         # The breaker was healthy at the start of the pass, and no failure since then suggests an outage.
@@ -287,7 +295,8 @@ class Destination:
 def claim_destination(deps: Dependencies, rules: PassRules, *, since: datetime) -> Destination:
     """Load the destination. If it is down and a probe is due, reserve the probe unless another pass has done so."""
     found = deps.ledger.breaker(rules.destination)
-    destination = Destination(found, rules, since=since)
+    refused = deps.ledger.refused_tickets(rules.destination, since - REMEMBERED)
+    destination = Destination(found, rules, since=since, refused=refused)
     if destination.probing:
         is_taken = deps.ledger.take_probe(found, deps.now() + rules.lease)
         found = deps.ledger.breaker(rules.destination)

@@ -203,6 +203,11 @@ class Ledger(Protocol):
     def last_start(self) -> str | None:
         """Return the first destination of the last pass that made attempts; None if no pass made a recent attempt."""
 
+    def refused_tickets(self, destination: str, since: datetime) -> Mapping[int, frozenset[str]]:
+        """Return the tickets that a destination has refused since its last delivery, by status. Leave out attempts that
+        began before the given time.
+        """
+
     def breaker(self, destination: str) -> Breaker:
         """Return the breaker of a destination; a closed breaker if none is stored."""
 

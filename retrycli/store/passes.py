@@ -5,6 +5,7 @@ refuse all requests.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
@@ -46,9 +47,10 @@ from retrycli.store.schema import acts, attempts, breakers, holds, passes, pause
 if TYPE_CHECKING:
     from retrycli.domain.passes import Hold
 
-# Number of newest attempts in which to look for the first attempt of the last pass. If the pass made more attempts, its
-# earliest attempt among these is used.
+# Number of newest attempts in which to look for the first attempt of the last pass (if the pass made more attempts, its
+# earliest attempt among these is used), and for tickets that were refused.
 ATTEMPTS_LOOKED_AT = 1_000
+REFUSALS = frozenset({OutcomeKind.PERMANENT, OutcomeKind.REFUSED, OutcomeKind.UNAUTHORIZED})
 UNRECORDED = "the process was killed, or could not record its end in the database"
 
 
@@ -147,6 +149,22 @@ class Ledger(Queries):
         of_a_pass = select(newest.c.pass_id).where(newest.c.pass_id.is_not(None)).order_by(newest.c.id.desc()).limit(1)
         its_attempts = select(newest.c.destination).where(newest.c.pass_id == of_a_pass.scalar_subquery())
         return self._database.scalar(its_attempts.order_by(newest.c.id).limit(1))
+
+    def refused_tickets(self, destination: str, since: datetime) -> Mapping[int, frozenset[str]]:
+        """Return the tickets that a destination has refused since its last delivery, by status. Leave out attempts that
+        began before the given time, and all but the newest attempts.
+        """
+        a = attempts.c
+        newest = select(a.ticket, a.status_code, a.outcome, a.destination, a.started_at).order_by(a.id.desc())
+        found: defaultdict[int, set[str]] = defaultdict(set)
+        for row in self._database.rows(newest.limit(ATTEMPTS_LOOKED_AT)):
+            if row.destination != destination:
+                continue
+            if row.outcome == OutcomeKind.DELIVERED or row.started_at < since:
+                break
+            if row.outcome in REFUSALS and row.ticket is not None:
+                found[row.status_code or 0].add(row.ticket)
+        return {status: frozenset(tickets) for status, tickets in found.items()}
 
     def pause(self, now: datetime) -> Pause | None:
         """Return the pause in force; None if deliveries are not paused."""

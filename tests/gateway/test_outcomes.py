@@ -123,11 +123,13 @@ def test_a_success_without_a_contradiction(status: int, body: bytes) -> None:
     ],
 )
 def test_a_success_that_reports_a_failure(body: object, error: str) -> None:
-    assert outcome_of(answer(200, json.dumps(body).encode())) == Outcome(REFUSED, 200, f"refused: {error}")
+    assert outcome_of(answer(200, json.dumps(body).encode())) == Outcome(
+        REFUSED, 200, f"refused: {error}", in_doubt=True
+    )
 
 
 def test_a_refusal_without_a_reason() -> None:
-    assert outcome_of(answer(200, b'{"succeeded": false}')) == Outcome(REFUSED, 200, "refused")
+    assert outcome_of(answer(200, b'{"succeeded": false}')) == Outcome(REFUSED, 200, "refused", in_doubt=True)
 
 
 @pytest.mark.parametrize(

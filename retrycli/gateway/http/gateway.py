@@ -190,7 +190,9 @@ class HttpGateway(BaseGateway):
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
             certain = {OutcomeKind.UNKNOWN: OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED: OutcomeKind.REFUSED}
             error = f"upload of attachment {number}: {reply.outcome.error or 'the response has no token'}"
-            raise NotSent(reply.outcome._replace(kind=certain.get(reply.outcome.kind, reply.outcome.kind), error=error))
+            kind = certain.get(reply.outcome.kind, reply.outcome.kind)
+            in_doubt = reply.outcome.in_doubt or kind is OutcomeKind.REFUSED
+            raise NotSent(reply.outcome._replace(kind=kind, error=error, in_doubt=in_doubt))
         return token
 
     async def _send(self, prepared: PreparedRequest, progress: DeliveryProgress) -> Outcome:

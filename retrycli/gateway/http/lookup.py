@@ -158,12 +158,12 @@ def _check_complete(question: Question, answer: Answer, fields: Fields, what: st
         path = None if condition is None else condition.path
         if path is not None and (gap := first_gap(answer.json, path, fields)) is not None:
             error = f"{what}: HTTP {answer.status}, but the response has no {gap!r}, so it proves nothing"
-            raise NotSent(Outcome(OutcomeKind.REFUSED, answer.status, error))
+            raise NotSent(Outcome(OutcomeKind.REFUSED, answer.status, error, in_doubt=True))
 
 
 def _unreadable(what: str, answer: Answer, error: ValueError) -> NotSent:
     text = f"{what}: HTTP {answer.status}, but the response can't be read: {error}"
-    return NotSent(Outcome(OutcomeKind.REFUSED, answer.status, text))
+    return NotSent(Outcome(OutcomeKind.REFUSED, answer.status, text, in_doubt=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,17 +175,9 @@ def _apply_success_rule(answer: Answer, preset: Preset) -> Outcome:
             return Outcome(OutcomeKind.UNKNOWN, answer.status, error, unread=True)
         error = f"HTTP {answer.status}, but the response can't be read as JSON"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
+    # The refusal may concern all messages, for example because a licence has lapsed, or a proxy answers with a page.
     error = with_error_text("refused", answer, preset.answer.errors)
-    return Outcome(OutcomeKind.REFUSED, answer.status, error, in_doubt=_is_page(answer))
-
-
-def _is_page(answer: Answer) -> bool:
-    """Return whether an answer is neither empty nor JSON: it may be a maintenance or log-in page, for all messages."""
-    try:
-        _ = answer.json
-    except ValueError:
-        return True
-    return False
+    return Outcome(OutcomeKind.REFUSED, answer.status, error, in_doubt=True)
 
 
 def _succeeded(answer: Answer, rule: SuccessRule) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
@@ -75,6 +76,43 @@ def test_a_later_delivery_makes_them_permanent(stage: Stage) -> None:
 def test_fewer_than_ten_are_permanent_at_the_end_of_the_pass(stage: Stage) -> None:
     stage.add(*range(1, TICKETS))
     assert stage.run(MOVED).escalated == TICKETS - 1
+
+
+def test_a_refusal_with_a_success_status_may_concern_all_messages(stage: Stage) -> None:
+    """A lapsed licence may say so in each answer, with a 200, for a whole weekend."""
+    stage.add(*range(1, 21))
+    refused = Outcome(OutcomeKind.REFUSED, 200, "refused: no licence", in_doubt=True)
+    for _ in range(20):
+        said = "responds with HTTP 200 and a refusal to every request"
+        assert ended(stage.run(refused)) == (*stopped(200)[:2], f"{RULES.destination} {said}")
+        stage.clock.now += TICK
+    check_untouched(stage)
+
+
+def test_few_messages_in_each_pass_add_up(stage: Stage) -> None:
+    """Applications often fail a few messages between two passes. An outage must not escalate all of them."""
+    for number in range(4):
+        stage.add(*range(5 * number + 1, 5 * number + 6))
+        summary = stage.run(MOVED, ONE_BY_ONE)
+        stage.clock.now += TICK
+    assert (summary.reason, summary.escalated) == (StopReason.SAME_ANSWER, 0)
+    assert Counter(stage.states().values()) == {"escalated": 5, "waiting": 15}
+
+
+def test_answers_add_up_for_a_day_only(stage: Stage) -> None:
+    for first in (1, 10):
+        stage.add(*range(first, first + TICKETS - 1))
+        assert stage.run(MOVED).escalated == TICKETS - 1
+        stage.clock.now += timedelta(days=1) + TICK
+
+
+def test_earlier_passes_do_not_count_after_a_delivery(stage: Stage) -> None:
+    for first in (1, 10):
+        stage.add(*range(first, first + TICKETS - 1))
+        assert stage.run(MOVED, ONE_BY_ONE).escalated == TICKETS - 1
+        stage.add(100 + first)
+        assert stage.run(DELIVERED).sent == 1
+        stage.clock.now += TICK
 
 
 def test_answers_between_deliveries_never_add_up(stage: Stage) -> None:
