@@ -64,7 +64,7 @@ def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:
         return counters.count_ended(database, before)
 
 
-def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None] = time.sleep) -> None:
+def prune(settings: Settings, *, before: datetime) -> None:
     """Delete the attempts, actions and passes that ended before a given time and are no longer needed.
 
     Use short transactions with a pause after each one, so that the application and a running pass can write.
@@ -74,7 +74,7 @@ def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None
     """
     with open_database(settings) as database:
         for _ in counters.prune_all(database, before, PRUNE_BATCH):
-            sleep(BREATH_SECONDS)
+            time.sleep(BREATH_SECONDS)
 
 
 def count_texts(settings: Settings, ticket: str) -> int:

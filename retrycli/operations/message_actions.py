@@ -27,7 +27,7 @@ from retrycli.operations.bulk import ACTIONS, MOST, BulkAction, BulkRequest, Can
 from retrycli.operations.login import login_name
 from retrycli.operations.pause import with_holds, with_prospects
 from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import column_names, with_keys
@@ -66,9 +66,7 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
         return Match(ids, _first(settings, database, ids[:shown]))
 
 
-def preview(
-    settings: Settings, request: BulkRequest, *, shown: int = SHOWN, runtime: Runtime = DEFAULT_RUNTIME
-) -> Match:
+def preview(settings: Settings, request: BulkRequest, *, shown: int = SHOWN) -> Match:
     """Return the messages that a request would reach. Nothing is changed.
 
     Raises:
@@ -79,7 +77,7 @@ def preview(
     with open_database(settings) as database:
         ids = _ids(settings, database, request, None)
         is_requeue = request.action is BulkAction.REQUEUE
-        expired = _expired_among(settings, database, ids, runtime) if is_requeue else frozenset()
+        expired = _expired_among(settings, database, ids, utc_now) if is_requeue else frozenset()
         return Match(ids, _first(settings, database, ids[:shown]), expired)
 
 
@@ -94,14 +92,15 @@ def _matching(
     return with_keys(database, found)
 
 
-def _expired_among(settings: Settings, database: Database, ids: Sequence[int], runtime: Runtime) -> AbstractSet[int]:
+def _expired_among(
+    settings: Settings, database: Database, ids: Sequence[int], now: Callable[[], datetime]
+) -> AbstractSet[int]:
     """Return the failed messages that have expired, so that a pass would escalate them instead of sending them."""
     if not ids or not any(policy.expires_after for policy in settings.policies.values()):
         return frozenset()
-    now = clock(database, runtime.now)()
-    policies = settings.policies
+    policies, at = settings.policies, clock(database, now)()
     listed = (message.under(policies) for message in MessageQueries(database).pages(ids, Filter()))
-    return {message.id for message in listed if message.expires_at is not None and message.expires_at < now}
+    return {message.id for message in listed if message.expires_at is not None and message.expires_at < at}
 
 
 def requeue(
@@ -503,7 +502,7 @@ class _Slice:
             if missing <= 0:
                 break
             coming = self.ids[self.reached : self.reached + missing]
-            expired = _expired_among(self.settings, self.database, coming, self.runtime)
+            expired = _expired_among(self.settings, self.database, coming, self.runtime.now)
             fit = [message_id for message_id in coming if message_id not in expired]
             made = self._attempt(fit).tried if fit else []
             unreached = next(iter(fit[len(made) :]), None)

@@ -76,13 +76,13 @@ def _data(
     )
 
 
-def recent_passes(settings: Settings, *, until: datetime, span: timedelta = DAY) -> RecentPasses:
-    """Return the passes, and the outages of the ticketing API, of a period that ends now.
+def recent_passes(settings: Settings, *, until: datetime) -> RecentPasses:
+    """Return the passes, and the outages of the ticketing API, of the last day.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    since = until - span
+    since = until - DAY
     with open_database(settings) as database:
         statistics = Statistics(database)
         first_pass, _ = statistics.first_and_last_pass()

@@ -15,7 +15,7 @@ from retrycli.gateway.http.gateway import HttpGateway
 from retrycli.gateway.http.request import Content
 from retrycli.gateway.http.response import Answer
 from retrycli.gateway.router import gateway_of
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime
+from retrycli.operations.wiring import utc_now
 
 SHOWN = 4000  # maximum number of characters to show of each request and response
 
@@ -43,7 +43,6 @@ def deliver_test(
     recipient: str | None,
     lists: Mapping[str, Sequence[str]],
     by: str,
-    runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Trial:
     """Send one message that is marked as a test and belongs to no row of the application's table. It states the
     operator's name. Only a message to a customer or supplier has a recipient. ``lists`` has the values of the list
@@ -64,11 +63,11 @@ def deliver_test(
         "recipient_email": recipient,
         **{column: json.dumps(list(values)) for column, values in lists.items()},
     }
-    queued = QueuedMessage(Message.from_row(row), str(uuid.uuid4()), runtime.now())
-    return asyncio.run(_deliver(settings, queued, runtime))
+    queued = QueuedMessage(Message.from_row(row), str(uuid.uuid4()), utc_now())
+    return asyncio.run(_deliver(settings, queued))
 
 
-async def _deliver(settings: Settings, queued: QueuedMessage, runtime: Runtime) -> Trial:
+async def _deliver(settings: Settings, queued: QueuedMessage) -> Trial:
     exchanges: list[tuple[str, str]] = []
 
     def watch(request: Request, content: Content | None, answer: Answer) -> None:
@@ -80,7 +79,7 @@ async def _deliver(settings: Settings, queued: QueuedMessage, runtime: Runtime) 
 
     found_again: bool | None = None
     section = settings.gateway.of(queued.message.message_type)
-    async with gateway_of(section, columns=None, connections=1, now=runtime.now, watch=watch) as gateway:
+    async with gateway_of(section, columns=None, connections=1, now=utc_now, watch=watch) as gateway:
         outcome = await gateway.deliver(queued)
         if not isinstance(gateway, HttpGateway):
             return Trial(outcome, (), None)

@@ -66,15 +66,10 @@ def examine(
     return [*(finding for check in CHECKS for finding in _findings(check, context)), *_database_findings(context)]
 
 
-def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> list[Finding]:
-    """Run all checks in cron's environment: in the user's home, with almost no environment variables.
-
-    Args:
-        config: the settings file that the cron line names; None if it names no file.
-        host: the machine to check; by default this one.
-    """
+def examine_as_cron(config: Path | None) -> list[Finding]:
+    """Run all checks in cron's environment: in the user's home, with almost no environment variables."""
     named = [] if config is None else ["--config", str(config.absolute())]
-    done = under_cron(host or Host(), [sys.executable, "-P", "-m", "retrycli", "doctor", "--json", *named])
+    done = under_cron(Host(), [sys.executable, "-P", "-m", "retrycli", "doctor", "--json", *named])
     try:
         return [
             Finding(**{**finding, "level": Level(finding["level"])}) for finding in json.loads(done.stdout)["findings"]

@@ -4,9 +4,8 @@
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from datetime import datetime
 from itertools import chain
 
 from retrycli.config.settings import Settings
@@ -31,7 +30,7 @@ from retrycli.store.write_check import check_writable
 READ_AGAIN_SECONDS = 1.1  # longer than the resolution of a clock that counts seconds
 
 
-def check(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> list[Finding]:
+def check(settings: Settings) -> list[Finding]:
     """Check the application's table, and rehearse the changes that a pass makes in a transaction that is rolled back.
 
     Raises:
@@ -43,7 +42,7 @@ def check(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> list[
         if not failed(findings):
             findings += [
                 *_all_of("identity", stable(database)),
-                *_all_of("writing", write_findings(settings, database, now()), RetrycliError),
+                *_all_of("writing", write_findings(settings, database), RetrycliError),
                 *_all_of("accepted", acceptance(database)),
             ]
         return findings
@@ -95,14 +94,14 @@ def columns(settings: Settings, database: Database) -> Iterator[Finding]:
         yield ok("columns", f"{settings.database.table} has every column that [database.columns] names")
 
 
-def stable(database: Database, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[Finding]:
+def stable(database: Database) -> Iterator[Finding]:
     """Check that a row keeps its identity from read to read.
 
     Raises:
         SchemaMismatch: it does not.
     """
     is_view = TableFacts(database).known.kind.endswith("view")
-    mapping_check.check_stable(database, is_view=is_view, wait=lambda: sleep(READ_AGAIN_SECONDS))
+    mapping_check.check_stable(database, is_view=is_view, wait=lambda: time.sleep(READ_AGAIN_SECONDS))
     yield from ()
 
 
@@ -216,9 +215,9 @@ def missed(settings: Settings, database: Database, facts: TableFacts) -> Iterato
         yield ok("not sent", f"columns that hold data and that no setting names: {', '.join(names)}")
 
 
-def write_findings(settings: Settings, database: Database, now: datetime) -> Iterator[Finding]:
+def write_findings(settings: Settings, database: Database) -> Iterator[Finding]:
     """Rehearse the changes that a pass makes, and list the columns that it writes."""
-    check_writable(database, now, settings.schedule.largest_count)
+    check_writable(database, utc_now(), settings.schedule.largest_count)
     names, grant = table_facts.required_privileges(database)
     yield ok("writing", f"the database accepts changes of {', '.join(names)}" + (f"; {grant}" if grant else ""))
 
