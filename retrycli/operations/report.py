@@ -14,7 +14,7 @@ from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.summaries import QueueCounts, escalation_groups
 from retrycli.system.host import replace_file
-from retrycli.views.report.page import ReportData, passes_since, render
+from retrycli.views.report.page import DOWN, ReportData, passes_since, render
 from retrycli.views.report.recent import RecentPasses
 
 DAY = timedelta(days=1)
@@ -41,28 +41,20 @@ def report_data(
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        return _data(
-            settings,
-            database,
-            since=until - span,
-            until=until,
-            state=status.state,
-            messages=status.messages,
-            with_causes=with_causes,
-        )
+        return _data(settings, database, status.state, status.messages, span=span, until=until, with_causes=with_causes)
 
 
 def _data(
     settings: Settings,
     database: Database,
-    *,
-    since: datetime,
-    until: datetime,
     state: str,
     messages: Mapping[str, int],
+    *,
+    span: timedelta,
+    until: datetime,
     with_causes: bool = True,
 ) -> ReportData:
-    statistics = Statistics(database)
+    since, statistics = until - span, Statistics(database)
     first_pass, last_pass = statistics.first_and_last_pass()
     return ReportData(
         figures=statistics.figures(since, until),
@@ -93,27 +85,15 @@ def recent_passes(settings: Settings, *, until: datetime) -> RecentPasses:
 
 def renew(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> str | None:
     """Update the page at the end of a pass. Return the reason if this fails."""
-    state = STATES.get(summary.reason, "ok")
+    state = "paused" if summary.reason == StopReason.PAUSED else "down" if summary.reason in DOWN else "ok"
     try:
         messages = QueueCounts(database).counts(now)
-        data = _data(settings, database, since=now - LOOKBACK, until=now, state=state, messages=messages)
-        write(path, render(data))
+        write(path, render(_data(settings, database, state, messages, span=LOOKBACK, until=now)))
     except RetrycliError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  a pass must not fail because of the report
         return f"{type(error).__name__}; run `retrycli --debug report` to see the traceback"
     return None
-
-
-STATES: dict[str | None, str] = {
-    StopReason.PAUSED: "paused",
-    StopReason.BREAKER_OPEN: "down",
-    StopReason.THROTTLED: "down",
-    StopReason.CREDENTIALS_REFUSED: "down",
-    StopReason.SAME_ANSWER: "down",
-    StopReason.UNREAD_ANSWER: "down",
-    StopReason.FAULT: "down",
-}
 
 
 def write(path: Path, text: str) -> None:
