@@ -221,11 +221,10 @@ class EscalationPageBody(EscalationsBody, PageBody):
 
 def escalations(listed: Iterable[ListedMessage], groups: Sequence[EscalationGroup]) -> EscalationsBody:
     """Return the body of ``escalations``."""
-    return {"escalations": _listed(listed, View.ESCALATIONS), "groups": [_group(group) for group in groups]}
-
-
-def _group(group: EscalationGroup) -> GroupFields:
-    return _fields(GroupFields, group, reason=group.example.reason, example=shown_id(group.example.id))
+    found = (
+        _fields(GroupFields, group, reason=group.example.reason, example=shown_id(group.example.id)) for group in groups
+    )
+    return {"escalations": _listed(listed, View.ESCALATIONS), "groups": [*found]}
 
 
 class MessageDetailsBody(JsonBody):
@@ -380,7 +379,7 @@ class AttemptsBody(CountFields):
 
 def attempts(done: ActionResult) -> AttemptsBody:
     """Return the body of ``retry``."""
-    return {"results": [_attempt(tried) for tried in done.tried], **_counts(done)}
+    return {"results": [_attempt(tried) for tried in done.tried], **_fields(CountFields, done)}
 
 
 class RefusedFields(TypedDict):
@@ -399,15 +398,10 @@ class ActionBody(CountFields):
 
 
 def action(act: str, done: ActionResult) -> ActionBody:
-    """Return the body of ``requeue``, ``reject``, ``mark-sent`` and ``escalations ack``.
-
-    Args:
-        act: ``requeued``, ``rejected``, ``marked_sent`` or ``acknowledged``.
-        done: the result.
-    """
+    """Return the body of ``requeue``, ``reject``, ``mark-sent`` and ``escalations ack``."""
     return {
         "act": act,
-        **_counts(done),
+        **_fields(CountFields, done),
         "refused": [{"id": shown_id(message_id), "error": str(error)} for message_id, error in done.refused.items()],
         "canaries": [_attempt(tried) for tried in done.tried],
     }
@@ -421,18 +415,11 @@ class BulkActionBody(ActionBody):
 
 
 def bulk(done: BulkResult) -> BulkActionBody:
-    """Return the body of one slice of an action on many messages.
-
-    It is the body of the command, with the attempts of ``retry`` in ``results``; ``next`` goes on with the next slice.
-    """
+    """Return the body of one slice: that of the command, with the attempts of ``retry`` in ``results``."""
     is_retry = done.action is BulkAction.RETRY
     body = action(ACTIONS[done.action].result, done.result)
     tried = body["canaries"]
     return {**body, "canaries": [] if is_retry else tried, "results": tried if is_retry else [], "next": done.next}
-
-
-def _counts(done: ActionResult) -> CountFields:
-    return _fields(CountFields, done)
 
 
 def _attempt(tried: ManualAttempt) -> AttemptFields:
