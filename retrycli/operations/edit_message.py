@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher, unified_diff
-from itertools import takewhile
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import NotEdited
@@ -127,11 +126,8 @@ def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> 
         olds, news = (
             [] if value is None else [f"{label}{line}" for line in str(value).split("\n")] for value in (old, new)
         )
-        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(olds, news, strict=False)))
-        olds, news = olds[alike:], news[alike:]
-        ends = zip(reversed(olds), reversed(news), strict=False)
-        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
-        olds, news = olds[: len(olds) - alike], news[: len(news) - alike]
+        head, tail = _unchanged(olds, news)
+        olds, news = olds[head : len(olds) - tail], news[head : len(news) - tail]
         if len(olds) * len(news) > MAX_LINE_PAIRS:
             yield from (f"-{line}" for line in olds)
             yield from (f"+{line}" for line in news)
