@@ -146,6 +146,5 @@ def _existing_database(settings: Settings) -> Iterator[Database]:
     """Open the database and check the application's table. Do not create retrycli's own tables."""
     with closing(connect(settings)) as database:
         _ = database.messages
-        if database.mapping is not None:
-            check_mapping(database)
+        check_mapping(database)
         yield database

@@ -63,8 +63,7 @@ def named_in(settings: Settings) -> Iterator[Path]:
     """
     for gateway in settings.gateway.all.values():
         yield from filter(None, (gateway.preset_file, gateway.ca_file))
-    if calls := settings.calls:
-        for call in calls:
-            yield from files_of(call.name, call.folder)
-            if call.folder is not None:
-                yield call.folder
+    for call in settings.calls:
+        yield from files_of(call.name, call.folder)
+        if call.folder is not None:
+            yield call.folder

@@ -71,30 +71,32 @@ def open_database(settings: Settings) -> Iterator[Database]:
             tables have another version or belong to another table.
     """
     with closing(connect(settings)) as database:
-        if database.mapping is not None:
-            check_mapping(database)
-        application_table.check_ids(database)  # before `own_tables`, so that an unrelated database gets no tables
-        own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
-        if database.table.key is not None:
-            _number_messages(database)
+        check_mapping(database)
+        application_table.check_ids(database)  # before `_prepare`, so that an unrelated database gets no tables
+        _prepare(settings, database)
         yield database
 
 
 def check_mapping(database: Database) -> None:
-    """Try the expressions and the values of statuses in the settings, which the database may not accept.
+    """Try the expressions and the values of statuses in the settings, if any, which the database may not accept.
 
     Raises:
         SchemaMismatch: one of them can't be used. The error names its setting.
         DatabaseUnavailable: the database can't be read.
     """
-    from retrycli.store.mapping_check import check_expressions  # most tables need no mapping
+    if database.mapping is not None:
+        from retrycli.store.mapping_check import check_expressions  # most tables need no mapping
 
-    check_expressions(database)
+        check_expressions(database)
 
 
-def _number_messages(database: Database) -> None:
-    """Give numbers to new failed messages whose keys are not integers. Otherwise nothing could refer to them."""
-    Keys(database).number_newest()
+def _prepare(settings: Settings, database: Database) -> None:
+    """Create or upgrade retrycli's own tables. Number new failed messages whose keys are not integers; otherwise
+    nothing could refer to them.
+    """
+    own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
+    if database.table.key is not None:
+        Keys(database).number_newest()
 
 
 @contextmanager
@@ -114,14 +116,11 @@ def dry_run_database(settings: Settings, *, to_read: bool = False, one_transacti
             tables have another version or belong to another table.
     """
     with closing(connect(settings)) as database:
-        if database.mapping is not None:
-            check_mapping(database)
+        check_mapping(database)
         application_table.check_ids(database)
         ready = to_read and database.revision() == schema.HEAD
         with nullcontext() if ready and not one_transaction else database.rollback_at_end(writes=not ready):
-            own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
-            if database.table.key is not None:
-                _number_messages(database)
+            _prepare(settings, database)
             yield database
 
 
@@ -271,9 +270,8 @@ def make_dependencies(
 
         # If the database is not writable, an outcome can't be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now(), settings.schedule.largest_count))
-        if calls := settings.calls:
-            for call in calls:
-                load(*call)  # because a failure after a message was sent would be too late
+        for call in settings.calls:
+            load(*call)  # because a failure after a message was sent would be too late
         return open_router(
             settings.gateway, columns=column_names(database), connections=settings.run.concurrency, now=now
         )
