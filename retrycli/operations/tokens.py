@@ -13,7 +13,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -218,14 +218,12 @@ def _locked(tokens: Path) -> Iterator[Path]:
 
 def _read(file: Path) -> list[Token]:
     try:
-        values = json.loads(_text(file))["tokens"]
-        tokens = [_token(value) for value in values]
+        return [_token(value) for value in json.loads(_text(file))["tokens"]]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigurationError(
             f"web.tokens_file: {file} is not valid. Restore it, or delete it and create tokens with "
             "`retrycli serve token add NAME --role operator`"
         ) from None
-    return tokens
 
 
 def _token(value: Mapping[str, object]) -> Token:
@@ -268,11 +266,7 @@ def _trusted(file: Path) -> frozenset[int]:
 
 
 def _write(file: Path, tokens: Sequence[Token]) -> None:
-    values = [
-        {"name": token.name, "role": token.role, "sha256": token.sha256, "created_at": token.created_at}
-        for token in tokens
-    ]
-    _replace(file, json.dumps({"tokens": values}, indent=2) + "\n", file)
+    _replace(file, json.dumps({"tokens": [asdict(token) for token in tokens]}, indent=2) + "\n", file)
 
 
 def _replace(file: Path, text: str, tokens: Path) -> None:
