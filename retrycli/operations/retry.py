@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeVar
 
 from retrycli.config.settings import Settings
@@ -38,16 +37,9 @@ class ManualAttempt:
         return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
     @property
-    def was_made(self) -> bool:
-        """Return whether the message's state allowed an attempt."""
-        return not isinstance(self.error, NoSuchMessage | NotActionable)
-
-    @property
     def failed(self) -> bool:
-        """Return whether the message was not delivered. A message that does not exist, or whose state allows no
-        attempt, does not count as failed.
-        """
-        return self.was_made and not self.delivered
+        """Return whether the message was not delivered, although it exists and its state allowed an attempt."""
+        return not self.delivered and not isinstance(self.error, NoSuchMessage | NotActionable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,27 +147,21 @@ def retry_all(
     runtime: Runtime = DEFAULT_RUNTIME,
     database: Database | None = None,
 ) -> ActionResult:
-    """Attempt messages now, one after another, each as in `retry`.
+    """Attempt messages now, one after another, each as in `retry`. Count the delivered ones as done.
 
-    Args:
-        settings: from `retrycli.load_settings`, or created directly.
-        ids: the messages.
-        by: the operator, for the history; by default the current user's login name.
-        give_up_after: stop after this many consecutive failures that the ticketing API has probably caused.
-        streak: the number of such failures immediately before these attempts.
-        ask_first: do not send a message that may have arrived, unless it can be looked up first. Its error is
-            `MayHaveArrived`.
-        runtime: clock, randomness, and a request to stop early.
-        database: the open database; by default it is opened here.
-
-    Returns:
-        The attempts in ``tried``; ``done`` counts the delivered messages.
+    Stop after ``give_up_after`` consecutive failures that the ticketing API has probably caused, including the
+    ``streak`` immediately before these attempts. With ``ask_first``, do not send a message that may have arrived,
+    unless it can be looked up first; its error is `MayHaveArrived`.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database, a setting or the preset can't be used.
         EventLoopRunning: this thread runs an event loop.
     """
     operator = by or login_name()
+
+    def is_down(tried: Sequence[ManualAttempt]) -> bool:
+        return give_up_after is not None and failure_streak(tried, streak) >= give_up_after
+
     with ready_to_send(settings, runtime, database=database) as (deps, rules, opened):
         deps.require_accepted()
         wanted = resolve(opened, ids)
@@ -183,7 +169,6 @@ def retry_all(
         def attempt(gateway: Gateway, message_id: int) -> Awaitable[Outcome]:
             return attempt_through(gateway, deps, rules, message_id, by=operator, ask_first=ask_first)
 
-        is_down = partial(_is_down, give_up_after=give_up_after, streak=streak)
         tried = asyncio.run(_one_by_one(deps, wanted, attempt, ManualAttempt, is_down))
     reason = None if len(tried) == len(wanted) else "destination_down" if is_down(tried) else "signal"
     return ActionResult(
@@ -196,14 +181,8 @@ def retry_all(
     )
 
 
-def _is_down(tried: Sequence[ManualAttempt], *, give_up_after: int | None, streak: int) -> bool:
-    return give_up_after is not None and failure_streak(tried, streak) >= give_up_after
-
-
 def failure_streak(tried: Sequence[ManualAttempt], before: int = 0) -> int:
-    """Count the last consecutive failures that the ticketing API has probably caused. The attempts are oldest first;
-    ``before`` failures immediately preceded them.
-    """
+    """Count the last consecutive failures that the ticketing API has probably caused, after ``before`` earlier ones."""
     for number, attempt in enumerate(reversed(tried)):
         if attempt.outcome is None or attempt.outcome.kind not in DESTINATION_FAULTS:
             return number
