@@ -33,24 +33,21 @@ SOON = timedelta(days=1)  # lists mark a message that expires within this period
 LOG = "log"  # name of the target that represents the logs of all hosts
 
 
-def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: datetime) -> bool:
-    """Return whether a list shows when a message expires: only if it expires soon, or before its next attempt."""
-    return end is not None and (end <= later(now, SOON) or (next_attempt_at is not None and end < next_attempt_at))
-
-
 # Describes a waiting message that has expired, in lists and in `retrycli explain`. A pass escalates the message only
 # when it is due, and not during a pause or an outage.
 EXPIRED = "expired; a pass will escalate it"
 
 
 def in_words(message: ListedMessage, now: datetime) -> str | None:
-    """Return when a waiting message expires, for a list; None if the list does not show it."""
+    """Return when a waiting message expires, for a list; None if that is neither soon nor before its next attempt."""
     end, due = message.expires_at, message.attempt_from
-    if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
+    if message.state is not State.WAITING or end is None:
         return None
     if end < now:
         return EXPIRED
-    return f"expires {ahead(end, now)}" + (", before its next attempt" if due is not None and end < due else "")
+    if due is not None and end < due:
+        return f"expires {ahead(end, now)}, before its next attempt"
+    return f"expires {ahead(end, now)}" if end <= later(now, SOON) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +68,13 @@ class _Obstacle:
 
 
 def expiring(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> Expiry | None:
-    """Find the messages that expire soon, if a pass held deliveries back. At least one message type must have an age
-    limit.
+    """Find the messages that expire soon, if a pass held deliveries back. A message type must have an age limit.
 
     "Soon" means until shortly after the next reminder or, if the pause has an end, until the first pass after it.
 
-    Returns:
-        An `Expiry` with an incident if messages expire soon. An `Expiry` without an incident ends an earlier warning:
-        no message expires soon, or the pass delivered messages and held none back. None keeps an earlier warning: the
-        pass neither held back nor delivered messages, or messages have expired and no others expire soon.
+    An `Expiry` without an incident ends an earlier warning: no message expires soon, or the pass delivered messages and
+    held none back. None keeps an earlier warning: the pass neither held back nor delivered messages, or messages have
+    expired and no others expire soon.
 
     Raises:
         DatabaseUnavailable: the messages can't be read.
