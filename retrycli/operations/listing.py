@@ -68,19 +68,10 @@ def page(
         InvalidArgument: the cursor is invalid or belongs to another order, or another argument is invalid.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    check_limit(limit)
-    with list_messages(settings, wanted, sort=sort, after=after, limit=limit) as found:
-        return Page(list(found.messages), found.next)
-
-
-def check_limit(limit: int) -> None:
-    """Check the number of rows of a page.
-
-    Raises:
-        InvalidArgument: the limit is not from 1 to `MAX_PAGE`.
-    """
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidArgument(f"limit must be from 1 to {MAX_PAGE:,}: {limit}")
+    with list_messages(settings, wanted, sort=sort, after=after, limit=limit) as found:
+        return Page(list(found.messages), found.next)
 
 
 @contextmanager
