@@ -191,9 +191,7 @@ def _window_states(settings: Settings, at: datetime) -> list[WindowStatus]:
     for kind, windows in settings.schedule.delivery_windows.items():
         types.setdefault(windows, []).append(kind.value)
     return [
-        WindowStatus(kinds, open=True, next_opening=None)
-        if windows.is_open(at)
-        else WindowStatus(kinds, open=False, next_opening=windows.next_opening(at))
+        WindowStatus(kinds, is_open := windows.is_open(at), None if is_open else windows.next_opening(at))
         for windows, kinds in types.items()
     ]
 
