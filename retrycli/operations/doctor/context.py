@@ -74,11 +74,6 @@ class Context:
         """Return the validated settings, without their sources."""
         return self.loaded.settings
 
-    @property
-    def interval(self) -> timedelta:
-        """Return the configured interval between passes."""
-        return self.settings.schedule.interval
-
 
 def compared_clocks(whose: str, ahead: timedelta) -> Finding:
     """Compare another clock with this machine's. ``ahead`` is negative if the other clock is behind."""

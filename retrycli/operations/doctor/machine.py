@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 
-from retrycli.config.loader import SECRETS, Loaded
+from retrycli.config.loader import SECRETS
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.sanitize import masked_url
 from retrycli.operations import reliance
@@ -63,7 +63,7 @@ def files(context: Context) -> Iterator[Finding]:
 
 
 def _readable_secrets(context: Context) -> Iterator[Finding]:
-    for path in sorted(_secret_files(context.loaded) | _token_files(context)):
+    for path in sorted(_secret_files(context)):
         if others_may_read(path):
             yield failure(
                 "files", f"{path} contains a secret, but every user can read it", f"`chmod o-rwx {quote(str(path))}`"
@@ -118,7 +118,7 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
     application runs as another user, its access is reported as a warning, not as a failure.
     """
     own = {path for path in (context.settings.file, context.settings.web.uds) if path is not None}
-    secret = sorted(_secret_files(context.loaded) | _token_files(context) | own)
+    secret = sorted(_secret_files(context) | own)
     yield from ((file, False) for file in (*secret, *reliance.named_in(context.settings), *context.program))
     folders = [gateway.attachments_dir for gateway in context.settings.gateway.all.values()]
     shared = (*folders, context.settings.database.file, lock_path(context.settings))
@@ -153,18 +153,14 @@ def _pass_maker(context: Context) -> str:
     return next((user_name(user) for user in others if user != ROOT), context.host.login)
 
 
-def _secret_files(loaded: Loaded) -> set[Path]:
-    url = loaded.settings.database.url
+def _secret_files(context: Context) -> set[Path]:
+    """Return the files of secrets, and, if they exist, the console's tokens and the key that signs its cookies."""
+    url, tokens = context.settings.database.url, context.settings.web.tokens_file
     secrets = {*SECRETS} - {"gateway.username"} - ({"database.url"} if masked_url(url) == url else set())
-    sources = (loaded.sources.get(key, "") for key in secrets)
-    return {Path(source.removeprefix("file ")).absolute() for source in sources if source.startswith("file ")}
-
-
-def _token_files(context: Context) -> set[Path]:
-    """Return the file of the console's tokens, and the key that signs its cookies, if they exist."""
-    tokens = context.settings.web.tokens_file
-    files = set() if tokens is None else {tokens.absolute(), signing_key_file(tokens.absolute())}
-    return {file for file in files if file.exists()}
+    sources = (context.loaded.sources.get(key, "") for key in secrets)
+    files = {Path(source.removeprefix("file ")).absolute() for source in sources if source.startswith("file ")}
+    own = () if tokens is None else (tokens.absolute(), signing_key_file(tokens.absolute()))
+    return files.union(file for file in own if file.exists())
 
 
 def file_system(context: Context) -> Iterator[Finding]:

@@ -59,7 +59,7 @@ def _scheduler(context: Context, found: Verdict) -> Finding:
 
 
 def _cadence(context: Context, database: Database, passes: list[PassRecord]) -> Finding:
-    now = context.now()
+    now, interval = context.now(), context.settings.schedule.interval
     silence = next_run(context.settings, database, passes, now, context.host).silence
     if not passes and silence in {None, NO_SCHEDULER}:
         return warning("passes", "no pass has run yet", "`retrycli run-once`")
@@ -67,7 +67,7 @@ def _cadence(context: Context, database: Database, passes: list[PassRecord]) -> 
         remedy = "see cron's log, the mail from cron, or the log of what else started them"
         return failure("passes", silence.words(utc_text), remedy)
     ago = f"the last one began {in_words(now - passes[0].started_at)} ago"
-    wanted = f"there should be one every {in_words(context.interval)}"
-    if is_late(passes[0].started_at, now, context.interval):
+    wanted = f"there should be one every {in_words(interval)}"
+    if is_late(passes[0].started_at, now, interval):
         return warning("passes", f"{ago}, but {wanted}", "run `retrycli cron check` to compare it with the schedule")
     return ok("passes", f"{ago}; {wanted}")
