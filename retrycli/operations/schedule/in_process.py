@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from functools import partial
 from socket import gethostname
 from threading import Event, Lock, Thread
-from types import TracebackType
 from typing import Self, TypedDict
 
 from retrycli.config.settings import Settings
@@ -75,9 +74,7 @@ class Scheduler:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
