@@ -114,12 +114,8 @@ def run_with_table() -> None:
     """Show how retrycli uses the table of another application: an outbox with UUIDs and integer statuses."""
     with installation({"database.table": "outbox"}) as demo:
         with closing(sqlite3.connect(demo.folder / DATABASE)) as connection:
-            retrycli_tables = [
-                name
-                for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-                if name.startswith("retrycli_")
-            ]
-            for name in retrycli_tables:  # they describe the example's own table
+            tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'retrycli_*'"
+            for (name,) in connection.execute(tables).fetchall():  # they describe the example's own table
                 connection.execute(f"DROP TABLE {name}")
             connection.executescript(OUTBOX)
         file = demo.folder / CONFIG
@@ -155,11 +151,7 @@ def run() -> None:
 
 @contextmanager
 def served() -> Iterator[tuple[Settings, str]]:
-    """Set up a demo for the console: make a pass, create a token, and go on making passes.
-
-    Yields:
-        The settings, and the token of an operator.
-    """
+    """Set up a demo for the console: make a pass, and go on making passes. Yield also the token of an operator."""
     with installation({"web.tokens_file": "tokens.json"}) as demo:
         demo.call("--log-level", "ERROR", "run-once")
         settings = load(demo.folder / CONFIG, {}).settings
