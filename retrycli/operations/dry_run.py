@@ -87,7 +87,7 @@ class _DryRunEnrolment:
         if due is None:
             return settled.transition.reason
         policy = self.rules.policies[message.message_type]
-        may_be_claimed = due <= self.due_by and not self._is_left_out(message)
+        may_be_claimed = due <= self.rules.due_by(self.at) and not self._is_left_out(message)
         end = policy.wanted_until(message.created_at or failed_at)
         if end is not None and self.at > end:
             self.expired += 1
@@ -100,14 +100,11 @@ class _DryRunEnrolment:
         message_id = message.message_id if isinstance(message, UnusableMessage) else message.id
         return self.left_out.covers(message_id, message.message_type, message.ticket_id)
 
-    @property
-    def due_by(self) -> datetime:
-        return self.rules.due_by(self.at)
-
     def _remember(self, settled: Iterable[Decision]) -> None:
+        due_by = self.rules.due_by(self.at)
         for decision in settled:
             due = decision.transition.next_attempt_at
-            if decision.transition.kind is not TransitionKind.ENROLLED or due is None or due > self.due_by:
+            if decision.transition.kind is not TransitionKind.ENROLLED or due is None or due > due_by:
                 continue
             found = decision.message or self._new_messages[decision.message_id]
             message = found.message if isinstance(found, QueuedMessage) else found
