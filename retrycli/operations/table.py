@@ -35,33 +35,31 @@ from retrycli.store.table_sample import TableSample
 from retrycli.store.transitions import see_again
 
 
-def with_database(settings: Settings, url: str | None, option: str) -> Settings:
-    """Return settings with another ``database.url``, unless it is None.
+def _with_url(settings: Settings, url: str) -> Settings:
+    """Return settings with another ``database.url``.
 
     Raises:
         ConfigurationError: the URL is not valid. The error names the option.
     """
-    if url is None:
-        return settings
     try:
         database = settings.database.model_validate({**settings.database.model_dump(), "url": url})
     except ValidationError as error:
         reasons = "; ".join(
             problem["msg"].removeprefix("Value error, ") for problem in error.errors(include_input=False)
         )
-        raise ConfigurationError(f"{option}: {reasons}") from None
+        raise ConfigurationError(f"{OPTION}: {reasons}") from None
     return settings.model_copy(update={"database": database})
 
 
 @contextmanager
-def naming_option(option: str | None) -> Iterator[None]:
-    """In errors, replace the name of the setting database.url with the option that overrides it, if any."""
+def _naming_option(url: str | None) -> Iterator[None]:
+    """In errors, replace the name of the setting database.url with the option, if a URL overrides the setting."""
     try:
         yield
     except RetrycliError as error:
-        if option is None:
+        if url is None:
             raise
-        raise type(error)(re.sub(r"database\.url( \(RETRYCLI_DATABASE__URL\))?", option, str(error))) from error
+        raise type(error)(re.sub(r"database\.url( \(RETRYCLI_DATABASE__URL\))?", OPTION, str(error))) from error
 
 
 FEW = 12  # maximum number of values of a column with few values
@@ -124,8 +122,8 @@ def describe(settings: Settings, *, url: str | None = None, name: str | None = N
         DatabaseUnavailable: the database can't be opened or read.
         ConfigurationError: the URL is not valid, or there is no such table.
     """
-    chosen = with_database(settings, url, OPTION)
-    with naming_option(url and OPTION), closing(connect(chosen)) as database:
+    chosen = settings if url is None else _with_url(settings, url)
+    with _naming_option(url), closing(connect(chosen)) as database:
         tables = [each for each in list_tables(database) if not each.relation.startswith("retrycli_")]
         if name is None:
             found = tuple(filter(_may_hold_messages, (_describe(database, each) for each in tables)))
