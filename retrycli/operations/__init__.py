@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 
 
 def on_demand(package: str) -> Callable[[str], object]:
-    """Return the ``__getattr__`` of a package that loads each of its modules when a command first needs it, so that the
-    other commands and the help start fast.
-    """
+    """Return the ``__getattr__`` of a package that loads modules on first use, so that other commands start fast."""
 
     def load(name: str) -> object:
         if find_spec(f"{package}.{name}") is None:

@@ -37,27 +37,16 @@ class BulkAction(StrEnum):
 
 
 class ActionEntry(NamedTuple):
-    """What distinguishes an action from the others.
+    """What distinguishes an action from the others."""
 
-    Attributes:
-        kind: the action that is recorded for each message; None if attempts are recorded instead.
-        result: its name in results.
-        label: its name in a list of actions.
-        plan: what is to be done, with a place for the number of messages.
-        done: what was done, with the same place.
-        of_escalations: it applies only to escalated messages. A filter for it never matches other messages.
-        takes_reason: an operator may give a reason.
-        is_final: it can't be undone.
-    """
-
-    kind: ActionKind | None
-    result: str
-    label: str
-    plan: str
-    done: str
-    of_escalations: bool = False
+    kind: ActionKind | None  # the action that is recorded for each message; None if attempts are recorded instead
+    result: str  # its name in results
+    label: str  # its name in a list of actions
+    plan: str  # what is to be done, with a place for the number of messages
+    done: str  # what was done, with the same place
+    of_escalations: bool = False  # it applies only to escalated messages, and a filter for it matches no others
     takes_reason: bool = False
-    is_final: bool = False
+    is_final: bool = False  # it can't be undone
 
 
 ACTIONS: Mapping[BulkAction, ActionEntry] = {
@@ -117,42 +106,24 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the earlier slices of an action have done.
+    """What the earlier slices of an action have done."""
 
-    Attributes:
-        total: number of messages when the action began.
-        begin: the due time of the first requeued message.
-        handled: number of messages that were reached; their order is that of the request.
-        last: the id of the last message that was reached; None before the first.
-        delivered: number of delivered canaries.
-        failed: number of failed canaries.
-        spread_from: number of messages that were reached before the canaries ended; None until then.
-        streak: number of consecutive failures that the ticketing API has probably caused, up to the last message.
-    """
-
-    total: int
-    begin: datetime
-    handled: int = 0
-    last: int | None = None
-    delivered: int = 0
-    failed: int = 0
-    spread_from: int | None = None
-    streak: int = 0
+    total: int  # number of messages when the action began
+    begin: datetime  # the due time of the first requeued message
+    handled: int = 0  # number of messages that were reached; their order is that of the request
+    last: int | None = None  # the id of the last message that was reached; None before the first
+    delivered: int = 0  # number of delivered canaries
+    failed: int = 0  # number of failed canaries
+    spread_from: int | None = None  # number of messages that were reached before the canaries ended; None until then
+    streak: int = 0  # number of consecutive failures, up to the last message, that the API has probably caused
 
     def due(self, position: int, spread: timedelta) -> datetime:
-        """Return when a requeued message becomes due. The messages are spread evenly over a period.
-
-        Args:
-            position: the number of messages before it, including those that were reached.
-            spread: the period.
-        """
+        """Return when the message at a position of the whole action becomes due: evenly spread over a period."""
         first = self.spread_from or 0
         return self.begin + spread * (position - first) / max(self.total - first, 1)
 
     def text(self, request: str) -> str:
-        """Return the progress as opaque text, with which the next slice goes on. It is valid only for the request with
-        this digest.
-        """
+        """Return the progress as opaque text for the next slice. It is valid only for the request with this digest."""
         counts = [self.handled, self.last, self.delivered, self.failed, self.spread_from, self.streak]
         return pack([request, self.total, self.begin.isoformat(), *counts])
 
@@ -198,28 +169,16 @@ MAX_CANARIES = 1_000
 
 @dataclass(frozen=True)
 class BulkRequest:
-    """An action on many messages.
-
-    Attributes:
-        action: the action.
-        ids: the messages, in the order in which they are reached; or
-        wanted: a filter with at least one condition. Its messages are reached in the order of their ids.
-        expected: the number of messages that the operator confirmed; nothing is done if the filter matches more or
-            fewer. None if nothing was confirmed.
-        reason: for ``reject`` the reason, which is required; for ``mark_sent`` how the operator knows that the messages
-            arrived.
-        due: for ``requeue``, when the first message is due; by default now.
-        spread: for ``requeue``, the period over which the messages become due.
-        canary: for ``requeue``, the test before it.
-    """
+    """An action on many messages. Only ``requeue`` takes ``due``, ``spread`` and ``canary``."""
 
     action: BulkAction
-    ids: Sequence[int | str] = ()
-    wanted: Filter | None = None
+    ids: Sequence[int | str] = ()  # the messages, in the order in which they are reached; or
+    wanted: Filter | None = None  # a filter with a condition; its messages are reached in the order of their ids
+    # The number of messages that the operator confirmed, if any; nothing is done if the filter matches more or fewer.
     expected: int | None = None
-    reason: str | None = None
-    due: datetime | None = None
-    spread: timedelta = timedelta(0)
+    reason: str | None = None  # required by ``reject``; for ``mark_sent``, how the operator knows that they arrived
+    due: datetime | None = None  # when the first message is due; by default now
+    spread: timedelta = timedelta(0)  # the period over which the messages become due
     canary: Canary | None = None
 
     def check(self, *, to_act: bool = True) -> None:

@@ -178,8 +178,7 @@ def preview(settings: Settings, *, limit: int | None = None, despite_outages: bo
     """Predict the result of a pass, on request as if no destination were down.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong, or a gateway has no base URL.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used, or no base URL is set.
     """
     rules = pass_rules(settings, limit=limit)
     with dry_run_database(settings, to_read=True) as database:
@@ -231,10 +230,7 @@ def _count_withheld(views: MessageQueries, due_by: datetime, route: Route, repla
 def _spent(
     views: MessageQueries, rules: PassRules, at: datetime, route: Route, replaced: Collection[int]
 ) -> dict[int, str]:
-    """Return the due messages in the queue that a pass would escalate instead of attempting them, each with the reason.
-
-    Leave out ``replaced``, the ids that now belong to other messages.
-    """
+    """Return the due messages, except ``replaced``, that a pass would escalate without an attempt, and why."""
     policies = rules.policies
     ages = any(policy.expires_after is not None for policy in policies.values())
     # Without an age limit, read only messages that may have used up their retries. They are usually few.

@@ -411,9 +411,7 @@ class _Explainer:
         return gates.pause(begins).open and gates.hold(found, begins).open and gates.breaker(found, begins).open
 
     def _one_goes_first(self, found: MessageDetails, tick: datetime) -> bool:
-        """Return whether a pass first attempts a single message, because the destination is down or refuses requests,
-        while several messages are due.
-        """
+        """Return whether a pass attempts one of several messages first, because the destination is down or refuses."""
         to = self._rules.destination_of(str(found.row["message_type"]))
         if self._ledger.breaker(to).state not in PROBED and to not in self._gates.refusals:
             return False
@@ -421,9 +419,7 @@ class _Explainer:
         return Claims(self._database).count_due(self._rules.due_by(tick), self._gates.route(tick)) > 1
 
     def _open_tick(self, windows: DeliveryWindows, grid: Ticks, number: int) -> int | None:
-        """Return the first tick, from a given number on, whose pass begins while the windows are open. Return None if
-        there is no such tick among the next openings.
-        """
+        """Return the first tick from ``number`` on whose pass begins in the windows; None if no near one does."""
         for _ in range(MAX_OPENINGS):
             begins = later(grid[number], LATE_START)
             if begins == LATEST:
@@ -442,9 +438,7 @@ class _Explainer:
         most: int,
         windows: DeliveryWindows | None,
     ) -> int | None:
-        """Return the tick of the pass that attempts a message, if each pass may begin only ``most`` attempts, and only
-        while the message's windows, if any, are open.
-        """
+        """Return the tick of the pass that attempts a message, if each begins ``most`` attempts, in ``windows``."""
         message_id, route = found.row["id"], self._gates.route(grid[opens])
         runner.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
 
@@ -467,9 +461,7 @@ class _Explainer:
                 tick = at_most_opens(grid.first(tick, adds))
 
     def _skip(self, windows: DeliveryWindows | None, grid: Ticks, number: int, passes: int) -> int | None:
-        """Return the tick of the pass after some passes, beginning with a given tick. Count only passes that begin
-        while the windows are open.
-        """
+        """Return the tick after some passes from ``number`` on, counting only passes that begin in the windows."""
         if windows is None:
             return number + passes
         tick = self._open_tick(windows, grid, number)

@@ -16,12 +16,8 @@ INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 
 
 def resolve(database: Database, ids: Iterable[int | str]) -> Sequence[int]:
-    """Return messages without duplicates, in the given order. If the ids are text in the application's table, their
-    prefixes are accepted too.
-
-    Returns:
-        The ids; `MessageId` objects if the table's ids are not integers. Such an object stands for no message if no row
-        has the id.
+    """Return messages without duplicates, in the given order. If the ids are text in the application's table, accept
+    their prefixes too, and return `MessageId` objects, which stand for no message if no row has the id.
 
     Raises:
         NoSuchMessage: a text is not an integer, as the ids of the table are.

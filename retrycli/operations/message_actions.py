@@ -326,16 +326,13 @@ def _problems(
 class BulkResult:
     """The result of one slice.
 
-    Attributes:
-        action: the action.
-        result: the messages of this slice. ``matched`` counts the messages of all slices, and ``left`` those that no
-            slice has reached yet. ``reason`` is ``time`` if the slice's time was up.
-        next: the text with which the next slice goes on; None if the action has ended.
+    In ``result``, ``matched`` counts the messages of all slices, and ``left`` those that no slice has reached yet.
+    ``reason`` is ``time`` if the slice's time was up.
     """
 
     action: BulkAction
     result: ActionResult
-    next: str | None
+    next: str | None  # the text with which the next slice goes on; None if the action has ended
 
 
 def act(
@@ -351,21 +348,13 @@ def act(
     """Apply an action to as many messages as possible within one slice of time.
 
     No batch and no attempt begins after the slice has ended, but the last one may take longer. At least one is made.
-
-    Args:
-        settings: from `retrycli.load_settings`, or created directly.
-        request: the action and its messages; the same for all slices.
-        after: `BulkResult.next` of the previous slice; None for the first.
-        seconds: the length of the slice; None for no limit.
-        by: the operator, for the history; by default the current user's login name.
-        runtime: clock, randomness, and a request to stop early.
-        elapsed: a monotonic clock, in seconds.
+    The request is the same for all slices, and ``after`` is `BulkResult.next` of the previous slice. Without
+    ``seconds``, the slice has no limit.
 
     Raises:
         CountChanged: the filter matches more or fewer messages than expected. Nothing was done.
         InvalidArgument: the request is invalid, or ``after`` belongs to another request. Nothing was done.
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting, the preset or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database, a setting or the preset can't be used.
         EventLoopRunning: this thread runs an event loop, and messages would be attempted.
     """
     request.check()
@@ -409,9 +398,7 @@ def _expect(request: BulkRequest, count: int) -> None:
 
 
 class _Watch:
-    """Tells when a slice is over: a stop is requested, or the next step would probably exceed the time, if it is
-    limited.
-    """
+    """Tells when a slice is over: a stop is requested, or the next step would probably exceed its time, if limited."""
 
     def __init__(self, seconds: float | None, stop_requested: Callable[[], bool], elapsed: Callable[[], float]) -> None:
         self.is_up = False

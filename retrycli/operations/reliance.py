@@ -25,9 +25,7 @@ def this_python() -> str:
 
 
 def relied_on() -> tuple[Path, ...]:
-    """Return the files that a pass runs: the interpreter, this package with all its files, and the folders in which
-    Python looks for modules.
-    """
+    """Return the files that a pass runs: the interpreter, this package, and the folders that Python searches."""
     package = Path(retrycli.__file__).parent
     found = (Path(this_python()), package, *package.rglob("*"), *map(Path, filter(None, sys.path)))
     return tuple(dict.fromkeys(path for path in found if path.exists()))
@@ -58,9 +56,7 @@ def refuse_untrusted(wanted: Job, settings: Settings, users: Collection[int]) ->
 
 
 def named_in(settings: Settings) -> Iterator[Path]:
-    """Yield the files that settings name and passes only read: presets, certificates, the files of the functions that
-    passes call, and the folders in which Python looks for their modules.
-    """
+    """Yield what settings name and passes only read: presets, certificates, and files and folders of functions."""
     for gateway in settings.gateway.all.values():
         yield from filter(None, (gateway.preset_file, gateway.ca_file))
     for call in settings.calls:

@@ -25,8 +25,7 @@ def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] =
     """Return the report for a period as HTML.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong, or Jinja2 is not installed.
+        DatabaseUnavailable, ConfigurationError: the database, a setting or Jinja2 can't be used.
     """
     until = now()
     return render(report_data(settings, status(settings, now=lambda: until), span=span, until=until))

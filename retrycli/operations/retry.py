@@ -195,8 +195,7 @@ def look_up_all(
     """Look up messages one after another, each as in `look_up`. Messages missing from the result were not reached.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting, the preset or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database, a setting or the preset can't be used.
         EventLoopRunning: this thread runs an event loop.
     """
     operator = by or login_name()

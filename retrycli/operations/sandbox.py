@@ -26,9 +26,7 @@ BURST, BURST_WINDOW = 10, timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """The configured faults. ``fail`` (a share, 0 to 1) and ``throttle`` affect deliveries; the other fields affect
-    every request.
-    """
+    """The faults. ``fail`` (a share, 0 to 1) and ``throttle`` affect deliveries, the others every request."""
 
     fail: float = 0.0
     latency: timedelta = timedelta(0)

@@ -22,10 +22,8 @@ from retrycli.system.trust import require_trust, write_private
 def check(settings: Settings) -> dict[str, str]:
     """Check the settings, presets, database, tables and lock, and that the credentials are set.
 
-    Create retrycli's own tables, or upgrade them if ``database.auto_upgrade`` is set. Send nothing.
-
-    Returns:
-        The facts to show to the operator, by name.
+    Create retrycli's own tables, or upgrade them if ``database.auto_upgrade`` is set. Send nothing. Return the facts to
+    show to the operator, by name.
 
     Raises:
         RetrycliError: the first problem that was found.
@@ -73,10 +71,7 @@ def _window_facts(settings: Settings) -> dict[str, str]:
 
 
 def short_windows(settings: Settings) -> str | None:
-    """Describe delivery windows that are shorter than the interval between passes, so that no pass may start in them.
-
-    Return None if there are none.
-    """
+    """Describe delivery windows that are shorter than the interval, so that no pass may start in them; None if none."""
     interval = settings.schedule.interval
     short = {
         kind: windows.shortest
@@ -134,13 +129,8 @@ def _sqlite_file(url: str) -> Path | None:
 
 def write_config(file: Path, *, database_url: str, base_url: str | None, logs: Path = LOGS) -> None:
     """Write a commented configuration file that only its owner can read. If root writes it into a folder that is open
-    to one group only, that group can read it, too.
-
-    Args:
-        file: the path of the file.
-        database_url: the database with the application's table.
-        base_url: the ticketing API.
-        logs: the folder for the log. If it is not writable, the log is beside the SQLite file, or else beside ``file``.
+    to one group only, that group can read it, too. If ``logs`` is not writable, the log is beside the SQLite file, or
+    else beside ``file``.
 
     Raises:
         ConfigurationError: the file exists, or its folder can't be written.

@@ -305,9 +305,7 @@ def passes(settings: Settings, *, after: str | None = None, limit: int = 20) -> 
 
 
 def is_ready(settings: Settings) -> bool:
-    """Return whether the database and the application's table can be read, and retrycli's own tables fit. Write
-    nothing.
-    """
+    """Return whether the database and the application's table can be read, and retrycli's tables fit. Write nothing."""
     try:
         with closing(connect(settings)) as database:
             application_table.check_ids(database)

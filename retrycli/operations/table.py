@@ -199,37 +199,22 @@ SHOWN = 3  # number of messages that are shown
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """What the settings select.
+    """What the settings select."""
 
-    Attributes:
-        parts: the parts of the selection, as `retrycli.domain.table_mapping` names them; None if the table needs no
-            acceptance.
-        accepted: what an operator has accepted last, if anything.
-        unaccepted: why passes send nothing; None if they may send, because this selection is accepted.
-    """
-
-    parts: dict[str, object] | None
-    accepted: Acceptance | None
-    unaccepted: str | None
+    parts: dict[str, object] | None  # as `selection_parts` names them; None if the table needs no acceptance
+    accepted: Acceptance | None  # what an operator has accepted last, if anything
+    unaccepted: str | None  # why passes send nothing; None if they may send, because this selection is accepted
 
 
 @dataclass(frozen=True, slots=True)
 class NextPass:
-    """What the next pass would send.
+    """What the next pass would send."""
 
-    Attributes:
-        findings: what the checks of the table found.
-        number: the number of messages that it would send.
-        escalated: why it would escalate messages without sending them, with the numbers of messages.
-        oldest: the earliest creation time of a message; None if none has one.
-        first: the first messages, each with the URL to which it would be sent; None for a mail.
-    """
-
-    findings: Sequence[Finding]
-    number: int
-    escalated: Counter[str]
-    oldest: datetime | None
-    first: Sequence[tuple[ListedMessage, str | None]]
+    findings: Sequence[Finding]  # of the checks of the table
+    number: int  # number of messages that it would send
+    escalated: Counter[str]  # why it would escalate messages without sending them, with the numbers of messages
+    oldest: datetime | None  # the earliest creation time of a message; None if none has one
+    first: Sequence[tuple[ListedMessage, str | None]]  # each with the URL to which it would be sent; None for a mail
 
 
 def selected(settings: Settings) -> Selected:
@@ -250,8 +235,7 @@ def next_pass(settings: Settings) -> NextPass:
     """Check the table, and predict what the next pass would send. Change nothing.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a check of the table fails, or a setting is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used, or a check fails.
     """
     with closing(connect(settings)) as database:
         findings = [*findings_of(settings, database)]

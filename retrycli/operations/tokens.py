@@ -57,11 +57,7 @@ def digest(token: str) -> str:
 def add(settings: Settings, name: str, role: Role, *, now: Callable[[], datetime] = utc_now) -> str:
     """Create a token for a user, write it to the file, and return it. It can't be shown again.
 
-    Args:
-        settings: the settings; ``web.tokens_file`` names the file, which is created if necessary.
-        name: the user's name, for the history.
-        role: what the user may do.
-        now: the clock.
+    The file is created if necessary.
 
     Raises:
         InvalidArgument: the file already has a token for this name.

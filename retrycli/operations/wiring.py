@@ -103,17 +103,12 @@ def _prepare(settings: Settings, database: Database) -> None:
 def dry_run_database(settings: Settings, *, to_read: bool = False, one_transaction: bool = False) -> Iterator[Database]:
     """Open the database and roll back every write at the end.
 
-    Args:
-        settings: the settings of the database.
-        to_read: the caller writes nothing, so no transaction needs to block other writers. If retrycli's own tables
-            must first be created or upgraded, a transaction that may write is still used.
-        one_transaction: run all reads in one transaction, in which a write is an error.
+    If the caller writes nothing (``to_read``), no transaction blocks other writers, unless retrycli's own tables must
+    first be created or upgraded. With ``one_transaction``, all reads run in one transaction, and a write is an error.
 
     Raises:
         WriteNeeded: the caller writes, but may only read.
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: the settings name no database, the application's table can't be used, or retrycli's own
-            tables have another version or belong to another table.
+        DatabaseUnavailable, ConfigurationError: see `open_database`.
     """
     with closing(connect(settings)) as database:
         check_mapping(database)
@@ -134,8 +129,7 @@ def ready_to_send(
     probe: bool = False,
     database: Database | None = None,
 ) -> Iterator[tuple[Dependencies, PassRules, Database]]:
-    """Open the database unless it is given, and yield what deliveries need. First check that this process can deliver
-    messages.
+    """Open the database unless it is given, and yield what deliveries need, if this process can deliver messages.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -183,8 +177,7 @@ def _refuse_running_loop() -> None:
 
 
 def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False, to_send: bool = True) -> PassRules:
-    """Return the rules of a pass, from the settings and the options of the command. No base URL is needed if nothing
-    will be sent.
+    """Return the rules of a pass, from settings and options. No base URL is needed if nothing will be sent.
 
     Raises:
         ConfigurationError: a gateway has no base URL.
@@ -215,11 +208,6 @@ def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | No
     The lock of a server database is in the system's state folder if that is writable, otherwise in the user's own. The
     path does not depend on the environment, because cron's differs from the operator's. The lock is in /tmp only if the
     user has no writable home: a service may have a private /tmp, and other users may create the file first.
-
-    Args:
-        settings: the settings.
-        state: the system's state folder.
-        home: the user's home; by default the one in the password database.
     """
     if settings.run.lock_file is not None:
         return settings.run.lock_file
@@ -342,12 +330,7 @@ def never_set_back(
     now: Callable[[], datetime], elapsed: Callable[[], float] = time.monotonic
 ) -> Callable[[], datetime]:
     """Return a clock that keeps running when ``now`` is set back. Otherwise, a pass would wait until ``now`` reached
-    its old time again.
-
-    Args:
-        now: the clock to correct. The new clock follows if ``now`` jumps ahead, because the process may have been
-            suspended.
-        elapsed: a monotonic clock, in seconds.
+    its old time again. The new clock follows if ``now`` jumps ahead, because the process may have been suspended.
     """
     at, began = now(), elapsed()
     return lambda: max(now(), at + timedelta(seconds=elapsed() - began))

@@ -170,7 +170,5 @@ def time(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def newest_passes(database: Database, *, until: datetime | None = None) -> list[PassRecord]:
-    """Return the newest passes, up to a time if given; an empty list if retrycli's tables are missing or
-    have another version.
-    """
+    """Return the newest passes; an empty list if retrycli's tables are missing or have another version."""
     return Ledger(database).last_passes(LOOK_BACK, until=until) if database.revision() == schema.HEAD else []

@@ -77,9 +77,7 @@ def _readable_secrets(context: Context) -> Iterator[Finding]:
 
 
 def _weak_files(context: Context) -> Iterator[Finding]:
-    """Report each path that lets another user change what a pass relies on. Report a path only once, even if it is a
-    folder that contains several of the files.
-    """
+    """Report each path that lets another user change what a pass relies on; a folder of several files only once."""
     users, seen = _trusted_users(context), set[Path]()
     for path, is_shared in _relied_on(context):
         weakness = find_weakness(path, users)
@@ -126,16 +124,12 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
 
 
 def _trusted_users(context: Context) -> frozenset[int]:
-    """Return the users who may write files that a pass relies on: root and the current user. If root runs doctor, also
-    return the users who may run the passes.
-    """
+    """Return root, the current user and, if root runs doctor, the users who may run the passes."""
     return trusted_users().union(_pass_makers(context) if context.host.uid == 0 else ())
 
 
 def _pass_makers(context: Context) -> Iterator[int]:
-    """Yield the users who may run the passes: the user of retrycli's own cron line, then the owners of the database and
-    the settings file.
-    """
+    """Yield the users who may run the passes: of retrycli's cron line, then the owners of the database and settings."""
     for block in crontab.blocks(context.host, context.settings.file):
         if (number := user_number(block.user)) is not None:
             yield number
@@ -146,9 +140,7 @@ def _pass_makers(context: Context) -> Iterator[int]:
 
 
 def _pass_maker(context: Context) -> str:
-    """Return the name of the user who probably runs the passes: the current user. If root runs doctor, return the first
-    other user of `_pass_makers`, if any.
-    """
+    """Return who probably runs the passes: the current user or, if that is root, another one of `_pass_makers`."""
     others = _pass_makers(context) if context.host.uid == 0 else ()
     return next((user_name(user) for user in others if user != ROOT), context.host.login)
 
@@ -191,9 +183,7 @@ def disk(context: Context) -> Iterator[Finding]:
 
 
 def lack_of_disk(context: Context) -> str | None:
-    """Return the problem if the database's disk is too full for any delivery; None if it has enough space, or
-    if its free space is unknown.
-    """
+    """Return the problem if the database's disk is too full for any delivery; None also if its space is unknown."""
     with suppress(OSError):
         return lack_of_room(context.settings.database.file)
     return None
@@ -215,9 +205,7 @@ def file_descriptors(context: Context) -> Iterator[Finding]:
 
 
 def lock(context: Context) -> Iterator[Finding]:
-    """Check that the lock file can be opened or created, and report who holds the lock. Do not create the file: if
-    root runs doctor, the users who run the passes might be unable to open it.
-    """
+    """Check the lock, and report its holder. Create no file, which passes could not open if root runs doctor."""
     path = lock_path(context.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
     if path.parent.match(str(OWN_STATE)):  # the first pass creates this folder
@@ -301,9 +289,7 @@ def _log_file(path: Path) -> Finding:
 
 
 def _foreign_lock(context: Context, path: Path) -> Iterator[Finding]:
-    """Warn if the lock file and the database have different owners. For example, an operator may have started a pass as
-    another user, who then owns the lock file.
-    """
+    """Warn if the lock file and the database have different owners, for example after a pass by another user."""
     file = context.settings.database.file
     owner, database = owner_of(path), file and owner_of(file)
     if owner is not None and database is not None and owner != database:
@@ -316,9 +302,7 @@ def _foreign_lock(context: Context, path: Path) -> Iterator[Finding]:
 
 
 def functions(context: Context) -> Iterator[Finding]:
-    """Check that each function can be imported and called. Code that another user can change does not run, wherever it
-    is found.
-    """
+    """Check that each function can be called. Code that another user can change does not run, wherever it is found."""
     for call in context.settings.calls:
         try:
             for file in python_call.files_of(call.name, call.folder):

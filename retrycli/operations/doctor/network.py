@@ -212,9 +212,7 @@ def _has_credentials(gateway: GatewaySettings) -> bool:
 
 
 def notifications(context: Context) -> Iterator[Finding]:
-    """Check that notification targets can be reached. Show only a target's number and scheme, because the rest of its
-    URL may be secret.
-    """
+    """Check the notification targets. Show only a target's number and scheme: the rest of its URL may be secret."""
     if not context.settings.notify.urls:
         yield from _cron_mail(context)
     for number, secret in enumerate(context.settings.notify.urls, 1):

@@ -13,9 +13,7 @@ from retrycli.store.database import Database
 
 
 def calling(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Check retrycli's own cron line and the user who runs it, and name other schedulers that start passes. If the
-    database can be read, also check that passes begin.
-    """
+    """Check retrycli's cron line and its user, and name other schedulers. With a database, check that passes begin."""
     passes = [] if database is None else newest_passes(database, until=context.now() + CLOCK_TOLERANCE)
     found = check(context.loaded, context.host, passes, context.now())
     yield _scheduler(context, found)
