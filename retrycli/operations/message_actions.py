@@ -448,7 +448,7 @@ class _Slice:
         if (kind := ACTIONS[self.request.action].kind) is None:
             reason = self._retry()
         elif kind is ActionKind.REQUEUED:
-            reason = self._try_canaries() or self._change(kind, due_at=self._due_times())
+            reason = self._try_canaries() or self._change(kind, due_at=self._due)
         else:
             reason = self._change(kind, self.request.reason)
         left = len(self.ids) - self.reached
@@ -509,9 +509,8 @@ class _Slice:
         self.progress = replace(self.progress, spread_from=self.progress.handled)
         return None
 
-    def _due_times(self) -> Callable[[int], datetime]:
-        begun, spread = self.progress, self.request.spread
-        return lambda position: begun.due(begun.handled + position, spread)
+    def _due(self, position: int) -> datetime:
+        return self.progress.due(self.progress.handled + position, self.request.spread)
 
     def _change(
         self, kind: ActionKind, words: str | None = None, *, due_at: Callable[[int], datetime] | None = None
