@@ -79,16 +79,13 @@ def _readable_secrets(context: Context) -> Iterator[Finding]:
 def _weak_files(context: Context) -> Iterator[Finding]:
     """Report each path that lets another user change what a pass relies on; a folder of several files only once."""
     users, seen = _trusted_users(context), set[Path]()
+    in_state_folder = context.settings.run.lock_file is None and context.settings.database.file is None
     for path, is_shared in _relied_on(context):
         weakness = find_weakness(path, users)
         if weakness is None or weakness.place in seen:
             continue
         seen.add(weakness.place)
-        if (
-            path == lock_path(context.settings)
-            and context.settings.run.lock_file is None
-            and context.settings.database.file is None
-        ):
+        if in_state_folder and path == lock_path(context.settings):
             yield warning(
                 "files",
                 f"{weakness}, so another user could acquire the lock {path.name} there and stop all passes",
