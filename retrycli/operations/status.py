@@ -299,9 +299,9 @@ def passes(settings: Settings, *, after: str | None = None, limit: int = 20) -> 
         shown = found[:limit]
         with suppress(LockUnusable):
             unrecorded = _unrecorded(settings, ledger, shown)
-        rest = Cursor(PASSES, shown[-1].started_at, shown[-1].pass_id) if len(found) > limit else None
+        rest = str(Cursor(PASSES, shown[-1].started_at, shown[-1].pass_id)) if len(found) > limit else None
         pauses = ledger.pauses(limit, until=None if end is None else end.value)
-        return PassList(shown, pauses, unrecorded, None if rest is None else str(rest))
+        return PassList(shown, pauses, unrecorded, rest)
 
 
 def is_ready(settings: Settings) -> bool:
