@@ -37,10 +37,7 @@ class EditableMessage:
 
     @classmethod
     def of(cls, row: Mapping[str, object]) -> "EditableMessage":
-        """Return the editable fields of a row.
-
-        The subject becomes one line. Values that are not text become empty, and invalid UTF-8 is replaced.
-        """
+        """Return a row's fields: the subject on one line, values other than text empty, invalid UTF-8 replaced."""
         recipient = row.get("recipient_email")
         subject = " ".join(_column_text(row["subject"]).splitlines()).strip()
         return cls(subject, _column_text(row["body"]), None if recipient is None else _column_text(recipient))

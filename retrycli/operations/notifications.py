@@ -37,9 +37,8 @@ PING = "ping"  # name of the dead-man switch in the list of targets
 
 
 def notify(settings: Settings, database: Database, summary: PassSummary, now: datetime, expiry: Expiry | None) -> None:
-    """Send each target one notification with all news that it has not received. Never raise.
-
-    If a pass on another host is sending notifications, leave the news to the next pass.
+    """Send each target one notification with all news that it has not received. Never raise. If a pass on another host
+    is sending notifications, leave the news to the next pass.
     """
     targets = Targets(database)
     try:

@@ -218,8 +218,7 @@ async def _one_by_one(
     is_enough: Callable[[list[Answer]], bool] = lambda _: False,
 ) -> list[Answer]:
     """Act on messages with shared connections and log-ins, until a stop is requested or ``is_enough`` returns True.
-
-    Return an answer for each message that was reached: the result of the action, or the error that prevented it.
+    Answer for each message that was reached: the result of the action, or the error that prevented it.
     """
     answers: list[Answer] = []
     async with deps.open_gateway() as gateway:

@@ -155,10 +155,8 @@ def report_pass(settings: Settings, database: Database, summary: PassSummary, no
 
 
 def _is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
-    """Return whether a pass leaves the report's page unchanged.
-
-    A pass that did nothing updates the page only if it is missing or older than an hour, because rendering would slow
-    idle passes.
+    """Return whether a pass leaves the report's page unchanged. A pass that did nothing updates the page only if it is
+    missing or older than an hour, because rendering would slow idle passes.
     """
     if summary.result is PassResult.SKIPPED:
         return True

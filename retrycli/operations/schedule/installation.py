@@ -131,8 +131,7 @@ def propose(loaded: Loaded, host: Host, *, system: bool, run_as: str | None = No
 
 
 def job(loaded: Loaded, host: Host, *, user: str | None = None, system: bool = True) -> Job:
-    """Describe the pass that cron starts with these settings. By default, the owner of the database runs it, otherwise
-    the owner of the settings file.
+    """Describe the pass that cron starts. By default, the owner of the database runs it, else that of the settings.
 
     Raises:
         ConfigurationError: cron would not find these settings.
