@@ -1,5 +1,6 @@
 """Open short transactions, and describe the application's table."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -7,7 +8,21 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
-from sqlalchemy import Connection, RootTransaction, Row, Select, exc, func, inspect, select
+from sqlalchemy import (
+    NUMERIC,
+    Connection,
+    FromClause,
+    RootTransaction,
+    Row,
+    Select,
+    String,
+    Text,
+    exc,
+    func,
+    inspect,
+    select,
+)
+from sqlalchemy.engine.interfaces import ReflectedColumn
 
 from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.store.connection import (
@@ -21,7 +36,7 @@ from retrycli.store.connection import (
     require_file,
 )
 from retrycli.store.error_messages import is_busy, is_of_the_table, of_statement_in_words, without_details
-from retrycli.store.reflection import MessageTable, ReflectedTable, key_type, table_of
+from retrycli.store.reflection import MessageTable, by_name, key_type, table_of
 from retrycli.store.schema import version
 
 if TYPE_CHECKING:
@@ -32,12 +47,15 @@ Columns = TypeVarTuple("Columns")
 
 ADVISORY_LOCK = 0x7265747279  # key of the advisory lock that all processes using one PostgreSQL database share
 
+# SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.
+UUIDS_IN_SQLITE = "SELECT name FROM pragma_table_info(?) WHERE lower(type) IN ('uuid', 'guid', 'uniqueidentifier')"
+
 
 class WriteNeeded(Exception):
     """A transaction that may only read would have to write. Repeat it as one that may write."""
 
 
-class Database(ReflectedTable):
+class Database:
     """The application's database, in which retrycli also keeps its own tables.
 
     Args:
@@ -61,7 +79,9 @@ class Database(ReflectedTable):
         patience: int = BUSY_SECONDS,
     ) -> None:
         self._url = parsed(url)
-        super().__init__(table)
+        self._table = table
+        schema_name, _, self.table_name = table.rpartition(".")
+        self.schema_name = schema_name or None
         self.mapping = mapping
         self.accepted: Acceptance | None = None  # what an operator had accepted when `own_tables` checked the queue
         self._ambient: Connection | None = None
@@ -131,6 +151,66 @@ class Database(ReflectedTable):
             self._named_place,
             is_sqlite=self.is_sqlite,
         )
+
+    @cached_property
+    def messages(self) -> FromClause:
+        """Return the rows of the application's table, with one column for each role."""
+        return self.table.rows
+
+    @property
+    def _named_place(self) -> str:
+        return f"{self._table} in {self.place}"
+
+    @property
+    def quoted_table(self) -> tuple[str, str]:
+        """Return the schema and the name of the application's table, quoted for SQL. The schema is empty if none is
+        configured.
+        """
+        return self.quoted(self.schema_name) if self.schema_name else "", self.quoted(self.table_name)
+
+    @property
+    def qualified_table(self) -> str:
+        """Return the quoted name of the application's table, schema-qualified if a schema is configured."""
+        return ".".join(filter(None, self.quoted_table))
+
+    def max_length(self, name: str) -> int | None:
+        """Return the maximum number of characters of a role's column; None if it has no limit, as in a SQLite file."""
+        found = self.column_of(name)
+        kind = None if found is None else found["type"]
+        return None if self.is_sqlite or not isinstance(kind, String) else kind.length
+
+    @cached_property
+    def column_of(self) -> Callable[[str], ReflectedColumn | None]:
+        """Return a function that returns the column of a role; None if the role is not one plain column."""
+        return {role: self.columns[name] for role, name in self.table.names.items()}.get
+
+    @cached_property
+    def error_max_length(self) -> int | None:
+        """Return the maximum number of characters of ``last_error``; None if no limit is known.
+
+        `row_changes` lowers the limit when the column accepts only a shorter error.
+        """
+        return self.max_length("last_error")
+
+    @cached_property
+    def columns(self) -> dict[str, ReflectedColumn]:
+        """Return the columns of the application's table, by name.
+
+        Raises:
+            SchemaMismatch: the table does not exist.
+        """
+        with self.read() as connection, warnings.catch_warnings():
+            # SQLAlchemy warns about columns of unknown types, such as those of an extension. retrycli does not need
+            # these types.
+            warnings.simplefilter("ignore", exc.SAWarning)
+            try:
+                columns = inspect(connection).get_columns(self.table_name, self.schema_name)
+            except exc.NoSuchTableError:
+                raise SchemaMismatch(f"no table {self._named_place}; check database.url and database.table") from None
+            if self.is_sqlite and any(isinstance(column["type"], NUMERIC) for column in columns):
+                uuids = set(connection.exec_driver_sql(UUIDS_IN_SQLITE, (self.table_name,)).scalars())
+                columns = [column | {"type": Text()} if column["name"] in uuids else column for column in columns]
+        return by_name(columns, is_sqlite=self.is_sqlite)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

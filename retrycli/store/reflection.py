@@ -1,23 +1,18 @@
 """Describe the application's table as the database reports it."""
 
-import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     CHAR,
     JSON,
-    NUMERIC,
     VARCHAR,
     ColumnClause,
     ColumnElement,
-    Connection,
     Dialect,
     Float,
     FromClause,
@@ -33,8 +28,6 @@ from sqlalchemy import (
     and_,
     cast,
     column,
-    exc,
-    inspect,
     literal_column,
     select,
 )
@@ -73,8 +66,6 @@ UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
 # A SQLite column also accepts values of other types. So in a file these alone are unsuitable: the application could not
 # read a text that retrycli wrote among its numbers.
 UNFIT_IN_SQLITE: Mapping[str, tuple[type[TypeEngine[Any]], ...]] = {"id": (LargeBinary,), "sent_at": (Integer, Float)}
-# SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.
-UUIDS_IN_SQLITE = "SELECT name FROM pragma_table_info(?) WHERE lower(type) IN ('uuid', 'guid', 'uniqueidentifier')"
 CONDITION = "retrycli_is_"  # prefix of the columns of `MessageTable.rows` that are conditions, not values
 WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
 
@@ -258,96 +249,3 @@ def read_type(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngin
     if isinstance(kind, Uuid):
         return UUID_TEXT
     return INTEGRAL if isinstance(kind, Numeric) and not isinstance(kind, Float) else None
-
-
-class ReflectedTable(ABC):
-    """The application's table as the database reports it. Read it once, when it is first needed.
-
-    Args:
-        table: the name of the table, with its schema if needed.
-    """
-
-    is_sqlite: bool
-
-    def __init__(self, table: str) -> None:
-        self._table = table
-        schema_name, _, self.table_name = table.rpartition(".")
-        self.schema_name = schema_name or None
-
-    @property
-    @abstractmethod
-    def place(self) -> str:
-        """Return the file's path, or the server's URL without passwords and secrets."""
-
-    @abstractmethod
-    def read(self) -> AbstractContextManager[Connection]:
-        """Open a short read-only transaction."""
-
-    @abstractmethod
-    def quoted(self, name: str) -> str:
-        """Return a name, quoted for SQL if necessary."""
-
-    @property
-    @abstractmethod
-    def table(self) -> MessageTable:
-        """Return the application's table with all its columns."""
-
-    @cached_property
-    def messages(self) -> FromClause:
-        """Return the rows of the application's table, with one column for each role."""
-        return self.table.rows
-
-    @property
-    def _named_place(self) -> str:
-        return f"{self._table} in {self.place}"
-
-    @property
-    def quoted_table(self) -> tuple[str, str]:
-        """Return the schema and the name of the application's table, quoted for SQL. The schema is empty if none is
-        configured.
-        """
-        return self.quoted(self.schema_name) if self.schema_name else "", self.quoted(self.table_name)
-
-    @property
-    def qualified_table(self) -> str:
-        """Return the quoted name of the application's table, schema-qualified if a schema is configured."""
-        return ".".join(filter(None, self.quoted_table))
-
-    def max_length(self, name: str) -> int | None:
-        """Return the maximum number of characters of a role's column; None if it has no limit, as in a SQLite file."""
-        found = self.column_of(name)
-        kind = None if found is None else found["type"]
-        return None if self.is_sqlite or not isinstance(kind, String) else kind.length
-
-    @cached_property
-    def column_of(self) -> Callable[[str], ReflectedColumn | None]:
-        """Return a function that returns the column of a role; None if the role is not one plain column."""
-        return {role: self.columns[name] for role, name in self.table.names.items()}.get
-
-    @cached_property
-    def error_max_length(self) -> int | None:
-        """Return the maximum number of characters of ``last_error``; None if no limit is known.
-
-        `row_changes` lowers the limit when the column accepts only a shorter error.
-        """
-        return self.max_length("last_error")
-
-    @cached_property
-    def columns(self) -> dict[str, ReflectedColumn]:
-        """Return the columns of the application's table, by name.
-
-        Raises:
-            SchemaMismatch: the table does not exist.
-        """
-        with self.read() as connection, warnings.catch_warnings():
-            # SQLAlchemy warns about columns of unknown types, such as those of an extension. retrycli does not need
-            # these types.
-            warnings.simplefilter("ignore", exc.SAWarning)
-            try:
-                columns = inspect(connection).get_columns(self.table_name, self.schema_name)
-            except exc.NoSuchTableError:
-                raise SchemaMismatch(f"no table {self._named_place}; check database.url and database.table") from None
-            if self.is_sqlite and any(isinstance(column["type"], NUMERIC) for column in columns):
-                uuids = set(connection.exec_driver_sql(UUIDS_IN_SQLITE, (self.table_name,)).scalars())
-                columns = [column | {"type": Text()} if column["name"] in uuids else column for column in columns]
-        return by_name(columns, is_sqlite=self.is_sqlite)
