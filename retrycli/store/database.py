@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -212,8 +212,7 @@ class Database:
                 columns = [column | {"type": Text()} if column["name"] in uuids else column for column in columns]
         return by_name(columns, is_sqlite=self.is_sqlite)
 
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> AbstractContextManager[Connection]:
         """Open a short writing transaction, unless a transaction is already open. On SQLite, acquire the write lock
         immediately, so that no other process can write between this transaction's reads and writes.
 
@@ -221,18 +220,15 @@ class Database:
             DatabaseUnavailable: the driver reports an error.
             SchemaMismatch: the application's table does not support the statement.
         """
-        with self._transaction(writes=True) as connection:
-            yield connection
+        return self._transaction(writes=True)
 
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> AbstractContextManager[Connection]:
         """Open a short read-only transaction, unless a transaction is already open.
 
         Raises:
             DatabaseUnavailable: the driver reports an error.
         """
-        with self._transaction(writes=False) as connection:
-            yield connection
+        return self._transaction(writes=False)
 
     def scalar(self, statement: Select[Value]) -> Value | None:
         """Return the first value of a query; None if there is no row. Open a transaction unless one is already open."""
