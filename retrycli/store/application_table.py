@@ -71,14 +71,14 @@ def check_ids(database: Database) -> None:
         # In SQLite, most primary keys may be null.
         if database.columns[its_id.name]["nullable"] and connection.execute(nameless).scalar():
             raise SchemaMismatch(
-                f"{_where(database)} has a failed message whose {its_id.name} is null, but retrycli identifies "
+                f"{database.named_place} has a failed message whose {its_id.name} is null, but retrycli identifies "
                 f"messages by {its_id.name}; set the {its_id.name}, and make the column NOT NULL"
             )
         as_bytes = select(literal(1)).where(failed, func.typeof(its_id) == "blob").limit(1)
         if database.is_sqlite and table.key is not None and connection.execute(as_bytes).scalar():
             raise SchemaMismatch(
-                f"{_where(database)} has a failed message whose {its_id.name} is a BLOB, which no text equals; store "
-                f"the {its_id.name} as text"
+                f"{database.named_place} has a failed message whose {its_id.name} is a BLOB, which no text equals; "
+                f"store the {its_id.name} as text"
             )
         unique = _ask_catalogue(database, connection, UNIQUE_IN_SQLITE, UNIQUE_IN_POSTGRESQL, its_id.name)
         if unique.first() is not None:
@@ -96,8 +96,8 @@ def check_ids(database: Database) -> None:
 def repeated(database: Database, message_id: object) -> SchemaMismatch:
     """Build the error for an id that several rows have."""
     return SchemaMismatch(
-        f"{_where(database)} has more than one row with the id {message_id}, but retrycli identifies messages by id; "
-        "give each row its own id, and make the column PRIMARY KEY"
+        f"{database.named_place} has more than one row with the id {message_id}, but retrycli identifies messages by "
+        "id; give each row its own id, and make the column PRIMARY KEY"
     )
 
 
@@ -109,12 +109,12 @@ def _require_indexable(database: Database, *, make: str, drop: str | None) -> No
     kind = NOT_TABLES.get(str(found))
     if kind == PARTITIONED:
         raise SchemaMismatch(
-            f"{_where(database)} is a {kind}; PostgreSQL can't create or drop its indexes "
+            f"{database.named_place} is a {kind}; PostgreSQL can't create or drop its indexes "
             f"concurrently. Run this while nothing writes to it: {drop or make.format(database.quoted_table[1])}"
         )
     if kind is not None:
         raise SchemaMismatch(
-            f"{_where(database)} is a {kind}, which can't have an index; "
+            f"{database.named_place} is a {kind}, which can't have an index; "
             f"create the index on the underlying table: {make.format('TABLE')}"
         )
 
@@ -127,10 +127,6 @@ def _ask_catalogue(
     table = database.table_name if database.is_sqlite else database.qualified_table
     parameters = {"table": table, "schema": database.schema_name, "index": NAME, "id": key}
     return connection.execute(text(query), parameters)
-
-
-def _where(database: Database) -> str:
-    return f"{database.table.written.fullname} in {database.place}"
 
 
 NAME = "retrycli_failed"

@@ -138,19 +138,10 @@ class Database:
             SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
         """
         if self.mapping is None and ("id" not in self.columns or key_type(self.columns["id"]["type"]) is None):
-            return table_of(
-                self.columns, self.table_name, self.schema_name, self._named_place, is_sqlite=self.is_sqlite
-            )
+            return table_of(self)
         from retrycli.store.mapped_table import mapped_table
 
-        return mapped_table(
-            self.mapping,
-            self.columns,
-            self.table_name,
-            self.schema_name,
-            self._named_place,
-            is_sqlite=self.is_sqlite,
-        )
+        return mapped_table(self)
 
     @cached_property
     def messages(self) -> FromClause:
@@ -158,7 +149,8 @@ class Database:
         return self.table.rows
 
     @property
-    def _named_place(self) -> str:
+    def named_place(self) -> str:
+        """Return the application's table and its database, as errors name them."""
         return f"{self._table} in {self.place}"
 
     @property
@@ -206,7 +198,7 @@ class Database:
             try:
                 columns = inspect(connection).get_columns(self.table_name, self.schema_name)
             except exc.NoSuchTableError:
-                raise SchemaMismatch(f"no table {self._named_place}; check database.url and database.table") from None
+                raise SchemaMismatch(f"no table {self.named_place}; check database.url and database.table") from None
             if self.is_sqlite and any(isinstance(column["type"], NUMERIC) for column in columns):
                 uuids = set(connection.exec_driver_sql(UUIDS_IN_SQLITE, (self.table_name,)).scalars())
                 columns = [column | {"type": Text()} if column["name"] in uuids else column for column in columns]

@@ -168,7 +168,7 @@ class Keys(Queries):
         if table.names.get("created_at", "") in self._indexed:
             return False
         raise SchemaMismatch(
-            f"{table.written.fullname} in {self._database.place} has more than {SMALL_TABLE:,} rows, and its "
+            f"{self._database.named_place} has more than {SMALL_TABLE:,} rows, and its "
             f"{table.names['id']} does not show which of them are new; run `retrycli db index`, or let the application "
             "create an index on created_at"
         )

@@ -1,10 +1,12 @@
 """Read and write an application's table whose columns or status values differ from retrycli's own."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -48,34 +50,29 @@ from retrycli.domain.table_mapping import (
 from retrycli.store.reflection import CONDITION, MessageTable, check_types, columns_of, key_type, literals_of, read_type
 from retrycli.store.schema import keys, own_values
 
+if TYPE_CHECKING:
+    from retrycli.store.database import Database
 
-def mapped_table(
-    mapping: TableMapping | None,
-    columns: Mapping[str, ReflectedColumn],
-    name: str,
-    schema: str | None,
-    place: str,
-    *,
-    is_sqlite: bool,
-) -> MessageTable:
-    """Build the application's table, whose messages a sub-select reads. ``place`` names the table and the database in
-    errors.
+
+def mapped_table(database: Database) -> MessageTable:
+    """Build the application's table, whose messages a sub-select reads.
 
     Raises:
         SchemaMismatch: a column is missing or has an unsuitable type.
     """
-    mapping = mapping or AS_IT_IS
-    _require_columns(mapping, columns, place)
+    mapping, columns, is_sqlite = database.mapping or AS_IT_IS, database.columns, database.is_sqlite
+    _require_columns(mapping, columns, database.named_place)
     names = {role: found for role in ROLES if (found := mapping.column(role)) is not None and found in columns}
-    check_types({role: columns[found] for role, found in names.items()}, place, is_sqlite=is_sqlite)
+    check_types(database, {role: columns[found] for role, found in names.items()})
     roles = {found: role for role, found in reversed(names.items())}
     types = tuple(
         (each, read_type(roles.get(each, each), found["type"], is_sqlite=is_sqlite)) for each, found in columns.items()
     )
     key = key_type(columns[names["id"]]["type"])
-    sources = ((role, _time(source, role, columns, place, is_sqlite=is_sqlite)) for role, source in mapping.columns)
+    sources = ((role, _time(database, source, role)) for role, source in mapping.columns)
     mapping = replace(mapping, columns=tuple(sources))
-    return _cached_table(_of_one_row(mapping) if is_sqlite else mapping, name, schema, tuple(names.items()), types, key)
+    mapping = _of_one_row(mapping) if is_sqlite else mapping
+    return _cached_table(mapping, database.table_name, database.schema_name, tuple(names.items()), types, key)
 
 
 def _of_one_row(mapping: TableMapping) -> TableMapping:
@@ -100,18 +97,18 @@ WITH retrycli_rows (value) AS (
 SELECT CASE WHEN count(*) < 2 THEN max(value) END FROM retrycli_rows"""
 
 
-def _time(source: Source, role: str, columns: Mapping[str, ReflectedColumn], place: str, *, is_sqlite: bool) -> Source:
+def _time(database: Database, source: Source, role: str) -> Source:
     """Turn a Unix time into an expression. SQLite's columns may hold any type, so other values stay as they are."""
     if not isinstance(source, UnixTime):
         return source
-    kind = columns[source.name]["type"]
-    if not (is_sqlite or isinstance(kind, Integer | Numeric | Float)):
+    kind = database.columns[source.name]["type"]
+    if not (database.is_sqlite or isinstance(kind, Integer | Numeric | Float)):
         raise SchemaMismatch(
-            f"{place}: the column {source.name}, which database.columns.{role} names, has the type {kind}, and so "
-            f"holds no Unix times; write {role} = {json.dumps(source.name)}"
+            f"{database.named_place}: the column {source.name}, which database.columns.{role} names, has the type "
+            f"{kind}, and so holds no Unix times; write {role} = {json.dumps(source.name)}"
         )
     quoted = '"' + source.name.replace('"', '""') + '"'
-    return Expression((UNIX_IN_SQLITE if is_sqlite else UNIX_IN_POSTGRESQL).format(quoted))
+    return Expression((UNIX_IN_SQLITE if database.is_sqlite else UNIX_IN_POSTGRESQL).format(quoted))
 
 
 # A number of this size is milliseconds: as seconds, it would be in the year 5138.

@@ -1,10 +1,12 @@
 """Describe the application's table as the database reports it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ARRAY,
@@ -39,6 +41,9 @@ from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageStatus
 from retrycli.store.bulk import id_in
 from retrycli.store.schema import keys
+
+if TYPE_CHECKING:
+    from retrycli.store.database import Database
 
 # Unsuitable column types, with the reasons.
 UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
@@ -169,24 +174,23 @@ def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str,
     return {reflected["name"]: reflected for reflected in columns}
 
 
-def table_of(
-    columns: Mapping[str, ReflectedColumn], name: str, schema: str | None, place: str, *, is_sqlite: bool
-) -> MessageTable:
+def table_of(database: Database) -> MessageTable:
     """Build the application's table with all its columns. A column has a type only if its values must be converted, or
-    if SQL must treat them as strings. ``place`` names the table and the database in errors.
+    if SQL must treat them as strings.
 
     Raises:
         SchemaMismatch: a required column is missing, or a column has an unsuitable type.
     """
+    columns, is_sqlite = database.columns, database.is_sqlite
     missing = [required for required in REQUIRED_COLUMNS if required not in columns]
     if missing:
         raise SchemaMismatch(
-            f"{place} has no column {' or '.join(missing)}; retrycli needs {', '.join(REQUIRED_COLUMNS)}. If the "
-            "table's columns have other names, run `retrycli table describe`"
+            f"{database.named_place} has no column {' or '.join(missing)}; retrycli needs "
+            f"{', '.join(REQUIRED_COLUMNS)}. If the table's columns have other names, run `retrycli table describe`"
         )
-    check_types(columns, place, is_sqlite=is_sqlite)
+    check_types(database, columns)
     read_as = ((each, read_type(each, found["type"], is_sqlite=is_sqlite)) for each, found in columns.items())
-    return _cached_table(name, schema, *read_as)
+    return _cached_table(database.table_name, database.schema_name, *read_as)
 
 
 def key_type(kind: TypeEngine[Any]) -> TypeEngine[Any] | None:
@@ -196,16 +200,16 @@ def key_type(kind: TypeEngine[Any]) -> TypeEngine[Any] | None:
     return Text() if isinstance(kind, String) else None
 
 
-def check_types(columns: Mapping[str, ReflectedColumn], place: str, *, is_sqlite: bool) -> None:
-    """Check the types of the columns that have a role. ``place`` names the table and the database in errors.
+def check_types(database: Database, columns: Mapping[str, ReflectedColumn]) -> None:
+    """Check the types of the columns that have a role.
 
     Raises:
         SchemaMismatch: a column has an unsuitable type.
     """
     for role, (kinds, why) in UNFIT.items():
-        unfit = UNFIT_IN_SQLITE.get(role, ()) if is_sqlite else kinds
+        unfit = UNFIT_IN_SQLITE.get(role, ()) if database.is_sqlite else kinds
         if role in columns and isinstance(columns[role]["type"], unfit):
-            raise SchemaMismatch(f"{place} has a column {columns[role]['name']} that {why}")
+            raise SchemaMismatch(f"{database.named_place} has a column {columns[role]['name']} that {why}")
 
 
 def columns_of(table: TableClause, names: Mapping[str, str]) -> Callable[[str], ColumnClause[Any]]:

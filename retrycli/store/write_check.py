@@ -248,7 +248,7 @@ def _read(
 
 def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
     return SchemaMismatch(
-        f"{database.table.written.fullname} in {database.place} rejects the changes that record a result (tried on "
+        f"{database.named_place} rejects the changes that record a result (tried on "
         f"message {message_id} and rolled back): {why}"
         + ("" if "; " in why else "; allow retrycli to write status, retry_count, last_error and sent_at")
     )
