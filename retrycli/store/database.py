@@ -1,7 +1,7 @@
 """Open short transactions, and describe the application's table."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import timedelta
 from functools import cached_property, partial
@@ -23,6 +23,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.engine.interfaces import ReflectedColumn
+from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.store.connection import (
@@ -222,15 +223,17 @@ class Database:
         """
         return self._transaction(writes=False)
 
-    def scalar(self, statement: Select[Value]) -> Value | None:
+    def scalar(self, statement: Select[Value], parameters: Mapping[str, object] | None = None) -> Value | None:
         """Return the first value of a query; None if there is no row. Open a transaction unless one is already open."""
         with self.read() as connection:
-            return connection.execute(statement).scalar()
+            return connection.execute(statement, parameters).scalar()
 
-    def rows(self, statement: Select[*Columns]) -> Sequence[Row[*Columns]]:
+    def rows(
+        self, statement: TypedReturnsRows[*Columns], parameters: Mapping[str, object] | None = None
+    ) -> Sequence[Row[*Columns]]:
         """Return all rows of a query. Open a transaction unless one is already open."""
         with self.read() as connection:
-            return connection.execute(statement).all()
+            return connection.execute(statement, parameters).all()
 
     @contextmanager
     def transaction(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, case, delete, func, insert, select
+from sqlalchemy import Row, bindparam, case, delete, func, insert, select
 
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
@@ -40,8 +40,7 @@ def _births(database: Database, ids: Collection[str]) -> Mapping[str, str | None
         return {}
     known = select(queue.c.message_id, queue.c.birth).where(id_in(queue.c.message_id))
     numbers = numbers_of(database, ids)
-    with database.read() as connection:
-        found = dict(connection.execute(known, {"ids": list(numbers.values())}).all())
+    found = dict(database.rows(known, {"ids": list(numbers.values())}))
     return {text: found[number] for text, number in numbers.items() if number in found}
 
 
@@ -91,8 +90,7 @@ class Holds(Queries):
     def births(self, ids: Collection[int]) -> dict[int, str]:
         """Return the births of messages as the database writes them, by id. Leave out ids without a row."""
         m = self._database.messages
-        with self._database.read() as connection:
-            found = connection.execute(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), {"ids": [*ids]}).all()
+        found = self._database.rows(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), {"ids": [*ids]})
         return {message_id: as_utf8(birth) for message_id, birth in found}
 
     def count_waiting(self, wanted: Sequence[Hold], types_to: Callable[[str], Collection[MessageType]]) -> list[int]:
@@ -128,17 +126,14 @@ class Holds(Queries):
         m = self._database.messages.c
         numbers = numbers_of(self._database, ids)
         among = MessageQueries(self._database).failed(WAITING, m.id).where(id_in(m.id))
-        with self._database.read() as connection:
-            found = set(connection.execute(among, {"ids": [*numbers.values()]}).scalars())
+        found = {number for (number,) in self._database.rows(among, {"ids": [*numbers.values()]})}
         return {text for text, number in numbers.items() if number in found}
 
     def _waiting_by_type(self) -> dict[str, int]:
-        counts = [self._count(kind) for kind in MessageType]
+        its_type = self._database.messages.c.message_type
+        counts = [func.count(case((is_of_type(its_type, kind), 1))) for kind in MessageType]
         [found] = self._database.rows(MessageQueries(self._database).failed(WAITING, *counts))
         return dict(zip(MessageType, found, strict=True))
-
-    def _count(self, kind: MessageType) -> ColumnElement[int]:
-        return func.count(case((is_of_type(self._database.messages.c.message_type, kind), 1)))
 
 
 def _begin_in_words(hold: Hold, replaced: Mapping[HoldTarget, Hold]) -> str:

@@ -175,8 +175,7 @@ class MessageQueries(Queries):
         statement = statement.where(m.id.in_(THESE), row_by_row(*self._conditions(wanted)))
         for start in range(0, len(ids), PAGE):
             page = list(ids[start : start + PAGE])
-            with self._database.read() as connection:
-                found = {row.id: _listed(row) for row in connection.execute(statement, {"ids": page})}
+            found = {row.id: _listed(row) for row in self._database.rows(statement, {"ids": page})}
             yield from (found[message_id] for message_id in page if message_id in found)
 
     def ids(
@@ -290,8 +289,7 @@ class MessageQueries(Queries):
             return 0
         m = self._database.messages.c
         among = self.failed(Filter(due_by=due_by), func.count()).where(id_in(m.id), *self._in(route))
-        with self._database.read() as connection:
-            return int(connection.execute(among, {"ids": list(ids)}).scalar_one())
+        return self._database.scalar(among, {"ids": list(ids)}) or 0
 
     def _in(self, route: Route | None) -> list[ColumnElement[bool]]:
         return in_route(self._database, route, joined=True)

@@ -172,15 +172,14 @@ class Ledger(Queries):
 
     def pause_and_holds(self, now: datetime) -> tuple[Pause | None, tuple[Hold, ...]]:
         """Return the pause in force, if any, and the active holds, in one query, because a running pass repeats it."""
-        with self._database.read() as connection:
-            found = connection.execute(_in_force(now)).all()
-        paused = [Pause(row.since, row.until, row.by, row.reason) for row in found if row.kind == PAUSE]
-        if len(paused) == len(found):
-            return (paused[0] if paused else None), ()
+        found = self._database.rows(_in_force(now))
+        paused = next((Pause(row.since, row.until, row.by, row.reason) for row in found if row.kind == PAUSE), None)
+        held = [row for row in found if row.kind != PAUSE]
+        if not held:
+            return paused, ()
         from retrycli.store.holds import holds_of  # not needed by a pass if nothing is held
 
-        rows = [row for row in found if row.kind != PAUSE]
-        return (paused[0] if paused else None), holds_of(self._database, rows)
+        return paused, holds_of(self._database, held)
 
     def set_pause(self, wanted: Pause | None, act: Mapping[str, Any] | None = None) -> None:
         """Start a pause, or end it if `wanted` is None. Record `act`, if given (see `history.act_values`)."""
