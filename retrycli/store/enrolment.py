@@ -1,4 +1,4 @@
-"""Enrol and retire messages: compare the queue with the application's table, one range of ids at a time."""
+"""Enrol, retire and review messages: compare the queue with the application's table, one range of ids at a time."""
 
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,32 +31,36 @@ from retrycli.domain.message import (
     REQUIRED_COLUMNS,
     Message,
     MessageStatus,
+    QueuedMessage,
     State,
     UnusableMessage,
     ticket_text,
 )
 from retrycli.domain.sanitize import as_utf8
-from retrycli.domain.transition import ChangedMessage, Decision, IdRange
+from retrycli.domain.transition import ChangedMessage, Decision, IdRange, TransitionKind, as_written
 from retrycli.store.application_table import SWEEP, TAIL, FailedIndex, IndexState
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
-from retrycli.store.identity import BIRTH, birth_text
+from retrycli.store.identity import BIRTH, birth_text, identity_values, load, with_queue
 from retrycli.store.keys import Keys
 from retrycli.store.messages import (
     ESCALATED,
     FIRST_IN_QUEUE,
     REMEMBERED,
+    RowState,
     columns_without_body,
     has_status,
     message_of,
     queued_ids,
+    read_rows,
+    row_by_row,
     rows_of,
     same_id,
     updated_at_text,
     within,
 )
 from retrycli.store.schema import queue
-from retrycli.store.transitions import escalate, review, waiting_row, would_review
+from retrycli.store.transitions import NOT_ESCALATED, escalate, seen_values, waiting_row
 
 if TYPE_CHECKING:
     from retrycli.store.rebirths import Rebirths
@@ -69,6 +73,9 @@ FOLLOW = (
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
     .values(ticket=bindparam("now"), birth=bindparam("birth"), rebirths=None)
 )
+SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
+    id_in(queue.c.message_id)
+)
 START = -(2**63)  # the lowest 64-bit integer, assumed to be lower than all ids
 
 DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, KEY, ADDRESS_SEPARATOR})
@@ -78,12 +85,8 @@ Rows = list[Mapping[str, Any]]
 
 
 class Enrolment:
-    """Enrol failed messages, and retire messages that are no longer failed.
-
-    Args:
-        database: holds the queue and the application's table.
-        tail: the number of newest messages that every pass compares.
-        sweep: the number of older messages that each pass compares in addition.
+    """Enrol failed messages, and retire messages that are no longer failed. Every pass compares the ``tail`` newest
+    messages and, in addition, ``sweep`` older ones.
     """
 
     def __init__(self, database: Database, *, tail: int = TAIL, sweep: int = SWEEP) -> None:
@@ -301,12 +304,69 @@ class Enrolment:
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        """Review escalated messages whose rows may have changed: see `retrycli.store.transitions`."""
-        return review(self._database, ids, decide, now)
+        """Review escalated messages: return each one to waiting, escalate it again, or leave it escalated. Return the
+        decisions, with an escalation for each message whose row rejected the change.
+
+        For a message that stays escalated, store the current state of its row. The rows are locked during the review.
+        Rows that another transaction has locked are left to the next pass.
+        """
+        m = self._database.messages
+        unlocked = (
+            select(queue.c.message_id)
+            .join_from(queue, m, m.c.id == queue.c.message_id)
+            .where(id_in(queue.c.message_id), row_by_row(ESCALATED, has_status(m.c, MessageStatus.FAILED)))
+            .order_by(queue.c.message_id)
+            .with_for_update(skip_locked=True)
+        )
+        with self._database.write() as connection:
+            free = list(connection.execute(unlocked, {"ids": list(ids)}).scalars())
+            rows = read_rows(self._database, connection, free)
+            reviewed = self._decided(connection, free, rows, decide)
+            anew = [decision for decision in reviewed if decision.transition.reason]
+            _, refused = escalate(self._database, connection, anew, now)
+            for decision in reviewed:
+                if decision.transition.reason:
+                    continue
+                values = {**identity_values(decision), **seen_values(rows[decision.message_id])}
+                if decision.transition.kind is TransitionKind.ENROLLED:
+                    values |= {
+                        **NOT_ESCALATED,
+                        "next_attempt_at": decision.transition.next_attempt_at,
+                        "unknown_count": decision.transition.unknown_count or 0,
+                    }
+                connection.execute(
+                    update(queue).where(queue.c.message_id == decision.message_id, ESCALATED).values(values)
+                )
+            if self._database.table.own:
+                from retrycli.store.own_values import keep_counts  # most tables need it not
+
+                again = [one.message for one in reviewed if one.transition.kind is TransitionKind.ENROLLED]
+                keep_counts(self._database.table, connection, [one for one in again if isinstance(one, QueuedMessage)])
+            return as_written(reviewed, refused)
 
     def would_review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]) -> list[Decision]:
         """Return what `review` would decide, without writing anything."""
-        return would_review(self._database, ids, decide)
+        with self._database.read() as connection:
+            return self._decided(connection, ids, read_rows(self._database, connection, ids), decide)
+
+    def _decided(
+        self,
+        connection: Connection,
+        ids: Collection[int],
+        rows: Mapping[int, RowState],
+        decide: Callable[[ChangedMessage], Decision],
+    ) -> list[Decision]:
+        known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
+        found = connection.execute(with_queue(self._database).where(id_in(queue.c.message_id)), {"ids": list(ids)})
+        # Only retrycli changes the values that it keeps itself. If only `updated_at` is newer, the row has not changed.
+        roles = {"seen_count": "retry_count", "seen_error": "last_error"}
+        compared = [name for name, role in roles.items() if role not in self._database.table.own]
+        decisions = []
+        for message in load(connection, found, list(ids)):
+            was, seen = known[message.message_id], seen_values(rows[message.message_id])
+            is_other = was.digest != message.digest or any(getattr(was, name) != seen[name] for name in compared)
+            decisions.append(decide(ChangedMessage(message, is_other)))
+        return decisions
 
 
 def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,37 +1,17 @@
-"""Move messages in the queue to the states that follow from decisions, and review escalated messages."""
+"""Move messages in the queue to the states that follow from decisions."""
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, assert_never
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Update,
-    and_,
-    bindparam,
-    case,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, MessageStatus, QueuedMessage, State, UnusableMessage, ticket_text
 from retrycli.domain.sanitize import as_utf8
-from retrycli.domain.transition import (
-    LONGEST_SLACK,
-    ChangedMessage,
-    Claim,
-    Decision,
-    Transition,
-    TransitionKind,
-    as_written,
-)
+from retrycli.domain.transition import LONGEST_SLACK, Claim, Decision, Transition, TransitionKind, as_written
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
@@ -144,94 +124,20 @@ def _of_text(decision: Decision, message: QueuedMessage | UnusableMessage) -> De
     return decision._replace(message=message)
 
 
+SEEN_AT_ONCE = 500  # number of messages whose rows are read at a time
+
+
 def see_again(database: Database) -> None:
     """Store the present states of all escalated messages' rows as those last seen, after the settings have got another
     source of them. Otherwise these messages would count as changed, and would be sent again.
     """
     with database.write() as connection:
         ids = list(connection.execute(select(queue.c.message_id).where(ESCALATED)).scalars())
-        for start in range(0, len(ids), REVIEWED_AT_ONCE):
-            rows = read_rows(database, connection, ids[start : start + REVIEWED_AT_ONCE])
+        for start in range(0, len(ids), SEEN_AT_ONCE):
+            rows = read_rows(database, connection, ids[start : start + SEEN_AT_ONCE])
             for message_id, row in rows.items():
                 is_its = queue.c.message_id == message_id
                 connection.execute(update(queue).where(is_its).values(seen_values(row)))
-
-
-REVIEWED_AT_ONCE = 500
-
-SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
-    id_in(queue.c.message_id)
-)
-
-
-def review(
-    database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
-) -> list[Decision]:
-    """Review escalated messages: return each one to waiting, escalate it again, or leave it escalated. Return the
-    decisions, with an escalation for each message whose row rejected the change.
-
-    For a message that stays escalated, store the current state of its row. The rows are locked during the review. Rows
-    that another transaction has locked are left to the next pass.
-    """
-    m = database.messages
-    unlocked = (
-        select(queue.c.message_id)
-        .join_from(queue, m, m.c.id == queue.c.message_id)
-        .where(id_in(queue.c.message_id), row_by_row(ESCALATED, has_status(m.c, MessageStatus.FAILED)))
-        .order_by(queue.c.message_id)
-        .with_for_update(skip_locked=True)
-    )
-    with database.write() as connection:
-        free = list(connection.execute(unlocked, {"ids": list(ids)}).scalars())
-        rows = read_rows(database, connection, free)
-        reviewed = _decided(database, connection, free, rows, decide)
-        anew = [decision for decision in reviewed if decision.transition.reason]
-        _, refused = escalate(database, connection, anew, now)
-        for decision in reviewed:
-            if decision.transition.reason:
-                continue
-            values = {**identity_values(decision), **seen_values(rows[decision.message_id])}
-            if decision.transition.kind is TransitionKind.ENROLLED:
-                values |= {
-                    **NOT_ESCALATED,
-                    "next_attempt_at": decision.transition.next_attempt_at,
-                    "unknown_count": decision.transition.unknown_count or 0,
-                }
-            connection.execute(update(queue).where(queue.c.message_id == decision.message_id, ESCALATED).values(values))
-        if database.table.own:
-            from retrycli.store.own_values import keep_counts  # most tables need it not
-
-            again = [one.message for one in reviewed if one.transition.kind is TransitionKind.ENROLLED]
-            keep_counts(database.table, connection, [one for one in again if isinstance(one, QueuedMessage)])
-        return as_written(reviewed, refused)
-
-
-def would_review(
-    database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]
-) -> list[Decision]:
-    """Return what `review` would decide, without writing anything."""
-    with database.read() as connection:
-        return _decided(database, connection, ids, read_rows(database, connection, ids), decide)
-
-
-def _decided(
-    database: Database,
-    connection: Connection,
-    ids: Collection[int],
-    rows: Mapping[int, RowState],
-    decide: Callable[[ChangedMessage], Decision],
-) -> list[Decision]:
-    known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
-    found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(ids)})
-    # Only retrycli changes the values that it keeps itself. If only `updated_at` is newer, the row has not changed.
-    roles = {"seen_count": "retry_count", "seen_error": "last_error"}
-    compared = [name for name, role in roles.items() if role not in database.table.own]
-    decisions = []
-    for message in load(connection, found, list(ids)):
-        was, seen = known[message.message_id], seen_values(rows[message.message_id])
-        is_other = was.digest != message.digest or any(getattr(was, name) != seen[name] for name in compared)
-        decisions.append(decide(ChangedMessage(message, is_other)))
-    return decisions
 
 
 def waiting_row(
