@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any, assert_never
@@ -28,7 +27,6 @@ from retrycli.store.history import act_values, require_free, standings
 from retrycli.store.identity import BIRTH, OWN, birth_text, identity_values, is_the_queues, load, with_queue
 from retrycli.store.messages import (
     ESCALATED,
-    RowState,
     columns_without_body,
     has_status,
     message_of,
@@ -38,14 +36,7 @@ from retrycli.store.messages import (
     visible,
 )
 from retrycli.store.results import finish_attempts, start_attempts
-from retrycli.store.row_changes import (
-    ALL_WRITTEN,
-    Written,
-    reset_retry_counts,
-    set_status,
-    write_messages,
-    write_text,
-)
+from retrycli.store.row_changes import ALL_WRITTEN, Written, reset_retry_counts, set_status, write_messages, write_text
 from retrycli.store.schema import acts, attempts, escalations, queue
 from retrycli.store.transitions import NOT_ESCALATED, escalate, seen_values, waiting_row
 
@@ -264,7 +255,6 @@ def invalid(database: Database, connection: Connection, ids: Collection[int]) ->
 
 
 GUARDS: Mapping[ActionKind, tuple[ColumnElement[bool], ...]] = {
-    ActionKind.EDITED: (FREE,),
     ActionKind.REJECTED: (FREE,),
     ActionKind.REQUEUED: (ESCALATED, FREE),
     ActionKind.ACKNOWLEDGED: (ESCALATED, NEW),
@@ -364,27 +354,22 @@ class Acts(Queries):
             # No pass may enrol and claim these messages during the action. A pass that waits for the advisory lock may
             # hold row locks, so locked rows are skipped, which avoids a deadlock.
             self._database.advisory_lock(connection)
-        rows = rows_of(connection.execute(self._enrolled[kind], parameters))
-        unknown = connection.execute(self._unknown, parameters).scalars() if kind in OF_ANY_FAILED else ()
+        rows = rows_of(connection.execute(self._enrolled(kind), parameters))
+        unknown = connection.execute(self._unknown(), parameters).scalars() if kind in OF_ANY_FAILED else ()
         return [*(row["id"] for row in rows if is_the_queues(row)), *unknown]
 
-    @cached_property
-    def _enrolled(self) -> dict[ActionKind, Select[Any]]:
-        # Queries, by kind of action, that lock and return the queued messages to which the action applies.
+    def _enrolled(self, kind: ActionKind) -> Select[Any]:
+        # A query that locks and returns the queued messages to which an action applies.
         m = self._database.messages
-        births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
-        failed = (
-            select(m.c.id, *births)
+        return (
+            select(m.c.id, birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth"))
             .join_from(m, queue, queue.c.message_id == m.c.id)
             .where(m.c.id.in_(bindparam("ids", expanding=True)), has_status(m.c, MessageStatus.FAILED))
+            .where(row_by_row(*GUARDS[kind]))
             .order_by(m.c.id)
+            .with_for_update(skip_locked=kind in CHANGE_ROWS)
         )
-        return {
-            kind: failed.where(row_by_row(*guards)).with_for_update(skip_locked=kind in CHANGE_ROWS)
-            for kind, guards in GUARDS.items()
-        }
 
-    @cached_property
     def _unknown(self) -> Select[Any]:
         # A query that locks and returns failed messages that are not in the queue.
         m = self._database.messages
@@ -449,23 +434,15 @@ class Acts(Queries):
             written = write_text(self._database, connection, message_id, changes)
             if message_id in written.unchanged:
                 raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
-            # If the message is escalated, store the new state of its row. Otherwise the next pass would treat the edit
-            # as a change by the application, and might make the message wait again.
-            self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
+            # If the message is escalated, store its new identity and the new state of its row. Otherwise the next pass
+            # would treat the edit as a change by the application, and might make the message wait again.
+            this = queue.c.message_id == message_id
+            found = connection.execute(with_queue(self._database).where(this, ESCALATED))
+            for message in load(connection, found, [message_id]):
+                now = Decision(message_id, Transition.released(), message=message)
+                values = {**identity_values(now), **seen_values(written.rows.get(message_id))}
+                connection.execute(update(queue).where(this).values(values))
             _record_actions(connection, {message_id: act})
-
-    def _remember(
-        self, connection: Connection, message_id: int, which: ColumnElement[bool], row: RowState | None = None
-    ) -> None:
-        """Store the current identity of a message and the given state of its row (None clears the state), if its queue
-        row meets a condition.
-        """
-        this = queue.c.message_id == message_id
-        found = connection.execute(with_queue(self._database).where(this, which))
-        for message in load(connection, found, [message_id]):
-            now = Decision(message_id, Transition.released(), message=message)
-            values = {**identity_values(now), **seen_values(row)}
-            connection.execute(update(queue).where(this).values(values))
 
     def _check_room(self, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:
         for name, new in changes.items():
