@@ -87,21 +87,8 @@ OWN_LABELS = (*(column.key for column in OF_THE_QUEUE), KEEPS_COUNT)
 HISTORY = (
     select(
         attempts.c.message_id,
-        attempts.c.number,
-        attempts.c.started_at,
-        attempts.c.finished_at,
-        attempts.c.outcome,
-        attempts.c.status_code,
         attempts.c.made_by,
-        attempts.c.birth,
-        attempts.c.digest,
-        attempts.c.delivery_key,
-        attempts.c.deliveries,
-        attempts.c.ticket,
-        attempts.c.destination,
-        attempts.c.preset,
-        attempts.c.delivered_to,
-        attempts.c.probe,
+        *(attempts.c[name] for name in PastAttempt._fields if name != "by_pass"),
     )
     .where(id_in(attempts.c.message_id))
     .order_by(attempts.c.message_id, attempts.c.number, attempts.c.id)
