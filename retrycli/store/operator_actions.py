@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, fun
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
 from retrycli.domain.identity import birth_of
-from retrycli.domain.message import Message, MessageStatus, Place, QueuedMessage, State, UnusableMessage
+from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction, not_taken, refusal, stale
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.sanitize import as_utf8
@@ -154,7 +154,7 @@ def _mark_delivered(database: Database, connection: Connection, acts: Mapping[in
     for (by, at), some in groupby(as_written(stated, written.refused), recorder):
         recorded = list(some)
         sendable = [decision.message for decision in recorded if isinstance(decision.message, QueuedMessage)]
-        start_attempts(connection, sendable, pass_id=None, made_by=by, place_of=lambda _: Place(), probe=False, now=at)
+        start_attempts(connection, sendable, made_by=by, now=at)
         finish_attempts(connection, recorded, at)
     return written
 

@@ -172,10 +172,8 @@ class Results(Queries):
             start_attempts(
                 connection,
                 [decision.message for decision in ours if isinstance(decision.message, QueuedMessage)],
-                pass_id=None,
                 made_by=made_by,
                 place_of=lambda _: Place(destination),
-                probe=False,
                 now=started_at,
             )
             KEEP_OUTCOMES.execute(connection, _results(ours, started_at))
@@ -294,10 +292,10 @@ def start_attempts(
     connection: Connection,
     messages: Sequence[QueuedMessage],
     *,
-    pass_id: str | None,
+    pass_id: str | None = None,
     made_by: str,
-    place_of: Callable[[MessageType], Place],
-    probe: bool,
+    place_of: Callable[[MessageType], Place] = lambda _: Place(),
+    probe: bool = False,
     now: datetime,
 ) -> None:
     """Record attempts without results. The results are added later."""
