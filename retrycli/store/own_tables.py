@@ -118,9 +118,8 @@ def remedy(found: str) -> str:
 
 
 def upgrade_tables(database: Database) -> None:
-    """Create retrycli's own tables, or upgrade them to the newest version, in one transaction.
-
-    If the queue belongs to no table yet, assign it to the application's table.
+    """Create retrycli's own tables, or upgrade them to the newest version, in one transaction. If the queue belongs to
+    no table yet, assign it to the application's table.
     """
     from alembic import command, config  # imported here because Alembic loads slowly
 
@@ -132,7 +131,8 @@ def upgrade_tables(database: Database) -> None:
         database.advisory_lock(connection)
         made.attributes["connection"] = connection
         command.upgrade(made, "head")
-        _adopt(database, connection)
+        if _remembered(connection) is None:
+            connection.execute(insert(selection).values(table_name=_full_name(database, connection)))
 
 
 class Belonging(NamedTuple):
@@ -346,8 +346,7 @@ def require_accepted(database: Database) -> None:
     Raises:
         ConfigurationError: nobody has accepted them, or other ones were accepted.
     """
-    may_differ = database.mapping is not None or database.accepted is not None
-    if may_differ and (why := objection_to(database)) is not None:
+    if (why := objection_to(database)) is not None:
         raise ConfigurationError(why)
 
 
@@ -358,11 +357,6 @@ def objection_to(database: Database) -> str | None:
     from retrycli.domain.table_mapping import objection  # most tables need no acceptance
 
     return objection(full_name(database), database.mapping, database.accepted)
-
-
-def _adopt(database: Database, connection: Connection) -> None:
-    if _remembered(connection) is None:
-        connection.execute(insert(selection).values(table_name=_full_name(database, connection)))
 
 
 def _full_name(database: Database, connection: Connection) -> str | None:
