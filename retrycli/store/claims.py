@@ -10,18 +10,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    Connection,
-    RowMapping,
-    Select,
-    bindparam,
-    exists,
-    func,
-    or_,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import Connection, RowMapping, Select, bindparam, exists, func, or_, select, true, update
 
 from retrycli.domain.identity import MessageIdentity, birth_of
 from retrycli.domain.message import QueuedMessage, State, UnusableMessage, ticket_text
@@ -59,8 +48,7 @@ class Claims(Queries):
 
     def any_due(self, due_by: datetime, route: Route) -> bool:
         """Return whether any message of a route is due."""
-        due = select(queue.c.message_id).where(*is_due(due_by), *in_route(self._database, route))
-        return self._database.scalar(due.limit(1)) is not None
+        return self._database.scalar(self._due(due_by, route).limit(1)) is not None
 
     def is_due(self, message_id: int, due_by: datetime) -> bool:
         """Return whether a message is waiting and due."""
@@ -73,9 +61,8 @@ class Claims(Queries):
         """Claim messages that are due by a given time, the longest overdue first, and return their ids. Examine at most
         ``limit`` messages of the route, of which ``turns`` decides which to claim.
         """
-        due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *in_route(self._database, route))
-        if turns is not None and turns.per_ticket_order:
-            due = due.where(~exists().where(*HELD_BACK))
+        per_ticket_order = turns is not None and turns.per_ticket_order
+        due = self._due(due_by, route, per_ticket_order=per_ticket_order).add_columns(queue.c.ticket)
         if turns is not None and turns.passed_over:
             due = due.where(or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(turns.passed_over)))
         due = due.order_by(queue.c.next_attempt_at, queue.c.message_id).limit(limit)
@@ -148,7 +135,7 @@ class Claims(Queries):
         last = others.order_by(queue.c.next_attempt_at.desc(), queue.c.message_id.desc()).limit(1)
         return self._claim_one_of(claim, last)
 
-    def _due(self, due_by: datetime, route: Route | None, *, per_ticket_order: bool) -> Select[Any]:
+    def _due(self, due_by: datetime, route: Route | None, *, per_ticket_order: bool = False) -> Select[Any]:
         due = select(queue.c.message_id).where(*is_due(due_by), *in_route(self._database, route))
         return due.where(~exists().where(*HELD_BACK)) if per_ticket_order else due
 
