@@ -90,7 +90,7 @@ class BulkStatement:
 
     @cached_property
     def _row_by_row(self) -> UpdateBase:
-        return self._make(self._values)
+        return self._make({name: bindparam(PREFIX + name, type_=kind) for name, kind in self._types.items()})
 
     @cached_property
     def _for_all_rows(self) -> UpdateBase:
@@ -101,10 +101,6 @@ class BulkStatement:
         columns = [column(name, kind) for name, kind in self._types.items()]
         rows = func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
         return self._make(dict(rows.c.items()))
-
-    @property
-    def _values(self) -> Values:
-        return {name: bindparam(PREFIX + name, type_=kind) for name, kind in self._types.items()}
 
 
 def _joined(values: Sequence[object]) -> str | None:

@@ -53,6 +53,7 @@ PRUNED_TO = "attempts_pruned_to"  # id of the last attempt that the current prun
 # add an attempt with a lower id.
 SETTLING = timedelta(minutes=10)
 GIVEN_UP = timedelta(days=1)  # age at which an unfinished attempt no longer holds back the watermark
+LOCKED_MARK = select(totals.c.value).where(totals.c.name == COUNTED_TO, totals.c.label == "").with_for_update()
 
 
 class Counted(NamedTuple):
@@ -74,7 +75,7 @@ class Totals(Queries):
             and_(attempts.c.finished_at.is_(None), attempts.c.started_at >= now - GIVEN_UP),
         )
         with self._database.write() as connection:
-            mark: int = connection.execute(_mark().with_for_update()).scalar_one()
+            mark: int = connection.execute(LOCKED_MARK).scalar_one()
             newest = _newest(connection)  # read first, so that later attempts are counted next time
             first = select(attempts.c.id).where(attempts.c.id > mark, unsettled).order_by(attempts.c.id).limit(1)
             stop = connection.execute(first).scalar()
@@ -131,10 +132,6 @@ def _outcomes_after(mark: int) -> Select[Any]:
         .where(attempts.c.id > mark, attempts.c.outcome.is_not(None))
         .group_by(attempts.c.outcome)
     )
-
-
-def _mark() -> Select[Any]:
-    return select(totals.c.value).where(totals.c.name == COUNTED_TO, totals.c.label == "")
 
 
 def _set_mark(connection: Connection, before: int, after: int) -> None:
@@ -222,7 +219,7 @@ def _step(
     leaving = a.id.in_(connection.execute(select(a.id).where(a.id > after, a.id <= upto, may_go)).scalars().all())
     # Lock the watermark, so that passes on other hosts wait. These passes may have found the same attempts, which must
     # be counted only once.
-    mark: int = connection.execute(_mark().with_for_update()).scalar_one()
+    mark: int = connection.execute(LOCKED_MARK).scalar_one()
     # Of the attempts to delete, count those above the watermark. They have ended, so their outcomes are final, even if
     # unsettled attempts lie between them and the watermark.
     for outcome, count in connection.execute(_outcomes_after(mark).where(leaving)).all():
