@@ -168,7 +168,7 @@ def _status(settings: Settings, database: Database, host: Host | None, at: datet
 def _left_out(database: Database) -> int:
     if database.mapping is None:
         return 0
-    from retrycli.store.left_out import count_left_out  # most tables need it not
+    from retrycli.store.mapping_check import count_left_out  # most tables need it not
 
     return count_left_out(database)
 

@@ -15,13 +15,13 @@ from sqlalchemy import (
     Integer,
     Select,
     String,
-    Subquery,
     case,
     cast,
     exc,
     func,
     inspect,
     literal_column,
+    null,
     or_,
     select,
     true,
@@ -81,12 +81,7 @@ def check_values(database: Database) -> None:
     for role, source in mapping.columns:
         if not isinstance(source, Expression):
             continue
-        query = query_of(source.sql) if database.is_sqlite else None  # a server reports several rows itself
-        found = _sampled(
-            database, expression(source.sql), literal_column("1") if query is None else _number_of_rows(query)
-        )
-        why = _try_sample(database, select(func.count(found.c.value), func.max(found.c.number)))
-        if why is not None:
+        if (why := _try_sample(database, source.sql)) is not None:
             raise _unusable(database, f"{COLUMNS}.{role}", why)
 
 
@@ -207,6 +202,21 @@ def check_count(database: Database, largest: int) -> None:
             )
 
 
+def count_left_out(database: Database) -> int:
+    """Count the failed rows, among at most `ROWS` rows, that do not meet ``database.where``."""
+    where = "" if database.mapping is None else database.mapping.where
+    if not where:
+        return 0
+    table = database.table
+    meets = case((expression(where), null()), else_=literal_column("1"))
+    is_left_out = case((table.has_status(MessageStatus.FAILED), meets))
+    newest = select(is_left_out.label("left_out")).select_from(table.written)
+    # Only integer keys are sure to have an index with the order of the rows.
+    ordered = newest.order_by(table.column("id").desc()) if table.key is None else newest
+    rows = ordered.limit(ROWS).subquery()
+    return database.scalar(select(func.count(rows.c.left_out))) or 0
+
+
 def _unusable(database: Database, setting: str, why: str) -> SchemaMismatch:
     return SchemaMismatch(f"{setting} can't be used with {database.table.written.fullname}: {why}; correct {setting}")
 
@@ -260,19 +270,6 @@ def _reason(error: exc.DBAPIError, *, is_status: bool = False) -> str | None:
     return next((words for start, words in REASONS.items() if state.startswith(start)), None)
 
 
-def _number_of_rows(query: str) -> ColumnElement[Any]:
-    return expression(f"SELECT count(*) FROM (\n{query}\n) AS retrycli_rows")  # noqa: S608  the operator's own SQL
-
-
-def _sampled(database: Database, value: ColumnElement[Any], number: ColumnElement[Any]) -> Subquery:
-    """Select an expression's value, and how many it has, for each of the newest failed rows."""
-    table, mapping = database.table, database.mapping or AS_IT_IS
-    rows = select(value.label("value"), number.label("number")).select_from(table.written)
-    if mapping.where:
-        rows = rows.where(expression(mapping.where))
-    return _newest(rows, table, MessageStatus.FAILED, SAMPLED).subquery()
-
-
 def _newest(rows: Select[Any], table: MessageTable, status: str, limit: int) -> Select[Any]:
     """Select the newest rows with a status, among the newest rows of the table.
 
@@ -285,7 +282,18 @@ def _newest(rows: Select[Any], table: MessageTable, status: str, limit: int) -> 
     return rows.where(of_status, among_newest).order_by(table.newest_by.desc()).limit(limit)
 
 
-def _try_sample(database: Database, statement: Select[*tuple[int, int]]) -> str | None:
+def _try_sample(database: Database, sql: str) -> str | None:
+    """Evaluate an expression for the newest failed rows. Return why it can't be evaluated, or has several values."""
+    query = query_of(sql) if database.is_sqlite else None  # a server reports several rows itself
+    number: ColumnElement[Any] = literal_column("1")
+    if query is not None:
+        count = f"SELECT count(*) FROM (\n{query}\n) AS retrycli_rows"  # noqa: S608  the operator's own SQL
+        number = expression(count)
+    rows = select(expression(sql).label("value"), number.label("number")).select_from(database.table.written)
+    if database.mapping is not None and database.mapping.where:
+        rows = rows.where(expression(database.mapping.where))
+    found = _newest(rows, database.table, MessageStatus.FAILED, SAMPLED).subquery()
+    statement = select(func.count(found.c.value), func.max(found.c.number))
     with suppress(DatabaseUnavailable), read_only(database) as connection:  # it may take too long
         try:
             _, most = connection.execute(statement).one()

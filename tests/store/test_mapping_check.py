@@ -14,8 +14,7 @@ from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import Message, UnusableMessage
 from retrycli.domain.table_mapping import parse_mapping
 from retrycli.store.database import Database
-from retrycli.store.left_out import count_left_out
-from retrycli.store.mapping_check import check_expressions, check_statuses, check_values
+from retrycli.store.mapping_check import check_expressions, check_statuses, check_values, count_left_out
 from retrycli.store.messages import message_of, rows_of
 from retrycli.store.table_facts import TableFacts, required_privileges
 from retrycli.store.table_sample import ROWS

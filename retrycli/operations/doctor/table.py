@@ -23,7 +23,6 @@ from retrycli.store import mapping_check, own_tables, schema, table_facts
 from retrycli.store.application_table import check_ids
 from retrycli.store.database import Database
 from retrycli.store.keys import SMALL_TABLE, Keys
-from retrycli.store.left_out import count_left_out
 from retrycli.store.table_facts import StatusCount, TableFacts
 from retrycli.store.write_check import check_writable
 
@@ -171,7 +170,7 @@ def readable(database: Database) -> Iterator[Finding]:
 
 def left_out(database: Database) -> Iterator[Finding]:
     """Count the failed rows that do not meet the condition in the settings."""
-    if (found := count_left_out(database)) > 0:
+    if (found := mapping_check.count_left_out(database)) > 0:
         yield ok("where", left_out_in_words(found))
 
 
