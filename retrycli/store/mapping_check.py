@@ -118,10 +118,7 @@ def check_stable(database: Database, *, is_view: bool, wait: Callable[[], None])
     A difference counts only if the next read differs as well, because the application may change a row. A plain column
     of a table is not read, because only an expression or a view can give another value to each read.
 
-    Args:
-        database: holds the application's table.
-        is_view: the application's table is a view.
-        wait: waits between two reads, longer than the resolution of any clock.
+    Between two reads, ``wait`` waits longer than the resolution of any clock.
 
     Raises:
         SchemaMismatch: a value changes from read to read.
@@ -171,18 +168,13 @@ def check_statuses(database: Database) -> None:
     name = database.table.names["status"]
     constraints = list(_constraints_of(database, name))
     for status, value in _statuses(database):
-        kind: TypeEngine[Any] = database.columns[name]["type"]
-        why = _misfit(value, kind) if database.is_sqlite else None
+        why = _misfit(value, database.columns[name]["type"]) if database.is_sqlite else None
         if isinstance(value, str) and len(value) > (database.max_length("status") or len(value)):
             why = f"the column {name} holds at most {database.max_length('status')} characters"
         for constraint in constraints:
-            if _is_violated(database, constraint, database.table.literals[status], name, kind):
-                why = FORBIDDEN.format(name, " ".join(constraint.split()))
+            why = _why_forbidden(database, constraint, database.table.literals[status], name) or why
         if why is not None:
             raise _unusable(database, f"{STATUS}.{status}", why)
-
-
-FORBIDDEN = "the CHECK constraint of the column {} forbids it: {}"
 
 
 def check_count(database: Database, largest: int) -> None:
@@ -194,8 +186,7 @@ def check_count(database: Database, largest: int) -> None:
     if (name := database.table.names.get("retry_count")) is None:
         return
     for constraint in _constraints_of(database, name):
-        if _is_violated(database, constraint, str(largest), name, database.columns[name]["type"]):
-            why = FORBIDDEN.format(name, " ".join(constraint.split()))
+        if (why := _why_forbidden(database, constraint, str(largest), name)) is not None:
             raise SchemaMismatch(
                 f"a pass can't write the retry count {largest} into {database.table.written.fullname}: {why}; lower "
                 "schedule.max_retries, or let retrycli keep the count: retry_count = { own = true }"
@@ -328,10 +319,12 @@ def _constraints_of(database: Database, name: str) -> Iterator[str]:
             yield constraint["sqltext"]
 
 
-def _is_violated(database: Database, constraint: str, value: str, name: str, kind: TypeEngine[Any]) -> bool:
+def _why_forbidden(database: Database, constraint: str, value: str, name: str) -> str | None:
     typed: ColumnElement[Any] = literal_column(value)
+    kind = database.columns[name]["type"]
     row = select((typed if isinstance(kind, NullType) else cast(typed, kind)).label(name)).subquery(database.table_name)
     with suppress(SchemaMismatch, DatabaseUnavailable), read_only(database) as connection:
         is_met = connection.execute(select(expression(constraint)).select_from(row)).scalar()
-        return is_met is not None and not is_met  # a constraint that yields null is met
-    return False
+        if is_met is not None and not is_met:  # a constraint that yields null is met
+            return f"the CHECK constraint of the column {name} forbids it: {' '.join(constraint.split())}"
+    return None
