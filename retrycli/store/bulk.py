@@ -44,12 +44,8 @@ class BulkStatement:
 
     SQLite prepares the statement once and runs it for each row. On a server, retrycli uses no prepared statements, so
     the server would plan the statement for each row, which takes longer than executing it. A server therefore gets one
-    statement for all rows, with one list of values for each column.
-
-    Args:
-        make: builds the statement from the expressions of a row's values.
-        types: the types of the values, by name. If a type is unknown, or a list can't be sent as one string, a server
-            gets one statement per row.
+    statement for all rows, with one list of values for each column. It gets one statement per row if a type is unknown,
+    or if a list can't be sent as one string.
     """
 
     def __init__(self, make: Callable[[Values], UpdateBase], types: Mapping[str, TypeEngine[Any]]) -> None:
@@ -61,13 +57,8 @@ class BulkStatement:
         self._all_are_known = not any(isinstance(kind, NullType) for kind in types.values())
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]], **shared: object) -> int | None:
-        """Execute the statement for each row. Return the number of changed rows; None on a server, where no results are
-        read.
-
-        Args:
-            connection: a connection in a writing transaction.
-            rows: the values of the rows.
-            shared: the parameters that all rows share.
+        """Execute the statement for each row, with parameters that all rows share. Return the number of changed rows;
+        None on a server, where no results are read.
         """
         if not rows:
             return 0

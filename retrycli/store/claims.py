@@ -97,15 +97,9 @@ class Claims(Queries):
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim one due message as a probe. Return a list with its id; an empty list if no message was claimed.
-
-        Args:
-            claim: the claim's owner and expiry.
-            due_by: claim only a message that is due by this time.
-            since: the time at which the breaker opened. A message becomes a probe again only after every other due
-                message has been a probe since then.
-            route: claim only a message of this route; by default of any route.
-            per_ticket_order: leave out messages that an earlier message of the same ticket holds back.
+        """Claim one due message as a probe. Return a list with its id; an empty list if no message was claimed. A
+        message becomes a probe again only after every other due message has been a probe ``since`` the breaker opened.
+        ``per_ticket_order`` leaves out messages that an earlier message of the same ticket holds back.
         """
         due = self._due(due_by, route, per_ticket_order=per_ticket_order)
         probes = _probes_of(queue.c.message_id, since)

@@ -82,12 +82,8 @@ def parsed(url: str) -> URL:
 
 
 def make_engine(url: URL, patience: int) -> Engine:
-    """Create the engine for a database.
-
-    Args:
-        url: the database's URL.
-        patience: the maximum number of seconds to wait for a connection or a lock, if neither the URL nor the role sets
-            another limit.
+    """Create the engine for a database. ``patience`` is the maximum number of seconds to wait for a connection or a
+    lock, if neither the URL nor the role sets another limit.
 
     Raises:
         ConfigurationError: the driver is not installed.

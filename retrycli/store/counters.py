@@ -154,19 +154,12 @@ DECIDES = row_by_row(acts.c.act == ActionKind.REQUEUED.value, ITS_MESSAGE.is_not
 
 def prune(database: Database, before: datetime, limit: int) -> int:
     """Delete attempts, actions and passes that ended before a given time and are no longer needed. Each call is one
-    step of a round over all attempts; the next call, by any pass, continues the round.
+    step of a round over all attempts; the next call, by any pass, continues the round. A step examines at most
+    ``limit`` attempts, and deletes at most ``limit`` actions and passes. Return the number of deleted rows; zero does
+    not mean that none are left to delete.
 
     Keep unfinished attempts, and the attempts and requeues of queued messages, regardless of their age. While the
     application keeps a row, also keep the attempts that determine whether its text may be sent again.
-
-    Args:
-        database: holds the tables.
-        before: the time before which rows must have ended.
-        limit: the maximum number of attempts to examine, beginning after the last one of the previous call. It is also
-            the maximum number of actions, and of passes, to delete.
-
-    Returns:
-        The number of deleted attempts, actions and passes. Zero does not mean that none are left to delete.
     """
     with database.write() as connection:
         after = connection.execute(select(totals.c.value).where(totals.c.name == PRUNED_TO)).scalar() or 0

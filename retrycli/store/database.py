@@ -57,14 +57,9 @@ class WriteNeeded(Exception):
 
 
 class Database:
-    """The application's database, in which retrycli also keeps its own tables.
-
-    Args:
-        url: the SQLAlchemy URL of the database.
-        table: the name of the application's table, with its schema if needed.
-        mapping: how the table holds messages; None if its columns have retrycli's own names.
-        patience: the maximum number of seconds to wait for a connection or a lock; by default the time that a pass
-            waits.
+    """The application's database, in which retrycli also keeps its own tables. Without a ``mapping``, the columns of
+    the application's table have retrycli's own names. ``patience`` is the maximum number of seconds to wait for a
+    connection or a lock.
 
     Raises:
         DatabaseUnavailable: the SQLite file does not exist.
@@ -179,9 +174,8 @@ class Database:
 
     @cached_property
     def error_max_length(self) -> int | None:
-        """Return the maximum number of characters of ``last_error``; None if no limit is known.
-
-        `row_changes` lowers the limit when the column accepts only a shorter error.
+        """Return the maximum number of characters of ``last_error``; None if no limit is known. `row_changes` lowers
+        the limit when the column accepts only a shorter error.
         """
         return self.max_length("last_error")
 
@@ -243,9 +237,7 @@ class Database:
         therefore gets a function that tries to commit before the end. The function returns False if readers block the
         commit, and may be called again. On a server, and within another transaction, it does nothing and returns True.
 
-        Args:
-            wait: wait for locks that the application holds. If false, do not wait for a file's lock, and wait at most
-                `IMPATIENT_MS` for a server's lock.
+        Without ``wait``, do not wait for a file's lock, and wait at most `IMPATIENT_MS` for a server's lock.
 
         Raises:
             DatabaseBusy: another transaction held a lock for too long.
@@ -278,10 +270,8 @@ class Database:
 
     @contextmanager
     def rollback_at_end(self, *, writes: bool = True) -> Iterator[None]:
-        """Run all reads and writes in the block in one transaction, and roll it back at the end.
-
-        Args:
-            writes: on SQLite, acquire the write lock immediately. If false, do not, and let the block only read.
+        """Run all reads and writes in the block in one transaction, and roll it back at the end. On SQLite, acquire the
+        write lock immediately. Without ``writes``, do not, and let the block only read.
 
         Raises:
             WriteNeeded: the block may only read, and something in it writes.

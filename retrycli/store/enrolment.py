@@ -203,12 +203,9 @@ class Enrolment:
             return escalate(self._database, connection, escalated, now)
 
     def retire(self, span: IdRange) -> Sequence[int]:
-        """Remove from the queue the messages that the application has sent, rejected, withdrawn or deleted.
-
-        Also remove a message whose id now belongs to another message. The other message is then enrolled as new.
-
-        Returns:
-            Ids of escalated messages whose rows the application may have changed.
+        """Remove from the queue the messages that the application has sent, rejected, withdrawn or deleted. Also remove
+        a message whose id now belongs to another message, which is then enrolled as new. Return the ids of escalated
+        messages whose rows the application may have changed.
         """
         changed = array("q")
         for leave, stay in self._differences(span):

@@ -207,15 +207,12 @@ FIRST_IDENTIFYING = 3  # index of the first identifying column, after the id, th
 
 
 def as_found(decision: Decision, names: Sequence[str], row: Sequence[Any]) -> Decision | None:
-    """Return the decision to write into a row; None if the row is no longer failed, or belongs to another message.
+    """Return the decision to write into a row; None if the row is no longer failed, or belongs to another message. The
+    row has the id, the status and the retry count (None if it does not count), followed by the values of the columns of
+    `identifying`, whose names are given.
 
     The result differs from the original decision if the row now holds another text, ticket or retry count. A delivered
     message's row may be sent already, because the sender has marked it.
-
-    Args:
-        decision: the original decision.
-        names: the names of the columns of `identifying`.
-        row: the row's id, status and retry count (None if it does not count), followed by its values of these columns.
     """
     is_marked = decision.was_delivered and row[1] == MessageStatus.SENT
     if row[1] != MessageStatus.FAILED and not is_marked:

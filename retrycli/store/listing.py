@@ -69,16 +69,10 @@ from retrycli.store.schema import MAX_INT, queue
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order of failed messages, with the id as the last criterion.
+    """An order of failed messages, with the id as the last criterion."""
 
-    Attributes:
-        value: the sort column; null for an order by id.
-        by: the values of ORDER BY before the id.
-        id: the id column.
-    """
-
-    value: ColumnElement[Any]
-    by: tuple[ColumnElement[Any], ...]
+    value: ColumnElement[Any]  # the sort column; null for an order by id
+    by: tuple[ColumnElement[Any], ...]  # the values of ORDER BY before the id
     id: ColumnElement[Any]
 
     @classmethod

@@ -86,10 +86,8 @@ def check_values(database: Database) -> None:
 
 
 def unreadable(database: Database) -> tuple[int, Counter[str]]:
-    """Read the newest rows of each status as a pass reads them.
-
-    Returns:
-        The number of rows, and why a pass could not use some of them, without values, each with the number of rows.
+    """Read the newest rows of each status as a pass reads them. Return the number of rows, and why a pass could not use
+    some of them, without values, each with the number of rows.
     """
     number = 0
     problems: Counter[str] = Counter()

@@ -391,13 +391,8 @@ class Acts(Queries):
     def edit(
         self, message_id: int, act: OperatorAction, *, read: Mapping[str, object], changes: Mapping[str, str]
     ) -> None:
-        """Change a message's text. The new text gets a new delivery key.
-
-        Args:
-            message_id: a message in the queue.
-            act: the action to record.
-            read: the values before the edit, as they were read, by column.
-            changes: the new values by column.
+        """Change the text of a queued message, if its values are still those that were read. The new text gets a new
+        delivery key.
 
         Raises:
             NoSuchMessage: the row no longer exists.

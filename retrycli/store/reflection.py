@@ -77,36 +77,24 @@ WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MessageTable:
-    """The application's table: how its messages are read, and how they are written.
+    """The application's table: how its messages are read, and how they are written."""
 
-    Attributes:
-        rows: selects the messages. It has one column for each role, and the table's other columns.
-        written: the table itself, whose columns have their own names.
-        names: the columns that retrycli may write, by role.
-        column: returns the column that has a role, for a change to the table.
-        literals: the SQL literals of the values of the status column, by status.
-        literal: returns the value of the status column for a status, as an untyped SQL literal. The column may be an
-            enumeration. PostgreSQL compares an enumeration with an untyped literal that is one of its labels, but not
-            with a string. The value is not a parameter, because planners use a partial index only if the condition
-            contains a literal.
-        own: the roles whose values retrycli keeps itself.
-        condition: the conditions of rows that are messages.
-        key: the type of the key, if it is not an integer. retrycli then gives numbers to the messages.
-        unnumbered: selects the messages without what retrycli stores about them, also those that have no number.
-        unfiltered: selects the messages and the rows that ``condition`` leaves out now.
-    """
-
-    rows: FromClause
-    written: TableClause
-    names: Mapping[str, str]
-    column: Callable[[str], ColumnClause[Any]]
-    literals: Mapping[str, str]
+    rows: FromClause  # selects the messages, with one column for each role, and the table's other columns
+    written: TableClause  # the table itself, whose columns have their own names
+    names: Mapping[str, str]  # the columns that retrycli may write, by role
+    column: Callable[[str], ColumnClause[Any]]  # returns the column that has a role, for a change to the table
+    literals: Mapping[str, str]  # the SQL literals of the values of the status column, by status
+    # Returns the value of the status column for a status, as an untyped SQL literal. The column may be an enumeration.
+    # PostgreSQL compares an enumeration with an untyped literal that is one of its labels, but not with a string. The
+    # value is not a parameter, because planners use a partial index only if the condition contains a literal.
     literal: Callable[[str], ColumnElement[Any]]
-    own: frozenset[str] = frozenset()
-    condition: tuple[ColumnElement[bool], ...] = ()
-    key: TypeEngine[Any] | None = None
-    unnumbered: Select[Any] | None = None  # None if it is the same as ``rows``
-    unfiltered: FromClause | None = None  # None if it is the same as ``rows``
+    own: frozenset[str] = frozenset()  # the roles whose values retrycli keeps itself
+    condition: tuple[ColumnElement[bool], ...] = ()  # of rows that are messages
+    key: TypeEngine[Any] | None = None  # if it is not an integer; retrycli then gives numbers to the messages
+    # These are None if they are the same as `rows`. The first selects the messages without what retrycli stores about
+    # them, also those that have no number. The second also selects the rows that `condition` leaves out now.
+    unnumbered: Select[Any] | None = None
+    unfiltered: FromClause | None = None
 
     @property
     def all_rows(self) -> FromClause:

@@ -119,8 +119,7 @@ class Results(Queries):
         """Load claimed messages, start an attempt for each one that ``fit`` accepts, and return all loaded messages.
 
         Messages that the application has sent, rejected or withdrawn since the claim leave the queue. A message whose
-        id now belongs to another message also leaves the queue, and a pass enrols the other message as new. Each
-        attempt records the destination and the preset for its message's type.
+        id now belongs to another message also leaves the queue, and a pass enrols the other message as new.
         """
         with self._database.write() as connection:
             found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
@@ -184,18 +183,12 @@ class Results(Queries):
             connection.execute(WITHDRAW, {"ids": list(ids), "owner": claim.owner})
 
     def record_answers(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
-        """Record the results of attempts, so that a crash does not lose them. Change neither rows nor the queue.
-
-        The messages stay claimed.
-        """
+        """Record the results of attempts, so that a crash does not lose them. The messages stay claimed."""
         with self._database.write() as connection:
             finish_attempts(connection, _still_held(connection, claim, decisions), now)
 
     def keep_outcomes(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
-        """Record the outcomes of attempts without writing any row of the application's table.
-
-        The messages stay claimed. A later pass finds the outcomes and writes the rows.
-        """
+        """Record the outcomes of attempts. The messages stay claimed, and a later pass writes their rows."""
         with self._database.write() as connection:
             KEEP_OUTCOMES.execute(connection, _results(_still_held(connection, claim, decisions), now))
 

@@ -67,9 +67,8 @@ class QueueCounts(Queries):
         return InQueue(numbers, *found[-3:])
 
     def counts(self, due_by: datetime, route: Route | None = None) -> dict[str, int]:
-        """Count failed messages: waiting (including due ones), due, sending, escalated.
-
-        With a route, the due messages are those that it includes and does not withhold.
+        """Count failed messages: waiting (including due ones), due, sending, escalated. With a route, the due messages
+        are those that it includes and does not withhold.
 
         Messages that are not in the queue yet count as waiting; the next pass decides when they are due (see
         `retrycli.operations.dry_run.counts`).
