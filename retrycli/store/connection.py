@@ -1,7 +1,7 @@
 """Open a database, and set up its connections and transactions."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import methodcaller
 from pathlib import Path
@@ -42,9 +42,6 @@ BEGIN_TRANSACTION = (
     "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; "
     "SET LOCAL random_page_cost = 1.1; SET CONSTRAINTS ALL IMMEDIATE"
 )
-
-# A pass uses one connection from start to end. The second connection is for reads while a transaction is open.
-ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}
 
 # Execution option for a statement whose result is not read. On a server, a writing transaction does not wait for the
 # statement to finish.
@@ -98,17 +95,14 @@ def make_engine(url: URL, patience: int) -> Engine:
 
 def _postgresql(url: URL, patience: int) -> Engine:
     wishes = KEEPALIVE | {"connect_timeout": patience}
-    engine = create_engine(
+    engine = _engine(
         url.set(drivername="postgresql+retrycli"),
-        connect_args={
+        {
             **{name: value for name, value in wishes.items() if name not in url.query},
             "prepare_threshold": None,  # behind a pooler, another session would lack the prepared statement
             "autocommit": True,  # retrycli sends BEGIN itself
         },
-        hide_parameters=True,
-        **ONE_CONNECTION,
     )
-    engine.update_execution_options(compiled_cache=COMPILED)
     from retrycli.store.postgresql import prepare  # imported here because it imports the driver
 
     event.listen(engine, "connect", prepare, insert=True)  # first: SQLAlchemy's own listener fails with SQL_ASCII
@@ -121,15 +115,16 @@ def _sqlite(url: URL, patience: int) -> Engine:
     # The URL may name an asynchronous driver that the application uses, so the driver is replaced. SQLCipher's driver
     # stays, because no other driver can read its files.
     driver = url if url.drivername == "sqlite+pysqlcipher" else url.set(drivername="sqlite+retrycli")
-    engine = create_engine(
-        driver,
-        connect_args={} if "timeout" in url.query else {"timeout": patience},
-        hide_parameters=True,
-        **ONE_CONNECTION,
-    )
-    engine.update_execution_options(compiled_cache=COMPILED)
+    engine = _engine(driver, {} if "timeout" in url.query else {"timeout": patience})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _engine(url: URL, arguments: Mapping[str, object]) -> Engine:
+    # A pass uses one connection from start to end. The second connection is for reads while a transaction is open.
+    engine = create_engine(url, connect_args={**arguments}, hide_parameters=True, pool_size=1, max_overflow=1)
+    engine.update_execution_options(compiled_cache=COMPILED)
     return engine
 
 
