@@ -28,27 +28,6 @@ from retrycli.store.transitions import HELD_BY_ID, HELD_IDS, let_go, move
 HIDDEN = "its row can be read but not changed; check the row-level policies on {}"
 OPEN = row_by_row(attempts.c.finished_at.is_(None))
 
-# Columns with the same value for all attempts that one call of `start_attempts` records.
-SHARED_COLUMNS = {
-    name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")
-}
-STARTED = (
-    "message_id",
-    "number",
-    "waited_s",
-    "birth",
-    "digest",
-    "delivery_key",
-    "deliveries",
-    "ticket",
-    "message_type",
-    "destination",
-    "preset",
-)
-START_ATTEMPTS = BulkStatement(
-    lambda of: insert(attempts).from_select([*of, *SHARED_COLUMNS], select(*of.values(), *SHARED_COLUMNS.values())),
-    {name: attempts.c[name].type for name in STARTED},
-)
 RESULT_COLUMNS = (
     "finished_at",
     "outcome",
@@ -58,6 +37,15 @@ RESULT_COLUMNS = (
     "duration_ms",
     "external_id",
     "delivered_to",
+)
+# Columns with the same value for all attempts that one call of `start_attempts` records.
+SHARED_COLUMNS = {
+    name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")
+}
+STARTED = {each.name: each.type for each in attempts.c if each.name not in {"id", *SHARED_COLUMNS, *RESULT_COLUMNS}}
+START_ATTEMPTS = BulkStatement(
+    lambda of: insert(attempts).from_select([*of, *SHARED_COLUMNS], select(*of.values(), *SHARED_COLUMNS.values())),
+    STARTED,
 )
 
 
