@@ -70,24 +70,19 @@ def mapped_table(database: Database) -> MessageTable:
     )
     key = key_type(columns[names["id"]]["type"])
     sources = ((role, _time(database, source, role)) for role, source in mapping.columns)
+    if is_sqlite:
+        sources = ((role, _of_one_row(source)) for role, source in sources)
     mapping = replace(mapping, columns=tuple(sources))
-    mapping = _of_one_row(mapping) if is_sqlite else mapping
     return _cached_table(mapping, database.table_name, database.schema_name, tuple(names.items()), types, key)
 
 
-def _of_one_row(mapping: TableMapping) -> TableMapping:
-    """Make queries that return several rows yield null. SQLite would use the first row; PostgreSQL reports an error.
+def _of_one_row(source: Source) -> Source:
+    """Make a query that returns several rows yield null. SQLite would use the first row; PostgreSQL reports an error.
 
     The message is then invalid, and nothing is sent to a ticket that SQLite chose.
     """
-    queries = {role: query_of(source.sql) for role, source in mapping.columns if isinstance(source, Expression)}
-    return replace(
-        mapping,
-        columns=tuple(
-            (role, source if (query := queries.get(role)) is None else Expression(ONE_ROW.format(query)))
-            for role, source in mapping.columns
-        ),
-    )
+    query = query_of(source.sql) if isinstance(source, Expression) else None
+    return source if query is None else Expression(ONE_ROW.format(query))
 
 
 ONE_ROW = """
