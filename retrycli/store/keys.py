@@ -71,7 +71,7 @@ class Keys(Queries):
         Raises:
             InvalidArgument: a prefix is ambiguous.
         """
-        key_of = {text: self._as_key(text) for text in texts}
+        key_of = {text: _as_uuid(text) if self._has_uuids else text for text in texts}
         wanted = [key for key in key_of.values() if key is not None]
         known = {message_id.key: message_id for message_id in self._known(OF_KEYS, wanted)}
         if unknown := [key for key in wanted if key not in known]:
@@ -83,10 +83,6 @@ class Keys(Queries):
     @property
     def _has_uuids(self) -> bool:
         return isinstance(self._database.table.key, Uuid)
-
-    def _as_key(self, text: str) -> str | None:
-        """Return a text as the database writes keys; None if no key is written so."""
-        return _as_uuid(text) if self._has_uuids else text
 
     def _as_values(self, texts: Collection[str]) -> Collection[ColumnElement[Any] | str]:
         key = self._database.table.key

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -52,11 +52,7 @@ def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
     """Read all rows as dictionaries, because SQLAlchemy's mappings would look up the column name for every value."""
     names = list(result.keys())
     rows = (dict(zip(names, row, strict=True)) for row in result.all())
-    return _with_keys(rows) if KEY in names else rows
-
-
-def _with_keys(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    return (row | {"id": MessageId(row["id"], row[KEY])} for row in rows)
+    return (row | {"id": MessageId(row["id"], row[KEY])} for row in rows) if KEY in names else rows
 
 
 def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:

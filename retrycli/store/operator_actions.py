@@ -199,17 +199,16 @@ def first_failures(database: Database, connection: Connection, ids: Collection[i
     m = database.messages
     a = attempts.c
     statement = (
-        select(m.c.id, a.started_at, a.waited_s, a.birth.label(OWN + "attempt_birth"), birth_text(m).label(BIRTH))
+        select(m.c.id, a.started_at, a.waited_s, a.birth, birth_text(m))
         .join_from(m, attempts, a.message_id == m.c.id)
         .where(id_in(m.c.id), a.waited_s.is_not(None))
     )
-    rows = rows_of(connection.execute(statement, {"ids": list(ids)})) if ids else []
     found: dict[int, datetime] = {}
-    for row in rows:
-        birth = row[OWN + "attempt_birth"]
-        if birth is not None and birth_of(birth) == birth_of(row[BIRTH]):
-            at = row["started_at"] - timedelta(seconds=row["waited_s"])
-            found[row["id"]] = min(at, found.get(row["id"], at))
+    rows = connection.execute(statement, {"ids": list(ids)}) if ids else ()
+    for message_id, started_at, waited_s, birth, now in rows:
+        if birth is not None and birth_of(birth) == birth_of(now):
+            at = started_at - timedelta(seconds=waited_s)
+            found[message_id] = min(at, found.get(message_id, at))
     return found
 
 

@@ -95,14 +95,9 @@ BIRTHS = select(own_values.c.message_id, own_values.c.birth).where(id_in(own_val
 def forget_others(connection: Connection, births: Mapping[int, str]) -> None:
     """Begin anew for messages whose ids belonged to others. The births are as the database writes them, by id."""
     known = dict(connection.execute(BIRTHS, {"ids": list(births)}).all())
-    others = [message_id for message_id, birth in known.items() if _is_another(birth, births[message_id])]
-    if others:
+    same = {each for each, birth in known.items() if birth is not None and birth_of(birth) == birth_of(births[each])}
+    if others := [message_id for message_id in known if message_id not in same]:
         connection.execute(delete(own_values).where(id_in(own_values.c.message_id)), {"ids": others})
-    fresh = [message_id for message_id in births if message_id not in known.keys() - set(others)]
-    if fresh:
+    if fresh := [message_id for message_id in births if message_id not in same]:
         rows = [{"message_id": message_id, "birth": births[message_id], "retry_count": 0} for message_id in fresh]
         connection.execute(insert(own_values), rows)
-
-
-def _is_another(known: str | None, birth: str) -> bool:
-    return known is None or birth_of(known) != birth_of(birth)
