@@ -54,9 +54,8 @@ NOT_TABLES = {"view": "view", "v": "view", "f": "foreign table", "p": PARTITIONE
 
 
 def check_ids(database: Database) -> None:
-    """Check that the id of each failed message is unique, not null, and not bytes where ids are text.
-
-    Read only the catalogue if it shows this. Otherwise also read the rows.
+    """Check that the id of each failed message is unique, not null, and not bytes where ids are text. Read the rows
+    only if the catalogue does not show this.
 
     Raises:
         SchemaMismatch: the id of a failed message is null, bytes or not unique.

@@ -129,10 +129,8 @@ class _Prepared:
 
 
 class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy names its functions in lower case
-    """The condition that a column's value is in the parameter ``ids``.
-
-    SQLite gets one parameter for each id, which is fastest there. A server gets one array. Otherwise each number of ids
-    would need a different statement, which must be compiled and parsed.
+    """The condition that a column's value is in the parameter ``ids``. SQLite gets one parameter for each id, which is
+    fastest there. A server gets one array: otherwise each number of ids would need a statement of its own.
     """
 
     inherit_cache = True

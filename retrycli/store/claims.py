@@ -188,9 +188,7 @@ class Claims(Queries):
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
         """Claim messages whose lease has expired, in the order of their ids, and return the expired claims. Examine at
-        most ``limit`` messages in one transaction.
-
-        Skip messages whose rows the application has locked; a later pass takes them over.
+        most ``limit`` messages in one transaction. Skip locked rows; a later pass takes their messages over.
         """
         expired = (
             select(queue.c.message_id)

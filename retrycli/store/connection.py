@@ -190,10 +190,8 @@ def pipelined(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def pipeline_errors(connection: Connection) -> Iterator[None]:
-    """Raise errors of statements as SQLAlchemy's errors, and leave the pipeline usable.
-
-    The block must end with a statement whose result is read. Otherwise the server may not have executed all statements
-    when the block ends.
+    """Raise errors of statements as SQLAlchemy's errors, and leave the pipeline usable. The block must end with a
+    statement whose result is read, because the server may not have executed the others before.
 
     Raises:
         DBAPIError: a statement has failed, possibly before the statement that raises the error.

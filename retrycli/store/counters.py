@@ -197,12 +197,9 @@ def count_ended(database: Database, before: datetime) -> dict[str, int]:
 def _step(
     database: Database, connection: Connection, before: datetime, limit: int, *, after: int
 ) -> tuple[int, int, bool]:
-    """Examine the next attempts after an id, and delete the old attempts that are not needed. Also delete old actions,
-    passes, escalation times, and holds that ended long ago.
-
-    Actions and passes need no cursor. Almost all old actions and passes can be deleted, so each step begins at the
-    oldest. Return the number of deleted attempts, actions and passes, the id of the last examined attempt, and whether
-    the round is complete.
+    """Examine the next attempts after an id, and delete what `prune` deletes. Actions and passes need no cursor: almost
+    all old ones can be deleted, so each step begins at the oldest. Return the number of deleted rows, the id of the
+    last examined attempt, and whether the round is complete.
     """
     a = attempts.c
     looked_at = select(a.id).where(a.id > after).order_by(a.id).limit(limit).subquery()
@@ -230,10 +227,8 @@ def _step(
 
 def _is_needed(database: Database) -> ColumnElement[bool]:
     """Build the condition that an attempt determines whether its text may be sent again, and that its message still has
-    a row in the application's table.
-
-    Such an attempt may have delivered the text, has reached some recipients, or is the last delivery of the text.
-    Earlier deliveries are not needed, because the last one stores their number.
+    a row. Such an attempt may have delivered the text, has reached some recipients, or is the last delivery of the
+    text, which also stores the number of earlier ones.
     """
     later = attempts.alias("later")
     is_last = ~exists().where(

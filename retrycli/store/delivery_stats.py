@@ -62,10 +62,8 @@ class Statistics(Queries):
             )
 
     def groups(self, by: GroupBy, since: datetime, *, limit: int) -> list[Group]:
-        """Group the attempts since a given time by a property. Return the largest groups, or the first hours if the
-        attempts are grouped by hour.
-
-        Attempts whose messages were deleted have no type and no ticket.
+        """Group the attempts since a given time by a property. Return the largest groups, or the first hours. Attempts
+        whose messages were deleted have no type and no ticket.
         """
         m = self._database.messages.c
         keys: dict[GroupBy, ColumnElement[Any]] = {
@@ -146,11 +144,9 @@ def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[
 
 
 def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list[FailureCause]:
-    """Count failed attempts by cause.
-
-    The database groups error texts that differ only in digits. This function groups the few remaining texts that differ
-    only in ids and addresses. The attempt with the highest id counts as the newest of its group, because ids compare
-    faster than times.
+    """Count failed attempts by cause. The database groups error texts that differ only in digits. This function groups
+    the few remaining texts that differ only in ids and addresses. The highest id counts as the newest attempt of a
+    group, because ids compare faster than times.
     """
     kind = (a.outcome, a.status_code)
     columns = (*kind, a.error, COUNT.label("n"), func.max(a.id).label("newest"))

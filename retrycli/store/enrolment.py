@@ -138,10 +138,8 @@ class Enrolment:
         self, span: IdRange, limit: int, *, replaced: Collection[int] = ()
     ) -> list[Message | UnusableMessage]:
         """Read failed messages that are not in the queue, in the order of their ids. Also read the current messages
-        with the ``replaced`` ids, which are queued for earlier messages.
-
-        Read only the columns that enrolment needs, and replace the body as `columns_without_body` does. Leave out
-        columns that only a preset may use, because they may be as large as bodies.
+        with the ``replaced`` ids, which are queued for earlier messages. Replace the body as `columns_without_body`
+        does, and leave out columns that only a preset may use, because they may be as large as bodies.
         """
         unknown: ColumnElement[bool] = queue.c.message_id.is_(None)
         m = self._database.messages.c
@@ -301,11 +299,9 @@ class Enrolment:
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        """Review escalated messages: return each one to waiting, escalate it again, or leave it escalated. Return the
-        decisions, with an escalation for each message whose row rejected the change.
-
-        For a message that stays escalated, store the current state of its row. The rows are locked during the review.
-        Rows that another transaction has locked are left to the next pass.
+        """Review escalated messages: return each one to waiting, escalate it again, or leave it escalated and store the
+        current state of its row. Return the decisions, with an escalation for each message whose row rejected the
+        change. Lock the rows, and leave those that another transaction has locked to the next pass.
         """
         m = self._database.messages
         unlocked = (
@@ -367,11 +363,10 @@ class Enrolment:
 
 
 def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Store the new tickets of messages that the application has moved, for example when it merged tickets.
-
-    Also store births in their current format, so that the next pass need not compare them again, and forget earlier
-    births, because this pass has found the same message as the last one. Nothing else changes: a message in flight
-    keeps its claim. To avoid deadlocks, skip rows that another pass has locked. The next sweep updates them.
+    """Store the new tickets of messages that the application has moved, for example when it merged tickets. Also store
+    births in their current format, so that the next pass need not compare them again, and forget earlier births,
+    because this pass has found the same message as the last one. A message in flight keeps its claim. To avoid
+    deadlocks, leave rows that another pass has locked to the next sweep.
     """
     moved = {}
     for row in rows:

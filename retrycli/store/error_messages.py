@@ -92,9 +92,8 @@ NO_DESCRIPTOR = ("unable to open database file", "disk I/O error", "Too many ope
 
 
 def without_details(error: DBAPIError) -> DBAPIError:
-    """Keep only the first line of an error's text, so that a traceback shows no customer data.
-
-    The other lines are the server's details, which quote rows.
+    """Keep only the first line of an error's text, so that a traceback shows no customer data. The other lines are the
+    server's details, which quote rows.
     """
     for exception in (error, error.orig):
         if exception is not None and exception.args:
@@ -129,10 +128,7 @@ RAISED, POLICY = "exec_stmt_raise", "ExecWithCheckOptions"
 
 
 def row_error_of(error: DBAPIError) -> RowError:
-    """Classify an error that a change to a row has raised.
-
-    RAISE in a trigger may use any code, so the code of such an error is ignored.
-    """
+    """Classify an error that a change to a row has raised. Ignore the code of RAISE in a trigger: it may be any."""
     if isinstance(error.orig, sqlite3.Error):
         return _row_error_of_file(error.orig)
     state = sqlstate(error)
@@ -199,9 +195,8 @@ def of_statement_in_words(error: DBAPIError) -> str:
 
 
 def in_words(error: DBAPIError) -> str:
-    """Return the first line of a driver's error text, followed by the remedy if one is known.
-
-    Leave out the value that could not be converted, because it may be a customer's words.
+    """Return the first line of a driver's error text, followed by the remedy if one is known. Leave out the value that
+    could not be converted, because it may be a customer's words.
     """
     text = " ".join(str(error.orig).partition("\n")[0].split())
     if (sqlstate(error) or "").startswith("22"):

@@ -149,10 +149,8 @@ def count_texts(database: Database, ticket: str) -> int:
 
 
 def erase_texts(database: Database, ticket: str) -> int:
-    """Erase the stored texts of all edits of a ticket's messages, and return the number of these edits.
-
-    The history still shows that the edits were made. On SQLite, the texts are overwritten in the file, and removed from
-    the write-ahead log.
+    """Erase the stored texts of all edits of a ticket's messages, but not the edits, and return their number. On
+    SQLite, overwrite the texts in the file, and remove them from the write-ahead log.
 
     Raises:
         DatabaseBusy: the texts remain in the write-ahead log, because another process used the log for too long.

@@ -259,10 +259,8 @@ def birth_in(row: Mapping[str, Any]) -> str:
 
 
 def identity_values(decision: Decision) -> dict[str, Any]:
-    """Return the columns of a queue row that describe the message's text.
-
-    If birth, digest and delivery key are None, `move` leaves them unchanged. The number of unknown outcomes belongs to
-    the delivery key, so both are returned together if the message can be sent.
+    """Return the columns of a queue row that describe the message's text. If birth, digest and delivery key are None,
+    `move` leaves them unchanged. The number of unknown outcomes belongs to the delivery key, so it comes with it.
     """
     message = decision.message
     if message is None or not message.digest:

@@ -64,9 +64,8 @@ class Keys(Queries):
             connection.execute(update(selection).values(numbered_to=after))
 
     def find(self, texts: Collection[str]) -> dict[str, MessageId]:
-        """Return messages by the texts that an operator wrote: their keys, or prefixes of keys that are UUIDs.
-
-        A row that was never failed has no number yet, so it gets one. A UUID may be written in any of its forms.
+        """Return messages by the texts that an operator wrote: their keys, or prefixes of keys that are UUIDs. A row
+        that was never failed gets its number now. A UUID may be written in any of its forms.
 
         Raises:
             InvalidArgument: a prefix is ambiguous.

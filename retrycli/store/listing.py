@@ -109,10 +109,9 @@ class Order:
 def soonest(
     database: Database, states: Collection[State], after: MessageCursor | None, limit: int
 ) -> CompoundSelect[Any]:
-    """Select the ids and times of the failed messages with the earliest next attempts, in the order ``next``.
-
-    The index of the queue has this order for each state, so few rows of each state are read. Messages
-    without a next attempt come last in this order, and are left out.
+    """Select the ids and times of the failed messages with the earliest next attempts, in the order ``next``. The index
+    of the queue has this order for each state, so few rows are read. Messages without a next attempt, which come last,
+    are left out.
     """
     due, number = queue.c.next_attempt_at, queue.c.message_id
     within: ColumnElement[bool] = due.is_not(None)
@@ -154,10 +153,9 @@ class MessageQueries(Queries):
     """Read-only queries that list and count failed messages."""
 
     def messages(self, wanted: Filter, *, sort: Sort = "next", limit: int | None = None) -> Iterator[ListedMessage]:
-        """List failed messages, including messages that the next pass will enrol.
-
-        The order is fixed when the list begins, but each message is read with its page. A message that no longer
-        matches the filter by then is left out. No message appears twice.
+        """List failed messages, including messages that the next pass will enrol. The order is fixed when the list
+        begins, but each message is read with its page, and left out if it no longer matches the filter by then. No
+        message appears twice.
         """
         return self.pages(self.ids(wanted, sort=sort, limit=limit), wanted)
 
@@ -219,10 +217,8 @@ class MessageQueries(Queries):
 
     def due(self, due_by: datetime, route: Route | None = None) -> Iterator[tuple[datetime, int]]:
         """Yield the due time and id of messages that are due by a given time, in the order in which a pass claims them.
-
-        With a route, leave out messages that it does not include or withholds.
-
-        The rows are read in one transaction, which lasts until the last row is read.
+        With a route, leave out messages that it does not include or withholds. The transaction lasts until the last row
+        is read.
         """
         due = (queue.c.next_attempt_at, queue.c.message_id)
         statement = self.failed(Filter(due_by=due_by), *due).where(*self._in(route)).order_by(*due)
@@ -234,9 +230,8 @@ class MessageQueries(Queries):
         self, due_by: datetime | None, route: Route | None = None, *, tries: int | None = None
     ) -> Iterator[tuple[int, str, int | None, datetime | None]]:
         """Yield the data that determine whether a waiting message that is due by a given time, or at any time, may
-        still be sent: the id, the type, the retry count, and the creation time (without one, the first failure).
-
-        Leave out messages that the route does not include or withholds, or with a lower retry count than ``tries``.
+        still be sent: the id, the type, the retry count, and the creation time (without one, the first failure). Leave
+        out messages that the route does not include or withholds, or with a lower retry count than ``tries``.
         """
         m = self._database.messages.c
         statement = self.failed(
@@ -254,10 +249,8 @@ class MessageQueries(Queries):
                 yield row.id, str(row.message_type), number_of(row.retry_count), began
 
     def oldest(self) -> datetime | None:
-        """Return the creation time of the oldest failed message that is not escalated.
-
-        If the application's table has no creation times, return the earliest first failure instead. Return None if
-        there is no such message, or if neither creation times nor retrycli's own tables exist.
+        """Return the creation time of the oldest failed message that is not escalated. If the application's table has
+        no creation times, return the earliest first failure instead; None without retrycli's own tables.
         """
         m = self._database.messages.c
         is_known = self._database.revision() is not None

@@ -77,9 +77,8 @@ def mapped_table(database: Database) -> MessageTable:
 
 
 def _of_one_row(source: Source) -> Source:
-    """Make a query that returns several rows yield null. SQLite would use the first row; PostgreSQL reports an error.
-
-    The message is then invalid, and nothing is sent to a ticket that SQLite chose.
+    """Make a query that returns several rows yield null. The message is then invalid. SQLite would use the first row,
+    and retrycli would send to a ticket that SQLite chose; PostgreSQL reports an error.
     """
     query = query_of(source.sql) if isinstance(source, Expression) else None
     return source if query is None else Expression(ONE_ROW.format(query))

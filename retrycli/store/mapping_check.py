@@ -260,9 +260,8 @@ def _reason(error: exc.DBAPIError, *, is_status: bool = False) -> str | None:
 
 
 def _newest(rows: Select[Any], table: MessageTable, status: str, limit: int) -> Select[Any]:
-    """Select the newest rows with a status, among the newest rows of the table.
-
-    An expression may name the table, so it can't be evaluated for a sub-select of its newest rows.
+    """Select the newest rows with a status, among the newest rows of the table. An expression may name the table, so it
+    can't be evaluated for a sub-select.
     """
     others = table.written.alias("retrycli_newest").c[table.newest_by.name]
     oldest = select(others).order_by(others.desc()).offset(ROWS - 1).limit(1).scalar_subquery()

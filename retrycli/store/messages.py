@@ -92,20 +92,17 @@ def has_status(columns: ColumnsOfMessages, status: MessageStatus) -> ColumnEleme
 
 
 def status_of(m: ColumnsOfMessages) -> ColumnElement[str]:
-    """Select a message's status. If SQL considers the status equal to ``failed``, select exactly ``failed``.
-
-    In Python the two strings may differ, because a column may ignore case, or pad its values with spaces.
+    """Select a message's status; exactly ``failed`` if SQL considers it equal to ``failed``. In Python they may differ,
+    because a column may ignore case, or pad its values with spaces.
     """
     failed: ColumnElement[str] = literal_column(f"'{MessageStatus.FAILED}'")
     return case((has_status(m, MessageStatus.FAILED), failed), else_=m.status).label("status")
 
 
 def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Combine conditions so that no planner uses an index for them. Use the result for rows that are looked up by id, a
-    few hundred at a time.
-
-    Without table statistics, a planner assumes that few rows have a given state. It may then use the index on the state
-    and scan a million rows for every few hundred ids.
+    """Combine conditions so that no planner uses an index for them, for rows that are looked up by id, a few hundred at
+    a time. Without table statistics, a planner assumes that few rows have a given state. It may then use the index on
+    the state and scan a million rows.
     """
     return case((and_(true(), *conditions), 1), else_=0) == 1
 
@@ -215,9 +212,8 @@ def visible(messages: FromClause) -> Sequence[KeyedColumnElement[Any]]:
 
 
 def same_id(left: ColumnElement[int], right: ColumnElement[int], span: IdRange) -> ColumnElement[bool]:
-    """Return the condition to join two tables by id.
-
-    A range on both sides lets PostgreSQL read both tables in the order of ids, instead of looking up each row.
+    """Return the condition to join two tables by id. A range on both sides lets PostgreSQL read both tables in the
+    order of ids, instead of looking up each row.
     """
     return and_(left == right, *within(right, span))
 
@@ -235,9 +231,8 @@ def queued_ids(connection: Connection, ids: Collection[int]) -> set[int]:
 
 
 def without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:
-    """Leave out the ids of rows that the application has locked. Lock the others.
-
-    SQLite has no row locks. On a server, a missing row counts as unlocked.
+    """Leave out the ids of rows that the application has locked. Lock the others. SQLite has no row locks. On a server,
+    a missing row counts as unlocked.
     """
     if database.is_sqlite:
         return list(ids)

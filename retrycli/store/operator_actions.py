@@ -135,10 +135,8 @@ STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
 
 
 def _mark_delivered(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> Written:
-    """Record messages as delivered because an operator confirmed the delivery, and mark their rows as sent.
-
-    An attempt is recorded for each message, even if its row rejects the change, so that no pass sends the text again.
-    Nothing is recorded for a message whose row is locked.
+    """Record messages as delivered because an operator confirmed the delivery, and mark their rows as sent. Record an
+    attempt even if the row rejects the change, so that no pass sends the text again, but none if the row is locked.
     """
     found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(acts)})
     decisions = [
@@ -172,10 +170,9 @@ Row = Mapping[str, Any]
 
 
 def rejected_by_us(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, Row]:
-    """Lock and return the rows, by id, of messages that are unchanged since `retrycli reject` rejected them.
-
-    An unchanged row still has the status rejected and the error that retrycli wrote. If the id now belongs to another
-    message, the error differs. Messages with a later action, queued messages and locked rows are left out.
+    """Lock and return the rows, by id, of messages that are unchanged since `retrycli reject` rejected them: they still
+    have the status rejected and the error that retrycli wrote, which differs if the id now belongs to another message.
+    Messages with a later action, queued messages and locked rows are left out.
     """
     by_us = {
         row.message_id: OperatorAction.rejected(row.detail, by=row.by, at=row.at).last_error or ""

@@ -168,10 +168,8 @@ def check_selection(database: Database) -> None:
 
 
 def _change_kind(database: Database, *, has_keys: bool, has_records: bool) -> None:
-    """Begin with ids of another kind, integers or text, unless there are records of messages.
-
-    The numbers that text gets would be ids that retrycli already knows as those of other messages, and the other way
-    round.
+    """Begin with ids of another kind, integers or text, unless there are records of messages: retrycli would know the
+    new ids as those of other messages.
     """
     known, configured = ("text", "integers") if has_keys else ("integers", "text")
     if has_records:
@@ -203,9 +201,8 @@ def compare(database: Database) -> Belonging:
 
 
 def reassign(database: Database) -> None:
-    """Assign the queue to the configured table, whose rows are those of the table to which it belonged.
-
-    What an operator accepted for that table is kept, because it shows by which settings retrycli knows the messages.
+    """Assign the queue to the configured table, whose rows are those of the table to which it belonged. Keep what an
+    operator accepted for that table, because it shows by which settings retrycli knows the messages.
     """
     with database.write() as connection:
         database.advisory_lock(connection)

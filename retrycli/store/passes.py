@@ -84,8 +84,7 @@ class Ledger(Queries):
 
     def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
         """Mark dead passes as interrupted: other unfinished passes of any host without a heartbeat since a given time.
-
-        The end of a dead pass is its last heartbeat. Its number of sent messages is counted from its attempts.
+        A dead pass ends with its last heartbeat, and has sent as many messages as its attempts show.
         """
         sent = (
             select(func.count())
@@ -241,10 +240,8 @@ class Ledger(Queries):
         return [_breaker(row) for row in self._database.rows(select(breakers).order_by(breakers.c.destination))]
 
     def standing_breakers(self, destinations: Collection[str | None], at: datetime) -> list[Breaker]:
-        """Return the breakers of the given destinations that are down, or that block requests at a given time.
-
-        An open breaker closes only after a successful probe, or a delivery by an operator. Pass only destinations in
-        use, because an unused destination gets neither, and its breaker stays open.
+        """Return the breakers of the given destinations that are down, or that block requests at a given time. Pass
+        only destinations in use: without probes and deliveries, the breaker of another one stays open.
         """
         return [
             breaker
@@ -359,11 +356,9 @@ class Targets(Queries):
 
 def refusing_destinations(database: Database, passes: Sequence[PassRecord]) -> dict[str, PassRecord]:
     """Return the destinations that refuse all requests, each with the newest pass whose requests it refused. The passes
-    are the last ones, newest first.
-
-    A destination's refusal ends with a delivery there. It also ends with a later pass that delivers messages anywhere,
-    unless another problem stops that pass. If the credentials were refused, a later response about a single message
-    also ends the refusal.
+    are the last ones, newest first. A destination's refusal ends with a delivery there, and with a later pass that
+    delivers messages anywhere, unless another problem stops that pass. If the credentials were refused, a later
+    response about a single message also ends the refusal.
     """
     newest = [found[0] for reason in incidents.REFUSED if (found := incidents.lasting(reason, passes))]
     return {destination: record for record in newest for destination in _refused_by(database, record)}

@@ -74,10 +74,8 @@ SYMBOLS = {
 
 
 class _Number(types.Numeric[Any]):
-    """A numeric type whose bind parameters get an explicit cast.
-
-    Otherwise the driver would send small numbers as ``smallint``, and the catalogue has no operator for ``numeric`` and
-    ``smallint``.
+    """A numeric type whose bind parameters get an explicit cast. The driver would send small numbers as ``smallint``,
+    and the catalogue has no operator for ``numeric`` and ``smallint``.
     """
 
     render_bind_cast = True
@@ -249,9 +247,8 @@ def prepare(connection: Connection, _record: object) -> None:
 
 
 class _EscapingDumper(StrDumperUnknown):
-    r"""A dumper that escapes characters that the database's encoding can't represent, for example as ``\u2026``.
-
-    Otherwise the driver would raise an error, and a response that contains such a character could not be recorded.
+    r"""A dumper that escapes characters that the database's encoding can't represent, for example as ``\u2026``. The
+    driver would raise an error, and a response that contains such a character could not be recorded.
     """
 
     def dump(self, obj: str) -> Buffer | None:
@@ -260,9 +257,8 @@ class _EscapingDumper(StrDumperUnknown):
 
 @lru_cache
 def _or_text(usual: type[Loader]) -> type[Loader]:
-    """Return a loader that reads a value as a string if Python can't represent the value.
-
-    Otherwise the driver would raise an error, and one row with such a value would make all other rows unreadable.
+    """Return a loader that reads a value as a string if Python can't represent it. The driver would raise an error, and
+    one row with such a value would make all other rows unreadable.
     """
 
     class OrText(Loader):

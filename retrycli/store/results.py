@@ -150,9 +150,8 @@ class Results(Queries):
     def record_arrival(
         self, claim: Claim, decision: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
-        """Record a look-up that found a claimed message at its destination. In the history, the look-up is an attempt.
-
-        The message stays claimed until `record` writes its row. If the process dies first, a later pass writes the row.
+        """Record a look-up that found a claimed message at its destination, as an attempt. The message stays claimed
+        until `record` writes its row. If the process dies first, a later pass writes the row.
         """
         with self._database.write() as connection:
             ours = _still_held(connection, claim, [decision])
@@ -181,10 +180,8 @@ class Results(Queries):
             KEEP_OUTCOMES.execute(connection, _results(_still_held(connection, claim, decisions), now))
 
     def record(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> WriteResult:
-        """Write the results of claimed messages, in one transaction.
-
-        The application may have locked a row, or a row that a trigger of the table writes. If so, write only the
-        attempt's outcome, and keep the message claimed.
+        """Write the results of claimed messages, in one transaction. The application may have locked a row, or a row
+        that a trigger of the table writes. If so, write only the attempt's outcome, and keep the message claimed.
 
         Raises:
             TransactionLost: the change of a row rolled back the transaction. Repeat the call until it succeeds: the
@@ -230,10 +227,8 @@ class Results(Queries):
         return WriteResult(frozenset(lost), frozenset(locked), refused, changed)
 
     def _hidden(self, connection: Connection, claim: Claim, unlockable: Collection[int]) -> set[int]:
-        """Return the ids of rows that a row-level policy hides from changes.
-
-        Such a row can't be locked, although no other transaction holds it. If another transaction holds one of the
-        rows, return no ids. A later call then checks the rows again.
+        """Return the ids of rows that a row-level policy hides from changes. Such a row can't be locked, although no
+        other transaction holds it. If one holds any of the rows, return no ids: a later call checks them again.
         """
         if not unlockable:
             return set()
@@ -299,11 +294,9 @@ def start_attempts(
 
 
 def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
-    """Record the results of unfinished attempts.
-
-    If a delivered message's row can't be marked as sent, the application may later move the row to another ticket. In a
-    table without creation times, this changes the message's birth, so the attempt's birth becomes `OF_ANY_TICKET`. The
-    delivery is then still recognised.
+    """Record the results of unfinished attempts. If a delivered message's row can't be marked as sent, the application
+    may later move the row to another ticket. In a table without creation times, this changes the message's birth, so
+    the attempt's birth becomes `OF_ANY_TICKET`. The delivery is then still recognised.
     """
     unmarked = [
         decision.message_id

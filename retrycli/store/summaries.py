@@ -110,9 +110,8 @@ MAX_GROUPS = 1000  # maximum number of causes to return, because no operator rea
 
 
 def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[EscalationGroup]:
-    """Group escalated messages by cause, the largest groups first. Return at most `MAX_GROUPS` groups.
-
-    Messages that the application has withdrawn are left out.
+    """Group escalated messages by cause, the largest groups first. Return at most `MAX_GROUPS` groups. Leave out
+    messages that the application has withdrawn.
     """
     views = MessageQueries(database)
     groups: dict[str | None, list[Row[Any]]] = {}

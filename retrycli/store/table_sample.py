@@ -85,9 +85,8 @@ class TableSample:
         return Sample(rows, rows < ROWS, self._order is not None)
 
     def count_values(self, wanted: TableColumn) -> tuple[Counts, Counts]:
-        """Count the values of a column and, if an index lists them, values that only older rows have.
-
-        If the column has more than `MOST_VALUES` values, count only the most frequent.
+        """Count the values of a column, of more than `MOST_VALUES` only the most frequent. If an index lists them, also
+        count values that only older rows have.
         """
         [value] = self._some(_shortened(wanted)).c
         counts = select(value, func.count()).group_by(value).order_by(func.count().desc()).limit(MOST_VALUES + 1)

@@ -173,10 +173,9 @@ def _queue_values(decision: Decision) -> dict[str, Any]:
 def _first_escalations(
     connection: Connection, escalated: Sequence[Mapping[str, Any]], now: datetime
 ) -> Mapping[int, datetime]:
-    """Return, by message id, when the message was first escalated with its delivery key and for its reason.
-
-    Record this escalation if it is the first. Notifications use the time of the first escalation, so operators get only
-    one notification even if the application makes the message fail again and again.
+    """Return, by message id, when the message was first escalated with its delivery key and for its reason. Record the
+    time if it is now. Operators get only one notification for it, even if the application makes the message fail again
+    and again.
     """
     keys = {row["message_id"]: (row["delivery_key"] or "", str(row["escalation_reason"])) for row in escalated}
     of_keys = select(escalations).where(id_in(escalations.c.delivery_key))
@@ -209,11 +208,10 @@ def _new_or_own(of: Values, name: str) -> ColumnElement[Any]:
 
 
 def _waiting_update(of: Values) -> Update:
-    """Build the update that returns messages to their former state.
-
-    An escalated message that an operator attempted keeps its identity, so that a change of its text is still noticed.
-    If the operator attempted another text, the old text's ``delivered_to`` is also kept. If the attempt had another
-    delivery key, because its text is another or was already delivered, the old key's ``unknown_count`` is also kept.
+    """Build the update that returns messages to their former state. An escalated message that an operator attempted
+    keeps its identity, so that a change of its text is still noticed. If the operator attempted another text, keep the
+    old text's ``delivered_to``, too. If the attempt had another delivery key, because its text is another or was
+    already delivered, keep the old key's ``unknown_count``, too.
     """
     waits = queue.c.escalated_at.is_(None)
     another = and_(~waits, queue.c.digest != of["digest"])  # null if the queue row has no digest

@@ -52,10 +52,9 @@ ORDER BY n.nspname, r.rolname
 
 
 def creators(database: Database) -> list[tuple[str, str | None]]:
-    """Return the schemas of the search path in which other roles may create functions, each with the role.
-
-    None stands for PUBLIC, that is, every role. The owners of the schema and the table, superusers, and retrycli's own
-    role are trusted, so they are left out.
+    """Return the schemas of the search path in which other roles may create functions, each with the role; None is
+    PUBLIC, that is, every role. The owners of the schema and the table, superusers, and retrycli's own role are
+    trusted, so they are left out.
     """
     if database.is_sqlite:
         return []
