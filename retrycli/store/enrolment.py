@@ -230,8 +230,7 @@ class Enrolment:
         rows that stay.
         """
         self._rebirths = None
-        [(first,)] = self._database.rows(FIRST_IN_QUEUE)
-        if first is None:
+        if self._database.scalar(FIRST_IN_QUEUE) is None:
             return
         rest = span
         while True:

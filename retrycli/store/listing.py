@@ -28,6 +28,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     tuple_,
     union_all,
 )
@@ -59,7 +60,6 @@ from retrycli.store.messages import (
     in_route,
     is_due,
     is_of_type,
-    is_withheld,
     row_by_row,
     ticket_of,
     with_keys,
@@ -315,7 +315,7 @@ class MessageQueries(Queries):
     def _is_in(self, state: State | ListedState, held_by: Withheld | None) -> ColumnElement[bool]:
         waits = func.coalesce(queue.c.state, State.WAITING.value) == State.WAITING.value  # also if it is not queued yet
         if state == ListedState.HELD:
-            return waits & is_withheld(self._database, held_by)
+            return waits & ~and_(true(), *self._in(held_by and Route("", withheld=held_by)))
         return waits if state == State.WAITING else queue.c.state == state.value
 
     def _optional(self, name: str) -> ColumnElement[Any]:

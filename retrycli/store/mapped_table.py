@@ -47,7 +47,7 @@ from retrycli.domain.table_mapping import (
     UnixTime,
     query_of,
 )
-from retrycli.store.reflection import CONDITION, MessageTable, check_types, columns_of, key_type, literals_of, read_type
+from retrycli.store.reflection import CONDITION, MessageTable, check_types, key_type, literals_of, read_type
 from retrycli.store.schema import keys, own_values
 
 if TYPE_CHECKING:
@@ -144,13 +144,12 @@ def _cached_table(
     literals = {status: _literal(value) for status, value in mapping.status}
     own = frozenset(role for role, source in mapping.columns if isinstance(source, Own))
     condition: tuple[ColumnElement[bool], ...] = (expression(mapping.where),) if mapping.where else ()
-    made = MessageTable(
-        table, table, dict(names), columns_of(table, dict(names)), literals, literals_of(literals), own, condition, key
-    )
+    columns = {role: table.c[found] for role, found in names}.__getitem__
+    made = MessageTable(table, table, dict(names), columns, literals, literals_of(literals), own, condition, key)
     number: ColumnElement[Any] = made.column("id") if key is None else NUMBERS.c.retrycli_number
-    columns = [*_selected(made, mapping, number, NUMBERS.c[KEY])]
+    selected = [*_selected(made, mapping, number, NUMBERS.c[KEY])]
     source = table if key is None else table.join(NUMBERS, _same_key(made, NUMBERS.c.retrycli_key))
-    unfiltered = select(*columns).select_from(source)
+    unfiltered = select(*selected).select_from(source)
     rows = unfiltered.where(*condition)
     unnumbered = select(*_selected(made, mapping, None, made.key_text.label(KEY))).where(*condition)
     name = "retrycli_messages"

@@ -40,7 +40,7 @@ from retrycli.domain.message import (
     State,
     UnusableMessage,
 )
-from retrycli.domain.transition import IdRange, Route, Withheld
+from retrycli.domain.transition import IdRange, Route
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.keys import Keys
@@ -144,11 +144,6 @@ def in_route(database: Database, route: Route | None, *, joined: bool = False) -
 def ticket_of(m: ColumnsOfMessages) -> ColumnElement[str]:
     """Select the ticket of a row of the application's table, joined with its queue row, if any, as `ticket_text`."""
     return func.coalesce(queue.c.ticket, cast(m.ticket_id, String))
-
-
-def is_withheld(database: Database, withheld: Withheld | None) -> ColumnElement[bool]:
-    """Return the condition that a message, joined with its queue row, is withheld."""
-    return ~and_(true(), *in_route(database, withheld and Route("", withheld=withheld), joined=True))
 
 
 def numbers_of(database: Database, texts: Collection[str]) -> dict[str, int]:

@@ -126,9 +126,8 @@ class Ledger(Queries):
         return self._newest(limit, passes.c.started_at <= its_start, before)
 
     def _newest(self, limit: int, *conditions: ColumnElement[bool]) -> list[PassRecord]:
-        newest = (
-            select(*RECORDED.values()).where(*conditions).order_by(passes.c.started_at.desc(), passes.c.id).limit(limit)
-        )
+        found = select(*RECORDED.values()).where(*conditions)
+        newest = found.order_by(passes.c.started_at.desc(), passes.c.id).limit(limit)
         return [_record(row) for row in self._database.rows(newest)]
 
     def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:

@@ -82,7 +82,9 @@ class MessageTable:
     rows: FromClause  # selects the messages, with one column for each role, and the table's other columns
     written: TableClause  # the table itself, whose columns have their own names
     names: Mapping[str, str]  # the columns that retrycli may write, by role
-    column: Callable[[str], ColumnClause[Any]]  # returns the column that has a role, for a change to the table
+    # Returns the column that has a role, for a change to the table. Neither this function nor `literal` is a method,
+    # because a pass calls them very often.
+    column: Callable[[str], ColumnClause[Any]]
     literals: Mapping[str, str]  # the SQL literals of the values of the status column, by status
     # Returns the value of the status column for a status, as an untyped SQL literal. The column may be an enumeration.
     # PostgreSQL compares an enumeration with an untyped literal that is one of its labels, but not with a string. The
@@ -200,13 +202,8 @@ def check_types(database: Database, columns: Mapping[str, ReflectedColumn]) -> N
             raise SchemaMismatch(f"{database.named_place} has a column {columns[role]['name']} that {why}")
 
 
-def columns_of(table: TableClause, names: Mapping[str, str]) -> Callable[[str], ColumnClause[Any]]:
-    """Return a function that returns the column of a role. It is not a method, because a pass calls it very often."""
-    return {role: table.c[name] for role, name in names.items()}.__getitem__
-
-
 def literals_of(literals: Mapping[str, str]) -> Callable[[str], ColumnElement[Any]]:
-    """Return a function that returns the value of a status. It is not a method, because a pass calls it very often."""
+    """Return a function that returns the value of a status."""
     values: dict[str, ColumnElement[Any]] = {status: literal_column(text) for status, text in literals.items()}
     return values.__getitem__
 
