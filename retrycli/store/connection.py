@@ -30,13 +30,12 @@ OWN_SETTINGS = (
     "pg_catalog.current_setting('synchronous_commit')"
 )
 
-# Begins each transaction on a server, with all settings in one string to save round trips. The settings limit lock
-# waits, make commits survive a crash of the server, and make the commits of other transactions visible. Times are in
-# formats that the driver can read. They are in UTC, because in another zone a time may lie outside Python's calendar.
-# Most statements find a few rows by their ids, and these rows are in memory. With the default `random_page_cost` of 4,
-# the server would scan tables of some ten thousand rows for each statement. Deferred constraints are checked when a row
-# is written, so that they reject this row and not the whole commit. The settings apply only to one transaction, because
-# behind a pooler the next transaction may use another session.
+# Begins each transaction on a server, with all settings in one string to save round trips. They limit lock waits, make
+# commits survive a crash of the server, and make the commits of other transactions visible. Times are in formats that
+# the driver can read, and in UTC, because in another zone a time may lie outside Python's calendar. Most statements
+# find a few rows by their ids; with the default `random_page_cost` of 4, the server would scan tables of some ten
+# thousand rows for each. Deferred constraints are checked when a row is written, so that they reject this row and not
+# the whole commit. Behind a pooler the next transaction may use another session, so the settings are for one only.
 BEGIN_TRANSACTION = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = '{}'; "
     "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; "

@@ -257,16 +257,11 @@ class Enrolment:
         may_differ = and_(ESCALATED, self._may_differ())
         return (
             select(
-                queue.c.message_id,
-                queue.c.state,
+                *(queue.c[name] for name in ("message_id", "state", "birth", "ticket", "digest", "rebirths")),
+                birth.label(BIRTH),
+                m.c.ticket_id,
                 case((over, 1), else_=0).label("over"),
                 case((may_differ, 1), else_=0).label("may_differ"),
-                birth.label(BIRTH),
-                queue.c.birth,
-                queue.c.ticket,
-                queue.c.digest,
-                queue.c.rebirths,
-                m.c.ticket_id,
             )
             .join_from(queue, m, same_id(queue.c.message_id, m.c.id, span), isouter=True)
             # The same time or ticket may be written in two formats. `_is_another` compares the values, and `_follow`

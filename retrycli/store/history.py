@@ -80,16 +80,9 @@ def _action(row: Row[Any], *, body: bool) -> ActionRecord:
 
 def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:
     """Return the data that determine which actions are possible, by message id. Leave out messages without a row."""
-    m = database.messages.c
+    m, q = database.messages.c, queue.c
     statement = (
-        select(
-            m.id,
-            status_of(database.messages.c),
-            queue.c.state,
-            queue.c.claimed_by,
-            queue.c.claim_expires_at,
-            queue.c.acknowledged_by,
-        )
+        select(m.id, status_of(m), q.state, q.claimed_by, q.claim_expires_at, q.acknowledged_by)
         .join_from(database.messages, queue, queue.c.message_id == m.id, isouter=True)
         .where(m.id.in_(ids))
     )

@@ -287,12 +287,10 @@ class MessageQueries(Queries):
         """Count the messages due by a given time that a pass claims before a given message. Leave out messages that the
         route does not include or withholds, or that were already due by the time ``after``.
         """
-        this = select(queue.c.next_attempt_at).where(queue.c.message_id == message_id).scalar_subquery()
-        earlier = or_(
-            queue.c.next_attempt_at < this,
-            and_(queue.c.next_attempt_at == this, queue.c.message_id < message_id),
-        )
-        since = () if after is None else (queue.c.next_attempt_at > after,)
+        due, number = queue.c.next_attempt_at, queue.c.message_id
+        this = select(due).where(number == message_id).scalar_subquery()
+        earlier = or_(due < this, and_(due == this, number < message_id))
+        since = () if after is None else (due > after,)
         ahead = (*is_due(due_by), *since, earlier, *in_route(self._database, route))
         return self._database.scalar(select(func.count()).select_from(queue).where(*ahead)) or 0
 

@@ -212,17 +212,15 @@ def _has_taken(as_stored: Callable[[str], str], decision: Decision, row: RowStat
 def _write(
     database: Database, connection: Connection, decisions: Mapping[int, Decision], room: int | None
 ) -> int | None:
-    delivered = {
-        decision.message_id: sent_at_value(database, decision.finished_at)
+    delivered: list[dict[str, Any]] = [
+        {"id": decision.message_id, "sent_at": sent_at_value(database, decision.finished_at)}
         for decision in decisions.values()
         if decision.transition.kind is TransitionKind.DELIVERED
-    }
+    ]
     table = database.table
     error_column = database.column_of("last_error")
     no_error = None if error_column is None or error_column["nullable"] else ""
-    sent = mark_sent(table, type_of_sent_at(database), no_error).execute(
-        connection, [{"id": message_id, "sent_at": sent_at} for message_id, sent_at in delivered.items()]
-    )
+    sent = mark_sent(table, type_of_sent_at(database), no_error).execute(connection, delivered)
     failed = [
         {
             "id": decision.message_id,
@@ -235,7 +233,7 @@ def _write(
     noted: int | None = len(failed)
     if table.own:
         keep(table, connection, failed, status=MessageStatus.FAILED)
-        forget_errors(table, connection, delivered)
+        forget_errors(table, connection, [row["id"] for row in delivered])
     if table.own != {"retry_count", "last_error"}:
         noted = note_failures(table, room).execute(connection, failed)
     return None if sent is None or noted is None else sent + noted
