@@ -72,10 +72,8 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
 
 
 def _action(row: Row[Any], *, body: bool) -> ActionRecord:
-    if not body:
-        return ActionRecord(row.at, row.by, row.act, row.detail)
-    before, after = (None if texts is None else json.loads(texts) for texts in (row.before, row.after))
-    return ActionRecord(row.at, row.by, row.act, row.detail, before, after)
+    texts = (row.before, row.after) if body else ()
+    return ActionRecord(row.at, row.by, row.act, row.detail, *(each and json.loads(each) for each in texts))
 
 
 def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:
