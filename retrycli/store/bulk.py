@@ -147,8 +147,7 @@ def _one_by_one(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # no
 def _as_an_array(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
     [its_column] = element.clauses
     kind = its_column.type
-    # Ids that are not strings are sent as integers. The column's type can't be used, because the type of an
-    # application's column is unknown or is used only for reading.
+    # Other ids are sent as integers: the type of an application's column is unknown, or is used only for reading.
     array = bindparam("ids", type_=ARRAY(kind) if isinstance(kind, String) else _Numbers())
     return compiler.process(its_column == any_(array), **how)
 

@@ -127,8 +127,7 @@ class Database:
 
     @cached_property
     def table(self) -> MessageTable:
-        """Return the application's table with all its columns. Most columns have no type, so that their values are read
-        as the driver returns them.
+        """Return the application's table with all its columns.
 
         Raises:
             SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
@@ -231,12 +230,9 @@ class Database:
 
     @contextmanager
     def transaction(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
-        """Run all reads and writes in the block in one transaction.
-
-        The transaction is committed at the end. On SQLite, the application's readers may block the commit. The block
-        therefore gets a function that tries to commit before the end. The function returns False if readers block the
+        """Run all reads and writes in the block in one transaction. On SQLite, the application's readers may block the
+        commit, so the block gets a function that tries to commit before the end. It returns False if readers block the
         commit, and may be called again. On a server, and within another transaction, it does nothing and returns True.
-
         Without ``wait``, do not wait for a file's lock, and wait at most `IMPATIENT_MS` for a server's lock.
 
         Raises:

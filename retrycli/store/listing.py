@@ -173,7 +173,7 @@ class MessageQueries(Queries):
     def ids(
         self, wanted: Filter, *, sort: Sort = "id", after: MessageCursor | None = None, limit: int | None = None
     ) -> "array[int]":
-        """Return the ids of failed messages that match a filter, sorted by ``sort`` and then by id.
+        """Return the ids of failed messages that match a filter, after a cursor, sorted by ``sort`` and then by id.
 
         Raises:
             SchemaMismatch: an id is not an integer.
@@ -183,8 +183,7 @@ class MessageQueries(Queries):
     def ids_and_end(
         self, wanted: Filter, *, sort: Sort, after: MessageCursor | None = None, limit: int | None = None
     ) -> "tuple[array[int], MessageCursor | None]":
-        """Return the ids as in `ids`, and the cursor of the last one; None if no more messages match. Begin after the
-        end of the previous page, in the same order.
+        """Return the ids as `ids` does, and the cursor of the last one; None if no more messages match.
 
         Raises:
             SchemaMismatch: an id is not an integer.

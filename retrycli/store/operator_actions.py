@@ -62,9 +62,7 @@ LEAVE = delete(queue).where(OF_ID, FREE)
 def change_queue(
     database: Database, connection: Connection, kind: ActionKind, able: Mapping[int, OperatorAction]
 ) -> Written:
-    """Apply one kind of action to messages, in a writing transaction, and return which rows are unchanged because they
-    are locked or reject it.
-    """
+    """Apply one kind of action to messages. Return which rows are unchanged because they are locked or reject it."""
     match kind:
         case ActionKind.REQUEUED:
             written = reset_retry_counts(database, connection, able)

@@ -105,9 +105,8 @@ class Results(Queries):
         probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, start an attempt for each one that ``fit`` accepts, and return all loaded messages.
-
-        Messages that the application has sent, rejected or withdrawn since the claim leave the queue. A message whose
-        id now belongs to another message also leaves the queue, and a pass enrols the other message as new.
+        Those that the application has sent, rejected or withdrawn since the claim leave the queue, and those whose ids
+        now belong to other messages, which a pass enrols as new.
         """
         with self._database.write() as connection:
             found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
