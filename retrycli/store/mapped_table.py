@@ -145,15 +145,15 @@ def _cached_table(
     own = frozenset(role for role, source in mapping.columns if isinstance(source, Own))
     condition: tuple[ColumnElement[bool], ...] = (expression(mapping.where),) if mapping.where else ()
     columns = {role: table.c[found] for role, found in names}.__getitem__
-    made = MessageTable(table, table, dict(names), columns, literals, literals_of(literals), own, condition, key)
+    made = MessageTable(table, table, table, dict(names), columns, literals, literals_of(literals), own, condition, key)
     number: ColumnElement[Any] = made.column("id") if key is None else NUMBERS.c.retrycli_number
     selected = [*_selected(made, mapping, number, NUMBERS.c[KEY])]
     source = table if key is None else table.join(NUMBERS, _same_key(made, NUMBERS.c.retrycli_key))
-    unfiltered = select(*selected).select_from(source)
-    rows = unfiltered.where(*condition)
+    all_rows = select(*selected).select_from(source)
+    rows = all_rows.where(*condition)
     unnumbered = select(*_selected(made, mapping, None, made.key_text.label(KEY))).where(*condition)
     name = "retrycli_messages"
-    return replace(made, rows=rows.subquery(name), unnumbered=unnumbered, unfiltered=unfiltered.subquery(name))
+    return replace(made, rows=rows.subquery(name), unnumbered=unnumbered, all_rows=all_rows.subquery(name))
 
 
 # The numbers of messages whose keys are not integers. The names differ from those of any column of the application.

@@ -80,6 +80,7 @@ class MessageTable:
     """The application's table: how its messages are read, and how they are written."""
 
     rows: FromClause  # selects the messages, with one column for each role, and the table's other columns
+    all_rows: FromClause  # also selects the rows that `condition` leaves out now
     written: TableClause  # the table itself, whose columns have their own names
     names: Mapping[str, str]  # the columns that retrycli may write, by role
     # Returns the column that has a role, for a change to the table. Neither this function nor `literal` is a method,
@@ -93,15 +94,9 @@ class MessageTable:
     own: frozenset[str] = frozenset()  # the roles whose values retrycli keeps itself
     condition: tuple[ColumnElement[bool], ...] = ()  # of rows that are messages
     key: TypeEngine[Any] | None = None  # if it is not an integer; retrycli then gives numbers to the messages
-    # These are None if they are the same as `rows`. The first selects the messages without what retrycli stores about
-    # them, also those that have no number. The second also selects the rows that `condition` leaves out now.
+    # Selects the messages without what retrycli stores about them, also those that have no number. None if it is the
+    # same as `rows`.
     unnumbered: Select[Any] | None = None
-    unfiltered: FromClause | None = None
-
-    @property
-    def all_rows(self) -> FromClause:
-        """Return the messages and the rows that ``database.where`` leaves out now, with one column for each role."""
-        return self.rows if self.unfiltered is None else self.unfiltered
 
     def has_status(self, status: MessageStatus) -> ColumnElement[bool]:
         """Return the condition that a row has a status, for a change to the table."""
@@ -219,7 +214,8 @@ def _cached_table(name: str, schema: str | None, *read_as: tuple[str, TypeEngine
     """
     table = table_clause(name, *(column(*each) for each in read_as), schema=schema)
     roles = list(filter(table.c.__contains__, (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)))
-    return MessageTable(table, table, dict(zip(roles, roles, strict=True)), table.c.__getitem__, OWN_WORDS, OWN_WORD)
+    names = dict(zip(roles, roles, strict=True))
+    return MessageTable(table, table, table, names, table.c.__getitem__, OWN_WORDS, OWN_WORD)
 
 
 UNPADDED, STRING, UUID_TEXT, INTEGRAL = _Unpadded(), String(), Uuid(as_uuid=False), _IntegralNumeric()
