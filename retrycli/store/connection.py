@@ -46,8 +46,8 @@ BEGIN_TRANSACTION = (
 # statement to finish.
 NO_RESULT = {"unread": True}
 
-# Default TCP limits for a server that does not respond; the database's URL may set others. Without limits, TCP would
-# wait for hours. Times are in seconds, except `tcp_user_timeout`, which is in milliseconds.
+# Default TCP limits for a server that does not respond; without limits, TCP would wait for hours. The URL may set
+# others. Times are in seconds, except `tcp_user_timeout`, which is in milliseconds.
 KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,

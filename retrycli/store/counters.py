@@ -43,14 +43,12 @@ IN_DOUBT = or_(
     ),
 )
 
-# Names in the table of totals. COUNTED_TO holds the watermark. FORGOTTEN holds times of pruned passes, in seconds since
-# the epoch.
+# Names in the table of totals. COUNTED_TO is the watermark. FORGOTTEN are times of pruned passes, in Unix seconds.
 ATTEMPTS, PASSES, COUNTED_TO, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "forgotten"
 FIRST_START, LAST_SUCCESS = "first_start", "last_success"
 PRUNED_TO = "attempts_pruned_to"  # id of the last attempt that the current pruning round has examined
 
-# Time from the end of an attempt until the watermark may pass its id. Until then, another host's transaction may still
-# add an attempt with a lower id.
+# Time from an attempt's end until the watermark may pass it: another host may still add an attempt with a lower id.
 SETTLING = timedelta(minutes=10)
 GIVEN_UP = timedelta(days=1)  # age at which an unfinished attempt no longer holds back the watermark
 LOCKED_MARK = select(totals.c.value).where(totals.c.name == COUNTED_TO, totals.c.label == "").with_for_update()

@@ -86,9 +86,8 @@ def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
     return ahead
 
 
-# Required number of free bytes on the disk of a SQLite file: the size that the write-ahead log reaches before SQLite
-# copies it into the file. With less space, retrycli might record an attempt and send its request, but fail to record
-# the result.
+# Required number of free bytes on the disk of a SQLite file: the size of a full write-ahead log. With less space,
+# retrycli might record an attempt and send its request, but fail to record the result.
 MIN_FREE = 4 * 1024 * 1024
 
 
