@@ -173,6 +173,19 @@ class History(NamedTuple):
     attempts: Sequence[PastAttempt] = ()
     requeued_after: int = 0
 
+    def of(self, birth: str, ticket: str) -> "History":
+        """Return the history with the birth that the message of a ticket has now: see `is_same_birth`."""
+        others = (
+            attempt.birth is not None and is_same_birth(attempt.birth, birth, before=attempt.ticket, ticket=ticket)
+            for attempt in self.attempts
+        )
+        return self._replace(
+            attempts=[
+                attempt._replace(birth=birth) if is_its and attempt.birth != OF_ANY_TICKET else attempt
+                for attempt, is_its in zip(self.attempts, others, strict=True)
+            ]
+        )
+
     def key_of(self, birth: str, digest: str) -> str | None:
         """Return the key of the newest attempt to deliver a text; None if no attempt is recorded."""
         return next(
@@ -299,6 +312,20 @@ class History(NamedTuple):
 
     def _is_after_requeue(self, attempt: PastAttempt) -> bool:
         return attempt.number > self.requeued_after
+
+
+def is_same_birth(known: str, now: str, *, before: str | None, ticket: str) -> bool:
+    """Return whether two births, in their canonical forms, are those of one message: they are equal, or one is a
+    creation time, the other a ticket, and the message still has the ticket that it had ``before``.
+
+    An application may add creation times to its table, or drop them.
+    """
+    return known == now or (are_of_two_kinds(known, now) and before == ticket)
+
+
+def are_of_two_kinds(known: str, now: str) -> bool:
+    """Return whether one of two births is a creation time, and the other a ticket."""
+    return known.startswith(BY_TICKET) != now.startswith(BY_TICKET)
 
 
 def is_of_one_message(one: str | None, other: str) -> bool:

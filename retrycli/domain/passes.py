@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from retrycli.domain.duration import utc_text
-from retrycli.domain.identity import birth_of, is_of_one_message
+from retrycli.domain.identity import are_of_two_kinds, birth_of, is_of_one_message
 from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.transition import Withheld
@@ -399,7 +399,10 @@ class Hold:
         Args:
             birth: the queued message's birth, as the database writes it; None if it is unknown.
         """
-        return birth is None or self.birth is None or is_of_one_message(birth_of(self.birth), birth_of(birth))
+        if birth is None or self.birth is None:
+            return True
+        known, now = birth_of(self.birth), birth_of(birth)
+        return is_of_one_message(known, now) or are_of_two_kinds(known, now)
 
 
 def withheld(

@@ -9,13 +9,16 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, or_, select, update
 
 from retrycli.domain.errors import NoSuchMessage
-from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
-from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, MessageId, State
+from retrycli.domain.identity import UNSTABLE, birth_of, is_of_one_message, is_same_birth
+from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails, time_of
+from retrycli.domain.message import ADDRESS_SEPARATOR, KEY, MessageId, State, ticket_text
 from retrycli.domain.operator_action import MessageStanding, OperatorAction, no_such, not_free
 from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.sanitize import as_utf8
 from retrycli.store.application_table import repeated
 from retrycli.store.counters import IN_DOUBT
 from retrycli.store.database import Database
+from retrycli.store.identity import BIRTH, birth_text
 from retrycli.store.messages import addresses, columns_without_body, status_of, visible
 from retrycli.store.schema import acts, attempts, queue
 
@@ -36,8 +39,9 @@ UNSETTLED = (
 
 
 def message_details(database: Database, message_id: int, *, body: bool = False) -> MessageDetails:
-    """Read one message of any status, with its history. Unless ``body`` is set, leave out the texts of edits, and
-    replace a body that is a string by an empty one.
+    """Read one message of any status, with its history. Leave out attempts at earlier messages with its id, and what
+    operators did before it was created. Unless ``body`` is set, leave out the texts of edits, and replace a body that
+    is a string by an empty one.
 
     Raises:
         NoSuchMessage: no row has the id.
@@ -49,19 +53,23 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
     history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
     actions = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
     with database.read() as connection:
-        rows = connection.execute(select(*columns).where(m.c.id == message_id).limit(2)).mappings().all()
+        its_row = select(*columns, birth_text(m).label(BIRTH)).where(m.c.id == message_id)
+        rows = connection.execute(its_row.limit(2)).mappings().all()
         if len(rows) > 1:
             raise repeated(database, message_id)
         if not rows:
             raise NoSuchMessage(f"no message {message_id} in {database.place}; see `retrycli list-failed`")
         queued = select(queue, UNSETTLED.label("unsettled")).where(queue.c.message_id == message_id)
         found = connection.execute(queued).mappings().one_or_none()
-        made = [
-            AttemptRecord(**{field.name: getattr(row, field.name) for field in fields(AttemptRecord)})
-            for row in connection.execute(history)
-        ]
-        done = [_action(row, body=body) for row in connection.execute(actions)]
-    row = {name: value for name, value in rows[0].items() if name not in {KEY, ADDRESS_SEPARATOR}}
+        birth = UNSTABLE if found is not None and found["birth"] == UNSTABLE else birth_of(as_utf8(rows[0][BIRTH]))
+        tried = connection.execute(history).all()
+        ticket = ticket_text(rows[0]["ticket_id"])
+        own = [row for row in tried if birth == UNSTABLE or _is_of(row, birth, ticket)]
+        acted = connection.execute(actions).all()
+    made = [AttemptRecord(**{field.name: getattr(row, field.name) for field in fields(AttemptRecord)}) for row in own]
+    since = None if len(own) == len(tried) else time_of(birth)
+    done = [_action(row, body=body) for row in acted if since is None or row.at >= since]
+    row = {name: value for name, value in rows[0].items() if name not in {KEY, ADDRESS_SEPARATOR, BIRTH}}
     if isinstance(message_id, MessageId):
         row["id"] = MessageId(message_id, rows[0][KEY])
     if found is None:
@@ -69,6 +77,15 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
     ours = {name: value for name, value in found.items() if name != "unsettled"}
     ours["delivered_to"] = addresses(ours["delivered_to"])
     return MessageDetails(row, ours, made, done, is_unsettled=found["unsettled"])
+
+
+def _is_of(attempt: Row[Any], birth: str, ticket: str) -> bool:
+    tried = None if attempt.birth is None else birth_of(attempt.birth)
+    return (
+        tried is None
+        or is_of_one_message(tried, birth)
+        or is_same_birth(tried, birth, before=attempt.ticket, ticket=ticket)
+    )
 
 
 def _action(row: Row[Any], *, body: bool) -> ActionRecord:

@@ -34,6 +34,7 @@ from retrycli.domain.identity import (
     PastAttempt,
     birth_of,
     digest_of,
+    is_same_birth,
     same_content,
 )
 from retrycli.domain.message import (
@@ -61,6 +62,10 @@ NONE = History()
 LAST_NUMBER = select(func.max(attempts.c.number)).where(attempts.c.message_id == queue.c.message_id).scalar_subquery()
 
 
+# What `is_the_queues` compares with the row.
+QUEUED = (queue.c.birth.label(OWN + "queue_birth"), queue.c.ticket.label(OWN + "queue_ticket"))
+
+
 class _Own(NamedTuple):
     delivery_key: str
     first_failed_at: datetime
@@ -68,6 +73,7 @@ class _Own(NamedTuple):
     delivered_to: str | None
     digest: str | None
     birth: str | None
+    ticket: str | None
     attempt_number: int
     keeps_count: bool  # retrycli keeps the retry count itself
 
@@ -78,7 +84,7 @@ OF_THE_QUEUE = (
     queue.c.unknown_count.label(OWN + "unknown_count"),
     queue.c.delivered_to.label(OWN + "delivered_to"),
     queue.c.digest.label(OWN + "digest"),
-    queue.c.birth.label(OWN + "queue_birth"),
+    *QUEUED,
     (func.coalesce(LAST_NUMBER, 0) + 1).label(OWN + "attempt_number"),
 )
 KEEPS_COUNT = OWN + "keeps_count"
@@ -136,6 +142,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     created_at = message.created_at if isinstance(message, Message) else None
     birth = created_at.isoformat(timespec="microseconds") if created_at else birth_of(as_utf8(birth))
     birth = UNSTABLE if own.birth == UNSTABLE else birth
+    history = history if history is NONE else history.of(birth, ticket_text(row["ticket_id"]))
     deliveries = 0 if history is NONE else history.deliveries(birth, digest)
     kept = None if deliveries else _kept_key(own, birth, digest, history)
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
@@ -199,8 +206,15 @@ def with_queue(database: Database) -> Select[Any]:
 
 def is_the_queues(row: Mapping[str, Any]) -> bool:
     """Return whether a row and the queue row with its id belong to the same message."""
-    known, birth = row[OWN + "queue_birth"], row[BIRTH]
-    return known in {birth, UNSTABLE} or bool(birth_of(known) == birth_in(row))
+    return row[OWN + "queue_birth"] in {row[BIRTH], UNSTABLE} or is_same(row, OWN + "queue_")
+
+
+def is_same(row: Mapping[str, Any], queued: str = "") -> bool:
+    """Return whether a row has the birth that its queue row has: see `is_same_birth`. The names of the queue row's
+    values begin with ``queued``.
+    """
+    known, before, ticket = birth_of(row[queued + "birth"]), row[queued + "ticket"], ticket_text(row["ticket_id"])
+    return is_same_birth(known, birth_in(row), before=before, ticket=ticket)
 
 
 FIRST_IDENTIFYING = 3  # index of the first identifying column, after the id, the status and the retry count

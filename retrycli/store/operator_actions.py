@@ -13,7 +13,6 @@ from typing import Any, assert_never
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, select, update
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
-from retrycli.domain.identity import birth_of
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction, not_taken, refusal, stale
 from retrycli.domain.outcome import Outcome, OutcomeKind
@@ -24,7 +23,7 @@ from retrycli.store.database import Database, Queries
 from retrycli.store.enrolment import DECIDING_COLUMNS
 from retrycli.store.error_messages import IN_THE_WAY
 from retrycli.store.history import act_values, require_free, standings
-from retrycli.store.identity import BIRTH, OWN, birth_text, identity_values, is_the_queues, load, with_queue
+from retrycli.store.identity import BIRTH, QUEUED, birth_text, identity_values, is_same, is_the_queues, load, with_queue
 from retrycli.store.messages import (
     ESCALATED,
     columns_without_body,
@@ -194,16 +193,16 @@ def first_failures(database: Database, connection: Connection, ids: Collection[i
     m = database.messages
     a = attempts.c
     statement = (
-        select(m.c.id, a.started_at, a.waited_s, a.birth, birth_text(m))
+        select(m.c.id, m.c.ticket_id, birth_text(m).label(BIRTH), a.birth, a.ticket, a.started_at, a.waited_s)
         .join_from(m, attempts, a.message_id == m.c.id)
         .where(id_in(m.c.id), a.waited_s.is_not(None))
     )
     found: dict[int, datetime] = {}
-    rows = connection.execute(statement, {"ids": list(ids)}) if ids else ()
-    for message_id, started_at, waited_s, birth, now in rows:
-        if birth is not None and birth_of(birth) == birth_of(now):
-            at = started_at - timedelta(seconds=waited_s)
-            found[message_id] = min(at, found.get(message_id, at))
+    rows = rows_of(connection.execute(statement, {"ids": list(ids)})) if ids else ()
+    for row in rows:
+        if row["birth"] is not None and is_same(row):
+            at = row["started_at"] - timedelta(seconds=row["waited_s"])
+            found[row["id"]] = min(at, found.get(row["id"], at))
     return found
 
 
@@ -356,7 +355,7 @@ class Acts(Queries):
         # A query that locks and returns the queued messages to which an action applies.
         m = self._database.messages
         return (
-            select(m.c.id, birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth"))
+            select(m.c.id, m.c.ticket_id, birth_text(m).label(BIRTH), *QUEUED)
             .join_from(m, queue, queue.c.message_id == m.c.id)
             .where(m.c.id.in_(bindparam("ids", expanding=True)), has_status(m.c, MessageStatus.FAILED))
             .where(row_by_row(*GUARDS[kind]))

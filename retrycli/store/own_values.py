@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from retrycli.domain.identity import birth_of
+from retrycli.domain.identity import are_of_two_kinds, birth_of
 from retrycli.domain.message import MessageStatus, QueuedMessage
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.reflection import MessageTable
@@ -95,9 +95,14 @@ BIRTHS = select(own_values.c.message_id, own_values.c.birth).where(id_in(own_val
 def forget_others(connection: Connection, births: Mapping[int, str]) -> None:
     """Begin anew for messages whose ids belonged to others. The births are as the database writes them, by id."""
     known = dict(connection.execute(BIRTHS, {"ids": list(births)}).all())
-    same = {each for each, birth in known.items() if birth is not None and birth_of(birth) == birth_of(births[each])}
+    same = {each for each, birth in known.items() if birth is not None and _is_same(birth_of(birth), births[each])}
     if others := [message_id for message_id in known if message_id not in same]:
         connection.execute(delete(own_values).where(id_in(own_values.c.message_id)), {"ids": others})
     if fresh := [message_id for message_id in births if message_id not in same]:
         rows = [{"message_id": message_id, "birth": births[message_id], "retry_count": 0} for message_id in fresh]
         connection.execute(insert(own_values), rows)
+
+
+def _is_same(known: str, birth: str) -> bool:
+    # The ticket of a birth that is a time is unknown. If the row has another ticket, its message is new to the queue.
+    return known == birth_of(birth) or are_of_two_kinds(known, birth)

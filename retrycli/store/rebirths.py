@@ -14,7 +14,7 @@ from retrycli.domain.message import Message, UnusableMessage
 from retrycli.store import own_tables
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
-from retrycli.store.identity import birth_in, delivery_key, identifying
+from retrycli.store.identity import delivery_key, identifying, is_same
 from retrycli.store.messages import message_of
 
 Rows = Sequence[Mapping[str, Any]]
@@ -31,7 +31,7 @@ class Rebirths:
         """Return the ids of failed rows that belong to other messages than the queue rows with their ids. Read the
         texts of rows with another birth.
         """
-        reborn = {row["message_id"]: row for row in rows if birth_of(row["birth"]) != birth_in(row)}
+        reborn = {row["message_id"]: row for row in rows if row["birth"] == UNSTABLE or not is_same(row)}
         if not reborn:
             return set()
         by_text = own_tables.births_differ(self._database)  # their births can't be compared

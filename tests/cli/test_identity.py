@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.story import LATER, LOST, OK, OTHER_TICKET, PERMANENT, REFUSED, TICKET
+from retrycli.operations import wiring
+from tests.cli.story import LATER, LOST, MADE, OK, OTHER_TICKET, PERMANENT, REFUSED, TICKET
 from tests.conftest import on_both, on_sqlite
 from tests.gateway.deliveries import gateway_settings, preset_file
 from tests.gateway.mail_server import MailServer
@@ -239,6 +241,18 @@ def test_a_reused_id_does_not_inherit_its_predecessors_delivery(begin: Begin, ot
         assert story.outcomes() == ["delivered", "delivered"]
         assert story.api.bodies == ["a", other["body"]]
         story.check_keys()
+
+
+def test_a_reused_id_does_not_show_its_predecessors_history(begin: Begin) -> None:
+    """Otherwise an operator would mark a message as sent that was never attempted."""
+    with begin() as story:
+        story.insert()
+        story.tick()
+        story.replace(created_at=str(wiring.utc_now().replace(tzinfo=None)), body="b")
+        assert json.loads(story.command("show", "1", "--json").stdout)["attempts"] == []
+        story.operator("reject", "1", "--reason", "no longer wanted", "--yes")
+        found = json.loads(story.command("show", "1", "--json").stdout)
+        assert (found["attempts"], [act["act"] for act in found["acts"]]) == ([], ["rejected"])
 
 
 def test_without_dates_a_reused_id_is_detected_by_its_ticket(begin: Begin) -> None:
@@ -589,3 +603,52 @@ def test_a_waiting_message_adopts_the_applications_retry_count(begin: Begin) -> 
         story.tick()
         story.check_escalated("exhausted")
         assert (story.application.row(1)["retry_count"], len(story.api.requests)) == (10, 2)
+
+
+# -- a migration of the application's that adds creation times to its table, or drops them -----------------------------
+
+
+def migrate(story: Story, *, to_dates: bool) -> None:
+    if to_dates:
+        story.application.execute("ALTER TABLE pending_messages ADD COLUMN created_at TIMESTAMP")
+        story.application.execute("UPDATE pending_messages SET created_at = ?", MADE)
+    else:
+        story.application.execute("ALTER TABLE pending_messages DROP COLUMN created_at")
+
+
+TO_DATES = pytest.mark.parametrize("to_dates", [True, False], ids=["adds dates", "drops dates"])
+
+
+@TO_DATES
+def test_a_migration_of_dates_makes_no_message_new(begin: Begin, *, to_dates: bool) -> None:
+    """A delivered text that fails again, and an escalated message, would be sent again."""
+    with begin(OK, PERMANENT, LOST, BUSY, OK, without=NO_DATE if to_dates else ()) as story:
+        for number, body in enumerate("abc", 1):
+            story.insert(number, body=body)
+            story.tick(timedelta(0))
+        story.operator("pause", "--message", "3")
+        before = story.queued(3)["delivery_key"]
+        migrate(story, to_dates=to_dates)
+        story.write(1, status="failed")
+        story.ticks(3)
+        assert story.api.bodies == ["a", "b", "c"]
+        story.check_escalated("changed", 1)
+        story.check_escalated("permanent", 2)
+        assert [story.status(number) for number in (1, 2, 3)] == ["failed"] * 3
+        story.operator("resume", "--message", "3")
+        story.ticks(2)
+        assert story.status(3) == "sent"
+        assert story.api.keys[-1] == before
+        assert "held" not in story.command("status").stdout
+
+
+@TO_DATES
+def test_after_a_migration_of_dates_a_reused_id_is_another_message(begin: Begin, *, to_dates: bool) -> None:
+    with begin(PERMANENT, OK, without=NO_DATE if to_dates else ()) as story:
+        story.insert()
+        story.tick()
+        migrate(story, to_dates=to_dates)
+        story.write(ticket_id=OTHER_TICKET)
+        story.ticks(2)
+        assert story.status() == "sent"
+        story.check_keys()
