@@ -13,11 +13,11 @@ from retrycli.domain.user import Right
 from retrycli.operations.message_actions import SLICE_SECONDS
 from retrycli.web.access import Access
 from retrycli.web.console.bulk_pages import BulkPages
-from retrycli.web.console.context import Console, Visit
+from retrycli.web.console.context import Console, Pages, Visit
 from retrycli.web.console.edit_page import EditPages
-from retrycli.web.console.message_page import MessageActions, MessagePages
-from retrycli.web.console.overview import EscalationPages, OverviewPages
-from retrycli.web.console.passes import HoldPages, PassPages
+from retrycli.web.console.message_page import MessagePages
+from retrycli.web.console.overview import OverviewPages
+from retrycli.web.console.passes import PassPages
 from retrycli.web.console.routes import admit, fault_page, routes_of
 from retrycli.web.console.signing_in import AssetPages, SignInPages
 from retrycli.web.console.statistics_page import StatisticsPages
@@ -65,20 +65,10 @@ def make_pages(
     in, and may give the key that signs what the pages keep in cookies and links.
     """
     console = Console(settings, access, status, users, key=key)
-    handlers: list[object] = [
-        AssetPages(console),
-        OverviewPages(console),
-        MessagePages(console),
-        MessageActions(console),
-        EditPages(console),
-        BulkPages(console, slice_seconds),
-        EscalationPages(console),
-        PassPages(console),
-        HoldPages(console),
-        StatisticsPages(console),
-    ]
+    kinds = (AssetPages, OverviewPages, MessagePages, EditPages, PassPages, StatisticsPages)
+    pages: list[Pages] = [*(kind(console) for kind in kinds), BulkPages(console, slice_seconds)]
     if console.users is not None:
-        handlers.append(SignInPages(console, console.users))
+        pages.append(SignInPages(console, console.users))
 
     async def unrouted(request: Request, error: Exception) -> Response:
         """Return the page of an address that belongs to no page, or that does not take the request's method."""
@@ -89,7 +79,7 @@ def make_pages(
         return await fault_page(console, visit, error)
 
     app = Starlette(
-        routes=[*routes_of(console, *handlers)],
+        routes=[*routes_of(console, *pages)],
         middleware=[Middleware(SecureHeaders)],
         exception_handlers={HTTPException: unrouted},
     )

@@ -18,7 +18,7 @@ from retrycli.operations.bulk import ACTIONS, LONGEST_REASON, MAX_CANARIES, Bulk
 from retrycli.operations.message_actions import BulkResult, Match
 from retrycli.views.formatting import count
 from retrycli.web import problems
-from retrycli.web.console.context import Console, Visit
+from retrycli.web.console.context import Console, Pages, Visit
 from retrycli.web.console.forms import FormRejected, MessageFilter, Period
 from retrycli.web.console.routes import page
 from retrycli.web.inputs import Line
@@ -121,13 +121,12 @@ class Steps(NamedTuple):
     left: int = 0
 
 
-class BulkPages:
+class BulkPages(Pages):
     """Actions on many messages, in steps of about ``slice_seconds``."""
 
     def __init__(self, console: Console, slice_seconds: float) -> None:
-        self._console = console
+        super().__init__(console)
         self._slice_seconds = slice_seconds
-        self._settings = console.settings
 
     @page("GET", "/bulk", Right.BULK, BulkQuery)
     def bulk_page(self, visit: Visit, query: BulkQuery) -> Response:
@@ -154,7 +153,7 @@ class BulkPages:
     @page("POST", "/bulk", Right.BULK, BulkForm)
     def bulk(self, visit: Visit, form: BulkForm) -> Response:
         """Apply the action to as many messages as one slice of time allows."""
-        now = self._console.now()
+        now = operations.wiring.utc_now()
         before = self._steps(visit, form.progress)
         try:
             made = operations.message_actions.act(
@@ -192,7 +191,7 @@ class BulkPages:
     def _preview(
         self, visit: Visit, query: BulkFields, *, code: HTTPStatus = HTTPStatus.OK, problem: str | None = None
     ) -> Response:
-        now = self._console.now()
+        now = operations.wiring.utc_now()
         ticked = len({*query.ids})
         fixed = query.fixed(now)
         found = self._found(fixed.model_copy(update={"reason_given": None, "canary": None, "spread": None}), now)

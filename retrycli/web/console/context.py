@@ -2,9 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from http import HTTPStatus
 from importlib import resources
@@ -122,7 +120,6 @@ class Console:
         access: Access,
         status: RecentStatus,
         users: TokenUsers | None,
-        now: Callable[[], datetime] = operations.wiring.utc_now,
         *,
         key: bytes | None = None,
     ) -> None:
@@ -132,7 +129,6 @@ class Console:
         self.is_mounted = users is None
         # With a proxy's header, the proxy signs users in.
         self.users = users if settings.web.user_header is None else None
-        self.now = now
         self._key = key or (secrets.token_bytes() if users is None else users.key)
         self._environment = make_environment()
 
@@ -163,7 +159,7 @@ class Console:
             DatabaseUnavailable, ConfigurationError: the status can't be read.
         """
         status = self.status.read()
-        recent = operations.report.recent_passes(self.settings, until=self.now())
+        recent = operations.report.recent_passes(self.settings, until=operations.wiring.utc_now())
         return self.render(visit, template, code=code, status=status, recent=recent, **values)
 
     def render(
@@ -196,7 +192,7 @@ class Console:
             scheduler_state=operations.words.state,
             strip_of=_strip,
             sample=sample,
-            as_of=self.now(),
+            as_of=operations.wiring.utc_now(),
             notice=notice,
             **values,
         )
@@ -245,6 +241,19 @@ class Console:
             "httponly": True,
             "samesite": "lax",
         }
+
+
+class Pages:
+    """Pages and forms, each declared with `retrycli.web.console.routes.page`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._settings = console.settings
+
+    def _done(self, visit: Visit, path: str, notice: str) -> Response:
+        """Return the answer to a form that has changed something: `Console.redirect` to a page with fresh state."""
+        self._console.status.forget()
+        return self._console.redirect(visit, path, notice)
 
 
 def _name(visit: Visit) -> str | None:

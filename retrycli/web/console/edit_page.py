@@ -15,7 +15,7 @@ from retrycli.domain.listing import MessageDetails
 from retrycli.domain.user import Right
 from retrycli.operations.edit_message import EditableMessage, edit_in_lines, restored
 from retrycli.web import problems
-from retrycli.web.console.context import Console, Visit
+from retrycli.web.console.context import Pages, Visit
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import NoFields, page
 
@@ -42,12 +42,8 @@ class TextNow:
     digest: str
 
 
-class EditPages:
+class EditPages(Pages):
     """The editor of one message."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._settings = console.settings
 
     @page("GET", "/id/{message_id}/edit", Right.EDIT)
     def edit_page(self, visit: Visit, _: NoFields) -> Response:
@@ -95,8 +91,7 @@ class EditPages:
         notice = f"Changed {names} of message {message_id}." if names else "Nothing was changed."
         if form.step == "write-and-retry":
             notice = f"{notice} {self._retry(message_id, visit.by)}"
-        self._console.status.forget()
-        return self._console.redirect(visit, visit.to("id", visit.id), notice)
+        return self._done(visit, visit.to("id", visit.id), notice)
 
     def _retry(self, message_id: str, by: str) -> str:
         try:

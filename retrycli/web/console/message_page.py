@@ -26,7 +26,7 @@ from retrycli.domain.transition import ActionKind
 from retrycli.domain.user import Right
 from retrycli.operations.edit_message import concerns_editable_field, edit_in_lines
 from retrycli.operations.retry import ActionResult
-from retrycli.web.console.context import Console, Visit
+from retrycli.web.console.context import Pages, Visit
 from retrycli.web.console.forms import Form
 from retrycli.web.console.passes import LENGTHS
 from retrycli.web.console.rendering import is_outdated
@@ -144,53 +144,6 @@ class TextQuery(Form):
     text: Literal["whole"] | None = None
 
 
-class MessagePages:
-    """The page of one message."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    @page("GET", "/id/{message_id}", Right.READ_TEXT, TextQuery)
-    def message(self, visit: Visit, query: TextQuery) -> Response:
-        """Show a message."""
-        settings = self._console.settings
-        message_id = visit.id
-        found = operations.listing.show(settings, message_id)
-        explained = operations.explain.explain(settings, message_id)
-        body = found.row["body"]
-        text = "" if body is None else str(body)
-        events = timeline(found)
-        offers = offered(found, looks_up=operations.wiring.looks_up(settings, str(found.row["message_type"])))
-        return self._console.show(
-            visit,
-            "message.html",
-            id=message_id,
-            row=found.row,
-            queue=found.queue,
-            state=state_of(found),
-            tries=tries(found, settings.policies),
-            times=[(name, at) for name in ("created_at", "updated_at", "sent_at") if (at := _time(found.row, name))],
-            lists=[(name, items) for name in LIST_COLUMNS if (items := list_text(found.row.get(name)))],
-            offers=offers,
-            first=first_of(found, offers),
-            advice=advice(found, offers),
-            newer=newer_attempt(found),
-            is_outdated=is_outdated(
-                state_of(found), found.row["last_error"], found.row["retry_count"], allowed(found, settings.policies)
-            ),
-            next_attempt=operations.words.next_attempt(explained),
-            gates=explained.gates,
-            own_hold=next((hold for hold in explained.holds if hold.kind is HoldKind.MESSAGE), None),
-            is_held=bool(explained.holds),
-            lengths=LENGTHS,
-            text=text[: WHOLE_TEXT if query.text else SHOWN_TEXT],
-            most=WHOLE_TEXT,
-            length=len(text),
-            events=events,
-            more_events=len(found.attempts) + len(found.acts) - len(events),
-        )
-
-
 def state_of(found: MessageDetails) -> str:
     """Return the state of a failed message, or the status of another message."""
     status = str(found.row["status"])
@@ -302,66 +255,93 @@ class NoteForm(Form):
     text: Reason
 
 
-class MessageActions:
-    """What an operator can do with one message."""
+class MessagePages(Pages):
+    """The page of one message, and the forms that act on it."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._settings = console.settings
+    @page("GET", "/id/{message_id}", Right.READ_TEXT, TextQuery)
+    def message(self, visit: Visit, query: TextQuery) -> Response:
+        """Show a message."""
+        message_id, policies = visit.id, self._settings.policies
+        found = operations.listing.show(self._settings, message_id)
+        explained = operations.explain.explain(self._settings, message_id)
+        body = found.row["body"]
+        text = "" if body is None else str(body)
+        events = timeline(found)
+        offers = offered(found, looks_up=operations.wiring.looks_up(self._settings, str(found.row["message_type"])))
+        return self._console.show(
+            visit,
+            "message.html",
+            id=message_id,
+            row=found.row,
+            queue=found.queue,
+            state=state_of(found),
+            tries=tries(found, policies),
+            times=[(name, at) for name in ("created_at", "updated_at", "sent_at") if (at := _time(found.row, name))],
+            lists=[(name, items) for name in LIST_COLUMNS if (items := list_text(found.row.get(name)))],
+            offers=offers,
+            first=first_of(found, offers),
+            advice=advice(found, offers),
+            newer=newer_attempt(found),
+            is_outdated=is_outdated(
+                state_of(found), found.row["last_error"], found.row["retry_count"], allowed(found, policies)
+            ),
+            next_attempt=operations.words.next_attempt(explained),
+            gates=explained.gates,
+            own_hold=next((hold for hold in explained.holds if hold.kind is HoldKind.MESSAGE), None),
+            is_held=bool(explained.holds),
+            lengths=LENGTHS,
+            text=text[: WHOLE_TEXT if query.text else SHOWN_TEXT],
+            most=WHOLE_TEXT,
+            length=len(text),
+            events=events,
+            more_events=len(found.attempts) + len(found.acts) - len(events),
+        )
 
     @page("POST", "/id/{message_id}/retry", Right.ACT)
     def retry(self, visit: Visit, _: NoFields) -> Response:
         """Attempt a message now."""
-        message_id = visit.id
-        outcome = operations.retry.retry(self._settings, message_id, by=visit.by)
-        return self._done(visit, f"Message {message_id} {operations.words.attempted(outcome)}")
+        outcome = operations.retry.retry(self._settings, visit.id, by=visit.by)
+        return self._back(visit, f"Message {visit.id} {operations.words.attempted(outcome)}")
 
     @page("POST", "/id/{message_id}/look-up", Right.ACT)
     def look_up(self, visit: Visit, _: NoFields) -> Response:
         """Ask the ticketing system whether a message has arrived."""
-        message_id = visit.id
-        found = operations.retry.look_up(self._settings, message_id, by=visit.by)
-        return self._done(visit, operations.words.looked_up(message_id, found))
+        found = operations.retry.look_up(self._settings, visit.id, by=visit.by)
+        return self._back(visit, operations.words.looked_up(visit.id, found))
 
     @page("POST", "/id/{message_id}/requeue", Right.ACT)
     def requeue(self, visit: Visit, _: NoFields) -> Response:
         """Return an escalated or rejected message to the queue."""
-        message_id = visit.id
-        self._check(operations.message_actions.requeue(self._settings, [message_id], by=visit.by))
-        return self._done(visit, f"Requeued message {message_id}. It is due now and has all its retries.")
+        self._check(operations.message_actions.requeue(self._settings, [visit.id], by=visit.by))
+        return self._back(visit, f"Requeued message {visit.id}. It is due now and has all its retries.")
 
     @page("POST", "/id/{message_id}/reject", Right.ACT, RejectForm)
     def reject(self, visit: Visit, form: RejectForm) -> Response:
         """Give up on a message."""
-        message_id = visit.id
-        self._check(operations.message_actions.reject(self._settings, [message_id], form.reason, by=visit.by))
-        return self._done(visit, f"Rejected message {message_id}. No pass will send it.")
+        self._check(operations.message_actions.reject(self._settings, [visit.id], form.reason, by=visit.by))
+        return self._back(visit, f"Rejected message {visit.id}. No pass will send it.")
 
     @page("POST", "/id/{message_id}/mark-sent", Right.ACT, MarkSentForm)
     def mark_sent(self, visit: Visit, form: MarkSentForm) -> Response:
         """Record that a message has arrived."""
-        message_id = visit.id
-        self._check(operations.message_actions.mark_sent(self._settings, [message_id], note=form.note, by=visit.by))
-        return self._done(visit, f"Marked message {message_id} as sent.")
+        self._check(operations.message_actions.mark_sent(self._settings, [visit.id], note=form.note, by=visit.by))
+        return self._back(visit, f"Marked message {visit.id} as sent.")
 
     @page("POST", "/id/{message_id}/note", Right.ACT, NoteForm)
     def note(self, visit: Visit, form: NoteForm) -> Response:
         """Add a note to an escalated message."""
-        message_id = visit.id
-        operations.message_actions.note(self._settings, message_id, form.text, by=visit.by)
-        return self._done(visit, f"Added the note to message {message_id}.")
+        operations.message_actions.note(self._settings, visit.id, form.text, by=visit.by)
+        return self._back(visit, f"Added the note to message {visit.id}.")
 
     @page("POST", "/id/{message_id}/acknowledge", Right.ACT)
     def acknowledge(self, visit: Visit, _: NoFields) -> Response:
         """Record that an operator is handling an escalated message."""
-        message_id = visit.id
-        self._check(operations.message_actions.acknowledge(self._settings, [message_id], by=visit.by))
-        return self._done(visit, f"Acknowledged message {message_id}. It no longer counts as new.")
+        self._check(operations.message_actions.acknowledge(self._settings, [visit.id], by=visit.by))
+        return self._back(visit, f"Acknowledged message {visit.id}. It no longer counts as new.")
 
     def _check(self, done: ActionResult) -> None:
         for error in done.refused.values():
             raise error
 
-    def _done(self, visit: Visit, notice: str) -> Response:
-        self._console.status.forget()
-        return self._console.redirect(visit, visit.to("id", visit.id), notice)
+    def _back(self, visit: Visit, notice: str) -> Response:
+        return self._done(visit, visit.to("id", visit.id), notice)

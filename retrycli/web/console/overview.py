@@ -10,7 +10,7 @@ from retrycli.domain.listing import COLUMNS, FILTER_FIELDS, Filter, FilterField,
 from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.user import Right
 from retrycli.operations.bulk import ACTIONS
-from retrycli.web.console.context import Console, Visit
+from retrycli.web.console.context import Pages, Visit
 from retrycli.web.console.forms import ListQuery
 from retrycli.web.console.rendering import is_outdated
 from retrycli.web.console.routes import NoFields, page
@@ -23,24 +23,31 @@ FILTER_FORM: Mapping[str, Sequence[FilterField]] = {
     "more": [field for name, field in FILTER_FIELDS.items() if field.label and name not in FIRST],
     "hidden": [field for field in FILTER_FIELDS.values() if not field.label],
 }
+ALL_CAUSES = 100  # maximum number of causes on the page of escalations, the largest first
+SINGLE_ROWS = 100  # maximum number of single messages on that page
 SORTED_BY = {"next": "next attempt", "id": "id", "tries": "most retries", "age": "oldest"}
+HINTS: Mapping[str, str] = {
+    EscalationReason.EXHAUSTED: "When the cause is fixed, requeue them with a canary.",
+    EscalationReason.PERMANENT: "When the cause is fixed, requeue them with a canary. Or edit them one by one.",
+    EscalationReason.UNKNOWN: "They may have arrived. Look them up one by one, or check the tickets: mark them as sent "
+    "if they arrived, requeue them if none did.",
+    EscalationReason.INVALID: "Fix their rows in the application, then requeue them.",
+    EscalationReason.EXPIRED: "Reject them if they are no longer wanted.",
+    EscalationReason.CHANGED: "Check them one by one.",
+}
 
 
-class OverviewPages:
-    """The first page."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
+class OverviewPages(Pages):
+    """The first page, and the escalated messages by cause."""
 
     @page("GET", "/", Right.READ, ListQuery)
     def overview(self, visit: Visit, query: ListQuery) -> Response:
         """Show the counts, the causes of escalations, and a page of the failed messages."""
-        settings, now = self._console.settings, self._console.now()
+        settings, now = self._settings, operations.wiring.utc_now()
         found = operations.listing.page(settings, query.wanted(now), sort=query.sort, after=query.after, limit=ROWS)
         given = query.given()
         is_first = not given and query.after is None
         groups = operations.listing.escalations(settings) if is_first else []
-
         return self._console.show(
             visit,
             "overview.html",
@@ -64,35 +71,13 @@ class OverviewPages:
             result_of_pass=operations.words.result_of_pass,
         )
 
-
-ALL_CAUSES = 100  # maximum number of causes on the page, the largest first
-SINGLE_ROWS = 100  # maximum number of single messages on the page
-
-HINTS: Mapping[str, str] = {
-    EscalationReason.EXHAUSTED: "When the cause is fixed, requeue them with a canary.",
-    EscalationReason.PERMANENT: "When the cause is fixed, requeue them with a canary. Or edit them one by one.",
-    EscalationReason.UNKNOWN: "They may have arrived. Look them up one by one, or check the tickets: mark them as sent "
-    "if they arrived, requeue them if none did.",
-    EscalationReason.INVALID: "Fix their rows in the application, then requeue them.",
-    EscalationReason.EXPIRED: "Reject them if they are no longer wanted.",
-    EscalationReason.CHANGED: "Check them one by one.",
-}
-
-
-class EscalationPages:
-    """The escalated messages by cause."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
     @page("GET", "/escalations", Right.READ)
     def escalations(self, visit: Visit, _: NoFields) -> Response:
         """List the causes that several messages share, and then the other messages."""
-        settings = self._console.settings
-        groups = operations.listing.escalations(settings)
+        groups = operations.listing.escalations(self._settings)
         shared = [group for group in groups if group.count > 1 and group.fingerprint]
         others = Filter(state=State.ESCALATED, other_than=[group.fingerprint for group in shared if group.fingerprint])
-        found = operations.listing.page(settings, others, sort="id", limit=SINGLE_ROWS)
+        found = operations.listing.page(self._settings, others, sort="id", limit=SINGLE_ROWS)
         return self._console.show(
             visit,
             "escalations.html",

@@ -15,7 +15,7 @@ from retrycli.domain.passes import HoldKind, HoldTarget
 from retrycli.domain.user import Right
 from retrycli.operations.status import PassList
 from retrycli.views.formatting import count
-from retrycli.web.console.context import Console, Visit
+from retrycli.web.console.context import Pages, Visit
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import NoFields, page
 from retrycli.web.inputs import Duration, Line, Reason
@@ -38,6 +38,22 @@ class PauseForm(Form):
     reason: Reason | None = None
 
 
+class ReleaseForm(Form):
+    """A part of the queue."""
+
+    kind: HoldKind
+    target: Annotated[Line, Field(min_length=1, max_length=2000)]
+
+    @property
+    def part(self) -> HoldTarget:
+        """Return the part of the queue."""
+        return HoldTarget(self.kind, self.target)
+
+
+class HoldForm(ReleaseForm, PauseForm):
+    """A part of the queue, how long to hold it, and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class PassRow:
     """A pass, or a pause or its end, in the list."""
@@ -49,16 +65,23 @@ class PassRow:
     is_pass: bool = True
 
 
-class PassPages:
-    """The passes, and the pause of deliveries."""
+def _rows(found: PassList) -> Iterator[PassRow]:
+    for record in found.passes:
+        result = record.result_in_words(found.unrecorded)
+        yield PassRow(record.started_at, record.started_by, result, operations.words.result_of_pass(record))
+    oldest = min((record.started_at for record in found.passes), default=None)
+    for pause in found.pauses:
+        if oldest is None or found.next is None or pause.at >= oldest:
+            yield PassRow(pause.at, pause.by, pause.act, pause.detail, is_pass=False)
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+
+class PassPages(Pages):
+    """The passes, the pause of deliveries, and the holds of parts of the queue."""
 
     @page("GET", "/passes", Right.READ, PassesQuery)
     def passes(self, visit: Visit, query: PassesQuery) -> Response:
         """List passes, pauses and resumptions, newest first."""
-        found = operations.status.passes(self._console.settings, after=query.after, limit=ROWS)
+        found = operations.status.passes(self._settings, after=query.after, limit=ROWS)
         return self._console.show(
             visit,
             "passes.html",
@@ -72,60 +95,18 @@ class PassPages:
     @page("POST", "/pause", Right.PAUSE, PauseForm)
     def pause(self, visit: Visit, form: PauseForm) -> Response:
         """Stop passes from sending."""
-        begun, replaced = operations.pause.pause(
-            self._console.settings, length=form.length, reason=form.reason, by=visit.by
-        )
+        begun, replaced = operations.pause.pause(self._settings, length=form.length, reason=form.reason, by=visit.by)
         until = f"until {utc_text(begun.until)}" if begun.until else "until somebody resumes deliveries"
         instead = "" if replaced is None else f" This replaces {replaced.in_words}."
         notice = f"Paused {until}. Passes still run and are recorded, but send nothing.{instead}"
-        return self._done(visit, notice)
+        return self._done(visit, visit.to("passes"), notice)
 
     @page("POST", "/resume", Right.PAUSE)
     def resume(self, visit: Visit, _: NoFields) -> Response:
         """End a pause."""
-        ended = operations.pause.resume(self._console.settings, by=visit.by)
-        return self._done(visit, "Resumed; passes will send messages again." if ended else "Nothing was paused.")
-
-    def _done(self, visit: Visit, notice: str) -> Response:
-        self._console.status.forget()
-        return self._console.redirect(visit, visit.to("passes"), notice)
-
-
-def _rows(found: PassList) -> Iterator[PassRow]:
-    for record in found.passes:
-        result = record.result_in_words(found.unrecorded)
-        yield PassRow(record.started_at, record.started_by, result, operations.words.result_of_pass(record))
-    oldest = min((record.started_at for record in found.passes), default=None)
-    for pause in found.pauses:
-        if oldest is None or found.next is None or pause.at >= oldest:
-            yield PassRow(pause.at, pause.by, pause.act, pause.detail, is_pass=False)
-
-
-LONGEST_TARGET = 2000  # characters
-
-
-class ReleaseForm(Form):
-    """A part of the queue."""
-
-    kind: HoldKind
-    target: Annotated[Line, Field(min_length=1, max_length=LONGEST_TARGET)]
-
-    @property
-    def part(self) -> HoldTarget:
-        """Return the part of the queue."""
-        return HoldTarget(self.kind, self.target)
-
-
-class HoldForm(ReleaseForm, PauseForm):
-    """A part of the queue, how long to hold it, and why."""
-
-
-class HoldPages:
-    """Hold and release parts of the queue."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._settings = console.settings
+        ended = operations.pause.resume(self._settings, by=visit.by)
+        notice = "Resumed; passes will send messages again." if ended else "Nothing was paused."
+        return self._done(visit, visit.to("passes"), notice)
 
     @page("POST", "/hold", Right.PAUSE, HoldForm)
     def hold(self, visit: Visit, form: HoldForm) -> Response:
@@ -162,7 +143,3 @@ class HoldPages:
     def _release(self, part: HoldTarget, by: str) -> str:
         ended = operations.pause.resume(self._settings, target=part, by=by)
         return f"Released {part}." if ended else f"There is no hold of {part}."
-
-    def _done(self, visit: Visit, path: str, notice: str) -> Response:
-        self._console.status.forget()
-        return self._console.redirect(visit, path, notice)

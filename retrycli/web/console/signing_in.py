@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from retrycli.web import sessions
-from retrycli.web.console.context import MEDIA_TYPES, Console, Visit
+from retrycli.web.console.context import MEDIA_TYPES, Console, Pages, Visit
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import ANYBODY, NoFields, page
 from retrycli.web.inputs import Text
@@ -37,11 +37,11 @@ class AssetQuery(Form):
     version: str = Field("", alias="v")
 
 
-class SignInPages:
+class SignInPages(Pages):
     """Sign in and out. Only `retrycli serve` has these pages; an application signs its users in by itself."""
 
     def __init__(self, console: Console, users: TokenUsers) -> None:
-        self._console = console
+        super().__init__(console)
         self._users = users
 
     @page("GET", "/sign-in", ANYBODY, NextPage)
@@ -92,11 +92,8 @@ class SignInPages:
         return response
 
 
-class AssetPages:
+class AssetPages(Pages):
     """The style sheet, the script and the icon."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
 
     @page("GET", "/static/{name}", ANYBODY, AssetQuery)
     def asset(self, visit: Visit, query: AssetQuery) -> Response:

@@ -9,7 +9,7 @@ from retrycli import operations
 from retrycli.domain.duration import duration
 from retrycli.domain.user import Right
 from retrycli.views.report.page import offset_of, values
-from retrycli.web.console.context import Console, Visit
+from retrycli.web.console.context import Pages, Visit
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import page
 
@@ -28,11 +28,8 @@ class StatisticsQuery(Form):
     since: ReportPeriod = ReportPeriod.WEEK
 
 
-class StatisticsPages:
+class StatisticsPages(Pages):
     """The statistics."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
 
     @page("GET", "/stats", Right.READ, StatisticsQuery)
     def statistics(self, visit: Visit, query: StatisticsQuery) -> Response:
@@ -41,10 +38,10 @@ class StatisticsPages:
         found = console.status.statistics.read(
             query.since,
             lambda: operations.report.report_data(
-                console.settings,
+                self._settings,
                 console.status.read(),
                 span=duration(query.since),
-                until=console.now(),
+                until=operations.wiring.utc_now(),
                 with_causes=False,
             ),
         )
