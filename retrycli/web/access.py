@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal, Self, TypeAlias
 
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 
 from retrycli.config.settings import Settings
@@ -24,13 +25,11 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
 OWN_SITES = frozenset({"same-origin", "none"})  # Fetch Metadata: our own page, or the user typed the address
 
 
-class AccessDenied(Exception):
-    """A request that was refused before any operation was called."""
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
-    def __init__(self, status: HTTPStatus, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
+
+class AccessDenied(HTTPException):
+    """A request that was refused before any operation was called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,8 @@ class Access:
         self.check_anonymous(request)
         user = await self.user(request)
         if user is None:
-            raise AccessDenied(HTTPStatus.UNAUTHORIZED, "sign in, or send a valid token: `Authorization: Bearer TOKEN`")
+            why = "sign in, or send a valid token: `Authorization: Bearer TOKEN`"
+            raise AccessDenied(HTTPStatus.UNAUTHORIZED, why, CHALLENGE)
         if not user.may(right, read_only=self.read_only):
             why = f"your role, {user.role}, may only read; ask somebody with the role {Role.OPERATOR}"
             everybody = "this server is read-only: nothing can be changed here (web.read_only)"

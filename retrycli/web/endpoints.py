@@ -175,15 +175,13 @@ async def with_body(request: Request, *, takes_fields: bool) -> Request:
 def problem_of(error: Exception, user: User | None = None) -> Response:
     """Return the problem document of an error for a user, without any part of the request that caused it."""
     match error:
-        case AccessDenied():
-            challenge = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
-            return problems.problem(error.status, error.detail, "access-denied", headers=challenge)
         case RequestValidationError():
             return _invalid_input(error)
         case ClientDisconnect():
             return problems.problem(HTTPStatus.BAD_REQUEST, problems.GONE)
         case HTTPException():
-            return problems.problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
+            name = "access-denied" if isinstance(error, AccessDenied) else ""
+            return problems.problem(HTTPStatus(error.status_code), str(error.detail), name, headers=error.headers)
         case _:
             return problems.of_error(error, user)
 

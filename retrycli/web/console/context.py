@@ -21,7 +21,7 @@ from retrycli.operations.status import Status
 from retrycli.views.formatting import count
 from retrycli.views.report.recent import RecentPasses, sample, strip
 from retrycli.web import sessions
-from retrycli.web.access import Access, AccessDenied
+from retrycli.web.access import CHALLENGE, Access, AccessDenied
 from retrycli.web.console.forms import Fields
 from retrycli.web.console.rendering import make_environment
 from retrycli.web.routing import encoded_path
@@ -53,7 +53,7 @@ class Visit:
             AccessDenied: the page was declared for `ANYBODY`, so there is no user.
         """
         if self.user is None:
-            raise AccessDenied(HTTPStatus.UNAUTHORIZED, "sign in first")
+            raise AccessDenied(HTTPStatus.UNAUTHORIZED, "sign in first", CHALLENGE)
         return self.user.name
 
     @property

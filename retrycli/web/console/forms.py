@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from retrycli.domain.cursor import Sort
@@ -42,17 +43,13 @@ class Form(BaseModel):
 FormType = TypeVar("FormType", bound=Form)
 
 
-class FormRejected(Exception):
-    """A form or a query that can't be used. Nothing was changed.
-
-    Attributes:
-        status: the HTTP status of the response.
-        faults: what is wrong, each with the field's name (empty if it concerns the whole form).
+class FormRejected(HTTPException):
+    """A form or a query that can't be used. Nothing was changed. Each fault has the field's name, which is empty if the
+    fault concerns the whole form.
     """
 
     def __init__(self, status: HTTPStatus, faults: Sequence[tuple[str, str]]) -> None:
-        super().__init__("; ".join(": ".join(filter(None, fault)) for fault in faults))
-        self.status = status
+        super().__init__(status, "; ".join(": ".join(filter(None, fault)) for fault in faults))
         self.faults = faults
 
 

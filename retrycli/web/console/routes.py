@@ -18,7 +18,7 @@ from starlette.responses import Response
 from retrycli.domain import errors
 from retrycli.domain.user import Right, User
 from retrycli.web import problems
-from retrycli.web.access import SAFE_METHODS, AccessDenied, Method
+from retrycli.web.access import CHALLENGE, SAFE_METHODS, AccessDenied, Method
 from retrycli.web.console.context import Console, Visit
 from retrycli.web.console.forms import Form, FormRejected, checked, read_form, read_query
 from retrycli.web.routing import EncodedRoute
@@ -47,7 +47,7 @@ DETAILS: Mapping[int, str] = {
 
 async def fault_page(console: Console, visit: Visit, error: Exception) -> Response:
     """Return the page of an error. The text of an unexpected error is not shown; its cause is logged."""
-    is_stranger = isinstance(error, AccessDenied) and error.status == HTTPStatus.UNAUTHORIZED
+    is_stranger = isinstance(error, AccessDenied) and error.status_code == HTTPStatus.UNAUTHORIZED
     if visit.user is None and not is_stranger:
         visit = await _with_user(console, visit)
     status, detail = describe(error, visit.user)
@@ -77,7 +77,7 @@ async def fault_page(console: Console, visit: Visit, error: Exception) -> Respon
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = problems.RETRY_AFTER_SECONDS
     if status == HTTPStatus.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = "Bearer"
+        response.headers.update(CHALLENGE)
     if isinstance(error, HTTPException):
         response.headers.update(error.headers or {})
     return response
@@ -86,10 +86,6 @@ async def fault_page(console: Console, visit: Visit, error: Exception) -> Respon
 def describe(error: Exception, user: User | None) -> tuple[HTTPStatus, str]:
     """Return the HTTP status of an error, and what a user is told about it in one line."""
     match error:
-        case AccessDenied():
-            return error.status, error.detail
-        case FormRejected():
-            return error.status, str(error)
         case ClientDisconnect():
             return HTTPStatus.BAD_REQUEST, problems.GONE
         case HTTPException():

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from retrycli.web import sessions
+from retrycli.web.access import CHALLENGE
 from retrycli.web.console.context import MEDIA_TYPES, Console, Pages, Visit
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import ANYBODY, NoFields, page
@@ -88,7 +89,7 @@ class SignInPages(Pages):
         refused = code == HTTPStatus.UNAUTHORIZED
         response = self._console.render(visit, "sign_in.html", code=code, following=form.following, refused=refused)
         if refused:
-            response.headers["WWW-Authenticate"] = "Bearer"
+            response.headers.update(CHALLENGE)
         return response
 
 
