@@ -1,7 +1,7 @@
 """The page on which an operator edits a message: form, then difference, then write, or write and retry."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
 from typing import ClassVar, Literal
 
@@ -11,7 +11,6 @@ from starlette.responses import Response
 from retrycli import operations
 from retrycli.domain import errors
 from retrycli.domain.identity import digest_of
-from retrycli.domain.listing import MessageDetails
 from retrycli.domain.user import Right
 from retrycli.operations.edit_message import EditableMessage, edit_in_lines, restored
 from retrycli.web import problems
@@ -33,23 +32,13 @@ class EditForm(Form):
     blank: ClassVar[frozenset[str]] = frozenset({"recipient"})
 
 
-@dataclass(frozen=True, slots=True)
-class TextNow:
-    """The present text of a message that is edited."""
-
-    row: MessageDetails
-    draft: EditableMessage
-    digest: str
-
-
 class EditPages(Pages):
     """The editor of one message."""
 
     @page("GET", "/id/{message_id}/edit", Right.EDIT)
     def edit_page(self, visit: Visit, _: NoFields) -> Response:
         """Show the form with the present text."""
-        now = self._read(visit.id)
-        return self._form(visit, now.draft, now.digest)
+        return self._form(visit, *self._read(visit.id))
 
     @page("POST", "/id/{message_id}/edit", Right.EDIT, EditForm)
     def edit(self, visit: Visit, form: EditForm) -> Response:
@@ -57,25 +46,26 @@ class EditPages(Pages):
         message_id = visit.id
         wanted = EditableMessage(form.subject, form.body, form.recipient)
         try:
-            now = self._read(message_id)
-            if now.digest != form.digest:
-                return self._stale(visit, now, wanted)
-            wanted = replace(wanted, body=restored(now.draft.body, form.body))
+            now, digest = self._read(message_id)
+            if digest != form.digest:
+                return self._stale(visit, now, digest, wanted)
+            wanted = replace(wanted, body=restored(now.body, form.body))
             if form.step == "edit":
-                return self._form(visit, wanted, now.digest)
-            wanted.check(now.draft)
+                return self._form(visit, wanted, digest)
+            wanted.check(now)
             if form.step == "preview":
-                return self._preview(visit, now, wanted)
+                return self._form(visit, wanted, digest, "preview.html", changes=_changes(now, wanted))
             return self._write(visit, message_id, wanted, form)
         except errors.StaleEdit:
-            return self._stale(visit, self._read(message_id), wanted)
+            return self._stale(visit, *self._read(message_id), wanted)
         except (errors.NotEdited, errors.NotActionable, errors.NoSuchMessage) as error:
             status, _ = problems.status_of(error)
             return self._form(visit, wanted, form.digest, code=status, problem=errors.cause_of(error))
 
-    def _read(self, message_id: str) -> TextNow:
+    def _read(self, message_id: str) -> tuple[EditableMessage, str]:
+        """Return the present text of a message, and its digest."""
         found, draft = operations.edit_message.read_draft(self._settings, message_id)
-        return TextNow(found, draft, digest_of(found.row))
+        return draft, digest_of(found.row)
 
     def _write(self, visit: Visit, message_id: str, wanted: EditableMessage, form: EditForm) -> Response:
         done = operations.edit_message.edit(
@@ -105,6 +95,7 @@ class EditPages(Pages):
         visit: Visit,
         draft: EditableMessage,
         digest: str,
+        template: str = "edit.html",
         *,
         code: HTTPStatus = HTTPStatus.OK,
         problem: str | None = None,
@@ -113,7 +104,7 @@ class EditPages(Pages):
     ) -> Response:
         return self._console.show(
             visit,
-            "edit.html",
+            template,
             code=code,
             id=visit.id,
             draft=draft,
@@ -124,40 +115,15 @@ class EditPages(Pages):
             more_changes=max(len(changes) - MOST_LINES, 0),
         )
 
-    def _stale(self, visit: Visit, now: TextNow, wanted: EditableMessage) -> Response:
+    def _stale(self, visit: Visit, now: EditableMessage, digest: str, wanted: EditableMessage) -> Response:
         """Show the present text, and the user's edit on top of it."""
-        mine = replace(wanted, body=restored(now.draft.body, wanted.body))
-        return self._form(
-            visit,
-            mine,
-            now.digest,
-            code=HTTPStatus.PRECONDITION_FAILED,
-            theirs=now.draft,
-            changes=_changes(now.draft, mine),
-        )
-
-    def _preview(self, visit: Visit, now: TextNow, wanted: EditableMessage) -> Response:
-        changes = _changes(now.draft, wanted)
-        return self._console.show(
-            visit,
-            "preview.html",
-            id=visit.id,
-            draft=wanted,
-            digest=now.digest,
-            changes=changes[:MOST_LINES],
-            more_changes=max(len(changes) - MOST_LINES, 0),
-        )
+        mine = replace(wanted, body=restored(now.body, wanted.body))
+        code, changes = HTTPStatus.PRECONDITION_FAILED, _changes(now, mine)
+        return self._form(visit, mine, digest, code=code, theirs=now, changes=changes)
 
 
 def _changes(before: EditableMessage, after: EditableMessage) -> list[str]:
-    columns = {
-        "recipient_email": (before.recipient, after.recipient),
-        "subject": (before.subject, after.subject),
-        "body": (before.body, after.body),
-    }
-    changed = {name: pair for name, pair in columns.items() if pair[0] != pair[1] and pair[1] is not None}
-    return [
-        *edit_in_lines(
-            {name: old for name, (old, _) in changed.items()}, {name: new for name, (_, new) in changed.items()}
-        )
-    ]
+    old, new = (
+        {"recipient_email": text.recipient, "subject": text.subject, "body": text.body} for text in (before, after)
+    )
+    return [*edit_in_lines(old, {name: text for name, text in new.items() if text not in {None, old[name]}})]
