@@ -266,11 +266,7 @@ def run() -> None:
 
 def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) -> list[str]:
     """Return the words with which a shell can start this program again, without the command and its options.
-
-    Args:
-        started: the command line with which Python was started.
-        script: the path of the installed script, or of the module's ``__main__.py``.
-        environ: the environment variables; ``PATH`` lists the folders to search for the program.
+    ``started`` is the command line of Python, and ``script`` the installed script or the module's ``__main__.py``.
     """
     if "-m" in started[1:-1] and Path(script).name == "__main__.py":
         return [*started[: started.index("-m") + 2]]

@@ -211,12 +211,8 @@ def _result(outcome: str | None, status_code: int | None) -> str:
 
 
 def configure(level: str, style: Literal["text", "json"], file: Path | None = None) -> None:
-    """Write retrycli's log to stderr and, if a file is given, to that file.
-
-    Args:
-        level: the lowest level shown.
-        style: ``text``, or ``json`` for one object per line.
-        file: the log file, which gets at least every line of level INFO or above.
+    """Write retrycli's log to stderr, from a level on, and to a log file, which gets at least every line of level INFO
+    or above. The style ``json`` writes one object per line.
     """
     handlers: list[logging.Handler] = [_StderrHandler(level)]
     if file is not None:

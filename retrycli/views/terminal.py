@@ -58,14 +58,11 @@ def _pieces(value: object) -> Iterator[str]:
 
 
 def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, named: bool = False) -> None:
-    """Print rows, if any: as a table on a terminal, and otherwise as tab-separated lines. Nothing is truncated.
+    """Print rows, if any: as a table on a terminal, and otherwise as tab-separated lines, as they arrive. Nothing is
+    truncated.
 
-    Args:
-        headers: the columns' names, for the terminal, or with ``named``.
-        rows: the values of each row. Without a terminal, rows are printed as they arrive.
-        texts: the number of columns at the end whose length is unlimited. If the terminal is too narrow for them, they
-            are printed under their row.
-        named: print the names of the columns even without a terminal.
+    The last ``texts`` columns have an unlimited length. If the terminal is too narrow for them, they are printed under
+    their row. Without a terminal, the headers are printed only if they are ``named``.
     """
     if not on_terminal():
         if named:

@@ -18,6 +18,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain.user import Right, Role, User
 
 Method: TypeAlias = Literal["GET", "PATCH", "POST"]
+# Returns the user of a request; None if the request has no valid credentials.
 Who: TypeAlias = Callable[[HTTPConnection], User | Awaitable[User | None] | None]
 HOST = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(?::\d*)?", re.ASCII)  # RFC 3986, section 3.2.2, without escapes
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -34,17 +35,11 @@ class AccessDenied(HTTPException):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The rules for one application.
-
-    Attributes:
-        who: returns the user of a request; None if the request has no valid credentials.
-        allowed_hosts: the accepted values of the header Host, without ports.
-        read_only: nobody may change anything.
-    """
+    """The rules for one application."""
 
     who: Who
-    allowed_hosts: frozenset[str]
-    read_only: bool = False
+    allowed_hosts: frozenset[str]  # accepted values of the header Host, without ports
+    read_only: bool = False  # nobody may change anything
 
     @classmethod
     def of(cls, settings: Settings, who: Who) -> Self:

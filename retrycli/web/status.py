@@ -48,11 +48,8 @@ class Recent(Generic[Value]):
 
 class RecentStatistics:
     """Statistics, which can take seconds to read. They are read one after another, and kept for `KEPT_SECONDS` for
-    those who wait. So a few users, or clients that have gone away, can't occupy all threads.
-
-    Args:
-        most: maximum number of requests that read or wait.
-        elapsed: a monotonic clock, in seconds.
+    those who wait, ``most`` requests at the same time. So a few users, or clients that have gone away, can't occupy all
+    threads.
     """
 
     def __init__(self, most: int = MOST_READERS, *, elapsed: Callable[[], float] = time.monotonic) -> None:

@@ -107,16 +107,10 @@ class BulkForm(BulkFields):
 class Steps(NamedTuple):
     """What the earlier slices of an action have done. A link or a form contains it sealed, because its numbers stand
     for the operator's consent.
-
-    Attributes:
-        next: `BulkResult.next` of the last slice; None before the first.
-        done: number of messages that were changed.
-        refused: number of messages that could not be changed.
-        left: number of messages that no slice has reached.
     """
 
-    next: str | None = None
-    done: int = 0
+    next: str | None = None  # `BulkResult.next` of the last slice; None before the first
+    done: int = 0  # numbers of messages that were changed, could not be changed, and were not reached by any slice
     refused: int = 0
     left: int = 0
 
@@ -217,9 +211,7 @@ class BulkPages(Pages):
         )
 
     def _found(self, query: BulkFields, now: datetime) -> Match:
-        """Return the messages that the action would touch. Of ticked messages, leave out those in another state, as a
-        filter does.
-        """
+        """Return the messages that the action would touch. Leave out ticked ones in another state, as a filter does."""
         preview = partial(operations.message_actions.preview, self._settings, query.request(now))
         if not query.ids:
             return preview(shown=SHOWN)

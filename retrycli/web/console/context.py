@@ -31,19 +31,12 @@ from retrycli.web.status import RecentStatus
 
 @dataclass(frozen=True)
 class Visit:
-    """One request to a page.
-
-    Attributes:
-        request: the request.
-        user: the signed-in user; None on pages that anybody may open, and on pages about errors.
-        rights: what the user may do on this server.
-        fields: the fields of the form that was sent, if any.
-    """
+    """One request to a page."""
 
     request: Request
-    user: User | None = None
-    rights: frozenset[Right] = frozenset()
-    fields: Fields = ()
+    user: User | None = None  # None on pages that anybody may open, and on pages about errors
+    rights: frozenset[Right] = frozenset()  # what the user may do on this server
+    fields: Fields = ()  # the fields of the form that was sent, if any
 
     @property
     def by(self) -> str:
@@ -74,11 +67,8 @@ class Visit:
         return self.here + (f"?{query}" if query else "")
 
     def to(self, *parts: object, **query: object) -> str:
-        """Return the path of a page.
-
-        Args:
-            parts: the segments below the console's root; each is encoded, so that an id may contain a slash.
-            query: the fields of the query. Those that are None are left out. Lists give repeated fields.
+        """Return the path of a page below the console's root. Each part is encoded, so that an id may contain a slash.
+        Fields of the query that are None are left out. Lists give repeated fields.
         """
         path = f"{self.root}/{'/'.join(quote(str(part), safe='') for part in parts)}"
         fields = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
@@ -171,9 +161,7 @@ class Console:
         status: Status | None = None,
         **values: object,
     ) -> Response:
-        """Return a page. The state line shows the scheduler's status; without one, there is no line. The template gets
-        the values.
-        """
+        """Return a page. The state line shows the scheduler's status; without one, there is no line."""
 
         def asset(name: str) -> str:
             return visit.to("static", name, v=self.versions[name])
@@ -202,9 +190,7 @@ class Console:
         return response
 
     def redirect(self, visit: Visit, path: str, notice: str | None = None) -> Response:
-        """Return the answer to a form: the browser opens another page (see `Visit.to`), which shows the result in
-        words.
-        """
+        """Return the answer to a form: the browser opens another page, which shows the result in words."""
         response = RedirectResponse(path, HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
         if notice is not None:
             page = path.partition("?")[0]
@@ -225,9 +211,7 @@ class Console:
         return sessions.seal([_name(visit), *values], self._key, purpose)
 
     def unseal(self, visit: Visit, purpose: str, text: str) -> list[object] | None:
-        """Return the values that `seal` has made into a text; None if it was made elsewhere, or for another user or
-        purpose.
-        """
+        """Return the values of a text that `seal` has made for this user and purpose; None for any other text."""
         match sessions.unseal(text, self._key, purpose):
             case [name, *values] if name == _name(visit):
                 return values
@@ -251,7 +235,7 @@ class Pages:
         self._settings = console.settings
 
     def _done(self, visit: Visit, path: str, notice: str) -> Response:
-        """Return the answer to a form that has changed something: `Console.redirect` to a page with fresh state."""
+        """Return the answer to a form that has changed something. The next page reads the status again."""
         self._console.status.forget()
         return self._console.redirect(visit, path, notice)
 

@@ -39,27 +39,16 @@ MOST_LINES = 400  # maximum number of changed lines that one event shows
 
 @dataclass(frozen=True, slots=True)
 class HappenedEvent:
-    """One event of a time line.
-
-    Attributes:
-        at: when it happened.
-        what: the event in a few words.
-        by: the operator; None for a pass.
-        tone: ``good``, ``bad``, ``open`` (not known, or still going on) or ``plain``.
-        detail: further words, from another system or an operator.
-        facts: short figures.
-        changes: the lines that an edit removed and added.
-        more_changes: the number of further lines.
-    """
+    """One event of a time line."""
 
     at: datetime
     what: str
-    by: str | None
-    tone: str
-    detail: str | None = None
-    facts: Sequence[str] = ()
-    changes: Sequence[str] = ()
-    more_changes: int = 0
+    by: str | None  # the operator; None for a pass
+    tone: str  # ``good``, ``bad``, ``open`` (not known, or still going on) or ``plain``
+    detail: str | None = None  # further words, from another system or an operator
+    facts: Sequence[str] = ()  # short figures
+    changes: Sequence[str] = ()  # the lines that an edit removed and added
+    more_changes: int = 0  # number of further lines
 
 
 def timeline(found: MessageDetails) -> list[HappenedEvent]:

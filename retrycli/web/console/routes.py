@@ -177,11 +177,7 @@ def routes_of(console: Console, *handlers: object) -> Iterator[PageRoute]:
 
 
 class PageRoute(EncodedRoute):
-    """A page: its rights are checked, its form is read, and an error becomes a page in words.
-
-    Attributes:
-        right: the right that the page needs, or `ANYBODY`.
-    """
+    """A page: its rights are checked, its form is read, and an error becomes a page in words."""
 
     def __init__(self, console: Console, declared: DeclaredPage, handler: Callable[[Visit, Any], Response]) -> None:
         self.right = declared.right
