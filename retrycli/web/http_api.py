@@ -77,12 +77,45 @@ class PauseBody(TargetsBody):
     reason: Reason | None = None
 
 
-class SchedulerEndpoints:
-    """What concerns all messages."""
+class ReasonBody(Body):
+    """Why an operator gives up on a message."""
 
-    def __init__(self, settings: Settings, status: RecentStatus) -> None:
+    reason: Reason
+
+
+class NoteBody(Body):
+    """A note, for the history."""
+
+    note: Reason
+
+
+class OptionalNoteBody(Body):
+    """How the operator knows that a message has arrived, for the history."""
+
+    note: Reason | None = Field(None, description="how the operator knows that the message has arrived")
+
+
+class EditBody(Body):
+    """The fields of a message to change. The others keep their values."""
+
+    subject: Line | None = None
+    body: Text | None = None
+    recipient: Line | None = None
+
+    @model_validator(mode="after")
+    def _check_given(self) -> Self:
+        if self.subject is self.body is self.recipient is None:
+            raise ValueError("give at least one of subject, body and recipient")
+        return self
+
+
+class Endpoints:
+    """All endpoints. Messages' ids are opaque text in URLs."""
+
+    def __init__(self, settings: Settings, status: RecentStatus, router: APIRouter) -> None:
         self._settings = settings
         self._status = status
+        self._router = router
 
     @endpoint("GET", "/scheduler/status", Right.READ)
     def scheduler_status(self) -> JsonAnswer[bodies.SchedulerStatusBody]:
@@ -160,45 +193,24 @@ class SchedulerEndpoints:
         )
         return answer(bodies.statistics(figures, by, groups))
 
-
-class ReasonBody(Body):
-    """Why an operator gives up on a message."""
-
-    reason: Reason
-
-
-class NoteBody(Body):
-    """A note, for the history."""
-
-    note: Reason
-
-
-class OptionalNoteBody(Body):
-    """How the operator knows that a message has arrived, for the history."""
-
-    note: Reason | None = Field(None, description="how the operator knows that the message has arrived")
-
-
-class EditBody(Body):
-    """The fields of a message to change. The others keep their values."""
-
-    subject: Line | None = None
-    body: Text | None = None
-    recipient: Line | None = None
-
-    @model_validator(mode="after")
-    def _check_given(self) -> Self:
-        if self.subject is self.body is self.recipient is None:
-            raise ValueError("give at least one of subject, body and recipient")
-        return self
-
-
-class MessageEndpoints:
-    """What concerns single messages. Their ids are opaque text in URLs."""
-
-    def __init__(self, settings: Settings, status: RecentStatus) -> None:
-        self._settings = settings
-        self._status = status
+    @endpoint("GET", "/openapi.json", Right.READ)
+    def openapi_document(self, request: Request) -> JsonAnswer[dict[str, object]]:
+        """Return this document."""
+        root: str = request.scope.get("root_path", "")
+        prefix = request.url.path.removeprefix(root).removesuffix("/openapi.json")
+        document = get_openapi(
+            title="retrycli",
+            version=version("retrycli"),
+            description="The scheduler's status, and what operators do to failed ticket messages.",
+            routes=self._router.routes,
+            servers=[{"url": root or "/"}],
+        )
+        document["paths"] = {prefix + path: operations for path, operations in document["paths"].items()}
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+        document["security"] = [{"token": []}]
+        return answer(document, has_version=False)
 
     @endpoint("GET", "", Right.READ, INVALID)
     def list_messages(self, query: Annotated[MessageQuery, Query()]) -> JsonAnswer[bodies.MessagePageBody]:
@@ -310,36 +322,8 @@ class MessageEndpoints:
         return done
 
 
-class _Document:
-    """The OpenAPI document of the API, for generated clients."""
-
-    def __init__(self, router: APIRouter) -> None:
-        self._router = router
-
-    @endpoint("GET", "/openapi.json", Right.READ)
-    def openapi_document(self, request: Request) -> JsonAnswer[dict[str, object]]:
-        """Return this document."""
-        root: str = request.scope.get("root_path", "")
-        prefix = request.url.path.removeprefix(root).removesuffix("/openapi.json")
-        document = get_openapi(
-            title="retrycli",
-            version=version("retrycli"),
-            description="The scheduler's status, and what operators do to failed ticket messages.",
-            routes=self._router.routes,
-            servers=[{"url": root or "/"}],
-        )
-        document["paths"] = {prefix + path: operations for path, operations in document["paths"].items()}
-        components = document.setdefault("components", {})
-        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-        document["security"] = [{"token": []}]
-        return answer(document, has_version=False)
-
-
 def make_api(settings: Settings, access: Access, status: RecentStatus) -> APIRouter:
     """Return a router with all endpoints."""
     router = APIRouter(route_class=route_class(access))
-    add_endpoints(router, SchedulerEndpoints(settings, status))
-    add_endpoints(router, _Document(router))
-    add_endpoints(router, MessageEndpoints(settings, status))
+    add_endpoints(router, Endpoints(settings, status, router))
     return router
