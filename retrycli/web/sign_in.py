@@ -41,7 +41,7 @@ class TokenUsers:
         self._ended = _WatchedFile(tokens.ended_sessions_file(file), lambda: tokens.ended_sessions(settings))
         self._minute, self._events = 0, Counter[str]()
         tokens.require_some(settings)
-        self._key = tokens.signing_key(settings)
+        self.key = tokens.signing_key(settings)  # signs cookies; all workers share it
 
     def __call__(self, request: HTTPConnection) -> User | None:
         """Return the user of a request; None without valid credentials.
@@ -62,7 +62,7 @@ class TokenUsers:
     def session(self, request: HTTPConnection) -> sessions.ValidSession | None:
         """Return the session of the request's cookie; None if there is none, or if its user has signed out."""
         cookie = sessions.cookie_of(self.cookie_name(request), request)
-        found = sessions.verify(cookie, self._tokens(), self._key, self._now()) if cookie else None
+        found = sessions.verify(cookie, self._tokens(), self.key, self._now()) if cookie else None
         return None if found is None or found.id in self._ended() else found
 
     def sign_out(self, session: sessions.ValidSession) -> None:
@@ -77,11 +77,6 @@ class TokenUsers:
     def cookie_path(self) -> str:
         """Return the path of the console's and the API's cookie."""
         return self._settings.web.root_path or "/"
-
-    @property
-    def key(self) -> bytes:
-        """Return the key that signs cookies. All workers share it."""
-        return self._key
 
     def token_of(self, request: HTTPConnection, given: str) -> Token | None:
         """Return the token that a user has given; None if it is unknown, which is logged."""
@@ -115,7 +110,7 @@ class TokenUsers:
 
     def cookie(self, token: Token) -> str:
         """Return the cookie of a session that begins now."""
-        return sessions.sign(token, self._key, self._now())
+        return sessions.sign(token, self.key, self._now())
 
 
 class _WatchedFile(Generic[Value]):
