@@ -8,7 +8,7 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from itsdangerous import BadData, URLSafeSerializer
 from starlette.requests import HTTPConnection
@@ -38,14 +38,26 @@ def cookie_name(name: str, request: HTTPConnection, path: str) -> str:
     return f"__Host-{name}" if path == "/" else f"__Secure-{name}"
 
 
-def cookie_of(name: str, request: HTTPConnection) -> str:
-    """Return a cookie's value as the browser sent it; an empty string without one.
+def cookie_settings(name: str, request: HTTPConnection, path: str) -> dict[str, Any]:
+    """Return the arguments that set or delete a cookie for a path."""
+    return {
+        "key": cookie_name(name, request, path),
+        "path": path,
+        "secure": request.url.scheme == "https",
+        "httponly": True,
+        "samesite": "lax",
+    }
+
+
+def cookie_of(name: str, request: HTTPConnection, path: str) -> str:
+    """Return the value of a cookie for a path, as the browser sent it; an empty string without one.
 
     Not `request.cookies`, which unquotes the values of all cookies in quadratic time before Python 3.12.6
     (CVE-2024-7592): one header from a stranger could stop the server for seconds. Sealed values need no quotes.
     """
+    wanted = cookie_name(name, request, path)
     pairs = (part.strip().partition("=") for header in request.headers.getlist("cookie") for part in header.split(";"))
-    return next((value for key, _, value in pairs if key == name), "")
+    return next((value for key, _, value in pairs if key == wanted), "")
 
 
 def sign(token: Token, key: bytes, now: datetime) -> str:

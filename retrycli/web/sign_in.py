@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from starlette.requests import HTTPConnection
 
@@ -36,6 +36,7 @@ class TokenUsers:
     def __init__(self, settings: Settings, *, now: Callable[[], datetime] = wiring.utc_now) -> None:
         self._settings = settings
         self._now = now
+        self._cookie_path = settings.web.root_path or "/"  # of the console and the API
         file = tokens.tokens_file(settings)
         self._tokens = _WatchedFile(file, lambda: tokens.load(settings))
         self._ended = _WatchedFile(tokens.ended_sessions_file(file), lambda: tokens.ended_sessions(settings))
@@ -61,7 +62,7 @@ class TokenUsers:
 
     def session(self, request: HTTPConnection) -> sessions.ValidSession | None:
         """Return the session of the request's cookie; None if there is none, or if its user has signed out."""
-        cookie = sessions.cookie_of(self.cookie_name(request), request)
+        cookie = sessions.cookie_of(sessions.COOKIE, request, self._cookie_path)
         found = sessions.verify(cookie, self._tokens(), self.key, self._now()) if cookie else None
         return None if found is None or found.id in self._ended() else found
 
@@ -69,14 +70,9 @@ class TokenUsers:
         """End a session, for all workers."""
         tokens.end_session(self._settings, session.id, session.token.name, session.end, now=self._now())
 
-    def cookie_name(self, request: HTTPConnection) -> str:
-        """Return the name of the session's cookie."""
-        return sessions.cookie_name(sessions.COOKIE, request, self.cookie_path)
-
-    @property
-    def cookie_path(self) -> str:
-        """Return the path of the console's and the API's cookie."""
-        return self._settings.web.root_path or "/"
+    def cookie_settings(self, request: HTTPConnection) -> dict[str, Any]:
+        """Return the arguments that set or delete the session's cookie."""
+        return sessions.cookie_settings(sessions.COOKIE, request, self._cookie_path)
 
     def token_of(self, request: HTTPConnection, given: str) -> Token | None:
         """Return the token that a user has given; None if it is unknown, which is logged."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
 from importlib import resources
-from typing import Any
 from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
@@ -186,7 +185,7 @@ class Console:
         )
         response = HTMLResponse(page, code, {"Cache-Control": "no-store"})
         if notice is not None:
-            response.delete_cookie(**self._notice_cookie(visit, visit.here))
+            response.delete_cookie(**sessions.cookie_settings(NOTICE, visit.request, visit.here))
         return response
 
     def redirect(self, visit: Visit, path: str, notice: str | None = None) -> Response:
@@ -195,12 +194,13 @@ class Console:
         if notice is not None:
             page = path.partition("?")[0]
             sealed = self.seal(visit, NOTICE, page, notice[:LONGEST_NOTICE])
-            response.set_cookie(**self._notice_cookie(visit, page), value=sealed, max_age=NOTICE_SECONDS)
+            cookie = sessions.cookie_settings(NOTICE, visit.request, page)
+            response.set_cookie(**cookie, value=sealed, max_age=NOTICE_SECONDS)
         return response
 
     def _notice(self, visit: Visit) -> str | None:
         """Return the result of the user's form that led to this page; None if there is none."""
-        cookie = sessions.cookie_of(sessions.cookie_name(NOTICE, visit.request, visit.here), visit.request)
+        cookie = sessions.cookie_of(NOTICE, visit.request, visit.here)
         match self.unseal(visit, NOTICE, cookie):
             case [page, str(notice)] if page == visit.here:
                 return notice
@@ -216,15 +216,6 @@ class Console:
             case [name, *values] if name == _name(visit):
                 return values
         return None
-
-    def _notice_cookie(self, visit: Visit, page: str) -> dict[str, Any]:
-        return {
-            "key": sessions.cookie_name(NOTICE, visit.request, page),
-            "path": page,
-            "secure": visit.request.url.scheme == "https",
-            "httponly": True,
-            "samesite": "lax",
-        }
 
 
 class Pages:

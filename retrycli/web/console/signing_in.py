@@ -60,13 +60,9 @@ class SignInPages(Pages):
             return self._form(visit, form, HTTPStatus.UNAUTHORIZED)
         response = self._console.redirect(visit, following_page(visit, form.following))
         response.set_cookie(
-            self._users.cookie_name(visit.request),
-            self._users.cookie(token),
+            **self._users.cookie_settings(visit.request),
+            value=self._users.cookie(token),
             max_age=round(sessions.LENGTH.total_seconds()),
-            path=self._users.cookie_path,
-            secure=visit.request.url.scheme == "https",
-            httponly=True,
-            samesite="lax",
         )
         return response
 
@@ -76,13 +72,7 @@ class SignInPages(Pages):
         if (session := self._users.session(visit.request)) is not None:
             self._users.sign_out(session)
         response = self._console.redirect(visit, visit.to("sign-in"), "You are signed out.")
-        response.delete_cookie(
-            self._users.cookie_name(visit.request),
-            path=self._users.cookie_path,
-            secure=visit.request.url.scheme == "https",
-            httponly=True,
-            samesite="lax",
-        )
+        response.delete_cookie(**self._users.cookie_settings(visit.request))
         return response
 
     def _form(self, visit: Visit, form: NextPage, code: HTTPStatus = HTTPStatus.OK) -> Response:
