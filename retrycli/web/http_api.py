@@ -56,18 +56,14 @@ class TargetsBody(Body):
 
     @property
     def targets(self) -> list[HoldTarget] | None:
-        """Return the parts; None if there are none.
-
-        Raises:
-            NoSuchMessage: no message can have one of the ids.
-        """
-        texts: dict[HoldKind, Sequence[str]] = {
-            HoldKind.MESSAGE: list(self.message or ()),
-            HoldKind.TICKET: self.ticket or (),
-            HoldKind.TYPE: self.message_type or (),
-            HoldKind.DESTINATION: self.destination or (),
+        """Return the parts; None if there are none."""
+        texts: dict[HoldKind, Sequence[str] | None] = {
+            HoldKind.MESSAGE: self.message,
+            HoldKind.TICKET: self.ticket,
+            HoldKind.TYPE: self.message_type,
+            HoldKind.DESTINATION: self.destination,
         }
-        return [HoldTarget(kind, text) for kind, found in texts.items() for text in found] or None
+        return [HoldTarget(kind, text) for kind, found in texts.items() for text in found or ()] or None
 
 
 class PauseBody(TargetsBody):

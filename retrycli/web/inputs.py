@@ -1,7 +1,6 @@
 """Types of the values that requests contain. Invalid values are errors that name the field and the rule."""
 
 import re
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Self
 
@@ -111,13 +110,12 @@ class PageQuery(BaseModel):
 
 
 def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `FILTER_FIELDS`
-    kinds: Mapping[type, Any] = {str: Line}
     fields: dict[str, Any] = {}
     for name, each in FILTER_FIELDS.items():
         if not each.is_period:
-            kind = Ticket if name == "ticket" else kinds.get(each.kind, each.kind)
+            kind: Any = Ticket if name == "ticket" else Line if each.kind is str else each.kind
             alias = None if each.name == name else each.name
-            fields[name] = list[kind], Field([], alias=alias, description=each.about)  # type: ignore[valid-type]  # made here
+            fields[name] = list[kind], Field([], alias=alias, description=each.about)
     return create_model("Conditions", __config__=ConfigDict(extra="forbid", hide_input_in_errors=True), **fields)
 
 
@@ -127,9 +125,7 @@ class Selection(_conditions()):  # type: ignore[misc]  # a base that is made at 
     @property
     def filter(self) -> Filter:
         """Return the filter that the fields describe."""
-        values: Any = {
-            name: getattr(self, name) or None for name in FILTER_FIELDS.keys() & Selection.model_fields.keys()
-        }
+        values: Any = {name: getattr(self, name) or None for name in Selection.model_fields}
         return Filter(**values)
 
 
@@ -163,11 +159,7 @@ class BulkBody(Body):
 
     @property
     def request(self) -> BulkRequest:
-        """Return the request that the fields describe.
-
-        Raises:
-            NoSuchMessage: no message can have one of the ids.
-        """
+        """Return the request that the fields describe."""
         return BulkRequest(
             action=self.action,
             ids=self.ids,

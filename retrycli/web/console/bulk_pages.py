@@ -50,16 +50,11 @@ class BulkFields(MessageFilter):
     reason_given: Annotated[Line, Field(max_length=LONGEST_REASON)] | None = Field(None, alias="because")
 
     def request(self, now: datetime, expected: int | None = None) -> BulkRequest:
-        """Return the request for the operation.
-
-        Raises:
-            NoSuchMessage: an id can't be the id of a message.
-        """
-        wanted = self.wanted(now)
+        """Return the request for the operation."""
         return BulkRequest(
             self.action,
             ids=self.ids,
-            wanted=None if self.ids else wanted,
+            wanted=None if self.ids else self.wanted(now),
             expected=None if self.ids else expected,
             reason=self.reason_given,
             spread=timedelta(0) if self.spread is None else duration(self.spread),
