@@ -33,7 +33,7 @@ from retrycli.domain.passes import (
 )
 from retrycli.domain.sanitize import printable
 from retrycli.system.trust import is_planted, open_private, others_may_have_linked
-from retrycli.views.formatting import as_json
+from retrycli.views.formatting import as_json  # here: an import during a pass could find no free file descriptor
 
 logger = logging.getLogger("retrycli")
 WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | ResultKept
@@ -278,25 +278,20 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    def __init__(self) -> None:
-        super().__init__()
-        # An import during a pass could find no free file descriptor.
-        self._as_json, self._shown_id = as_json, shown_id
-
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
         line = {
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname,
             "event": type(event).__name__ if event is not None else None,
-            **({} if event is None else self._values_of(event)),
+            **({} if event is None else _values_of(event)),
             "message": suggested.quoted(record.getMessage()),
         }
-        return self._as_json(line)
+        return as_json(line)
 
-    def _values_of(self, event: Event) -> dict[str, object]:
-        values: dict[str, object] = event._asdict()
-        return {name: self._shown_id(value) if isinstance(value, int) else value for name, value in values.items()}
+
+def _values_of(event: Event) -> dict[str, object]:
+    return {name: shown_id(value) if isinstance(value, int) else value for name, value in event._asdict().items()}
 
 
 class _LogFile(logging.Handler):

@@ -50,9 +50,10 @@ class RecentPasses:
     @property
     def down(self) -> timedelta:
         """Return how long the ticketing API was down in the period."""
-        ends = [min(outage.ended_at or self.until, self.until) for outage in self.outages]
-        begins = [max(outage.began_at, self.since) for outage in self.outages]
-        return sum((end - begin for begin, end in zip(begins, ends, strict=True)), timedelta())
+        lengths = (
+            min(outage.ended_at or self.until, self.until) - max(outage.began_at, self.since) for outage in self.outages
+        )
+        return sum(lengths, timedelta())
 
 
 def strip(found: RecentPasses, *, title: str) -> str:
