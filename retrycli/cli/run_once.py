@@ -3,8 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from types import FrameType
 from typing import Annotated
@@ -13,7 +11,7 @@ import typer
 
 from retrycli import operations
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load_settings
-from retrycli.domain.passes import Event, PassSummary, StartedBy
+from retrycli.domain.passes import PassSummary, StartedBy
 from retrycli.system.process import has_terminal, parents, started_by
 from retrycli.views import log_lines, terminal
 
@@ -70,7 +68,7 @@ def run_once(
         return
     signals = Signals()
     try:
-        with _progress() as follow:
+        with terminal.progress() as follow:
             summary = operations.run_pass.run_once(
                 settings,
                 limit=limit,
@@ -88,12 +86,6 @@ def run_once(
     elif sys.stdout.isatty():
         _show(summary)
     raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
-
-
-def _progress() -> AbstractContextManager[Callable[[Event], None]]:
-    if not sys.stdout.isatty():  # without a terminal, skip the import, so that passes start fast
-        return nullcontext(lambda _: None)
-    return terminal.progress()
 
 
 def _show(summary: PassSummary) -> None:

@@ -167,7 +167,7 @@ def progress() -> Iterator[Callable[[Event], None]]:
     if not (sys.stderr.isatty() and on_terminal()):
         yield lambda _: None
         return
-    from retrycli.views import screen
+    from retrycli.views import screen  # only here, so that passes without a terminal start fast
 
     with screen.progress() as follow:
         yield follow
