@@ -1,8 +1,7 @@
 """The ``stats``, ``report`` and ``metrics`` commands: delivery statistics as text, as HTML, and for Prometheus."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -161,7 +160,9 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
             terminal.say(f"Showing at most {ON_SCREEN}; with --json, or in a pipe, there are all.")
     if figures.tries:
         terminal.say("")
-        _show_tries(figures.tries)
+        whole = sum(figures.tries.values())
+        tries = [(f"retry {number}", messages, messages / whole) for number, messages in figures.tries.items()]
+        _show_bars(("Delivered on", "Messages", "Share", ""), tries, ON_SCREEN)
     if figures.troubles:
         terminal.say("")
         _show_causes(figures.troubles, CAUSES if by is not GroupBy.ERROR else None)
@@ -182,31 +183,22 @@ def _describe_outages(figures: DeliveryStats) -> str:
 
 
 def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
-    whole = sum(group.attempts for group in groups)
-    most = max(group.attempts for group in groups)
-    terminal.show_table(
-        (by.value.capitalize(), "Attempts", "Share" if by is GroupBy.OUTCOME else "Delivered", ""),
+    whole, is_share = sum(group.attempts for group in groups), by is GroupBy.OUTCOME
+    _show_bars(
+        (by.value.capitalize(), "Attempts", "Share" if is_share else "Delivered", ""),
         [
-            (
-                group.key,
-                f"{group.attempts:,}",
-                _percent(group.attempts, whole) if by is GroupBy.OUTCOME else _percent(group.delivered, group.attempts),
-                _bar(group.attempts, most),
-            )
+            (group.key, group.attempts, group.attempts / whole if is_share else group.delivered / group.attempts)
             for group in groups
         ],
     )
 
 
-def _show_tries(tries: Mapping[int, int]) -> None:
-    whole, most = sum(tries.values()), max(tries.values())
-    terminal.show_table(
-        ("Delivered on", "Messages", "Share", ""),
-        [
-            (f"retry {number}", f"{messages:,}", _percent(messages, whole), _bar(messages, most))
-            for number, messages in islice(tries.items(), ON_SCREEN)
-        ],
-    )
+def _show_bars(
+    headers: Sequence[str], rows: Sequence[tuple[formatting.Cell, int, float]], limit: int | None = None
+) -> None:
+    most = max(number for _, number, _ in rows)
+    cells = [(name, f"{number:,}", f"{share * 100:.1f}%", _bar(number, most)) for name, number, share in rows[:limit]]
+    terminal.show_table(headers, cells)
 
 
 def _show_causes(troubles: Sequence[FailureCause], limit: int | None) -> None:
@@ -228,7 +220,3 @@ def _bar(part: int, most: int) -> str:
     # Round up, so that every number except 0 has a bar.
     eighths = -(-part * BAR * len(ENDS) // most)
     return ENDS[-1] * (eighths // len(ENDS)) + ENDS[: eighths % len(ENDS)][-1:]
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{part / whole * 100:.1f}%"
