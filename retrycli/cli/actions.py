@@ -21,36 +21,6 @@ from retrycli.views import formatting, terminal
 
 DEFAULT_SHARE = "30%"
 
-Due = Annotated[
-    datetime | None,
-    typer.Option(
-        help="When the messages become due, such as 2h (from now), 08:00 or '2026-01-02 08:00'.",
-        show_default="now",
-        metavar="<time>",
-        parser=moment,
-    ),
-]
-Canary = Annotated[
-    int | None,
-    typer.Option(min=1, help="Attempt N messages first, to test whether the cause is fixed.", show_default=False),
-]
-AbortOver = Annotated[
-    str | None,
-    typer.Option(
-        help="Requeue nothing if more than this share of the messages attempted first (the canaries) fail.",
-        show_default=DEFAULT_SHARE,
-    ),
-]
-Spread = Annotated[
-    timedelta | None,
-    typer.Option(
-        help="Spread the messages over this period, such as 2h.",
-        show_default=False,
-        metavar="<duration>",
-        parser=duration,
-    ),
-]
-
 
 @takes_messages
 def retry(chosen: Chosen) -> None:
@@ -102,10 +72,35 @@ def _show_attempts(done: operations.retry.ActionResult, *, as_json: bool) -> Non
 @partial(takes_messages, without="state")
 def requeue(
     chosen: Chosen,
-    at: Due = None,
-    spread: Spread = None,
-    canary: Canary = None,
-    abort_over: AbortOver = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            help="When the messages become due, such as 2h (from now), 08:00 or '2026-01-02 08:00'.",
+            show_default="now",
+            metavar="<time>",
+            parser=moment,
+        ),
+    ] = None,
+    spread: Annotated[
+        timedelta | None,
+        typer.Option(
+            help="Spread the messages over this period, such as 2h.",
+            show_default=False,
+            metavar="<duration>",
+            parser=duration,
+        ),
+    ] = None,
+    canary: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attempt N messages first, to test whether the cause is fixed.", show_default=False),
+    ] = None,
+    abort_over: Annotated[
+        str | None,
+        typer.Option(
+            help="Requeue nothing if more than this share of the messages attempted first (the canaries) fail.",
+            show_default=DEFAULT_SHARE,
+        ),
+    ] = None,
 ) -> None:
     """Return escalated messages to the queue. They regain all retries and are due now, unless --at or --spread is set.
 
