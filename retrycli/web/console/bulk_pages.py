@@ -27,7 +27,6 @@ SHOWN = 5  # maximum number of messages on the page, as examples
 EXAMPLES = 3  # maximum number of failed attempts that are named with their errors
 LONGEST_PROGRESS = 2000  # characters
 SPREADS = {"": "at once", "15m": "over 15 minutes", "1h": "over 1 hour", "2h": "over 2 hours", "8h": "over 8 hours"}
-Number = Annotated[int, Field(ge=0, le=10**9)]
 PROGRESS = "progress"
 
 
@@ -95,7 +94,7 @@ class BulkQuery(BulkFields):
 class BulkForm(BulkFields):
     """The confirmed action, and the progress of its earlier slices."""
 
-    expected: Number | None = None
+    expected: Annotated[int, Field(ge=0, le=10**9)] | None = None
     progress: Annotated[Line, Field(max_length=LONGEST_PROGRESS)] | None = None
 
 
