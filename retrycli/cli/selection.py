@@ -158,9 +158,7 @@ def _describe_expired(number: int) -> str:
 
 
 def run_interruptible(act: Callable[[operations.wiring.Runtime], Result]) -> tuple[Result, int | None]:
-    """Run an action that a signal stops after the request in flight; see `Signals`. Return its result, and the signal
-    that was received, if any.
-    """
+    """Run an action that a signal stops after the request in flight. Return its result, and the signal, if any."""
     signals = Signals()
     done = act(replace(operations.wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested))
     return done, signals.received

@@ -44,9 +44,7 @@ COUNTED_CAUSES = 30  # maximum number of causes that `EventLog.close` warns abou
 
 
 def log_event(event: Event, *, in_full: bool = True) -> None:
-    """Write one event to the log. If an operator should see it, it is a warning, unless ``in_full`` is false. All other
-    lines have the level INFO.
-    """
+    """Write one event to the log: as a warning if an operator should see it, unless ``in_full`` is false."""
     level = logging.WARNING if in_full and isinstance(event, WARNINGS) else logging.INFO
     for text in _texts(event):
         logger.log(level, text, extra={"event": event})

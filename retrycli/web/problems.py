@@ -39,9 +39,7 @@ STATUSES: Mapping[type[errors.RetrycliError], tuple[HTTPStatus, str]] = {
 def problem(
     status: HTTPStatus, detail: str, name: str = "", *, headers: Mapping[str, str] | None = None, **more: object
 ) -> Response:
-    """Return a problem document. Its type is ``urn:retrycli:problem:NAME``, by default about:blank. ``more`` has its
-    further members.
-    """
+    """Return a problem document of the type ``urn:retrycli:problem:NAME`` or about:blank, with ``more`` members."""
     kind = f"urn:retrycli:problem:{name}" if name else "about:blank"
     body = {"type": kind, "title": status.phrase, "status": status, "detail": printable(detail), **more}
     return Response(as_json(body), status, {"Cache-Control": "no-store", **(headers or {})}, media_type=MEDIA_TYPE)

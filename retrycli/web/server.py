@@ -78,9 +78,7 @@ def _not_found(request: Request, error: Exception) -> Response:
 
 
 class UnderRootPath:
-    """Serve an application below a path, such as ``/desk``, behind a proxy that strips the path and behind one that
-    keeps it.
-    """
+    """Serve an application below a path such as ``/desk``, behind a proxy that strips the path or keeps it."""
 
     def __init__(self, app: ASGIApp, root: str) -> None:
         self._app = app

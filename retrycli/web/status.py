@@ -30,9 +30,7 @@ class Recent(Generic[Value]):
         self._kept: tuple[float, Value] | None = None
 
     def read(self) -> Value:
-        """Return the value. Requests that arrive while it is read wait for it, and share it. It may raise whatever its
-        source raises.
-        """
+        """Return the value, or raise what its source raises. Requests that arrive while it is read share it."""
         with self._lock:
             if self._kept is None or self._elapsed() - self._kept[0] > KEPT_SECONDS:
                 self._kept = None

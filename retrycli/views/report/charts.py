@@ -64,9 +64,7 @@ def outcomes(
 
 
 def scale(bars: Mapping[datetime, Mapping[str, int]]) -> int:
-    """Return the value that the full height of the columns represents: a round number, at least the value of the
-    highest column.
-    """
+    """Return what the full height of the columns stands for: a round number, at least the highest column."""
     highest = max((sum(counts.values()) for counts in bars.values()), default=0)
     if highest <= ROUND[0]:
         return max(highest, 1)

@@ -110,10 +110,7 @@ def _cut(text: object, longest: int) -> str:
 
 
 def values(report: ReportData, zone: tzinfo) -> dict[str, object]:
-    """Return the values of the templates ``page.html`` and ``figures.html``.
-
-    ``figures.html`` also needs ``with_causes``: whether it lists the causes of escalations.
-    """
+    """Return the values of ``page.html`` and ``figures.html``, except ``with_causes``: to list escalations' causes."""
     figures = report.figures
     begin = report.last_pass is not None and not is_late(report.last_pass, figures.until, report.interval)
     title, tone = _headline(

@@ -44,9 +44,7 @@ FormType = TypeVar("FormType", bound=Form)
 
 
 class FormRejected(HTTPException):
-    """A form or a query that can't be used. Nothing was changed. Each fault has the field's name, which is empty if the
-    fault concerns the whole form.
-    """
+    """A form or a query that can't be used. Nothing was changed. A fault of the whole form names no field."""
 
     def __init__(self, status: HTTPStatus, faults: Sequence[tuple[str, str]]) -> None:
         super().__init__(status, "; ".join(": ".join(filter(None, fault)) for fault in faults))

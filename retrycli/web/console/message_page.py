@@ -154,9 +154,7 @@ def allowed(found: MessageDetails, policies: Mapping[Any, Any]) -> int | None:
 
 
 def offered(found: MessageDetails, *, looks_up: bool) -> frozenset[str]:
-    """Return the actions that are possible in a message's state. ``looks_up`` tells that its gateway can look messages
-    up.
-    """
+    """Return the actions that are possible in a message's state, and with or without a look-up by its gateway."""
     if found.row["status"] == MessageStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
         return frozenset({"requeue"})
     state = state_of(found)
