@@ -149,7 +149,7 @@ class Message(NamedTuple):
     created_at: datetime | None
     updated_at: datetime | None
     fields: Mapping[str, object]
-    # True if the message must name its recipient, because settings say which column it is in.
+    # True if the message must name its recipient, because the settings name the columns of the table.
     needs_recipient: bool = False
 
     @classmethod

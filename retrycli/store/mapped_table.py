@@ -186,7 +186,7 @@ def _selected(
         condition = table.has_status(wanted) if wanted in table.literals else literal_column("(1 = 0)")
         yield condition.label(CONDITION + wanted)
     source = mapping.source("recipient_email")
-    if mapping != AS_IT_IS and ("recipient_email" in table.names or not isinstance(source, Column | Nothing)):
+    if mapping != AS_IT_IS and not isinstance(source, Nothing):
         separator = source.separator if isinstance(source, Split) else ""
         yield literal(separator, Text(), literal_execute=True).label(ADDRESS_SEPARATOR)
     # The table's other columns, for the templates of presets.

@@ -152,6 +152,20 @@ def test_only_a_column_that_is_split_has_several_addresses(
     assert (message.fields["recipient_email"], message.fields["cc_emails"]) == (recipient, copies)
 
 
+@pytest.mark.parametrize(("columns", "needed"), [({}, True), ({"recipient_email": {"none": True}}, False)])
+def test_a_message_needs_a_recipient_unless_its_table_has_none(
+    mails: Open, columns: dict[str, object], *, needed: bool
+) -> None:
+    """The column of the recipients may have a name that the settings do not mention. Without this, a customer's mail
+    would go to the team.
+    """
+    its = row(1, "'Failed'", message_type="'customer'", ticket_id="7")
+    database = mails(its, columns={"subject": "subject", **columns})
+    with database.read() as connection:
+        [found] = rows_of(connection.execute(database.messages.select()))
+    assert Message.from_row(found).needs_recipient is needed
+
+
 COMPLAIN = (
     "CREATE FUNCTION complain(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION USING MESSAGE = $1; END'"
 )

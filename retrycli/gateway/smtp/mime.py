@@ -139,7 +139,10 @@ def _recipients(
         return (fixed,), (), ()
     named = message.fields.get("recipient_email")
     if message.needs_recipient and named in (None, ""):
-        raise InvalidMessage("recipient_email is missing; with [database.columns], each message must have one")
+        raise InvalidMessage(
+            "recipient_email is missing; with [database.columns], each message must have one, or the table must have "
+            "none: recipient_email = { none = true }"
+        )
     to = fixed if named is None or named == "" else _address("recipient_email", named)
     if to is None:
         raise InvalidMessage("recipient_email is missing, and gateway.recipient is not set; set one of them")
