@@ -28,7 +28,10 @@ def with_httpx(url: str, **how: Any) -> None:  # noqa: ANN401
 def with_requests(url: str, **how: Any) -> None:  # noqa: ANN401
     follows = how.pop("follow_redirects", False)
     how = {"timeout": 30, **how}
-    requests.post(url, json={"body": "hello"}, allow_redirects=follows, **how).raise_for_status()
+    answer = requests.post(url, json={"body": "hello"}, allow_redirects=follows, **how)
+    answer.raise_for_status()
+    if answer.is_redirect:  # as the manual says
+        raise requests.HTTPError(response=answer)
 
 
 LIBRARIES = pytest.mark.parametrize("post", [with_httpx, with_requests])
@@ -45,6 +48,7 @@ def outcome_of(post: Callable[..., None], url: str, **how: Any) -> Outcome:  # n
     ("status", "kind"),
     [
         (400, OutcomeKind.PERMANENT),
+        (302, OutcomeKind.PERMANENT),
         (401, OutcomeKind.UNAUTHORIZED),
         (403, OutcomeKind.PERMANENT),
         (404, OutcomeKind.PERMANENT),
@@ -55,9 +59,9 @@ def outcome_of(post: Callable[..., None], url: str, **how: Any) -> Outcome:  # n
     ],
 )
 def test_a_status_means_what_it_means_to_a_preset(post: Callable[..., None], status: int, kind: OutcomeKind) -> None:
-    with Hostile(answer(status, b"customer's words", {"Retry-After": "90"})) as server:
+    with Hostile(answer(status, b"customer's words", {"Retry-After": "90", "Location": "/"})) as server:
         outcome = outcome_of(post, server.url)
-    in_doubt = status in {400, 403, 404}
+    in_doubt = status in {302, 400, 403, 404}
     assert outcome == Outcome(kind, status, f"HTTP {status}", timedelta(seconds=90), in_doubt=in_doubt)
 
 
