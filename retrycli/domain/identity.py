@@ -289,6 +289,14 @@ class History(NamedTuple):
             if tried is not None and tried != digest and same_content(tried, digest)
         )
 
+    def another_may_have_arrived(self, birth: str, digest: str) -> bool:
+        """Return whether another text of a message may have arrived since an operator last requeued the message."""
+        return any(
+            attempt.unsettled and attempt.is_of(birth) and self._is_after_requeue(attempt)
+            for attempt in self.attempts
+            if attempt.digest not in {None, digest}
+        )
+
     def _deliveries(self, birth: str, digest: str) -> list[PastAttempt]:
         return [
             attempt

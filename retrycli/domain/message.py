@@ -218,6 +218,7 @@ class QueuedMessage(NamedTuple):
     requests: int = 0
     elsewhere: str | None = None  # another ticket under which this text may have arrived
     with_others: bool = False  # its content may have arrived with other recipients
+    other_text: bool = False  # another text of it may have arrived
     # The values of the columns that identify the message, as the database returned them.
     as_read: tuple[object, ...] = ()
 

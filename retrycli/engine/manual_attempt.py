@@ -114,6 +114,10 @@ async def look_up_through(
         return LookUp(
             Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, so check that ticket"
         )
+    if found.result is Presence.ABSENT and queued.other_text:
+        return LookUp(
+            Presence.UNKNOWN, "not found, but an earlier version of its text may have arrived, so check the ticket"
+        )
     if found.result is Presence.ABSENT and not can_settle(deps, rules, queued):
         there = " and ".join(sorted({str(place.destination) for place in queued.unsettled_at}))
         why = f"not found; an earlier attempt was sent to {there} with another base_url or preset, so check there"

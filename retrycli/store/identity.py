@@ -177,6 +177,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
         requests=history.requests(birth),
         elsewhere=history.elsewhere(birth, digest, ticket_text(queued.ticket_id)),
         with_others=history.may_be_with_others(birth, digest),
+        other_text=history.another_may_have_arrived(birth, digest),
     )
 
 

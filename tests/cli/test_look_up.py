@@ -167,6 +167,17 @@ def test_a_message_not_found_in_another_system_may_have_arrived_in_the_first(beg
         desk.check_sent_nothing()
 
 
+def test_after_an_edit_a_look_up_does_not_deny_that_the_text_before_it_arrived(begin: Begin) -> None:
+    with lost(begin, Redmine()) as desk:
+        desk.arrive()
+        desk.story.operator("edit", "1", "--subject", "Re: Invoice 4711", "--yes")
+        [told] = desk.command.json("look-up", "1", code=3)["results"]
+        assert (told["result"], told["error"]) == (
+            "unknown",
+            "not found, but an earlier version of its text may have arrived, so check the ticket",
+        )
+
+
 class Broken(Redmine):
     """A Redmine server that stores a note and then answers 502."""
 
