@@ -202,7 +202,8 @@ class Destination:
                 observed.append(self._update(attempt))
             if attempt.trial and self.on_trial:
                 self.doubt.count_trial(attempt)
-            if self.doubt.is_settled:
+            # A probe needs no trial: it shows that the answers of earlier passes still concern the access.
+            if self.doubt.is_settled or (self.on_trial and self.breaker.state is BreakerState.UNREAD):
                 observed += self._attribute_to_access()
         return observed + self._observe_withheld() if last else observed
 
@@ -222,6 +223,10 @@ class Destination:
             said = self.doubt.words(self._protocol)
             if self.doubt.status == FORBIDDEN:
                 self._stop(StopReason.CREDENTIALS_REFUSED, said)
+            elif self.doubt.status in SUCCESS:
+                # The destination may have stored the messages all the same, so later passes send only probes.
+                self.breaker = self.breaker.unread(self._rules, since=self._since)
+                self._stop(StopReason.UNREAD_ANSWER, f"{self.breaker.destination} responds with {said}")
             else:
                 verb = " responds with" if self.doubt.status else ":"
                 self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination}{verb} {said}")

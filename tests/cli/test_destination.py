@@ -134,7 +134,7 @@ def test_a_long_night_with_one_answer_to_every_message_escalates_none(applicatio
         settings = application.settings(server.url)
         rare = settings.model_copy(update={"schedule": settings.schedule.model_copy(update={"max_retries": 1})})
         passes = Passes(rare, wiring.utc_now())
-        assert {passes.wait(TICK).run().reason for _ in range(6)} == {"same_answer"}
+        assert {passes.wait(TICK).run().reason for _ in range(14)} == {"same_answer"}
         assert {(outcome, status) for _, outcome, status in attempts(application)} == {("unauthorized", 404)}
         assert len(server.tickets) > 3 * 14
         server.says = lambda _: TAKES
