@@ -10,7 +10,7 @@ acceptance.
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeAlias
 
@@ -378,6 +378,17 @@ def selection_parts(table: str, mapping: TableMapping | None) -> dict[str, objec
         "count": setting("retry_count"),
         "error": setting("last_error"),
     }
+
+
+def text_as_accepted(mapping: TableMapping | None, accepted: Acceptance | None) -> TableMapping:
+    """Return the mapping with the sources of text and recipients that were accepted last, by default its own names."""
+    used = mapping or AS_IT_IS
+    columns = {role: as_setting(source) for role, source in used.columns if role not in TEXT_COLUMNS}
+    parts = accepted.parts if accepted else {}
+    text = parts.get("text") or {}
+    assert isinstance(text, Mapping)  # noqa: S101  for the type checker
+    before = parse_mapping({**columns, **text, "recipient_email": parts.get("recipient", "recipient_email")}, {}, None)
+    return replace(before, status=used.status, where=used.where)
 
 
 def births_differ(table: str, mapping: TableMapping | None, accepted: Acceptance | None) -> bool:

@@ -136,7 +136,7 @@ class Database:
             return table_of(self)
         from retrycli.store.mapped_table import mapped_table
 
-        return mapped_table(self)
+        return mapped_table(self, self.mapping)
 
     @cached_property
     def messages(self) -> FromClause:

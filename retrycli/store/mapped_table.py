@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 
-def mapped_table(database: Database) -> MessageTable:
-    """Build the application's table, whose messages a sub-select reads.
+def mapped_table(database: Database, mapping: TableMapping | None) -> MessageTable:
+    """Build the application's table, whose messages a sub-select reads by a mapping.
 
     Raises:
         SchemaMismatch: a column is missing or has an unsuitable type.
     """
-    mapping, columns, is_sqlite = database.mapping or AS_IT_IS, database.columns, database.is_sqlite
+    mapping, columns, is_sqlite = mapping or AS_IT_IS, database.columns, database.is_sqlite
     _require_columns(mapping, columns, database.named_place)
     names = {role: found for role in ROLES if (found := mapping.column(role)) is not None and found in columns}
     check_types(database, {role: columns[found] for role, found in names.items()})

@@ -7,15 +7,18 @@ drop every queued message that has no failed row in that table.
 
 import json
 from array import array
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Select,
     Table,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -25,8 +28,9 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
-from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError, SchemaMismatch
 from retrycli.domain.identity import OF_ANY_TICKET, UNSTABLE, birth_of, digest_of
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.passes import StartedBy
@@ -35,6 +39,7 @@ from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.identity import birth_text, identifying
 from retrycli.store.messages import has_status, rows_of
+from retrycli.store.reflection import MessageTable
 from retrycli.store.schema import FIRST, HEAD, acts, attempts, holds, keys, own_values, passes, queue, selection
 
 IN_POSTGRESQL = text("""
@@ -237,7 +242,8 @@ def _check_ids(database: Database, connection: Connection) -> None:
         ConfigurationError: they are not, so the records would become those of other messages.
     """
     m = database.table.all_rows
-    queued = select(queue.c.message_id, queue.c.birth, birth_text(m)).join_from(queue, m, m.c.id == queue.c.message_id)
+    known = select(queue.c.message_id, queue.c.birth, case((m.c.id.is_not(None), birth_text(m))))
+    queued = known.join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
     tried = select(attempts.c.message_id, attempts.c.birth, birth_text(m)).join_from(
         attempts, m, m.c.id == attempts.c.message_id
     )
@@ -247,11 +253,11 @@ def _check_ids(database: Database, connection: Connection) -> None:
             tried.where(attempts.c.id.in_(LAST_TRIED), attempts.c.birth.not_in([UNSTABLE, OF_ANY_TICKET]))
         ),
     ]
-    others = [number for number, before, now in found if birth_of(before) != birth_of(as_utf8(now))]
+    others = [number for number, before, now in found if now is None or birth_of(before) != birth_of(as_utf8(now))]
     if len(others) > len(found) / 2:
         raise ConfigurationError(
-            f"by {database.table.written.fullname}.{database.table.names['id']}, message {others[0]} would be another "
-            "one than retrycli knows by this id; correct database.columns.id, or accept changes of created_at and "
+            f"by {database.table.written.fullname}.{database.table.names['id']}, message {others[0]} would not be "
+            "the one that retrycli knows by this id; correct database.columns.id, or accept changes of created_at and "
             "ticket_id before one of the id. If the application has changed its ids, first let passes deliver the "
             "queue by the old ones, then drop the tables whose names begin with retrycli_"
         )
@@ -293,10 +299,10 @@ def _give_birth(database: Database, connection: Connection, table: Table, *these
 
 def _give_digests(database: Database, connection: Connection) -> None:
     """Give the newest text of each message, in the queue and in the history, the digest that the settings read now.
-    Otherwise a text that was delivered, or may have arrived, would be another text, and would be sent again.
+    Otherwise a text that was delivered, or may have arrived, would be another text, and would be sent again. Leave out
+    texts that the application has changed since: by the settings that were accepted before, they have another digest.
     """
-    m = database.table.all_rows
-    rows = select(m.c.id, *identifying(m)).where(id_in(m.c.id))
+    rows = _texts(database.table)
     last = select(attempts.c.message_id, attempts.c.digest).where(id_in(attempts.c.message_id))
     last = last.order_by(attempts.c.message_id, attempts.c.number)
     queued = select(queue.c.message_id, queue.c.digest).where(id_in(queue.c.message_id))
@@ -306,13 +312,32 @@ def _give_digests(database: Database, connection: Connection) -> None:
         batch = {"ids": [*ids[start : start + BATCH]]}
         before: dict[int, str | None] = dict(connection.execute(last, batch).all())
         before |= dict(connection.execute(queued.where(queue.c.digest.is_not(None)), batch).all())
+        same = _digests_before(database, connection, batch)
         changes = [
             {"of_message": row["id"], "was": was, "now": digest_of(row)}
             for row in rows_of(connection.execute(rows, batch))
-            if (was := before.get(row["id"])) is not None
+            if (was := before.get(row["id"])) is not None and same.get(row["id"], was) == was
         ]
         for statement in NEW_DIGESTS if changes else ():
             connection.execute(statement, changes)
+
+
+def _texts(table: MessageTable) -> Select[Any]:
+    m = table.all_rows
+    return select(m.c.id, *identifying(m)).where(id_in(m.c.id))
+
+
+def _digests_before(database: Database, connection: Connection, batch: Mapping[str, object]) -> dict[int, str]:
+    """Return the digests that the settings read which were accepted before; none if they can't read the table now."""
+    from retrycli.domain.table_mapping import text_as_accepted
+    from retrycli.store.mapped_table import mapped_table
+
+    try:
+        rows = _texts(mapped_table(database, text_as_accepted(database.mapping, database.accepted)))
+        with connection.begin_nested():
+            return {row["id"]: digest_of(row) for row in rows_of(connection.execute(rows, batch))}
+    except (SchemaMismatch, DBAPIError):
+        return {}
 
 
 BATCH = 500  # number of messages whose texts are read at a time

@@ -401,6 +401,22 @@ def test_texts_stay_the_same_if_the_settings_render_them_in_another_way(mapped: 
         assert len(api.paths) == 4, "a new text of the application is sent"
 
 
+def test_a_text_that_changed_before_its_source_did_is_another_text(mapped: Cli, original: Application) -> None:
+    """One message was delivered, and one may have arrived. The application rewrites them before the settings change."""
+    described(mapped, THREE_LINES)("table", "accept", "--yes")
+    with Scripted(TAKES, (200, {"unexpected": True}), TAKES) as api:
+        desk = mapped.having(original.variables(api.url))
+        desk("run-once")
+        renewed = "body = 'Another message', updated_at = '2026-03-02 03:04:05'"
+        original.execute(f"UPDATE pending_messages SET status = 'failed', {renewed} WHERE id IN (101, 102)")
+        other = described(desk, THREE_LINES + "subject = { sql = 'trim(subject)' }\n")
+        assert other.json("table", "accept", "--yes")["would_send"] == 2
+        assert other.json("run-once")["sent"] == 2
+        assert [original.row(number)["status"] for number in (101, 102)] == ["sent", "sent"]
+        keys = [row["delivery_key"] for row in original.rows("retrycli_attempts").values()]
+        assert len({*keys}) == len(api.paths) == 4, "each text has its own key"
+
+
 def test_other_integers_are_refused_as_ids_and_a_renamed_column_is_accepted(mapped: Cli, original: Application) -> None:
     """By another column, the histories and holds of messages would become those of others."""
     original.execute("ALTER TABLE pending_messages ADD COLUMN nr INTEGER")
@@ -414,7 +430,9 @@ def test_other_integers_are_refused_as_ids_and_a_renamed_column_is_accepted(mapp
     done = desk("table", "accept", "--yes")
     assert done.returncode == 78
     assert "by pending_messages.nr, message 10" in done.stderr
-    assert "would be another one than retrycli knows by this id; correct database.columns.id" in done.stderr
+    assert "would not be the one that retrycli knows by this id; correct database.columns.id" in done.stderr
+    original.execute("UPDATE pending_messages SET nr = id + 7000")
+    assert desk("table", "accept", "--yes").returncode == 78, "no row has an id that retrycli knows"
     original.execute("UPDATE pending_messages SET nr = id")
     assert desk("table", "accept", "--yes").returncode == 0
 
