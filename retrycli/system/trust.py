@@ -113,6 +113,23 @@ def require_trust(path: Path, setting: str | None = None, *, may_be_missing: boo
     raise ConfigurationError(f"{setting + ': ' if setting else ''}{through}{weakness}; {remedy}")
 
 
+def require_chosen_group(path: Path, setting: str) -> None:
+    """Reject the path of a new socket if it would get this process's group, and that group has other users. If the
+    folder has the setgid bit, the socket gets the folder's group instead, which an administrator has chosen.
+
+    Raises:
+        ConfigurationError: other users could open the socket. The error names a command that helps.
+        OSError: the folder can't be examined.
+    """
+    group, folder = os.getegid(), path.absolute().parent
+    if folder.stat().st_mode & stat.S_ISGID or _is_private(group, trusted_users()):
+        return
+    raise ConfigurationError(
+        f"{setting}: the group {_group_name(group)} could open {path} and act as any user; let the folder give the "
+        f"proxy's group to the socket: `chgrp GROUP {_quoted(folder)} && chmod g+s {_quoted(folder)}`"
+    )
+
+
 def group_readers(path: Path, users: Collection[int]) -> str | None:
     """Return the name of the group through which users other than the given ones may read a file; None if they can't,
     or if the file can't be examined.

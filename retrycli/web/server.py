@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system.trust import require_trust
+from retrycli.system.trust import require_chosen_group, require_trust
 from retrycli.web.access import Access
 from retrycli.web.console.application import make_pages
 from retrycli.web.deadline import DeadlineProtocol
@@ -159,7 +159,7 @@ def listen(settings: Settings) -> socket.socket:
     """
     web = settings.web
     if web.uds is not None:
-        return _listen_on_path(web.uds)
+        return _listen_on_path(web.uds, names_users=web.user_header is not None)
     try:
         family, _, _, _, where = socket.getaddrinfo(web.host, web.port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(where[:2], family=family)
@@ -169,9 +169,12 @@ def listen(settings: Settings) -> socket.socket:
         ) from error
 
 
-def _listen_on_path(path: Path) -> socket.socket:
+def _listen_on_path(path: Path, *, names_users: bool) -> socket.socket:
     # Otherwise another user could put a socket of their own in its place.
     require_trust(path, "web.uds", may_be_missing=True)
+    if names_users:
+        with suppress(OSError):  # `bind` names the reason
+            require_chosen_group(path, "web.user_header")
     found = socket.socket(socket.AF_UNIX)
     try:
         _remove_stale(path)

@@ -19,7 +19,7 @@ import pytest
 
 from tests.cli.command import LONGEST, end, wait_until
 from tests.conftest import on_sqlite
-from tests.users import THEIRS, need_root
+from tests.users import SHARED, THEIRS, need_root
 from tests.web.conftest import API, HOST
 
 if TYPE_CHECKING:
@@ -209,6 +209,33 @@ def test_a_proxy_names_the_user_in_a_header(served: Cli, tmp_path: Path) -> None
 def test_a_user_header_without_a_socket_is_an_error(served: Cli) -> None:
     done = served.having({"RETRYCLI_WEB__USER_HEADER": "X-Remote-User"})("serve")
     assert (done.returncode, "needs a Unix socket" in done.stderr) == (78, True)
+
+
+def test_a_user_header_needs_a_socket_whose_group_was_chosen(served: Cli, tmp_path: Path) -> None:
+    """Whoever may open the socket may name any user. A service user's primary group may be shared, such as `users`."""
+    need_root()
+    add_token(served)
+    folder = tmp_path / "run"
+    folder.mkdir(0o755)
+    uds = folder / "console.sock"
+    shared = served.under("setpriv", f"--regid={SHARED}", "--clear-groups").having({"RETRYCLI_WEB__UDS": str(uds)})
+    trusting = shared.having({"RETRYCLI_WEB__USER_HEADER": "X-Remote-User"})
+    refused = trusting("serve")
+    assert (refused.returncode, uds.exists()) == (78, False)
+    problem = f"web.user_header: the group {SHARED} could open {uds} and act as any user"
+    remedy = f"`chgrp GROUP {folder} && chmod g+s {folder}`"
+    assert problem in refused.stderr
+    assert remedy in refused.stderr
+    said = trusting("doctor").stdout
+    assert (problem in said, remedy in said) == (True, True)
+    with serving(shared) as process:
+        wait_until(lambda: is_listening(uds), process)
+    os.chown(folder, 0, SHARED)
+    folder.chmod(0o2750)
+    with serving(trusting) as process:
+        wait_until(lambda: is_listening(uds), process)
+        assert (uds.stat().st_gid, stat.S_IMODE(uds.stat().st_mode)) == (SHARED, 0o660)
+    assert problem not in trusting("doctor").stdout
 
 
 def test_a_socket_in_a_folder_of_another_user_is_refused(served: Cli, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from retrycli.system.trust import (
     find_weakness,
     group_readers,
     others_may_have_linked,
+    require_chosen_group,
     require_trust,
     trusted_users,
     user_name,
@@ -57,9 +58,20 @@ def settings(context: Context) -> Iterator[Finding]:
 
 def files(context: Context) -> Iterator[Finding]:
     """Check who else can read secrets, or change files that a pass relies on."""
-    yield from [*_readable_secrets(context), *_weak_files(context)] or [
+    yield from [*_readable_secrets(context), *_weak_files(context), *_shared_socket(context)] or [
         ok("files", "no other user can read a secret or change anything that passes rely on")
     ]
+
+
+def _shared_socket(context: Context) -> Iterator[Finding]:
+    """Report a socket on which a proxy names the users, if other users in this process's group could open it."""
+    web = context.settings.web
+    if web.user_header is not None and web.uds is not None:
+        try:
+            with suppress(OSError):
+                require_chosen_group(web.uds, "web.user_header")
+        except ConfigurationError as error:
+            yield of_error("files", str(error))
 
 
 def _readable_secrets(context: Context) -> Iterator[Finding]:
