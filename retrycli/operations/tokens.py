@@ -157,7 +157,7 @@ def ended_sessions_file(tokens: Path) -> Path:
 
 def ended_sessions(settings: Settings) -> Mapping[str, tuple[str, int]]:
     """Return the ids of the sessions from which users have signed out, each with a digest of the user's name and its
-    end as a Unix time.
+    end as a Unix time. The digest itself, as an id, means all sessions of this user that do not end later.
 
     Raises:
         ConfigurationError: the file can't be used.
@@ -174,24 +174,33 @@ def ended_sessions(settings: Settings) -> Mapping[str, tuple[str, int]]:
         ) from None
 
 
+def has_ended(ended: Mapping[str, tuple[str, int]], session: str, name: str, end: int) -> bool:
+    """Return whether a user has signed out of a session, given `ended_sessions`."""
+    return session in ended or end <= ended.get(_short(name), ("", 0))[1]
+
+
+def _short(name: str) -> str:
+    return digest(name)[:NAME_DIGITS]  # shorter than some names
+
+
 def end_session(settings: Settings, session: str, name: str, end: int, *, now: datetime) -> None:
     """Record that a user has signed out of a session, until the session would have ended anyway.
 
     At most the last `MOST_ENDED` sessions of each user are kept, and at most `MOST_ENDED_OF_ALL`, so that nobody can
-    fill the file.
+    fill the file. If a session is not kept, neither it nor any session of this user that began earlier is valid.
 
     Raises:
         ConfigurationError: the file can't be used.
     """
     with _locked(tokens_file(settings)) as tokens:
         ended = {each: of for each, of in ended_sessions(settings).items() if of[1] > now.timestamp()}
-        user = digest(name)[:NAME_DIGITS]  # shorter than some names
+        user = _short(name)
         ended[session] = user, end
-        own = sorted((at, each) for each, (whose, at) in ended.items() if whose == user)
-        for _, oldest in own[:-MOST_ENDED]:
+        kept = sorted((at, each, whose) for each, (whose, at) in ended.items() if each != whose)
+        own = [one for one in kept if one[2] == user]
+        for at, oldest, whose in {*own[:-MOST_ENDED], *kept[:-MOST_ENDED_OF_ALL]}:
             del ended[oldest]
-        for oldest in sorted(ended, key=lambda each: ended[each][1])[:-MOST_ENDED_OF_ALL]:
-            del ended[oldest]
+            ended[whose] = whose, max(at, ended.get(whose, ("", 0))[1])
         _replace(ended_sessions_file(tokens), json.dumps(ended), tokens)
 
 

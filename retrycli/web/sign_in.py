@@ -64,7 +64,8 @@ class TokenUsers:
         """Return the session of the request's cookie; None if there is none, or if its user has signed out."""
         cookie = sessions.cookie_of(sessions.COOKIE, request, self._cookie_path)
         found = sessions.verify(cookie, self._tokens(), self.key, self._now()) if cookie else None
-        return None if found is None or found.id in self._ended() else found
+        ended = found is not None and tokens.has_ended(self._ended(), found.id, found.token.name, found.end)
+        return None if ended else found
 
     def sign_out(self, session: sessions.ValidSession) -> None:
         """End a session, for all workers."""

@@ -17,7 +17,8 @@ from starlette.responses import Response
 from retrycli import operations, web
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.user import Right, Role, User
-from retrycli.operations.tokens import LONGEST_FILE, MOST_ENDED_OF_ALL
+from retrycli.operations.tokens import LONGEST_FILE, MOST_ENDED, MOST_ENDED_OF_ALL, has_ended
+from retrycli.web import sessions
 from retrycli.web.access import Access
 from retrycli.web.console.application import HEADERS, make_pages
 from retrycli.web.console.context import NOTICE, Visit
@@ -226,6 +227,26 @@ def test_a_token_opens_a_session_and_signing_out_ends_it(desk: Desk) -> None:
     assert other.open("/").url == f"{PAGES}/", "another session of the same user goes on"
 
 
+def test_signing_out_often_revives_no_session(desk: Desk) -> None:
+    client = desk.client(**{"Sec-Fetch-Site": "same-origin"})
+
+    def sign_in() -> str:
+        answer = client.post(f"{PAGES}/sign-in", data={"token": desk.tokens["anna"]})
+        return str(answer.headers["set-cookie"]).partition(";")[0]
+
+    def opens(cookie: str) -> bool:
+        return desk.client(Cookie=cookie).get(f"{API}/scheduler/status").status_code == 200
+
+    key, [anna, _] = operations.tokens.signing_key(desk.settings), operations.tokens.load(desk.settings)
+    stolen = f"{sessions.COOKIE}={sessions.sign(anna, key, datetime.now(UTC) - timedelta(hours=1))}"
+    others = desk.browser("vera")
+    assert opens(stolen)
+    for cookie in (stolen, *(sign_in() for _ in range(MOST_ENDED + 1))):
+        client.post(f"{PAGES}/sign-out", headers={"Cookie": cookie})
+        assert not opens(stolen)
+    assert others.open("/").url == f"{PAGES}/", "sessions of other users go on"
+
+
 def test_the_end_of_a_session_is_remembered_no_longer_than_it_would_have_lasted(desk: Desk) -> None:
     tokens = desk.settings.web.tokens_file
     assert tokens is not None
@@ -238,13 +259,16 @@ def test_the_end_of_a_session_is_remembered_no_longer_than_it_would_have_lasted(
     assert operations.tokens.ended_sessions(desk.settings).keys() == {"two", "three"}
     for number in range(101):
         operations.tokens.end_session(desk.settings, str(number), "anna", 2**31 + number, now=AT)
-    kept = {*map(str, range(1, 101)), "three"}
-    assert operations.tokens.ended_sessions(desk.settings).keys() == kept, "nobody can fill the file"
+    ended = operations.tokens.ended_sessions(desk.settings)
+    kept = {*map(str, range(1, 101)), "three", ended["1"][0]}
+    assert ended.keys() == kept, "nobody can fill the file"
+    assert [has_ended(ended, "any", "anna", 2**31 + number) for number in (-1, 0, 1)] == [True, True, False]
+    assert not has_ended(ended, "any", "vera", 2**31)
     many = {f"session {number}": ["0" * 16, 2**32 + number] for number in range(MOST_ENDED_OF_ALL)}
     file.write_text(json.dumps(many))
     operations.tokens.end_session(desk.settings, "newest", "é" * 250, 2**33, now=AT)
-    ended = operations.tokens.ended_sessions(desk.settings).keys()
-    assert ended == {*many.keys(), "newest"} - {"session 0"}, "long names of many users fill no more"
+    ended = operations.tokens.ended_sessions(desk.settings)
+    assert ended.keys() == {*many.keys(), "newest", "0" * 16} - {"session 0"}, "long names of many users fill no more"
     assert file.stat().st_size < LONGEST_FILE / 2
     assert file.stat().st_mode & 0o777 == 0o600
     file.write_text("{")
