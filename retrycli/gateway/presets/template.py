@@ -24,6 +24,8 @@ from retrycli.domain.message import OPTIONAL_COLUMNS
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+SEPARATOR = re.compile(r"[/\\;]")
+STEPS = frozenset({".", ".."})  # segments that lead to another path
 NAME = re.compile(r"\w+(\.\w+)?")
 FOR_EACH, GIVE, OPTIONAL, EACH = "for_each", "give", "optional", "each"
 
@@ -152,14 +154,16 @@ def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> s
     """Fill a path and its query. Values are percent-encoded, so they can't add segments or parameters.
 
     Raises:
-        InvalidMessage: a value for the path is empty, ``.`` or ``..``.
+        InvalidMessage: a value for the path is empty, or has a segment ``.`` or ``..``.
     """
     parts = []
     for part in _parse(template):
         if isinstance(part, _Placeholder):
-            step = quote(plain(part.value(fields)), safe="")
-            # Clients and servers interpret "." and "..", even if percent-encoded (RFC 3986, section 5.2.4).
-            if step in {"", ".", ".."}:
+            text = plain(part.value(fields))
+            step = quote(text, safe="")
+            # Clients and servers interpret "." and "..", even if percent-encoded (RFC 3986, section 5.2.4). Some decode
+            # "/" first, treat a backslash like it, or ignore what follows ";".
+            if not step or not STEPS.isdisjoint(SEPARATOR.split(text)):
                 raise InvalidMessage(f"{part.name} has an invalid value for the path {template}: {step!r}")
             parts.append(step)
         else:
