@@ -24,7 +24,7 @@ from retrycli.domain.suggested import command
 from retrycli.domain.user import Role, User
 from retrycli.operations.wiring import utc_now
 from retrycli.system.host import replace_file
-from retrycli.system.trust import find_weakness, open_private, trusted_users
+from retrycli.system.trust import Weakness, find_weakness, open_private, trusted_users
 
 PREFIX = "rcli_"  # so that secret scanners recognize a token
 KEY_BYTES = 32
@@ -206,9 +206,16 @@ def end_session(settings: Settings, session: str, name: str, end: int, *, now: d
 
 @contextmanager
 def _locked(tokens: Path) -> Iterator[Path]:
-    """Lock the tokens' file against other commands, by a lock file, because a change replaces the file itself."""
+    """Lock the tokens' file against other commands, by a lock file, because a change replaces the file itself.
+
+    Raises:
+        ConfigurationError: the lock file can't be opened, or other users may change it or its folder.
+    """
+    file = tokens.with_name(f"{tokens.name}.lock")
     try:
-        lock = open_private(tokens.with_name(f"{tokens.name}.lock"), os.O_RDWR)
+        if (weakness := find_weakness(file, _trusted(file))) is not None:
+            raise _refusal(weakness)  # new files get the lock file's owner and mode
+        lock = open_private(file, os.O_RDWR)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "invalid path"
         raise ConfigurationError(
@@ -245,7 +252,7 @@ def _text(file: Path) -> str:
         ConfigurationError: the file can't be read, or other users may read or change it.
     """
     if (weakness := find_weakness(file, _trusted(file))) is not None:
-        raise ConfigurationError(f"web.tokens_file: {weakness}. Fix it: {weakness.remedy}")
+        raise _refusal(weakness)
     try:
         with file.open("rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
@@ -260,6 +267,10 @@ def _text(file: Path) -> str:
         raise ConfigurationError(
             f"web.tokens_file: can't read {file}: {error.strerror}. Run this as the file's owner"
         ) from error
+
+
+def _refusal(weakness: Weakness) -> ConfigurationError:
+    return ConfigurationError(f"web.tokens_file: {weakness}. Fix it: {weakness.remedy}")
 
 
 def _trusted(file: Path) -> frozenset[int]:

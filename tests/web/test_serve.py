@@ -285,6 +285,24 @@ def test_tokens_are_printed_once_and_kept_as_digests(served: Cli, tmp_path: Path
     assert served("serve", "token", "add", "e\nve", "--role", "viewer").returncode == 2
 
 
+def test_nothing_is_written_into_a_folder_that_others_may_change(served: Cli, tmp_path: Path) -> None:
+    """A new file gets the owner and the mode of the lock file, which another user may have put there."""
+    need_root()
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    lock = folder / "tokens.json.lock"
+    lock.touch()
+    lock.chmod(0o666)
+    os.chown(lock, THEIRS, THEIRS)
+    done = served.having({"RETRYCLI_WEB__TOKENS_FILE": str(folder / "tokens.json")})(
+        "serve", "token", "add", "anna", "--role", "operator"
+    )
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"web.tokens_file: {folder} is writable by every user" in done.stderr
+    assert [*folder.iterdir()] == [lock]
+
+
 @pytest.mark.parametrize("path", ["desk", "/desk/", "/messages", "/api/x", "/a b"])
 def test_an_invalid_root_path_is_wrong_usage(served: Cli, path: str) -> None:
     add_token(served)
