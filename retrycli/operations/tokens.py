@@ -144,10 +144,13 @@ def signing_key(settings: Settings) -> bytes:
         with _locked(tokens):
             if not file.exists():  # another worker may have created it meanwhile
                 _replace(file, secrets.token_hex(KEY_BYTES), tokens)
-    key = _text(file).strip()
-    if len(key) != 2 * KEY_BYTES or not all(digit in "0123456789abcdef" for digit in key):
+    try:
+        key = bytes.fromhex(_text(file))
+    except ValueError:  # also if it is not UTF-8
+        key = b""
+    if len(key) != KEY_BYTES:
         raise ConfigurationError(f"{file} is not a signing key. Delete it; all users must then sign in again")
-    return bytes.fromhex(key)
+    return key
 
 
 def ended_sessions_file(tokens: Path) -> Path:

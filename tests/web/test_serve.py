@@ -303,6 +303,15 @@ def test_nothing_is_written_into_a_folder_that_others_may_change(served: Cli, tm
     assert [*folder.iterdir()] == [lock]
 
 
+@pytest.mark.parametrize("content", [b"", b"no key", b"\xff" * 64, b"0" * 63, b"0" * 66])
+def test_a_broken_signing_key_is_one_clear_error(served: Cli, tmp_path: Path, content: bytes) -> None:
+    add_token(served)
+    (tmp_path / "tokens.json.key").write_bytes(content)
+    done = served("serve", "--port", "0")
+    assert (done.returncode, "tokens.json.key is not a signing key" in done.stderr) == (78, True)
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("path", ["desk", "/desk/", "/messages", "/api/x", "/a b"])
 def test_an_invalid_root_path_is_wrong_usage(served: Cli, path: str) -> None:
     add_token(served)
