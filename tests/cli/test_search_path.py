@@ -216,7 +216,13 @@ def test_doctor_reports_other_roles_that_may_create_in_the_search_path(applicati
     )
     assert found["remedy"] == "`REVOKE CREATE ON SCHEMA public FROM PUBLIC`"
     application.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    role = f"eve {make_url(application.url).database}"
+    application.execute('CREATE SCHEMA "order"')
+    application.execute('GRANT CREATE ON SCHEMA "order" TO PUBLIC')
+    url = make_url(application.url).update_query_dict({"options": '-c search_path=public,"order"'})
+    [found] = of_search_path(command.having({"RETRYCLI_DATABASE__URL": url.render_as_string(hide_password=False)}))
+    assert found["remedy"] == '`REVOKE CREATE ON SCHEMA "order" FROM PUBLIC`'
+    application.execute('DROP SCHEMA "order"')
+    role = f"eve 5% {make_url(application.url).database}"
     application.execute(f'CREATE ROLE "{role}"')
     application.execute(f'GRANT CREATE ON SCHEMA public TO "{role}"')
     try:

@@ -1,6 +1,5 @@
 """Check the database: the application's table, retrycli's own tables, write permission, search path, clock."""
 
-import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from shlex import quote
@@ -137,22 +136,22 @@ def search_path(_context: Context, database: Database) -> Iterator[Finding]:
     if database.is_sqlite:
         return
     found = creators(database)
+
+    def quoted(name: str) -> str:
+        return database.quoted(name).replace("%%", "%")  # doubled for the driver, not for psql
+
     for where, role in found:
         yield warning(
             "search path",
             f"{'every role' if role is None else f'the role {role}'} may create functions in the schema {where}, and "
             "retrycli's queries may call them",
-            f"`REVOKE CREATE ON SCHEMA {_quoted(where)} FROM {'PUBLIC' if role is None else _quoted(role)}`",
+            f"`REVOKE CREATE ON SCHEMA {quoted(where)} FROM {'PUBLIC' if role is None else quoted(role)}`",
         )
     if not found:
         yield ok(
             "search path",
             "only owners, superusers and retrycli's own role may create functions in the schemas on the search path",
         )
-
-
-def _quoted(name: str) -> str:
-    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 
 def time(context: Context, database: Database) -> Iterator[Finding]:
