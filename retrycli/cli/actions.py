@@ -16,6 +16,7 @@ from retrycli.cli.selection import Chosen, run_interruptible, show_attempt, take
 from retrycli.domain.duration import duration, in_words
 from retrycli.domain.errors import MayHaveArrived
 from retrycli.domain.outcome import Presence
+from retrycli.domain.sanitize import printable
 from retrycli.domain.suggested import command, line
 from retrycli.views import formatting, terminal
 
@@ -188,7 +189,7 @@ def _show_lookups(asked: Sequence[operations.retry.LookedUp]) -> None:
         return
     for answer in asked:
         if answer.found is not None:
-            terminal.show_text(operations.words.looked_up(answer.message_id, answer.found))
+            terminal.show_text(printable(operations.words.looked_up(answer.message_id, answer.found)))
             _suggest(answer.message_id, answer.found.result)
 
 

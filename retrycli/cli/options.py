@@ -13,7 +13,7 @@ import typer
 
 from retrycli.domain import suggested
 from retrycli.domain.message import LONGEST_NAME
-from retrycli.domain.sanitize import encodable
+from retrycli.domain.sanitize import encodable, printable
 
 if TYPE_CHECKING:
     from retrycli.config.loader import Loaded
@@ -125,5 +125,5 @@ def confirm(question: str, why: str, *, yes: bool, as_json: bool = False) -> Non
 
 def agrees(question: str) -> bool:
     """Ask a question, and return whether the answer is yes."""
-    typer.echo(f"{question} [y/N] ", nl=False)
+    typer.echo(f"{printable(question)} [y/N] ", nl=False)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

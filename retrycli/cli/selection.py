@@ -30,6 +30,7 @@ from retrycli.cli.run_once import Signals
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage
 from retrycli.domain.listing import Filter
+from retrycli.domain.sanitize import printable
 from retrycli.domain.suggested import command
 from retrycli.views import formatting, terminal
 
@@ -220,4 +221,4 @@ def show_attempt(tried: operations.retry.ManualAttempt, start: str = "Message") 
     if tried.outcome is None:
         terminal.complain(f"retrycli: {tried.error}")
     else:
-        terminal.show_text(f"{start} {tried.message_id} {operations.words.attempted(tried.outcome)}")
+        terminal.show_text(printable(f"{start} {tried.message_id} {operations.words.attempted(tried.outcome)}"))

@@ -54,8 +54,19 @@ def called_as(
 
 
 def as_argument(message_id: object) -> str:
-    """Return a message's id for a command, quoted for a shell. The ids of some tables come from other systems."""
-    return shlex.quote(str(message_id))
+    """Return a message's id for a command, quoted for a shell. The ids of some tables come from other systems.
+
+    Characters that can't be shown, and backticks, are octal in $'…', which bash, ksh and zsh read. No argument can
+    contain a NUL, so an id with one stays escaped, and names no message.
+    """
+    text = str(message_id).replace("\0", "\\x00")
+    if text.isprintable() and "`" not in text:
+        return shlex.quote(text)
+    return "$'" + "".join(c if c.isprintable() and c not in "'\\`" else _octal(c) for c in text) + "'"
+
+
+def _octal(character: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in character.encode(errors="surrogateescape"))
 
 
 def line(*words: object) -> str:

@@ -130,9 +130,9 @@ def _folded(text: str, indent: int) -> str:
 
 
 def say(*lines: str) -> None:
-    """Print lines for an operator. Print nothing if the output is piped."""
+    """Print lines for an operator, which may quote ids of other systems. Print nothing if the output is piped."""
     if on_terminal():
-        print(*map(suggested.own, lines), sep="\n")  # noqa: T201
+        print(*(printable(suggested.own(line)) for line in lines), sep="\n")  # noqa: T201
 
 
 def answer(fields: Mapping[str, object], *lines: str, as_json: bool) -> None:

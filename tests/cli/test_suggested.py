@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import pwd
 import re
@@ -471,4 +472,48 @@ def test_no_command_contains_an_id_that_a_shell_would_run(cli: Cli, engine: Fact
             texts += [done.stdout, done.stderr, desk.on_terminal(*arguments, columns=1000).text]
         assert sum(f"'{evil}'" in text for text in texts) > 5
         assert not [text for text in texts if re.search(r"retrycli [a-z-]+ m1\$", text)]
+        made.lock.unlink(missing_ok=True)
+
+
+HIDDEN_IDS = (
+    "\x1b[2J\x1b]0;owned\x07id",
+    "a\u202eb",
+    "a\nretrycli: forged",
+    "it's `a`\\\t1",
+    "\u2028\xe9\x9b7",
+    "a\x00b",
+)
+"""Ids that clear the screen, reverse the text, forge a line, end a quotation, and hide a part of themselves."""
+
+
+@pytest.mark.parametrize("evil", HIDDEN_IDS)
+def test_an_id_that_can_not_be_shown_is_escaped_and_can_be_pasted(
+    cli: Cli, engine: Factory, tmp_path: Path, evil: str
+) -> None:
+    """The ids of a table may be Message-IDs of mails, which anybody can choose."""
+    with engine(tmp_path, None) as url, Scripted(REJECTS) as api:
+        made = made_with(url, {"id": "VARCHAR(60)"})
+        if "\0" in evil and not made.is_sqlite:
+            pytest.skip("PostgreSQL stores no NUL")
+        made.add(101, hours_ago=9)
+        made.execute("UPDATE pending_messages SET id = ?", evil)
+        desk = cli.having(made.variables(api.url))
+        everywhere = [["list-failed"], ["escalations"], ["doctor"]]
+        with_id = ["retry", "show", "explain", "look-up", "requeue --canary 1", "edit --subject tea", "mark-sent"]
+        named = [[*shlex.split(each), "--", evil] for each in with_id] if "\0" not in evil else []
+        for number, arguments in enumerate([*everywhere, *named, *everywhere]):
+            if number == len(everywhere):
+                assert desk("run-once").returncode == 0
+            screen = desk.on_terminal(*arguments, columns=1000, answers=["n"])
+            shown = re.sub(r"\x1b\[[0-9;]*m", "", screen.raw)
+            assert all(char.isprintable() or char in "\r\n" for char in shown), (arguments, screen.raw)
+            assert "\nretrycli: forged" not in screen.text
+        text = desk.on_terminal("list-failed", columns=1000).text
+        [show] = re.findall(r"`(retrycli show [^`]*)`", text)
+        made_by = ["bash", "-c", f"{show.replace('retrycli', SCRIPT[0], 1)} --json"]
+        pasted = subprocess.run(made_by, cwd=desk.cwd, env={**BARE, **desk.env}, capture_output=True, check=False)
+        if "\0" in evil:  # no argument can contain it
+            assert pasted.returncode == 4, pasted
+        else:
+            assert json.loads(pasted.stdout)["message"]["id"] == evil
         made.lock.unlink(missing_ok=True)
