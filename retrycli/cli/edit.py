@@ -62,8 +62,8 @@ def edit(
     else:
         terminal.say(f"Changed {', '.join(done.changed)} of message {message_id}, which has a new delivery key.")
         escalated = read.queue is not None and read.queue["escalated_at"] is not None
-        either = f"{command('retry', message_id)} or {command('requeue', message_id)}"
-        terminal.say(f"Next: {either if escalated else line('retry', message_id)}")
+        either = f"{command('retry', done.message_id)} or {command('requeue', done.message_id)}"
+        terminal.say(f"Next: {either if escalated else line('retry', done.message_id)}")
 
 
 def _in_editor(

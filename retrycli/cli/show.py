@@ -50,7 +50,7 @@ def show(
     _show_history(found)
     if not found.attempts:
         terminal.say("No attempt is recorded.")
-    terminal.say(f"Next: {_next_step(settings, found, message_id)}")
+    terminal.say(f"Next: {_next_step(settings, found, found.row['id'])}")
 
 
 def _show_edits(acts: Sequence[ActionRecord]) -> None:
@@ -61,7 +61,7 @@ def _show_edits(acts: Sequence[ActionRecord]) -> None:
             print()  # noqa: T201
 
 
-def _next_step(settings: Settings, found: MessageDetails, message_id: int | str) -> str:
+def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
     last_act = next((act.act for act in reversed(found.acts) if act.act not in OF_HOLDS), None)
     if found.row["status"] == MessageStatus.REJECTED and last_act == ActionKind.REJECTED:
         may_expire = any(policy.expires_after for policy in settings.policies.values())

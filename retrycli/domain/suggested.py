@@ -14,6 +14,7 @@ from functools import cached_property
 from retrycli.domain.sanitize import masked_url
 
 NAME = "retrycli"
+QUOTES = "'\\`"
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,18 @@ def as_argument(message_id: object) -> str:
     """Return a message's id for a command, quoted for a shell. The ids of some tables come from other systems.
 
     Characters that can't be shown, and backticks, are octal in $'…', which bash, ksh and zsh read. No argument can
-    contain a NUL, so an id with one stays escaped, and names no message.
+    contain a NUL, so an id with one stays escaped, and names no message. An id that begins with a hyphen gets ``--``,
+    which ends the options.
     """
     text = str(message_id).replace("\0", "\\x00")
+    end_of_options = "-- " if _is_like_option(message_id) else ""
     if text.isprintable() and "`" not in text:
-        return shlex.quote(text)
-    return "$'" + "".join(c if c.isprintable() and c not in "'\\`" else _octal(c) for c in text) + "'"
+        return end_of_options + shlex.quote(text)
+    return f"{end_of_options}$'{''.join(c if c.isprintable() and c not in QUOTES else _octal(c) for c in text)}'"
+
+
+def _is_like_option(word: object) -> bool:
+    return isinstance(word, int) and str(word).startswith("-")  # a message's id, also one of text, is an int
 
 
 def _octal(character: str) -> str:
@@ -71,7 +78,7 @@ def _octal(character: str) -> str:
 
 def line(*words: object) -> str:
     """Return a command of retrycli, with its words quoted for a shell, for a text that contains nothing else."""
-    return f"{NAME} {' '.join(map(as_argument, words))}"
+    return f"{NAME} {' '.join(map(as_argument, sorted(words, key=_is_like_option)))}"
 
 
 def command(*words: object) -> str:

@@ -358,7 +358,7 @@ def _cause_line(group: EscalationCause) -> str:
     noun = "tickets" if len(group.tickets) > 1 or group.more_tickets else "ticket"
     # An id of text may come from another system. One that could form markup can't be shown as it is.
     is_safe = inert(shown := str(group.example), LONGEST_NAME) == shown
-    step = f"; {suggested.own(suggested.line('show', shown))}" if is_safe else ""
+    step = f"; {suggested.own(suggested.line('show', group.example))}" if is_safe else ""
     return f"{group.count:,} × {said}\n    {types}; {noun} {tickets}{more}{step}"
 
 

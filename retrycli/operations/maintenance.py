@@ -100,10 +100,10 @@ def erase_texts(settings: Settings, ticket: str) -> int:
 # What may keep messages from a move, and what resolves it: first what needs no pass, because a pass sends what is due.
 SEARCH = (
     "search its ticket; if it is there, `retrycli mark-sent {id}`, else `retrycli retry {id}` or "
-    "`retrycli reject {id} --reason moved`"
+    "`retrycli reject --reason moved {id}`"
 )
 RESOLVE = {
-    "withdrawn": "look for {id} in the ticketing system; in the application, set it to sent if it is there, else to "
+    "withdrawn": "look for {shown} in the ticketing system; in the application, set it to sent if it is there, else to "
     "rejected, or to failed and check again",
     "delivered": "`retrycli mark-sent {id}`; to send it again, `retrycli retry {id}`",
     "partly delivered": "`retrycli retry {id}` sends it to the others; or `retrycli mark-sent {id}`",
@@ -138,7 +138,9 @@ def check_move(settings: Settings, *, shown: int | None = None) -> list[Finding]
 
 def _listed(name: str, number: int, first: Sequence[object], step: str) -> Finding:
     more = f" and {number - len(first):,} more" if number > len(first) else ""
-    return failure(name, ", ".join(map(str, first)) + more, step.format(id=as_argument(first[0]), option=first[0]))
+    return failure(
+        name, ", ".join(map(str, first)) + more, step.format(id=as_argument(first[0]), shown=first[0], option=first[0])
+    )
 
 
 @contextmanager

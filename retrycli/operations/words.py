@@ -132,7 +132,7 @@ def remedy(found: Explanation) -> str:
     return f"{suggested.command('retry', found.message_id)} attempts it now"
 
 
-def check_arrival(message_id: int | str, *, looks_up: bool) -> str:
+def check_arrival(message_id: int, *, looks_up: bool) -> str:
     """Return what to do with a message that may have arrived; with ``looks_up``, its gateway can look it up."""
     look_up, mark_sent, retry = (suggested.command(verb, message_id) for verb in ("look-up", "mark-sent", "retry"))
     first = f"{look_up}; if it finds nothing, " if looks_up else ""

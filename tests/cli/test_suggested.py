@@ -517,3 +517,25 @@ def test_an_id_that_can_not_be_shown_is_escaped_and_can_be_pasted(
         else:
             assert json.loads(pasted.stdout)["message"]["id"] == evil
         made.lock.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("evil", ["--state=waiting", "-5", "-- rm"])
+def test_an_id_that_begins_with_a_hyphen_is_no_option(cli: Cli, engine: Factory, tmp_path: Path, evil: str) -> None:
+    """`retrycli retry --state=waiting` would send every waiting message."""
+    with engine(tmp_path, None) as url, Scripted(REJECTS) as api:
+        made = made_with(url, {} if evil == "-5" else {"id": "VARCHAR(60)"})
+        made.add(101, hours_ago=9)
+        made.execute("UPDATE pending_messages SET id = ?", int(evil) if evil == "-5" else evil)
+        desk = cli.having(made.variables(api.url))
+        looking = [["list-failed"], ["show", "--", evil], ["explain", "--", evil], ["look-up", "--", evil]]
+        acting = [["edit", "--subject", "tea", "--yes", "--", evil], ["retry", "--", evil], ["escalations"]]
+        found: set[str] = set()
+        for arguments in [*looking, *acting, ["requeue", "--canary", "1", "--", evil], *looking]:
+            screen = desk.on_terminal(*arguments, columns=1000, answers=["n"])
+            found |= {each for each in commands_in(screen.text, "retrycli") if evil in each}
+        assert len(found) >= 3, found
+        for each in sorted(found):
+            words = shlex.split(each)
+            assert words[-2:] == ["--", evil], each
+            assert desk.on_terminal(*words[1:], columns=1000, answers=["n"]).returncode not in UNUSABLE, each
+        made.lock.unlink(missing_ok=True)

@@ -38,7 +38,9 @@ IN_THE_CONSOLE: Mapping[str, str] = {
 NAMES = "|".join(IN_THE_CONSOLE)
 # A text may quote what a client sent. Both patterns take linear time for any text.
 IN_BACKTICKS = re.compile(r"(?P<run>\b[Rr]un )?`(?P<command>[^`]*)`")
-COMMAND = re.compile(rf"(?:.*[/ ])?retrycli (?:--config \S+ )?(?P<name>{NAMES})(?: (?P<argument>[^ ]+).*)?", re.DOTALL)
+COMMAND = re.compile(
+    rf"(?:.*[/ ])?retrycli (?:--config \S+ )?(?P<name>{NAMES})(?: (?:-- )?(?P<argument>[^ ]+).*)?", re.DOTALL
+)
 
 
 def in_console(text: str) -> str:
