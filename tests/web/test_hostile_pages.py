@@ -8,18 +8,25 @@ from urllib.parse import quote
 import pytest
 
 from retrycli import operations
+from retrycli.config.settings import WebSettings
 from retrycli.domain.user import Role, User
 from retrycli.web.access import Access
 from retrycli.web.console.application import make_pages
+from retrycli.web.console.rendering import make_environment
 from retrycli.web.status import RecentStatus
 from tests.cli.api import REJECTS
 from tests.cli.story import Api
+from tests.cli.test_table_check import made_with
 from tests.conftest import on_sqlite
 from tests.web.browser import Browser, HtmlPage
+from tests.web.conftest import HOST
 from tests.web.hostile import HOSTILE, LONG, SCRIPT, add_hostile
 from tests.web.test_message_pages import use
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.store.conftest import Factory
     from tests.web.conftest import Desk
 
 pytestmark = on_sqlite
@@ -65,6 +72,7 @@ def harm(page: HtmlPage) -> list[object]:
     """Return what is wrong with a page: other scripts than ours, or raw control characters outside of fields."""
     ours = ("script", "src", next((value for tag, name, value in page.attributes if (tag, name) == ("script", "src"))))
     shown = "".join(text for tag, text in page.texts if tag != "textarea")
+    shown += "".join(value or "" for _, name, value in page.attributes if name != "value")
     return [
         *(each for each in page.attributes if each[0] in {"script", "img", "iframe"} and each[1:] != ("defer", None)
           and each != ours),
@@ -121,3 +129,41 @@ def test_a_hostile_address_comes_back_as_text(browser: Browser) -> None:
         page = browser.open(path + "%3Cscript%3Ewindow.takenOver%3D1%3C%2Fscript%3E%22%27%3E")
         assert harm(page) == [], path
         assert "<script>window" not in page.answer.text
+
+
+def test_hostile_ids_and_counts_are_text_on_every_page(engine: Factory, tmp_path: Path) -> None:
+    """The ids of a table may be Message-IDs of mails, and a column of SQLite holds any text."""
+    with engine(tmp_path, None) as url:
+        made = made_with(url, {"id": "VARCHAR(400)"})
+        made.add(9)
+        made.add(10, message_type="carrier pigeon")
+        made.execute("UPDATE pending_messages SET id = id || ?, retry_count = ?", HOSTILE, HOSTILE)
+        web = WebSettings(allowed_hosts=(HOST,))
+        settings = made.settings("http://127.0.0.1:9").model_copy(update={"web": web})
+        operations.run_pass.run_once(settings)
+        user = User(HOSTILE, Role.OPERATOR)
+        pages = make_pages(settings, Access.of(settings, lambda _: user), RecentStatus(settings))
+        browser = Browser(pages, "")
+        for number in (9, 10):
+            page = f"/id/{quote(f'{number}{HOSTILE}', safe='')}"
+            for path in (
+                page,
+                f"{page}/edit",
+                "/",
+                "/escalations",
+                "/passes",
+                "/stats",
+                f"/bulk?action=retry&id={page[4:]}",
+            ):
+                found = browser.open(path)
+                assert found.status == 200, (path, found.words)
+                assert harm(found) == [], path
+        edited = browser.open(f"/id/{quote(f'9{HOSTILE}', safe='')}/edit")
+        assert "\\u202e" in edited.within("title") + edited.within("h1")
+        made.lock.unlink(missing_ok=True)
+
+
+def test_a_text_that_no_filter_treats_is_escaped() -> None:
+    """So a template that forgets a filter shows no control character; `field` keeps them for fields of forms."""
+    shown = make_environment().from_string("{{ text }}|{{ text|field }}").render(text="<\u202e\x1b")
+    assert shown == "&lt;\\u202e\\x1b|&lt;\u202e\x1b"

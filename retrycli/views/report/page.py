@@ -83,6 +83,7 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=visible,
     )
     environment.filters |= {
         "number": "{:,}".format,
@@ -98,6 +99,11 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
 def offset_of(report: ReportData, zone: tzinfo | None = None) -> timezone:
     """Return the one offset for all times: otherwise a day on which the clock changes would lack or repeat an hour."""
     return timezone(in_zone(report.figures.until, zone).utcoffset() or timedelta())
+
+
+def visible(value: object) -> object:
+    """Escape control characters in a value that no filter has made HTML of."""
+    return value if hasattr(value, "__html__") else printable(str(value))
 
 
 def whole(text: object) -> str:

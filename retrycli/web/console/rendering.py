@@ -16,7 +16,7 @@ from retrycli.domain.retry_policy import EXHAUSTED
 from retrycli.domain.sanitize import printable, shortened
 from retrycli.domain.user import Right
 from retrycli.views.formatting import count, local_time, with_times
-from retrycli.views.report.page import whole
+from retrycli.views.report.page import visible, whole
 
 # The words for a command, with a place for its first argument. Other commands stay: they need a shell on the server.
 IN_THE_CONSOLE: Mapping[str, str] = {
@@ -81,9 +81,11 @@ def make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
+        finalize=visible,  # no template can forget it
     )
     environment.filters |= {
         "line": line,
+        "field": escape,  # the value of a form's field stays as it is
         "id": lambda value: line(value) if isinstance(value, MessageId) else value,  # text of another system
         "short": short,
         "lines": lines,
