@@ -27,6 +27,7 @@ QUIET = (
     "--disable-sync",
     "--hide-scrollbars",
     "--remote-debugging-pipe",
+    "--host-resolver-rules=MAP desk.example.com 127.0.0.1",
 )
 PATIENCE = 30
 """Seconds within which Chromium must open a page, and must end."""

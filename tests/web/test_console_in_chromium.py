@@ -18,6 +18,7 @@ from tests.cli.command import wait_until
 from tests.cli.story import OK, Api
 from tests.conftest import on_sqlite
 from tests.systems.chromium import PROGRAM, Chromium, chromium
+from tests.web.conftest import HOST
 from tests.web.hostile import HOSTILE, add_hostile
 from tests.web.test_serve import add_token, address_of, serving
 
@@ -113,7 +114,7 @@ def served_desk(application: Application, cli: Cli, api: Api, folder: Path, *, a
     for number in range(alike):
         application.add(1000 + number, retry_count=10, message_type="supplier")
     never = {"RETRYCLI_BREAKER__FAILURES": "1000", "RETRYCLI_WEB__TOKENS_FILE": str(folder / "tokens.json")}
-    command = cli.having({**application.variables(api.url), **never})
+    command = cli.having({**application.variables(api.url), **never, "RETRYCLI_WEB__ALLOWED_HOSTS": HOST})
     assert command("run-once").returncode == 0
     token = add_token(command)
     with serving(command, "--port", "0") as process:
@@ -143,6 +144,13 @@ def signed_in(browser: Chromium, desk: tuple[str, str]) -> Person:
     browser.press("Enter", opens=True)
     person.look()
     return person
+
+
+def test_over_plain_http_forms_work_with_any_host_name(browser: Chromium, desk: tuple[str, str]) -> None:
+    """Chromium sends no Sec-Fetch-Site there, and with `no-referrer` it would send `Origin: null`."""
+    address, token = desk
+    person = signed_in(browser, (address.replace("127.0.0.1", HOST), token))
+    assert "Needs you" in person.words
 
 
 @pytest.mark.long_except(

@@ -174,7 +174,7 @@ def test_the_policy_allows_only_our_own_files() -> None:
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
     assert HEADERS["X-Content-Type-Options"] == "nosniff"
-    assert HEADERS["Referrer-Policy"] == "no-referrer"
+    assert HEADERS["Referrer-Policy"] == "same-origin"
 
 
 @pytest.mark.parametrize(
