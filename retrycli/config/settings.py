@@ -3,7 +3,9 @@
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
+from ipaddress import IPv6Address
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
@@ -382,7 +384,13 @@ def _hosts(names: tuple[str, ...]) -> tuple[str, ...]:
     for number, name in enumerate(names, 1):
         if not name or any(sign in name for sign in "/@ \t"):
             raise ValueError(f"name {number} is not a host name; write it like desk.example.com")
-    return tuple(name.lower() for name in names)
+    return tuple(map(_in_url, names))
+
+
+def _in_url(host: str) -> str:
+    with suppress(ValueError):
+        return f"[{IPv6Address(host.strip('[]'))}]"
+    return host.lower()
 
 
 class WebSettings(SettingsModel):
@@ -406,6 +414,11 @@ class WebSettings(SettingsModel):
     user_header: HeaderName | None = Field(
         None, description="the header in which a reverse proxy passes the user's name; needs web.uds"
     )
+
+    @property
+    def host_in_url(self) -> str:
+        """Return the host as browsers write it: in lower case, and an IPv6 address short and in brackets."""
+        return _in_url(self.host)
 
 
 class CalledFunction(NamedTuple):

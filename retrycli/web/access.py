@@ -44,7 +44,7 @@ class Access:
     @classmethod
     def of(cls, settings: Settings, who: Who) -> Self:
         """Return the rules of the settings. Another site may let an unlisted host name point here (DNS rebinding)."""
-        own = {settings.web.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+        own = {settings.web.host_in_url, socket.gethostname().lower(), socket.getfqdn().lower()}
         hosts = LOOPBACK | own | frozenset(settings.web.allowed_hosts)
         return cls(who, hosts, read_only=settings.web.read_only)
 

@@ -147,8 +147,7 @@ def address(settings: Settings, listening: socket.socket) -> str:
     web = settings.web
     if web.uds is not None:
         return f"unix:{web.uds}, path {web.root_path}{PAGES}/"
-    host = f"[{web.host}]" if ":" in web.host else web.host
-    return f"http://{host}:{listening.getsockname()[1]}{web.root_path}{PAGES}/"
+    return f"http://{web.host_in_url}:{listening.getsockname()[1]}{web.root_path}{PAGES}/"
 
 
 def listen(settings: Settings) -> socket.socket:

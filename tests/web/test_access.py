@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from starlette.requests import Request
 
 import retrycli
 from retrycli import operations, web
+from retrycli.config.settings import WebSettings
 from retrycli.domain.user import Right, Role, User
 from retrycli.web import problems
 from retrycli.web.access import Access
@@ -163,6 +165,16 @@ def test_an_unknown_host_is_refused_everywhere(desk: Desk, host: str) -> None:
 @pytest.mark.parametrize("host", [HOST, HOST.upper(), f"{HOST}:8003", "localhost:8003", "127.0.0.1", "[::1]:8003"])
 def test_a_known_host_is_accepted_with_any_port_and_case(desk: Desk, host: str) -> None:
     assert desk.client("anna", Host=host).get(f"{API}/scheduler/status").status_code == 200
+
+
+@pytest.mark.parametrize("field", ["host", "allowed_hosts"])
+@pytest.mark.parametrize("address", ["fd00::5", "FD00:0:0::5"])
+def test_an_ipv6_address_is_a_known_host_as_browsers_write_it(desk: Desk, field: str, address: str) -> None:
+    web = WebSettings.model_validate({"tokens_file": desk.settings.web.tokens_file, field: address})
+    listening = replace(desk, settings=desk.settings.model_copy(update={"web": web}))
+    for host, status in (("[fd00::5]:8003", 200), ("[fd00::5]", 200), ("[fd00::6]", 421), ("fd00::5", 421)):
+        found = listening.client("anna", Host=host).get(f"{API}/scheduler/status")
+        assert found.status_code == status, host
 
 
 def test_a_read_only_server_refuses_every_change(desk: Desk) -> None:
