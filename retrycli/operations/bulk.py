@@ -163,7 +163,7 @@ def _optional(value: object) -> int | None:
     return None if value is None else number(value)
 
 
-LONGEST_REASON = 1_000  # maximum number of characters of a reason; it is stored once per message
+LONGEST_REASON = 2_000  # maximum number of characters of a reason or a note; it is stored once per message
 MAX_CANARIES = 1_000
 
 

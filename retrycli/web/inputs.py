@@ -19,14 +19,13 @@ from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
 from retrycli.domain.listing import FILTER_FIELDS, Filter
 from retrycli.domain.sanitize import encodable
-from retrycli.operations.bulk import BulkAction, BulkRequest, Canary
+from retrycli.operations.bulk import LONGEST_REASON, BulkAction, BulkRequest, Canary
 from retrycli.operations.listing import MAX_PAGE
 
 # The characters that `str.splitlines` does not split at, as a pattern for the OpenAPI document.
 ONE_LINE = r"^[^\x00\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]*$"
 MOST_IDS = 10_000
 MOST_FIELDS = 100
-LONGEST_REASON = 2000  # characters of a reason or a note
 
 
 def _storable(text: str) -> str:

@@ -59,3 +59,14 @@ def test_the_status_shows_an_action_at_once(escalated: Desk) -> None:
     before = escalated.viewer.get(f"{API}/scheduler/overview").json()["messages"]["escalated"]
     act(escalated, action="requeue", ids=[1])
     assert escalated.viewer.get(f"{API}/scheduler/overview").json()["messages"]["escalated"] == before - 1
+
+
+def test_a_reason_may_have_as_many_characters_as_the_document_says(escalated: Desk) -> None:
+    schemas = escalated.viewer.get(f"{API}/openapi.json").json()["components"]["schemas"]
+    reason = schemas["BulkBody"]["properties"]["reason"]
+    [longest] = (each["maxLength"] for each in reason["anyOf"] if "maxLength" in each)
+    refused = act(escalated, action="reject", ids=[1], reason="x" * (longest + 1))
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "reason"), refused.text
+    assert act(escalated, action="reject", ids=[1], reason="x" * longest).json()["done"] == 1
+    one = escalated.operator.post(f"{API}/2/reject", json={"reason": "x" * longest})
+    assert one.status_code == 200, one.text

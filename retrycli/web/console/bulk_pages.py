@@ -200,7 +200,6 @@ class BulkPages(Pages):
             given={} if ticked else query.given(),
             options=query.options(),
             spreads=SPREADS,
-            longest_reason=LONGEST_REASON,
             expected=None if ticked else len(found.ids),
         )
 

@@ -99,7 +99,8 @@ def make_environment() -> Environment:
         "cell": cell,
         "told": told,
     }
-    environment.globals |= {"amount": count, "Right": Right, "state_words": operations.words.listed_state}
+    environment.globals |= {"amount": count, "Right": Right, "longest_reason": operations.bulk.LONGEST_REASON}
+    environment.globals["state_words"] = operations.words.listed_state
     return environment
 
 
