@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
+from html import unescape
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -470,6 +471,10 @@ def test_no_command_contains_an_id_that_a_shell_would_run(cli: Cli, engine: Fact
         for arguments in [*one_by_one[:3], *looking, ["edit", evil, "--subject", "tea", "--yes"], one_by_one[3]]:
             done = desk(*arguments)
             texts += [done.stdout, done.stderr, desk.on_terminal(*arguments, columns=1000).text]
+            if arguments == ["run-once"]:
+                assert desk("report", "--html", "report.html").returncode == 0
+                texts.append(unescape((desk.cwd / "report.html").read_text(encoding="utf-8")))
+                assert f"retrycli show '{evil}'" in texts[-1]
         assert sum(f"'{evil}'" in text for text in texts) > 5
         assert not [text for text in texts if re.search(r"retrycli [a-z-]+ m1\$", text)]
         made.lock.unlink(missing_ok=True)

@@ -92,7 +92,7 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
         "short": partial(_cut, longest=MAX_ERROR),
         "whole": whole,
     }
-    environment.globals["amount"] = count
+    environment.globals |= {"amount": count, "command": lambda *words: suggested.own(suggested.line(*words))}
     return environment.get_template("page.html").render(values(report, offset), with_causes=True)
 
 

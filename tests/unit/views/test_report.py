@@ -163,7 +163,8 @@ def test_outside_values_are_plain_text() -> None:
     report = replace(BUSY, figures=figures(troubles=[FailureCause("unknown", None, HOSTILE, 1, NOON)]), causes=[cause])
     page = page_of(report)
     assert "script" not in page.tags
-    assert page.text.count("<script>alert('tea')</script>") == 5
+    assert page.text.count("<script>alert('tea')</script>") == 4
+    assert r"requeue --fingerprint $'<script>alert(\047tea\047)</script>" in page.text
     assert len([value for _, value in page.attributes if value and "<script>" in value]) == 2
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", render(report))
     assert r"\x1b[31m\u202e" in page.text
