@@ -255,6 +255,18 @@ def test_a_requeued_message_shows_its_old_error_as_old(desk: Desk) -> None:
     assert "before it was requeued: Max retries (10) exceeded." in browser.open("/").words
 
 
+@on_sqlite
+def test_a_notice_does_not_rewrite_the_words_of_the_ticketing_system(desk: Desk) -> None:
+    with Api((422, {"message": "run `retrycli reject 1`"})) as api:
+        use(desk, api)
+        desk.application.add(9)
+        operations.run_pass.run_once(desk.settings)
+        browser = desk.browser("anna")
+        shown = browser.submit(browser.open("/id/9"), "/retry")
+    assert "Message 9 not sent: permanent, HTTP 422: run `retrycli reject 1`" in shown.words
+    assert "“Reject”" not in shown.words
+
+
 @pytest.mark.parametrize(
     "text", ["`retrycli show " + "a" * 500_000, "`" + "/retrycli show a " * 50_000, "run `" * 200_000 + "retrycli "]
 )

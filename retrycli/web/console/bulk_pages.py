@@ -20,6 +20,7 @@ from retrycli.views.formatting import count
 from retrycli.web import problems
 from retrycli.web.console.context import Console, Pages, Visit
 from retrycli.web.console.forms import FormRejected, MessageFilter, Period
+from retrycli.web.console.rendering import in_console
 from retrycli.web.console.routes import page
 from retrycli.web.inputs import Line
 
@@ -221,19 +222,23 @@ def _suits(message: ListedMessage, action: BulkAction) -> bool:
     return message.state is not State.SENDING
 
 
+def _cause(error: Exception) -> str:
+    return in_console(cause_of(error))
+
+
 def _words(made: BulkResult, done: int, refused: int, delivered: int) -> list[str]:
     words = [ACTIONS[made.action].done.format(count(done, "message"))]
     if delivered:
         words.append(f"{count(delivered, 'canary message')} {'was' if delivered == 1 else 'were'} sent.")
     failed = [attempt for attempt in made.result.tried if attempt.failed]
     for attempt in failed[:EXAMPLES]:
-        why = operations.words.attempted(attempt.outcome) if attempt.outcome else cause_of(attempt.error or Exception())
+        why = operations.words.attempted(attempt.outcome) if attempt.outcome else _cause(attempt.error or Exception())
         words.append(f"Message {attempt.message_id} {why}")
     if len(failed) > EXAMPLES:
         words.append(f"{count(len(failed) - EXAMPLES, 'other message')} not sent.")
     if refused:
         words.append(f"{count(refused, 'message')} {'was' if refused == 1 else 'were'} not changed")
-        examples = [cause_of(error) for error in list(made.result.refused.values())[:1]]
+        examples = [_cause(error) for error in list(made.result.refused.values())[:1]]
         words[-1] += ", for example: " + examples[0] if examples else "."
     if made.result.left:
         words.append(operations.words.left_unchanged(made.result))

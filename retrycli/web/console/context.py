@@ -180,7 +180,8 @@ class Console:
             strip_of=_strip,
             sample=sample,
             as_of=operations.wiring.utc_now(),
-            notice=notice,
+            notice=notice,  # it may quote other systems, so its commands stay as they are
+            longest_notice=LONGEST_NOTICE,
             **values,
         )
         response = HTMLResponse(page, code, {"Cache-Control": "no-store"})

@@ -16,6 +16,7 @@ from retrycli.operations.edit_message import EditableMessage, edit_in_lines, res
 from retrycli.web import problems
 from retrycli.web.console.context import Pages, Visit
 from retrycli.web.console.forms import Form
+from retrycli.web.console.rendering import in_console
 from retrycli.web.console.routes import NoFields, page
 
 MOST_LINES = 1000  # maximum number of changed lines that the page shows
@@ -87,7 +88,7 @@ class EditPages(Pages):
         try:
             outcome = operations.retry.retry(self._settings, message_id, by=by)
         except errors.RetrycliError as error:
-            return f"It was not retried: {errors.cause_of(error)}"
+            return f"It was not retried: {in_console(errors.cause_of(error))}"
         return f"Message {message_id} {operations.words.attempted(outcome)}"
 
     def _form(
