@@ -16,7 +16,7 @@ from retrycli.domain.transition import ActionKind, Withheld
 Value = TypeVar("Value", bound=str)
 Either: TypeAlias = Value | Collection[Value] | None  # one value, several alternatives, or None for any value
 
-# SQLite evaluates at most 1,000 alternatives, and patterns of at most 50,000 bytes (sqlite.org/limits.html).
+# SQLite evaluates at most 1,000 alternatives (sqlite.org/limits.html).
 MOST_VALUES = 100  # of one condition
 MOST_TEXTS = 10  # to look for in the last error; each is looked for in every row
 LONGEST_VALUE = 1_000  # characters
@@ -91,9 +91,9 @@ class Filter:
         FilterField(
             "error",
             str,
-            "Only messages whose last error contains this string.",
+            "Only messages whose last error contains this string in its first 2,000 characters.",
             "Error contains",
-            about="part of the last error, ignoring case",
+            about="part of the first 2,000 characters of the last error, ignoring case",
             most=MOST_TEXTS,
         ),
     ] = None

@@ -239,6 +239,11 @@ def test_an_error_filter_matches_a_literal_part(application: Application, views:
         assert (shown(views, wanted, sort="id"), views.count(wanted)) == (expected, len(expected)), error
 
 
+def test_an_error_filter_searches_what_lists_show(application: Application, views: MessageQueries) -> None:
+    application.add_all([{"last_error": f"{'é' * 1_997}EnD"}, {"last_error": f"{'é' * 1_998}EnD"}])
+    assert shown(views, Filter(error="end")) == [1]
+
+
 def test_a_filter_may_have_the_largest_number_of_the_longest_values(
     application: Application, views: MessageQueries
 ) -> None:

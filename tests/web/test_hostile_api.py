@@ -57,6 +57,15 @@ def test_hostile_rows_are_text_in_every_answer(hostile: Desk) -> None:
     assert (message["subject"], message["body"].count("y")) == (LONG, 1_000_000)
 
 
+def test_an_error_filter_is_fast_over_long_errors_that_repeat_its_text(desk: Desk) -> None:
+    """In quadratic time, the request would take longer than this test may, and nobody else would get an answer."""
+    desk.application.add_due(400)
+    desk.application.execute("UPDATE pending_messages SET last_error = ?", "E" * 100_000)
+    long = "&".join(f"error={'E' * 500}{number}" for number in range(10))
+    answer = desk.viewer.get(f"{API}?limit=1&{long}")
+    assert (answer.status_code, answer.json()["messages"]) == (200, [])
+
+
 @pytest.mark.parametrize(
     ("method", "path", "request_"),
     [
