@@ -31,6 +31,8 @@ class DeadlineProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, a part of which may have arrived already."""
         super().on_response_complete()
+        if self.transport.is_closing():  # the client must read the rest of the answer
+            self._expect_less_than(self.transport.get_write_buffer_size())
         if self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY:
             self._watch()
 

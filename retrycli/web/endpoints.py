@@ -19,6 +19,7 @@ from retrycli.views.formatting import as_json
 from retrycli.web import problems
 from retrycli.web.access import SAFE_METHODS, Access, AccessDenied, Method
 from retrycli.web.routing import encoded_path, with_decoded
+from retrycli.web.turns import RouteInTurn
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 Content = TypeVar("Content", bound=Mapping[str, object])
@@ -108,7 +109,7 @@ def _problems_of(declared: Endpoint) -> dict[int | str, dict[str, Any]]:
 def route_class(access: Access) -> type[APIRoute]:
     """Return the class of the API's routes, which check the rights and turn errors into problem documents."""
 
-    class ApiRoute(APIRoute):
+    class ApiRoute(RouteInTurn, APIRoute):
         def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401  FastAPI's
             self.right = declaration_of(endpoint).right
             super().__init__(path, endpoint, **options)

@@ -2,11 +2,13 @@
 
 from urllib.parse import quote, unquote
 
-from starlette.routing import Match, Route
+from starlette.routing import Match
 from starlette.types import Scope
 
+from retrycli.web.turns import RouteInTurn
 
-class EncodedRoute(Route):
+
+class EncodedRoute(RouteInTurn):
     """A route whose parameters are decoded after the path was split at its slashes."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:

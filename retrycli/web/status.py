@@ -3,19 +3,14 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from http import HTTPStatus
-from threading import BoundedSemaphore, Lock
+from threading import Lock
 from typing import Any, Generic, TypeVar
-
-from starlette.exceptions import HTTPException
 
 from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.operations.status import Status
-from retrycli.web import problems
 
 KEPT_SECONDS = 2.0
-MOST_READERS = 20  # half of the threads that a server has
 
 Value = TypeVar("Value")
 
@@ -46,39 +41,24 @@ class Recent(Generic[Value]):
 
 class RecentStatistics:
     """Statistics, which can take seconds to read. They are read one after another, and kept for `KEPT_SECONDS` for
-    those who wait, ``most`` requests at the same time. So a few users, or clients that have gone away, can't occupy all
-    threads.
+    those who wait. `retrycli.web.turns` limits how many requests wait.
     """
 
-    def __init__(self, most: int = MOST_READERS, *, elapsed: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, elapsed: Callable[[], float] = time.monotonic) -> None:
         self._elapsed = elapsed
-        self._places = BoundedSemaphore(most)
         self._lock = Lock()
         self._kept: dict[object, tuple[float, Any]] = {}
 
     def read(self, key: object, read: Callable[[], Value]) -> Value:
-        """Return the statistics with a key. Requests for the same key share them.
-
-        Raises:
-            HTTPException: too many other requests wait for statistics (503).
-        """
-        if not self._places.acquire(blocking=False):
-            raise HTTPException(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "statistics are being read for other users; try again in a few seconds",
-                {"Retry-After": problems.RETRY_AFTER_SECONDS},
-            )
-        try:
-            with self._lock:
-                now = self._elapsed()
-                self._kept = {each: kept for each, kept in self._kept.items() if now - kept[0] <= KEPT_SECONDS}
-                if key not in self._kept:
-                    found = read()
-                    self._kept[key] = self._elapsed(), found
-                value: Value = self._kept[key][1]
-                return value
-        finally:
-            self._places.release()
+        """Return the statistics with a key. Requests for the same key share them."""
+        with self._lock:
+            now = self._elapsed()
+            self._kept = {each: kept for each, kept in self._kept.items() if now - kept[0] <= KEPT_SECONDS}
+            if key not in self._kept:
+                found = read()
+                self._kept[key] = self._elapsed(), found
+            value: Value = self._kept[key][1]
+            return value
 
 
 class RecentStatus(Recent[Status]):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from http.client import HTTPResponse
 from threading import Event
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
+from retrycli.web.turns import AT_ONCE as OF_ONE_USER
+from retrycli.web.turns import MOST
 from tests.cli.command import LONGEST, wait_until
 from tests.cli.story import OK, Api
 from tests.conftest import on_sqlite
@@ -49,10 +54,11 @@ class SlowApi(Api):
 
 @dataclass(frozen=True)
 class ServedDesk:
-    """A server, a token of an operator, and the socket on which it listens."""
+    """A server, the tokens of an operator and of a viewer, and the socket on which it listens."""
 
     process: subprocess.Popen[str]
     token: str
+    viewer: str
     uds: Path
 
     def client(self) -> httpx.Client:
@@ -64,13 +70,13 @@ class ServedDesk:
         )
 
     @contextmanager
-    def sent(self, method: str, path: str) -> Iterator[None]:
+    def sent(self, method: str, path: str) -> Iterator[socket.socket]:
         """Send a request, and close the connection at the end of the block without reading the response."""
         lines = (f"{method} {path} HTTP/1.1", f"Host: {HOST}", f"Authorization: Bearer {self.token}", "", "")
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self.uds))
             connection.sendall("\r\n".join(lines).encode())
-            yield
+            yield connection
 
 
 @pytest.fixture
@@ -86,10 +92,10 @@ def desk(cli: Cli, application: Application, api: SlowApi, tmp_path: Path) -> It
     uds, tokens = tmp_path / "desk.sock", tmp_path / "tokens.json"
     settings = {"RETRYCLI_WEB__TOKENS_FILE": str(tokens), "RETRYCLI_WEB__ALLOWED_HOSTS": HOST}
     command = cli.having({**application.variables(api.url), **settings})
-    token = add_token(command)
+    token, viewer = add_token(command), add_token(command, "vera", "viewer")
     with serving(command, "--uds", uds) as process:
         wait_until(lambda: is_listening(uds), process)
-        yield ServedDesk(process, token, uds)
+        yield ServedDesk(process, token, viewer, uds)
 
 
 def test_pages_are_answered_while_a_retry_waits_for_the_ticketing_system(desk: ServedDesk, api: SlowApi) -> None:
@@ -128,3 +134,46 @@ def test_an_action_is_finished_although_its_client_has_gone_away(
     api.may_answer.set()
     wait_until(lambda: application.row(8)["status"] == "sent", desk.process)
     assert [attempt["made_by"] for attempt in application.rows("retrycli_attempts").values()] == ["anna"]
+
+
+def answered(connections: list[socket.socket]) -> list[socket.socket]:
+    """Return the connections on which an answer has begun to arrive."""
+    return select.select(connections, [], [], 0)[0]
+
+
+def status_of(connection: socket.socket) -> int:
+    """Read an answer, and return its status."""
+    answer = HTTPResponse(connection)
+    answer.begin()
+    answer.read()
+    return answer.status
+
+
+def test_slow_lists_of_a_user_leave_threads_for_others(desk: ServedDesk, application: Application) -> None:
+    """A locked database makes each of them slow."""
+    viewer = replace(desk, token=desk.viewer)
+    with closing(sqlite3.connect(application.path)) as database, ExitStack() as stack:
+        database.execute("BEGIN EXCLUSIVE")
+        connections = [stack.enter_context(viewer.sent("GET", f"{API}?error=x")) for _ in range(MOST)]
+        with replace(desk, token="none").client() as client:
+            assert client.get(f"{PAGES}/sign-in").status_code == 200
+            assert answered(connections) == []
+        with viewer.client() as client:
+            refused = client.get(f"{PAGES}/stats"), client.get(API)
+        assert [(each.status_code, each.headers["Retry-After"]) for each in refused] == [(503, "5")] * 2
+        assert "too many of your requests are waiting" in refused[1].json()["detail"]
+        database.rollback()
+        assert {status_of(each) for each in connections} == {200}
+
+
+def test_few_answers_to_a_user_who_does_not_read_are_in_memory(desk: ServedDesk, application: Application) -> None:
+    application.execute("UPDATE pending_messages SET body = ?", "\n" * 1_000_000)
+    viewer = replace(desk, token=desk.viewer)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(viewer.sent("GET", f"{API}/8")) for _ in range(20)]
+        wait_until(lambda: len(answered(connections)) >= OF_ONE_USER, desk.process)
+        with desk.client() as client:
+            assert {client.get(path).status_code for path in (f"{API}/8", f"{PAGES}/id/8", *FAST)} == {200}
+        assert len(answered(connections)) == OF_ONE_USER
+        with ThreadPoolExecutor(len(connections)) as pool:
+            assert set(pool.map(status_of, connections)) == {200}

@@ -1,4 +1,4 @@
-"""Statistics are read for few requests at a time."""
+"""Statistics are read once for requests at the same time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from threading import Event
 
-import pytest
-from starlette.exceptions import HTTPException
-
-from retrycli.web.status import KEPT_SECONDS, MOST_READERS, RecentStatistics
+from retrycli.web.status import KEPT_SECONDS, RecentStatistics
+from retrycli.web.turns import MOST_READERS
 
 
 def test_those_who_wait_share_the_statistics() -> None:
@@ -28,19 +26,6 @@ def test_those_who_wait_share_the_statistics() -> None:
         go_on.set()
         assert [each.result(30) for each in (first, *others)] == [1] * MOST_READERS
     assert statistics.read("30d", read) == 2
-
-
-def test_when_too_many_wait_others_are_turned_away() -> None:
-    """Reading may take seconds. Clients that repeat it and go away must leave threads for everybody else."""
-    statistics = RecentStatistics(most=1)
-
-    def read() -> object:
-        with pytest.raises(HTTPException, match="try again in a few seconds") as refused:
-            statistics.read("30d", lambda: None)
-        return refused.value.status_code, refused.value.headers
-
-    assert statistics.read("7d", read) == (503, {"Retry-After": "5"})
-    assert statistics.read("30d", lambda: "read") == "read"
 
 
 def test_statistics_are_kept_for_a_moment() -> None:
