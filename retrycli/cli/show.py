@@ -32,7 +32,7 @@ def show(
 ) -> None:
     """Show one message and its attempts."""
     settings = load_settings(ctx, config)
-    found = operations.listing.show(settings, message_id)
+    found = operations.listing.show(settings, message_id, edits=None)
     if as_json:
         terminal.show_json(operations.bodies.details(found))
         return

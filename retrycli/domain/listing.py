@@ -341,7 +341,7 @@ class ActionRecord:
     by: str
     act: str
     detail: str | None
-    # The values that an edit replaced, by column. They are read only if bodies were requested.
+    # The values that an edit replaced, by column. None if they were erased or not requested.
     before: Mapping[str, Any] | None = None
     after: Mapping[str, Any] | None = None  # values that the edit wrote; read like `before`
 

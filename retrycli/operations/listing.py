@@ -22,6 +22,7 @@ from retrycli.store.passes import Ledger
 from retrycli.store.summaries import escalation_groups
 
 MAX_PAGE = 1_000  # maximum number of rows on one page
+EDITS = 4_000_000  # characters; an edit of a text of 1 MiB keeps twice as many
 ANY = Filter()
 
 
@@ -109,19 +110,21 @@ def escalations(settings: Settings) -> list[EscalationGroup]:
         return escalation_groups(database)
 
 
-def show(settings: Settings, message_id: int | str) -> MessageDetails:
+def show(settings: Settings, message_id: int | str, *, edits: int | None = EDITS) -> MessageDetails:
     """Return one message with its text and its history.
 
     Args:
         settings: from `retrycli.load_settings`, or created directly.
         message_id: the message's id in the application's table.
+        edits: the maximum number of characters of the texts that operators' edits replaced and wrote, the newest first.
+            ``before`` and ``after`` of the other edits are None. None for all texts.
 
     Raises:
         NoSuchMessage: the application's table has no such row.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        found = message_details(database, resolve_one(database, message_id), body=True)
+        found = message_details(database, resolve_one(database, message_id), body=True, edits=edits)
         running = {
             attempt.pass_id for attempt in found.attempts if attempt.outcome is None and attempt.pass_id is not None
         }

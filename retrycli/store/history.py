@@ -6,7 +6,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, case, func, or_, select, true, update
 
 from retrycli.domain.errors import NoSuchMessage
 from retrycli.domain.identity import UNSTABLE, birth_of, is_of_one_message, is_same_birth
@@ -38,10 +38,12 @@ UNSETTLED = (
 )
 
 
-def message_details(database: Database, message_id: int, *, body: bool = False) -> MessageDetails:
+def message_details(
+    database: Database, message_id: int, *, body: bool = False, edits: int | None = 0
+) -> MessageDetails:
     """Read one message of any status, with its history. Leave out attempts at earlier messages with its id, and what
-    operators did before it was created. Unless ``body`` is set, leave out the texts of edits, and replace a body that
-    is a string by an empty one.
+    operators did before it was created. Unless ``body`` is set, replace a body that is a string by an empty one. Of the
+    newest edits, read texts of at most ``edits`` characters in all; None for all texts.
 
     Raises:
         NoSuchMessage: no row has the id.
@@ -51,7 +53,7 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
     texts = visible(m) if body else columns_without_body(database)
     columns = [status_of(database.messages.c) if column.name == "status" else column for column in texts]
     history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
-    actions = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
+    actions = select(*_with_texts(edits)).where(acts.c.message_id == message_id).order_by(acts.c.id)
     with database.read() as connection:
         its_row = select(*columns, birth_text(m).label(BIRTH)).where(m.c.id == message_id)
         rows = connection.execute(its_row.limit(2)).mappings().all()
@@ -68,7 +70,7 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
         acted = connection.execute(actions).all()
     made = [AttemptRecord(**{field.name: getattr(row, field.name) for field in fields(AttemptRecord)}) for row in own]
     since = None if len(own) == len(tried) else time_of(birth)
-    done = [_action(row, body=body) for row in acted if since is None or row.at >= since]
+    done = [_action(row) for row in acted if since is None or row.at >= since]
     row = {name: value for name, value in rows[0].items() if name not in {KEY, ADDRESS_SEPARATOR, BIRTH}}
     if isinstance(message_id, MessageId):
         row["id"] = MessageId(message_id, rows[0][KEY])
@@ -88,9 +90,17 @@ def _is_of(attempt: Row[Any], birth: str, ticket: str) -> bool:
     )
 
 
-def _action(row: Row[Any], *, body: bool) -> ActionRecord:
-    texts = (row.before, row.after) if body else ()
-    return ActionRecord(row.at, row.by, row.act, row.detail, *(each and json.loads(each) for each in texts))
+def _with_texts(most: int | None) -> list[ColumnElement[Any]]:
+    """Return the columns of a message's actions. The database leaves out the texts beyond ``most`` characters."""
+    sizes = (func.coalesce(func.length(each), 0) for each in (acts.c.before, acts.c.after))
+    is_shown = true() if most is None else func.sum(sum(sizes)).over(order_by=acts.c.id.desc()) <= most
+    texts = (case((is_shown, each)).label(each.name) for each in (acts.c.before, acts.c.after))
+    return [acts.c.at, acts.c.by, acts.c.act, acts.c.detail, *texts]
+
+
+def _action(row: Row[Any]) -> ActionRecord:
+    texts = (each and json.loads(each) for each in (row.before, row.after))
+    return ActionRecord(row.at, row.by, row.act, row.detail, *texts)
 
 
 def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:

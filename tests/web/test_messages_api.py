@@ -177,6 +177,19 @@ def test_an_edit_is_written_once(escalated: Desk) -> None:
     assert edit(escalated, {"subject": "Re: another"}, "*").status_code == 200
 
 
+def test_the_newest_edits_are_shown_up_to_a_total_size(escalated: Desk) -> None:
+    """Otherwise each edit of a long text would make every answer longer."""
+    for number in range(10):
+        assert edit(escalated, {"body": f"{number}" * 900_000}, "*").status_code == 200
+    answer = escalated.viewer.get(f"{API}/17")
+    shown = [act["after"] and act["after"]["body"][0] for act in answer.json()["acts"]]
+    assert shown == [None] * 8 + ["8", "9"]
+    assert len(answer.content) < 6_000_000
+    assert len(escalated.viewer.get(f"{PAGES}/id/17").content) < 6_000_000
+    texts = operations.listing.show(escalated.settings, 17, edits=None).acts
+    assert [act.after and act.after["body"][0] for act in texts] == list("0123456789")
+
+
 def test_an_edit_that_changes_nothing_keeps_the_tag(escalated: Desk) -> None:
     tag = escalated.viewer.get(f"{API}/17").headers["ETag"]
     same = edit(escalated, {"subject": "Re: Invoice"}, tag)
