@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from retrycli import operations
@@ -50,7 +51,7 @@ def application(settings: Settings) -> ASGIApp:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     status = RecentStatus(settings)
     app.include_router(make_api(settings, access, status), prefix=API)
-    app.mount(PAGES, make_pages(settings, access, status, users))
+    app.router.routes.append(_Mount(PAGES, make_pages(settings, access, status, users)))
     app.add_exception_handler(HTTPException, _not_found)
 
     @app.get("/livez", include_in_schema=False)
@@ -75,6 +76,13 @@ def application(settings: Settings) -> ASGIApp:
 
 def _not_found(request: Request, error: Exception) -> Response:
     return problem_of(error)
+
+
+class _Mount(Mount):
+    """An application below a path. Starlette's own mount excludes line breaks, which an id may contain."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return super().matches({**scope, "path": str(scope["path"]).replace("\n", " ")})
 
 
 class UnderRootPath:

@@ -10,7 +10,7 @@ from retrycli import load_settings, operations
 from retrycli.config.settings import WebSettings
 from retrycli.domain.user import Role
 from tests.cli.outbox import FAILED, SENT, Outbox
-from tests.conftest import on_both
+from tests.conftest import on_both, on_sqlite
 from tests.web.conftest import API, HOST, Desk
 
 if TYPE_CHECKING:
@@ -72,4 +72,18 @@ def test_the_pages_of_messages_have_their_keys(outbox: Outbox, desk: Desk) -> No
     assert key in page.words
     done = browser.submit(page, f"/id/{key}/retry")
     assert f"Message {key} " in done.words
+    assert outbox.row(key)["state"] == SENT
+
+
+@on_sqlite
+@pytest.mark.parametrize("key", ["a\nb", ".", "..", "~.", "~~..", "~a", "a/b", "a%2Fb"])
+def test_a_message_with_an_unusual_key_can_be_opened_and_sent(outbox: Outbox, desk: Desk, key: str) -> None:
+    outbox.add()
+    outbox.application.execute('UPDATE "message outbox" SET uid = ?', key)
+    browser = desk.browser("anna")
+    page = browser.follow(browser.open("/"), "/id/")
+    assert "It is attached (1)." in page.words
+    refused = browser.submit(page, "/reject", reason=" ")
+    assert (refused.status, browser.follow(refused, "/id/").url) == (422, page.url)
+    browser.submit(page, "/retry")
     assert outbox.row(key)["state"] == SENT

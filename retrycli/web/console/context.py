@@ -1,6 +1,7 @@
 """What all pages share: the request and its user, settings, rights, the scheduler's status, and the templates."""
 
 import hashlib
+import re
 import secrets
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,9 +68,11 @@ class Visit:
 
     def to(self, *parts: object, **query: object) -> str:
         """Return the path of a page below the console's root. Each part is encoded, so that an id may contain a slash.
+        Browsers remove a part of one or two dots, even if it is encoded, so it gets a prefix, which `id_of` removes.
         Fields of the query that are None are left out. Lists give repeated fields.
         """
-        path = f"{self.root}/{'/'.join(quote(str(part), safe='') for part in parts)}"
+        texts = (f"~{part}" if DOTS.fullmatch(str(part)) else str(part) for part in parts)
+        path = f"{self.root}/{'/'.join(quote(text, safe='') for text in texts)}"
         fields = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
         return f"{path}?{fields}" if fields else path
 
@@ -80,12 +83,18 @@ class Visit:
         Raises:
             NoSuchMessage: no database can hold the text.
         """
-        text = str(self.request.path_params["message_id"])
+        text = id_of(self.request.path_params["message_id"])
         if not storable(text):
             raise no_such(printable(text))
         return text
 
 
+def id_of(text: str) -> str:
+    """Return the id for which `Visit.to` made a part of a path."""
+    return text.removeprefix("~") if DOTS.fullmatch(text) else text
+
+
+DOTS = re.compile(r"~*\.{1,2}")
 # The pages in the navigation: their names, and the segments of their paths.
 PAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Messages", ()),

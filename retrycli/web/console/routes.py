@@ -19,7 +19,7 @@ from retrycli.domain import errors
 from retrycli.domain.user import Right, User
 from retrycli.web import problems
 from retrycli.web.access import CHALLENGE, SAFE_METHODS, AccessDenied, Method
-from retrycli.web.console.context import Console, Visit
+from retrycli.web.console.context import Console, Visit, id_of
 from retrycli.web.console.forms import Form, FormRejected, checked, read_form, read_query
 from retrycli.web.routing import EncodedRoute
 
@@ -115,8 +115,8 @@ def _message(visit: Visit, error: Exception) -> str | None:
     """Return the id of the message on which a form acts; None if its page can't be shown."""
     if Right.READ_TEXT not in visit.rights or isinstance(error, errors.NoSuchMessage):
         return None
-    message_id = visit.request.path_params.get("message_id")
-    return None if message_id is None or visit.here == visit.to("id", message_id) else str(message_id)
+    text = visit.request.path_params.get("message_id")
+    return None if text is None or visit.here == visit.to("id", id_of(text)) else id_of(text)
 
 
 async def _with_user(console: Console, visit: Visit) -> Visit:
