@@ -53,10 +53,12 @@ def cookie_of(name: str, request: HTTPConnection, path: str) -> str:
     """Return the value of a cookie for a path, as the browser sent it; an empty string without one.
 
     Not `request.cookies`, which unquotes the values of all cookies in quadratic time before Python 3.12.6
-    (CVE-2024-7592): one header from a stranger could stop the server for seconds. Sealed values need no quotes.
+    (CVE-2024-7592): one header from a stranger could stop the server for seconds. Sealed values need no quotes. Names
+    keep other white space, such as U+00A0, with which another host could hide a prefix from browsers.
     """
     wanted = cookie_name(name, request, path)
-    pairs = (part.strip().partition("=") for header in request.headers.getlist("cookie") for part in header.split(";"))
+    parts = (part.strip(" \t") for header in request.headers.getlist("cookie") for part in header.split(";"))
+    pairs = (part.partition("=") for part in parts)
     return next((value for key, _, value in pairs if key == wanted), "")
 
 
