@@ -158,6 +158,13 @@ class Breaker(NamedTuple):
         failures = self.failures + 1 if self.state is BreakerState.UNREAD else 0
         return self._probed(BreakerState.UNREAD, failures, rules.wait(failures), since)
 
+    def refused(self, rules: BreakerRules, *, since: datetime) -> "Breaker":
+        """Return the breaker after one answer to all messages; the arguments are those of `after`."""
+        if self.blocks(since):
+            return self
+        failures = self.failures + 1 if self.state is BreakerState.OPEN else rules.failures
+        return self._probed(BreakerState.OPEN, failures, rules.wait(failures - rules.failures), since)
+
     def _probed(self, state: BreakerState, failures: int, wait: timedelta, since: datetime) -> "Breaker":
         opened_at = self.opened_at if self.state is state else None
         return Breaker(self.destination, state, failures, opened_at or since, later(since, wait))

@@ -203,7 +203,8 @@ class Destination:
             if attempt.trial and self.on_trial:
                 self.doubt.count_trial(attempt)
             # A probe needs no trial: it shows that the answers of earlier passes still concern the access.
-            if self.doubt.is_settled or (self.on_trial and self.breaker.state is BreakerState.UNREAD):
+            is_probe = self.breaker.state in PROBED and self.doubt.status in SUCCESS
+            if self.doubt.is_settled or is_probe:
                 observed += self._attribute_to_access()
         return observed + self._observe_withheld() if last else observed
 
@@ -223,11 +224,10 @@ class Destination:
             said = self.doubt.words(self._protocol)
             if self.doubt.status == FORBIDDEN:
                 self._stop(StopReason.CREDENTIALS_REFUSED, said)
-            elif self.doubt.status in SUCCESS:
-                # The destination may have stored the messages all the same, so later passes send only probes.
-                self.breaker = self.breaker.unread(self._rules, since=self._since)
-                self._stop(StopReason.UNREAD_ANSWER, f"{self.breaker.destination} responds with {said}")
             else:
+                if self.doubt.status in SUCCESS:
+                    # The destination may have stored the messages all the same, so later passes send only probes.
+                    self.breaker = self.breaker.refused(self._rules, since=self._since)
                 verb = " responds with" if self.doubt.status else ":"
                 self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination}{verb} {said}")
         # As `permanent`, each would count towards the bound of requests, and a long outage would end as `exhausted` for

@@ -84,7 +84,7 @@ def test_a_page_to_every_message_is_no_refusal_of_each(cli: Cli, application: Ap
         command = cli.having({**application.variables(server.url), "RETRYCLI_GATEWAY__PRESET": str(file)})
         done = command("run-once")
         assert done.returncode == 69
-        assert "responds with HTTP 200 to every request" in done.stderr
+        assert "responds with HTTP 200 and a refusal to every request" in done.stderr
         assert command.json("status")["state"] == "down"
     assert {row["retry_count"] for row in application.rows().values()} == {0}
     assert {row["outcome"] for row in application.rows("retrycli_attempts").values()} == {"unauthorized"}
