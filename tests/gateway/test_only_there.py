@@ -70,8 +70,10 @@ def test_a_presets_path_stays_on_the_host(trick: str, good: Hostile, evil: Hosti
 def test_a_ticket_id_stays_on_the_host(template: str, trick: str, good: Hostile, evil: Hostile, tmp_path: Path) -> None:
     preset = preset_file(tmp_path, f'[messages.customer]\npath = "{template}"\nignores = ["cc_emails"]\n')
     ticket_id = trick.format(f"127.0.0.1:{evil.port}")
-    assert deliver(gateway_settings(good.url, preset=preset), queued(ticket_id=ticket_id)).kind is OutcomeKind.DELIVERED
-    assert len(good.requests) == 1
+    is_refused = ".." in trick  # some servers would go up in the path
+    kind = OutcomeKind.PERMANENT if is_refused else OutcomeKind.DELIVERED
+    assert deliver(gateway_settings(good.url, preset=preset), queued(ticket_id=ticket_id)).kind is kind
+    assert len(good.requests) == (not is_refused)
 
 
 @pytest.mark.parametrize("trick", FROM_A_SLASH)

@@ -24,7 +24,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("retry", {"wanted": Filter(error="a\0b")}, "the filter error contains an invalid character"),
     ("reject", {"ids": [1], "reason": "x\0"}, "the reason contains an invalid character"),
     ("reject", {"ids": [1], "reason": "\ud800"}, "the reason contains an invalid character"),
-    ("mark_sent", {"ids": [1], "reason": "x" * 1_001}, "the reason is longer than 1,000 characters"),
+    ("mark_sent", {"ids": [1], "reason": "x" * 2_001}, "the reason is longer than 2,000 characters"),
     ("retry", {"ids": [1], "reason": "x"}, "retry takes no reason"),
     ("reject", {"ids": [1], "reason": "x", "spread": timedelta(1)}, "reject takes no due, spread or canary"),
     ("retry", {"ids": [1], "canary": Canary()}, "retry takes no due, spread or canary"),
