@@ -9,6 +9,7 @@ from datetime import timedelta
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
+from pkgutil import iter_modules
 from shlex import quote
 from threading import Thread
 from types import ModuleType
@@ -46,6 +47,8 @@ def load(name: str, key: str, folder: Path | None, takes: tuple[str, ...]) -> Ca
         if not any(isinstance(finder, _Guard) and finder.folder == folder for finder in sys.meta_path):
             sys.meta_path.insert(0, _Guard(folder))
     found: object = _imported(module_name, key, folder)
+    if folder is not None:
+        _refuse_hidden(folder, key)
     try:
         for part in path.split("."):
             found = getattr(found, part)
@@ -194,6 +197,22 @@ def _imported(module_name: str, key: str, folder: Path | None) -> object:
             f"{key}: importing {module_name} raised {type(error).__name__}{missing}; to see why, run "
             f"`{where}{quote(sys.executable)} -c 'import {module_name}'`"
         ) from error
+
+
+def _refuse_hidden(folder: Path, key: str) -> None:
+    """Check that no module of a folder is hidden by one that was loaded from the folder of another function.
+
+    Raises:
+        ConfigurationError: the code of the other function would run instead.
+    """
+    others = [each.folder for each in sys.meta_path if isinstance(each, _Guard) and each.folder != folder]
+    for own in iter_modules([str(folder)]) if others else ():
+        loaded = Path(getattr(sys.modules.get(own.name), "__file__", None) or folder)
+        if not loaded.is_relative_to(folder) and any(map(loaded.is_relative_to, others)):
+            raise ConfigurationError(
+                f"{key}: {loaded} hides the module {own.name} of {folder}, because Python loads only one module of a "
+                "name; rename one of them"
+            )
 
 
 def _objection(found: object, takes: tuple[str, ...]) -> str | None:

@@ -121,6 +121,22 @@ def test_the_applications_folder_hides_no_other_module(tmp_path: Path) -> None:
     assert sys.path[-1] == str(tmp_path)
 
 
+@pytest.mark.parametrize("helper", [True, False], ids=["a module that it imports", "the module itself"])
+def test_two_folders_with_a_module_of_one_name_are_refused(tmp_path: Path, *, helper: bool) -> None:
+    """Otherwise the code for customers would send the messages to suppliers."""
+    shared = f"shared_by_two_{helper}".lower()
+    for folder, name in (("customers", f"c_{shared}"), ("suppliers", f"s_{shared}")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{shared}.py").write_text("def send(message): pass")
+        (tmp_path / folder / f"{name}.py").write_text(f"from {shared} import send")
+    first, second = (f"c_{shared}:send", f"s_{shared}:send") if helper else (f"{shared}:send",) * 2
+    python_call.load(first, "gateway.call", tmp_path / "customers", ("message",))
+    with pytest.raises(
+        ConfigurationError, match=rf"supplier\.call: .*customers/{shared}\.py hides the module {shared} of"
+    ):
+        python_call.load(second, "gateway.supplier.call", tmp_path / "suppliers", ("message",))
+
+
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
