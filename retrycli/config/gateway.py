@@ -72,7 +72,10 @@ class GatewaySettings(SettingsModel):
         1, ge=0, le=5, description="maximum number of immediate retries if the server is unreachable"
     )
     unknown_limit: Annotated[int, INHERITED] = Field(
-        2, ge=0, le=100, description="how many times to resend a message that may have arrived and can't be looked up"
+        2,
+        ge=0,
+        le=100,
+        description="how many times to resend after an `unknown` outcome without a look-up; a 5xx uses up a retry",
     )
     ca_file: Annotated[NamedPath, INHERITED] = Field(
         None, description="a file of certificates to trust in addition to the system's"
