@@ -91,9 +91,9 @@ class Filter:
         FilterField(
             "error",
             str,
-            "Only messages whose last error contains this string in its first 2,000 characters.",
+            f"Only messages whose last error contains this string in its first {LISTED_ERROR:,} characters.",
             "Error contains",
-            about="part of the first 2,000 characters of the last error, ignoring case",
+            about=f"part of the first {LISTED_ERROR:,} characters of the last error, ignoring case",
             most=MOST_TEXTS,
         ),
     ] = None
