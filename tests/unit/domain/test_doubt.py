@@ -116,6 +116,13 @@ def test_answers_add_up_for_a_day_only(stage: Stage) -> None:
         stage.clock.now += timedelta(days=1) + TICK
 
 
+def test_answers_of_another_destination_do_not_add_up(stage: Stage) -> None:
+    for first, destination in ((1, "https://other.example.com"), (10, RULES.destination)):
+        stage.add(*range(first, first + TICKETS - 1))
+        assert stage.run(MOVED, RULES._replace(destination=destination)).escalated == TICKETS - 1
+        stage.clock.now += TICK
+
+
 def test_earlier_passes_do_not_count_after_a_delivery(stage: Stage) -> None:
     for first in (1, 10):
         stage.add(*range(first, first + TICKETS - 1))
