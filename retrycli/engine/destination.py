@@ -131,6 +131,9 @@ def _status(attempt: Attempt) -> int:
 
 FORBIDDEN = 403
 SUCCESS = range(200, 300)  # HTTP statuses; the answer's content says that it is a refusal
+# Statuses of answers in doubt after which the destination may have stored the message all the same. A form that was
+# accepted is answered with a redirect to the next page (RFC 9110, sections 15.4.3 and 15.4.4).
+MAY_BE_STORED = frozenset({*SUCCESS, 302, 303})
 # Number of probes with one message that use up no retry. Each later probe that the destination answers uses up a retry.
 # Otherwise the only message in a queue would be sent as a probe forever if it always failed.
 FREE_PROBES = 2
@@ -203,7 +206,7 @@ class Destination:
             if attempt.trial and self.on_trial:
                 self.doubt.count_trial(attempt)
             # A probe needs no trial: it shows that the answers of earlier passes still concern the access.
-            is_probe = self.breaker.state in PROBED and self.doubt.status in SUCCESS
+            is_probe = self.breaker.state in PROBED and self.doubt.status in MAY_BE_STORED
             if self.doubt.is_settled or is_probe:
                 observed += self._attribute_to_access()
         return observed + self._observe_withheld() if last else observed
@@ -225,8 +228,7 @@ class Destination:
             if self.doubt.status == FORBIDDEN:
                 self._stop(StopReason.CREDENTIALS_REFUSED, said)
             else:
-                if self.doubt.status in SUCCESS:
-                    # The destination may have stored the messages all the same, so later passes send only probes.
+                if self.doubt.status in MAY_BE_STORED:  # so later passes send only probes
                     self.breaker = self.breaker.refused(self._rules, since=self._since)
                 verb = " responds with" if self.doubt.status else ":"
                 self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination}{verb} {said}")

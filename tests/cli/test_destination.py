@@ -167,7 +167,7 @@ def check_stopped(cli: Cli, application: Application, answer: Answer, *, status:
         assert application.last_pass()["reason"] == reason
         assert command.json("status")["state"] == "down"
         server.says = lambda _: TAKES
-        assert command("run-once").returncode == 0
+        assert command("run-once", "--probe").returncode == 0
     assert queue(application) == {}
 
 
