@@ -255,6 +255,7 @@ def _claim_to_send(
         is_repeated = queued.delivered_at is not None or queued.with_others or would_repeat(rules, queued)
         return not (ask_first and (in_doubt or is_repeated))
 
+    deps.require_accepted()
     queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", fit=may_send)
     if isinstance(queued, UnusableMessage):
         invalid = Decision(message_id, Transition.invalid(queued.problem), message=queued)

@@ -4,14 +4,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
-from functools import partial
 
 from retrycli.config.settings import Settings
 from retrycli.domain.incidents import utc
 from retrycli.domain.message import MessageType
 from retrycli.domain.suggested import as_argument
 from retrycli.operations.doctor.context import Finding, failure, ok
-from retrycli.operations.wiring import check_mapping, clock, connect, looks_up, open_database, utc_now
+from retrycli.operations.wiring import check_mapping, clock, connect, looks_up, open_database, pass_rules, utc_now
 from retrycli.store import counters, history, own_tables
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.database import Database
@@ -40,7 +39,14 @@ def belonging(settings: Settings) -> Iterator[tuple[own_tables.Belonging, Callab
     """
     with _existing_database(settings) as database:
         own_tables.ensure_version(database, upgrade=settings.database.auto_upgrade)
-        yield own_tables.compare(database), partial(own_tables.reassign, database)
+
+        def assign() -> None:
+            with database.transaction():
+                lease = pass_rules(settings, to_send=False).lease
+                own_tables.require_idle(database, clock(database, utc_now)(), lease)
+                own_tables.reassign(database)
+
+        yield own_tables.compare(database), assign
 
 
 @contextmanager

@@ -163,7 +163,6 @@ def retry_all(
         return give_up_after is not None and failure_streak(tried, streak) >= give_up_after
 
     with ready_to_send(settings, runtime, database=database) as (deps, rules, opened):
-        deps.require_accepted()
         wanted = resolve(opened, ids)
 
         def attempt(gateway: Gateway, message_id: int) -> Awaitable[Outcome]:

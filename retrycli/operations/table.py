@@ -27,7 +27,7 @@ from retrycli.operations.doctor.context import Finding, failed
 from retrycli.operations.doctor.table import findings_of, stable
 from retrycli.operations.login import login_name
 from retrycli.operations.presets import example_url
-from retrycli.operations.wiring import connect, open_database, utc_now
+from retrycli.operations.wiring import clock, connect, open_database, pass_rules, utc_now
 from retrycli.store import own_tables
 from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database
@@ -260,9 +260,11 @@ def accept(settings: Settings, *, by: str | None = None, at: datetime | None = N
     """Record that an operator accepts which messages the settings select.
 
     Raises:
+        LockHeld: a pass runs, or a message is being sent.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database, database.transaction():
+        own_tables.require_idle(database, clock(database, utc_now)(), pass_rules(settings, to_send=False).lease)
         known = own_tables.full_name(database), database.mapping, database.accepted
         own_tables.accept_selection(database, by or login_name(), at or utc_now())
         if states_differ(*known):

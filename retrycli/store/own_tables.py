@@ -30,9 +30,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from retrycli.domain.errors import ConfigurationError, SchemaMismatch
+from retrycli.domain.errors import ConfigurationError, LockHeld, SchemaMismatch
 from retrycli.domain.identity import OF_ANY_TICKET, UNSTABLE, birth_of, digest_of
-from retrycli.domain.message import MessageStatus
+from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.passes import StartedBy
 from retrycli.domain.sanitize import as_utf8
 from retrycli.store.bulk import id_in
@@ -205,6 +205,34 @@ def compare(database: Database) -> Belonging:
         )
 
 
+def require_idle(database: Database, now: datetime, lease: timedelta) -> None:
+    """Check, in the caller's transaction, that no pass runs and no message is being sent. Both go on with the settings
+    that they have read, and the births and digests that belong to them.
+
+    Args:
+        database: the database.
+        now: the current time. A pass without a heartbeat during the last ``lease`` is dead.
+        lease: the duration of a claim's lease.
+
+    Raises:
+        LockHeld: a pass runs, or a message is being sent.
+    """
+    live = select(passes.c.host, passes.c.pid).where(
+        passes.c.finished_at.is_(None), passes.c.heartbeat_at >= now - lease
+    )
+    sent = select(queue.c.message_id).where(queue.c.state == State.SENDING.value, queue.c.claim_expires_at >= now)
+    with database.write() as connection:
+        database.advisory_lock(connection)
+        running, sending = connection.execute(live.limit(1)).first(), connection.execute(sent.limit(1)).first()
+    if running is None and sending is None:
+        return
+    what = "a message is being sent" if running is None else f"a pass runs (host {running.host}, pid {running.pid})"
+    raise LockHeld(
+        f"{what}, and goes on with the settings that it has read. Run this again when that has ended; if its process "
+        f"was killed, {lease.total_seconds():.0f} seconds later"
+    )
+
+
 def reassign(database: Database) -> None:
     """Assign the queue to the configured table, whose rows are those of the table to which it belonged. Keep what an
     operator accepted for that table, because it shows by which settings retrycli knows the messages.
@@ -363,11 +391,13 @@ def full_name(database: Database) -> str:
 
 
 def require_accepted(database: Database) -> None:
-    """Check that an operator has accepted which messages the settings select, if they need to be accepted.
+    """Check that an operator has accepted which messages the settings select, if they need to be accepted. Other
+    settings may have been accepted since the database was opened.
 
     Raises:
         ConfigurationError: nobody has accepted them, or other ones were accepted.
     """
+    check_selection(database)
     if (why := objection_to(database)) is not None:
         raise ConfigurationError(why)
 

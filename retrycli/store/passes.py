@@ -63,6 +63,7 @@ class Ledger(Queries):
         """Record the start of a pass."""
         values = {"id": pass_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
         with self._database.write() as connection:
+            self._database.advisory_lock(connection)  # a pass begins before or after a change of what is accepted
             connection.execute(insert(passes).values({**values, **dict.fromkeys(COUNTS, 0), "started_by": started_by}))
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from retrycli import operations
 from retrycli.config.settings import DatabaseSettings
+from retrycli.domain.errors import ConfigurationError
+from retrycli.operations.wiring import open_database
+from retrycli.store import own_tables
 from tests.channels import webhook
-from tests.cli.api import BAD_GATEWAY, REJECTS, TAKES, Scripted
+from tests.cli.api import BAD_GATEWAY, REJECTS, TAKES, Scripted, held_back
 from tests.cli.application import Application
 from tests.cli.original import ORIGINAL, THREE_LINES
 from tests.cli.steered import BY_THEN, TICK, Steered, next_tick, scheduler_of
@@ -435,6 +439,35 @@ def test_other_integers_are_refused_as_ids_and_a_renamed_column_is_accepted(mapp
     assert desk("table", "accept", "--yes").returncode == 78, "no row has an id that retrycli knows"
     original.execute("UPDATE pending_messages SET nr = id")
     assert desk("table", "accept", "--yes").returncode == 0
+
+
+@pytest.mark.parametrize("sends", ["run-once", "retry 101"])
+def test_other_settings_are_accepted_only_while_nothing_is_sent(mapped: Cli, original: Application, sends: str) -> None:
+    """A pass would go on with the settings that it has read, and know its messages by other births and digests."""
+    assert mapped("table", "accept", "--yes").returncode == 0
+    with held_back() as (desk, gate):
+        running = mapped.having(original.variables(desk.url)).start(*sends.split())
+        try:
+            assert gate.reached.wait(60)
+            other = described(mapped, THREE_LINES + AFTER_DEFAULT[0] + "\n")
+            done = other("table", "accept", "--yes")
+            assert done.returncode == 75
+            assert "goes on with the settings that it has read. Run this again when that has ended" in done.stderr
+        finally:
+            gate.opened.set()
+            running.communicate()
+    assert other("table", "accept", "--yes").returncode == 0
+
+
+def test_settings_that_were_read_before_others_were_accepted_are_refused(original: Application, api: Scripted) -> None:
+    before = original.settings(api.url)
+    columns = {"ticket_id": {"sql": TICKET}}
+    after = before.model_copy(update={"database": DatabaseSettings(url=original.url, columns=columns)})
+    with open_database(before) as database:
+        own_tables.require_accepted(database)
+        operations.table.accept(after, by="anna")
+        with pytest.raises(ConfigurationError, match="these settings select other messages than anna accepted"):
+            own_tables.require_accepted(database)
 
 
 def test_a_failed_check_prevents_acceptance(mapped: Cli) -> None:
