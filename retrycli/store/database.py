@@ -80,6 +80,7 @@ class Database:
         self.schema_name = schema_name or None
         self.mapping = mapping
         self.accepted: Acceptance | None = None  # what an operator had accepted when `own_tables` checked the queue
+        self.text_columns: str | None = None  # in `retrycli_selection`, at that time
         self._ambient: Connection | None = None
         self._only_reads = False  # the open transaction may not write
 

@@ -31,8 +31,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from retrycli.domain.errors import ConfigurationError, LockHeld, SchemaMismatch
-from retrycli.domain.identity import OF_ANY_TICKET, UNSTABLE, birth_of, digest_of
-from retrycli.domain.message import MessageStatus, State
+from retrycli.domain.identity import OF_ANY_TICKET, TEXT_COLUMNS, UNSTABLE, birth_of, digest_of
+from retrycli.domain.message import OPTIONAL_COLUMNS, MessageStatus, State
 from retrycli.domain.passes import StartedBy
 from retrycli.domain.sanitize import as_utf8
 from retrycli.store.bulk import id_in
@@ -150,7 +150,8 @@ class Belonging(NamedTuple):
 
 
 def check_selection(database: Database) -> None:
-    """Check that the queue belongs to the configured table. Read what an operator has accepted.
+    """Check that the queue belongs to the configured table. Read what an operator has accepted, and which columns the
+    last pass found.
 
     Raises:
         ConfigurationError: the queue belongs to another table, or to messages with another kind of ids.
@@ -163,6 +164,7 @@ def check_selection(database: Database) -> None:
         from retrycli.domain.table_mapping import Acceptance  # most tables need no acceptance
 
         database.accepted = Acceptance(json.loads(found.accepted), found.accepted_by, found.accepted_at)
+    database.text_columns = found and found.text_columns
     if configured is not None and configured != remembered:
         raise ConfigurationError(
             f"the queue in {database.place} belongs to the table {remembered}, but database.table is {configured}; "
@@ -170,6 +172,19 @@ def check_selection(database: Database) -> None:
         )
     if found is not None and found.has_keys != (database.table.key is not None):
         _change_kind(database, has_keys=found.has_keys, has_records=found.has_records)
+
+
+def _text_columns(database: Database) -> str:
+    return json.dumps([role for role in TEXT_COLUMNS if role in OPTIONAL_COLUMNS and role in database.messages.c])
+
+
+def _vanished(database: Database) -> list[str]:
+    """Return the columns with text or recipients that the last pass found, and that neither the table nor the settings
+    have now.
+    """
+    described = {role for role, _ in database.mapping.columns} if database.mapping else set[str]()
+    before, now = json.loads(database.text_columns or "[]"), json.loads(_text_columns(database))
+    return [role for role in before if role not in now and role not in described]
 
 
 def _change_kind(database: Database, *, has_keys: bool, has_records: bool) -> None:
@@ -258,7 +273,12 @@ def accept_selection(database: Database, by: str, at: datetime) -> None:
         if digests_differ(str(parts["table"]), database.mapping, database.accepted):
             _give_digests(database, connection)
         connection.execute(
-            update(selection).values(accepted=json.dumps(parts, ensure_ascii=False), accepted_by=by, accepted_at=at)
+            update(selection).values(
+                accepted=json.dumps(parts, ensure_ascii=False),
+                accepted_by=by,
+                accepted_at=at,
+                text_columns=_text_columns(database),
+            )
         )
 
 
@@ -392,23 +412,33 @@ def full_name(database: Database) -> str:
 
 def require_accepted(database: Database) -> None:
     """Check that an operator has accepted which messages the settings select, if they need to be accepted. Other
-    settings may have been accepted since the database was opened.
+    settings may have been accepted since the database was opened. Remember the columns with text or recipients.
 
     Raises:
-        ConfigurationError: nobody has accepted them, or other ones were accepted.
+        ConfigurationError: nobody has accepted them, other ones were accepted, or such a column has vanished.
     """
     check_selection(database)
     if (why := objection_to(database)) is not None:
         raise ConfigurationError(why)
+    if (found := _text_columns(database)) != database.text_columns:
+        with database.write() as connection:
+            connection.execute(update(selection).values(text_columns=found))
 
 
 def objection_to(database: Database) -> str | None:
     """Return why passes must not send by the settings; None if they may. Call `check_selection` first."""
-    if database.mapping is None and database.accepted is None:
-        return None
-    from retrycli.domain.table_mapping import objection  # most tables need no acceptance
+    if database.mapping is not None or database.accepted is not None:
+        from retrycli.domain.table_mapping import objection  # most tables need no acceptance
 
-    return objection(full_name(database), database.mapping, database.accepted)
+        if (why := objection(full_name(database), database.mapping, database.accepted)) is not None:
+            return why
+    if not (gone := _vanished(database)):
+        return None
+    return (
+        f"{database.named_place} no longer has the column {' and '.join(gone)}, so messages would be sent without it. "
+        f"If the application has renamed it, set database.columns.{gone[0]}; if it is no longer needed, run "
+        "`retrycli table accept`"
+    )
 
 
 def _full_name(database: Database, connection: Connection) -> str | None:

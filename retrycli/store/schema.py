@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 # The first and the newest revision in `migrations/`. They are here so that a pass need not load Alembic. Later ids are
 # higher; those below the first are of versions that were never released.
-FIRST = HEAD = "1003"
+FIRST = HEAD = "1004"
 
 
 class _UtcDateTime(TypeDecorator[datetime]):
@@ -249,6 +249,7 @@ selection = Table(
     # The creation time up to which older rows were searched for failed ones without a number; empty if the next search
     # begins at the oldest row, null if none was made.
     Column("numbered_to", Text),
+    Column("text_columns", Text),  # JSON list of the optional columns with text or recipients that the last pass found
 )
 
 # The table in which Alembic stores the version. It has its own metadata, because Alembic creates it.

@@ -441,6 +441,31 @@ def test_other_integers_are_refused_as_ids_and_a_renamed_column_is_accepted(mapp
     assert desk("table", "accept", "--yes").returncode == 0
 
 
+def test_nothing_is_sent_without_a_column_that_the_application_has_renamed(
+    cli: Cli, original: Application, api: Scripted
+) -> None:
+    """Otherwise, messages would be sent without their attachments, or without copies."""
+    default = cli.having(original.variables(api.url))
+    assert default.json("run-once")["sent"] == 2
+    original.add(104, ticket_id=5, attachments='["parcel.pdf"]')
+    original.execute("ALTER TABLE pending_messages RENAME COLUMN attachments TO files")
+    for command in ("run-once", "retry 104"):
+        done = default(*command.split())
+        assert done.returncode == 78
+        assert "no longer has the column attachments, so messages would be sent without it" in done.stderr
+        assert "set database.columns.attachments; if it is no longer needed, run `retrycli table accept`" in done.stderr
+    assert default("list-failed").returncode == 0
+    assert "attachments" in default.json("status")["unaccepted"]
+    assert len(api.paths) == 2
+    renamed = described(default, '[database.columns]\nattachments = "files"\n')
+    assert renamed("table", "accept", "--yes").returncode == 0
+    original.execute("ALTER TABLE pending_messages DROP COLUMN files")
+    without = described(default, "")
+    assert without("run-once").returncode == 78
+    assert without("table", "accept", "--yes").returncode == 0
+    assert without.json("run-once")["sent"] == 1
+
+
 @pytest.mark.parametrize("sends", ["run-once", "retry 101"])
 def test_other_settings_are_accepted_only_while_nothing_is_sent(mapped: Cli, original: Application, sends: str) -> None:
     """A pass would go on with the settings that it has read, and know its messages by other births and digests."""
