@@ -226,7 +226,7 @@ class Destination:
         if self.doubt.status is not None:
             said = self.doubt.words(self._protocol)
             if self.doubt.status == FORBIDDEN:
-                self._stop(StopReason.CREDENTIALS_REFUSED, said)
+                self._stop(StopReason.CREDENTIALS_REFUSED, f"{self.breaker.destination}: {said}")
             else:
                 if self.doubt.status in MAY_BE_STORED:  # so later passes send only probes
                     self.breaker = self.breaker.refused(self._rules, since=self._since)
@@ -276,11 +276,10 @@ class Destination:
     def _is_function(self) -> bool:
         return self.breaker.destination.startswith("python:")
 
-    def _refusal_text(self, outcome: Outcome) -> str | None:
+    def _refusal_text(self, outcome: Outcome) -> str:
         """Describe a refusal by its status if it has one, because the answer's text must not reach a log."""
-        if self._is_function:
-            return "the function raised Unauthorized"
-        return outcome.error if outcome.status_code is None else f"{self._protocol} {outcome.status_code}"
+        said = outcome.error if outcome.status_code is None else f"{self._protocol} {outcome.status_code}"
+        return f"{self.breaker.destination}: {'the function raised Unauthorized' if self._is_function else said}"
 
     @property
     def _protocol(self) -> str:

@@ -155,7 +155,9 @@ class _Pass:
 
     def report(self) -> PassSummary:
         ends = [(delivery.ended_by.stop_reason, delivery.ended_by.detail) for delivery in self._deliveries]
-        reason, detail = min(ends, key=lambda end: GRAVITY.index(end[0]), default=(None, None))
+        reason = min((end for end, _ in ends), key=GRAVITY.index, default=None)
+        # Several destinations may have failed for this reason.
+        detail = "; ".join(detail for end, detail in ends if end is reason and detail) or None
         if reason in {None, StopReason.LIMIT}:
             down = self._untried_outage()
             return self.finish(PassResult.COMPLETED, StopReason.BREAKER_OPEN if down else reason, down)

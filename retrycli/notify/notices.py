@@ -323,6 +323,8 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
     said = inert(incident.detail or "", LONGEST_SAME)
     fault = f": {said}" if said else ""
     unread = said or f"The preset can't judge the responses of {context.destination}"
+    refusing = f"{'The ticketing API' if said else context.destination} has refused the credentials"
+    refusing += f" ({said})" if said else ""
     same = said or f"{context.destination} gives every request the same response"
     waiting = _count(context.waiting, "message")
     step = incident.next_step or "list-failed --state waiting"
@@ -330,7 +332,7 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
         Topic.DOWN: f"Deliveries to {context.destination} have been failing {since}. "
         f"{COST} "
         f"Passes detect when the outage ends. {waiting} waiting.\n{_next('retrycli status')}",
-        Topic.CREDENTIALS: f"{context.destination} has refused the credentials{detail} {since}. This uses up "
+        Topic.CREDENTIALS: f"{refusing} {since}. This uses up "
         f"no retries. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",
         Topic.SAME_ANSWER: f"{same}. It has done so {since}. This uses up no retries and escalates no messages. "
         f"{waiting} waiting.\n"

@@ -184,13 +184,11 @@ def test_a_404_for_all_requests_escalates_nothing(cli: Cli, application: Applica
 
 
 def test_a_403_for_all_requests_means_refused_credentials(cli: Cli, application: Application) -> None:
-    said = "refuses the credentials (HTTP 403 to every request)"
+    said = ": HTTP 403 to every request)"
     check_stopped(cli, application, CLOSED, status=77, reason="credentials_refused", said=said)
 
 
-@pytest.mark.parametrize(
-    ("answer", "said"), [(MOVED, "responds with HTTP 302 to"), (CLOSED, "the credentials (HTTP 403 to")]
-)
+@pytest.mark.parametrize(("answer", "said"), [(MOVED, "responds with HTTP 302 to"), (CLOSED, ": HTTP 403 to")])
 def test_one_notification_reports_the_answer_to_all_requests(
     cli: Cli, application: Application, answer: Answer, said: str
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from retrycli.domain.sanitize import inert
 from retrycli.operations.sandbox import Behaviour
 from tests.channels import TOKEN, Webhook, mail_server, webhook
 from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted
@@ -138,7 +139,27 @@ def test_reports_refused_credentials_and_their_acceptance(cli: Cli, application:
     assert codes == [77, 77, 0, 0]
     titles = [text.splitlines()[0].partition(": ")[2] for text in hook.texts]
     assert titles == ["the credentials are refused", "the credentials are accepted again"]
-    assert "has refused the credentials (HTTP 401) since" in hook.texts[0]
+    assert f"has refused the credentials ({inert(api.url, 100)}: HTTP 401) since" in hook.texts[0]
+
+
+@pytest.mark.parametrize("other", [BUSY, FORBIDS])
+def test_a_refusal_names_the_destination_that_refuses(
+    cli: Cli, application: Application, hook: Webhook, other: Answer
+) -> None:
+    """One destination refuses the credentials, and another one is down or refuses them, too."""
+    for number in range(1, 6):
+        application.add(number, message_type="supplier")
+    application.add(6)
+    with Scripted(FORBIDS) as api, Scripted(*[other] * 5) as mail:
+        own = {"RETRYCLI_GATEWAY__SUPPLIER__BASE_URL": mail.url}
+        done = cli.having(application.variables(api.url) | own | QUICK | urls(hook.slack_shaped))("run-once")
+    assert done.returncode == 77
+    refused = f"{api.url}: HTTP 401"
+    refused = refused if other is BUSY else f"{mail.url}: HTTP 401; {refused}"
+    assert f"The ticketing API refuses the credentials ({refused})." in done.stderr
+    [text] = hook.texts
+    assert f"The ticketing API has refused the credentials ({inert(refused, 200)}) since" in text
+    assert (f"Deliveries to {mail.url} have been failing since" in text) == (other is BUSY)
 
 
 def test_sends_no_reminder_of_a_refusal_if_passes_had_nothing_to_send(

@@ -162,7 +162,7 @@ def test_unauthorized_stops_the_pass_and_its_text_is_not_logged(cli: Cli, desk: 
     desk.application.add_due(3)
     done = cli("run-once")
     assert done.returncode == 77
-    assert "refuses the credentials (the function raised Unauthorized)" in done.stderr
+    assert f"refuses the credentials ({PLACE}: the function raised Unauthorized)" in done.stderr
     assert "hush-hush" not in done.stderr
     assert len(desk.sent) == 1
     assert desk.application.row(101)["retry_count"] == 0

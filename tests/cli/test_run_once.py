@@ -515,7 +515,7 @@ def test_refused_credentials_end_the_pass_with_77_and_cost_no_retry(cli: Cli, ap
         assert len(api.paths) == 1
     assert done.returncode == 77
     [line] = done.stderr.splitlines()
-    assert "The ticketing API refuses the credentials (HTTP 401). This uses up no retries." in line
+    assert f"The ticketing API refuses the credentials ({api.url}: HTTP 401). This uses up no retries." in line
     assert application.rows() == before
     assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == {"waiting"}
 

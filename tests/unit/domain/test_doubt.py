@@ -260,7 +260,8 @@ def test_a_failed_trial_stops_the_pass_and_charges_or_escalates_nothing(stage: S
 def test_a_403_for_all_requests_means_refused_credentials(stage: Stage) -> None:
     stage.add(*range(1, 41))
     summary = stage.run(FORBIDDEN)
-    assert ended(summary) == (PassResult.STOPPED, StopReason.CREDENTIALS_REFUSED, "HTTP 403 to every request")
+    said = f"{RULES.destination}: HTTP 403 to every request"
+    assert ended(summary) == (PassResult.STOPPED, StopReason.CREDENTIALS_REFUSED, said)
     assert summary.exit_status == 77
     check_untouched(stage)
 
