@@ -33,6 +33,10 @@ class NoWait(Exception):
     """The function of a `python` schedule failed. The text says how, and quotes neither a message nor an exception."""
 
 
+class TooSlow(NoWait):
+    """The function did not return in time, which says nothing about the message."""
+
+
 class WaitFunction(Protocol):
     """The function of a `python` schedule."""
 
@@ -48,6 +52,7 @@ class WaitFunction(Protocol):
             outcome: the outcome of the attempt.
 
         Raises:
+            TooSlow: the function did not return in time.
             NoWait: the function failed.
         """
 
@@ -198,6 +203,8 @@ class RetryPolicy(NamedTuple):
             return again
         try:
             wait = function(retries, outcome)
+        except TooSlow:
+            return again
         except NoWait as fault:
             error = f"Can't be scheduled: {fault}. Last error: {outcome.error}"
             return _spent(queued, EscalationReason.INVALID, error, problem=str(fault))

@@ -16,7 +16,7 @@ from types import ModuleType
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.retry_policy import NoWait
+from retrycli.domain.retry_policy import NoWait, TooSlow
 from retrycli.system.trust import require_trust
 
 logger = logging.getLogger("retrycli")
@@ -116,20 +116,23 @@ class ScheduleFunction:
         """Return the wait after a failed attempt; None to escalate the message.
 
         Raises:
-            NoWait: the function raised an exception, returned something else, or did not return in time.
+            TooSlow: the function did not return in time.
+            NoWait: the function raised an exception, or returned something else.
             ConfigurationError: see the function `load`.
         """
         function = load(self.name, self._key, self._folder, ("attempt", "outcome"))
-        fault = f"did not return within {SCHEDULE_SECONDS:g} s"
-        if not self._hangs:
-            try:
-                returned = _call_in_thread(function, attempt, outcome)
-            except TimeoutError:
-                self._hangs = True
-            else:
-                if returned is None or (isinstance(returned, timedelta) and timedelta(0) <= returned <= LONGEST_WAIT):
-                    return returned
-                fault = _fault(returned)
+        if self._hangs:
+            raise TooSlow
+        try:
+            returned = _call_in_thread(function, attempt, outcome)
+        except TimeoutError:
+            self._hangs = True
+            fault = f"did not return within {SCHEDULE_SECONDS:g} s; this pass does not call it again"
+            logger.warning("%s: %s %s, and the messages wait base_minutes", self._key, self.name, fault)
+            raise TooSlow from None
+        if returned is None or (isinstance(returned, timedelta) and timedelta(0) <= returned <= LONGEST_WAIT):
+            return returned
+        fault = _fault(returned)
         if not self._failed:
             self._failed = True
             logger.warning("%s: %s %s; messages whose waits it decides are escalated", self._key, self.name, fault)

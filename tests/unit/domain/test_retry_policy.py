@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from retrycli.domain.message import EscalationReason, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import LATEST, Backoff, BackoffKind, NoWait, RetryPolicy, exhausted, first_failure
+from retrycli.domain.retry_policy import (
+    LATEST,
+    Backoff,
+    BackoffKind,
+    NoWait,
+    RetryPolicy,
+    TooSlow,
+    exhausted,
+    first_failure,
+)
 from retrycli.domain.transition import Transition, TransitionKind
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
@@ -537,6 +546,15 @@ def test_a_function_that_fails_makes_its_message_invalid() -> None:
     assert (change.kind, change.reason) == (TransitionKind.ESCALATED, EscalationReason.INVALID)
     assert change.retry_count == 3
     assert change.last_error == "Can't be scheduled: waits:next_wait raised KeyError. Last error: HTTP 503"
+
+
+def test_a_function_that_is_too_slow_escalates_nothing() -> None:
+    """Its database may hang, for example, which is not the message's fault."""
+    policy, _ = by_function(TooSlow())
+    change = policy.decide(queued(retry_count=2), DOWN, since=NOON, now=ANSWER, jitter=0)
+    assert change == Transition.rescheduled(
+        NOON + timedelta(minutes=15), retry_count=3, unknown_count=0, last_error="HTTP 503"
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import NoWait
+from retrycli.domain.retry_policy import NoWait, TooSlow
 from retrycli.system import python_call
 from retrycli.system.python_call import ScheduleFunction
 
@@ -198,14 +198,16 @@ def test_a_function_that_fails_says_so_once(
     ]
 
 
-def test_a_function_that_does_not_return_is_called_once(tmp_path: Path) -> None:
+def test_a_function_that_does_not_return_is_called_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A decision is made while the database is locked, so each call could delay the application."""
     code = "import threading\nevent, calls = threading.Event(), []\n"
     code += "def next_wait(attempt, outcome):\n    calls.append(attempt)\n    event.wait()"
     function = schedule(tmp_path, code)
     for number in range(3):
-        with pytest.raises(NoWait, match="did not return within 1 s"):
+        with pytest.raises(TooSlow):
             function(number, DOWN)
+    said = "did not return within 1 s; this pass does not call it again, and the messages wait base_minutes"
+    assert [record.getMessage() for record in caplog.records] == [f"schedule.call: {function.name} {said}"]
     found = sys.modules[function.name.partition(":")[0]]
     assert found.calls == [0]
     found.event.set()
