@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    MetaData,
     Select,
     Table,
     bindparam,
@@ -46,6 +47,16 @@ IN_POSTGRESQL = text("""
 SELECT CAST(n.nspname AS text) || '.' || CAST(c.relname AS text)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = CAST(pg_catalog.to_regclass(:name) AS oid)
+""")
+# The schemas with queues that this role may read. Reading a table can run its owner's code, so only those of this role
+# and of the owner of the application's table.
+QUEUES_IN_POSTGRESQL = text("""
+SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_class m ON m.oid = CAST(pg_catalog.to_regclass(:name) AS oid)
+JOIN pg_catalog.pg_roles me ON me.rolname = CAST(CURRENT_USER AS name)
+WHERE c.relname = CAST('retrycli_selection' AS name) AND c.relkind = CAST('r' AS "char")
+AND (c.relowner = m.relowner OR c.relowner = me.oid)
+AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
 """)
 UPGRADING = Lock()  # Alembic keeps the current upgrade in module globals, so a process upgrades one database at a time
 
@@ -92,17 +103,36 @@ def ensure_version(database: Database, *, upgrade: bool) -> None:
 
     Raises:
         ConfigurationError: the tables are newer than this program, or are older and can't be upgraded or ``upgrade`` is
-            not set.
+            not set; or another schema has the queue.
     """
     found = database.revision()
     if found == HEAD:
         return
+    if found is None and not database.is_sqlite:
+        _require_only_queue(database)
     if found is not None and not (upgrade and can_upgrade(found)):
         raise ConfigurationError(
             f"retrycli's tables in {database.place} are at version {found}, but this program needs {HEAD}; "
             + remedy(found)
         )
     upgrade_tables(database)
+
+
+def _require_only_queue(database: Database) -> None:
+    """Check that no other schema has a queue for the application's table: two queues would send each message twice.
+
+    Raises:
+        ConfigurationError: another schema has one.
+    """
+    with database.read() as connection:
+        here = _full_name(database, connection)
+        for schema in connection.execute(QUEUES_IN_POSTGRESQL, {"name": database.qualified_table}).scalars():
+            there = selection.to_metadata(MetaData(), schema=schema)
+            if connection.execute(select(there.c.table_name).where(there.c.table_name == here)).first() is not None:
+                raise ConfigurationError(
+                    f"the queue of {here} in {database.place} is in the schema {schema}, which is not in this role's "
+                    f"search_path; run as the role that passes use, or add the schema (ALTER ROLE … SET search_path)"
+                )
 
 
 def can_upgrade(found: str) -> bool:

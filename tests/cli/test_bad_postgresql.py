@@ -489,6 +489,24 @@ def test_a_role_without_a_schema_for_retrycli_tables_is_reported(untouched_desk:
     assert line(done) == f"no schema has been selected to create in: {BY_CODE['3F']}"
 
 
+def test_a_role_that_does_not_see_the_queue_makes_no_second_one(untouched_desk: Desk) -> None:
+    """Two queues would send each message twice. The table of another schema is another one."""
+    desk = untouched_desk
+    for statement in ("CREATE SCHEMA ours", "CREATE SCHEMA others"):
+        desk.application.execute(statement)
+    desk.application.add_due(1)
+    first = desk.at(API, url=desk.url(options="-c search_path=ours,public"))
+    assert first.json("list-failed")["messages"] != []
+    second = desk.at(API, url=desk.url(options="-c search_path=others,public"))
+    for command in ("list-failed", "run-once", "retry 101"):
+        done = second(*command.split())
+        assert done.returncode == 78
+        assert "the queue of public.pending_messages in " in done.stderr
+        assert "is in the schema ours, which is not in this role's search_path" in done.stderr
+    desk.application.execute("CREATE TABLE others.pending_messages (LIKE public.pending_messages)")
+    assert second.json("list-failed")["messages"] == []
+
+
 # -- what a constraint forbids ---------------------------------------------------------------------------------------
 
 
