@@ -124,7 +124,7 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class UnixTime:
-    """A column with the seconds or milliseconds since 1970-01-01 UTC. It is only read."""
+    """A column with the time since 1970-01-01 UTC, in seconds, milli-, micro- or nanoseconds. It is only read."""
 
     name: str
 
@@ -248,6 +248,11 @@ def _table(key: str, value: object) -> Source:
         case {"value": str() | bool() | int() as constant, **rest} if not rest:
             return Constant(constant)
         case {"sql": str() as sql, **rest} if not rest:
+            if "localtime" in sql.lower():
+                raise ValueError(
+                    f"{key}: localtime depends on the time zone of the process, so cron and an operator may read "
+                    "different messages; write the time in UTC"
+                )
             return Expression(_checked_sql(key, sql))
         case {"from": str() as name, "map": dict() as words, **rest} if not rest and words:
             return Translated(name, tuple(_words(key, words)))

@@ -105,8 +105,12 @@ def _time(database: Database, source: Source, role: str) -> Source:
     return Expression((UNIX_IN_SQLITE if database.is_sqlite else UNIX_IN_POSTGRESQL).format(quoted))
 
 
-# A number of this size is milliseconds: as seconds, it would be in the year 5138.
-SECONDS = "CASE WHEN abs({0}) >= 100000000000 THEN {0} / 1000.0 ELSE {0} END"
+# From 10^11 on, a number is milliseconds: as seconds, it would be in the year 5138. From 10^14 on, it is microseconds,
+# and from 10^17 on nanoseconds.
+SECONDS = (
+    "CASE WHEN abs({0}) >= 100000000000000000 THEN {0} / 1000000000.0 WHEN abs({0}) >= 100000000000000 "
+    "THEN {0} / 1000000.0 WHEN abs({0}) >= 100000000000 THEN {0} / 1000.0 ELSE {0} END"
+)
 UNIX_IN_POSTGRESQL = f"pg_catalog.to_timestamp({SECONDS})"
 UNIX_IN_SQLITE = (
     "CASE WHEN typeof({0}) IN ('integer', 'real') "

@@ -189,8 +189,8 @@ def test_a_table_that_a_pass_can_not_read_is_refused(
 
 @pytest.mark.parametrize(
     ("unit", "kind"),
-    [(1, "BIGINT"), (1000, "BIGINT"), (1, "DOUBLE PRECISION")],
-    ids=["seconds", "milliseconds", "floating point"],
+    [(1, "BIGINT"), (1000, "BIGINT"), (10**6, "BIGINT"), (10**9, "BIGINT"), (1, "DOUBLE PRECISION")],
+    ids=["seconds", "milliseconds", "microseconds", "nanoseconds", "floating point"],
 )
 def test_unix_times_and_columns_that_mean_something_else_are_described(
     cli: Cli, engine: Factory, tmp_path: Path, api: Scripted, unit: int, kind: str

@@ -39,6 +39,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "columns.body: retrycli needs this role": ({"body": {"none": True}}, STATUS),
     "columns.created_at: the name of the column is empty": ({"created_at": {"unix": ""}}, STATUS),
     "columns.sent_at: only created_at and updated_at can be read": ({"sent_at": {"unix": "made"}}, STATUS),
+    "columns.created_at: localtime depends on": ({"created_at": {"sql": "datetime(made, 'LocalTime')"}}, STATUS),
     "columns.updated_at must be ": ({"updated_at": {"none": False}}, STATUS),
     "columns.last_error must be ": ({"last_error": {"own": False}}, STATUS),
     "columns.message_type must be ": ({"message_type": {"from": "kind", "map": {}}}, STATUS),
