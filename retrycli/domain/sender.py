@@ -6,13 +6,13 @@ A sender is a function of the application that delivers one message (``gateway.k
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import ClassVar
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import LIST_COLUMNS, Message, MessageType, QueuedMessage, shown_id
-from retrycli.domain.outcome import RETRY_AFTER_CAP, Outcome, OutcomeKind
+from retrycli.domain.outcome import RETRY_AFTER_CAP, Outcome, OutcomeKind, parse_retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +127,14 @@ class RetryAfter(SendingFailed):
     """The receiver asks for a pause. The message was not delivered, and uses up no retry. Nothing is sent in the pause.
 
     Args:
-        seconds: the length of the pause. At most 6 hours count. A negative number, or a value that is not a number, is
-            ignored: the next pass sends again.
+        seconds: the length of the pause, or the text of a Retry-After header (RFC 9110, section 10.2.3). At most 6
+            hours count. A negative number, or a value that is neither, is ignored: the next pass sends again.
         text: the error.
     """
 
     kind = OutcomeKind.THROTTLED
 
-    def __init__(self, seconds: float, text: str = "") -> None:
+    def __init__(self, seconds: float | str, text: str = "") -> None:
         super().__init__(text)
         self.seconds = seconds
 
@@ -143,6 +143,8 @@ class RetryAfter(SendingFailed):
         """Return the outcome of the attempt, with the pause."""
         limit = RETRY_AFTER_CAP.total_seconds()
         seconds: object = getattr(self, "seconds", None)  # a class of the application may not call `__init__`
+        if isinstance(seconds, str):
+            return super().outcome._replace(retry_after=parse_retry_after(seconds, datetime.now(UTC)))
         if not (isinstance(seconds, int | float) and seconds >= 0):  # true for NaN
             return super().outcome
         return super().outcome._replace(retry_after=timedelta(seconds=min(seconds, limit)))

@@ -59,6 +59,7 @@ BODIES: list[tuple[str, Outcome]] = [
     ("raise retrycli.Unauthorized('no token')", of(OutcomeKind.UNAUTHORIZED, "no token")),
     ("raise retrycli.Unknown('it hung up')", of(OutcomeKind.UNKNOWN, "it hung up")),
     ("raise retrycli.RetryAfter(90)", of(OutcomeKind.THROTTLED, "RetryAfter", retry_after=timedelta(seconds=90))),
+    ("raise retrycli.RetryAfter('90')", of(OutcomeKind.THROTTLED, "RetryAfter", retry_after=timedelta(seconds=90))),
     ("raise retrycli.RetryAfter(1e9, 'busy')", of(OutcomeKind.THROTTLED, "busy", retry_after=timedelta(hours=6))),
     *[
         (f"raise retrycli.RetryAfter({seconds})", of(OutcomeKind.THROTTLED, "RetryAfter"))
