@@ -236,6 +236,11 @@ class RoutedGatewaySettings(GatewaySettings):
         return own if len(own) == len(MessageType) else {"gateway": self, **own}
 
     @property
+    def destinations(self) -> set[str]:
+        """Return where messages are sent; see `GatewaySettings.destination`. Leave out base URLs that are not set."""
+        return {name for gateway in self.all.values() if (name := gateway.destination_if_set)}
+
+    @property
     def longest(self) -> timedelta:
         """Return the longest request timeout of all gateways."""
         return timedelta(seconds=max(gateway.request_timeout_seconds for gateway in self.all.values()))

@@ -82,8 +82,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     kinds = [kind for kind, policy in settings.policies.items() if policy.expires_after]
     if summary.reason not in HELD_BACK:
         return Expiry(None, too_late=_are_too_late(settings, database, kinds)) if summary.sent else None
-    used = {gateway.destination_if_set for gateway in settings.gateway.all.values()}
-    obstacle = _obstacle(Ledger(database), summary, used, now)
+    obstacle = _obstacle(Ledger(database), summary, settings.gateway.destinations, now)
     reminder = now + max(REMIND_AFTER, settings.notify.remind)
     until = reminder + EARLIER if obstacle.end is None else obstacle.end + settings.schedule.interval
     places = obstacle.destinations

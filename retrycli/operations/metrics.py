@@ -60,11 +60,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Mapping[s
     in_queue = measures.in_queue()
     first, newest = Statistics(database).first_and_last_pass()
     ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
-    hosts = {
-        name: urlsplit(name).netloc or name
-        for gateway in settings.gateway.all.values()
-        if (name := gateway.destination_if_set)
-    }
+    hosts = {name: urlsplit(name).netloc or name for name in settings.gateway.destinations}
     down = {hosts.get(breaker.destination) for breaker in ledger.breakers() if breaker.needs_operator(now)}
     return {
         "retrycli_build_info": {(version("retrycli"), schema.HEAD): 1},

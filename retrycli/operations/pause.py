@@ -149,7 +149,7 @@ def _checked(settings: Settings, database: Database, part: HoldTarget) -> HoldTa
         NotActionable: no messages can have this ticket, type or destination.
     """
     part = _canonical(database, part)
-    destinations = {name for gateway in settings.gateway.all.values() if (name := gateway.destination_if_set)}
+    destinations = settings.gateway.destinations
     match part.kind:
         case HoldKind.TYPE if part.text not in {*MessageType}:
             raise NotActionable(f"no messages have the type {part.text}; the types are {', '.join(MessageType)}")

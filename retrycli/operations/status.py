@@ -127,7 +127,7 @@ def _status(settings: Settings, database: Database, host: Host | None, at: datet
     newest = passes[0] if passes else None
     last = next((record for record in passes if record.result is not PassResult.SKIPPED), newest)
     pause, holds = ledger.pause_and_holds(at)
-    used = {gateway.destination_if_set for gateway in settings.gateway.all.values()}
+    used = settings.gateway.destinations
     breakers = ledger.standing_breakers(used, at)
     refusals = _refusals(database, passes, used)
     disk = lack_of_room(database.file)
