@@ -106,6 +106,10 @@ class Chromium:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def run_first(self, script: str) -> None:
+        """Run a script in each page that is opened from now on, before the page's own scripts."""
+        self._page("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+
     def complaints(self) -> list[dict[str, Any]]:
         """Return what the browser has complained about since the page was opened."""
         self.find("1")  # the answer follows all earlier events

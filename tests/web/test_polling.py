@@ -49,7 +49,6 @@ class PolledPage:
     def open(self, path: str) -> None:
         """Open a page, with a clock that the test advances."""
         self.browser.open(f"{self.address}/messages{path}")
-        self.browser.find(FAKES)
 
     def polls_after(self, seconds: int, *, answers_take: int = 0) -> int:
         """Return how many requests the page has made, some seconds later."""
@@ -73,6 +72,7 @@ def page(served: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Poll
         )
         browser.set_cookie(COOKIE, sign_in.cookies[COOKIE], address)
         browser.resize(1280)
+        browser.run_first(FAKES)
         yield PolledPage(browser, address)
 
 
