@@ -24,7 +24,7 @@ KINDS = (
     ("json",),
     ("jsonb",),
     ("interval",),
-    ("regclass",),
+    ("regclass", "regtype"),
     ("oid",),
 )
 """Groups of types that convert to each other."""

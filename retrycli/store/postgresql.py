@@ -44,6 +44,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, OID, REGCLASS
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect_psycopg
+from sqlalchemy.engine import Connection as SqlConnection
 from sqlalchemy.sql import operators
 
 from retrycli.domain.errors import ConfigurationError
@@ -131,6 +132,14 @@ class PostgresqlDialect(SharesStatements, PGDialect_psycopg):
     supports_statement_cache = True
     statement_compiler = _Compiler
     colspecs = PGDialect_psycopg.colspecs | {types.Numeric: _Number, OID: _Oid}
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401  SQLAlchemy's own options
+        # The look-up of hstore compares with an operator of the search path.
+        super().__init__(use_native_hstore=False, **options)  # type: ignore[no-untyped-call]
+
+    def _get_default_schema_name(self, connection: SqlConnection) -> str:
+        (name,) = connection.exec_driver_sql("SELECT pg_catalog.current_schema()").one()
+        return name  # type: ignore[no-any-return]
 
 
 def _matched(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:

@@ -78,8 +78,9 @@ class Application:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         utc = {} if self.is_sqlite else {"options": "-c timezone=UTC"}
+        safe = {} if self.is_sqlite else {"use_native_hstore": False}  # the driver's look-up would run planted code
         # PostgreSQL can't copy a database that has an open connection, so no pool keeps one open.
-        self._engine = create_engine(url, poolclass=NullPool, connect_args=utc)
+        self._engine = create_engine(url, poolclass=NullPool, connect_args=utc, **safe)
         if tables is not None:
             self._make(tables)
 
