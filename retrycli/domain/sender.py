@@ -4,15 +4,16 @@ A sender is a function of the application that delivers one message (``gateway.k
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import MappingProxyType
 from typing import ClassVar
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import LIST_COLUMNS, Message, MessageType, QueuedMessage, shown_id
-from retrycli.domain.outcome import RETRY_AFTER_CAP, Outcome, OutcomeKind, parse_retry_after
+from retrycli.domain.outcome import RETRY_AFTER_CAP, Outcome, OutcomeKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +128,8 @@ class RetryAfter(SendingFailed):
     """The receiver asks for a pause. The message was not delivered, and uses up no retry. Nothing is sent in the pause.
 
     Args:
-        seconds: the length of the pause, or the text of a Retry-After header (RFC 9110, section 10.2.3). At most 6
-            hours count. A negative number, or a value that is neither, is ignored: the next pass sends again.
+        seconds: the length of the pause, also as text, such as that of a Retry-After header. At most 6 hours count. A
+            negative number, or a value that is not a number, is ignored: the next pass sends again.
         text: the error.
     """
 
@@ -144,7 +145,8 @@ class RetryAfter(SendingFailed):
         limit = RETRY_AFTER_CAP.total_seconds()
         seconds: object = getattr(self, "seconds", None)  # a class of the application may not call `__init__`
         if isinstance(seconds, str):
-            return super().outcome._replace(retry_after=parse_retry_after(seconds, datetime.now(UTC)))
+            with suppress(ValueError):
+                seconds = float(seconds)
         if not (isinstance(seconds, int | float) and seconds >= 0):  # true for NaN
             return super().outcome
         return super().outcome._replace(retry_after=timedelta(seconds=min(seconds, limit)))
