@@ -21,11 +21,12 @@ from sqlalchemy import (
     func,
     inspect,
     select,
+    text,
 )
 from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
-from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
+from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.store.connection import (
     BUSY_SECONDS,
     NO_RESULT,
@@ -50,6 +51,21 @@ ADVISORY_LOCK = 0x7265747279  # key of the advisory lock that all processes usin
 
 # SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.
 UUIDS_IN_SQLITE = "SELECT name FROM pragma_table_info(?) WHERE lower(type) IN ('uuid', 'guid', 'uniqueidentifier')"
+
+# The relations that this session would take for retrycli's own tables. Reading a view or another role's table can run
+# that role's code. A superuser is a member of every role, which shows nothing.
+OWN_IN_POSTGRESQL = text("""
+SELECT c.relname, n.nspname, o.rolname, c.relkind = CAST('r' AS "char") AND (o.rolsuper OR o.oid = me.oid
+    OR o.oid = m.relowner OR NOT me.rolsuper AND pg_catalog.pg_has_role(me.oid, o.oid, 'MEMBER')) IS TRUE AS is_ours
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
+JOIN pg_catalog.pg_roles me ON me.rolname = CAST(CURRENT_USER AS name)
+LEFT JOIN pg_catalog.pg_class m ON m.oid = CAST(pg_catalog.to_regclass(:table) AS oid)
+WHERE pg_catalog.starts_with(CAST(c.relname AS text), 'retrycli_') AND pg_catalog.pg_table_is_visible(c.oid)
+AND c.relkind NOT IN (CAST('i' AS "char"), CAST('S' AS "char"))
+ORDER BY c.relname
+""")
 
 
 class WriteNeeded(Exception):
@@ -317,11 +333,24 @@ class Database:
         self._engine.dispose()
 
     def revision(self) -> str | None:
-        """Return the version of retrycli's own tables; None if they do not exist."""
+        """Return the version of retrycli's own tables; None if they do not exist.
+
+        Raises:
+            ConfigurationError: another role may have planted one of them.
+        """
         with self.read() as connection:
-            if not inspect(connection).has_table(version.name):
-                return None
-            return connection.execute(select(version.c.version_num)).scalar()
+            if self.is_sqlite:
+                exists = inspect(connection).has_table(version.name)
+            else:
+                found = connection.execute(OWN_IN_POSTGRESQL, {"table": self.qualified_table}).all()
+                exists = any(each.relname == version.name for each in found)
+                if planted := next((each for each in found if not each.is_ours), None):
+                    raise ConfigurationError(
+                        f"{planted.nspname}.{planted.relname} in {self.place} is not a table of retrycli's role, but "
+                        f"of {planted.rolname}, and reading it may run that role's code. Drop it; or, if that role's "
+                        f"passes made it, grant the role {planted.rolname} to the one that runs this"
+                    )
+            return connection.execute(select(version.c.version_num)).scalar() if exists else None
 
     @contextmanager
     def _transaction(self, *, writes: bool, wait: bool = True) -> Iterator[Connection]:

@@ -41,19 +41,20 @@ def journal_mode(database: Database) -> str:
 CREATORS = text("""
 SELECT n.nspname, r.rolname
 FROM pg_catalog.pg_namespace n
-CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))) a
+JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
 LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
 LEFT JOIN pg_catalog.pg_class c ON c.oid = CAST(pg_catalog.to_regclass(:table) AS oid)
 WHERE n.nspname = ANY (pg_catalog.current_schemas(false)) AND a.privilege_type = 'CREATE'
-AND a.grantee <> n.nspowner AND a.grantee IS DISTINCT FROM c.relowner
-AND (r.rolname IS NULL OR NOT r.rolsuper AND r.rolname <> current_user)
+AND a.grantee <> d.datdba AND a.grantee IS DISTINCT FROM c.relowner
+AND (r.rolname IS NULL OR NOT r.rolsuper AND r.rolname NOT IN (current_user, 'pg_database_owner'))
 ORDER BY n.nspname, r.rolname
 """)
 
 
 def creators(database: Database) -> list[tuple[str, str | None]]:
     """Return the schemas of the search path in which other roles may create functions, each with the role; None is
-    PUBLIC, that is, every role. The owners of the schema and the table, superusers, and retrycli's own role are
+    PUBLIC, that is, every role. The owners of the database and the table, superusers, and retrycli's own role are
     trusted, so they are left out.
     """
     if database.is_sqlite:

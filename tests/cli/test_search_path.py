@@ -197,6 +197,31 @@ def test_nothing_resolves_outside_the_catalogue_for_any_column_type(
     assert {each: done.stderr for each, done in said.items() if done.returncode in {1, 2, 69, 78}} == {}
 
 
+PEEKS = """
+CREATE FUNCTION peek() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'TRAP'; END $$;
+CREATE VIEW retrycli_version (version_num) AS SELECT peek();
+"""
+"""Made by a role that may create tables in the schema, before retrycli creates its own."""
+
+
+@pytest.mark.parametrize("planted", [PEEKS, "CREATE TABLE retrycli_queue (message_id integer)"])
+def test_a_planted_relation_is_not_read(untouched: Application, cli: Cli, planted: str) -> None:
+    role = f"eve {make_url(untouched.url).database}"
+    untouched.execute(f'CREATE ROLE "{role}"')
+    untouched.execute(f'GRANT CREATE ON SCHEMA public TO "{role}"')
+    command = cli.having(untouched.variables("http://127.0.0.1:9"))
+    try:
+        untouched.execute(f'SET ROLE "{role}"; {planted}')
+        for line in (*FIRST, "status", "list-failed", "db upgrade", "table check"):
+            done = command(*line.split())
+            assert "TRAP" not in done.stderr
+            said = " ".join((done.stdout + done.stderr).split())
+            assert (done.returncode, f"is not a table of retrycli's role, but of {role}, " in said) == (78, True), said
+    finally:
+        untouched.execute(f'DROP OWNED BY "{role}"')
+        untouched.execute(f'DROP ROLE "{role}"')
+
+
 def of_search_path(command: Cli) -> list[dict[str, str]]:
     return [finding for finding in command.json("doctor", code=3)["findings"] if finding["name"] == "search path"]
 
@@ -232,6 +257,10 @@ def test_doctor_reports_other_roles_that_may_create_in_the_search_path(applicati
             == f"the role {role} may create functions in the schema public, and retrycli's queries may call them"
         )
         assert found["remedy"] == f'`REVOKE CREATE ON SCHEMA public FROM "{role}"`'
+        application.execute(f'DROP OWNED BY "{role}"')
+        application.execute(f'CREATE SCHEMA "order" AUTHORIZATION "{role}"')
+        [found] = of_search_path(command.having({"RETRYCLI_DATABASE__URL": url.render_as_string(hide_password=False)}))
+        assert f"the role {role} may create functions in the schema order" in found["found"]
     finally:
         application.execute(f'DROP OWNED BY "{role}"')
         application.execute(f'DROP ROLE "{role}"')
