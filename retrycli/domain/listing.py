@@ -49,7 +49,8 @@ class FilterField:
 
     Attributes:
         name: the option is ``--NAME``.
-        kind: the type of its values. A `timedelta` counts back from now; the console and the commands take one value.
+        kind: the type of its values. A `timedelta` counts back from now, and the console and the commands take one. The
+            HTTP API, whose requests may be repeated, takes a time instead, by the name of the field of `Filter`.
         help: the help of the option.
         label: the label of its field in the console; without one, only links have it.
         about: the description in the OpenAPI document, if the name does not say enough.
@@ -114,6 +115,7 @@ class Filter:
             timedelta,
             "Only messages that first failed at least this long ago, such as 30m, 2h or 7d.",
             "Failed at least … ago",
+            about="the first failure was before this time",
         ),
     ] = None
     fingerprint: Annotated[
@@ -173,6 +175,8 @@ def _marks(declared: type, kind: type[Mark]) -> Mapping[str, Mark]:
 
 FILTER_FIELDS: Mapping[str, FilterField] = _marks(Filter, FilterField)
 """The conditions that an operator gives, by field of `Filter`."""
+PERIODS: Mapping[str, str] = {name: each.name for name, each in FILTER_FIELDS.items() if each.is_period}
+"""The names of the conditions that count back from now, by field of `Filter`."""
 
 
 class View(Flag):

@@ -1,11 +1,12 @@
 """Types of the values that requests contain. Invalid values are errors that name the field and the rule."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -60,6 +61,13 @@ def _length(value: object) -> timedelta:
     return length
 
 
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time from year 1 to 9999 in UTC") from None
+
+
 def _key(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError("must be an id, as a text or a number")  # noqa: TRY004  pydantic reports only a ValueError
@@ -75,6 +83,7 @@ Reason = Annotated[
 ]
 # A ticket's id. A number is accepted, because the responses have numbers.
 Ticket = Annotated[Line, BeforeValidator(_key), WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]})]
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 ETag = Annotated[str, AfterValidator(_one_tag), Field(max_length=200)]
 Duration = Annotated[
     timedelta,
@@ -111,7 +120,9 @@ class PageQuery(BaseModel):
 def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `FILTER_FIELDS`
     fields: dict[str, Any] = {}
     for name, each in FILTER_FIELDS.items():
-        if not each.is_period:
+        if each.is_period:
+            fields[name] = Time | None, Field(None, description=each.about)
+        else:
             kind: Any = Ticket if name == "ticket" else Line if each.kind is str else each.kind
             alias = None if each.name == name else each.name
             fields[name] = list[kind], Field([], alias=alias, description=each.about)

@@ -1,17 +1,18 @@
 """The pages for an action on many messages: what it would touch, then the action, slice by slice."""
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import Field, create_model
 from starlette.responses import Response
 
 from retrycli import operations
 from retrycli.domain.duration import duration, utc_text
 from retrycli.domain.errors import CountChanged, InvalidArgument, cause_of
-from retrycli.domain.listing import ListedMessage
+from retrycli.domain.listing import PERIODS, ListedMessage
 from retrycli.domain.message import State
 from retrycli.domain.user import Right
 from retrycli.operations.bulk import ACTIONS, LONGEST_REASON, MAX_CANARIES, BulkAction, BulkRequest, Canary
@@ -22,7 +23,7 @@ from retrycli.web.console.context import Console, Pages, Visit
 from retrycli.web.console.forms import FormRejected, MessageFilter, Period
 from retrycli.web.console.rendering import in_console
 from retrycli.web.console.routes import page
-from retrycli.web.inputs import Line
+from retrycli.web.inputs import Line, Time
 
 SHOWN = 5  # maximum number of messages on the page, as examples
 EXAMPLES = 3  # maximum number of failed attempts that are named with their errors
@@ -31,20 +32,15 @@ SPREADS = {"": "at once", "15m": "over 15 minutes", "1h": "over 1 hour", "2h": "
 PROGRESS = "progress"
 
 
-def _in_utc(time: datetime) -> datetime:
-    try:
-        return time.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must be a time from year 1 to 9999 in UTC") from None
+# The times that periods mean, counted from the time of the first page.
+_FIXED: Any = dict.fromkeys(PERIODS, (Time | None, None))
 
 
-class BulkFields(MessageFilter):
+class BulkFields(create_model("Fixed", __base__=MessageFilter, **_FIXED)):  # type: ignore[misc]  # a base made at run time
     """The action, and its messages: their ids, or a filter."""
 
     action: BulkAction
     ids: list[str] = Field([], alias="id", max_length=10_000)
-    # `older_than`, counted from the time of the first page
-    failed_before: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
     canary: Annotated[int, Field(ge=1, le=MAX_CANARIES)] | None = None
     spread: Period | None = None
     reason_given: Annotated[Line, Field(max_length=LONGEST_REASON)] | None = Field(None, alias="because")
@@ -61,23 +57,21 @@ class BulkFields(MessageFilter):
             canary=None if self.canary is None else Canary(self.canary),
         )
 
-    def failed_by(self, now: datetime) -> datetime | None:
-        """Return the time before which a message must have failed: the one that the first page has fixed, if any."""
-        return self.failed_before or super().failed_by(now)
+    def times(self, now: datetime) -> Mapping[str, Any]:
+        """Return the times that the periods mean: those that the first page has fixed, if any."""
+        return {name: getattr(self, name) or time for name, time in super().times(now).items()}
 
     def fixed(self, now: datetime) -> Self:
-        """Return a copy with a fixed time instead of a period, so that later requests select the same messages."""
-        by = self.failed_by(now)
-        fixed: Self = self.model_copy(
-            update={"older_than": None, "failed_before": None if by is None else by.replace(microsecond=0)}
-        )
+        """Return a copy with fixed times instead of periods, so that later requests select the same messages."""
+        times = {name: time and time.replace(microsecond=0) for name, time in self.times(now).items()}
+        fixed: Self = self.model_copy(update=dict.fromkeys(PERIODS.values()) | times)
         return fixed
 
     def hidden(self) -> dict[str, object]:
         """Return the fields that name the action and its messages, for a form or an address."""
         if self.ids:
             return {"action": self.action, "id": self.ids}
-        fixed = {} if self.failed_before is None else {"failed_before": utc_text(self.failed_before)}
+        fixed = {name: utc_text(time) for name in PERIODS if (time := getattr(self, name)) is not None}
         return {**self.given(), **fixed, "action": self.action}
 
     def options(self) -> dict[str, object]:

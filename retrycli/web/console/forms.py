@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from retrycli.domain.cursor import Sort
 from retrycli.domain.duration import duration
-from retrycli.domain.listing import FILTER_FIELDS, LONGEST_VALUE, Filter
+from retrycli.domain.listing import FILTER_FIELDS, LONGEST_VALUE, PERIODS, Filter
 from retrycli.web.inputs import Line
 from retrycli.web.problems import MOST_FAULTS
 
@@ -176,12 +176,13 @@ class MessageFilter(_conditions()):  # type: ignore[misc]  # a base that is made
 
     def wanted(self, now: datetime) -> Filter:
         """Return the filter for the operations."""
-        values = {name: getattr(self, name) for name, each in FILTER_FIELDS.items() if not each.is_period}
-        return Filter(**values, failed_before=self.failed_by(now))
+        values = {name: getattr(self, name) for name in FILTER_FIELDS if name not in PERIODS}
+        return Filter(**values, **self.times(now))
 
-    def failed_by(self, now: datetime) -> datetime | None:
-        """Return the time before which a message must have failed."""
-        return None if self.older_than is None else now - duration(self.older_than)
+    def times(self, now: datetime) -> Mapping[str, Any]:
+        """Return the times that the periods mean, by field of `Filter`; None without the period."""
+        periods = {name: getattr(self, period) for name, period in PERIODS.items()}
+        return {name: None if period is None else now - duration(period) for name, period in periods.items()}
 
     def given(self) -> dict[str, str]:
         """Return the fields that are given, for the address of a page and for hidden fields of a form."""
