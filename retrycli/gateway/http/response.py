@@ -19,7 +19,7 @@ from retrycli.gateway.presets.template import Fields, fill_text, plain
 
 # Default maximum number of bytes to read from an answer. The limit is higher for look-ups and other questions of a
 # preset, and for long messages, which the answer may repeat.
-ANSWER_LIMIT = 64 * 1024
+ANSWER_LIMIT = 256 * 1024
 # Maximum number of bytes of any answer. The answer to a look-up may contain a ticket's whole history. Parsing an answer
 # of this size blocks the event loop for up to 0.2 s. A list of empty lists needs 25 times its size in memory.
 LOOK_UP_LIMIT = 2 * 1024 * 1024
@@ -173,8 +173,8 @@ def _apply_success_rule(answer: Answer, preset: Preset) -> Outcome:
             kind = answer.media_type if MEDIA_TYPE.fullmatch(answer.media_type) else "of no known type"
             error = f"HTTP {answer.status} {kind}, and the preset has no [success] that can judge it"
             return Outcome(OutcomeKind.UNKNOWN, answer.status, error, unread=True)
-        error = f"HTTP {answer.status}, but the response can't be read as JSON"
-        return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
+        problem = "can't be read as JSON" if answer.whole else "is too long to be read"
+        return Outcome(OutcomeKind.UNKNOWN, answer.status, f"HTTP {answer.status}, but the response {problem}")
     # The refusal may concern all messages, for example because a licence has lapsed, or a proxy answers with a page.
     error = with_error_text("refused", answer, preset.answer.errors)
     return Outcome(OutcomeKind.REFUSED, answer.status, error, in_doubt=True)
