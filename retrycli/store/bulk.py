@@ -109,7 +109,8 @@ class _Prepared:
         assert isinstance(compiled, SQLCompiler)  # noqa: S101  for the type checker
         self.sql = str(compiled)
         self._names = tuple(compiled.positiontup or ())
-        self._constants = compiled.params
+        # Not `params`, whose names are escaped: a column's name may have spaces or brackets.
+        self._constants = {name: compiled.binds[name].effective_value for name in self._names}
         self._write = {
             name: compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect) for name in self._names
         }
