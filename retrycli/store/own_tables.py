@@ -18,8 +18,10 @@ from sqlalchemy import (
     MetaData,
     Select,
     Table,
+    Text,
     bindparam,
     case,
+    cast,
     delete,
     exists,
     func,
@@ -314,15 +316,17 @@ def accept_selection(database: Database, by: str, at: datetime) -> None:
 
 def _check_ids(database: Database, connection: Connection) -> None:
     """Check that the ids in another column are those by which retrycli knows the messages. A single id may be that of a
-    later message.
+    later message. Messages that were made together have one birth, so their tickets are compared, too.
 
     Raises:
         ConfigurationError: they are not, so the records would become those of other messages.
     """
     m = database.table.all_rows
-    known = select(queue.c.message_id, queue.c.birth, case((m.c.id.is_not(None), birth_text(m))))
+    same_ticket = case((cast(m.c.ticket_id, Text) == queue.c.ticket, 1), else_=0)
+    known = select(queue.c.message_id, queue.c.birth, case((m.c.id.is_not(None), birth_text(m))), same_ticket)
     queued = known.join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
-    tried = select(attempts.c.message_id, attempts.c.birth, birth_text(m)).join_from(
+    same_ticket = case((cast(m.c.ticket_id, Text) == attempts.c.ticket, 1), else_=0)
+    tried = select(attempts.c.message_id, attempts.c.birth, birth_text(m), same_ticket).join_from(
         attempts, m, m.c.id == attempts.c.message_id
     )
     found = [
@@ -331,7 +335,11 @@ def _check_ids(database: Database, connection: Connection) -> None:
             tried.where(attempts.c.id.in_(LAST_TRIED), attempts.c.birth.not_in([UNSTABLE, OF_ANY_TICKET]))
         ),
     ]
-    others = [number for number, before, now in found if now is None or birth_of(before) != birth_of(as_utf8(now))]
+    others = [
+        number
+        for number, before, now, is_of_ticket in found
+        if now is None or not is_of_ticket or birth_of(before) != birth_of(as_utf8(now))
+    ]
     if len(others) > len(found) / 2:
         raise ConfigurationError(
             f"by {database.table.written.fullname}.{database.table.names['id']}, message {others[0]} would not be "

@@ -421,6 +421,33 @@ def test_a_text_that_changed_before_its_source_did_is_another_text(mapped: Cli, 
         assert len({*keys}) == len(api.paths) == 4, "each text has its own key"
 
 
+@pytest.mark.parametrize("name", ["e rr", "err (last)", "e[rr]", "e:rr", "e.rr", "e%rr", "err-last"])
+def test_a_column_may_have_any_name(mapped: Cli, original: Application, name: str) -> None:
+    for role in ("last_error", "retry_count", "sent_at"):
+        original.execute(f'ALTER TABLE pending_messages RENAME COLUMN {role} TO "{role[:2]}{name}"')
+    names = "".join(f'{role} = "{role[:2]}{name}"\n' for role in ("last_error", "retry_count", "sent_at"))
+    described(mapped, THREE_LINES + names)
+    assert mapped("table", "accept", "--yes").returncode == 0
+    with Scripted(BAD_GATEWAY, TAKES) as api:
+        done = mapped.having(original.variables(api.url))("run-once")
+    assert (done.returncode, len(api.paths)) == (0, 2), done.stderr
+    assert ("HTTP 502", 1) in {(row[f"la{name}"], row[f"re{name}"]) for row in original.rows().values()}
+
+
+def test_other_integers_are_refused_as_ids_of_a_batch(mapped: Cli, original: Application) -> None:
+    """All its messages have one `created_at`. One was delivered, and nothing waits."""
+    original.execute("UPDATE pending_messages SET created_at = '2026-01-02 03:04:05'")
+    original.execute("UPDATE pending_messages SET ticket_id = 4 WHERE id = 102")
+    original.execute("ALTER TABLE pending_messages ADD COLUMN nr INTEGER")
+    original.execute("UPDATE pending_messages SET nr = 203 - id")
+    assert mapped("table", "accept", "--yes").returncode == 0
+    with Scripted(TAKES) as api:
+        desk = mapped.having(original.variables(api.url))
+        assert desk.json("run-once")["sent"] == 2
+    described(desk, THREE_LINES.replace("[database.columns]", '[database.columns]\nid = "nr"'))
+    assert desk("table", "accept", "--yes").returncode == 78
+
+
 def test_other_integers_are_refused_as_ids_and_a_renamed_column_is_accepted(mapped: Cli, original: Application) -> None:
     """By another column, the histories and holds of messages would become those of others."""
     original.execute("ALTER TABLE pending_messages ADD COLUMN nr INTEGER")
