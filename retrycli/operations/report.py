@@ -87,7 +87,8 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
     state = "paused" if summary.reason == StopReason.PAUSED else "down" if summary.reason in DOWN else "ok"
     try:
         messages = QueueCounts(database).counts(now)
-        write(path, render(_data(settings, database, state, messages, span=LOOKBACK, until=now)))
+        page = render(_data(settings, database, state, messages, span=LOOKBACK, until=now))
+        write(path, page, may_wait=False)  # nobody may read a pipe that another user has put there
     except RetrycliError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  a pass must not fail because of the report
@@ -95,8 +96,9 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
     return None
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a page atomically, so that no reader sees an incomplete page. Write to a pipe or a device directly.
+def write(path: Path, text: str, *, may_wait: bool = True) -> None:
+    """Replace a page atomically, so that no reader sees an incomplete page. Write directly to a device of the process,
+    and with ``may_wait`` to any device or pipe.
 
     Raises:
         ConfigurationError: the file can't be written; the old page is unchanged.
@@ -104,7 +106,7 @@ def write(path: Path, text: str) -> None:
     try:
         # Never replace a pipe, a device, or /dev/stdout, which may refer to a regular file.
         is_own = str(path.parent) in {"/dev", "/dev/fd"} or path.is_relative_to("/proc")
-        if is_own or (path.exists() and not path.is_file() and not path.is_dir()):
+        if is_own or (may_wait and path.exists() and not path.is_file() and not path.is_dir()):
             # Keep the content of a file behind /dev/stdout. Elsewhere, follow no link, which another user may have put
             # in the place of a pipe, and do not wait for a reader.
             flags = os.O_WRONLY | os.O_APPEND | (0 if is_own else os.O_NOFOLLOW | os.O_NONBLOCK)

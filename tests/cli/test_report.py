@@ -102,6 +102,19 @@ def test_a_pipe_gets_the_page_if_somebody_reads_it_and_is_not_followed_elsewhere
         os.close(reader)
 
 
+def test_a_pass_replaces_a_pipe(tmp_path: Path) -> None:
+    """Another user may read from it for ever, and slowly."""
+    pipe = tmp_path / "page.html"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write(pipe, DOCTYPE, may_wait=False)
+    finally:
+        os.close(reader)
+    assert pipe.is_file()
+    assert pipe.read_text() == DOCTYPE
+
+
 @pytest.mark.parametrize("path", ["nowhere/page.html", ".", "agent.db/page.html", "x" * 300, "/proc/page.html"])
 def test_an_unwritable_path_is_one_line_with_a_remedy_and_changes_nothing(
     at_work: Cli, tmp_path: Path, path: str
