@@ -64,14 +64,15 @@ def add(settings: Settings, name: str, role: Role, *, now: Callable[[], datetime
         ConfigurationError: the file can't be used.
     """
     token = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    with _locked(tokens_file(settings)) as file:
+    file = tokens_file(settings)
+    with _locked(file) as like:
         tokens = _read(file) if file.exists() else []
         if any(known.name == name for known in tokens):
             raise InvalidArgument(
                 f"{file} already has a token for {name}; remove it with {command('serve', 'token', 'remove', name)}, "
                 "or choose another name"
             )
-        _write(file, [*tokens, Token(name, role, digest(token), utc_text(now()))])
+        _write(file, [*tokens, Token(name, role, digest(token), utc_text(now()))], like)
     signing_key(settings)
     return token
 
@@ -83,12 +84,13 @@ def remove(settings: Settings, name: str) -> None:
         InvalidArgument: the file has no token for this name.
         ConfigurationError: the file can't be used.
     """
-    with _locked(tokens_file(settings)) as file:
+    file = tokens_file(settings)
+    with _locked(file) as like:
         tokens = load(settings)
         kept = [token for token in tokens if token.name != name]
         if len(kept) == len(tokens):
             raise InvalidArgument(f"{file} has no token for {name}; see `retrycli serve token list`")
-        _write(file, kept)
+        _write(file, kept, like)
 
 
 def load(settings: Settings) -> list[Token]:
@@ -141,9 +143,9 @@ def signing_key(settings: Settings) -> bytes:
     tokens = tokens_file(settings)
     file = signing_key_file(tokens)
     if not file.exists():
-        with _locked(tokens):
+        with _locked(tokens) as like:
             if not file.exists():  # another worker may have created it meanwhile
-                _replace(file, secrets.token_hex(KEY_BYTES), tokens)
+                _replace(file, secrets.token_hex(KEY_BYTES), like)
     try:
         key = bytes.fromhex(_text(file))
     except ValueError:  # also if it is not UTF-8
@@ -195,7 +197,8 @@ def end_session(settings: Settings, session: str, name: str, end: int, *, now: d
     Raises:
         ConfigurationError: the file can't be used.
     """
-    with _locked(tokens_file(settings)) as tokens:
+    tokens = tokens_file(settings)
+    with _locked(tokens) as like:
         ended = {each: of for each, of in ended_sessions(settings).items() if of[1] > now.timestamp()}
         user = _short(name)
         ended[session] = user, end
@@ -204,12 +207,13 @@ def end_session(settings: Settings, session: str, name: str, end: int, *, now: d
         for at, oldest, whose in {*own[:-MOST_ENDED], *kept[:-MOST_ENDED_OF_ALL]}:
             del ended[oldest]
             ended[whose] = whose, max(at, ended.get(whose, ("", 0))[1])
-        _replace(ended_sessions_file(tokens), json.dumps(ended), tokens)
+        _replace(ended_sessions_file(tokens), json.dumps(ended), like)
 
 
 @contextmanager
-def _locked(tokens: Path) -> Iterator[Path]:
-    """Lock the tokens' file against other commands, by a lock file, because a change replaces the file itself.
+def _locked(tokens: Path) -> Iterator[os.stat_result]:
+    """Lock the tokens' file against other commands, by a lock file, because a change replaces the file itself. Yield
+    the status of the lock file: it is private and belongs to the user who runs `serve`, also if root runs this command.
 
     Raises:
         ConfigurationError: the lock file can't be opened, or other users may change it or its folder.
@@ -226,7 +230,7 @@ def _locked(tokens: Path) -> Iterator[Path]:
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield tokens
+        yield os.fstat(lock)  # not of the path, where its owner may put a link to another file meanwhile
     finally:
         os.close(lock)
 
@@ -284,13 +288,11 @@ def _trusted(file: Path) -> frozenset[int]:
     return users
 
 
-def _write(file: Path, tokens: Sequence[Token]) -> None:
-    _replace(file, json.dumps({"tokens": [asdict(token) for token in tokens]}, indent=2) + "\n", file)
+def _write(file: Path, tokens: Sequence[Token], like: os.stat_result) -> None:
+    _replace(file, json.dumps({"tokens": [asdict(token) for token in tokens]}, indent=2) + "\n", like)
 
 
-def _replace(file: Path, text: str, tokens: Path) -> None:
-    # The lock file is private and belongs to the user who runs `serve`, also if root runs this command.
-    like = tokens.with_name(f"{tokens.name}.lock").stat()
+def _replace(file: Path, text: str, like: os.stat_result) -> None:
     try:
         replace_file(file, text, like=like)
     except OSError as error:

@@ -25,6 +25,7 @@ NOT_THERE = 127  # a shell's exit status for an unknown program
 TIMED_OUT = 124  # exit status of timeout(1)
 SECONDS = 120  # default timeout of a program
 ANSWER_SECONDS = 3  # timeout of a program that a read-only command runs
+MAY_READ_OR_WRITE = 0o666  # without the bits that let a file be run
 READABLE_BY_ALL = 0o644  # mode of files that other users' programs read, regardless of cron's umask
 # File systems whose locks SQLite can't rely on.
 NETWORK_FILE_SYSTEMS = {
@@ -213,7 +214,7 @@ def replace_file(path: Path, text: str, *, errors: str = "strict", like: os.stat
         path: the file.
         text: the content.
         errors: how to encode invalid Unicode, as for `str.encode`.
-        like: the status of a file; the new file gets its mode and owner instead.
+        like: the status of a file; the new file gets its owner instead, and its rights to read and write.
 
     Raises:
         OSError: the file can't be written; the old file is unchanged.
@@ -225,7 +226,7 @@ def replace_file(path: Path, text: str, *, errors: str = "strict", like: os.stat
         with os.fdopen(descriptor, "w", encoding="utf-8", errors=errors) as file:
             if like is not None and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
                 os.fchown(descriptor, like.st_uid, like.st_gid)
-            os.fchmod(descriptor, READABLE_BY_ALL if like is None else stat.S_IMODE(like.st_mode))
+            os.fchmod(descriptor, READABLE_BY_ALL if like is None else stat.S_IMODE(like.st_mode) & MAY_READ_OR_WRITE)
             file.write(text)
         Path(name).replace(path)
     except BaseException:

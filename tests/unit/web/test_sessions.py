@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrycli.config.settings import Settings, WebSettings
+from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.user import Role
+from retrycli.operations import tokens
 from retrycli.operations.tokens import Token, digest
 from retrycli.web.sessions import LENGTH, seal, sign, unseal, verify
 
@@ -47,6 +51,23 @@ def test_a_session_is_its_users_until_it_ends(name: str, later: timedelta) -> No
 )
 def test_a_forged_cookie_is_nobodys(forged: str) -> None:
     assert verify(forged, TOKENS, KEY, NOW) is None
+
+
+def test_the_tokens_get_the_mode_of_the_lock_that_is_held(tmp_path: Path) -> None:
+    """The owner of the folder may put a link to another file in the place of the lock, while root adds a token."""
+    settings = Settings(web=WebSettings(tokens_file=tmp_path / "tokens"))
+    other, lock = tmp_path / "other", tmp_path / "tokens.lock"
+    other.write_text("")
+    other.chmod(0o777)
+
+    def swapped() -> datetime:
+        lock.unlink()
+        lock.symlink_to(other)
+        return NOW
+
+    with pytest.raises(ConfigurationError):
+        tokens.add(settings, "anna", Role.OPERATOR, now=swapped)  # the key is made under the lock, too
+    assert (tmp_path / "tokens").stat().st_mode & 0o7777 == 0o600
 
 
 def test_each_session_has_its_own_id() -> None:
