@@ -74,6 +74,7 @@ class KnownTable:
     references: tuple[ForeignKey, ...] = ()  # the foreign keys of one column
     has_row_numbers: bool = False  # SQLite numbers the rows in the order in which they were added
     is_readable: bool = True  # the role may read all columns
+    runs_code_of: str | None = None  # another role, whose code runs with our rights if the rows are read
     home: str | None = None  # the schema, even if the name alone finds the table; None for SQLite
 
     @property

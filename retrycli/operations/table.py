@@ -141,6 +141,10 @@ def _describe(database: Database, known: KnownTable, *, with_values: bool = Fals
     if not known.is_readable:
         name = ".".join(map(database.quoted, known.name.split(".")))
         return DescribedTable(known, problem=f"the role may not read it; run GRANT SELECT ON {name} TO the role")
+    if known.runs_code_of is not None and not with_values:
+        return DescribedTable(
+            known, problem=f"reading it may run code of the role {known.runs_code_of}; to read it, give its name"
+        )
     keys = {names[0] for names in (known.primary, *known.unique) if len(names) == 1}
     columns = [each for each in known.columns if each.kind in COUNTED and each.name not in keys]
     times = [each for each in known.columns if each.kind is ValueKind.TIME]

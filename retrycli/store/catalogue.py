@@ -22,8 +22,11 @@ from retrycli.store.table_sample import read_only
 RELATIONS = """
 SELECT c.relname AS name, c.relkind AS kind, n.nspname AS home,
   CASE WHEN NOT pg_catalog.pg_table_is_visible(c.oid) THEN n.nspname END AS schema,
-  pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AS is_readable
+  pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AS is_readable,
+  CASE WHEN (c.relkind IN ('f', 'v') OR c.relrowsecurity) AND NOT (o.rolsuper OR o.rolname = CURRENT_USER)
+    THEN o.rolname END AS runs_code_of
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
 WHERE c.oid >= CAST(16384 AS oid) AND c.relkind IN ('r', 'p', 'f', 'v')
   AND c.relpersistence <> 't' AND NOT c.relispartition
 """
@@ -129,6 +132,7 @@ def _in_postgresql(connection: Connection, relation: str | None) -> Iterator[Kno
                 *_keys(primary[key]["constrained_columns"], indexes[key]),
                 tuple(_reference(each) for each in references[key] if len(each["constrained_columns"]) == 1),
                 is_readable=row.is_readable,
+                runs_code_of=row.runs_code_of,
                 home=row.home,
             )
 

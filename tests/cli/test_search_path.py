@@ -134,6 +134,25 @@ def test_planted_functions_are_never_run_when_a_table_is_described(planted: Appl
     assert [(each["value"], each["rows"]) for each in statuses] == [("sent", 5000), ("BOUNCED", 8)]
 
 
+def test_another_roles_view_is_read_only_by_its_name(application: Application, cli: Cli) -> None:
+    """A list of all tables must not run the functions of a view that any role may have made."""
+    role = f"eve {make_url(application.url).database}"
+    application.execute(f'CREATE ROLE "{role}"')
+    try:
+        application.execute(f'CREATE SCHEMA hers AUTHORIZATION "{role}"')
+        application.execute("CREATE VIEW hers.mails AS SELECT 1 AS id, 'a'::text AS subject, 'b'::text AS status")
+        application.execute(f'ALTER VIEW hers.mails OWNER TO "{role}"')
+        listed = {each["table"]: each for each in cli.json("table", "describe", "--url", application.url)["tables"]}
+        assert (
+            listed["hers.mails"]["problem"] == f"reading it may run code of the role {role}; to read it, give its name"
+        )
+        [named] = cli.json("table", "describe", "--url", application.url, "hers.mails")["tables"]
+        assert named["problem"] is None
+    finally:
+        application.execute(f'DROP OWNED BY "{role}"')
+        application.execute(f'DROP ROLE "{role}"')
+
+
 NUMBERS, TEXTS = ("id", "retry_count"), ("ticket_id", "message_type", "subject", "status", "last_error")
 COLUMNS: dict[str, dict[str, str]] = {
     "as they are": {},
