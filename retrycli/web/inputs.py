@@ -94,10 +94,10 @@ Duration = Annotated[
 ]
 
 
-class Body(BaseModel):
-    """The body of a request. Unknown fields are errors, and no value is converted to another type."""
+class Input(BaseModel):
+    """A set of fields. Unknown fields are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -108,10 +108,14 @@ class Body(BaseModel):
         return fields
 
 
-class PageQuery(BaseModel):
-    """The query of a list."""
+class Body(Input):
+    """The body of a request. No value is converted to another type."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class PageQuery(Input):
+    """The query of a list."""
 
     after: Line | None = Field(None, description="`next` of the previous page")
     limit: int = Field(50, ge=1, le=MAX_PAGE)
@@ -125,8 +129,8 @@ def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `FI
         else:
             kind: Any = Ticket if name == "ticket" else Line if each.kind is str else each.kind
             alias = None if each.name == name else each.name
-            fields[name] = list[kind], Field([], alias=alias, description=each.about)
-    return create_model("Conditions", __config__=ConfigDict(extra="forbid", hide_input_in_errors=True), **fields)
+            fields[name] = list[kind], Field([], max_length=each.most, alias=alias, description=each.about)
+    return create_model("Conditions", __base__=Input, **fields)
 
 
 class Selection(_conditions()):  # type: ignore[misc]  # a base that is made at run time

@@ -140,6 +140,26 @@ def test_a_body_with_a_million_fields_gets_a_short_answer(desk: Desk) -> None:
     assert (answer.status_code, len(answer.json()["errors"])) == (422, 10)
 
 
+@pytest.mark.parametrize(("field", "most"), [("state", 100), ("type", 100), ("ticket", 100), ("error", 10)])
+def test_a_filter_with_many_invalid_values_gets_a_short_answer(desk: Desk, field: str, most: int) -> None:
+    """An error for each of a million values would stop the server."""
+    body = {"action": "retry", "expected": 1, "filter": {field: [{}] * 10_000}}
+    answers = desk.operator.post(f"{API}/scheduler/bulk", json=body), desk.viewer.get(f"{API}?{f'{field}=%00&' * 101}")
+    for answer, where in zip(answers, (f"filter.{field}", field), strict=True):
+        [error] = answer.json()["errors"]
+        assert (answer.status_code, error["field"]) == (422, where)
+        assert f"at most {most} items" in error["message"]
+
+
+def test_a_filter_with_a_million_fields_gets_a_short_answer(desk: Desk) -> None:
+    fields = dict.fromkeys(map(str, range(101)), "1")
+    body = {"action": "retry", "expected": 1, "filter": fields}
+    answers = desk.operator.post(f"{API}/scheduler/bulk", json=body), desk.viewer.get(API, params=fields)
+    for answer in answers:
+        assert (answer.status_code, len(answer.json()["errors"])) == (422, 1)
+        assert "must have at most 100 fields" in answer.json()["detail"]
+
+
 def test_a_number_names_a_ticket(desk: Desk) -> None:
     desk.application.add(5, ticket_id=4705)
     held = desk.operator.post(f"{API}/scheduler/pause", json={"ticket": [4705]})
