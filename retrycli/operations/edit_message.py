@@ -5,9 +5,10 @@ The text for an editor begins with ``Subject: …``, the next line is blank, and
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher, unified_diff
+from itertools import takewhile
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import NotEdited
@@ -116,23 +117,41 @@ def difference(before: EditableMessage, after: EditableMessage) -> Iterator[str]
 
 
 def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
-    """Yield the changes of an edit line by line and column by column; removed lines come before added ones."""
-    for name, new in after.items():
+    """Yield the changes of an edit line by line and column by column; removed lines come before added ones. Lines are
+    made as they are taken.
+    """
+    for name, value in after.items():
         label = LABELS.get(name, "")
-        old = before.get(name)
-        olds, news = (
-            [] if value is None else [f"{label}{line}" for line in str(value).split("\n")] for value in (old, new)
-        )
-        head, tail = _unchanged(olds, news)
-        olds, news = olds[head : len(olds) - tail], news[head : len(news) - tail]
-        if len(olds) * len(news) > MAX_LINE_PAIRS:
-            yield from (f"-{line}" for line in olds)
-            yield from (f"+{line}" for line in news)
+        old, new = _changed(before.get(name), value)
+        if old.count("\n") * new.count("\n") > MAX_LINE_PAIRS:
+            yield from (f"-{label}{line}" for line in _each_line(old))
+            yield from (f"+{label}{line}" for line in _each_line(new))
             continue
+        olds, news = [*_each_line(old)], [*_each_line(new)]
         for tag, start, end, first, last in SequenceMatcher(None, olds, news, autojunk=False).get_opcodes():
             if tag != "equal":
-                yield from (f"-{line}" for line in olds[start:end])
-                yield from (f"+{line}" for line in news[first:last])
+                yield from (f"-{label}{line}" for line in olds[start:end])
+                yield from (f"+{label}{line}" for line in news[first:last])
+
+
+def _changed(*values: object) -> list[str]:
+    """Return two texts, without the lines that are equal at the beginning and at the end. A line break is before and
+    after each line. A list of short lines takes 30 times the memory of the text.
+    """
+    old, new = ("\n" if value is None else f"\n{value}\n" for value in values)
+    start = old.rindex("\n", 0, _equal(old, new))
+    texts = old, new = old[start:], new[start:]
+    tail = _equal(reversed(old), reversed(new))
+    return [text[: text.index("\n", len(text) - tail) + 1] for text in texts]
+
+
+def _equal(one: Iterable[str], other: Iterable[str]) -> int:
+    """Return how many characters are equal at the beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _each_line(text: str) -> Iterator[str]:
+    return (found[1] for found in re.finditer("(.*)\n", text[1:]))
 
 
 def _lines(draft: EditableMessage) -> list[str]:

@@ -176,6 +176,17 @@ def test_a_long_text_is_shown_in_part_until_all_of_it_is_asked_for(desk: Desk) -
 
 
 @on_sqlite
+def test_the_first_changed_lines_of_a_long_edit_are_shown(desk: Desk) -> None:
+    desk.application.add(9, body="x\n" * 2_000)
+    browser, more = desk.browser("anna"), "More lines changed. They are not shown here."
+    previewed = browser.submit(browser.open("/id/9/edit"), "/edit", press="Show the changes", body="y\n" * 2_000)
+    browser.submit(previewed, "/edit", press="Only write")
+    for page, shown in ((previewed, 1_000), (browser.open("/id/9"), 400)):
+        assert (page.words.count("-x"), more in page.words) == (shown, True)
+    few = browser.submit(browser.open("/id/9/edit"), "/edit", press="Show the changes", subject="tea")
+    assert more not in few.words
+
+
 def test_the_strip_shows_missing_passes_and_outages(desk: Desk) -> None:
     down = Sandbox(Behaviour(down=True), rng=Random(0))
     with down:

@@ -1,8 +1,9 @@
 """The page on which an operator edits a message: form, then difference, then write, or write and retry."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from http import HTTPStatus
+from itertools import islice
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -101,8 +102,9 @@ class EditPages(Pages):
         code: HTTPStatus = HTTPStatus.OK,
         problem: str | None = None,
         theirs: EditableMessage | None = None,
-        changes: Sequence[str] = (),
+        changes: Iterable[str] = (),
     ) -> Response:
+        lines = [*islice(changes, MOST_LINES + 1)]
         return self._console.show(
             visit,
             template,
@@ -112,8 +114,8 @@ class EditPages(Pages):
             digest=digest,
             problem=problem,
             theirs=theirs,
-            changes=changes[:MOST_LINES],
-            more_changes=max(len(changes) - MOST_LINES, 0),
+            changes=lines[:MOST_LINES],
+            has_more_changes=len(lines) > MOST_LINES,
         )
 
     def _stale(self, visit: Visit, now: EditableMessage, digest: str, wanted: EditableMessage) -> Response:
@@ -123,8 +125,8 @@ class EditPages(Pages):
         return self._form(visit, mine, digest, code=code, theirs=now, changes=changes)
 
 
-def _changes(before: EditableMessage, after: EditableMessage) -> list[str]:
+def _changes(before: EditableMessage, after: EditableMessage) -> Iterator[str]:
     old, new = (
         {"recipient_email": text.recipient, "subject": text.subject, "body": text.body} for text in (before, after)
     )
-    return [*edit_in_lines(old, {name: text for name, text in new.items() if text not in {None, old[name]}})]
+    return edit_in_lines(old, {name: text for name, text in new.items() if text not in {None, old[name]}})

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, Literal
 
 from starlette.responses import Response
@@ -48,7 +49,7 @@ class HappenedEvent:
     detail: str | None = None  # further words, from another system or an operator
     facts: Sequence[str] = ()  # short figures
     changes: Sequence[str] = ()  # the lines that an edit removed and added
-    more_changes: int = 0  # number of further lines
+    has_more_changes: bool = False
 
 
 def timeline(found: MessageDetails) -> list[HappenedEvent]:
@@ -89,15 +90,16 @@ def _tone(attempt: AttemptRecord) -> str:
 
 
 def _acted(act: ActionRecord) -> HappenedEvent:
-    lines = [] if act.before is None or act.after is None else [*edit_in_lines(act.before, act.after)]
+    lines = () if act.before is None or act.after is None else edit_in_lines(act.before, act.after)
+    changes = [*islice(lines, MOST_LINES + 1)]
     return HappenedEvent(
         at=act.at,
         what=act.act.replace("_", " ").capitalize(),
         by=act.by,
         tone="plain",
         detail=act.detail,
-        changes=lines[:MOST_LINES],
-        more_changes=max(len(lines) - MOST_LINES, 0),
+        changes=changes[:MOST_LINES],
+        has_more_changes=len(changes) > MOST_LINES,
     )
 
 

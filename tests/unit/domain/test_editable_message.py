@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from itertools import islice
+
 import pytest
 
 from retrycli.domain.errors import NotEdited
@@ -123,6 +126,16 @@ def test_lines_that_repeat_are_not_compared_for_long() -> None:
     old, new = (["a", *["b", "c"] * 250_000, each] for each in "de")
     [*shown] = edit_in_lines({"body": "\n".join(old)}, {"body": "\n".join([*new[::-1], "x"])})
     assert len(shown) == len(old) + len(new) + 1
+
+
+def test_the_first_changed_lines_of_a_long_text_need_little_memory() -> None:
+    before, after = ({"body": f"{each}\n" * 600_000} for each in "xy")
+    tracemalloc.start()
+    [*shown] = islice(edit_in_lines(before, after), 400)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert shown == ["-x"] * 400
+    assert peak < 10_000_000
 
 
 def test_a_difference_is_shown_line_by_line() -> None:
