@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection, Request
 
 from retrycli.config.settings import Settings
 from retrycli.domain.user import Right, Role, User
-from retrycli.web.turns import Turns
+from retrycli.web.turns import Pool, Turns
 
 Method: TypeAlias = Literal["GET", "PATCH", "POST"]
 # Returns the user of a request; None if the request has no valid credentials.
@@ -41,7 +41,7 @@ class Access:
     who: Who
     allowed_hosts: frozenset[str]  # accepted values of the header Host, without ports
     read_only: bool = False  # nobody may change anything
-    turns: Turns = field(default_factory=Turns)  # of the requests that only read
+    turns: Turns = field(default_factory=Turns)  # of the users' requests
 
     @classmethod
     def of(cls, settings: Settings, who: Who) -> Self:
@@ -61,13 +61,13 @@ class Access:
         return await found if inspect.isawaitable(found) else found
 
     async def check(self, request: Request, right: Right) -> User:
-        """Return the user of a request that is allowed. If it only reads, wait for its turn.
+        """Return the user of a request that is allowed, when it is its turn.
 
         Raises:
             AccessDenied: the host is unknown (421), another site may have sent the request (403), no user is signed in
                 (401), or the user lacks the right (403). Another site is refused before the user is looked up, so that
                 its form can't become one that the user sends again.
-            HTTPException: too many requests of the user wait already (503).
+            Busy: the request did not get its turn (503).
         """
         self.check_anonymous(request)
         user = await self.user(request)
@@ -78,8 +78,8 @@ class Access:
             why = f"your role, {user.role}, may only read; ask somebody with the role {Role.OPERATOR}"
             everybody = "this server is read-only: nothing can be changed here (web.read_only)"
             raise AccessDenied(HTTPStatus.FORBIDDEN, everybody if user.may(right) else why)
-        if request.method in SAFE_METHODS:
-            await self.turns.enter(request.scope, user)
+        pool = Pool.PAUSE if right is Right.PAUSE else Pool.CHANGE
+        await self.turns.enter(request.scope, user, Pool.READ if request.method in SAFE_METHODS else pool)
         return user
 
     def check_anonymous(self, request: Request) -> None:

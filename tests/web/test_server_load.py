@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import sqlite3
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -45,9 +46,9 @@ class SlowApi(Api):
     def __init__(self) -> None:
         super().__init__(OK)
         self.asked, self.may_answer = Event(), Event()
-        self.meanwhile[1] = self._wait
+        self.meanwhile[1] = self.wait
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         self.asked.set()
         assert self.may_answer.wait(LONGEST)
 
@@ -96,6 +97,29 @@ def desk(cli: Cli, application: Application, api: SlowApi, tmp_path: Path) -> It
     with serving(command, "--uds", uds) as process:
         wait_until(lambda: is_listening(uds), process)
         yield ServedDesk(process, token, viewer, uds)
+
+
+def test_hanging_changes_of_a_user_leave_threads_for_others_and_for_a_pause(
+    desk: ServedDesk, api: SlowApi, application: Application
+) -> None:
+    api.meanwhile.update(dict.fromkeys(range(1, OF_ONE_USER + 1), api.wait))
+    ids = application.add_due(40)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(desk.sent("POST", f"{API}/{each}/retry")) for each in ids]
+        wait_until(lambda: len(api.requests) == OF_ONE_USER, desk.process)
+        with desk.client() as client, replace(desk, token="none").client() as stranger:
+            assert stranger.get(f"{PAGES}/sign-in").status_code == 200
+            assert client.post(f"{API}/scheduler/pause").status_code == 200
+            assert client.post(f"{API}/scheduler/resume").status_code == 200
+            refused = client.post(f"{PAGES}/id/{ids[0]}/note", data={"text": "kept"})
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        assert "Nothing was changed. What you entered is kept on this page." in refused.text
+        assert 'value="kept"' in refused.text
+        wait_until(lambda: len(answered(connections)) == len(ids) - OF_ONE_USER, desk.process)
+        api.may_answer.set()
+        statuses = Counter(status_of(each) for each in connections)
+    assert statuses == {200: OF_ONE_USER, 503: len(ids) - OF_ONE_USER}
+    assert len(application.rows("retrycli_attempts")) == OF_ONE_USER
 
 
 def test_pages_are_answered_while_a_retry_waits_for_the_ticketing_system(desk: ServedDesk, api: SlowApi) -> None:

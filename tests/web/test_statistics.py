@@ -7,7 +7,7 @@ from itertools import count
 from threading import Event
 
 from retrycli.web.status import KEPT_SECONDS, RecentStatistics
-from retrycli.web.turns import MOST_READERS
+from retrycli.web.turns import Pool
 
 
 def test_those_who_wait_share_the_statistics() -> None:
@@ -19,12 +19,12 @@ def test_those_who_wait_share_the_statistics() -> None:
         assert go_on.wait(30)
         return next(reads)
 
-    with ThreadPoolExecutor(MOST_READERS) as threads:
+    with ThreadPoolExecutor(Pool.READ) as threads:
         first = threads.submit(statistics.read, "7d", read)
         assert begun.wait(30)
-        others = [threads.submit(statistics.read, "7d", read) for _ in range(MOST_READERS - 1)]
+        others = [threads.submit(statistics.read, "7d", read) for _ in range(Pool.READ - 1)]
         go_on.set()
-        assert [each.result(30) for each in (first, *others)] == [1] * MOST_READERS
+        assert [each.result(30) for each in (first, *others)] == [1] * Pool.READ
     assert statistics.read("30d", read) == 2
 
 

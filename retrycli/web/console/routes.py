@@ -22,6 +22,7 @@ from retrycli.web.access import CHALLENGE, SAFE_METHODS, AccessDenied, Method
 from retrycli.web.console.context import Console, Visit, id_of
 from retrycli.web.console.forms import Form, FormRejected, checked, read_form, read_query
 from retrycli.web.routing import EncodedRoute
+from retrycli.web.turns import Busy
 
 TITLES: Mapping[int, str] = {
     HTTPStatus.UNAUTHORIZED: "Sign in first",
@@ -55,9 +56,10 @@ async def fault_page(console: Console, visit: Visit, error: Exception) -> Respon
     if status == HTTPStatus.UNAUTHORIZED and console.users is not None and not is_form:
         return console.redirect(visit, visit.to("sign-in", next=visit.here_with_query))
     again = status in TEMPORARY and is_form
-    if status == HTTPStatus.UNAUTHORIZED and is_form:
+    is_unread = is_form and (status == HTTPStatus.UNAUTHORIZED or isinstance(error, Busy))
+    if is_unread:
         try:
-            visit = replace(visit, fields=await read_form(visit.request, is_known=False))
+            visit = replace(visit, fields=await read_form(visit.request, is_known=visit.user is not None))
         except (FormRejected, ClientDisconnect):
             again = False
     response = await run_in_threadpool(
@@ -72,7 +74,7 @@ async def fault_page(console: Console, visit: Visit, error: Exception) -> Respon
         message=_message(visit, error),
         can_sign_in=status == HTTPStatus.UNAUTHORIZED and console.users is not None,
         again=again,
-        is_temporary=status == HTTPStatus.SERVICE_UNAVAILABLE,
+        is_temporary=status == HTTPStatus.SERVICE_UNAVAILABLE and not is_unread,
     )
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = problems.RETRY_AFTER_SECONDS
