@@ -12,11 +12,13 @@ REQUEST_SECONDS = 10.0  # for the headers and the body of a request together; al
 
 class DeadlineProtocol(H11Protocol):
     """An HTTP connection that is closed if a request is not complete `REQUEST_SECONDS` after it began, or if the client
-    reads nothing of an answer for that long.
+    reads nothing of an answer for that long. If an answer is complete before its request is, the rest of the request is
+    not parsed, and the connection ends.
     """
 
     _timer: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None
+    _is_answered = False  # before the end of the request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Begin to wait for the first request."""
@@ -25,14 +27,19 @@ class DeadlineProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle a part of a request."""
-        super().data_received(data)
-        self._watch()
+        if not self._is_answered:
+            super().data_received(data)
+            self._watch()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, a part of which may have arrived already."""
         super().on_response_complete()
         if self.transport.is_closing():  # the client must read the rest of the answer
             self._expect_less_than(self.transport.get_write_buffer_size())
+        elif self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY:
+            # Read on: to close a socket with unread data would destroy the answer on its way to the client.
+            self._is_answered = True
+            self.transport.write_eof()
         if self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY:
             self._watch()
 

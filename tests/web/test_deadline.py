@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -62,6 +63,29 @@ def test_a_connection_whose_answers_nobody_reads_is_closed(served: Cli) -> None:
         wait_until(lambda: open_sockets(process) == idle)
         process.terminate()
         assert "Traceback" not in process.communicate(timeout=LONGEST)[1]
+
+
+def seconds_of(process: subprocess.Popen[str]) -> float:
+    """Return the CPU time of a process."""
+    times = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, times[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_the_rest_of_an_answered_request_is_not_parsed(served: Cli) -> None:
+    add_token(served)
+    chunked = FORM.replace(b"Content-Length: 4000", b"Transfer-Encoding: chunked").replace(b"sign-in", b"pause")
+    with serving(served, "--port", "0") as process:
+        address = ("127.0.0.1", int(address_of(process).rpartition(":")[2]))
+        with socket.create_connection(address, LONGEST) as connection:
+            connection.sendall(chunked.removesuffix(b"token=") + b"1000\r\n" + b"%" * 0x1000 + b"\r\n1\r\n%\r\n")
+            answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+            assert (answer[:13], answer[-8:].strip()) == (b"HTTP/1.1 401 ", b"</html>")
+            before = seconds_of(process)
+            connection.sendall(b"1\r\n%\r\n" * 500_000)
+            assert (
+                httpx.get(f"http://127.0.0.1:{address[1]}/livez", trust_env=False, timeout=LONGEST).status_code == 200
+            )
+            assert seconds_of(process) - before < 1
 
 
 def test_an_unfinished_request_is_closed_and_a_finished_one_is_not(served: Cli) -> None:
