@@ -3,6 +3,8 @@
 import hashlib
 import re
 import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
@@ -67,12 +69,10 @@ class Visit:
         return self.here + (f"?{query}" if query else "")
 
     def to(self, *parts: object, **query: object) -> str:
-        """Return the path of a page below the console's root. Each part is encoded, so that an id may contain a slash.
-        Browsers remove a part of one or two dots, even if it is encoded, so it gets a prefix, which `id_of` removes.
+        """Return the path of a page below the console's root. Each part is encoded, so that `id_of` returns any id.
         Fields of the query that are None are left out. Lists give repeated fields.
         """
-        texts = (f"~{part}" if DOTS.fullmatch(str(part)) else str(part) for part in parts)
-        path = f"{self.root}/{'/'.join(quote(text, safe='') for text in texts)}"
+        path = "/".join([self.root, *(_part(str(part)) for part in parts)])
         fields = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
         return f"{path}?{fields}" if fields else path
 
@@ -90,11 +90,20 @@ class Visit:
 
 
 def id_of(text: str) -> str:
-    """Return the id for which `Visit.to` made a part of a path."""
-    return text.removeprefix("~") if DOTS.fullmatch(text) else text
+    """Return the id for which `Visit.to` made a part of a path. Other texts are ids as they are."""
+    with suppress(ValueError):
+        return urlsafe_b64decode(f"{text[1:]}==").decode() if text.startswith("~") else text
+    return text
 
 
-DOTS = re.compile(r"~*\.{1,2}")
+def _part(text: str) -> str:
+    """Return a part of a path. base64url hides slashes and dots, which a browser or proxy may normalise."""
+    if not SPECIAL.search(text):
+        return quote(text, safe="")
+    return f"~{urlsafe_b64encode(text.encode()).decode().rstrip('=')}"
+
+
+SPECIAL = re.compile(r"[/\\%]|^~|^\.{1,2}\Z")
 # The pages in the navigation: their names, and the segments of their paths.
 PAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Messages", ()),
