@@ -72,7 +72,7 @@ class Visit:
         """Return the path of a page below the console's root. Each part is encoded, so that `id_of` returns any id.
         Fields of the query that are None are left out. Lists give repeated fields.
         """
-        path = "/".join([self.root, *(_part(str(part)) for part in parts)])
+        path = f"{self.root}/{'/'.join(_part(str(part)) for part in parts)}"
         fields = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
         return f"{path}?{fields}" if fields else path
 
