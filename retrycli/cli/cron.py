@@ -11,7 +11,8 @@ import typer
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load, require_confirmation
 from retrycli.config.loader import Loaded
 from retrycli.domain import cron_line
-from retrycli.domain.errors import RetrycliError
+from retrycli.domain.errors import RetrycliError, Untrusted
+from retrycli.domain.passes import PassRecord
 from retrycli.operations import schedule
 from retrycli.system import crontab
 from retrycli.system.host import Asker, Host
@@ -85,9 +86,14 @@ def cron_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = N
     that `install` would write.
     """
     loaded, now = load(ctx, config), datetime.now(UTC)
-    found = schedule.next_run.check(loaded, Host(run=Asker()), schedule.next_run.recorded(loaded.settings, now), now)
+    passes, unread = list[PassRecord](), list[str]()
+    try:
+        passes = schedule.next_run.recorded(loaded.settings, now)
+    except Untrusted as error:
+        unread.append(f"the recorded passes were not read: {error}")
+    found = schedule.next_run.check(loaded, Host(run=Asker()), passes, now)
     objection = None if found.problem is None else "; ".join(found.problem)
-    warnings = ["; ".join(warning) for warning in found.warnings]
+    warnings = [*unread, *("; ".join(warning) for warning in found.warnings)]
     columns = ("title", "when", "user", "mail_to")
     own = [{name: getattr(block, name) for name in columns} for block in found.blocks]
     if as_json:

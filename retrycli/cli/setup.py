@@ -11,7 +11,8 @@ from retrycli import operations
 from retrycli.cli.findings import show_findings
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, config_file, load, load_settings, utf8
 from retrycli.config import template
-from retrycli.domain.errors import RetrycliError
+from retrycli.domain import suggested
+from retrycli.domain.errors import RetrycliError, Untrusted
 from retrycli.views import terminal
 
 notify = typer.Typer(help="Test notifications.", no_args_is_help=True, rich_markup_mode=None)
@@ -38,12 +39,18 @@ def init(
         settings = load_settings(ctx, file)
         if example:
             operations.setup.write_example(settings)
-        place = operations.setup.make_tables(settings)
+        try:
+            done = f"retrycli's tables are in {operations.setup.make_tables(settings)}."
+            step = "retrycli run-once --dry-run"
+        except Untrusted as error:
+            if error.owner is None:
+                raise
+            done = f"Root does not open a database of {error.owner}. The next command creates retrycli's tables."
+            step = suggested.as_user(error.owner, "config check", str(file.absolute())).strip("`")
     except RetrycliError:
         file.unlink()  # otherwise the corrected command would fail because the file exists
         raise
-    terminal.say(f"Wrote {file}.", f"retrycli's tables are in {place}.")
-    step = "retrycli run-once --dry-run"
+    terminal.say(f"Wrote {file}.", done)
     if not settings.gateway.base_url:
         step = f"set gateway.base_url in {file}, then `{step}`"
     terminal.say(f"Next: {step}")

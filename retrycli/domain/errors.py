@@ -20,7 +20,8 @@
     ├── LockHeld              75   another process holds the pass lock, or has claimed messages
     └── ConfigurationError    78   a setting, or something that it refers to, is wrong
         ├── SchemaMismatch    78   the application's table does not meet retrycli's requirements
-        └── LockUnusable      78   the lock file can't be opened, or is not a lock file
+        ├── LockUnusable      78   the lock file can't be opened, or is not a lock file
+        └── Untrusted         78   another user can change a file that decides what this process does
 
 The codes from 64 up are those of sysexits.h.
 """
@@ -169,3 +170,15 @@ class SchemaMismatch(ConfigurationError):
 
 class LockUnusable(ConfigurationError):
     """The file at the lock's path can't be opened, or is not a lock file."""
+
+
+class Untrusted(ConfigurationError):
+    """Another user can change a file that decides what this process does. The file is not used.
+
+    Attributes:
+        owner: the other user, if the file or a folder above it belongs to one.
+    """
+
+    def __init__(self, text: str, owner: str | None = None) -> None:
+        super().__init__(text)
+        self.owner = owner

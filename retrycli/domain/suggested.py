@@ -106,11 +106,11 @@ def as_user(user: str, command: str, config: str | None) -> str:
     """Return a command for another user, in backticks.
 
     Args:
-        user: the user's name.
+        user: the user's name, or the id of a user without a name.
         command: the words after the program.
         config: the full path of the configuration file, if any. Another user's default may differ.
     """
-    sudo = ["sudo"] if user == "root" else ["sudo", "-u", user]
+    sudo = ["sudo"] if user == "root" else ["sudo", "-u", f"#{user}" if user.isdecimal() else user]
     named = [] if config is None else ["--config", config]
     return f"`{shlex.join([*sudo, *_Now.call.full, *named])} {command}`"
 

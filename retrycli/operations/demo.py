@@ -3,6 +3,7 @@
 import os
 import random
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import tempfile
@@ -165,19 +166,19 @@ def copy_example(file: Path, *, now: datetime) -> Path:
     Raises:
         OSError: the file exists, or can't be written.
     """
-    with (
-        os.fdopen(create_private(file), "wb") as copy,
-        resources.as_file(resources.files("retrycli") / EXAMPLE) as path,
-    ):
-        # In a source checkout the example is beside the package.
-        copy.write((path if path.is_file() else Path(__file__).parents[2] / EXAMPLE).read_bytes())
-    with closing(sqlite3.connect(file)) as connection:
-        for table, column in connection.execute(TIME_COLUMNS).fetchall():
-            connection.execute(
-                f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f', {column}, ?)",  # noqa: S608  names from the packaged database
-                (f"{(now - EXAMPLE_TIME).total_seconds():+f} seconds",),
-            )
-        connection.commit()
+    with os.fdopen(create_private(file), "wb") as copy, tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, EXAMPLE)  # SQLite would also use a journal that another user had put beside `file`
+        with resources.as_file(resources.files("retrycli") / EXAMPLE) as path:
+            # In a source checkout the example is beside the package.
+            shutil.copyfile(path if path.is_file() else Path(__file__).parents[2] / EXAMPLE, made)
+        with closing(sqlite3.connect(made)) as connection:
+            for table, column in connection.execute(TIME_COLUMNS).fetchall():
+                connection.execute(
+                    f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f', {column}, ?)",  # noqa: S608  names from the packaged database
+                    (f"{(now - EXAMPLE_TIME).total_seconds():+f} seconds",),
+                )
+            connection.commit()
+        copy.write(made.read_bytes())
     return file
 
 

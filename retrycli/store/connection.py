@@ -1,6 +1,7 @@
 """Open a database, and set up its connections and transactions."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import methodcaller
@@ -15,6 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.store.dialects import COMPILED
 from retrycli.system.process import install
+from retrycli.system.trust import ROOT, require_trust
 
 # Default number of seconds to wait for a lock that the application holds. The wait is shorter than a claim's lease, so
 # that claims do not expire during one wait. The URL of a SQLite file may set another `timeout`, and the role on a
@@ -234,6 +236,7 @@ def require_file(url: URL) -> None:
 
     Raises:
         ConfigurationError: the URL does not name a file.
+        Untrusted: root would open the file, and another user can change it or its folder.
         DatabaseUnavailable: the file does not exist, or can't be accessed.
     """
     path = path_of(url)
@@ -248,6 +251,8 @@ def require_file(url: URL) -> None:
         ) from error
     if not is_there:
         raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")
+    if os.geteuid() == ROOT:  # SQLite deletes files that a journal beside the database names
+        require_trust(file, "database.url")
 
 
 def path_of(url: URL) -> str:

@@ -80,6 +80,7 @@ class Database:
     Raises:
         DatabaseUnavailable: the SQLite file does not exist.
         ConfigurationError: the URL is invalid, or its driver is not installed.
+        Untrusted: see `require_file`.
     """
 
     def __init__(

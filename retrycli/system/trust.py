@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retrycli.domain import suggested
-from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError, Untrusted
 
 PRIVATE = 0o600
 ROOT = 0
@@ -97,7 +97,7 @@ def require_trust(path: Path, setting: str | None = None, *, may_be_missing: boo
             move the working directory away during the check, and back before the file is read.
 
     Raises:
-        ConfigurationError: other users may change what the path leads to. The error names a command that helps.
+        Untrusted: other users may change what the path leads to. The error names a command that helps.
         FileNotFoundError: the path does not exist, although it must.
     """
     try:
@@ -110,7 +110,7 @@ def require_trust(path: Path, setting: str | None = None, *, may_be_missing: boo
         return
     through = "" if weakness.place == path.absolute() else f"{path.absolute()} is not used, because "
     remedy = weakness.remedy if weakness.owner is None else suggested.again_as(weakness.owner)
-    raise ConfigurationError(f"{setting + ': ' if setting else ''}{through}{weakness}; {remedy}")
+    raise Untrusted(f"{setting + ': ' if setting else ''}{through}{weakness}; {remedy}", weakness.owner)
 
 
 def require_chosen_group(path: Path, setting: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from retrycli.operations.setup import write_config
 from tests.cli.api import TAKES, Scripted
 from tests.cli.application import Application
 from tests.cli.command import Cli
+from tests.cli.schedulers import Crontab
 from tests.users import OURS, THEIRS, need_own_program, need_root, open_place, with_private_etc, wrapper
 
 if TYPE_CHECKING:
@@ -83,18 +85,68 @@ def test_settings_that_root_writes_serve_root_and_the_user_of_the_passes(cli: Cl
             os.chown(folder, OURS if folder == data else 0, OURS)
         root, config = cli.having(cwd=place), own / "retrycli.toml"
         database = ("--database-url", f"sqlite:///{data}/agent.db", "--base-url", sandbox.url)
-        made = root("init", "--config", config, *database, "--example")
-        assert made.returncode == 0, made.stderr
+        made = root.on_terminal("init", "--config", config, *database, "--example", columns=400)
+        assert made.returncode == 0, made.text
         found = config.stat()
         assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, OURS, 0o640)
         assert {(file.stat().st_uid, file.stat().st_mode & 0o777) for file in data.iterdir()} == {(OURS, 0o600)}
+        assert f"Root does not open a database of {OURS}." in made.words
+        assert f"Next: sudo -u '#{OURS}' " in made.words
+        assert made.words.endswith(f" --config {config} config check")
         ours = root.under(*wrapper(OURS)).having({"RETRYCLI_CONFIG": str(config)})
+        assert ours("config", "check").returncode == 0
         assert ours("run-once").returncode == 0
         levels = {finding["name"]: finding for finding in ours.json("doctor")["findings"]}
         assert levels["files"]["level"] == "ok", levels["files"]
-        assert root("status", "--config", config).returncode == 0
         os.chown(config, THEIRS, OURS)
-        assert {each("status", "--config", config).returncode for each in (ours, root)} == {78}
+        assert {each("config", "show", "--config", config).returncode for each in (ours, root)} == {78}
+
+
+def plant_journal(database: Path, named: Path) -> None:
+    """Put a journal beside a database, as a crash leaves one. SQLite deletes the file that it names (the super-journal
+    of https://www.sqlite.org/atomiccommit.html#_multi_file_commit) when it opens the database.
+    """
+    magic, name = bytes.fromhex("d9d505f920a163d7"), str(named).encode()
+    head, page = database.read_bytes()[:100], 4096
+    assert int.from_bytes(head[16:18]) == page
+    begin = struct.pack(">8sIIIII", magic, 0, 1, int.from_bytes(head[28:32]), 512, page).ljust(512, b"\0")
+    end = struct.pack(f">I{len(name)}sII8s", 2**30 // page + 1, name, len(name), sum(name), magic)
+    database.with_name(f"{database.name}-journal").write_bytes(begin + end)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "run-once",
+        "doctor",
+        "cron check",
+        "cron install --user --yes",
+        "table describe --url {url}",
+        "init --config new.toml --database-url {url}",
+        "init --config new.toml --example --database-url {url}",
+    ],
+)
+def test_root_follows_no_journal_beside_another_users_database(
+    cli: Cli, trap: Path, tmp_path: Path, command: str
+) -> None:
+    precious, database = tmp_path / "secret", trap / "agent.db"
+    shutil.copyfile(EXAMPLE, database)
+    plant_journal(database, precious)
+    if "--example" in command:
+        database.unlink()
+    else:
+        os.chown(database, THEIRS, THEIRS)
+    config = tmp_path / "own.toml"
+    config.write_text(f'[database]\nurl = "sqlite:///{database}"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n')
+    config.chmod(0o600)
+    root = cli.having({**Crontab(tmp_path).variables, "RETRYCLI_CONFIG": str(config)}, cwd=tmp_path)
+    done = root(*command.format(url=f"sqlite:///{database}").split())
+    assert precious.read_text() == SECRET
+    assert "internal error" not in done.stderr
+    if not command.startswith(("init", "cron install")):
+        words = " ".join((done.stdout + done.stderr).replace(";", "").split())
+        assert f"belongs to {THEIRS} run this as the user {THEIRS}" in words
 
 
 def test_the_suggested_command_shows_no_password(cli: Cli, trap: Path) -> None:

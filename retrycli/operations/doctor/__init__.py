@@ -8,11 +8,12 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from retrycli.config.loader import HINT, load
-from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
+from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, Untrusted
 from retrycli.operations.doctor import database, machine, network, scheduler, table
 from retrycli.operations.doctor.context import Context, Finding, Level, failure, of_error
 from retrycli.operations.wiring import connect, utc_now
@@ -112,7 +113,10 @@ def _database_findings(context: Context) -> list[Finding]:
     try:
         opened = connect(context.settings, patience=PATIENCE_SECONDS)
     except Exception as error:  # noqa: BLE001  an unexpected error must not prevent the other checks
-        problem = [] if is_full and isinstance(error, DatabaseUnavailable) else [_problem("database", error)]
-        return [*_findings(network.api, context, None), *problem, *_findings(scheduler.calling, context, None)]
+        problem = _problem("database", error)
+        if isinstance(error, Untrusted):  # then root is not the user who makes the passes
+            problem = replace(problem, level=Level.WARNING)
+        told = [] if is_full and isinstance(error, DatabaseUnavailable) else [problem]
+        return [*_findings(network.api, context, None), *told, *_findings(scheduler.calling, context, None)]
     with closing(opened):
         return [finding for check in DATABASE_CHECKS for finding in _findings(check, context, opened, is_full=is_full)]
