@@ -236,7 +236,7 @@ def require_file(url: URL) -> None:
 
     Raises:
         ConfigurationError: the URL does not name a file.
-        Untrusted: root would open the file, and another user can change it or its folder.
+        Untrusted: root would open the file, but it or its folder belongs to another user.
         DatabaseUnavailable: the file does not exist, or can't be accessed.
     """
     path = path_of(url)
@@ -251,8 +251,9 @@ def require_file(url: URL) -> None:
         ) from error
     if not is_there:
         raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")
-    if os.geteuid() == ROOT:  # SQLite deletes files that a journal beside the database names
-        require_trust(file, "database.url")
+    real = file.resolve()  # SQLite's journal is beside it. SQLite deletes files that a journal names.
+    if os.geteuid() == ROOT and {real.stat().st_uid, real.parent.stat().st_uid} != {ROOT}:
+        require_trust(real, "database.url")
 
 
 def path_of(url: URL) -> str:
