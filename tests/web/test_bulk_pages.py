@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -12,6 +12,7 @@ from retrycli import operations
 from retrycli.domain.listing import Filter
 from retrycli.domain.user import Role, User
 from retrycli.operations.bulk import BulkAction, BulkRequest, Progress
+from retrycli.operations.wiring import Runtime
 from retrycli.web.access import Access
 from retrycli.web.console.application import make_pages
 from retrycli.web.status import RecentStatus
@@ -65,6 +66,23 @@ def test_one_cause_is_requeued_with_a_canary_over_two_hours(escalated: Desk, api
     assert len(set(due)) == 10  # nine that are spread, and None for message 900
     assert escalated.application.state(900) == "escalated"
     assert {act["by"] for act in escalated.application.execute("SELECT * FROM retrycli_acts")} == {"anna"}
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("status", "advice"), [(503, "When the cause is fixed, requeue them"), (500, "They may have arrived.")]
+)
+def test_the_advice_for_a_cause_depends_on_whether_its_messages_may_have_arrived(
+    desk: Desk, status: int, advice: str
+) -> None:
+    with Api((status, {})) as api:
+        use(desk, api)
+        for number in (101, 102):
+            desk.application.add(number, retry_count=9)
+        operations.run_pass.run_once(desk.settings)
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        operations.run_pass.run_once(desk.settings, runtime=Runtime(now=lambda: tomorrow))
+    assert advice in desk.browser("anna").open("/escalations").words
 
 
 @on_sqlite

@@ -86,5 +86,5 @@ class OverviewPages(Pages):
             messages=found.messages,
             more_messages=found.next is not None,
             total=sum(group.count for group in groups),
-            hints=HINTS,
+            hint=lambda message: HINTS.get(EscalationReason.UNKNOWN if message.in_doubt else message.reason or "", ""),
         )
