@@ -191,10 +191,12 @@ class View(Flag):
 
 
 class Origin(Enum):
-    """The tables from which a list reads."""
+    """Where a value of a list comes from."""
 
-    ROW = "row"  # the application's table
-    QUEUE = "queue"
+    ROW = "row"  # a column of the application's table
+    QUEUE = "queue"  # a column of retrycli's queue
+    EXPRESSION = "expression"  # one of the store, over both
+    CALCULATED = "calculated"  # by retrycli, after it has read the others
 
 
 def time_of(value: object) -> datetime | None:
@@ -226,16 +228,16 @@ class ListedColumn:
 
     Attributes:
         views: the lists that show it.
-        origin: the table with the value; None if retrycli calculates it, or if the store has an expression for it.
-        name: the column in this table, if it is not the field's name.
+        origin: where it comes from.
+        name: its column, if it is not the field's name.
         is_optional: the application's table may lack the column.
         read: converts the database's value.
         heading: the heading in the table.
         about: the description in the OpenAPI document, if the name does not say enough.
     """
 
-    views: View = View.NONE
-    origin: Origin | None = None
+    views: View
+    origin: Origin
     name: str | None = None
     is_optional: bool = False
     read: Callable[[Any], Any] = lambda value: value
@@ -265,24 +267,30 @@ class ListedMessage:
     attempt_from: Annotated[
         datetime | None, ListedColumn(View.TABLE, Origin.QUEUE, "next_attempt_at", heading="Next attempt")
     ] = None
-    last_error: Annotated[str | None, ListedColumn(View.JSON | View.TABLE, read=_error, heading="Last error")] = None
-    may_have_arrived: Annotated[bool, ListedColumn(View.LIST, read=bool, about="an attempt may have delivered it")] = (
-        False
-    )
-    max_retries: Annotated[int | None, ListedColumn(View.LIST)] = None  # None if its type is unknown
+    last_error: Annotated[
+        str | None, ListedColumn(View.JSON | View.TABLE, Origin.EXPRESSION, read=_error, heading="Last error")
+    ] = None
+    may_have_arrived: Annotated[
+        bool, ListedColumn(View.LIST, Origin.EXPRESSION, read=bool, about="an attempt may have delivered it")
+    ] = False
+    max_retries: Annotated[int | None, ListedColumn(View.LIST, Origin.CALCULATED)] = None  # None if its type is unknown
     created_at: Annotated[datetime | None, ListedColumn(View.LIST, Origin.ROW, is_optional=True, read=time_of)] = None
     # None if it never expires, or if its age is unknown
-    expires_at: Annotated[datetime | None, ListedColumn(View.LIST | View.TABLE, heading="Expires")] = None
-    held: Annotated[bool, ListedColumn(View.LIST, about="the message waits, and a hold covers it")] = False
+    expires_at: Annotated[
+        datetime | None, ListedColumn(View.LIST | View.TABLE, Origin.CALCULATED, heading="Expires")
+    ] = None
+    held: Annotated[
+        bool, ListedColumn(View.LIST, Origin.CALCULATED, about="the message waits, and a hold covers it")
+    ] = False
     escalated_at: Annotated[datetime | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE)] = None
     fingerprint: Annotated[str | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE)] = None
     acknowledged_by: Annotated[str | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE)] = None
     acknowledged_at: Annotated[datetime | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE)] = None
     note: Annotated[str | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE)] = None
-    claimed_by: Annotated[str | None, ListedColumn(origin=Origin.QUEUE)] = None
-    first_failed_at: Annotated[datetime | None, ListedColumn(origin=Origin.QUEUE)] = None
+    claimed_by: Annotated[str | None, ListedColumn(View.NONE, Origin.QUEUE)] = None
+    first_failed_at: Annotated[datetime | None, ListedColumn(View.NONE, Origin.QUEUE)] = None
     recipient: Annotated[
-        str | None, ListedColumn(origin=Origin.ROW, name="recipient_email", is_optional=True, read=_text)
+        str | None, ListedColumn(View.NONE, Origin.ROW, "recipient_email", is_optional=True, read=_text)
     ] = None
 
     @property

@@ -144,7 +144,7 @@ EXPRESSIONS: Mapping[str, Callable[[Any], ColumnElement[Any]]] = {
     "may_have_arrived": lambda _: UNSETTLED,
 }
 # The listed values that the database has.
-READ = {name: column for name, column in COLUMNS.items() if column.origin is not None or name in EXPRESSIONS}
+READ = {name: column for name, column in COLUMNS.items() if column.origin is not Origin.CALCULATED}
 # The ids of a page. They are bound at execution, so that all pages share one statement.
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
 
@@ -326,7 +326,7 @@ class MessageQueries(Queries):
                 return queue.c[source]
             case Origin.ROW:
                 return self._optional(source) if column.is_optional else m[source]
-            case None:
+            case _:
                 return EXPRESSIONS[name](m)
 
     def _joined(self, *columns: ColumnElement[Any]) -> Select[Any]:

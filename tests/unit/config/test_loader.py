@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import tomllib
@@ -9,13 +10,14 @@ import traceback
 from datetime import timedelta
 from functools import reduce
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import ValidationError
 
 import retrycli
-from retrycli.config import template
+from retrycli.config import SettingsModel, template
 from retrycli.config.loader import PATHS, SECRETS, Loaded, candidates, load
 from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.circuit_breaker import BreakerRules
@@ -24,6 +26,9 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 from tests.users import OURS, THEIRS, as_user, open_place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SECRET = "hush-hush"
 SETTINGS = (Path(retrycli.__file__).parent / "manual" / "settings.md").read_text(encoding="utf-8")
@@ -71,6 +76,24 @@ def test_the_defaults_match_the_manual() -> None:
         value = defaults[section].pop(name)
         assert value == written(text) if text else value in [None, "", (), {}], f"{section}.{name}"
     assert not any(defaults.values()), "the manual's table has every setting"
+
+
+def names(section: type[SettingsModel]) -> Iterator[str]:
+    """Yield the names of the settings in a section, and in the sections in it."""
+    for name, field in section.model_fields.items():
+        parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+        inner = [part for part in parts if issubclass(part, SettingsModel)]
+        for part in inner:
+            yield from names(part)
+        if not inner:
+            yield name
+
+
+def test_each_setting_is_read() -> None:
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in Path(retrycli.__file__).parent.rglob("*.py")]
+    read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    from_files = {f"{key.rpartition('.')[2]}_file" for key in SECRETS}  # the loader reads them for all secrets
+    assert {*names(Settings)} - read <= from_files
 
 
 def test_the_defaults_are_valid() -> None:
