@@ -17,7 +17,9 @@ import retrycli
 from retrycli.cli import HOMES
 from retrycli.config import template
 from retrycli.config.settings import Settings
+from retrycli.domain.listing import FILTER_FIELDS
 from retrycli.domain.table_mapping import ROLE_MEANINGS, ROLES, STATUS_MEANINGS
+from tests.cli.command import all_commands
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -125,6 +127,22 @@ def test_every_role_and_status_has_a_row_with_its_meaning() -> None:
 def test_every_command_is_in_the_readme_and_the_reference(command: str) -> None:
     for text in (README.read_text(encoding="utf-8"), PAGES["commands"]):
         assert re.search(rf"`(retrycli )?{command}[ `]", text)
+
+
+@pytest.mark.parametrize("command", all_commands())
+def test_every_subcommand_is_in_the_manual(command: str) -> None:
+    assert re.search(rf"\b{command}\b", ALL)
+
+
+def test_the_manual_names_every_filter() -> None:
+    names = {f"`--{each.name.replace('_', '-')}`" for each in FILTER_FIELDS.values()}
+    [listed] = re.findall(r"Lists all failed messages\. The filters are ([^.]*)\.", PAGES["commands"])
+    assert {*re.findall(r"`--[a-z-]+`", listed)} == names
+    [acted_on] = re.findall(r"^`(--type [a-z -]*)`$", PAGES["bulk"], re.MULTILINE)
+    assert {f"`{name}`" for name in (*acted_on.split(), "--state")} == names
+    [asked] = re.findall(r"^The filters are .*?The passes", PAGES["http-api"], re.MULTILINE | re.DOTALL)
+    for field, each in FILTER_FIELDS.items():
+        assert f"`{field if each.is_period else each.name}`" in asked
 
 
 def test_every_preset_has_a_page() -> None:

@@ -18,12 +18,15 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from typer.main import get_command
+
+from retrycli.cli import app
 from tests import in_process, served
 from tests.environment import BARE
 
@@ -252,3 +255,18 @@ def end(process: subprocess.Popen[str]) -> Finished:
         process.communicate()
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def all_commands() -> list[str]:
+    """Return the full names of all commands that can be run without a subcommand."""
+    return [*_leaves(get_command(app))]
+
+
+def _leaves(command: Any, *names: str) -> Iterator[str]:  # noqa: ANN401  typer does not export click's types
+    if not hasattr(command, "list_commands"):
+        yield " ".join(names)
+        return
+    if command.invoke_without_command:
+        yield " ".join(names)
+    for name in command.list_commands(None):
+        yield from _leaves(command.get_command(None, name), *names, name)

@@ -14,17 +14,15 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 from urllib.request import urlopen
 
 import pytest
 from sqlalchemy import make_url
-from typer.main import get_command
 
-from retrycli.cli import app
 from tests.channels import Webhook, webhook
-from tests.cli.command import Cli, end
+from tests.cli.command import Cli, all_commands, end
 from tests.cli.leaks import SECRETS, WORDS, leaking, leaks
 from tests.cli.schedulers import Crontab, a_cron
 from tests.cli.test_cron import OWN
@@ -258,18 +256,7 @@ def test_no_command_output_contains_a_marked_text(scene: Scene) -> None:
 
 
 def test_covers_every_command() -> None:
-    assert set(_leaves(get_command(app))) == set(COMMANDS) | ELSEWHERE
-
-
-def _leaves(command: Any, *names: str) -> Iterator[str]:  # noqa: ANN401  typer does not export click's types
-    """Return the full names of all commands that can be run without a subcommand."""
-    if not hasattr(command, "list_commands"):
-        yield " ".join(names)
-        return
-    if command.invoke_without_command:
-        yield " ".join(names)
-    for name in command.list_commands(None):
-        yield from _leaves(command.get_command(None, name), *names, name)
+    assert set(all_commands()) == set(COMMANDS) | ELSEWHERE
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------
