@@ -307,7 +307,7 @@ def test_each_rule_has_a_breach(module: str, source: str, said: str) -> None:
     assert [breach for breach in breaches(module, source) if said in breach]
 
 
-SNAPSHOT = ("engine.delivery", "engine.destination", "engine.pace", "engine.stages")
+SNAPSHOT = ("engine.delivery", "engine.destination", "engine.stages")
 """Modules whose objects `Delivery` restores after a failed transaction. `ALSO` lists those of the domain."""
 ALSO = ("domain.fair_share",)
 MUTATORS = {"add", "append", "clear", "discard", "extend", "insert", "pop", "remove", "setdefault", "sort", "update"}
