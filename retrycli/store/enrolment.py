@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.domain.identity import UNSTABLE
+from retrycli.domain.identity import REBIRTHS, UNSTABLE, birth_of, digest_of
 from retrycli.domain.message import (
     ADDRESS_SEPARATOR,
     KEY,
@@ -38,10 +38,20 @@ from retrycli.domain.message import (
 )
 from retrycli.domain.sanitize import as_utf8
 from retrycli.domain.transition import ChangedMessage, Decision, IdRange, TransitionKind, as_written
+from retrycli.store import own_tables
 from retrycli.store.application_table import SWEEP, TAIL, FailedIndex, IndexState
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
-from retrycli.store.identity import BIRTH, birth_text, identity_values, load, with_queue
+from retrycli.store.identity import (
+    BIRTH,
+    birth_text,
+    delivery_key,
+    identifying,
+    identity_values,
+    is_same,
+    load,
+    with_queue,
+)
 from retrycli.store.keys import Keys
 from retrycli.store.messages import (
     ESCALATED,
@@ -62,9 +72,6 @@ from retrycli.store.messages import (
 from retrycli.store.schema import queue
 from retrycli.store.transitions import NOT_ESCALATED, escalate, seen_values, waiting_row
 
-if TYPE_CHECKING:
-    from retrycli.store.rebirths import Rebirths
-
 RETIRED_AT_ONCE = 500  # maximum number of messages that one transaction removes from the queue
 DROP_QUEUED = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
 UNLOCKED = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
@@ -79,9 +86,52 @@ SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c
 START = -(2**63)  # the lowest 64-bit integer, assumed to be lower than all ids
 
 DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, KEY, ADDRESS_SEPARATOR})
-
-
 Rows = list[Mapping[str, Any]]
+
+
+class Rebirths:
+    """The rows in a range of ids that have another birth than their queue rows."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._found: dict[int, tuple[int, str]] = {}  # passes in a row, and the digest, by id
+
+    def replaced(self, connection: Connection, rows: Rows) -> set[int]:
+        """Return the ids of failed rows that belong to other messages than the queue rows with their ids. Read the
+        texts of rows with another birth.
+        """
+        reborn = {row["message_id"]: row for row in rows if row["birth"] == UNSTABLE or not is_same(row)}
+        if not reborn:
+            return set()
+        by_text = own_tables.births_differ(self._database)  # their births can't be compared
+        m = self._database.messages
+        texts = connection.execute(select(m.c.id, *identifying(m)).where(id_in(m.c.id)), {"ids": list(reborn)})
+        replaced: set[int] = set()
+        for text in texts.mappings():
+            row, digest = reborn[text["id"]], digest_of(dict(text))
+            if not (by_text or row["birth"] == UNSTABLE) or row["digest"] != digest:
+                before = (row["rebirths"] or 0) if row["digest"] == digest else 0
+                self._found[text["id"]] = before + 1, digest
+                replaced.add(text["id"])
+        return replaced
+
+    def message_of(self, row: Mapping[str, Any]) -> Message | UnusableMessage:
+        """Build a message from a row: an `UnusableMessage` if it had another birth at `REBIRTHS` passes in a row."""
+        number, _ = self._found.get(row["id"], (0, ""))
+        if number < REBIRTHS:
+            return message_of(row)
+        column = "created_at" if "created_at" in row else "ticket_id"
+        problem = f"{column} was different at {REBIRTHS} passes in a row, although the text was the same"
+        return UnusableMessage.from_row(row, problem)
+
+    def values(self, message_id: int, birth: str) -> dict[str, Any]:
+        """Return what the queue row of a message stores about these births, which the next pass reads."""
+        if message_id not in self._found:
+            return {}
+        number, digest = self._found[message_id]
+        birth = birth if number < REBIRTHS else UNSTABLE
+        key = delivery_key(message_id, birth_of(birth), digest, 0)
+        return {"birth": birth, "digest": digest, "delivery_key": key, "rebirths": number}
 
 
 class Enrolment:
@@ -238,8 +288,6 @@ class Enrolment:
                 rows = list(rows_of(connection.execute(self._differing(rest))))
                 ids = {row["message_id"] for row in rows if row["over"]}
                 if len(ids) < len(rows):
-                    from retrycli.store.rebirths import Rebirths  # most passes find only rows that are over
-
                     self._rebirths = self._rebirths or Rebirths(self._database)
                     ids |= self._rebirths.replaced(connection, [row for row in rows if not row["over"]])
             if not rows:
