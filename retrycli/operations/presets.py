@@ -5,7 +5,7 @@ from contextlib import closing
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import InvalidMessage, RetrycliError
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message
-from retrycli.gateway.presets import described
+from retrycli.gateway.presets import loader
 from retrycli.gateway.presets.loader import Preset, known_presets, load_preset, preset_text
 from retrycli.operations.wiring import connect
 from retrycli.store.messages import column_names
@@ -48,4 +48,4 @@ def example_url(settings: Settings, ticket: int | str, message_type: str) -> str
         message = Message.from_row({**row, "id": 0, "ticket_id": ticket, "message_type": message_type, "body": ""})
     except InvalidMessage:
         return None
-    return described.example_url(settings.gateway.of(message.message_type), message)
+    return loader.example_url(settings.gateway.of(message.message_type), message)

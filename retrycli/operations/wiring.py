@@ -299,7 +299,7 @@ def looks_up(settings: Settings, message_type: str) -> bool:
 
 
 def _findable_requests(settings: Settings, kind: MessageType) -> str | None:
-    from retrycli.gateway.presets.described import findable_requests  # only a look-up, or a doubt, needs presets
+    from retrycli.gateway.presets.loader import findable_requests  # only a look-up, or a doubt, needs presets
 
     return findable_requests(settings.gateway.of(kind), kind)
 

@@ -14,8 +14,7 @@ import retrycli
 from retrycli.config.gateway import GatewaySettings
 from retrycli.config.loader import load_settings
 from retrycli.domain.message import MessageType
-from retrycli.gateway.presets.described import findable_requests
-from retrycli.gateway.presets.loader import preset_text
+from retrycli.gateway.presets.loader import findable_requests, preset_text
 from retrycli.operations.wiring import DEFAULT_RUNTIME
 from tests.cli.command import LONGEST, end, wait_until
 from tests.cli.story import LOST, TICKET

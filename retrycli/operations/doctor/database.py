@@ -6,7 +6,7 @@ from shlex import quote
 
 from retrycli.domain.message import OPTIONAL_COLUMNS
 from retrycli.domain.passes import PassRecord
-from retrycli.gateway.presets.described import check_columns
+from retrycli.gateway.presets.loader import check_columns
 from retrycli.operations.doctor.context import (
     CLOCK_TOLERANCE,
     Context,

@@ -13,7 +13,7 @@ from retrycli.domain.errors import ConfigurationError, RetrycliError, SchemaMism
 from retrycli.domain.incidents import utc
 from retrycli.domain.message import MessageStatus, MessageType
 from retrycli.domain.table_mapping import AS_IT_IS
-from retrycli.gateway.presets.described import preset_columns
+from retrycli.gateway.presets.loader import preset_columns
 from retrycli.operations.doctor.context import Context, Finding, Level, failed, of_error, ok, warning
 from retrycli.operations.presets import example_url
 from retrycli.operations.wiring import connect, utc_now
