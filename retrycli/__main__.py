@@ -45,7 +45,7 @@ def _exit(code: object) -> None:
 
 
 def _has_given_up_a_call() -> bool:
-    calls = sys.modules.get("retrycli.gateway.python.calls")  # not imported if passes call no function
+    calls = sys.modules.get("retrycli.gateway.python.gateway")  # not imported if passes call no function
     return calls is not None and calls.THREADS.has_given_up
 
 

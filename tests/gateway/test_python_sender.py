@@ -16,8 +16,7 @@ import pytest
 from retrycli.domain.message import MessageType
 from retrycli.domain.outcome import ERROR_LENGTH, Outcome, OutcomeKind, Presence
 from retrycli.domain.sender import OutgoingMessage
-from retrycli.gateway.python.calls import THREADS
-from retrycli.gateway.python.gateway import PythonGateway
+from retrycli.gateway.python.gateway import THREADS, PythonGateway
 from tests.cli.command import wait_until
 from tests.gateway.deliveries import KEY, NOON, queued
 from tests.gateway.senders import deliver, deliver_all, new, sender
