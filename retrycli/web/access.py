@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection, Request
 
 from retrycli.config.settings import Settings
 from retrycli.domain.user import Right, Role, User
-from retrycli.web.turns import Pool, Turns
+from retrycli.web.routing import Pool, Turns
 
 Method: TypeAlias = Literal["GET", "PATCH", "POST"]
 # Returns the user of a request; None if the request has no valid credentials.

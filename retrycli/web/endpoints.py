@@ -18,8 +18,7 @@ from retrycli.domain.user import Right, User
 from retrycli.views.formatting import as_json
 from retrycli.web import problems
 from retrycli.web.access import SAFE_METHODS, Access, AccessDenied, Method
-from retrycli.web.routing import encoded_path, with_decoded
-from retrycli.web.turns import RouteInTurn
+from retrycli.web.routing import RouteInTurn, encoded_path, with_decoded
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 Content = TypeVar("Content", bound=Mapping[str, object])

@@ -41,7 +41,7 @@ class Recent(Generic[Value]):
 
 class RecentStatistics:
     """Statistics, which can take seconds to read. They are read one after another, and kept for `KEPT_SECONDS` for
-    those who wait. `retrycli.web.turns` limits how many requests wait.
+    those who wait. `retrycli.web.routing` limits how many requests wait.
     """
 
     def __init__(self, *, elapsed: Callable[[], float] = time.monotonic) -> None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from retrycli.web.turns import AT_ONCE as OF_ONE_USER
-from retrycli.web.turns import MOST
+from retrycli.web.routing import AT_ONCE as OF_ONE_USER
+from retrycli.web.routing import MOST
 from tests.cli.command import LONGEST, wait_until
 from tests.cli.story import OK, Api
 from tests.conftest import on_sqlite

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from threading import Event
 
+from retrycli.web.routing import Pool
 from retrycli.web.status import KEPT_SECONDS, RecentStatistics
-from retrycli.web.turns import Pool
 
 
 def test_those_who_wait_share_the_statistics() -> None:

@@ -21,8 +21,7 @@ from retrycli.web import problems
 from retrycli.web.access import CHALLENGE, SAFE_METHODS, AccessDenied, Method
 from retrycli.web.console.context import Console, Visit, id_of
 from retrycli.web.console.forms import Form, FormRejected, checked, read_form, read_query
-from retrycli.web.routing import EncodedRoute
-from retrycli.web.turns import Busy
+from retrycli.web.routing import Busy, EncodedRoute
 
 TITLES: Mapping[int, str] = {
     HTTPStatus.UNAUTHORIZED: "Sign in first",
