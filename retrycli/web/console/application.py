@@ -17,10 +17,9 @@ from retrycli.web.console.context import Console, Pages, Visit
 from retrycli.web.console.edit_page import EditPages
 from retrycli.web.console.message_page import MessagePages
 from retrycli.web.console.overview import OverviewPages
-from retrycli.web.console.passes import PassPages
+from retrycli.web.console.passes import PassPages, StatisticsPages
 from retrycli.web.console.routes import admit, fault_page, routes_of
 from retrycli.web.console.signing_in import AssetPages, SignInPages
-from retrycli.web.console.statistics_page import StatisticsPages
 from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import RecentStatus
 

@@ -1,20 +1,24 @@
-"""The page of the passes and pauses, and the forms that pause deliveries, or hold a part of the queue."""
+"""The pages of the passes and pauses and of the statistics, and the forms that pause deliveries, or hold a part of the
+queue.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from operator import attrgetter
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.responses import Response
 
 from retrycli import operations
-from retrycli.domain.duration import utc_text
+from retrycli.domain.duration import duration, utc_text
 from retrycli.domain.passes import HoldKind, HoldTarget
 from retrycli.domain.user import Right
 from retrycli.operations.status import PassList
 from retrycli.views.formatting import count
+from retrycli.views.report.page import offset_of, values
 from retrycli.web.console.context import Pages, Visit
 from retrycli.web.console.forms import Form
 from retrycli.web.console.routes import NoFields, page
@@ -143,3 +147,45 @@ class PassPages(Pages):
     def _release(self, part: HoldTarget, by: str) -> str:
         ended = operations.pause.resume(self._settings, target=part, by=by)
         return f"Released {part}." if ended else f"There is no hold of {part}."
+
+
+class ReportPeriod(StrEnum):
+    """The periods that the page offers."""
+
+    DAY = "24h"
+    WEEK = "7d"
+    MONTH = "30d"
+
+
+class StatisticsQuery(Form):
+    """The period that the page covers."""
+
+    since: ReportPeriod = ReportPeriod.WEEK
+
+
+class StatisticsPages(Pages):
+    """The statistics."""
+
+    @page("GET", "/stats", Right.READ, StatisticsQuery)
+    def statistics(self, visit: Visit, query: StatisticsQuery) -> Response:
+        """Show outcomes of attempts, waits, passes, and errors."""
+        console = self._console
+        found = console.status.statistics.read(
+            query.since,
+            lambda: operations.report.report_data(
+                self._settings,
+                console.status.read(),
+                span=duration(query.since),
+                until=operations.wiring.utc_now(),
+                with_causes=False,
+            ),
+        )
+        shown: dict[str, Any] = values(found, offset_of(found))
+        return self._console.show(
+            visit,
+            "stats.html",
+            **{name: value for name, value in shown.items() if name != "last_pass"},
+            with_causes=False,
+            period=query.since,
+            periods=[*ReportPeriod],
+        )
