@@ -12,7 +12,7 @@ from retrycli.config.settings import WebSettings
 from retrycli.domain.user import Role, User
 from retrycli.web.access import Access
 from retrycli.web.console.application import make_pages
-from retrycli.web.console.rendering import make_environment
+from retrycli.web.console.context import make_environment
 from retrycli.web.status import RecentStatus
 from tests.cli.api import REJECTS
 from tests.cli.story import Api

@@ -11,7 +11,7 @@ import pytest
 from retrycli import operations
 from retrycli.config.settings import BreakerSettings
 from retrycli.operations.sandbox import Behaviour, Sandbox
-from retrycli.web.console.rendering import in_console
+from retrycli.web.console.context import in_console
 from tests.cli.api import BAD_GATEWAY, REJECTS
 from tests.cli.story import LOST, Api
 from tests.conftest import on_both, on_sqlite

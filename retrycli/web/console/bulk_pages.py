@@ -19,9 +19,8 @@ from retrycli.operations.bulk import ACTIONS, LONGEST_REASON, MAX_CANARIES, Bulk
 from retrycli.operations.message_actions import BulkResult, Match
 from retrycli.views.formatting import count
 from retrycli.web import problems
-from retrycli.web.console.context import Console, Pages, Visit
+from retrycli.web.console.context import Console, Pages, Visit, in_console
 from retrycli.web.console.forms import FormRejected, MessageFilter, Period
-from retrycli.web.console.rendering import in_console
 from retrycli.web.console.routes import page
 from retrycli.web.inputs import Line, Time
 

@@ -15,9 +15,8 @@ from retrycli.domain.identity import digest_of
 from retrycli.domain.user import Right
 from retrycli.operations.edit_message import EditableMessage, edit_in_lines, restored
 from retrycli.web import problems
-from retrycli.web.console.context import Pages, Visit
+from retrycli.web.console.context import Pages, Visit, in_console
 from retrycli.web.console.forms import Form
-from retrycli.web.console.rendering import in_console
 from retrycli.web.console.routes import NoFields, page
 
 MOST_LINES = 1000  # maximum number of changed lines that the page shows

@@ -27,10 +27,9 @@ from retrycli.domain.transition import ActionKind
 from retrycli.domain.user import Right
 from retrycli.operations.edit_message import concerns_editable_field, edit_in_lines
 from retrycli.operations.retry import ActionResult
-from retrycli.web.console.context import Pages, Visit
+from retrycli.web.console.context import Pages, Visit, is_outdated
 from retrycli.web.console.forms import Form
 from retrycli.web.console.passes import LENGTHS
-from retrycli.web.console.rendering import is_outdated
 from retrycli.web.console.routes import NoFields, page
 from retrycli.web.inputs import Reason
 

@@ -10,9 +10,8 @@ from retrycli.domain.listing import COLUMNS, FILTER_FIELDS, Filter, FilterField,
 from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.user import Right
 from retrycli.operations.bulk import ACTIONS
-from retrycli.web.console.context import Pages, Visit
+from retrycli.web.console.context import Pages, Visit, is_outdated
 from retrycli.web.console.forms import ListQuery
-from retrycli.web.console.rendering import is_outdated
 from retrycli.web.console.routes import NoFields, page
 
 ROWS = 50  # maximum number of messages on a page
