@@ -19,6 +19,7 @@ from retrycli.cli.options import (
 )
 from retrycli.domain.message import MessageType
 from retrycli.domain.suggested import command
+from retrycli.system.process import login_name
 from retrycli.views import terminal
 
 PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
@@ -134,7 +135,7 @@ def deliver_test(
         message_type=message_type,
         recipient=recipient,
         lists={"cc_emails": cc or (), "bcc_emails": bcc or (), "attachments": attach or ()},
-        by=by or operations.login.login_name(),
+        by=by or login_name(),
     )
     _show(tried, as_json=as_json)
     raise typer.Exit(0 if tried.delivered else NOT_OK)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         expiry,
         explain,
         listing,
-        login,
         maintenance,
         message_actions,
         metrics,

@@ -19,10 +19,10 @@ from retrycli.domain.operator_action import OperatorAction, stale
 from retrycli.domain.sanitize import storable
 from retrycli.engine import manual_attempt
 from retrycli.operations.ids import resolve_one
-from retrycli.operations.login import login_name
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, make_dependencies, open_database, pass_rules
 from retrycli.store.history import message_details
 from retrycli.store.operator_actions import Acts
+from retrycli.system.process import login_name
 
 HEAD = "Subject:"
 LABELS = {"subject": f"{HEAD} ", "recipient_email": "Recipient: "}

@@ -24,7 +24,6 @@ from retrycli.domain.operator_action import OperatorAction, not_written, unfit, 
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk import ACTIONS, MOST, BulkAction, BulkRequest, Canary, Progress
-from retrycli.operations.login import login_name
 from retrycli.operations.pause import with_holds, with_prospects
 from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database, utc_now
@@ -32,6 +31,7 @@ from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import column_names, with_keys
 from retrycli.store.operator_actions import Acts
+from retrycli.system.process import login_name
 
 BATCH = 500  # maximum number of messages in one transaction
 SHOWN = 5  # number of messages shown before the operator confirms

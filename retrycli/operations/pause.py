@@ -12,13 +12,13 @@ from retrycli.domain.message import MessageType, State, ticket_text
 from retrycli.domain.operator_action import OperatorAction, no_such, not_free
 from retrycli.domain.passes import Hold, HoldKind, HoldTarget, Pause, withheld
 from retrycli.domain.transition import NOTHING_WITHHELD, ActionKind, Withheld
-from retrycli.operations.login import login_name
 from retrycli.operations.wiring import clock, open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.store.history import act_values, standings
 from retrycli.store.holds import Holds
 from retrycli.store.messages import numbers_of
 from retrycli.store.passes import Ledger
+from retrycli.system.process import login_name
 
 Targets = HoldTarget | Collection[HoldTarget]
 

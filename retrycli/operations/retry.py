@@ -12,10 +12,10 @@ from retrycli.domain.outcome import OUTAGE, LookUp, Outcome, OutcomeKind
 from retrycli.engine.manual_attempt import attempt_through, look_up_through
 from retrycli.engine.ports import Dependencies, Gateway
 from retrycli.operations.ids import resolve
-from retrycli.operations.login import login_name
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, ready_to_send
 from retrycli.store.database import Database
 from retrycli.store.operator_actions import Acts
+from retrycli.system.process import login_name
 
 Result = TypeVar("Result")
 Answer = TypeVar("Answer")

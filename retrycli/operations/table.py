@@ -25,7 +25,6 @@ from retrycli.domain.table_mapping import Acceptance, Scalar, selection_parts, s
 from retrycli.operations import dry_run
 from retrycli.operations.doctor.context import Finding, failed
 from retrycli.operations.doctor.table import findings_of, stable
-from retrycli.operations.login import login_name
 from retrycli.operations.presets import example_url
 from retrycli.operations.wiring import clock, connect, open_database, pass_rules, utc_now
 from retrycli.store import own_tables
@@ -33,6 +32,7 @@ from retrycli.store.catalogue import list_tables
 from retrycli.store.database import Database
 from retrycli.store.table_sample import TableSample
 from retrycli.store.transitions import see_again
+from retrycli.system.process import login_name
 
 
 def _with_url(settings: Settings, url: str) -> Settings:

@@ -1,10 +1,11 @@
-"""Information about this process: what started it, its standard streams, and how many requests its file descriptors
-allow.
+"""Information about this process: who and what started it, its standard streams, and how many requests its file
+descriptors allow.
 """
 
 from __future__ import annotations
 
 import errno
+import getpass
 import os
 import resource
 import sys
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from retrycli.domain.errors import ConfigurationError, OutputFailed
+from retrycli.domain.message import LONGEST_NAME
 from retrycli.domain.passes import StartedBy
+from retrycli.domain.sanitize import encodable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -44,6 +47,15 @@ def started_by(environment: Mapping[str, str], parents: Sequence[str], *, at_ter
     if above:
         return StartedBy.CRON if above[0] in CRONS else StartedBy.PERSON
     return StartedBy.UNKNOWN
+
+
+def login_name() -> str:
+    """Return the operator's name: the user who ran sudo, or the login name; the uid if neither name is usable."""
+    names = [os.environ.get("SUDO_USER", "")]
+    with suppress(KeyError, OSError):
+        names.append(getpass.getuser())
+    usable = (name for name in names if 0 < len(name) <= LONGEST_NAME and encodable(name) and name.isprintable())
+    return next(usable, f"uid {os.getuid()}")
 
 
 def parents(proc: Path = Path("/proc")) -> list[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from retrycli.config.settings import Settings
-from retrycli.operations.login import login_name
 from retrycli.operations.wiring import lock_path
 from retrycli.system.pass_lock import PassLock
+from retrycli.system.process import login_name
 from tests.users import OURS, as_user, need_root, open_place
 
 
