@@ -13,10 +13,10 @@ from sqlalchemy import create_engine
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import Message, UnusableMessage
 from retrycli.domain.table_mapping import parse_mapping
+from retrycli.store.catalogue import TableFacts, required_privileges
 from retrycli.store.database import Database
 from retrycli.store.mapping_check import check_expressions, check_statuses, check_values, count_left_out
 from retrycli.store.messages import message_of, rows_of
-from retrycli.store.table_facts import TableFacts, required_privileges
 from retrycli.store.table_sample import ROWS
 from retrycli.store.write_check import check_writable
 from tests.store.application import NOON

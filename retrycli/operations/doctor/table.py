@@ -19,11 +19,11 @@ from retrycli.operations.presets import example_url
 from retrycli.operations.wiring import connect, utc_now
 from retrycli.operations.words import counted_rows, tally
 from retrycli.operations.words import left_out as left_out_in_words
-from retrycli.store import mapping_check, own_tables, schema, table_facts
+from retrycli.store import catalogue, mapping_check, own_tables, schema
 from retrycli.store.application_table import check_ids
+from retrycli.store.catalogue import StatusCount, TableFacts
 from retrycli.store.database import Database
 from retrycli.store.keys import SMALL_TABLE, Keys
-from retrycli.store.table_facts import StatusCount, TableFacts
 from retrycli.store.write_check import check_writable
 
 READ_AGAIN_SECONDS = 1.1  # longer than the resolution of a clock that counts seconds
@@ -217,7 +217,7 @@ def missed(settings: Settings, database: Database, facts: TableFacts) -> Iterato
 def write_findings(settings: Settings, database: Database) -> Iterator[Finding]:
     """Rehearse the changes that a pass makes, and list the columns that it writes."""
     check_writable(database, utc_now(), settings.schedule.largest_count)
-    names, grant = table_facts.required_privileges(database)
+    names, grant = catalogue.required_privileges(database)
     yield ok("writing", f"the database accepts changes of {', '.join(names)}" + (f"; {grant}" if grant else ""))
 
 
@@ -246,7 +246,7 @@ def facts_of(settings: Settings, database: Database) -> dict[str, str]:
         if database.mapping is not None or finding.level is Level.WARNING or finding.name == "ticket":
             shown[finding.name.capitalize()] = "; ".join(filter(None, (finding.found, finding.remedy)))
     if database.mapping is not None or not database.is_sqlite:
-        names, grant = table_facts.required_privileges(database)
+        names, grant = catalogue.required_privileges(database)
         shown["Writes"] = ", ".join(names)
         if grant is not None:
             shown["Grant"] = grant
