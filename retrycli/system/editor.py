@@ -1,5 +1,6 @@
 """Run the operator's editor on a private temporary file."""
 
+import re
 import shlex
 import shutil
 import signal
@@ -44,7 +45,7 @@ def stripped_by_sudo(environment: Mapping[str, str]) -> bool:
 
 
 def edited(text: str, command: list[str], *, name: str) -> str:
-    """Open a text in the editor, and return the result.
+    """Open a text in the editor, and return the result. ``name`` is the name of its file, as far as a file can have it.
 
     The text is in a private file in a temporary folder. The folder is deleted at the end, with the editor's backup
     files.
@@ -53,7 +54,7 @@ def edited(text: str, command: list[str], *, name: str) -> str:
         NotEdited: the editor can't be started or fails, or the text is missing or not valid UTF-8.
     """
     with _signals_left_to_editor(), tempfile.TemporaryDirectory(prefix="retrycli-") as folder:
-        file = Path(folder, name)
+        file = Path(folder, re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[-100:])
         file.touch(mode=0o600)
         file.write_text(text, encoding="utf-8", newline="")
         try:

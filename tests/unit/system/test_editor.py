@@ -71,6 +71,12 @@ def test_the_file_is_private_and_deleted_afterwards(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["message-a/../../b.txt", "message-a\0b.txt", f"message-{'é' * 300}.txt"])
+def test_an_id_that_no_file_can_have_is_edited(folder: Path, name: str) -> None:
+    assert edited("tea", python("f.write_text('coffee')"), name=name) == "coffee"
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("script", "why"),
     [
