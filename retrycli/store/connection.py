@@ -16,7 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.store.dialects import COMPILED
 from retrycli.system.process import install
-from retrycli.system.trust import ROOT, require_trust
+from retrycli.system.trust import ROOT, find_weakness, require_trust
 
 # Default number of seconds to wait for a lock that the application holds. The wait is shorter than a claim's lease, so
 # that claims do not expire during one wait. The URL of a SQLite file may set another `timeout`, and the role on a
@@ -236,7 +236,7 @@ def require_file(url: URL) -> None:
 
     Raises:
         ConfigurationError: the URL does not name a file.
-        Untrusted: root would open the file, but it or its folder belongs to another user.
+        Untrusted: root would open the file, but it, a link to it or a folder above it belongs to another user.
         DatabaseUnavailable: the file does not exist, or can't be accessed.
     """
     path = path_of(url)
@@ -251,9 +251,17 @@ def require_file(url: URL) -> None:
         ) from error
     if not is_there:
         raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")
-    real = file.resolve()  # SQLite's journal is beside it. SQLite deletes files that a journal names.
-    if os.geteuid() == ROOT and {real.stat().st_uid, real.parent.stat().st_uid} != {ROOT}:
-        require_trust(real, "database.url")
+    if os.geteuid() == ROOT and not _is_roots_own(file):
+        require_trust(file, "database.url")
+
+
+def _is_roots_own(file: Path) -> bool:
+    """Return whether root may open a file: SQLite deletes files that a journal beside the database names. A file of
+    root may be in a folder for everybody, as in a container, but no link may lead to it.
+    """
+    weakness = find_weakness(file, {ROOT})
+    is_for_all = weakness is not None and weakness.is_open_to_all and weakness.place == file.parent
+    return weakness is None or (is_for_all and file == file.resolve() and file.stat().st_uid == ROOT)
 
 
 def path_of(url: URL) -> str:

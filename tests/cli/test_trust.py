@@ -149,6 +149,24 @@ def test_root_follows_no_journal_beside_another_users_database(
         assert f"belongs to {THEIRS} run this as the user {THEIRS}" in words
 
 
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_root_follows_no_link_of_another_user_to_a_database(cli: Cli, trap: Path, tmp_path: Path, linked: str) -> None:
+    """Root's own file may be in a folder for everybody, but another user does not choose it."""
+    public, precious = tmp_path / "public", tmp_path / "secret"
+    public.mkdir()
+    public.chmod(0o1777)
+    shutil.copyfile(EXAMPLE, public / "agent.db")
+    own = cli.having({"RETRYCLI_DATABASE__URL": f"sqlite:///{public}/agent.db"}, cwd=tmp_path)
+    assert own("status").returncode == 0
+    plant_journal(public / "agent.db", precious)
+    (trap / "link").symlink_to(public if linked == "folder" else public / "agent.db")
+    os.chown(trap / "link", THEIRS, THEIRS, follow_symlinks=False)
+    chosen = trap / "link/agent.db" if linked == "folder" else trap / "link"
+    done = cli.having({"RETRYCLI_DATABASE__URL": f"sqlite:///{chosen}"}, cwd=tmp_path)("status")
+    assert (done.returncode, precious.read_text()) == (78, SECRET), done.stderr
+    assert f"belongs to {THEIRS}" in done.stderr
+
+
 def test_the_suggested_command_shows_no_password(cli: Cli, trap: Path) -> None:
     file, url = trap / "retrycli.toml", "postgresql://desk:p/a@ss@db.example/desk?sslpassword=s3cret"
     file.touch()
