@@ -54,10 +54,13 @@ RELATIONS = """
 SELECT c.relname AS name, c.relkind AS kind, n.nspname AS home,
   CASE WHEN NOT pg_catalog.pg_table_is_visible(c.oid) THEN n.nspname END AS schema,
   pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AS is_readable,
-  CASE WHEN (c.relkind IN ('f', 'v') OR c.relrowsecurity) AND NOT (o.rolsuper OR o.rolname = CURRENT_USER)
+  CASE WHEN NOT (o.rolsuper OR o.oid = me.oid OR o.oid = d.datdba
+      OR NOT me.rolsuper AND pg_catalog.pg_has_role(me.oid, o.oid, 'MEMBER'))
     THEN o.rolname END AS runs_code_of
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
+JOIN pg_catalog.pg_roles me ON me.rolname = CAST(CURRENT_USER AS name)
+JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
 WHERE c.oid >= CAST(16384 AS oid) AND c.relkind IN ('r', 'p', 'f', 'v')
   AND c.relpersistence <> 't' AND NOT c.relispartition
 """

@@ -134,14 +134,17 @@ def test_planted_functions_are_never_run_when_a_table_is_described(planted: Appl
     assert [(each["value"], each["rows"]) for each in statuses] == [("sent", 5000), ("BOUNCED", 8)]
 
 
-def test_another_roles_view_is_read_only_by_its_name(application: Application, cli: Cli) -> None:
-    """A list of all tables must not run the functions of a view that any role may have made."""
+@pytest.mark.parametrize("kind", ["VIEW", "TABLE"])
+def test_what_belongs_to_another_role_is_read_only_by_its_name(application: Application, cli: Cli, kind: str) -> None:
+    """A list of all tables must not run functions that any role may have made: those of a view, or of a table's index,
+    which PostgreSQL calls when it plans a query.
+    """
     role = f"eve {make_url(application.url).database}"
     application.execute(f'CREATE ROLE "{role}"')
     try:
         application.execute(f'CREATE SCHEMA hers AUTHORIZATION "{role}"')
-        application.execute("CREATE VIEW hers.mails AS SELECT 1 AS id, 'a'::text AS subject, 'b'::text AS status")
-        application.execute(f'ALTER VIEW hers.mails OWNER TO "{role}"')
+        application.execute(f"CREATE {kind} hers.mails AS SELECT 1 AS id, 'a'::text AS subject, 'b'::text AS status")
+        application.execute(f'ALTER {kind} hers.mails OWNER TO "{role}"')
         listed = {each["table"]: each for each in cli.json("table", "describe", "--url", application.url)["tables"]}
         assert (
             listed["hers.mails"]["problem"] == f"reading it may run code of the role {role}; to read it, give its name"
