@@ -152,7 +152,7 @@ class PassLock:
         if lack := process.shortage(error):
             return LockUnusable(f"can't open the lock file {self._path}: {lack}")
         if isinstance(error, PermissionError) and (owner := self._other_owner()) is not None:
-            remedy = f"chown {shlex.quote(user_name(os.geteuid()))} {shlex.quote(str(self._path))}"
+            remedy = f"chown -h {shlex.quote(user_name(os.geteuid()))} {shlex.quote(str(self._path))}"
             return LockUnusable(
                 f"can't open the lock file {self._path}: it belongs to {owner}. Run retrycli as {owner}. "
                 f"If the current user should run the passes instead, run as root: {remedy}"

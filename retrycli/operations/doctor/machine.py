@@ -306,7 +306,7 @@ def _foreign_lock(context: Context, path: Path) -> Iterator[Finding]:
             "lock",
             f"{path} belongs to {owner}, but the database belongs to {database}, whose passes may be unable to open "
             "the lock",
-            f"`chown {database} {quote(str(path))}`; also run retrycli's commands as {database}",
+            f"`chown -h {database} {quote(str(path))}`; also run retrycli's commands as {database}",
         )
 
 

@@ -461,7 +461,9 @@ def test_a_lock_of_another_user_than_the_databases_owner_is_a_warning(desk: Desk
     path.touch(0o600)
     os.chown(desk.root / "agent.db", 12345, -1)
     found, _ = machine.lock(desk.case())
-    assert only([found], Level.WARNING, "lock").remedy == f"`chown 12345 {path}`; also run retrycli's commands as 12345"
+    assert (
+        only([found], Level.WARNING, "lock").remedy == f"`chown -h 12345 {path}`; also run retrycli's commands as 12345"
+    )
 
 
 def test_a_lock_in_a_missing_directory_is_a_failure(desk: Desk) -> None:

@@ -395,7 +395,7 @@ def test_a_lock_left_by_root_is_reported_with_its_owner_and_a_remedy() -> None:
             as_user(OURS, PassLock(place / "lock").check)
         told = f"can't open the lock file {place}/lock: it belongs to root. Run retrycli as root"
         remedy = "If the current user should run the passes instead, run as root:"
-        assert str(refused.value) == f"{told}. {remedy} chown {OURS} {place}/lock"
+        assert str(refused.value) == f"{told}. {remedy} chown -h {OURS} {place}/lock"
 
 
 def test_a_child_that_outlives_the_pass_does_not_keep_its_lock(path: Path) -> None:

@@ -285,6 +285,13 @@ def test_a_ticket_id_cannot_add_a_field_or_a_control_character_to_a_metric(
     )
 
 
+def test_a_type_that_is_none_of_the_known_ones_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """The column may contain a customer's words."""
+    log_lines.configure("INFO", "text")
+    log_lines.log_event(MessageEscalated(7, 4711, "Dear Ms Oyelaran", 3, EscalationReason.INVALID))
+    assert text_lines(capsys)[1][1] == "METRIC: message_escalated ticket_id=4711 message_type=invalid retry_count=3"
+
+
 def test_a_traceback_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     log_lines.configure("INFO", "text")
     try:
