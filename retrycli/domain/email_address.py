@@ -87,7 +87,10 @@ def split_addresses(value: object, separator: str) -> list[str]:
     if not isinstance(value, str):
         raise InvalidMessage("recipient_email must be text")
     listed = value if separator == "," else value.replace(separator, ",")
-    found = [formataddr(pair, "utf-8") if pair[0] else pair[1] for pair in getaddresses([listed]) if any(pair)]
+    try:
+        found = [formataddr(pair, "utf-8") if pair[0] else pair[1] for pair in getaddresses([listed]) if any(pair)]
+    except (UnicodeError, RecursionError):  # a name with an address that is not ASCII; hundreds of comments
+        raise InvalidMessage("recipient_email has an address that can't be read") from None
     if not found:
         raise InvalidMessage("recipient_email has no address")
     return found

@@ -62,6 +62,20 @@ def test_the_checks_describe_the_table(outbox: Outbox) -> None:
     assert told["accepted"][0] == "ok"
 
 
+@on_sqlite
+@pytest.mark.parametrize("address", ["José <josé@example.com>", "(" * 3000])
+def test_an_address_that_can_not_be_read_concerns_only_its_own_message(outbox: Outbox, address: str) -> None:
+    broken, good = outbox.add(), outbox.add()
+    outbox.application.execute('UPDATE "message outbox" SET "to" = ? WHERE uid = ?', address, broken)
+    with Scripted(TAKES) as api:
+        command = outbox.with_api(api)
+        done = command("run-once")
+        assert done.returncode == 0, done.stderr
+        [left] = listed(command)
+        assert left["last_error"] == "Can't be sent: recipient_email has an address that can't be read"
+    assert [outbox.row(key)["state"] for key in (broken, good)] == [FAILED, SENT]
+
+
 def test_the_oldest_message_of_a_ticket_is_sent_first(outbox: Outbox) -> None:
     keys = [outbox.add() for _ in range(12)]
     with Scripted(BUSY) as api:
