@@ -14,7 +14,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.reliance import refuse_passing, refuse_untrusted, this_python
 from retrycli.system import crontab
 from retrycli.system.host import NOT_THERE, File, Host, owner_of
-from retrycli.system.trust import ROOT
+from retrycli.system.trust import ROOT, find_weakness
 
 # The log folder that cron/logrotate names, and the log file's name, which is the same in every folder.
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
@@ -144,8 +144,17 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None, system: bool = T
             f"set these keys in {config}, and secrets with their …_file keys"
         )
     database = settings.database.file
-    user = user or (database and owner_of(database)) or owner_of(Path(config)) or host.login
+    user = user or (database and _sole_owner(database)) or owner_of(Path(config)) or host.login
     return Job(settings.schedule.interval, this_python(), config, user, system)
+
+
+def _sole_owner(database: Path) -> str | None:
+    """Return the owner of a database; None if another user may choose it, for example by a link to it."""
+    try:
+        weakness = find_weakness(database, {ROOT, database.stat().st_uid})
+    except OSError:
+        return None
+    return owner_of(database) if weakness is None or weakness.owner is None else None
 
 
 def config_path(loaded: Loaded) -> str:

@@ -347,6 +347,19 @@ def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk, *, system: b
     assert proposed(shared_desk, IN_POSTGRESQL, "root", system=system) == "root"
 
 
+def test_no_user_chooses_another_user_for_the_passes(shared_desk: Desk) -> None:
+    """The database's owner may put a link to another user's file in its place."""
+    theirs = shared_desk.root / "theirs"
+    theirs.touch()
+    os.chown(theirs, THEIRS, THEIRS)
+    assert proposed(shared_desk, DATA) == str(OURS)
+    (shared_desk.root / "data/agent.db").unlink()
+    (shared_desk.root / "data/agent.db").symlink_to(theirs)
+    os.chown(shared_desk.root / "data/agent.db", OURS, OURS, follow_symlinks=False)
+    with pytest.raises(ConfigurationError, match=r"passes would run as root; .*--run-as USER"):
+        proposed(shared_desk, DATA)
+
+
 RELIED_ON = ("retrycli.toml", "own.toml", "ca.pem", "own_waits.py")
 RELIES = DATA + (
     '[gateway]\npreset = "own.toml"\nca_file = "ca.pem"\n[schedule]\nbackoff = "python"\ncall = "own_waits:next_wait"\n'
