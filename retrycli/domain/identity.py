@@ -167,11 +167,16 @@ CHARGED = OUTAGE | {OutcomeKind.REFUSED}  # outcomes that use up a retry, unless
 class History(NamedTuple):
     """The attempts at messages with one id, oldest first.
 
-    ``requeued_after`` is the number of the last attempt before the last requeue; 0 if there was no requeue.
+    ``requeued_after`` is the number of the last attempt before the last requeue; 0 if there was no requeue. The requeue
+    allows to repeat the text that the message then had, in the ticket that it then had: what the attempts up to
+    ``allowed_up_to`` have sent.
     """
 
     attempts: Sequence[PastAttempt] = ()
     requeued_after: int = 0
+    requeued_digest: str | None = None  # None if the text was not known
+    requeued_ticket: str | None = None
+    allowed_up_to: int = 0
 
     def of(self, birth: str, ticket: str) -> "History":
         """Return the history with the birth that the message of a ticket has now: see `is_same_birth`."""
@@ -185,6 +190,13 @@ class History(NamedTuple):
                 for attempt, is_its in zip(self.attempts, others, strict=True)
             ]
         )
+
+    def since_requeue(self, digest: str, ticket: str) -> "History":
+        """Return the history for the text and ticket that the message has now. If they have changed since the last
+        requeue, it allows to repeat nothing.
+        """
+        allows = self.requeued_digest in {None, digest} and self.requeued_ticket in {None, ticket}
+        return self._replace(allowed_up_to=self.requeued_after if allows else 0)
 
     def key_of(self, birth: str, digest: str) -> str | None:
         """Return the key of the newest attempt to deliver a text; None if no attempt is recorded."""
@@ -210,7 +222,7 @@ class History(NamedTuple):
             (
                 delivery.finished_at or delivery.started_at
                 for delivery in self._deliveries(birth, digest)
-                if self._is_after_requeue(delivery) and not self._is_superseded(delivery)
+                if delivery.number > self.allowed_up_to and not self._is_superseded(delivery)
             ),
             default=None,
         )
@@ -273,7 +285,7 @@ class History(NamedTuple):
             and attempt.ticket != ticket
             # If a delivered attempt has no `finished_at`, its row has not been marked as sent yet.
             and (attempt.unsettled or (attempt.delivered and attempt.finished_at is None))
-            and self._is_after_requeue(attempt)
+            and attempt.number > self.allowed_up_to
             and is_of_one_message(attempt.birth, birth)
         )
         return next(moved, None)
@@ -284,7 +296,7 @@ class History(NamedTuple):
         """
         last = {attempt.digest: attempt for attempt in self.attempts if attempt.is_of(birth)}
         return any(
-            attempt.unsettled and not attempt.delivered_to and self._is_after_requeue(attempt)
+            attempt.unsettled and not attempt.delivered_to and attempt.number > self.allowed_up_to
             for tried, attempt in last.items()
             if tried is not None and tried != digest and same_content(tried, digest)
         )
@@ -292,7 +304,7 @@ class History(NamedTuple):
     def another_may_have_arrived(self, birth: str, digest: str) -> bool:
         """Return whether another text of a message may have arrived since an operator last requeued the message."""
         return any(
-            attempt.unsettled and attempt.is_of(birth) and self._is_after_requeue(attempt)
+            attempt.unsettled and attempt.is_of(birth) and attempt.number > self.allowed_up_to
             for attempt in self.attempts
             if attempt.digest not in {None, digest}
         )

@@ -100,7 +100,7 @@ HISTORY = (
     .order_by(attempts.c.message_id, attempts.c.number, attempts.c.id)
 )
 REQUEUES = (
-    select(acts.c.message_id, acts.c.attempts)
+    select(acts.c.message_id, acts.c.attempts, acts.c.digest, acts.c.ticket)
     .where(id_in(acts.c.message_id), acts.c.act == ActionKind.REQUEUED.value)
     .order_by(acts.c.id)
 )
@@ -129,9 +129,9 @@ def _histories(connection: Connection, ids: Collection[int]) -> Mapping[int, His
         values["birth"] = None if values["birth"] is None else birth_of(values["birth"])
         values["delivered_to"] = frozenset(addresses(values["delivered_to"]))
         made[message_id].append(PastAttempt(by_pass=made_by == BY_PASS, **values))
-    requeued = connection.execute(REQUEUES, {"ids": list(made)}).all() if made else []
-    after: dict[int, int] = dict(requeued)  # the last requeue of each message
-    return {message_id: History(tuple(attempts), after.get(message_id, 0)) for message_id, attempts in made.items()}
+    found = connection.execute(REQUEUES, {"ids": list(made)}) if made else ()
+    last = {row.message_id: (row.attempts, row.digest, row.ticket) for row in found}  # the last requeue of each message
+    return {message_id: History(tuple(attempts), *last.get(message_id, ())) for message_id, attempts in made.items()}
 
 
 def _identified(row: dict[str, Any], history: History) -> QueuedMessage | UnusableMessage:
@@ -142,7 +142,8 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     created_at = message.created_at if isinstance(message, Message) else None
     birth = created_at.isoformat(timespec="microseconds") if created_at else birth_of(as_utf8(birth))
     birth = UNSTABLE if own.birth == UNSTABLE else birth
-    history = history if history is NONE else history.of(birth, ticket_text(row["ticket_id"]))
+    ticket = ticket_text(row["ticket_id"])
+    history = history if history is NONE else history.of(birth, ticket).since_requeue(digest, ticket)
     deliveries = 0 if history is NONE else history.deliveries(birth, digest)
     kept = None if deliveries else _kept_key(own, birth, digest, history)
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
@@ -169,7 +170,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     return queued._replace(
         unknown_count=max(queued.unknown_count, history.unknowns(key)),
         delivered_to=queued.delivered_to | history.delivered_to(birth, digest),
-        partly=bool(history.delivered_to(birth, digest, after=history.requeued_after)),
+        partly=bool(history.delivered_to(birth, digest, after=history.allowed_up_to)),
         unsettled_since=history.unsettled_since(key),
         unsettled_at=history.unsettled_at(key),
         deliveries=deliveries,

@@ -260,6 +260,7 @@ LAST_ATTEMPTS = (
     .where(id_in(attempts.c.message_id))
     .group_by(attempts.c.message_id)
 )
+TEXTS = select(queue.c.message_id, queue.c.digest, queue.c.ticket).where(id_in(queue.c.message_id))
 
 # Actions on failed messages that are not being sent, even if they are not in the queue yet.
 OF_ANY_FAILED = frozenset({ActionKind.REJECTED, ActionKind.MARKED_SENT})
@@ -462,14 +463,15 @@ def _record_actions(connection: Connection, done: Mapping[int, OperatorAction]) 
         return
     requeued = [message_id for message_id, act in done.items() if act.kind is ActionKind.REQUEUED]
     made = dict(connection.execute(LAST_ATTEMPTS, {"ids": requeued}).all()) if requeued else {}
-    rows: list[dict[str, Any]] = [
-        {
-            **act_values(act),
-            "message_id": message_id,
-            # Store the number of the last attempt before the requeue. Times can't show which attempts came before the
-            # requeue, because hosts' clocks differ.
-            "attempts": made.get(message_id, 0) if act.kind is ActionKind.REQUEUED else None,
-        }
-        for message_id, act in done.items()
-    ]
+    texts = {row.message_id: row for row in connection.execute(TEXTS, {"ids": requeued})} if requeued else {}
+    rows: list[dict[str, Any]] = []
+    for message_id, act in done.items():
+        values = {**act_values(act), "message_id": message_id, "attempts": None, "digest": None}
+        if act.kind is ActionKind.REQUEUED:
+            # The requeue allows to repeat this text in this ticket, as far as the attempts up to this number have sent
+            # it. Times can't show which attempts came before the requeue, because hosts' clocks differ.
+            values["attempts"] = made.get(message_id, 0)
+            if (text := texts.get(message_id)) is not None:
+                values |= {"digest": text.digest, "ticket": text.ticket}
+        rows.append(values)
     connection.execute(insert(acts), rows)

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 # The first and the newest revision in `migrations/`. They are here so that a pass need not load Alembic. Later ids are
 # higher; those below the first are of versions that were never released.
-FIRST = HEAD = "1004"
+FIRST = HEAD = "1005"
 
 
 class _UtcDateTime(TypeDecorator[datetime]):
@@ -138,6 +138,7 @@ acts = Table(
     Column("act", String(16), nullable=False),
     Column("detail", Text),
     Column("attempts", Integer),
+    Column("digest", String(80)),
     Column("ticket", Text),
     Column("before", Text),
     Column("after", Text),

@@ -77,6 +77,44 @@ def test_an_operator_can_send_a_delivered_text_again_with_the_next_key(begin: Be
         story.check_keys()
 
 
+CHANGES: dict[str, tuple[dict[str, object], str]] = {
+    "ticket": ({"ticket_id": OTHER_TICKET}, f"this text may have arrived under ticket {TICKET}"),
+    "recipient": ({"recipient_email": "max@example.org"}, "may have arrived with the recipients that it had before"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_requeue_allows_nothing_of_what_the_message_becomes_later(begin: Begin, change: str) -> None:
+    columns, why = CHANGES[change]
+    with begin(LOST, OK) as story:
+        story.set("schedule", max_retries=1)
+        story.insert()
+        story.ticks(2)
+        story.check_escalated("exhausted")
+        story.operator("requeue", "1")
+        story.write(**columns)
+        story.ticks(2)
+        story.check_escalated("changed")
+        assert why in str(story.application.row(1)["last_error"])
+        assert len(story.api.requests) == 1
+        story.operator("requeue", "1")  # of what the message is now
+        story.tick()
+        assert (story.status(), len(story.api.requests)) == ("sent", 2)
+
+
+def test_a_requeue_of_another_text_does_not_allow_to_repeat_a_delivered_one(begin: Begin) -> None:
+    with begin(OK, PERMANENT, OK) as story:
+        story.insert(body="a")
+        story.tick()
+        story.write(status="failed", body="b")
+        story.tick()
+        story.operator("requeue", "1")
+        story.write(body="a")
+        story.ticks(2)
+        story.check_already_delivered()
+        assert story.api.bodies == ["a", "b"]
+
+
 @pytest.mark.parametrize("kind", ["http", "python"])
 def test_a_mail_that_some_recipients_have_goes_to_all_of_them_only_if_an_operator_says_so(
     begin: Begin, tmp_path: Path, kind: str

@@ -28,6 +28,7 @@ from retrycli.domain.errors import (
     SchemaMismatch,
     StaleEdit,
     TransactionLost,
+    Untrusted,
 )
 
 EXIT_CODES = {
@@ -51,6 +52,7 @@ EXIT_CODES = {
     ConfigurationError: 78,
     SchemaMismatch: 78,
     LockUnusable: 78,
+    Untrusted: 78,
 }
 
 
@@ -64,7 +66,7 @@ def test_covers_every_error() -> None:
     assert defined == set(EXIT_CODES)
 
 
-@pytest.mark.parametrize("error", [SchemaMismatch, LockUnusable])
+@pytest.mark.parametrize("error", [SchemaMismatch, LockUnusable, Untrusted])
 def test_an_invalid_setting_is_a_configuration_error(error: type[RetrycliError]) -> None:
     assert issubclass(error, ConfigurationError)
 

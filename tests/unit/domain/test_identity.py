@@ -154,7 +154,11 @@ def test_pruned_deliveries_count() -> None:
 def test_a_delivery_before_the_last_requeue_does_not_block_a_text() -> None:
     delivered = attempt(1, "delivered")
     assert History([delivered]).delivered_at("2025", "1:a:b") == delivered.finished_at
-    assert History([delivered], requeued_after=1).delivered_at("2025", "1:a:b") is None
+    requeued = History([delivered], 1, "1:a:b", "7")
+    assert requeued.since_requeue("1:a:b", "7").delivered_at("2025", "1:a:b") is None
+    assert requeued.since_requeue("1:a:b", "8").delivered_at("2025", "1:a:b") == delivered.finished_at
+    assert requeued.since_requeue("1:c:b", "7").delivered_at("2025", "1:a:b") == delivered.finished_at
+    assert History([delivered], 1).since_requeue("1:a:b", "7").delivered_at("2025", "1:a:b") is None
 
 
 def test_unknown_attempts_count_by_key_since_the_last_requeue() -> None:
@@ -187,7 +191,7 @@ def test_a_text_may_have_arrived_under_another_ticket() -> None:
     assert History([attempt(1)]).elsewhere("2025", "1:a:b", "8") == "7"
     assert History([attempt(1)]).elsewhere("2025", "1:a:b", "7") is None
     assert History([attempt(1, "refused")]).elsewhere("2025", "1:a:b", "8") is None
-    assert History([attempt(1)], requeued_after=1).elsewhere("2025", "1:a:b", "8") is None
+    assert History([attempt(1)], 1, "1:a:b", "8").since_requeue("1:a:b", "8").elsewhere("2025", "1:a:b", "8") is None
     assert History([attempt(1, birth="ticket 7")]).elsewhere("ticket 8", "1:a:b", "8") == "7"
 
 
