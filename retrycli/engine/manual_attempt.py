@@ -267,9 +267,9 @@ def _claim_to_send(
     if not may_send(queued):
         deps.claims.release(claim, [message_id])
         raise MayHaveArrived(
-            f"message {message_id} may have arrived, and would then be sent twice. Check ticket {queued.ticket_id}: "
-            f"run {command('mark-sent', message_id)} if the message is there, or "
-            f"{command('retry', message_id, '--yes')}"
+            f"message {message_id} may have arrived, and would then be sent twice. Check ticket "
+            f"{queued.elsewhere or queued.ticket_id}: run {command('mark-sent', message_id)} if the message is there, "
+            f"or {command('retry', message_id, '--yes')}"
         )
     return queued
 

@@ -344,6 +344,8 @@ class _Explainer:
         if self._rules.per_ticket_order:  # enrol the ticket's earlier messages, which may be new too
             runner.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
         found = message_details(self._database, message_id)
+        if found.may_have_arrived:  # then its body shows whether it is still the text of the attempts
+            found = message_details(self._database, message_id, body=True)
         owner = None if found.queue is None else found.queue["claimed_by"]
         self._ended = ended_passes(self._settings, self._ledger, {owner} if owner else frozenset())
         gates = [*self._gates.of(found, self._now, self._ended), self._cron]

@@ -102,6 +102,18 @@ def test_a_requeue_allows_nothing_of_what_the_message_becomes_later(begin: Begin
         assert (story.status(), len(story.api.requests)) == ("sent", 2)
 
 
+@on_sqlite
+def test_advice_concerns_the_text_in_the_row_and_the_ticket_of_the_attempt(begin: Begin) -> None:
+    with begin(LOST) as story:
+        story.insert()
+        story.tick()
+        assert "mark-sent 1" in story.command.on_terminal("explain", "1").words
+        story.write(ticket_id=OTHER_TICKET)
+        assert f"Check ticket {TICKET}: " in story.command("retry", "1").stderr
+        story.write(body="b")
+        assert "mark-sent" not in story.command.on_terminal("explain", "1").words
+
+
 def test_a_requeue_of_another_text_does_not_allow_to_repeat_a_delivered_one(begin: Begin) -> None:
     with begin(OK, PERMANENT, OK) as story:
         story.insert(body="a")
