@@ -167,9 +167,9 @@ CHARGED = OUTAGE | {OutcomeKind.REFUSED}  # outcomes that use up a retry, unless
 class History(NamedTuple):
     """The attempts at messages with one id, oldest first.
 
-    ``requeued_after`` is the number of the last attempt before the last requeue; 0 if there was no requeue. The requeue
-    allows to repeat the text that the message then had, in the ticket that it then had: what the attempts up to
-    ``allowed_up_to`` have sent.
+    ``requeued_after`` is the number of the last attempt before the last requeue; 0 if there was no requeue. By the
+    requeue, the operator lets passes repeat the text that the message then had, in the ticket that it then had: what
+    the attempts up to ``allowed_up_to`` have sent.
     """
 
     attempts: Sequence[PastAttempt] = ()
@@ -193,7 +193,7 @@ class History(NamedTuple):
 
     def since_requeue(self, digest: str, ticket: str) -> "History":
         """Return the history for the text and ticket that the message has now. If they have changed since the last
-        requeue, it allows to repeat nothing.
+        requeue, nothing may be repeated.
         """
         allows = self.requeued_digest in {None, digest} and self.requeued_ticket in {None, ticket}
         return self._replace(allowed_up_to=self.requeued_after if allows else 0)

@@ -468,8 +468,8 @@ def _record_actions(connection: Connection, done: Mapping[int, OperatorAction]) 
     for message_id, act in done.items():
         values = {**act_values(act), "message_id": message_id, "attempts": None, "digest": None}
         if act.kind is ActionKind.REQUEUED:
-            # The requeue allows to repeat this text in this ticket, as far as the attempts up to this number have sent
-            # it. Times can't show which attempts came before the requeue, because hosts' clocks differ.
+            # Passes may repeat this text in this ticket, as far as the attempts up to this number have sent it. Times
+            # can't show which attempts came before the requeue, because hosts' clocks differ.
             values["attempts"] = made.get(message_id, 0)
             if (text := texts.get(message_id)) is not None:
                 values |= {"digest": text.digest, "ticket": text.ticket}
