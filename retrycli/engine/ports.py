@@ -333,7 +333,7 @@ class PassRules(NamedTuple):
     @property
     def longest_wait(self) -> timedelta:
         """Return the longest wait of the schedules."""
-        return max(policy.backoff.longest(policy.max_retries) for policy in self.policies.values())
+        return max(policy.backoff.longest(policy.max_retries) for policy in set(self.policies.values()))
 
     def due_by(self, started_at: datetime) -> datetime:
         """Return the latest due time of messages that belong to a pass. The slack allows for inexact start times."""
