@@ -137,6 +137,15 @@ def stale(message_id: int) -> StaleEdit:
     )
 
 
+def other_text(message_id: int) -> NotActionable:
+    """Return the error for a message that can't be marked as sent, because an earlier text of it may have arrived."""
+    return NotActionable(
+        f"message {message_id} can't be marked as sent: an earlier text may have arrived, but the text that is now in "
+        f"its row was not sent. See {command('show', message_id)}; {command('reject', message_id)} if nobody needs "
+        "the new text. Otherwise the next attempt sends it"
+    )
+
+
 def not_taken(message_id: int, why: str) -> NotActionable:
     """Return the error for a change that the application's table rejected."""
     return NotActionable(f"message {message_id} can't be changed: {why}")

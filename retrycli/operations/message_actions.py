@@ -20,7 +20,7 @@ from retrycli.domain.cursor import Cursor, MessageCursor
 from retrycli.domain.errors import ConfigurationError, CountChanged, InvalidArgument, RetrycliError
 from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage
-from retrycli.domain.operator_action import OperatorAction, not_written, unfit, would_expire
+from retrycli.domain.operator_action import OperatorAction, not_written, other_text, unfit, would_expire
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk import ACTIONS, MOST, BulkAction, BulkRequest, Canary, Progress
@@ -271,6 +271,7 @@ def _perform(
             else unfit(message_id, why)
             for message_id, why in performed.unfit.items()
         }
+        refused |= {message_id: other_text(message_id) for message_id in performed.rewritten}
         if performed.lost:
             refused |= acts.why_not(kind, performed.lost, now())
         reached += len(batch)

@@ -13,6 +13,7 @@ from typing import Any, assert_never
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, select, update
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
+from retrycli.domain.identity import TEXT_COLUMNS, digest_of
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction, not_taken, refusal, stale
 from retrycli.domain.outcome import Outcome, OutcomeKind
@@ -22,8 +23,18 @@ from retrycli.store.bulk import id_in
 from retrycli.store.database import Database, Queries
 from retrycli.store.enrolment import DECIDING_COLUMNS
 from retrycli.store.error_messages import IN_THE_WAY
-from retrycli.store.history import act_values, require_free, standings
-from retrycli.store.identity import BIRTH, QUEUED, birth_text, identity_values, is_same, is_the_queues, load, with_queue
+from retrycli.store.history import UNSETTLED, act_values, require_free, standings
+from retrycli.store.identity import (
+    BIRTH,
+    OWN,
+    QUEUED,
+    birth_text,
+    identity_values,
+    is_same,
+    is_the_queues,
+    load,
+    with_queue,
+)
 from retrycli.store.messages import (
     ESCALATED,
     columns_without_body,
@@ -247,6 +258,21 @@ def invalid(database: Database, connection: Connection, ids: Collection[int]) ->
     return {message.message_id: message.problem for message in checked if isinstance(message, UnusableMessage)}
 
 
+def rewritten(database: Database, connection: Connection, ids: Collection[int]) -> set[int]:
+    """Return the messages of which lists say that they may have arrived, although another text has since been written
+    to their rows.
+    """
+    m, digest = database.messages.c, OWN + "digest"
+    texts = [m[name] for name in TEXT_COLUMNS if name in m]
+    in_doubt = (
+        select(m.id, queue.c.digest.label(digest), *texts)
+        .join_from(queue, database.messages, m.id == queue.c.message_id)
+        .where(id_in(m.id), row_by_row(UNSETTLED))
+    )
+    rows = rows_of(connection.execute(in_doubt, {"ids": list(ids)}))
+    return {row["id"] for row in rows if row.pop(digest) not in {None, digest_of(row)}}
+
+
 GUARDS: Mapping[ActionKind, tuple[ColumnElement[bool], ...]] = {
     ActionKind.REJECTED: (FREE,),
     ActionKind.REQUEUED: (ESCALATED, FREE),
@@ -277,6 +303,7 @@ class Performed:
     lost: AbstractSet[int]
     refused: Mapping[int, str]  # messages whose rows rejected the change, with the reasons
     unfit: Mapping[int, str]  # messages that can't be sent in their present form, with the reasons
+    rewritten: AbstractSet[int] = frozenset()  # messages whose present text is not the one that may have arrived
 
 
 class Acts(Queries):
@@ -315,7 +342,8 @@ class Acts(Queries):
             able = {message_id: wanted[message_id] for message_id in (*self._lock(connection, kind, wanted), *rejected)}
             unfit = invalid(self._database, connection, able) if kind is ActionKind.REQUEUED else {}
             unfit = {message_id: why for message_id, why in {**problems, **unfit}.items() if message_id in able}
-            able = {message_id: act for message_id, act in able.items() if message_id not in unfit}
+            other = rewritten(self._database, connection, able) if kind is ActionKind.MARKED_SENT else frozenset()
+            able = {message_id: act for message_id, act in able.items() if message_id not in other | unfit.keys()}
             restored = {message_id: act for message_id, act in able.items() if message_id in rejected}
             failed = {message_id: act for message_id, act in able.items() if message_id not in rejected}
             written = change_queue(self._database, connection, kind, failed) if failed else ALL_WRITTEN
@@ -333,7 +361,7 @@ class Acts(Queries):
             _record_actions(connection, done)
             if kind in OF_ANY_FAILED and refused:
                 escalate_unwritten(self._database, connection, {message_id: able[message_id] for message_id in refused})
-        return Performed(wanted.keys() - able.keys() - unfit.keys(), refused, unfit)
+        return Performed(wanted.keys() - able.keys() - unfit.keys() - other, refused, unfit, other)
 
     def _rejected(self, connection: Connection, wanted: Mapping[int, OperatorAction]) -> dict[int, Mapping[str, Any]]:
         if not rejected_by_us(self._database, connection, wanted):

@@ -149,6 +149,31 @@ def test_does_not_mark_a_message_that_is_being_sent(cli: Cli, application: Appli
     assert acts(application) == []
 
 
+def test_does_not_mark_a_text_that_was_never_sent(begin: Begin) -> None:
+    """The list says that the message may have arrived, but the application has written another text since."""
+    with begin(LOST, OK) as story:
+        story.insert()
+        story.tick()
+        story.write(body="b")
+        done = story.command(*MARK, "1")
+        assert (done.returncode, facts(done)) == (4, {"marked_sent": 0, "refused": 1, "left": 0})
+        assert "an earlier text may have arrived, but the text that is now in its row was not sent" in done.stderr
+        story.tick()
+        assert (story.status(), story.api.bodies) == ("sent", ["a", "b"])
+
+
+def test_marks_a_new_text_that_an_operator_was_told_about(begin: Begin) -> None:
+    with begin(LOST) as story:
+        story.insert()
+        story.ticks(3)
+        story.check_escalated("unknown")
+        story.write(body="b")
+        assert story.command(*MARK, "1").returncode == 4
+        story.operator("run-once")
+        story.operator(*MARK, "1")
+        assert story.status() == "sent"
+
+
 def test_a_row_that_refuses_changes_is_named_and_not_sent_again(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
