@@ -75,7 +75,7 @@ def repair_clock_skew(
     # Live owners keep their claims, because they renew the claims or finish before the new expiry.
     too_long = queue.c.state == State.SENDING.value, queue.c.claim_expires_at > now + lease
     with database.write() as connection:
-        database.advisory_lock(connection)
+        database.take_turn(connection)
         if (ahead := time_ahead(connection, now)) <= LEEWAY:  # another host's pass has already corrected the times
             return None
         messages = _begin_again(connection, waits, now, max(longest_wait, RETRY_AFTER_CAP))

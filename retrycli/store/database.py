@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 Columns = TypeVarTuple("Columns")
 
-ADVISORY_LOCK = 0x7265747279  # key of the advisory lock that all processes using one PostgreSQL database share
+CREATION = 0x7265747279  # key of the advisory lock of the process that creates tables in a PostgreSQL database
+TURN = text(f"LOCK TABLE {version.name} IN SHARE UPDATE EXCLUSIVE MODE")
 
 # SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.
 UUIDS_IN_SQLITE = "SELECT name FROM pragma_table_info(?) WHERE lower(type) IN ('uuid', 'guid', 'uniqueidentifier')"
@@ -275,12 +276,22 @@ class Database:
             )
             return timedelta(milliseconds=wait.scalar_one())
 
-    def advisory_lock(self, connection: Connection) -> None:
-        """Acquire the advisory lock, and hold it until the transaction ends. SQLite needs no such lock, because it
-        allows only one writer at a time.
+    def take_turn(self, connection: Connection) -> None:
+        """Wait until no other transaction has its turn, and keep the turn until the transaction ends. SQLite needs no
+        turns, because it allows only one writer at a time.
+
+        Any role that may connect could hold an advisory lock, but only roles that may write to retrycli's tables can
+        lock one. This lock conflicts with itself, but not with reads and writes.
         """
         if not self.is_sqlite:
-            connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+            connection.execute(TURN)
+
+    def take_turn_to_create(self, connection: Connection) -> None:
+        """Take the turn, even if retrycli's tables do not exist yet."""
+        if not self.is_sqlite:
+            connection.execute(select(func.pg_catalog.pg_advisory_xact_lock(CREATION)))
+            if connection.execute(select(func.pg_catalog.to_regclass(version.name))).scalar() is not None:
+                self.take_turn(connection)
 
     @contextmanager
     def rollback_at_end(self, *, writes: bool = True) -> Iterator[None]:

@@ -222,7 +222,7 @@ class Enrolment:
             return (), {}
         m = self._database.messages
         with self._database.write() as connection:
-            self._database.advisory_lock(connection)
+            self._database.take_turn(connection)
             known = queued_ids(connection, [decision.message_id for decision, _, _ in entries])
             fresh = [entry for entry in entries if entry[0].message_id not in known]
             ids = {"ids": [decision.message_id for decision, _, _ in fresh]}

@@ -80,7 +80,7 @@ class Holds(Queries):
         ]
         gone = [{"of_kind": part.kind.value, "of_target": part.text} for part in over]
         with self._database.write() as connection:
-            self._database.advisory_lock(connection)
+            self._database.take_turn(connection)
             connection.execute(THIS_HOLD, gone)
             if begun:
                 connection.execute(insert(holds), [asdict(hold) for hold in begun])

@@ -126,7 +126,7 @@ class Keys(Queries):
         if self._database.scalar(wanted.limit(1)) is None:
             return
         with self._database.write() as connection:
-            self._database.advisory_lock(connection)
+            self._database.take_turn(connection)
             ordered = wanted.order_by(*order, table.column("id"))
             connection.execute(insert(keys).from_select(["key"], ordered, include_defaults=False))
 

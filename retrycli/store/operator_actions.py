@@ -366,16 +366,16 @@ class Acts(Queries):
     def _rejected(self, connection: Connection, wanted: Mapping[int, OperatorAction]) -> dict[int, Mapping[str, Any]]:
         if not rejected_by_us(self._database, connection, wanted):
             return {}
-        self._database.advisory_lock(connection)  # no pass enrols these messages until the transaction ends
+        self._database.take_turn(connection)  # no pass enrols these messages until the transaction ends
         return rejected_by_us(self._database, connection, wanted)
 
     def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
         """Lock the rows to which an action applies, and return their ids. The locks last until the transaction ends."""
         parameters = {"ids": list(ids)}
         if kind in OF_ANY_FAILED:
-            # No pass may enrol and claim these messages during the action. A pass that waits for the advisory lock may
-            # hold row locks, so locked rows are skipped, which avoids a deadlock.
-            self._database.advisory_lock(connection)
+            # No pass may enrol and claim these messages during the action. A pass that waits for its turn may hold row
+            # locks, so locked rows are skipped, which avoids a deadlock.
+            self._database.take_turn(connection)
         rows = rows_of(connection.execute(self._enrolled(kind), parameters))
         unknown = connection.execute(self._unknown(), parameters).scalars() if kind in OF_ANY_FAILED else ()
         return [*(row["id"] for row in rows if is_the_queues(row)), *unknown]

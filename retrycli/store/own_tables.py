@@ -165,7 +165,7 @@ def upgrade_tables(database: Database) -> None:
     made.set_main_option("path_separator", "os")
     _ = database.table  # raises an error, before anything is created, if the application's table can't be used
     with UPGRADING, database.write() as connection:
-        database.advisory_lock(connection)
+        database.take_turn_to_create(connection)
         made.attributes["connection"] = connection
         command.upgrade(made, "head")
         if _remembered(connection) is None:
@@ -269,7 +269,7 @@ def require_idle(database: Database, now: datetime, lease: timedelta) -> None:
     )
     sent = select(queue.c.message_id).where(queue.c.state == State.SENDING.value, queue.c.claim_expires_at >= now)
     with database.write() as connection:
-        database.advisory_lock(connection)
+        database.take_turn(connection)
         running, sending = connection.execute(live.limit(1)).first(), connection.execute(sent.limit(1)).first()
     if running is None and sending is None:
         return
@@ -285,14 +285,14 @@ def reassign(database: Database) -> None:
     operator accepted for that table, because it shows by which settings retrycli knows the messages.
     """
     with database.write() as connection:
-        database.advisory_lock(connection)
+        database.take_turn(connection)
         connection.execute(update(selection).values(table_name=_full_name(database, connection)))
 
 
 def accept_selection(database: Database, by: str, at: datetime) -> None:
     """Record that an operator has accepted which messages the settings select from the configured table."""
     with database.write() as connection:
-        database.advisory_lock(connection)
+        database.take_turn(connection)
         from retrycli.domain.table_mapping import digests_differ, selection_parts
 
         parts = selection_parts(str(_full_name(database, connection)), database.mapping)

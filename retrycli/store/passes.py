@@ -63,7 +63,7 @@ class Ledger(Queries):
         """Record the start of a pass."""
         values = {"id": pass_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
         with self._database.write() as connection:
-            self._database.advisory_lock(connection)  # a pass begins before or after a change of what is accepted
+            self._database.take_turn(connection)  # a pass begins before or after a change of what is accepted
             connection.execute(insert(passes).values({**values, **dict.fromkeys(COUNTS, 0), "started_by": started_by}))
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:
@@ -204,7 +204,7 @@ class Ledger(Queries):
     def breaker_to_judge(self, destination: str) -> Breaker:
         """Lock and return a destination's breaker, to be updated. Other callers wait until this transaction ends."""
         with self._database.write() as connection:
-            self._database.advisory_lock(connection)
+            self._database.take_turn(connection)
             return self.breaker(destination)
 
     def take_probe(self, breaker: Breaker, until: datetime) -> bool:
@@ -224,7 +224,7 @@ class Ledger(Queries):
         one interval after the previous request. Reserve nothing if the time is ``too_late`` or later.
         """
         with self._database.write() as connection:
-            self._database.advisory_lock(connection)
+            self._database.take_turn(connection)
             free_at = connection.execute(select(rates.c.next_at).where(rates.c.destination == destination)).scalar()
             turn = now if free_at is None else max(free_at, now)
             if turn - now > MAX_HOSTS * interval:
@@ -309,7 +309,7 @@ class Targets(Queries):
         another pass has the reservation.
         """
         with self._database.write() as connection:
-            self._database.advisory_lock(connection)
+            self._database.take_turn(connection)
             taken_until = connection.execute(select(told.c.told_at).where(*RESERVATION)).scalar()
             if taken_until is not None and now < taken_until:
                 return False
@@ -337,7 +337,7 @@ class Targets(Queries):
         if not changed:
             return
         with self._database.write() as connection:
-            self._database.advisory_lock(connection)
+            self._database.take_turn(connection)
             connection.execute(
                 delete(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in changed]))
             )

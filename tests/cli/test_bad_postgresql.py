@@ -19,6 +19,7 @@ import retrycli
 from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.operations import run_pass, wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.store.database import CREATION
 from retrycli.store.error_messages import BY_CODE, BY_TEXT, GONE
 from tests import postgresql
 from tests.cli.api import held_back
@@ -442,6 +443,15 @@ def test_a_pass_waits_for_rows_that_the_application_has_locked(desk: Desk) -> No
         gate.opened.set()
         wait_until(lambda: bool(desk.application.execute(attempts)))
     check_all_sent_once(desk, done[0])
+
+
+def test_an_advisory_lock_of_another_role_stops_nothing(desk: Desk) -> None:
+    """Any role that may connect can hold any advisory lock. The key is the one with which tables are created."""
+    desk.application.add_due(1)
+    there = make_url(desk.url(user=desk.role())).set(drivername="postgresql")
+    with Sandbox(Behaviour(), rng=Random(0)) as api, closing(psycopg.connect(shown(there))) as other:
+        other.execute(f"SELECT pg_advisory_lock({CREATION})")
+        assert desk.at(api.url, url=desk.url(options="-c lock_timeout=500")).json("run-once")["sent"] == 1
 
 
 # -- what the role may not do ----------------------------------------------------------------------------------------
