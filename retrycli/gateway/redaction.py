@@ -1,7 +1,9 @@
 """Remove secrets and quotations of a message from error texts."""
 
+import html
 import json
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote, quote_plus
 
 from retrycli.domain.message import Message
 
@@ -29,10 +31,15 @@ def without_quotations(error: str, message: Message) -> str:
 
 
 def _written_forms(message: Message) -> Iterator[str]:
-    """Yield the subject and body in the forms that an answer may quote: on one line, unescaped or escaped for JSON."""
+    """Yield the subject and body in the forms that an answer may quote: on one line, unescaped, or escaped for JSON,
+    HTML or a URL.
+    """
     for name in ("subject", "body"):
         text = str(message.fields[name] or "")[:LOOKED_AT]
-        for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
+        as_json = json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]
+        as_html = html.escape(text, quote=False), html.escape(text), html.escape(text).replace("&#x27;", "&#039;")
+        encoded = text.encode(errors="replace")
+        for form in (text, *as_json, *as_html, quote(encoded), quote_plus(encoded)):
             yield " ".join(form.replace("\0", " ").split())
 
 

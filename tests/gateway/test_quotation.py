@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -29,8 +31,23 @@ def cleaned(error: str, **texts: str) -> str:
         json.dumps(BODY)[1:-1],
         json.dumps(BODY, ensure_ascii=False)[1:-1],
         BODY.replace("\n", "  "),
+        html.escape(BODY),
+        html.escape(BODY, quote=False),
+        quote(BODY),
+        quote_plus(BODY),
     ],
-    ids=["whole", "beginning", "middle", "JSON", "JSON with its umlauts", "one line"],
+    ids=[
+        "whole",
+        "beginning",
+        "middle",
+        "JSON",
+        "JSON with its umlauts",
+        "one line",
+        "HTML",
+        "HTML text",
+        "URL",
+        "form",
+    ],
 )
 def test_a_quotation_is_removed_in_every_encoding(quotation: str) -> None:
     assert cleaned(f"HTTP 422: <{quotation}> is not text") == "HTTP 422: <…> is not text"
