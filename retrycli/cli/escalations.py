@@ -61,6 +61,8 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     elif messages and messages[0].in_doubt:
         looks_up = operations.wiring.looks_up(settings, messages[0].message_type)
         terminal.say(f"Next: {operations.words.check_arrival(messages[0].id, looks_up=looks_up)}")
+    elif messages and messages[0].reason == EscalationReason.CHANGED:
+        terminal.say(f"Next: {suggested.line('show', messages[0].id)}")
     elif messages:
         show, retry = (suggested.command(verb, messages[0].id) for verb in ("show", "retry"))
         terminal.say(f"Next: {show} or, when the cause is fixed, {retry}")
@@ -80,6 +82,9 @@ def _hint(settings: Settings, group: EscalationGroup) -> str:
                 f"Messages with fingerprint {group.fingerprint} may have arrived. {check} the tickets: if all messages "
                 f"arrived, {suggested.command('mark-sent', *of_cause)}; if none did, {requeue}"
             )
+        case EscalationReason.CHANGED:
+            mark_sent, requeue = (suggested.command(verb, *of_cause) for verb in ("mark-sent", "requeue"))
+            return f"Check the tickets: {mark_sent} if they need nothing more; {requeue} sends all these messages again"
         case EscalationReason.EXPIRED:
             reject = suggested.line("reject", *of_cause, "--reason", "expired")
             return f"If the messages are no longer wanted: {reject}"

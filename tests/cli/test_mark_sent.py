@@ -240,3 +240,18 @@ def test_advises_to_investigate_a_message_that_may_have_arrived_before_resending
         assert "if all messages arrived, `retrycli mark-sent --fingerprint" in listed
         story.operator(*MARK, "2")
         assert "Next: check the ticket, then" in story.command.on_terminal("escalations").words
+
+
+def test_advises_to_investigate_delivered_messages_before_resending(begin: Begin) -> None:
+    with begin() as story:
+        for message_id in (1, 2):
+            story.insert(message_id)
+        story.tick()
+        for message_id in (1, 2):
+            story.write(message_id, status="failed", last_error="HTTP 502")
+        story.tick()
+        listed = story.command.on_terminal("escalations").words
+        assert "Check the tickets: `retrycli mark-sent --fingerprint" in listed
+        assert "When the cause is fixed" not in listed
+        story.operator(*MARK, "2")
+        assert "Next: retrycli show 1" in story.command.on_terminal("escalations").words
