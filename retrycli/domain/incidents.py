@@ -38,7 +38,8 @@ TROUBLE: dict[str, str] = {
     "Check the gateway settings with `retrycli config show`, and the account's rights in the ticketing system",
     StopReason.SAME_ANSWER: "{detail}. This uses up no retries and escalates no messages. "
     "Check gateway.base_url, the preset, and the proxy in front of the API",
-    StopReason.UNREAD_ANSWER: "{detail}. A message with such a response is escalated, because it may have arrived. "
+    StopReason.UNREAD_ANSWER: "{detail}. A message with such a response may have arrived, so no pass sends it again "
+    "unless a look-up shows that it is missing. "
     "Add [success] to the preset: see `retrycli manual presets`",
     StopReason.DEADLINE: "The pass ran out of time with messages unsent. Raise run.concurrency or run.deadline_minutes",
 }

@@ -337,8 +337,8 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
         Topic.SAME_ANSWER: f"{same}. It has done so {since}. This uses up no retries and escalates no messages. "
         f"{waiting} waiting.\n"
         + _next("`retrycli passes`; check gateway.base_url, the preset, and any proxy in front of the API"),
-        Topic.UNREAD: f"{unread}. This has been so {since}. A message with such a response is escalated, because it "
-        f"may have arrived. {waiting} waiting.\n"
+        Topic.UNREAD: f"{unread}. This has been so {since}. A message with such a response may have arrived, so no "
+        f"pass sends it again unless a look-up shows that it is missing. {waiting} waiting.\n"
         + _next("add [success] to the preset: `retrycli manual presets`; then `retrycli run-once --probe`"),
         Topic.DEADLINE: f"Passes have been running out of time {since}, with messages unsent. {waiting} waiting.\n"
         + _next("`retrycli passes`; raise run.concurrency or run.deadline_minutes"),

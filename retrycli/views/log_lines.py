@@ -169,8 +169,7 @@ def _repair(event: ClockWasAhead | ClaimsExpired) -> str:
         claimed_again = event.released + event.unknown
         messages = "1 message" if claimed_again == 1 else f"{claimed_again:,} messages"
         return (
-            f"Recovered {messages} from a pass or command that did not finish; "
-            f"{event.unknown:,} may have been delivered"
+            f"Recovered {messages} that a pass or command had not finished; {event.unknown:,} may have been delivered"
         )
     by = event.by - event.by % timedelta(seconds=1)
     return (

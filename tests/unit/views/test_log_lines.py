@@ -52,7 +52,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         ClaimsExpired(released=2, unknown=3),
-        [("WARNING", "Recovered 5 messages from a pass or command that did not finish; 3 may have been delivered")],
+        [("WARNING", "Recovered 5 messages that a pass or command had not finished; 3 may have been delivered")],
     ),
     (
         ClockWasAhead(timedelta(days=30, seconds=5.5), messages=2, claims=1),
