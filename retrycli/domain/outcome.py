@@ -59,6 +59,11 @@ class Outcome(NamedTuple):
         return self._replace(status_code=None) if may_have_arrived(self.kind, self.status_code) else self
 
     @property
+    def of_destination(self) -> OutcomeKind:
+        """Return the outcome that counts for the destination, which works if it delivered to any recipient."""
+        return OutcomeKind.DELIVERED if self.delivered_to else self.kind
+
+    @property
     def arrived(self) -> bool:
         """Return whether the message is at the destination, although not as intended. The history records a delivery,
         so that no pass sends the text again.

@@ -200,7 +200,7 @@ class Destination:
             if self.doubt.holds(attempt):
                 self.doubt.hold(attempt)
             else:
-                if attempt.outcome.kind is OutcomeKind.DELIVERED and not attempt.outcome.found:
+                if attempt.outcome.of_destination is OutcomeKind.DELIVERED and not attempt.outcome.found:
                     observed += [self._update(held) for held in self.doubt.let_go(attempt)]
                 observed.append(self._update(attempt))
             if attempt.trial and self.on_trial:
@@ -240,7 +240,7 @@ class Destination:
         ]
 
     def _update(self, attempt: Attempt) -> Attempt:
-        kind = attempt.outcome.kind
+        kind = attempt.outcome.of_destination
         counts_as_retry = self._uses_retry(attempt)
         self._has_no_failure &= kind not in OUTAGE
         self.width = next_concurrency(self.width, kind, self._concurrency, is_healthy=self._has_no_failure)
@@ -319,7 +319,7 @@ def judge(
     """Update the destination from attempts (see `Destination.observe`) and from changes by other passes, and save its
     breaker. Return the attempts that can be decided, and events to emit after the commit.
     """
-    if not (destination.breaker.is_healthy and all(attempt.outcome.kind in ALIVE for attempt in attempts)):
+    if not (destination.breaker.is_healthy and all(attempt.outcome.of_destination in ALIVE for attempt in attempts)):
         destination.adopt(deps.ledger.breaker_to_judge(destination.breaker.destination), deps.now())
     before = destination.breaker
     observed = destination.observe(attempts, last=last)

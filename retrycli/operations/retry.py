@@ -183,7 +183,7 @@ def retry_all(
 def failure_streak(tried: Sequence[ManualAttempt], before: int = 0) -> int:
     """Count the last consecutive failures that the ticketing API has probably caused, after ``before`` earlier ones."""
     for number, attempt in enumerate(reversed(tried)):
-        if attempt.outcome is None or attempt.outcome.kind not in DESTINATION_FAULTS:
+        if attempt.outcome is None or attempt.outcome.of_destination not in DESTINATION_FAULTS:
             return number
     return before + len(tried)
 

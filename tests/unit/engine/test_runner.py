@@ -325,6 +325,14 @@ def test_a_message_that_always_fails_opens_no_breaker(stage: Stage) -> None:
     assert stage.run().sent == 1
 
 
+def test_mails_that_some_recipients_got_open_no_breaker(stage: Stage) -> None:
+    """The server works, although it refuses the address that all mails are copied to."""
+    stage.add(*range(1, 11))
+    refused = Outcome(OutcomeKind.TRANSIENT, 450, "RCPT all@example.com: SMTP 450", delivered_to=("a@example.com",))
+    summary = stage.run(refused)
+    assert (ended(summary), summary.rescheduled) == ((PassResult.COMPLETED, None), 10)
+
+
 def test_failures_of_two_tickets_open_no_breaker_across_passes_and_a_third_does(stage: Stage) -> None:
     stage.add(*range(1, 7))
     stage.sql("UPDATE pending_messages SET ticket_id = 7 + id % 2 WHERE id < 6")
