@@ -24,6 +24,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    text,
 )
 from sqlalchemy.engine.interfaces import ReflectedColumn, ReflectedForeignKeyConstraint, ReflectedIndex
 from sqlalchemy.engine.reflection import ObjectKind
@@ -44,26 +45,23 @@ from retrycli.domain.message import MessageStatus
 from retrycli.domain.sanitize import encodable
 from retrycli.domain.table_mapping import AS_IT_IS, WRITTEN_ROLES, Expression, Scalar, TableMapping
 from retrycli.store.application_table import NOT_TABLES
-from retrycli.store.database import Database
+from retrycli.store.database import TRUST, Database
 from retrycli.store.reflection import by_name
 from retrycli.store.table_sample import ROWS, TableSample, read_only
 
 # The inspector can't tell partitions from other tables, nor which tables may be read and which their name alone finds.
 # Objects with smaller oids belong to the server. A partition is left out, because its table is listed.
-RELATIONS = """
+RELATIONS = text(f"""
 SELECT c.relname AS name, c.relkind AS kind, n.nspname AS home,
   CASE WHEN NOT pg_catalog.pg_table_is_visible(c.oid) THEN n.nspname END AS schema,
   pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AS is_readable,
-  CASE WHEN NOT (o.rolsuper OR o.oid = me.oid OR o.oid = d.datdba
-      OR NOT me.rolsuper AND pg_catalog.pg_has_role(me.oid, o.oid, 'MEMBER'))
-    THEN o.rolname END AS runs_code_of
+  CASE WHEN NOT trust.ed THEN o.rolname END AS runs_code_of
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
-JOIN pg_catalog.pg_roles me ON me.rolname = CAST(CURRENT_USER AS name)
-JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
+{TRUST}
 WHERE c.oid >= CAST(16384 AS oid) AND c.relkind IN ('r', 'p', 'f', 'v')
   AND c.relpersistence <> 't' AND NOT c.relispartition
-"""
+""")  # noqa: S608  the text is constant
 # Properties of an index that does not list all rows in the order of its columns.
 RESTRICTED = {"sqlite_where", "postgresql_where", "postgresql_using", "postgresql_invalid"}
 
@@ -103,7 +101,10 @@ def list_tables(database: Database, relation: str | None = None) -> list[KnownTa
     with read_only(database) as connection, warnings.catch_warnings():
         # SQLAlchemy warns about the types of extensions, and about expressions in indexes.
         warnings.simplefilter("ignore", exc.SAWarning)
-        tables = list((_in_sqlite if database.is_sqlite else _in_postgresql)(connection, relation))
+        if database.is_sqlite:
+            tables = list(_in_sqlite(connection, relation))
+        else:
+            tables = list(_in_postgresql(connection, relation, database.qualified_table))
     return sorted((each for each in tables if each.columns and _can_be_named(each)), key=lambda each: each.name)
 
 
@@ -145,9 +146,9 @@ def _kind_of(declared: str) -> ValueKind:
     return next(kind for parts, kind in KINDS if re.search(parts, declared.upper()))
 
 
-def _in_postgresql(connection: Connection, relation: str | None) -> Iterator[KnownTable]:
+def _in_postgresql(connection: Connection, relation: str | None, table: str) -> Iterator[KnownTable]:
     inspector, relations = inspect(connection), defaultdict(list)
-    for row in connection.exec_driver_sql(RELATIONS):
+    for row in connection.execute(RELATIONS, {"table": table}):
         if relation in {None, row.name}:
             relations[row.schema].append(row)
     for schema, rows in relations.items():

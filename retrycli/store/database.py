@@ -53,20 +53,26 @@ TURN = text(f"LOCK TABLE {version.name} IN SHARE UPDATE EXCLUSIVE MODE")
 # SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.
 UUIDS_IN_SQLITE = "SELECT name FROM pragma_table_info(?) WHERE lower(type) IN ('uuid', 'guid', 'uniqueidentifier')"
 
+# The roles whose code this session may run. A superuser is a member of every role, which shows nothing.
+TRUST = """
+JOIN pg_catalog.pg_roles me ON me.rolname = CAST(CURRENT_USER AS name)
+JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
+LEFT JOIN pg_catalog.pg_class m ON m.oid = CAST(pg_catalog.to_regclass(CAST(:table AS text)) AS oid)
+LEFT JOIN LATERAL (SELECT (o.rolsuper OR o.oid IN (me.oid, d.datdba, m.relowner) OR o.rolname = 'pg_database_owner'
+    OR NOT me.rolsuper AND pg_catalog.pg_has_role(me.oid, o.oid, 'MEMBER')) IS TRUE AS ed) trust ON TRUE
+"""
 # The relations that this session would take for retrycli's own tables. Reading a view or another role's table can run
-# that role's code. A superuser is a member of every role, which shows nothing.
-OWN_IN_POSTGRESQL = text("""
-SELECT c.relname, n.nspname, o.rolname, c.relkind = CAST('r' AS "char") AND (o.rolsuper OR o.oid = me.oid
-    OR o.oid = m.relowner OR NOT me.rolsuper AND pg_catalog.pg_has_role(me.oid, o.oid, 'MEMBER')) IS TRUE AS is_ours
+# that role's code.
+OWN_IN_POSTGRESQL = text(f"""
+SELECT c.relname, n.nspname, o.rolname, c.relkind = CAST('r' AS "char") AND trust.ed AS is_ours
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
-JOIN pg_catalog.pg_roles me ON me.rolname = CAST(CURRENT_USER AS name)
-LEFT JOIN pg_catalog.pg_class m ON m.oid = CAST(pg_catalog.to_regclass(:table) AS oid)
+{TRUST}
 WHERE pg_catalog.starts_with(CAST(c.relname AS text), 'retrycli_') AND pg_catalog.pg_table_is_visible(c.oid)
 AND c.relkind NOT IN (CAST('i' AS "char"), CAST('S' AS "char"))
 ORDER BY c.relname
-""")
+""")  # noqa: S608  the text is constant
 
 
 class WriteNeeded(Exception):
@@ -289,8 +295,8 @@ class Database:
     def take_turn_to_create(self, connection: Connection) -> None:
         """Take the turn, even if retrycli's tables do not exist yet."""
         if not self.is_sqlite:
-            connection.execute(select(func.pg_catalog.pg_advisory_xact_lock(CREATION)))
-            if connection.execute(select(func.pg_catalog.to_regclass(version.name))).scalar() is not None:
+            connection.execute(select(func.pg_advisory_xact_lock(CREATION)))
+            if connection.execute(select(func.to_regclass(version.name))).scalar() is not None:
                 self.take_turn(connection)
 
     @contextmanager

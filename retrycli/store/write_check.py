@@ -17,7 +17,7 @@ from retrycli.domain.transition import Decision, Transition
 from retrycli.store import own_tables
 from retrycli.store.application_table import TAIL
 from retrycli.store.bulk import id_in
-from retrycli.store.database import Database
+from retrycli.store.database import TRUST, Database
 from retrycli.store.enrolment import START
 from retrycli.store.error_messages import (
     INSUFFICIENT_PRIVILEGE,
@@ -38,18 +38,15 @@ def journal_mode(database: Database) -> str:
         return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
 
 
-CREATORS = text("""
-SELECT n.nspname, r.rolname
+CREATORS = text(f"""
+SELECT n.nspname, o.rolname
 FROM pg_catalog.pg_namespace n
 CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))) a
-JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
-LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
-LEFT JOIN pg_catalog.pg_class c ON c.oid = CAST(pg_catalog.to_regclass(:table) AS oid)
-WHERE n.nspname = ANY (pg_catalog.current_schemas(false)) AND a.privilege_type = 'CREATE'
-AND a.grantee <> d.datdba AND a.grantee IS DISTINCT FROM c.relowner
-AND (r.rolname IS NULL OR NOT r.rolsuper AND r.rolname NOT IN (current_user, 'pg_database_owner'))
-ORDER BY n.nspname, r.rolname
-""")
+LEFT JOIN pg_catalog.pg_roles o ON o.oid = a.grantee
+{TRUST}
+WHERE n.nspname = ANY (pg_catalog.current_schemas(false)) AND a.privilege_type = 'CREATE' AND NOT trust.ed
+ORDER BY n.nspname, o.rolname
+""")  # noqa: S608  the text is constant
 
 
 def creators(database: Database) -> list[tuple[str, str | None]]:
