@@ -211,6 +211,7 @@ def test_a_token_opens_a_session_and_signing_out_ends_it(desk: Desk) -> None:
     browser = desk.browser()
     page = browser.open("/id/5?text=whole")
     assert page.url == f"{PAGES}/sign-in?next=%2Fmessages%2Fid%2F5%3Ftext%3Dwhole"
+    assert browser.open(f"/id/5?text={'&' * 5_000}").url == f"{PAGES}/sign-in"  # a proxy refuses longer headers
     wrong = browser.submit(page, token="rcli_wrong")
     assert (wrong.status, "This token is not valid" in wrong.words) == (401, True)
     right = browser.submit(wrong, token=f" {desk.tokens['anna']} ")

@@ -37,6 +37,9 @@ TITLES: Mapping[int, str] = {
     HTTPStatus.UNPROCESSABLE_ENTITY: "Not a valid request",
     HTTPStatus.SERVICE_UNAVAILABLE: "Not available now",
 }
+# Maximum number of characters of the page to show after signing in. Encoded, each may take three, and by default nginx
+# answers 502 if all headers take more than 4 KiB.
+LONGEST_NEXT = 1_000
 # After these errors the same form may be sent again.
 TEMPORARY = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE})
 DETAILS: Mapping[int, str] = {
@@ -53,7 +56,8 @@ async def fault_page(console: Console, visit: Visit, error: Exception) -> Respon
     status, detail = describe(error, visit.user)
     is_form = visit.request.method not in SAFE_METHODS
     if status == HTTPStatus.UNAUTHORIZED and console.users is not None and not is_form:
-        return console.redirect(visit, visit.to("sign-in", next=visit.here_with_query))
+        there = visit.here_with_query
+        return console.redirect(visit, visit.to("sign-in", next=there if len(there) <= LONGEST_NEXT else None))
     again = status in TEMPORARY and is_form
     is_unread = is_form and (status == HTTPStatus.UNAUTHORIZED or isinstance(error, Busy))
     if is_unread:
