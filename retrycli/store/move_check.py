@@ -2,7 +2,7 @@
 
 from array import array
 
-from sqlalchemy import Text, case, cast, or_, select
+from sqlalchemy import Text, and_, case, cast, or_, select, true
 
 from retrycli.domain.identity import OF_ANY_TICKET, birth_of, is_of_one_message
 from retrycli.domain.message import MessageStatus, State
@@ -12,7 +12,7 @@ from retrycli.domain.transition import IdRange
 from retrycli.store.database import Database
 from retrycli.store.history import MAY_HAVE_ARRIVED
 from retrycli.store.identity import birth_text
-from retrycli.store.messages import has_status, row_by_row, same_id, status_of, within
+from retrycli.store.messages import has_status, row_by_row, same_id, within
 from retrycli.store.schema import attempts, queue
 
 BATCH = 5_000  # number of attempts that one transaction examines
@@ -32,15 +32,17 @@ def blocked(database: Database) -> "list[array[int]]":
     )
     # An enumeration may lack the value rejected, so it is compared as text.
     closed = or_(has_status(m.c, MessageStatus.SENT), cast(m.c.status, Text) == MessageStatus.REJECTED.value)
-    chosen = select(a.message_id, cause, status_of(m.c), a.birth, birth_text(m)).where(
-        cause.is_not(None), ~row_by_row(closed)
-    )
+    # No command acts on a row that `database.where` leaves out, so it counts as withdrawn.
+    chosen_now = database.messages.alias("chosen_now").c.id
+    is_chosen = select(chosen_now).where(chosen_now == m.c.id).exists() if database.mapping else true()
+    failed = case((and_(is_chosen, has_status(m.c, MessageStatus.FAILED)), 1), else_=0)
+    chosen = select(a.message_id, cause, failed, a.birth, birth_text(m)).where(cause.is_not(None), ~row_by_row(closed))
     while True:
         rest = select(a.message_id).where(*within(a.message_id, IdRange(after, None))).order_by(a.message_id)
         span = IdRange(after, database.scalar(rest.offset(BATCH - 1).limit(1)))
         first: dict[int, int] = {}
         joined = chosen.join_from(attempts, m, same_id(m.c.id, a.message_id, span)).order_by(a.message_id)
-        for number, why, status, tried, birth in database.rows(joined):
+        for number, why, is_open, tried, birth in database.rows(joined):
             now = birth_of(as_utf8(birth))
             of = now if tried is None else birth_of(tried)
             # A delivery under another ticket is of another message; an unsettled attempt may be of this one.
@@ -49,7 +51,7 @@ def blocked(database: Database) -> "list[array[int]]":
                 and is_of_one_message(of, now)
                 and (why != DELIVERED or of in {now, OF_ANY_TICKET})
             ):
-                first[number] = min(why if status == MessageStatus.FAILED else WITHDRAWN, first.get(number, why))
+                first[number] = min(why if is_open else WITHDRAWN, first.get(number, why))
         for number, why in first.items():
             found[why].append(number)
         if (after := span.upto) is None:

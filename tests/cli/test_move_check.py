@@ -178,6 +178,16 @@ def test_a_message_that_reached_some_recipients_blocks(desk: Desk) -> None:
     assert desk.check() == {}
 
 
+def test_a_message_that_the_settings_leave_out_now_needs_the_application(desk: Desk) -> None:
+    """No command would find the message."""
+    message = desk.add()
+    desk.command(f"retry {message}", BAD_GATEWAY, code=3)
+    assert len(desk.check_blocked_by("unsettled", message)) > 1
+    desk.cli = desk.cli.having({"RETRYCLI_DATABASE__WHERE": "1 = 0"})
+    desk.command("table accept --yes")
+    assert desk.check_blocked_by("withdrawn", message) == []
+
+
 @pytest.mark.parametrize("answer", ["", ", outcome = 'delivered'"])
 def test_a_claim_or_an_answer_that_is_not_written_blocks_until_a_pass_has_run(desk: Desk, answer: str) -> None:
     message = desk.add()
