@@ -26,7 +26,14 @@ from sqlalchemy import (
 from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
-from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
+from retrycli.domain.errors import (
+    ConfigurationError,
+    DatabaseBusy,
+    DatabaseUnavailable,
+    RetrycliError,
+    SchemaMismatch,
+    Untrusted,
+)
 from retrycli.store.connection import (
     BUSY_SECONDS,
     NO_RESULT,
@@ -53,14 +60,41 @@ TURN = text(f"LOCK TABLE {version.name} IN SHARE UPDATE EXCLUSIVE MODE")
 # SQLite has no type for UUIDs. SQLAlchemy reads these names of types as numeric types.
 UUIDS_IN_SQLITE = "SELECT name FROM pragma_table_info(?) WHERE lower(type) IN ('uuid', 'guid', 'uniqueidentifier')"
 
-# The roles whose code this session may run. A superuser is a member of every role, which shows nothing.
+# The roles whose code this session may run: those that have its rights anyway, and the owner of the application's
+# table, unless it may have planted a table of this name. A superuser is a member of every role, which shows nothing.
 TRUST = """
 JOIN pg_catalog.pg_roles me ON me.rolname = CAST(CURRENT_USER AS name)
 JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
 LEFT JOIN pg_catalog.pg_class m ON m.oid = CAST(pg_catalog.to_regclass(CAST(:table AS text)) AS oid)
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_class other
+        JOIN pg_catalog.pg_namespace home ON home.oid = other.relnamespace
+        WHERE other.relname = m.relname AND other.relowner <> m.relowner AND pg_catalog.pg_table_is_visible(m.oid)
+        AND home.nspname = ANY (pg_catalog.current_schemas(false)))
 LEFT JOIN LATERAL (SELECT (o.rolsuper OR o.oid IN (me.oid, d.datdba, m.relowner) OR o.rolname = 'pg_database_owner'
     OR NOT me.rolsuper AND pg_catalog.pg_has_role(me.oid, o.oid, 'MEMBER')) IS TRUE AS ed) trust ON TRUE
 """
+# Other roles that may create relations, functions and operators in a schema of the search path, or a schema that it
+# names. All statements would use them. No role stands for PUBLIC, if another role may connect; no schema stands for the
+# database.
+STRANGERS = text(f"""
+WITH path AS (SELECT CASE named WHEN '$user' THEN CAST(CURRENT_USER AS text) ELSE named END AS name
+    FROM (SELECT pg_catalog.btrim(pg_catalog.btrim(part), '"') AS named FROM pg_catalog.unnest(
+        pg_catalog.string_to_array(pg_catalog.current_setting('search_path'), ',')) part) parts)
+SELECT place.name, o.rolname, o.oid = place.owner AS owns
+FROM (SELECT CAST(n.nspname AS text) AS name, n.nspowner AS owner,
+        coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner)) AS acl
+    FROM pg_catalog.pg_namespace n JOIN path ON path.name = CAST(n.nspname AS text)
+    UNION ALL SELECT NULL, b.datdba, coalesce(b.datacl, pg_catalog.acldefault('d', b.datdba))
+    FROM pg_catalog.pg_database b WHERE b.datname = pg_catalog.current_database() AND EXISTS (SELECT FROM path
+        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE CAST(n.nspname AS text) = path.name))) place
+CROSS JOIN LATERAL (SELECT a.grantee FROM pg_catalog.aclexplode(place.acl) a WHERE a.privilege_type = 'CREATE'
+    UNION SELECT place.owner) a
+LEFT JOIN pg_catalog.pg_roles o ON o.oid = a.grantee
+{TRUST}
+WHERE NOT trust.ed AND (o.oid IS NOT NULL OR EXISTS (SELECT FROM pg_catalog.pg_roles o {TRUST}
+    WHERE o.rolcanlogin AND NOT trust.ed AND pg_catalog.has_database_privilege(o.oid, d.oid, 'CONNECT')))
+ORDER BY place.name, o.rolname LIMIT 1
+""")  # noqa: S608  the text is constant
 # The relations that this session would take for retrycli's own tables. Reading a view or another role's table can run
 # that role's code.
 OWN_IN_POSTGRESQL = text(f"""
@@ -107,6 +141,7 @@ class Database:
         self.text_columns: str | None = None  # in `retrycli_selection`, at that time
         self._ambient: Connection | None = None
         self._only_reads = False  # the open transaction may not write
+        self._is_trusted = False  # no other role may plant what the statements use
 
         # Ids of rows whose change has rolled back the whole transaction, with the reasons. Later writes leave out these
         # rows.
@@ -380,6 +415,7 @@ class Database:
         with self._translated():
             transaction = self._begin(writes=writes, wait=wait)
             with closing(transaction.connection) as connection, transaction:
+                self._require_trust(connection)
                 if self.is_sqlite or not writes:
                     yield connection
                 else:
@@ -387,6 +423,27 @@ class Database:
                         yield connection
                         # The driver's `commit` would need an extra round trip before the end of the pipeline.
                         connection.exec_driver_sql("COMMIT", execution_options=NO_RESULT)
+
+    def _require_trust(self, connection: Connection) -> None:
+        if self.is_sqlite or self._is_trusted:
+            return
+        found = connection.execute(STRANGERS, {"table": self.qualified_table}).first()
+        if found is None:
+            self._is_trusted = True
+            return
+        schema, role, owns = found
+
+        def quoted(name: str | None) -> str:
+            return self.quoted(name or "").replace("%%", "%")  # doubled for the driver, not for psql
+
+        of = f"DATABASE {quoted(self._url.database)}" if schema is None else f"SCHEMA {quoted(schema)}"
+        where = "a schema that does not exist" if schema is None else f"the schema {schema}"
+        revoke = f"`REVOKE CREATE ON {of} FROM {'PUBLIC' if role is None else quoted(role)}`"
+        raise Untrusted(
+            f"{self.place}: {'every role' if role is None else f'the role {role}'} may create tables and functions "
+            f"that retrycli would use, because the search_path names {where}; "
+            f"{'give that schema another owner' if owns else revoke}, or set another search_path"
+        )
 
     def _begin(self, *, writes: bool, wait: bool) -> RootTransaction:
         connection = self._engine.connect().execution_options(writes=writes, wait=wait)

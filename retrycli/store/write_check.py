@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Connection, case, exc, select, text
+from sqlalchemy import ColumnElement, Connection, case, exc, select
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.identity import TEXT_COLUMNS, birth_of, digest_of
@@ -17,7 +17,7 @@ from retrycli.domain.transition import Decision, Transition
 from retrycli.store import own_tables
 from retrycli.store.application_table import TAIL
 from retrycli.store.bulk import id_in
-from retrycli.store.database import TRUST, Database
+from retrycli.store.database import Database
 from retrycli.store.enrolment import START
 from retrycli.store.error_messages import (
     INSUFFICIENT_PRIVILEGE,
@@ -36,28 +36,6 @@ def journal_mode(database: Database) -> str:
     """Return the journal mode of a SQLite file, such as ``wal``."""
     with database.read() as connection:
         return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
-
-
-CREATORS = text(f"""
-SELECT n.nspname, o.rolname
-FROM pg_catalog.pg_namespace n
-CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))) a
-LEFT JOIN pg_catalog.pg_roles o ON o.oid = a.grantee
-{TRUST}
-WHERE n.nspname = ANY (pg_catalog.current_schemas(false)) AND a.privilege_type = 'CREATE' AND NOT trust.ed
-ORDER BY n.nspname, o.rolname
-""")  # noqa: S608  the text is constant
-
-
-def creators(database: Database) -> list[tuple[str, str | None]]:
-    """Return the schemas of the search path in which other roles may create functions, each with the role; None is
-    PUBLIC, that is, every role. The owners of the database and the table, superusers, and retrycli's own role are
-    trusted, so they are left out.
-    """
-    if database.is_sqlite:
-        return []
-    with database.read() as connection:
-        return [(schema, role) for schema, role in connection.execute(CREATORS, {"table": database.qualified_table})]
 
 
 # Number of clock readings. On a busy machine, a single reading may be delayed by more than the usual round trip.

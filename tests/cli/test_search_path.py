@@ -234,6 +234,7 @@ def test_a_planted_relation_is_not_read(untouched: Application, cli: Cli, plante
     command = cli.having(untouched.variables("http://127.0.0.1:9"))
     try:
         untouched.execute(f'SET ROLE "{role}"; {planted}')
+        untouched.execute(f'REVOKE CREATE ON SCHEMA public FROM "{role}"')
         for line in (*FIRST, "status", "list-failed", "db upgrade", "table check"):
             done = command(*line.split())
             assert "TRAP" not in done.stderr
@@ -244,45 +245,75 @@ def test_a_planted_relation_is_not_read(untouched: Application, cli: Cli, plante
         untouched.execute(f'DROP ROLE "{role}"')
 
 
-def of_search_path(command: Cli) -> list[dict[str, str]]:
-    return [finding for finding in command.json("doctor", code=3)["findings"] if finding["name"] == "search path"]
+MAY_PLANT = {
+    "CREATE ON SCHEMA public": 'CREATE ON SCHEMA public FROM "{role}"`',
+    "CREATE ON DATABASE": "CREATE ON DATABASE {database} FROM",
+    "a schema": "give that schema another owner",
+}
 
 
-def test_doctor_reports_other_roles_that_may_create_in_the_search_path(application: Application, cli: Cli) -> None:
-    command = cli.having(application.variables("http://127.0.0.1:9"))
-    [found] = of_search_path(command)
-    assert (found["level"], found["found"]) == (
-        "ok",
-        "only owners, superusers and retrycli's own role may create functions in the schemas on the search path",
-    )
-    application.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
-    [found] = of_search_path(command)
-    assert (found["level"], found["found"]) == (
-        "warning",
-        "every role may create functions in the schema public, and retrycli's queries may call them",
-    )
-    assert found["remedy"] == "`REVOKE CREATE ON SCHEMA public FROM PUBLIC`"
-    application.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    application.execute('CREATE SCHEMA "order"')
-    application.execute('GRANT CREATE ON SCHEMA "order" TO PUBLIC')
-    url = make_url(application.url).update_query_dict({"options": '-c search_path=public,"order"'})
-    [found] = of_search_path(command.having({"RETRYCLI_DATABASE__URL": url.render_as_string(hide_password=False)}))
-    assert found["remedy"] == '`REVOKE CREATE ON SCHEMA "order" FROM PUBLIC`'
-    application.execute('DROP SCHEMA "order"')
-    role = f"eve 5% {make_url(application.url).database}"
-    application.execute(f'CREATE ROLE "{role}"')
-    application.execute(f'GRANT CREATE ON SCHEMA public TO "{role}"')
+@contextmanager
+def eve(application: Application) -> Iterator[str]:
+    """Provide a role without rights. What it owns is dropped at the end."""
+    name = f"eve 5% {make_url(application.url).database}"
+    application.execute(f'CREATE ROLE "{name}" LOGIN')
     try:
-        [found] = of_search_path(command)
-        assert (
-            found["found"]
-            == f"the role {role} may create functions in the schema public, and retrycli's queries may call them"
-        )
-        assert found["remedy"] == f'`REVOKE CREATE ON SCHEMA public FROM "{role}"`'
-        application.execute(f'DROP OWNED BY "{role}"')
-        application.execute(f'CREATE SCHEMA "order" AUTHORIZATION "{role}"')
-        [found] = of_search_path(command.having({"RETRYCLI_DATABASE__URL": url.render_as_string(hide_password=False)}))
-        assert f"the role {role} may create functions in the schema order" in found["found"]
+        yield name
     finally:
+        application.execute(f'DROP OWNED BY "{name}"')
+        application.execute(f'DROP ROLE "{name}"')
+
+
+@pytest.mark.parametrize("right", MAY_PLANT)
+def test_nothing_is_read_if_another_role_may_plant_what_the_statements_use(
+    application: Application, cli: Cli, right: str
+) -> None:
+    """A function, an operator or a relation of that role would be used, at any later moment."""
+    database = make_url(application.url).database
+    command = cli.having(application.variables("http://127.0.0.1:9"))
+    application.add(1)
+    with eve(application) as role:
+        if right == "a schema":
+            application.execute(f'CREATE SCHEMA postgres AUTHORIZATION "{role}"')  # "$user", which comes first
+        else:
+            application.execute(f'GRANT {right.replace("DATABASE", f"DATABASE {database}")} TO "{role}"')
+        for line in ("run-once", "status", "show 1", "table check", "doctor", "db upgrade"):
+            done = command(*line.split())
+            assert done.returncode == (3 if line == "doctor" else 78)
+            said = " ".join((done.stdout + done.stderr).split())
+            assert f"the role {role} may create tables and functions that retrycli would use" in said
+            assert MAY_PLANT[right].format(role=role, database=database) in said
         application.execute(f'DROP OWNED BY "{role}"')
-        application.execute(f'DROP ROLE "{role}"')
+        assert command("status").returncode == 0
+
+
+def test_a_right_of_every_role_counts_if_another_role_may_connect(application: Application, cli: Cli) -> None:
+    """Before PostgreSQL 15, every role may create in the schema public."""
+    command = cli.having(application.variables("http://127.0.0.1:9"))
+    application.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    application.execute(f"REVOKE CONNECT ON DATABASE {make_url(application.url).database} FROM PUBLIC")
+    assert command("status").returncode == 0
+    with eve(application) as role:
+        application.execute(f'GRANT CONNECT ON DATABASE {make_url(application.url).database} TO "{role}"')
+        done = command("status")
+        assert done.returncode == 78
+        assert "every role may create tables" in done.stderr
+        assert "`REVOKE CREATE ON SCHEMA public FROM PUBLIC`" in done.stderr
+        application.execute(f'REVOKE CONNECT ON DATABASE {make_url(application.url).database} FROM "{role}"')
+
+
+def test_the_owner_of_a_table_that_hides_the_applications_is_not_trusted(untouched: Application, cli: Cli) -> None:
+    command = cli.having(untouched.variables("http://127.0.0.1:9"))
+    with eve(untouched) as role:
+        untouched.execute(f'CREATE SCHEMA postgres AUTHORIZATION "{role}"')
+        untouched.execute(f'SET ROLE "{role}"; CREATE TABLE postgres.pending_messages (id integer PRIMARY KEY)')
+        for line in ("run-once", "table accept --yes"):
+            done = command(*line.split())
+            assert (done.returncode, f"the role {role} may create tables" in done.stderr) == (78, True), done.stderr
+
+
+def test_the_owner_of_the_applications_table_may_create_in_its_schema(untouched: Application, cli: Cli) -> None:
+    with eve(untouched) as role:
+        untouched.execute(f'GRANT CREATE ON SCHEMA public TO "{role}"; ALTER TABLE pending_messages OWNER TO "{role}"')
+        assert cli.having(untouched.variables("http://127.0.0.1:9"))("status").returncode == 0
+        untouched.execute("ALTER TABLE pending_messages OWNER TO postgres")

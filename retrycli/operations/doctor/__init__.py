@@ -44,7 +44,6 @@ DATABASE_CHECKS: tuple[Callable[[Context, Database], Iterable[Finding]], ...] = 
     database.age,
     database.index,
     database.writing,
-    database.search_path,
     database.time,
     scheduler.calling,
 )

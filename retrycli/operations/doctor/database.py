@@ -1,4 +1,4 @@
-"""Check the database: the application's table, retrycli's own tables, write permission, search path, clock."""
+"""Check the database: the application's table, retrycli's own tables, write permission, clock."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -25,7 +25,7 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import column_names
 from retrycli.store.passes import Ledger
-from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
+from retrycli.store.write_check import check_writable, clock_ahead, journal_mode
 
 LOOK_BACK = 10  # number of newest passes that the checks read
 
@@ -128,29 +128,6 @@ def writing(context: Context, database: Database) -> Iterator[Finding]:
             f"the database is writable, but in journal mode {mode} the application and a pass block each other",
             "if the application supports WAL: "
             f"`sqlite3 {quote(str(context.settings.database.file))} 'PRAGMA journal_mode = WAL'`",
-        )
-
-
-def search_path(_context: Context, database: Database) -> Iterator[Finding]:
-    """Check whether other roles may create functions on the search path, because retrycli's queries may call them."""
-    if database.is_sqlite:
-        return
-    found = creators(database)
-
-    def quoted(name: str) -> str:
-        return database.quoted(name).replace("%%", "%")  # doubled for the driver, not for psql
-
-    for where, role in found:
-        yield warning(
-            "search path",
-            f"{'every role' if role is None else f'the role {role}'} may create functions in the schema {where}, and "
-            "retrycli's queries may call them",
-            f"`REVOKE CREATE ON SCHEMA {quoted(where)} FROM {'PUBLIC' if role is None else quoted(role)}`",
-        )
-    if not found:
-        yield ok(
-            "search path",
-            "only owners, superusers and retrycli's own role may create functions in the schemas on the search path",
         )
 
 
