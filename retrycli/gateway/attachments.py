@@ -18,7 +18,7 @@ from retrycli.domain.message import Message
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.delivery import NotSent, in_thread, invalid
 from retrycli.system import process
-from retrycli.system.trust import others_may_have_linked
+from retrycli.system.trust import others_may_have_linked, without_links
 
 MAX_ATTACHMENTS = 100  # per message, because every file is opened twice and may need its own upload request
 ANY_TYPE = "application/octet-stream"
@@ -59,8 +59,12 @@ class Folder:
 
     @classmethod
     def of(cls, path: Path | None) -> Self | None:
-        """Resolve ``gateway.attachments_dir``; return None if it is not set."""
-        return None if path is None else cls(path.absolute(), path.resolve())
+        """Resolve ``gateway.attachments_dir``; return None if it is not set.
+
+        Raises:
+            Untrusted: a link on the way belongs to another user, who could make a message carry any file.
+        """
+        return None if path is None else cls(path.absolute(), without_links(path, "gateway.attachments_dir"))
 
 
 async def find(message: Message, folder: Folder | None, limit_bytes: int) -> list[Attachment]:

@@ -16,7 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.store.dialects import COMPILED
 from retrycli.system.process import install
-from retrycli.system.trust import ROOT, find_weakness, require_trust
+from retrycli.system.trust import ROOT, require_trust
 
 # Default number of seconds to wait for a lock that the application holds. The wait is shorter than a claim's lease, so
 # that claims do not expire during one wait. The URL of a SQLite file may set another `timeout`, and the role on a
@@ -251,17 +251,8 @@ def require_file(url: URL) -> None:
         ) from error
     if not is_there:
         raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")
-    if os.geteuid() == ROOT and not _is_roots_own(file):
+    if os.geteuid() == ROOT:  # SQLite deletes files that a journal beside the database names
         require_trust(file, "database.url")
-
-
-def _is_roots_own(file: Path) -> bool:
-    """Return whether root may open a file: SQLite deletes files that a journal beside the database names. A file of
-    root may be in a folder for everybody, as in a container, but no link may lead to it.
-    """
-    weakness = find_weakness(file, {ROOT})
-    is_for_all = weakness is not None and weakness.is_open_to_all and weakness.place == file.parent
-    return weakness is None or (is_for_all and file == file.resolve() and file.stat().st_uid == ROOT)
 
 
 def path_of(url: URL) -> str:

@@ -6,9 +6,9 @@
 import os
 import pwd
 import re
+import secrets
 import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -18,7 +18,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system.trust import user_name, user_number
+from retrycli.system.trust import PRIVATE, open_folder, user_name, user_number
 
 DEFUNCT = ("Z", "X")  # states of a process that has ended but has not been reaped yet (proc(5))
 NOT_THERE = 127  # a shell's exit status for an unknown program
@@ -217,22 +217,27 @@ def replace_file(path: Path, text: str, *, errors: str = "strict", like: os.stat
         like: the status of a file; the new file gets its owner instead, and its rights to read and write.
 
     Raises:
+        Untrusted: a link on the way belongs to another user.
         OSError: the file can't be written; the old file is unchanged.
         ValueError: the path is invalid.
     """
     # The temporary file needs another suffix, because programs such as node_exporter read every .prom file.
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    name = f".{path.name[:100]}.{secrets.token_hex(8)}.tmp"
+    folder = open_folder(path.parent)
     try:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE, dir_fd=folder)
         with os.fdopen(descriptor, "w", encoding="utf-8", errors=errors) as file:
             if like is not None and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
                 os.fchown(descriptor, like.st_uid, like.st_gid)
             os.fchmod(descriptor, READABLE_BY_ALL if like is None else stat.S_IMODE(like.st_mode) & MAY_READ_OR_WRITE)
             file.write(text)
-        Path(name).replace(path)
+        os.replace(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with suppress(OSError):
-            Path(name).unlink()
+            os.unlink(name, dir_fd=folder)
         raise
+    finally:
+        os.close(folder)
 
 
 def others_may_read(path: Path) -> bool:

@@ -164,6 +164,49 @@ def others_may_have_linked(file: os.stat_result, folder: os.stat_result) -> bool
     )
 
 
+def without_links(path: Path, setting: str | None = None) -> Path:
+    """Return the path to which links lead. Follow only links of root and the current user: any other user could lead
+    the path to a file that only this process may read or change.
+
+    Args:
+        path: a file or folder. If it does not exist or can't be examined, it is returned unchanged.
+        setting: the setting that names it, for errors.
+
+    Raises:
+        Untrusted: a link on the way belongs to another user.
+    """
+    real = path.absolute()
+    with suppress(OSError):
+        for place, found, _ in _places_on_path(path.absolute()):
+            if stat.S_ISLNK(found.st_mode) and found.st_uid not in trusted_users():
+                raise Untrusted(
+                    f"{setting + ': ' if setting else ''}{place} is a link that belongs to {user_name(found.st_uid)}, "
+                    f"who could lead it anywhere; name {_quoted(place.readlink())} itself, or "
+                    f"`chown -h {user_name(os.geteuid())} {_quoted(place)}`"
+                )
+            real = place
+        return real
+    return path.absolute()
+
+
+def open_folder(path: Path) -> int:
+    """Open a folder to create or open files in it. Links are followed as `without_links` does.
+
+    Raises:
+        Untrusted: a link on the way belongs to another user.
+        OSError: the folder can't be opened, for example because another user has just exchanged a part of the path.
+    """
+    flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    folder = os.open("/", flags)
+    for part in without_links(path).parts[1:]:
+        try:
+            inner = os.open(part, flags, dir_fd=folder)
+        finally:
+            os.close(folder)
+        folder = inner
+    return folder
+
+
 def open_private(path: Path, flags: int) -> int:
     """Open a file. If it does not exist, create it with `create_private`. An existing file is never given away: another
     user may have moved a file owned by root to this name.
@@ -171,12 +214,16 @@ def open_private(path: Path, flags: int) -> int:
     Fail if the path is a symbolic link, because another user may have created it.
 
     Raises:
+        Untrusted: a link on the way belongs to another user.
         OSError: the file can't be opened.
     """
+    folder = open_folder(path.parent)
     try:
-        return create_private(path, flags)
+        return _create_private(path.name, flags, folder)
     except FileExistsError:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return os.open(path.name or ".", flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def create_private(path: Path, flags: int = os.O_RDWR) -> int:
@@ -186,20 +233,25 @@ def create_private(path: Path, flags: int = os.O_RDWR) -> int:
     the same with files beside a database.
 
     Raises:
+        Untrusted: a link on the way belongs to another user.
         FileExistsError: the file already exists, or a link has this name.
         OSError: the file can't be created.
     """
-    # Another user may exchange a folder above. The folder that is open here is the one that gets the file.
-    folder = os.open(path.parent, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = open_folder(path.parent)
     try:
-        name = path.name or "."  # of a folder, which is not a file
-        made = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, PRIVATE, dir_fd=folder)
-        if os.geteuid() == ROOT:
-            found = os.fstat(folder)
-            with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
-                os.fchown(made, found.st_uid, found.st_gid)
+        return _create_private(path.name, flags, folder)
     finally:
         os.close(folder)
+
+
+def _create_private(name: str, flags: int, folder: int) -> int:
+    # An empty name is that of a folder, which is not a file.
+    new = flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
+    made = os.open(name or ".", new, PRIVATE, dir_fd=folder)
+    if os.geteuid() == ROOT:
+        found = os.fstat(folder)
+        with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
+            os.fchown(made, found.st_uid, found.st_gid)
     return made
 
 
@@ -210,12 +262,17 @@ def write_private(path: Path, text: str) -> None:
     may read the file.
 
     Raises:
+        Untrusted: a link on the way belongs to another user.
         FileExistsError: the file already exists, or a link has this name.
         OSError: the file can't be created.
     """
-    made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+    opened = open_folder(path.parent)
+    try:
+        made = os.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE, dir_fd=opened)
+        folder = os.fstat(opened)
+    finally:
+        os.close(opened)
     with os.fdopen(made, "w", encoding="utf-8") as file:
-        folder = path.absolute().parent.stat()
         if os.geteuid() == ROOT and folder.st_mode & stat.S_IRGRP and not folder.st_mode & stat.S_IRWXO:
             with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
                 os.fchown(made, ROOT, folder.st_gid)

@@ -12,7 +12,7 @@ from typing import Literal, assert_never
 
 from retrycli.domain import suggested
 from retrycli.domain.duration import utc_text
-from retrycli.domain.errors import RetrycliError, cause_of
+from retrycli.domain.errors import RetrycliError, Untrusted, cause_of
 from retrycli.domain.message import EscalationReason, MessageType, shown_id
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.passes import (
@@ -310,7 +310,7 @@ class _LogFile(logging.Handler):
                 self._file = _open(self._path)
             # Write the line in one call, so that lines of other processes can't split it.
             os.write(self._file, f"{self.format(record)}\n".encode(errors="backslashreplace"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Untrusted) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             self.problem = f"{self._path}: {why}. Fix the cause, or set logging.file to another file"
 

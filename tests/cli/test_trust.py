@@ -149,22 +149,71 @@ def test_root_follows_no_journal_beside_another_users_database(
         assert f"belongs to {THEIRS} run this as the user {THEIRS}" in words
 
 
-@pytest.mark.parametrize("linked", ["file", "folder"])
-def test_root_follows_no_link_of_another_user_to_a_database(cli: Cli, trap: Path, tmp_path: Path, linked: str) -> None:
-    """Root's own file may be in a folder for everybody, but another user does not choose it."""
+@pytest.mark.parametrize("linked", ["file", "folder", None])
+def test_root_opens_no_database_that_another_user_may_choose_or_add_a_journal_to(
+    cli: Cli, trap: Path, tmp_path: Path, linked: str | None
+) -> None:
+    """Root's own file is in a folder for everybody, with another user's journal. Or a link of that user leads to it."""
     public, precious = tmp_path / "public", tmp_path / "secret"
     public.mkdir()
     public.chmod(0o1777)
     shutil.copyfile(EXAMPLE, public / "agent.db")
-    own = cli.having({"RETRYCLI_DATABASE__URL": f"sqlite:///{public}/agent.db"}, cwd=tmp_path)
-    assert own("status").returncode == 0
     plant_journal(public / "agent.db", precious)
     (trap / "link").symlink_to(public if linked == "folder" else public / "agent.db")
     os.chown(trap / "link", THEIRS, THEIRS, follow_symlinks=False)
-    chosen = trap / "link/agent.db" if linked == "folder" else trap / "link"
+    chosen = {"file": trap / "link", "folder": trap / "link/agent.db", None: public / "agent.db"}[linked]
     done = cli.having({"RETRYCLI_DATABASE__URL": f"sqlite:///{chosen}"}, cwd=tmp_path)("status")
     assert (done.returncode, precious.read_text()) == (78, SECRET), done.stderr
-    assert f"belongs to {THEIRS}" in done.stderr
+    assert (f"belongs to {THEIRS}" if linked else "is writable by every user") in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["REPORT__PATH", "METRICS__PATH", "LOGGING__FILE", "RUN__LOCK_FILE"])
+def test_no_file_is_written_through_a_folder_to_which_another_user_leads(
+    cli: Cli, trap: Path, tmp_path: Path, setting: str
+) -> None:
+    """Otherwise the other user could replace files that only this user may change."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (trap / "out").symlink_to(victim)
+    os.chown(trap / "out", THEIRS, THEIRS, follow_symlinks=False)
+    shutil.copyfile(EXAMPLE, tmp_path / "agent.db")
+    name = "RETRYCLI_" + setting
+    at_work = cli.having(
+        {
+            "RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/agent.db",
+            "TICKETING_API_BASE_URL": "http://127.0.0.1:9",
+            "RETRYCLI_RUN__LOCK_FILE": str(tmp_path / "lock"),
+            name: str(trap / "out/file.prom"),
+        },
+        cwd=tmp_path,
+    )
+    done = at_work("run-once")
+    assert [*victim.iterdir()] == []
+    assert f"{trap}/out is a link that belongs to {THEIRS}" in done.stderr
+    os.chown(trap / "out", 0, 0, follow_symlinks=False)
+    at_work("run-once")
+    assert [each.name for each in victim.iterdir()] == ["file.prom"]
+
+
+def test_no_attachment_is_read_from_a_folder_to_which_another_user_leads(
+    cli: Cli, trap: Path, tmp_path: Path, sandbox: Sandbox
+) -> None:
+    """Otherwise a message could carry any file that this user may read."""
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "key").write_text(SECRET)
+    (trap / "uploads").symlink_to(secrets)
+    os.chown(trap / "uploads", THEIRS, THEIRS, follow_symlinks=False)
+    shutil.copyfile(EXAMPLE, tmp_path / "agent.db")
+    settings = {
+        "RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/agent.db",
+        "TICKETING_API_BASE_URL": sandbox.url,
+        "RETRYCLI_RUN__LOCK_FILE": str(tmp_path / "lock"),
+        "RETRYCLI_GATEWAY__ATTACHMENTS_DIR": str(trap / "uploads"),
+    }
+    done = cli.having(settings, cwd=tmp_path)("run-once")
+    assert (done.returncode, sandbox.received) == (78, ())
+    assert f"gateway.attachments_dir: {trap}/uploads is a link that belongs to {THEIRS}" in done.stderr
 
 
 def test_the_suggested_command_shows_no_password(cli: Cli, trap: Path) -> None:
