@@ -425,6 +425,8 @@ def test_a_mail_refused_at_the_end_or_unknown_has_no_recipients() -> None:
         in_doubt = mail(mail_settings(server.url), three())
     assert (refused.kind, refused.delivered_to) == (OutcomeKind.PERMANENT, ())
     assert (in_doubt.kind, in_doubt.delivered_to) == (OutcomeKind.UNKNOWN, ())
+    # Otherwise nobody would learn that this recipient can't have the mail.
+    assert (in_doubt.error or "").endswith(f"; RCPT {BEN}: SMTP 550 no, not accepted")
 
 
 @pytest.mark.parametrize("offered", [True, False])

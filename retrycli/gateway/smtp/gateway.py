@@ -148,7 +148,7 @@ class SmtpGateway(BaseGateway):
             return outcome
         limit = f"{self._settings.request_timeout_seconds:g} s"
         if session.in_doubt:
-            return Outcome(OutcomeKind.UNKNOWN, error=f"{session.step}: no response within {limit}")
+            return Outcome(OutcomeKind.UNKNOWN, error=f"{session.step}: no response within {limit}{session.refusals}")
         return Outcome(OutcomeKind.TRANSIENT, error=f"not sent within {limit}; the last step was {session.step}")
 
     async def _connect(self) -> socket.socket:

@@ -132,6 +132,7 @@ class SmtpSession:
         self._client = _Client(connection)
         self.step = "connecting"
         self._begun = False
+        self.refusals = ""  # the server's refusals of single recipients, to follow an error about the others
 
     def cut(self) -> None:
         """End the session from another thread. Blocked calls of the session fail immediately."""
@@ -166,7 +167,7 @@ class SmtpSession:
     def _outcome_of_error(self, error: Exception) -> Outcome:
         text = f"{self.step}: {_describe(error)}"
         if self.in_doubt:
-            return Outcome(OutcomeKind.UNKNOWN, error=text)
+            return Outcome(OutcomeKind.UNKNOWN, error=text + self.refusals)
         if isinstance(error, ssl.SSLCertVerificationError):
             return Outcome(OutcomeKind.UNAUTHORIZED, error=text)
         return Outcome(OutcomeKind.TRANSIENT if self._begun else OutcomeKind.UNREACHABLE, error=text)
@@ -234,6 +235,7 @@ class SmtpSession:
         accepted, refused = self._send_recipients(mail.envelope, utf8=utf8)
         if not accepted:
             raise NotSent(_outcome_of_refusals(refused))
+        self.refusals = f"; {_listed(refused)}, not accepted" if refused else ""
         self.step = "DATA"
         reply = self._command("DATA")
         if reply.code != GO_AHEAD:
@@ -248,7 +250,7 @@ class SmtpSession:
             delivered_to = tuple(address.addr_spec for address in accepted)
             return Outcome(OutcomeKind.DELIVERED, reply.code, delivered_to=delivered_to, external_id=reply.queued_as)
         if reply.code < 400:  # noqa: PLR2004  neither positive nor negative
-            return Outcome(OutcomeKind.UNKNOWN, reply.code, f"{self.step}: {reply}")
+            return Outcome(OutcomeKind.UNKNOWN, reply.code, f"{self.step}: {reply}{self.refusals}")
         return self._refusal(reply).outcome
 
     def _send_sender(self, sender: Address, size: int, *, utf8: bool) -> None:
@@ -330,7 +332,7 @@ def _outcome_of_refusals(
         # The server accepted some recipients, so a missing log-in is not the reason why it refused the others.
         by_kind.setdefault(OutcomeKind.PERMANENT, needs_log_in)
     kind = next(candidate for candidate in WORST_FIRST if candidate in by_kind)
-    text = "; ".join(f"RCPT {address.addr_spec}: {reply}" for address, reply in refused)
+    text = _listed(refused)
     if sent is None:
         return Outcome(kind, by_kind[kind].code, text)
     return Outcome(
@@ -340,6 +342,10 @@ def _outcome_of_refusals(
         delivered_to=tuple(address.addr_spec for address in accepted),
         external_id=sent.queued_as,
     ).unsent()  # to the others
+
+
+def _listed(refused: Sequence[tuple[Address, SmtpReply]]) -> str:
+    return "; ".join(f"RCPT {address.addr_spec}: {reply}" for address, reply in refused)
 
 
 def _describe(error: Exception) -> str:
