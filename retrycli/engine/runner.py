@@ -8,7 +8,7 @@ from datetime import datetime
 from math import ceil
 from typing import TYPE_CHECKING
 
-from retrycli.domain.errors import DatabaseUnavailable, LockHeld, cause_of
+from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, LockHeld, cause_of
 from retrycli.domain.message import UnusableMessage
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
 from retrycli.domain.transition import Claim, IdRange, Route, Withheld
@@ -62,10 +62,15 @@ async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIde
         lock.acquire()
         the_pass.start()
         pause, holds = deps.ledger.pause_and_holds(the_pass.started_at)
+        try:
+            deps.require_accepted()
+        except ConfigurationError:
+            if pause is None:
+                raise
+        else:
+            the_pass.recover()  # also during a pause, or nobody could act on messages of a pass that has died
         if pause is not None:
             return the_pass.finish(PassResult.PAUSED, StopReason.PAUSED, pause.why)
-        deps.require_accepted()
-        the_pass.recover()
         the_pass.enrol()
         await the_pass.deliver_what_is_due(rules.withheld(holds, the_pass.started_at))
         the_pass.prune_history()

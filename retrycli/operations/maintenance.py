@@ -103,7 +103,7 @@ def erase_texts(settings: Settings, ticket: str) -> int:
         return history.erase_texts(database, ticket)
 
 
-# What may keep messages from a move, and what resolves it: first what needs no pass, because a pass sends what is due.
+# What may keep messages from a move, and what resolves it.
 SEARCH = (
     "search its ticket; if it is there, `retrycli mark-sent {id}`, else `retrycli retry {id}` or "
     "`retrycli reject --reason moved {id}`"
@@ -114,8 +114,8 @@ RESOLVE = {
     "delivered": "`retrycli mark-sent {id}`; to send it again, `retrycli retry {id}`",
     "partly delivered": "`retrycli retry {id}` sends it to the others; or `retrycli mark-sent {id}`",
     "unsettled": f"run `retrycli look-up {{id}}`; if that finds nothing, {SEARCH}",
-    "sending": "when the checks above are ok and the claim has expired (claim_expires_at in `retrycli show {id}`): "
-    "`retrycli resume`, `retrycli run-once` and `retrycli pause --reason move`; then check again from the top",
+    "sending": "when the claim has expired (claim_expires_at in `retrycli show {id}`): `retrycli run-once`, which "
+    "sends nothing during the pause; then check again from the top",
     "unpaused": "when only holds are left: `retrycli pause --reason move`, without --for",
     "held": "last of all, with no pass afterwards: `retrycli resume {option}`; hold it again in the new database",
 }
