@@ -29,6 +29,7 @@ from sqlalchemy import (
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn
+from retrycli.domain.message import State
 from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
 from retrycli.domain.passes import (
     COUNTS,
@@ -42,7 +43,7 @@ from retrycli.domain.passes import (
 )
 from retrycli.store import counters
 from retrycli.store.database import Database, Queries
-from retrycli.store.schema import acts, attempts, breakers, holds, passes, pause, rates, told
+from retrycli.store.schema import acts, attempts, breakers, holds, passes, pause, queue, rates, told
 
 if TYPE_CHECKING:
     from retrycli.domain.passes import Hold
@@ -241,8 +242,11 @@ class Ledger(Queries):
 
     def standing_breakers(self, destinations: Collection[str | None], at: datetime) -> list[Breaker]:
         """Return the breakers of the given destinations that are down, or that block requests at a given time. Pass
-        only destinations in use: without probes and deliveries, the breaker of another one stays open.
+        only destinations in use: without probes and deliveries, the breaker of another one stays open. So does every
+        breaker while no message waits, which then no longer shows whether the destination works.
         """
+        if self._database.scalar(FIRST_WAITING) is None:
+            return []
         return [
             breaker
             for breaker in self.breakers()
@@ -258,6 +262,7 @@ class Ledger(Queries):
                 connection.execute(insert(breakers).values(row))
 
 
+FIRST_WAITING = select(queue.c.message_id).where(queue.c.state != State.ESCALATED.value).limit(1)
 PAUSE = "pause"  # the kind of a row of `_in_force` that is not a hold
 
 

@@ -129,6 +129,19 @@ def test_an_open_breaker_is_shown_as_down_with_its_end(
     assert f"next probe at {at}, 5 failures in a row" in at_work.on_terminal("status").words
 
 
+def test_an_open_breaker_does_not_last_when_nothing_waits(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """No pass sends a probe then, so nothing would ever show that the API works again."""
+    ids = application.add_due(6)
+    sandbox.behaviour = Behaviour(down=True)
+    made_a_pass(application, sandbox)
+    assert at_work("mark-sent", "--yes", *map(str, ids)).returncode == 0
+    found = at_work.json("status", "--check")
+    assert (found["state"], found["breaker"]) == ("ok", [])
+    assert "has been failing" not in at_work("doctor").stdout
+
+
 def test_in_an_outage_the_next_probe_is_shown_as_the_next_attempt(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
