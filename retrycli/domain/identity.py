@@ -242,6 +242,14 @@ class History(NamedTuple):
         """Count the attempts since the last requeue that had this key and an unknown outcome."""
         return sum(attempt.outcome == OutcomeKind.UNKNOWN for attempt in self.attempts if self._is_under(attempt, key))
 
+    def other_unknowns(self, birth: str, digest: str) -> int:
+        """Count the other texts of this message, since its last delivery or requeue, whose last attempt has an unknown
+        outcome. No look-up of the present text can settle it. There are many of them if the application renders the
+        text anew after each failure.
+        """
+        last = {attempt.digest: attempt for attempt in self._current(birth)}
+        return sum(attempt.outcome == OutcomeKind.UNKNOWN for tried, attempt in last.items() if tried != digest)
+
     def charged(self, key: str) -> int:
         """Count the passes' attempts since the last requeue that had this key and used up a retry. Leave out probes."""
         own = (attempt for attempt in self.attempts if self._is_under(attempt, key))
@@ -251,9 +259,7 @@ class History(NamedTuple):
         """Count the passes' attempts at this message, whatever its text, since its last delivery or requeue. Leave out
         outcomes in `NO_REQUEST`.
         """
-        own = [attempt for attempt in self.attempts if attempt.is_of(birth) and self._is_after_requeue(attempt)]
-        since = max((attempt.number for attempt in own if attempt.delivered), default=0)
-        return sum(attempt.by_pass and attempt.outcome not in NO_REQUEST for attempt in own if attempt.number > since)
+        return sum(attempt.by_pass and attempt.outcome not in NO_REQUEST for attempt in self._current(birth))
 
     def unsettled_since(self, key: str) -> datetime | None:
         """Return the end of the newest attempt, with this key or without a key, that may have delivered the message."""
@@ -294,11 +300,10 @@ class History(NamedTuple):
         """Return whether the content of a text may have arrived with other recipients, unless an operator has requeued
         the message since.
         """
-        last = {attempt.digest: attempt for attempt in self.attempts if attempt.is_of(birth)}
         return any(
             attempt.unsettled and not attempt.delivered_to and attempt.number > self.allowed_up_to
-            for tried, attempt in last.items()
-            if tried is not None and tried != digest and same_content(tried, digest)
+            for attempt in self.attempts
+            if attempt.digest not in {None, digest} and attempt.is_of(birth) and same_content(attempt.digest, digest)
         )
 
     def another_may_have_arrived(self, birth: str, digest: str) -> bool:
@@ -326,6 +331,11 @@ class History(NamedTuple):
             for attempt in self.attempts
             if attempt.birth != OF_ANY_TICKET
         )
+
+    def _current(self, birth: str) -> list[PastAttempt]:
+        own = [attempt for attempt in self.attempts if attempt.is_of(birth) and self._is_after_requeue(attempt)]
+        since = max((attempt.number for attempt in own if attempt.delivered), default=0)
+        return [attempt for attempt in own if attempt.number > since]
 
     def _is_under(self, attempt: PastAttempt, key: str) -> bool:
         return attempt.delivery_key == key and self._is_after_requeue(attempt)

@@ -219,6 +219,7 @@ class QueuedMessage(NamedTuple):
     elsewhere: str | None = None  # another ticket under which this text may have arrived
     with_others: bool = False  # its content may have arrived with other recipients
     other_text: bool = False  # another text of it may have arrived
+    other_unknowns: int = 0  # number of its other texts with an unknown outcome; see `History.other_unknowns`
     # The values of the columns that identify the message, as the database returned them.
     as_read: tuple[object, ...] = ()
 

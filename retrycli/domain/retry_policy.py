@@ -131,7 +131,7 @@ class RetryPolicy(NamedTuple):
 
     backoff: Backoff = Backoff()
     max_retries: int = 10
-    unknown_limit: int = 2  # without a look-up: maximum number of resends after unknown outcomes
+    unknown_limit: int = 2  # maximum number of resends after unknown outcomes that no look-up can settle
     expires_after: timedelta | None = None
 
     def decide(
@@ -173,9 +173,7 @@ class RetryPolicy(NamedTuple):
                 counts_as_retry = True
             case OutcomeKind.TRANSIENT | OutcomeKind.UNREACHABLE:
                 pass
-            case OutcomeKind.UNKNOWN if not has_lookup and (
-                outcome.unread or queued.unknown_count >= self.unknown_limit
-            ):
+            case OutcomeKind.UNKNOWN if self._is_in_doubt(queued, outcome, has_lookup=has_lookup):
                 return _escalated_unknown(queued, outcome, counts_as_retry=counts_as_retry)
             case OutcomeKind.UNKNOWN:
                 queued = queued._replace(unknown_count=queued.unknown_count + 1)
@@ -184,6 +182,12 @@ class RetryPolicy(NamedTuple):
         if not counts_as_retry:
             return Transition.released(now, unknown_count=queued.unknown_count)
         return self._use_retry(queued, outcome, since=since, now=now, jitter=jitter)
+
+    def _is_in_doubt(self, queued: QueuedMessage, outcome: Outcome, *, has_lookup: bool) -> bool:
+        """Return whether too many attempts may have delivered the message. A look-up settles only its present text."""
+        if has_lookup:
+            return queued.other_unknowns >= max(self.unknown_limit, 1)
+        return outcome.unread or queued.other_unknowns + queued.unknown_count >= self.unknown_limit
 
     def _use_retry(
         self, queued: QueuedMessage, outcome: Outcome, *, since: datetime, now: datetime, jitter: float
@@ -326,9 +330,10 @@ def _spent(
 
 def _escalated_unknown(queued: QueuedMessage, outcome: Outcome, *, counts_as_retry: bool) -> Transition:
     unknowns = queued.unknown_count + 1
+    total = queued.other_unknowns + unknowns
     return Transition.escalated(
         EscalationReason.UNKNOWN,
-        last_error=f"May have arrived: {outcome.error} (unknown outcomes: {unknowns})",
+        last_error=f"May have arrived: {outcome.error} (unknown outcomes: {total})",
         retry_count=queued.message.retry_count + counts_as_retry,
         unknown_count=unknowns,
     )

@@ -252,7 +252,8 @@ def _claim_to_send(
 ) -> QueuedMessage:
     def may_send(queued: QueuedMessage) -> bool:
         in_doubt = queued.unsettled_since is not None and not can_settle(deps, rules, queued)
-        is_repeated = queued.delivered_at is not None or queued.with_others or would_repeat(rules, queued)
+        in_doubt = in_doubt or queued.other_text or queued.with_others
+        is_repeated = queued.delivered_at is not None or would_repeat(rules, queued)
         return not (ask_first and (in_doubt or is_repeated))
 
     deps.require_accepted()

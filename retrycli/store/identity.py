@@ -169,6 +169,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
         return queued
     return queued._replace(
         unknown_count=max(queued.unknown_count, history.unknowns(key)),
+        other_unknowns=history.other_unknowns(birth, digest),
         delivered_to=queued.delivered_to | history.delivered_to(birth, digest),
         partly=bool(history.delivered_to(birth, digest, after=history.allowed_up_to)),
         unsettled_since=history.unsettled_since(key),

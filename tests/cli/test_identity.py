@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from retrycli.operations.sandbox import Answer
+    from tests.cli.application import Application
     from tests.cli.story import Begin, Story
 
 pytestmark = on_both
@@ -452,7 +453,7 @@ def test_a_manual_retry_of_an_edited_row_gets_a_new_key(begin: Begin) -> None:
         story.insert(body="a")
         story.tick()
         story.write(body="b")
-        story.operator("retry", "1")
+        story.operator("retry", "1", "--yes")
         assert (story.status(), story.api.bodies) == ("sent", ["a", "b"])
         story.check_keys()
 
@@ -642,6 +643,66 @@ def test_a_message_that_may_have_arrived_stays_escalated_until_its_text_changes(
         story.tick()
         assert (story.status(), story.api.bodies) == ("sent", ["a", "a", "a", "b"])
         story.check_keys()
+
+
+def test_a_text_that_is_rendered_anew_after_each_failure_may_arrive_three_times(begin: Begin) -> None:
+    """No two requests have the same text, so only the message tells how many may have arrived."""
+    with begin(LOST) as story:
+        story.insert()
+        for number in range(5):
+            story.tick()
+            story.write(body=f"attempt {number} failed")
+        assert len(story.api.requests) == 3 + 2  # the application changed the escalated message twice
+        assert "unknown outcomes: 5" in str(story.application.row(1)["last_error"])
+
+
+def render_anew(application: Application) -> None:
+    """Create a trigger that writes another text whenever the retry count changes."""
+    if application.is_sqlite:
+        application.execute(
+            "CREATE TRIGGER anew AFTER UPDATE OF retry_count ON pending_messages "
+            "BEGIN UPDATE pending_messages SET body = 'attempt ' || NEW.retry_count WHERE id = NEW.id; END"
+        )
+        return
+    application.execute(
+        "CREATE FUNCTION anew() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NEW.body := 'attempt ' || NEW.retry_count; RETURN NEW; END $$"
+    )
+    application.execute(
+        "CREATE TRIGGER anew BEFORE UPDATE OF retry_count ON pending_messages FOR EACH ROW EXECUTE FUNCTION anew()"
+    )
+
+
+def test_a_text_that_a_trigger_renders_anew_may_arrive_three_times(begin: Begin) -> None:
+    with begin(LOST) as story:
+        story.insert()
+        render_anew(story.application)
+        story.ticks(9)
+        story.check_escalated("unknown")
+        assert len(story.api.requests) == 3
+
+
+@pytest.mark.parametrize("second", [(503, {}), (429, {})])
+def test_a_doubt_about_other_recipients_outlives_a_later_failure(begin: Begin, second: object) -> None:
+    with begin(LOST, second, OK) as story:
+        story.insert(recipient_email="max@exampel.org")
+        story.ticks(2)
+        story.write(recipient_email="max@example.org")
+        story.ticks(2)
+        story.check_escalated("changed")
+        assert len(story.api.requests) == 2
+
+
+def test_a_retry_asks_if_an_earlier_text_may_have_arrived(begin: Begin) -> None:
+    with begin(LOST, OK) as story:
+        story.insert()
+        story.tick()
+        story.write(body="b")
+        done = story.command("retry", "1")
+        assert (done.returncode, "may have arrived" in done.stderr) == (4, True), done.stderr
+        assert len(story.api.requests) == 1
+        story.operator("retry", "1", "--yes")
+        assert story.status() == "sent"
 
 
 def test_a_waiting_message_adopts_the_applications_retry_count(begin: Begin) -> None:

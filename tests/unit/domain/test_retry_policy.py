@@ -328,6 +328,28 @@ def test_the_limit_of_unknown_outcomes_is_configurable(
     assert step.kind is transition
 
 
+@pytest.mark.parametrize(
+    ("limit", "unknowns", "others", "has_lookup", "transition"),
+    [
+        (2, 0, 1, False, TransitionKind.RESCHEDULED),
+        (2, 0, 2, False, TransitionKind.ESCALATED),
+        (2, 1, 1, False, TransitionKind.ESCALATED),
+        (2, 9, 1, True, TransitionKind.RESCHEDULED),  # the look-up settles those with this text
+        (2, 0, 2, True, TransitionKind.ESCALATED),
+        (0, 9, 0, True, TransitionKind.RESCHEDULED),
+        (0, 0, 1, True, TransitionKind.ESCALATED),
+    ],
+)
+def test_unknown_outcomes_of_other_texts_count(
+    limit: int, unknowns: int, others: int, transition: TransitionKind, *, has_lookup: bool
+) -> None:
+    """Each text of an application that renders it anew after each failure would get all repetitions."""
+    message = queued(unknown_count=unknowns)._replace(other_unknowns=others)
+    policy = RetryPolicy(unknown_limit=limit)
+    step = policy.decide(message, LOST, since=NOON, now=ANSWER, jitter=0, has_lookup=has_lookup)
+    assert step.kind is transition
+
+
 def test_an_uncharged_unknown_outcome_uses_up_no_retry_but_counts() -> None:
     step = decide(queued(retry_count=4), LOST, counts_as_retry=False)
     assert step == Transition(TransitionKind.RELEASED, next_attempt_at=ANSWER, unknown_count=1)
