@@ -36,11 +36,19 @@ def _written_forms(message: Message) -> Iterator[str]:
     """
     for name in ("subject", "body"):
         text = str(message.fields[name] or "")[:LOOKED_AT]
-        as_json = json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]
-        as_html = html.escape(text, quote=False), html.escape(text), html.escape(text).replace("&#x27;", "&#039;")
-        encoded = text.encode(errors="replace")
-        for form in (text, *as_json, *as_html, quote(encoded), quote_plus(encoded)):
+        for form in (text, *_as_json(text), *_in_markup(text)):
             yield " ".join(form.replace("\0", " ").split())
+
+
+def _as_json(text: str) -> tuple[str, ...]:
+    return json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _in_markup(text: str) -> tuple[str, ...]:
+    """Return a text as it is written in HTML and in a URL."""
+    quoted, encoded = html.escape(text), text.encode(errors="replace")
+    as_html = html.escape(text, quote=False), quoted, quoted.replace("&#x27;", "&#039;")
+    return (*as_html, quote(encoded), quote(encoded, safe=""), quote_plus(encoded))
 
 
 def redact_secrets(text: str, secrets: Sequence[str]) -> str:
@@ -52,11 +60,12 @@ def redact_secrets(text: str, secrets: Sequence[str]) -> str:
 
 
 def _spellings(secret: str) -> list[str]:
-    """Return the forms of a secret, longest first: unchanged, escaped by JSON or by Python, and escaped twice.
+    """Return the forms of a secret, longest first: unchanged, as in HTML and in a URL, and each of them escaped by JSON
+    or by Python, once or twice.
 
     An error may quote JSON with its escapes, and invalid HTTP as a Python bytes literal.
     """
-    found = {secret}
+    found = {secret, *_in_markup(secret)}
     for _ in range(2):
         found |= {written for text in found for written in _escaped(text)}
     return sorted(found, key=len, reverse=True)
@@ -64,5 +73,4 @@ def _spellings(secret: str) -> list[str]:
 
 def _escaped(text: str) -> tuple[str, ...]:
     as_bytes = repr(b'"' + text.encode())[3:-1]  # the leading quotation mark makes repr() delimit with apostrophes
-    as_json = (json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False))
-    return as_bytes, as_bytes.replace(r"\'", "'"), *as_json
+    return as_bytes, as_bytes.replace(r"\'", "'"), *_as_json(text)

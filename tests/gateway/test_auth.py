@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import html
 import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import httpx
 import pytest
@@ -355,10 +357,12 @@ def in_json(content: object) -> bytes:
         (answer(422, in_json({"error": in_json({"password": ODD}).decode()})), 'HTTP 422: {"password": "***"}'),
         (answer(422, in_json({"error": [in_json([ODD]).decode(), 1]})), 'HTTP 422: ["***"]; 1'),
         (answer(422, in_json({"error": {"sent": in_json([ODD]).decode()}})), r'HTTP 422: {"sent": "[\"***\"]"}'),
+        (answer(422, in_json({"error": f"no {html.escape(ODD)}"})), "HTTP 422: no ***"),
+        (answer(422, in_json({"error": f"no ?password={quote_plus(ODD)}"})), "HTTP 422: no ?password=***"),
         (raw(ODD.encode() + b"\r\n\r\n"), "b'***'"),
         (raw(in_json([ODD]) + b"\r\n\r\n"), "b'[\"***\"]'"),
     ],
-    ids=["JSON", "text", "JSON in text", "in a list", "JSON in JSON", "bytes", "JSON in bytes"],
+    ids=["JSON", "text", "JSON in text", "in a list", "JSON in JSON", "HTML", "URL", "bytes", "JSON in bytes"],
 )
 def test_a_secret_is_masked_in_every_encoding(behaviour: Behaviour, error: str) -> None:
     with Hostile(behaviour) as server:
