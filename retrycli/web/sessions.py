@@ -50,7 +50,8 @@ def cookie_settings(name: str, request: HTTPConnection, path: str) -> dict[str, 
 
 
 def cookie_of(name: str, request: HTTPConnection, path: str) -> str:
-    """Return the value of a cookie for a path, as the browser sent it; an empty string without one.
+    """Return the value of a cookie for a path, as the browser sent it. Return an empty string without one, or with
+    several: a host beside this one may have set the other, to let the user work in its own session.
 
     Not `request.cookies`, which unquotes the values of all cookies in quadratic time before Python 3.12.6
     (CVE-2024-7592): one header from a stranger could stop the server for seconds. Sealed values need no quotes. Names
@@ -59,7 +60,8 @@ def cookie_of(name: str, request: HTTPConnection, path: str) -> str:
     wanted = cookie_name(name, request, path)
     parts = (part.strip(" \t") for header in request.headers.getlist("cookie") for part in header.split(";"))
     pairs = (part.partition("=") for part in parts)
-    return next((value for key, _, value in pairs if key == wanted), "")
+    values = [value for key, _, value in pairs if key == wanted]
+    return values[0] if len(values) == 1 else ""
 
 
 def sign(token: Token, key: bytes, now: datetime) -> str:

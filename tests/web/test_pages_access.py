@@ -248,6 +248,14 @@ def test_signing_out_often_revives_no_session(desk: Desk) -> None:
     assert others.open("/").url == f"{PAGES}/", "sessions of other users go on"
 
 
+def test_of_two_sessions_none_counts(desk: Desk) -> None:
+    """A host beside this one may have added its own cookie, so that the user works under another name."""
+    key, [anna, vera] = operations.tokens.signing_key(desk.settings), operations.tokens.load(desk.settings)
+    one, other = (f"{sessions.COOKIE}={sessions.sign(user, key, datetime.now(UTC))}" for user in (anna, vera))
+    for cookie, status in ((one, 200), (f"{one}; {other}", 401), (f"{other}; {one}", 401)):
+        assert desk.client(Cookie=cookie).get(f"{API}/scheduler/status").status_code == status
+
+
 def test_the_end_of_a_session_is_remembered_no_longer_than_it_would_have_lasted(desk: Desk) -> None:
     tokens = desk.settings.web.tokens_file
     assert tokens is not None
@@ -299,7 +307,7 @@ def test_the_cookie_is_hidden_from_scripts_and_other_sites(
     for cookies, signed_in in ((cookie, True), (plain, plain == cookie)):
         page = desk.client(Cookie=cookies).get(f"{address}{PAGES}/")
         assert (page.status_code == 200) == signed_in
-    among = f'a="\\042"; b; {cookie}; {name}=later'
+    among = f'a="\\042"; b; {cookie}; later={name}'
     assert desk.client(Cookie=among).get(f"{address}{PAGES}/").status_code == 200
     viewer = client.post(f"{address}{PAGES}/sign-in", data={"token": desk.tokens["vera"]}).headers["set-cookie"]
     theirs = str(viewer).partition(";")[0].partition("=")[2]
