@@ -299,8 +299,8 @@ def _checked_status(status: Mapping[str, object]) -> dict[str, Scalar]:
 def _reject_repeated(values: Mapping[str, Scalar]) -> None:
     names: dict[object, str] = {}
     for name, value in values.items():
-        # Two words that differ only in case may be equal in the database. A false is a 0 there.
-        as_compared = value.strip().lower() if isinstance(value, str) else int(value)
+        # Two words that differ only in case may be equal in the database. A false is a 0 there, and a "1" may be a 1.
+        as_compared = value.strip().lower() if isinstance(value, str) else str(int(value))
         if (other := names.setdefault(as_compared, name)) != name:
             raise ValueError(
                 f"database.status.{name} and database.status.{other} have the same value; each status needs its own"

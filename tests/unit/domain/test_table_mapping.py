@@ -49,6 +49,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "status.sent is missing": ({}, {"failed": 1}),
     "status.failed is missing": ({}, {"sent": 1}),
     "status.sent and database.status.failed have the same value": ({}, {"failed": "A", "sent": "a "}),
+    "status.sent and database.status.failed have the same value; each": ({}, {"failed": "1", "sent": 1}),
     "status.rejected and database.status.sent have the same value": ({}, {"failed": 1, "sent": 0, "rejected": False}),
 }
 
