@@ -102,11 +102,7 @@ def _show_summary(
             f"{operations.words.tally(foreseen.escalated)}."
         )
     if found.number:
-        # These checks would require reading complete messages.
-        terminal.say(
-            "Not checked: whether a message has already arrived or has become invalid.",
-            "A pass may escalate such messages.",
-        )
+        terminal.say(*operations.words.NOT_FORESEEN)
     if not found.number and (later := foreseen.waiting - foreseen.withheld - foreseen.blocked.total()) > 0:
         terminal.say(f"{formatting.count(later, 'message')} {'is' if later == 1 else 'are'} not due yet.")
     if found.oldest is not None:

@@ -273,6 +273,8 @@ def _show_next_pass(found: operations.table.Selected, foreseen: operations.table
         )
     oldest = "" if foreseen.oldest is None else f"; the oldest dates from {formatting.local_time(foreseen.oldest)}"
     terminal.say(f"The next pass would send {formatting.count(foreseen.number, 'message')}{oldest}.")
+    if foreseen.number:
+        terminal.say(*operations.words.NOT_FORESEEN)
     if foreseen.escalated:
         reasons = operations.words.tally(foreseen.escalated)
         messages = formatting.count(foreseen.escalated.total(), "message")

@@ -146,6 +146,13 @@ def listed_state(message: ListedMessage) -> str:
     return "may have arrived" if message.may_have_arrived and message.state is State.WAITING else message.state
 
 
+# These checks would require reading complete messages.
+NOT_FORESEEN = (
+    "Not checked: whether a message has already arrived or has become invalid.",
+    "A pass may escalate such messages.",
+)
+
+
 def attempted(outcome: Outcome) -> str:
     """Return whether an attempt by hand delivered its message, to follow the message's name."""
     if outcome.kind is OutcomeKind.DELIVERED:
