@@ -141,7 +141,6 @@ class Database:
         self.text_columns: str | None = None  # in `retrycli_selection`, at that time
         self._ambient: Connection | None = None
         self._only_reads = False  # the open transaction may not write
-        self._is_trusted = False  # no other role may plant what the statements use
 
         # Ids of rows whose change has rolled back the whole transaction, with the reasons. Later writes leave out these
         # rows.
@@ -152,6 +151,7 @@ class Database:
         self.row_by_row = False
 
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._is_trusted = self.is_sqlite  # no other role may plant what the statements use
         if self.is_sqlite:
             require_file(self._url)
         self._engine = make_engine(self._url, patience)
@@ -415,7 +415,8 @@ class Database:
         with self._translated():
             transaction = self._begin(writes=writes, wait=wait)
             with closing(transaction.connection) as connection, transaction:
-                self._require_trust(connection)
+                if not self._is_trusted:
+                    self._require_trust(connection)
                 if self.is_sqlite or not writes:
                     yield connection
                 else:
@@ -425,8 +426,6 @@ class Database:
                         connection.exec_driver_sql("COMMIT", execution_options=NO_RESULT)
 
     def _require_trust(self, connection: Connection) -> None:
-        if self.is_sqlite or self._is_trusted:
-            return
         found = connection.execute(STRANGERS, {"table": self.qualified_table}).first()
         if found is None:
             self._is_trusted = True
