@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import quote, quote_plus
 
 from retrycli.domain.message import Message
@@ -15,7 +15,7 @@ LOOKED_AT = 16 * 1024
 
 def without_quotations(error: str, message: Message) -> str:
     """Replace quotations of the message's subject or body in a one-line error with ``…``."""
-    words = "\0".join(_written_forms(message))
+    words = "\0".join(_written_forms(message, error))
     kept, at = "", 0
     while at < len(error):
         end = at + QUOTED
@@ -30,13 +30,14 @@ def without_quotations(error: str, message: Message) -> str:
     return kept
 
 
-def _written_forms(message: Message) -> Iterator[str]:
-    """Yield the subject and body in the forms that an answer may quote: on one line, unescaped, or escaped for JSON,
-    HTML or a URL.
+def _written_forms(message: Message, error: str) -> Iterator[str]:
+    """Yield the subject and body in the forms that an error may quote: on one line, unescaped, or escaped in a way of
+    which the error has a character. To compare an error with all forms of a long body takes milliseconds.
     """
+    ways = [way for marks, way in ESCAPES if any(mark in error for mark in marks)]
     for name in ("subject", "body"):
         text = str(message.fields[name] or "")[:LOOKED_AT]
-        for form in (text, *_as_json(text), *_in_markup(text)):
+        for form in (text, *(form for way in ways for form in way(text))):
             yield " ".join(form.replace("\0", " ").split())
 
 
@@ -44,11 +45,18 @@ def _as_json(text: str) -> tuple[str, ...]:
     return json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def _in_markup(text: str) -> tuple[str, ...]:
-    """Return a text as it is written in HTML and in a URL."""
-    quoted, encoded = html.escape(text), text.encode(errors="replace")
-    as_html = html.escape(text, quote=False), quoted, quoted.replace("&#x27;", "&#039;")
-    return (*as_html, quote(encoded), quote(encoded, safe=""), quote_plus(encoded))
+def _as_html(text: str) -> tuple[str, ...]:
+    escaped = html.escape(text)
+    return html.escape(text, quote=False), escaped, escaped.replace("&#x27;", "&#039;")
+
+
+def _in_url(text: str) -> tuple[str, ...]:
+    encoded = text.encode(errors="replace")
+    return quote(encoded), quote(encoded, safe=""), quote_plus(encoded)
+
+
+# Ways to escape a text, each with the characters of which an escaped text has at least one.
+ESCAPES: Sequence[tuple[str, Callable[[str], tuple[str, ...]]]] = (("\\", _as_json), ("&", _as_html), ("%+", _in_url))
 
 
 def redact_secrets(text: str, secrets: Sequence[str]) -> str:
@@ -65,7 +73,7 @@ def _spellings(secret: str) -> list[str]:
 
     An error may quote JSON with its escapes, and invalid HTTP as a Python bytes literal.
     """
-    found = {secret, *_in_markup(secret)}
+    found = {secret, *_as_html(secret), *_in_url(secret)}
     for _ in range(2):
         found |= {written for text in found for written in _escaped(text)}
     return sorted(found, key=len, reverse=True)
