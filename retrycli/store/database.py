@@ -77,9 +77,11 @@ LEFT JOIN LATERAL (SELECT (o.rolsuper OR o.oid IN (me.oid, d.datdba, m.relowner)
 # names. All statements would use them. No role stands for PUBLIC, if another role may connect; no schema stands for the
 # database.
 STRANGERS = text(f"""
-WITH path AS (SELECT CASE named WHEN '$user' THEN CAST(CURRENT_USER AS text) ELSE named END AS name
-    FROM (SELECT pg_catalog.btrim(pg_catalog.btrim(part), '"') AS named FROM pg_catalog.unnest(
-        pg_catalog.string_to_array(pg_catalog.current_setting('search_path'), ',')) part) parts)
+WITH path AS (SELECT CASE WHEN part = '"$user"' OR part = '$user' THEN CAST(CURRENT_USER AS text)
+        WHEN pg_catalog.starts_with(part, '"') THEN pg_catalog.btrim(part, '"') ELSE pg_catalog.lower(part) END AS name
+    FROM pg_catalog.regexp_split_to_table(pg_catalog.btrim(pg_catalog.current_setting('search_path')), ' *, *') part
+    WHERE part NOT IN ('', '""', 'pg_temp')
+    UNION SELECT CAST(known AS text) FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) known)
 SELECT place.name, o.rolname, o.oid = place.owner AS owns
 FROM (SELECT CAST(n.nspname AS text) AS name, n.nspowner AS owner,
         coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner)) AS acl
@@ -344,6 +346,8 @@ class Database:
         """
         with self._translated(), self._engine.connect() as connection:
             connection.execution_options(writes=writes).begin()
+            if not self._is_trusted:
+                self._require_trust(connection)
             self._ambient, self._only_reads = connection, not writes
             try:
                 yield

@@ -277,7 +277,16 @@ def test_nothing_is_read_if_another_role_may_plant_what_the_statements_use(
             application.execute(f'CREATE SCHEMA postgres AUTHORIZATION "{role}"')  # "$user", which comes first
         else:
             application.execute(f'GRANT {right.replace("DATABASE", f"DATABASE {database}")} TO "{role}"')
-        for line in ("run-once", "status", "show 1", "table check", "doctor", "db upgrade"):
+        for line in (
+            "run-once",
+            "status",
+            "show 1",
+            "explain 1",
+            "table check",
+            "table describe",
+            "doctor",
+            "db upgrade",
+        ):
             done = command(*line.split())
             assert done.returncode == (3 if line == "doctor" else 78)
             said = " ".join((done.stdout + done.stderr).split())
@@ -285,6 +294,19 @@ def test_nothing_is_read_if_another_role_may_plant_what_the_statements_use(
             assert MAY_PLANT[right].format(role=role, database=database) in said
         application.execute(f'DROP OWNED BY "{role}"')
         assert command("status").returncode == 0
+
+
+@pytest.mark.parametrize("path", ["public", "PUBLIC", '"Order, 5%",public', 'missing,"Order, 5%"', '"$user",public'])
+def test_the_schemas_of_any_search_path_are_found(application: Application, cli: Cli, path: str) -> None:
+    schema = '"Order, 5%"' if "Order" in path else "public"
+    with eve(application) as role:
+        application.execute('CREATE SCHEMA "Order, 5%"')
+        application.execute(f'GRANT CREATE ON SCHEMA {schema} TO "{role}"')
+        url = make_url(application.url).update_query_dict({"options": f"-c search_path={path}".replace(", ", ",\\ ")})
+        there = {"RETRYCLI_DATABASE__URL": url.render_as_string(hide_password=False)}
+        done = cli.having({**application.variables("http://127.0.0.1:9"), **there})("status")
+        assert (done.returncode, f'`REVOKE CREATE ON SCHEMA {schema} FROM "{role}"`' in done.stderr) == (78, True), done
+        application.execute('DROP SCHEMA "Order, 5%"')
 
 
 def test_a_right_of_every_role_counts_if_another_role_may_connect(application: Application, cli: Cli) -> None:
