@@ -176,17 +176,20 @@ def without_links(path: Path, setting: str | None = None) -> Path:
         Untrusted: a link on the way belongs to another user.
     """
     real = path.absolute()
-    with suppress(OSError):
+    try:
         for place, found, _ in _places_on_path(path.absolute()):
             if stat.S_ISLNK(found.st_mode) and found.st_uid not in trusted_users():
+                owner = user_name(found.st_uid)
+                own = "write a path without this link, or replace it with a link of your own"
                 raise Untrusted(
-                    f"{setting + ': ' if setting else ''}{place} is a link that belongs to {user_name(found.st_uid)}, "
-                    f"who could lead it anywhere; name {_quoted(place.readlink())} itself, or "
-                    f"`chown -h {user_name(os.geteuid())} {_quoted(place)}`"
+                    f"{setting + ': ' if setting else ''}{place} is a link that belongs to {owner}, who could lead it "
+                    f"anywhere; {suggested.again_as(owner) if os.geteuid() == ROOT else own}",
+                    owner,
                 )
             real = place
-        return real
-    return path.absolute()
+    except OSError:
+        return path.absolute()
+    return real
 
 
 def open_folder(path: Path) -> int:

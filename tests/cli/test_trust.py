@@ -167,53 +167,44 @@ def test_root_opens_no_database_that_another_user_may_choose_or_add_a_journal_to
     assert (f"belongs to {THEIRS}" if linked else "is writable by every user") in done.stderr
 
 
+def led_away(cli: Cli, trap: Path, tmp_path: Path, setting: str, **more: str) -> Cli:
+    """Return the command with a setting that names a file through another user's link to a private folder."""
+    (tmp_path / "private").mkdir()
+    (trap / "link").symlink_to(tmp_path / "private")
+    os.chown(trap / "link", THEIRS, THEIRS, follow_symlinks=False)
+    shutil.copyfile(EXAMPLE, tmp_path / "agent.db")
+    settings = {
+        "RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/agent.db",
+        "TICKETING_API_BASE_URL": "http://127.0.0.1:9",
+        "RETRYCLI_RUN__LOCK_FILE": str(tmp_path / "lock"),
+        f"RETRYCLI_{setting}": str(trap / "link/file.prom"),
+    }
+    return cli.having(settings | more, cwd=tmp_path)
+
+
 @pytest.mark.parametrize("setting", ["REPORT__PATH", "METRICS__PATH", "LOGGING__FILE", "RUN__LOCK_FILE"])
 def test_no_file_is_written_through_a_folder_to_which_another_user_leads(
     cli: Cli, trap: Path, tmp_path: Path, setting: str
 ) -> None:
     """Otherwise the other user could replace files that only this user may change."""
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    (trap / "out").symlink_to(victim)
-    os.chown(trap / "out", THEIRS, THEIRS, follow_symlinks=False)
-    shutil.copyfile(EXAMPLE, tmp_path / "agent.db")
-    name = "RETRYCLI_" + setting
-    at_work = cli.having(
-        {
-            "RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/agent.db",
-            "TICKETING_API_BASE_URL": "http://127.0.0.1:9",
-            "RETRYCLI_RUN__LOCK_FILE": str(tmp_path / "lock"),
-            name: str(trap / "out/file.prom"),
-        },
-        cwd=tmp_path,
-    )
+    at_work = led_away(cli, trap, tmp_path, setting)
     done = at_work("run-once")
-    assert [*victim.iterdir()] == []
-    assert f"{trap}/out is a link that belongs to {THEIRS}" in done.stderr
-    os.chown(trap / "out", 0, 0, follow_symlinks=False)
+    assert [*(tmp_path / "private").iterdir()] == []
+    assert f"{trap}/link is a link that belongs to {THEIRS}" in done.stderr
+    assert f"run this as the user {THEIRS}" in done.stderr
+    os.chown(trap / "link", 0, 0, follow_symlinks=False)
     at_work("run-once")
-    assert [each.name for each in victim.iterdir()] == ["file.prom"]
+    assert [path.name for path in (tmp_path / "private").iterdir()] == ["file.prom"]
 
 
 def test_no_attachment_is_read_from_a_folder_to_which_another_user_leads(
     cli: Cli, trap: Path, tmp_path: Path, sandbox: Sandbox
 ) -> None:
     """Otherwise a message could carry any file that this user may read."""
-    secrets = tmp_path / "secrets"
-    secrets.mkdir()
-    (secrets / "key").write_text(SECRET)
-    (trap / "uploads").symlink_to(secrets)
-    os.chown(trap / "uploads", THEIRS, THEIRS, follow_symlinks=False)
-    shutil.copyfile(EXAMPLE, tmp_path / "agent.db")
-    settings = {
-        "RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/agent.db",
-        "TICKETING_API_BASE_URL": sandbox.url,
-        "RETRYCLI_RUN__LOCK_FILE": str(tmp_path / "lock"),
-        "RETRYCLI_GATEWAY__ATTACHMENTS_DIR": str(trap / "uploads"),
-    }
-    done = cli.having(settings, cwd=tmp_path)("run-once")
+    at_work = led_away(cli, trap, tmp_path, "GATEWAY__ATTACHMENTS_DIR", TICKETING_API_BASE_URL=sandbox.url)
+    done = at_work("run-once")
     assert (done.returncode, sandbox.received) == (78, ())
-    assert f"gateway.attachments_dir: {trap}/uploads is a link that belongs to {THEIRS}" in done.stderr
+    assert f"gateway.attachments_dir: {trap}/link is a link that belongs to {THEIRS}" in done.stderr
 
 
 def test_the_suggested_command_shows_no_password(cli: Cli, trap: Path) -> None:

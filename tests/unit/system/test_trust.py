@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from retrycli.config.loader import Loaded, load
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system.trust import find_weakness, require_trust, write_private
+from retrycli.system.trust import find_weakness, require_trust, without_links, write_private
 from tests.users import OURS, SHARED, THEIRS, as_user, open_place
 
 WATCHED = """
@@ -294,6 +295,18 @@ def test_a_parent_directory_is_that_of_the_links_target(place: Path) -> None:
     (place / "link").symlink_to("theirs/inner")
     assert find_weakness(place / "link" / ".." / "retrycli.toml", {0}) is not None
     assert find_weakness(place / "retrycli.toml", {0}) is None
+
+
+def test_only_links_of_root_and_the_user_are_followed(place: Path) -> None:
+    """Only root can change the owner of a link, so another user is told to replace it."""
+    own(place / "target", OURS)
+    for name, owner in (("ours", OURS), ("roots", 0), ("theirs", THEIRS)):
+        (place / name).symlink_to("target")
+        os.chown(place / name, owner, owner, follow_symlinks=False)
+    for name in ("ours", "roots"):
+        assert as_user(OURS, partial(without_links, place / name)) == place / "target"
+    with pytest.raises(ConfigurationError, match=r"theirs is a link that .* replace it with a link of your own"):
+        as_user(OURS, partial(without_links, place / "theirs"))
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
