@@ -61,7 +61,8 @@ def measured(settings: Settings, database: Database, now: datetime) -> Mapping[s
     first, newest = Statistics(database).first_and_last_pass()
     ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
     hosts = {name: urlsplit(name).netloc or name for name in settings.gateway.destinations}
-    down = {hosts.get(breaker.destination) for breaker in ledger.breakers() if breaker.needs_operator(now)}
+    standing = ledger.standing_breakers(hosts, now)
+    down = {hosts[breaker.destination] for breaker in standing if breaker.needs_operator(now)}
     return {
         "retrycli_build_info": {(version("retrycli"), schema.HEAD): 1},
         "retrycli_retry_interval_seconds": settings.schedule.retry_interval_minutes * 60,

@@ -393,7 +393,7 @@ def test_without_a_completed_pass_the_first_start_is_kept(application: Applicati
 
 @pytest.mark.parametrize("down", ["suppliers", "customers"])
 def test_two_gateways_at_one_host_have_separate_states(application: Application, settings: Settings, down: str) -> None:
-    """The open breaker of a gateway that was removed must not count for its host."""
+    """The open breaker of a gateway that was removed must not count for its host, nor any breaker if nothing waits."""
     gateway = RoutedGatewaySettings(
         base_url="http://desk/suppliers", customer=RoutedGatewaySettings(base_url="http://desk/customers")
     )
@@ -407,6 +407,11 @@ def test_two_gateways_at_one_host_have_separate_states(application: Application,
     write_down("given-up")
     assert metrics.measure(both)["retrycli_breaker_open"] == {"desk": False}
     write_down(down)
+    assert metrics.measure(both)["retrycli_breaker_open"] == {"desk": False}
+    application.execute(
+        "INSERT INTO retrycli_queue (message_id, state, delivery_key, first_failed_at, unknown_count, birth) "
+        "VALUES (1, 'waiting', 'key', '2026-03-02 12:00:00.000000', 0, '')"
+    )
     assert metrics.measure(both)["retrycli_breaker_open"] == {"desk": True}
 
 
