@@ -138,7 +138,7 @@ def stale(message_id: int) -> StaleEdit:
 
 
 def other_text(message_id: int) -> NotActionable:
-    """Return the error for a message that can't be marked as sent, because an earlier text of it may have arrived."""
+    """Return the error for a message that can't be marked as sent, because only an earlier text may have arrived."""
     return NotActionable(
         f"message {message_id} can't be marked as sent: an earlier text may have arrived, but the text that is now in "
         f"its row was not sent. See {command('show', message_id)}; if nobody needs the new text, run "

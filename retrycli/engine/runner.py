@@ -65,7 +65,7 @@ async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIde
         try:
             deps.require_accepted()
         except ConfigurationError:
-            if pause is None:
+            if pause is None:  # a paused pass sends nothing, so an operator may accept the settings at leisure
                 raise
         else:
             the_pass.recover()  # also during a pause, or nobody could act on messages of a pass that has died

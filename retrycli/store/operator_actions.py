@@ -303,7 +303,7 @@ class Performed:
     lost: AbstractSet[int]
     refused: Mapping[int, str]  # messages whose rows rejected the change, with the reasons
     unfit: Mapping[int, str]  # messages that can't be sent in their present form, with the reasons
-    rewritten: AbstractSet[int] = frozenset()  # messages whose present text is not the one that may have arrived
+    rewritten: AbstractSet[int]  # messages whose present text is not the one that may have arrived
 
 
 class Acts(Queries):
@@ -342,8 +342,8 @@ class Acts(Queries):
             able = {message_id: wanted[message_id] for message_id in (*self._lock(connection, kind, wanted), *rejected)}
             unfit = invalid(self._database, connection, able) if kind is ActionKind.REQUEUED else {}
             unfit = {message_id: why for message_id, why in {**problems, **unfit}.items() if message_id in able}
-            other = rewritten(self._database, connection, able) if kind is ActionKind.MARKED_SENT else frozenset()
-            able = {message_id: act for message_id, act in able.items() if message_id not in other | unfit.keys()}
+            unsent = rewritten(self._database, connection, able) if kind is ActionKind.MARKED_SENT else set[int]()
+            able = {message_id: act for message_id, act in able.items() if message_id not in unsent | unfit.keys()}
             restored = {message_id: act for message_id, act in able.items() if message_id in rejected}
             failed = {message_id: act for message_id, act in able.items() if message_id not in rejected}
             written = change_queue(self._database, connection, kind, failed) if failed else ALL_WRITTEN
@@ -361,7 +361,7 @@ class Acts(Queries):
             _record_actions(connection, done)
             if kind in OF_ANY_FAILED and refused:
                 escalate_unwritten(self._database, connection, {message_id: able[message_id] for message_id in refused})
-        return Performed(wanted.keys() - able.keys() - unfit.keys() - other, refused, unfit, other)
+        return Performed(wanted.keys() - able.keys() - unfit.keys() - unsent, refused, unfit, unsent)
 
     def _rejected(self, connection: Connection, wanted: Mapping[int, OperatorAction]) -> dict[int, Mapping[str, Any]]:
         if not rejected_by_us(self._database, connection, wanted):

@@ -155,6 +155,14 @@ def test_explain_says_that_nothing_is_sent(mapped: Cli) -> None:
     assert "acceptance" not in mapped("explain", "101").stdout
 
 
+def test_a_paused_pass_does_not_fail_for_want_of_acceptance(mapped: Cli) -> None:
+    """An operator pauses deliveries to change the settings in peace."""
+    assert mapped("pause").returncode == 0
+    assert mapped.json("run-once")["result"] == "paused"
+    assert mapped("resume").returncode == 0
+    assert mapped("run-once").returncode == 78
+
+
 def test_reading_commands_work_without_acceptance(mapped: Cli, api: Scripted) -> None:
     for command in READING:
         assert mapped(*command.split()).returncode == 0, command
