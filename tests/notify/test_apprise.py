@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
+from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 
 import pytest
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.notify import apprise
+from retrycli.notify.apprise_process import MEMORY
 from retrycli.notify.notices import Notice
 from tests.channels import TOKEN, Webhook, mail_server, webhook
 
@@ -144,14 +146,19 @@ def test_shows_only_the_scheme_of_a_url() -> None:
     assert apprise.scheme(f"MMOST://host/{TOKEN}") == "mmost"
 
 
-def test_names_the_extra_that_is_missing() -> None:
-    """The check runs in a separate process, in which apprise cannot be imported."""
-    source = "import sys; sys.modules['apprise'] = None\n" + (
-        "from retrycli.notify import apprise\nprint(*apprise.send({'json://127.0.0.1/x': None}).values())"
-    )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{apprise.MISSING}\n"
-    assert done.stderr == ""
+def test_names_the_extra_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that sends finds packages where this one does."""
+    (tmp_path / "apprise.py").write_text("raise ImportError\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert send("json://127.0.0.1/x") == [apprise.MISSING]
+
+
+def test_a_response_that_fills_the_memory_costs_only_its_own_notification(hook: Webhook) -> None:
+    with webhook() as hostile:
+        hostile.headers = {"Content-Encoding": "gzip"}
+        hostile.text = gzip.compress(bytes(MEMORY * 2), compresslevel=1)
+        assert send(f"json://{hostile.host}/", hook.slack_shaped) == ["rejected or unreachable", None]
+    assert getrusage(RUSAGE_CHILDREN).ru_maxrss * 1024 < MEMORY * 2
 
 
 @pytest.mark.parametrize(
