@@ -20,14 +20,15 @@ from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import LockUnusable
 from retrycli.domain.listing import MessageDetails
-from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
+from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State
 from retrycli.domain.outlook import MAX_CLOCK_SKEW, NO_SCHEDULER, Outlook, Ticks
 from retrycli.domain.passes import Hold, PassRecord, PassResult, StopReason, withheld
 from retrycli.domain.retry_policy import LATEST, later
 from retrycli.domain.transition import Claim, IdRange, Route
 from retrycli.engine import enrolment, runner
 from retrycli.engine.destination import Destination
-from retrycli.engine.ports import PassRules
+from retrycli.engine.ports import Dependencies, PassRules
+from retrycli.engine.recording import escalation_before_send
 from retrycli.engine.stages import capacity
 from retrycli.operations.expiry import EXPIRED
 from retrycli.operations.ids import resolve_one
@@ -72,13 +73,15 @@ class Gate:
 
 
 class Gates:
-    """The gates of the messages in one database, given the rules of a pass and the newest passes, newest first."""
+    """The gates of the messages in one database, given what a pass is given, and the newest passes, newest first."""
 
-    def __init__(self, database: Database, rules: PassRules, passes: Sequence[PassRecord]) -> None:
+    def __init__(self, database: Database, deps: Dependencies, rules: PassRules, passes: Sequence[PassRecord]) -> None:
         self._views = MessageQueries(database)
         self._ledger = Ledger(database)
         self._claims = Claims(database)
+        self._deps = deps
         self._rules = rules
+        self._loaded: tuple[MessageDetails | None, QueuedMessage | None] = None, None
         self.refusals = refusing_destinations(database, passes)
         ended = next((record for record in passes if record.result not in {None, PassResult.SKIPPED}), None)
         self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
@@ -93,18 +96,18 @@ class Gates:
             return
         if self._unaccepted is not None:
             yield Gate("acceptance", open=False, figure=self._unaccepted)
-        message = message_of(found.row)
+        queue, message = found.queue, message_of(found.row)
         yield Gate("data", isinstance(message, Message), getattr(message, "problem", "can be sent"))
         queue = found.queue
-        yield Gate("escalation", queue["state"] != State.ESCALATED, queue["escalation_reason"] or "none")
+        queued = self._queued(found)
+        yield self._escalation(queued, queue, at)
         yield _claim(queue, has_ended=queue["claimed_by"] in ended)
         wait = self._wait(queue, at)
         yield wait
         yield _retry_after(found, wait)
         if self._rules.per_ticket_order:
             yield self._order(found, at)
-        if not isinstance(message, UnusableMessage):
-            queued = QueuedMessage(message, queue["delivery_key"], queue["first_failed_at"], queue["unknown_count"])
+        if queued is not None:
             yield from self._policy_gates(queued, at, is_waiting=queue["state"] == State.WAITING)
         yield self.pause(at)
         yield self.hold(found, at)
@@ -113,6 +116,27 @@ class Gates:
         yield self._last_pass(found)
         yield Gate("disk", self._disk is None, self._disk or "enough space")
         yield from self._limits(queue["message_id"], at)
+
+    def _queued(self, found: MessageDetails) -> QueuedMessage | None:
+        """Return the message as a pass would load it; None if it can't be sent. Keep it while ticks are compared."""
+        if self._loaded[0] is not found:
+            queued = self._claims.queued(found.row["id"])
+            self._loaded = found, queued if isinstance(queued, QueuedMessage) else None
+        return self._loaded[1]
+
+    def _escalation(self, queued: QueuedMessage | None, queue: Mapping[str, Any], at: datetime) -> Gate:
+        """Evaluate whether the message is escalated, or a pass would escalate it instead of sending it. Expiry and used
+        up retries have gates of their own.
+        """
+        if queue["state"] == State.ESCALATED:
+            return Gate("escalation", open=False, figure=queue["escalation_reason"])
+        if queued is not None:
+            policy = self._rules.policies[queued.message.message_type]
+            has_own_gate = policy.expired(queued, at) or not policy.has_retries_left(queued.message)
+            escalation = escalation_before_send(self._deps, self._rules, queued, at)
+            if escalation is not None and not has_own_gate:
+                return Gate("escalation", open=False, figure=f"a pass will escalate it: {escalation.last_error}")
+        return Gate("escalation", open=True, figure="none")
 
     def _policy_gates(self, queued: QueuedMessage, at: datetime, *, is_waiting: bool) -> Iterator[Gate]:
         message = queued.message
@@ -327,7 +351,7 @@ class _Explainer:
         self._views, self._ledger = MessageQueries(database), Ledger(database)
         self._now = self._deps.now()
         passes = self._ledger.last_passes(incidents.LOOKBACK, until=self._now + MAX_CLOCK_SKEW)
-        self._gates = Gates(database, self._rules, passes)
+        self._gates = Gates(database, self._deps, self._rules, passes)
         self._ended = frozenset[str]()
         self._expires_first = False
         outlook = next_run(settings, database, passes, self._now, host)

@@ -55,6 +55,12 @@ class Claims(Queries):
         due = select(queue.c.message_id).where(queue.c.message_id == message_id, *is_due(due_by))
         return self._database.scalar(due) is not None
 
+    def queued(self, message_id: int) -> QueuedMessage | UnusableMessage | None:
+        """Return a failed message with its history, as a pass that claims it would load it; None if it has gone."""
+        with self._database.read() as connection:
+            found = connection.execute(with_queue(self._database).where(queue.c.message_id == message_id))
+            return next(iter(load(connection, found, [message_id])), None)
+
     def claim(
         self, claim: Claim, due_by: datetime, limit: int, turns: FairShare | None = None, route: Route | None = None
     ) -> list[int]:

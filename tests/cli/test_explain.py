@@ -468,6 +468,17 @@ def test_finds_an_earlier_message_of_the_ticket_though_both_are_new(at: Desk) ->
     assert gate.figure == "message 11 of the same ticket must be delivered or escalated first; due by"
 
 
+def test_predicts_no_attempt_at_a_text_that_was_delivered(at: Desk) -> None:
+    """An application marks its row as failed again after the delivery, and the next pass escalates the message."""
+    at.add(1)
+    at.run_at(NOON)
+    at.application.execute("UPDATE pending_messages SET status = 'failed', updated_at = ?", stored(NOON + MINUTE))
+    found = at.explain(1, NOON + 2 * MINUTE)
+    [closed] = [gate for gate in found.gates if not gate.open and gate.name == "escalation"]
+    assert closed.figure.startswith("a pass will escalate it: Not sent: this text was already delivered at ")
+    assert found.next_attempt_at is None
+
+
 def hourly(at: Desk) -> None:
     """Run the passes of the last hour."""
     for number in reversed(range(5)):
