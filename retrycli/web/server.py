@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from contextlib import closing, suppress
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import h11
 import uvicorn
@@ -31,18 +33,45 @@ from retrycli.web.http_api import make_api
 from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import Recent, RecentStatus
 
+MAX_HEADERS = 64 * 1024  # bytes of the request line and the headers together
 REQUEST_SECONDS = 10.0  # for the headers and the body of a request together; also without progress in reading
+
+
+END_OF_HEADERS = re.compile(rb"\n\r?\n")
+LONG_SPACE = re.compile(rb"[ \t]{100}")
+
+
+class StrictConnection(h11.Connection):
+    """A parser that refuses what takes h11 a time that grows with the square of its length: a long row of spaces in a
+    header, and a chunk with an extension. It refuses all chunks (RFC 9112, section 7.1): browsers send none, and a
+    proxy that buffers a request sends its length.
+    """
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Parse the next part of a request.
+
+        Raises:
+            RemoteProtocolError: the request is refused or malformed.
+        """
+        if self.their_state is h11.IDLE and LONG_SPACE.search(END_OF_HEADERS.split(self.trailing_data[0], 1)[0]):
+            raise h11.RemoteProtocolError("a long row of spaces in the headers")
+        event = super().next_event()
+        if isinstance(event, h11.Request) and any(name == b"transfer-encoding" for name, _ in event.headers):
+            raise h11.RemoteProtocolError("a body in chunks")
+        return event
 
 
 class DeadlineProtocol(H11Protocol):
     """An HTTP connection that is closed if a request is not complete `REQUEST_SECONDS` after it began, or if the client
-    reads nothing of an answer for that long. If an answer is complete before its request is, the rest of the request is
-    not parsed, and the connection ends.
+    reads nothing of an answer for that long.
     """
 
     _timer: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None
-    _is_answered = False  # before the end of the request
+
+    def __init__(self, config: uvicorn.Config, *given: Any, **named: Any) -> None:  # noqa: ANN401  as uvicorn passes them
+        super().__init__(config, *given, **named)
+        self.conn = StrictConnection(h11.SERVER, MAX_HEADERS)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Begin to wait for the first request."""
@@ -51,19 +80,14 @@ class DeadlineProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle a part of a request."""
-        if not self._is_answered:
-            super().data_received(data)
-            self._watch()
+        super().data_received(data)
+        self._watch()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, a part of which may have arrived already."""
         super().on_response_complete()
         if self.transport.is_closing():  # the client must read the rest of the answer
             self._expect_less_than(self.transport.get_write_buffer_size())
-        elif self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY:
-            # Read on: to close a socket with unread data would destroy the answer on its way to the client.
-            self._is_answered = True
-            self.transport.write_eof()
         if self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY:
             self._watch()
 
