@@ -236,19 +236,36 @@ def _entry_fields(fields: Fields, value: object) -> Fields:
     return {**fields, EACH: value, **{f"{EACH}.{name}": part for name, part in parts.items()}}
 
 
+# A comment, a script or style, or a tag, of which only the name is kept. The number of attributes is limited, so that no
+# character is compared more often than that; a quotation mark counts only after an equals sign, as in browsers.
+MARKUP = re.compile(
+    r"""<!--.*?-->|<(script|style)\b.*?</\1>
+    |<(/?[a-z][^\s/<>"'=]*+)(?:[^<>"'=]++|=\s*+(?:"[^"]*+"|'[^']*+')?+|["']){0,200}+>""",
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
+# A ``<`` that begins no such tag, and no declaration.
+NO_TAG = re.compile(r"<(?!/?[a-z][^\s/<>\"'=]*+>|[!?])", re.IGNORECASE)
+
+
 def plain_text(html: str) -> str:
-    """Convert HTML to plain text, with a line for each block. No input causes an error or needs quadratic time."""
+    """Convert HTML to plain text, with a line for each block. No input causes an error or needs quadratic time, because
+    the parser, which rescans the text for each quotation mark that is not closed, gets only tags without attributes.
+    """
+    html = HUGE_NUMBER.sub("&amp;", html)
+    for start, end in (("<!--", "-->"), ("<script", "</script>"), ("<style", "</style>"), ("<", ">")):
+        html = _escape_unended(html, start, end)
     reader = _Reader()
-    reader.feed(_escape_unended(_escape_unended(HUGE_NUMBER.sub("&amp;", html), "<!--", "-->"), "<", ">"))
+    reader.feed(NO_TAG.sub("&lt;", MARKUP.sub(lambda found: f"<{found[2]}>" if found[2] else "", html)))
     reader.close()
     lines = (" ".join(line.split()) for line in "".join(reader.parts).split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def _escape_unended(html: str, start: str, end: str) -> str:
-    """Escape each `start` that no `end` follows. Otherwise the parser would scan the rest of the text for each one."""
-    last = html.rfind(end) + 1
-    return html[:last] + html[last:].replace(start, start.replace("<", "&lt;"))
+    """Escape each `start` that no `end` follows. Otherwise, the rest of the text would be searched for each one."""
+    last = max((found.end() for found in re.finditer(re.escape(end), html, re.IGNORECASE)), default=0)
+    begin = re.compile(re.escape(start), re.IGNORECASE)
+    return html[:last] + begin.sub(lambda found: "&lt;" + found[0][1:], html[last:])
 
 
 class _Reader(HTMLParser):
