@@ -20,6 +20,7 @@ LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 DOMAIN = re.compile(rf"{LABEL}(?:\.{LABEL})*")
 # The maximum lengths of an address and of its local part, in octets (RFC 5321, sections 4.5.3.1.1 and 4.5.3.1.3).
 LONGEST, LONGEST_LOCAL = 254, 64
+LONGEST_LIST = 32_000  # maximum length of a list of addresses in characters; to split it takes quadratic time
 LONGEST_TEXT = 1000  # maximum length of an address with its display name, in characters
 
 
@@ -82,10 +83,12 @@ def split_addresses(value: object, separator: str) -> list[str]:
     A separator within quotes or a comment does not separate (RFC 5322, section 3.4).
 
     Raises:
-        InvalidMessage: the value is not text, or has no address.
+        InvalidMessage: the value is not text, is too long, or has no address.
     """
     if not isinstance(value, str):
         raise InvalidMessage("recipient_email must be text")
+    if len(value) > LONGEST_LIST:
+        raise InvalidMessage(f"recipient_email has more than {LONGEST_LIST:,} characters")
     listed = value if separator == "," else value.replace(separator, ",")
     try:
         found = [formataddr(pair, "utf-8") if pair[0] else pair[1] for pair in getaddresses([listed]) if any(pair)]

@@ -68,12 +68,12 @@ def redact_secrets(text: str, secrets: Sequence[str]) -> str:
 
 
 def _spellings(secret: str) -> list[str]:
-    """Return the forms of a secret, longest first: unchanged, as in HTML and in a URL, and each of them escaped by JSON
-    or by Python, once or twice.
+    """Return the forms of a secret, longest first: unchanged, on one line, as in HTML and in a URL, and each of them
+    escaped by JSON or by Python, once or twice.
 
     An error may quote JSON with its escapes, and invalid HTTP as a Python bytes literal.
     """
-    found = {secret, *_as_html(secret), *_in_url(secret)}
+    found = {secret, " ".join(secret.split()) or secret, *_as_html(secret), *_in_url(secret)}
     for _ in range(2):
         found |= {written for text in found for written in _escaped(text)}
     return sorted(found, key=len, reverse=True)

@@ -13,7 +13,9 @@ from starlette.exceptions import HTTPException
 
 from retrycli import operations
 from retrycli.config.settings import Settings
+from retrycli.domain import suggested
 from retrycli.domain.delivery_stats import GroupBy
+from retrycli.domain.errors import NotActionable
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.passes import HoldKind, HoldTarget
@@ -37,6 +39,7 @@ from retrycli.web.inputs import (
 )
 from retrycli.web.status import RecentStatus
 
+LONGEST_TEXT = 1 << 20  # characters of a body; several answers that nobody reads must fit into memory
 INVALID, MISSING, CONFLICT = HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT
 WEEK = timedelta(days=7)
 MOST_GROUPS = 1000
@@ -216,10 +219,16 @@ class Endpoints:
         )
         return answer(bodies.messages(found.messages, found.next))
 
-    @endpoint("GET", "/{message_id}", Right.READ_TEXT, MISSING)
+    @endpoint("GET", "/{message_id}", Right.READ_TEXT, MISSING, CONFLICT)
     def show_message(self, message_id: str) -> JsonAnswer[bodies.MessageDetailsBody]:
         """Show one message with its text, its attempts and the operators' actions."""
-        body = bodies.details(operations.listing.show(self._settings, message_id))
+        found = operations.listing.show(self._settings, message_id)
+        if (length := len(str(found.row["body"] or ""))) > LONGEST_TEXT:
+            raise NotActionable(
+                f"the body of message {message_id} has {length:,} characters, and the API returns at most "
+                f"{LONGEST_TEXT:,}. Read it with {suggested.command('show', found.row['id'])}"
+            )
+        body = bodies.details(found)
         return answer(body, ETag=f'"{body["digest"]}"')
 
     @endpoint(

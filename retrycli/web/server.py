@@ -17,6 +17,7 @@ import h11
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -170,11 +171,13 @@ def application(settings: Settings) -> ASGIApp:
     async def live() -> Response:
         return PlainTextResponse("ok\n")
 
-    readiness = Recent(partial(operations.status.is_ready, settings))
+    readiness, asking = Recent(partial(operations.status.is_ready, settings)), asyncio.Lock()
 
     @app.get("/readyz", include_in_schema=False)
-    def ready() -> Response:
-        if readiness.read():
+    async def ready() -> Response:
+        async with asking:  # those who wait need no thread
+            is_ready = await run_in_threadpool(readiness.read)
+        if is_ready:
             return PlainTextResponse("ok\n")
         return PlainTextResponse("the database can't be used\n", HTTPStatus.SERVICE_UNAVAILABLE)
 

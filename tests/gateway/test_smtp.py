@@ -370,10 +370,11 @@ def test_older_login_methods_cannot_send_a_password_beyond_ascii(ways: str) -> N
     )
 
 
-def test_a_password_echoed_by_the_server_is_masked() -> None:
-    words = base64.b64encode(f"\0agent\0{PASSWORD}".encode()).decode()
-    with MailServer(extensions=["AUTH PLAIN"], AUTH=f"535 5.7.8 {words} is no {PASSWORD}") as server:
-        outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
+@pytest.mark.parametrize("password", [PASSWORD, "pa  ss\tword 1"])
+def test_a_password_echoed_by_the_server_is_masked(password: str) -> None:
+    words = base64.b64encode(f"\0agent\0{password}".encode()).decode()
+    with MailServer(extensions=["AUTH PLAIN"], AUTH=f"535 5.7.8 {words} is no {password}") as server:
+        outcome = mail(mail_settings(server.url, username="agent", password=password))
     assert outcome.error == "AUTH: SMTP 535 5.7.8 *** is no ***"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from threading import Event
+from contextlib import suppress
+from threading import Event, Thread
 
 import pytest
 
@@ -100,6 +101,25 @@ def test_reports_a_server_that_does_not_speak_http() -> None:
             connection.sendall(b"220 mail.example ESMTP\r\n\r\n")
         assert "secret" not in str(ping._start and ping._start.failure)
         assert "HTTP request failed" in str(ping._start and ping._start.failure)
+
+
+def test_a_server_that_never_ends_its_answer_leaves_no_thread() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ping = Ping(f"http://127.0.0.1:{server.getsockname()[1]}/x", RUN, seconds=0.5)
+        ping.start()
+        connection, _ = server.accept()
+        request = ping._start
+        assert request is not None
+
+        def go_on() -> None:
+            with connection, suppress(OSError):
+                while True:
+                    connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+        Thread(target=go_on, daemon=True).start()
+        assert request.failure == "no response within 0.5 s"
+        request.join(30)
+        assert not request.is_alive()
 
 
 def test_a_proxy_from_the_environment_is_not_used(switch: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:

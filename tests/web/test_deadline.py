@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from tests.web.test_serve import add_token, address_of, served, serving
 if TYPE_CHECKING:
     import subprocess
 
+    from tests.cli.application import Application
     from tests.cli.command import Cli
 
 __all__ = ["served"]
@@ -104,6 +106,21 @@ def test_a_long_row_of_spaces_in_a_body_is_no_hostile_header(served: Cli) -> Non
         with socket.create_connection(address, LONGEST) as connection:
             connection.sendall(form)
             assert connection.recv(13) == b"HTTP/1.1 401 "
+
+
+def test_probes_that_wait_for_the_database_occupy_one_thread(served: Cli, application: Application) -> None:
+    add_token(served)
+    with serving(served, "--port", "0") as process, ExitStack() as stack:
+        port = int(address_of(process).rpartition(":")[2])
+        writer = stack.enter_context(closing(sqlite3.connect(application.path, isolation_level=None)))
+        writer.execute("PRAGMA journal_mode = delete")
+        writer.execute("BEGIN EXCLUSIVE")
+        for _ in range(60):  # more than the server has threads
+            probe = stack.enter_context(socket.create_connection(("127.0.0.1", port), LONGEST))
+            probe.sendall(WHOLE.replace(b"livez", b"readyz"))
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Host": HOST}, timeout=2) as client:
+            assert client.get(f"{PAGES}/sign-in").status_code == 200
+        assert writer.in_transaction
 
 
 def test_an_unfinished_request_is_closed_and_a_finished_one_is_not(served: Cli) -> None:

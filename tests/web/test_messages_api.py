@@ -103,6 +103,18 @@ def test_a_message_that_was_just_sent_is_409(escalated: Desk) -> None:
         assert "17" in detail
 
 
+def test_a_text_that_would_fill_the_memory_is_409(escalated: Desk) -> None:
+    """Clients that ask for it and do not read the answers would otherwise stop the server for lack of memory."""
+    update = "UPDATE pending_messages SET body = ? WHERE id = 17"
+    escalated.application.execute(update, "é" * (1 << 20))
+    assert escalated.viewer.get(f"{API}/17").status_code == 200
+    escalated.application.execute(update, "é" * ((1 << 20) + 1))
+    assert problem(escalated.viewer.get(f"{API}/17"), 409, "not-actionable") == (
+        "the body of message 17 has 1,048,577 characters, and the API returns at most 1,048,576. "
+        "Read it with `retrycli show 17`"
+    )
+
+
 @pytest.mark.parametrize(
     ("action", "name", "state"),
     [

@@ -236,8 +236,8 @@ def _entry_fields(fields: Fields, value: object) -> Fields:
     return {**fields, EACH: value, **{f"{EACH}.{name}": part for name, part in parts.items()}}
 
 
-# A comment, a script or style, or a tag, of which only the name is kept. The number of attributes is limited, so that no
-# character is compared more often than that; a quotation mark counts only after an equals sign, as in browsers.
+# A comment, a script or style, or a tag, of which only the name is kept. The number of attributes is limited, so that
+# no character is compared more often than that; a quotation mark counts only after an equals sign, as in browsers.
 MARKUP = re.compile(
     r"""<!--.*?-->|<(script|style)\b.*?</\1>
     |<(/?[a-z][^\s/<>"'=]*+)(?:[^<>"'=]++|=\s*+(?:"[^"]*+"|'[^']*+')?+|["']){0,200}+>""",

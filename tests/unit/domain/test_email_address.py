@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from retrycli.domain.email_address import Address
+from retrycli.domain.email_address import Address, split_addresses
+from retrycli.domain.errors import InvalidMessage
 
 TAKEN = {
     "ana@example.com": ("ana", "example.com", ""),
@@ -63,3 +64,9 @@ def test_rejects_invalid_addresses(text: str) -> None:
 
 def test_one_mailbox_has_one_key_in_every_spelling() -> None:
     assert Address.parse("Ana <ANA@example.com>").key == Address.parse("ana@EXAMPLE.com").key
+
+
+def test_a_list_of_addresses_has_a_greatest_length() -> None:
+    assert len(split_addresses("a@b.test, " * 3000, ",")) == 3000
+    with pytest.raises(InvalidMessage, match="recipient_email has more than 32,000 characters"):
+        split_addresses("a@b.test, " * 4000, ",")
