@@ -34,7 +34,7 @@ def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
     Returns:
         For each URL, None if the target accepted the notice; otherwise the reason, without the URL.
     """
-    with ThreadPoolExecutor(len(notices)) as pool:
+    with ThreadPoolExecutor(max(len(notices), 1)) as pool:
         return dict(zip(notices, pool.map(_send, notices, notices.values()), strict=True))
 
 

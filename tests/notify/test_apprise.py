@@ -153,6 +153,11 @@ def test_names_the_extra_that_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     assert send("json://127.0.0.1/x") == [apprise.MISSING]
 
 
+def test_without_targets_nothing_is_sent() -> None:
+    """A dead-man switch may be set alone, and `retrycli notify test` tests it."""
+    assert send() == []
+
+
 def test_a_response_that_fills_the_memory_costs_only_its_own_notification(hook: Webhook) -> None:
     with webhook() as hostile:
         hostile.headers = {"Content-Encoding": "gzip"}
