@@ -20,7 +20,7 @@ from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import LockUnusable
 from retrycli.domain.listing import MessageDetails
-from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State
+from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
 from retrycli.domain.outlook import MAX_CLOCK_SKEW, NO_SCHEDULER, Outlook, Ticks
 from retrycli.domain.passes import Hold, PassRecord, PassResult, StopReason, withheld
 from retrycli.domain.retry_policy import LATEST, later
@@ -118,9 +118,17 @@ class Gates:
         yield from self._limits(queue["message_id"], at)
 
     def _queued(self, found: MessageDetails) -> QueuedMessage | None:
-        """Return the message as a pass would load it; None if it can't be sent. Keep it while ticks are compared."""
+        """Return the message as a pass would load it; None if it can't be sent. Keep it while ticks are compared.
+
+        Only the digest of the text tells which attempts were made with it. Without attempts, the text is not read.
+        """
         if self._loaded[0] is not found:
-            queued = self._claims.queued(found.row["id"])
+            message, queue = message_of(found.row), found.queue
+            queued: QueuedMessage | UnusableMessage | None = None
+            if found.attempts:
+                queued = self._claims.queued(found.row["id"])
+            elif queue is not None and isinstance(message, Message):
+                queued = QueuedMessage(message, queue["delivery_key"], queue["first_failed_at"], queue["unknown_count"])
             self._loaded = found, queued if isinstance(queued, QueuedMessage) else None
         return self._loaded[1]
 
