@@ -27,10 +27,11 @@ def main() -> None:
     """
     request = json.load(sys.stdin)
     sys.path[:] = request["path"]
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most), most))
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"  # cron's environment differs from an operator's
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as output:
-        os.dup2(2, 1)  # what a plugin prints is no result
+        os.dup2(2, 1)  # keep what a plugin prints out of the result
         json.dump(_result(request), output)
 
 

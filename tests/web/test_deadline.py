@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sqlite3
 from contextlib import ExitStack, closing, suppress
@@ -32,6 +33,7 @@ FORM = (
     f"POST {PAGES}/sign-in HTTP/1.1\r\nHost: {HOST}\r\nSec-Fetch-Site: same-origin\r\n"
     "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 4000\r\n\r\ntoken="
 ).encode()
+CHUNKED = FORM.replace(b"Content-Length: 4000", b"Transfer-Encoding: chunked").removesuffix(b"token=")
 UNFINISHED = {
     "nothing": (b"", b""),
     "half of the headers": (WHOLE[:-2], b""),
@@ -78,10 +80,9 @@ def seconds_of(process: subprocess.Popen[str]) -> float:
     "hostile",
     [
         WHOLE[:-2] + b"a:" + b" " * 65_000 + b"\0\r\n\r\n",
-        WHOLE[:-2] + b"a:b" + b" \t" * 32_000 + b"\v\r\n\r\n",
-        FORM.replace(b"Content-Length: 4000", b"Transfer-Encoding: chunked") + b"1;" + b" " * 60_000 + b"\0\r\n",
+        CHUNKED + b"1;" + b" " * 60_000 + b"\0\r\n",
     ],
-    ids=["spaces before a value", "spaces after a value", "spaces in a chunk's extension"],
+    ids=["spaces in a header", "spaces in a chunk's extension"],
 )
 def test_a_hostile_request_costs_no_more_than_another(served: Cli, hostile: bytes) -> None:
     add_token(served)
@@ -92,8 +93,7 @@ def test_a_hostile_request_costs_no_more_than_another(served: Cli, hostile: byte
             with socket.create_connection(address, LONGEST) as connection, suppress(ConnectionResetError):
                 for piece in pieces:
                     connection.sendall(piece)
-                answer = b"".join(iter(lambda: connection.recv(65_536), b""))
-                assert answer.startswith(b"HTTP/1.1 400 ")
+                assert connection.recv(13) == b"HTTP/1.1 400 "  # a reset may destroy the answer on its way
             assert seconds_of(process) - before < 0.5
 
 
@@ -115,12 +115,12 @@ def test_probes_that_wait_for_the_database_occupy_one_thread(served: Cli, applic
         writer = stack.enter_context(closing(sqlite3.connect(application.path, isolation_level=None)))
         writer.execute("PRAGMA journal_mode = delete")
         writer.execute("BEGIN EXCLUSIVE")
-        for _ in range(60):  # more than the server has threads
-            probe = stack.enter_context(socket.create_connection(("127.0.0.1", port), LONGEST))
+        probes = [stack.enter_context(socket.create_connection(("127.0.0.1", port), LONGEST)) for _ in range(60)]
+        for probe in probes:  # more than the server has threads
             probe.sendall(WHOLE.replace(b"livez", b"readyz"))
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Host": HOST}, timeout=2) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Host": HOST}, timeout=LONGEST) as client:
             assert client.get(f"{PAGES}/sign-in").status_code == 200
-        assert writer.in_transaction
+        assert select.select(probes, [], [], 0)[0] == [], "the page did not wait for a probe's thread"
 
 
 def test_an_unfinished_request_is_closed_and_a_finished_one_is_not(served: Cli) -> None:

@@ -239,7 +239,7 @@ def _entry_fields(fields: Fields, value: object) -> Fields:
 # A comment, a script or style, or a tag, of which only the name is kept. The number of attributes is limited, so that
 # no character is compared more often than that; a quotation mark counts only after an equals sign, as in browsers.
 MARKUP = re.compile(
-    r"""<!--.*?-->|<(script|style)\b.*?</\1>
+    r"""<!--.*?-->|<(script|style)\b.*?</\1\s*+>
     |<(/?[a-z][^\s/<>"'=]*+)(?:[^<>"'=]++|=\s*+(?:"[^"]*+"|'[^']*+')?+|["']){0,200}+>""",
     re.DOTALL | re.IGNORECASE | re.VERBOSE,
 )
@@ -252,7 +252,7 @@ def plain_text(html: str) -> str:
     the parser, which rescans the text for each quotation mark that is not closed, gets only tags without attributes.
     """
     html = HUGE_NUMBER.sub("&amp;", html)
-    for start, end in (("<!--", "-->"), ("<script", "</script>"), ("<style", "</style>"), ("<", ">")):
+    for start, end in (("<!--", "-->"), ("<script", r"</script\s*>"), ("<style", r"</style\s*>"), ("<", ">")):
         html = _escape_unended(html, start, end)
     reader = _Reader()
     reader.feed(NO_TAG.sub("&lt;", MARKUP.sub(lambda found: f"<{found[2]}>" if found[2] else "", html)))
@@ -262,10 +262,11 @@ def plain_text(html: str) -> str:
 
 
 def _escape_unended(html: str, start: str, end: str) -> str:
-    """Escape each `start` that no `end` follows. Otherwise, the rest of the text would be searched for each one."""
-    last = max((found.end() for found in re.finditer(re.escape(end), html, re.IGNORECASE)), default=0)
-    begin = re.compile(re.escape(start), re.IGNORECASE)
-    return html[:last] + begin.sub(lambda found: "&lt;" + found[0][1:], html[last:])
+    """Escape each ``start`` that no ``end`` (both are patterns) follows. Otherwise, the rest of the text would be
+    searched for each one.
+    """
+    last = max((found.end() for found in re.finditer(end, html, re.IGNORECASE)), default=0)
+    return html[:last] + re.sub(start, lambda found: "&lt;" + found[0][1:], html[last:], flags=re.IGNORECASE)
 
 
 class _Reader(HTMLParser):
