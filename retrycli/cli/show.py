@@ -81,7 +81,8 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> st
         case EscalationReason.INVALID:
             return f"fix the row in the application, then run {retry}"
         case EscalationReason.CHANGED:
-            return f"{command('mark-sent', message_id)} if the message was delivered; {retry} sends it again"
+            mark_sent, requeue = (command(verb, message_id) for verb in ("mark-sent", "requeue"))
+            return f"{mark_sent} if the message was delivered; {requeue} sends it again"
         case _:
             return line("retry", message_id)
 

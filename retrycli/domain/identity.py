@@ -11,13 +11,13 @@ these three values, which it stores for each row:
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.message import Place, utc_time
+from retrycli.domain.message import EarlierText, Place, utc_time
 from retrycli.domain.outcome import OUTAGE, OutcomeKind, may_have_arrived
 
 BY_TICKET = "ticket "  # prefix of the birth of a row without a creation time
@@ -244,8 +244,7 @@ class History(NamedTuple):
 
     def other_unknowns(self, birth: str, digest: str) -> int:
         """Count the other texts of this message, since its last delivery or requeue, whose last attempt has an unknown
-        outcome. No look-up of the present text can settle it. There are many of them if the application renders the
-        text anew after each failure.
+        outcome. There are many of them if the application renders the text anew after each failure.
         """
         last = {attempt.digest: attempt for attempt in self._current(birth)}
         return sum(attempt.outcome == OutcomeKind.UNKNOWN for tried, attempt in last.items() if tried != digest)
@@ -272,12 +271,12 @@ class History(NamedTuple):
             None,
         )
 
-    def unsettled_at(self, key: str) -> frozenset[Place]:
-        """Return the places of the attempts with this key that may have delivered the message."""
+    def unsettled_at(self, keys: Collection[str]) -> frozenset[Place]:
+        """Return the places of the attempts with one of these keys that may have delivered the message."""
         return frozenset(
             Place(attempt.destination, attempt.preset)
             for attempt in self.attempts
-            if attempt.delivery_key == key and attempt.unsettled and attempt.destination is not None
+            if attempt.delivery_key in keys and attempt.unsettled and attempt.destination is not None
         )
 
     def elsewhere(self, birth: str, digest: str, ticket: str) -> str | None:
@@ -306,13 +305,19 @@ class History(NamedTuple):
             if attempt.digest not in {None, digest} and attempt.is_of(birth) and same_content(attempt.digest, digest)
         )
 
-    def another_may_have_arrived(self, birth: str, digest: str) -> bool:
-        """Return whether another text of a message may have arrived since an operator last requeued the message."""
-        return any(
-            attempt.unsettled and attempt.is_of(birth) and attempt.number > self.allowed_up_to
-            for attempt in self.attempts
-            if attempt.digest not in {None, digest}
-        )
+    def earlier_texts(self, birth: str, digest: str) -> tuple[EarlierText, ...]:
+        """Return the other texts of a message that may have arrived since its last delivery, and since an operator last
+        requeued the message.
+        """
+        own = [attempt for attempt in self.attempts if attempt.is_of(birth)]
+        since = max((attempt.number for attempt in own if attempt.delivered), default=0)
+        found = {
+            (attempt.delivery_key, attempt.ticket): attempt.finished_at or attempt.started_at
+            for attempt in own
+            if attempt.unsettled and attempt.digest not in {None, digest} and attempt.delivery_key is not None
+            if attempt.number > max(since, self.allowed_up_to)
+        }
+        return tuple(EarlierText(key, ticket, at) for (key, ticket), at in found.items() if key is not None)
 
     def _deliveries(self, birth: str, digest: str) -> list[PastAttempt]:
         return [

@@ -196,6 +196,14 @@ class Place(NamedTuple):
     preset: str | None = None  # a hash of the preset's requests; None if no look-up finds them
 
 
+class EarlierText(NamedTuple):
+    """Another text of a message, which may have arrived under the ticket that the message then had."""
+
+    delivery_key: str
+    ticket: str | None
+    tried_at: datetime  # the end of its newest attempt that may have delivered it
+
+
 class QueuedMessage(NamedTuple):
     """A message with its data from retrycli's queue."""
 
@@ -208,7 +216,7 @@ class QueuedMessage(NamedTuple):
     partly: bool = False  # some were reached, and no operator has requeued the message since
     # The end of the newest attempt that may have delivered the message; None if there is no such attempt.
     unsettled_since: datetime | None = None
-    unsettled_at: frozenset[Place] = frozenset()  # the places of all such attempts
+    unsettled_at: frozenset[Place] = frozenset()  # the places of all such attempts, also at earlier texts
     birth: str = ""  # see `retrycli.domain.identity`
     digest: str = ""
     deliveries: int = 0  # number of recorded deliveries of this text
@@ -218,7 +226,7 @@ class QueuedMessage(NamedTuple):
     requests: int = 0
     elsewhere: str | None = None  # another ticket under which this text may have arrived
     with_others: bool = False  # its content may have arrived with other recipients
-    other_text: bool = False  # another text of it may have arrived
+    earlier: tuple[EarlierText, ...] = ()  # its other texts that may have arrived
     other_unknowns: int = 0  # number of its other texts with an unknown outcome; see `History.other_unknowns`
     # The values of the columns that identify the message, as the database returned them.
     as_read: tuple[object, ...] = ()

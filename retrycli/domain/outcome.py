@@ -48,8 +48,8 @@ class Outcome(NamedTuple):
     in_doubt: bool = False
     # The status is a success, but the preset has no rule that can judge the content, so the preset must be corrected.
     unread: bool = False
-    # A look-up or earlier attempts show that the message had already arrived. Nothing was sent, so this outcome does
-    # not show that the destination accepts messages.
+    # A look-up or earlier attempts show that the message had already arrived or, if the outcome is `PERMANENT`, another
+    # text of it. Nothing was sent, so this outcome does not show that the destination accepts messages.
     found: bool = False
 
     def unsent(self) -> "Outcome":

@@ -161,6 +161,8 @@ class RetryPolicy(NamedTuple):
         match outcome.kind:
             case OutcomeKind.DELIVERED:
                 return Transition.delivered()
+            case OutcomeKind.PERMANENT if outcome.found:
+                return Transition.changed(f"Not sent: {outcome.error}")
             case OutcomeKind.PERMANENT:
                 return Transition.escalated(EscalationReason.PERMANENT, last_error=outcome.error)
             case OutcomeKind.INVALID:
@@ -184,10 +186,9 @@ class RetryPolicy(NamedTuple):
         return self._use_retry(queued, outcome, since=since, now=now, jitter=jitter)
 
     def _is_in_doubt(self, queued: QueuedMessage, outcome: Outcome, *, has_lookup: bool) -> bool:
-        """Return whether too many attempts may have delivered the message. A look-up settles only its present text."""
-        if has_lookup:
-            return queued.other_unknowns >= max(self.unknown_limit, 1)
-        return outcome.unread or queued.other_unknowns + queued.unknown_count >= self.unknown_limit
+        """Return whether too many attempts may have delivered the message, and no look-up can settle that."""
+        unknowns = queued.other_unknowns + queued.unknown_count
+        return not has_lookup and (outcome.unread or unknowns >= self.unknown_limit)
 
     def _use_retry(
         self, queued: QueuedMessage, outcome: Outcome, *, since: datetime, now: datetime, jitter: float

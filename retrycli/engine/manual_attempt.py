@@ -114,10 +114,6 @@ async def look_up_through(
         return LookUp(
             Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, so check that ticket"
         )
-    if found.result is Presence.ABSENT and queued.other_text:
-        return LookUp(
-            Presence.UNKNOWN, "not found, but an earlier version of its text may have arrived, so check the ticket"
-        )
     if found.result is Presence.ABSENT and not can_settle(deps, rules, queued):
         there = " and ".join(sorted({str(place.destination) for place in queued.unsettled_at}))
         why = f"not found; an earlier attempt was sent to {there} with another base_url or preset, so check there"
@@ -251,8 +247,8 @@ def _claim_to_send(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime, *, ask_first: bool
 ) -> QueuedMessage:
     def may_send(queued: QueuedMessage) -> bool:
-        in_doubt = queued.unsettled_since is not None and not can_settle(deps, rules, queued)
-        in_doubt = in_doubt or queued.other_text or queued.with_others
+        is_unsettled = queued.unsettled_since is not None or bool(queued.earlier)
+        in_doubt = queued.with_others or (is_unsettled and not can_settle(deps, rules, queued))
         is_repeated = queued.delivered_at is not None or would_repeat(rules, queued)
         return not (ask_first and (in_doubt or is_repeated))
 

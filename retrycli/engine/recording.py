@@ -47,8 +47,8 @@ def place_of(deps: Dependencies, rules: PassRules, message_type: MessageType) ->
 
 
 def can_settle(deps: Dependencies, rules: PassRules, queued: QueuedMessage) -> bool:
-    """Return whether a look-up can show that a message has not arrived. A look-up at another destination than that of
-    an earlier attempt, or by a preset with other requests, can't.
+    """Return whether look-ups can show that no text of a message has arrived. A look-up at another destination than
+    that of an earlier attempt, or by a preset with other requests, can't.
     """
     place = place_of(deps, rules, queued.message.message_type)
     return place.preset is not None and queued.unsettled_at <= {place}

@@ -167,19 +167,20 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     )
     if history is NONE:
         return queued
+    earlier = history.earlier_texts(birth, digest)
     return queued._replace(
         unknown_count=max(queued.unknown_count, history.unknowns(key)),
         other_unknowns=history.other_unknowns(birth, digest),
         delivered_to=queued.delivered_to | history.delivered_to(birth, digest),
         partly=bool(history.delivered_to(birth, digest, after=history.allowed_up_to)),
         unsettled_since=history.unsettled_since(key),
-        unsettled_at=history.unsettled_at(key),
+        unsettled_at=history.unsettled_at({key, *(text.delivery_key for text in earlier)}),
         deliveries=deliveries,
         delivered_at=history.delivered_at(birth, digest),
         requests=history.requests(birth),
         elsewhere=history.elsewhere(birth, digest, ticket_text(queued.ticket_id)),
         with_others=history.may_be_with_others(birth, digest),
-        other_text=history.another_may_have_arrived(birth, digest),
+        earlier=earlier,
     )
 
 

@@ -354,6 +354,10 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
     ("text", "said"),
     [
         (NOTE + LOOK + "{ text = '{delivery_key}' }", "look_up (line 6): a look-up needs a path"),
+        (
+            NOTE + LOOK + "{ path = '[text={body}].key', contains = '{delivery_key}' }",
+            "look_up (line 6): {body} is part of the text, but a look-up must find earlier versions of it as well",
+        ),
         (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): the path, query or condition must contain {delivery_key}"),
         (
             NOTE + LOOK + "{ path = 'x', equals = '{delivery_key}' }",

@@ -10,7 +10,7 @@ import httpx
 
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
+from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage, ticket_text
 from retrycli.domain.outcome import ARRIVED, UNVERIFIED, LookUp, Outcome, OutcomeKind, Presence
 from retrycli.gateway import attachments
 from retrycli.gateway.delivery import BaseGateway, DeliveryProgress, NotSent, TimeLimit, retry_unreachable
@@ -26,6 +26,7 @@ from retrycli.gateway.presets.template import fill_header, fill_path, fill_text,
 # Maximum bytes of an answer for each character of the message's body. An answer may contain the body three times, and
 # JSON may escape a character as six bytes.
 MAX_REPETITION = 20
+EARLIER = "an earlier version of its text has arrived"
 NOT_AS_EXPECTED = "is not as intended; check it in the ticketing system immediately"
 
 # Exceptions for a value that is invalid in the path, header or body into which its template inserts it.
@@ -99,10 +100,13 @@ class HttpGateway(BaseGateway):
             return LookUp(Presence.UNKNOWN, f"the preset {self._settings.preset} has no look-up")
         try:
             async with TimeLimit(limit):
-                if await self._lookups.look_up(self._builder.fields(queued)):
+                fields = self._builder.fields(queued)
+                if await self._lookups.look_up(fields):
                     return LookUp(Presence.ARRIVED)
                 if queued.unsettled_since is not None:
                     self._require_settled(queued.unsettled_since)
+                if await self._look_up_earlier(queued, fields):
+                    return LookUp(Presence.UNKNOWN, f"not found, but {EARLIER}; check the ticket")
                 return LookUp(Presence.ABSENT)
         except TimeoutError:
             error = f"look-up: no response within {limit:g} s"
@@ -162,8 +166,25 @@ class HttpGateway(BaseGateway):
             if await self._lookups.look_up(prepared.fields):
                 raise NotSent(Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True))
             self._require_settled(queued.unsettled_since)
+        if self._preset.look_up and await self._look_up_earlier(queued, prepared.fields):
+            raise NotSent(Outcome(OutcomeKind.PERMANENT, error=EARLIER, found=True))
         if prepared.rule.preflight is not None:
             await self._lookups.preflight(prepared.rule.preflight, prepared.fields)
+
+    async def _look_up_earlier(self, queued: QueuedMessage, fields: dict[str, object]) -> bool:
+        """Return whether an earlier text of the message has arrived.
+
+        Raises:
+            NotSent: there is no usable answer, or such a text may still appear.
+        """
+        for text in queued.earlier:
+            its_fields = fields | {"delivery_key": text.delivery_key}
+            if text.ticket != ticket_text(queued.ticket_id):
+                its_fields["ticket_id"] = text.ticket
+            if await self._lookups.look_up(its_fields):
+                return True
+            self._require_settled(text.tried_at)
+        return False
 
     def _require_settled(self, unsettled_since: datetime) -> None:
         settled_at = unsettled_since + timedelta(seconds=max(rule.settle_seconds for rule in self._preset.look_up))

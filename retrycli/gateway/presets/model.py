@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from retrycli.domain.identity import TEXT_COLUMNS
 from retrycli.domain.message import LIST_COLUMNS
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.presets.json_path import JsonPath
@@ -122,8 +123,11 @@ class LookupRule(Question):
 
     @model_validator(mode="after")
     def _asks_for_one_message(self) -> Self:
-        if KEY not in {place.name for place in places([self.path, self.query, *self.holds.templates])}:
+        names = {place.name for place in places([self.path, self.query, *self.holds.templates])}
+        if KEY not in names:
             raise ValueError("the path, query or condition must contain {delivery_key}, or it would match any message")
+        for name in names.intersection(TEXT_COLUMNS):
+            raise ValueError(f"{{{name}}} is part of the text, but a look-up must find earlier versions of it as well")
         return self
 
 

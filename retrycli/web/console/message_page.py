@@ -113,8 +113,8 @@ ADVICE: Mapping[str, str] = {
     EscalationReason.UNKNOWN: "It may have arrived. Look it up. If that finds nothing, check the ticket: mark it as "
     "sent if it is there, or retry it if it is not.",
     EscalationReason.EXPIRED: "It is too old for a pass to send. Reject it if it is no longer wanted, or retry it.",
-    EscalationReason.CHANGED: "Its row changed, or its text was delivered before. Mark it as sent if it arrived. A "
-    "retry sends it again.",
+    EscalationReason.CHANGED: "Its row changed, or its text was delivered before. Mark it as sent if it arrived, or "
+    "requeue it to send it again.",
 }
 CHECK_THE_TICKET = "It may have arrived. Check the ticket: mark it as sent if it is there, or retry it if it is not."
 EDITED = "It was edited after it was escalated. Retry it, or requeue it with all its retries."

@@ -1,0 +1,116 @@
+"""Texts that change between attempts: with a look-up, the customer gets one version, unless an operator wants another.
+
+The ticketing system may store a message, and still answer with an error or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.cli.story import OTHER_TICKET
+from tests.cli.test_look_up import asking
+from tests.conftest import on_both
+from tests.gateway.ticketing.fake import Answered
+from tests.gateway.ticketing.redmine import Redmine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.cli.story import Begin, Story
+    from tests.gateway.ticketing.fake import Asked
+
+pytestmark = on_both
+
+STORED, NOT_STORED, REJECTED = "stored, but answered 507", "answered 507", "answered 503"
+UNDONE = "back to the first text"
+
+
+class Faulty(Redmine):
+    """A Redmine that gives each note the next of its answers, and stores the notes that come after them."""
+
+    def __init__(self, answers: Sequence[str]) -> None:
+        super().__init__()
+        self.answers = list(answers)
+
+    def answer(self, asked: Asked) -> Answered:
+        if asked.method != "PUT" or not self.answers:
+            return super().answer(asked)
+        answer = self.answers.pop(0)
+        if answer == STORED:
+            super().answer(asked)
+        return Answered(503 if answer == REJECTED else 507)
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the first lines of the notes, which are the bodies of the messages."""
+        return [note.text.splitlines()[0] for note in self.arrived]
+
+
+def through(story: Story, fake: Faulty) -> None:
+    """Make the story's passes and commands send through a Redmine."""
+    story.set("gateway", base_url=fake.url, preset="redmine", token="our-redmine-key")
+    story.command = story.command.having(asking(fake.url))
+
+
+STEPS = st.tuples(st.sampled_from([STORED, NOT_STORED, REJECTED]), st.sampled_from(["", "new", "ticket", UNDONE]))
+
+
+@given(st.lists(STEPS, min_size=1, max_size=5))
+# Each call of `begin` prepares a database of its own.
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example([(STORED, "new"), (REJECTED, "")])
+@example([(STORED, "ticket"), (NOT_STORED, "new")])
+@example([(NOT_STORED, "new"), (STORED, "new"), (NOT_STORED, UNDONE)])
+def test_one_version_arrives(begin: Begin, steps: list[tuple[str, str]]) -> None:
+    with begin() as story, Faulty([answer for answer, _ in steps]) as fake:
+        through(story, fake)
+        story.insert(body="a")
+        for number, (_, change) in enumerate(steps):
+            story.tick()
+            if story.status() == "failed" and change:
+                story.write(
+                    body="a" if change == UNDONE else f"version {number}",
+                    **({"ticket_id": OTHER_TICKET} if change == "ticket" else {}),
+                )
+        story.ticks(len(steps) + 2)
+        # A text that may have arrived in another ticket is not sent again.
+        assert len(fake.arrived) == 1 or (not fake.arrived and any(change == "ticket" for _, change in steps))
+        if story.status() != "sent":
+            story.check_escalated("changed")
+            assert str(story.application.row(1)["last_error"]).startswith("Not sent: ")
+
+
+def test_a_requeue_sends_a_second_version(begin: Begin) -> None:
+    with begin() as story, Faulty([STORED]) as fake:
+        through(story, fake)
+        story.insert(body="a")
+        story.tick()
+        story.write(body="b")
+        story.tick()
+        assert story.outcomes() == ["transient", "permanent"]
+        story.check_escalated("changed")
+        assert "`retrycli requeue 1` sends it again" in story.command.on_terminal("show", "1").words
+        asked = story.command("retry", "1")
+        assert asked.returncode == 3
+        assert "an earlier version of its text has arrived" in asked.stdout
+        story.operator("requeue", "1")
+        story.tick()
+        assert (fake.texts, story.status()) == (["a", "b"], "sent")
+
+
+@pytest.mark.parametrize(("answer", "result"), [(STORED, "unknown"), (NOT_STORED, "absent")])
+def test_a_look_up_searches_for_earlier_versions(begin: Begin, answer: str, result: str) -> None:
+    with begin() as story, Faulty([answer]) as fake:
+        through(story, fake)
+        story.insert(body="a")
+        story.tick()
+        story.application.execute("UPDATE retrycli_attempts SET finished_at = ?", "2026-01-02 04:00:00.000000")
+        story.write(body="b")
+        found = story.command.json("look-up", "1", code=3 if result == "unknown" else 0)["results"]
+        assert [each["result"] for each in found] == [result]
+        assert result == "absent" or "an earlier version of its text has arrived" in found[0]["error"]
+        assert story.status() == "failed"
