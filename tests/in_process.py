@@ -1,12 +1,14 @@
-"""Run the installed command inside the tests' process, which is faster than a new or forked process.
+"""Run the installed command inside the tests' process, which saves the start of Python and the imports.
 
 During the call, the process has the command's streams, environment, folder, arguments, logging and signal handlers.
-Afterwards they are restored. Tests of signals, terminals, locks and exits need a process: see `tests.served`.
+Afterwards they are restored. Tests of signals, terminals, locks and exits need a process: see `Cli.real`.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
+import io
 import logging
 import os
 import pydoc
@@ -27,14 +29,28 @@ from subprocess import CompletedProcess
 from retrycli.__main__ import GC_THRESHOLD
 from retrycli.cli import run
 from retrycli.domain import suggested
-from tests.fork_server import STREAMS, opened
+from tests.size import ROOT
 
 logger = logging.getLogger("retrycli")
 
+STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
+"""Python's standard streams, by file descriptor: name, mode, and the error handler in the C locale."""
+LASTING = (sys.prefix, sys.base_prefix, str(ROOT))
+"""Folders whose modules stay imported after a call."""
+READ_LATE = ("RETRYCLI_", "TICKETING_", "SUDO_", "XDG_")
+"""Prefixes of variables that commands read at run time, like the names below. A call would ignore a variable that is
+read when Python starts or when a module is imported."""
+READ_LATE_TOO = frozenset({
+    "COLUMNS", "COMP_CWORD", "COMP_WORDS", "CREDENTIALS_DIRECTORY", "EDITOR", "FILE", "HOME", "HTTPS_PROXY",
+    "INVOCATION_ID", "LOGNAME", "PAGER", "PATH", "TERM", "TMPDIR", "TZ", "USER", "VISUAL", "_RETRYCLI_COMPLETE",
+    "_TYPER_COMPLETE_ARGS",
+})  # fmt: skip
 
-def can_call() -> bool:
-    """Return whether this thread may run a command: only the main thread may set signal handlers."""
-    return threading.current_thread() is threading.main_thread()
+
+def can_call(env: Mapping[str, str]) -> bool:
+    """Return whether this thread may run a command, which sees this environment as a started one would."""
+    is_main = threading.current_thread() is threading.main_thread()  # only it may set signal handlers
+    return is_main and all(name.startswith(READ_LATE) or name in READ_LATE_TOO for name in env)
 
 
 def call(args: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> CompletedProcess[str]:
@@ -136,12 +152,18 @@ def _state() -> Iterator[None]:
     tempdir, tempfile.tempdir = tempfile.tempdir, None
     invocation = suggested._Now.call
     excepthook, pager = sys.excepthook, pydoc.pager
+    modules, path = set(sys.modules), [*sys.path]
+    importlib.invalidate_caches()
     gc.set_threshold(GC_THRESHOLD)
     try:
         yield
     finally:
         suggested._Now.call = invocation
         sys.excepthook = excepthook
+        for name in sys.modules.keys() - modules:  # senders of a test's application, which the next test writes anew
+            if not str(getattr(sys.modules[name], "__file__", None) or ROOT).startswith(LASTING):
+                del sys.modules[name]
+        sys.path[:] = path
         vars(pydoc)["pager"] = pager  # pydoc caches the first pager that it finds
         tempfile.tempdir = tempdir
         gc.set_threshold(*thresholds)
@@ -197,7 +219,7 @@ def _streams(given: tuple[int, int, int]) -> Iterator[None]:
     try:
         for number, (name, mode, errors) in enumerate(STREAMS):
             os.dup2(given[number], number)
-            setattr(sys, name, opened(number, name, mode, errors))
+            setattr(sys, name, _opened(number, name, mode, errors))
         yield
         sys.stdout.flush()
         sys.stderr.flush()
@@ -206,3 +228,10 @@ def _streams(given: tuple[int, int, int]) -> Iterator[None]:
             setattr(sys, name, before[number])
             os.dup2(kept[number], number)
             os.close(kept[number])
+
+
+def _opened(number: int, name: str, mode: str, errors: str) -> io.TextIOWrapper:
+    """Open a stream as Python does when it starts (``create_stdio`` in its ``pylifecycle.c``)."""
+    binary = open(number, f"{mode}b", closefd=False)  # noqa: SIM115  the stream stays open
+    lines = os.isatty(number) or name == "stderr"
+    return io.TextIOWrapper(binary, "utf-8", errors, newline="\n", line_buffering=lines)

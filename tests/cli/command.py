@@ -1,8 +1,7 @@
 """Run the installed command in a bare environment, piped or on a terminal.
 
-If the result is the same, the command runs inside the test's process (`tests.in_process`) or a server forks it
-(`tests.fork_server`), which saves its start and its imports. With `Cli.real` or the marker ``real`` the operating
-system starts the program, for tests of the start itself.
+Where a process is not the point, the command runs inside the test's (`tests.in_process`), which saves its start and its
+imports. `Cli.start` always starts a process; with `Cli.real` or the marker ``real`` every call does.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from typing import Any, TypeVar
 from typer.main import get_command
 
 from retrycli.cli import app
-from tests import in_process, served
+from tests import in_process
 from tests.environment import BARE
 
-SCRIPT = (served.SCRIPT,)
+SCRIPT = (str(Path(sys.executable).with_name("retrycli")),)
 MODULE = (sys.executable, "-m", "retrycli")
 OPEN_TO_ALL = ("/bin/sh", "-c", 'umask 0; exec "$@"', "sh")
 """A wrapper that runs a command with umask 0, so that files get every permission that the command requests."""
@@ -88,21 +87,15 @@ class Cli:
     program: tuple[str, ...] = SCRIPT
     wrapper: tuple[str, ...] = ()
     """A program that runs the command, such as ``setpriv``, and its options."""
-    is_forked: bool = False
-    """True to run each command in its own process, not inside the test's process."""
     is_real: bool = False
-    """True to let the operating system start each process, not the fork server."""
+    """True to run each command in its own process, not inside the test's process."""
 
     def having(self, env: Mapping[str, str] | None = None, *, cwd: Path | None = None) -> Cli:
         """Return a copy with more variables, or in another folder."""
         return replace(self, env={**self.env, **(env or {})}, cwd=cwd or self.cwd)
 
-    def forked(self) -> Cli:
-        """Return a copy that runs each command in its own process, for tests of signals, descriptors and the like."""
-        return replace(self, is_forked=True)
-
     def real(self) -> Cli:
-        """Return a copy whose commands the operating system starts, not the fork server."""
+        """Return a copy that runs each command in its own process, for tests of signals, descriptors and the like."""
         return replace(self, is_real=True)
 
     def under(self, *wrapper: str) -> Cli:
@@ -169,12 +162,9 @@ class Cli:
         cwd: Path | None = None,
         start_new_session: bool = False,
     ) -> subprocess.Popen[str]:
-        """Start a command, with the fork server if `_may_be_served` permits that."""
-        environment = {**BARE, **self.env, **(env or {})}
-        kind = served.Served if self._may_be_served(environment) else subprocess.Popen[str]
-        return kind(
+        return subprocess.Popen(
             [*self.wrapper, *self.program, *args],
-            env=environment,
+            env={**BARE, **self.env, **(env or {})},
             cwd=cwd or self.cwd,
             stdin=stdin,
             stdout=stdout,
@@ -185,16 +175,12 @@ class Cli:
         )
 
     def _may_be_called(self, environment: Mapping[str, str]) -> bool:
-        """Return True if the program, the environment and the test permit a call inside this process."""
-        return not self.is_forked and self._may_be_served(environment) and in_process.can_call()
+        """Return whether the program, the environment and the test permit a call inside this process."""
+        is_installed = not self.wrapper and self.program == SCRIPT
+        return is_installed and not self.is_real and in_process.can_call(environment)
 
     def _words(self, *args: str | Path) -> list[str]:
         return [os.fsdecode(word) for word in (*self.program, *args)]
-
-    def _may_be_served(self, environment: Mapping[str, str]) -> bool:
-        """Return True if the program, the environment and the test permit a start by the fork server."""
-        is_installed = not self.wrapper and self.program[0] == served.SCRIPT
-        return is_installed and not self.is_real and served.can_serve(environment)
 
 
 def side_by_side(calls: Mapping[Key, Callable[[], Result]]) -> dict[Key, Result]:

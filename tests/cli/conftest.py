@@ -25,8 +25,7 @@ Prepared = Callable[[Path], AbstractContextManager[Application]]
 @pytest.fixture
 def cli(request: pytest.FixtureRequest, tmp_path: Path) -> Cli:
     """Provide the command in its own folder and a bare environment."""
-    has = request.node.get_closest_marker
-    return Cli(tmp_path, is_forked=has("forked") is not None, is_real=has("real") is not None)
+    return Cli(tmp_path, is_real=request.node.get_closest_marker("real") is not None)
 
 
 @pytest.fixture(scope="session")

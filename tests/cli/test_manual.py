@@ -91,5 +91,5 @@ def test_needs_and_reads_no_settings(cli: Cli) -> None:
 @pytest.mark.parametrize(("typed", "offered"), [("sett", ["settings"]), ("zz", [])])
 def test_the_shell_completes_topics(cli: Cli, typed: str, offered: list[str]) -> None:
     here = {"_RETRYCLI_COMPLETE": "complete_bash", "COMP_WORDS": f"retrycli manual {typed}", "COMP_CWORD": "2"}
-    done = cli.forked()(env=here)
+    done = cli.real()(env=here)
     assert (done.stdout.split(), done.stderr) == (offered, "")

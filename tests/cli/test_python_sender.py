@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tests.cli.application import Application
     from tests.cli.command import Cli
 
-pytestmark = pytest.mark.forked  # Python imports a module once per process, and each test writes its own
 NAME = "desk.messages:send"
 PLACE = f"python:{NAME}"
 

@@ -81,7 +81,7 @@ def test_a_descriptor_of_a_regular_file_is_written_to_and_not_replaced(tmp_path:
 
 
 def test_writes_to_a_device_and_does_not_replace_it(at_work: Cli) -> None:
-    done = at_work.forked()("report", "--html", "/dev/stdout")  # stdout is a pipe
+    done = at_work.real()("report", "--html", "/dev/stdout")  # stdout is a pipe
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(DOCTYPE)
 

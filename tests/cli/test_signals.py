@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.cli.application import Application
     from tests.cli.command import Cli
 
-pytestmark = [on_both, pytest.mark.forked]
+pytestmark = [on_both, pytest.mark.real]
 
 
 ENDS = pytest.mark.parametrize(

@@ -448,7 +448,7 @@ def test_an_unresponsive_crontab_times_out_and_is_reported(cli: Cli, application
     file = cli.cwd / "retrycli.toml"
     file.write_text(f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n')
     application.fill()
-    command = cli.having(crontab.variables).forked()
+    command = cli.having(crontab.variables).real()
     said = "retrycli: `crontab` did not respond within 3 s, so a cron line that only it can show is not counted\n"
     looks = ("status", "status --json", "explain 5", "cron check")
     *reports, done = side_by_side({each: partial(command, *each.split(), "--config", file) for each in looks}).values()

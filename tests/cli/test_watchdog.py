@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import watchdog
-from tests.cli.command import wait_until
-from tests.served import SCRIPT
+from tests.cli.command import SCRIPT, wait_until
 
 ROOT = Path(__file__).parents[2]
 RUN = f"""
@@ -21,10 +20,10 @@ import ctypes, os, signal, subprocess, time
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # should this test be killed
 from tests import watchdog
 run = watchdog.start()
-from tests import postgresql, served
+from tests import postgresql
 from tests.environment import BARE
 postgresql.server()
-held = served.Served(["{SCRIPT}", "sandbox"], env=BARE, cwd="/", stdout=subprocess.PIPE, text=True)
+held = subprocess.Popen(["{SCRIPT[0]}", "sandbox"], env=BARE, cwd="/", stdout=subprocess.PIPE, text=True)
 held.stdout.readline()
 subprocess.Popen(["setsid", "--fork", "env", "-i", "sleep", "infinity"]).wait()
 if os.fork() == 0:

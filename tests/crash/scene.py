@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrycli import load_settings
 from retrycli.operations import run_pass, wiring
-from tests import served
 from tests.cli.application import Application
-from tests.environment import BARE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,8 +87,6 @@ def start(
 ) -> subprocess.Popen[str]:
     """Start Python with arguments, a configuration and more settings.
 
-    A server (`tests.fork_server`) forks a command of retrycli, which saves the time of its imports.
-
     Args:
         config: the configuration.
         arguments: for Python.
@@ -99,14 +95,15 @@ def start(
     """
     ours = {f"RETRYCLI_{name.replace('.', '__').upper()}": str(value) for name, value in (settings or {}).items()}
     own = {"RETRYCLI_CONFIG": str(config), **ours}
-    pipe = subprocess.PIPE
-    if arguments[:2] == ("-m", "retrycli") and not under:
-        command = [served.SCRIPT, *arguments[2:]]
-        return served.Served(
-            command, cwd=ROOT, env=BARE | own, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
-        )
-    command = [*under, sys.executable, *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | own, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        [*under, sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | own,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def set_up(

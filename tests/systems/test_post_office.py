@@ -19,7 +19,7 @@ from tests.systems.post_office import Django, needs_post_office
 if TYPE_CHECKING:
     from tests.store.conftest import Factory
 
-pytestmark = [pytest.mark.slow, pytest.mark.forked, needs_post_office]
+pytestmark = [pytest.mark.slow, pytest.mark.real, needs_post_office]
 
 MANUAL = (Path(retrycli.__file__).parent / "manual/your-own-sender.md").read_text(encoding="utf-8")
 SENT, FAILED = range(2)
@@ -104,7 +104,7 @@ def desk(engine: Factory, template: str, tmp_path: Path) -> Iterator[Desk]:
         django = Django(tmp_path, url)
         django.configure(0)
         here = {"DJANGO_SETTINGS_MODULE": "desk_settings", "PYTHONPATH": str(tmp_path)}
-        made = Desk(django, Cli(tmp_path, is_forked=True).having(here))
+        made = Desk(django, Cli(tmp_path, is_real=True).having(here))
         assert made.statuses == {1: FAILED, 2: FAILED, 3: FAILED}
         yield made
 
