@@ -39,14 +39,19 @@ REQUEST_SECONDS = 10.0  # for the headers and the body of a request together; al
 
 
 END_OF_HEADERS = re.compile(rb"\n\r?\n")
-LONG_SPACE = re.compile(rb"[ \t]{100}")
+FOLDED = re.compile(rb"\n[ \t]")
+MAX_LINES = 100  # browsers and proxies send some 30 headers
+LONG_SPACE = b" " * 100
 
 
 class StrictConnection(h11.Connection):
     """A parser that refuses what takes h11 a time that grows with the square of its length: a long row of spaces in a
-    header, and a chunk with an extension. It refuses all chunks (RFC 9112, section 7.1): browsers send none, and a
-    proxy that buffers a request sends its length.
+    header, also from folded lines (RFC 9112, section 5.2), and a chunk with an extension. It refuses all chunks
+    (section 7.1): browsers send none, and a proxy that buffers a request sends its length. It also refuses many lines,
+    because h11 needs 30 times the size of short ones. It examines the headers once, when all have arrived.
     """
+
+    _searched = 0  # bytes of the incomplete headers that hold no end
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """Parse the next part of a request.
@@ -54,12 +59,21 @@ class StrictConnection(h11.Connection):
         Raises:
             RemoteProtocolError: the request is refused or malformed.
         """
-        if self.their_state is h11.IDLE and LONG_SPACE.search(END_OF_HEADERS.split(self.trailing_data[0], 1)[0]):
-            raise h11.RemoteProtocolError("a long row of spaces in the headers")
+        if self.their_state is h11.IDLE:
+            received = self.trailing_data[0]
+            end = END_OF_HEADERS.search(received, max(0, self._searched - 2))
+            self._searched = 0 if end else len(received)
+            if end:
+                _check(received[: end.start()])
         event = super().next_event()
         if isinstance(event, h11.Request) and any(name == b"transfer-encoding" for name, _ in event.headers):
             raise h11.RemoteProtocolError("a body in chunks")
         return event
+
+
+def _check(head: bytes) -> None:
+    if FOLDED.search(head) or head.count(b"\n") >= MAX_LINES or LONG_SPACE in head.replace(b"\t", b" "):
+        raise h11.RemoteProtocolError("folded, long rows of spaces, or too many headers")
 
 
 class DeadlineProtocol(H11Protocol):

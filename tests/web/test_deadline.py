@@ -6,13 +6,16 @@ import os
 import select
 import socket
 import sqlite3
+import time
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h11
 import httpx
 import pytest
 
+from retrycli.web.server import MAX_HEADERS, StrictConnection
 from tests.cli.command import LONGEST, wait_until
 from tests.conftest import on_sqlite
 from tests.web.conftest import API, HOST, PAGES
@@ -80,9 +83,11 @@ def seconds_of(process: subprocess.Popen[str]) -> float:
     "hostile",
     [
         WHOLE[:-2] + b"a:" + b" " * 65_000 + b"\0\r\n\r\n",
+        WHOLE[:-2] + b"a:\n" + b" \n" * 31_000 + b" \x0b\r\n\r\n",
+        WHOLE[:-2] + b"a:\n" * 20_000 + b"\n",
         CHUNKED + b"1;" + b" " * 60_000 + b"\0\r\n",
     ],
-    ids=["spaces in a header", "spaces in a chunk's extension"],
+    ids=["spaces in a header", "folded lines", "many headers", "spaces in a chunk's extension"],
 )
 def test_a_hostile_request_costs_no_more_than_another(served: Cli, hostile: bytes) -> None:
     add_token(served)
@@ -95,6 +100,21 @@ def test_a_hostile_request_costs_no_more_than_another(served: Cli, hostile: byte
                     connection.sendall(piece)
                 assert connection.recv(13) == b"HTTP/1.1 400 "  # a reset may destroy the answer on its way
             assert seconds_of(process) - before < 0.5
+
+
+def test_headers_that_arrive_in_single_bytes_are_examined_once() -> None:
+    took = {}
+    for row in (b"x" * 100, b" " * 99 + b"x"):
+        parser = StrictConnection(h11.SERVER, MAX_HEADERS)
+        parser.receive_data(WHOLE[:-2] + b"a:" + row * 600)
+        began = time.process_time()
+        for _ in range(500):
+            parser.receive_data(b"x")
+            assert parser.next_event() is h11.NEED_DATA
+        took[row] = time.process_time() - began
+        parser.receive_data(b"\r\n\r\n")
+        assert isinstance(parser.next_event(), h11.Request)
+    assert took[b" " * 99 + b"x"] < 5 * took[b"x" * 100] + 0.1
 
 
 def test_a_long_row_of_spaces_in_a_body_is_no_hostile_header(served: Cli) -> None:
