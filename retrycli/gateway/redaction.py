@@ -1,84 +1,146 @@
-"""Remove secrets and quotations of a message from error texts."""
+"""Remove secrets and quotations of a message from error texts.
+
+A text may be escaped on its way into an error: by JSON, Python, HTML or a URL, several times, and each writer escapes
+other characters. So texts are compared in a plain form, without any escapes.
+"""
 
 import html
-import json
-from collections.abc import Callable, Iterator, Sequence
-from urllib.parse import quote, quote_plus
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 from retrycli.domain.message import Message
 
 QUOTED = 16  # minimum number of consecutive characters shared with the message that count as a quotation
-# Maximum number of characters of the subject or body to compare with an error. Errors are short, so an error that
-# repeats the whole of a longer text is cut off before this limit.
-LOOKED_AT = 16 * 1024
+SHORTEST = 4  # minimum number of characters of a secret's plain form that are masked
+# Maximum number of characters of a subject or body to compare with an error. It takes up to a tenth of a second.
+LOOKED_AT = 1024 * 1024
+ROUNDS = 6  # maximum number of times that a text may be escaped
+
+ESCAPED = re.compile(
+    r"\\+u(?P<pair>d[89ab][\da-f]{2}\\+ud[c-f][\da-f]{2})"  # a surrogate pair in JSON
+    r"|\\+u(?P<code>[\da-f]{4})"
+    r"|(?P<bytes>(?:\\+x[89a-f][\da-f])+|(?:%[89a-f][\da-f])+)"  # UTF-8, as Python or a URL writes it
+    r"|(?:\\+x|%)(?P<ascii>[0-7][\da-f])"
+    r"|\\+(?P<other>.?)"
+    r"|&(?P<entity>#\d{1,7}|#x[\da-f]{1,6}|[a-z][a-z\d]{1,30});",
+    re.IGNORECASE | re.DOTALL,
+)
+CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
+SPACES = re.compile(r"[\s+\0]+")  # a URL may write a space as +, and an error has no NUL
+
+Places = list[tuple[int, int]]
 
 
 def without_quotations(error: str, message: Message) -> str:
-    """Replace quotations of the message's subject or body in a one-line error with ``…``."""
-    words = "\0".join(_written_forms(message, error))
-    kept, at = "", 0
-    while at < len(error):
-        end = at + QUOTED
-        if end > len(error) or error[at:end] not in words:
-            kept += error[at]
+    """Replace quotations of the message's subject, body or attachments in a one-line error with ``…``."""
+    texts = [text[:LOOKED_AT] for text in _texts(message)]
+    shown, places = _with_places(error)
+    quoted = _shared(error, "\0".join(SPACES.sub(" ", text) for text in texts))
+    quoted += _in_original(_shared(shown, "\0".join(map(_plain, texts))), places)
+    return _masked(error, quoted, "…")
+
+
+def _shared(error: str, words: str) -> Places:
+    """Return where an error has at least `QUOTED` characters in a row that occur among the words."""
+    found, at = [], 0
+    while (end := at + QUOTED) <= len(error):
+        if error[at:end] not in words:
             at += 1
-        else:
-            while end < len(error) and error[at : end + 1] in words:
-                end += 1
-            kept += "…"
-            at = end
-    return kept
+            continue
+        while end < len(error) and error[at : end + 1] in words:
+            end += 1
+        found.append((at, end))
+        at = end
+    return found
 
 
-def _written_forms(message: Message, error: str) -> Iterator[str]:
-    """Yield the subject and body in the forms that an error may quote: on one line, unescaped, or escaped in a way of
-    which the error has a character. To compare an error with all forms of a long body takes milliseconds.
-    """
-    ways = [way for marks, way in ESCAPES if any(mark in error for mark in marks)]
+def _texts(message: Message) -> Iterable[str]:
     for name in ("subject", "body"):
-        text = str(message.fields[name] or "")[:LOOKED_AT]
-        for form in (text, *(form for way in ways for form in way(text))):
-            yield " ".join(form.replace("\0", " ").split())
-
-
-def _as_json(text: str) -> tuple[str, ...]:
-    return json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _as_html(text: str) -> tuple[str, ...]:
-    escaped = html.escape(text)
-    return html.escape(text, quote=False), escaped, escaped.replace("&#x27;", "&#039;")
-
-
-def _in_url(text: str) -> tuple[str, ...]:
-    encoded = text.encode(errors="replace")
-    return quote(encoded), quote(encoded, safe=""), quote_plus(encoded)
-
-
-# Ways to escape a text, each with the characters of which an escaped text has at least one.
-ESCAPES: Sequence[tuple[str, Callable[[str], tuple[str, ...]]]] = (("\\", _as_json), ("&", _as_html), ("%+", _in_url))
+        yield str(message.fields[name] or "")
+    attachments = message.fields["attachments"]
+    for entry in attachments if isinstance(attachments, list) else ():
+        yield from map(str, entry.values() if isinstance(entry, dict) else [entry])
 
 
 def redact_secrets(text: str, secrets: Sequence[str]) -> str:
     """Mask secrets in a string, because the destination may have echoed them."""
-    for secret in secrets:
-        for spelling in _spellings(secret) if secret else ():
-            text = text.replace(spelling, "***")
-    return text
+    found: Places = []
+    shown, places = _with_places(text)
+    for secret in filter(None, secrets):
+        found += _occurrences(secret, text)
+        if len(plain := _plain_secret(secret)) >= SHORTEST:
+            found += _in_original(_occurrences(plain, shown), places)
+    return _masked(text, found, "***")
 
 
-def _spellings(secret: str) -> list[str]:
-    """Return the forms of a secret, longest first: unchanged, on one line, as in HTML and in a URL, and each of them
-    escaped by JSON or by Python, once or twice.
-
-    An error may quote JSON with its escapes, and invalid HTTP as a Python bytes literal.
-    """
-    found = {secret, " ".join(secret.split()) or secret, *_as_html(secret), *_in_url(secret)}
-    for _ in range(2):
-        found |= {written for text in found for written in _escaped(text)}
-    return sorted(found, key=len, reverse=True)
+def _occurrences(words: str, text: str) -> Places:
+    return [found.span() for found in re.finditer(re.escape(words), text)]
 
 
-def _escaped(text: str) -> tuple[str, ...]:
-    as_bytes = repr(b'"' + text.encode())[3:-1]  # the leading quotation mark makes repr() delimit with apostrophes
-    return as_bytes, as_bytes.replace(r"\'", "'"), *_as_json(text)
+def _in_original(found: Places, places: Places) -> Places:
+    return [(places[start][0], places[end - 1][1]) for start, end in found]
+
+
+def _masked(text: str, places: Places, mask: str) -> str:
+    kept, done = [], 0
+    for start, end in sorted(places):
+        if start >= done:
+            kept += [text[done:start], mask]
+        done = max(done, end)
+    return "".join([*kept, text[done:]])
+
+
+def _decoded(escape: re.Match[str]) -> str:
+    match escape.lastgroup:
+        case "code":
+            return chr(int(escape["code"], 16))
+        case "pair":
+            units = re.findall(r"[\da-f]{4}", escape["pair"], re.IGNORECASE)
+            return bytes.fromhex("".join(units)).decode("utf-16-be", "replace")
+        case "bytes":
+            return bytes.fromhex(re.sub(r"\\+x|%", "", escape["bytes"], flags=re.IGNORECASE)).decode(errors="replace")
+        case "ascii":
+            return chr(int(escape["ascii"], 16))
+        case "other":
+            return CONTROLS.get(escape["other"], escape["other"])
+        case _:
+            return html.unescape(escape[0])
+
+
+@lru_cache(maxsize=32)
+def _plain_secret(secret: str) -> str:
+    return _plain(secret)
+
+
+def _plain(text: str) -> str:
+    """Return a text without escapes, and with single spaces."""
+    for _ in range(ROUNDS):
+        before, text = text, ESCAPED.sub(_decoded, text)
+        if text == before:
+            break
+    return SPACES.sub(" ", text)
+
+
+def _with_places(text: str) -> tuple[str, Places]:
+    """Return a text in its plain form, and where each of its characters stands in the text: the start and the end."""
+    places = [(at, at + 1) for at in range(len(text))]
+    for _ in range(ROUNDS):
+        before = text
+        text, places = _replaced(ESCAPED, _decoded, text, places)
+        if text == before:
+            break
+    return _replaced(SPACES, lambda _: " ", text, places)
+
+
+def _replaced(
+    pattern: re.Pattern[str], new: Callable[[re.Match[str]], str], text: str, places: Places
+) -> tuple[str, Places]:
+    written, done = "", 0
+    kept: Places = []
+    for found in pattern.finditer(text):
+        start, end, text_now = found.start(), found.end(), new(found)
+        written += text[done:start] + text_now
+        kept += places[done:start] + [(places[start][0], places[end - 1][1])] * len(text_now)
+        done = end
+    return written + text[done:], kept + places[done:]

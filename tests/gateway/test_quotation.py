@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import re
+from functools import reduce
+from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -11,14 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.domain.outcome import one_line
-from retrycli.gateway.redaction import LOOKED_AT, QUOTED, without_quotations
+from retrycli.gateway.redaction import LOOKED_AT, QUOTED, redact_secrets, without_quotations
 from tests.gateway.deliveries import deliver, gateway_settings, queued
 from tests.gateway.hostile import Hostile, answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BODY = 'Dear Ms Oyelaran,\n\nyour "Rückgabe" is on its way.'
 
 
-def cleaned(error: str, **texts: str) -> str:
+def cleaned(error: str, **texts: object) -> str:
     return without_quotations(one_line(error), queued(**{"subject": None, "body": BODY, **texts}).message)
 
 
@@ -66,10 +72,34 @@ def test_accidental_matches_are_kept() -> None:
     assert cleaned("x" * QUOTED, body="x" * QUOTED) == "…"
 
 
-def test_an_endless_text_is_compared_only_as_far_as_it_may_be_quoted() -> None:
-    long = "x" * LOOKED_AT + " and a rare word at its end"
-    assert cleaned(f"HTTP 413: {long[:100]}", body=long) == "HTTP 413: …"
-    assert cleaned("HTTP 413: a rare word at its end", body=long) == "HTTP 413: a rare word at its end"
+def test_the_end_of_a_long_text_and_the_names_of_files_are_removed_too() -> None:
+    long = "x" * 100_000 + " and a rare word at its end"
+    assert cleaned("HTTP 413: a rare word at its end", body=long) == "HTTP 413:…"
+    files = [{"path": "files/Termination of Maria.pdf", "name": "Termination of Maria.pdf"}]
+    assert cleaned("HTTP 422: Termination of Maria.pdf is too large", attachments=files) == "HTTP 422: … is too large"
+    beyond = "x" * LOOKED_AT + " and a rare word at its end"
+    assert cleaned("HTTP 413: a rare word at its end", body=beyond) == "HTTP 413: a rare word at its end"
+
+
+SECRET = "dG9r+/W4<&'\"s ü€😀"
+WRITERS = (
+    lambda text: json.dumps(text)[1:-1],
+    lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
+    lambda text: "".join(f"\\u{ord(c):04X}" if c in "<>&+'/" else c for c in text),
+    lambda text: repr(text.encode())[2:-1],
+    html.escape,
+    lambda text: "".join(f"&#x{ord(c):X};" if c in "/+" else c for c in html.escape(text)),
+    lambda text: quote(text, safe=""),
+    lambda text: re.sub("%..", lambda found: found[0].lower(), quote(text, safe="")),
+    quote_plus,
+)
+
+
+@given(st.lists(st.sampled_from(WRITERS), max_size=3), st.sampled_from([SECRET, "abc\\ndef", "a%41b+", "****"]))
+def test_a_secret_is_masked_however_it_is_escaped(writers: list[Callable[[str], str]], secret: str) -> None:
+    echoed = reduce(lambda text, write: write(text), writers, secret)
+    assert redact_secrets(f"no user with [{echoed}] here", [secret]) == "no user with [***] here"
 
 
 @given(before=st.text(), body=st.text(min_size=QUOTED), after=st.text())
