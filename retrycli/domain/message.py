@@ -292,6 +292,11 @@ def retry_count(value: object) -> int:
     return count
 
 
+def type_text(message_type: str) -> str:
+    """Return a message type for logs and notifications. An unknown one may be a customer's words."""
+    return message_type if message_type in set(MessageType) else "invalid"
+
+
 def ticket_text(ticket_id: object) -> str:
     """Return a ticket id as retrycli's own tables store it. The id may be invalid."""
     text = str(ticket_id if isinstance(ticket_id, int | str) else "")

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.message import EscalationReason, Message, MessageType, Place, QueuedMessage, UnusableMessage
+from retrycli.domain.message import (
+    EscalationReason,
+    Message,
+    MessageType,
+    Place,
+    QueuedMessage,
+    UnusableMessage,
+    ticket_text,
+    type_text,
+)
 from retrycli.domain.outcome import UNVERIFIED, Outcome
 from retrycli.domain.passes import (
     Event,
@@ -109,8 +118,8 @@ def event_of(
     row = message.message if isinstance(message, QueuedMessage) else message
     about = (
         decision.message_id,
-        row.ticket_id,
-        row.message_type,
+        row.ticket_id if isinstance(row.ticket_id, int) else ticket_text(row.ticket_id),
+        type_text(row.message_type),
         row.retry_count if change.retry_count is None else change.retry_count,
     )
     match change.kind:

@@ -32,6 +32,7 @@ from retrycli.domain.incidents import (
     utc,
     works,
 )
+from retrycli.domain.message import type_text
 from retrycli.domain.passes import PassRecord, PassResult, StopReason, is_late
 from retrycli.domain.sanitize import inert
 
@@ -352,7 +353,7 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
 
 
 def _cause_line(group: EscalationCause) -> str:
-    types = ", ".join(f"{number:,} {inert(name, LONGEST_NAME)}" for name, number in [*group.types.items()][:TYPES])
+    types = ", ".join(f"{number:,} {type_text(name)}" for name, number in [*group.types.items()][:TYPES])
     types += ", …" if len(group.types) > TYPES else ""
     tickets = ", ".join(inert(ticket, LONGEST_NAME) for ticket in group.tickets[:TICKETS])
     more = ", …" if len(group.tickets) > TICKETS or group.more_tickets else ""

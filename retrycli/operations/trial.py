@@ -75,7 +75,7 @@ async def _deliver(settings: Settings, queued: QueuedMessage) -> Trial:
         headers = [f"{name}: {value}" for name, value in request.headers.items()]
         asked = [f"{request.method} {target}", *headers, "", *([content.shown()] if content else [])]
         said = f"HTTP {answer.status}\n{answer.text.strip()}".strip()
-        exchanges.append((_cut("\n".join(asked)), _cut(said)))
+        exchanges.append(("\n".join(asked), said))
 
     found_again: bool | None = None
     section = settings.gateway.of(queued.message.message_type)
@@ -86,8 +86,10 @@ async def _deliver(settings: Settings, queued: QueuedMessage) -> Trial:
         if outcome.kind is OutcomeKind.DELIVERED:
             result = (await gateway.look_up(queued)).result
             found_again = None if result is Presence.UNKNOWN else result is Presence.ARRIVED
-        redact = gateway.redact_secrets
-        return Trial(outcome, tuple((redact(asked), redact(said)) for asked, said in exchanges), found_again)
+        shown = tuple(
+            (_cut(gateway.redact_secrets(asked)), _cut(gateway.redact_secrets(said))) for asked, said in exchanges
+        )
+        return Trial(outcome, shown, found_again)
 
 
 def _cut(text: str) -> str:

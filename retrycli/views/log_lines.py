@@ -13,7 +13,7 @@ from typing import Literal, assert_never
 from retrycli.domain import suggested
 from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import RetrycliError, Untrusted, cause_of
-from retrycli.domain.message import EscalationReason, MessageType, shown_id
+from retrycli.domain.message import EscalationReason, shown_id
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.passes import (
     BreakerClosed,
@@ -180,10 +180,9 @@ def _repair(event: ClockWasAhead | ClaimsExpired) -> str:
 
 def _escalation(event: MessageEscalated) -> list[str]:
     message = event.message_id
-    known = event.message_type if event.message_type in set(MessageType) else "invalid"  # it may be a customer's words
     metric = (
         f"METRIC: message_escalated ticket_id={_logfmt(event.ticket_id)} "
-        f"message_type={known} retry_count={event.retry_count}"
+        f"message_type={event.message_type} retry_count={event.retry_count}"
     )
     if event.reason is EscalationReason.EXHAUSTED and event.problem is None:
         return [f"Message {message} reached max retries", metric]

@@ -29,7 +29,8 @@ from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Auth, Session
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, fill_text, plain
 
-TOKEN = re.compile(r"[!-~]+")
+TOKEN = re.compile(r"[!-~]{1,8192}")
+KEPT_SESSIONS = 8  # number of the newest session tokens to mask; answers to older ones have arrived
 
 
 class ApiReply(NamedTuple):
@@ -158,12 +159,13 @@ class Credentials:
         for name in self._auth.needs:
             if not self._values[name]:
                 raise ConfigurationError(f"gateway.{name} is not set, but the preset {settings.preset} needs it")
+        self._sessions: list[str] = []
         self._destination = settings.destination
         self._errors = preset.answer.errors
         self._log_in_lock = asyncio.Lock()
         if self._values["token"] and not TOKEN.fullmatch(self._values["token"]):
             raise ConfigurationError(
-                "gateway.token: the token must consist of visible ASCII characters, without spaces"
+                "gateway.token: the token must consist of at most 8,192 visible ASCII characters, without spaces"
             )
         try:
             self.headers()
@@ -209,7 +211,11 @@ class Credentials:
             if not isinstance(token, str) or not TOKEN.fullmatch(token):
                 return self._outcome_without_token(answer, rule.token, now())
             self.session = token
+            self._sessions.append(token)
             self.secrets.append(token)
+            for old in self._sessions[:-KEPT_SESSIONS]:
+                self.secrets.remove(old)
+            del self._sessions[:-KEPT_SESSIONS]
             return None
 
     def _outcome_without_token(self, answer: Answer, where: str, now: datetime) -> Outcome:

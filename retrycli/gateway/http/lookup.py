@@ -32,7 +32,7 @@ from retrycli.gateway.presets.model import Get, Question, Step
 from retrycli.gateway.presets.template import Fields, fill_path
 from retrycli.gateway.redaction import redact_secrets
 
-CACHE_SIZE = 100  # maximum number of cached answers for preflights
+CACHE_SIZE = 100  # maximum number of cached answers for preflights; together they hold at most `LOOK_UP_LIMIT`
 MAX_PAGES = 100  # maximum number of pages of results to read for one question
 # `_take_step` returns this object if a step proves the whole preflight. Compare it by identity, because a step that
 # adds no fields returns an equal mapping.
@@ -114,9 +114,10 @@ class Lookups:
         if (known := self.answers.get(path)) is not None:
             return known
         answer = await self._fetch(asked, fields, what)
-        if len(self.answers) >= CACHE_SIZE:
+        cached = sum(len(each.text) for each in self.answers.values())
+        if len(self.answers) >= CACHE_SIZE or cached + len(answer.text) > LOOK_UP_LIMIT:
             self.answers.clear()
-        self.answers[path] = answer
+        self.answers[path] = answer._replace(headers={})  # steps read none
         return answer
 
     async def holds_on_a_page(self, question: Question, fields: Fields, what: str, *, believe_no: bool = True) -> bool:

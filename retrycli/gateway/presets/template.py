@@ -325,7 +325,8 @@ def _django(value: object, _argument: str) -> object:
     A variable tag with a string, such as ``{{'{'}}``, replaces each character that can open or close a tag. The result
     must not contain ``{%``, because django-helpdesk first encloses every ``{%`` in additional tags.
     """
-    return re.sub(r"\{|%(?=\})", r"{{'\g<0>'}}", plain(value))
+    parts = (part.replace("%}", "{{'%'}}}") for part in plain(value).split("{"))
+    return "{{'{'}}".join(parts)
 
 
 FILTERS: dict[str, Callable[[object, str], object]] = {

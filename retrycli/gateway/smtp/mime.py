@@ -27,6 +27,7 @@ LONGEST_SUBJECT = 900  # in characters
 # An approximation of RFC 5322, section 3.6.4: visible ASCII with an @, in angle brackets.
 MESSAGE_ID = re.compile(r"<[!-;=?A-~]{1,250}@[!-;=?A-~]{1,250}>")
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+LARGE = 256 * 1024  # characters of a body from which on `EmailMessage`, which makes objects for each line, is not used
 BLOCK = 57 * 1024  # bytes of a file to read in one step; a multiple of 57, because 57 bytes fill a line of base64
 
 
@@ -227,6 +228,10 @@ def _message_ids(column: str, fields: Mapping[str, object]) -> list[str]:
 
 
 def _body(text: str) -> bytes:
+    if len(text) > LARGE:
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n")
+        encoded = base64.encodebytes(lines.encode(errors="replace")).replace(b"\n", b"\r\n")
+        return b'Content-Type: text/plain; charset="utf-8"\r\nContent-Transfer-Encoding: base64\r\n\r\n' + encoded
     part = EmailMessage(policy=TO_ASCII)
     part.set_content(text, cte="quoted-printable" if UNPRINTABLE.search(text) else None)
     del part["MIME-Version"]

@@ -33,6 +33,7 @@ ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?=\s|$)")  # enhanced status c
 # The queue id in the replies of Postfix, Exim and Exchange.
 QUEUED_AS = re.compile(r"(?:queued as |id=)([\w.+-]{1,100})", re.IGNORECASE)
 END = "the end of the mail"
+LONGEST_REPLY = 2_000  # characters to keep; a server may refuse many recipients with long replies
 # If refusals differ in kind, the first kind here decides: the mail is retried if any recipient may still be accepted.
 WORST_FIRST = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT)
 QUIT_SECONDS = 2.0  # short, because the outcome is known before QUIT is sent
@@ -50,6 +51,7 @@ class SmtpReply:
     @classmethod
     def of(cls, code: int, text: bytes | str) -> "SmtpReply":
         """Create a reply from smtplib's code and text."""
+        text = text[:LONGEST_REPLY]
         return cls(code, " ".join((text if isinstance(text, str) else text.decode("utf-8", "replace")).split()))
 
     @property

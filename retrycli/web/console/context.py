@@ -224,7 +224,8 @@ class Visit:
         Fields of the query that are None are left out. Lists give repeated fields.
         """
         path = f"{self.root}/{'/'.join(_part(str(part)) for part in parts)}"
-        fields = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
+        given = {name: value for name, value in query.items() if value is not None}
+        fields = urlencode(given, doseq=True, errors="backslashreplace")  # as `as_utf8`
         return f"{path}?{fields}" if fields else path
 
     @property
