@@ -12,6 +12,7 @@ import typer
 from retrycli import operations
 from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import By, ConfigFile, Json, Yes, confirm, load_settings, require_confirmation, utf8
+from retrycli.domain.listing import MessageDetails
 from retrycli.domain.suggested import command, line
 from retrycli.system.editor import SUDO_REMEDY, edited, editor_command, stripped_by_sudo
 from retrycli.views import terminal
@@ -53,6 +54,7 @@ def edit(
     after.check(before)
     if not yes and after != before:
         terminal.show_difference(operations.edit_message.difference(before, after))
+        _warn_of_second_message(read)
         confirm(f"Apply this change to message {message_id}?", why, yes=yes, as_json=as_json)
     done = operations.edit_message.write_draft(settings, read, after, by=by)
     if as_json:
@@ -64,6 +66,14 @@ def edit(
         escalated = read.queue is not None and read.queue["escalated_at"] is not None
         either = f"{command('retry', done.message_id)} or {command('requeue', done.message_id)}"
         terminal.say(f"Next: {either if escalated else line('retry', done.message_id)}")
+
+
+def _warn_of_second_message(read: MessageDetails) -> None:
+    if read.may_have_arrived or (read.queue is not None and read.queue["delivered_to"]):
+        terminal.complain(
+            "The text before this edit may have arrived, perhaps at only some recipients. Check ticket "
+            f"{read.row['ticket_id']}: the new text would be a second message."
+        )
 
 
 def _in_editor(

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import EarlierText, Place, utc_time
-from retrycli.domain.outcome import OUTAGE, OutcomeKind, may_have_arrived
+from retrycli.domain.outcome import MAY_BE_STORED, OUTAGE, OutcomeKind, may_have_arrived
 
 BY_TICKET = "ticket "  # prefix of the birth of a row without a creation time
 # Birth of a recorded delivery whose row has no creation time and is not marked as sent. The row may have moved to any
@@ -153,6 +153,13 @@ class PastAttempt(NamedTuple):
         """Return whether it is still uncertain if the attempt delivered the message."""
         return self.outcome is None or may_have_arrived(self.outcome, self.status_code)
 
+    @property
+    def wants_look_up(self) -> bool:
+        """Return whether a look-up, if there is one, must come before another attempt: the destination may have stored
+        the message, even though it refused it.
+        """
+        return self.unsettled or (not self.delivered and self.status_code in MAY_BE_STORED)
+
     def is_of(self, birth: str) -> bool:
         """Return whether the attempt belongs, or may belong, to the message with a given birth."""
         return self.birth == birth or (self.birth == OF_ANY_TICKET and birth.startswith(BY_TICKET))
@@ -261,14 +268,16 @@ class History(NamedTuple):
         return sum(attempt.by_pass and attempt.outcome not in NO_REQUEST for attempt in self._current(birth))
 
     def unsettled_since(self, key: str) -> datetime | None:
-        """Return the end of the newest attempt, with this key or without a key, that may have delivered the message."""
-        return next(
-            (
-                attempt.finished_at
-                for attempt in reversed(self.attempts)
-                if attempt.delivery_key == key and attempt.unsettled and attempt.finished_at is not None
-            ),
-            None,
+        """Return the end of the newest attempt with this key after which a look-up comes first."""
+        own = (attempt for attempt in reversed(self.attempts) if attempt.delivery_key == key and attempt.wants_look_up)
+        return next((attempt.finished_at for attempt in own if attempt.finished_at is not None), None)
+
+    def in_doubt(self, key: str) -> bool:
+        """Return whether an attempt with this key, which has ended, may have delivered the message."""
+        return any(
+            attempt.unsettled and attempt.finished_at is not None
+            for attempt in self.attempts
+            if attempt.delivery_key == key
         )
 
     def unsettled_at(self, keys: Collection[str]) -> frozenset[Place]:
@@ -306,18 +315,27 @@ class History(NamedTuple):
         )
 
     def earlier_texts(self, birth: str, digest: str) -> tuple[EarlierText, ...]:
-        """Return the other texts of a message that may have arrived since its last delivery, and since an operator last
-        requeued the message.
+        """Return the other texts of a message that may have arrived, also at only some recipients, since its last
+        delivery, and since an operator last requeued the message.
         """
         own = [attempt for attempt in self.attempts if attempt.is_of(birth)]
         since = max((attempt.number for attempt in own if attempt.delivered), default=0)
-        found = {
-            (attempt.delivery_key, attempt.ticket): attempt.finished_at or attempt.started_at
-            for attempt in own
-            if attempt.unsettled and attempt.digest not in {None, digest} and attempt.delivery_key is not None
-            if attempt.number > max(since, self.allowed_up_to)
-        }
-        return tuple(EarlierText(key, ticket, at) for (key, ticket), at in found.items() if key is not None)
+        found: dict[tuple[str, str | None], EarlierText] = {}
+        for attempt in own:
+            key, other = attempt.delivery_key, attempt.digest
+            if key is None or other is None or other == digest or attempt.number <= max(since, self.allowed_up_to):
+                continue
+            partly = bool(attempt.delivered_to) and not same_content(other, digest)
+            if attempt.wants_look_up or partly:
+                at, before = attempt.finished_at or attempt.started_at, found.get((key, attempt.ticket))
+                found[key, attempt.ticket] = EarlierText(
+                    key,
+                    attempt.ticket,
+                    at,
+                    unsettled=attempt.unsettled or (before is not None and before.unsettled),
+                    partly=partly or (before is not None and before.partly),
+                )
+        return tuple(found.values())
 
     def _deliveries(self, birth: str, digest: str) -> list[PastAttempt]:
         return [

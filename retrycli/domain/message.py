@@ -202,6 +202,8 @@ class EarlierText(NamedTuple):
     delivery_key: str
     ticket: str | None
     tried_at: datetime  # the end of its newest attempt that may have delivered it
+    unsettled: bool  # as `PastAttempt.unsettled`; otherwise only a look-up asks for it
+    partly: bool  # some recipients have it
 
 
 class QueuedMessage(NamedTuple):
@@ -214,8 +216,9 @@ class QueuedMessage(NamedTuple):
     attempt_number: int = 1
     delivered_to: frozenset[str] = frozenset()  # recipients that earlier attempts have reached
     partly: bool = False  # some were reached, and no operator has requeued the message since
-    # The end of the newest attempt that may have delivered the message; None if there is no such attempt.
+    # The end of the newest attempt after which a look-up, if there is one, comes first; None if there is none.
     unsettled_since: datetime | None = None
+    in_doubt: bool = False  # such an attempt may have delivered the message, and did not just get a refusal
     unsettled_at: frozenset[Place] = frozenset()  # the places of all such attempts, also at earlier texts
     birth: str = ""  # see `retrycli.domain.identity`
     digest: str = ""

@@ -102,8 +102,8 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
         until = (standing.claim_expires_at or now).astimezone(UTC)
         if until <= now:
             return NotActionable(
-                f"message {message_id} was being sent by a pass or command that has ended; `retrycli run-once` records "
-                "what is known of it"
+                f"message {message_id} was being sent by a pass or command that has ended; run this again. If that "
+                "does not help, accept the settings: `retrycli table accept`"
             )
         return NotActionable(
             f"message {message_id} is being sent now (claimed by {standing.claimed_by}); "

@@ -98,6 +98,10 @@ class LookUp(NamedTuple):
 # Statuses after which the message may have arrived, because the server may have stored it before the request failed:
 # all server errors, also those that only proxies use, except for `NOT_PROCESSED`.
 INTERRUPTED = range(500, 600)
+SUCCESS = range(200, 300)  # HTTP statuses; the answer's content may say all the same that it is a refusal
+# Statuses of refusals after which the destination may have stored the message all the same. A form that was accepted is
+# answered with a redirect to the next page (RFC 9110, sections 15.4.3 and 15.4.4).
+MAY_BE_STORED = frozenset({*SUCCESS, 302, 303})
 NOT_PROCESSED = 503  # the server did not process the request (RFC 9110, section 15.6.4)
 
 

@@ -246,6 +246,8 @@ class RetryPolicy(NamedTuple):
             return Transition.changed(f"Not sent: this text may have arrived under ticket {queued.elsewhere}")
         if queued.with_others:
             return Transition.changed("Not sent: this text may have arrived with the recipients that it had before")
+        if any(text.partly for text in queued.earlier):
+            return Transition.changed("Not sent: some recipients already have an earlier version of its text")
         if self.expired(queued, now):
             return Transition.expired()
         if not self.has_retries_left(queued.message) or queued.requests >= BOUND * self.max_retries:

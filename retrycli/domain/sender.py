@@ -75,7 +75,7 @@ class OutgoingMessage:
             attachments=tuple(attachments) if isinstance(attachments, list) else (),
             delivery_key=queued.delivery_key,
             attempt=queued.attempt_number,
-            may_have_arrived=queued.unsettled_since is not None or bool(queued.delivered_to),
+            may_have_arrived=queued.in_doubt or bool(queued.delivered_to),
             fields=MappingProxyType(own),
         )
 

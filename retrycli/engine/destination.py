@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 
 from retrycli.domain.circuit_breaker import PROBED, Breaker, BreakerState, next_concurrency
-from retrycli.domain.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
+from retrycli.domain.outcome import ALIVE, MAY_BE_STORED, OUTAGE, SUCCESS, Outcome, OutcomeKind
 from retrycli.domain.passes import BreakerClosed, BreakerOpened, Event, StopReason
 from retrycli.domain.transition import Attempt
 from retrycli.engine.ports import Dependencies, PassRules
@@ -130,10 +130,6 @@ def _status(attempt: Attempt) -> int:
 
 
 FORBIDDEN = 403
-SUCCESS = range(200, 300)  # HTTP statuses; the answer's content says that it is a refusal
-# Statuses of answers in doubt after which the destination may have stored the message all the same. A form that was
-# accepted is answered with a redirect to the next page (RFC 9110, sections 15.4.3 and 15.4.4).
-MAY_BE_STORED = frozenset({*SUCCESS, 302, 303})
 # Number of probes with one message that use up no retry. Each later probe that the destination answers uses up a retry.
 # Otherwise the only message in a queue would be sent as a probe forever if it always failed.
 FREE_PROBES = 2

@@ -4,7 +4,7 @@ claims have expired, usually because a process has died.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -20,6 +20,8 @@ from retrycli.domain.retry_policy import first_failure
 from retrycli.domain.transition import ChangedMessage, Claim, Decision, ExpiredClaim, Transition, TransitionKind
 from retrycli.engine.ports import Dependencies, PassRules
 from retrycli.engine.recording import decide, escalation_before_send, event_of, record
+
+BATCH = 500  # maximum number of messages that are recovered, or enrolled, in one transaction
 
 
 def review_escalations(
@@ -78,7 +80,13 @@ def enrol(
     ]
 
 
-def recover(
+def recover_all(deps: Dependencies, rules: PassRules, claim: Claim, now: datetime) -> Iterator[list[Event]]:
+    """Take over all messages whose claims have expired, and write what is known of their attempts, batch by batch."""
+    while expired := deps.claims.take_over_expired(claim, now, BATCH):
+        yield _recover(deps, rules, claim, expired, now)
+
+
+def _recover(
     deps: Dependencies, rules: PassRules, claim: Claim, expired: Sequence[ExpiredClaim], now: datetime
 ) -> list[Event]:
     """Write the results of attempts at messages that this pass took over because their claims had expired.

@@ -13,13 +13,12 @@ from retrycli.domain.message import UnusableMessage
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
 from retrycli.domain.transition import Claim, IdRange, Route, Withheld
 from retrycli.engine import enrolment
-from retrycli.engine.enrolment import recover
+from retrycli.engine.enrolment import BATCH, recover_all
 from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Lock, PassIdentity, PassRules
 
 if TYPE_CHECKING:
     from retrycli.engine.delivery import Delivery
 
-BATCH = 500  # maximum number of messages that are recovered, or enrolled, in one transaction
 # Maximum number of escalated messages to hold in memory with their texts, which may be long.
 CHANGED_AT_ONCE = 100
 # Maximum number of attempts that one pass examines for pruning. The same limit applies to the deleted actions, and to
@@ -112,8 +111,8 @@ class _Pass:
     def recover(self) -> None:
         self._deps.ledger.mark_dead_passes(self._me.pass_id, silent_since=self.started_at - self._rules.lease)
         claim = Claim(self._me.pass_id, self.started_at + self._rules.lease)
-        while expired := self._deps.claims.take_over_expired(claim, self.started_at, BATCH):
-            self._tell(recover(self._deps, self._rules, claim, expired, self.started_at))
+        for events in recover_all(self._deps, self._rules, claim, self.started_at):
+            self._tell(events)
 
     def enrol(self) -> None:
         self._swept_to = sync_queue(self._deps, self._rules, self.started_at, emit=lambda event: self._tell([event]))

@@ -107,6 +107,8 @@ class BaseGateway(ABC):
             outcome = await self._deliver(queued, progress)
         except NotSent as error:
             outcome = progress.landed or error.outcome
+        if outcome.error is not None and queued.delivered_to and not outcome.delivered_to:
+            outcome = outcome._replace(error=f"{outcome.error}; earlier delivered to all other recipients")
         return self._cleaned(outcome, queued.message)
 
     def _cleaned(self, outcome: Outcome, message: Message) -> Outcome:

@@ -19,6 +19,7 @@ from retrycli.domain.operator_action import OperatorAction, stale
 from retrycli.domain.sanitize import storable
 from retrycli.engine import manual_attempt
 from retrycli.operations.ids import resolve_one
+from retrycli.operations.recovery import record_dead
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, make_dependencies, open_database, pass_rules
 from retrycli.store.history import message_details
 from retrycli.store.operator_actions import Acts
@@ -273,6 +274,7 @@ def read_draft(
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
+        record_dead(settings, database, runtime)
         number = resolve_one(database, message_id)
         Acts(database).check_editable(number, clock(database, runtime.now)())
         found = message_details(database, number, body=True)
@@ -309,6 +311,7 @@ def write_draft(
     if not changes:
         return Edit(message_id, [], digest_of(row))
     with open_database(settings) as database:
+        record_dead(settings, database, runtime)
         at, acts = clock(database, runtime.now)(), Acts(database)
         if not acts.check_editable(message_id, at):
             manual_attempt.enrol_message(

@@ -416,8 +416,8 @@ class _Explainer:
         if found.queue["state"] == State.SENDING:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
             claim = Claim(str(uuid.uuid4()), grid[number])
-            while expired := self._deps.claims.take_over_expired(claim, grid[number], runner.BATCH):
-                enrolment.recover(self._deps, self._rules, claim, expired, grid[number])
+            for _ in enrolment.recover_all(self._deps, self._rules, claim, grid[number]):
+                pass
             found = message_details(self._database, message_id)
         opens = grid.first(number, lambda tick: self._gates_are_open(found, tick))
         windows = dict(self._gates.windows_of(found))

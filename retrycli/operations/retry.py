@@ -12,6 +12,7 @@ from retrycli.domain.outcome import OUTAGE, LookUp, Outcome, OutcomeKind
 from retrycli.engine.manual_attempt import attempt_through, look_up_through
 from retrycli.engine.ports import Dependencies, Gateway
 from retrycli.operations.ids import resolve
+from retrycli.operations.recovery import record_dead
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, ready_to_send
 from retrycli.store.database import Database
 from retrycli.store.operator_actions import Acts
@@ -163,6 +164,7 @@ def retry_all(
         return give_up_after is not None and failure_streak(tried, streak) >= give_up_after
 
     with ready_to_send(settings, runtime, database=database) as (deps, rules, opened):
+        record_dead(settings, opened, runtime)
         wanted = resolve(opened, ids)
 
         def attempt(gateway: Gateway, message_id: int) -> Awaitable[Outcome]:
@@ -199,6 +201,7 @@ def look_up_all(
     """
     operator = by or login_name()
     with ready_to_send(settings, runtime) as (deps, rules, database):
+        record_dead(settings, database, runtime)
         acts = Acts(database)
 
         async def ask(gateway: Gateway, message_id: int) -> LookUp:

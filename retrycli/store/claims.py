@@ -192,6 +192,12 @@ class Claims(Queries):
 
         return Results(self._database)
 
+    def has_expired(self, now: datetime) -> bool:
+        """Return whether any message's lease has expired."""
+        found = select(queue.c.message_id).where(queue.c.state == State.SENDING.value, queue.c.claim_expires_at <= now)
+        with self._database.read() as connection:
+            return connection.execute(found.limit(1)).first() is not None
+
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
         """Claim messages whose lease has expired, in the order of their ids, and return the expired claims. Examine at
         most ``limit`` messages in one transaction. Skip locked rows; a later pass takes their messages over.

@@ -120,7 +120,8 @@ def prepare_streams() -> None:
 
 def _through(kind: type[FileIO], stream: TextIO) -> TextIOWrapper:
     raw = BufferedWriter(kind(stream.fileno(), "w", closefd=False))
-    return TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=bool(stream.line_buffering))
+    lines = bool(stream.line_buffering or getattr(stream, "write_through", False))  # the latter with PYTHONUNBUFFERED
+    return TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=lines)
 
 
 class _Stdout(FileIO):

@@ -5,20 +5,24 @@ The ticketing system may store a message, and still answer with an error or not 
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from retrycli.gateway.presets.loader import preset_text
 from tests.cli.story import OTHER_TICKET
 from tests.cli.test_look_up import asking
 from tests.conftest import on_both
+from tests.gateway.mail_server import MailServer
 from tests.gateway.ticketing.fake import Answered
 from tests.gateway.ticketing.redmine import Redmine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tests.cli.story import Begin, Story
     from tests.gateway.ticketing.fake import Asked
@@ -114,3 +118,46 @@ def test_a_look_up_searches_for_earlier_versions(begin: Begin, answer: str, resu
         assert [each["result"] for each in found] == [result]
         assert result == "absent" or "an earlier version of its text has arrived" in found[0]["error"]
         assert story.status() == "failed"
+
+
+def test_a_refusal_with_a_success_status_is_looked_up_before_another_attempt(begin: Begin, tmp_path: Path) -> None:
+    """The preset's rule for success may be too narrow."""
+    preset = tmp_path / "narrow.toml"
+    preset.write_text(preset_text("redmine").replace("status = [204]", "status = [299]"), encoding="utf-8")
+    with begin() as story, Faulty([]) as fake:
+        through(story, fake)
+        story.set("gateway", preset=str(preset))
+        story.insert()
+        story.ticks(2)
+        assert story.outcomes() == ["refused", "delivered"]
+        assert (len(fake.arrived), story.status()) == (1, "sent")
+
+
+BEN = "ben@example.com"
+
+
+def test_a_text_edited_after_a_partial_delivery_is_sent_only_after_a_question(begin: Begin) -> None:
+    """Ana has the first text, and would get the second as well."""
+    with begin() as story, MailServer(RCPT={BEN: "450 4.2.0 busy"}) as server:
+        by_mail = {"kind": "smtp", "base_url": server.url, "sender": "desk@example.com", "starttls": False}
+        story.set("gateway", **by_mail)
+        env = {f"RETRYCLI_GATEWAY__{name.upper()}": str(value).lower() for name, value in by_mail.items()}
+        story.command = story.command.having({"TICKETING_API_BASE_URL": "", **env})
+        story.insert(cc_emails=json.dumps([BEN]))
+        story.ticks(2)
+        assert [mail.recipients for mail in server.mails] == [("ana@example.com",)]
+        said = "RCPT ben@example.com: SMTP 450 4.2.0 busy; earlier delivered to all other recipients"
+        assert story.application.row(1)["last_error"] == said
+        edited = story.command.on_terminal("edit", "1", "--subject", "Re: right price", answers=["y"])
+        assert "The text before this edit may have arrived, perhaps at only some recipients." in edited.words
+        asked = story.command("retry", "1")
+        assert (asked.returncode, "may have arrived" in asked.stderr) == (4, True)
+        story.tick()
+        story.check_escalated("changed")
+        assert story.application.row(1)["last_error"] == (
+            "Not sent: some recipients already have an earlier version of its text"
+        )
+        assert len(server.mails) == 1
+        story.operator("requeue", "1")
+        story.tick()
+        assert [mail.recipients for mail in server.mails] == [("ana@example.com",)] * 2

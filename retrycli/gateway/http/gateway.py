@@ -186,8 +186,8 @@ class HttpGateway(BaseGateway):
             self._require_settled(text.tried_at)
         return False
 
-    def _require_settled(self, unsettled_since: datetime) -> None:
-        settled_at = unsettled_since + timedelta(seconds=max(rule.settle_seconds for rule in self._preset.look_up))
+    def _require_settled(self, tried_at: datetime) -> None:
+        settled_at = tried_at + timedelta(seconds=max(rule.settle_seconds for rule in self._preset.look_up))
         if (left := (settled_at - self._now()).total_seconds()) > 0:
             error = f"message not found yet, but it may still appear within the next {left:.0f} s"
             raise NotSent(Outcome(OutcomeKind.REFUSED, error=error))

@@ -59,4 +59,4 @@ def test_a_failed_message_that_is_not_being_sent_is_free(state: State | None) ->
 
 def test_a_claim_that_has_expired_is_left_to_a_pass() -> None:
     error = not_free(MessageStanding(7, "failed", State.SENDING, "pass-1"), "edit", NOON)
-    assert "has ended; `retrycli run-once` records" in str(error)
+    assert "has ended; run this again" in str(error)

@@ -34,8 +34,9 @@ from retrycli.domain.passes import (
 )
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 from retrycli.domain.transition import Claim
+from retrycli.engine.enrolment import BATCH
 from retrycli.engine.ports import PassRules
-from retrycli.engine.runner import BATCH, PRUNE_AT_MOST
+from retrycli.engine.runner import PRUNE_AT_MOST
 from tests.fakes import (
     CUT_OFF,
     DELIVERED,
