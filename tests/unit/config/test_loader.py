@@ -17,9 +17,9 @@ import pytest
 from pydantic import ValidationError
 
 import retrycli
-from retrycli.config import SettingsModel, template
+from retrycli.config import SettingsModel, secret_text, template
 from retrycli.config.loader import PATHS, SECRETS, Loaded, candidates, load
-from retrycli.config.settings import DatabaseSettings, Settings
+from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.delivery_window import DeliveryWindows
 from retrycli.domain.errors import ConfigurationError
@@ -96,21 +96,8 @@ def test_each_setting_is_read() -> None:
     assert {*names(Settings)} - read <= from_files
 
 
-def test_the_defaults_are_valid() -> None:
+def test_the_defaults_are_valid_and_the_same_in_policy_and_breaker() -> None:
     assert Settings.model_validate(Settings().model_dump()) == Settings()
-
-
-def test_an_empty_file_changes_only_the_databases_location(folder: Path) -> None:
-    loaded = read("")
-    assert loaded.settings.file == Path(folder, "named.toml")
-    assert loaded.settings.read_from(None) == Settings(
-        database=DatabaseSettings(url=f"sqlite:///{folder}/ticketing_agent.db")
-    )
-    assert loaded.sources == {}
-
-
-def test_the_default_rules_match_policy_and_breaker() -> None:
-    """The numbers are defined in two places and must be the same."""
     assert Settings().policies == dict.fromkeys(MessageType, RetryPolicy())
     assert Settings().breaker.rules == BreakerRules()
 
@@ -137,22 +124,12 @@ def test_each_value_other_than_a_default_names_its_source(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "key", "value"),
     [
-        ("RETRYCLI_DATABASE__URL", "postgresql://db/app", "database.url", "postgresql://db/app"),
         ("RETRYCLI_DATABASE__AUTO_UPGRADE", "false", "database.auto_upgrade", False),
         ("RETRYCLI_SCHEDULE__MAX_RETRIES", "3", "schedule.max_retries", 3),
         ("RETRYCLI_SCHEDULE__BACKOFF", "linear", "schedule.backoff", BackoffKind.LINEAR),
-        ("RETRYCLI_SCHEDULE__JITTER", "0", "schedule.jitter", 0),
-        ("RETRYCLI_SCHEDULE__WAITS_MINUTES", "5,10,20", "schedule.waits_minutes", (5, 10, 20)),
         ("RETRYCLI_SCHEDULE__WAITS_MINUTES", " 5, 7.5 ,,20,", "schedule.waits_minutes", (5, 7.5, 20)),
-        ("RETRYCLI_SCHEDULE__WAITS_MINUTES", "5", "schedule.waits_minutes", (5,)),
-        ("RETRYCLI_SCHEDULE__WINDOWS", "Mon-Fri 08:00-18:00", "schedule.windows", ("Mon-Fri 08:00-18:00",)),
         ("RETRYCLI_SCHEDULE__WINDOWS", "[sat 9:00-12:00, ]", "schedule.windows", ("sat 9:00-12:00",)),
-        ("RETRYCLI_SCHEDULE__TIMEZONE", "Europe/Berlin", "schedule.timezone", "Europe/Berlin"),
-        ("RETRYCLI_BREAKER__PROBE_MINUTES", "1, 2", "breaker.probe_minutes", (1, 2)),
-        ("RETRYCLI_BREAKER__PROBE_MINUTES", "[1, 2]", "breaker.probe_minutes", (1, 2)),
         ("RETRYCLI_GATEWAY__CA_FILE", "certs/ca.pem", "gateway.ca_file", Path("certs/ca.pem")),
-        ("RETRYCLI_RUN__RATE_PER_SECOND", "0.5", "run.rate_per_second", 0.5),
-        ("RETRYCLI_LOGGING__LEVEL", "DEBUG", "logging.level", "DEBUG"),
     ],
 )
 def test_the_environment_can_set_every_kind_of_value(variable: str, text: str, key: str, value: object) -> None:
@@ -174,21 +151,14 @@ def test_the_old_name_of_the_base_url_overrides_the_file_and_the_new_name_overri
     assert loaded.sources["gateway.base_url"] == (f"environment {name}" if name else f"file {folder / 'named.toml'}")
 
 
-def test_variables_of_other_programs_are_ignored() -> None:
-    assert read(PATH="/bin", RETRY="1", retrycli_run__limit="5", XRETRYCLI_RUN__LIMIT="5").sources == {}
-
-
-def test_the_environment_fills_an_empty_section() -> None:
+def test_only_the_processs_own_variables_with_the_prefix_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read("[run]\n", PATH="/bin", RETRY="1", retrycli_run__limit="5", XRETRYCLI_RUN__LIMIT="5").sources == {
+        "run": f"file {Path.cwd() / 'named.toml'}"
+    }
     assert read("[run]\n", RETRYCLI_RUN__LIMIT="5").settings.run.limit == 5
-
-
-def test_without_an_environment_argument_the_processs_own_is_read(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (folder / "named.toml").write_text("", encoding="utf-8")
     monkeypatch.setenv("RETRYCLI_RUN__LIMIT", "5")
-    assert load(folder / "named.toml").settings.run.limit == 5
-    assert load(folder / "named.toml", {}).settings.run.limit is None
+    assert load(Path("named.toml")).settings.run.limit == 5
+    assert load(Path("named.toml"), {}).settings.run.limit is None
 
 
 def test_a_path_through_a_symbolic_link_and_back_keeps_its_meaning(folder: Path) -> None:
@@ -198,12 +168,6 @@ def test_a_path_through_a_symbolic_link_and_back_keeps_its_meaning(folder: Path)
         (place / "desk.toml").touch()
     found = [load(folder / name, {}).settings.file for name in ("link/../desk.toml", "there/../desk.toml")]
     assert found == [folder / "link/../desk.toml", folder / "desk.toml"]
-
-
-@pytest.mark.skipif(Path("/etc/retrycli/retrycli.toml").exists(), reason="this machine has a configuration")
-def test_without_a_file_the_defaults_apply() -> None:
-    loaded = load(None, {})
-    assert (loaded.settings.file, loaded.settings, loaded.sources) == (None, Settings(), {})
 
 
 def test_a_named_file_precedes_the_variable_then_the_directory_then_the_users(folder: Path) -> None:
@@ -223,21 +187,15 @@ def test_a_named_file_precedes_the_variable_then_the_directory_then_the_users(fo
 @pytest.mark.parametrize(
     ("environment", "user"),
     [
-        ({"HOME": "/home/ann"}, ["/home/ann/.config/retrycli/retrycli.toml"]),
         ({"HOME": "/home/ann", "XDG_CONFIG_HOME": "/conf"}, ["/conf/retrycli/retrycli.toml"]),
         ({"HOME": "/home/ann", "XDG_CONFIG_HOME": ""}, ["/home/ann/.config/retrycli/retrycli.toml"]),
         ({"HOME": ""}, []),
-        ({}, []),
     ],
 )
 def test_files_are_searched_here_then_in_the_users_directory_then_in_etc(
     environment: dict[str, str], user: list[str]
 ) -> None:
-    assert [str(path) for path in candidates(environment)] == [
-        "retrycli.toml",
-        *user,
-        "/etc/retrycli/retrycli.toml",
-    ]
+    assert [*map(str, candidates(environment))] == ["retrycli.toml", *user, "/etc/retrycli/retrycli.toml"]
 
 
 def test_a_folder_that_the_user_may_not_access_is_named_with_its_owner() -> None:
@@ -271,10 +229,8 @@ def test_a_missing_file_is_reported_with_what_names_it(folder: Path) -> None:
     (folder / "retrycli.toml").write_text("", encoding="utf-8")
     gone = folder / "gone.toml"
     for file, environment, name in ((gone, {}, "--config"), (None, {"RETRYCLI_CONFIG": str(gone)}, "$RETRYCLI_CONFIG")):
-        with pytest.raises(ConfigurationError) as raised:
+        with pytest.raises(ConfigurationError, match=re.escape(f"{gone} ({name})")):
             load(file, environment)
-        assert str(gone) in str(raised.value)
-        assert name in str(raised.value)
 
 
 def test_a_named_file_that_cannot_be_looked_up_is_not_reported_as_missing(folder: Path) -> None:
@@ -284,13 +240,20 @@ def test_a_named_file_that_cannot_be_looked_up_is_not_reported_as_missing(folder
 
 
 @pytest.mark.parametrize(
-    "content", [b"[run\n", b"limit =\n", b"[run]\nlimit = 1\nlimit = 2\n", b"limit = " + b"1" * 5000]
+    ("content", "said"),
+    [
+        (b"[run]\nlimit = 1\nlimit = 2\n", "not valid TOML: "),
+        (b"limit = " + b"1" * 5000, "not valid TOML: "),
+        ("[run]\n".encode("utf-16"), "not valid UTF-8; save it as UTF-8"),
+        (b"x = " + b"[" * 5000, "nested too deeply"),
+        (b"x" + b".x" * 5000 + b" = 1", "nested too deeply"),
+    ],
+    ids=["twice", "number", "encoding", "lists", "tables"],
 )
-def test_a_file_that_is_not_toml_is_named(folder: Path, content: bytes) -> None:
+def test_a_file_that_cannot_be_parsed_is_named(folder: Path, content: bytes, said: str) -> None:
     (folder / "broken.toml").write_bytes(content)
-    with pytest.raises(ConfigurationError) as raised:
+    with pytest.raises(ConfigurationError, match=f"^{folder / 'broken.toml'} is {said}"):
         load(folder / "broken.toml", {})
-    assert str(raised.value).startswith(f"{folder / 'broken.toml'} is not valid TOML: ")
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(folder: Path) -> None:
@@ -298,32 +261,15 @@ def test_a_file_may_begin_with_a_byte_order_mark(folder: Path) -> None:
     assert load(folder / "bom.toml", {}).settings.run.limit == 1
 
 
-@pytest.mark.parametrize("content", [b'x = "\xff"\n', "[run]\n".encode("utf-16")])
-def test_a_file_in_another_encoding_is_named_with_a_remedy(folder: Path, content: bytes) -> None:
-    (folder / "other.toml").write_bytes(content)
-    with pytest.raises(ConfigurationError) as raised:
-        load(folder / "other.toml", {})
-    assert str(raised.value) == f"{folder / 'other.toml'} is not valid UTF-8; save it as UTF-8"
-
-
-@pytest.mark.parametrize("toml", [f"x = {'[' * 5000}", f"x{'.x' * 5000} = 1"], ids=["lists", "tables"])
-def test_a_file_that_is_nested_too_deeply_is_named(folder: Path, toml: str) -> None:
-    assert refusal(toml) == f"{folder / 'named.toml'} is nested too deeply"
-
-
 @pytest.mark.parametrize(
     ("toml", "key"),
     [
-        ("[run]\nconcurency = 4\n", "run.concurency"),
         ("speed = 4\n", "speed"),
-        ("[speed]\nlimit = 4\n", "speed"),
         ("[schedule.types.supplier]\nmax_retrys = 4\n", "schedule.types.supplier.max_retrys"),
-        # The interval between passes is the same for all message types.
-        (
-            "[schedule.types.supplier]\nretry_interval_minutes = 5\n",
-            "schedule.types.supplier.retry_interval_minutes",
-        ),
+        # The interval between passes and its slack are the same for all message types.
+        ("[schedule.types.internal]\nretry_interval_minutes = 5\n", "schedule.types.internal.retry_interval_minutes"),
         ("[schedule.types.supplier]\ndue_slack_seconds = 60\n", "schedule.types.supplier.due_slack_seconds"),
+        ('[schedule.types.internal]\ntimezone = "UTC"\n', "schedule.types.internal.timezone"),
     ],
 )
 def test_an_unknown_key_is_named_with_its_file_and_a_command_that_lists_all(folder: Path, toml: str, key: str) -> None:
@@ -332,11 +278,7 @@ def test_an_unknown_key_is_named_with_its_file_and_a_command_that_lists_all(fold
 
 
 @pytest.mark.parametrize(
-    "variable",
-    [
-        *("RETRYCLI_RUN__CONCURENCY", "RETRYCLI_SPEED", "RETRYCLI_RUN_LIMIT", "RETRYCLI_"),
-        *("RETRYCLI_GATWAY__TOKEN", "RETRYCLI_GATEWAY__NO__SUCH"),
-    ],
+    "variable", ["RETRYCLI_RUN_LIMIT", "RETRYCLI_", "RETRYCLI_GATWAY__TOKEN", "RETRYCLI_GATEWAY__NO__SUCH"]
 )
 def test_an_unknown_variable_is_named(variable: str) -> None:
     assert f"(environment {variable}): no such setting" in refusal("", **{variable: "4"})
@@ -358,31 +300,18 @@ def test_all_problems_are_reported_together() -> None:
 @pytest.mark.parametrize(
     ("toml", "key"),
     [
-        ("[schedule]\nbase_minutes = 0\n", "schedule.base_minutes"),
-        ("[schedule]\nbase_minutes = 525_601\n", "schedule.base_minutes"),
-        ("[schedule]\nexpires_after_hours = 0\n", "schedule.expires_after_hours"),
-        ("[schedule]\nexpires_after_hours = 876_001\n", "schedule.expires_after_hours"),
-        ("[schedule]\nmax_retries = 2.5\n", "schedule.max_retries"),
-        ('[schedule]\nmax_retries = "ten"\n', "schedule.max_retries"),
         ('[schedule]\nbackoff = "fibonacci"\n', "schedule.backoff"),
         ("[schedule]\nwaits_minutes = [5, 0]\n", "schedule.waits_minutes"),
         ("[schedule]\nwaits_minutes = 5\n", "schedule.waits_minutes"),
         ('[schedule]\nwindows = ["Mon 08:00-08:00"]\n', "schedule.windows"),
-        ('[schedule]\nwindows = [""]\n', "schedule.windows"),
-        ("[schedule]\nwindows = 8\n", "schedule.windows"),
         ("[schedule]\nwindows = [8]\n", "schedule.windows"),
         ('[schedule.types.internal]\nwindows = ["tea"]\n', "schedule.types.internal.windows"),
         ('[schedule]\ntimezone = "Mars/Olympus"\n', "schedule.timezone"),
         ('[schedule]\ntimezone = "/etc/localtime"\n', "schedule.timezone"),
         ('[schedule]\ntimezone = ""\n', "schedule.timezone"),
-        ("[schedule]\ntimezone = 1\n", "schedule.timezone"),
-        ('[schedule.types.internal]\ntimezone = "UTC"\n', "schedule.types.internal.timezone"),
-        ('[gateway]\nauth = "kerberos"\n', "gateway.auth"),
         ('[gateway]\nlogin_path = "login"\n', "gateway.login_path"),
         ("[breaker]\nprobe_minutes = []\n", "breaker.probe_minutes"),
-        ("[breaker]\nprobe_minutes = [15, -1]\n", "breaker.probe_minutes"),
         ('[logging]\nlevel = "LOUD"\n', "logging.level"),
-        ('[logging]\nformat = "xml"\n', "logging.format"),
         ('[database]\nauto_upgrade = "perhaps"\n', "database.auto_upgrade"),
         ('[database]\ntable = "messages; drop table x"\n', "database.table"),
         ('[database]\ntable = "a.b.c"\n', "database.table"),
@@ -402,13 +331,12 @@ def test_an_invalid_value_is_reported_with_its_key_and_file(folder: Path, toml: 
         ("schedule.base_minutes", 0, 1.1, 525_600, 525_601),
         ("schedule.cap_minutes", 0, 1.1, 525_600, 525_601),
         ("schedule.factor", 0.9, 1, 100, 101),
+        ("schedule.jitter", -0.1, 0, 1, 1.1),
         ("schedule.due_slack_seconds", -1, 0, 899, 3601),
         ("schedule.expires_after_hours", 0, 0.1, 876_000, 876_001),
         ("schedule.types.supplier.max_retries", 0, 1, 1000, 1001),
-        ("schedule.types.supplier.base_minutes", 0, 1.1, 525_600, 525_601),
-        ("schedule.types.supplier.cap_minutes", 0, 1.1, 525_600, 525_601),
         ("schedule.types.supplier.factor", 0.9, 1, 100, 101),
-        ("schedule.types.supplier.expires_after_hours", 0, 0.1, 876_000, 876_001),
+        ("schedule.types.supplier.jitter", -0.1, 0, 1, 1.1),
         ("gateway.connect_timeout_seconds", 0, 0.1, 300, 301),
         ("gateway.request_timeout_seconds", 0, 0.1, 3600, 3601),
         ("gateway.immediate_retries", -1, 0, 5, 6),
@@ -417,32 +345,22 @@ def test_an_invalid_value_is_reported_with_its_key_and_file(folder: Path, toml: 
         ("run.concurrency", 0, 1, 512, 513),
         ("run.deadline_minutes", 0, 0.1, 525_600, 525_601),
         ("run.limit", 0, 1, 2**31, 2**31 + 1),
-        ("run.rate_per_second", 0, 0.1, 1_000_000, None),
+        ("run.rate_per_second", 0, 0.1, 1_000_000, "inf"),
         ("run.wait_lock_seconds", -1, 0, 3600, 3601),
         ("run.retention_days", 0, 1, 36_500, 36_501),
         ("breaker.failures", 0, 1, 1000, 1001),
     ],
 )
 def test_a_number_is_accepted_within_its_bounds_and_refused_beyond(
-    key: str, below: float, least: float, most: float, above: float | None
+    key: str, below: float, least: float, most: float, above: object
 ) -> None:
-    section, _, name = key.rpartition(".")
-    for good in (least, most):
-        read(f"[{section}]\n{name} = {good}\n")
-    for bad in (below, above):
-        if bad is not None:
-            assert refusal(f"[{section}]\n{name} = {bad}\n").startswith(f"{key} (file")
-
-
-@pytest.mark.parametrize("section", ["schedule", "schedule.types.supplier"])
-@pytest.mark.parametrize(("jitter", "good"), [(-0.1, False), (0, True), (1, True), (1.1, False)])
-def test_jitter_is_between_zero_and_all_of_the_wait(section: str, jitter: float, *, good: bool) -> None:
     """A jitter of 1 is valid here, because the fixed wait of 15 minutes is too short for jitter to apply."""
-    toml = f'[{section}]\nbackoff = "fixed"\njitter = {jitter}\n'
-    if good:
-        read(toml)
-    else:
-        assert refusal(toml).startswith(f"{section}.jitter (file")
+    section, _, name = key.rpartition(".")
+    head = f"[{section}]\n" + ('backoff = "fixed"\n' if name == "jitter" else "")
+    for good in (least, most):
+        read(f"{head}{name} = {good}\n")
+    for bad in (below, above):
+        assert refusal(f"{head}{name} = {bad}\n").startswith(f"{key} (file")
 
 
 def test_an_invalid_or_empty_list_in_the_environment_is_named() -> None:
@@ -453,14 +371,11 @@ def test_an_invalid_or_empty_list_in_the_environment_is_named() -> None:
 
 def test_a_value_in_place_of_a_section_is_refused() -> None:
     assert refusal("database = 3\n").startswith("database (file")
-    assert refusal("run = 4\n").startswith("run (file")
     assert refusal("run = 4\n", RETRYCLI_RUN__LIMIT="5").startswith("run.limit (environment RETRYCLI_RUN__LIMIT)")
     assert refusal("[run]\nlimit = 5\n", RETRYCLI_RUN="4").startswith("run (environment RETRYCLI_RUN) is a section")
 
 
-@pytest.mark.parametrize(
-    "table", ["pending_messages", "app.pending_messages", "Messages2", "nachrichten_ü", "tabEmail Queue"]
-)
+@pytest.mark.parametrize("table", ["app.pending_messages", "Messages2", "nachrichten_ü", "tabEmail Queue"])
 def test_a_table_is_a_name_with_an_optional_schema(table: str) -> None:
     assert read(f'[database]\ntable = "{table}"\n').settings.database.table == table
 
@@ -469,28 +384,20 @@ def test_a_table_is_a_name_with_an_optional_schema(table: str) -> None:
     "url",
     [
         *("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file:x?uri=true"),
-        *("sqlite:////var/lib/app/tickets.db", "sqlite+pysqlite:////var/lib/app/tickets.db"),
-        *("postgresql://app@db.example.com/app", "postgresql+psycopg://app@db.example.com/app"),
+        *("sqlite+pysqlite:////var/lib/app/tickets.db", "postgresql+psycopg://app@db.example.com/app"),
     ],
 )
 def test_sqlite_and_postgresql_are_accepted_and_only_a_relative_path_is_changed(url: str) -> None:
     assert read(f'[database]\nurl = "{url}"\n').settings.database.url == url
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        *("mysql://app@db/app", "mariadb+pymysql://app@db/app", "oracle://app@db/app", "postgres://app@db/app"),
-        *("tickets.db", "sqlite:tickets.db", "xsqlite:///tickets.db", ""),
-    ],
-)
+@pytest.mark.parametrize("url", ["postgres://app@db/app", "tickets.db", "sqlite:tickets.db", "xsqlite:///x.db", ""])
 def test_other_databases_are_refused_with_an_example(url: str) -> None:
     assert "sqlite:///FILE or postgresql://USER@HOST/NAME" in refusal(f'[database]\nurl = "{url}"\n')
 
 
-@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+pysqlite"])
-@pytest.mark.parametrize("path", ["tickets.db", "data/tickets.db", "../tickets.db"])
-@pytest.mark.parametrize("directory", ["etc", "a\\b", "a\\1b", "a\\qb"])
+@pytest.mark.parametrize(("scheme", "path"), [("sqlite", "data/tickets.db"), ("sqlite+pysqlite", "../tickets.db")])
+@pytest.mark.parametrize("directory", ["etc", "a\\1b"])
 def test_a_relative_sqlite_path_is_relative_to_its_file(folder: Path, scheme: str, path: str, directory: str) -> None:
     """Cron starts the command in another working directory, so the path must not depend on the working directory."""
     file = folder / directory / "retrycli.toml"
@@ -501,7 +408,7 @@ def test_a_relative_sqlite_path_is_relative_to_its_file(folder: Path, scheme: st
     assert load(file.relative_to(folder), {}).settings.database.url == expected
 
 
-@pytest.mark.parametrize("toml", ["", "[database]\n", '[database]\ntable = "outbox"\n'])
+@pytest.mark.parametrize("toml", ["", '[database]\ntable = "outbox"\n'])
 def test_without_a_database_setting_the_default_is_beside_the_file(folder: Path, toml: str) -> None:
     """Cron starts the command in a folder other than the file's. A URL from the environment stays relative."""
     file = folder / "etc" / "retrycli.toml"
@@ -519,38 +426,27 @@ USED_LATER = sorted(key for key in PATHS if key.removesuffix("_file") not in SEC
 
 
 @pytest.mark.parametrize("key", USED_LATER)
-def test_a_relative_path_is_relative_to_its_file_and_an_absolute_one_is_kept(folder: Path, key: str) -> None:
-    section, _, name = key.rpartition(".")
-    relative = read(f'[{section}]\n{name} = "here/it.prom"\n').settings
-    absolute = read(f'[{section}]\n{name} = "/there/it.prom"\n').settings
-    assert setting(relative, key) == folder / "here" / "it.prom"
-    assert setting(absolute, key) == Path("/there/it.prom")
-
-
-@pytest.mark.parametrize("key", USED_LATER)
-def test_an_empty_path_is_unset(key: str) -> None:
+def test_a_path_is_relative_to_its_file_or_absolute_but_not_empty(folder: Path, key: str) -> None:
     """An empty path would resolve to the settings' folder, and attachments from there could expose its secrets."""
     section, _, name = key.rpartition(".")
+    for path, expected in (("here/it.prom", folder / "here/it.prom"), ("/there/it.prom", Path("/there/it.prom"))):
+        assert setting(read(f'[{section}]\n{name} = "{path}"\n').settings, key) == expected
     variable = "RETRYCLI_" + key.upper().replace(".", "__")
     for said in (refusal(f'[{section}]\n{name} = ""\n'), refusal(**{variable: ""})):
         assert re.match(rf"{key} \(.*\): the path is empty; write a path, or remove the key", said)
 
 
-@pytest.mark.parametrize(("preset", "beside"), [("mine.toml", True), ("generic", False)])
-def test_a_preset_is_a_file_beside_the_configuration_or_a_name(folder: Path, preset: str, *, beside: bool) -> None:
-    expected = str(folder / preset) if beside else preset
-    assert read(f'[gateway]\npreset = "{preset}"\n').settings.gateway.preset == expected
+def test_a_preset_is_a_file_beside_the_configuration_or_a_name(folder: Path) -> None:
+    for preset, expected in (("mine.toml", str(folder / "mine.toml")), ("generic", "generic")):
+        assert read(f'[gateway]\npreset = "{preset}"\n').settings.gateway.preset == expected
 
 
 @pytest.mark.parametrize(
     ("url", "kept"),
     [
-        ("https://tickets.example.com", "https://tickets.example.com"),
-        ("https://tickets.example.com/", "https://tickets.example.com"),
         ("https://tickets.example.com/api/v1//", "https://tickets.example.com/api/v1"),
-        ("http://localhost:8080/api", "http://localhost:8080/api"),
         ("http://[::1]:8080", "http://[::1]:8080"),
-        ("HTTPS://Tickets.example.com", "https://Tickets.example.com"),
+        ("HTTPS://Tickets.example.com/", "https://Tickets.example.com"),
     ],
 )
 def test_a_base_url_loses_its_trailing_slash(url: str, kept: str) -> None:
@@ -560,21 +456,14 @@ def test_a_base_url_loses_its_trailing_slash(url: str, kept: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("tickets.example.com", "must have a supported scheme and a host"),
-        ("//tickets.example.com", "must have a supported scheme and a host"),
-        ("ftp://tickets.example.com", "must have a supported scheme and a host"),
-        ("https://", "must have a supported scheme and a host"),
-        ("https:///api", "must have a supported scheme and a host"),
-        ("https://:8080", "must have a supported scheme and a host"),
-        ("", "must have a supported scheme and a host"),
-        ("https://[::1", "invalid URL or port"),
-        ("https://tickets.example.com:http", "invalid URL or port"),
-        ("https://tickets.example.com:70000", "invalid URL or port"),
-        (f"https://ann:{SECRET}@tickets.example.com", "gateway.password_file"),
-        ("https://ann@tickets.example.com", "gateway.password_file"),
+        *(
+            (url, "must have a supported scheme and a host")
+            for url in ("", "//h", "ftp://h", "https:///api", "https://:1")
+        ),
+        *((f"https://{end}", "invalid URL or port") for end in ("[::1", "h:http", "h:70000")),
+        *((f"https://{user}@h", "gateway.password_file") for user in ("ann", f"ann:{SECRET}")),
         *((f"https://h/{end}", "must not have a query or a fragment") for end in ("?key=1", "api#top", "?", "#")),
-        *((f"https://h{end}", "spaces, line breaks or non-ASCII") for end in (" ", " o/api", "\r", "/a\nb")),
-        (" https://tickets.example.com", "spaces, line breaks or non-ASCII"),
+        *((url, "spaces, line breaks or non-ASCII") for url in (" https://h", "https://h\r", "https://h/a\nb")),
         (f"https://tickets.example.com/{'a' * 228}", "at most 255 characters"),
     ],
 )
@@ -584,34 +473,42 @@ def test_an_unusable_base_url_is_refused_with_a_remedy(url: str, said: str) -> N
     assert said in words
 
 
-def test_each_schedule_setting_reaches_the_policy() -> None:
-    toml = """
-        [schedule]
-        max_retries = 4
-        backoff = "list"
-        base_minutes = 7
-        factor = 3
-        cap_minutes = 70
-        jitter = 0.1
-        waits_minutes = [5, 90]
-        expires_after_hours = 48
-        [gateway]
-        unknown_limit = 1
-    """
-    expected = RetryPolicy(
-        Backoff(
-            BackoffKind.LIST,
-            base=timedelta(minutes=7),
-            factor=3,
-            cap=timedelta(minutes=70),
-            spread=0.1,
-            waits=(timedelta(minutes=5), timedelta(minutes=90)),
-        ),
-        max_retries=4,
-        unknown_limit=1,
-        expires_after=timedelta(hours=48),
+EVERY_RULE = """
+max_retries = 4
+backoff = "list"
+base_minutes = 7
+factor = 3
+cap_minutes = 70
+jitter = 0.1
+waits_minutes = [5, 90]
+expires_after_hours = 48
+"""
+POLICY = RetryPolicy(
+    Backoff(
+        BackoffKind.LIST,
+        base=timedelta(minutes=7),
+        factor=3,
+        cap=timedelta(minutes=70),
+        spread=0.1,
+        waits=(timedelta(minutes=5), timedelta(minutes=90)),
+    ),
+    max_retries=4,
+    expires_after=timedelta(hours=48),
+)
+
+
+def test_each_schedule_setting_reaches_the_policy_of_all_message_types_or_of_one() -> None:
+    assert read(f"[schedule]{EVERY_RULE}").settings.policies == dict.fromkeys(MessageType, POLICY)
+    of_one = dict.fromkeys(MessageType, RetryPolicy()) | {MessageType.SUPPLIER: POLICY}
+    assert read(f"[schedule.types.supplier]{EVERY_RULE}").settings.policies == of_one
+    both = read(
+        f"[schedule]{EVERY_RULE}[schedule.types.internal]\nmax_retries = 2\n[gateway]\nunknown_limit = 1\n",
+        RETRYCLI_SCHEDULE__TYPES__INTERNAL__MAX_RETRIES="3",
     )
-    assert read(toml).settings.policies == dict.fromkeys(MessageType, expected)
+    common = POLICY._replace(unknown_limit=1)
+    assert both.settings.policies == dict.fromkeys(MessageType, common) | {
+        MessageType.INTERNAL: common._replace(max_retries=3)
+    }
 
 
 def test_a_message_type_overrides_the_delivery_windows_and_not_their_zone() -> None:
@@ -642,79 +539,41 @@ def test_config_show_distinguishes_no_override_from_an_override_without_windows(
     }
 
 
-@pytest.mark.parametrize(
-    ("line", "policy"),
-    [
-        ("max_retries = 3", RetryPolicy(max_retries=3)),
-        ('backoff = "linear"', RetryPolicy(Backoff(BackoffKind.LINEAR))),
-        ("base_minutes = 5", RetryPolicy(Backoff(base=timedelta(minutes=5)))),
-        ("factor = 3", RetryPolicy(Backoff(factor=3))),
-        ("cap_minutes = 60", RetryPolicy(Backoff(cap=timedelta(hours=1)))),
-        ("jitter = 0", RetryPolicy(Backoff(spread=0))),
-        ("waits_minutes = [5]", RetryPolicy(Backoff(waits=(timedelta(minutes=5),)))),
-        ("expires_after_hours = 2", RetryPolicy(expires_after=timedelta(hours=2))),
-    ],
-)
-def test_a_message_type_inherits_all_settings_that_it_does_not_override(line: str, policy: RetryPolicy) -> None:
-    assert read(f"[schedule.types.supplier]\n{line}\n").settings.policies == {
-        MessageType.CUSTOMER: RetryPolicy(),
-        MessageType.SUPPLIER: policy,
-        MessageType.INTERNAL: RetryPolicy(),
-    }
-
-
-def test_a_message_type_overrides_the_files_general_settings() -> None:
-    toml = "[schedule]\nmax_retries = 5\nbase_minutes = 20\n[schedule.types.internal]\nmax_retries = 2\n"
-    policies = read(toml).settings.policies
-    assert [policies[message_type].max_retries for message_type in MessageType] == [5, 5, 2]
-    assert policies[MessageType.INTERNAL].backoff.base == timedelta(minutes=20)
-
-
-def test_the_environment_can_set_a_message_types_settings() -> None:
-    toml = "[schedule.types.supplier]\nmax_retries = 2\nfactor = 3\n"
-    own = read(toml, RETRYCLI_SCHEDULE__TYPES__SUPPLIER__MAX_RETRIES="4").settings.policies[MessageType.SUPPLIER]
-    assert (own.max_retries, own.backoff.factor) == (4, 3)
-
-
 @pytest.mark.parametrize("section", ["schedule", "schedule.types.supplier"])
 def test_a_list_without_waits_is_refused(section: str) -> None:
     assert f"{section}.waits_minutes is empty" in refusal(f'[{section}]\nbackoff = "list"\n')
 
 
-def test_a_message_type_may_use_the_general_list() -> None:
-    toml = '[schedule]\nwaits_minutes = [5]\n[schedule.types.supplier]\nbackoff = "list"\n'
-    assert read(toml).settings.policies[MessageType.SUPPLIER].backoff.wait(1) == timedelta(minutes=5)
-
-
 @pytest.mark.parametrize(
-    "toml",
+    ("toml", "key", "minutes"),
     [
-        "[schedule]\nbase_minutes = 1\n",
-        "[schedule]\ncap_minutes = 1\n",
-        "[schedule]\ndue_slack_seconds = 900\n",
-        '[schedule]\nbackoff = "linear"\nbase_minutes = 0.5\n',
-        '[schedule]\nbackoff = "fixed"\nbase_minutes = 0.5\n',
-        '[schedule]\nbackoff = "list"\nwaits_minutes = [5, 1, 10]\n',
-        "[schedule]\nbase_minutes = 1e-300\ndue_slack_seconds = 0\n",
-        "[schedule]\nbase_minutes = 60\njitter = 1\n",  # a jitter of -1 leaves no wait
-        "[schedule]\njitter = 0.99\n",  # the waits of an hour become shorter than the first one
-        '[schedule]\nbackoff = "list"\nwaits_minutes = [5, 60]\njitter = 1\n',
-        "[schedule.types.supplier]\nbase_minutes = 1\n",
-        '[schedule]\nwaits_minutes = [1]\n[schedule.types.supplier]\nbackoff = "list"\n',
+        ("[schedule]\nbase_minutes = 1\n", "schedule.base_minutes", "1"),
+        ("[schedule]\ncap_minutes = 1\n", "schedule.base_minutes", "1"),
+        ('[schedule]\nbackoff = "linear"\nbase_minutes = 0.5\n', "schedule.base_minutes", "0.5"),
+        ('[schedule]\nbackoff = "list"\nwaits_minutes = [5, 0.5, 10]\n', "schedule.waits_minutes", "0.5"),
+        ("[schedule]\nbase_minutes = 60\njitter = 1\n", "schedule.base_minutes", "0"),  # a jitter of -1 leaves no wait
+        # The waits of an hour become shorter than the first one.
+        ("[schedule]\njitter = 0.99\n", "schedule.base_minutes", "0.6"),
+        ("[schedule.types.supplier]\nbase_minutes = 1\n", "schedule.types.supplier.base_minutes", "1"),
+        (
+            '[schedule]\nwaits_minutes = [1]\n[schedule.types.supplier]\nbackoff = "list"\n',
+            "schedule.types.supplier.waits_minutes",
+            "1",
+        ),
     ],
 )
-def test_a_wait_within_the_slack_is_refused(toml: str) -> None:
+def test_a_wait_within_the_slack_is_refused(toml: str, key: str, minutes: str) -> None:
     """A message with such a wait would be due again in the pass that set the wait."""
-    assert "must be longer than schedule.due_slack_seconds" in refusal(toml)
+    assert (
+        f"{key}: the shortest wait, after cap and jitter, is {minutes} min; it must be longer than "
+        "schedule.due_slack_seconds (60 s)"
+    ) in refusal(toml)
 
 
-def test_the_wait_that_is_too_short_is_named() -> None:
-    said = refusal('[schedule]\nbackoff = "list"\nwaits_minutes = [5, 0.5, 10]\n')
-    assert "the shortest wait, after cap and jitter, is 0.5 min; it must be longer than " in said
-    assert "longer than schedule.due_slack_seconds (60 s)" in said
-    assert "schedule.waits_minutes: " in said
-    assert "schedule.base_minutes: " in refusal("[schedule]\nbase_minutes = 1\n")
-    assert "schedule.types.supplier.base_minutes: " in refusal("[schedule.types.supplier]\nbase_minutes = 1\n")
+def test_the_slack_is_configurable() -> None:
+    said = "longer than schedule.due_slack_seconds"
+    assert said in refusal("[schedule]\ndue_slack_seconds = 900\n")
+    assert said in refusal("[schedule]\nbase_minutes = 1e-300\ndue_slack_seconds = 0\n")
 
 
 @pytest.mark.parametrize(
@@ -734,12 +593,10 @@ def test_a_wait_beyond_the_slack_is_accepted(toml: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "missing"),
     [
-        ('auth = "bearer"', "token"),
         ('auth = "bearer"\ntoken = ""', "token"),
         ('auth = "basic"', "username"),
         ('auth = "basic"\nusername = "ann"', "password"),
         ('auth = "login"', "username"),
-        ('auth = "login"\nusername = "ann"', "password"),
     ],
 )
 def test_an_authentication_method_requires_its_credentials(lines: str, missing: str) -> None:
@@ -747,18 +604,17 @@ def test_an_authentication_method_requires_its_credentials(lines: str, missing: 
 
 
 @pytest.mark.parametrize("name", ["username", "password", "token"])
-def test_a_missing_secret_file_is_named_with_its_key(folder: Path, name: str) -> None:
-    said = refusal(f'[gateway]\n{name}_file = "gone"\n')
-    assert said == f"gateway.{name}_file: can't read {folder / 'gone'}: No such file or directory"
-
-
-@pytest.mark.parametrize("name", ["username", "password", "token"])
-def test_a_secret_file_is_read_and_may_begin_with_a_byte_order_mark(folder: Path, name: str) -> None:
-    (folder / "secret").write_text(f"{SECRET}\n", encoding="utf-8-sig")
-    loaded = read(f'[gateway]\n{name}_file = "secret"\n')
-    value = getattr(loaded.settings.gateway, name)
-    assert (value if name == "username" else value.get_secret_value()) == SECRET
-    assert loaded.sources[f"gateway.{name}"] == f"file {folder / 'secret'}"
+def test_a_secret_is_read_from_a_file_that_may_begin_with_a_byte_order_mark(folder: Path, name: str) -> None:
+    toml = f'[gateway]\n{name}_file = "secret"\n'
+    secret, key, file = folder / "secret", f"gateway.{name}", f"file {folder / 'named.toml'}"
+    assert refusal(toml) == f"{key}_file: can't read {secret}: No such file or directory"
+    secret.write_text(f"{SECRET}\n", encoding="utf-8-sig")
+    loaded = read(toml)
+    assert secret_text(getattr(loaded.settings.gateway, name)) == SECRET
+    assert loaded.sources[key] == f"file {secret}"
+    variable = f"RETRYCLI_GATEWAY__{name.upper()}"
+    said = f"both {key} (environment {variable}) and {key}_file ({file}) are set; keep one"
+    assert refusal(toml, **{variable: "another secret"}) == said
 
 
 def test_a_secret_file_that_is_not_text_is_named(folder: Path) -> None:
@@ -767,50 +623,24 @@ def test_a_secret_file_that_is_not_text_is_named(folder: Path) -> None:
         assert "the file is not valid UTF-8" in refusal(f'[gateway]\ntoken_file = "{name}"\n')
 
 
-@pytest.mark.parametrize("name", ["username", "password", "token"])
-def test_setting_both_a_secret_and_its_file_is_refused_with_both_sources(folder: Path, name: str) -> None:
-    (folder / "secret").write_text(SECRET, encoding="utf-8")
-    said = refusal(f'[gateway]\n{name}_file = "secret"\n', **{f"RETRYCLI_GATEWAY__{name.upper()}": "another secret"})
-    assert f"both gateway.{name} (environment RETRYCLI_GATEWAY__{name.upper()})" in said
-    assert f"gateway.{name}_file (file {folder / 'named.toml'}) are set" in said
-
-
-@pytest.fixture
-def credentials(folder: Path) -> Path:
-    """Create a folder like systemd's folder for LoadCredential=."""
-    path = folder / "credentials"
-    path.mkdir()
-    return path
-
-
-def test_systemd_credentials_are_read_without_their_newline(credentials: Path) -> None:
-    (credentials / "gateway.token").write_text(f"{SECRET}\n", encoding="utf-8")
-    (credentials / "gateway.username").write_text("ann\n", encoding="utf-8")
-    (credentials / "gateway.password").write_text(f" {SECRET}2\r\n", encoding="utf-8")
-    (credentials / "database.url").write_text("postgresql://app:pw@db/app\n", encoding="utf-8")
-    loaded = read("", CREDENTIALS_DIRECTORY=str(credentials))
+def test_systemd_credentials_override_the_file_and_the_environment_overrides_them(folder: Path) -> None:
+    for name, content in {
+        "gateway.token": f"{SECRET}\n",
+        "gateway.username": "ann\n",
+        "gateway.password": f" {SECRET}2\r\n",
+        "database.url": "postgresql://app:pw@db/app\n",
+        "gateway.base_url": "https://not.a.secret.example.com",
+        "other.service": "x",
+    }.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    toml, place = '[gateway]\nusername = "file"\n', {"CREDENTIALS_DIRECTORY": str(folder)}
+    loaded = read(toml, **place)
     gateway = loaded.settings.gateway
-    assert gateway.token is not None
-    assert gateway.password is not None
-    assert gateway.token.get_secret_value() == SECRET
-    assert gateway.password.get_secret_value() == f"{SECRET}2"
-    assert gateway.username == "ann"
-    assert loaded.settings.database.url == "postgresql://app:pw@db/app"
-    assert loaded.sources["gateway.token"] == f"credential {credentials / 'gateway.token'}"
-
-
-def test_systemd_credentials_override_the_file_and_the_environment_overrides_them(credentials: Path) -> None:
-    (credentials / "gateway.username").write_text("systemd", encoding="utf-8")
-    toml = '[gateway]\nusername = "file"\n'
-    given = {"CREDENTIALS_DIRECTORY": str(credentials)}
-    assert read(toml, **given).settings.gateway.username == "systemd"
-    assert read(toml, **given, RETRYCLI_GATEWAY__USERNAME="env").settings.gateway.username == "env"
-
-
-def test_other_systemd_credentials_are_ignored(credentials: Path) -> None:
-    (credentials / "gateway.base_url").write_text("https://tickets.example.com", encoding="utf-8")
-    (credentials / "other.service").write_text("x", encoding="utf-8")
-    assert read("", CREDENTIALS_DIRECTORY=str(credentials)).sources == {}
+    secrets = [secret_text(secret) for secret in (gateway.token, gateway.username, gateway.password)]
+    assert secrets == [SECRET, "ann", f"{SECRET}2"]
+    assert (loaded.settings.database.url, gateway.base_url) == ("postgresql://app:pw@db/app", None)
+    assert loaded.sources["gateway.token"] == f"credential {folder / 'gateway.token'}"
+    assert read(toml, **place, RETRYCLI_GATEWAY__USERNAME="env").settings.gateway.username == "env"
 
 
 def test_an_unusable_credentials_directory_is_named(folder: Path) -> None:
@@ -827,100 +657,68 @@ def told(loaded: Loaded) -> list[str]:
     return [url.get_secret_value() for url in loaded.settings.notify.urls]
 
 
-@pytest.mark.parametrize("text", [f"{MAIL} {CHAT}", f"  {MAIL}\n\n# {CHAT}\n\t{CHAT}\r\n", f"{MAIL}\t{CHAT}"])
-def test_notification_urls_in_one_text_are_separated_by_white_space(folder: Path, text: str) -> None:
+def test_notification_urls_are_a_list_or_a_text_with_white_space(folder: Path) -> None:
+    assert told(read(f'[notify]\nurls = ["{MAIL}", "{CHAT}"]\n')) == [MAIL, CHAT]
+    text = f"  {MAIL}\n\n# {CHAT}\n\t{CHAT}\r\n"
     assert told(read("", RETRYCLI_NOTIFY__URLS=text)) == [MAIL, CHAT]
     (folder / "urls").write_text(text, encoding="utf-8")
     assert told(read('[notify]\nurls_file = "urls"\n')) == [MAIL, CHAT]
-
-
-def test_notification_urls_in_a_configuration_file_are_a_list() -> None:
-    assert told(read(f'[notify]\nurls = ["{MAIL}", "{CHAT}"]\n')) == [MAIL, CHAT]
-
-
-def test_without_notification_urls_there_are_no_targets() -> None:
     assert told(read("", RETRYCLI_NOTIFY__URLS=" \n# none yet\n")) == []
-
-
-def test_an_invalid_notification_url_is_reported_by_its_number() -> None:
-    assert "notify.urls (environment RETRYCLI_NOTIFY__URLS): URL 2 is invalid" in refusal(
-        "", RETRYCLI_NOTIFY__URLS=f"{MAIL} ops@x.test {CHAT}"
-    )
+    said = "notify.urls (environment RETRYCLI_NOTIFY__URLS): URL 2 is invalid"
+    assert said in refusal(RETRYCLI_NOTIFY__URLS=f"{MAIL} ops@x.test {CHAT}")
 
 
 def test_a_ping_url_loses_its_trailing_slash() -> None:
     url = read('[notify]\nping_url = "https://hc.example/uuid/"\n').settings.notify.ping_url
-    assert url is not None
-    assert url.get_secret_value() == "https://hc.example/uuid"
-
-
-def test_urls_are_masked_one_by_one() -> None:
-    loaded = read("", RETRYCLI_NOTIFY__URLS=f"{MAIL} {CHAT}", RETRYCLI_NOTIFY__PING_URL="https://hc.example/uuid")
-    values = {key: value for key, value, _ in template.shown(loaded)}
-    assert values["notify.urls"] == "********, ********"
-    assert values["notify.ping_url"] == "********"
+    assert secret_text(url) == "https://hc.example/uuid"
 
 
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("postgresql://ana:hush-hush@db/desk", "postgresql://ana:********@db/desk"),
         ("postgresql://ana:hu/sh@hu?sh@db/desk", "postgresql://ana:********@db/desk"),
         ("postgresql://ana@corp:hush-hush@db/desk", "postgresql://ana@corp:********@db/desk"),
-        ("postgresql://ana@db/desk?password=hush-hush", "postgresql://ana@db/desk?password=********"),
         (
-            "postgresql://ana@db/desk?sslpassword=hush-hush&sslmode=require&oauth_client_secret=hush-hush",
-            "postgresql://ana@db/desk?sslpassword=********&sslmode=require&oauth_client_secret=********",
+            "postgresql://db/desk?password=hush-hush&sslpassword=hush-hush&sslmode=require&oauth_client_secret=hush-hush",
+            "postgresql://db/desk?password=********&sslpassword=********&sslmode=require&oauth_client_secret=********",
         ),
         *[(url, url) for url in ("sqlite:////var/lib/a@b/app.db", "postgresql://ana@db:5432/desk?passfile=x")],
     ],
 )
-def test_a_databases_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
-    loaded = read("", RETRYCLI_DATABASE__URL=url)
+def test_settings_are_shown_without_their_secrets(url: str, shown: str) -> None:
+    secrets = {
+        "GATEWAY__TOKEN": SECRET,
+        "GATEWAY__PASSWORD": SECRET,
+        "NOTIFY__PING_URL": f"https://hc.example/{SECRET}",
+    }
+    given = secrets | {"DATABASE__URL": url, "NOTIFY__URLS": f"{MAIL} json://{SECRET}"}
+    loaded = read("", **{f"RETRYCLI_{name}": value for name, value in given.items()})
     values = {key: value for key, value, _ in template.shown(loaded)}
-    assert values["database.url"] == shown
-    assert SECRET not in repr(loaded)
-
-
-@pytest.mark.parametrize("name", ["token", "password"])
-def test_settings_do_not_show_their_secrets(name: str) -> None:
-    loaded = read("", **{f"RETRYCLI_GATEWAY__{name.upper()}": SECRET})
-    secret = setting(loaded.settings, f"gateway.{name}.get_secret_value")
-    assert callable(secret)
-    assert secret() == SECRET
-    for shown in (repr(loaded), str(loaded.settings), repr(loaded.settings.gateway), str(loaded.sources)):
-        assert SECRET not in shown
+    masked = ("gateway.token", "gateway.password", "notify.ping_url")
+    assert [values[key] for key in ("database.url", "notify.urls")] == [shown, "********, ********"]
+    assert {values[key] for key in masked} == {"********"}
+    for text in (repr(loaded), str(loaded.settings), repr(loaded.settings.gateway), str(loaded.sources)):
+        assert SECRET not in text
 
 
 @pytest.mark.parametrize(
     ("toml", "environment"),
     [
         (f'[gateway]\ntoken = ["{SECRET}"]\n', {}),
-        (f'[gateway]\npassword = {{ value = "{SECRET}" }}\n', {}),
-        (f'[gateway]\ntokn = "{SECRET}"\n', {}),
         (f'[gateway]\ntoken = "{SECRET}"\nauth = "{SECRET}"\n', {}),
-        (f'[gateway]\ntoken = "{SECRET}"\nauth = "basic"\n', {}),
         (f'[gateway]\ntoken = "{SECRET}\n', {}),
-        (f"[gateway]\ntoken = {SECRET}\n", {}),
         (f'[gateway]\ntoken = "{SECRET}"\ntoken = "{SECRET}"\n', {}),
         (f'[database]\nurl = "mysql://app:{SECRET}@db/app"\n', {}),
         (f'gateway = "{SECRET}"\n', {}),
-        ("", {"RETRYCLI_TOKEN": SECRET}),
-        ("", {"RETRYCLI_GATEWAY": SECRET}),
         ("", {"RETRYCLI_GATEWAY__TOKEN": SECRET, "RETRYCLI_RUN__LIMIT": "x"}),
         ("", {"RETRYCLI_GATEWAY__TOKEN__VALUE": SECRET}),
         ("", {"RETRYCLI_GATEWAY__TOKEN": SECRET, "RETRYCLI_GATEWAY__TOKEN_FILE": "named.toml"}),
         ("", {"RETRYCLI_GATEWAY__BASE_URL": f"https://ann:{SECRET}@tickets.example.com"}),
         ("", {"RETRYCLI_GATEWAY__BASE_URL": f"https://ann:{SECRET}/{SECRET}@tickets.example.com"}),
         ("", {"RETRYCLI_GATEWAY__BASE_URL": f"https://tickets\u2100ann:{SECRET}@example.com"}),
-        ("", {"RETRYCLI_DATABASE__URL": f"postgres://app:{SECRET}@db/app"}),
-        (f'[notify]\nurls = ["{SECRET}"]\n', {}),
         (f'[notify]\nurls = ["json://h", ["{SECRET}"]]\n', {}),
-        (f'[notify]\nurls = {{ mail = "json://{SECRET}" }}\n', {}),
         (f'[notify]\nurls = ["json://{SECRET}"]\nremind_hours = "{SECRET}"\n', {}),
-        (f'[notify]\nping_url = "{SECRET}"\n', {}),
         (f'[notify]\nping_url = "https://{SECRET}:x/"\n', {}),
-        ("", {"RETRYCLI_NOTIFY__URLS": f"json://h {SECRET}"}),
         ("", {"RETRYCLI_NOTIFY__URLS": f"json://{SECRET}", "RETRYCLI_NOTIFY__URLS_FILE": "named.toml"}),
     ],
 )
@@ -940,7 +738,7 @@ def test_settings_made_without_a_file_do_not_show_an_invalid_secret() -> None:
 BY_MAIL = '[gateway]\nkind = "smtp"\nsender = "Support <support@example.com>"\n'
 
 
-@pytest.mark.parametrize("url", ["smtp://mail.example.com", "smtp://[::1]:25", "smtps://mail.example.com:465"])
+@pytest.mark.parametrize("url", ["smtp://[::1]:25", "smtps://mail.example.com"])
 def test_a_mail_server_is_a_host_with_an_optional_port(url: str) -> None:
     assert read(f'{BY_MAIL}base_url = "{url}"\n').settings.gateway.destination == url
 
@@ -949,24 +747,17 @@ def test_a_mail_server_is_a_host_with_an_optional_port(url: str) -> None:
     ("toml", "said"),
     [
         ('[gateway]\nkind = "smtp"\n', "gateway.kind = 'smtp' needs gateway.sender"),
-        ('[gateway]\nkind = "mail"\n', "gateway.kind (file"),
         ("[gateway]\nkind = []\n", "gateway.kind (file"),
         ('[gateway]\nsender = "a@b"\n', "gateway.sender has no effect with gateway.kind = 'http'"),
-        ('[gateway]\nrecipient = "a@b"\n', "gateway.recipient has no effect with gateway.kind = 'http'"),
-        ('[gateway]\nsubject = "x"\n', "gateway.subject has no effect with gateway.kind = 'http'"),
         ("[gateway]\nstarttls = false\n", "gateway.starttls has no effect with gateway.kind = 'http'"),
-        ('[gateway]\nbase_url = "smtp://mail.example.com"\n', "gateway.base_url (file"),
         (BY_MAIL + 'base_url = "https://tickets.example.com"\n', "smtp://mail.example.com:587 or smtps://"),
         (BY_MAIL + 'base_url = "smtp://mail.example.com/x"\n', "gateway.base_url must not have a path"),
         (BY_MAIL + 'base_url = "smtp://me:pw@mail.example.com"\n', "the URL must not contain credentials"),
         (BY_MAIL + 'auth = "bearer"\ntoken = "x"\n', "gateway.auth has no effect with gateway.kind = 'smtp'"),
-        (BY_MAIL + 'token = "x"\n', "gateway.token has no effect with gateway.kind = 'smtp'"),
-        (BY_MAIL + 'preset = "own.toml"\n', "gateway.preset has no effect with gateway.kind = 'smtp'"),
         (BY_MAIL + 'username = "me"\n', "gateway.username and gateway.password (or their _file keys) go together"),
         (BY_MAIL + 'password = "pw"\n', "gateway.username and gateway.password (or their _file keys) go together"),
         (BY_MAIL + 'recipient = "team"\n', "gateway.recipient (file"),
         (BY_MAIL + 'recipient = "té@b"\n', "must be ASCII"),
-        (BY_MAIL + 'subject = "{subject"\n', "gateway.subject (file"),
         (BY_MAIL + 'subject = "{subject!r}"\n', "gateway.subject (file"),
         (BY_MAIL + 'subject = "a\\nBcc: b"\n', "gateway.subject (file"),
     ],
@@ -978,7 +769,7 @@ def test_a_setting_of_the_other_gateway_or_an_invalid_one_is_named(toml: str, sa
 BY_PYTHON = '[gateway]\nkind = "python"\ncall = "desk.messages:send"\n'
 
 
-@pytest.mark.parametrize("call", ["desk:send", "desk.messages:send", "desk.messages:Service.send", "tür:ö", "_a:_b1"])
+@pytest.mark.parametrize("call", ["desk.messages:Service.send", "tür:ö", "_a:_b1"])
 def test_the_destination_of_a_python_gateway_is_its_function(call: str) -> None:
     settings = read(f'[gateway]\nkind = "python"\ncall = "{call}"\n').settings
     assert settings.gateway.destination == settings.gateway.destination_if_set == f"python:{call}"
@@ -990,14 +781,11 @@ def test_the_destination_of_a_python_gateway_is_its_function(call: str) -> None:
     [
         ('[gateway]\nkind = "python"\n', "gateway.kind = 'python' needs gateway.call"),
         ('[gateway]\ncall = "desk:send"\n', "gateway.call has no effect with gateway.kind = 'http'"),
-        (BY_MAIL + 'call = "desk:send"\n', "gateway.call has no effect with gateway.kind = 'smtp'"),
         (BY_PYTHON + 'base_url = "https://a.b"\n', "gateway.base_url has no effect with gateway.kind = 'python'"),
-        (BY_PYTHON + 'preset = "zammad"\n', "gateway.preset has no effect with gateway.kind = 'python'"),
-        (BY_PYTHON + 'token = "x"\n', "gateway.token has no effect with gateway.kind = 'python'"),
         (BY_PYTHON + 'sender = "a@b"\n', "gateway.sender has no effect with gateway.kind = 'python'"),
         *[
             (f'[gateway]\nkind = "python"\ncall = "{call}"\n', "write MODULE:FUNCTION, such as desk.messages:retry_fai")
-            for call in ("", "desk", "desk:", ":send", "desk/a.py:send", "desk:send()", "desk:1", "a..b:c", "a:b c")
+            for call in ("", "desk:", ":send", "desk/a.py:send", "desk:send()", "desk:1", "a..b:c")
         ],
         (f'[gateway]\nkind = "python"\ncall = "a:{"b" * 239}"\n', "at most 240 characters"),
         ('[schedule]\nbackoff = "python"\n', "schedule.backoff is python, but schedule.call is not set"),
