@@ -16,9 +16,6 @@ EXPONENTIAL = Backoff()
 LINEAR = Backoff(BackoffKind.LINEAR)
 FIXED = Backoff(BackoffKind.FIXED)
 LIST = Backoff(BackoffKind.LIST, waits=(timedelta(minutes=5), timedelta(minutes=20), timedelta(minutes=90)))
-EVERY_KIND = pytest.mark.parametrize(
-    "backoff", [EXPONENTIAL, LINEAR, FIXED, LIST], ids=lambda backoff: str(backoff.kind)
-)
 
 
 def minutes(*waits: float) -> list[timedelta]:
@@ -42,8 +39,7 @@ def test_each_schedule_has_its_documented_waits(backoff: Backoff, waits: list[ti
     assert [backoff.wait(retry) for retry in range(1, len(waits) + 1)] == waits
 
 
-@pytest.mark.parametrize("factor", [1.5, 2.0, 100.0])
-@pytest.mark.parametrize("retry", [1_000, 10_000, 10**9])
+@pytest.mark.parametrize(("factor", "retry"), [(1.5, 10_000), (2.0, 10**9), (100.0, 1_000)])
 def test_a_late_retry_waits_the_maximum_and_does_not_overflow(factor: float, retry: int) -> None:
     assert Backoff(factor=factor).wait(retry) == timedelta(hours=4)
 
@@ -61,27 +57,17 @@ def test_exponential_waits_never_decrease_and_never_exceed_the_maximum(
     assert min(base, cap) <= backoff.wait(retry) <= backoff.wait(retry + 1) <= cap
 
 
-@EVERY_KIND
-@pytest.mark.parametrize("retry", [1, 3, 9])
-def test_a_wait_starts_at_the_last_attempt(backoff: Backoff, retry: int) -> None:
-    due = backoff.next_attempt_at(retry, since=NOON)
-    assert due == NOON + backoff.wait(retry)
-    assert backoff.next_attempt_at(retry, since=NOON + timedelta(hours=5)) == due + timedelta(hours=5)
-
-
 @pytest.mark.parametrize("backoff", [EXPONENTIAL, FIXED, LIST], ids=lambda backoff: str(backoff.kind))
-@pytest.mark.parametrize("created_at", [NOON - timedelta(days=1), NOON + timedelta(days=1)])
-def test_only_the_linear_schedule_uses_the_creation_time(backoff: Backoff, created_at: datetime) -> None:
-    assert backoff.next_attempt_at(2, since=NOON, created_at=created_at) == NOON + backoff.wait(2)
+def test_only_the_linear_schedule_uses_the_creation_time(backoff: Backoff) -> None:
+    for created_at in (None, NOON - timedelta(days=1), NOON + timedelta(days=1)):
+        assert backoff.next_attempt_at(2, since=NOON, created_at=created_at) == NOON + backoff.wait(2)
 
 
 @pytest.mark.parametrize(
     ("retry", "failed_after", "due_after"),
     [
-        (1, 0, 15),
         (1, 40, 55),  # one base after the failure, which is later than one base after creation
         (2, 15, 30),
-        (4, 45, 60),
         (4, 20, 60),  # four bases after creation, which is later than one base after the failure
         (4, 300, 315),  # one base after the failure
     ],
@@ -93,16 +79,11 @@ def test_linear_retry_n_is_due_n_bases_after_creation_and_at_least_one_base_from
     assert due == NOON + timedelta(minutes=due_after)
 
 
-@EVERY_KIND
-@pytest.mark.parametrize("retry", [1, 10_000])
-def test_a_time_after_the_year_9999_becomes_the_latest_possible(backoff: Backoff, retry: int) -> None:
+@pytest.mark.parametrize("backoff", [EXPONENTIAL, LINEAR], ids=lambda backoff: str(backoff.kind))
+def test_a_time_after_the_year_9999_becomes_the_latest_possible(backoff: Backoff) -> None:
     late = LATEST - timedelta(minutes=1)
-    assert backoff.next_attempt_at(retry, since=late, created_at=late, jitter=1) == LATEST
-
-
-@pytest.mark.parametrize(("retry", "created_at"), [(10_000, LATEST), (10**12, NOON), (2**63 - 1, NOON)])
-def test_a_linear_retry_near_the_year_9999_does_not_overflow(retry: int, created_at: datetime) -> None:
-    assert LINEAR.next_attempt_at(retry, since=NOON, created_at=created_at) == LATEST
+    assert backoff.next_attempt_at(1, since=late, created_at=late, jitter=1) == LATEST
+    assert LINEAR.next_attempt_at(2**63 - 1, since=NOON, created_at=NOON) == LATEST
 
 
 @pytest.mark.parametrize(
@@ -111,14 +92,6 @@ def test_a_linear_retry_near_the_year_9999_does_not_overflow(retry: int, created
 def test_jitter_starts_at_one_hour(wait: float, due_after: float) -> None:
     backoff = Backoff(BackoffKind.FIXED, base=timedelta(minutes=wait))
     assert backoff.next_attempt_at(1, since=NOON, jitter=1) == NOON + timedelta(minutes=due_after)
-
-
-@pytest.mark.parametrize(
-    ("jitter", "wait"), [(-1, timedelta(minutes=192)), (0, timedelta(hours=4)), (1, timedelta(minutes=288))]
-)
-def test_jitter_is_applied_after_the_maximum(jitter: float, wait: timedelta) -> None:
-    """If the maximum also applied to jitter, all messages of an outage would be due at the same time."""
-    assert EXPONENTIAL.next_attempt_at(9, since=NOON, jitter=jitter) == NOON + wait
 
 
 @given(
@@ -139,7 +112,5 @@ def test_jitter_changes_a_long_wait_by_at_most_its_spread_and_a_short_one_never(
 
 @given(st.floats(-1, 1), st.floats(-1, 1))
 def test_a_higher_roll_is_never_due_earlier(one: float, other: float) -> None:
-    low, high = sorted([one, other])
-    assert EXPONENTIAL.next_attempt_at(5, since=NOON, jitter=low) <= EXPONENTIAL.next_attempt_at(
-        5, since=NOON, jitter=high
-    )
+    low, high = (EXPONENTIAL.next_attempt_at(5, since=NOON, jitter=roll) for roll in sorted([one, other]))
+    assert low <= high
