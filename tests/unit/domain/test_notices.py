@@ -126,18 +126,13 @@ def world() -> World:
 def test_an_incident_is_announced_at_its_start_every_six_hours_and_at_its_end(world: World, topic: Topic) -> None:
     heard = told(world, [*[STANDING[topic]] * 60, *[BUSY] * 60])
     assert heard == [(0, f"{topic} began"), (24, f"{topic} lasts"), (48, f"{topic} lasts"), (60, f"{topic} ended")]
+    assert since(world.target.heard[1 + 60]) == NOON + 2 * TICK, "the end names the start"
 
 
-@pytest.mark.parametrize("topic", STANDING)
-def test_the_end_names_the_start(world: World, topic: Topic) -> None:
-    world.tick(STANDING[topic])
-    began = world.at
-    for _ in range(30):
-        world.tick(STANDING[topic])
-    world.tick()
-    [ended] = world.target.heard[-1]
-    assert isinstance(ended, IncidentChange)
-    assert (ended.turn, ended.incident.since) == (ENDED, began)
+def since(heard: Sequence[Item]) -> datetime | None:
+    [item] = heard
+    assert isinstance(item, IncidentChange)
+    return item.incident.since
 
 
 def test_a_reminder_tolerates_a_tick_that_is_slightly_early(world: World) -> None:
@@ -146,19 +141,13 @@ def test_a_reminder_tolerates_a_tick_that_is_slightly_early(world: World) -> Non
     assert heard[-1] == ["down lasts"]
 
 
-@pytest.mark.parametrize("nothing", [SKIPPED, PAUSED])
 @pytest.mark.parametrize("topic", STANDING)
-def test_a_pass_that_did_not_run_reports_no_incident(world: World, topic: Topic, nothing: Past) -> None:
+def test_a_pass_that_did_not_run_neither_reports_nor_ends_an_incident(world: World, topic: Topic) -> None:
     world.tick(STANDING[topic])
-    assert told(world, [nothing, nothing, STANDING[topic], nothing]) == []
-    assert world.tick() == [f"{topic} ended"]
-
-
-@pytest.mark.parametrize("topic", STANDING)
-def test_no_reminders_are_sent_during_a_pause(world: World, topic: Topic) -> None:
-    world.tick(STANDING[topic])
-    assert told(world, [PAUSED] * 40) == []
+    assert told(world, [SKIPPED, SKIPPED, STANDING[topic], *[PAUSED] * 40]) == []
     assert world.tick(STANDING[topic]) == [f"{topic} lasts"]
+    assert {text for _, text in told(world, [SKIPPED] * 40)} == {"skipped began", "skipped lasts"}
+    assert {*world.tick()} == {f"{topic} ended", "skipped ended"}
 
 
 def test_messages_about_to_expire_are_announced_also_during_a_pause(world: World) -> None:
@@ -169,12 +158,6 @@ def test_messages_about_to_expire_are_announced_also_during_a_pause(world: World
     assert told(world, [SKIPPED, replace(BUSY, sent=0)]) == []
     world.expiring = False
     assert world.tick() == ["expiry ended"]
-
-
-@pytest.mark.parametrize("topic", STANDING)
-def test_a_skipped_pass_only_reminds_of_skipped_passes(world: World, topic: Topic) -> None:
-    world.tick(STANDING[topic])
-    assert {text for _, text in told(world, [SKIPPED] * 40)} == {"skipped began", "skipped lasts"}
 
 
 def test_refused_credentials_stay_refused_if_nothing_was_sent_or_the_api_is_down(world: World) -> None:
@@ -210,28 +193,13 @@ def test_two_incidents_that_end_together_are_one_notification(world: World) -> N
     assert world.tick(escalates=3) == ["down ended", "credentials ended", "escalated 3"]
 
 
-def test_an_intermittent_incident_is_announced_twice_in_six_hours(world: World) -> None:
-    heard = told(world, [DOWN, BUSY] * 12)
-    assert heard == [(0, "down began"), (1, "down ended"), (2, "down began"), (3, "down ended")]
-
-
-def test_a_third_recurrence_is_announced_after_it_has_lasted_an_hour(world: World) -> None:
-    told(world, [DOWN, BUSY] * 2)
-    assert told(world, [DOWN] * 6) == [(4, "down began")]
-    assert world.tick() == ["down ended"]
-
-
-def test_an_incident_that_was_not_announced_has_no_announced_end(world: World) -> None:
-    told(world, [DOWN, BUSY] * 2)
+def test_an_intermittent_incident_is_announced_twice_and_then_after_an_hour(world: World) -> None:
+    twice = [(0, "down began"), (1, "down ended"), (2, "down began"), (3, "down ended")]
+    assert told(world, [DOWN, BUSY] * 8) == twice
     assert told(world, [DOWN, DOWN, BUSY, BUSY]) == []
-
-
-def test_a_recurrence_on_the_next_day_is_new(world: World) -> None:
-    told(world, [DOWN, BUSY] * 2)
+    assert told(world, [*[DOWN] * 6, BUSY]) == [(4, "down began"), (6, "down ended")]
     told(world, [BUSY] * 96)
-    assert told(world, [DOWN, BUSY, DOWN, BUSY, DOWN]) == [
-        (0, "down began"), (1, "down ended"), (2, "down began"), (3, "down ended"),
-    ]  # fmt: skip
+    assert told(world, [DOWN, BUSY] * 3) == twice
 
 
 @pytest.mark.parametrize("topic", [Topic.DOWN, Topic.CREDENTIALS, Topic.SAME_ANSWER, Topic.DEADLINE])
@@ -274,26 +242,15 @@ def test_gaps_before_a_target_was_configured_are_ignored() -> None:
     world = World(passes=[Past(started_at=NOON - timedelta(days=1)), Past(started_at=NOON - timedelta(days=3))])
     assert world.tick(after=timedelta()) == ["missed 1440"]
     assert told(world, [BUSY] * 3) == []
+    assert World().tick() == [], "no gap before the first pass"
 
 
-def test_there_is_no_gap_before_the_first_pass() -> None:
-    assert World().tick() == []
-
-
-def test_new_escalations_are_announced_once(world: World) -> None:
-    assert world.tick(escalates=3) == ["escalated 3"]
-    assert world.tick() == []
-    assert world.tick(escalates=2) == ["escalated 2"]
-
-
-def test_a_new_target_hears_of_all_open_escalations() -> None:
+def test_new_escalations_are_announced_once_but_all_of_them_to_a_new_target() -> None:
     world = World(escalated=[NOON - timedelta(days=3)] * 4)
-    assert world.tick() == ["escalated 4"]
-
-
-def test_a_skipped_pass_leaves_its_findings_to_the_one_with_the_lock(world: World) -> None:
-    assert world.tick(SKIPPED, escalates=2) == []
-    assert world.tick() == ["escalated 2"]
+    assert told(world, [BUSY, BUSY]) == [(0, "escalated 4")]
+    assert world.tick(escalates=3) == ["escalated 3"]
+    assert world.tick(SKIPPED, escalates=2) == [], "the pass with the lock reports them"
+    assert told(world, [BUSY, BUSY]) == [(0, "escalated 2")]
 
 
 def test_escalations_are_announced_after_the_clock_was_set_back(world: World) -> None:
@@ -316,27 +273,18 @@ def test_a_failed_target_is_notified_by_the_next_pass_and_others_only_once(world
 def test_a_target_unreachable_during_a_whole_incident_hears_of_its_end_and_start(world: World) -> None:
     """A network failure may make both the API and the mail server unreachable."""
     world.target.deaf = True
-    world.tick(DOWN)
-    began = world.at
-    told(world, [DOWN] * 30 + [BUSY])
+    told(world, [*[DOWN] * 31, BUSY])
     world.target.deaf = False
     assert world.tick() == ["down ended"]
-    [ended] = world.target.heard[-1]
-    assert isinstance(ended, IncidentChange)
-    assert ended.incident.since == began
+    assert since(world.target.heard[-1]) == NOON + 2 * TICK
     assert told(world, [BUSY] * 30) == []
 
 
 def test_a_target_unreachable_at_the_start_is_told_later_and_reminded_from_then(world: World) -> None:
     world.target.deaf = True
+    world.tick(after=timedelta(hours=2))
     told(world, [DOWN] * 3)
     world.target.deaf = False
-    assert told(world, [DOWN] * 25 + [BUSY]) == [(0, "down began"), (24, "down lasts"), (25, "down ended")]
-
-
-def test_a_target_unreachable_when_passes_resumed_hears_of_the_gap(world: World) -> None:
-    world.target.deaf = True
-    world.tick(after=timedelta(hours=2))
-    world.tick()
-    world.target.deaf = False
-    assert world.tick() == ["missed 120"]
+    assert told(world, [*[DOWN] * 25, BUSY]) == [
+        (0, "down began"), (0, "missed 120"), (24, "down lasts"), (25, "down ended"),
+    ]  # fmt: skip
