@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, timezone
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
@@ -22,11 +21,7 @@ from retrycli.domain.message import (
     utc_time,
 )
 
-if TYPE_CHECKING:
-    pass
-
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
-LONE_SURROGATE = "caf\udce9"
 
 
 def row(**changes: object) -> dict[str, object]:
@@ -52,95 +47,61 @@ def problem(**changes: object) -> str:
 
 def test_a_row_becomes_a_message() -> None:
     message = Message.from_row(row(created_at="2025-03-03 12:00:00", updated_at="2025-03-03 12:05:00"))
-    assert message.id == 7
-    assert message.ticket_id == 12345
-    assert message.message_type is MessageType.SUPPLIER
-    assert message.retry_count == 3
-    assert message.last_error == "HTTP 503"
-    assert message.created_at == datetime(2025, 3, 3, 12, tzinfo=UTC)
-    assert message.updated_at == datetime(2025, 3, 3, 12, 5, tzinfo=UTC)
+    assert (message.id, message.ticket_id, message.message_type) == (7, 12345, MessageType.SUPPLIER)
+    assert (message.retry_count, message.last_error) == (3, "HTTP 503")
+    assert (message.created_at, message.updated_at) == (NOON, NOON + timedelta(minutes=5))
 
 
 def test_the_required_columns_are_sufficient() -> None:
-    message = Message.from_row(row())
+    message = Message.from_row(row(last_error=None, retry_count=None))
     assert set(row()) == set(REQUIRED_COLUMNS)
-    assert (message.created_at, message.updated_at) == (None, None)
-
-
-def test_a_message_before_its_first_attempt_has_no_unknown_outcome() -> None:
-    queued = QueuedMessage(Message.from_row(row()), "key", NOON)
+    assert (message.created_at, message.updated_at, message.last_error, message.retry_count) == (None, None, None, 0)
+    queued = QueuedMessage(message, "key", NOON)
     assert (queued.message_id, queued.unknown_count, queued.attempt_number) == (7, 0, 1)
 
 
 def test_templates_can_use_every_column_including_unknown_ones() -> None:
-    message = Message.from_row(row(priority="high", weight=2.5, photo=b"\xff"))
+    mine = row(priority="high", weight=2.5, photo=b"\xff", cc_emails='["a@example.com"]', subject="", body="")
+    unchanged = {**mine}
     lists: dict[str, object] = {name: [] for name in LIST_COLUMNS}
-    assert message.fields == row(priority="high", weight=2.5, photo=b"\xff") | lists
+    assert Message.from_row(mine).fields == mine | lists | {"cc_emails": ["a@example.com"]}
+    assert mine == unchanged
+    assert Message.from_row(row(subject=None)).fields["subject"] is None
 
 
-def test_the_row_itself_is_not_changed() -> None:
-    mine = row(cc_emails='["a@example.com"]')
-    Message.from_row(mine)
-    assert mine == row(cc_emails='["a@example.com"]')
-
-
-@pytest.mark.parametrize("ticket", [12345, 0, "T-2025/17", "0", "ü" * 255])
+@pytest.mark.parametrize("ticket", [0, "0", "ü" * 255])
 def test_a_ticket_id_keeps_its_type(ticket: int | str) -> None:
     kept = Message.from_row(row(ticket_id=ticket)).ticket_id
     assert (kept, type(kept)) == (ticket, type(ticket))
 
 
-@pytest.mark.parametrize("changes", [{"subject": None}, {"subject": ""}, {"body": ""}, {"last_error": None}])
-def test_a_missing_subject_or_error_and_an_empty_body_are_valid(changes: dict[str, object]) -> None:
-    fields = Message.from_row(row(**changes)).fields
-    assert {name: fields[name] for name in changes} == changes
-
-
-def test_a_null_error_means_none_and_a_null_retry_count_means_zero() -> None:
-    message = Message.from_row(row(last_error=None, retry_count=None))
-    assert (message.last_error, message.retry_count) == (None, 0)
-
-
-@pytest.mark.parametrize("column", LIST_COLUMNS)
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
         ('["a@example.com", "b@example.com"]', ["a@example.com", "b@example.com"]),
-        (["a@example.com"], ["a@example.com"]),  # from a database with a JSON type
-        ([UUID(int=7)], [UUID(int=7)]),  # from an array; JSON has no such type
-        ("[]", []),
+        ([UUID(int=7)], [UUID(int=7)]),  # from an array of a database; JSON has no such type
         ("null", []),
         ("", []),
         (None, []),
     ],
 )
-def test_a_list_column_is_read_as_a_list(column: str, value: object, expected: list[object]) -> None:
-    assert Message.from_row(row(**{column: value})).fields[column] == expected
+def test_a_list_column_is_read_as_a_list(value: object, expected: list[object]) -> None:
+    for column in LIST_COLUMNS:
+        assert Message.from_row(row(**{column: value})).fields[column] == expected
 
 
-@pytest.mark.parametrize("column", LIST_COLUMNS)
 @pytest.mark.parametrize(
-    "value",
+    ("value", "said"),
     [
-        "a@example.com",
-        '["a@example.com"',
-        "['a@example.com']",
-        "[" * 100_000,
-        "[" * 100_000 + "]" * 100_000,
-        f"[{'1' * 10_000}]",
-        "[NaN]",
-        LONE_SURROGATE,
+        *((text, "is not valid JSON") for text in ("a@example.com", "[" * 100_000, f"[{'1' * 10_000}]", "[NaN]")),
+        *((other, "must be a JSON list") for other in ('{"a": 1}', "7", 7, b"[]", {"a": 1})),
+        *((text, "is not valid UTF-8") for text in ('["\\ud800@x"]', ["\ud800@x"], '[{"\\ud800": 1}]')),
     ],
-    ids=["bare text", "cut off", "single quotes", "deep and cut off", "deep", "endless number", "NaN", "surrogate"],
+    ids=lambda value: repr(value)[:30],
 )
-def test_a_list_column_that_is_not_json_is_named(column: str, value: str) -> None:
-    assert problem(**{column: value}) == f"{column} is not valid JSON"
-
-
-@pytest.mark.parametrize("column", LIST_COLUMNS)
-@pytest.mark.parametrize("value", ['{"a": 1}', '"a@example.com"', "7", "true", 7, b"[]", {"a": 1}])
-def test_json_that_is_not_a_list_is_named(column: str, value: object) -> None:
-    assert problem(**{column: value}) == f"{column} must be a JSON list"
+def test_a_list_column_with_another_value_is_named(value: object, said: str) -> None:
+    for column in LIST_COLUMNS:
+        assert problem(**{column: value}) == f"{column} {said}"
 
 
 @pytest.mark.parametrize(
@@ -148,36 +109,22 @@ def test_json_that_is_not_a_list_is_named(column: str, value: object) -> None:
     [
         ("body", None, "body is missing"),
         ("body", b"Where is it?", "body must be text"),
-        ("body", 5, "body must be text"),
         ("subject", b"Your delivery", "subject must be text"),
-        ("subject", 5, "subject must be text"),
         ("ticket_id", None, "ticket_id is missing"),
-        ("ticket_id", "", "ticket_id is missing"),
         ("ticket_id", "  ", "ticket_id is missing"),
         ("ticket_id", True, "ticket_id must be an integer or text"),
         ("ticket_id", "ü" * 256, "ticket_id must have at most 255 characters; it has 256"),
         ("ticket_id", b"12345", "ticket_id must be an integer or text"),
-        ("ticket_id", 12345.0, "ticket_id must be an integer or text"),
         ("id", None, "id must be an integer: None"),
-        ("id", "7", "id must be an integer: '7'"),
         ("id", True, "id must be an integer: True"),
         ("retry_count", -1, "retry_count must not be negative: -1"),
         ("retry_count", "3", "retry_count must be an integer: '3'"),
         ("retry_count", 3.5, "retry_count must be an integer: 3.5"),
-        ("retry_count", True, "retry_count must be an integer: True"),
-        ("retry_count", b"3", "retry_count must be an integer: b'3'"),
         ("message_type", "vendor", "message_type must be one of customer, supplier, internal: 'vendor'"),
-        ("message_type", "", "message_type must be one of customer, supplier, internal: ''"),
-        ("message_type", None, "message_type must be one of customer, supplier, internal: None"),
-        ("message_type", b"customer", "message_type must be one of customer, supplier, internal: b'customer'"),
-        ("created_at", "yesterday", "created_at is not a valid date: 'yesterday'"),
         ("created_at", "", "created_at is not a valid date: ''"),
         ("created_at", "Anna asks for a refund", "created_at is not a valid date: 22 characters"),
         ("message_type", b"Anna asks", "message_type must be one of customer, supplier, internal: 9 bytes"),
         ("updated_at", "2025-02-30 12:00:00", "updated_at is not a valid date: '2025-02-30 12:00:00'"),
-        ("updated_at", b"2025-03-03", "updated_at is not a valid date: b'2025-03-03'"),
-        ("updated_at", 3.5, "updated_at is not a valid date: 3.5"),
-        ("created_at", 1712011500123, "created_at is not a valid date: 1712011500123"),
         ("created_at", 20240101, "created_at is not a valid date: 20240101"),
     ],
 )
@@ -185,29 +132,15 @@ def test_an_invalid_value_is_refused_with_its_column(column: str, value: object,
     assert problem(**{column: value}) == said
 
 
-@pytest.mark.parametrize(
-    "column", ["ticket_id", "message_type", "subject", "body", "last_error", "recipient_email", "priority"]
-)
+@pytest.mark.parametrize("column", ["ticket_id", "message_type", "body", "last_error", "recipient_email", "priority"])
 def test_text_that_is_not_valid_utf8_is_refused(column: str) -> None:
-    assert problem(**{column: LONE_SURROGATE}) == f"{column} is not valid UTF-8"
+    assert problem(**{column: "caf\udce9"}) == f"{column} is not valid UTF-8"
 
 
-@pytest.mark.parametrize("column", LIST_COLUMNS)
-@pytest.mark.parametrize("value", ['["\\ud800@example.com"]', ["\ud800@example.com"], '[{"\\ud800": 1}]'])
-def test_a_list_with_text_that_is_not_valid_utf8_is_refused(column: str, value: object) -> None:
-    assert problem(**{column: value}) == f"{column} is not valid UTF-8"
-
-
-@pytest.mark.parametrize("column", ["message_type", "retry_count", "created_at"])
-def test_a_long_invalid_value_is_truncated_to_fit_a_line(column: str) -> None:
-    said = problem(**{column: "x" * 1000})
-    assert f"'{'x' * 36}…'" in said
-    assert len(said) < 120
-
-
-def test_an_invalid_value_that_fits_is_shown_whole() -> None:
+def test_a_long_invalid_value_is_truncated_to_fit_a_line() -> None:
     assert problem(created_at="x" * 38) == f"created_at is not a valid date: '{'x' * 38}'"
     assert problem(created_at="x" * 39) == f"created_at is not a valid date: '{'x' * 36}…'"
+    assert problem(retry_count="x" * 1000) == f"retry_count must be an integer: '{'x' * 36}…'"
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=50)
@@ -254,13 +187,10 @@ def test_any_row_is_a_message_or_named_as_invalid_in_one_printable_line(
 @pytest.mark.parametrize(
     ("changes", "ticket", "kind", "count"),
     [
-        ({}, 12345, "supplier", 3),
         ({"ticket_id": "T-1"}, "T-1", "supplier", 3),
-        ({"ticket_id": None}, "", "supplier", 3),
         ({"ticket_id": b"\xff"}, "", "supplier", 3),
         ({"message_type": "vendor"}, 12345, "vendor", 3),
         ({"message_type": None}, 12345, "None", 3),
-        ({"retry_count": None}, 12345, "supplier", 0),
         ({"retry_count": "3"}, 12345, "supplier", 0),
     ],
 )
@@ -272,7 +202,7 @@ def test_an_invalid_row_is_named_by_its_known_values(
     )
 
 
-@pytest.mark.parametrize(("value", "expected"), [(None, 0), (0, 0), (10, 10), (2**63 - 1, 2**63 - 1), (3.0, 3)])
+@pytest.mark.parametrize(("value", "expected"), [(None, 0), (2**63 - 1, 2**63 - 1), (3.0, 3)])
 def test_retry_count_accepts_null_and_whole_numbers_from_zero(value: object, expected: int) -> None:
     assert (retry_count(value), type(retry_count(value))) == (expected, int)
 
@@ -281,10 +211,8 @@ def test_retry_count_accepts_null_and_whole_numbers_from_zero(value: object, exp
     "value",
     [
         "2025-03-03 12:00:00",
-        "2025-03-03T12:00:00Z",
         "2025-03-03T12:00:00.000000+00:00",
         "2025-03-03 14:00:00+02:00",
-        "2025-03-03T06:30:00-05:30",
         datetime(2025, 3, 3, 12),  # noqa: DTZ001  naive, as SQLite returns times
         datetime(2025, 3, 3, 14, tzinfo=timezone(timedelta(hours=2))),
     ],
@@ -295,23 +223,18 @@ def test_a_time_is_converted_to_utc_and_a_naive_one_is_utc(value: object) -> Non
     assert time.tzinfo is UTC
 
 
-@pytest.mark.parametrize("value", ["2025-03-03", date(2025, 3, 3)])
-def test_a_date_without_a_time_is_its_midnight(value: object) -> None:
-    assert utc_time("created_at", value) == datetime(2025, 3, 3, tzinfo=UTC)
+def test_a_date_without_a_time_is_its_midnight() -> None:
+    for value in ("2025-03-03", date(2025, 3, 3)):
+        assert utc_time("created_at", value) == datetime(2025, 3, 3, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("value", "second_after"),
-    [
-        ("2016-12-31 23:59:60", datetime(2017, 1, 1, tzinfo=UTC)),
-        ("2016-12-31T23:59:60Z", datetime(2017, 1, 1, tzinfo=UTC)),
-        ("2016-12-31 23:59:60.250000", datetime(2017, 1, 1, 0, 0, 0, 250_000, tzinfo=UTC)),
-        ("2017-01-01T00:59:60+01:00", datetime(2017, 1, 1, tzinfo=UTC)),
-    ],
+    ("value", "microsecond"),
+    [("2016-12-31 23:59:60", 0), ("2016-12-31T23:59:60.250000Z", 250_000), ("2017-01-01T00:59:60+01:00", 0)],
 )
-def test_a_leap_second_becomes_the_next_second(value: str, second_after: datetime) -> None:
+def test_a_leap_second_becomes_the_next_second(value: str, microsecond: int) -> None:
     """PostgreSQL does the same. Python has no leap seconds, so the message would otherwise be refused."""
-    assert utc_time("created_at", value) == second_after
+    assert utc_time("created_at", value) == datetime(2017, 1, 1, 0, 0, 0, microsecond, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
