@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from retrycli.domain.outcome import (
     ALIVE,
     OUTAGE,
-    PROCESS_DIED,
     RETRY_AFTER_CAP,
     OutcomeKind,
     kind_of_status,
@@ -23,81 +22,34 @@ from retrycli.domain.outcome import (
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 
 NAMED = {
-    200: OutcomeKind.DELIVERED,
-    201: OutcomeKind.DELIVERED,
-    202: OutcomeKind.DELIVERED,
-    204: OutcomeKind.DELIVERED,
-    301: OutcomeKind.PERMANENT,  # a request with a message never follows a redirect
-    302: OutcomeKind.PERMANENT,
-    304: OutcomeKind.PERMANENT,
-    307: OutcomeKind.PERMANENT,
-    308: OutcomeKind.PERMANENT,
-    400: OutcomeKind.PERMANENT,
     401: OutcomeKind.UNAUTHORIZED,
-    403: OutcomeKind.PERMANENT,
-    404: OutcomeKind.PERMANENT,
-    405: OutcomeKind.PERMANENT,
     407: OutcomeKind.UNAUTHORIZED,
     408: OutcomeKind.TRANSIENT,
-    409: OutcomeKind.PERMANENT,
-    410: OutcomeKind.PERMANENT,
-    413: OutcomeKind.PERMANENT,
-    415: OutcomeKind.PERMANENT,
-    422: OutcomeKind.PERMANENT,
     425: OutcomeKind.TRANSIENT,
     429: OutcomeKind.THROTTLED,
-    451: OutcomeKind.PERMANENT,
-    500: OutcomeKind.TRANSIENT,
     501: OutcomeKind.PERMANENT,
-    502: OutcomeKind.TRANSIENT,
-    503: OutcomeKind.TRANSIENT,
-    504: OutcomeKind.TRANSIENT,
     505: OutcomeKind.PERMANENT,
-    507: OutcomeKind.TRANSIENT,
-    511: OutcomeKind.TRANSIENT,
 }
 CLASSES = {
     2: OutcomeKind.DELIVERED,
-    3: OutcomeKind.PERMANENT,
+    3: OutcomeKind.PERMANENT,  # a request with a message never follows a redirect
     4: OutcomeKind.PERMANENT,
     5: OutcomeKind.TRANSIENT,
 }
 
 
-@pytest.mark.parametrize(("status", "kind"), NAMED.items())
-def test_each_status_has_the_documented_outcome(status: int, kind: OutcomeKind) -> None:
-    assert kind_of_status(status) is kind
+def test_each_status_has_its_own_outcome_or_that_of_its_class() -> None:
+    expected = {status: CLASSES[status // 100] for status in range(200, 600)} | NAMED
+    assert {status: kind_of_status(status) for status in expected} == expected
+    expected[413] = OutcomeKind.TRANSIENT  # the only one that Retry-After affects
+    for wait in (timedelta(0), timedelta(minutes=5)):
+        assert {status: kind_of_status(status, retry_after=wait) for status in expected} == expected
 
 
-def test_an_unlisted_status_has_the_outcome_of_its_class() -> None:
-    others = set(range(200, 600)) - set(NAMED)
-    assert {status: kind_of_status(status) for status in others} == {
-        status: CLASSES[status // 100] for status in others
-    }
-
-
-@pytest.mark.parametrize("status", [0, 99, 100, 101, 199])
+@pytest.mark.parametrize("status", [0, 101, 199])
 def test_a_status_that_is_not_final_is_unknown(status: int) -> None:
     """The message may have arrived: for example, a server that switches to another protocol has read the request."""
     assert kind_of_status(status) is OutcomeKind.UNKNOWN
-
-
-@pytest.mark.parametrize(
-    ("retry_after", "kind"),
-    [
-        (None, OutcomeKind.PERMANENT),
-        (timedelta(0), OutcomeKind.TRANSIENT),
-        (timedelta(minutes=5), OutcomeKind.TRANSIENT),
-    ],
-)
-def test_a_413_is_temporary_only_with_retry_after(retry_after: timedelta | None, kind: OutcomeKind) -> None:
-    assert kind_of_status(413, retry_after=retry_after) is kind
-
-
-def test_retry_after_affects_no_other_status() -> None:
-    others = set(range(200, 600)) - {413}
-    without = {status: kind_of_status(status) for status in others}
-    assert {status: kind_of_status(status, retry_after=timedelta(minutes=5)) for status in others} == without
 
 
 def test_each_outcome_shows_life_or_an_outage_or_neither() -> None:
@@ -116,27 +68,7 @@ def test_a_server_may_have_stored_a_message_before_it_failed() -> None:
     )
 
 
-def test_an_outcome_is_frozen() -> None:
-    with pytest.raises(AttributeError):
-        PROCESS_DIED.kind = OutcomeKind.DELIVERED  # type: ignore[misc]
-
-
-def test_an_attempt_whose_claim_lapsed_may_have_arrived() -> None:
-    assert PROCESS_DIED.kind is OutcomeKind.UNKNOWN
-    assert PROCESS_DIED.error
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("0", 0),
-        ("120", 120),
-        ("  120\t", 120),
-        ("007", 7),
-        ("21599", 21_599),
-        ("21600", 21_600),
-    ],
-)
+@pytest.mark.parametrize(("header", "seconds"), [("0", 0), ("  120\t", 120), ("007", 7), ("21599", 21_599)])
 def test_retry_after_reads_seconds(header: str, seconds: int) -> None:
     assert parse_retry_after(header, NOON) == timedelta(seconds=seconds)
 
@@ -144,12 +76,11 @@ def test_retry_after_reads_seconds(header: str, seconds: int) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        "Mon, 03 Mar 2025 12:10:00 GMT",
+        "  Mon, 03 Mar 2025 12:10:00 GMT  ",
         "Mon, 03 Mar 2025 12:10:00 -0000",
         "Mon, 03 Mar 2025 14:10:00 +0200",
         "Monday, 03-Mar-25 12:10:00 GMT",  # the format of RFC 850
         "Mon Mar  3 12:10:00 2025",  # the format of asctime()
-        "  Mon, 03 Mar 2025 12:10:00 GMT  ",
     ],
 )
 def test_retry_after_accepts_each_form_of_an_http_date_relative_to_the_answer(header: str) -> None:
@@ -158,31 +89,14 @@ def test_retry_after_accepts_each_form_of_an_http_date_relative_to_the_answer(he
 
 @pytest.mark.parametrize(
     "header",
-    [
-        "21601",
-        "86400",
-        "9999999999",
-        "99999999999",
-        "9" * 100_000,
-        "Mon, 03 Mar 2025 18:00:01 GMT",
-        "Fri, 31 Dec 9999 23:59:59 GMT",
-        "Fri, 31 Dec 9999 23:59:59 -2359",
-    ],
+    ["21601", "9" * 100_000, "Mon, 03 Mar 2025 18:00:01 GMT", "Fri, 31 Dec 9999 23:59:59 -2359"],
     ids=lambda header: str(header)[:40],
 )
 def test_no_server_can_delay_a_message_longer_than_six_hours(header: str) -> None:
     assert parse_retry_after(header, NOON) == RETRY_AFTER_CAP == timedelta(hours=6)
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "Mon, 03 Mar 2025 11:59:59 GMT",
-        "Sunday, 06-Nov-94 08:49:37 GMT",
-        "Sun Nov  6 08:49:37 1994",
-        "Mon, 01 Jan 0001 00:00:00 +2359",
-    ],
-)
+@pytest.mark.parametrize("header", ["Mon, 03 Mar 2025 11:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 +2359"])
 def test_a_date_in_the_past_means_no_wait(header: str) -> None:
     assert parse_retry_after(header, NOON) == timedelta(0)
 
@@ -190,28 +104,11 @@ def test_a_date_in_the_past_means_no_wait(header: str) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        None,
-        "",
-        "   ",
-        "soon",
-        "-1",
-        "+5",
-        "1.5",
-        "1e3",
-        "0x10",
-        "120s",
-        "5, 6",
-        "²",
-        "٣",
-        "12:00",
-        "2025-03-03T12:10:00Z",
+        *(None, "", "soon", "-1", "+5", "1.5", "5, 6", "²", "٣", "2025-03-03T12:10:00Z", "Mon,", "\udcff"),
         "Mon, 31 Feb 2025 12:10:00 GMT",
-        "Mon, 03 Mar 2025 25:10:00 GMT",
         "Mon, 03 Mar 20255 12:10:00 GMT",
         "Mon, 99999999999999999999 Mar 2025 12:10:00 GMT",
         "Mon, 03 Mar 2025 12:10:00 +999999999999",
-        "Mon,",
-        "\udcff",
     ],
 )
 def test_an_invalid_retry_after_is_ignored(header: str | None) -> None:
@@ -233,25 +130,15 @@ def test_any_retry_after_is_within_bounds_or_ignored(header: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("HTTP 503", "HTTP 503"),
         ("  HTTP 503:\r\n\tdown \n for repairs\n", "HTTP 503: down for repairs"),
         ("one\u2028two\x0bthree", "one two three"),
         ("one\0two", "one two"),  # PostgreSQL can't store NUL
         ("caf\udce9", "caf?"),  # a lone surrogate is not valid UTF-8
         ("", ""),
+        ("x" * 500, "x" * 500),
+        ("x" * 501, "x" * 499 + "…"),
+        ("a" + " " * 1000 + "b", "a b"),  # measured after the blanks are removed
     ],
 )
-def test_an_error_is_one_line(text: str, line: str) -> None:
+def test_an_error_is_one_line_of_at_most_500_characters(text: str, line: str) -> None:
     assert one_line(text) == line
-
-
-def test_an_error_of_500_characters_is_kept_whole() -> None:
-    assert one_line("x" * 500) == "x" * 500
-
-
-def test_a_longer_error_is_truncated_visibly() -> None:
-    assert one_line("x" * 501) == "x" * 499 + "…"
-
-
-def test_an_error_is_measured_after_its_blanks_are_removed() -> None:
-    assert one_line("a" + " " * 1000 + "b") == "a b"
