@@ -32,49 +32,38 @@ ROW = {
 }
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["2025-03-03 12:00:00", "2025-03-03 12:00:00.000000", "2025-03-03T13:00:00+01:00", "2025-03-03 12:00:00+00"],
-)
+@pytest.mark.parametrize("text", ["2025-03-03 12:00:00", "2025-03-03T13:00:00+01:00", "2025-03-03 12:00:00+00"])
 def test_one_instant_has_one_birth(text: str) -> None:
     assert birth_of(text) == "2025-03-03T12:00:00.000000+00:00"
 
 
-@pytest.mark.parametrize("text", ["infinity", "ticket 12345", "1741003200", ""])
-def test_a_birth_that_is_not_a_time_is_used_as_it_is(text: str) -> None:
-    assert birth_of(text) == text
+def test_a_birth_that_is_not_a_time_is_used_as_it_is() -> None:
+    for text in ("infinity", "ticket 12345", ""):
+        assert birth_of(text) == text
 
 
 @pytest.mark.parametrize("column", ROW)
-def test_each_column_of_the_text_changes_the_digest(column: str) -> None:
-    assert digest_of({**ROW, column: '["other"]'}) != digest_of(ROW)
+def test_each_column_of_the_text_changes_the_digest_and_only_recipients_keep_the_content(column: str) -> None:
+    other = digest_of({**ROW, column: '["other"]'})
+    assert other != digest_of(ROW)
+    is_recipient = column in {"recipient_email", "cc_emails", "bcc_emails"}
+    assert same_content(other, digest_of(ROW)) is is_recipient
 
 
 def test_other_columns_do_not_affect_the_digest() -> None:
     assert digest_of({**ROW, "retry_count": 4, "last_error": "HTTP 500", "status": "sent"}) == digest_of(ROW)
 
 
-@pytest.mark.parametrize("column", ["recipient_email", "cc_emails", "bcc_emails"])
-def test_different_recipients_do_not_change_the_content(column: str) -> None:
-    assert same_content(digest_of({**ROW, column: '["other"]'}), digest_of(ROW))
-
-
-@pytest.mark.parametrize("column", ["message_type", "subject", "body", "attachments"])
-def test_a_different_text_changes_the_content(column: str) -> None:
-    assert not same_content(digest_of({**ROW, column: '["other"]'}), digest_of(ROW))
-
-
 @pytest.mark.parametrize(
-    "value", ['["bo@example.com"]', ["bo@example.com"], '[ "bo@example.com" ]', '["bo\\u0040example.com"]']
+    ("column", "value"),
+    [
+        *(("cc_emails", value) for value in (["bo@example.com"], '[ "bo@example.com" ]', '["bo\\u0040example.com"]')),
+        *(("attachments", value) for value in ("", "[]", "null", [])),
+    ],
 )
-def test_a_list_has_one_digest_in_every_notation(value: object) -> None:
+def test_a_list_has_one_digest_in_every_notation(column: str, value: object) -> None:
     """PostgreSQL's JSON columns return lists, and SQLite returns text."""
-    assert digest_of({**ROW, "cc_emails": value}) == digest_of(ROW)
-
-
-@pytest.mark.parametrize("value", [None, "", "[]", "null", []])
-def test_an_empty_list_has_one_digest_in_every_notation(value: object) -> None:
-    assert digest_of({**ROW, "attachments": value}) == digest_of(ROW)
+    assert digest_of({**ROW, column: value}) == digest_of(ROW)
 
 
 def test_a_column_missing_from_the_table_counts_as_null() -> None:
@@ -89,7 +78,7 @@ def test_adjacent_values_cannot_be_confused(other: dict[str, object]) -> None:
     assert digest_of({**ROW, **other}) != digest_of(ROW)
 
 
-@pytest.mark.parametrize("value", ["\udce9", "not JSON", "[" * 100_000, "{" * 9])
+@pytest.mark.parametrize("value", ["\udce9", "not JSON", "[" * 100_000])
 def test_an_invalid_value_has_a_digest_too(value: str) -> None:
     assert digest_of({**ROW, "cc_emails": value, "body": value}) != digest_of(ROW)
 
@@ -99,14 +88,9 @@ def test_a_digest_is_stable_across_versions() -> None:
     assert digest_of(ROW) == "1:dae31ac7dc6a5c0f4254fd1c5231a729:efa4375e3edd311ea48cc799013cd7b6"
 
 
-@pytest.mark.parametrize("birth", ["2025-03-03T12:00:00.000000+00:00", "ticket café"])
-def test_a_delivery_key_is_the_uuid_of_its_parts(birth: str) -> None:
-    assert delivery_key(7, birth, "1:a:b", 2) == str(uuid.uuid5(NAMESPACE, f"7/{birth}/1:a:b/2"))
-
-
-def test_a_delivery_key_depends_on_each_of_its_parts() -> None:
-    keys = {delivery_key(i, b, d, n) for i in (1, 11) for b in ("x", "y") for d in ("1:a:b", "1:a:c") for n in (0, 1)}
-    assert len(keys) == 16
+def test_a_delivery_key_is_the_uuid_of_its_parts() -> None:
+    for birth in ("2025-03-03T12:00:00.000000+00:00", "ticket café"):
+        assert delivery_key(7, birth, "1:a:b", 2) == str(uuid.uuid5(NAMESPACE, f"7/{birth}/1:a:b/2"))
 
 
 WAS = MessageIdentity("2025", "1:a:b", "7")
@@ -161,30 +145,20 @@ def test_a_delivery_before_the_last_requeue_does_not_block_a_text() -> None:
     assert History([delivered], 1).since_requeue("1:a:b", "7").delivered_at("2025", "1:a:b") is None
 
 
-def test_unknown_attempts_count_by_key_since_the_last_requeue() -> None:
+def test_unknown_attempts_count_by_key_and_requests_by_birth_since_the_last_delivery_or_requeue() -> None:
     attempts = [
         attempt(1),
-        attempt(2),
-        attempt(3, delivery_key="other"),
-        attempt(4, "unreachable"),
-        attempt(5, "throttled"),
-        attempt(6, by_pass=False),
+        attempt(2, "delivered"),
+        attempt(3),
+        attempt(4, delivery_key="other", digest="1:c:b"),
+        attempt(5, "unreachable"),
+        attempt(6, "throttled"),
+        attempt(7, by_pass=False),
+        attempt(8, birth="2026"),
     ]
-    assert (History(attempts).unknowns("key"), History(attempts, 1).unknowns("key")) == (3, 2)
-
-
-def test_requests_count_by_birth_since_the_last_delivery_or_requeue() -> None:
-    attempts = [
-        attempt(1, "delivered"),
-        attempt(2),
-        attempt(3, delivery_key="other", digest="1:c:b"),
-        attempt(4, "unreachable"),
-        attempt(5, "throttled"),
-        attempt(6, by_pass=False),
-        attempt(7, birth="2026"),
-    ]
-    assert (History(attempts).requests("2025"), History(attempts, 2).requests("2025")) == (2, 1)
-    assert History(attempts).requests("2026") == 1
+    history = History(attempts)
+    assert [History(attempts, number).unknowns("key") for number in (0, 1)] == [4, 3]
+    assert (history.requests("2025"), History(attempts, 3).requests("2025"), history.requests("2026")) == (2, 1, 1)
 
 
 def test_a_text_may_have_arrived_under_another_ticket() -> None:
