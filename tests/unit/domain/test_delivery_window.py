@@ -31,11 +31,8 @@ def berlin(text: str, *, fold: int = 0) -> datetime:
         ("Mon-Fri 08:00-18:00", {0, 1, 2, 3, 4}, 8, 18),
         ("sat 9:00 - 12:30", {5}, 9, 12.5),
         ("Fri - Mon 08:00-18:00", {4, 5, 6, 0}, 8, 18),
-        ("Sun-Sun 08:00-18:00", {6}, 8, 18),
         (" DAILY 22:00-06:00 ", set(range(7)), 22, 30),
-        ("Mon 22:00-24:00", {0}, 22, 24),
         ("Mon 22:00-00:00", {0}, 22, 24),
-        ("daily 00:00-24:00", set(range(7)), 0, 24),
     ],
 )
 def test_a_window_has_days_and_times(text: str, days: set[int], start: float, end: float) -> None:
@@ -45,10 +42,9 @@ def test_a_window_has_days_and_times(text: str, days: set[int], start: float, en
 @pytest.mark.parametrize(
     "text",
     [
-        *("", " ", "Mon", "08:00-18:00", "Mon-Fri", "Mon-Fri 08:00", "Mon-Fri 8-18", "Mon-Fri 08:00-18:00-20:00"),
-        *("Mon-Fri 08:00-25:00", "Mon 24:00-06:00", "Mon 08:60-18:00", "Mon 08:00-24:30", "Mon 8:0-18:00"),
-        *("Monday 08:00-18:00", "Mo-Fr 08:00-18:00", "Mon,Tue 08:00-18:00", "daily-Fri 08:00-18:00", "Mon08:00-18:00"),
-        *("Mon 08:00–18:00", "Mon ٠٨:00-18:00", "Mon 08:00-18:00\0", "Mon\n08:00-18:00", "Mon -08:00-18:00"),
+        *("", "Mon", "08:00-18:00", "Mon-Fri 8-18", "Mon-Fri 08:00-18:00-20:00", "Mon -08:00-18:00", "Mon 8:0-18:00"),
+        *("Mon-Fri 08:00-25:00", "Mon 24:00-06:00", "Mon 08:60-18:00", "Mon 08:00-24:30", "Monday 08:00-18:00"),
+        *("daily-Fri 08:00-18:00", "Mon08:00-18:00", "Mon 08:00–18:00", "Mon ٠٨:00-18:00", "Mon 08:00-18:00\0"),
     ],
 )
 def test_another_text_is_refused_with_examples(text: str) -> None:
@@ -56,7 +52,7 @@ def test_another_text_is_refused_with_examples(text: str) -> None:
         DeliveryWindow.parse(text)
 
 
-@pytest.mark.parametrize("text", ["Mon 08:00-08:00", "daily 00:00-00:00", "Mon 8:00-08:00"])
+@pytest.mark.parametrize("text", ["daily 00:00-00:00", "Mon 8:00-08:00"])
 def test_an_empty_window_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match='is an empty window; for whole days, write "daily 00:00-24:00"'):
         DeliveryWindow.parse(text)
@@ -66,18 +62,12 @@ MONDAY = "2025-03-03"
 OPEN = [
     (("Mon-Fri 08:00-18:00",), f"{MONDAY} 08:00", True),
     (("Mon-Fri 08:00-18:00",), f"{MONDAY} 07:59:59", False),
-    (("Mon-Fri 08:00-18:00",), f"{MONDAY} 17:59:59", True),
+    (("Mon-Fri 08:00-18:00",), f"{MONDAY} 17:59:59.999999", True),
     (("Mon-Fri 08:00-18:00",), f"{MONDAY} 18:00", False),
-    (("Mon-Fri 08:00-18:00",), "2025-03-08 12:00", False),
     (("Mon-Fri 08:00-18:00", "Sat 09:00-12:00"), "2025-03-08 11:00", True),
     (("Mon 22:00-06:00",), "2025-03-04 05:59", True),
     (("Mon 22:00-06:00",), "2025-03-04 06:00", False),
-    (("Mon 22:00-06:00",), f"{MONDAY} 05:00", False),
-    (("Sun 22:00-06:00",), f"{MONDAY} 05:00", True),
-    (("daily 22:00-06:00",), f"{MONDAY} 00:00", True),
-    (("daily 22:00-06:00",), f"{MONDAY} 12:00", False),
     (("Mon 22:00-24:00",), "2025-03-04 00:00", False),
-    (("daily 00:00-24:00",), f"{MONDAY} 23:59:59.999999", True),
 ]
 
 
@@ -89,10 +79,7 @@ def test_a_window_is_open_from_its_start_until_its_end(texts: tuple[str, ...], a
 
 OPENINGS = [
     ("an open window", "Mon-Fri 08:00-18:00", berlin(f"{MONDAY} 12:00:00.5"), berlin(f"{MONDAY} 12:00:00.5")),
-    ("the same morning", "Mon-Fri 08:00-18:00", berlin(f"{MONDAY} 03:00"), berlin(f"{MONDAY} 08:00")),
-    ("over a weekend", "Mon-Fri 08:00-18:00", berlin("2025-03-07 18:00"), berlin("2025-03-10 08:00")),
     ("a week later", "Mon 08:00-18:00", berlin(f"{MONDAY} 18:00"), berlin("2025-03-10 08:00")),
-    ("over midnight", "Sun 22:00-06:00", berlin(f"{MONDAY} 06:00"), berlin("2025-03-09 22:00")),
     # On 2025-03-30, clocks jump from 02:00 to 03:00. On 2025-10-26, they go back from 03:00 to 02:00.
     ("over a change", "Mon-Fri 08:00-18:00", berlin("2025-03-28 18:00"), berlin("2025-03-31 08:00")),
     ("in the skipped hour", "daily 02:30-05:00", berlin("2025-03-30 00:00"), berlin("2025-03-30 03:00")),
@@ -127,8 +114,6 @@ times = st.datetimes(EARLIEST, LATEST, timezones=st.just(UTC)).map(lambda time: 
 
 @settings(max_examples=300)
 @given(st.lists(texts, min_size=1, max_size=3), st.sampled_from(ZONES), times)
-@example(["sun 02:10-02:20"], "Europe/Berlin", datetime(2025, 10, 26, 0, 20, tzinfo=UTC))
-@example(["sun 02:10-02:50"], "Europe/Berlin", datetime(2025, 3, 29, tzinfo=UTC))
 @example(["sun 00:10-00:50"], "America/Havana", datetime(2025, 3, 8, tzinfo=UTC))
 def test_the_next_opening_agrees_with_the_wall_clock_minute_by_minute(
     chosen: list[str], zone: str, at: datetime
@@ -168,14 +153,11 @@ def test_a_window_is_open_exactly_if_the_wall_clock_shows_its_times(text: str, z
 @pytest.mark.parametrize(
     ("texts", "shortest"),
     [
-        (("Mon-Fri 08:00-18:00",), 10 * HOUR),
         (("Mon-Fri 08:00-18:00", "Sat 09:00-09:10"), 10 * MINUTE),
         (("Mon 08:00-08:10", "Mon 08:10-09:00"), HOUR),
         (("Sun 23:50-24:00", "Mon 00:00-00:10"), 20 * MINUTE),
-        (("Sun 23:50-00:10",), 20 * MINUTE),
         (("daily 00:00-24:00",), 7 * DAY),
         (("Mon-Thu 00:00-24:00",), 4 * DAY),
-        (("Sat-Mon 00:00-24:00",), 3 * DAY),
         (("daily 08:00-18:00", "Mon 09:00-10:00"), 10 * HOUR),
     ],
 )

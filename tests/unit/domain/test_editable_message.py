@@ -8,13 +8,9 @@ from itertools import islice
 import pytest
 
 from retrycli.domain.errors import NotEdited
-from retrycli.operations.edit_message import EditableMessage, difference, edit_in_lines
+from retrycli.operations.edit_message import EditableMessage, edit_in_lines
 
 BEFORE = EditableMessage("Re: Invoice", "Hello,\n\nit is attached.", "ana@example.com")
-
-
-def test_the_text_starts_with_the_subject_and_a_blank_line() -> None:
-    assert BEFORE.as_text() == "Subject: Re: Invoice\n\nHello,\n\nit is attached.\n"
 
 
 @pytest.mark.parametrize(
@@ -24,9 +20,8 @@ def test_the_text_starts_with_the_subject_and_a_blank_line() -> None:
         ("Subject:New\n\nBody", "New", "Body"),
         ("Subject:   New  \n \nBody\n\n", "New", "Body\n"),
         ("Subject: New\r\n\r\nBody\r\n", "New", "Body"),
-        ("Subject:\n\nBody\n", "", "Body"),
         ("Subject: New\n\nSubject: of the body\n", "New", "Subject: of the body"),
-        ("Subject: New\n", "New", ""),
+        ("Subject:\n", "", ""),
     ],
 )
 def test_subject_and_body_are_read_back(text: str, subject: str, body: str) -> None:
@@ -34,13 +29,14 @@ def test_subject_and_body_are_read_back(text: str, subject: str, body: str) -> N
 
 
 def test_a_final_newline_is_ignored_if_there_was_none_before() -> None:
+    assert BEFORE.as_text() == "Subject: Re: Invoice\n\nHello,\n\nit is attached.\n"
+    assert BEFORE.with_text(BEFORE.as_text()) == BEFORE
     assert EditableMessage("S", "Body\n").with_text("Subject: S\n\nBody\n").body == "Body\n"
 
 
-@pytest.mark.parametrize("text", ["", " \n\t\n"])
-def test_an_empty_text_is_refused(text: str) -> None:
+def test_an_empty_text_is_refused() -> None:
     with pytest.raises(NotEdited, match="the text must not be empty; nothing was written"):
-        BEFORE.with_text(text)
+        BEFORE.with_text(" \n\t\n")
 
 
 @pytest.mark.parametrize("text", ["Hello,\n\nit is", "Subject: New\nBody", "\nSubject: New\n\nBody"])
@@ -53,7 +49,6 @@ def test_a_text_without_its_subject_is_refused(text: str) -> None:
     ("after", "why"),
     [
         (EditableMessage("New\nBcc: all@example.com", "Body"), "the subject must not contain a line break"),
-        (EditableMessage("New\r", "Body"), "the subject must not contain a line break"),
         (EditableMessage("New\u2028line", "Body"), "the subject must not contain a line break"),
         (EditableMessage("New", "Body", "a@example.com\nb@example.com"), "the recipient must not contain a line break"),
         (EditableMessage("New", "Body", " "), "the recipient must not be empty"),
@@ -83,12 +78,7 @@ ROW: dict[str, object] = {
     ("row", "after", "changes"),
     [
         (ROW, BEFORE, {}),
-        (ROW, EditableMessage("New", BEFORE.body, BEFORE.recipient), {"subject": "New"}),
-        (
-            ROW,
-            EditableMessage("New", "B", "b@x.com"),
-            {"subject": "New", "body": "B", "recipient_email": "b@x.com"},
-        ),
+        (ROW, EditableMessage("New", "B", "b@x.com"), {"subject": "New", "body": "B", "recipient_email": "b@x.com"}),
         (ROW, EditableMessage("", BEFORE.body), {"subject": ""}),
         ({"subject": None, "body": None}, EditableMessage("", ""), {}),
         ({"subject": "a\nb", "body": "B"}, EditableMessage("a b", "B"), {"subject": "a b"}),
@@ -136,21 +126,3 @@ def test_the_first_changed_lines_of_a_long_text_need_little_memory() -> None:
     tracemalloc.stop()
     assert shown == ["-x"] * 400
     assert peak < 10_000_000
-
-
-def test_a_difference_is_shown_line_by_line() -> None:
-    after = EditableMessage("Re: bill", "Hello,\n\nit is here.", "bo@example.com")
-    assert list(difference(BEFORE, after)) == [
-        "--- before",
-        "+++ after",
-        "@@ -1,6 +1,6 @@",
-        "-Recipient: ana@example.com",
-        "-Subject: Re: Invoice",
-        "+Recipient: bo@example.com",
-        "+Subject: Re: bill",
-        " ",
-        " Hello,",
-        " ",
-        "-it is attached.",
-        "+it is here.",
-    ]
