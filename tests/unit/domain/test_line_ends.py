@@ -36,10 +36,7 @@ def test_a_changed_line_ends_like_the_others(end: str) -> None:
     assert restored(before, sent) == end.join(["Hello,", "", "one", "2", "three", "bye", ""])
 
 
-def test_unchanged_lines_keep_mixed_ends() -> None:
+def test_unchanged_lines_keep_mixed_ends_and_added_ones_get_the_usual() -> None:
     assert restored("a\nb\r\nc\rd\r\ne\nf", "a\r\nb\r\nC\r\nd\r\ne\r\nf") == "a\nb\r\nC\nd\r\ne\nf"
-
-
-def test_added_lines_at_the_end_get_the_usual_end() -> None:
     assert restored("a\nb", "a\r\nb\r\nc\r\n") == "a\nb\nc\n"
     assert restored("", "a\r\nb") == "a\nb"
