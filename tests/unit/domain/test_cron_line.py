@@ -22,23 +22,15 @@ ELSEWHERE = block(replace(JOB, config="/srv/other.toml"))
 
 
 @pytest.mark.parametrize(
-    ("minutes", "expected"),
-    [
-        (1, "* * * * *"),
-        (2, "*/2 * * * *"),
-        (30, "*/30 * * * *"),
-        (60, "0 * * * *"),
-        (120, "0 */2 * * *"),
-        (720, "0 */12 * * *"),
-        (1440, "0 0 * * *"),
-        *((minutes, None) for minutes in (0.5, 7, 7.5, 45, 90, 300, 2880)),
-    ],
+    ("minutes", "expected"), [(1, "* * * * *"), (30, "*/30 * * * *"), (720, "0 */12 * * *"), (1440, "0 0 * * *")]
 )
-def test_cron_can_express_intervals_on_the_clocks_grid(minutes: float, expected: str | None) -> None:
-    if expected is not None:
-        assert schedule(timedelta(minutes=minutes)) == expected
-        assert INTERVALS[expected] == timedelta(minutes=minutes)
-        return
+def test_cron_can_express_intervals_on_the_clocks_grid(minutes: float, expected: str) -> None:
+    assert schedule(timedelta(minutes=minutes)) == expected
+    assert INTERVALS[expected] == timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize("minutes", [0.5, 7.5, 45, 90, 300, 2880])
+def test_another_interval_is_refused(minutes: float) -> None:
     with pytest.raises(ConfigurationError, match=rf"is {minutes:g}, but cron supports only.*retrycli manual cron"):
         schedule(timedelta(minutes=minutes))
 
@@ -52,7 +44,7 @@ def test_the_shell_receives_every_path_unchanged(name: str) -> None:
     assert words[words.index("--config") + 1] == f"/srv/a b/{name}"
 
 
-@pytest.mark.parametrize("path", ["/srv/a\nb", "/srv/a\\b", "/srv/a\x1bb"])
+@pytest.mark.parametrize("path", ["/srv/a\nb", "/srv/a\\b"])
 def test_a_path_that_a_crontab_cannot_contain_is_refused(path: str) -> None:
     with pytest.raises(ConfigurationError, match="can't be used in a crontab"):
         command(replace(JOB, config=path))
@@ -94,13 +86,9 @@ def found(text: str, *, system: bool = False) -> Block | None:
 
 @pytest.mark.parametrize(("system", "written", "user"), [(False, OWN, "ana"), (True, SYSTEM, "ticketing")])
 def test_a_block_is_found_as_it_was_written(written: str, user: str, *, system: bool) -> None:
-    text = OTHERS + written + "7 * * * * retrycli run-once\n"
-    assert found(text, system=system) == Block("a crontab", written, system, "*/15 * * * *", user, "ana")
-
-
-@pytest.mark.parametrize("text", [OTHERS + f"*/15 * * * * {LINE}\n", ELSEWHERE])
-def test_no_other_line_is_a_block(text: str) -> None:
-    assert found(text) is None
+    text = f"{OTHERS}*/15 * * * * {LINE}\n{ELSEWHERE}"
+    assert found(text, system=system) is None
+    assert found(text + written, system=system) == Block("a crontab", written, system, "*/15 * * * *", user, "ana")
 
 
 @pytest.mark.parametrize(

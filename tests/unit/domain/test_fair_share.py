@@ -33,16 +33,10 @@ def test_each_round_doubles_a_tickets_share_up_to_a_half() -> None:
 
 
 def test_a_round_that_skips_nothing_is_the_last() -> None:
+    """A message without a ticket is always selected, and at least one of the smallest batch."""
     turns = FairShare(AT_ONCE)
-    turns.take(candidates("a", "b"))
+    assert turns.take(candidates("a", "b", *[None] * AT_ONCE)) == list(range(1, AT_ONCE + 3))
     assert not turns.widen()
-
-
-def test_a_message_without_a_ticket_is_always_selected() -> None:
-    assert FairShare(AT_ONCE).take(candidates(*[None] * AT_ONCE)) == list(range(1, AT_ONCE + 1))
-
-
-def test_selects_at_least_one_message_from_the_smallest_batch() -> None:
     assert FairShare(1).take(candidates("a", "a")) == [1]
 
 

@@ -17,9 +17,7 @@ MINUTE = timedelta(minutes=1)
 QUARTER, DAY = 15 * MINUTE, timedelta(days=1)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "number"), [(-1, 0), (0, 1), (1, 1), (899, 1), (900, 2), (9000, 11), (-901, -1), (-900, 0)]
-)
+@pytest.mark.parametrize(("seconds", "number"), [(-901, -1), (-900, 0), (-1, 0), (0, 1), (899, 1), (900, 2)])
 def test_finds_the_first_tick_after_a_time(seconds: int, number: int) -> None:
     assert Grid(NOON, QUARTER).after(NOON + timedelta(seconds=seconds)) == number
 
@@ -60,11 +58,8 @@ KATHMANDU = timezone(timedelta(hours=5, minutes=45))
 @pytest.mark.parametrize(
     ("minutes", "expected", "zone"),
     [
-        (1, ["02 12:01", "02 12:02", "02 12:03"], UTC),
         (7, ["02 12:02", "02 12:09", "02 12:16"], UTC),
         (7.5, ["02 12:07", "02 12:15", "02 12:22"], UTC),
-        (15, ["02 12:15", "02 12:30", "02 12:45"], UTC),
-        (60, ["02 13:00", "02 14:00", "02 15:00"], UTC),
         (360, ["02 18:00", "03 00:00", "03 06:00"], UTC),
         (1440, ["03 00:00", "04 00:00", "05 00:00"], UTC),
         (30, ["02 12:15", "02 12:45", "02 13:15"], KATHMANDU),
