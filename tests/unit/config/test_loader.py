@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import tomllib
 import traceback
 from datetime import timedelta
 from functools import reduce
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SECRET = "hush-hush"
-SETTINGS = (Path(retrycli.__file__).parent / "manual" / "settings.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -60,24 +58,6 @@ def setting(settings: Settings, key: str) -> object:
     return reduce(getattr, key.split("."), settings)
 
 
-def written(text: str) -> object:
-    """Return the value of a default in the manual's table: a TOML value, or a text without quotes."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return tuple(value) if isinstance(value, list) else value
-
-
-def test_the_defaults_match_the_manual() -> None:
-    defaults = Settings().model_dump()
-    assert defaults["schedule"].pop("types") == {}
-    for section, name, text in re.findall(r"^\| `(\w+)\.(\w+)` \| *`?(.*?)`? *\|", SETTINGS, re.MULTILINE):
-        value = defaults[section].pop(name)
-        assert value == written(text) if text else value in [None, "", (), {}], f"{section}.{name}"
-    assert not any(defaults.values()), "the manual's table has every setting"
-
-
 def names(section: type[SettingsModel]) -> Iterator[str]:
     """Yield the names of the settings in a section, and in the sections in it."""
     for name, field in section.model_fields.items():
@@ -100,13 +80,6 @@ def test_the_defaults_are_valid_and_the_same_in_policy_and_breaker() -> None:
     assert Settings.model_validate(Settings().model_dump()) == Settings()
     assert Settings().policies == dict.fromkeys(MessageType, RetryPolicy())
     assert Settings().breaker.rules == BreakerRules()
-
-
-def test_every_setting_has_a_description() -> None:
-    """`init` writes the descriptions into the configuration file."""
-    sections = [type(value) for _, value in Settings()]
-    undescribed = [name for section in sections for name, info in section.model_fields.items() if not info.description]
-    assert undescribed == []
 
 
 def test_each_value_other_than_a_default_names_its_source(folder: Path) -> None:
@@ -375,20 +348,19 @@ def test_a_value_in_place_of_a_section_is_refused() -> None:
     assert refusal("[run]\nlimit = 5\n", RETRYCLI_RUN="4").startswith("run (environment RETRYCLI_RUN) is a section")
 
 
-@pytest.mark.parametrize("table", ["app.pending_messages", "Messages2", "nachrichten_ü", "tabEmail Queue"])
-def test_a_table_is_a_name_with_an_optional_schema(table: str) -> None:
-    assert read(f'[database]\ntable = "{table}"\n').settings.database.table == table
-
-
 @pytest.mark.parametrize(
-    "url",
+    ("key", "value"),
     [
-        *("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file:x?uri=true"),
-        *("sqlite+pysqlite:////var/lib/app/tickets.db", "postgresql+psycopg://app@db.example.com/app"),
+        *(("table", name) for name in ("app.pending_messages", "Messages2", "nachrichten_ü", "tabEmail Queue")),
+        *(("url", f"sqlite://{end}") for end in ("", "/", "/:memory:", "/file:x?uri=true")),
+        *(
+            ("url", url)
+            for url in ("sqlite+pysqlite:////var/tickets.db", "postgresql+psycopg://app@db.example.com/app")
+        ),
     ],
 )
-def test_sqlite_and_postgresql_are_accepted_and_only_a_relative_path_is_changed(url: str) -> None:
-    assert read(f'[database]\nurl = "{url}"\n').settings.database.url == url
+def test_tables_with_a_schema_and_both_databases_are_accepted_as_they_are(key: str, value: str) -> None:
+    assert getattr(read(f'[database]\n{key} = "{value}"\n').settings.database, key) == value
 
 
 @pytest.mark.parametrize("url", ["postgres://app@db/app", "tickets.db", "sqlite:tickets.db", "xsqlite:///x.db", ""])
@@ -539,11 +511,6 @@ def test_config_show_distinguishes_no_override_from_an_override_without_windows(
     }
 
 
-@pytest.mark.parametrize("section", ["schedule", "schedule.types.supplier"])
-def test_a_list_without_waits_is_refused(section: str) -> None:
-    assert f"{section}.waits_minutes is empty" in refusal(f'[{section}]\nbackoff = "list"\n')
-
-
 @pytest.mark.parametrize(
     ("toml", "key", "minutes"),
     [
@@ -588,19 +555,6 @@ def test_the_slack_is_configurable() -> None:
 )
 def test_a_wait_beyond_the_slack_is_accepted(toml: str) -> None:
     assert read(toml).settings.schedule != Settings().schedule
-
-
-@pytest.mark.parametrize(
-    ("lines", "missing"),
-    [
-        ('auth = "bearer"\ntoken = ""', "token"),
-        ('auth = "basic"', "username"),
-        ('auth = "basic"\nusername = "ann"', "password"),
-        ('auth = "login"', "username"),
-    ],
-)
-def test_an_authentication_method_requires_its_credentials(lines: str, missing: str) -> None:
-    assert f"needs gateway.{missing} or gateway.{missing}_file" in refusal(f"[gateway]\n{lines}\n")
 
 
 @pytest.mark.parametrize("name", ["username", "password", "token"])
@@ -736,6 +690,7 @@ def test_settings_made_without_a_file_do_not_show_an_invalid_secret() -> None:
 
 
 BY_MAIL = '[gateway]\nkind = "smtp"\nsender = "Support <support@example.com>"\n'
+BY_PYTHON = '[gateway]\nkind = "python"\ncall = "desk.messages:send"\n'
 
 
 @pytest.mark.parametrize("url", ["smtp://[::1]:25", "smtps://mail.example.com"])
@@ -743,9 +698,20 @@ def test_a_mail_server_is_a_host_with_an_optional_port(url: str) -> None:
     assert read(f'{BY_MAIL}base_url = "{url}"\n').settings.gateway.destination == url
 
 
+@pytest.mark.parametrize("call", ["desk.messages:Service.send", "tür:ö", "_a:_b1"])
+def test_the_destination_of_a_python_gateway_is_its_function(call: str) -> None:
+    settings = read(f'[gateway]\nkind = "python"\ncall = "{call}"\n').settings
+    assert settings.gateway.destination == settings.gateway.destination_if_set == f"python:{call}"
+    assert [route.destination for route in settings.gateway.routes] == [f"python:{call}"]
+
+
 @pytest.mark.parametrize(
     ("toml", "said"),
     [
+        ('[gateway]\nauth = "bearer"\ntoken = ""\n', "needs gateway.token or gateway.token_file"),
+        ('[gateway]\nauth = "basic"\n', "needs gateway.username or gateway.username_file"),
+        ('[gateway]\nauth = "basic"\nusername = "ann"\n', "needs gateway.password or gateway.password_file"),
+        ('[gateway]\nauth = "login"\n', "needs gateway.username or gateway.username_file"),
         ('[gateway]\nkind = "smtp"\n', "gateway.kind = 'smtp' needs gateway.sender"),
         ("[gateway]\nkind = []\n", "gateway.kind (file"),
         ('[gateway]\nsender = "a@b"\n', "gateway.sender has no effect with gateway.kind = 'http'"),
@@ -760,25 +726,6 @@ def test_a_mail_server_is_a_host_with_an_optional_port(url: str) -> None:
         (BY_MAIL + 'recipient = "té@b"\n', "must be ASCII"),
         (BY_MAIL + 'subject = "{subject!r}"\n', "gateway.subject (file"),
         (BY_MAIL + 'subject = "a\\nBcc: b"\n', "gateway.subject (file"),
-    ],
-)
-def test_a_setting_of_the_other_gateway_or_an_invalid_one_is_named(toml: str, said: str) -> None:
-    assert said in refusal(toml)
-
-
-BY_PYTHON = '[gateway]\nkind = "python"\ncall = "desk.messages:send"\n'
-
-
-@pytest.mark.parametrize("call", ["desk.messages:Service.send", "tür:ö", "_a:_b1"])
-def test_the_destination_of_a_python_gateway_is_its_function(call: str) -> None:
-    settings = read(f'[gateway]\nkind = "python"\ncall = "{call}"\n').settings
-    assert settings.gateway.destination == settings.gateway.destination_if_set == f"python:{call}"
-    assert [route.destination for route in settings.gateway.routes] == [f"python:{call}"]
-
-
-@pytest.mark.parametrize(
-    ("toml", "said"),
-    [
         ('[gateway]\nkind = "python"\n', "gateway.kind = 'python' needs gateway.call"),
         ('[gateway]\ncall = "desk:send"\n', "gateway.call has no effect with gateway.kind = 'http'"),
         (BY_PYTHON + 'base_url = "https://a.b"\n', "gateway.base_url has no effect with gateway.kind = 'python'"),
@@ -788,15 +735,18 @@ def test_the_destination_of_a_python_gateway_is_its_function(call: str) -> None:
             for call in ("", "desk:", ":send", "desk/a.py:send", "desk:send()", "desk:1", "a..b:c")
         ],
         (f'[gateway]\nkind = "python"\ncall = "a:{"b" * 239}"\n', "at most 240 characters"),
-        ('[schedule]\nbackoff = "python"\n', "schedule.backoff is python, but schedule.call is not set"),
-        (
-            '[schedule.types.supplier]\nbackoff = "python"\n',
-            "schedule.types.supplier.backoff is python, but schedule.types.supplier.call is not set",
-        ),
+        *[
+            (f'[{key}]\nbackoff = "python"\n', f"{key}.backoff is python, but {key}.call is not set")
+            for key in ("schedule", "schedule.types.supplier")
+        ],
+        *[
+            (f'[{key}]\nbackoff = "list"\n', f"{key}.backoff is list, but {key}.waits_minutes is empty")
+            for key in ("schedule", "schedule.types.supplier")
+        ],
         ('[schedule]\ncall = "waits"\n', "write MODULE:FUNCTION"),
     ],
 )
-def test_a_function_has_a_name_that_can_be_imported(toml: str, said: str) -> None:
+def test_a_gateway_or_schedule_that_cannot_work_is_refused_with_a_remedy(toml: str, said: str) -> None:
     assert said in refusal(toml)
 
 

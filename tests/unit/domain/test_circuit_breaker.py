@@ -203,21 +203,3 @@ def test_answers_widen_failures_halve_and_others_keep_the_concurrency(
 ) -> None:
     to_the_limit = is_healthy and kind is OutcomeKind.DELIVERED
     assert next_concurrency(width, kind, 8, is_healthy=is_healthy) == (8 if to_the_limit else then)
-
-
-def test_a_full_round_of_answers_doubles_the_concurrency_after_a_failure() -> None:
-    widths = [1]
-    for _ in range(4):
-        width = widths[-1]
-        for _ in range(widths[-1]):
-            width = next_concurrency(width, OutcomeKind.DELIVERED, 100, is_healthy=False)
-        widths.append(width)
-    assert widths == [1, 2, 4, 8, 16]
-
-
-@given(st.integers(1, 512), st.lists(st.tuples(st.sampled_from(OutcomeKind), st.booleans()), max_size=50))
-def test_the_concurrency_stays_between_one_and_the_limit(limit: int, course: list[tuple[OutcomeKind, bool]]) -> None:
-    width = 1
-    for kind, is_healthy in course:
-        width = next_concurrency(width, kind, limit, is_healthy=is_healthy)
-        assert 1 <= width <= limit
