@@ -69,22 +69,31 @@ def test_a_difference_is_named_with_who_accepted_and_when(changed: TableMapping,
 
 
 @pytest.mark.parametrize(
-    ("differ", "sources", "others"),
+    ("differ", "changed", "with_another_key", "others"),
     [
-        (digests_differ, {"body": "text", "recipient_email": "to"}, {"created_at": "made"}),
-        (births_differ, {"created_at": "made", "ticket_id": "case"}, {"body": "text"}),
+        (
+            digests_differ,
+            [mapping(body="text"), mapping(recipient_email="to")],
+            mapping(body="text", id="number"),
+            mapping(created_at="made"),
+        ),
+        (
+            births_differ,
+            [mapping(created_at="made"), mapping(ticket_id="case")],
+            mapping(created_at="made", id="number"),
+            mapping(body="text"),
+        ),
     ],
 )
 def test_another_source_differs_also_in_a_renamed_table_but_another_key_means_other_messages(
-    differ: Callable[[str, TableMapping, Acceptance], bool], sources: dict[str, object], others: dict[str, object]
+    differ: Callable[[str, TableMapping | None, Acceptance], bool],
+    changed: list[TableMapping],
+    with_another_key: TableMapping,
+    others: TableMapping,
 ) -> None:
     before = accepted(mapping())
-    for role, source in sources.items():
-        changed = {role: source}
-        assert differ(TABLE, mapping(**changed), before)
-        assert differ("x", mapping(**changed), before)
-        assert not differ(TABLE, mapping(**changed, id="number"), before)
-    assert not differ(TABLE, mapping(**others), before)
+    assert all(differ(table, each, before) for table in (TABLE, "x") for each in changed)
+    assert not any(differ(TABLE, each, before) for each in (with_another_key, others))
     assert not differ("x", mapping(), before)
 
 

@@ -57,8 +57,10 @@ def test_other_columns_do_not_affect_the_digest() -> None:
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        *(("cc_emails", value) for value in (["bo@example.com"], '[ "bo@example.com" ]', '["bo\\u0040example.com"]')),
-        *(("attachments", value) for value in ("", "[]", "null", [])),
+        ("cc_emails", ["bo@example.com"]),
+        ("cc_emails", '[ "bo\\u0040example.com" ]'),
+        ("attachments", []),
+        *(("attachments", text) for text in ("", "[]", "null")),
     ],
 )
 def test_a_list_has_one_digest_in_every_notation(column: str, value: object) -> None:
