@@ -49,11 +49,7 @@ def test_a_text_without_its_subject_is_refused(text: str) -> None:
     ("after", "why"),
     [
         (EditableMessage("New\nBcc: all@example.com", "Body"), "the subject must not contain a line break"),
-        (EditableMessage("New\u2028line", "Body"), "the subject must not contain a line break"),
         (EditableMessage("New", "Body", "a@example.com\nb@example.com"), "the recipient must not contain a line break"),
-        (EditableMessage("New", "Body", " "), "the recipient must not be empty"),
-        (EditableMessage("New", " \n"), "the body must not be empty"),
-        (EditableMessage("New", "Bo\0dy"), "the body contains an invalid character"),
         (EditableMessage("Ne\udcffw", "Body"), "the subject contains an invalid character"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -39,55 +40,23 @@ COUNTED = [OutcomeKind.REFUSED, OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT, Outc
 FIXED_SENTENCE = "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 503"
 
 
-def message(
-    *,
-    retry_count: int = 0,
-    last_error: str | None = None,
-    created_at: datetime | None = NOON - timedelta(minutes=15),
-    updated_at: datetime | None = None,
-) -> Message:
-    return Message.from_row(
-        {
-            "id": 7,
-            "ticket_id": 12345,
-            "message_type": "supplier",
-            "subject": "Your delivery",
-            "body": "Where is it?",
-            "status": "failed",
-            "retry_count": retry_count,
-            "last_error": last_error,
-            "created_at": created_at,
-            "updated_at": updated_at,
-        }
-    )
+def message(**changes: object) -> Message:
+    row = {"id": 7, "ticket_id": 12345, "message_type": "supplier", "subject": "Your delivery", "body": "Where is it?"}
+    usual = {"status": "failed", "retry_count": 0, "last_error": None, "created_at": NOON - timedelta(minutes=15)}
+    return Message.from_row({**row, **usual, **changes})
 
 
-def queued(
-    *,
-    retry_count: int = 0,
-    unknown_count: int = 0,
-    created_at: datetime | None = NOON - timedelta(minutes=15),
-    first_failed_at: datetime = NOON - timedelta(minutes=15),
-) -> QueuedMessage:
+def queued(*, unknown_count: int = 0, first_failed_at: datetime = NOON, **changes: object) -> QueuedMessage:
     return QueuedMessage(
-        message(retry_count=retry_count, created_at=created_at),
-        delivery_key="key",
-        first_failed_at=first_failed_at,
-        unknown_count=unknown_count,
+        message(**changes), delivery_key="key", first_failed_at=first_failed_at, unknown_count=unknown_count
     )
 
 
 def decide(
-    queued: QueuedMessage,
-    outcome: Outcome,
-    *,
-    policy: RetryPolicy = DEFAULT,
-    since: datetime = NOON,
-    now: datetime = ANSWER,
-    jitter: float = 0.0,
-    counts_as_retry: bool = True,
+    queued: QueuedMessage, outcome: Outcome, *, policy: RetryPolicy = DEFAULT, **changes: datetime | float
 ) -> Transition:
-    return policy.decide(queued, outcome, since=since, now=now, jitter=jitter, counts_as_retry=counts_as_retry)
+    usual: dict[str, Any] = {"since": NOON, "now": ANSWER, "jitter": 0.0}
+    return policy.decide(queued, outcome, **usual | changes)
 
 
 AGAIN = Transition.rescheduled(ANSWER + timedelta(hours=5), retry_count=4, unknown_count=1, last_error="it said no")
@@ -216,8 +185,7 @@ def test_unknown_outcomes_of_all_texts_are_repeated_up_to_the_limit_and_then_esc
 ) -> None:
     """Each text of an application that renders it anew after each failure would get all repetitions."""
     message = queued(unknown_count=unknowns)._replace(other_unknowns=others)
-    policy = RetryPolicy(unknown_limit=limit)
-    step = policy.decide(message, LOST, since=NOON, now=ANSWER, jitter=0, has_lookup=has_lookup)
+    step = decide(message, LOST, policy=RetryPolicy(unknown_limit=limit), has_lookup=has_lookup)
     assert (step.kind, step.unknown_count) == (transition, unknowns + 1)
 
 
@@ -240,14 +208,9 @@ def test_an_exhausted_message_keeps_the_count_of_its_unknown_outcomes() -> None:
     assert (step.reason, step.unknown_count) == (EscalationReason.EXHAUSTED, 2)
 
 
-def enrol(
-    message: Message,
-    *,
-    policy: RetryPolicy = DEFAULT,
-    first_failed_at: datetime = NOON,
-    jitter: float = 0.0,
-) -> Transition:
-    return policy.enrol(message, first_failed_at=first_failed_at, now=NOON, jitter=jitter)
+def enrol(message: Message, *, policy: RetryPolicy = DEFAULT, **changes: datetime | float) -> Transition:
+    usual: dict[str, Any] = {"first_failed_at": NOON, "now": NOON, "jitter": 0.0}
+    return policy.enrol(message, **usual | changes)
 
 
 @pytest.mark.parametrize(("retry_count", "jitter", "wait"), [(0, 0, 15), (1, 0, 30), (9, 0, 240), (5, 1, 288)])
@@ -348,7 +311,7 @@ def by_function(answer: timedelta | NoWait | None) -> tuple[RetryPolicy, Waits]:
 
 def test_a_function_decides_the_wait_without_jitter() -> None:
     policy, waits = by_function(timedelta(hours=7))
-    change = policy.decide(queued(retry_count=3), DOWN, since=NOON, now=ANSWER, jitter=1)
+    change = decide(queued(retry_count=3), DOWN, policy=policy, jitter=1)
     assert change == Transition.rescheduled(
         NOON + timedelta(hours=7), retry_count=4, unknown_count=0, last_error="HTTP 503"
     )
@@ -357,18 +320,18 @@ def test_a_function_decides_the_wait_without_jitter() -> None:
 
 def test_a_wait_ends_after_the_pass_and_not_before_retry_after() -> None:
     policy, _ = by_function(timedelta(0))
-    change = policy.decide(queued(), DOWN, since=NOON, now=ANSWER, jitter=0)
+    change = decide(queued(), DOWN, policy=policy)
     assert change.next_attempt_at == NOON + timedelta(seconds=61)
     asked_to_wait = DOWN._replace(retry_after=timedelta(hours=1))
-    change = policy.decide(queued(), asked_to_wait, since=NOON, now=ANSWER, jitter=0)
+    change = decide(queued(), asked_to_wait, policy=policy)
     assert change.next_attempt_at == ANSWER + timedelta(hours=1)
     policy, _ = by_function(timedelta.max)
-    assert policy.decide(queued(), DOWN, since=NOON, now=ANSWER, jitter=0).next_attempt_at == LATEST
+    assert decide(queued(), DOWN, policy=policy).next_attempt_at == LATEST
 
 
 def test_a_function_may_end_the_retries() -> None:
     policy, _ = by_function(None)
-    change = policy.decide(queued(retry_count=2), LOST, since=NOON, now=ANSWER, jitter=0)
+    change = decide(queued(retry_count=2), LOST, policy=policy)
     assert (change.kind, change.reason) == (TransitionKind.ESCALATED, EscalationReason.EXHAUSTED)
     assert (change.retry_count, change.unknown_count) == (3, 1)
     assert change.last_error == (
@@ -379,7 +342,7 @@ def test_a_function_may_end_the_retries() -> None:
 
 def test_a_function_that_fails_makes_its_message_invalid() -> None:
     policy, _ = by_function(NoWait("waits:next_wait raised KeyError"))
-    change = policy.decide(queued(retry_count=2), DOWN, since=NOON, now=ANSWER, jitter=0)
+    change = decide(queued(retry_count=2), DOWN, policy=policy)
     assert (change.kind, change.reason) == (TransitionKind.ESCALATED, EscalationReason.INVALID)
     assert change.retry_count == 3
     assert change.last_error == "Can't be scheduled: waits:next_wait raised KeyError. Last error: HTTP 503"
@@ -388,7 +351,7 @@ def test_a_function_that_fails_makes_its_message_invalid() -> None:
 def test_a_function_that_is_too_slow_escalates_nothing() -> None:
     """Its database may hang, for example, which is not the message's fault."""
     policy, _ = by_function(TooSlow())
-    change = policy.decide(queued(retry_count=2), DOWN, since=NOON, now=ANSWER, jitter=0)
+    change = decide(queued(retry_count=2), DOWN, policy=policy)
     assert change == Transition.rescheduled(
         NOON + timedelta(minutes=15), retry_count=3, unknown_count=0, last_error="HTTP 503"
     )
@@ -397,9 +360,9 @@ def test_a_function_that_is_too_slow_escalates_nothing() -> None:
 def test_a_function_is_asked_only_about_a_failure_that_uses_up_a_retry() -> None:
     policy, waits = by_function(timedelta(hours=1))
     for kind in {*OutcomeKind} - {*COUNTED}:
-        policy.decide(queued(), Outcome(kind, error="x"), since=NOON, now=ANSWER, jitter=0)
-    policy.decide(queued(), DOWN, since=NOON, now=ANSWER, jitter=0, counts_as_retry=False)
-    policy.decide(queued(retry_count=9), DOWN, since=NOON, now=ANSWER, jitter=0)
+        decide(queued(), Outcome(kind, error="x"), policy=policy)
+    decide(queued(), DOWN, policy=policy, counts_as_retry=False)
+    decide(queued(retry_count=9), DOWN, policy=policy)
     assert enrol(message(), policy=policy) == Transition.enrolled(NOON + timedelta(minutes=15))
     assert waits.asked == []
 
