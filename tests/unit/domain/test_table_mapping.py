@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from retrycli.domain.table_mapping import parse_mapping
+from retrycli.domain.table_mapping import parse_mapping, query_of
 
 STATUS = {"failed": 1, "sent": 2}
 
@@ -59,3 +59,20 @@ def test_settings_that_can_not_describe_a_table_are_refused(said: str) -> None:
     with pytest.raises(ValueError) as told:  # noqa: PT011  compared below
         parse_mapping(*REFUSED[said], None)
     assert str(told.value).startswith(f"database.{said}")
+
+
+@pytest.mark.parametrize(
+    ("sql", "query"),
+    [
+        ("(SELECT a FROM t)", "SELECT a FROM t"),
+        (" ( (select ')' FROM t ) ) ", "select ')' FROM t"),
+        ("SELECT a FROM t", "SELECT a FROM t"),
+        ("(WITH x AS (SELECT 1) SELECT * FROM x)", "WITH x AS (SELECT 1) SELECT * FROM x"),
+        ("(SELECT a FROM t) + (SELECT b FROM t)", None),
+        ("coalesce((SELECT a FROM t), 0)", None),
+        ("selected", None),
+        ("'SELECT'", None),
+    ],
+)
+def test_an_expression_that_is_one_query_is_recognised(sql: str, query: str | None) -> None:
+    assert query_of(sql) == query
