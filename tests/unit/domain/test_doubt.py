@@ -372,20 +372,6 @@ def test_messages_of_a_dead_pass_wait_again_unchanged(stage: Stage) -> None:
     assert dict(stage.sql("SELECT message_id, unknown_count FROM retrycli_queue")) == {1: 0, 2: 1}
 
 
-def test_a_lost_claim_records_no_answer(stage: Stage) -> None:
-    stage.add(1, 2)
-
-    def answer(queued: QueuedMessage) -> Outcome:
-        if queued.message_id == 1:
-            stage.clock.now += RULES.lease
-            other = Claim("another", stage.clock.now + RULES.lease)
-            stage.claims.take_over_expired(other, stage.clock.now, 10)
-        return FORBIDDEN
-
-    stage.run(answer, ONE_BY_ONE)
-    assert stage.attempts(1) == [("pass", None)]
-
-
 def test_claims_of_messages_in_doubt_are_renewed(stage: Stage) -> None:
     stage.add(*range(1, 9))
     lapsed: list[int] = []

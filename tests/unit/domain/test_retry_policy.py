@@ -481,9 +481,3 @@ def test_jitter_changes_a_long_wait_by_at_most_its_spread_and_a_short_one_never(
     wait = backoff.wait(retry)
     moved = backoff.next_attempt_at(retry, since=NOON, jitter=jitter) - NOON - wait
     assert abs(moved) <= (wait * spread + timedelta.resolution if wait >= JITTER_FROM else timedelta(0))
-
-
-@given(st.floats(-1, 1), st.floats(-1, 1))
-def test_a_higher_roll_is_never_due_earlier(one: float, other: float) -> None:
-    low, high = (EXPONENTIAL.next_attempt_at(5, since=NOON, jitter=roll) for roll in sorted([one, other]))
-    assert low <= high
