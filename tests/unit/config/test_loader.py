@@ -143,6 +143,12 @@ def test_a_path_through_a_symbolic_link_and_back_keeps_its_meaning(folder: Path)
     assert found == [folder / "link/../desk.toml", folder / "desk.toml"]
 
 
+@pytest.mark.skipif(Path("/etc/retrycli/retrycli.toml").exists(), reason="this machine has a configuration")
+def test_without_a_file_the_defaults_apply() -> None:
+    loaded = load(None, {})
+    assert (loaded.settings.file, loaded.settings, loaded.sources) == (None, Settings(), {})
+
+
 def test_a_named_file_precedes_the_variable_then_the_directory_then_the_users(folder: Path) -> None:
     for limit, name in enumerate(["retrycli.toml", "variable.toml", "named.toml", "retrycli/retrycli.toml"], start=1):
         (folder / name).parent.mkdir(exist_ok=True)
