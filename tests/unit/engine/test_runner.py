@@ -7,7 +7,6 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
-from itertools import pairwise
 
 import pytest
 
@@ -36,7 +35,6 @@ from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 from retrycli.domain.transition import Claim
 from retrycli.engine.enrolment import BATCH
 from retrycli.engine.ports import PassRules
-from retrycli.engine.runner import PRUNE_AT_MOST
 from tests.fakes import (
     CUT_OFF,
     DELIVERED,
@@ -61,10 +59,6 @@ AFTER_THE_CLAIM = RULES.lease
 """The time until the claims of a dead pass have expired."""
 
 
-def with_policy(policy: RetryPolicy, rules: PassRules = RULES) -> PassRules:
-    return rules._replace(policies=dict.fromkeys(MessageType, policy))
-
-
 def ended(summary: PassSummary) -> tuple[PassResult, str | None]:
     return summary.result, summary.reason
 
@@ -78,81 +72,60 @@ def test_an_idle_pass_opens_no_gateway(stage: Stage) -> None:
 
 
 def test_due_messages_are_sent_in_the_order_of_their_waits(stage: Stage) -> None:
-    for message_id, minutes in ((1, 10), (2, 30), (3, 20)):
+    """Newly failed messages are enrolled, and messages that the application has rejected leave the queue."""
+    for message_id, minutes in ((1, 10), (2, 30), (3, 20), (4, 60)):
         stage.add(message_id, due=START - timedelta(minutes=minutes))
-    summary = stage.run(rules=ONE_BY_ONE)
-    assert stage.order == [2, 3, 1]
-    assert stage.sent() == [1, 2, 3]
-    assert stage.states() == {}
-    assert (summary.result, summary.sent, summary.duration_seconds) == (PassResult.COMPLETED, 3, 0.0)
-
-
-def test_more_messages_than_one_claim_holds_are_sent(stage: Stage) -> None:
-    stage.add(*range(1, 2 * RULES.claim_at_once + 2))
-    assert stage.run().sent == 2 * RULES.claim_at_once + 1
-
-
-def test_newly_failed_messages_are_enrolled_and_rejected_ones_left_alone(stage: Stage) -> None:
-    stage.add(1, due=START + timedelta(hours=1))
-    stage.add(2, due=START)
-    stage.sql("UPDATE pending_messages SET status = 'rejected' WHERE id = 1")
-    stage.add(3)
-    stage.run()
-    assert stage.order == [2, 3]
+    stage.sql("UPDATE pending_messages SET status = 'rejected' WHERE id = 4")
+    stage.add(5)
+    stage.run(rules=ONE_BY_ONE)
+    assert stage.order == [2, 3, 1, 5]
     assert stage.states() == {}
 
 
 def test_messages_due_within_a_minute_of_the_start_are_due_and_no_later_ones(stage: Stage) -> None:
     """Cron may start a pass slightly early. Without this slack, messages would then wait for the next pass."""
-    stage.add(1, due=START + timedelta(seconds=59))
-    stage.add(2, due=START + timedelta(seconds=61))
+    stage.add(1, due=START + timedelta(seconds=60))
+    stage.add(2, due=START + timedelta(seconds=60) + MOMENT)
     stage.run()
     assert stage.order == [1]
     assert stage.states() == {2: "waiting"}
 
 
 DRIFT = [0, 50, 2, 59, 0, 31, 1, 58, 12]  # seconds by which each tick of cron comes late
-EVERY_TICK = with_policy(RetryPolicy(Backoff(BackoffKind.FIXED), max_retries=100))
 
 
-@pytest.mark.parametrize(("slack", "always"), [(EVERY_TICK.due_slack, True), (timedelta(0), False)])
-def test_a_wait_as_long_as_crons_interval_ends_at_each_tick(stage: Stage, slack: timedelta, *, always: bool) -> None:
-    """Without the slack an early tick would miss the message. Answers are slow."""
+def test_a_wait_as_long_as_crons_interval_ends_at_each_tick(stage: Stage) -> None:
+    """Without the slack, an early tick would miss the message. Answers are slow."""
+    policy = RetryPolicy(Backoff(BackoffKind.FIXED), max_retries=100)
+    every_tick = RULES._replace(policies=dict.fromkeys(MessageType, policy))
     stage.add(1)
-    tried = []
     for tick, seconds in enumerate(DRIFT):
         stage.clock.now = START + tick * TICK + timedelta(seconds=seconds)
-        stage.run(REFUSED, EVERY_TICK._replace(due_slack=slack), takes=timedelta(seconds=20))
-        tried.append(stage.order == [1])
-    assert all(tried) is always
+        stage.run(REFUSED, every_tick, takes=timedelta(seconds=20))
+        assert stage.order == [1]
 
 
-def test_an_attempt_is_committed_before_its_request_is_sent(stage: Stage) -> None:
+def test_an_attempt_is_committed_before_its_request_and_its_outcome_before_the_next(stage: Stage) -> None:
+    """The pass holds its lock all the time."""
     seen: list[tuple[object, ...]] = []
 
     def look(queued: QueuedMessage) -> Outcome:
+        assert stage.open_attempts() == [queued.message_id]
+        assert stage.sent() == list(range(1, queued.message_id))
+        assert stage.lock.held
         seen.extend(
             stage.sql(
-                "SELECT a.made_by, a.pass_id, a.number, a.started_at, a.finished_at, q.state, q.claimed_by"
+                "SELECT a.made_by, a.pass_id, a.number, a.started_at, q.state, q.claimed_by"
                 " FROM retrycli_attempts a JOIN retrycli_queue q USING (message_id) WHERE message_id = ?",
                 queued.message_id,
             )
         )
         return DELIVERED
 
-    stage.add(1)
-    stage.run(look)
-    assert seen == [("pass", "pass-1", 1, "2025-03-03 12:00:00.000000", None, "sending", "pass-1")]
-
-
-def test_an_outcome_is_in_the_database_before_the_next_attempt_starts(stage: Stage) -> None:
-    def look(queued: QueuedMessage) -> Outcome:
-        assert stage.open_attempts() == [queued.message_id]
-        assert stage.sent() == list(range(1, queued.message_id))
-        return DELIVERED
-
     stage.add(1, 2, 3)
     assert stage.run(look, ONE_BY_ONE).sent == 3
+    assert seen == [("pass", "pass-1", 1, "2025-03-03 12:00:00.000000", "sending", "pass-1")] * 3
+    assert not stage.lock.held
 
 
 def test_no_transaction_is_open_during_a_request(stage: Stage) -> None:
@@ -177,82 +150,30 @@ def test_an_attempt_is_recorded_completely(stage: Stage) -> None:
     ]
 
 
-def test_a_pass_writes_a_heartbeat_as_it_claims(stage: Stage) -> None:
-    def move_on() -> None:
-        stage.clock.now += timedelta(seconds=2)
-
-    def look(_: QueuedMessage) -> Outcome:
-        assert stage.sql("SELECT heartbeat_at FROM retrycli_passes") == [("2025-03-03 12:00:02.000000",)]
-        return DELIVERED
-
-    stage.lock.on_acquire = move_on
-    stage.add(1)
-    assert stage.run(look).sent == 1
+FRESH, DOWN_AND_DUE = Breaker(RULES.destination), Breaker(RULES.destination, BreakerState.OPEN, 5, START - TICK, START)
 
 
 @pytest.mark.parametrize(
-    ("answer", "rules", "widths"),
+    ("last_heard", "script", "limit", "widths"),
     [
-        (DELIVERED, RULES, (1, 8, 8)),  # the first delivery allows the full concurrency
+        (FRESH, DELIVERED, None, (1, 8, 8)),  # the first delivery allows the full concurrency
         # Another answer may concern all messages, for example if the preset is wrong, so the concurrency grows slowly.
-        (REFUSED, RULES, (1, 2, 4, 8, 8)),
-        (NOT_FOUND, RULES, (1, 2, 4, 8, 8)),
-        (DELIVERED, RULES._replace(concurrency=3), (1, 3, 3, 3)),
-        (DELIVERED, RULES._replace(limit=5), (1, 4)),
+        (FRESH, REFUSED, None, (1, 2, 4, 8, 8)),
+        (FRESH, {8: DOWN, 9: DOWN}, None, (1, 8, 2, 4, 8)),  # each failure halves the concurrency
+        (FRESH, DELIVERED, 5, (1, 4)),
+        (FRESH._replace(failures=1), DELIVERED, None, (1, 2, 4, 8, 8)),
+        (DOWN_AND_DUE, DELIVERED, None, (1, 2, 4, 8, 8)),
+        (FRESH.rest(START, since=START), DELIVERED, None, (1, 2, 4, 8, 8)),
     ],
 )
 def test_answers_widen_the_concurrency_up_to_its_limit(
-    stage: Stage, answer: Outcome, rules: PassRules, widths: tuple[int, ...]
+    stage: Stage, last_heard: Breaker, script: Script, limit: int | None, widths: tuple[int, ...]
 ) -> None:
-    stage.add(*range(1, 1 + sum(widths) + (5 if rules.limit else 0)))
-    stage.run(answer, rules)
-    assert stage.widths == in_rounds(*widths)
-
-
-@pytest.mark.parametrize(
-    "last_heard",
-    [
-        Breaker(RULES.destination, failures=1),
-        Breaker(RULES.destination, BreakerState.OPEN, 5, START - TICK, START),
-        Breaker(RULES.destination).rest(START, since=START),
-    ],
-)
-def test_after_recent_failures_the_concurrency_grows_slowly(stage: Stage, last_heard: Breaker) -> None:
     stage.ledger.save_breaker(last_heard)
-    stage.add(*range(1, 1 + 1 + 2 + 4 + 8 + 8))
-    stage.run()
-    assert stage.widths == in_rounds(1, 2, 4, 8, 8)
-
-
-def in_rounds(*widths: int) -> list[int]:
-    """Return the number of requests in flight at the start of each delivery, if deliveries begin and end in rounds."""
-    return [place for width in widths for place in range(1, width + 1)]
-
-
-def test_one_answer_makes_room_for_two(stage: Stage) -> None:
-    """The concurrency grows by one for each answer and not only after a whole round."""
-    stage.ledger.save_breaker(Breaker(RULES.destination, failures=1))
-    answered = asyncio.Semaphore(0)
-
-    async def wait(_: QueuedMessage) -> Outcome:
-        await answered.acquire()
-        return DELIVERED
-
-    async def scenario() -> list[int]:
-        counts = []
-        running = asyncio.create_task(stage.run_pass(wait))
-        for _ in range(4):
-            await settle()
-            counts.append(len(stage.order))
-            answered.release()
-        stage.stop_requested = True
-        for _ in stage.order:
-            answered.release()
-        await running
-        return counts
-
-    stage.add(*range(1, 20))
-    assert asyncio.run(scenario()) == [1, 3, 5, 7]
+    stage.add(*range(1, 40))
+    stage.run(script, RULES._replace(limit=limit))
+    rounds = [place for width in widths for place in range(1, width + 1)]  # requests in flight, if they end in rounds
+    assert stage.widths[: sum(widths)] == rounds
 
 
 async def settle() -> None:
@@ -261,24 +182,15 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_a_failure_halves_the_concurrency(stage: Stage) -> None:
-    """After rounds of 1 and 8, the last two of the eight requests fail. Each failure halves the concurrency."""
-    stage.add(*range(1, 40))
-    stage.run({8: DOWN, 9: DOWN})
-    rounds = in_rounds(1, 8, 2, 4, 8)
-    assert stage.widths[: len(rounds)] == rounds
-
-
-@pytest.mark.parametrize("kind", [DOWN, LOST, CUT_OFF])
-def test_an_outage_costs_five_messages_one_retry_each_and_the_other_995_none(stage: Stage, kind: Outcome) -> None:
-    stage.add(*range(1, 1001), retry_count=3)
-    summary = stage.run(kind)
+def test_an_outage_costs_five_messages_one_retry_each_and_the_others_none(stage: Stage) -> None:
+    stage.add(*range(1, 101), retry_count=3)
+    summary = stage.run(DOWN)
     assert stage.order == [1, 2, 3, 4, 5]
     assert stage.widths == [1] * 5
     assert ended(summary) == (PassResult.STOPPED, "breaker_open")
     assert summary.detail == "https://tickets.example.com, next probe at 2025-03-03T12:15:00Z"
     assert summary.rescheduled == 5
-    assert stage.tries() == dict.fromkeys(range(1, 6), 4) | dict.fromkeys(range(6, 1001), 3)
+    assert stage.tries() == dict.fromkeys(range(1, 6), 4) | dict.fromkeys(range(6, 101), 3)
     assert set(stage.states().values()) == {"waiting"}
     assert stage.sql("SELECT count(*) FROM retrycli_queue WHERE claimed_by IS NOT NULL") == [(0,)]
     assert stage.sql("SELECT count(*) FROM pending_messages WHERE last_error IS NOT NULL") == [(5,)]
@@ -294,36 +206,28 @@ def outage(stage: Stage) -> Stage:
     return stage
 
 
-def test_nothing_is_sent_before_the_first_probe_is_due(outage: Stage) -> None:
+def test_probes_follow_after_15_30_and_then_every_60_minutes(outage: Stage) -> None:
+    """A pass may start up to a minute before a probe is due."""
     outage.clock.now = START + timedelta(minutes=13, seconds=59)
-    summary = outage.run()
+    assert ended(outage.run()) == (PassResult.STOPPED, "breaker_open")
     assert outage.gateway is None
-    assert ended(summary) == (PassResult.STOPPED, "breaker_open")
-    assert summary.detail == "https://tickets.example.com, next probe at 2025-03-03T12:15:00Z"
+    probed_at = list[int]()
+    for minutes in range(15, 240, 15):
+        outage.clock.now = START + timedelta(minutes=minutes)
+        outage.run(DOWN)
+        if outage.gateway:
+            probed_at.append(minutes)
+    assert probed_at == [15, 45, 105, 165, 225]
+    outage.clock.now = START + timedelta(minutes=284)
+    assert ended(outage.run()) == (PassResult.COMPLETED, None)
+    assert outage.sent() == list(range(1, 21))
+    assert outage.widths[:3] == [1, 1, 2]
+    assert outage.events.of(BreakerClosed) == [BreakerClosed(RULES.destination)]
+    assert outage.ledger.breaker(RULES.destination) == Breaker(RULES.destination)
 
 
 def open_since(stage: Stage) -> None:
     stage.ledger.save_breaker(Breaker(RULES.destination, BreakerState.OPEN, 5, START, START + TICK))
-
-
-def probe(stage: Stage, outcome: Outcome = DOWN) -> list[int]:
-    """Make the next probe, and return the messages that were sent."""
-    at = stage.ledger.breaker(RULES.destination).probe_at
-    assert at is not None
-    stage.clock.now = max(at, stage.clock.now + TICK)
-    assert stage.run(outcome).reason == "breaker_open"
-    return stage.order
-
-
-def test_a_message_that_always_fails_opens_no_breaker(stage: Stage) -> None:
-    """The message is escalated after ten attempts, and other messages are still sent."""
-    stage.add(1)
-    for number in range(10):
-        stage.clock.now = START + number * timedelta(hours=5)
-        assert stage.run(DOWN).reason is None
-    stage.add(2)
-    assert stage.escalation(1)[:2] == ("exhausted", 10)
-    assert stage.run().sent == 1
 
 
 def test_mails_that_some_recipients_got_open_no_breaker(stage: Stage) -> None:
@@ -343,70 +247,18 @@ def test_failures_of_two_tickets_open_no_breaker_across_passes_and_a_third_does(
     assert stage.ledger.breaker(RULES.destination).probe_at == START + TICK
 
 
-def test_each_probe_uses_another_message(stage: Stage) -> None:
-    """A probe prefers a message that was never used for a probe, and then the message whose probe was longest ago."""
-    open_since(stage)
-    stage.add(1, due=START)
-    stage.add(2, due=START + timedelta(minutes=20))
-    stage.add(3, due=START + timedelta(minutes=50))
-    assert [probe(stage) for _ in range(7)] == [[1], [2], [3], [1], [2], [3], [1]]
-
-
-@pytest.mark.parametrize(("answer", "charged_from"), [(DOWN, 3), (CUT_OFF, None)])
+@pytest.mark.parametrize(("answer", "charged_from"), [(DOWN, 3), (CUT_OFF, None), (LOST, None)])
 def test_from_its_third_probe_a_message_is_charged_for_an_answer(
     stage: Stage, answer: Outcome, charged_from: int | None
 ) -> None:
     open_since(stage)
+    stage.looks_up = True  # without a look-up, an unknown outcome would be escalated
     stage.add(1, due=START)
     for number in range(1, 6):
         stage.clock.now += timedelta(hours=5)
         summary = stage.run(answer)
         assert (stage.order, summary.released + summary.rescheduled) == ([1], 1)
         assert stage.tries() == {1: 0 if charged_from is None else max(number - charged_from + 1, 0)}
-
-
-def test_a_missing_answer_to_a_probe_uses_up_no_retry(stage: Stage) -> None:
-    open_since(stage)
-    stage.looks_up = True  # without a look-up, the message would be escalated as unknown
-    stage.add(1, due=START)
-    for _ in range(6):
-        stage.clock.now += timedelta(hours=5)
-        stage.run(LOST)
-    assert stage.tries() == {1: 0}
-
-
-def test_the_only_message_in_an_outage_is_eventually_escalated(stage: Stage) -> None:
-    open_since(stage)
-    stage.add(1, due=START, retry_count=5)
-    tried = 0
-    while stage.states() == {1: "waiting"}:
-        stage.clock.now += timedelta(hours=5)
-        stage.run(DOWN)
-        tried += 1
-    assert tried == 2 + 5
-    assert stage.escalation(1)[:2] == ("exhausted", 10)
-
-
-def test_the_next_outage_counts_probes_from_zero(stage: Stage) -> None:
-    open_since(stage)
-    stage.add(1, due=START)
-    assert probe(stage) + probe(stage) == [1, 1]
-    stage.ledger.save_breaker(Breaker(RULES.destination, BreakerState.OPEN, 5, stage.clock.now + TICK, stage.clock.now))
-    stage.clock.now += 2 * TICK
-    stage.run(DOWN)
-    stage.clock.now += 4 * TICK
-    stage.run(DOWN)
-    assert stage.tries() == {1: 0}
-
-
-def test_a_probe_respects_the_order_of_its_ticket(stage: Stage) -> None:
-    open_since(stage)
-    stage.add(1, due=START + timedelta(minutes=10), created_at="2025-03-01")
-    stage.add(2, due=START, created_at="2025-03-01")
-    stage.sql("UPDATE pending_messages SET ticket_id = 7")
-    stage.clock.now = START + TICK
-    stage.run(DOWN, RULES._replace(per_ticket_order=True))
-    assert stage.order == [1]
 
 
 def test_a_probe_with_an_invalid_row_is_followed_by_another(stage: Stage) -> None:
@@ -433,29 +285,8 @@ def test_a_pass_probes_early_on_request(outage: Stage) -> None:
 def test_a_requested_probe_respects_a_rest(stage: Stage) -> None:
     """The ticketing API asked for the rest, so an operator's request for a probe does not end it."""
     stage.add(1)
-    stage.ledger.save_breaker(Breaker(RULES.destination).rest(START + TICK, since=START))
+    stage.ledger.save_breaker(FRESH.rest(START + TICK, since=START))
     assert ended(stage.run(rules=RULES._replace(probe_now=True))) == (PassResult.STOPPED, "throttled")
-
-
-def test_probes_follow_after_15_30_and_then_every_60_minutes(outage: Stage) -> None:
-    probed_at = []
-    for minutes in range(15, 240, 15):
-        outage.clock.now = START + timedelta(minutes=minutes)
-        outage.run(DOWN)
-        if outage.gateway:
-            probed_at.append(minutes)
-    assert probed_at == [15, 45, 105, 165, 225]
-
-
-def test_an_answered_probe_closes_the_breaker_and_the_pass_sends_everything(outage: Stage) -> None:
-    """The pass starts up to a minute before the probe is due."""
-    outage.clock.now = START + timedelta(minutes=14)
-    summary = outage.run()
-    assert ended(summary) == (PassResult.COMPLETED, None)
-    assert outage.sent() == list(range(6, 21))  # the first five wait for their second retry
-    assert outage.widths[:3] == [1, 1, 2]
-    assert outage.events.of(BreakerClosed) == [BreakerClosed(RULES.destination)]
-    assert outage.ledger.breaker(RULES.destination) == Breaker(RULES.destination)
 
 
 @pytest.mark.parametrize(("outcome", "unknown_count"), [(DOWN, 0), (LOST, 1)])
@@ -524,13 +355,14 @@ def test_the_destination_rests_until_retry_after(stage: Stage) -> None:
 
 
 def test_requests_in_flight_at_a_429_are_settled_by_their_answers(stage: Stage) -> None:
-    """A delivery among these requests does not end the rest."""
+    """A delivery among these requests does not end the rest, and the longest of several rests counts."""
     stage.add(*range(1, 12))
-    rest = THROTTLED._replace(retry_after=timedelta(hours=1))
-    summary = stage.run({6: rest, 7: DELIVERED, 8: NOT_FOUND, 9: rest})
+    soon, late, whenever = (THROTTLED._replace(retry_after=wait) for wait in (timedelta(0), timedelta(hours=1), None))
+    summary = stage.run({4: soon, 5: late, 7: DELIVERED, 8: NOT_FOUND, 9: whenever})
     assert stage.order == list(range(1, 10))
-    assert (summary.sent, summary.escalated, summary.released) == (6, 1, 2)
-    assert stage.ledger.breaker(RULES.destination).blocks(START + timedelta(minutes=59))
+    assert (summary.sent, summary.escalated, summary.released) == (5, 1, 3)
+    assert summary.detail == f"{RULES.destination}, no requests until 2025-03-03T13:00:00Z"
+    assert stage.ledger.breaker(RULES.destination).probe_at == START + timedelta(hours=1)
 
 
 def test_answers_that_the_preset_cannot_judge_are_met_by_one_message_at_a_time(stage: Stage) -> None:
@@ -553,14 +385,6 @@ def test_an_unread_answer_is_looked_up_before_the_message_is_sent_again(stage: S
     stage.add(1)
     stage.run(UNREAD)
     assert stage.states() == {1: "waiting"}
-
-
-def test_the_longest_of_several_rests_counts(stage: Stage) -> None:
-    stage.add(*range(1, 12))
-    waits = {6: timedelta(seconds=1), 7: timedelta(hours=1), 8: timedelta(minutes=1), 9: None}
-    summary = stage.run({number: THROTTLED._replace(retry_after=wait) for number, wait in waits.items()})
-    assert summary.detail == f"{RULES.destination}, no requests until 2025-03-03T13:00:00Z"
-    assert stage.ledger.breaker(RULES.destination).probe_at == START + timedelta(hours=1)
 
 
 def test_a_limit_is_kept_and_surplus_claims_are_released(stage: Stage) -> None:
@@ -631,44 +455,33 @@ def test_a_signal_before_the_first_attempt_changes_nothing(stage: Stage) -> None
 
 def test_failures_after_a_signal_open_the_breaker_once(stage: Stage) -> None:
     """The failures must not also count as failed probes, which would extend the outage by an hour."""
-    answers = asyncio.Semaphore(0)
 
-    async def wait(queued: QueuedMessage) -> Outcome:
+    async def answer(queued: QueuedMessage) -> Outcome:
         if queued.message_id < 8:
             return DELIVERED
-        await answers.acquire()
+        for _ in range(20 if queued.message_id == 8 else 60):
+            await asyncio.sleep(0)
+        stage.stop_requested = True
         return DOWN
 
-    async def scenario() -> PassSummary:
-        running = asyncio.create_task(stage.run_pass(wait))
-        await settle()
-        stage.stop_requested = True
-        answers.release()
-        await settle()
-        for _ in stage.order:
-            answers.release()
-        return await running
-
     stage.add(*range(1, 30))
-    summary = asyncio.run(scenario())
+    summary = stage.run(answer)
     assert ended(summary) == (PassResult.INTERRUPTED, "signal")
     assert (summary.rescheduled, summary.released) == (5, 3)
     assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
     assert stage.ledger.breaker(RULES.destination).probe_at == START + TICK
 
 
-def test_attempts_never_exceed_the_rate(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "begun_at"), [(0, [0, 0.25, 0.5, 0.75, 1, 1.25]), (2, [0, 2, 4])], ids=["quick", "slow"]
+)
+def test_attempts_never_exceed_the_rate_and_slow_answers_do_not_slow_it(
+    stage: Stage, seconds: float, begun_at: list[float]
+) -> None:
     stage.add(*range(1, 7))
-    stage.run(rules=RULES._replace(rate_per_second=4))
-    assert [(at - START).total_seconds() for at in stage.begun_at] == [0, 0.25, 0.5, 0.75, 1, 1.25]
-    assert stage.sent() == [1, 2, 3, 4, 5, 6]
-
-
-def test_slow_answers_do_not_slow_the_rate_further(stage: Stage) -> None:
-    stage.add(1, 2, 3)
-    stage.run(rules=RULES._replace(rate_per_second=4), takes=timedelta(seconds=2))
-    gaps = [later - sooner for sooner, later in pairwise(stage.begun_at)]
-    assert all(timedelta(seconds=2) <= gap <= timedelta(seconds=2.2) for gap in gaps), gaps
+    stage.run(rules=RULES._replace(rate_per_second=4), takes=timedelta(seconds=seconds))
+    found = [(at - START).total_seconds() for at in stage.begun_at[: len(begun_at)]]
+    assert found == pytest.approx(begun_at, abs=0.2 * seconds)
 
 
 def test_a_slow_answer_does_not_delay_the_next_attempt(stage: Stage) -> None:
@@ -700,33 +513,28 @@ def test_a_paused_pass_changes_nothing(stage: Stage) -> None:
     assert not stage.lock.held
 
 
-def test_a_held_lock_skips_the_pass_and_names_the_holder(stage: Stage) -> None:
+def test_a_held_lock_skips_the_pass_and_an_unusable_one_fails_it(stage: Stage) -> None:
     stage.add(1)
     stage.lock.trouble = HELD
-    summary = stage.run()
-    assert ended(summary) == (PassResult.SKIPPED, "lock_held")
-    assert stage.gateway is None
-    assert stage.states() == {}
-    assert stage.sql("SELECT result, reason, detail, finished_at FROM retrycli_passes") == [
-        ("skipped", "lock_held", str(HELD), "2025-03-03 12:00:00.000000")
-    ]
-
-
-def test_an_unusable_lock_file_is_recorded_as_a_failed_pass(stage: Stage) -> None:
+    assert ended(stage.run()) == (PassResult.SKIPPED, "lock_held")
     stage.lock.trouble = LockUnusable("can't open the lock file")
     with pytest.raises(LockUnusable):
         stage.run()
-    assert stage.sql("SELECT result, reason, detail FROM retrycli_passes") == [
-        ("failed", "fault", "can't open the lock file")
+    assert stage.gateway is None
+    assert stage.states() == {}
+    assert stage.sql("SELECT result, reason, detail, finished_at FROM retrycli_passes ORDER BY id") == [
+        ("skipped", "lock_held", str(HELD), "2025-03-03 12:00:00.000000"),
+        ("failed", "fault", "can't open the lock file", "2025-03-03 12:00:00.000000"),
     ]
 
 
 def test_a_pass_starts_when_it_gets_the_lock(stage: Stage) -> None:
     """While the pass waits, another pass records later times. These must not look like times from a fast clock.
 
-    Messages that become due during the wait are sent.
+    Messages that become due during the wait are sent. The other pass may report escalations, and would never report
+    one with an earlier date. Without a heartbeat after the wait, another host would consider this pass dead.
     """
-    first = stage.clock.now
+    first, signs = stage.clock.now, list[str]()
 
     def wait() -> None:
         stage.clock.now += timedelta(minutes=40)
@@ -734,46 +542,24 @@ def test_a_pass_starts_when_it_gets_the_lock(stage: Stage) -> None:
         stage.ledger.start_pass(other.pass_id, host="quarry", pid=1, now=first)
         stage.ledger.finish_pass(other, stage.clock.now)
 
+    def hear(event: Event) -> None:
+        if isinstance(event, PassStarted):
+            signs.extend(at for (at,) in stage.sql("SELECT heartbeat_at FROM retrycli_passes WHERE id = 'pass-1'"))
+
     stage.add(1, due=first + timedelta(minutes=30))
+    stage.add(2, message_type="pigeon")
     stage.lock.on_acquire = wait
+    stage.events.hear = hear
     summary = stage.run(REFUSED)
     assert stage.order == [1]
     assert ended(summary) == (PassResult.COMPLETED, None)
     assert summary.duration_seconds == 40 * 60
     assert stage.next_attempt_at(1) == stage.clock.now + 2 * TICK
     assert stage.events.of(ClockWasAhead) == []
-
-
-def test_a_pass_writes_a_heartbeat_after_waiting_for_the_lock(stage: Stage) -> None:
-    """Without the heartbeat, another host would consider the running pass dead and record its end."""
-    signs: list[str] = []
-
-    def wait() -> None:
-        stage.clock.now += timedelta(minutes=40)
-
-    def hear(event: Event) -> None:
-        if isinstance(event, PassStarted):
-            signs.extend(at for (at,) in stage.sql("SELECT heartbeat_at FROM retrycli_passes"))
-
-    stage.lock.on_acquire = wait
-    stage.events.hear = hear
-    stage.run()
+    assert stage.sql("SELECT escalated_at FROM retrycli_queue WHERE message_id = 2") == [
+        ("2025-03-03 12:40:00.000000",)
+    ]
     assert signs == ["2025-03-03 12:40:00.000000"]
-
-
-def test_escalations_on_enrolment_are_dated_after_the_wait_for_the_lock(stage: Stage) -> None:
-    """The previous pass may report escalations while this pass waits.
-
-    An escalation that is recorded later but dated earlier would never be reported.
-    """
-
-    def wait() -> None:
-        stage.clock.now += timedelta(seconds=2)
-
-    stage.add(1, message_type="pigeon")
-    stage.lock.on_acquire = wait
-    stage.run()
-    assert stage.sql("SELECT escalated_at FROM retrycli_queue") == [("2025-03-03 12:00:02.000000",)]
 
 
 def test_later_escalations_on_enrolment_have_later_dates(stage: Stage) -> None:
@@ -821,16 +607,6 @@ def test_a_stopping_pass_enrols_no_more_messages(stage: Stage) -> None:
     assert len(stage.states()) == len(stage.events.of(MessageEscalated)) == BATCH + 1
 
 
-def test_the_lock_is_held_for_the_whole_pass(stage: Stage) -> None:
-    def look(_: QueuedMessage) -> Outcome:
-        assert stage.lock.held
-        return DELIVERED
-
-    stage.add(1)
-    assert stage.run(look).sent == 1
-    assert not stage.lock.held
-
-
 class Broken(Exception):
     """An internal error of the gateway."""
 
@@ -839,19 +615,7 @@ def break_down(_: QueuedMessage) -> Outcome:
     raise Broken
 
 
-def test_an_internal_error_is_raised_unchanged_and_the_pass_recorded_as_failed(stage: Stage) -> None:
-    stage.add(1, 2)
-    with pytest.raises(Broken):
-        stage.run(break_down)
-    assert stage.sql("SELECT result, reason, detail, finished_at IS NULL FROM retrycli_passes") == [
-        ("failed", "fault", "internal error: Broken", 0)
-    ]
-    assert stage.open_attempts() == [1]
-    assert stage.states() == {1: "sending", 2: "waiting"}
-    assert not stage.lock.held
-
-
-def test_an_internal_error_leaves_requests_in_flight_unknown(stage: Stage) -> None:
+def test_an_internal_error_is_raised_unchanged_and_leaves_requests_in_flight_unknown(stage: Stage) -> None:
     """After the first delivery, one of eight requests in flight raises an error. All eight outcomes are unknown."""
 
     async def wait(queued: QueuedMessage) -> Outcome:
@@ -864,7 +628,12 @@ def test_an_internal_error_leaves_requests_in_flight_unknown(stage: Stage) -> No
     stage.add(*range(1, 12))
     with pytest.raises(Broken):
         stage.run(wait)
+    assert stage.sql("SELECT result, reason, detail, finished_at IS NULL FROM retrycli_passes") == [
+        ("failed", "fault", "internal error: Broken", 0)
+    ]
     assert stage.open_attempts() == list(range(2, 10))
+    assert stage.states() == dict.fromkeys(range(2, 10), "sending") | {10: "waiting", 11: "waiting"}
+    assert not stage.lock.held
     stage.clock.now = START + AFTER_THE_CLAIM
     summary = stage.run()
     assert (summary.rescheduled, summary.unknown, summary.sent) == (8, 8, 2)
@@ -978,36 +747,24 @@ def test_dead_passes_are_recorded_as_interrupted(stage: Stage) -> None:
     ]
 
 
-def test_invalid_rows_are_escalated_and_others_are_sent(stage: Stage) -> None:
+def test_invalid_rows_are_escalated_without_an_attempt_and_others_are_sent(stage: Stage) -> None:
     stage.add(1)
     stage.add(2, message_type="fax")
     stage.add(3, body=None)
     stage.add(4, retry_count="many")
-    stage.add(5)
-    summary = stage.run()
-    assert stage.sent() == [1, 5]
-    assert (summary.sent, summary.escalated) == (2, 3)
-    assert stage.escalation(2) == (
-        "invalid",
-        0,
-        "Can't be sent: message_type must be one of customer, supplier, internal: 'fax'",
-    )
-    assert stage.escalation(3)[2] == "Can't be sent: body is missing"
+    stage.add(5, 6, due=START)
+    stage.sql("UPDATE pending_messages SET body = x'00ff' WHERE id = 5")
+    summary = stage.run(rules=ONE_BY_ONE)
+    assert stage.sent() == [1, 6]
+    assert (summary.sent, summary.escalated) == (2, 4)
+    assert stage.escalation(5) == ("invalid", 0, "Can't be sent: body must be text")
+    assert stage.attempts(2) == stage.attempts(5) == []
     assert {event.message_id: event.problem for event in stage.events.of(MessageEscalated)} == {
         2: "message_type must be one of customer, supplier, internal: 'fax'",
         3: "body is missing",
         4: "retry_count must be an integer: 'many'",
+        5: "body must be text",
     }
-
-
-def test_a_row_that_became_invalid_while_waiting_is_escalated_without_an_attempt(stage: Stage) -> None:
-    stage.add(1, 2, 3, due=START)
-    stage.sql("UPDATE pending_messages SET body = x'00ff' WHERE id = 2")
-    summary = stage.run(rules=ONE_BY_ONE)
-    assert stage.order == [1, 3]
-    assert stage.escalation(2) == ("invalid", 0, "Can't be sent: body must be text")
-    assert stage.attempts(2) == []
-    assert (summary.sent, summary.escalated) == (2, 1)
 
 
 def test_each_message_type_has_its_own_policy(stage: Stage) -> None:
@@ -1033,16 +790,6 @@ def test_a_message_withdrawn_during_its_request_stays_withdrawn(stage: Stage) ->
     assert summary.sent == 0
 
 
-def test_messages_added_during_a_pass_wait_for_the_next_one(stage: Stage) -> None:
-    def add(_: QueuedMessage) -> Outcome:
-        stage.add(2)
-        return DELIVERED
-
-    stage.add(1)
-    assert stage.run(add).sent == 1
-    assert stage.run().sent == 1
-
-
 def test_a_summary_agrees_with_the_database(stage: Stage) -> None:
     """The messages are delivered, refused, unknown, permanent, invalid, exhausted and, at the end, throttled."""
     stage.add(*range(1, 30))
@@ -1050,12 +797,17 @@ def test_a_summary_agrees_with_the_database(stage: Stage) -> None:
     stage.add(31, retry_count=10)
     script = {3: REFUSED, 7: LOST, 11: NOT_FOUND, 12: LOST, 20: THROTTLED}
     stage.sql("UPDATE pending_messages SET retry_count = 9 WHERE id = 3")
-    summary = stage.run(script, ONE_BY_ONE)
+    summary = stage.run(script, ONE_BY_ONE, takes=timedelta(seconds=1))
     counts = {name: getattr(summary, name) for name in ("sent", "rescheduled", "escalated", "unknown", "released")}
     assert counts == {"sent": 15, "rescheduled": 2, "escalated": 4, "unknown": 2, "released": 1}
     assert stage.sql("SELECT sent, rescheduled, escalated, unknown, released FROM retrycli_passes") == [
         tuple(counts.values())
     ]
+    (record,) = stage.ledger.last_passes(10)
+    assert (record.pass_id, record.host, record.pid, record.result) == ("pass-1", "mill", 1, PassResult.STOPPED)
+    assert (record.started_at, record.finished_at) == (START, START + timedelta(seconds=20))
+    assert summary.duration_seconds == 20
+    assert stage.ledger.swept_to() == stage.enrolment.plan_sweep(None)[1]  # the next pass continues here
     assert len(stage.sent()) == counts["sent"]
     assert list(stage.states().values()).count("escalated") == counts["escalated"]
     outcomes = [outcome for (outcome,) in stage.sql("SELECT outcome FROM retrycli_attempts")]
@@ -1069,19 +821,8 @@ def test_a_summary_agrees_with_the_database(stage: Stage) -> None:
     tally = Tally()
     for emitted in stage.events.all:
         tally.count(emitted)
-    told = tally.summary("pass-1", summary.result, timedelta(0))
+    told = tally.summary("pass-1", summary.result, timedelta(seconds=20))
     assert told == replace(summary, reason=None, detail=None)
-
-
-def test_a_pass_is_recorded_with_its_start_and_end(stage: Stage) -> None:
-    stage.add(1)
-    summary = stage.run(takes=timedelta(seconds=2))
-    (record,) = stage.ledger.last_passes(10)
-    assert (record.pass_id, record.host, record.pid) == ("pass-1", "mill", 1)
-    assert (record.started_at, record.finished_at) == (START, START + timedelta(seconds=2))
-    assert (record.result, record.sent) == (PassResult.COMPLETED, 1)
-    assert summary.duration_seconds == 2.0
-    assert stage.ledger.swept_to() == stage.enrolment.plan_sweep(None)[1]  # the next pass continues here
 
 
 def test_history_beyond_its_retention_is_pruned_and_the_rest_kept(stage: Stage) -> None:
@@ -1093,41 +834,11 @@ def test_history_beyond_its_retention_is_pruned_and_the_rest_kept(stage: Stage) 
     stage.run(rules=rules)
     assert stage.sql("SELECT message_id FROM retrycli_attempts") == [(1,), (2,)]
     stage.clock.now += timedelta(days=2)
+    stage.run()
+    assert len(stage.sql("SELECT id FROM retrycli_passes")) == 3, "without a retention nothing is pruned"
     stage.run(rules=rules)
     assert stage.sql("SELECT message_id FROM retrycli_attempts") == [(1,), (2,)], "it tells what was delivered"
-    assert stage.sql("SELECT id FROM retrycli_passes ORDER BY started_at") == [("pass-2",), ("pass-3",)]
+    assert len(stage.sql("SELECT id FROM retrycli_passes")) == 3
     stage.sql("DELETE FROM pending_messages WHERE id = 1")
     stage.run(rules=rules)
     assert stage.sql("SELECT message_id FROM retrycli_attempts") == [(2,)]
-
-
-def test_several_passes_prune_a_long_history(stage: Stage) -> None:
-    """Each pass reads a limited number of attempts. Attempts that must be kept at first are pruned by a later pass."""
-    rules = RULES._replace(retention=timedelta(days=90))
-    stage.add(1, 2)
-    stage.run({1: LOST, 2: LOST})
-    stage.sql("UPDATE pending_messages SET status = 'rejected'")
-    copied = "pass_id, number, made_by, started_at, finished_at, outcome"
-    stage.sql(
-        f"WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {PRUNE_AT_MOST}) "
-        f"INSERT INTO retrycli_attempts (message_id, {copied}) "
-        f"SELECT 1, {copied} FROM retrycli_attempts, n WHERE message_id = 1 ORDER BY n"
-    )
-    stage.sql("DELETE FROM pending_messages WHERE id = 1")
-    stage.clock.now += timedelta(days=91)
-    left = []
-    for _ in range(3):
-        stage.run(rules=rules)
-        left.append(stage.sql("SELECT message_id, count(*) FROM retrycli_attempts GROUP BY 1"))
-    assert left == [[(1, 2), (2, 1)], [(2, 1)], [(2, 1)]]
-    stage.sql("DELETE FROM pending_messages WHERE id = 2")
-    stage.run(rules=rules)
-    assert stage.sql("SELECT message_id FROM retrycli_attempts") == []
-
-
-def test_without_a_retention_nothing_is_pruned(stage: Stage) -> None:
-    stage.add(1)
-    stage.run()
-    stage.clock.now += timedelta(days=9000)
-    stage.run()
-    assert stage.attempts(1) == [("pass", "delivered")]
