@@ -7,13 +7,28 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+import pytest
+
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.passes import BreakerOpened, MessageDelivered, MessageMovedOn, PassResult, PassSummary, Pause
+from retrycli.domain.passes import MessageDelivered, MessageMovedOn, PassResult, PassSummary, Pause
 from retrycli.domain.transition import Claim
-from retrycli.engine.ports import SYNC_INTERVAL, PassRules
-from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
+from retrycli.engine.ports import PassRules
+from tests.fakes import (
+    CUT_OFF,
+    DELIVERED,
+    DOWN,
+    NOT_FOUND,
+    RULES,
+    START,
+    THROTTLED,
+    TICK,
+    UNAUTHORIZED,
+    Script,
+    Stage,
+    during,
+)
 
 ONE_BY_ONE = RULES._replace(concurrency=1)
 OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, opened_at=START - TICK, probe_at=START)
@@ -29,18 +44,6 @@ def two_at_once(stage: Stage, script: Script, rules: PassRules = RULES) -> list[
         return list(await asyncio.gather(stage.run_pass(script, rules), stage.run_pass(script, rules)))
 
     return asyncio.run(both())
-
-
-def then(stage: Stage, happens: Callable[[], object], *, after: timedelta = SYNC_INTERVAL) -> Script:
-    """Return a script that delivers every message. During message 1, it advances the clock and calls ``happens``."""
-
-    def answer(queued: QueuedMessage) -> Outcome:
-        if queued.message_id == 1:
-            stage.clock.now += after
-            happens()
-        return DELIVERED
-
-    return answer
 
 
 def of_one_ticket(stage: Stage, *ids: int) -> None:
@@ -91,21 +94,39 @@ def test_an_inconclusive_probe_leaves_the_breaker_open(stage: Stage) -> None:
     assert stage.run().sent == 1
 
 
-def test_a_pass_stops_when_another_host_finds_the_destination_down(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("happens", "result", "reason", "detail"),
+    [
+        (
+            lambda stage: stage.ledger.save_breaker(OPEN._replace(opened_at=START, probe_at=START + TICK)),
+            PassResult.STOPPED,
+            "breaker_open",
+            f"{RULES.destination}, next probe at 2025-03-03T12:15:00Z",
+        ),
+        (
+            lambda stage: stage.ledger.save_breaker(Breaker(RULES.destination).rest(START + TICK, since=START)),
+            PassResult.STOPPED,
+            "throttled",
+            f"{RULES.destination}, no requests until 2025-03-03T12:15:00Z",
+        ),
+        (
+            lambda stage: stage.ledger.set_pause(Pause(START, until=None, by="anna", reason="wrong price")),
+            PassResult.PAUSED,
+            "paused",
+            "paused by anna: wrong price",
+        ),
+    ],
+    ids=["an outage", "a rest", "a pause"],
+)
+def test_a_running_pass_starts_nothing_more_after(
+    stage: Stage, happens: Callable[[Stage], object], result: PassResult, reason: str, detail: str
+) -> None:
+    """Another host, or an operator, has written it to the database."""
     stage.add(*ALL_MESSAGES, due=START)
-    opened = OPEN._replace(opened_at=START, probe_at=START + TICK)
-    summary = stage.run(then(stage, lambda: stage.ledger.save_breaker(opened)), ONE_BY_ONE)
-    assert (summary.result, summary.reason, summary.sent) == (PassResult.STOPPED, "breaker_open", 1)
-    assert summary.detail == f"{RULES.destination}, next probe at 2025-03-03T12:15:00Z"
+    summary = stage.run(during(stage, 1, lambda: happens(stage)), ONE_BY_ONE)
+    assert (summary.result, summary.reason, summary.detail, summary.sent) == (result, reason, detail, 1)
     assert stage.order == [1]
     assert set(stage.states().values()) == {"waiting"}
-
-
-def test_a_pass_stops_when_another_host_is_asked_for_a_rest(stage: Stage) -> None:
-    stage.add(*ALL_MESSAGES, due=START)
-    resting = Breaker(RULES.destination).rest(START + TICK, since=START)
-    summary = stage.run(then(stage, lambda: stage.ledger.save_breaker(resting)), ONE_BY_ONE)
-    assert (summary.result, summary.reason, summary.sent) == (PassResult.STOPPED, "throttled", 1)
 
 
 def test_answers_to_earlier_requests_do_not_close_another_hosts_breaker(stage: Stage) -> None:
@@ -121,15 +142,6 @@ def test_answers_to_earlier_requests_do_not_close_another_hosts_breaker(stage: S
 
     assert stage.run(answer).reason == "breaker_open"
     assert stage.ledger.breaker(RULES.destination) == opened
-
-
-def test_failures_of_all_hosts_add_up(stage: Stage) -> None:
-    stage.add(*ALL_MESSAGES, due=START)
-    for failures in range(1, 4):
-        stage.ledger.save_breaker(Breaker(RULES.destination, failures=failures))
-    summary = stage.run(CUT_OFF, ONE_BY_ONE)
-    assert (summary.reason, summary.rescheduled) == ("breaker_open", 2)
-    assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
 
 
 def test_failures_of_another_host_count_before_this_passs_first(stage: Stage) -> None:
@@ -152,15 +164,6 @@ def test_two_hosts_throttled_at_once_keep_the_rest(stage: Stage) -> None:
     summaries = two_at_once(stage, THROTTLED._replace(retry_after=timedelta(minutes=10)))
     assert [summary.reason for summary in summaries] == ["throttled"] * 2
     assert stage.ledger.breaker(RULES.destination).probe_at == START + timedelta(minutes=10)
-
-
-def test_a_running_pass_starts_nothing_more_after_a_pause(stage: Stage) -> None:
-    stage.add(*ALL_MESSAGES, due=START)
-    wanted = Pause(START, until=None, by="anna", reason="wrong price")
-    summary = stage.run(then(stage, lambda: stage.ledger.set_pause(wanted)), ONE_BY_ONE)
-    assert (summary.result, summary.reason, summary.sent) == (PassResult.PAUSED, "paused", 1)
-    assert summary.detail == "paused by anna: wrong price"
-    assert set(stage.states().values()) == {"waiting"}
 
 
 def test_the_rate_limit_holds_across_all_hosts(stage: Stage) -> None:
@@ -273,19 +276,12 @@ def test_tickets_do_not_wait_for_each_other(stage: Stage) -> None:
 
 
 def test_a_later_message_is_sent_after_the_earlier_one_is_escalated(stage: Stage) -> None:
-    of_one_ticket(stage, 1, 2, 3)
-    refuses = DOWN._replace(kind=type(DOWN.kind).PERMANENT, status_code=404)
-    stage.run({1: refuses}, RULES._replace(per_ticket_order=True))
-    assert stage.sent() == [2, 3]
-    assert stage.states() == {1: "escalated"}
-
-
-def test_an_invalid_message_does_not_block_its_ticket(stage: Stage) -> None:
-    of_one_ticket(stage, 1, 2)
-    stage.run(rules=RULES._replace(limit=0))  # enrols both messages
-    stage.sql("UPDATE pending_messages SET body = NULL WHERE id = 1")
-    stage.run(rules=RULES._replace(per_ticket_order=True))
-    assert stage.sent() == [2]
+    of_one_ticket(stage, 1, 2, 3, 4)
+    stage.run(rules=RULES._replace(limit=0))  # enrols the messages
+    stage.sql("UPDATE pending_messages SET body = NULL WHERE id = 2")
+    stage.run({1: NOT_FOUND}, RULES._replace(per_ticket_order=True))
+    assert stage.sent() == [3, 4]
+    assert stage.states() == {1: "escalated", 2: "escalated"}
 
 
 def test_without_the_setting_a_later_message_may_overtake(stage: Stage) -> None:

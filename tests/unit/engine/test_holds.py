@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from datetime import timedelta
 
 import pytest
@@ -16,10 +17,7 @@ from retrycli.engine.ports import SYNC_INTERVAL
 from tests.fakes import DELIVERED, DOWN, FORBIDDEN, RULES, START, TICK, Stage, during
 
 ONE_BY_ONE = RULES._replace(concurrency=1)
-IN_ORDER = RULES._replace(per_ticket_order=True)
 OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, opened_at=START - TICK, probe_at=START)
-TICKETS = range(1001, 1009)
-"""The tickets of messages 1 to 8."""
 
 
 @pytest.mark.parametrize(
@@ -60,20 +58,18 @@ def test_the_messages_that_settle_an_ambiguous_answer_are_not_held_ones(stage: S
     assert stage.states()[12] == "waiting"
 
 
-@pytest.mark.parametrize("kind", HoldKind)
-def test_a_hold_that_begins_during_a_pass_stops_further_claims(stage: Stage, kind: HoldKind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "targets"), [(HoldKind.TICKET, range(1002, 1009)), (HoldKind.DESTINATION, [RULES.destination])]
+)
+def test_a_hold_that_begins_during_a_pass_stops_further_claims(
+    stage: Stage, kind: HoldKind, targets: Iterable[object]
+) -> None:
     """The pass has already claimed the held messages, and releases them without an attempt."""
     stage.add(*range(1, 9), due=START)
-    targets = {
-        HoldKind.MESSAGE: [str(message_id) for message_id in range(2, 9)],
-        HoldKind.TICKET: [str(ticket) for ticket in TICKETS[1:]],
-        HoldKind.TYPE: ["customer"],
-        HoldKind.DESTINATION: [RULES.destination],
-    }[kind]
 
     def hold() -> None:
         for target in targets:
-            stage.hold(kind, target)
+            stage.hold(kind, str(target))
 
     summary = stage.run(during(stage, 1, hold), ONE_BY_ONE)
     assert (summary.result, summary.reason, summary.sent) == (PassResult.COMPLETED, None, 1)
@@ -124,15 +120,6 @@ def test_a_hold_that_ends_when_all_others_are_claimed_lets_its_messages_go(stage
     assert stage.order[-1] == 9
 
 
-def test_a_held_first_message_holds_back_the_later_ones_of_its_ticket(stage: Stage) -> None:
-    stage.add(1, 2, 3, due=START)
-    stage.sql("UPDATE pending_messages SET ticket_id = 7 WHERE id < 3")
-    stage.sql("UPDATE retrycli_queue SET ticket = '7' WHERE message_id < 3")
-    stage.hold(HoldKind.MESSAGE, "1")
-    stage.run(rules=IN_ORDER)
-    assert stage.order == [3]
-
-
 def test_a_held_route_takes_no_share_of_the_limit(stage: Stage) -> None:
     mail = Route("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
     rest = Route(RULES.destination, but=frozenset({MessageType.SUPPLIER}))
@@ -153,9 +140,3 @@ def test_an_expired_message_is_escalated_when_its_hold_ends(stage: Stage) -> Non
     stage.resume(held)
     assert stage.run(rules=rules).escalated == 1
     assert stage.escalation(1)[0] == "expired"
-
-
-def test_neither_a_hold_nor_its_kind_stops_a_manual_attempt(stage: Stage) -> None:
-    stage.add(1, due=START)
-    stage.hold(HoldKind.MESSAGE, "1")
-    assert stage.retry(1) == DELIVERED
