@@ -339,12 +339,12 @@ def proposed(desk: Desk, settings: str, run_as: str | None = None, *, system: bo
     return propose(desk.settings(settings), desk.host, system=system, run_as=run_as).user
 
 
-@pytest.mark.parametrize("system", [True, False])
-def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk, *, system: bool) -> None:
+def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk) -> None:
     """A database server has no file whose owner could run passes, and root's own schedule always runs as root."""
-    with pytest.raises(ConfigurationError, match=r"passes would run as root; .*--run-as USER"):
-        proposed(shared_desk, IN_POSTGRESQL, system=system)
-    assert proposed(shared_desk, IN_POSTGRESQL, "root", system=system) == "root"
+    for system in (True, False):
+        with pytest.raises(ConfigurationError, match=r"passes would run as root; .*--run-as USER"):
+            proposed(shared_desk, IN_POSTGRESQL, system=system)
+        assert proposed(shared_desk, IN_POSTGRESQL, "root", system=system) == "root"
 
 
 def test_no_user_chooses_another_user_for_the_passes(shared_desk: Desk) -> None:
@@ -367,21 +367,19 @@ RELIES = DATA + (
 
 
 @pytest.mark.parametrize("name", [*RELIED_ON, "."])
-@pytest.mark.parametrize(("owner", "group", "mode"), [(THEIRS, 0, 0o700), (0, SHARED, 0o770), (0, 0, 0o707)])
-def test_no_pass_depends_on_files_that_another_user_may_write(
-    shared_desk: Desk, name: str, owner: int, group: int, mode: int
-) -> None:
+def test_no_pass_depends_on_files_that_another_user_may_write(shared_desk: Desk, name: str) -> None:
     shared_desk.settings(RELIES)
     for path in RELIED_ON[1:]:
         (shared_desk.root / path).touch()
     assert proposed(shared_desk, RELIES) == str(OURS)
-    os.chown(shared_desk.root / name, owner, group)
-    (shared_desk.root / name).chmod(mode)
-    with pytest.raises(
-        ConfigurationError,
-        match=rf"(passes run by {OURS} would rely on it|{THEIRS}|{SHARED}|every user); (`ch(own|mod) |use a |run )",
-    ):
-        proposed(shared_desk, RELIES)
+    for owner, group, mode in ((THEIRS, 0, 0o700), (0, SHARED, 0o770), (0, 0, 0o707)):
+        os.chown(shared_desk.root / name, owner, group)
+        (shared_desk.root / name).chmod(mode)
+        with pytest.raises(
+            ConfigurationError,
+            match=rf"(passes run by {OURS} would rely on it|{THEIRS}|{SHARED}|every user); (`ch(own|mod) |use a |run )",
+        ):
+            proposed(shared_desk, RELIES)
 
 
 def test_the_program_is_the_interpreter_the_package_and_all_that_python_imports_from() -> None:
