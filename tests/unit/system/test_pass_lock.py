@@ -94,11 +94,23 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "agent.db.retrycli.lock"
 
 
-def test_a_free_lock_is_acquired_at_once_and_released(path: Path) -> None:
-    for _ in range(2):
-        with held(path) as lock:
-            assert lock.holder() == ME
-        assert lock.holder() is None
+def test_a_lock_is_acquired_and_released_in_one_private_file(path: Path) -> None:
+    """All who wait share the file. Who only looks creates and changes nothing."""
+    assert PassLock(path).holder() is None
+    assert not path.exists()
+    before, inodes = os.umask(0), set()
+    try:
+        for me in (Holder(1, "a" * 200, NOON), ME):
+            with held(path, me) as lock:
+                text = path.read_text()
+                assert PassLock(path).holder() == lock.holder() == me
+                assert path.read_text() == text
+                assert path.stat().st_mode & 0o777 == 0o600
+                inodes.add(path.stat().st_ino)
+            assert lock.holder() is None
+    finally:
+        os.umask(before)
+    assert inodes == {path.stat().st_ino}
 
 
 def test_a_lock_held_by_another_process_is_refused_with_pid_host_and_age(path: Path) -> None:
@@ -153,12 +165,12 @@ def test_stops_waiting_on_request(path: Path) -> None:
 
 def test_a_lock_released_meanwhile_is_acquired(path: Path) -> None:
     waits: list[float] = []
-    with another_process(path) as other:
+    with held(path) as other:
 
         def end_the_other(seconds: float) -> None:
             waits.append(seconds)
             if len(waits) == 3:
-                other.communicate()
+                other.release()
 
         lock = PassLock(path)
         acquire(lock, wait_seconds=2, sleep=end_the_other)
@@ -200,24 +212,8 @@ def test_a_forked_child_does_not_keep_the_lock(path: Path, how: str) -> None:
         parent.kill()
 
 
-def test_the_file_is_kept_so_that_all_waiters_share_it(path: Path) -> None:
-    with held(path):
-        before = path.stat().st_ino
-    with held(path):
-        assert path.stat().st_ino == before
-    assert path.stat().st_ino == before
-
-
-def test_a_shorter_text_replaces_a_longer_one_completely(path: Path) -> None:
-    with held(path, Holder(1, "a" * 200, NOON)):
-        pass
-    with held(path) as lock:
-        assert lock.holder() == ME
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_an_invalid_text_in_the_file_only_omits_the_holder(path: Path) -> None:
+    for text in (
         b"",
         b"4711",
         b"\xff\xfe\x00garbage",
@@ -229,29 +225,21 @@ def test_a_shorter_text_replaces_a_longer_one_completely(path: Path) -> None:
         b'{"pid": 1, "host": "mill", "since": 5}',
         b'{"pid": 1, "host": "mill", "since": "0001-01-01T00:00:00+14:00"}',
         b"[" * 4096,
-    ],
-)
-def test_an_invalid_text_in_the_file_only_omits_the_holder(path: Path, text: bytes) -> None:
-    with held(path):
-        path.write_bytes(text)
-        with pytest.raises(LockHeld, match="an unidentified process"):
-            acquire(PassLock(path))
-        assert PassLock(path).holder() == Holder()
-    with held(path) as lock:
-        assert lock.holder() == ME
+    ):
+        with held(path):
+            path.write_bytes(text)
+            with pytest.raises(LockHeld, match="an unidentified process"):
+                acquire(PassLock(path))
+            assert PassLock(path).holder() == Holder()
 
 
-def test_a_time_without_a_zone_is_accepted(path: Path) -> None:
-    with held(path):
-        path.write_text('{"pid": 1, "host": "mill", "since": "2025-03-01T12:00:00"}')
-        with pytest.raises(LockHeld, match="pid 1 on mill, for"):
-            acquire(PassLock(path))
-
-
-def test_a_holder_from_the_future_has_no_age(path: Path) -> None:
+@pytest.mark.parametrize(("since", "age"), [("2025-03-01T12:00:00", ""), ("2025-03-03T13:00:00+00:00", "0 s")])
+def test_a_time_without_a_zone_is_accepted_and_one_in_the_future_has_no_age(path: Path, since: str, age: str) -> None:
     """The clock may have been set back after the holder acquired the lock."""
-    with held(path, Holder(1, "mill", NOON + timedelta(hours=1))), pytest.raises(LockHeld, match="for 0 s"):
-        acquire(PassLock(path))
+    with held(path):
+        path.write_text(json.dumps({"pid": 1, "host": "mill", "since": since}))
+        with pytest.raises(LockHeld, match=f"pid 1 on mill, for {age}"):
+            acquire(PassLock(path))
 
 
 def test_a_full_disk_does_not_prevent_a_pass(path: Path) -> None:
@@ -268,18 +256,6 @@ def test_a_full_disk_does_not_prevent_a_pass(path: Path) -> None:
     assert (done.stdout.strip(), done.stderr) == (str(Holder()), "")
 
 
-def test_without_a_file_the_lock_is_free_and_none_is_created(path: Path) -> None:
-    assert PassLock(path).holder() is None
-    assert not path.exists()
-
-
-def test_inspecting_changes_nothing(path: Path) -> None:
-    with held(path):
-        text = path.read_text()
-        PassLock(path).holder()
-        assert path.read_text() == text
-
-
 def test_two_concurrent_inspections_do_not_report_each_other(path: Path) -> None:
     with held(path):
         pass
@@ -288,64 +264,37 @@ def test_two_concurrent_inspections_do_not_report_each_other(path: Path) -> None
         assert PassLock(path).holder() is None
 
 
-def test_the_file_is_private_to_its_owner(path: Path) -> None:
-    before = os.umask(0)
-    try:
-        with held(path):
-            assert path.stat().st_mode & 0o777 == 0o600
-    finally:
-        os.umask(before)
-
-
-@pytest.mark.parametrize("target", ["precious", "not there"])
-def test_a_link_is_refused_and_its_target_left_alone(path: Path, target: str) -> None:
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: path.symlink_to("precious"), r"can't open the lock file .*; set run\.lock_file to a path"),
+        (lambda path: path.symlink_to("not there"), r"can't open the lock file .*; set run\.lock_file to a path"),
+        (lambda path: path.hardlink_to(path.with_name("precious")), "has several hard links"),
+        (os.mkfifo, "is not a regular file"),
+    ],
+    ids=["link", "broken link", "hard link", "pipe"],
+)
+def test_a_link_or_a_pipe_is_refused_and_its_target_left_alone(
+    path: Path, make: Callable[[Path], None], why: str
+) -> None:
     """In a folder that others can write to, the link could point to any file of this user."""
     path.with_name("precious").write_text("of ours")
-    path.symlink_to(path.with_name(target))
-    with pytest.raises(LockUnusable, match=r"can't open the lock file .*; set run\.lock_file to a path"):
+    make(path)
+    with pytest.raises(LockUnusable, match=why):
         acquire(PassLock(path))
     assert path.with_name("precious").read_text() == "of ours"
     assert not path.with_name("not there").exists()
 
 
-@pytest.mark.parametrize("place", ["no/such/folder/lock", "file/lock", "folder"])
+@pytest.mark.parametrize("place", ["no/such/folder/lock", "file/lock", "folder", "lock" * 100])
 def test_a_path_at_which_no_file_can_be_created_is_named(tmp_path: Path, place: str) -> None:
+    """The name that is too long can't even be looked up."""
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     lock = PassLock(tmp_path / place)
-    with pytest.raises(LockUnusable, match=f"can't open the lock file {tmp_path / place}: "):
-        acquire(lock)
-    with pytest.raises(LockUnusable):
-        lock.check()
-
-
-def test_a_path_that_cannot_be_looked_up_is_named(tmp_path: Path) -> None:
-    """An overlong name causes the error, because a missing permission would not stop root."""
-    with pytest.raises(LockUnusable, match=r"can't open the lock file .*; set run\.lock_file to a path"):
-        PassLock(tmp_path / ("lock" * 100)).holder()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_unwritable_directory_is_named(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(LockUnusable, match="Permission denied"):
-        acquire(PassLock(tmp_path / "lock"))
-
-
-def test_anything_but_a_regular_file_is_refused(path: Path) -> None:
-    os.mkfifo(path)
-    with pytest.raises(LockUnusable, match="is not a regular file"):
-        acquire(PassLock(path))
-
-
-def test_a_file_with_a_hard_link_is_refused_and_left_alone(tmp_path: Path, path: Path) -> None:
-    """In a folder that others can write to, the lock could be a hard link to any file of this user."""
-    precious = tmp_path / "precious"
-    precious.write_text("of ours")
-    path.hardlink_to(precious)
-    with pytest.raises(LockUnusable, match="has several hard links"):
-        acquire(PassLock(path))
-    assert precious.read_text() == "of ours"
+    for use in (lambda: acquire(lock), lock.check, *([lock.holder] if len(place) > 255 else [])):
+        with pytest.raises(LockUnusable, match=f"can't open the lock file {tmp_path / place}: "):
+            use()
 
 
 def test_a_file_too_long_for_a_lock_is_left_alone(path: Path) -> None:

@@ -45,6 +45,7 @@ def escalated(reason: EscalationReason, problem: str | None = None) -> MessageEs
     return MessageEscalated(*ABOUT, 10, reason, problem)
 
 
+METRIC = ("WARNING", "METRIC: message_escalated ticket_id=12345 message_type=supplier retry_count=10")
 LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     (
         PassStarted("8c7c1f0e", due=42),
@@ -83,23 +84,20 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         escalated(EscalationReason.EXHAUSTED),
-        [
-            ("WARNING", "Message 7 reached max retries"),
-            ("WARNING", "METRIC: message_escalated ticket_id=12345 message_type=supplier retry_count=10"),
-        ],
+        [("WARNING", "Message 7 reached max retries"), METRIC],
     ),
     (
         escalated(EscalationReason.PERMANENT),
         [
             ("WARNING", "Message 7 needs an operator (permanent); see `retrycli show 7`"),
-            ("WARNING", "METRIC: message_escalated ticket_id=12345 message_type=supplier retry_count=10"),
+            METRIC,
         ],
     ),
     (
         escalated(EscalationReason.INVALID, "body is missing"),
         [
             ("WARNING", "Message 7 needs an operator (invalid: body is missing); see `retrycli show 7`"),
-            ("WARNING", "METRIC: message_escalated ticket_id=12345 message_type=supplier retry_count=10"),
+            METRIC,
         ],
     ),
     (
@@ -180,16 +178,14 @@ def test_a_lines_time_is_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "2025-03-03T12:00:00Z INFO tea\n"
 
 
-def test_repeated_configuration_does_not_duplicate_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_repeated_configuration_does_not_duplicate_lines(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The root logger does not print a line again, either."""
     log_lines.configure("INFO", "json")
     log_lines.configure("INFO", "text")
     log_lines.log_event(BreakerClosed("x"))
     assert text_lines(capsys) == [("INFO", "x is back")]
-
-
-def test_the_root_logger_does_not_print_a_line_again(caplog: pytest.LogCaptureFixture) -> None:
-    log_lines.configure("INFO", "text")
-    log_lines.log_event(BreakerClosed("x"))
     assert caplog.records == []
 
 
@@ -264,32 +260,23 @@ def test_an_id_from_another_system_is_quoted_in_a_command(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("ticket", "shown"),
+    ("ticket", "kind", "shown"),
     [
-        ("12345", "12345"),
-        ("ABC-12/é", "ABC-12/é"),
-        ("1 retry_count=0", '"1 retry_count=0"'),
-        ('a"b', r'"a\"b"'),
-        ("a\\ b", r'"a\\ b"'),
-        ("a\u00a0b", r"a\xa0b"),
-        ("1\x1b2\n3", r"1\x1b2\n3"),
+        ("ABC-12/é", "customer", "ticket_id=ABC-12/é message_type=customer"),
+        ("1 retry_count=0", "customer", 'ticket_id="1 retry_count=0" message_type=customer'),
+        ('a"b', "customer", r'ticket_id="a\"b" message_type=customer'),
+        ("a\\ b", "customer", r'ticket_id="a\\ b" message_type=customer'),
+        ("a\u00a0b", "customer", r"ticket_id=a\xa0b message_type=customer"),
+        ("1\x1b2\n3", "customer", r"ticket_id=1\x1b2\n3 message_type=customer"),
+        ("4711", "Dear Ms Oyelaran", "ticket_id=4711 message_type=invalid"),  # the column may have a customer's words
     ],
 )
-def test_a_ticket_id_cannot_add_a_field_or_a_control_character_to_a_metric(
-    capsys: pytest.CaptureFixture[str], ticket: str, shown: str
+def test_no_value_can_add_a_field_or_a_control_character_to_a_metric(
+    capsys: pytest.CaptureFixture[str], ticket: str, kind: str, shown: str
 ) -> None:
     log_lines.configure("INFO", "text")
-    log_lines.log_event(MessageEscalated(7, ticket, "customer", 3, EscalationReason.INVALID))
-    assert (
-        text_lines(capsys)[1][1] == f"METRIC: message_escalated ticket_id={shown} message_type=customer retry_count=3"
-    )
-
-
-def test_a_type_that_is_none_of_the_known_ones_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
-    """The column may contain a customer's words."""
-    log_lines.configure("INFO", "text")
-    log_lines.log_event(MessageEscalated(7, 4711, "Dear Ms Oyelaran", 3, EscalationReason.INVALID))
-    assert text_lines(capsys)[1][1] == "METRIC: message_escalated ticket_id=4711 message_type=invalid retry_count=3"
+    log_lines.log_event(MessageEscalated(7, ticket, kind, 3, EscalationReason.INVALID))
+    assert text_lines(capsys)[1][1] == f"METRIC: message_escalated {shown} retry_count=3"
 
 
 def test_a_traceback_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,16 +307,11 @@ def test_a_json_line_has_the_event_with_all_its_fields(capsys: pytest.CaptureFix
     }
 
 
-def test_a_json_line_preserves_a_hostile_value(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_json_line_preserves_a_hostile_value_and_may_lack_an_event(capsys: pytest.CaptureFixture[str]) -> None:
     log_lines.configure("INFO", "json")
     nasty = NASTY + "\udcff\"'\\"
     log_lines.log_event(MessageDelivered(7, nasty, MessageType.CUSTOMER, 0))
-    (line,) = json_lines(capsys)
-    assert line["ticket_id"] == nasty
-
-
-def test_a_line_without_an_event_parses_too(capsys: pytest.CaptureFixture[str]) -> None:
-    log_lines.configure("INFO", "json")
     log_lines.logger.warning("Message retry pass skipped: %s", "pid 7")
-    (line,) = json_lines(capsys)
-    assert (line["event"], line["message"]) == (None, "Message retry pass skipped: pid 7")
+    (line, other) = json_lines(capsys)
+    assert line["ticket_id"] == nasty
+    assert (other["event"], other["message"]) == (None, "Message retry pass skipped: pid 7")
