@@ -48,13 +48,10 @@ def test_each_incident_is_described_as_recorded(pytestconfig: pytest.Config) -> 
     check(pytestconfig, "notices", "\n".join(lines) + "\n")
 
 
-def test_the_end_of_a_refusal_is_described_by_its_times() -> None:
+def test_a_short_incident_is_described_by_its_times_or_as_short() -> None:
     told = body(IncidentChange(Topic.CREDENTIALS, Turn.ENDED, Incident(NOON - timedelta(minutes=3))))
     assert "It refused them from 2025-03-03 11:57 UTC until it accepted a message at 2025-03-03 12:00 UTC." in told
     assert "3 min" not in told
-
-
-def test_no_outage_is_said_to_last_0_min() -> None:
     told = body(IncidentChange(Topic.DOWN, Turn.ENDED, Incident(NOON - timedelta(seconds=20))))
     assert "for less than a minute; no message was lost" in told
 
@@ -78,30 +75,22 @@ def test_escalations_are_grouped_by_cause_with_counts_tickets_and_the_command() 
     assert not notice.good
 
 
-def test_tickets_that_were_not_read_are_mentioned() -> None:
-    told = body(Escalated([replace(CAUSE, count=250, tickets=["30000"], more_tickets=True)]))
-    assert "; tickets 30000, …; " in told
-
-
-def test_other_open_escalations_are_counted() -> None:
+def test_what_is_left_out_is_counted_or_mentioned() -> None:
     assert "40 messages are escalated in total" in body(Escalated([CAUSE]), around=replace(HERE, escalated=40))
     assert "in total" not in body(Escalated([CAUSE]))
+    assert "; tickets 30000, …; " in body(Escalated([replace(CAUSE, count=250, tickets=["30000"], more_tickets=True)]))
+    assert "1 × no error text" in hostile(None)
 
 
-def test_long_lists_of_causes_and_tickets_are_truncated() -> None:
+def test_long_lists_are_truncated() -> None:
     many = [replace(CAUSE, count=n, tickets=[str(number) for number in range(n)]) for n in range(1, 31)]
     lines = body(Escalated(many)).splitlines()
     assert "tickets 0, 1, 2, 3, 4, …;" in lines[2]
     assert lines[1].startswith("30 × ")
     assert "and 20 other causes" in lines
     assert len(lines) < 30
-
-
-def test_long_lists_of_gaps_and_types_are_truncated() -> None:
-    gaps = [
-        Missed(NOON - timedelta(hours=2 * number), NOON - timedelta(hours=2 * number - 1))
-        for number in range(1000, 0, -1)
-    ]
+    hour = timedelta(hours=1)
+    gaps = [Missed(NOON - 2 * number * hour, NOON - (2 * number - 1) * hour) for number in range(1000, 0, -1)]
     types = EscalationCause(5000, {f"{'t' * 80}{number}": 1 for number in range(5000)}, "HTTP 422", 17, ["4711"])
     notice = worded([*gaps, Escalated([types] * 1000)], HERE)
     assert notice.body.count("No pass was recorded") == 3
@@ -170,10 +159,6 @@ def test_outside_text_is_truncated() -> None:
 
 def test_a_word_with_an_underscore_is_unchanged() -> None:
     assert inert("cc_emails is not JSON; __so__ _it_ is", 100) == "cc_emails is not JSON; ＿＿so＿＿ ＿it＿ is"
-
-
-def test_a_cause_without_a_text_says_so() -> None:
-    assert "1 × no error text" in hostile(None)
 
 
 def test_the_test_notification_says_that_nothing_is_wrong() -> None:

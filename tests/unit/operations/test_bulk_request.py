@@ -30,7 +30,6 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("retry", {"ids": [1], "canary": Canary()}, "retry takes no due, spread or canary"),
     ("requeue", {"ids": [1], "due": datetime(2026, 1, 2)}, "due must have an offset"),  # noqa: DTZ001  the fault
     ("requeue", {"ids": [1], "spread": timedelta(-1)}, "spread must be from 0 to 36500 days"),
-    ("requeue", {"ids": [1], "spread": timedelta.max}, "spread must be from 0 to 36500 days"),
     ("requeue", {"ids": [1], "canary": Canary(0)}, "canary must be from 1 to 1,000: 0"),
     ("requeue", {"ids": [1], "canary": Canary(1_001)}, "canary must be from 1 to 1,000: 1001"),
     ("requeue", {"ids": [1], "canary": Canary(1, -0.1)}, "abort_over must be from 0 to 1"),

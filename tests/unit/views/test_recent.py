@@ -39,46 +39,34 @@ def test_passes_on_time_leave_no_gap() -> None:
     assert boxes[0]["x"] == "0.00%"
 
 
-def test_jitter_is_not_a_missing_pass() -> None:
-    assert recent(*(minutes + minutes % 7 / 2 for minutes in range(1440, 0, -15))).missed == 0
-
-
 def test_missing_passes_are_hatched_from_when_they_were_due() -> None:
     found = recent(120, 105, 30, 15, first=120)
     assert found.gaps == [(NOON - 90 * MINUTE, NOON - 30 * MINUTE)]
     assert found.missed == 4
     [hatched] = [box for box in drawn(found) if box.get("fill") == "url(#missed)"]
     assert (hatched["x"], hatched["width"]) == ("93.75%", "4.17%")
+    assert 'fill="url(#missed)"' in sample("missed")
 
 
-def test_nothing_is_missing_before_the_first_pass_or_without_one() -> None:
-    assert recent(60, 45, 30, 15, first=60).missed == 0
-    never = RecentPasses(NOON - DAY, NOON, None, [], [], TICK)
-    assert (never.gaps, never.missed) == ([], 0)
-
-
-def test_passes_that_stopped_are_missing_up_to_now() -> None:
+def test_missing_passes_are_counted_from_the_first_one_up_to_now() -> None:
     assert recent(180, first=180).missed == 11
     assert recent(first=3000).missed == 96
+    assert recent(60, 45, 30, 15, first=60).missed == 0
+    assert recent(*(minutes + minutes % 7 / 2 for minutes in range(1440, 0, -15))).missed == 0, "jitter is no gap"
+    never = RecentPasses(NOON - DAY, NOON, None, [], [], TICK)
+    assert (never.gaps, never.missed) == ([], 0)
 
 
 def test_an_outage_is_hatched_differently_and_one_that_has_just_begun_is_visible() -> None:
     began = NOON - 6 * HOUR
     found = recent(*range(1440, 0, -15), outages=(Outage(began, began + 3 * HOUR), Outage(NOON, None)))
     assert found.down == 3 * HOUR
+    earlier = Outage(NOON - 2 * DAY, NOON - DAY + HOUR)  # only its part within the period counts
+    assert recent(*range(1440, 0, -15), outages=(earlier,)).down == HOUR
     hatched = [box for box in drawn(found) if box.get("fill") == "url(#outage)"]
     assert [(box["x"], box["width"]) for box in hatched] == [("75.00%", "12.50%"), ("98.96%", "1.04%")]
-
-
-def test_only_the_part_of_an_outage_within_the_period_counts() -> None:
-    outage = Outage(NOON - 2 * DAY, NOON - DAY + HOUR)
-    assert recent(*range(1440, 0, -15), outages=(outage,)).down == HOUR
 
 
 @pytest.mark.parametrize("result", [*MARKS, None, "a newer result"])
 def test_every_result_has_a_mark(result: str | None) -> None:
     assert drawn(recent(15, first=15, result=result))
-
-
-def test_a_sample_uses_the_hatching_of_the_strip() -> None:
-    assert 'fill="url(#missed)"' in sample("missed")

@@ -58,6 +58,10 @@ BUSY = ReportData(
 )
 
 
+LATE = replace(EMPTY, state="late", first_pass=NOON - 30 * DAY, last_pass=NOON - 30 * DAY)
+SKIPPED = replace(EMPTY, state="late", first_pass=NOON - DAY, last_pass=NOON - TICK)
+
+
 class Page(HTMLParser):
     """A page as a browser parses it: its elements, its text, and what it would fetch and run."""
 
@@ -98,18 +102,16 @@ def page_of(report: ReportData) -> Page:
 
 @pytest.mark.parametrize("report", [EMPTY, BUSY], ids=["empty", "busy"])
 def test_the_page_is_self_contained(report: ReportData) -> None:
-    """The page has no script and nothing that a browser would fetch. Every element is closed."""
+    """The page has no script and nothing that a browser would fetch. Every element is closed.
+
+    Every informative picture has a text. The others repeat the text beside them, and are hidden from screen readers.
+    """
     page = page_of(report)
     assert page.open == []
     assert not page.tags & {"script", "img", "iframe", "object", "embed", "base", "form", "a", "use", "image", "video"}
     assert {value for name, value in page.attributes if name in {"href", "src"}} == {"data:,"}
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert "url(" not in render(report)
-
-
-@pytest.mark.parametrize("report", [EMPTY, BUSY], ids=["empty", "busy"])
-def test_every_informative_picture_has_a_text(report: ReportData) -> None:
-    """All other pictures repeat the text beside them, and are hidden from screen readers."""
     for drawn in re.findall(r"<svg.*?</svg>", render(report, zone=UTC), re.DOTALL):
         svg = ET.fromstring(drawn)
         if svg.get("role") == "img":
@@ -133,27 +135,21 @@ def test_the_page_contains_every_fact() -> None:
     assert "300 passes began, and none is missing" in words_of_it
 
 
-def test_an_empty_page_says_so() -> None:
-    words_of_it = page_of(EMPTY).words
-    assert "No pass has run yet" in words_of_it
-    assert "There have been no attempts since 2025-02-24 12:00+00:00" in words_of_it
-    assert "No message needs an operator" in words_of_it
-
-
-def test_passes_that_stopped_long_ago_leave_only_a_gap() -> None:
-    """No pass began within the page's period, so all passes of the period are missing."""
-    last = NOON - 30 * DAY
-    late = replace(EMPTY, state="late", first_pass=last, last_pass=last)
-    words_of_it = page_of(late).words
-    assert "No pass has begun since 2025-02-01 12:00+00:00: check the scheduler." in words_of_it
-    assert "0 passes began; 671 are missing." in words_of_it
-
-
-def test_passes_that_are_all_skipped_have_begun() -> None:
-    late = replace(EMPTY, state="late", first_pass=NOON - DAY, last_pass=NOON - TICK)
-    words_of_it = page_of(late).words
-    assert "All passes are skipped: `retrycli status` names the process with the lock." in words_of_it
-    assert "No pass has begun" not in words_of_it
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (EMPTY, "No pass has run yet"),
+        (EMPTY, "There have been no attempts since 2025-02-24 12:00+00:00"),
+        (EMPTY, "No message needs an operator"),
+        (LATE, "No pass has begun since 2025-02-01 12:00+00:00: check the scheduler."),
+        (LATE, "0 passes began; 671 are missing."),
+        (SKIPPED, "All passes are skipped: `retrycli status` names the process with the lock."),
+    ],
+)
+def test_a_page_without_passes_says_so(report: ReportData, said: str) -> None:
+    """If no pass began within the page's period, all passes of the period are missing."""
+    assert said in page_of(report).words
+    assert report is not SKIPPED or "No pass has begun" not in page_of(report).words
 
 
 def test_outside_values_are_plain_text() -> None:
@@ -178,23 +174,15 @@ def test_an_error_of_any_length_is_truncated() -> None:
     assert "and 488 more causes: retrycli escalations" in Page(page).words
 
 
-@pytest.mark.parametrize(
-    ("cause", "commands"),
-    [
+def test_each_cause_has_its_commands() -> None:
+    alone = ["retrycli show 17", "retrycli retry 17"]
+    for cause, commands in (
         (CAUSE, ["retrycli show 17", "retrycli requeue --fingerprint abc123"]),
-        (replace(CAUSE, count=1), ["retrycli show 17", "retrycli retry 17"]),
-        (replace(CAUSE, fingerprint=None), ["retrycli show 17", "retrycli retry 17"]),
-    ],
-)
-def test_each_cause_has_its_commands(cause: EscalationGroup, commands: list[str]) -> None:
-    page = render(replace(BUSY, causes=[cause]), zone=UTC)
-    assert [match for match in re.findall("<code>(.*?)</code>", page) if "17" in match or "abc" in match] == commands
-
-
-def test_times_are_in_the_requested_zone() -> None:
-    page = Page(render(BUSY, zone=timezone(timedelta(hours=5, minutes=30))))
-    assert "created 2025-03-03 17:30+05:30" in page.words
-    assert "down from 2025-03-01 05:30+05:30 to 14:30" in page.words
+        (replace(CAUSE, count=1), alone),
+        (replace(CAUSE, fingerprint=None), alone),
+    ):
+        found = re.findall("<code>(.*?)</code>", render(replace(BUSY, causes=[cause]), zone=UTC))
+        assert [match for match in found if "17" in match or "abc" in match] == commands
 
 
 def test_a_day_with_a_clock_change_has_no_gap() -> None:
@@ -220,6 +208,7 @@ def test_the_page_stays_small_for_any_period() -> None:
 
 BACK = Outage(NOON - 12 * HOUR, NOON - 3 * HOUR)
 LASTS = Outage(NOON - 2 * HOUR, None)
+OLD = Outage(NOON - 40 * HOUR, NOON - 24 * HOUR - MINUTE)
 
 
 @pytest.mark.parametrize(
@@ -227,40 +216,15 @@ LASTS = Outage(NOON - 2 * HOUR, None)
     [
         ("ok", figures(tries={1: 5}), {}, "All well: 5 messages delivered on retry in the last 7 days, and", "good"),
         ("ok", figures(tries={1: 1}), {}, "All well: 1 message delivered", "good"),
-        ("ok", figures(), {}, "All quiet: no message is waiting or needs an operator.", "good"),
+        ("ok", figures(outages=[OLD]), {}, "All quiet: no message is waiting or needs an operator.", "good"),
         ("ok", figures(), {"waiting": 1}, "1 message waits for its next attempt; no message was delivered", "warning"),
-        (
-            "ok",
-            figures(tries={1: 5}),
-            {"escalated": 1},
-            "1 message needs an operator; everything else is fine.",
-            "warning",
-        ),
-        (
-            "ok",
-            figures(tries={1: 5}),
-            {"escalated": 3},
-            "3 messages need an operator; everything else is fine.",
-            "warning",
-        ),
+        ("ok", figures(), {"escalated": 1}, "1 message needs an operator; everything else is fine.", "warning"),
         ("ok", figures(outages=[BACK]), {}, "was down from 2025-03-03 00:00+00:00 to 09:00 but is back.", "good"),
         ("ok", figures(outages=[BACK]), {"escalated": 3}, "but is back; 3 messages need an operator.", "warning"),
-        (
-            "down",
-            figures(outages=[LASTS]),
-            {"waiting": 9},
-            "has been down since 2025-03-03 10:00+00:00, and 9 me",
-            "bad",
-        ),
+        ("down", figures(outages=[LASTS]), {"waiting": 9}, "down since 2025-03-03 10:00+00:00, and 9 me", "bad"),
         ("down", figures(outages=[LASTS]), {"escalated": 3}, "10:00+00:00; 3 messages need an operator.", "bad"),
         ("down", figures(), {}, "Nothing can be delivered now: run `retrycli doctor`.", "bad"),
-        (
-            "late",
-            figures(outages=[LASTS]),
-            {},
-            "No pass has begun since 2025-03-03 11:00+00:00: check the scheduler.",
-            "bad",
-        ),
+        ("late", figures(outages=[LASTS]), {}, "since 2025-03-03 11:00+00:00: check the scheduler.", "bad"),
         ("paused", figures(tries={1: 5}), {}, "An operator has paused deliveries.", "warning"),
         ("never_run", figures(), {"waiting": 5}, "No pass has run yet", "warning"),
     ],
@@ -273,27 +237,19 @@ def test_the_headline_describes_the_state(
     assert found == tone
 
 
-@pytest.mark.parametrize(
-    ("reason", "expected"),
-    [
+def test_the_headline_explains_why_nothing_is_accepted() -> None:
+    for reason, expected in (
         ("breaker_open", "The ticketing API is down."),
         ("credentials_refused", "The ticketing API refuses the credentials."),
         ("throttled", "The ticketing API asked retrycli to wait."),
         ("fault", "The last pass failed: run `retrycli doctor`."),
-    ],
-)
-def test_the_headline_explains_why_nothing_is_accepted(reason: str, expected: str) -> None:
-    assert page._headline("down", figures(), QUIET, NOON, UTC, reason=reason) == (expected, "bad")
-
-
-def test_an_outage_of_long_ago_is_not_in_the_headline() -> None:
-    old = Outage(NOON - 40 * HOUR, NOON - 30 * HOUR)
-    assert page._headline("ok", figures(outages=[old]), QUIET, NOON, UTC)[0].startswith("All quiet")
+    ):
+        assert page._headline("down", figures(), QUIET, NOON, UTC, reason=reason) == (expected, "bad")
 
 
 @pytest.mark.parametrize(
     ("highest", "top"),
-    [(0, 1), (1, 1), (7, 7), (10, 10), (11, 12), (13, 15), (99, 100), (101, 120), (1_000_001, 1_200_000)],
+    [(0, 1), (10, 10), (11, 12), (13, 15), (99, 100), (101, 120), (1_000_001, 1_200_000)],
 )
 def test_the_scale_ends_at_a_round_number(highest: int, top: int) -> None:
     assert charts.scale({NOON: {"delivered": highest}}) == top
@@ -404,34 +360,24 @@ def set_out(
     return charts.strip(passes, since, until, interval=minutes * MINUTE, zone=UTC)
 
 
-def test_a_missing_pass_is_a_gap() -> None:
-    found = set_out(marks(0, 15, 60, 75), until=MIDNIGHT + 80 * MINUTE)
-    assert sorted(found.rows[0].marks) == [0, 1, 4, 5]
-    assert (found.missed, found.results, found.cells) == (2, {"completed": 4}, 96)
-    assert found.rows[0].expected == (0, 6)
-
-
-def test_jitter_leaves_no_gap() -> None:
-    """Because of jitter, two passes are in one cell and no pass is in the next."""
-    found = set_out(marks(0, 14.9, 30.1, 45), until=MIDNIGHT + 50 * MINUTE)
-    assert sorted(found.rows[0].marks) == [0, 1, 2, 3]
-    assert found.missed == 0
-
-
-def test_passes_that_stopped_are_missing_up_to_now() -> None:
-    found = set_out(marks(0), until=MIDNIGHT + 3 * HOUR)
-    assert sorted(found.rows[0].marks) == [0]
-    assert found.missed == 11
-    assert found.rows[0].expected == (0, 13)
-
-
 @pytest.mark.parametrize(
-    ("begun", "minutes", "missed"),
-    [([60], 60, 3), ([], 60, 3), ([0], 20, 0)],
-    ids=["from the start", "all", "none that is overdue"],
+    ("begun", "minutes", "cells", "missed", "expected"),
+    [
+        ([0, 15, 60, 75], 80, [0, 1, 4, 5], 2, (0, 6)),
+        ([0, 14.9, 30.1, 45], 50, [0, 1, 2, 3], 0, (0, 4)),  # by jitter, one cell has two passes, and the next none
+        ([0], 180, [0], 11, (0, 13)),
+        ([60], 60, [4], 3, (0, 5)),
+        ([], 60, [], 3, (0, 5)),
+        ([0], 20, [0], 0, (0, 2)),
+    ],
 )
-def test_missing_passes_are_counted_up_to_now(begun: list[int], minutes: int, missed: int) -> None:
-    assert set_out(marks(*begun), until=MIDNIGHT + minutes * MINUTE).missed == missed
+def test_a_missing_pass_is_a_gap(
+    begun: list[float], minutes: int, cells: list[int], missed: int, expected: tuple[int, int]
+) -> None:
+    found = set_out(marks(*begun), until=MIDNIGHT + minutes * MINUTE)
+    assert sorted(found.rows[0].marks) == cells
+    assert (found.missed, found.rows[0].expected, found.cells) == (missed, expected, 96)
+    assert sum(found.results.values()) == len(begun)
 
 
 def test_missing_passes_count_for_the_day_on_which_they_should_have_begun() -> None:
@@ -460,7 +406,7 @@ def test_of_two_passes_in_one_cell_the_worse_is_shown_and_both_are_counted() -> 
     assert found.results == {"completed": 1, "running": 1, "skipped": 1}
 
 
-@pytest.mark.parametrize(("minutes", "cells"), [(1, 96), (15, 96), (16, 72), (45, 24), (240, 6), (2000, 1)])
+@pytest.mark.parametrize(("minutes", "cells"), [(1, 96), (15, 96), (16, 72), (2000, 1)])
 def test_a_day_is_a_whole_number_of_cells_for_any_interval(minutes: float, cells: int) -> None:
     passes = marks(*(number * minutes for number in range(int(3 * 1440 / minutes) + 1)))
     found = set_out(passes, until=passes[-1].started_at + MINUTE, minutes=minutes)
