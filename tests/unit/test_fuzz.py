@@ -139,13 +139,18 @@ def test_a_preset_is_accepted_or_its_key_is_named(tree: dict[str, object]) -> No
 
 
 @law(content=WRITTEN)
-def test_a_file_is_a_valid_preset_or_named(content: bytes) -> None:
+def test_a_file_is_a_valid_preset_or_valid_settings_or_named(content: bytes) -> None:
     with file_of(content) as file:
         try:
             load_preset(str(file))
         except ConfigurationError as error:
             said = str(error)
             assert said.startswith((f"preset {file}", f"gateway.preset: can't read {file}"))
+        try:
+            load(file, {})
+        except ConfigurationError as error:
+            said = str(error)
+            assert str(file) in said
 
 
 @dataclass(frozen=True)
@@ -303,16 +308,6 @@ def test_no_setting_is_nan_or_infinite(figure: str) -> None:
             value = getattr(getattr(loaded.settings, section), key)
             figures = value if isinstance(value, tuple) else (value,)
             assert all(math.isfinite(each) for each in figures if isinstance(each, float))
-
-
-@law(content=WRITTEN)
-def test_a_file_is_valid_settings_or_named(content: bytes) -> None:
-    with file_of(content) as file:
-        try:
-            load(file, {})
-        except ConfigurationError as error:
-            said = str(error)
-            assert str(file) in said
 
 
 GENERIC = load_preset("generic")

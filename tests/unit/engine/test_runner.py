@@ -280,13 +280,9 @@ def test_a_pass_probes_early_on_request(outage: Stage) -> None:
     assert outage.ledger.breaker(RULES.destination).probe_at == outage.clock.now + timedelta(minutes=30)
     assert ended(outage.run()) == (PassResult.STOPPED, "breaker_open")
     assert outage.run(rules=RULES._replace(probe_now=True)).sent == 15
-
-
-def test_a_requested_probe_respects_a_rest(stage: Stage) -> None:
-    """The ticketing API asked for the rest, so an operator's request for a probe does not end it."""
-    stage.add(1)
-    stage.ledger.save_breaker(FRESH.rest(START + TICK, since=START))
-    assert ended(stage.run(rules=RULES._replace(probe_now=True))) == (PassResult.STOPPED, "throttled")
+    outage.ledger.save_breaker(FRESH.rest(outage.clock.now + TICK, since=START))  # the destination asked for it
+    outage.add(21)
+    assert ended(outage.run(rules=RULES._replace(probe_now=True))) == (PassResult.STOPPED, "throttled")
 
 
 @pytest.mark.parametrize(("outcome", "unknown_count"), [(DOWN, 0), (LOST, 1)])

@@ -261,7 +261,11 @@ def test_an_invalid_request_is_refused_in_json_too(raw: bytes, status: int) -> N
 def test_the_listener_is_called_for_each_request() -> None:
     """It may read the received messages."""
     heard: list[tuple[object, ...]] = []
-    with sandbox_with(listener=lambda *seen: heard.append((*seen, len(sandbox.received)))) as sandbox:
+
+    def listen(*seen: object) -> None:
+        heard.append((*seen, len(sandbox.received)))
+
+    with sandbox_with(listener=listen) as sandbox:
         deliver(sandbox, "key")
         ask(sandbox, "GET", "/received?x=1")
         say(sandbox, b"POST /tickets/1/notes HTTP/1.1\r\n\r\n")

@@ -32,27 +32,17 @@ nonsense
         ("/srv/desk/local/../agent.db", "nfs4"),
     ],
 )
-def test_the_longest_mount_point_wins_and_of_two_the_later_one(path: str, kind: str) -> None:
-    assert file_system_of(Path(path), MOUNTS) == kind
-
-
-def test_a_link_is_resolved_to_the_files_real_place(tmp_path: Path) -> None:
+def test_the_longest_mount_point_wins_and_of_two_the_later_one(tmp_path: Path, path: str, kind: str) -> None:
     link = tmp_path / "agent.db"
-    link.symlink_to("/srv/desk/agent.db")
-    assert file_system_of(link, MOUNTS) == "nfs4"
-
-
-def test_without_mounts_the_type_is_unknown() -> None:
-    assert file_system_of(Path("/srv/agent.db"), "") is None
+    link.symlink_to(path)
+    assert file_system_of(Path(path), MOUNTS) == file_system_of(link, MOUNTS) == kind
+    assert file_system_of(Path(path), "") is None
 
 
 @pytest.mark.parametrize(("mode", "read"), [(0o600, False), (0o660, False), (0o644, True), (0o602, False)])
 def test_others_are_neither_the_owner_nor_the_group(tmp_path: Path, mode: int, *, read: bool) -> None:
     file = tmp_path / "token"
+    assert not others_may_read(file)
     file.touch()
     file.chmod(mode)
     assert others_may_read(file) is read
-
-
-def test_a_missing_file_has_no_permissions(tmp_path: Path) -> None:
-    assert not others_may_read(tmp_path / "none")
