@@ -175,6 +175,7 @@ def test_a_secret_readable_by_every_user_is_a_failure(desk: Desk, more: str, pat
     ("url", "level"),
     [
         ("postgresql://ana@corp:s3cret@db/desk", Level.FAILURE),
+        ("postgresql://ana@db/desk?password=s3cret", Level.FAILURE),
         ("postgresql://ana@db/desk?sslmode=require&sslpassword=s3cret", Level.FAILURE),
         ("postgresql://ana@db:5432/desk?passfile=pass", Level.OK),
     ],

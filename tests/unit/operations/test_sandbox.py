@@ -302,9 +302,10 @@ def test_the_oldest_messages_are_dropped() -> None:
 
 
 def test_nothing_is_answered_after_the_block_and_its_port_is_free() -> None:
+    """Only this machine can connect."""
     sandbox = sandbox_with()
     port = port_of(sandbox)
-    assert sandbox.url == f"http://127.0.0.1:{port}"
+    assert sandbox.server_address == ("127.0.0.1", port)
     waiting = threading.Thread(target=sandbox.wait)
     with connect(sandbox) as kept_open:
         with sandbox:
