@@ -344,6 +344,7 @@ def test_the_destination_rests_until_retry_after(stage: Stage) -> None:
     assert stage.gateway is None
     assert ended(resting) == (PassResult.STOPPED, "throttled")
     assert resting.detail == "https://tickets.example.com, no requests until 2025-03-03T12:20:03Z"
+    assert stage.events.of(BreakerOpened) == []
     stage.clock.now = START + 2 * TICK
     assert ended(stage.run()) == (PassResult.COMPLETED, None)
     assert stage.sent() == [1, 2]
