@@ -351,6 +351,25 @@ def test_the_destination_rests_until_retry_after(stage: Stage) -> None:
     assert stage.ledger.breaker(RULES.destination) == Breaker(RULES.destination)
 
 
+@pytest.mark.parametrize(
+    ("rules", "takes", "end", "begun_at"),
+    [
+        (RULES._replace(limit=3), 0, (PassResult.COMPLETED, "limit"), [0, 0, 0]),
+        (ONE_BY_ONE, 5, (PassResult.STOPPED, "deadline"), [0, 5, 10]),
+    ],
+    ids=["limit", "deadline"],
+)
+def test_nothing_starts_after_the_limit_or_the_deadline_and_claims_are_released(
+    stage: Stage, rules: PassRules, takes: int, end: tuple[PassResult, str], begun_at: list[int]
+) -> None:
+    stage.add(*range(1, 10), retry_count=2)
+    assert ended(stage.run(rules=rules, takes=timedelta(minutes=takes))) == end
+    assert [(at - START) // timedelta(minutes=1) for at in stage.begun_at] == begun_at
+    assert stage.sent() == [1, 2, 3]
+    assert stage.states() == dict.fromkeys(range(4, 10), "waiting")
+    assert set(stage.tries().values()) == {2}
+
+
 def test_requests_in_flight_at_a_429_are_settled_by_their_answers(stage: Stage) -> None:
     """A delivery among these requests does not end the rest, and the longest of several rests counts."""
     stage.add(*range(1, 12))
@@ -384,15 +403,6 @@ def test_an_unread_answer_is_looked_up_before_the_message_is_sent_again(stage: S
     assert stage.states() == {1: "waiting"}
 
 
-def test_a_limit_is_kept_and_surplus_claims_are_released(stage: Stage) -> None:
-    stage.add(*range(1, 10), retry_count=2)
-    summary = stage.run(rules=RULES._replace(limit=4))
-    assert ended(summary) == (PassResult.COMPLETED, "limit")
-    assert stage.sent() == [1, 2, 3, 4]
-    assert stage.states() == dict.fromkeys(range(5, 10), "waiting")
-    assert set(stage.tries().values()) == {2}
-
-
 @pytest.mark.parametrize(
     ("script", "limit", "reason"),
     [(UNAUTHORIZED, 1, "credentials_refused"), (THROTTLED, 1, "throttled"), (DOWN, 5, "breaker_open")],
@@ -403,16 +413,6 @@ def test_a_limit_does_not_hide_a_problem_of_the_destination(
     """``run-once --limit 1`` is the usual way to test a password."""
     stage.add(*range(1, 10))
     assert ended(stage.run(script, RULES._replace(limit=limit))) == (PassResult.STOPPED, reason)
-
-
-def test_nothing_starts_after_the_deadline(stage: Stage) -> None:
-    stage.add(*range(1, 10), retry_count=2)
-    summary = stage.run(rules=ONE_BY_ONE, takes=timedelta(minutes=5))
-    assert ended(summary) == (PassResult.STOPPED, "deadline")
-    assert [at - START for at in stage.begun_at] == [timedelta(minutes=minutes) for minutes in (0, 5, 10)]
-    assert stage.sent() == [1, 2, 3]
-    assert stage.states() == dict.fromkeys(range(4, 10), "waiting")
-    assert set(stage.tries().values()) == {2}
 
 
 def test_a_signal_lets_requests_in_flight_finish_and_releases_the_rest(stage: Stage) -> None:
