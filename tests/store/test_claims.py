@@ -21,7 +21,6 @@ from retrycli.domain.message import EscalationReason, QueuedMessage, UnusableMes
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
 from retrycli.domain.transition import ActionKind, Claim, Decision, ExpiredClaim, IdRange, Transition, WriteResult
-from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -30,7 +29,7 @@ from retrycli.store.identity import delivery_key
 from retrycli.store.operator_actions import Acts
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, is_sqlite, naive, opened
 from tests.store.conftest import Factory, application_with, in_every_mode, on_default_table
-from tests.store.heard import statements, told_of
+from tests.store.heard import told_of
 from tests.store.own_tables import FAILED_AT, PASS, attempt_rows, enrol, queue_rows
 
 OTHER = Claim("another-pass", NOON + 40 * MINUTE)
@@ -72,94 +71,59 @@ def ids_of(messages: Sequence[QueuedMessage | UnusableMessage]) -> list[int]:
     return [message.message_id for message in messages]
 
 
-def test_a_withdrawn_attempt_leaves_no_trace(application: Application, database: Database) -> None:
+def test_only_the_own_open_attempts_are_withdrawn_and_leave_no_trace(
+    application: Application, database: Database
+) -> None:
     application.add_all([{}] * 3)
     claims = send(database, [1, 2, 3])
-    before = queue_rows(database)
-    claims.results.withdraw(PASS, [2, 3])
-    assert [len(attempt_rows(database, message_id)) for message_id in (1, 2, 3)] == [1, 0, 0]
-    assert queue_rows(database) == before
-    assert len(begin(claims, [2])) == 1
-    assert [row["number"] for row in attempt_rows(database, 2)] == [1]
-
-
-def test_only_the_own_open_attempts_are_withdrawn(application: Application, database: Database) -> None:
-    application.add_all([{}] * 2)
-    claims = send(database, [1, 2])
-    claims.results.withdraw(OTHER, [1, 2])
     claims.results.record_answers(PASS, [Decision(1, Transition.released(), DELIVERED, MINUTE, NOON)], NOON)
-    claims.results.withdraw(PASS, [1])
-    assert [len(attempt_rows(database, message_id)) for message_id in (1, 2)] == [1, 1]
+    before = queue_rows(database)
+    claims.results.withdraw(OTHER, [1, 2, 3])
+    assert [len(attempt_rows(database, message_id)) for message_id in (1, 2, 3)] == [1, 1, 1]
+    claims.results.withdraw(PASS, [1, 3])
+    assert [len(attempt_rows(database, message_id)) for message_id in (1, 2, 3)] == [1, 1, 0]
+    assert queue_rows(database) == before
+    assert len(begin(claims, [3])) == 1
+    assert [row["number"] for row in attempt_rows(database, 3)] == [1]
 
 
-def test_the_message_that_has_waited_longest_is_claimed_first(
+def test_the_messages_that_have_waited_longest_are_claimed_first_and_at_most_the_requested_number(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add_all([{}] * 6)
     enrol(database, [5, 2], at=NOON - MINUTE)
     enrol(database, [4, 1], at=NOON - 2 * MINUTE)
     enrol(database, [6, 3], at=NOON)
-    assert claims.claim(PASS, NOON, 10) == [1, 4, 2, 5, 3, 6]
+    assert [claims.claim(PASS, NOON, limit) for limit in (0, 3, 10)] == [[], [1, 4, 2], [5, 3, 6]]
 
 
-@pytest.mark.parametrize(
-    ("late", "due"), [(timedelta(0), True), (timedelta(microseconds=1), False), (-HOUR, True), (HOUR, False)]
-)
-def test_due_messages_are_claimed_and_counted(
-    application: Application, database: Database, claims: Claims, late: timedelta, *, due: bool
+def test_due_messages_of_any_time_zone_are_claimed_and_counted(
+    application: Application, database: Database, claims: Claims
 ) -> None:
-    application.add()
-    enrol(database, [1], at=NOON + late)
-    assert claims.count_due(NOON) == int(due)
-    assert claims.claim(PASS, NOON, 10) == [1] * due
-
-
-def test_due_times_are_compared_across_time_zones(application: Application, database: Database, claims: Claims) -> None:
-    application.add()
     east = timezone(timedelta(hours=5, minutes=30))
-    enrol(database, [1], at=NOON.astimezone(east))
-    assert claims.count_due(NOON - MINUTE) == 0
-    assert claims.count_due(NOON.astimezone(east)) == 1
+    application.add_all([{}] * 4)
+    for message_id, late in enumerate((-HOUR, timedelta(0), timedelta(microseconds=1), HOUR), 1):
+        enrol(database, [message_id], at=(NOON + late).astimezone(east))
+    assert claims.count_due(NOON) == claims.count_due(NOON.astimezone(east)) == 2
+    assert claims.claim(PASS, NOON, 10) == [1, 2]
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(0, []), (2, [1, 2]), (99, [1, 2, 3])])
-def test_claims_at_most_the_requested_number(
-    application: Application, database: Database, claims: Claims, limit: int, expected: list[int]
-) -> None:
-    application.add_all([{}] * 3)
-    enrol(database, [1, 2, 3])
-    assert claims.claim(PASS, NOON, limit) == expected
-
-
-def test_a_claim_records_its_owner_and_its_lease(application: Application, database: Database, claims: Claims) -> None:
-    application.add_all([{}, {}])
-    enrol(database, [1])
-    enrol(database, [2], at=NOON + HOUR)
-    before = queue_rows(database)
-    with application.watched() as changed:
-        claims.claim(PASS, NOON, 10)
-    assert changed == {}
-    claimed = {"state": "sending", "claimed_by": "the-pass", "claim_expires_at": PASS.expires_at}
-    assert queue_rows(database) == {1: before[1] | claimed, 2: before[2]}
-
-
-@pytest.mark.parametrize("claim", [PASS, OTHER])
-def test_a_claimed_message_is_not_claimed_again(
-    application: Application, database: Database, claims: Claims, claim: Claim
+def test_a_claim_records_its_owner_and_its_lease_and_is_never_repeated(
+    application: Application, database: Database, claims: Claims
 ) -> None:
     """An expired claim may have an unfinished attempt, so only `take_over_expired` may claim its message again."""
-    application.add()
+    application.add_all([{}] * 3)
     enrol(database, [1])
-    assert claims.claim(PASS, NOON, 10) == [1]
-    assert claims.claim(claim, NOON + 10 * HOUR, 10) == []
+    enrol(database, [2], at=NOON + 99 * HOUR)
+    escalate(database, 3)
+    before = queue_rows(database)
+    with application.watched() as changed:
+        assert claims.claim(PASS, NOON, 10) == [1]
+    assert changed == {}
+    claimed = {"state": "sending", "claimed_by": "the-pass", "claim_expires_at": PASS.expires_at}
+    assert queue_rows(database) == before | {1: before[1] | claimed}
+    assert claims.claim(PASS, NOON + 10 * HOUR, 10) == claims.claim(OTHER, NOON + 10 * HOUR, 10) == []
     assert claims.count_due(NOON + 10 * HOUR) == 0
-
-
-def test_an_escalated_message_is_not_claimed(application: Application, database: Database, claims: Claims) -> None:
-    application.add()
-    escalate(database, 1)
-    assert claims.count_due(NOON + 1000 * HOUR) == 0
-    assert claims.claim(PASS, NOON + 1000 * HOUR, 10) == []
 
 
 @contextmanager
@@ -190,8 +154,9 @@ def side_by_side(work: Callable[[int], None]) -> None:
 
 
 @in_every_mode
-def test_two_concurrent_claims_never_get_the_same_message(application: Application) -> None:
-    got: list[list[int]] = [[], []]
+def test_two_concurrent_claims_or_recoveries_never_get_the_same_message(application: Application) -> None:
+    claimed: list[list[int]] = [[], []]
+    recovered: list[list[int]] = [[], []]
     application.add_all([{}] * 60)
     with two_sides(application) as sides:
         enrol(sides[0], range(1, 61))
@@ -201,12 +166,18 @@ def test_two_concurrent_claims_never_get_the_same_message(application: Applicati
         def claim_all(side: int) -> None:
             claims, claim = Claims(sides[side]), Claim(f"side-{side}", NOON + HOUR)
             while ids := claims.claim(claim, NOON, 3):
-                got[side] += ids
+                claimed[side] += ids
 
-        side_by_side(claim_all)
-        assert sorted(got[0] + got[1]) == list(range(1, 61))
-        holders = {message_id: row["claimed_by"] for message_id, row in queue_rows(sides[0]).items()}
-    assert holders == {message_id: f"side-{side}" for side in range(2) for message_id in got[side]}
+        def take_all(side: int) -> None:
+            claims, claim = Claims(sides[side]), Claim(f"heir-{side}", NOON + 10 * HOUR)
+            while lapsed := claims.take_over_expired(claim, NOON + HOUR, 3):
+                recovered[side] += ids_of([claim.message for claim in lapsed])
+
+        for work, got, name in ((claim_all, claimed, "side"), (take_all, recovered, "heir")):
+            side_by_side(work)
+            assert sorted(got[0] + got[1]) == list(range(1, 61))
+            holders = {message_id: row["claimed_by"] for message_id, row in queue_rows(sides[0]).items()}
+            assert holders == {message_id: f"{name}-{side}" for side in range(2) for message_id in got[side]}
 
 
 @in_every_mode
@@ -237,22 +208,6 @@ def test_two_concurrent_manual_claims_never_both_get_one_message(application: Ap
 
 
 @in_every_mode
-def test_two_concurrent_recoveries_never_get_the_same_message(application: Application) -> None:
-    got: list[list[int]] = [[], []]
-    application.add_all([{}] * 40)
-    with two_sides(application) as sides:
-        send(sides[0], range(1, 41))
-
-        def take_all(side: int) -> None:
-            claims, claim = Claims(sides[side]), Claim(f"side-{side}", NOON + 10 * HOUR)
-            while lapsed := claims.take_over_expired(claim, NOON + HOUR, 3):
-                got[side] += ids_of([claim.message for claim in lapsed])
-
-        side_by_side(take_all)
-    assert sorted(got[0] + got[1]) == list(range(1, 41))
-
-
-@in_every_mode
 def test_two_concurrent_enrolments_enrol_each_message_once(application: Application) -> None:
     """An operator's `retry` and a pass may both try to enrol a new message."""
     application.add_all([{}] * 30)
@@ -266,68 +221,51 @@ def test_two_concurrent_enrolments_enrol_each_message_once(application: Applicat
         assert queue_rows(sides[0]).keys() == set(range(1, 31))
 
 
-@pytest.mark.parametrize("at", [NOON, NOON + HOUR])
-def test_a_manual_claim_ignores_the_wait(
-    application: Application, database: Database, claims: Claims, at: datetime
-) -> None:
-    application.add_all([{}, {}])
-    enrol(database, [1, 2], at=at)
+def test_a_manual_claim_ignores_the_wait(application: Application, database: Database, claims: Claims) -> None:
+    application.add_all([{}] * 3)
+    enrol(database, [1, 2], at=NOON + HOUR)
     before = queue_rows(database)
     claims.claim_one(HAND, 1, NOON)
+    claims.claim_one(HAND, 3, NOON)  # is not in the queue
     claimed = {"state": "sending", "claimed_by": "a-hand", "claim_expires_at": HAND.expires_at}
     assert queue_rows(database) == {1: before[1] | claimed, 2: before[2]}
-
-
-def test_a_missing_message_is_named(claims: Claims) -> None:
+    assert begin(claims, [3], HAND, made_by="ada") == []
     with pytest.raises(NoSuchMessage, match=r"no message 4711\b"):
         claims.claim_one(HAND, 4711, NOON)
 
 
-@pytest.mark.parametrize("status", OTHER_STATUSES)
-def test_a_message_that_is_not_failed_is_not_claimed(
-    application: Application, database: Database, claims: Claims, status: str
-) -> None:
-    application.add()
-    enrol(database, [1])
-    application.change(1, status=status)
-    before = queue_rows(database)
-    with pytest.raises(NotActionable, match=f"message 1 is {application.word(status)}, not failed"):
-        claims.claim_one(HAND, 1, NOON)
-    assert queue_rows(database) == before
-
-
-@pytest.mark.parametrize("now", [NOON, PASS.expires_at + HOUR])
-def test_a_message_that_is_being_sent_is_not_claimed(
-    application: Application, database: Database, now: datetime
+def test_a_message_that_is_not_failed_or_being_sent_is_not_claimed(
+    application: Application, database: Database
 ) -> None:
     """Even an expired claim is left to the next pass, because the message may have been delivered."""
-    application.add()
+    application.add_all([{}, {}])
     claims = send(database, [1])
+    enrol(database, [2])
     before = queue_rows(database)
-    words = "being sent by a pass" if now >= PASS.expires_at else r"being sent now \(claimed by the-pass\)"
-    with pytest.raises(NotActionable, match=words):
-        claims.claim_one(HAND, 1, now)
+    for status in OTHER_STATUSES:
+        application.change(2, status=status)
+        with pytest.raises(NotActionable, match=f"message 2 is {application.word(status)}, not failed"):
+            claims.claim_one(HAND, 2, NOON)
+    for now, words in (
+        (PASS.expires_at - timedelta.resolution, r"being sent now \(claimed by the-pass\)"),
+        (PASS.expires_at, "being sent by a pass"),
+    ):
+        with pytest.raises(NotActionable, match=words):
+            claims.claim_one(HAND, 1, now)
     assert queue_rows(database) == before
-
-
-def test_a_message_missing_from_the_queue_is_not_claimed(
-    application: Application, database: Database, claims: Claims
-) -> None:
-    application.add()
-    claims.claim_one(HAND, 1, NOON)
-    assert begin(claims, [1], HAND, made_by="ada") == []
-    assert queue_rows(database) == {}
 
 
 def test_an_attempt_is_recorded_before_anything_is_sent(
     application: Application, database: Database, claims: Claims
 ) -> None:
-    application.add()
-    enrol(database, [1])
+    application.add_all([{}, {}])
+    enrol(database, [1, 2])
     claims.claim(PASS, NOON, 1)
+    claims.claim_one(HAND, 2, NOON)
     held = queue_rows(database)
     with application.watched() as changed:
         begin(claims, [1])
+        begin(claims, [2], HAND, made_by="Zoë")
     assert changed == {}
     assert queue_rows(database) == held
     (row,) = attempt_rows(database, 1)
@@ -339,15 +277,8 @@ def test_an_attempt_is_recorded_before_anything_is_sent(
     begun |= {"digest": digest_of(application.row(1)), "delivered_to": None}
     begun["delivery_key"] = delivery_key(application.id_of(1), str(begun["birth"]), str(begun["digest"]), 0)
     assert {name: value for name, value in row.items() if name != "id"} == begun | dict.fromkeys(unfinished)
-
-
-def test_a_manual_attempt_records_its_operator(application: Application, database: Database, claims: Claims) -> None:
-    application.add()
-    enrol(database, [1])
-    claims.claim_one(HAND, 1, NOON)
-    begin(claims, [1], HAND, made_by="Zoë")
-    (row,) = attempt_rows(database, 1)
-    assert (row["made_by"], row["pass_id"], row["probe"]) == ("Zoë", None, None)
+    (by_hand,) = attempt_rows(database, 2)
+    assert (by_hand["made_by"], by_hand["pass_id"], by_hand["probe"]) == ("Zoë", None, None)
 
 
 def test_messages_are_loaded_completely_in_the_requested_order(
@@ -394,17 +325,19 @@ def test_attempts_are_numbered_per_message(application: Application, database: D
     assert [row["number"] for row in attempt_rows(database, 1)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("status", [*OTHER_STATUSES, "deleted"])
 def test_a_message_that_the_application_took_back_is_not_begun_and_leaves_the_queue(
-    application: Application, database: Database, claims: Claims, status: str
+    application: Application, database: Database, claims: Claims
 ) -> None:
-    application.add_all([{}, {}])
-    enrol(database, [1, 2])
+    taken_back = [*OTHER_STATUSES, "deleted"]
+    left = len(taken_back) + 1
+    application.add_all([{}] * left)
+    enrol(database, range(1, left + 1))
     claims.claim(PASS, NOON, 10)
-    take_back(application, 1, status)
-    assert ids_of(begin(claims, [1, 2])) == [2]
-    assert queue_rows(database).keys() == {2}
-    assert attempt_rows(database, 1) == []
+    for message_id, status in enumerate(taken_back, 1):
+        take_back(application, message_id, status)
+    assert ids_of(begin(claims, range(1, left + 1))) == [left]
+    assert queue_rows(database).keys() == {left}
+    assert [len(attempt_rows(database, message_id)) for message_id in range(1, left + 1)] == [0] * (left - 1) + [1]
 
 
 def take_back(application: Application, message_id: int, status: str) -> None:
@@ -426,6 +359,7 @@ def test_an_invalid_message_gets_no_attempt_and_is_reported(
     assert loaded[2].problem == "body is missing"
     assert [len(attempt_rows(database, message_id)) for message_id in (1, 2, 3)] == [0, 1, 0]
     assert {row["claimed_by"] for row in queue_rows(database).values()} == {"the-pass"}
+    assert begin(claims, []) == []
 
 
 @pytest.mark.parametrize("status", ["failed", "sent"])
@@ -448,14 +382,6 @@ def test_a_lost_claim_begins_nothing_and_drops_nothing(
         message_id: before[message_id] for message_id in lost
     }
     assert [attempt_rows(database, message_id) for message_id in lost] == [[], []]
-
-
-def test_beginning_nothing_is_valid(application: Application, database: Database, claims: Claims) -> None:
-    application.add()
-    enrol(database, [1])
-    assert claims.claim(PASS, NOON, 1) == [1]
-    assert begin(claims, []) == []
-    assert queue_rows(database).keys() == {1}
 
 
 FREE: dict[str, Any] = {"claimed_by": None, "claim_expires_at": None}
@@ -481,11 +407,6 @@ TRANSITIONS: list[tuple[Transition, dict[str, Any], dict[str, Any] | None]] = [
         ESCALATED | {"escalation_reason": "exhausted", "unknown_count": 2},
     ),
     (
-        Transition.escalated(EscalationReason.UNKNOWN, last_error="May have arrived", retry_count=4, unknown_count=3),
-        {"retry_count": 4, "last_error": "May have arrived"},
-        ESCALATED | {"escalation_reason": "unknown", "unknown_count": 3},
-    ),
-    (
         Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404: 'Ünknown' %s :x"),
         {"last_error": "HTTP 404: 'Ünknown' %s :x"},
         ESCALATED | {"escalation_reason": "permanent"},
@@ -499,11 +420,6 @@ TRANSITIONS: list[tuple[Transition, dict[str, Any], dict[str, Any] | None]] = [
         Transition.invalid("body is missing"),
         {"last_error": "Can't be sent: body is missing"},
         ESCALATED | {"escalation_reason": "invalid"},
-    ),
-    (
-        Transition.escalated(EscalationReason.EXPIRED, last_error="Expired: the message is too old to be sent"),
-        {"last_error": "Expired: the message is too old to be sent"},
-        ESCALATED | {"escalation_reason": "expired"},
     ),
     (Transition.released(), {}, WAITING),
     (Transition.released(LATER), {}, WAITING | {"next_attempt_at": LATER}),
@@ -571,57 +487,30 @@ def test_a_null_retry_count_stays_null_until_a_retry_is_counted(application: App
 
 
 OUTCOMES: list[tuple[Outcome, timedelta | None, dict[str, Any]]] = [
-    (
-        DELIVERED,
-        timedelta(seconds=1, microseconds=499),
-        {"outcome": "delivered", "status_code": 200, "error": None, "retry_after_s": None, "duration_ms": 1000},
-    ),
-    (
-        DOWN,
-        timedelta(milliseconds=3250),
-        {"outcome": "transient", "status_code": 503, "error": "HTTP 503", "retry_after_s": 120, "duration_ms": 3250},
-    ),
-    (
-        PROCESS_DIED,
-        None,
-        {
-            "outcome": "unknown",
-            "status_code": None,
-            "error": "no response was recorded, for example because the process was killed or the disk was full",
-            "retry_after_s": None,
-            "duration_ms": None,
-        },
-    ),
-    *(
-        (
-            Outcome(kind, None, "x" * 500),
-            timedelta(0),
-            {"outcome": kind.value, "status_code": None, "error": "x" * 500, "retry_after_s": None, "duration_ms": 0},
-        )
-        for kind in OutcomeKind
-    ),
+    (DELIVERED, timedelta(seconds=1, microseconds=499), {"status_code": 200, "error": None, "duration_ms": 1000}),
+    (DOWN, timedelta(milliseconds=3250), {"status_code": 503, "retry_after_s": 120, "duration_ms": 3250}),
+    (PROCESS_DIED, None, {"error": PROCESS_DIED.error, "duration_ms": None}),
+    (Outcome(OutcomeKind.REFUSED, None, "x" * 500), timedelta(0), {"error": "x" * 500, "duration_ms": 0}),
 ]
 
 
 def test_an_attempt_receives_its_outcome(application: Application, database: Database) -> None:
+    """An outcome without a time gets the time of its record."""
     ids = range(1, len(OUTCOMES) + 1)
-    application.add_all([{}] * len(ids))
-    claims = send(database, ids)
+    application.add_all([{}] * (len(ids) + 1))
+    claims = send(database, [*ids, len(ids) + 1])
     expected = {number: attempt_rows(database, number) for number in ids}
+    nothing = {"status_code": None, "error": "HTTP 503", "retry_after_s": None}
     for number, (outcome, duration, written) in zip(ids, OUTCOMES, strict=True):
         claims.results.record(
             PASS, [Decision(number, Transition.released(), outcome, duration, ANSWERED_AT)], NOON + HOUR
         )
         [begun] = expected[number]
-        expected[number] = [begun | written | {"finished_at": ANSWERED_AT}]
+        ended = {"outcome": outcome.kind.value, "finished_at": ANSWERED_AT}
+        expected[number] = [begun | nothing | written | ended]
         assert {each: attempt_rows(database, each) for each in ids} == expected, outcome
-
-
-def test_an_outcome_without_a_time_gets_the_time_of_its_record(application: Application, database: Database) -> None:
-    application.add()
-    claims = send(database, [1])
-    claims.results.record(PASS, [Decision(1, Transition.released(), DOWN)], LATER)
-    assert [row["finished_at"] for row in attempt_rows(database, 1)] == [LATER]
+    claims.results.record(PASS, [Decision(len(ids) + 1, Transition.released(), DOWN)], LATER)
+    assert [row["finished_at"] for row in attempt_rows(database, len(ids) + 1)] == [LATER]
 
 
 def test_a_finished_attempt_is_never_rewritten(application: Application, database: Database) -> None:
@@ -635,22 +524,6 @@ def test_a_finished_attempt_is_never_rewritten(application: Application, databas
     first, second = attempt_rows(database, 1)
     assert [first] == history
     assert second["outcome"] == "delivered"
-
-
-def test_without_an_attempt_no_attempt_is_finished(
-    application: Application, database: Database, claims: Claims
-) -> None:
-    application.add(body=None)
-    enrol(database, [1])
-    claims.claim(PASS, NOON, 1)
-    begin(claims, [1])
-    assert claims.results.record(PASS, [Decision(1, Transition.invalid("body is missing"))], NOON).lost == set()
-    assert attempt_rows(database, 1) == []
-    assert queue_rows(database)[1]["state"] == "escalated"
-
-
-def test_recording_nothing_is_valid(claims: Claims) -> None:
-    assert claims.results.record(PASS, [], NOON).lost == set()
 
 
 def test_a_lost_claim_changes_nothing(application: Application, database: Database) -> None:
@@ -668,36 +541,28 @@ def test_a_lost_claim_changes_nothing(application: Application, database: Databa
         assert attempt_rows(database, number) == history[number], transition
 
 
-@pytest.mark.parametrize("status", ["sent", "deleted"])
-def test_a_lost_claim_leaves_a_withdrawn_message_to_its_owner(
-    application: Application, database: Database, status: str
-) -> None:
-    """The new owner's attempt may still be in progress."""
-    application.add()
-    claims = send(database, [1])
+def test_a_lost_claim_leaves_a_message_to_its_owner(application: Application, database: Database) -> None:
+    """The new owner's attempt may still be in progress, or the message waits again."""
+    application.add_all([{}] * 3)
+    claims = send(database, [1, 2, 3])
     claims.take_over_expired(OTHER, PASS.expires_at, 10)
-    take_back(application, 1, status)
-    held, history = queue_rows(database), attempt_rows(database, 1)
-    assert claims.results.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).lost == {1}
-    assert queue_rows(database) == held
-    assert attempt_rows(database, 1) == history
-
-
-def test_a_lost_claim_does_not_change_a_waiting_message(application: Application, database: Database) -> None:
-    application.add()
-    claims = send(database, [1])
-    claims.take_over_expired(OTHER, PASS.expires_at, 10)
-    claims.results.record(OTHER, [settled(1, Transition.released(LATER), PROCESS_DIED)], ANSWERED_AT)
-    waiting = queue_rows(database)
+    take_back(application, 1, "sent")
+    take_back(application, 2, "deleted")
+    claims.results.record(OTHER, [settled(3, Transition.released(LATER), PROCESS_DIED)], ANSWERED_AT)
+    held, history = queue_rows(database), [attempt_rows(database, number) for number in (1, 2, 3)]
     with application.watched() as changed:
-        assert claims.results.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).lost == {1}
+        late = [settled(number, Transition.delivered(), DELIVERED) for number in (1, 2, 3)]
+        assert claims.results.record(PASS, late, ANSWERED_AT).lost == {1, 2, 3}
+        assert claims.results.record(PASS, [], NOON).lost == set()
     assert changed == {}
-    assert queue_rows(database) == waiting
+    assert queue_rows(database) == held
+    assert [attempt_rows(database, number) for number in (1, 2, 3)] == history
 
 
 TAKEN_BACK = [
     *product(OTHER_STATUSES, [Transition.delivered()]),
-    *(("approved", transition) for transition, _, _ in TRANSITIONS[1:]),
+    *product(["approved"], [transition for transition, _, _ in TRANSITIONS[1:]]),
+    *product(["deleted"], [transition for transition, _, _ in TRANSITIONS]),
 ]
 """A status that the application wrote during an attempt, and the transition that the pass then tries to record."""
 
@@ -709,7 +574,7 @@ def test_a_status_written_by_the_application_meanwhile_is_kept(application: Appl
     application.add_all([{}] * other)
     claims = send(database, [*ids, other])
     for number, (status, _) in zip(ids, TAKEN_BACK, strict=True):
-        application.change(number, status=status)
+        take_back(application, number, status)
     for number, (status, transition) in zip(ids, TAKEN_BACK, strict=True):
         queued = queue_rows(database)
         in_company = [settled(other, Transition.released())] if number == ids[-1] else []
@@ -749,44 +614,6 @@ def test_a_row_that_the_sender_has_marked_as_sent_is_delivered(application: Appl
     assert queue_rows(database).keys() == {4}
 
 
-def test_a_count_that_the_sender_has_changed_in_the_row_stands(application: Application, database: Database) -> None:
-    if "retry_count" in database.table.own:
-        pytest.skip("retrycli keeps this count itself")
-    claims, decisions = send_all(application, database, 2)
-    application.change(1, retry_count=7)
-    again = Transition.rescheduled(NOON + HOUR, retry_count=4, unknown_count=0, last_error="busy")
-    failed = [decision._replace(transition=again, outcome=DOWN) for decision in decisions]
-    written = claims.results.record(PASS, failed, ANSWERED_AT)
-    assert {number: decision.transition.retry_count for number, decision in written.changed.items()} == {1: 7}
-    assert [application.row(number)["retry_count"] for number in (1, 2)] == [7, 4]
-
-
-def test_the_history_of_a_deleted_message_is_kept(application: Application, database: Database) -> None:
-    ids = range(1, len(TRANSITIONS) + 1)
-    other = len(ids) + 1
-    application.add_all([{}] * other)
-    claims = send(database, [*ids, other])
-    application.delete(*ids)
-    decisions = [settled(number, transition) for number, (transition, _, _) in zip(ids, TRANSITIONS, strict=True)]
-    for decision in decisions[:-1]:
-        assert claims.results.record(PASS, [decision], ANSWERED_AT).lost == {decision.message_id}, decision.transition
-    both = [decisions[-1], settled(other, Transition.released())]
-    assert claims.results.record(PASS, both, ANSWERED_AT).lost == {ids[-1]}
-    assert {number: row["state"] for number, row in queue_rows(database).items()} == {other: "waiting"}
-    for number in ids:
-        assert [row["outcome"] for row in attempt_rows(database, number)] == ["transient"], number
-
-
-def test_a_message_without_its_queue_row_is_reported(application: Application, database: Database) -> None:
-    application.add()
-    claims = send(database, [1])
-    with database.write() as connection:
-        connection.execute(schema.queue.delete())
-    with application.watched() as changed:
-        assert claims.results.record(PASS, [settled(1, Transition.delivered())], ANSWERED_AT).lost == {1}
-    assert changed == {}
-
-
 def test_a_released_message_waits_as_before(application: Application, database: Database, claims: Claims) -> None:
     application.add_all([{}] * 4)
     enrol(database, [1, 2, 3, 4])
@@ -802,31 +629,29 @@ def test_a_released_message_waits_as_before(application: Application, database: 
     assert claims.claim(OTHER, NOON, 9) == [1, 2]
 
 
-def test_a_released_escalated_message_is_escalated_again(
+def test_an_escalated_message_is_escalated_again_after_a_manual_claim(
     application: Application, database: Database, claims: Claims
 ) -> None:
-    application.add()
-    escalate(database, 1)
-    before = queue_rows(database)
-    claims.claim_one(HAND, 1, NOON)
-    claims.release(HAND, [1])
-    assert queue_rows(database) == before
-
-
-@pytest.mark.parametrize("unknown_count", [None, 1])
-def test_an_escalated_message_whose_manual_attempt_failed_is_escalated_again(
-    application: Application, database: Database, claims: Claims, unknown_count: int | None
-) -> None:
+    """The claim is released, its attempt fails, or it lapses."""
     application.add()
     escalate(database, 1)
     before = queue_rows(database)[1]
     claims.claim_one(HAND, 1, NOON)
+    claims.release(HAND, [1])
+    assert queue_rows(database)[1] == before
+    for unknown_count in (None, 1):
+        claims.claim_one(HAND, 1, NOON)
+        begin(claims, [1], HAND, made_by="ada")
+        with application.watched() as changed:
+            tried = settled(1, Transition.released(unknown_count=unknown_count))
+            assert claims.results.record(HAND, [tried], ANSWERED_AT).lost == set()
+        assert changed == {}
+        assert queue_rows(database)[1] == before | {"unknown_count": unknown_count or 0}
+    claims.claim_one(HAND, 1, NOON)
     begin(claims, [1], HAND, made_by="ada")
-    with application.watched() as changed:
-        tried = settled(1, Transition.released(unknown_count=unknown_count))
-        assert claims.results.record(HAND, [tried], ANSWERED_AT).lost == set()
-    assert changed == {}
-    assert queue_rows(database)[1] == before | {"unknown_count": unknown_count or 0}
+    assert taken(claims.take_over_expired(PASS, HAND.expires_at, 10)) == [(1, "ada")]
+    claims.results.record(PASS, [settled(1, Transition.released(unknown_count=2), PROCESS_DIED)], NOON)
+    assert queue_rows(database)[1] == before | {"unknown_count": 2}
 
 
 def taken(lapsed: list[ExpiredClaim]) -> list[tuple[int, str | None]]:
@@ -834,29 +659,27 @@ def taken(lapsed: list[ExpiredClaim]) -> list[tuple[int, str | None]]:
 
 
 def test_a_claim_lapses_exactly_when_its_lease_ends(application: Application, database: Database) -> None:
-    application.add()
+    """Waiting and escalated messages have no claim."""
+    application.add_all([{}] * 3)
     claims = send(database, [1])
+    enrol(database, [2])
+    escalate(database, 3)
     before = queue_rows(database)
     assert claims.take_over_expired(OTHER, PASS.expires_at - timedelta(microseconds=1), 10) == []
     assert queue_rows(database) == before
     assert taken(claims.take_over_expired(OTHER, PASS.expires_at, 10)) == [(1, "pass")]
     claimed = {"claimed_by": "another-pass", "claim_expires_at": OTHER.expires_at}
-    assert queue_rows(database) == {1: before[1] | claimed}
+    assert queue_rows(database) == before | {1: before[1] | claimed}
     assert claims.take_over_expired(OTHER, PASS.expires_at, 10) == []
 
 
-@pytest.mark.parametrize("made_by", ["pass", "ada", None])
-@pytest.mark.parametrize("earlier", [True, False])
+@pytest.mark.parametrize("made_by", ["ada", None])
 def test_a_lapsed_message_names_its_last_sender(
-    application: Application, database: Database, claims: Claims, made_by: str | None, *, earlier: bool
+    application: Application, database: Database, claims: Claims, made_by: str | None
 ) -> None:
     """The sender is None if the expired claim has no attempt, even if there were earlier attempts."""
     application.add()
-    enrol(database, [1])
-    if earlier:
-        claims.claim(PASS, NOON, 1)
-        begin(claims, [1])
-        claims.results.record(PASS, [settled(1, Transition.released())], NOON)
+    send(database, [1]).results.record(PASS, [settled(1, Transition.released())], NOON)
     claims.claim(PASS, NOON, 1)
     if made_by is not None:
         begin(claims, [1], made_by=made_by)
@@ -869,19 +692,6 @@ def test_a_lapsed_message_names_its_last_sender(
     assert lapsed.message.message.fields["body"] == "Where is it?"
     assert attempt_rows(database, 1) == history
     assert claims.results.record(OTHER, [settled(1, Transition.released(), PROCESS_DIED)], ANSWERED_AT).lost == set()
-
-
-def test_an_escalated_message_whose_manual_claim_lapsed_is_escalated_again(
-    application: Application, database: Database, claims: Claims
-) -> None:
-    application.add()
-    escalate(database, 1)
-    before = queue_rows(database)[1]
-    claims.claim_one(HAND, 1, NOON)
-    begin(claims, [1], HAND, made_by="ada")
-    assert taken(claims.take_over_expired(PASS, HAND.expires_at, 10)) == [(1, "ada")]
-    claims.results.record(PASS, [settled(1, Transition.released(unknown_count=1), PROCESS_DIED)], NOON)
-    assert queue_rows(database)[1] == before | {"unknown_count": 1}
 
 
 @pytest.mark.parametrize("begun", [True, False])
@@ -917,37 +727,6 @@ def test_a_lapsed_message_that_became_invalid_is_taken_over_too(application: App
     assert lapsed.attempt_by == "pass"
 
 
-def test_takes_over_at_most_the_requested_number(application: Application, database: Database) -> None:
-    application.add_all([{}] * 5)
-    claims = send(database, [1, 2, 3, 4, 5])
-    rounds = [len(claims.take_over_expired(OTHER, PASS.expires_at, 2)) for _ in range(4)]
-    assert rounds == [2, 2, 1, 0]
-
-
-def test_locked_rows_are_left_and_the_others_are_recorded(application: Application, database: Database) -> None:
-    """A result whose row the application has locked is recorded in a later call, so that it delays no other result."""
-    if database.is_sqlite:
-        pytest.skip("in a file one transaction that writes goes after the other")
-    application.add_all([{}, {}, {}])
-    claims = send(database, [1, 2, 3])
-    application.delete(3)
-    settled = [
-        Decision(message_id, Transition.delivered(), DELIVERED, finished_at=ANSWERED_AT) for message_id in (1, 2, 3)
-    ]
-    with opened(application) as its_own, its_own.write() as connection:
-        connection.exec_driver_sql(application.row_lock(2))
-        assert claims.results.record(PASS, settled, NOON) == WriteResult(locked=frozenset({2}))
-    assert {message_id: row["status"] for message_id, row in application.rows().items()} == {1: "sent", 2: "failed"}
-    assert queue_rows(database).keys() == {2}
-    attempts = [row for message_id in (1, 2, 3) for row in attempt_rows(database, message_id)]
-    assert [row["outcome"] for row in attempts] == ["delivered"] * 3
-    assert [row["finished_at"] for row in attempts] == [ANSWERED_AT, None, ANSWERED_AT]
-    assert claims.results.record(PASS, settled[1:2], NOON) == WriteResult()
-    assert attempt_rows(database, 2)[0]["finished_at"] == ANSWERED_AT
-    assert application.row(2)["status"] == "sent"
-    assert queue_rows(database) == {}
-
-
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 @on_default_table
 def test_a_row_that_is_deleted_while_its_result_is_recorded_is_hidden_by_no_policy(
@@ -967,22 +746,15 @@ def test_a_row_that_is_deleted_while_its_result_is_recorded_is_hidden_by_no_poli
     assert queue_rows(database)[1]["state"] == "sending"
 
 
-def test_withdrawn_messages_do_not_hide_others(application: Application, database: Database) -> None:
-    application.add_all([{}] * 6)
-    claims = send(database, range(1, 7))
-    application.delete(1, 2, 3, 4)
-    rounds = [taken(claims.take_over_expired(OTHER, PASS.expires_at, 2)) for _ in range(2)]
-    assert rounds == [[(5, "pass"), (6, "pass")], []]
-    assert queue_rows(database).keys() == {5, 6}
-
-
-def test_waiting_and_escalated_messages_are_not_taken_over(
-    application: Application, database: Database, claims: Claims
+def test_takes_over_at_most_the_requested_number_and_withdrawn_messages_do_not_hide_others(
+    application: Application, database: Database
 ) -> None:
-    application.add_all([{}, {}])
-    enrol(database, [1])
-    escalate(database, 2)
-    assert claims.take_over_expired(OTHER, NOON + 1000 * HOUR, 10) == []
+    application.add_all([{}] * 7)
+    claims = send(database, range(1, 8))
+    application.delete(1, 2, 3, 4)
+    rounds = [taken(claims.take_over_expired(OTHER, PASS.expires_at, 2)) for _ in range(3)]
+    assert rounds == [[(5, "pass"), (6, "pass")], [(7, "pass")], []]
+    assert queue_rows(database).keys() == {5, 6, 7}
 
 
 def test_a_message_is_failed_if_sql_compares_its_status_as_equal(engine: Factory, tmp_path: Path) -> None:
@@ -1066,15 +838,6 @@ def test_sent_at_may_have_any_type_that_holds_a_time(untouched: Application, kin
     assert untouched.asked("SELECT left(sent_at::text, 10) AS sent_on FROM pending_messages") == expected
 
 
-def test_without_a_sent_at_column_none_is_written(bare_application: Application) -> None:
-    bare_application.add_all([{}, {}])
-    with opened(bare_application) as database:
-        claims = send(database, [1, 2])
-        with bare_application.watched() as changed:
-            claims.results.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
-    assert changed == {1: {"status": "sent", "last_error": None}}
-
-
 def test_only_a_delivery_that_its_row_does_not_show_is_of_any_ticket(bare_application: Application) -> None:
     bare_application.add_all([{}] * 3)
     with opened(bare_application) as database:
@@ -1087,34 +850,3 @@ def test_only_a_delivery_that_its_row_does_not_show_is_of_any_ticket(bare_applic
         claims.results.record(PASS, [settled(number, *how) for number, how in enumerate(ended, 1)], ANSWERED_AT)
         births = [row["birth"] for number in (1, 2, 3) for row in attempt_rows(database, number)]
     assert births == [f"{BY_TICKET}{TICKET}", OF_ANY_TICKET, f"{BY_TICKET}{TICKET}"]
-
-
-def plan_of(database: Database, statement: tuple[str, Any]) -> str:
-    text, values = statement
-    with database.read() as connection:
-        return "\n".join(str(row[3]) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values))
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda claims: claims.count_due(NOON),
-        lambda claims: claims.claim(PASS, NOON, 10),
-    ],
-    ids=["count_due", "claim"],
-)
-def test_due_messages_are_found_by_their_index(
-    sqlite_application: Application, ask: Callable[[Claims], object]
-) -> None:
-    """A pass with no due messages must stay fast even if many messages are waiting."""
-    sqlite_application.add_all([{}] * 20)
-    with opened(sqlite_application) as database:
-        enrol(database, range(1, 21), at=LATER)
-        with statements(database) as heard:
-            ask(Claims(database))
-        (select,) = [statement for statement in heard if statement[0].startswith("SELECT")]
-        plan = plan_of(database, select)
-    assert "retrycli_queue_due (state=? AND next_attempt_at<?)" in plan
-    assert "USING COVERING INDEX" in plan
-    assert "TEMP B-TREE" not in plan
-    assert "SCAN" not in plan
