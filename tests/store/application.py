@@ -94,13 +94,12 @@ def messages_table(metadata: MetaData, name: str, schema: str | None = None) -> 
     )
 
 
-def bare_table(metadata: MetaData, name: str, schema: str | None = None, *, without: str | None = None) -> Table:
-    """Define a table of the required columns, except for `without`."""
+def bare_table(metadata: MetaData, name: str, schema: str | None = None) -> Table:
+    """Define a table of the required columns."""
     numbers = ("id", "ticket_id", "retry_count")
     columns = [
         Column(column, Integer if column in numbers else Text, primary_key=column == "id")
         for column in REQUIRED_COLUMNS
-        if column != without
     ]
     return Table(name, metadata, *columns, schema=schema)
 

@@ -37,7 +37,7 @@ from sqlalchemy.dialects.postgresql import DOMAIN, JSONB
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.domain.listing import Filter
-from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, UnusableMessage
+from retrycli.domain.message import Message, UnusableMessage
 from retrycli.domain.transition import Decision, IdRange, Transition
 from retrycli.store import own_tables, schema
 from retrycli.store.claims import Claims
@@ -47,13 +47,11 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
-from tests.store.application import NOON, OWN_COLUMNS, Application, bare_table, is_sqlite, opened
-from tests.store.conftest import Factory, application_with, file_of, in_every_mode, on_default_table
+from tests.store.application import NOON, Application, bare_table, is_sqlite, opened
+from tests.store.conftest import Factory, application_with, file_of, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy.types import TypeEngine
 
 OWN_TABLES = {
@@ -117,13 +115,10 @@ def test_a_missing_file_is_named_and_not_created(tmp_path: Path, url: str) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_relative_path_is_shown_in_full(tmp_path: Path) -> None:
+def test_a_relative_path_and_a_directory_are_shown_in_full(tmp_path: Path) -> None:
     """The full path shows the directory in which cron searched for the file."""
     relative = os.path.relpath(tmp_path / "agent.db")
     assert str(Path(relative).absolute()) in words_of(f"sqlite:///{relative}", DatabaseUnavailable)
-
-
-def test_a_directory_is_not_a_database(tmp_path: Path) -> None:
     assert str(tmp_path) in words_of(f"sqlite:///{tmp_path}", DatabaseUnavailable)
 
 
@@ -133,38 +128,10 @@ def test_an_in_memory_database_is_refused(url: str) -> None:
 
 
 def test_a_missing_driver_is_named(tmp_path: Path) -> None:
-    text = words_of(f"sqlite+pysqlcipher:///{there(tmp_path, b'')}", ConfigurationError)
+    (tmp_path / "agent.db").touch()
+    text = words_of(f"sqlite+pysqlcipher:///{tmp_path / 'agent.db'}", ConfigurationError)
     assert "sqlcipher3 is not installed" in text
     assert "database.url" in text
-
-
-def there(folder: Path, content: bytes) -> Path:
-    path = folder / "agent.db"
-    path.write_bytes(content)
-    return path
-
-
-def test_a_read_only_file_can_still_be_read(sqlite_application: Application) -> None:
-    """A command that only reads must not take the write lock."""
-    sqlite_application.add()
-    with opened(sqlite_application):
-        pass
-    url = sqlite_application.url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
-    with opened(sqlite_application, url=url) as database:
-        assert [message.id for message in MessageQueries(database).messages(Filter())] == [1]
-        with pytest.raises(DatabaseUnavailable, match="readonly"):
-            enrol(database, [1])
-
-
-def test_a_lock_held_too_long_by_the_application_is_reported(sqlite_application: Application) -> None:
-    sqlite_application.add()
-    with opened(sqlite_application, url=sqlite_application.url + "?timeout=0.01") as database:
-        with closing(sqlite3.connect(file_of(sqlite_application.url))) as other:
-            other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(DatabaseUnavailable, match="held a lock for too long"):
-                enrol(database, [1])
-        enrol(database, [1])
-        assert queue_rows(database).keys() == {1}
 
 
 @in_every_mode
@@ -196,27 +163,6 @@ def test_an_error_does_not_show_the_values_of_its_statement(database: Database) 
         cause = cause.__cause__
 
 
-def test_a_failed_transaction_leaves_nothing(application: Application, database: Database) -> None:
-    def fail() -> None:
-        with database.write() as connection:
-            connection.execute(schema.pause.insert().values(since=NOON, by="ada"))
-            raise ZeroDivisionError
-
-    application.add()
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert Ledger(database).pause(NOON) is None
-
-
-@in_every_mode
-def test_writes_in_one_block_are_committed_together(application: Application, database: Database) -> None:
-    application.add_all([{}, {}])
-    with database.transaction():
-        enrol(database, [1])
-        enrol(database, [2])
-    assert queue_rows(database).keys() == {1, 2}
-
-
 @in_every_mode
 def test_writes_in_one_block_are_rolled_back_together(application: Application, database: Database) -> None:
 
@@ -240,23 +186,17 @@ def renamed(database: Database, subject: str) -> Update:
 
 
 @in_every_mode
-@on_default_table
-def test_an_unawaited_write_is_committed(application: Application, database: Database) -> None:
-    application.add_all([{}, {}])
-    with database.write() as connection:
-        for message_id in (1, 2):
-            connection.execute(renamed(database, "new").where(database.messages.c.id == message_id))
-    assert [row["subject"] for row in application.rows().values()] == ["new", "new"]
-
-
-def test_an_unawaited_write_is_visible_to_later_reads(application: Application, database: Database) -> None:
+def test_an_unawaited_write_is_visible_to_later_reads_and_committed(
+    application: Application, database: Database
+) -> None:
     application.add_all([{}, {}])
     with database.write() as connection:
         connection.execute(renamed(database, "new"))
         assert set(connection.execute(select(database.messages.c.subject)).scalars()) == {"new"}
         connection.execute(renamed(database, "newer"))
         assert connection.execute(update(database.table.written).values(subject="newest")).rowcount == 2
-    assert [row["subject"] for row in application.rows().values()] == ["newest", "newest"]
+        connection.execute(renamed(database, "last"))
+    assert [row["subject"] for row in application.rows().values()] == ["last", "last"]
 
 
 @pytest.mark.parametrize("read_at_the_end", [False, True])
@@ -282,16 +222,6 @@ def test_of_unawaited_writes_nothing_is_committed_if_one_fails(
     assert Ledger(database).last_passes(1) == []
 
 
-def test_a_block_of_writes_in_a_dry_run_is_not_committed(application: Application, database: Database) -> None:
-    application.add_all([{}, {}])
-    with database.rollback_at_end():
-        with database.transaction():
-            enrol(database, [1])
-        enrol(database, [2])
-        assert queue_rows(database).keys() == {1, 2}
-    assert queue_rows(database) == {}
-
-
 @in_every_mode
 def test_a_dry_run_commits_nothing(untouched: Application) -> None:
     """The dry run itself sees its tables and writes."""
@@ -300,63 +230,36 @@ def test_a_dry_run_commits_nothing(untouched: Application) -> None:
     database = Database(untouched.url)
     with database.rollback_at_end():
         own_tables.ensure_tables(database, upgrade=True)
-        Enrolment(database).enrol([(Decision(1, Transition.invalid("no body")), NOON, 1)], NOON)
+        with database.transaction():
+            Enrolment(database).enrol([(Decision(1, Transition.invalid("no body")), NOON, 1)], NOON)
         assert queue_rows(database).keys() == {1}
     assert tables_of(database) == set()
     assert untouched.rows() == before
     database.close()
 
 
-def test_a_dry_run_takes_the_write_lock_at_its_start(sqlite_application: Application) -> None:
+def test_a_dry_run_holds_the_write_lock_from_its_start_until_it_fails(sqlite_application: Application) -> None:
     """Otherwise the application could take the lock, and a later write of the dry run would fail."""
-    sqlite_application.add()
-    with opened(sqlite_application) as database, database.rollback_at_end():
-        other = sqlite3.connect(file_of(sqlite_application.url), timeout=0)
-        with closing(other), pytest.raises(sqlite3.OperationalError, match="locked"):
-            other.execute("UPDATE pending_messages SET priority = 9")
-        enrol(database, [1])
 
-
-def test_a_dry_run_that_fails_commits_nothing_and_releases_the_lock(
-    application: Application, database: Database
-) -> None:
     def fail() -> None:
         with database.rollback_at_end():
+            other = sqlite3.connect(file_of(sqlite_application.url), timeout=0)
+            with closing(other), pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("UPDATE pending_messages SET priority = 9")
             enrol(database, [1])
             raise ZeroDivisionError
 
-    application.add_all([{}, {}])
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    enrol(database, [2])
-    assert queue_rows(database).keys() == {2}
-
-
-@on_default_table
-def test_reads_all_columns(database: Database) -> None:
-    assert set(database.messages.c.keys()) == {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *OWN_COLUMNS}
-
-
-def test_the_required_columns_are_sufficient(bare_application: Application) -> None:
-    with opened(bare_application) as database:
-        assert set(database.messages.c.keys()) == set(REQUIRED_COLUMNS)
-
-
-def test_a_missing_table_is_named(untouched: Application) -> None:
-    text = words_of(untouched.url, SchemaMismatch, table="outbox")
-    assert "no table outbox" in text
-    assert "database.table" in text
+    sqlite_application.add_all([{}, {}])
+    with opened(sqlite_application) as database:
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        enrol(database, [2])
+        assert queue_rows(database).keys() == {2}
 
 
 def test_a_missing_schema_is_named(untouched: Application) -> None:
     with pytest.raises(RetrycliError, match=r"helpdesk"):
         use(untouched.url, "helpdesk.pending_messages")
-
-
-@pytest.mark.parametrize("column", REQUIRED_COLUMNS)
-def test_a_missing_required_column_is_named(engine: Factory, tmp_path: Path, column: str) -> None:
-    with engine(tmp_path, None) as url, closing(Application(url, kind=partial(bare_table, without=column))):
-        assert f"has no column {column};" in words_of(url, SchemaMismatch)
 
 
 @pytest.mark.parametrize("table", ["outbox", "Pending Messages", "helpdesk.pending_messages"])
@@ -388,7 +291,7 @@ def deliver(database: Database) -> dict[int, str]:
     return dict.fromkeys(ids, "sent")
 
 
-@pytest.mark.parametrize("column", ["subject", "last_error", "message_type", "ticket_id", "status"])
+@pytest.mark.parametrize("column", ["subject", "ticket_id", "status"])
 def test_text_that_is_not_valid_utf8_is_read_and_named(loose_application: Application, column: str) -> None:
     """One invalid row must not stop the others. A row whose status is not valid UTF-8 is not failed."""
     loose_application.add_all([{}, {}])
@@ -513,41 +416,16 @@ def test_a_new_database_gets_the_tables_at_the_first_call(untouched: Application
         assert database.revision() == schema.HEAD
 
 
-def test_the_second_call_changes_nothing(application: Application, database: Database) -> None:
-    application.add()
-    enrol(database, [1])
-    before = queue_rows(database)
-    own_tables.ensure_tables(database, upgrade=True)
-    own_tables.upgrade_tables(database)
-    assert queue_rows(database) == before
-
-
-def test_creating_the_tables_changes_no_row_of_the_application(untouched: Application) -> None:
-    untouched.add_all([{"status": status} for status in ("failed", "sent", "pending")])
-    with untouched.watched() as changed, opened(untouched):
-        pass
-    assert changed == {}
-
-
-def set_version(database: Database, version: str) -> None:
+@pytest.mark.parametrize("upgrade", [True, False])
+@pytest.mark.parametrize(
+    ("version", "why"), [("9999", "install a newer retrycli"), ("0008", "no upgrade leads from it")]
+)
+def test_tables_of_another_version_are_refused(database: Database, version: str, why: str, *, upgrade: bool) -> None:
     with database.write() as connection:
         connection.execute(update(schema.version).values(version_num=version))
-
-
-@pytest.mark.parametrize("upgrade", [True, False])
-def test_tables_of_a_newer_version_are_refused(database: Database, *, upgrade: bool) -> None:
-    set_version(database, "9999")
-    with pytest.raises(ConfigurationError, match=r"version 9999.*install a newer retrycli"):
+    with pytest.raises(ConfigurationError, match=f"version {version}.*{why}"):
         own_tables.ensure_tables(database, upgrade=upgrade)
-    assert database.revision() == "9999"
-
-
-@pytest.mark.parametrize("upgrade", [True, False])
-def test_tables_of_an_unreleased_version_are_refused(database: Database, *, upgrade: bool) -> None:
-    set_version(database, "0008")
-    with pytest.raises(ConfigurationError, match=r"version 0008.*no upgrade leads from it"):
-        own_tables.ensure_tables(database, upgrade=upgrade)
-    assert database.revision() == "0008"
+    assert database.revision() == version
 
 
 def alembic() -> Config:
@@ -576,21 +454,6 @@ def test_the_migrations_build_what_the_schema_describes(database: Database) -> N
     assert differences(database, schema.metadata) == []
 
 
-@pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_the_applications_journal_mode_is_kept(sqlite_application: Application, mode: str) -> None:
-    def journal_mode() -> str:
-        with closing(sqlite3.connect(file_of(sqlite_application.url))) as connection:
-            return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
-
-    with closing(sqlite3.connect(file_of(sqlite_application.url))) as connection:
-        connection.execute(f"PRAGMA journal_mode = {mode}")
-    sqlite_application.add()
-    with opened(sqlite_application) as database:
-        deliver(database)
-        assert journal_mode() == mode
-    assert journal_mode() == mode
-
-
 MAKE_TABLES = """
 import sys
 import alembic.command
@@ -608,30 +471,19 @@ for url in sys.argv[1:]:
 ROUNDS = 3
 
 
-@pytest.fixture
-def new_databases(engine: Factory, tmp_path: Path) -> Iterator[list[str]]:
-    """Provide some databases with the application's table and without retrycli's."""
-
-    def make(folders: list[Path]) -> Iterator[list[str]]:
-        if not folders:
-            yield []
-            return
-        folders[0].mkdir()
-        with engine(folders[0], None) as url, closing(Application(url)) as application:
-            application.add()
-            for rest in make(folders[1:]):
-                yield [url, *rest]
-
-    yield from make([tmp_path / str(n) for n in range(ROUNDS)])
-
-
 @in_every_mode
-def test_two_processes_can_create_the_tables_concurrently(new_databases: list[str]) -> None:
+def test_two_processes_can_create_the_tables_concurrently(engine: Factory, tmp_path: Path) -> None:
     make = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     answers: list[list[str]] = []
     with ExitStack() as stack:
-        processes = [stack.enter_context(make([sys.executable, "-c", MAKE_TABLES, *new_databases])) for _ in range(2)]
-        for _ in new_databases:
+        folders = [tmp_path / str(number) for number in range(ROUNDS)]
+        for folder in folders:
+            folder.mkdir()
+        urls = [stack.enter_context(engine(folder, None)) for folder in folders]
+        for url in urls:
+            stack.enter_context(closing(Application(url))).add()
+        processes = [stack.enter_context(make([sys.executable, "-c", MAKE_TABLES, *urls])) for _ in range(2)]
+        for _ in urls:
             assert [line_of(result) for result in processes] == ["ready", "ready"]
             for result in processes:
                 assert result.stdin is not None
