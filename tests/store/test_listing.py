@@ -15,16 +15,18 @@ import pytest
 from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 
 from retrycli.domain.cursor import Sort
-from retrycli.domain.errors import NoSuchMessage, SchemaMismatch
+from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.listing import FILTER_FIELDS, AttemptRecord, Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, State
+from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.transition import Claim, Decision, IdRange, Transition
+from retrycli.domain.transition import ActionKind, Claim, Decision, IdRange, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
 from retrycli.store.listing import PAGE, MessageQueries
+from retrycli.store.operator_actions import Acts
 from retrycli.store.schema import queue
 from retrycli.store.summaries import MAX_GROUPS, QueueCounts, escalation_groups
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
@@ -59,13 +61,6 @@ def in_every_state(application: Application, database: Database) -> Application:
     return application
 
 
-def test_lists_failed_messages_in_every_state(in_every_state: Application, views: MessageQueries) -> None:
-    """A message that no pass has seen yet waits for the next pass."""
-    del in_every_state
-    found = {message.id: message.state for message in views.messages(Filter())}
-    assert found == {1: "waiting", 2: "waiting", 3: "waiting", 4: "sending", 5: "escalated"}
-
-
 def test_a_listed_message_has_all_its_facts(in_every_state: Application, views: MessageQueries) -> None:
     del in_every_state
     found = {message.id: message for message in views.messages(Filter())}
@@ -85,52 +80,12 @@ def test_a_listed_message_has_all_its_facts(in_every_state: Application, views: 
         recipient="orders@example.com",
     )
     assert found[1] == new
+    states = {message_id: message.state for message_id, message in found.items()}
+    assert states == {1: "waiting", 2: "waiting", 3: "waiting", 4: "sending", 5: "escalated"}
     assert (found[3].next_attempt_at, found[3].claimed_by) == (NOON + HOUR, None)
     assert (found[4].claimed_by, found[4].next_attempt_at) == ("the-pass", NOON - HOUR)
     assert (found[5].reason, found[5].escalated_at, found[5].next_attempt_at) == ("permanent", NOON, None)
     assert found[5].last_error == "HTTP 404"
-
-
-def test_the_required_columns_are_sufficient(bare_application: Application) -> None:
-    bare_application.add(retry_count=None, last_error=None)
-    with opened(bare_application) as database:
-        (found,) = MessageQueries(database).messages(Filter())
-        assert (found.created_at, found.retry_count, found.last_error) == (None, 0, None)
-        assert message_details(database, 1, body=True).row["body"] == "Where is it?"
-
-
-BAD_ROWS: list[dict[str, object]] = [
-    {"body": None},
-    {"ticket_id": None},
-    {"message_type": "pigeon"},
-    {"message_type": None},
-    {"retry_count": -1},
-    {"attachments": "no JSON"},
-    {"created_at": None},
-]
-
-
-def test_invalid_rows_are_listed_too(application: Application, views: MessageQueries) -> None:
-    """An operator must find invalid rows to fix them."""
-    ids = application.add_all(BAD_ROWS)
-    assert shown(views) == ids
-    assert views.count(Filter()) == len(ids)
-    found = {message.id: message for message in views.messages(Filter())}
-    assert found[2].ticket_id is None
-    assert (found[3].message_type, found[4].message_type) == ("pigeon", "None")
-    assert found[5].retry_count == -1
-    assert found[7].created_at is None
-
-
-@pytest.mark.parametrize("column", ["retry_count", "created_at"])
-def test_an_invalid_number_or_time_is_shown_as_none(sqlite_application: Application, column: str) -> None:
-    sqlite_application.add_all([{}, {}])
-    sqlite_application.sql(f"UPDATE pending_messages SET {column} = 'lots' WHERE id = 1")
-    with opened(sqlite_application) as database:
-        found = {message.id: message for message in MessageQueries(database).messages(Filter(), sort="id")}
-        assert getattr(found[1], column) is None
-        assert getattr(found[2], column) is not None
-        assert sorted(shown(MessageQueries(database), sort="tries")) == [1, 2]
 
 
 FILTERS: list[tuple[Filter, list[int]]] = [
@@ -148,6 +103,7 @@ FILTERS: list[tuple[Filter, list[int]]] = [
     (Filter(error="404"), [5]),
     (Filter(error="404", state=State.WAITING), []),
     (Filter(message_type=MessageType.CUSTOMER), []),
+    (Filter(message_type=MessageType.SUPPLIER), [1, 2, 3, 4, 5]),
     (Filter(message_type=[MessageType.CUSTOMER, MessageType.SUPPLIER], error="404"), [5]),
     (Filter(state=[State.SENDING, State.ESCALATED]), [4, 5]),
     (Filter(state={State.WAITING, State.ESCALATED}), [1, 2, 3, 5]),
@@ -172,12 +128,6 @@ def test_each_condition_that_an_operator_gives_leaves_messages_out(views: Messag
     assert str(views.failed(Filter(**{name: value}))) != str(views.failed(Filter()))
 
 
-def test_filters_by_type(application: Application, views: MessageQueries) -> None:
-    application.add_all([{"message_type": kind} for kind in ("customer", "supplier", "internal", "pigeon")])
-    found = {kind: shown(views, Filter(message_type=kind)) for kind in MessageType}
-    assert found == {MessageType.CUSTOMER: [1], MessageType.SUPPLIER: [2], MessageType.INTERNAL: [3]}
-
-
 def test_a_ticket_filter_matches_the_whole_number(application: Application, views: MessageQueries) -> None:
     application.add_all([{"ticket_id": TICKET}, {"ticket_id": TICKET + 1}, {"ticket_id": None}])
     found = {"12345": [1], "12346": [2], "1234": [], "%": [], "012345": [], "x' OR 1": []}
@@ -196,34 +146,22 @@ ERRORS = [
     "HTTP 503",
     "disk 100% full",
     "disk 1000 full",
-    "no file_name",
-    "no fileXname",
+    "file_name",
+    "fileXname",
     'it\'s "quoted"',
     "back\\slash",
-    "Überlauf der Warteschlange",
-    "straße gesperrt",
-    "refused: 発送できません",
-    None,
+    "Überlauf",
 ]
-
-
+ERRORS += ["straße gesperrt", "refused: 発送できません", None]
 PIECES: list[tuple[str, list[int]]] = [
-    ("503", [1]),
     ("http", [1]),
-    ("HTTP 503", [1]),
-    ("100%", [2]),
     ("%", [2]),
     ("DISK 100", [2, 3]),
-    ("file_name", [4]),
-    ("_", [4]),
-    ("it's", [6]),
-    ('"QUOTED"', [6]),
+    ("file_", [4]),
+    ('\'s "QUOTED"', [6]),
     ("'; DROP TABLE pending_messages; --", []),
-    ("\\", [7]),
     ("back\\s", [7]),
-    ("Überlauf", [8]),
-    ("ÜberLAUF DER", [8]),
-    ("straße", [9]),
+    ("ÜberLAUF", [8]),
     ("STRAßE", [9]),
     ("発送", [10]),
     (":error", []),
@@ -376,31 +314,16 @@ def counts(database: Database, at: datetime = NOON) -> dict[str, int]:
 
 
 def test_counts_messages_by_state(in_every_state: Application, database: Database) -> None:
-    """A message that no pass has seen yet counts as waiting, because only a pass decides whether it is due."""
-    del in_every_state
+    """The application's row decides. A message that no pass has seen yet counts as waiting, and never as due."""
     always = {"waiting": 3, "sending": 1, "escalated": 1}
     assert counts(database, NOON - HOUR) == always
     assert counts(database) == always | {"due": 1}
     assert counts(database, NOON + HOUR) == always | {"due": 2}
-
-
-def test_without_failed_messages_all_counts_are_zero(application: Application, views: MessageQueries) -> None:
-    application.add_all([{"status": "sent"}, {"status": "pending"}])
-    assert QueueCounts(views._database).counts(NOON) == {
-        "waiting": 0,
-        "due": 0,
-        "sending": 0,
-        "escalated": 0,
-    }
-    assert shown(views) == []
-
-
-def test_withdrawn_messages_are_not_counted(in_every_state: Application, database: Database) -> None:
-    """The application's row decides, because no pass has updated the queue yet."""
     in_every_state.change(2, status="approved")
     in_every_state.delete(5)
     assert counts(database, NOON + HOUR) == {"waiting": 2, "due": 1, "sending": 1}
-    assert queue_rows(database).keys() == {2, 3, 4, 5}
+    in_every_state.delete()
+    assert QueueCounts(database).counts(NOON) == dict.fromkeys(("waiting", "due", "sending", "escalated"), 0)
 
 
 def escalate_by(database: Database, message_id: int, error: str, *, at: datetime = NOON, status: int = 422) -> None:
@@ -430,19 +353,10 @@ def test_groups_escalations_by_cause(application: Application, database: Databas
     assert shown(views, Filter(fingerprint=larger.fingerprint), sort="id") == [1, 2, 3]
     assert shown(views, Filter(reason=EscalationReason.PERMANENT), sort="id") == [1, 2, 3, 5]
     assert shown(views, Filter(reason=EscalationReason.EXHAUSTED)) == []
-
-
-def test_delivered_or_rejected_messages_leave_their_group(
-    application: Application, database: Database, views: MessageQueries
-) -> None:
-    """The application's row decides, because no pass has updated the queue yet."""
-    application.add_all([{}] * 3)
-    for message_id in (1, 2, 3):
-        escalate_by(database, message_id, "HTTP 422: recipient unknown")
     application.change(1, status="sent")
     application.change(3, status="rejected")
-    (group,) = escalation_groups(views._database)
-    assert (group.count, group.example.id) == (1, 2)
+    sizes = [(group.count, group.example.id) for group in escalation_groups(views._database)]
+    assert sorted(sizes) == [(1, 2), (1, 5)], "the application's row decides, before a pass has updated the queue"
 
 
 def test_finds_escalations_in_a_period(application: Application, database: Database, views: MessageQueries) -> None:
@@ -521,26 +435,6 @@ def test_without_its_body_a_message_says_whether_it_has_one(
     assert message_details(database, 1).row == application.row(1) | {"body": told}
 
 
-def test_a_body_that_is_not_text_is_shown_too(loose_application: Application) -> None:
-    """Such a message cannot be sent, and the operator must see why."""
-    loose_application.add()
-    loose_application.sql("UPDATE pending_messages SET body = x'0001'")
-    with opened(loose_application) as database:
-        assert message_details(database, 1).row["body"] == b"\0\1"
-
-
-@pytest.mark.parametrize("status", list(MessageStatus))
-def test_shows_a_message_in_any_status(application: Application, database: Database, status: MessageStatus) -> None:
-    application.add(status=status.value)
-    found = message_details(database, 1)
-    assert (found.row["status"], found.queue, found.attempts) == (application.word(status), None, [])
-
-
-def test_a_missing_message_is_named(database: Database) -> None:
-    with pytest.raises(NoSuchMessage, match=r"no message 4711\b"):
-        message_details(database, 4711)
-
-
 def strict_table(metadata: MetaData, name: str, schema: str | None) -> Table:
     """Define a table with enumerations. On PostgreSQL they are types of the database."""
     kinds = Enum(*map(str, MessageType), name="message_kind")
@@ -563,22 +457,25 @@ def strict_table(metadata: MetaData, name: str, schema: str | None) -> Table:
 def test_columns_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
     """Every query and write must convert values to the enumerations' types."""
     with engine(tmp_path, None) as url, closing(Application(url, kind=strict_table)) as made:
-        made.add_all([{}, {"message_type": "customer"}, {"status": "sent"}])
+        made.add_all([{}, {"message_type": "customer"}, {"status": "sent"}, {}])
         with opened(made) as database:
-            enrolment, claims, views = Enrolment(database), Claims(database), MessageQueries(database)
-            assert len(enrolment.newly_failed(IdRange(None, None), 9)) == 2
-            enrol(database, [1, 3])
+            enrolment, claims = Enrolment(database), Claims(database)
+            views, acts = MessageQueries(database), Acts(database)
+            assert len(enrolment.newly_failed(IdRange(None, None), 9)) == 3
+            enrol(database, [1, 3, 4])
             escalate(database, 2)
             assert retire(enrolment, IdRange(None, None)) == 1
             assert shown(views, Filter(message_type=MessageType.CUSTOMER)) == [2]
-            assert counts(database) == {"waiting": 1, "due": 1, "escalated": 1}
+            assert counts(database) == {"waiting": 2, "due": 2, "escalated": 1}
+            edited = OperatorAction.edited({}, {"subject": "Your order"}, ticket="4711", by="ada", at=NOON)
+            acts.edit(4, edited, read={"subject": "Your delivery"}, changes={"subject": "Your order"})
+            requeued = OperatorAction.requeued(NOON + HOUR, by="ada", at=NOON)
+            assert acts.perform(ActionKind.REQUEUED, {2: requeued}).lost == set()
+            rejected = OperatorAction.rejected("no", by="ada", at=NOON)
+            assert acts.perform(ActionKind.REJECTED, {4: rejected}).lost == set()
             ids = claims.claim(PASS, NOON, 9)
             claims.results.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
-            assert (
-                claims.results.record(PASS, [Decision(1, Transition.delivered(), finished_at=NOON)], NOON).lost == set()
-            )
-        assert {message_id: row["status"] for message_id, row in made.rows().items()} == {
-            1: "sent",
-            2: "failed",
-            3: "sent",
-        }
+            sent = Decision(1, Transition.delivered(), finished_at=NOON)
+            assert claims.results.record(PASS, [sent], NOON).lost == set()
+        statuses = {message_id: str(row["status"]) for message_id, row in made.rows().items()}
+        assert statuses == {1: "sent", 2: "failed", 3: "sent", 4: "rejected"}

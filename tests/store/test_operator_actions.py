@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from sqlalchemy import Column, String, insert, select
 
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.listing import ActionRecord, Filter
-from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, QueuedMessage, State, UnusableMessage
+from retrycli.domain.message import EscalationReason, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.transition import ActionKind, ChangedMessage, Claim, Decision, IdRange, Transition
 from retrycli.store import schema
@@ -31,7 +30,6 @@ from tests.store.application import HOUR, MINUTE, NOON, Application, opened
 from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows
 from tests.store.test_claims import OTHER_STATUSES, side_by_side, two_sides
-from tests.store.test_listing import strict_table
 
 LATER = NOON + HOUR
 MAKERS: dict[ActionKind, OperatorAction] = {
@@ -79,18 +77,21 @@ def test_a_requeued_message_waits_with_all_its_retries_and_the_same_key(
     application: Application, database: Database, acts: Acts
 ) -> None:
     """The key stays the same, so that the destination recognises a message that it already has."""
-    application.add_all([{}, {}])
-    escalate(database, 1, 2)
+    application.add_all([{}] * 3)
+    escalate(database, 1, 2, 3)
     perform(acts, ActionKind.ACKNOWLEDGED, [1, 2])
     perform(acts, ActionKind.NOTED, [1, 2])
     before = queue_rows(database)
+    due = {1: LATER, 3: LATER + HOUR}
+    wanted = {message_id: OperatorAction.requeued(at, by="ada", at=NOON) for message_id, at in due.items()}
     with application.watched() as changed:
-        assert perform(acts, ActionKind.REQUEUED, [1]) == set()
-    assert changed == {1: {"retry_count": 0}}
+        assert acts.perform(ActionKind.REQUEUED, wanted).lost == set()
+    assert changed == {1: {"retry_count": 0}, 3: {"retry_count": 0}}
     after = queue_rows(database)
-    assert after[1] == before[1] | {
+    details = [(row[0], row[4]) for row in history(database) if row[3] == "requeued"]
+    assert details == [(1, "due 2025-03-03T13:00:00Z"), (3, "due 2025-03-03T14:00:00Z")]
+    waiting: dict[str, object] = {
         "state": "waiting",
-        "next_attempt_at": LATER,
         "unknown_count": 0,
         "escalated_at": None,
         "escalation_reason": None,
@@ -99,23 +100,10 @@ def test_a_requeued_message_waits_with_all_its_retries_and_the_same_key(
         "acknowledged_at": None,
         "note": None,
     }
+    for message_id, at in due.items():
+        assert after[message_id] == before[message_id] | waiting | {"next_attempt_at": at}
     assert after[2] == before[2]
     assert Claims(database).claim(Claim("next", LATER), LATER, 9) == [1]
-
-
-def test_each_message_is_requeued_for_its_own_time(application: Application, database: Database, acts: Acts) -> None:
-    application.add_all([{}] * 3)
-    escalate(database, 1, 2, 3)
-    wanted = {
-        message_id: OperatorAction.requeued(NOON + message_id * HOUR, by="ada", at=NOON) for message_id in (1, 2, 3)
-    }
-    assert acts.perform(ActionKind.REQUEUED, wanted).lost == set()
-    assert {message_id: row["next_attempt_at"] for message_id, row in queue_rows(database).items()} == {
-        message_id: NOON + message_id * HOUR for message_id in (1, 2, 3)
-    }
-    assert [row[4] for row in history(database)] == [
-        f"due 2025-03-03T1{2 + message_id}:00:00Z" for message_id in (1, 2, 3)
-    ]
 
 
 def test_a_rejected_message_belongs_to_the_application_again(
@@ -131,6 +119,7 @@ def test_a_rejected_message_belongs_to_the_application_again(
     assert queue_rows(database).keys() == {4}
     Enrolment(database).retire(IdRange(None, None))
     assert Enrolment(database).newly_failed(IdRange(None, None), 9) == []
+    assert message_details(database, 1).acts == [ActionRecord(NOON, "ada", "rejected", "no longer wanted")]
 
 
 IGNORE_CHANGES = {
@@ -167,12 +156,6 @@ def test_an_acknowledged_message_stays_escalated_and_is_no_longer_new(
     assert list(views.ids(Filter(state=State.ESCALATED, new=True))) == [2]
     (group,) = escalation_groups(database)
     assert (group.count, group.new) == (2, 1)
-
-
-def test_a_second_acknowledgement_changes_nothing(application: Application, database: Database, acts: Acts) -> None:
-    application.add()
-    escalate(database, 1)
-    perform(acts, ActionKind.ACKNOWLEDGED, [1])
     before = queue_rows(database)
     again = OperatorAction(ActionKind.ACKNOWLEDGED, "bert", LATER)
     assert acts.perform(ActionKind.ACKNOWLEDGED, {1: again}).lost == {1}
@@ -225,7 +208,7 @@ def test_withdrawn_messages_are_left_alone(
 
 
 @EVERY
-def test_messages_being_sent_are_left_alone(
+def test_messages_that_are_being_sent_or_missing_are_left_alone(
     application: Application, database: Database, acts: Acts, kind: ActionKind
 ) -> None:
     application.add_all([{}, {}])
@@ -235,21 +218,14 @@ def test_messages_being_sent_are_left_alone(
     Claims(database).claim(PASS, NOON, 1)
     before = queue_rows(database)
     with application.watched() as changed:
-        assert perform(acts, kind, [1, 2]) == {1, 2}
+        assert perform(acts, kind, [1, 2, 7]) == {1, 2, 7}
     assert changed == {}
     assert queue_rows(database) == before
     assert history(database) == []
-    why = acts.why_not(kind, [1, 2], NOON)
+    why = acts.why_not(kind, [1, 2, 7], NOON)
+    assert isinstance(why[7], NoSuchMessage)
     assert str(why[1]).startswith("message 1 is being sent now (claimed by a-hand); run `retrycli show 1` after ")
     assert "being sent now (claimed by the-pass)" in str(why[2])
-
-
-@EVERY
-def test_a_missing_id_is_named(acts: Acts, database: Database, kind: ActionKind) -> None:
-    assert perform(acts, kind, [7]) == {7}
-    (error,) = acts.why_not(kind, [7], NOON).values()
-    assert isinstance(error, NoSuchMessage)
-    assert history(database) == []
 
 
 @pytest.mark.parametrize("kind", OF_ESCALATIONS)
@@ -264,14 +240,6 @@ def test_only_escalated_messages_can_be_requeued_acknowledged_or_noted(
     assert changed == {}
     assert queue_rows(database) == before
     assert all("is not escalated" in str(error) for error in acts.why_not(kind, [1, 2], NOON).values())
-
-
-def test_a_finished_action_is_not_repeated(application: Application, database: Database, acts: Acts) -> None:
-    application.add_all([{}] * 3)
-    escalate(database, 1, 2, 3)
-    assert perform(acts, ActionKind.REQUEUED, [1, 2]) == set()
-    assert perform(acts, ActionKind.REQUEUED, [1, 2, 3]) == {1, 2}
-    assert [row[0] for row in history(database)] == [1, 2, 3]
 
 
 @in_every_mode
@@ -432,18 +400,19 @@ def loaded(database: Database, message_id: int) -> QueuedMessage | UnusableMessa
     return message
 
 
-@pytest.mark.parametrize("column", READ)
 def test_an_edit_of_a_row_modified_concurrently_is_refused(
-    application: Application, database: Database, acts: Acts, column: str
+    application: Application, database: Database, acts: Acts
 ) -> None:
     """Even changes to different columns are refused, because nobody has checked them together."""
     application.add()
     enrol(database, [1])
-    application.change(1, **{column: "changed"})
     before = queue_rows(database)
-    with application.watched() as changed, pytest.raises(NotActionable, match="was modified since you"):
-        edit(acts)
-    assert changed == {}
+    for column, value in READ.items():
+        application.change(1, **{column: "changed"})
+        with application.watched() as changed, pytest.raises(NotActionable, match="was modified since you"):
+            edit(acts)
+        assert changed == {}, column
+        application.change(1, **{column: value})
     assert queue_rows(database) == before
     assert history(database) == []
 
@@ -475,61 +444,22 @@ def test_a_value_that_is_not_text_can_be_replaced_by_text(loose_application: App
     assert (loose_application.row(1)["subject"], loose_application.row(1)["body"]) == ("A", "Where is it?")
 
 
-@pytest.mark.parametrize("status", OTHER_STATUSES)
-def test_a_message_that_is_not_failed_is_not_edited(
-    application: Application, database: Database, acts: Acts, status: str
+def test_a_message_that_is_not_failed_is_being_sent_or_missing_is_not_edited(
+    application: Application, database: Database, acts: Acts
 ) -> None:
-    application.add()
-    enrol(database, [1])
-    application.change(1, status=status)
-    why = f"message 1 is {application.word(status)}, not failed: there is nothing to edit"
-    for attempt in (lambda: edit(acts), lambda: acts.check_editable(1, NOON)):
-        with pytest.raises(NotActionable, match=why):
-            attempt()
-
-
-def test_a_message_that_is_being_sent_is_not_edited(application: Application, database: Database, acts: Acts) -> None:
-    application.add()
-    enrol(database, [1])
+    application.add_all([{}] * 4)
+    enrol(database, [1, 2, 3])
     Claims(database).claim(PASS, NOON, 1)
-    with application.watched() as changed:
-        for attempt in (lambda: edit(acts), lambda: acts.check_editable(1, NOON)):
-            with pytest.raises(NotActionable, match=r"message 1 is being sent now \(claimed by the-pass\)"):
-                attempt()
-    assert changed == {}
-
-
-def test_a_missing_message_is_not_edited(acts: Acts) -> None:
-    for attempt in (lambda: edit(acts), lambda: acts.check_editable(1, NOON)):
-        with pytest.raises(NoSuchMessage):
-            attempt()
-
-
-def test_reports_whether_the_queue_has_a_message(application: Application, database: Database, acts: Acts) -> None:
-    application.add_all([{}, {}])
-    enrol(database, [1])
-    assert (acts.check_editable(1, NOON), acts.check_editable(2, NOON)) == (True, False)
-
-
-def test_a_message_is_shown_with_its_actions(
-    application: Application, database: Database, acts: Acts, views: MessageQueries
-) -> None:
-    application.add_all([{}, {}])
-    escalate(database, 1, 2)
-    perform(acts, ActionKind.NOTED, [1, 2])
-    acts.perform(ActionKind.REQUEUED, {1: OperatorAction.requeued(LATER, by="bert", at=NOON + MINUTE)})
-    assert message_details(database, 1).acts == [
-        ActionRecord(NOON, "ada", "noted", "phoned them"),
-        ActionRecord(NOON + MINUTE, "bert", "requeued", "due 2025-03-03T13:00:00Z"),
-    ]
-
-
-def test_the_history_outlives_the_queue(
-    application: Application, database: Database, acts: Acts, views: MessageQueries
-) -> None:
-    application.add()
-    perform(acts, ActionKind.REJECTED, [1])
-    assert message_details(database, 1).acts == [ActionRecord(NOON, "ada", "rejected", "no longer wanted")]
+    application.change(2, status="approved")
+    why = f"message 2 is {application.word('approved')}, not failed: there is nothing to edit"
+    cases = (1, NotActionable, r"message 1 is being sent now \(claimed by the-pass\)"), (2, NotActionable, why)
+    for number, kind, words in (*cases, (5, NoSuchMessage, "5")):
+        with application.watched() as changed, pytest.raises(kind, match=words):
+            edit(acts, number)
+        assert changed == {}
+        with pytest.raises(kind, match=words):
+            acts.check_editable(number, NOON)
+    assert (acts.check_editable(3, NOON), acts.check_editable(4, NOON)) == (True, False), "the queue has the first"
 
 
 def test_old_actions_are_pruned_like_attempts(
@@ -543,21 +473,3 @@ def test_old_actions_are_pruned_like_attempts(
     assert prune(ledger._database, NOON + 2 * HOUR, 1) == 1
     assert prune(ledger._database, NOON + 2 * HOUR, 9) == 1
     assert [row[1] for row in history(database)] == [NOON + 2 * HOUR]
-
-
-def test_columns_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
-    with engine(tmp_path, None) as url, closing(Application(url, kind=strict_table)) as made:
-        made.add_all([{}, {}, {}])
-        with opened(made) as database:
-            escalate(database, 1)
-            enrol(database, [2])
-            acts = Acts(database)
-            assert perform(acts, ActionKind.REQUEUED, [1]) == set()
-            assert perform(acts, ActionKind.REJECTED, [2, 3]) == set()
-            acts.edit(1, EDITED, read={"subject": "Your delivery"}, changes=CHANGE)
-            assert list(MessageQueries(database).ids(Filter(message_type=MessageType.SUPPLIER))) == [1]
-        assert {message_id: row["status"] for message_id, row in made.rows().items()} == {
-            1: MessageStatus.FAILED,
-            2: MessageStatus.REJECTED,
-            3: MessageStatus.REJECTED,
-        }
