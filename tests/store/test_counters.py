@@ -69,23 +69,20 @@ def end_pass(ledger: Ledger, pass_id: str, result: PassResult, *, at: datetime =
 NONE = dict.fromkeys(PassResult, 0)
 
 
-def test_attempts_are_counted_by_outcome_when_they_finish(database: Database, totals: Totals) -> None:
+def test_attempts_are_counted_by_outcome_when_they_finish_and_a_roll_up_changes_no_total(
+    database: Database, totals: Totals
+) -> None:
     assert totals.read().attempts == {}
-    for outcome in ("delivered", "transient", "delivered", None):
-        attempt(database, outcome, at=NOON)
-    assert totals.read().attempts == {"delivered": 2, "transient": 1}
-    finish(database, "unknown", at=NOON)
-    assert totals.read().attempts == {"delivered": 2, "transient": 1, "unknown": 1}
-
-
-def test_a_roll_up_changes_no_total(database: Database, totals: Totals) -> None:
     for number in range(5):
         attempt(database, "delivered" if number % 2 else "refused")
         before = totals.read()
         totals.roll_up(NOON)
         totals.roll_up(NOON)
         assert totals.read() == before
+    attempt(database, None, at=NOON)
     assert totals.read().attempts == {"delivered": 2, "refused": 3}
+    finish(database, "unknown", at=NOON)
+    assert totals.read().attempts == {"delivered": 2, "refused": 3, "unknown": 1}
 
 
 def test_rolled_up_rows_are_never_read_again(database: Database, totals: Totals) -> None:
@@ -166,21 +163,6 @@ def test_two_concurrent_roll_ups_count_each_attempt_once(application: Applicatio
         assert mark(sides[0]) > 0
 
 
-def test_totals_survive_the_pruning_of_attempts_and_passes(database: Database, ledger: Ledger, totals: Totals) -> None:
-    for number in range(6):
-        attempt(database, "delivered", at=NOON - (10 - number) * DAY)
-        start_pass(ledger, f"p{number}", at=NOON - (10 - number) * DAY)
-        end_pass(ledger, f"p{number}", PassResult.COMPLETED, at=NOON - (10 - number) * DAY)
-    before = totals.read()
-    assert before.attempts == {"delivered": 6}
-    for days in (9, 8, 7):
-        if days == 7:
-            totals.roll_up(NOON)
-        assert prune(ledger._database, NOON - days * DAY, 100) == 2
-        now = totals.read()
-        assert (now.attempts, now.passes) == (before.attempts, before.passes)
-
-
 @pytest.mark.parametrize("rolled_up", [{}, {1}, {0, 3}])
 def test_totals_survive_the_pruning_of_a_long_history(
     database: Database, ledger: Ledger, totals: Totals, rolled_up: set[int]
@@ -216,30 +198,22 @@ def test_uncounted_attempts_are_counted_when_they_are_pruned(
     assert totals.read().attempts == {"delivered": 1, "refused": 1, "unknown": 1}
 
 
-def test_the_last_success_survives_the_pruning_of_its_pass(database: Database, ledger: Ledger, totals: Totals) -> None:
+def test_results_and_the_last_success_survive_the_pruning_of_passes(
+    database: Database, ledger: Ledger, totals: Totals
+) -> None:
     """Metrics use this total only if no completed pass is stored, so it covers only pruned passes."""
     assert totals.read().last_success is None
     results = [PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED]
     for number, result in enumerate(results):
         start_pass(ledger, f"p{number}", at=NOON + number * HOUR)
         end_pass(ledger, f"p{number}", result, at=NOON + number * HOUR + MINUTE)
+    passes = totals.read().passes
     for hours, known in ((0, None), (1, NOON + MINUTE), (2, NOON + MINUTE), (4, NOON + 2 * HOUR + MINUTE)):
         prune(ledger._database, NOON + hours * HOUR + MINUTE, 1)
         prune(ledger._database, NOON + hours * HOUR + MINUTE, 9)
-        assert totals.read().last_success == known
+        assert (totals.read().last_success, totals.read().passes) == (known, passes)
     assert prune(ledger._database, NOON + 9 * HOUR, 9) == 1
     assert totals.read().last_success == NOON + 4 * HOUR + MINUTE
-
-
-def test_the_first_start_survives_the_pruning_of_its_pass(ledger: Ledger, totals: Totals) -> None:
-    for number in range(4):
-        start_pass(ledger, f"p{number}", at=NOON + number * HOUR)
-        end_pass(ledger, f"p{number}", PassResult.STOPPED, at=NOON + number * HOUR)
-    assert totals.read().first_start is None
-    for _ in range(4):
-        assert prune(ledger._database, NOON + DAY, 1) == 1
-        assert totals.read().first_start == NOON
-    assert totals.read().last_success is None
 
 
 def test_reused_ids_are_counted(database: Database, ledger: Ledger, totals: Totals) -> None:
@@ -275,19 +249,11 @@ def test_passes_are_counted_by_result_when_they_end(ledger: Ledger, totals: Tota
     assert totals.read().passes == dict.fromkeys(PassResult, 1) | {"skipped": 2}
 
 
-def test_a_dead_pass_is_counted_as_interrupted_by_the_pass_that_finds_it(ledger: Ledger, totals: Totals) -> None:
-    start_pass(ledger, "dead")
-    start_pass(ledger, "dead-too")
-    start_pass(ledger, "mine")
+def test_a_dead_pass_is_counted_once(ledger: Ledger, totals: Totals) -> None:
+    """One was only suspended while another pass marked it as dead. A total must not decrease afterwards."""
+    for pass_id in ("dead", "waits", "mine"):
+        start_pass(ledger, pass_id)
     ledger.mark_dead_passes("mine", silent_since=NOON + HOUR)
-    ledger.mark_dead_passes("mine", silent_since=NOON + HOUR)
-    assert totals.read().passes == NONE | {"interrupted": 2}
-
-
-def test_a_pass_taken_for_dead_is_counted_once(ledger: Ledger, totals: Totals) -> None:
-    """The pass was suspended while another pass marked it as dead. A total must not decrease afterwards."""
-    start_pass(ledger, "waits")
-    start_pass(ledger, "mine")
     ledger.mark_dead_passes("mine", silent_since=NOON + HOUR)
     end_pass(ledger, "waits", PassResult.SKIPPED)
-    assert totals.read().passes == NONE | {"interrupted": 1}
+    assert totals.read().passes == NONE | {"interrupted": 2}
