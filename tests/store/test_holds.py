@@ -159,31 +159,20 @@ def test_a_held_first_message_of_a_ticket_holds_back_the_later_ones(
 # -- stored holds ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("until", [None, NOON + HOUR])
-def test_a_hold_is_active_until_its_end(ledger: Ledger, holds: Holds, until: datetime | None) -> None:
-    hold = a_hold(HoldKind.TICKET, "4711", until=until)
-    holds.begin([hold], {})
-    assert ledger.pause_and_holds(NOON) == (None, (hold,))
-    assert ledger.pause_and_holds(NOON + HOUR - MOMENT) == (None, (hold,))
-    assert ledger.pause_and_holds(NOON + HOUR) == (None, (hold,) if until is None else ())
-
-
-def test_a_pause_and_holds_are_read_together_oldest_hold_first(ledger: Ledger, holds: Holds) -> None:
-    newer, older = (replace(a_hold(HoldKind.TICKET, since.isoformat()), since=since) for since in (NOON + HOUR, NOON))
+def test_a_pause_and_holds_are_read_together_and_end_at_their_times(ledger: Ledger, holds: Holds) -> None:
+    """The oldest hold comes first. A hold replaces an earlier one of the same part only."""
+    first = a_hold(HoldKind.TICKET, "17", until=NOON + 2 * HOUR)
+    newer = replace(a_hold(HoldKind.TYPE, "internal"), since=NOON + HOUR)
+    holds.begin([newer, first], {})
     paused = Pause(NOON, NOON + HOUR, "bob", None)
-    holds.begin([newer, older], {})
     ledger.set_pause(paused)
-    assert ledger.pause_and_holds(NOON) == (paused, (older, newer))
-    assert ledger.pause(NOON) == paused
-    assert ledger.pause_and_holds(NOON + HOUR) == (None, (older, newer))
-
-
-def test_a_hold_replaces_an_earlier_one_of_the_same_part_only(ledger: Ledger, holds: Holds) -> None:
-    first, other = a_hold(HoldKind.TICKET, "17"), a_hold(HoldKind.TYPE, "internal")
-    holds.begin([first, other], {})
-    again = replace(first, until=NOON + HOUR, by="bob")
+    assert ledger.pause_and_holds(NOON) == (paused, (first, newer))
+    assert ledger.pause_and_holds(NOON + HOUR) == (None, (first, newer))
+    again = replace(first, until=NOON + 3 * HOUR, by="bob")
     holds.begin([again], {first.part: first})
-    assert set(ledger.pause_and_holds(NOON)[1]) == {again, other}
+    holds.begin([], {})
+    assert ledger.pause_and_holds(NOON + 3 * HOUR - MOMENT) == (None, (again, newer))
+    assert ledger.pause_and_holds(NOON + 3 * HOUR) == (None, (newer,))
 
 
 def test_only_the_named_holds_end_and_the_history_keeps_all(
@@ -193,26 +182,19 @@ def test_only_the_named_holds_end_and_the_history_keeps_all(
     ticket, message = a_hold(HoldKind.TICKET, "17"), a_hold(HoldKind.MESSAGE, name, until=NOON + HOUR)
     holds.begin([ticket, message], {})
     act = OperatorAction(ActionKind.RESUMED, "bob", NOON)
+    holds.end([], [], act)
     holds.end([message], [message.part, HoldTarget(HoldKind.TYPE, "internal")], act)
     assert ledger.pause_and_holds(NOON) == (None, (ticket,))
     rows = ledger._database.rows(select(schema.acts).order_by(schema.acts.c.id))
-    acts = [(row.message_id, row.by, row.act, row.detail) for row in rows]
     held = f"message {name} until 2025-03-03T13:00:00Z: wrong price"
     ended = f"the hold of message {name} by anna until 2025-03-03T13:00:00Z: wrong price"
-    assert acts == [
+    assert [(row.message_id, row.by, row.act, row.detail) for row in rows] == [
         (None, "anna", "held", "ticket 17 until resumed: wrong price"),
         (None, "anna", "held", held),
         (17, "anna", "held", held),
         (None, "bob", "resumed", ended),
         (17, "bob", "resumed", ended),
     ]
-
-
-def test_no_part_ends_no_hold(ledger: Ledger, holds: Holds) -> None:
-    holds.begin([a_hold(HoldKind.TICKET, "17")], {})
-    holds.begin([], {})
-    holds.end([], [], OperatorAction(ActionKind.RESUMED, "bob", NOON))
-    assert len(ledger.pause_and_holds(NOON)[1]) == 1
 
 
 def test_a_hold_of_a_kind_that_only_a_newer_version_knows_is_ignored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import update
@@ -37,7 +38,7 @@ def set_ticket(database: Database, message_id: int, ticket: str | None) -> None:
 def probe(claims: Claims, at: datetime, *, answered: bool = True) -> list[int]:
     """Claim the next probe and send it. Release it if it is answered."""
     ids = claims.claim_probe(PASS, NOON, OPENED)
-    claims.results.begin(PASS, ids, made_by="pass", pass_id=PASS.owner, now=at, fit=lambda _: True, probe=True)
+    begin(claims, ids, at=at, probe=True)
     if answered:
         outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
         claims.results.record(PASS, [Decision(message_id, Transition.released(), outcome) for message_id in ids], at)
@@ -48,18 +49,16 @@ def settled(message_id: int) -> Decision:
     return Decision(message_id, Transition.released(), FORBIDDEN, timedelta(seconds=2), NOON)
 
 
+def begin(claims: Claims, ids: Sequence[int], *, at: datetime = NOON, probe: bool = False) -> None:
+    claims.results.begin(PASS, ids, made_by="pass", pass_id=PASS.owner, now=at, fit=lambda _: True, probe=probe)
+
+
 def test_every_message_is_a_probe_once_before_one_repeats(
     application: Application, database: Database, claims: Claims
 ) -> None:
     waiting(application, database, 3)
     probed = [probe(claims, OPENED + minutes * MINUTE) for minutes in range(1, 8)]
     assert probed == [[1], [2], [3], [1], [2], [3], [1]]
-
-
-def test_no_due_message_means_no_probe(application: Application, database: Database, claims: Claims) -> None:
-    application.add()
-    enrol(database, [1], at=NOON + MINUTE)
-    assert claims.claim_probe(PASS, NOON, OPENED) == []
 
 
 def test_only_probes_since_the_breaker_opened_count(
@@ -70,29 +69,20 @@ def test_only_probes_since_the_breaker_opened_count(
     assert claims.count_probes(1, OPENED) == 0
     assert probe(claims, OPENED) == [1]
     assert claims.count_probes(1, OPENED) == 1
+    claims.claim_one(PASS, 2, NOON)
+    begin(claims, [2])
+    claims.results.record(PASS, [settled(2)], NOON)
+    assert claims.count_probes(2, OPENED) == 0, "that was no probe"
     assert claims.claim_probe(PASS, NOON, OPENED) == [2]
 
 
-def test_an_attempt_that_is_not_a_probe_does_not_count(
+def test_a_probe_is_claimed_and_counts_while_it_is_in_flight(
     application: Application, database: Database, claims: Claims
 ) -> None:
-    waiting(application, database, 2)
-    claims.claim(PASS, NOON, 1)
-    claims.results.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
-    claims.results.record(PASS, [settled(1)], NOON)
-    assert claims.count_probes(1, OPENED) == 0
-    assert claims.claim_probe(PASS, NOON, OPENED) == [1]
-
-
-def test_a_probe_in_flight_counts(application: Application, database: Database, claims: Claims) -> None:
     waiting(application, database, 1)
+    assert claims.claim_probe(PASS, NOON - timedelta.resolution, OPENED) == [], "it is not due"
     assert probe(claims, NOON, answered=False) == [1]
     assert claims.count_probes(1, OPENED) == 1
-
-
-def test_a_probe_is_claimed(application: Application, database: Database, claims: Claims) -> None:
-    waiting(application, database, 1)
-    assert claims.claim_probe(PASS, NOON, OPENED) == [1]
     row = queue_rows(database)[1]
     assert (row["state"], row["claimed_by"]) == (State.SENDING.value, PASS.owner)
     assert claims.claim_probe(OTHER, NOON, OPENED) == []
@@ -106,14 +96,8 @@ def test_picks_the_message_that_came_due_last_of_other_tickets(
     assert claims.claim_elsewhere(PASS, NOON, {"55", "33"}) == [2]
     assert claims.claim_elsewhere(PASS, NOON - 4 * MINUTE, {"22"}) == [1]
     assert claims.claim_elsewhere(PASS, NOON, {"55", "33"}) == []
-
-
-def test_a_message_without_a_ticket_is_of_another_ticket(
-    application: Application, database: Database, claims: Claims
-) -> None:
-    waiting(application, database, 2)
-    set_ticket(database, 1, None)
-    assert claims.claim_elsewhere(PASS, NOON, {"11", "22"}) == [1]
+    set_ticket(database, 3, None)
+    assert claims.claim_elsewhere(PASS, NOON, {"55", "33"}) == [3]
 
 
 def test_both_pickers_respect_route_and_ticket_order(
@@ -134,36 +118,20 @@ def test_both_pickers_respect_route_and_ticket_order(
 def test_an_answer_is_recorded_and_its_message_stays_claimed(
     application: Application, database: Database, claims: Claims
 ) -> None:
+    """If the pass then dies, the message is not unknown."""
     waiting(application, database, 1)
     claims.claim(PASS, NOON, 1)
-    claims.results.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
+    begin(claims, [1])
     held = queue_rows(database)
     with application.watched() as changed:
+        claims.results.record_answers(OTHER, [settled(1)], NOON)
+        assert attempt_rows(database, 1)[0]["outcome"] is None, "the claim is not theirs"
         claims.results.record_answers(PASS, [settled(1)], NOON)
     assert changed == {}
     assert queue_rows(database) == held
     [row] = attempt_rows(database, 1)
     assert (row["outcome"], row["status_code"], row["finished_at"]) == ("permanent", 403, NOON)
-    claims.results.record(PASS, [settled(1)._replace(outcome=Outcome(OutcomeKind.REFUSED, 200, "no"))], NOON + MINUTE)
-    assert attempt_rows(database, 1) == [row], "what has ended is never rewritten"
-
-
-def test_a_message_with_a_recorded_answer_is_not_unknown_after_its_pass_died(
-    application: Application, database: Database, claims: Claims
-) -> None:
-    waiting(application, database, 1)
-    claims.claim(PASS, NOON, 1)
-    claims.results.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
-    claims.results.record_answers(PASS, [settled(1)], NOON)
     [lapsed] = claims.take_over_expired(OTHER, PASS.expires_at, 10)
     assert lapsed.attempt_by is None
-
-
-def test_a_lost_claim_records_no_answer(application: Application, database: Database, claims: Claims) -> None:
-    waiting(application, database, 1)
-    claims.claim(PASS, NOON, 1)
-    claims.results.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
-    claims.take_over_expired(OTHER, PASS.expires_at, 10)
-    claims.results.record_answers(PASS, [settled(1)], NOON)
-    [row] = attempt_rows(database, 1)
-    assert row["outcome"] is None
+    claims.results.record(OTHER, [settled(1)._replace(outcome=Outcome(OutcomeKind.REFUSED, 200, "no"))], NOON + MINUTE)
+    assert attempt_rows(database, 1) == [row], "what has ended is never rewritten"

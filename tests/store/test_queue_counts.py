@@ -35,6 +35,9 @@ def by_place(measures: QueueCounts) -> dict[tuple[str, str | None], int]:
 def test_counts_messages_by_state_and_type_with_the_oldest_waiting_one(
     application: Application, database: Database, measures: QueueCounts
 ) -> None:
+    found = measures.in_queue()
+    assert set(found.numbers.values()) == {0}
+    assert (found.waiting_since, found.escalated_since, found.unacknowledged_since) == (None, None, None)
     application.add_all([{}, {}, {"message_type": "customer"}, {"message_type": "customer"}, {"status": "sent"}, {}])
     enrol(database, [4], at=NOON - HOUR, failed_at=FAILED_AT - 9 * HOUR)
     assert Claims(database).claim(PASS, NOON, 1) == [4]
@@ -44,6 +47,9 @@ def test_counts_messages_by_state_and_type_with_the_oldest_waiting_one(
     assert by_place(measures) == {("waiting", "supplier"): 2, ("waiting", "customer"): 1, ("sending", "customer"): 1}
     assert measures.in_queue().numbers.keys() == {(state, kind) for state in State for kind in (*MessageType, None)}
     assert measures.in_queue().waiting_since == FAILED_AT - HOUR
+    application.delete(1)
+    application.change(3, message_type="pigeon")
+    assert by_place(measures) == {("waiting", "supplier"): 1, ("waiting", None): 2, ("sending", "customer"): 1}
 
 
 def test_escalated_messages_have_the_oldest_and_the_oldest_unacknowledged_age(
@@ -61,21 +67,6 @@ def test_escalated_messages_have_the_oldest_and_the_oldest_unacknowledged_age(
             connection.execute(update(queue).where(queue.c.message_id.in_(message_ids)).values(acknowledged_at=NOON))
         found = measures.in_queue()
         assert (found.escalated_since, found.unacknowledged_since) == (NOON - 3 * HOUR, nobodys)
-
-
-def test_an_empty_queue_has_no_oldest_message(measures: QueueCounts) -> None:
-    found = measures.in_queue()
-    assert set(found.numbers.values()) == {0}
-    assert (found.waiting_since, found.escalated_since, found.unacknowledged_since) == (None, None, None)
-
-
-def test_a_message_deleted_or_changed_to_an_unknown_type_has_no_type(
-    application: Application, database: Database, measures: QueueCounts
-) -> None:
-    application.add_all([{}, {"message_type": "pigeon"}, {"message_type": None}])
-    enrol(database, [1, 2, 3])
-    application.delete(1)
-    assert by_place(measures) == {("waiting", None): 3}
 
 
 @on_default_table

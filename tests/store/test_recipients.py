@@ -23,16 +23,14 @@ LOST = Outcome(OutcomeKind.UNKNOWN, error="no answer")
 HAND = Claim("a-hand", NOON + HOUR)
 
 
-def attempt(
-    claims: Claims, *settled: Decision, claim: Claim = PASS, at: datetime = NOON, written_by: Claim | None = None
-) -> None:
+def attempt(claims: Claims, *settled: Decision, claim: Claim = PASS, at: datetime = NOON) -> None:
     """Attempt some messages, and record the given results."""
     begun = {
         message.message_id: message
         for message in begin(claims, [message.message_id for message in settled], claim, at=at)
     }
     known = [message._replace(message=begun.get(message.message_id)) for message in settled]
-    claims.results.record(written_by or claim, known, at)
+    claims.results.record(claim, known, at)
 
 
 def begin(claims: Claims, ids: Sequence[int], claim: Claim = PASS, *, at: datetime = NOON) -> list[QueuedMessage]:
@@ -51,12 +49,15 @@ def test_reached_recipients_accumulate_per_message(
     application.add_all([{}, {}, {}])
     enrol(database, [1, 2, 3])
     attempt(claims, again(1, BUSY), again(2, LOST), again(3, GONE))
-    attempt(claims, again(1, GONE), again(2, LOST), again(3, GONE))
+    attempt(claims, again(1, GONE), again(2, LOST), again(3, GONE._replace(external_id="№ 7")))
+    assert [row["external_id"] for row in attempt_rows(database, 3)] == [None, "№ 7"]
     one, two, three = begin(claims, [1, 2, 3])
     assert one.delivered_to == {"ana@x.test", "bo@x.test", "cy@x.test"}
     assert two.delivered_to == frozenset()
     assert three.delivered_to == {"bo@x.test"}
     assert queue_rows(database)[1]["delivered_to"] == '["ana@x.test", "bo@x.test", "cy@x.test"]'
+    claims.results.record(HAND, [again(2, BUSY)._replace(message=two)], NOON)
+    assert queue_rows(database)[2]["delivered_to"] is None, "a lost claim adds no recipients"
 
 
 def test_the_recipients_of_an_escalated_message_are_known_to_a_manual_attempt(
@@ -97,24 +98,6 @@ def test_a_manual_attempt_with_another_text_keeps_the_known_recipients(
     [queued] = begin(claims, [1], HAND)
     assert queued.unknown_count == 2
     assert queued.delivered_to == {"bo@x.test"}
-
-
-def test_a_lost_claim_adds_no_recipients(application: Application, database: Database, claims: Claims) -> None:
-    application.add()
-    enrol(database, [1])
-    attempt(claims, again(1, BUSY), written_by=HAND)
-    assert queue_rows(database)[1]["delivered_to"] is None
-
-
-@pytest.mark.parametrize("name", [None, "<7@x.test>", "№ 7"])
-def test_the_other_systems_id_is_stored_with_the_attempt(
-    name: str | None, application: Application, database: Database, claims: Claims
-) -> None:
-    application.add()
-    enrol(database, [1])
-    attempt(claims, again(1, Outcome(OutcomeKind.DELIVERED, 201, external_id=name)))
-    [row] = attempt_rows(database, 1)
-    assert row["external_id"] == name
 
 
 def test_a_message_may_have_arrived_since_its_newest_unknown_attempt(

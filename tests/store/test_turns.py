@@ -97,23 +97,16 @@ def test_a_message_that_reuses_an_id_in_flight_does_not_change_its_ticket(
     assert tickets_in_queue(database) == [str(SEVEN)]
 
 
-def test_skipped_tickets_are_not_claimed(enrolment: Enrolment, claims: Claims) -> None:
+def test_skipped_tickets_are_not_claimed(application: Application, enrolment: Enrolment, claims: Claims) -> None:
+    """A message without a ticket is never skipped."""
     wait(enrolment, 7, 7, 7, 8, "AB-9", 7)
     turns = FairShare(16)
     assert claims.claim(PASS, NOON, 16, turns) == [1, 2, 4, 5]
     assert claims.claim(PASS, NOON, 16, turns) == []
+    application.sql("UPDATE retrycli_queue SET ticket = NULL WHERE message_id = 3")
+    assert claims.claim(PASS, NOON, 16, turns) == [3]
     assert turns.widen()
-    assert claims.claim(PASS, NOON, 16, turns) == [3, 6]
-
-
-def test_a_message_without_a_ticket_is_not_skipped(
-    application: Application, enrolment: Enrolment, claims: Claims
-) -> None:
-    wait(enrolment, 7, 7)
-    application.sql("UPDATE retrycli_queue SET ticket = NULL WHERE message_id = 2")
-    turns = FairShare(16)
-    turns.passed_over = frozenset({"7"})
-    assert claims.claim(PASS, NOON, 16, turns) == [2]
+    assert claims.claim(PASS, NOON, 16, turns) == [6]
 
 
 def test_in_order_only_the_first_message_of_a_ticket_is_claimed(enrolment: Enrolment, claims: Claims) -> None:
@@ -141,33 +134,19 @@ def test_the_first_message_of_a_ticket_is_not_claimed_before_it_is_due(enrolment
     assert claims.claim_first_of(PASS, NOON + MINUTE, {"7"}) == [1]
 
 
-def test_the_next_message_of_a_ticket_waits_as_long_as_the_previous_one(enrolment: Enrolment, claims: Claims) -> None:
-    wait(enrolment, 7, 7)
-    assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1]
-    later = Transition.rescheduled(NOON + HOUR, retry_count=1, unknown_count=0, last_error="HTTP 503")
-    claims.results.record(PASS, [Decision(1, later)], NOON)
-    assert claims.claim(PASS, NOON, 16, IN_ORDER) == []
-    assert claims.claim(PASS, NOON + HOUR, 16, IN_ORDER) == [1]
-
-
-def test_a_renewed_claim_lasts_until_its_new_time(database: Database, claims: Claims) -> None:
+def test_only_the_own_claims_are_renewed(database: Database, claims: Claims) -> None:
     enrol(database, [1, 2])
     claims.claim(PASS, NOON, 1)
     before = queue_rows(database)
     longer = Claim(PASS.owner, PASS.expires_at + HOUR)
     claims.renew(longer)
     assert queue_rows(database) == {1: before[1] | {"claim_expires_at": longer.expires_at}, 2: before[2]}
-    assert claims.take_over_expired(Claim("another", NOON + 9 * HOUR), PASS.expires_at, 9) == []
-
-
-def test_a_lost_claim_cannot_be_renewed(database: Database, claims: Claims) -> None:
-    enrol(database, [1])
-    claims.claim(PASS, NOON, 1)
     other = Claim("another", NOON + 9 * HOUR)
-    claims.take_over_expired(other, PASS.expires_at, 9)
-    before = queue_rows(database)
+    assert claims.take_over_expired(other, PASS.expires_at, 9) == []
+    assert len(claims.take_over_expired(other, longer.expires_at, 9)) == 1
+    lost = queue_rows(database)
     claims.renew(Claim(PASS.owner, NOON + 99 * HOUR))
-    assert queue_rows(database) == before
+    assert queue_rows(database) == lost
 
 
 def test_only_one_claim_gets_the_probe(ledger: Ledger) -> None:
@@ -176,30 +155,19 @@ def test_only_one_claim_gets_the_probe(ledger: Ledger) -> None:
     assert ledger.take_probe(OPEN, until)
     assert not ledger.take_probe(OPEN, until)
     assert ledger.breaker(API) == Breaker(API, BreakerState.OPEN, 5, opened_at=NOON - HOUR, probe_at=until)
-
-
-def test_a_healthy_destination_offers_no_probe(ledger: Ledger) -> None:
-    ledger.save_breaker(OPEN)
     ledger.save_breaker(Breaker(API))
-    assert not ledger.take_probe(OPEN, NOON + MINUTE)
+    assert not ledger.take_probe(OPEN, until), "a healthy destination offers no probe"
 
 
 def test_turns_are_one_interval_apart_across_hosts(ledger: Ledger) -> None:
+    """A turn that comes too late is left to others, and an unused one is not made up for."""
     turns = [ledger.take_turn(API, NOON, SECOND, NOON + HOUR) for _ in range(3)]
     assert turns == [NOON, NOON + SECOND, NOON + 2 * SECOND]
     assert ledger.take_turn("https://elsewhere.example", NOON, SECOND, NOON + HOUR) == NOON
-
-
-def test_unused_turns_are_not_made_up_for(ledger: Ledger) -> None:
-    ledger.take_turn(API, NOON, SECOND, NOON + HOUR)
+    assert ledger.take_turn(API, NOON, SECOND, NOON + 3 * SECOND) == NOON + 3 * SECOND
+    assert ledger.take_turn(API, NOON, SECOND, NOON + HOUR) == NOON + 3 * SECOND
     later = NOON + 30 * SECOND
     assert [ledger.take_turn(API, later, SECOND, NOON + HOUR) for _ in range(2)] == [later, later + SECOND]
-
-
-def test_a_turn_that_comes_too_late_is_left_to_others(ledger: Ledger) -> None:
-    ledger.take_turn(API, NOON, SECOND, NOON + HOUR)
-    assert ledger.take_turn(API, NOON, SECOND, NOON + SECOND) == NOON + SECOND
-    assert ledger.take_turn(API, NOON, SECOND, NOON + HOUR) == NOON + SECOND
 
 
 def test_a_route_has_its_own_messages_and_one_route_has_the_rest(
