@@ -110,7 +110,7 @@ def test_pages_together_are_the_list(application: Application, database: Databas
                 assert found[-1] or not whole, "the last page is empty only if the list is"
 
 
-@pytest.mark.parametrize("value", ["'lots'", "1e300", "x'00'", "-1e300", "'7'", "2.5"])
+@pytest.mark.parametrize("value", ["'lots'", "1e300", "x'00'", "2.5"])
 def test_pages_by_tries_tolerate_values_that_are_not_counts(sqlite_application: Application, value: str) -> None:
     """SQLite stores any value in any column."""
     sqlite_application.add_all([{"retry_count": number % 3} for number in range(9)])
@@ -120,16 +120,15 @@ def test_pages_by_tries_tolerate_values_that_are_not_counts(sqlite_application: 
         assert sorted(message_id for page in pages(views, "tries", 2) for message_id in page) == [*range(1, 10)]
 
 
-@pytest.mark.parametrize("column", ["retry_count double precision", "retry_count numeric", "retry_count smallint"])
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kind", ["double precision", "numeric", "smallint"])
 @on_default_table
-def test_pages_by_tries_work_with_every_number_type(application: Application, column: str) -> None:
-    name, kind = column.split(" ", 1)
+def test_pages_by_tries_work_with_every_number_type(application: Application, kind: str) -> None:
     application.add_all([{"retry_count": number % 3} for number in range(9)])
-    odd = [] if kind == "smallint" else [8, 9]
-    if not application.url.startswith("sqlite"):
-        application.sql(f"ALTER TABLE pending_messages ALTER {name} TYPE {kind}")
-        for message_id, value in zip(odd, ("NaN", "1e30"), strict=False):
-            application.sql(f"UPDATE pending_messages SET {name} = '{value}' WHERE id = {message_id}")
+    application.sql(f"ALTER TABLE pending_messages ALTER retry_count TYPE {kind}")
+    if kind != "smallint":
+        application.sql("UPDATE pending_messages SET retry_count = 'NaN' WHERE id = 8")
+        application.sql("UPDATE pending_messages SET retry_count = '1e30' WHERE id = 9")
     with opened(application) as database:
         views = MessageQueries(database)
         assert sorted(message_id for page in pages(views, "tries", 2) for message_id in page) == [*range(1, 10)]
