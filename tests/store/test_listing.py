@@ -142,7 +142,7 @@ def test_a_ticket_may_be_text(loose_application: Application) -> None:
         assert shown(MessageQueries(database), Filter(ticket="12345")) == [1]
 
 
-ERRORS = [
+ERRORS: list[str | None] = [
     "HTTP 503",
     "disk 100% full",
     "disk 1000 full",

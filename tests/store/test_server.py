@@ -80,15 +80,9 @@ def test_a_silent_server_is_abandoned_before_claims_lapse(url: str) -> None:
     assert int(found["tcp_user_timeout"]) <= BUSY_SECONDS * 1000
     silence = int(found["keepalives_idle"]) + int(found["keepalives_interval"]) * int(found["keepalives_count"])
     assert silence <= BUSY_SECONDS
-
-
-def test_the_urls_own_settings_take_precedence(url: str) -> None:
     with opened(with_query(url, connect_timeout="7", keepalives_idle="60")) as database:
         found = parameters(database)
-    assert (found["connect_timeout"], found["keepalives_idle"]) == ("7", "60")
-
-
-def test_a_shorter_timeout_is_respected(url: str) -> None:
+    assert (found["connect_timeout"], found["keepalives_idle"]) == ("7", "60"), "the URL takes precedence"
     with opened(url, patience=2) as database, database.read() as connection:
         assert connection.execute(SETTINGS).one()[0] == "2s"
         assert parameters(database)["connect_timeout"] == "2"
@@ -161,14 +155,6 @@ def test_a_database_without_an_encoding_is_refused_until_one_is_configured() -> 
             assert connection.execute(text("SELECT 'Grüße, 中'")).scalar() == "Grüße, 中"
 
 
-def test_the_first_and_last_possible_times_are_read_in_any_time_zone(url: str) -> None:
-    times = text("SELECT TIMESTAMPTZ '0001-01-01 00:00+00', TIMESTAMPTZ '9999-12-31 23:59:59+00'")
-    for zone in ("America/New_York", "Pacific/Auckland"):
-        with opened(with_query(url, options=f"-c timezone={zone}")) as database, database.read() as connection:
-            found = [row.astimezone(UTC).replace(tzinfo=None) for row in connection.execute(times).one()]
-        assert found == [datetime.min, datetime.max.replace(microsecond=0)]  # noqa: DTZ901
-
-
 def test_committed_changes_are_visible_under_any_default_isolation(url: str) -> None:
     """Under stricter isolation, one of two hosts that change the same row would fail."""
     strict = with_query(url, options="-c default_transaction_isolation=serializable")
@@ -176,8 +162,12 @@ def test_committed_changes_are_visible_under_any_default_isolation(url: str) -> 
         assert connection.execute(text("SHOW transaction_isolation")).scalar() == "read committed"
 
 
-def test_times_are_read_in_any_date_style(url: str) -> None:
-    times = text("SELECT TIMESTAMPTZ '2025-03-03 12:00+00', TIMESTAMP '2025-03-03 12:00', INTERVAL '1 day'")
-    german = with_query(url, options="-c datestyle=German -c intervalstyle=iso_8601")
-    with opened(german) as database, database.read() as connection:
-        assert connection.execute(times).one() == (NOON, NOON.replace(tzinfo=None), timedelta(days=1))
+def test_times_are_read_in_any_time_zone_and_date_style(url: str) -> None:
+    times = text("SELECT TIMESTAMPTZ '0001-01-01 00:00+00', TIMESTAMPTZ '9999-12-31 23:59:59+00'")
+    others = text("SELECT TIMESTAMPTZ '2025-03-03 12:00+00', TIMESTAMP '2025-03-03 12:00', INTERVAL '1 day'")
+    for zone in ("America/New_York", "Pacific/Auckland"):
+        options = f"-c timezone={zone} -c datestyle=German -c intervalstyle=iso_8601"
+        with opened(with_query(url, options=options)) as database, database.read() as connection:
+            found = [row.astimezone(UTC).replace(tzinfo=None) for row in connection.execute(times).one()]
+            assert connection.execute(others).one() == (NOON, NOON.replace(tzinfo=None), timedelta(days=1))
+        assert found == [datetime.min, datetime.max.replace(microsecond=0)]  # noqa: DTZ901
