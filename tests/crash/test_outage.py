@@ -123,35 +123,6 @@ def test_an_outage_charges_five_messages_and_probes_until_the_server_is_back(
     assert stage.count("retrycli_breakers") == 0
 
 
-@pytest.mark.slow
-def test_an_outage_of_a_night_escalates_nothing_and_floods_no_one(
-    tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
-        stage = scene.set_up(tmp_path, server.url, failed=90, url=url)
-        stage.change("UPDATE pending_messages SET retry_count = id % 9 WHERE status = 'failed'")
-        tries = dict(stage.rows("SELECT id, retry_count FROM pending_messages"))
-        evening = utc_now()
-        for tick in range(14 * 4):
-            summary = stage.run_once_at(evening + tick * TICK)
-            assert (summary.sent, summary.escalated) == (0, 0)
-        counts_as_retry = {
-            message_id
-            for message_id, count in stage.rows("SELECT id, retry_count FROM pending_messages")
-            if count != tries[message_id]
-        }
-        assert len(counts_as_retry) == BREAKER_FAILURES
-        # The first tick opens the breaker. The probes follow 15, 45, 105, … minutes later, with different messages.
-        assert stage.rows("SELECT count(*), count(DISTINCT message_id) FROM retrycli_attempts") == [(20, 20)]
-        assert stage.count("retrycli_queue WHERE state = 'waiting'") == len(tries) - len(scene.others(0))
-
-        server.behaviour = Behaviour()
-        sent = [stage.run_once_at(evening + timedelta(hours=14) + tick * TICK).sent for tick in range(4)]
-        assert sent == [0, 0, 0, 90]  # the hourly probe is due at the last tick, and closes the breaker
-        assert len(caplog.records) == 4, "as it begins, after 6 and 12 hours, and as it ends"
-        _check_each_arrived_once(server.received, 90)
-
-
 def test_a_server_that_fails_under_load_charges_five_messages(tmp_path: Path, url: str) -> None:
     """The breaker opens while other requests are in flight. They fail too, but use up no retry."""
     gate, failed, in_flight = Gate(), 300, 16

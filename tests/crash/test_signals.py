@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.domain.passes import PassResult
 from retrycli.gateway.delivery import GRACE_SECONDS
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
@@ -19,10 +18,8 @@ from tests.cli.command import LONGEST, wait_until
 from tests.conftest import on_both, on_sqlite
 from tests.crash import scene
 from tests.crash.gate import FREE, Gate
-from tests.crash.invariants import wait_until_forgotten
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -32,7 +29,6 @@ pytestmark = on_both
 
 MESSAGES = 200
 CONCURRENCY = 8
-NEXT_TICK = timedelta(minutes=15)
 SHORT = {"gateway.request_timeout_seconds": 2}
 FAILURES = 5
 """The number of failures in a row that open the breaker. Later ones use up no retry."""
@@ -52,30 +48,6 @@ def gated(gate: Gate) -> Sandbox:
 def server(gate: Gate) -> Iterator[Sandbox]:
     with gated(gate) as running:
         yield running
-
-
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_waits_for_requests_in_flight_records_them_and_starts_no_more(
-    number: signal.Signals, exit_code: int, gate: Gate, server: Sandbox, tmp_path: Path, url: str
-) -> None:
-    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
-    with stage.start("-m", "retrycli", "run-once") as process, gate:
-        gate.wait_until_held(CONCURRENCY, process)
-        process.send_signal(number)
-        gate.let_through(1)
-        wait_until(lambda: _outcomes(stage)["delivered"] == FREE + 1)  # the pass keeps waiting for the other requests
-        gate.let_through()
-        _, errors = process.communicate(timeout=LONGEST)
-    assert process.returncode == exit_code, errors
-
-    sent = FREE + CONCURRENCY
-    assert len(server.received) == sent
-    assert _outcomes(stage) == {"delivered": sent}
-    _check_all_else_waits_untouched(stage, sent)
-    assert stage.rows("SELECT result, reason, sent FROM retrycli_passes") == [("interrupted", "signal", sent)]
-
-    assert stage.run_once_at(utc_now()).sent == MESSAGES - sent
-    assert [request for request in server.received if request.times > 1] == []
 
 
 def test_a_request_without_an_answer_in_time_is_recorded_as_unknown(
@@ -126,40 +98,6 @@ def _records_answers_of_a_suspension(folder: Path) -> bool:
         times = (f"{at:%Y-%m-%d %H:%M:%S.%f}" for at in (resumed, resumed + timedelta(seconds=GRACE_SECONDS)))
         assert stage.count(at_once, *times) == 0, "an answer was not read before the request timed out"
         return outcomes["delivered"] == messages
-
-
-def test_a_second_signal_leaves_claims_to_lapse(gate: Gate, server: Sandbox, tmp_path: Path, url: str) -> None:
-    """The second signal may prevent the record of answers that have arrived."""
-    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
-    with stage.start("-m", "retrycli", "run-once") as process, gate:
-        gate.wait_until_held(CONCURRENCY, process)
-        wait_until(lambda: _has_ended_by_another_sigterm(process))
-    assert process.returncode == 143
-    wait_until_forgotten(stage)
-    outcomes = _outcomes(stage)
-    delivered, unfinished = outcomes["delivered"], outcomes[None]
-    assert outcomes.keys() <= {"delivered", None}
-    assert FREE + CONCURRENCY <= delivered + unfinished <= FREE + 2 * CONCURRENCY
-    assert delivered <= FREE
-    claimed = stage.count("retrycli_queue WHERE state = 'sending' AND claim_expires_at IS NOT NULL")
-    assert claimed >= unfinished
-    others = MESSAGES - delivered - claimed
-    assert stage.count("retrycli_queue WHERE state = 'waiting'") == others
-
-    now = utc_now()
-    assert stage.run_once_at(now).sent == others, "the claims still hold"
-    after = stage.run_once_at(now + NEXT_TICK)
-    assert (after.result, after.sent, after.unknown) == (PassResult.COMPLETED, claimed - unfinished, unfinished)
-    assert stage.run_once_at(now + 3 * NEXT_TICK).sent == unfinished
-    assert _outcomes(stage) == {"delivered": MESSAGES, "unknown": unfinished}
-    twice = FREE + CONCURRENCY - delivered  # the requests of the pass whose answers were not recorded
-    wait_until(lambda: sum(request.times == 2 for request in server.received) == twice)
-    assert len(server.received) == MESSAGES
-
-
-def _has_ended_by_another_sigterm(process: subprocess.Popen[str]) -> bool:
-    process.terminate()  # does nothing to a process that has ended
-    return process.poll() is not None
 
 
 def _outcomes(stage: Scene) -> Counter[str | None]:
