@@ -9,8 +9,6 @@ from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING
 
-import pytest
-
 from retrycli.gateway.delivery import GRACE_SECONDS
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
@@ -20,7 +18,6 @@ from tests.crash import scene
 from tests.crash.gate import FREE, Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.crash.scene import Scene
@@ -35,30 +32,19 @@ FAILURES = 5
 ROUNDS = 10
 
 
-@pytest.fixture
-def gate() -> Gate:
-    return Gate()
-
-
 def gated(gate: Gate) -> Sandbox:
     return Sandbox(Behaviour(latency=timedelta(milliseconds=1)), rng=Random(0), sleep=gate.pass_through)
 
 
-@pytest.fixture
-def server(gate: Gate) -> Iterator[Sandbox]:
-    with gated(gate) as running:
-        yield running
-
-
-def test_a_request_without_an_answer_in_time_is_recorded_as_unknown(
-    gate: Gate, server: Sandbox, tmp_path: Path, url: str
-) -> None:
+def test_a_request_without_an_answer_in_time_is_recorded_as_unknown(tmp_path: Path, url: str) -> None:
     """On a slow machine, some of the free requests may take too long, and the pass may end before the signal."""
-    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
-    with stage.start("-m", "retrycli", "run-once", settings=SHORT) as process, gate:
-        wait_until(lambda: gate.held == CONCURRENCY or process.poll() is not None)
-        process.terminate()
-        _, errors = process.communicate(timeout=LONGEST)
+    gate = Gate()
+    with gated(gate) as server:
+        stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
+        with stage.start("-m", "retrycli", "run-once", settings=SHORT) as process, gate:
+            wait_until(lambda: gate.held == CONCURRENCY or process.poll() is not None)
+            process.terminate()
+            _, errors = process.communicate(timeout=LONGEST)
     assert process.returncode in {143, 69}, errors
 
     outcomes = _outcomes(stage)
