@@ -134,14 +134,6 @@ def test_a_ticket_filter_matches_the_whole_number(application: Application, view
     assert {ticket: shown(views, Filter(ticket=ticket)) for ticket in found} == found
 
 
-def test_a_ticket_may_be_text(loose_application: Application) -> None:
-    loose_application.add_all([{}, {}])
-    loose_application.sql("UPDATE pending_messages SET ticket_id = 'A-1' WHERE id = 2")
-    with opened(loose_application) as database:
-        assert shown(MessageQueries(database), Filter(ticket="A-1")) == [2]
-        assert shown(MessageQueries(database), Filter(ticket="12345")) == [1]
-
-
 ERRORS: list[str | None] = [
     "HTTP 503",
     "disk 100% full",
@@ -177,11 +169,6 @@ def test_an_error_filter_matches_a_literal_part(application: Application, views:
         assert (shown(views, wanted, sort="id"), views.count(wanted)) == (expected, len(expected)), error
 
 
-def test_an_error_filter_searches_what_lists_show(application: Application, views: MessageQueries) -> None:
-    application.add_all([{"last_error": f"{'é' * 1_997}EnD"}, {"last_error": f"{'é' * 1_998}EnD"}])
-    assert shown(views, Filter(error="end")) == [1]
-
-
 def test_a_filter_may_have_the_largest_number_of_the_longest_values(
     application: Application, views: MessageQueries
 ) -> None:
@@ -194,17 +181,26 @@ def test_a_filter_may_have_the_largest_number_of_the_longest_values(
     assert shown(views, replace(wanted, fingerprint=None, ticket=None)) == [1]
 
 
-def test_a_list_shows_the_beginning_of_a_long_error(application: Application, views: MessageQueries) -> None:
-    application.add_all([{"last_error": "é" * 2_000}, {"last_error": "é" * 100_000}])
-    assert [each.last_error for each in views.messages(Filter())] == ["é" * 2_000, "é" * 1_999 + "…"]
+def test_a_list_shows_and_searches_the_beginning_of_a_long_error(
+    application: Application, views: MessageQueries
+) -> None:
+    application.add_all([{"last_error": f"{'é' * length}EnD"} for length in (1_997, 1_998)])
+    assert [each.last_error for each in views.messages(Filter())] == ["é" * 1_997 + "EnD", "é" * 1_998 + "E…"]
+    assert shown(views, Filter(error="end")) == [1]
 
 
-def test_an_error_filter_tolerates_text_that_is_not_valid_utf8(loose_application: Application) -> None:
+def test_filters_tolerate_a_ticket_that_is_text_and_an_error_that_is_not_valid_utf8(
+    loose_application: Application,
+) -> None:
     loose_application.add_all([{}, {}])
     loose_application.sql("UPDATE pending_messages SET last_error = CAST(x'636166e9' AS TEXT) WHERE id = 1")
+    loose_application.sql("UPDATE pending_messages SET ticket_id = 'A-1' WHERE id = 2")
     with opened(loose_application) as database:
-        assert shown(MessageQueries(database), Filter(error="CAF")) == [1]
-        assert shown(MessageQueries(database), Filter(error="503")) == [2]
+        views = MessageQueries(database)
+        for wanted in (Filter(error="CAF"), Filter(ticket="12345")):
+            assert shown(views, wanted) == [1]
+        for wanted in (Filter(error="503"), Filter(ticket="A-1")):
+            assert shown(views, wanted) == [2]
 
 
 @pytest.fixture
