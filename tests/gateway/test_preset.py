@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from retrycli.config.gateway import RoutedGatewaySettings
-from retrycli.domain.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import REQUIRED_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.presets.loader import known_presets, load_preset, preset_text
-from retrycli.gateway.presets.model import MessageRule
-from retrycli.gateway.presets.template import fill, fill_path
+from retrycli.gateway.presets.template import fill
 from tests.gateway.deliveries import (
     COLUMNS,
     KEY,
@@ -36,36 +35,13 @@ body = { text = "{body}" }
 """
 """A preset that tests extend."""
 
-TEXTS = [
-    'She said "no".',
-    "it's",
-    "{subject} and {body.__class__} and {0} and {{x}}",
-    "a } brace, another {",
-    "line one\nline two\r\nline three\ttab",
-    "Grüße, 你好, 🎫, e\u0301, \u200f\u202e",
-    "\x00\x01\x1b[31m\x7f",
-    "\\u0041 \\n %s %(x)s ${HOME} $(id)",
-    "</script><b>&amp;",
-    "",
-    " ",
-]
 
-
-def sent(message: QueuedMessage, **changes: object) -> Received:
-    """Deliver a message; return the request that the server received."""
+def sent(*messages: QueuedMessage, **changes: object) -> list[Received]:
+    """Deliver messages; return the requests that the server received."""
     with Hostile(answer(200, SUCCEEDED)) as server:
-        outcome = deliver(gateway_settings(server.url, **changes), message)
-    assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
-    (received,) = server.requests
-    return received
-
-
-def sent_body(message: QueuedMessage, **changes: object) -> dict[str, object]:
-    """Deliver a message; return the JSON that the server received."""
-    received = sent(message, **changes)
-    assert received.headers["content-type"] == "application/json"
-    content: dict[str, object] = json.loads(received.body)
-    return content
+        outcomes = deliver_in_turn(gateway_settings(server.url, **changes), *messages)
+    assert outcomes == [Outcome(OutcomeKind.DELIVERED, 200)] * len(messages)
+    return server.requests
 
 
 def refused(message: QueuedMessage, **changes: object) -> str:
@@ -77,78 +53,33 @@ def refused(message: QueuedMessage, **changes: object) -> str:
     return outcome.error or ""
 
 
-def test_delivers_a_message_to_a_customer() -> None:
-    received = sent(queued())
-    assert (received.method, received.path) == ("POST", PATH)
-    assert json.loads(received.body) == {
-        "message_type": "customer",
-        "recipient": "anna@example.com",
-        "cc": ["ben@example.com"],
-        "bcc": [],
-        "subject": "Your delivery",
-        "body": "It is on its way.",
-    }
+def test_the_generic_preset_sends_each_type_of_message() -> None:
+    """An internal note has no recipient."""
+    types = ("customer", "supplier", "internal")
+    requests = sent(*(queued(f"key-{name}", message_type=name, body="Grüße 🎫") for name in types))
+    texts = {"subject": "Your delivery", "body": "Grüße 🎫"}
+    mailed = {**texts, "recipient": "anna@example.com", "cc": ["ben@example.com"], "bcc": []}
+    expected = [(PATH, mailed), (PATH, mailed), ("/tickets/12345/notes", texts)]
+    for name, request, (path, content) in zip(types, requests, expected, strict=True):
+        assert (request.method, request.path) == ("POST", path)
+        assert json.loads(request.body) == {"message_type": name, **content}
+        assert "Grüße 🎫".encode() in request.body
+        assert {name: value for name, value in request.headers.items() if name != "host"} == {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+            "content-length": str(len(request.body)),
+            "user-agent": "retrycli",
+            "idempotency-key": f"key-{name}",
+        }
 
 
-def test_delivers_a_message_to_a_supplier() -> None:
-    received = sent(queued(message_type="supplier"))
-    assert received.path == PATH
-    assert json.loads(received.body)["message_type"] == "supplier"
-
-
-def test_an_internal_note_has_no_recipient() -> None:
-    received = sent(queued(message_type="internal"))
-    assert received.path == "/tickets/12345/notes"
-    assert json.loads(received.body) == {
-        "message_type": "internal",
-        "subject": "Your delivery",
-        "body": "It is on its way.",
-    }
-
-
-def test_a_base_url_may_have_a_path() -> None:
-    with Hostile(answer(200, SUCCEEDED)) as server:
-        deliver(gateway_settings(f"{server.url}/api/v1/"))
-    assert server.paths == ["/api/v1" + PATH]
-
-
-@pytest.mark.parametrize("name", known_presets())
-def test_each_bundled_preset_is_valid(name: str) -> None:
-    load_preset(name).check_columns(COLUMNS)
-
-
-def test_a_request_has_exactly_these_headers() -> None:
-    received = sent(queued())
-    assert {name: value for name, value in received.headers.items() if name != "host"} == {
-        "accept": "application/json",
-        "accept-encoding": "identity",
-        "content-type": "application/json",
-        "content-length": str(len(received.body)),
-        "user-agent": "retrycli",
-        "idempotency-key": KEY,
-    }
-
-
-def test_texts_arrive_unchanged() -> None:
-    with Hostile(answer(200, SUCCEEDED)) as server:
-        deliver_in_turn(gateway_settings(server.url), *(queued(subject=text, body=text) for text in TEXTS))
-    contents = [json.loads(request.body) for request in server.requests]
-    assert [(content["subject"], content["body"]) for content in contents] == [(text, text) for text in TEXTS]
-
-
-def test_the_body_is_sent_as_utf_8() -> None:
-    assert "Grüße 🎫".encode() in sent(queued(body="Grüße 🎫")).body
-
-
-def test_a_list_stays_a_list() -> None:
-    content = sent_body(queued(cc_emails='["a@example.com", "ü@example.com"]', bcc_emails='[{"name": "B"}]'))
-    assert content["cc"] == ["a@example.com", "ü@example.com"]
-    assert content["bcc"] == [{"name": "B"}]
-
-
-@pytest.mark.parametrize("name", ["subject", "recipient_email"])
-def test_a_null_stays_null(name: str) -> None:
-    assert sent_body(queued(**{name: None}))[name.removesuffix("_email")] is None
+def test_a_list_stays_a_list_and_a_null_a_null() -> None:
+    lists = {"cc_emails": '["a@example.com", "ü@example.com"]', "bcc_emails": '[{"name": "B"}]'}
+    [request] = sent(queued(**lists, subject=None, recipient_email=None))
+    content = json.loads(request.body)
+    assert (content["cc"], content["bcc"]) == (["a@example.com", "ü@example.com"], [{"name": "B"}])
+    assert (content["subject"], content["recipient"]) == (None, None)
 
 
 def test_an_optional_missing_column_is_null() -> None:
@@ -161,112 +92,61 @@ def test_an_optional_missing_column_is_null() -> None:
     open_gateway(gateway_settings("http://127.0.0.1:1"), columns=REQUIRED_COLUMNS)
 
 
-def test_an_application_column_may_be_used(tmp_path: Path) -> None:
-    file = preset_file(
-        tmp_path,
-        """
-        [messages.customer]
-        path = "/notes"
+def test_a_body_has_columns_texts_and_other_values(tmp_path: Path) -> None:
+    """In a text, a list is joined, and a null is empty."""
+    body = """
         [messages.customer.body]
         queue = "{queue_id}"
-        text = "Queue {queue_id}: {body}"
-        fixed = "as it is"
+        text = "Queue {queue_id}: {body} to {cc_emails}; {bcc_emails}; {recipient_email}."
         braces = "{{queue_id}}"
         flags = [true, 7, "{subject}", { deep = ["{retry_count}"] }]
         empty = ""
-        """,
-    )
-    rule = load_preset(file).messages[queued().message.message_type]
-    assert fill(rule.body, queued(queue_id=31).message.fields) == {
+        """
+    rule = load_preset(preset_file(tmp_path, '[messages.customer]\npath = "/notes"\n' + body))
+    copies = {"cc_emails": '["a@example.com", "b@example.com"]', "recipient_email": None}
+    message = queued(queue_id=31, **copies).message
+    assert fill(rule.messages[message.message_type].body, message.fields) == {
         "queue": 31,
-        "text": "Queue 31: It is on its way.",
-        "fixed": "as it is",
+        "text": "Queue 31: It is on its way. to a@example.com, b@example.com; ; .",
         "braces": "{queue_id}",
         "flags": [True, 7, "Your delivery", {"deep": [3]}],
         "empty": "",
     }
 
 
-def test_in_a_text_a_list_is_joined_and_a_null_is_empty(tmp_path: Path) -> None:
-    preset = preset_file(tmp_path, NOTE.replace('"{body}"', '"to {cc_emails}; {bcc_emails}; {recipient_email}."'))
-    message = queued(cc_emails='["a@example.com", "b@example.com"]', recipient_email=None)
-    assert sent_body(message, preset=preset) == {"text": "to a@example.com, b@example.com; ; ."}
+def test_a_ticket_id_stays_one_path_segment() -> None:
+    paths = {
+        "..a/b..;.c": "/tickets/..a%2Fb..;.c/messages",
+        "1?x=2#y": "/tickets/1%3Fx=2%23y/messages",
+        "%2e%2e": "/tickets/%252e%252e/messages",
+        "1\r\nX-Evil: 1": "/tickets/1%0D%0AX-Evil:%201/messages",
+    }
+    requests = sent(*(queued(ticket_id=ticket_id) for ticket_id in paths))
+    assert [request.path for request in requests] == [*paths.values()]
 
 
-@pytest.mark.parametrize(
-    ("ticket_id", "path"),
-    [
-        ("ABC-1", "/tickets/ABC-1/messages"),
-        ("a/b", "/tickets/a%2Fb/messages"),
-        ("..a/b..;.c", "/tickets/..a%2Fb..;.c/messages"),
-        (" 1 2 ", "/tickets/%201%202%20/messages"),
-        ("ü", "/tickets/%C3%BC/messages"),
-        ("1?x=2#y", "/tickets/1%3Fx=2%23y/messages"),
-        ("%2e%2e", "/tickets/%252e%252e/messages"),
-        ("%2F", "/tickets/%252F/messages"),
-        ("a\\b", "/tickets/a%5Cb/messages"),
-        ("1\r\nX-Evil: 1", "/tickets/1%0D%0AX-Evil:%201/messages"),
-        ("{body}", "/tickets/%7Bbody%7D/messages"),
-        ("...", "/tickets/.../messages"),
-    ],
-)
-def test_a_ticket_id_stays_one_path_segment(ticket_id: str, path: str) -> None:
-    assert sent(queued(ticket_id=ticket_id)).path == path
-
-
-@pytest.mark.parametrize(
-    "ticket_id",
-    [".", "..", "../../admin", "7/../8", "7/.", "..\\admin", "..;x", "7;/..;x/8", "./7"],
-)
+@pytest.mark.parametrize("ticket_id", ["..", "7/../8", "./7", "..\\admin", "7;/..;x/8"])
 def test_a_ticket_id_that_would_leave_its_segment_is_not_sent(ticket_id: str) -> None:
     assert "ticket_id has an invalid value for the path" in refused(queued(ticket_id=ticket_id))
 
 
-@pytest.mark.parametrize("value", [None, ""])
-def test_a_path_has_no_empty_segments(value: str | None, tmp_path: Path) -> None:
+def test_a_path_has_no_empty_segments(tmp_path: Path) -> None:
     preset = preset_file(tmp_path, NOTE.replace("/notes", "/notes/{recipient_email}"))
-    assert "recipient_email has an invalid value for the path" in refused(queued(recipient_email=value), preset=preset)
+    assert "recipient_email has an invalid value for the path" in refused(queued(recipient_email=None), preset=preset)
 
 
-def header_preset(folder: Path, headers: str) -> str:
-    return preset_file(folder, f"{NOTE}headers = {{ {headers} }}")
-
-
-def test_a_header_from_a_template(tmp_path: Path) -> None:
-    preset = header_preset(tmp_path, 'X-On-Behalf-Of = "{recipient_email}", X-Ticket = "no. {ticket_id}"')
-    headers = sent(queued(), preset=preset).headers
-    assert (headers["x-on-behalf-of"], headers["x-ticket"]) == ("anna@example.com", "no. 12345")
-
-
-def test_a_null_in_a_header_is_empty(tmp_path: Path) -> None:
-    preset = header_preset(tmp_path, 'X-To = "{recipient_email}"')
-    assert sent(queued(recipient_email=None), preset=preset).headers["x-to"] == ""
-
-
-def test_a_presets_header_replaces_ours(tmp_path: Path) -> None:
-    preset = header_preset(tmp_path, 'accept = "text/plain", USER-AGENT = "agent", idempotency-key = "{ticket_id}"')
-    headers = sent(queued(), preset=preset).headers
-    assert (headers["accept"], headers["user-agent"]) == ("text/plain", "agent")
-    assert headers["idempotency-key"] == KEY
-
-
-@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\x00b", "a\x7fb", "Grüße", "🎫"])
-def test_no_value_can_inject_a_header(value: str, tmp_path: Path) -> None:
-    preset = header_preset(tmp_path, 'X-To = "for {recipient_email}"')
-    error = refused(queued(recipient_email=value), preset=preset)
-    assert error == "the request can't be built: invalid value for the header X-To: it must be printable ASCII"
-
-
-def test_each_request_carries_its_messages_key() -> None:
-    with Hostile(answer(200, SUCCEEDED)) as server:
-        deliver_in_turn(gateway_settings(server.url), queued("key-1"), queued("key-2"), queued("key-1"))
-    assert [request.headers["idempotency-key"] for request in server.requests] == ["key-1", "key-2", "key-1"]
-
-
-def test_the_key_header_can_be_renamed(tmp_path: Path) -> None:
-    headers = sent(queued(), preset=preset_file(tmp_path, 'key_header = "X-Request-Id"\n' + NOTE)).headers
-    assert headers["x-request-id"] == KEY
-    assert "idempotency-key" not in headers
+def test_headers_of_a_preset(tmp_path: Path) -> None:
+    """They replace ours, except the delivery key, whose header can only be renamed."""
+    headers = 'accept = "text/plain", USER-AGENT = "agent", x-request-id = "{ticket_id}", X-To = "to {recipient_email}"'
+    preset = preset_file(tmp_path, f'key_header = "X-Request-Id"\n{NOTE}headers = {{ {headers} }}')
+    requests = sent(queued(), queued(recipient_email=None), preset=preset)
+    for request, to in zip(requests, ("to anna@example.com", "to"), strict=True):
+        found = request.headers
+        assert (found["accept"], found["user-agent"], found["x-to"]) == ("text/plain", "agent", to)
+        assert (found["x-request-id"], "idempotency-key" in found) == (KEY, False)
+    assert refused(queued(recipient_email="a\r\nX-Evil: 1"), preset=preset) == (
+        "the request can't be built: invalid value for the header X-To: it must be printable ASCII"
+    )
 
 
 def mistake(name: str, columns: tuple[str, ...] = COLUMNS) -> str:
@@ -276,126 +156,32 @@ def mistake(name: str, columns: tuple[str, ...] = COLUMNS) -> str:
     return str(raised.value)
 
 
-def test_a_missing_preset() -> None:
-    assert mistake("zendsk").startswith("gateway.preset: no preset 'zendsk'; give a .toml file, or one of ")
+@pytest.mark.parametrize("name", ["zendsk", "", "../presets/generic", "GENERIC"])
+def test_a_missing_preset_is_named(name: str) -> None:
+    assert mistake(name).startswith(f"gateway.preset: no preset {name!r}; give a .toml file, or one of ")
 
 
-@pytest.mark.parametrize("name", ["", "../presets/generic", "generic.", "GENERIC"])
-def test_a_name_cannot_leave_the_presets_directory(name: str) -> None:
-    assert mistake(name).startswith("gateway.preset: no preset")
-
-
-def test_a_missing_file_or_a_directory(tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder.toml").mkdir()
-    for file in (tmp_path / "missing.toml", tmp_path / "folder.toml"):
+    for name in ("missing", "folder"):
+        file = tmp_path / f"{name}.toml"
         assert mistake(str(file)) == f"gateway.preset: {file} does not exist, or is not a file"
-
-
-def test_a_file_that_cannot_be_looked_up(tmp_path: Path) -> None:
-    file = tmp_path / f"{'x' * 300}.toml"
-    assert mistake(str(file)) == f"gateway.preset: can't read {file}: File name too long"
-
-
-@pytest.mark.parametrize("text", ["[messages.customer\n", f"x = {'9' * 5000}"], ids=["cut off", "an endless number"])
-def test_a_file_that_is_not_toml(text: str, tmp_path: Path) -> None:
-    file = preset_file(tmp_path, text)
-    assert mistake(file).startswith(f"preset {file} is not valid TOML: ")
-
-
-def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    long = tmp_path / f"{'x' * 300}.toml"
+    assert mistake(str(long)) == f"gateway.preset: can't read {long}: File name too long"
     file = tmp_path / "own.toml"
+    file.write_bytes(b'title = "\xff"')
+    assert mistake(str(file)) == f"gateway.preset: can't read {file}: the file is not valid UTF-8; save it as UTF-8"
+    for text in ("[messages.customer\n", f"x = {'9' * 5000}"):
+        file.write_text(text)
+        assert mistake(str(file)).startswith(f"preset {file} is not valid TOML: ")
+    file.write_text(f"[messages.customer]\npath = '/'\nbody{'.x' * 5000} = 1")
+    assert mistake(str(file)) == f"preset {file} is nested too deeply"
     file.write_text(preset_text("generic"), encoding="utf-8-sig")
     assert load_preset(str(file)) == load_preset("generic")
 
 
-def test_a_file_that_is_not_text(tmp_path: Path) -> None:
-    file = tmp_path / "own.toml"
-    file.write_bytes(b'title = "\xff"')
-    assert mistake(str(file)) == f"gateway.preset: can't read {file}: the file is not valid UTF-8; save it as UTF-8"
-
-
-@pytest.mark.parametrize("deep", [f"x = {'[' * 5000}", f"body{'.x' * 5000} = 1"], ids=["lists", "tables"])
-def test_a_file_that_is_nested_too_deeply(deep: str, tmp_path: Path) -> None:
-    file = preset_file(tmp_path, f"[messages.customer]\npath = '/'\n{deep}")
-    assert mistake(file) == f"preset {file} is nested too deeply"
-
-
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [
-        (NOTE + "[sucess]\nfield = 'ok'", "sucess"),
-        (NOTE + "[success]\nfeild = 'ok'", "success.feild"),
-        (NOTE + "[answer]\nerror = ['message']", "answer.error"),
-        (NOTE + "[[classify]]\nstatsu = [409]\noutcome = 'delivered'", "classify.0.statsu"),
-        (NOTE + "[[classify]]\nstatus = [409]", "classify.0.outcome"),
-        (NOTE + "[[classify]]\nstatus = [409]\noutcome = 'fine'", "classify.0.outcome"),
-        (NOTE + "[[classify]]\nstatus = 409\noutcome = 'delivered'", "classify.0.status"),
-        (NOTE + "[messages.partner]\npath = '/'", "messages.partner"),
-        (NOTE + "query = 'x'", "messages.customer.query"),
-        (NOTE + "method = 'GET'", "messages.customer.method"),
-        (NOTE.replace("/notes", "notes"), "messages.customer.path"),
-        (NOTE + "headers = { 'X Y' = 'z' }", "messages.customer.headers.X Y"),
-        (NOTE + "headers = { 'X-Ü' = 'z' }", "messages.customer.headers.X-Ü"),
-        (NOTE + "headers = { X-Number = 7 }", "messages.customer.headers.X-Number"),
-        ('key_header = "Key: 1"\n' + NOTE, "key_header"),
-        ("[messages.customer]\nmethod = 'PUT'", "messages.customer.path"),
-        ("[success]\nfield = 'ok'", "messages"),
-    ],
-)
-def test_an_invalid_key_is_named(text: str, key: str, tmp_path: Path) -> None:
-    file = preset_file(tmp_path, text)
-    assert mistake(file).startswith(f"preset {file}: {key}")
-
-
 LOOK = "[look_up]\npath = '/all'\nholds = "
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (NOTE + LOOK + "{ text = '{delivery_key}' }", "look_up (line 6): a look-up needs a path"),
-        (
-            NOTE + LOOK + "{ path = '[text={body}].key', contains = '{delivery_key}' }",
-            "look_up (line 6): {body} is part of the text, but a look-up must find earlier versions of it as well",
-        ),
-        (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): the path, query or condition must contain {delivery_key}"),
-        (
-            NOTE + LOOK + "{ path = 'x', equals = '{delivery_key}' }",
-            "look_up.holds (line 8): equals accepts no placeholders",
-        ),
-        (
-            NOTE + LOOK + "{ path = 'x', equals = 1, contains = '{delivery_key}' }",
-            "look_up.holds (line 8): set at most one",
-        ),
-        (NOTE.replace("{body}", "{body}{marker}"), "messages.customer (line 2): {marker} is used but not defined"),
-        (NOTE + "marker = { text = '{delivery_key}' }", "messages.customer (line 2): the marker is not used"),
-        (NOTE.replace("{body}", "{page}"), "messages.customer (line 2): {page} can't be used in a message; remove it"),
-        (NOTE + "query = { f = '{each.nmae}' }", "messages.customer (line 2): {each.nmae} can't be used in a message"),
-        (NOTE + "query = { f = '{each.token}' }", "messages.customer: {each.token} comes from [upload]"),
-        (NOTE.replace("{body}", "{session}"), "messages.customer: {session} comes from [auth.session]"),
-        (NOTE.replace("{body}", "{identity}"), "messages.customer: {identity} comes from identity in [auth]"),
-        (NOTE.replace("{body}", "{each}"), "messages.customer.body (line 5): '{each}' refers to a list element"),
-        (NOTE.replace("{body}", "a {each.name}"), "messages.customer.body (line 5): 'a {each.name}' refers to"),
-        (
-            NOTE + "[success]\nstatus = 201",
-            "success.status (line 7): must be a list: values in brackets, or tables with a header in double brackets",
-        ),
-        (NOTE + "[answer]\nerror = ['x']", "answer.error (line 7): no such key (valid keys: errors, id, id_header"),
-        (NOTE + "requird = []", "messages.customer.requird (line 6): no such key (valid keys: method, path, query, "),
-        ("[lookup]\n" + NOTE, "lookup (line 1): no such key (valid keys: about, auth, check, messages, "),
-        (NOTE + LOOK + "{ paht = 'x' }", "look_up.holds.paht (line 8): no such key (valid keys: path, equals, "),
-        (NOTE + "[auth.session]\nbdy = 1", "auth.session.bdy (line 7): no such key (valid keys: method, path, "),
-        (NOTE + "[preflight.path]\nremdy = 1", "preflight.path.remdy (line 7): no such key (valid keys: remedy, steps"),
-    ],
-)
-def test_a_setting_with_an_unintended_effect_is_refused(text: str, said: str, tmp_path: Path) -> None:
-    """The worst case is a look-up that finds every message, or no message."""
-    file = preset_file(tmp_path, text)
-    assert mistake(file).startswith(f"preset {file}: {said}")
-
-
 AUTH = "[auth]\nheaders = { A = '{token}' }\n"
-AUTH_WITH_IDENTITY = AUTH + "identity = '{username}'\n"
 AUTH_WITH_SESSION = "[auth]\nheaders = { A = '{session}' }\n[auth.session]\npath = '/log-in'\ntoken = 't'\n"
 LOOK_UP = "[look_up]\npath = '/all'\nholds = { path = 'x', contains = '{delivery_key}' }\n"
 MARKED = NOTE.replace("{body}", "{body}{marker}") + "marker = { text = 'Ref. {delivery_key}' }\n"
@@ -403,47 +189,79 @@ PREFLIGHT = "[preflight.may]\nremedy = 'r'\n[[preflight.may.steps]]\npath = '/p'
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "name"),
+    ("text", "said"),
     [
-        (NOTE + "[check]\npath = '/users/{username}'", "check", "username"),
-        (NOTE + AUTH_WITH_IDENTITY + "[check]\npath = '/users/{username}'", "check", "username"),
-        (NOTE + AUTH + "[check]\npath = '/users/{identity}'", "check", "identity"),
-        (NOTE + "[check]\npath = '/users'\nquery = { of = '{subject}' }", "check", "subject"),
-        (NOTE + AUTH_WITH_SESSION + "[check]\npath = '/users'\nquery = { s = '{session}' }", "check", "session"),
-        (NOTE + AUTH_WITH_SESSION.replace("/log-in", "/{username}"), "auth.session", "username"),
-        (NOTE + AUTH_WITH_SESSION + "body = { s = '{session}' }", "auth.session", "session"),
-        (NOTE + AUTH.replace("{token}", "{session}"), "auth", "session"),
-        (NOTE + AUTH_WITH_SESSION.replace("[auth.s", "identity = '{session}'\n[auth.s"), "auth.identity", "session"),
-        (NOTE + LOOK_UP.replace("/all", "/all/{session}"), "look_up", "session"),
-        (NOTE + LOOK_UP.replace("/all", "/all/{identity}"), "look_up", "identity"),
-        (NOTE + LOOK_UP.replace("/all", "/all/{external_id}"), "look_up", "external_id"),
-        (NOTE + LOOK_UP.replace("/all", "/all/{marker}"), "look_up", "marker"),
-        (MARKED + LOOK_UP.replace("'x'", "'[a*={marker}].b'"), "look_up", "marker"),
-        (MARKED + "confirmed = { path = 'x', contains = '{marker}' }", "messages.customer.confirmed", "marker"),
-        (NOTE + LOOK_UP.replace("/all", "/all/{each.name}"), "look_up", "each.name"),
-        (NOTE + AUTH_WITH_SESSION + LOOK_UP.replace("'x'", "'[a={session}].b'"), "look_up", "session"),
-        (NOTE + PREFLIGHT.replace("/p", "/{page}"), "preflight.may", "page"),
-        (NOTE + PREFLIGHT.replace("/p", "/{marker}"), "preflight.may", "marker"),
-        (NOTE + PREFLIGHT + "take = { x = '[a={page}].b' }", "preflight.may", "page"),
-        (MARKED.replace("Ref. ", "{session}"), "messages.customer.marker", "session"),
-        (MARKED.replace("Ref. ", "{marker}"), "messages.customer.marker", "marker"),
-        (NOTE + "confirmed = { path = 'x', contains = '{external_id}' }", "messages.customer.confirmed", "external_id"),
-        (NOTE + "query = { n = '{each.name}' }", "messages.customer", "each.name"),
-        (NOTE + "[upload]\npath = '/u/{session}'\ntoken = 't'", "upload", "session"),
-        (NOTE + "[upload]\npath = '/u/{each.token}'\ntoken = 't'", "upload", "each.token"),
+        (NOTE + "[[classify]]\nstatus = [409]\noutcome = 'fine'", "classify.0.outcome"),
+        (NOTE + "[messages.partner]\npath = '/'", "messages.partner"),
+        (NOTE + "method = 'GET'", "messages.customer.method"),
+        (NOTE.replace("/notes", "notes"), "messages.customer.path"),
+        (NOTE + "headers = { 'X Y' = 'z' }", "messages.customer.headers.X Y"),
+        (NOTE + "headers = { 'X-Ü' = 'z' }", "messages.customer.headers.X-Ü"),
+        ('key_header = "Key: 1"\n' + NOTE, "key_header"),
+        ("[success]\nfield = 'ok'", "messages: the key is missing"),
+        # Keys and lists
+        (NOTE + "[success]\nstatus = 201", "success.status (line 7): must be a list: values in brackets, or tables"),
+        (NOTE + "[answer]\nerror = ['x']", "answer.error (line 7): no such key (valid keys: errors, id, id_header"),
+        (NOTE + "requird = []", "messages.customer.requird (line 6): no such key (valid keys: method, path, query, "),
+        ("[lookup]\n" + NOTE, "lookup (line 1): no such key (valid keys: about, auth, check, messages, "),
+        (NOTE + LOOK + "{ paht = 'x' }", "look_up.holds.paht (line 8): no such key (valid keys: path, equals, "),
+        (NOTE + "[auth.session]\nbdy = 1", "auth.session.bdy (line 7): no such key (valid keys: method, path, "),
+        (NOTE + "[preflight.path]\nremdy = 1", "preflight.path.remdy (line 7): no such key (valid keys: remedy, steps"),
+        # Look-ups that would find every message, or no message
+        (NOTE + LOOK + "{ text = '{delivery_key}' }", "look_up (line 6): a look-up needs a path"),
+        (
+            NOTE + LOOK + "{ path = '[text={body}].key', contains = '{delivery_key}' }",
+            "look_up (line 6): {body} is part of the text, but a look-up must find earlier versions of it as well",
+        ),
+        (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): the path, query or condition must contain {delivery_key}"),
+        (NOTE + LOOK + "{ path = 'x', equals = '{delivery_key}' }", "look_up.holds (line 8): equals accepts no place"),
+        (NOTE + LOOK + "{ path = 'x', equals = 1, contains = '{delivery_key}' }", "look_up.holds (line 8): set at mos"),
+        # Templates
+        *[
+            (NOTE.replace("{body}", template), "messages.customer.body (line 5): ")
+            for template in ("{subject", "subject}", "{}", "{a.upper}", "{a[0]}", "{a!r}", "{a:>9}", "{a:{b}}", "{a b}")
+        ],
+        (NOTE.replace("/notes", "/{}"), "messages.customer.path (line 3): "),
+        (NOTE + "headers.X-Y = '{}'", "messages.customer.headers.X-Y (line "),
+        (NOTE.replace('"{body}"', "[{y = ['{}']}]"), "messages.customer.body (line 5): "),
+        (NOTE.replace("{body}", "{body}{marker}"), "messages.customer (line 2): {marker} is used but not defined"),
+        (NOTE + "marker = { text = '{delivery_key}' }", "messages.customer (line 2): the marker is not used"),
+        (NOTE.replace("{body}", "{page}"), "messages.customer (line 2): {page} can't be used in a message; remove it"),
+        (NOTE + "query = { f = '{each.nmae}' }", "messages.customer (line 2): {each.nmae} can't be used in a message"),
+        (NOTE.replace("{body}", "{each}"), "messages.customer.body (line 5): '{each}' refers to a list element"),
+        (NOTE.replace("{body}", "a {each.name}"), "messages.customer.body (line 5): 'a {each.name}' refers to"),
+        # Placeholders without a value, which would be sent empty
+        (NOTE + "query = { f = '{each.token}' }", "messages.customer: {each.token} comes from [upload]"),
+        (NOTE + "query = { n = '{each.name}' }", "messages.customer: {each.name} is not available here"),
+        (NOTE.replace("{body}", "{session}"), "messages.customer: {session} comes from [auth.session]"),
+        (NOTE.replace("{body}", "{identity}"), "messages.customer: {identity} comes from identity in [auth]"),
+        (NOTE + "[check]\npath = '/users/{username}'", "check: {username} is not available here (available: none)"),
+        (NOTE + "[check]\npath = '/users'\nquery = { of = '{subject}' }", "check: {subject} "),
+        (NOTE + AUTH_WITH_SESSION + "[check]\npath = '/'\nquery = { s = '{session}' }", "check: {session} is not avai"),
+        (NOTE + AUTH_WITH_SESSION.replace("/log-in", "/{username}"), "auth.session: {username} "),
+        (NOTE + AUTH_WITH_SESSION + "body = { s = '{session}' }", "auth.session: {session} "),
+        (NOTE + AUTH.replace("{token}", "{session}"), "auth: {session} "),
+        (NOTE + AUTH_WITH_SESSION.replace("[auth.s", "identity = '{session}'\n[auth.s"), "auth.identity: {session} "),
+        (NOTE + LOOK_UP.replace("/all", "/all/{session}"), "look_up: {session} "),
+        (NOTE + LOOK_UP.replace("/all", "/all/{external_id}"), "look_up: {external_id} "),
+        (NOTE + LOOK_UP.replace("/all", "/all/{marker}"), "look_up: {marker} "),
+        (NOTE + AUTH_WITH_SESSION + LOOK_UP.replace("'x'", "'[a={session}].b'"), "look_up: {session} "),
+        (MARKED + "confirmed = { path = 'x', contains = '{marker}' }", "messages.customer.confirmed: {marker} "),
+        (NOTE + PREFLIGHT.replace("/p", "/{page}"), "preflight.may: {page} "),
+        (NOTE + PREFLIGHT + "take = { x = '[a={page}].b' }", "preflight.may: {page} "),
+        (MARKED.replace("Ref. ", "{session}"), "messages.customer.marker: {session} "),
+        (NOTE + "[upload]\npath = '/u/{session}'\ntoken = 't'", "upload: {session} "),
+        (NOTE + "[upload]\npath = '/u/{each.token}'\ntoken = 't'", "upload: {each.token} "),
     ],
 )
-def test_a_placeholder_without_a_value_is_refused_and_not_sent_empty(
-    text: str, where: str, name: str, tmp_path: Path
-) -> None:
+def test_a_mistake_is_named_with_its_key_and_line(text: str, said: str, tmp_path: Path) -> None:
     file = preset_file(tmp_path, text)
-    assert mistake(file).startswith(f"preset {file}: {where}: {{{name}}} ")
+    assert mistake(file).startswith(f"preset {file}: {said}")
 
 
 def test_all_placeholders_without_a_value_are_reported_together(tmp_path: Path) -> None:
-    file = preset_file(
-        tmp_path, NOTE + "[check]\npath = '/{username}/{token}'\n" + LOOK_UP.replace("/all", "/{session}")
-    )
+    text = NOTE + "[check]\npath = '/{username}/{token}'\n" + LOOK_UP.replace("/all", "/{session}")
+    file = preset_file(tmp_path, text)
     assert mistake(file) == (
         f"preset {file}: check: {{token}} is not available here (available: none); "
         "check: {username} is not available here (available: none); "
@@ -454,7 +272,7 @@ def test_all_placeholders_without_a_value_are_reported_together(tmp_path: Path) 
 @pytest.mark.parametrize(
     "text",
     [
-        NOTE + AUTH_WITH_IDENTITY + "[check]\npath = '/users/{identity}'",
+        NOTE + AUTH + "identity = '{username}'\n[check]\npath = '/users/{identity}'",
         NOTE + AUTH_WITH_SESSION + LOOK_UP.replace("/all", "/all/{session}/{page}"),
         MARKED + LOOK_UP,
         NOTE + PREFLIGHT + "take = { role = 'r' }\n[[preflight.may.steps]]\neach = 'role'\npath = '/r/{role}'",
@@ -470,11 +288,9 @@ def test_a_placeholder_with_a_value_is_accepted(text: str, tmp_path: Path) -> No
     ("text", "where"),
     [
         (NOTE + "[upload]\npath = '/u/{colour}'\ntoken = 't'", "upload"),
-        (NOTE + "[upload]\npath = '/u'\nheaders = { X = '{colour}' }\ntoken = 't'", "upload"),
         (NOTE + PREFLIGHT + "take = { x = '[a={colour}].b' }", "preflight.may"),
         (NOTE + PREFLIGHT + "each = 'colour'", "preflight.may"),
         (NOTE + LOOK + "{ path = '[key={colour}].id', contains = '{delivery_key}' }", "look_up"),
-        ("[messages.supplier]\npath = '/{colour}'", "messages.supplier"),
         ("[messages.supplier]\npath = '/'\nheaders.X = '{colour}'", "messages.supplier"),
         ("[messages.supplier]\npath = '/'\nbody.x = ['{colour}']", "messages.supplier"),
     ],
@@ -494,28 +310,6 @@ def test_a_read_back_only_path_does_not_send_a_column(tmp_path: Path) -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         assert deliver(gateway_settings(server.url, preset=file)).kind is OutcomeKind.INVALID
     assert not server.requests
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        *("{subject", "subject}", "{}", "{subject.upper}", "{subject[0]}", "{subject!r}", "{subject:>9}"),
-        *("{subject:{body}}", "{sub ject}"),
-    ],
-)
-@pytest.mark.parametrize(
-    ("key", "place"),
-    [
-        ("messages.customer.path", "path = '/{template}'"),
-        ("messages.customer.headers.X-Y", "path = '/'\nheaders.X-Y = '{template}'"),
-        ("messages.customer.body", "path = '/'\nbody.x = '{template}'"),
-        ("messages.customer.body", "path = '/'\nbody.x = [{y = ['{template}']}]"),
-    ],
-    ids=["path", "header", "body", "list in body"],
-)
-def test_an_invalid_template_is_named(key: str, place: str, template: str, tmp_path: Path) -> None:
-    file = preset_file(tmp_path, "[messages.customer]\n" + place.replace("{template}", template))
-    assert mistake(file).startswith(f"preset {file}: {key} (line ")
 
 
 CLASSIFY = (
@@ -544,15 +338,12 @@ outcome = "refused"
 @pytest.mark.parametrize(
     ("status", "text", "kind"),
     [
-        (409, "already sent", OutcomeKind.DELIVERED),
         (409, "Message was ALREADY SENT.", OutcomeKind.DELIVERED),
         (409, "locked", OutcomeKind.TRANSIENT),
         (404, "already sent", OutcomeKind.TRANSIENT),
-        (400, "down for maintenance", OutcomeKind.THROTTLED),
         (200, "down for maintenance", OutcomeKind.THROTTLED),
         (422, "no", OutcomeKind.REFUSED),
         (415, "no", OutcomeKind.PERMANENT),
-        (500, "already sent", OutcomeKind.TRANSIENT),
     ],
 )
 def test_a_preset_maps_answers_to_other_outcomes(status: int, text: str, kind: OutcomeKind, tmp_path: Path) -> None:
@@ -563,15 +354,16 @@ def test_a_preset_maps_answers_to_other_outcomes(status: int, text: str, kind: O
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("status", [302, 403, 404, 405, 501])
-def test_an_outcome_assigned_by_a_preset_is_not_in_doubt(status: int, tmp_path: Path) -> None:
+def test_an_outcome_assigned_by_a_preset_is_not_in_doubt(tmp_path: Path) -> None:
     """A rule removes the doubt even if it assigns the default outcome."""
-    rule = f"[[classify]]\nstatus = [{status}]\ntext = 'closed'\noutcome = 'permanent'"
-    with Hostile(answer(status, b'{"error": "closed"}'), answer(status, b'{"error": "moved"}')) as server:
+    rule = "[[classify]]\nstatus = [403]\ntext = 'closed'\noutcome = 'permanent'"
+    with Hostile(answer(403, b'{"error": "closed"}'), answer(403, b'{"error": "moved"}')) as server:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, f"{NOTE}\n{rule}"))
-        assigned, usual = deliver(settings), deliver(settings)
-    assert (assigned.kind, assigned.in_doubt) == (OutcomeKind.PERMANENT, False)
-    assert (usual.kind, usual.in_doubt) == (OutcomeKind.PERMANENT, True)
+        outcomes = deliver_in_turn(settings, queued(), queued())
+    assert [(each.kind, each.in_doubt) for each in outcomes] == [
+        (OutcomeKind.PERMANENT, False),
+        (OutcomeKind.PERMANENT, True),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -592,10 +384,8 @@ def test_an_outcome_assigned_by_a_preset_is_not_in_doubt(status: int, tmp_path: 
         ("field = 'ok'", b"", OutcomeKind.DELIVERED),
         ("field = 'ok'", b"<html>", OutcomeKind.UNKNOWN),
         ("field = 'ok'\nrequired = true", b'{"ok": true}', OutcomeKind.DELIVERED),
-        ("field = 'ok'\nrequired = true", b"{}", OutcomeKind.REFUSED),
         ("field = 'ok'\nrequired = true", b"[true]", OutcomeKind.REFUSED),
         ("field = 'ok'\nrequired = true", b"", OutcomeKind.REFUSED),
-        ("field = 'status'\nequals = 'queued'", b'{"status": "queued"}', OutcomeKind.DELIVERED),
         ("field = 'status'\nequals = 'queued'", b'{"status": "lost"}', OutcomeKind.REFUSED),
         ("field = 'code'\nequals = 0", b'{"code": 0}', OutcomeKind.DELIVERED),
         ("field = 'code'\nequals = 0", b'{"code": 1}', OutcomeKind.REFUSED),
@@ -630,17 +420,6 @@ def test_a_preset_defines_where_an_answer_holds_its_error(tmp_path: Path) -> Non
     assert outcome.error == "HTTP 400: 7"
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
-def test_a_preset_defines_the_method(method: str, tmp_path: Path) -> None:
-    assert sent(queued(), preset=preset_file(tmp_path, NOTE + f"method = '{method}'")).method == method
-
-
-def test_a_message_may_lack_a_value_for_the_path() -> None:
-    rule = MessageRule(path="/tickets/{ticket_id}")
-    with pytest.raises(InvalidMessage, match="ticket_id has an invalid value for the path"):
-        fill_path(rule.path, {})
-
-
 @pytest.mark.parametrize("name", known_presets())
 def test_no_preset_is_misled_by_text_in_an_answer(name: str) -> None:
     """Answers can contain customers' texts, and errors can quote a message. Such a text must not match a rule."""
@@ -671,13 +450,10 @@ def test_a_web_form_is_delivered_only_by_its_redirect(tmp_path: Path) -> None:
 TRAC_TICKET = (
     b'{"result": [1, {"__jsonclass__": ["datetime", "2026-12-01T06:17:36.112125"]}, {"__jsonclass__": '
     b'["datetime", "2026-12-01T06:17:50.872386"]}, {"summary": "Printer does not print", "reporter": "agent", '
-    b'"owner": "< default >", "description": "It says PC LOAD LETTER.", "type": "defect", "status": "new", '
-    b'"priority": "major", "milestone": "", "component": "", "version": "", "resolution": "", "keywords": "", '
-    b'"cc": "", "time": {"__jsonclass__": ["datetime", "2026-12-01T06:17:36.112125"]}, "changetime": '
-    b'{"__jsonclass__": ["datetime", "2026-12-01T06:17:50.872386"]}, "_ts": "1796105870872386"}], '
+    b'"description": "It says PC LOAD LETTER.", "status": "new", "_ts": "1796105870872386"}], '
     b'"error": null, "id": "k1"}\n'
 )
-"""A recorded answer of Trac 1.6 to a comment: the ticket."""
+"""The parts that matter of a recorded answer of Trac 1.6 to a comment: the ticket."""
 
 
 def trac_error(code: int, message: str) -> bytes:
@@ -697,17 +473,8 @@ def to_trac(url: str, folder: Path) -> RoutedGatewaySettings:
     return gateway_settings(url, preset=preset_file(folder, text), username="agent", password="pw")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        TRAC_TICKET,
-        TRAC_TICKET.replace(b"PC LOAD", b"x" * 200_000),
-        TRAC_TICKET.replace(b"PC LOAD", rb"\"error\": {\"name\": \"E\", \"code\": 404, \"message\": \"Ticket 1"),
-    ],
-    ids=["as recorded", "a long ticket", "a ticket that quotes an error"],
-)
-def test_trac_answers_a_comment_with_the_ticket(body: bytes, tmp_path: Path) -> None:
-    with Hostile(answer(200, body, {"Content-Type": "application/json"})) as server:
+def test_trac_gets_a_comment_as_json_rpc(tmp_path: Path) -> None:
+    with Hostile(answer(200, TRAC_TICKET, {"Content-Type": "application/json"})) as server:
         assert deliver(to_trac(server.url, tmp_path), queued(cc_emails=None)) == Outcome(OutcomeKind.DELIVERED, 200)
     [request] = server.requests
     assert (request.path, request.headers["content-type"]) == ("/login/rpc", "application/json")
@@ -722,18 +489,19 @@ def test_trac_answers_a_comment_with_the_ticket(body: bytes, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
+        (
+            TRAC_TICKET.replace(b"PC LOAD", rb"\"error\": {\"name\": \"E\", \"code\": 404, \"message\": \"Ticket 1"),
+            OutcomeKind.DELIVERED,
+        ),
         (trac_error(404, "Ticket 4711 does not exist."), OutcomeKind.PERMANENT),
         (trac_error(-32603, "No permissions to add a comment."), OutcomeKind.PERMANENT),
         (trac_error(403, lacking("XML_RPC")), OutcomeKind.UNAUTHORIZED),
-        # Trac had stored the comment before it reported the next three errors.
+        # Trac had stored the comment before it reported the next two errors.
         (trac_error(403, lacking("TICKET_VIEW", " on Ticket #1")), OutcomeKind.UNKNOWN),
         (trac_error(-32603, "ServiceException details: listener failed"), OutcomeKind.UNKNOWN),
-        (trac_error(-32603, "listener refused"), OutcomeKind.UNKNOWN),
-        (trac_error(-32601, r"RPC method \"ticket.nosuch\" not found"), OutcomeKind.UNKNOWN),
         # Trac did not give the remaining answers.
         (trac_error(-32603, r"{\"result\": [1], \"code\": 404, \"message\": \"Ticket 1"), OutcomeKind.UNKNOWN),
         (b'{"error": {"code": 404, "name": "JSONRPCError"}, "result": null}', OutcomeKind.REFUSED),
-        (b"<html>Log in", OutcomeKind.REFUSED),
         (b"", OutcomeKind.REFUSED),
     ],
 )
@@ -741,12 +509,6 @@ def test_an_error_of_trac_with_status_200_is_not_a_delivery(body: bytes, kind: O
     with Hostile(answer(200, body, {"Content-Type": "application/json"})) as server:
         outcome = deliver(to_trac(server.url, tmp_path), queued(cc_emails=None))
     assert (outcome.kind, outcome.status_code) == (kind, 200)
-
-
-def test_a_wrong_password_for_trac_stops_the_pass(tmp_path: Path) -> None:
-    with Hostile(answer(401, b"", {"WWW-Authenticate": 'Basic realm="Support"'})) as server:
-        outcome = deliver(to_trac(server.url, tmp_path), queued(cc_emails=None))
-    assert outcome.kind is OutcomeKind.UNAUTHORIZED
 
 
 @pytest.mark.parametrize(
