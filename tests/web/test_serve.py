@@ -67,9 +67,10 @@ def address_of(process: subprocess.Popen[str]) -> str:
     return line.split()[-1].removesuffix("/messages/")
 
 
-def test_a_bearer_token_gets_the_specified_status(served: Cli) -> None:
+def test_it_serves_over_tcp_until_it_is_terminated(served: Cli, tmp_path: Path) -> None:
+    """The option overrides the socket of the settings."""
     token = add_token(served)
-    with serving(served, "--port", "0") as process:
+    with serving(served.having({"RETRYCLI_WEB__UDS": str(tmp_path / "desk.sock")}), "--port", "0") as process:
         url = address_of(process) + STATUS
         assert httpx.get(url, trust_env=False, timeout=LONGEST).status_code == 401
         body = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=LONGEST).json()
@@ -77,19 +78,10 @@ def test_a_bearer_token_gets_the_specified_status(served: Cli) -> None:
     assert process.returncode == 143
 
 
-def test_ctrl_c_ends_it_without_a_traceback(served: Cli) -> None:
-    add_token(served)
-    process = served.start("serve", "--port", "0")
-    address_of(process)
-    process.send_signal(signal.SIGINT)
-    done = end(process)
-    assert (done.returncode, done.stderr) == (130, "")
-
-
 UPGRADE = f"GET /livez HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n".encode()
 
 
-def test_requests_that_are_not_http_write_no_log(served: Cli) -> None:
+def test_requests_that_are_not_http_and_ctrl_c_write_no_log(served: Cli) -> None:
     """Otherwise anybody who reaches the port could fill the disk."""
     add_token(served)
     process = served.start("serve", "--port", "0")
@@ -99,29 +91,47 @@ def test_requests_that_are_not_http_write_no_log(served: Cli) -> None:
             connection.sendall(request)
             assert connection.recv(100).startswith(b"HTTP/1.1 ")
     process.send_signal(signal.SIGINT)
-    assert end(process).stderr == ""
+    done = end(process)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
-def test_a_port_in_use_is_one_clear_error(served: Cli) -> None:
+def test_what_can_not_be_used_is_one_clear_error(served: Cli, tmp_path: Path) -> None:
     add_token(served)
+    file, key = tmp_path / "tokens.json", tmp_path / "tokens.json.key"
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = served("serve", "--port", str(taken.getsockname()[1]))
-    assert done.returncode == 78
-    assert "can't listen on 127.0.0.1" in done.stderr
-    assert "--port" in done.stderr
+        refused = served("serve", "--port", str(taken.getsockname()[1]))
+    assert refused.returncode == 78
+    assert "can't listen on 127.0.0.1" in refused.stderr
+    assert "--port" in refused.stderr
+    refused = served("serve", "--uds", file)
+    assert (refused.returncode, "it is not a socket" in refused.stderr, file.exists()) == (78, True, True)
+    refused = served.having({"RETRYCLI_WEB__USER_HEADER": "X-Remote-User"})("serve")
+    assert (refused.returncode, "needs a Unix socket" in refused.stderr) == (78, True)
+    for path in ("desk", "/desk/", "/messages", "/api/x", "/a b"):
+        refused = served("serve", "--root-path", path)
+        assert (refused.returncode, "--root-path" in refused.stderr, "such as /desk" in refused.stderr) == (
+            2,
+            True,
+            True,
+        )
+    for content in (b"", b"\xff" * 64, b"0" * 63, b"0" * 66):
+        key.write_bytes(content)
+        refused = served("serve", "--port", "0")
+        assert (refused.returncode, "tokens.json.key is not a signing key" in refused.stderr) == (78, True)
+        assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
-def test_without_a_usable_token_file_it_does_not_start(served: Cli, tmp_path: Path, host: str) -> None:
+def test_without_a_usable_token_file_it_does_not_start(served: Cli, tmp_path: Path) -> None:
     file = tmp_path / "tokens.json"
     texts = {None: "does not exist", "": "is not valid", '{"tokens": []}': "has no token"}
     for text, said in texts.items():
         if text is not None:
             file.write_text(text)
             file.chmod(0o600)
-        done = served("serve", "--host", host, "--port", "0")
-        assert (done.returncode, said in done.stderr) == (78, True), done.stderr
-        assert "retrycli serve token add" in done.stderr
+        for host in ("127.0.0.1", "0.0.0.0"):
+            done = served("serve", "--host", host, "--port", "0")
+            assert (done.returncode, said in done.stderr) == (78, True), done.stderr
+            assert "retrycli serve token add" in done.stderr
     unset = served.having({"RETRYCLI_WEB__TOKENS_FILE": ""})
     assert unset("serve").returncode == 78
 
@@ -206,11 +216,6 @@ def test_a_proxy_names_the_user_in_a_header(served: Cli, tmp_path: Path) -> None
         assert client.post(f"{API}/scheduler/resume", headers=own).status_code == 403
 
 
-def test_a_user_header_without_a_socket_is_an_error(served: Cli) -> None:
-    done = served.having({"RETRYCLI_WEB__USER_HEADER": "X-Remote-User"})("serve")
-    assert (done.returncode, "needs a Unix socket" in done.stderr) == (78, True)
-
-
 def test_a_user_header_needs_a_socket_whose_group_was_chosen(served: Cli, tmp_path: Path) -> None:
     """Whoever may open the socket may name any user. A service user's primary group may be shared, such as `users`."""
     need_root()
@@ -252,22 +257,6 @@ def test_a_socket_in_a_folder_of_another_user_is_refused(served: Cli, tmp_path: 
     assert f"{folder} belongs to {THEIRS}, which exposes {folder}/console.sock" in found
 
 
-def test_two_processes_accept_each_others_tokens_and_sessions(served: Cli, tmp_path: Path) -> None:
-    one, two = tmp_path / "one.sock", tmp_path / "two.sock"
-    add_token(served)
-    with serving(served, "--uds", one) as first, serving(served, "--uds", two) as second:
-        wait_until(lambda: is_listening(one), first)
-        wait_until(lambda: is_listening(two), second)
-        token = add_token(served, "max")
-        for uds in (one, two):
-            with over(uds) as client:
-                assert client.get(STATUS, headers={"Authorization": f"Bearer {token}"}).status_code == 200
-        served("serve", "token", "remove", "max")
-        for uds in (one, two):
-            with over(uds) as client:
-                assert client.get(STATUS, headers={"Authorization": f"Bearer {token}"}).status_code == 401
-
-
 def test_tokens_are_printed_once_and_kept_as_digests(served: Cli, tmp_path: Path) -> None:
     token = add_token(served)
     file = tmp_path / "tokens.json"
@@ -303,22 +292,6 @@ def test_nothing_is_written_into_a_folder_that_others_may_change(served: Cli, tm
     assert [*folder.iterdir()] == [lock]
 
 
-@pytest.mark.parametrize("content", [b"", b"no key", b"\xff" * 64, b"0" * 63, b"0" * 66])
-def test_a_broken_signing_key_is_one_clear_error(served: Cli, tmp_path: Path, content: bytes) -> None:
-    add_token(served)
-    (tmp_path / "tokens.json.key").write_bytes(content)
-    done = served("serve", "--port", "0")
-    assert (done.returncode, "tokens.json.key is not a signing key" in done.stderr) == (78, True)
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("path", ["desk", "/desk/", "/messages", "/api/x", "/a b"])
-def test_an_invalid_root_path_is_wrong_usage(served: Cli, path: str) -> None:
-    add_token(served)
-    done = served("serve", "--root-path", path)
-    assert (done.returncode, "--root-path" in done.stderr, "such as /desk" in done.stderr) == (2, True, True)
-
-
 def test_the_demo_serves_the_console_over_the_example(cli: Cli) -> None:
     process = cli.start("demo", "--serve", "--port", "0")
     assert process.stdout is not None
@@ -335,19 +308,6 @@ def test_the_demo_serves_the_console_over_the_example(cli: Cli) -> None:
     assert (answer.json()["running"], answer.json()["next_run"] is None) == (True, False)
     assert (done.returncode, done.stderr) == (143, "")
     assert cli("demo", "--port", "1").returncode == 2
-
-
-def test_an_option_overrides_the_socket_of_the_settings(served: Cli, tmp_path: Path) -> None:
-    add_token(served)
-    with serving(served.having({"RETRYCLI_WEB__UDS": str(tmp_path / "desk.sock")}), "--port", "0") as process:
-        assert address_of(process).startswith("http://127.0.0.1:")
-
-
-def test_a_file_in_place_of_the_socket_is_not_removed(served: Cli, tmp_path: Path) -> None:
-    add_token(served)
-    done = served("serve", "--uds", tmp_path / "tokens.json")
-    assert (done.returncode, "it is not a socket" in done.stderr) == (78, True)
-    assert (tmp_path / "tokens.json").exists()
 
 
 def test_a_database_that_is_away_is_said_at_the_start(served: Cli, tmp_path: Path) -> None:
