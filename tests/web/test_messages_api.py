@@ -52,15 +52,6 @@ def test_the_list_is_given_page_by_page(desk: Desk) -> None:
     assert seen == [[1, 2, 3], [4, 5, 6], [7]]
 
 
-def test_the_list_can_be_filtered(desk: Desk) -> None:
-    desk.application.add(1, last_error="gone <b>")
-    desk.application.add(2, message_type="supplier")
-    desk.application.add(3)
-    for query, ids in {"error=gone": [1], "type=supplier": [2], "ticket=4703": [3], "fingerprint=none": []}.items():
-        body = desk.viewer.get(f"{API}?sort=id&{query}").json()
-        assert [message["id"] for message in body["messages"]] == ids, query
-
-
 @pytest.mark.parametrize(
     "message_id",
     ["18", "-1", "abc", "1e3", "017", "+17", " 17", "17%00", "%F0%9F%98%80", "9" * 30, "a%2Fb", "..%2F17", "１７"],
@@ -186,6 +177,8 @@ def test_an_edit_is_written_once(escalated: Desk) -> None:
     message = shown.json()["message"]
     assert (message["subject"], message["body"]) == ("Re: Invoice", "Line one\r\nline two\n")
     assert shown.json()["acts"][-1]["by"] == "anna"
+    same = edit(escalated, {"subject": "Re: Invoice"}, shown.headers["ETag"])
+    assert (same.status_code, same.json()["changed"], same.headers["ETag"]) == (200, [], shown.headers["ETag"])
     assert edit(escalated, {"subject": "Re: another"}, "*").status_code == 200
 
 
@@ -200,9 +193,3 @@ def test_the_newest_edits_are_shown_up_to_a_total_size(escalated: Desk) -> None:
     assert len(escalated.viewer.get(f"{PAGES}/id/17").content) < 6_000_000
     texts = operations.listing.show(escalated.settings, 17, edits=None).acts
     assert [act.after and act.after["body"][0] for act in texts] == list("0123456789")
-
-
-def test_an_edit_that_changes_nothing_keeps_the_tag(escalated: Desk) -> None:
-    tag = escalated.viewer.get(f"{API}/17").headers["ETag"]
-    same = edit(escalated, {"subject": "Re: Invoice"}, tag)
-    assert (same.status_code, same.json()["changed"], same.headers["ETag"]) == (200, [], tag)

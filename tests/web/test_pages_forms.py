@@ -194,14 +194,8 @@ def stripped(root: str) -> Callable[[Desk], Browser]:
     return make
 
 
-@pytest.mark.long_except(
-    "test_every_link_and_form_is_right_below_any_path[sqlite-stripped]",
-    "test_every_link_and_form_is_right_below_any_path[sqlite-mounted below a path with a space]",
-)
 @pytest.mark.parametrize(
-    "make",
-    [served(""), served("/desk"), served("/a/b"), stripped("/desk"), mounted("/outgoing"), mounted("/my desk/ä")],
-    ids=["served", "root path", "deep root path", "stripped", "mounted", "mounted below a path with a space"],
+    "make", [stripped("/desk"), mounted("/my desk/ä")], ids=["stripped", "mounted below a path with a space"]
 )
 def test_every_link_and_form_is_right_below_any_path(escalated: Desk, make: Callable[[Desk], Browser]) -> None:
     browser = make(escalated)

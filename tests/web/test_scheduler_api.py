@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 pytestmark = on_both
 
 
-def test_the_status_before_the_first_pass_has_no_next_run(desk: Desk) -> None:
-    body = desk.viewer.get(f"{API}/scheduler/status").json()
-    assert (body["running"], body["next_run"]) == (False, None)
-
-
 def test_without_a_token_the_answer_is_401_with_a_challenge(desk: Desk) -> None:
     for client in (
         desk.stranger,
@@ -40,25 +35,23 @@ def test_without_a_token_the_answer_is_401_with_a_challenge(desk: Desk) -> None:
         assert answer.json()["status"] == 401
 
 
-def test_a_pause_by_api_shows_in_the_status_and_ends_with_resume(desk: Desk) -> None:
+def test_a_pause_by_api_shows_in_the_status_and_on_the_pages_and_ends_with_resume(desk: Desk) -> None:
+    """API and pages share the status that they keep for a moment."""
+    body = desk.viewer.get(f"{API}/scheduler/status").json()
+    assert (body["running"], body["next_run"]) == (False, None)
     operations.run_pass.run_once(desk.settings)
+    assert "Paused" not in desk.operator.get("/messages/").text
     begun = desk.operator.post(f"{API}/scheduler/pause", json={"for": "2h", "reason": "API migration"})
     assert begun.status_code == 200
     assert begun.json()["paused"]["by"] == "anna"
     assert desk.operator.get(f"{API}/scheduler/status").json()["running"] is False
+    assert "Paused" in desk.operator.get("/messages/").text
     found = operations.status.status(desk.settings)
     assert (found.state, found.pause and found.pause.reason) == ("paused", "API migration")
     assert desk.operator.post(f"{API}/scheduler/resume").json()["paused"] is None
     assert desk.operator.get(f"{API}/scheduler/status").json()["running"] is True
     pauses = operations.status.passes(desk.settings, limit=5).pauses
     assert [(pause.act, pause.by) for pause in pauses] == [("resumed", "anna"), ("paused", "anna")]
-
-
-def test_a_pause_by_api_shows_on_the_pages_at_once(desk: Desk) -> None:
-    """API and pages share the status that they keep for a moment."""
-    assert "Paused" not in desk.operator.get("/messages/").text
-    desk.operator.post(f"{API}/scheduler/pause", json={"for": "2h"})
-    assert "Paused" in desk.operator.get("/messages/").text
 
 
 @pytest.mark.parametrize(

@@ -53,27 +53,11 @@ def test_the_api_names_messages_by_their_keys(outbox: Outbox, desk: Desk) -> Non
     assert desk.viewer.get(f"{API}/{first}/explain").json()["id"] == first
     assert desk.operator.post(f"{API}/{first}/retry").json()["results"][0]["id"] == first
     assert [outbox.row(key)["state"] for key in (first, second)] == [SENT, FAILED]
+    body = {"action": "reject", "ids": [second], "reason": "x"}
+    done = desk.operator.post(f"{API}/scheduler/bulk", json=body).json()
+    assert (done["done"], done["refused"], outbox.row(second)["state"] == FAILED) == (1, [], False)
     missing = desk.operator.get(f"{API}/17")
     assert (missing.status_code, missing.json()["detail"].partition(" in ")[0]) == (404, "no message 17")
-
-
-def test_a_bulk_action_takes_keys(outbox: Outbox, desk: Desk) -> None:
-    keys = [outbox.add() for _ in range(3)]
-    body = {"action": "reject", "ids": keys[:2], "reason": "x"}
-    done = desk.operator.post(f"{API}/scheduler/bulk", json=body).json()
-    assert (done["done"], done["refused"]) == (2, [])
-    assert [outbox.row(key)["state"] == FAILED for key in keys] == [False, False, True]
-
-
-def test_the_pages_of_messages_have_their_keys(outbox: Outbox, desk: Desk) -> None:
-    key = outbox.add()
-    browser = desk.browser("anna")
-    page = browser.follow(browser.open("/"), key)
-    assert page.url.endswith(f"/id/{key}")
-    assert key in page.words
-    done = browser.submit(page, f"/id/{key}/retry")
-    assert f"Message {key} " in done.words
-    assert outbox.row(key)["state"] == SENT
 
 
 @on_sqlite
