@@ -1,6 +1,6 @@
 """Server behaviour after a request, and the resulting outcomes. The server need not be a ticketing API.
 
-Each case is tested over plain HTTP and over TLS (by default, only those in `OVER_TLS` run over TLS). The delivery must
+Each case is tested over plain HTTP, and those in `OVER_TLS` also over TLS. The delivery must
 end within a second of its deadline, use little memory, and show no secret in a log line or an error.
 """
 

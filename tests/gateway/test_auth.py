@@ -41,7 +41,6 @@ from tests.gateway.hostile import (
     close,
     http,
     raw,
-    reset,
     silence,
 )
 
@@ -79,18 +78,10 @@ def authorizations(server: Hostile) -> list[str | None]:
     return [request.headers.get("authorization") for request in messages_of(server)]
 
 
-def test_no_authentication() -> None:
-    with Hostile(answer(200, SUCCEEDED)) as server:
-        assert deliver(gateway_settings(server.url)).kind is OutcomeKind.DELIVERED
-    assert authorizations(server) == [None]
-
-
 def test_bearer_authentication() -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
-        assert (
-            deliver(gateway_settings(server.url, auth="bearer", token="abc.d-e_f~/+==")).kind is OutcomeKind.DELIVERED
-        )
-    assert authorizations(server) == ["Bearer abc.d-e_f~/+=="]
+        assert deliver(gateway_settings(server.url, auth="bearer", token="abc.~/+==")).kind is OutcomeKind.DELIVERED
+    assert authorizations(server) == ["Bearer abc.~/+=="]
 
 
 @pytest.mark.parametrize(("username", "password"), [("agent", "geheim"), ("Jürgen", "pass: wört\n"), (" ", " ")])
@@ -104,13 +95,12 @@ def test_basic_authentication(username: str, password: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("auth", "more"),
-    [("none", {}), ("bearer", {"token": "abc"}), ("basic", {"username": "agent", "password": "geheim"})],
+    ("status", "credentials"),
+    [(407, {"auth": "none"}), (401, {"auth": "basic", "username": "agent", "password": "geheim"})],
 )
-@pytest.mark.parametrize("status", [401, 407])
-def test_refused_fixed_credentials_are_not_repeated(auth: str, more: dict[str, object], status: int) -> None:
+def test_refused_fixed_credentials_are_not_repeated(status: int, credentials: dict[str, object]) -> None:
     with Hostile(answer(status, b'{"error": "who are you?"}')) as server:
-        outcome = deliver(gateway_settings(server.url, auth=auth, **more))
+        outcome = deliver(gateway_settings(server.url, **credentials))
     assert outcome == Outcome(OutcomeKind.UNAUTHORIZED, status, f"HTTP {status}: who are you?")
     assert len(server.requests) == 1
 
@@ -122,15 +112,16 @@ def test_a_token_that_cannot_be_sent_is_an_invalid_setting(bad: str) -> None:
     assert bad not in str(raised.value)
 
 
-def test_a_login_posts_user_and_password() -> None:
-    with Hostile(only_with("t1"), at={LOG_IN: [token("t1")]}) as server:
-        assert deliver(gateway_settings(server.url, **ACCOUNT)) == Outcome(OutcomeKind.DELIVERED, 200)
-    assert server.paths == [LOG_IN, PATH]
+def test_a_login_posts_user_and_password_below_the_base_url() -> None:
+    password = 'ge"heim\\ü {x}\n'
+    account = {**ACCOUNT, "password": password, "login_path": "/session"}
+    with Hostile(only_with("t1"), at={"/api/session": [token("t1")]}) as server:
+        assert deliver(gateway_settings(f"{server.url}/api/", **account)) == Outcome(OutcomeKind.DELIVERED, 200)
+    assert server.paths == ["/api/session", "/api" + PATH]
     asked = server.requests[0]
     assert (asked.method, asked.headers["content-type"]) == ("POST", "application/json")
-    assert json.loads(asked.body) == {"username": "agent", "password": "geheim"}
-    assert "authorization" not in asked.headers
-    assert "idempotency-key" not in asked.headers
+    assert json.loads(asked.body) == {"username": "agent", "password": password}
+    assert not {"authorization", "idempotency-key"} & {*asked.headers}
 
 
 def test_a_presets_login_header_replaces_ours_whatever_its_case() -> None:
@@ -146,20 +137,6 @@ def test_a_presets_login_header_replaces_ours_whatever_its_case() -> None:
     (request,) = asked
     assert request.headers.get_list("accept") == ["text/plain"]
     assert request.headers.get_list("user-agent") == ["a friend"]
-
-
-def test_the_login_path_is_below_the_base_url() -> None:
-    with Hostile(only_with("t1"), at={"/api/session": [token("t1")]}) as server:
-        outcome = deliver(gateway_settings(f"{server.url}/api/", login_path="/session", **ACCOUNT))
-    assert outcome.kind is OutcomeKind.DELIVERED
-    assert server.paths == ["/api/session", "/api" + PATH]
-
-
-def test_a_password_may_be_any_text() -> None:
-    password = 'ge"heim\\ü {x}\n'
-    with Hostile(only_with("t1"), at={LOG_IN: [token("t1")]}) as server:
-        deliver(gateway_settings(server.url, **ACCOUNT | {"password": password}))
-    assert json.loads(server.requests[0].body)["password"] == password
 
 
 @pytest.mark.parametrize("deliver_all", [deliver_in_turn, deliver_together])
@@ -214,9 +191,8 @@ def test_only_a_401_asks_for_a_new_token(status: int) -> None:
     assert server.paths == [LOG_IN, PATH]
 
 
-@pytest.mark.parametrize("behaviour", [close, reset], ids=["closed", "reset"])
-def test_a_failure_after_the_renewal_is_not_sent_a_third_time(behaviour: Behaviour) -> None:
-    with Hostile(answer(401), behaviour, at={LOG_IN: [token("t1"), token("t2")]}) as server:
+def test_a_failure_after_the_renewal_is_not_sent_a_third_time() -> None:
+    with Hostile(answer(401), close, at={LOG_IN: [token("t1"), token("t2")]}) as server:
         outcome = deliver(gateway_settings(server.url, immediate_retries=5, **ACCOUNT))
     assert outcome.kind is OutcomeKind.UNKNOWN
     assert server.paths == [LOG_IN, PATH, LOG_IN, PATH]
@@ -233,9 +209,7 @@ def test_an_invalid_login_path_is_an_invalid_setting() -> None:
 @pytest.mark.parametrize(
     ("behaviour", "kind", "status", "wait"),
     [
-        (answer(400), OutcomeKind.UNAUTHORIZED, 400, None),
         (answer(401), OutcomeKind.UNAUTHORIZED, 401, None),
-        (answer(403), OutcomeKind.UNAUTHORIZED, 403, None),
         (answer(404), OutcomeKind.UNAUTHORIZED, 404, None),
         (answer(429, headers={"Retry-After": "120"}), OutcomeKind.THROTTLED, 429, timedelta(minutes=2)),
         (answer(429), OutcomeKind.THROTTLED, 429, None),
@@ -246,7 +220,6 @@ def test_an_invalid_login_path_is_an_invalid_setting() -> None:
         (answer(204), OutcomeKind.UNAUTHORIZED, 204, None),
         (answer(200, b'["t1"]'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'{"access_token": 5}'), OutcomeKind.UNAUTHORIZED, 200, None),
-        (answer(200, b'{"access_token": null}'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'{"access_token": ""}'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b"<html>Please log in</html>"), OutcomeKind.UNAUTHORIZED, 200, None),
     ],
@@ -259,13 +232,6 @@ def test_an_answer_without_a_token_is_reported(
     recorded = None if status in {500, 502} else status  # after these, a message that was sent may have arrived
     assert outcome == Outcome(kind, recorded, f"log-in: HTTP {status}, no valid access_token", wait)
     assert server.paths == [LOG_IN]
-
-
-def test_a_refused_login_shows_the_servers_message() -> None:
-    with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [answer(401, b'{"error": "account locked"}')]}) as server:
-        outcome = deliver(gateway_settings(server.url, **ACCOUNT))
-    error = "log-in: HTTP 401, no valid access_token: account locked"
-    assert outcome == Outcome(OutcomeKind.UNAUTHORIZED, 401, error)
 
 
 def test_a_login_that_fails_once_is_repeated_at_once() -> None:
@@ -326,19 +292,12 @@ def test_a_failed_login_is_repeated_for_the_next_message() -> None:
     ],
     ids=["bearer", "basic", "password of words", "login"],
 )
-@pytest.mark.parametrize("status", [200, 400, 401, 500])
+@pytest.mark.parametrize("status", [200, 401])
 def test_echoed_secrets_are_masked(settings: dict[str, object], secrets: list[str], status: int) -> None:
     echo = json.dumps({"succeeded": False, "error": f"no good: {', '.join(secrets)}!"}).encode()
     with Hostile(answer(status, echo), at={LOG_IN: [token("t1.very.secret")]}) as server:
         outcome = deliver(gateway_settings(server.url, **settings))
     assert (outcome.error or "").endswith(f": no good: {', '.join('***' for _ in secrets)}!")
-
-
-def test_secrets_echoed_outside_http_are_masked() -> None:
-    with Hostile(raw(b"Bearer abc.def is not known here\r\n\r\n")) as server:
-        outcome = deliver(gateway_settings(server.url, auth="bearer", token="abc.def"))
-    assert "Bearer *** is not known" in (outcome.error or "")
-    assert "abc.def" not in (outcome.error or "")
 
 
 ODD = "ge\"he\\im'ü\t"

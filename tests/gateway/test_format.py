@@ -399,26 +399,6 @@ def delivered_or_cut(
     return at_the_limit(attempt, lambda: path in server.paths)
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "kind"),
-    [
-        (answer(401), OutcomeKind.UNAUTHORIZED),
-        (answer(429), OutcomeKind.THROTTLED),
-        (answer(500), OutcomeKind.TRANSIENT),
-        (close, OutcomeKind.TRANSIENT),
-        (silence, OutcomeKind.UNREACHABLE),
-        (answer(404), OutcomeKind.PERMANENT),
-    ],
-)
-def test_a_preflight_without_an_answer_leaves_the_message_unsent(
-    behaviour: Behaviour, kind: OutcomeKind, tmp_path: Path
-) -> None:
-    with Hostile(answer(201), at={ME: [behaviour]}) as server:
-        settings = gateway_settings(server.url, preset=preset_file(tmp_path, ASKING))
-        assert delivered_or_cut(settings, server, behaviour, ME)[0].kind is kind
-        assert set(server.paths) == {ME}
-
-
 def unsettled(ago: timedelta = timedelta(days=1)) -> QueuedMessage:
     return queued()._replace(unsettled_since=NOON - ago)
 
@@ -440,7 +420,7 @@ def test_a_message_that_is_absent_is_sent_after_the_settling_time(tmp_path: Path
     ("behaviour", "kind"),
     [
         (answer(401), OutcomeKind.UNAUTHORIZED),
-        (answer(404), OutcomeKind.REFUSED),
+        (answer(404), None),
         (answer(429), OutcomeKind.THROTTLED),
         (answer(500), OutcomeKind.TRANSIENT),
         (answer(200, b"<html>"), OutcomeKind.REFUSED),
@@ -448,15 +428,26 @@ def test_a_message_that_is_absent_is_sent_after_the_settling_time(tmp_path: Path
         (silence, OutcomeKind.UNREACHABLE),
     ],
 )
-def test_a_look_up_without_an_answer_neither_sends_nor_delivers(
-    behaviour: Behaviour, kind: OutcomeKind, tmp_path: Path
+@pytest.mark.parametrize(
+    ("text", "path", "message", "missing"),
+    [(ASKING, ME, queued(), OutcomeKind.PERMANENT), (LOOKING, FOUND, unsettled(), OutcomeKind.REFUSED)],
+    ids=["preflight", "look-up"],
+)
+def test_a_question_without_an_answer_neither_sends_nor_delivers(
+    text: str,
+    path: str,
+    message: QueuedMessage,
+    missing: OutcomeKind,
+    behaviour: Behaviour,
+    kind: OutcomeKind | None,
+    tmp_path: Path,
 ) -> None:
-    with Hostile(answer(201), at={FOUND: [behaviour]}) as server:
-        settings = gateway_settings(server.url, preset=preset_file(tmp_path, LOOKING))
-        outcome, _ = delivered_or_cut(settings, server, behaviour, FOUND, unsettled())
-        assert outcome.kind is kind
+    with Hostile(answer(201), at={path: [behaviour]}) as server:
+        settings = gateway_settings(server.url, preset=preset_file(tmp_path, text))
+        outcome, _ = delivered_or_cut(settings, server, behaviour, path, message)
+        assert outcome.kind is (kind or missing)
         assert not may_have_arrived(outcome.kind, outcome.status_code)
-        assert set(server.paths) == {FOUND}
+        assert set(server.paths) == {path}
 
 
 @pytest.mark.parametrize(

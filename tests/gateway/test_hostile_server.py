@@ -113,23 +113,16 @@ OVER_TLS = {
     "drips its body", "has no end", "resets", "resets within the body", "resets within its body", "says nothing",
     "sends headers for ever", "the request itself", "two answers at once",
 }  # fmt: skip
-"""The cases that also run over TLS by default: each way to end or to stall, and some of each kind of answer. The code
+"""The cases that also run over TLS: each way to end or to stall, and some of each kind of answer. The code
 that reads the decrypted answer is the same as for HTTP."""
 
 
 def over_either(cases: Sequence[Case]) -> pytest.MarkDecorator:
-    """Run cases over plain HTTP and over TLS."""
-    either = [
-        pytest.param(
-            scheme,
-            case,
-            id=f"{scheme}-{case.name}",
-            marks=pytest.mark.long if scheme == "https" and case.name not in OVER_TLS else (),
-        )
-        for scheme in ("http", "https")
-        for case in cases
-    ]
-    return pytest.mark.parametrize(("scheme", "case"), either, indirect=["scheme"])
+    """Run cases over plain HTTP, and those in `OVER_TLS` over TLS, too."""
+    either = [(scheme, each) for scheme in ("http", "https") for each in cases]
+    ran = [(scheme, each) for scheme, each in either if scheme == "http" or each.name in OVER_TLS]
+    ids = [f"{scheme}-{each.name}" for scheme, each in ran]
+    return pytest.mark.parametrize(("scheme", "case"), ran, ids=ids, indirect=["scheme"])
 
 
 @pytest.fixture(params=["http", "https"])
@@ -178,7 +171,7 @@ def test_a_servers_behaviour_at_login_leads_to_its_outcome(case: Case, scheme: S
         assert server.sent < READ_AT_MOST
 
 
-@pytest.mark.parametrize("scheme", ["http", pytest.param("https", marks=pytest.mark.long)], indirect=True)
+@pytest.mark.parametrize("scheme", ["http"], indirect=True)
 def test_no_answer_uses_much_memory(scheme: Scheme) -> None:
     """One process delivers to all servers in turn, with and without a login, and reports its peak memory after each."""
     hungry = {case.name: scheme.start(case.behaviour) for case in CASES if case.hungry}

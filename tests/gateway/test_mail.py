@@ -95,10 +95,6 @@ def test_with_settings_for_the_table_no_message_goes_to_the_fixed_recipient_inst
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        (
-            {"recipient_email": "anna"},
-            "recipient_email is not a valid e-mail address: write an address such as",
-        ),
         ({"recipient_email": "a@b.example, c@d.example"}, "recipient_email is not a valid e-mail address"),
         ({"recipient_email": "Anna asks for her HIV result"}, "recipient_email is not a valid e-mail address: write"),
         (
@@ -106,8 +102,6 @@ def test_with_settings_for_the_table_no_message_goes_to_the_fixed_recipient_inst
             "the address must not contain line breaks or control characters",
         ),
         ({"recipient_email": 7}, "recipient_email must be text"),
-        ({"recipient_email": ["a@b.example"]}, "recipient_email must be text"),
-        ({"recipient_email": {"to": "a@b.example"}}, "recipient_email must be text"),
         ({"cc_emails": '["ben@example.com", "x"]'}, "cc_emails (address 2) is not a valid e-mail address"),
         ({"cc_emails": "[null]"}, "cc_emails (address 1) must be text"),
         ({"bcc_emails": '["a@b\\nc"]'}, "bcc_emails (address 1) is not a valid e-mail address"),
@@ -115,8 +109,6 @@ def test_with_settings_for_the_table_no_message_goes_to_the_fixed_recipient_inst
         ({"in_reply_to": "a1@example.com"}, "in_reply_to must contain only message ids such as <a1@example.com>"),
         ({"in_reply_to": "<a@b>\r\nBcc: <eve@evil.example>"}, "in_reply_to must contain only message ids"),
         ({"references": "<a@b> <c>"}, "references must contain only message ids"),
-        ({"references": 7}, "references must contain only message ids such as <a1@example.com>"),
-        ({"attachments": '["a.pdf"]'}, "attachments: gateway.attachments_dir is not set"),
     ],
 )
 def test_names_values_that_are_invalid_in_a_mail(columns: dict[str, object], said: str) -> None:
@@ -182,11 +174,6 @@ def test_the_same_message_always_makes_the_same_mail() -> None:
 @pytest.mark.parametrize(("made", "dated"), [(None, NOON), ("2031-01-01 00:00:00", NOON)])
 def test_a_mail_never_has_a_date_in_the_future(made: str | None, dated: datetime) -> None:
     assert sent(created_at=made).parsed["Date"].datetime == dated
-
-
-def test_a_manual_mail_is_not_marked_automatic() -> None:
-    """The header would suppress out-of-office replies (RFC 3834, section 5)."""
-    assert sent().parsed["Auto-Submitted"] is None
 
 
 @pytest.mark.parametrize(

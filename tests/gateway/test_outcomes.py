@@ -13,7 +13,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from pydantic import ValidationError
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind
@@ -103,10 +102,9 @@ def test_a_status_without_a_body(status: int, kind: OutcomeKind) -> None:
     assert outcome == Outcome(kind, status, None if kind is DELIVERED else f"HTTP {status}", in_doubt=in_doubt)
 
 
-@pytest.mark.parametrize("status", [200, 201, 202])
 @pytest.mark.parametrize("body", [SUCCEEDED, b"{}", b" \r\n", b"[]", b"null", b'"queued"', b'{"id": 31}'])
-def test_a_success_without_a_contradiction(status: int, body: bytes) -> None:
-    assert outcome_of(answer(status, body)) == Outcome(DELIVERED, status)
+def test_a_success_without_a_contradiction(body: bytes) -> None:
+    assert outcome_of(answer(202, body)) == Outcome(DELIVERED, 202)
 
 
 @pytest.mark.parametrize(
@@ -114,22 +112,17 @@ def test_a_success_without_a_contradiction(status: int, body: bytes) -> None:
     [
         (
             {"succeeded": False, "messages": ["No such recipient", "Ticket is locked"]},
-            "No such recipient; Ticket is locked",
+            "refused: No such recipient; Ticket is locked",
         ),
-        ({"succeeded": False, "messages": "No such recipient"}, "No such recipient"),
-        ({"succeeded": False, "messages": [], "error": "Ticket is locked"}, "Ticket is locked"),
-        ({"succeeded": False, "errors": {"to": ["is empty"]}}, '{"to": ["is empty"]}'),
-        ({"succeeded": None, "detail": ["a\r\nb", 7]}, "a b; 7"),
+        ({"succeeded": False, "messages": "No such recipient"}, "refused: No such recipient"),
+        ({"succeeded": False, "messages": [], "error": "Ticket is locked"}, "refused: Ticket is locked"),
+        ({"succeeded": False, "errors": {"to": ["is empty"]}}, 'refused: {"to": ["is empty"]}'),
+        ({"succeeded": None, "detail": ["a\r\nb", 7]}, "refused: a b; 7"),
+        ({"succeeded": False}, "refused"),
     ],
 )
 def test_a_success_that_reports_a_failure(body: object, error: str) -> None:
-    assert outcome_of(answer(200, json.dumps(body).encode())) == Outcome(
-        REFUSED, 200, f"refused: {error}", in_doubt=True
-    )
-
-
-def test_a_refusal_without_a_reason() -> None:
-    assert outcome_of(answer(200, b'{"succeeded": false}')) == Outcome(REFUSED, 200, "refused", in_doubt=True)
+    assert outcome_of(answer(200, json.dumps(body).encode())) == Outcome(REFUSED, 200, error, in_doubt=True)
 
 
 @pytest.mark.parametrize(
@@ -195,14 +188,9 @@ def test_json_may_begin_with_a_byte_order_mark() -> None:
     assert outcome_of(answer(200, b"\xef\xbb\xbf" + SUCCEEDED)) == Outcome(DELIVERED, 200)
 
 
-def test_a_reason_phrase_may_be_in_any_charset() -> None:
-    outcome = outcome_of(raw("HTTP/1.1 503 Service momentanément coupé\r\nContent-Length: 0\r\n\r\n".encode("latin-1")))
-    assert outcome == Outcome(TRANSIENT, 503, "HTTP 503")
-
-
-def test_a_header_may_be_in_any_charset() -> None:
-    outcome = outcome_of(raw("HTTP/1.1 503 No\r\nRetry-After: später\r\nContent-Length: 0\r\n\r\n".encode("latin-1")))
-    assert outcome == Outcome(TRANSIENT, 503, "HTTP 503")
+def test_a_reason_phrase_and_a_header_may_be_in_any_charset() -> None:
+    head = "HTTP/1.1 503 momentanément coupé\r\nRetry-After: später\r\nContent-Length: 0\r\n\r\n"
+    assert outcome_of(raw(head.encode("latin-1"))) == Outcome(TRANSIENT, 503, "HTTP 503")
 
 
 @pytest.mark.parametrize("cookie", ["session=1; Path=/", "=;\x01@=,; Expires=never"])
@@ -225,7 +213,7 @@ def test_cookies_are_ignored(cookie: str) -> None:
         ("120\r\nRetry-After: 120", None),
     ],
 )
-@pytest.mark.parametrize(("status", "kind"), [(408, TRANSIENT), (425, TRANSIENT), (429, THROTTLED), (503, TRANSIENT)])
+@pytest.mark.parametrize(("status", "kind"), [(425, TRANSIENT), (429, THROTTLED), (503, TRANSIENT)])
 def test_retry_after(status: int, kind: OutcomeKind, header: str | None, wait: timedelta | None) -> None:
     outcome = outcome_of(answer(status, headers={} if header is None else {"Retry-After": header}))
     assert outcome == Outcome(kind, status, f"HTTP {status}", wait)
@@ -243,7 +231,7 @@ def test_a_413_is_temporary_only_with_retry_after(header: str, kind: OutcomeKind
     assert outcome_of(answer(413, headers={"Retry-After": header})) == Outcome(kind, 413, "HTTP 413", wait)
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("status", [302, 308])
 def test_a_redirect_is_not_followed_to_another_server(status: int) -> None:
     with Hostile(answer(200, SUCCEEDED)) as elsewhere:
         outcome = outcome_of(answer(status, headers={"Location": elsewhere.url + PATH}))
@@ -288,28 +276,23 @@ def test_each_of_many_concurrent_messages_has_its_own_outcome() -> None:
     assert len(server.requests) == 16
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_closed_port(scheme: str) -> None:
+def test_a_server_without_a_connection_is_unreachable() -> None:
+    def error(url: str, **changes: object) -> str:
+        outcome = deliver(gateway_settings(url, **changes))
+        assert (outcome.kind, outcome.status_code) == (UNREACHABLE, None)
+        return outcome.error or ""
+
     with closed_port() as port:
-        outcome = deliver(gateway_settings(f"{scheme}://{LOOPBACK}:{port}"))
-    assert (outcome.kind, outcome.status_code) == (UNREACHABLE, None)
-    assert (outcome.error or "").startswith("ClientConnectorError: Cannot connect to host 127.0.0.1")
-
-
-def test_an_unknown_name() -> None:
-    outcome = deliver(gateway_settings("http://name.invalid"))
-    assert (outcome.kind, outcome.status_code) == (UNREACHABLE, None)
-    assert "name.invalid" in (outcome.error or "")
-
-
-def test_a_connection_that_times_out() -> None:
+        for scheme in ("http", "https"):
+            refused = error(f"{scheme}://{LOOPBACK}:{port}")
+            assert refused.startswith("ClientConnectorError: Cannot connect to host 127.0.0.1")
+    assert "name.invalid" in error("http://name.invalid")
     with full_port() as port:
-        outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", connect_timeout_seconds=0.1))
-    assert (outcome.kind, outcome.status_code) == (UNREACHABLE, None)
-    assert (outcome.error or "").startswith("ConnectionTimeoutError")
+        late = error(f"http://{LOOPBACK}:{port}", connect_timeout_seconds=0.1)
+    assert late.startswith("ConnectionTimeoutError")
 
 
-@pytest.mark.parametrize("retries", [0, 1, 2, 5])
+@pytest.mark.parametrize("retries", [0, 2])
 def test_only_unsent_messages_are_repeated_at_once(retries: int) -> None:
     waits: list[float] = []
 
@@ -324,28 +307,17 @@ def test_only_unsent_messages_are_repeated_at_once(retries: int) -> None:
     assert all(shortest <= wait <= longest for wait in waits)
 
 
-def test_the_immediate_retry_finds_a_server_that_has_just_started() -> None:
-    server = Hostile(answer(200, SUCCEEDED))
-    with ExitStack() as stack:
-
-        async def start_the_server(_seconds: float) -> None:
-            stack.enter_context(server)
-
-        outcome = deliver(gateway_settings(server.url), sleep=start_the_server)
-    assert outcome == Outcome(DELIVERED, 200)
-    assert server.paths == [PATH]
-
-
-def test_a_sent_immediate_retry_is_not_repeated() -> None:
-    """The second attempt may have arrived, so there is no third, although five retries are allowed."""
-    server = Hostile(close)
+@pytest.mark.parametrize(("behaviour", "kind"), [(answer(200, SUCCEEDED), DELIVERED), (close, UNKNOWN)])
+def test_an_immediate_retry_that_was_sent_is_not_repeated(behaviour: Behaviour, kind: OutcomeKind) -> None:
+    """The server starts between two attempts. The second one may have arrived, although five retries are allowed."""
+    server = Hostile(behaviour)
     with ExitStack() as stack:
 
         async def start_the_server(_seconds: float) -> None:
             stack.enter_context(server)
 
         outcome = deliver(gateway_settings(server.url, immediate_retries=5), sleep=start_the_server)
-    assert outcome.kind is UNKNOWN
+    assert outcome.kind is kind
     assert server.paths == [PATH]
 
 
@@ -406,18 +378,12 @@ def test_a_type_missing_from_the_preset(tmp_path: Path) -> None:
     assert not server.connections
 
 
-def test_an_invalid_port_is_an_invalid_setting() -> None:
-    """The settings refuse the port. Even if they did not, no message must be sent or escalated."""
-    with pytest.raises(ValidationError, match="invalid URL or port"):
-        gateway_settings("http://127.0.0.1:65536")
-    settings = gateway_settings("http://127.0.0.1:1").model_copy(update={"base_url": "http://127.0.0.1:65536"})
-    with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):
-        deliver(settings)
-
-
-def test_a_base_url_is_required() -> None:
-    settings = gateway_settings("http://127.0.0.1:1").model_copy(update={"base_url": None})
-    with pytest.raises(ConfigurationError, match="TICKETING_API_BASE_URL"):
+@pytest.mark.parametrize(
+    ("url", "said"), [("http://127.0.0.1:65536", r"gateway\.base_url"), (None, "TICKETING_API_BASE_URL")]
+)
+def test_no_message_is_sent_or_escalated_without_a_valid_base_url(url: str | None, said: str) -> None:
+    settings = gateway_settings("http://127.0.0.1:1").model_copy(update={"base_url": url})
+    with pytest.raises(ConfigurationError, match=said):
         deliver(settings)
 
 

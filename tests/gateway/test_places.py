@@ -57,18 +57,11 @@ def test_a_look_up_carries_the_current_sessions_token(tmp_path: Path) -> None:
     assert server.paths == sessions
 
 
-def test_a_path_may_contain_the_session(tmp_path: Path) -> None:
+def test_a_path_may_contain_the_session_and_a_credential_may_be_optional(tmp_path: Path) -> None:
     preset = preset_file(tmp_path, LOGGED_IN.replace('"/notes"\nignores', '"/in/{session}/notes"\nignores'))
     with Hostile(answer(200, SUCCEEDED), at={"/log-in": [answer(200, session("s1"))]}) as server:
         assert deliver(gateway_settings(server.url, preset=preset, username="agent")).kind is OutcomeKind.DELIVERED
-    assert server.paths == ["/log-in", "/in/s1/notes"]
-
-
-def test_a_credential_may_be_optional(tmp_path: Path) -> None:
-    preset = preset_file(tmp_path, LOGGED_IN)
-    with Hostile(answer(200, SUCCEEDED), at={"/log-in": [answer(200, session("s1"))]}) as server:
-        assert deliver(gateway_settings(server.url, preset=preset, username="agent")).kind is OutcomeKind.DELIVERED
-        assert server.requests[0].headers["x-app"] == ""
+        assert (server.paths, server.requests[0].headers["x-app"]) == (["/log-in", "/in/s1/notes"], "")
         with pytest.raises(ConfigurationError, match=r"gateway\.username is not set"):
             deliver(gateway_settings(server.url, preset=preset))
 

@@ -43,10 +43,7 @@ def test_is_one_get_of_the_base_url_with_our_credentials(status: int, kind: Outc
     assert (asked.method, asked.path, asked.body) == ("GET", "/api", b"")
     assert asked.headers["authorization"] == "Bearer abc"
     assert "idempotency-key" not in asked.headers
-
-
-def test_without_credentials_it_sends_none() -> None:
-    with Hostile(answer(404)) as server:
+    with Hostile(answer(status)) as server:
         probed(server.url)
     assert "authorization" not in server.requests[0].headers
 

@@ -59,34 +59,24 @@ def outcome_of(**answers: Any) -> Outcome:  # noqa: ANN401
 REPLIES: list[tuple[str, str, OutcomeKind]] = [
     ("greeting", "421 4.3.2 not now", OutcomeKind.TRANSIENT),
     ("greeting", "554 5.7.1 no service for you", OutcomeKind.TRANSIENT),
-    ("EHLO", "421 4.3.2 going down", OutcomeKind.TRANSIENT),
-    ("MAIL", "421 4.3.2 going down", OutcomeKind.TRANSIENT),
     ("MAIL", "451 4.3.0 try later", OutcomeKind.TRANSIENT),
     ("MAIL", "550 5.7.1 not from you", OutcomeKind.PERMANENT),
-    ("MAIL", "552 too big", OutcomeKind.PERMANENT),
     ("MAIL", "530 5.7.0 log in first", OutcomeKind.UNAUTHORIZED),
     ("MAIL", "550 5.7.0 log in first", OutcomeKind.UNAUTHORIZED),
     ("RCPT", "450 4.2.0 mailbox busy", OutcomeKind.TRANSIENT),
-    ("RCPT", "452 4.5.3 too many recipients", OutcomeKind.TRANSIENT),
     ("RCPT", "421 4.7.0 too fast", OutcomeKind.TRANSIENT),
     ("RCPT", "550 5.1.1 no such user", OutcomeKind.PERMANENT),
     ("RCPT", "550 no such user", OutcomeKind.PERMANENT),
     ("RCPT", "550 4.2.2 the mailbox is full", OutcomeKind.TRANSIENT),
     ("RCPT", "450 5.1.1 no such user", OutcomeKind.PERMANENT),
-    ("RCPT", "554 5.7.1 relay access denied", OutcomeKind.PERMANENT),
     ("RCPT", "550 5.7.8 who are you", OutcomeKind.UNAUTHORIZED),
-    ("RCPT", "530 5.7.0 log in first", OutcomeKind.UNAUTHORIZED),
-    ("DATA", "451 4.3.0 no room", OutcomeKind.TRANSIENT),
     ("DATA", "554 5.5.1 no valid recipients", OutcomeKind.PERMANENT),
     ("DATA", "250 you need not", OutcomeKind.TRANSIENT),
     ("end", "250 kept", OutcomeKind.DELIVERED),
     ("end", "250-2.0.0 kept\r\n250 2.0.0 indeed", OutcomeKind.DELIVERED),
     ("end", "451 4.7.1 greylisted", OutcomeKind.TRANSIENT),
-    ("end", "421 4.3.2 going down", OutcomeKind.TRANSIENT),
     ("end", "554 5.7.1 spam", OutcomeKind.PERMANENT),
     ("end", "552 5.7.0 a virus", OutcomeKind.PERMANENT),
-    ("end", "552 5.3.4 too big", OutcomeKind.PERMANENT),
-    ("end", "500 what?", OutcomeKind.PERMANENT),
     ("end", "354 go on", OutcomeKind.UNKNOWN),
     ("QUIT", "500 no", OutcomeKind.DELIVERED),
 ]
@@ -237,7 +227,7 @@ def test_a_closed_port_sends_nothing_and_is_tried_once_more() -> None:
     assert "Connect call failed" in (outcome.error or "")
 
 
-@pytest.mark.parametrize(("retries", "conversations"), [(0, 1), (1, 2), (3, 4)])
+@pytest.mark.parametrize(("retries", "conversations"), [(0, 1), (3, 4)])
 def test_a_certainly_unsent_mail_is_repeated_at_once(retries: int, conversations: int) -> None:
     with MailServer(greeting=hang_up) as server:
         assert mail(mail_settings(server.url, immediate_retries=retries)).kind is OutcomeKind.UNREACHABLE
@@ -336,12 +326,9 @@ def test_data_received_before_tls_is_discarded(tls: ssl.SSLContext, certificate:
 LOG_INS: list[tuple[str, OutcomeKind]] = [
     ("235 2.7.0 welcome", OutcomeKind.DELIVERED),
     ("535 5.7.8 wrong", OutcomeKind.UNAUTHORIZED),
-    ("535 4.7.0 wrong, for now", OutcomeKind.UNAUTHORIZED),
     ("534 5.7.9 too weak", OutcomeKind.UNAUTHORIZED),
     ("530 5.7.0 first STARTTLS", OutcomeKind.UNAUTHORIZED),
-    ("504 5.5.4 unknown", OutcomeKind.UNAUTHORIZED),
     ("454 4.7.0 the directory is down", OutcomeKind.TRANSIENT),
-    ("421 4.3.2 going down", OutcomeKind.TRANSIENT),
 ]
 
 
@@ -354,20 +341,19 @@ def test_a_login(reply: str, kind: OutcomeKind) -> None:
     assert base64.b64decode(said.removeprefix("AUTH PLAIN ")).decode() == f"\0agent\0{PASSWORD}"
 
 
-def test_a_server_without_login_receives_no_password() -> None:
-    with MailServer() as server:
+@pytest.mark.parametrize(
+    ("extensions", "error"),
+    [
+        (EXTENSIONS, "the server does not offer authentication"),
+        (["AUTH LOGIN"], "can't log in with any mechanism that the server offers: LOGIN"),  # it takes only ASCII
+        (["AUTH GSSAPI"], "can't log in with any mechanism that the server offers: GSSAPI"),
+    ],
+)
+def test_a_server_without_a_login_that_takes_the_password(extensions: list[str], error: str) -> None:
+    with MailServer(extensions=extensions, AUTH="334 VXNlcm5hbWU6") as server:
         outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
     assert outcome.kind is OutcomeKind.UNAUTHORIZED
-    assert (outcome.error or "").startswith("AUTH: the server does not offer authentication")
-
-
-@pytest.mark.parametrize("ways", ["LOGIN", "GSSAPI"])
-def test_older_login_methods_cannot_send_a_password_beyond_ascii(ways: str) -> None:
-    with MailServer(extensions=[f"AUTH {ways}"], AUTH="334 VXNlcm5hbWU6") as server:
-        outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
-    assert outcome == Outcome(
-        OutcomeKind.UNAUTHORIZED, error=f"AUTH: can't log in with any mechanism that the server offers: {ways}"
-    )
+    assert (outcome.error or "").startswith(f"AUTH: {error}")
 
 
 @pytest.mark.parametrize("password", [PASSWORD, "pa  ss\tword 1"])
@@ -478,13 +464,10 @@ def test_the_servers_id_of_a_mail_is_stored(reply: str, name: str | None) -> Non
     assert outcome_of(end=reply).external_id == name
 
 
-def test_a_subject_with_an_unknown_column_is_refused_at_the_start() -> None:
+def test_an_unknown_column_or_an_unresolvable_host_is_refused_at_the_start() -> None:
     settings = mail_settings(f"smtp://{LOOPBACK}:1", subject="[{priority}] {subject}")
     with pytest.raises(ConfigurationError, match=r"gateway\.subject refers to column priority"):
         open_smtp(settings)
-
-
-def test_an_unresolvable_host_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):
         open_smtp(mail_settings(f"smtp://{'a' * 64}.example"))
 

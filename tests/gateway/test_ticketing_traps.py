@@ -12,8 +12,8 @@ import pytest
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.presets.loader import preset_text
-from tests.gateway.deliveries import KEY, NOON, deliver, deliver_in_turn, gateway_settings, preset_file, queued
+from tests.gateway.deliveries import KEY, NOON, deliver, deliver_in_turn, gateway_settings, queued
+from tests.gateway.test_ticketing import one
 from tests.gateway.ticketing.fake import Refusing
 from tests.gateway.ticketing.freescout import Freescout
 from tests.gateway.ticketing.glpi import Glpi
@@ -32,28 +32,7 @@ ACCOUNTS: dict[type, dict[str, object]] = {
 Played = Znuny | Glpi | Helpdesk | Freescout
 
 
-@pytest.fixture
-def znuny() -> Iterator[Znuny]:
-    with Znuny() as played:
-        yield played
-
-
-@pytest.fixture
-def glpi() -> Iterator[Glpi]:
-    with Glpi() as played:
-        yield played
-
-
-@pytest.fixture
-def helpdesk() -> Iterator[Helpdesk]:
-    with Helpdesk() as played:
-        yield played
-
-
-@pytest.fixture
-def freescout() -> Iterator[Freescout]:
-    with Freescout() as played:
-        yield played
+znuny, glpi, helpdesk, freescout = map(one, (Znuny, Glpi, Helpdesk, Freescout))
 
 
 def sent(fake: Played, message: object = None, /, **changes: object) -> Outcome:
@@ -180,11 +159,6 @@ def test_znuny_treats_a_text_of_only_0_as_empty(znuny: Znuny, column: str) -> No
 def test_znuny_may_return_numbers_as_texts(znuny: Znuny, message: object) -> None:
     znuny.text_numbers = True
     assert sent(znuny, message, verify=True) == Outcome(OutcomeKind.DELIVERED, 200, external_id="1")
-
-
-def test_znuny_treats_a_misspelt_article_as_missing(znuny: Znuny, tmp_path: Path) -> None:
-    preset = preset_file(tmp_path, preset_text("znuny").replace("body.Article]", "body.Artikel]"))
-    assert sent(znuny, preset=preset).kind is OutcomeKind.REFUSED
 
 
 @pytest.mark.parametrize(
