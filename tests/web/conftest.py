@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,10 @@ from retrycli.config.settings import Settings, WebSettings
 from retrycli.domain.user import Role
 from retrycli.operations.sandbox import Sandbox
 from retrycli.web.server import application as served_application
+from tests.cli.api import REJECTS
 from tests.cli.application import Application
 from tests.cli.conftest import application, at_work, cli, prepared, sandbox, templates
+from tests.cli.story import Api
 from tests.web.browser import Browser
 
 __all__ = ["application", "at_work", "cli", "prepared", "sandbox", "templates"]
@@ -89,6 +91,13 @@ class Desk:
     @cached_property
     def stranger(self) -> Client:
         return self.client()
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    """Provide a ticketing API that rejects a message, until the test changes its answers."""
+    with Api(REJECTS) as api:
+        yield api
 
 
 @pytest.fixture

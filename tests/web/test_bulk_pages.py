@@ -16,7 +16,6 @@ from retrycli.operations.wiring import Runtime
 from retrycli.web.access import Access
 from retrycli.web.console.application import make_pages
 from retrycli.web.status import RecentStatus
-from tests.cli.api import REJECTS
 from tests.cli.story import OK, Api
 from tests.conftest import on_both, on_sqlite
 from tests.web.browser import Browser
@@ -24,19 +23,11 @@ from tests.web.conftest import PAGES
 from tests.web.test_message_pages import use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.web.conftest import Desk
 
 pytestmark = on_both
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    with Api(REJECTS) as api:
-        yield api
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.api import REJECTS
 from tests.cli.command import wait_until
 from tests.cli.story import OK, Api
 from tests.conftest import on_sqlite
@@ -99,12 +98,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     with chromium(tmp_path_factory.mktemp("chromium")) as opened:
         opened.run_first("window.now = Date.now(); Date.now = () => window.now")  # no page polls by itself: see `poll`
         yield opened
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    with Api(REJECTS) as api:
-        yield api
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from tests.conftest import on_sqlite
 from tests.cron.machine import FILES, tool
 from tests.web.conftest import HOST, PAGES
 from tests.web.test_nginx import INSTALLED, nginx
-from tests.web.test_serve import add_token, is_listening, over, served, serving
+from tests.web.test_serve import add_token, listening, over, served
 
 if TYPE_CHECKING:
     from tests.cli.application import Application
@@ -142,12 +142,10 @@ def test_a_signed_in_user_is_served_during_each_attack(served: Cli, application:
     limited = settings.under(tool("prlimit", "util-linux"), f"--nofile={limit('LimitNOFILE')}")
     slower: dict[str, float] = {}
     with (
-        serving(limited, "--uds", uds) as process,
+        listening(limited, uds) as process,
         nginx(tmp_path / "nginx", snippet, port) as front,
-        over(front) as client,
+        over(front, **{"Sec-Fetch-Site": "same-origin"}) as client,
     ):
-        wait_until(lambda: is_listening(uds), process)
-        client.headers["Sec-Fetch-Site"] = "same-origin"
         assert client.post(f"/desk{PAGES}/sign-in", data={"token": token}).status_code == 303
         usual = median_of(lambda: client.get(f"/desk{PAGES}/"))
         files = open_files(process)

@@ -17,10 +17,8 @@ from starlette.routing import Route
 
 import retrycli.web
 from retrycli.web.server import API, PAGES
-from tests.cli.command import wait_until
 from tests.conftest import on_sqlite
-from tests.web.conftest import HOST
-from tests.web.test_serve import add_token, is_listening, served, serving
+from tests.web.test_serve import add_token, listening, over, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,16 +113,7 @@ def test_ten_thousand_requests_leave_nothing_behind(served: Cli, application: Ap
     served("run-once")
     token, uds = add_token(served), tmp_path / "desk.sock"
     asks = [*gets(application.settings("http://127.0.0.1:9")), *FAILURES]
-    with (
-        serving(served, "--uds", uds) as process,
-        httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(uds)),
-            base_url=f"http://{HOST}",
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=60,
-        ) as client,
-    ):
-        wait_until(lambda: is_listening(uds), process)
+    with listening(served, uds) as process, over(uds, Authorization=f"Bearer {token}") as client:
         ask_all(client, asks, FEW)
         before = Footprint.of(process.pid)
         ask_all(client, asks, MANY - FEW)

@@ -12,24 +12,16 @@ from retrycli import operations
 from retrycli.config.settings import BreakerSettings
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.web.console.context import in_console
-from tests.cli.api import BAD_GATEWAY, REJECTS
+from tests.cli.api import BAD_GATEWAY
 from tests.cli.story import LOST, Api
 from tests.conftest import on_both, on_sqlite
 from tests.web.conftest import PAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.web.browser import HtmlPage
     from tests.web.conftest import Desk
 
 pytestmark = on_both
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    with Api(REJECTS) as api:
-        yield api
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.cli.command import LONGEST, wait_until
 from tests.conftest import on_sqlite
 from tests.cron.machine import FILES, tool
 from tests.web.conftest import API, HOST
-from tests.web.test_serve import add_token, is_listening, over, serving
+from tests.web.test_serve import add_token, is_listening, listening, over
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,8 +83,7 @@ def test_the_shipped_file_serves_the_console(at_work: Cli, tmp_path: Path) -> No
     shipped = (FILES / "nginx.conf").read_text()
     assert f"http://unix:{INSTALLED};" in shipped
     snippet = shipped.replace(INSTALLED, str(uds))
-    with serving(served, "--uds", uds) as process, nginx(tmp_path / "nginx", snippet) as front, over(front) as client:
-        wait_until(lambda: is_listening(uds), process)
+    with listening(served, uds), nginx(tmp_path / "nginx", snippet) as front, over(front) as client:
         headers = {"Authorization": f"Bearer {token}", "X-Remote-User": "anna"}
         assert client.get(f"/desk{API}/scheduler/status", headers=headers).status_code == 200
         assert client.get(f"/desk{API}/scheduler/status", headers={"X-Remote-User": "anna"}).status_code == 401

@@ -55,8 +55,17 @@ def serving(cli: Cli, *options: str | Path) -> Iterator[subprocess.Popen[str]]:
         end(process)
 
 
-def over(uds: Path) -> httpx.Client:
-    return httpx.Client(transport=httpx.HTTPTransport(uds=str(uds)), base_url=f"http://{HOST}", timeout=LONGEST)
+@contextmanager
+def listening(cli: Cli, uds: Path, *options: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Run ``serve`` over a Unix socket for a `with` block, which begins when it listens."""
+    with serving(cli, "--uds", uds, *options) as process:
+        wait_until(lambda: is_listening(uds), process)
+        yield process
+
+
+def over(uds: Path, **headers: str) -> httpx.Client:
+    transport = httpx.HTTPTransport(uds=str(uds))
+    return httpx.Client(transport=transport, base_url=f"http://{HOST}", headers=headers, timeout=LONGEST)
 
 
 def address_of(process: subprocess.Popen[str]) -> str:
@@ -140,8 +149,7 @@ def test_it_serves_over_a_unix_socket_that_others_can_not_open(served: Cli, tmp_
     token, uds = add_token(served), tmp_path / "desk.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(uds))
-    with serving(served, "--uds", uds) as process, over(uds) as client:
-        wait_until(lambda: is_listening(uds), process)
+    with listening(served, uds), over(uds) as client:
         assert client.get(STATUS, headers={"Authorization": f"Bearer {token}"}).status_code == 200
         assert stat.S_IMODE(uds.stat().st_mode) == 0o660
         second = served("serve", "--uds", uds)
@@ -160,11 +168,10 @@ def test_behind_a_proxy_every_address_has_the_root_path(served: Cli, tmp_path: P
     token, uds = add_token(served), tmp_path / "desk.sock"
     headers = {"Authorization": f"Bearer {token}", "Host": HOST}
     with (
-        serving(served, "--uds", uds, "--root-path", "/desk") as process,
+        listening(served, uds, "--root-path", "/desk"),
         proxy(uds, "/desk" if strips else "") as address,
         httpx.Client(base_url=address, headers=headers, trust_env=False, timeout=LONGEST) as client,
     ):
-        wait_until(lambda: is_listening(uds), process)
         assert client.get(f"/desk{STATUS}").status_code == 200
         assert client.get(f"/desk{API}/openapi.json").json()["servers"] == [{"url": "/desk"}]
         assert client.get("/desk/").headers["Location"] == "/desk/messages/"
@@ -207,8 +214,7 @@ def test_a_proxy_names_the_user_in_a_header(served: Cli, tmp_path: Path) -> None
     add_token(served, "vera", "viewer")
     uds = tmp_path / "desk.sock"
     behind = served.having({"RETRYCLI_WEB__USER_HEADER": "X-Remote-User", "RETRYCLI_WEB__UDS": str(uds)})
-    with serving(behind) as process, over(uds) as client:
-        wait_until(lambda: is_listening(uds), process)
+    with listening(behind, uds), over(uds) as client:
         assert client.get(STATUS, headers={"X-Remote-User": "vera"}).status_code == 200
         assert client.get(STATUS, headers={"X-Remote-User": "eve"}).status_code == 401
         assert client.get(STATUS, headers=[("X-Remote-User", "vera"), ("X-Remote-User", "eve")]).status_code == 401
@@ -233,12 +239,11 @@ def test_a_user_header_needs_a_socket_whose_group_was_chosen(served: Cli, tmp_pa
     assert remedy in refused.stderr
     said = trusting("doctor").stdout
     assert (problem in said, remedy in said) == (True, True)
-    with serving(shared) as process:
-        wait_until(lambda: is_listening(uds), process)
+    with listening(shared, uds):
+        pass
     os.chown(folder, 0, SHARED)
     folder.chmod(0o2750)
-    with serving(trusting) as process:
-        wait_until(lambda: is_listening(uds), process)
+    with listening(trusting, uds):
         assert (uds.stat().st_gid, stat.S_IMODE(uds.stat().st_mode)) == (SHARED, 0o660)
     assert problem not in trusting("doctor").stdout
 
@@ -266,11 +271,8 @@ def test_tokens_are_printed_once_and_kept_as_digests(served: Cli, tmp_path: Path
     assert stat.S_IMODE(file.with_name("tokens.json.key").stat().st_mode) == 0o600
     assert served("serve", "token", "list").stdout.split("\t")[:2] == ["anna", "operator"]
     assert [user["name"] for user in served.json("serve", "token", "list")["tokens"]] == ["anna"]
-    again = served("serve", "token", "add", "anna", "--role", "viewer")
-    assert (again.returncode, "already has a token for anna" in again.stderr) == (2, True)
     gone = served("serve", "token", "remove", "max")
     assert (gone.returncode, "has no token for max" in gone.stderr) == (2, True)
-    assert served("serve", "token", "add", "eve", "--role", "owner").returncode == 2
     assert served("serve", "token", "add", "e\nve", "--role", "viewer").returncode == 2
 
 

@@ -23,7 +23,7 @@ from tests.cli.story import OK, Api
 from tests.conftest import on_sqlite
 from tests.web.conftest import API, HOST, PAGES
 from tests.web.test_many_requests import Footprint
-from tests.web.test_serve import add_token, is_listening, serving
+from tests.web.test_serve import add_token, listening, over
 
 if TYPE_CHECKING:
     import subprocess
@@ -63,12 +63,7 @@ class ServedDesk:
     uds: Path
 
     def client(self) -> httpx.Client:
-        return httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(self.uds)),
-            base_url=f"http://{HOST}",
-            headers={"Authorization": f"Bearer {self.token}"},
-            timeout=LONGEST,
-        )
+        return over(self.uds, Authorization=f"Bearer {self.token}")
 
     @contextmanager
     def sent(self, method: str, path: str) -> Iterator[socket.socket]:
@@ -94,8 +89,7 @@ def desk(cli: Cli, application: Application, api: SlowApi, tmp_path: Path) -> It
     settings = {"RETRYCLI_WEB__TOKENS_FILE": str(tokens), "RETRYCLI_WEB__ALLOWED_HOSTS": HOST}
     command = cli.having({**application.variables(api.url), **settings})
     token, viewer = add_token(command), add_token(command, "vera", "viewer")
-    with serving(command, "--uds", uds) as process:
-        wait_until(lambda: is_listening(uds), process)
+    with listening(command, uds) as process:
         yield ServedDesk(process, token, viewer, uds)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,10 @@ import httpx
 import pytest
 
 from retrycli.web.sessions import COOKIE
-from tests.cli.command import LONGEST, wait_until
+from tests.cli.command import wait_until
 from tests.conftest import on_both
-from tests.web.conftest import HOST, PAGES
-from tests.web.test_serve import add_token, is_listening, served, serving
+from tests.web.conftest import PAGES
+from tests.web.test_serve import add_token, listening, over, served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,15 +27,6 @@ __all__ = ["served"]
 pytestmark = on_both
 
 
-def client_of(uds: Path) -> httpx.Client:
-    return httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(uds)),
-        base_url=f"http://{HOST}",
-        headers={"Sec-Fetch-Site": "same-origin"},
-        timeout=LONGEST,
-    )
-
-
 @pytest.fixture
 def workers(served: Cli, application: Application, tmp_path: Path) -> Iterator[tuple[httpx.Client, httpx.Client]]:
     """Provide clients of two processes; the first is signed in as Anna, and the second has her cookie."""
@@ -47,9 +37,8 @@ def workers(served: Cli, application: Application, tmp_path: Path) -> Iterator[t
         clients = []
         for name in ("one", "two"):
             uds = tmp_path / f"{name}.sock"
-            process = stack.enter_context(serving(served, "--uds", uds))
-            wait_until(partial(is_listening, uds), process)
-            clients.append(stack.enter_context(client_of(uds)))
+            stack.enter_context(listening(served, uds))
+            clients.append(stack.enter_context(over(uds, **{"Sec-Fetch-Site": "same-origin"})))
         first, second = clients
         assert first.post(f"{PAGES}/sign-in", data={"token": token}).status_code == HTTPStatus.SEE_OTHER
         second.cookies.set(COOKIE, first.cookies[COOKIE])
