@@ -71,12 +71,12 @@ class Case:
         return DEADLINE if self.says in {NO_ANSWER, NOT_SENT} else PATIENCE
 
 
-def bomb(*, wbits: int, coding: str, status: int = 200) -> Behaviour:
+def bomb(*, wbits: int, coding: str) -> Behaviour:
     """Return an answer of about a MiB that unpacks to a GiB."""
     packer = zlib.compressobj(9, wbits=-15)
     mib = packer.compress(b"a" * MIB) + packer.flush(zlib.Z_FULL_FLUSH)
-    start = zlib.compressobj(9, wbits=wbits).flush()[: {31: 10, 15: 2, -15: 0}[wbits]]
-    return raw(http(status, start + mib * (GIB // MIB), {"Content-Encoding": coding}))
+    start = zlib.compressobj(9, wbits=wbits).flush()[: {31: 10, 15: 2}[wbits]]
+    return raw(http(200, start + mib * (GIB // MIB), {"Content-Encoding": coding}))
 
 
 def reset_within_the_body(connection: Connection) -> None:
@@ -104,7 +104,6 @@ CASES = (
     Case("resets after the request", reset, UNKNOWN, says="ClientOSError"),
     Case("resets after the head", reset, UNKNOWN, says="ClientOSError", hasty=True),
     Case("resets within the body", reset_within_the_body, UNKNOWN, says="ClientOSError", hasty=True),
-    Case("closes after a line end", then_close(b"\r\n\r\n"), UNKNOWN, says="ServerDisconnectedError"),
     Case("closes within its head", then_close(OK + b"Content-"), UNKNOWN, says="ServerDisconnectedError"),
     Case("resets within its head", then_reset(OK + b"Content-"), UNKNOWN, says="ClientOSError"),
     Case("closes within its body", then_close(http(200, SUCCEEDED, length=500)), UNKNOWN, says="ClientPayloadError"),
@@ -143,19 +142,14 @@ CASES = (
     Case("an error of a GiB", flood(b"a" * MIB, after=http(500, length=GIB)), TRANSIENT, 500, hungry=True),
     Case("a gzip bomb", bomb(wbits=31, coding="gzip"), UNKNOWN, 200, says=TOO_LONG, hungry=True),
     Case("a deflate bomb", bomb(wbits=15, coding="deflate"), UNKNOWN, 200, says=TOO_LONG, hungry=True),
-    Case("a bare deflate bomb", bomb(wbits=-15, coding="deflate", status=503), TRANSIENT, 503, hungry=True),
-    Case("gzip within gzip", bomb(wbits=31, coding="gzip, gzip"), UNKNOWN, 200, says=TOO_LONG, hungry=True),
     Case("brotli", answer(200, b"\x5b\xff\xff" * 9, {"Content-Encoding": "br"}), UNKNOWN, 200, says=NO_JSON),
     # Lengths that are invalid or contradict the body.
     Case("a length too small", raw(http(200, SUCCEEDED, length=5)), UNKNOWN, says=NO_HTTP),
     Case("a negative length", raw(OK + b"Content-Length: -1\r\n\r\n" + SUCCEEDED), UNKNOWN, says=NO_HTTP),
-    Case("a length with a sign", raw(OK + b"Content-Length: +19\r\n\r\n" + SUCCEEDED), UNKNOWN, says=NO_HTTP),
     Case("a length that is no number", raw(OK + b"Content-Length: many\r\n\r\n"), UNKNOWN, says=NO_HTTP),
-    Case("a length beyond numbers", raw(OK + b"Content-Length: %b\r\n\r\n" % (b"9" * 99)), UNKNOWN, says=NO_HTTP),
     Case("two lengths", raw(OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"), UNKNOWN, says=NO_HTTP),
     Case("a length and chunks", raw(OK + b"Content-Length: 1\r\n" + CHUNKED[len(OK) :]), UNKNOWN, says=NO_HTTP),
     Case("a chunk's size is none", raw(CHUNKED + b"many\r\n"), UNKNOWN, says=NO_HTTP),
-    Case("a negative chunk", raw(CHUNKED + b"-1\r\n"), UNKNOWN, says=NO_HTTP),
     Case("a chunk beyond numbers", raw(CHUNKED + b"f" * 17 + b"\r\na"), UNKNOWN, says=NO_HTTP),
     Case("a chunk of 2 EiB that stops", raw(CHUNKED + b"1" + b"f" * 15 + b"\r\na"), UNKNOWN, says=NO_ANSWER),
     Case("a chunk too long", raw(CHUNKED + b"1\r\nabc\r\n0\r\n\r\n"), UNKNOWN, says=NO_HTTP),
@@ -182,7 +176,6 @@ CASES = (
     Case("a status of 0", raw(b"HTTP/1.1 000 None\r\nContent-Length: 0\r\n\r\n"), UNKNOWN, 0),
     Case("a status of 99", raw(b"HTTP/1.1 099 None\r\nContent-Length: 0\r\n\r\n"), UNKNOWN, 99),
     Case("a status of 1000", raw(b"HTTP/1.1 1000 OK\r\n\r\n"), UNKNOWN, says=NO_HTTP),
-    Case("a negative status", raw(b"HTTP/1.1 -20 OK\r\n\r\n"), UNKNOWN, says=NO_HTTP),
     Case("HTTP/7.1", raw(b"HTTP/7.1 200 OK\r\n\r\n"), UNKNOWN, says=NO_HTTP),
     Case("HTTP/0.9", then_close(SUCCEEDED), UNKNOWN, says=NO_HTTP),
     Case("SMTP", raw(b"220 mail.example.com ESMTP\r\n\r\n"), UNKNOWN, says=NO_HTTP),

@@ -79,13 +79,10 @@ def test_an_internal_error_before_a_message_is_sent(told: pytest.LogCaptureFixtu
     assert_told(told, by_http(NOWHERE, sleep=fault), OutcomeKind.TRANSIENT)
 
 
-def test_an_internal_error_while_an_answer_is_read(told: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_while_an_answer_is_read_or_after_it(told: pytest.LogCaptureFixture) -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         assert_told(told, by_http(server.url, now=fault), OutcomeKind.UNKNOWN)
-
-
-def test_an_internal_error_after_the_answer(told: pytest.LogCaptureFixture) -> None:
-    with Hostile(answer(200, SUCCEEDED)) as server:
+        told.clear()
         assert_told(told, by_http(server.url, watch=fault), OutcomeKind.UNKNOWN)
 
 

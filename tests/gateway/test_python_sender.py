@@ -80,10 +80,8 @@ def test_a_function_says_what_became_of_its_message(body: str, expected: Outcome
     [
         ("KeyError(message.body)", "KeyError"),
         ("SystemExit(1)", "SystemExit"),
-        ("KeyboardInterrupt", "KeyboardInterrupt"),
         ("asyncio.CancelledError", "CancelledError"),
         ("GeneratorExit", "GeneratorExit"),
-        ("retrycli.RetrycliError(message.body)", "RetrycliError"),
         ("TimeoutError(message.body)", "TimeoutError"),
         ("StopIteration", "StopIteration"),
     ],
@@ -102,9 +100,7 @@ def test_any_other_exception_is_an_unknown_outcome_without_its_text(
     [
         ("False", "returned False"),
         ("0", "returned a value of type int"),
-        ("1", "returned a value of type int"),
         ("{'id': 7}", "returned a value of type dict"),
-        ("b'x'", "returned a value of type bytes"),
         ("retrycli.Permanent('x')", "returned a value of type Permanent"),
     ],
 )
@@ -156,13 +152,12 @@ def test_a_function_receives_the_whole_message() -> None:
     assert found.attachments == ({"path": "a.pdf"},)
     assert (found.delivery_key, found.attempt, found.may_have_arrived) == (KEY, 4, True)
     assert found.fields["priority"] == 3
+    assert "id=7" in repr(found)
+    assert not any(word in repr(found) for word in ("delivery'", "on its way", "example.com"))
     assert not OutgoingMessage.of(queued()).may_have_arrived
     assert OutgoingMessage.of(queued()._replace(delivered_to=frozenset({"b@example.com"}))).may_have_arrived
-
-
-def test_a_row_may_lack_a_subject_and_a_recipient() -> None:
-    found = OutgoingMessage.of(queued(subject=None, recipient_email=""))
-    assert (found.subject, found.recipient_email) == ("", None)
+    lacking = OutgoingMessage.of(queued(subject=None, recipient_email=""))
+    assert (lacking.subject, lacking.recipient_email) == ("", None)
 
 
 def test_a_message_can_not_be_changed() -> None:
@@ -176,12 +171,6 @@ def test_a_message_can_not_be_changed() -> None:
     assert isinstance(copies, list)
     copies.clear()
     assert message.message.fields["cc_emails"] == ["ben@example.com"]
-
-
-def test_the_repr_of_a_message_shows_no_customers_words() -> None:
-    text = repr(OutgoingMessage.of(queued()))
-    assert "id=7" in text
-    assert not any(word in text for word in ("delivery'", "on its way", "example.com"))
 
 
 @pytest.mark.parametrize("changes", [{"cc_emails": "[1]"}, {"recipient_email": 5}])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.outcome import OutcomeKind
 from tests.gateway.deliveries import deliver, deliver_in_turn, deliver_together, gateway_settings, queued
 from tests.gateway.hostile import (
     SUCCEEDED,
@@ -17,14 +17,6 @@ from tests.gateway.hostile import (
 )
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
-
-
-@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
-def test_accepts_a_certificate_trusted_by_the_ca_file(tls: ssl.SSLContext, certificate: Path, scheme: str) -> None:
-    with Hostile(answer(200, SUCCEEDED), tls=tls) as server:
-        outcome = deliver(gateway_settings(server.url.replace("https", scheme), ca_file=certificate))
-    assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
-    assert len(server.requests) == 1
 
 
 def test_a_login_checks_the_certificate_too(tls: ssl.SSLContext) -> None:
@@ -36,9 +28,11 @@ def test_a_login_checks_the_certificate_too(tls: ssl.SSLContext) -> None:
     assert not server.requests
 
 
-def test_connections_are_kept_and_closed(tls: ssl.SSLContext, certificate: Path) -> None:
+def test_connections_to_a_server_trusted_by_the_ca_file_are_kept_and_closed(
+    tls: ssl.SSLContext, certificate: Path
+) -> None:
     with Hostile(answer(200, SUCCEEDED), tls=tls) as server:
-        settings = gateway_settings(server.url, ca_file=certificate)
+        settings = gateway_settings(server.url.replace("https", "HTTPS"), ca_file=certificate)
         assert {outcome.kind for outcome in deliver_in_turn(settings, *[queued()] * 5)} == {OutcomeKind.DELIVERED}
         assert len(server.connections) == 1
         assert {outcome.kind for outcome in deliver_together(settings, *[queued()] * 8)} == {OutcomeKind.DELIVERED}
