@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from retrycli.config.gateway import RoutedGatewaySettings
-from retrycli.domain.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, may_have_arrived
 from retrycli.gateway.attachments import Attachment
@@ -22,7 +22,7 @@ from retrycli.gateway.http.request import Content, FilePart, file_content, json_
 from retrycli.gateway.http.response import Answer, holds
 from retrycli.gateway.presets.json_path import check_path, find
 from retrycli.gateway.presets.loader import line_of
-from retrycli.gateway.presets.model import Condition, MessageRule
+from retrycli.gateway.presets.model import Condition
 from retrycli.gateway.presets.template import fill, fill_path, fill_text, plain_text
 from tests.cpu import cpu_seconds
 from tests.gateway.deliveries import (
@@ -92,21 +92,6 @@ def test_an_optional_empty_list_omits_its_key(empty: object) -> None:
     assert fill(body, {"files": empty}) == {"within": {}, "listed": [1]}
     given = [{"name": "a"}]
     assert fill(body, {"files": ["a"]}) == {"files": given, "within": {"files": given}, "listed": [given, 1]}
-
-
-@pytest.mark.parametrize("optional", ["yes", 1, None])
-def test_a_list_is_marked_optional_with_true_or_false(optional: object) -> None:
-    files = {"for_each": "cc_emails", "give": "{each}", "optional": optional}
-    with pytest.raises(ValidationError, match="optional"):
-        MessageRule.model_validate({"path": "/x", "body": {"files": files}})
-
-
-@pytest.mark.parametrize(
-    "entry", [{"for_each": "cc"}, {"for_each": "cc", "give": "{each}", "more": 1}, {"for_each": 7, "give": "{each}"}]
-)
-def test_a_value_that_is_not_a_list_is_invalid(entry: object) -> None:
-    with pytest.raises(ValidationError, match="for_each"):
-        MessageRule.model_validate({"path": "/x", "body": {"list": [entry]}})
 
 
 @pytest.mark.parametrize(
@@ -513,20 +498,3 @@ def test_a_message_whose_file_is_missing_is_not_sent(name: str, tmp_path: Path) 
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, AHEAD), attachments_dir=tmp_path)
         outcome = deliver(settings, queued(attachments=json.dumps([name])))
     assert (outcome.kind, server.paths) == (OutcomeKind.INVALID, [])
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("preflight = 'nothing'\n", "the preset has no preflight 'nothing'"),
-        ("files = 'file'\n", "files needs encoding = 'multipart'"),
-        ("encoding = 'multipart'\nbody = { a = { b = 1 } }\n", "must be strings or lists of strings"),
-        ("format = 'html'\nbody = { a = '{body}' }\n", "the format is html"),
-        ("like = 'supplier'\n", "messages.customer.like"),
-    ],
-)
-def test_an_impossible_preset_is_refused_when_it_is_loaded(text: str, said: str, tmp_path: Path) -> None:
-    preset = preset_file(tmp_path, f"[messages.customer]\npath = '/'\nignores = ['cc_emails']\n{text}")
-    with pytest.raises(ConfigurationError) as raised:
-        deliver(gateway_settings("http://127.0.0.1:1", preset=preset))
-    assert said in str(raised.value)

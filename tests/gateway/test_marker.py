@@ -6,10 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from pydantic import ValidationError
 
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.template import fill_text
 from tests.gateway.deliveries import KEY, deliver, deliver_in_turn, gateway_settings, preset_file, queued
 from tests.gateway.hostile import Behaviour, Hostile, answer
@@ -71,13 +69,6 @@ def test_each_queue_is_asked_once(tmp_path: Path) -> None:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, PRESET))
         deliver_in_turn(settings, queued(), queued(), queued(ticket_id=2))
         assert server.paths == [TICKET, FOUND, NOTES, NOTES, "/tickets/2", "/tickets/2/notes"]
-
-
-def test_the_preflight_that_decides_must_exist() -> None:
-    marker = {"text": "{delivery_key}", "unless": "nothing"}
-    rule = {"path": "/notes", "body": {"text": "{marker}"}, "marker": marker}
-    with pytest.raises(ValidationError, match=r"marker\.unless: the preset has no preflight 'nothing'"):
-        Preset.model_validate({"messages": {"customer": rule}})
 
 
 def test_a_name_may_use_the_encoding_of_mail_headers() -> None:

@@ -216,6 +216,44 @@ PREFLIGHT = "[preflight.may]\nremedy = 'r'\n[[preflight.may.steps]]\npath = '/p'
         (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): the path, query or condition must contain {delivery_key}"),
         (NOTE + LOOK + "{ path = 'x', equals = '{delivery_key}' }", "look_up.holds (line 8): equals accepts no place"),
         (NOTE + LOOK + "{ path = 'x', equals = 1, contains = '{delivery_key}' }", "look_up.holds (line 8): set at mos"),
+        # References and bodies
+        (NOTE + "preflight = 'nothing'", "messages.customer.preflight: the preset has no preflight 'nothing'"),
+        (
+            NOTE.replace("{body}", "{body}{marker}") + "marker = { text = '{delivery_key}', unless = 'nothing' }",
+            "messages.customer.marker.unless: the preset has no preflight 'nothing'",
+        ),
+        (NOTE + "like = 'supplier'", "messages.customer.like: 'supplier' must be another message type in the preset"),
+        (NOTE + "files = 'file'", "messages.customer (line 2): files needs encoding = 'multipart'"),
+        (
+            NOTE.replace('{ text = "{body}" }', "{ a = { b = 1 } }\nencoding = 'multipart'"),
+            "messages.customer (line 2): the values in a multipart body must be strings or lists of strings",
+        ),
+        (
+            NOTE + "format = 'html'",
+            "messages.customer (line 2): the format is html: write {body|html}, or {body|raw} if",
+        ),
+        (
+            NOTE + "[upload]\npath = '/u'\ntoken = 't'\nfiles = 'f'\ncontent_type = 'text/plain'",
+            "upload (line 6): set at most one of content_type (the attachment is the whole body) and files",
+        ),
+        *[
+            (
+                NOTE.replace('"{body}"', f"[{{ {entry} }}]"),
+                'messages.customer.body (line 5): write { for_each = "COLUMN"',
+            )
+            for entry in (
+                "for_each = 'x'",
+                "for_each = 'x', give = '{each}', more = 1",
+                "for_each = 7, give = '{each}'",
+            )
+        ],
+        *[
+            (
+                NOTE.replace('"{body}"', f"{{ for_each = 'x', give = '{{each}}', optional = {optional} }}"),
+                "messages.customer.body (line 5): in a for_each table, optional must be true or false",
+            )
+            for optional in ("1", "'yes'")
+        ],
         # Templates
         *[
             (NOTE.replace("{body}", template), "messages.customer.body (line 5): ")

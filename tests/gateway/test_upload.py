@@ -8,7 +8,6 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from tests.gateway.deliveries import deliver, gateway_settings, preset_file, queued
 from tests.gateway.hostile import SUCCEEDED, Hostile, answer
@@ -46,12 +45,6 @@ def test_a_file_is_uploaded_in_a_form_or_as_it_is(form: bool, tmp_path: Path) ->
     [part] = parts(Asked(ahead.method, ahead.path, {}, ahead.headers, ahead.body))
     assert (part.field, part.kind, part.content) == ("file", "application/pdf", BYTES)
     assert 'name="file"; filename="büro %221%22.pdf"'.encode() in ahead.body
-
-
-def test_a_file_is_uploaded_in_exactly_one_way(tmp_path: Path) -> None:
-    preset = preset_file(tmp_path, AHEAD + 'files = "file"\ncontent_type = "text/plain"\n')
-    with pytest.raises(ConfigurationError, match=r"upload .*set at most one"):
-        deliver(gateway_settings("http://127.0.0.1:1", preset=preset))
 
 
 OAUTH = """
