@@ -58,11 +58,11 @@ def test_the_generic_preset_sends_each_type_of_message() -> None:
     types = ("customer", "supplier", "internal")
     requests = sent(*(queued(f"key-{name}", message_type=name, body="Grüße 🎫") for name in types))
     texts = {"subject": "Your delivery", "body": "Grüße 🎫"}
-    mailed = {**texts, "recipient": "anna@example.com", "cc": ["ben@example.com"], "bcc": []}
-    expected = [(PATH, mailed), (PATH, mailed), ("/tickets/12345/notes", texts)]
+    mailed = {"recipient": "anna@example.com", "cc": ["ben@example.com"], "bcc": []}
+    expected = [(PATH, mailed), (PATH, mailed), ("/tickets/12345/notes", {})]
     for name, request, (path, content) in zip(types, requests, expected, strict=True):
         assert (request.method, request.path) == ("POST", path)
-        assert json.loads(request.body) == {"message_type": name, **content}
+        assert json.loads(request.body) == {"message_type": name, **texts, **content}
         assert "Grüße 🎫".encode() in request.body
         assert {name: value for name, value in request.headers.items() if name != "host"} == {
             "accept": "application/json",
