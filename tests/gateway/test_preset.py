@@ -197,6 +197,11 @@ PREFLIGHT = "[preflight.may]\nremedy = 'r'\n[[preflight.may.steps]]\npath = '/p'
         (NOTE.replace("/notes", "notes"), "messages.customer.path"),
         (NOTE + "headers = { 'X Y' = 'z' }", "messages.customer.headers.X Y"),
         (NOTE + "headers = { 'X-Ü' = 'z' }", "messages.customer.headers.X-Ü"),
+        (
+            NOTE + "headers = { X = 'ü' }",
+            "messages.customer.headers.X (line 6): a header must consist of printable ASCII",
+        ),
+        (NOTE + "headers = { X = '{body}' }", "messages.customer.headers.X (line 6): body may contain line breaks"),
         ('key_header = "Key: 1"\n' + NOTE, "key_header"),
         ("[success]\nfield = 'ok'", "messages: the key is missing"),
         # Keys and lists
