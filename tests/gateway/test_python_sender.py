@@ -122,9 +122,6 @@ def test_an_error_quotes_no_message_and_is_short(tmp_path: Path) -> None:
 
 CALLABLES = {
     "method": "class Desk:\n    def send(self, message): return str(message.id)\ndesk = Desk()",
-    "static method": "class desk:\n    @staticmethod\n    def send(message): return str(message.id)",
-    "callable object": "class Send:\n    def __call__(self, message): return str(message.id)\n"
-    "class desk: send = Send()",
     "async callable object": "class Send:\n    async def __call__(self, message): return str(message.id)\n"
     "class desk: send = Send()",
     "partial": "async def with_url(url, message): return str(message.id)\n"

@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 pytestmark = on_both
 
 
-def test_without_a_token_the_answer_is_401_with_a_challenge(desk: Desk) -> None:
-    for client in (
-        desk.stranger,
-        desk.client(Authorization="Bearer rcli_wrong"),
-        desk.client(Authorization="Basic YQ=="),
-    ):
-        answer = client.get(f"{API}/scheduler/status")
-        assert answer.status_code == 401
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
-        assert answer.headers["Content-Type"] == "application/problem+json"
-        assert answer.json()["status"] == 401
-
-
 def test_a_pause_by_api_shows_in_the_status_and_on_the_pages_and_ends_with_resume(desk: Desk) -> None:
     """API and pages share the status that they keep for a moment."""
     body = desk.viewer.get(f"{API}/scheduler/status").json()
@@ -52,6 +39,19 @@ def test_a_pause_by_api_shows_in_the_status_and_on_the_pages_and_ends_with_resum
     assert desk.operator.get(f"{API}/scheduler/status").json()["running"] is True
     pauses = operations.status.passes(desk.settings, limit=5).pauses
     assert [(pause.act, pause.by) for pause in pauses] == [("resumed", "anna"), ("paused", "anna")]
+
+
+def test_without_a_token_the_answer_is_401_with_a_challenge(desk: Desk) -> None:
+    for client in (
+        desk.stranger,
+        desk.client(Authorization="Bearer rcli_wrong"),
+        desk.client(Authorization="Basic YQ=="),
+    ):
+        answer = client.get(f"{API}/scheduler/status")
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["status"] == 401
 
 
 @pytest.mark.parametrize(
