@@ -40,7 +40,7 @@ def refused(folder: Path | None, *entries: object, limit: int = LIMIT) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("nothing", [None, "", "[]"])
+@pytest.mark.parametrize("nothing", [None, "", "[]", "null"])
 def test_a_message_without_attachments_needs_no_directory(nothing: str | None) -> None:
     assert asyncio.run(find(queued(attachments=nothing).message, None, LIMIT)) == []
 

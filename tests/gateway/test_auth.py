@@ -220,6 +220,7 @@ def test_an_invalid_login_path_is_an_invalid_setting() -> None:
         (answer(204), OutcomeKind.UNAUTHORIZED, 204, None),
         (answer(200, b'["t1"]'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'{"access_token": 5}'), OutcomeKind.UNAUTHORIZED, 200, None),
+        (answer(200, b'{"access_token": null}'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'{"access_token": ""}'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b"<html>Please log in</html>"), OutcomeKind.UNAUTHORIZED, 200, None),
     ],
