@@ -16,7 +16,7 @@ import pytest
 
 import retrycli
 from retrycli.domain.identity import BY_TICKET
-from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
+from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
 from tests.cli.command import end, wait_until
 from tests.cli.test_hostile_text import COLOURS, EVIL, SHOWN
 from tests.conftest import on_both, on_sqlite
@@ -47,18 +47,10 @@ def escalate_many(application: Application, number: int) -> None:
     failed = {"status": "failed", "retry_count": 10, "last_error": "HTTP 503"}
     application.insert("pending_messages", [{"id": message_id, **text, **failed} for message_id in ids])
     since = {"first_failed_at": "2026-01-02 03:04:05.000000", "escalated_at": "2026-01-03 03:04:05.000000"}
-    cause = {
-        "ticket": "4711",
-        "state": "escalated",
-        "unknown_count": 0,
-        "escalation_reason": "exhausted",
-        "fingerprint": "c0ffee",
-    }
-    queue = [
-        {"message_id": message_id, "delivery_key": f"key-{message_id}", "birth": BY_TICKET + "4711", **since, **cause}
-        for message_id in ids
-    ]
-    application.insert("retrycli_queue", queue)
+    cause = {"state": "escalated", "unknown_count": 0, "escalation_reason": "exhausted", "fingerprint": "c0ffee"}
+    whose = {"ticket": "4711", "birth": BY_TICKET + "4711"}
+    rows = [{"message_id": each, "delivery_key": f"key-{each}", **whose, **since, **cause} for each in ids]
+    application.insert("retrycli_queue", rows)
 
 
 def acts(application: Application) -> list[tuple[object, object, object]]:
@@ -102,23 +94,10 @@ def test_requeue_reports_each_id_it_cannot_requeue_and_requeues_the_others(
     application.add(12, hours_ago=0)
     escalate(application, 11)
     done = at_work("requeue", "1", "11", "12", "99", "--by", "anna", "--json")
-    assert done.returncode == 4
     told = json.loads(done.stdout)
-    assert {name: told[name] for name in ("act", "matched", "done", "left", "reason", "canaries")} == {
-        "act": "requeued",
-        "matched": 4,
-        "done": 1,
-        "left": 0,
-        "reason": None,
-        "canaries": [],
-    }
+    assert (done.returncode, told["matched"], told["done"], told["left"]) == (4, 4, 1, 0)
     assert [f"retrycli: {refusal['error']}" for refusal in told["refused"]] == done.stderr.splitlines()
-    assert done.stderr.splitlines() == [
-        "retrycli: message 1 is sent, not failed: there is nothing to requeue",
-        "retrycli: message 12 is not escalated; it is waiting for its next attempt, "
-        "so there is nothing to requeue. `retrycli retry 12` attempts it now",
-        "retrycli: no message 99; `retrycli list-failed` lists the failed messages",
-    ]
+    assert [refusal["id"] for refusal in told["refused"]] == [1, 12, 99]
     assert acts(application) == [(11, "anna", "requeued")]
 
 
@@ -149,10 +128,9 @@ def test_requeue_accepts_a_time(at_work: Cli, application: Application, at: str,
 
 
 @on_sqlite
-@pytest.mark.parametrize("zone", ["UTC-24", "UTC-99"])
-def test_times_are_utc_in_a_time_zone_unknown_to_python(at_work: Cli, application: Application, zone: str) -> None:
+def test_times_are_utc_in_a_time_zone_unknown_to_python(at_work: Cli, application: Application) -> None:
     escalate(application, 11)
-    abroad = at_work.having({"TZ": zone})
+    abroad = at_work.having({"TZ": "UTC-99"})
     assert abroad("requeue", "11", "--at", "2099-01-02 03:04").returncode == 0
     assert due(application, 11) == datetime(2099, 1, 2, 3, 4, tzinfo=UTC)
     for command in ("passes", "status", "list-failed"):
@@ -163,75 +141,36 @@ def test_times_are_utc_in_a_time_zone_unknown_to_python(at_work: Cli, applicatio
     assert re.search(r"created \S+ \d\d:\d\d\+00:00", (abroad.cwd / "page.html").read_text(encoding="utf-8"))
 
 
-def test_requeued_messages_are_spread_evenly_by_id(at_work: Cli, application: Application) -> None:
-    escalate(application, 11, 12, 13, 14)
-    at_work("requeue", "--type", "customer", "--yes", "--at", "2099-01-02T00:00Z", "--spread", "2h")
-    midnight = datetime(2099, 1, 2, tzinfo=UTC)
-    assert [due(application, message_id) - midnight for message_id in (11, 12, 13, 14)] == [
-        timedelta(minutes=minutes) for minutes in (0, 30, 60, 90)
-    ]
-
-
 def test_filters_select_escalated_messages_that_meet_all_of_them(at_work: Cli, application: Application) -> None:
     application.add(30, hours_ago=0)
     escalate(application, 11, 12, message_type="supplier")
-    escalate(application, 13, last_error="HTTP 504")
-    escalate(application, 14, hours_ago=30)
-    with Scripted(REJECTS) as api:
-        application.add(15)
-        retrycli.run_once(application.settings(api.url))
+    escalate(application, 13, last_error="HTTP 504", hours_ago=30)
     cause = str(application.rows("retrycli_queue")[13]["fingerprint"])
     for arguments, expected in {
-        ("--type", "supplier", "--error", "503"): [11, 12],
-        ("--ticket", "4713"): [13],
-        ("--fingerprint", cause): [13],
-        ("--older-than", "1d"): [14],
-        ("--reason", "permanent"): [15],
-        ("--type", "supplier", "--type", "internal"): [11, 12],
-        ("--fingerprint", cause, "--fingerprint", "none"): [13],
-        ("--reason", "permanent", "--reason", "exhausted", "--older-than", "1d"): [14],
+        ("--type", "supplier", "--type", "internal", "--error", "503"): [11, 12],
+        ("--reason", "permanent", "--reason", "exhausted", "--older-than", "1d"): [13],
+        ("--ticket", "4713", "--fingerprint", cause, "--fingerprint", "none"): [13],
     }.items():
         screen = at_work.on_terminal("requeue", *arguments, answers=["n"])
         assert [int(message_id) for message_id in re.findall(r"^(\d\d)  47", screen.text, re.MULTILINE)] == expected
-    nothing = at_work("requeue", "--ticket", "4711", "--older-than", "1d", "--yes")
-    assert nothing.returncode == 4
-
-
-EVERY = pytest.mark.parametrize(
-    "command",
-    ["requeue", "reject --reason double", "retry", "escalations ack"],
-)
-
-
-@EVERY
-def test_a_filter_that_matches_nothing_changes_nothing(at_work: Cli, application: Application, command: str) -> None:
-    escalate(application, 11)
-    before = application.dump()
-    done = at_work(*command.split(), "--error", "no such error", "--yes")
-    assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == (
-        "retrycli: no message in a suitable state matches; nothing was changed. See `retrycli list-failed`\n"
-    )
-    assert application.dump() == before
 
 
 @on_sqlite
-@EVERY
-@pytest.mark.parametrize("answers", [["n"], [""], ["yesterday"], []])
-def test_on_a_terminal_the_operator_sees_messages_and_may_decline(
-    at_work: Cli, application: Application, command: str, answers: list[str]
+@pytest.mark.parametrize("command", ["requeue", "reject --reason double", "retry", "escalations ack"])
+def test_nothing_changes_if_nothing_matches_or_the_operator_declines(
+    at_work: Cli, application: Application, command: str
 ) -> None:
     """An operator who declines, or ends the input, causes no error, so the exit code is 0."""
     escalate(application, *range(11, 18))
     before = application.dump()
-    screen = at_work.on_terminal(*command.split(), "--type", "customer", answers=answers)
-    assert screen.returncode == 0
-    assert re.findall(r"^(\d\d)  47", screen.text, re.MULTILINE) == ["11", "12", "13", "14", "15"]
-    assert "… and 2 more\n" in screen.text
-    assert re.search(
-        r"^(Requeue|Reject|Retry|Acknowledge) 7 messages(, | now)?.*\? \[y/N\] ", screen.text, re.MULTILINE
-    )
-    assert screen.text.endswith("Nothing was changed.\n")
+    done = at_work(*command.split(), "--error", "no such error", "--yes")
+    assert (done.returncode, done.stdout) == (4, "")
+    for answers in (["n"], [""], ["yesterday"], []):
+        screen = at_work.on_terminal(*command.split(), "--type", "customer", answers=answers)
+        assert screen.returncode == 0
+        assert re.findall(r"^(\d\d)  47", screen.text, re.MULTILINE) == ["11", "12", "13", "14", "15"]
+        assert "… and 2 more\n" in screen.text
+        assert screen.text.endswith("Nothing was changed.\n")
     assert application.dump() == before
 
 
@@ -239,65 +178,40 @@ def test_on_a_terminal_the_operator_sees_messages_and_may_decline(
 
 
 def test_failing_canaries_leave_the_rest_unchanged(cli: Cli, application: Application) -> None:
-    escalate_many(application, 10_000)
+    escalate_many(application, 100)
     before = application.rows(), application.rows("retrycli_queue")
+    requeue = ("requeue", "--error", "503", "--canary", "3", "--abort-over", "30%", "--by", "anna")
     with Scripted(REJECTS) as api:
         at_work = cli.having(application.variables(api.url))
-        done = at_work("requeue", "--error", "503", "--canary", "3", "--abort-over", "30%", "--yes", "--by", "anna")
-    assert len(api.paths) == 3
+        done = at_work(*requeue, "--yes")
+        assert len(api.paths) == 3
+        screen = at_work.on_terminal(*requeue, answers=["y"])
     assert (application.rows(), application.rows("retrycli_queue")) == before
     assert (done.returncode, facts(done)) == (
         3,
-        {"tried": 3, "delivered": 0, "requeued": 0, "refused": 0, "left": 9_997},
+        {"tried": 3, "delivered": 0, "requeued": 0, "refused": 0, "left": 97},
     )
     attempts = application.rows("retrycli_attempts").values()
     assert [(attempt["message_id"], attempt["made_by"], attempt["outcome"]) for attempt in attempts] == [
-        (1, "anna", "permanent"),
-        (2, "anna", "permanent"),
-        (3, "anna", "permanent"),
+        (message_id, "anna", "permanent") for message_id in (1, 2, 3) * 2
     ]
     assert acts(application) == []
-
-
-@on_sqlite
-def test_the_output_reports_failed_canaries(cli: Cli, application: Application) -> None:
-    escalate(application, 11, 12, 13)
-    with Scripted(REJECTS) as api:
-        at_work = cli.having(application.variables(api.url))
-        screen = at_work.on_terminal("requeue", "--type", "customer", "--canary", "2", answers=["y"])
     assert screen.returncode == 3
-    assert "Requeue 3 messages, with 2 of them as canaries? [y/N] y\n" in screen.text
-    assert (
-        "Canary: message 12 not sent: permanent, HTTP 422: no such recipient. Its state is unchanged." in screen.words
-    )
-    assert screen.text.endswith("1 message was left unchanged: 2 of 2 canaries failed.\nNext: retrycli show 11\n")
+    assert "Requeue 100 messages, with 3 of them as canaries? [y/N] y\n" in screen.text
+    assert "Canary: message 2 not sent: permanent, HTTP 422: no such recipient. Its state is unchanged." in screen.words
+    assert screen.text.endswith("97 messages were left unchanged: 3 of 3 canaries failed.\nNext: retrycli show 1\n")
 
 
 def test_delivered_canaries_let_the_rest_follow(cli: Cli, application: Application) -> None:
-    """One failed canary of four is under the limit of 30%, so the other messages are requeued."""
+    """One failed canary of four does not exceed 25%, so the other messages are requeued."""
     escalate(application, *range(11, 19))
     with Scripted(REJECTS, TAKES) as api:
         at_work = cli.having(application.variables(api.url))
-        told = at_work.json("requeue", "--type", "customer", "--canary", "4", "--abort-over", "0.3", "--yes")
+        told = at_work.json("requeue", "--type", "customer", "--canary", "4", "--abort-over", "25%", "--yes")
     assert [canary["outcome"] for canary in told["canaries"]] == ["permanent", "delivered", "delivered", "delivered"]
     assert (told["matched"], told["done"], told["left"], told["reason"]) == (8, 4, 0, None)
-    assert [application.state(message_id) for message_id in range(11, 19)] == [
-        "escalated",
-        *[None] * 3,
-        *["waiting"] * 4,
-    ]
-
-
-def test_a_canary_that_changed_state_is_skipped(cli: Cli, application: Application) -> None:
-    """A message that was sent meanwhile says nothing about the others, so the next message becomes the canary."""
-    application.add(1, status="sent")
-    escalate(application, 11, 12)
-    with Scripted(REJECTS) as api:
-        at_work = cli.having(application.variables(api.url))
-        done = at_work("requeue", "1", "11", "12", "--canary", "1")
-    assert (done.returncode, len(api.paths)) == (3, 1)
-    assert facts(done) == {"tried": 2, "delivered": 0, "requeued": 0, "refused": 0, "left": 1}
-    assert application.state(12) == "escalated"
+    states = [application.state(message_id) for message_id in range(11, 19)]
+    assert states == ["escalated", *[None] * 3, *["waiting"] * 4]
 
 
 # -- many ------------------------------------------------------------------------------------------------------------
@@ -400,19 +314,6 @@ def _bit(pid: int, field: str, number: int) -> bool:
     return bool(int(found[1], 16) >> (number - 1) & 1)
 
 
-def test_a_message_that_is_being_sent_does_not_match_a_filter(cli: Cli, application: Application) -> None:
-    escalate(application, 11, 12, 13)
-    with held_back() as (sandbox, gate):
-        at_work = cli.having(application.variables(sandbox.url))
-        process = at_work.start("retry", "12")
-        assert gate.reached.wait(60)
-        told = at_work.json("requeue", "--type", "customer", "--yes")
-        gate.opened.set()
-        assert end(process).returncode == 0
-    assert (told["matched"], told["done"]) == (2, 2)
-    assert application.row(12)["status"] == "sent"
-
-
 def test_a_message_sent_before_the_answer_is_left_alone_and_counted(at_work: Cli, application: Application) -> None:
     escalate(application, 11, 12, 13)
 
@@ -473,28 +374,20 @@ def test_requeue_accepts_messages_that_retrycli_rejected(
 
 
 def test_requeue_leaves_messages_that_the_application_rejected_alone(at_work: Cli, application: Application) -> None:
-    """If the application changes a row that retrycli rejected, the rejection counts as the application's."""
+    """If the application changes or replaces a row that retrycli rejected, the rejection is the application's."""
     application.add(11, status="rejected", last_error="spam")
     application.add(12)
-    assert at_work("reject", "12", "--reason", "double").returncode == 0
+    application.add(13)
+    assert at_work("reject", "12", "13", "--reason", "double").returncode == 0
     application.execute("UPDATE pending_messages SET last_error = 'spam' WHERE id = 12")
-    done = at_work("requeue", "11", "12")
-    assert (done.returncode, facts(done)["refused"]) == (4, 2)
-    assert [re.sub(r"\d+", "N", line) for line in done.stderr.splitlines()] == [
-        "retrycli: message N can't be requeued: the application rejected it, or its row is locked or has changed since "
-        "retrycli rejected it. Try again, or set its status to failed in the application"
-    ] * 2
-    assert [application.row(message_id)["status"] for message_id in (11, 12)] == ["rejected", "rejected"]
-    assert 11 not in application.rows("retrycli_queue")
-
-
-def test_requeue_leaves_a_message_that_reuses_a_rejected_id_alone(at_work: Cli, application: Application) -> None:
-    application.add(11)
-    assert at_work("reject", "11", "--reason", "double").returncode == 0
-    application.execute("DELETE FROM pending_messages WHERE id = 11")
-    application.add(11, status="rejected", last_error="spam")
-    assert at_work("requeue", "11").returncode == 4
-    assert application.row(11)["status"] == "rejected"
+    application.execute("DELETE FROM pending_messages WHERE id = 13")
+    application.add(13, status="rejected", last_error="spam")
+    done = at_work("requeue", "11", "12", "13")
+    assert (done.returncode, facts(done)["refused"]) == (4, 3)
+    for line in done.stderr.splitlines():
+        assert line.endswith("Try again, or set its status to failed in the application")
+    assert {row["status"] for row in application.rows().values()} == {"rejected"}
+    assert application.rows("retrycli_queue") == {}
 
 
 @pytest.mark.parametrize(
@@ -511,10 +404,8 @@ def test_requeue_refuses_messages_from_which_no_request_can_be_built(
     retrycli.run_once(application.settings("http://127.0.0.1:9"))
     refused = at_work("requeue", "11")
     assert (refused.returncode, facts(refused)) == (4, {"requeued": 0, "refused": 1, "left": 0})
-    tried = at_work("retry", "11", "--json")
-    problem = tried.stderr.partition("sent: ")[2].strip() or json.loads(tried.stdout)["results"][0]["error"]
-    assert refused.stderr == f"retrycli: message 11 can't be sent: {problem}\n"
-    assert application.rows("retrycli_queue")[11]["state"] == "escalated"
+    assert refused.stderr.startswith(f"retrycli: message 11 can't be sent: {'' if right == 'NULL' else column}")
+    assert application.state(11) == "escalated"
     screen = at_work.on_terminal("requeue", "--type", "customer", "--yes")
     words = "Requeued 1 message.\n2 messages can't be sent in their present form and were left unchanged.\n"
     assert words in screen.text
@@ -574,10 +465,7 @@ def test_retry_by_a_filter_stops_when_the_api_is_down(cli: Cli, application: App
         at_work = cli.having(application.variables(api.url))
         done = at_work("retry", "--type", "customer", "--yes")
         assert (done.returncode, len(api.paths)) == (3, 5)
-        assert done.stderr == (
-            "retrycli: 2 messages were left unchanged: "
-            "the last attempts all failed, probably because of the ticketing API.\n"
-        )
+        assert done.stderr.startswith("retrycli: 2 messages were left unchanged: ")
         assert at_work("retry", *map(str, range(11, 18))).returncode == 3
         assert len(api.paths) == 12
 
@@ -585,7 +473,10 @@ def test_retry_by_a_filter_stops_when_the_api_is_down(cli: Cli, application: App
 # -- escalations ack, note -------------------------------------------------------------------------------------------
 
 
-def test_an_acknowledged_escalation_stays_listed_and_is_marked(at_work: Cli, application: Application) -> None:
+def test_an_acknowledged_escalation_stays_listed_and_is_not_acknowledged_again(
+    at_work: Cli, application: Application
+) -> None:
+    application.add(30, hours_ago=0)
     escalate(application, 11)
     escalate(application, 12, last_error="HTTP 504")
     assert facts(at_work("escalations", "ack", "11", "--by", "anna")) == {"acknowledged": 1, "refused": 0, "left": 0}
@@ -593,26 +484,16 @@ def test_an_acknowledged_escalation_stays_listed_and_is_marked(at_work: Cli, app
     told = at_work.json("escalations")
     seen = {escalation["id"]: (escalation["acknowledged_by"], escalation["note"]) for escalation in told["escalations"]}
     assert seen == {11: ("anna", "phoned them"), 12: (None, None)}
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", told["escalations"][0]["acknowledged_at"])
     assert sorted(group["new"] for group in told["groups"]) == [0, 1]
     screen = at_work.on_terminal("escalations")
     assert re.search(r"by anna, \d{4}-\d\d-\d\d \d\d:\d\d[+-]\d\d:\d\d: phoned them", screen.words)
-    assert max(map(len, screen.text.splitlines())) <= 80
-    lines = [line.split("\t") for line in at_work("escalations").stdout.splitlines()]
-    assert [len(each) for each in lines] == [8, 8]
-    assert lines[0][7].startswith("by anna, ")
-    assert lines[1][7] == ""
-
-
-def test_acknowledging_by_a_filter_selects_unacknowledged_escalations(at_work: Cli, application: Application) -> None:
-    application.add(30, hours_ago=0)
-    escalate(application, 11, 12)
-    at_work("escalations", "ack", "11", "--by", "anna")
     told = at_work.json("escalations", "ack", "--type", "customer", "--yes", "--by", "bert")
     assert (told["matched"], told["done"]) == (1, 1)
-    again = at_work("escalations", "ack", "11")
-    assert (again.returncode, again.stderr) == (4, "retrycli: message 11 was already acknowledged by anna\n")
-    assert acts(application) == [(11, "anna", "acknowledged"), (12, "bert", "acknowledged")]
+    assert at_work("escalations", "ack", "11").returncode == 4
+    assert [act for act in acts(application) if act[2] != "noted"] == [
+        (11, "anna", "acknowledged"),
+        (12, "bert", "acknowledged"),
+    ]
 
 
 # -- hostile text ----------------------------------------------------------------------------------------------------
@@ -652,23 +533,29 @@ def test_an_option_that_is_not_valid_utf8_is_wrong_usage(at_work: Cli, applicati
 # -- expired messages ------------------------------------------------------------------------------------------------
 
 
+OLD = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"}
+
+
 def test_requeue_skips_messages_that_would_expire_also_as_canaries(cli: Cli, application: Application) -> None:
     escalate(application, 11, hours_ago=72)
     escalate(application, 12, hours_ago=71)
     escalate(application, 13, hours_ago=1)
+    again = "2 messages have expired and would expire again if requeued: "
     with Scripted(TAKES) as api:
-        at_work = cli.having(application.variables(api.url) | {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
+        at_work = cli.having(application.variables(api.url) | OLD)
         named = at_work("requeue", "11", "--canary", "1")
-        screen = at_work.on_terminal("requeue", "--type", "customer", "--canary", "3", "--yes")
+        asked = at_work.on_terminal("requeue", "--type", "customer", answers=["n"])
+        done = at_work.on_terminal("requeue", "--type", "customer", "--canary", "3", "--yes")
+        left = at_work.on_terminal("requeue", "--type", "customer")
     assert len(api.paths) == 1
     assert (named.returncode, application.state(11), application.state(12)) == (4, "escalated", "escalated")
     assert "message 11 has expired, so a pass would escalate it" in named.stderr
     assert "send it with `retrycli retry 11`" in named.stderr
-    words = (
-        "2 messages have expired and would expire again if requeued: raise schedule.expires_after_hours, or send one "
-        "with `retrycli retry 11`"
-    )
-    assert words in screen.words
+    assert f"{again}they will be left unchanged. Requeue 1 message? [y/N]" in asked.words
+    assert "Expires" not in asked.text, "an escalated message does not expire"
+    assert re.findall(r"^(1\d)  ", asked.text, re.MULTILINE) == ["13"]
+    assert f"{again}raise schedule.expires_after_hours, or send one with `retrycli retry 11`" in done.words
+    assert (left.returncode, "[y/N]" in left.text, again in left.words) == (4, False, True)
     assert at_work("requeue", "11", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "96"}).returncode == 0
     assert application.state(11) == "waiting"
 
@@ -677,7 +564,7 @@ def test_requeue_skips_messages_that_would_expire_also_as_canaries(cli: Cli, app
 def test_escalations_suggests_rejecting_expired_messages(at_work: Cli, application: Application) -> None:
     application.add(11, hours_ago=72)
     application.add(12, hours_ago=71)
-    old = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
+    old = at_work.having(OLD)
     assert old("run-once").returncode == 0
     screen = old.on_terminal("escalations")
     assert "requeue" not in screen.text
@@ -690,38 +577,14 @@ def test_escalations_suggests_rejecting_expired_messages(at_work: Cli, applicati
     assert application.row(11)["status"] == "rejected"
 
 
-@on_sqlite
-def test_requeue_reports_the_number_of_expired_messages_before_it_asks(at_work: Cli, application: Application) -> None:
-    escalate(application, 11, hours_ago=72)
-    escalate(application, 12, hours_ago=71)
-    escalate(application, 13, hours_ago=1)
-    old = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
-    screen = old.on_terminal("requeue", "--type", "customer", answers=["n"])
-    words = (
-        "2 messages have expired and would expire again if requeued: they will be left unchanged. "
-        "Requeue 1 message? [y/N]"
-    )
-    assert words in screen.words, screen.words
-    assert "Expires" not in screen.text, "an escalated message does not expire"
-    assert re.findall(r"^(1\d)  ", screen.text, re.MULTILINE) == ["13"]
-    application.execute("DELETE FROM pending_messages WHERE id = 13")
-    screen = old.on_terminal("requeue", "--type", "customer")
-    assert "[y/N]" not in screen.text
-    assert "2 messages have expired and would expire again" in screen.words
-    assert screen.returncode == 4
-
-
 def test_requeue_skips_a_rejected_message_that_would_expire(at_work: Cli, application: Application) -> None:
     escalate(application, 11, hours_ago=72)
     assert at_work("reject", "11", "--reason", "too late", "--yes").returncode == 0
-    named = at_work("requeue", "11", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
+    named = at_work("requeue", "11", env=OLD)
     assert named.returncode == 4
-    screen = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"}).on_terminal("requeue", "11")
-    assert screen.words.endswith("Next: retrycli escalations"), "nothing was requeued"
     assert "message 11 has expired, so a pass would escalate it" in named.stderr
     assert "retrycli retry" not in named.stderr, "it takes no rejected message"
-    assert application.row(11)["status"] == "rejected"
-    assert application.state(11) is None
+    assert (application.row(11)["status"], application.state(11)) == ("rejected", None)
     assert at_work("requeue", "11").returncode == 0
     assert application.state(11) == "waiting"
 
