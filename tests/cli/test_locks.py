@@ -94,11 +94,7 @@ def write_tickets_too(application: Application) -> None:
 
 LOCKS = {
     "table": "LOCK TABLE pending_messages IN ACCESS EXCLUSIVE MODE",
-    "table for writers": "LOCK TABLE pending_messages IN SHARE MODE",
-    "all rows": "SELECT * FROM pending_messages FOR UPDATE",
     "two rows": "SELECT * FROM pending_messages WHERE id IN (5, 10) FOR UPDATE",
-    "all of a trigger": "LOCK TABLE ticket_states IN ACCESS EXCLUSIVE MODE",
-    "rows of a trigger": "UPDATE ticket_states SET state = 'held' WHERE ticket_id IN (4705, 4710)",
 }
 
 
@@ -115,38 +111,31 @@ def check_no_answer_is_lost(story: Story, holder: Holder) -> None:
 
 
 @on_postgresql
-@pytest.mark.long_except(
-    "test_no_answer_is_lost_while_the_application_holds_a_lock_for_long[postgresql-table]",
-    "test_no_answer_is_lost_while_the_application_holds_a_lock_for_long[postgresql-two rows]",
-)
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
 def test_no_answer_is_lost_while_the_application_holds_a_lock_for_long(begin: Begin, lock: str) -> None:
     with begin() as story:
         insert_many(story)
         write_tickets_too(story.application)
         answer_slowly(story)
-        check_no_answer_is_lost(story, Holder(story.application, LOCKS[lock]))
+        check_no_answer_is_lost(story, Holder(story.application, lock))
 
 
 @on_sqlite
-@pytest.mark.long_except(
-    "test_no_answer_is_lost_while_the_application_uses_the_file[sqlite-True-delete]",
-    "test_no_answer_is_lost_while_the_application_uses_the_file[sqlite-False-wal]",
+@pytest.mark.parametrize(
+    ("journal", "use", "statement"),
+    [
+        ("delete", Reader, "SELECT * FROM pending_messages"),
+        ("wal", Holder, "UPDATE ticket_states SET state = 'busy'"),
+    ],
 )
-@pytest.mark.parametrize("journal", ["delete", "wal"])
-@pytest.mark.parametrize("reads", [True, False])
-def test_no_answer_is_lost_while_the_application_uses_the_file(begin: Begin, journal: str, *, reads: bool) -> None:
+def test_no_answer_is_lost_while_the_application_uses_the_file(
+    begin: Begin, journal: str, use: type[Holder], statement: str
+) -> None:
     with begin() as story:
         story.application.asked(f"PRAGMA journal_mode = {journal}")
         insert_many(story)
         answer_slowly(story)
-        application = story.application
-        holder = (
-            Reader(application, "SELECT * FROM pending_messages")
-            if reads
-            else Holder(application, "UPDATE ticket_states SET state = 'busy'")
-        )
-        check_no_answer_is_lost(story, holder)
+        check_no_answer_is_lost(story, use(story.application, statement))
 
 
 @on_postgresql
@@ -254,45 +243,23 @@ def test_a_row_whose_trigger_is_blocked_is_named_and_left_alone(begin: Begin, ac
 # -- a row that refuses a change in its own way ------------------------------------------------------------------------
 
 
-CODES = (
-    *("08001", "09000", "0A000", "21000", "27000", "38000", "40P01", "42501", "42703", "45000", "53100", "55000"),
-    *("55P03", "57014", "HV000", "P0001", "U0001", "XX000"),
-)
-
-
-def refuse_with(application: Application, code: str) -> None:
-    """Create a trigger that refuses every change of one row with its own error code."""
-    application.execute(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        f"RAISE EXCEPTION 'closed' USING ERRCODE = '{code}'; END $$"
-    )
-    application.execute(
-        "CREATE TRIGGER closed BEFORE UPDATE ON pending_messages FOR EACH ROW "
-        f"WHEN (OLD.id = {ONE}) EXECUTE FUNCTION refuse()"
-    )
+FAILS = {
+    "a code of a lost connection": "RAISE EXCEPTION 'closed' USING ERRCODE = '08001'",
+    "a table that does not exist": "INSERT INTO no_such_table VALUES (1)",
+}
 
 
 @on_postgresql
-@pytest.mark.parametrize("code", [CODES[0], *(pytest.param(each, marks=pytest.mark.long) for each in CODES[1:])])
-def test_a_row_that_raises_any_error_code_is_escalated_alone(begin: Begin, code: str) -> None:
-    with begin() as story:
-        insert_all(story)
-        refuse_with(story.application, code)
-        check_escalated_alone(story)
-
-
-@on_postgresql
-def test_a_row_whose_trigger_fails_is_escalated_alone(begin: Begin) -> None:
-    """The trigger does not refuse the change but fails, because it refers to a table that does not exist."""
+@pytest.mark.parametrize("statement", FAILS.values(), ids=FAILS)
+def test_a_row_whose_trigger_fails_with_any_code_is_escalated_alone(begin: Begin, statement: str) -> None:
     with begin() as story:
         insert_all(story)
         story.application.execute(
-            "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            "INSERT INTO no_such_table VALUES (1); RETURN NEW; END $$"
+            f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN NEW; END $$"
         )
         story.application.execute(
-            "CREATE TRIGGER broken BEFORE UPDATE ON pending_messages FOR EACH ROW "
-            f"WHEN (OLD.id = {ONE}) EXECUTE FUNCTION broken()"
+            "CREATE TRIGGER closed BEFORE UPDATE ON pending_messages FOR EACH ROW "
+            f"WHEN (OLD.id = {ONE}) EXECUTE FUNCTION fail()"
         )
         check_escalated_alone(story)
 
