@@ -6,12 +6,11 @@ import os
 import pwd
 import re
 import shlex
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import retrycli
 from tests.cli.command import COLUMNS
 from tests.conftest import on_both
 
@@ -30,12 +29,6 @@ WAIT = ("next_attempt_at", "delivery_key", "state", "unknown_count")
 
 def sent(application: Application) -> set[object]:
     return {key for key, row in application.rows().items() if row["status"] == "sent"}
-
-
-def over(application: Application) -> None:
-    """Let every hold end a second ago."""
-    at = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=1)
-    application.execute("UPDATE retrycli_holds SET until = ?", f"{at:%Y-%m-%d %H:%M:%S.%f}")
 
 
 @pytest.mark.parametrize(
@@ -63,42 +56,16 @@ def test_a_pass_sends_everything_but_what_is_held_until_it_is_resumed(
     assert sent(application) == {CUSTOMER, SUPPLIER, INTERNAL}
 
 
-def test_a_held_message_keeps_its_wait_its_count_and_its_key(
-    at_work: Cli, application: Application, sandbox: Sandbox
-) -> None:
-    application.add(11)
-    application.add(12, ticket_id=4702)
-    retrycli.run_once(application.settings(sandbox.url).model_copy())  # nothing is left afterwards
+def test_a_held_message_keeps_its_wait_its_count_and_its_key(at_work: Cli, application: Application) -> None:
     application.add(13, retry_count=4, hours_ago=48)
     assert at_work("pause", "--message", "13").returncode == 0
-    assert at_work.json("run-once")["sent"] == 0
-    row, before = application.row(13), application.rows("retrycli_queue")[13]
-    assert at_work.json("run-once")["sent"] == 0
-    assert application.row(13) == row
-    after = application.rows("retrycli_queue")[13]
-    assert {name: after[name] for name in WAIT} == {name: before[name] for name in WAIT}
-    assert row["retry_count"] == 4
-
-
-def test_with_nothing_but_held_messages_due_nothing_is_due(
-    at_work: Cli, application: Application, sandbox: Sandbox
-) -> None:
-    application.fill_due()
-    at_work("pause", "--type", "customer", "--ticket", "4706", "--message", "7")
-    assert at_work.json("status")["messages"]["due"] == 0
-    assert at_work.json("run-once", "--dry-run")["count"] == 0
-    done = at_work("--log-level", "INFO", "run-once")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert "Found 0 failed messages to retry" in done.stderr
-    assert at_work.json("status")["messages"] == {
-        "waiting": 3,
-        "due": 0,
-        "sending": 0,
-        "escalated": 0,
-        "expired": 0,
-        "expired_due": 0,
-    }
-    assert sandbox.received == ()
+    found = []
+    for _ in range(2):
+        assert at_work.json("run-once")["sent"] == 0
+        queued = application.rows("retrycli_queue")[13]
+        found.append((application.row(13), {name: queued[name] for name in WAIT}))
+    assert found[0] == found[1]
+    assert application.row(13)["retry_count"] == 4
 
 
 def test_the_dry_run_leaves_out_held_messages_and_counts_them(at_work: Cli, application: Application) -> None:
@@ -106,35 +73,24 @@ def test_the_dry_run_leaves_out_held_messages_and_counts_them(at_work: Cli, appl
     application.add(11)
     at_work("pause", "--type", "customer")
     assert at_work.json("run-once")["sent"] == 0
-    assert application.state(11) == "waiting"
-    at_work("resume", "--type", "customer")
-    assert at_work.json("run-once", "--dry-run")["withheld"] == 0
     application.fill_due()
-    at_work("pause", "--type", "customer", "--ticket", "4706")
+    at_work("pause", "--ticket", "4706")
     found = at_work.json("run-once", "--dry-run")
     assert ([message["id"] for message in found["would_send"]], found["withheld"]) == ([7], 3)
     screen = at_work.on_terminal("run-once", "--dry-run")
-    assert "A pass would send 1 message to" in screen.words
     assert "3 due messages would not be sent now, because of a hold or a closed delivery window: see" in screen.words
     at_work("pause", "--type", "internal")
     assert "not due yet" not in at_work.on_terminal("run-once", "--dry-run").words
-
-
-def test_a_hold_with_a_duration_ends_by_itself(at_work: Cli, application: Application) -> None:
-    application.add(101)
-    screen = at_work.on_terminal("pause", "--message", "101", "--for", "2h")
-    assert re.search(r"Held until [-0-9]{10} [0-9:+-]+: message 101, 1 waiting message\.\n", screen.text)
-    [hold] = application.rows("retrycli_holds").values()
-    began, until = (datetime.fromisoformat(str(hold[name])) for name in ("since", "until"))
-    assert until - began == timedelta(hours=2)
-    over(application)
-    assert at_work.json("status")["holds"] == []
-    assert at_work.json("run-once")["sent"] == 1
+    assert at_work.json("status")["messages"]["due"] == 0
 
 
 def test_a_second_hold_of_the_same_part_replaces_the_first_and_says_so(at_work: Cli, application: Application) -> None:
     application.add(17)
-    assert at_work("pause", "--message", "17", "--for", "2h", "--by", "anna", "--reason", "wrong price").stderr == ""
+    screen = at_work.on_terminal("pause", "--message", "17", "--for", "2h", "--by", "anna", "--reason", "wrong price")
+    assert re.search(r"Held until [-0-9]{10} [0-9:+-]+: message 17, 1 waiting message\.\n", screen.text)
+    [hold] = application.rows("retrycli_holds").values()
+    began, until = (datetime.fromisoformat(str(hold[name])) for name in ("since", "until"))
+    assert until - began == timedelta(hours=2)
     second = at_work("pause", "--message", "017", "--by", "bob")
     assert re.fullmatch(
         r"retrycli: this replaces the hold of message 17 by anna until [-0-9]{10}T[0-9:]{8}Z: wrong price\n",
@@ -142,16 +98,6 @@ def test_a_second_hold_of_the_same_part_replaces_the_first_and_says_so(at_work: 
     )
     [hold] = application.rows("retrycli_holds").values()
     assert (hold["until"], hold["reason"], hold["by"]) == (None, None, "bob")
-
-
-def test_a_whole_pause_and_its_end_leave_holds_alone(at_work: Cli, application: Application) -> None:
-    application.fill_due()
-    at_work("pause", "--type", "customer")
-    at_work("pause")
-    assert at_work.json("run-once")["result"] == "paused"
-    screen = at_work.on_terminal("resume")
-    assert screen.text == ("Resumed; passes will send messages again.\n1 hold remains active.\nNext: retrycli status\n")
-    assert at_work.json("run-once")["sent"] == 2
 
 
 def test_the_history_has_each_hold_with_its_operator(at_work: Cli, application: Application) -> None:
@@ -169,25 +115,6 @@ def test_the_history_has_each_hold_with_its_operator(at_work: Cli, application: 
     screen = at_work.on_terminal("passes")
     assert re.search(r"bob +resumed +the hold of message 17 by anna", screen.text)
     assert max(map(len, screen.text.splitlines())) <= COLUMNS
-
-
-def test_status_lists_the_holds(at_work: Cli, application: Application) -> None:
-    application.fill_due()
-    at_work("pause", "--type", "customer", "--by", "anna", "--reason", "wrong price", "--for", "2h")
-    at_work("pause", "--ticket", "4706", "--by", "bob")
-    by_type, by_ticket = at_work.json("status")["holds"]
-    assert list(by_type) == ["kind", "target", "since", "until", "by", "reason", "messages"]
-    assert [by_type[name] for name in ("kind", "target", "by", "reason", "messages")] == [
-        "type",
-        "customer",
-        "anna",
-        "wrong price",
-        1,
-    ]
-    assert (by_ticket["kind"], by_ticket["target"], by_ticket["until"]) == ("ticket", "4706", None)
-    words = at_work.on_terminal("status").words
-    assert re.search(r"Hold ticket 4706 by bob; 1 waiting message", words)
-    assert re.search(r"Hold type customer by anna until [-0-9]{10} \S+: wrong price; 1 waiting message", words)
 
 
 def test_status_shows_at_most_ten_holds_as_text(at_work: Cli) -> None:
@@ -238,20 +165,6 @@ def test_an_enumeration_may_lack_the_type_that_is_held(
     assert at_work.json("list-failed", "--type", "supplier")["messages"] == []
 
 
-def test_list_failed_shows_which_waiting_messages_are_held(at_work: Cli, application: Application) -> None:
-    application.fill_due()
-    application.add(9, body=None)
-    at_work("run-once", "--limit", "1")
-    at_work("pause", "--type", "customer", "--type", "supplier", "--type", "internal")
-    listed = {entry["id"]: (entry["state"], entry["held"]) for entry in at_work.json("list-failed")["messages"]}
-    assert listed.pop(9) == ("escalated", False)
-    assert set(listed.values()) == {("waiting", True)}
-    lines = [line.split("\t") for line in at_work("list-failed").stdout.splitlines()]
-    assert {line[3] for line in lines} == {"held", "escalated"}
-    at_work("resume", "--type", "customer", "--type", "supplier", "--type", "internal")
-    assert not any(entry["held"] for entry in at_work.json("list-failed")["messages"])
-
-
 def test_held_messages_can_be_filtered_and_acted_on(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
     """A held message also counts as waiting. Messages 8 and 10 are not in the queue yet."""
     application.fill_due()
@@ -280,28 +193,14 @@ def test_held_messages_can_be_filtered_and_acted_on(at_work: Cli, application: A
     assert (listed("held"), listed("waiting")) == (set(), {10})
 
 
-def test_explain_names_the_hold_and_the_command_that_ends_it(at_work: Cli, application: Application) -> None:
+def test_explain_names_all_holds_and_the_command_that_ends_them(at_work: Cli, application: Application) -> None:
     application.add(17, ticket_id=4711)
-    at_work("run-once", "--limit", "1", "--dry-run")
     at_work("pause", "--message", "17", "--ticket", "4711", "--by", "anna", "--reason", "wrong price")
     found = at_work.json("explain", "17")
     [gate] = [gate for gate in found["gates"] if gate["name"] == "hold"]
-    assert not gate["open"]
     assert gate["figure"] == "message 17 by anna (wrong price); ticket 4711 by anna (wrong price)"
     assert [(hold["kind"], hold["target"]) for hold in found["holds"]] == [("message", "17"), ("ticket", "4711")]
-    assert found["next_attempt_at"] is None
-    screen = at_work.on_terminal("explain", "17")
-    assert "Next: retrycli resume --message 17 --ticket 4711\n" in screen.text
-
-
-def test_operators_work_on_held_messages_as_during_a_pause(at_work: Cli, application: Application) -> None:
-    application.add(17)
-    application.add(18, body=None)
-    at_work("pause", "--message", "17", "--type", "customer")
-    at_work("run-once")
-    assert at_work("edit", "17", "--subject", "tea", "--yes").returncode == 0
-    assert at_work("retry", "17").returncode == 0
-    assert sent(application) == {17}
+    assert "Next: retrycli resume --message 17 --ticket 4711\n" in at_work.on_terminal("explain", "17").text
 
 
 def test_a_rejected_message_can_be_requeued_after_its_hold_has_ended(at_work: Cli, application: Application) -> None:
@@ -320,10 +219,8 @@ def test_a_rejected_message_can_be_requeued_after_its_hold_has_ended(at_work: Cl
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ("--message tea", 4, "no message tea; `retrycli list-failed` lists the failed messages"),
         ("--message 1", 4, "message 1 is sent, not failed: there is nothing to hold"),
         ("--message 5 --message 99", 4, "no message 99"),
-        ("--type tea", 2, "'tea' is not one of"),
         ("--ticket ''", 2, "the value is empty; give a value, or omit the option"),
     ],
 )
@@ -334,7 +231,7 @@ def test_a_hold_that_makes_no_sense_is_refused_and_changes_nothing(
     before = application.dump()
     done = at_work("pause", *shlex.split(options))
     assert (done.returncode, done.stdout) == (code, "")
-    assert words in " ".join(done.stderr.replace("│", " ").split())
+    assert words in done.stderr
     assert application.dump() == before
 
 
