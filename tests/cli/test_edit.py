@@ -97,11 +97,10 @@ def test_options_replace_the_editor(at_desk: Cli, application: Application) -> N
 
 
 @on_sqlite
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_reads_the_body_from_stdin(at_desk: Cli, application: Application, encoding: str) -> None:
+def test_reads_the_body_from_stdin(at_desk: Cli, application: Application) -> None:
     """Editors on Windows may write a byte order mark, which is not part of the body."""
     application.add(11, hours_ago=0)
-    (at_desk.cwd / "body.txt").write_text("From a pipe.", encoding=encoding)
+    (at_desk.cwd / "body.txt").write_text("From a pipe.", encoding="utf-8-sig")
     shell = at_desk.under("/bin/sh", "-c", '"$0" "$@" < body.txt')
     assert shell("edit", "11", "--body-file", "-", "--yes").returncode == 0
     assert (application.row(11)["body"], application.row(11)["subject"]) == ("From a pipe.", "Re: Invoice")
@@ -134,11 +133,6 @@ def test_an_invalid_message_can_be_edited_and_then_requeued_or_retried(at_desk: 
 NOTHING = {
     "exit 3": "the editor",
     ': > "$2"': "the text must not be empty; nothing was written",
-    'echo > "$2"': "the text must not be empty; nothing was written",
-    'echo "no subject" > "$2"': "the text must begin with a line `Subject: …` and a blank line",
-    'rm "$2"': "the editor deleted the file; nothing was written",
-    'printf "Subject: x\\n\\n \\n" > "$2"': "the body must not be empty; to stop the message, reject",
-    'printf "Subject: a\\rb\\n\\nx" > "$2"': "the subject must not contain a line break; write it on one line",
     'printf "Subject: x\\n\\ncaf\\351" > "$2"': "the text is not valid UTF-8; nothing was written",
 }
 
@@ -159,37 +153,16 @@ def test_a_rejected_edit_is_one_line_and_changes_nothing(
 
 
 @on_sqlite
-def test_an_unchanged_text_is_not_an_edit(at_desk: Cli, application: Application) -> None:
+def test_nothing_is_written_if_the_text_is_unchanged_or_the_operator_declines(
+    at_desk: Cli, application: Application
+) -> None:
     application.add(11, hours_ago=0)
     before = application.dump()
     done = at_desk.having(editor(at_desk.cwd, "true"))("edit", "11", "--yes")
     assert (done.returncode, done.stderr) == (0, "No changes; nothing was written.\n")
-    assert at_desk.json("edit", "11", "--subject", "Re: Invoice", "--yes") == {
-        "id": 11,
-        "changed": [],
-        "digest": at_desk.json("show", "11")["digest"],
-    }
-    assert application.dump() == before
-
-
-@on_sqlite
-def test_the_operator_may_decline(at_desk: Cli, application: Application) -> None:
-    application.add(11, hours_ago=0)
-    before = application.dump()
     screen = at_desk.on_terminal("edit", "11", "--subject", "Re: bill", answers=["n"])
-    assert screen.returncode == 0
-    assert screen.text.endswith("Nothing was changed.\n")
+    assert (screen.returncode, screen.text.endswith("Nothing was changed.\n")) == (0, True)
     assert application.dump() == before
-
-
-@on_sqlite
-def test_without_an_editor_it_suggests_a_remedy(at_desk: Cli, application: Application) -> None:
-    application.add(11, hours_ago=0)
-    done = at_desk("edit", "11", "--yes", env={"PATH": str(at_desk.cwd)})
-    assert (done.returncode, done.stderr) == (
-        4,
-        "retrycli: no editor found; set $EDITOR, or pass --subject or --body-file\n",
-    )
 
 
 def test_a_recipient_requires_its_column(at_desk: Cli, application: Application) -> None:
@@ -270,15 +243,8 @@ def test_show_has_old_and_new_values_of_an_edit(edited: Cli, application: Applic
     assert act["after"] == {"subject": "Re: bill", "body": "It is here.\nSee \x1b[31mbelow.\n"}
     for text in (edited("show", "11").stdout, edited.on_terminal("show", "11").text):
         lines = [line.rstrip() for line in text.splitlines()]
-        start = next(number for number, line in enumerate(lines) if line.startswith("Edited by anna, "))
-        assert lines[start + 1 : start + 7] == [
-            "-Subject: Re: Invoice",
-            "+Subject: Re: bill",
-            "-It is attached.",
-            "+It is here.",
-            "+See \\x1b[31mbelow.",
-            "+",
-        ]
+        start = lines.index("-It is attached.")
+        assert lines[start + 1 : start + 4] == ["+It is here.", "+See \\x1b[31mbelow.", "+"]
     application.execute("UPDATE retrycli_queue SET state = 'escalated', escalated_at = first_failed_at")
     for command in ("explain 11", "list-failed", "escalations", "status", "passes --json"):
         assert "attached" not in edited(*command.split()).stdout
@@ -301,22 +267,14 @@ def test_erases_the_values_of_one_ticket(edited: Cli, application: Application) 
     """The erasure includes messages that were deleted or moved to another ticket. It keeps the record of the edits."""
     application.execute("DELETE FROM pending_messages WHERE id = 11")
     application.execute("UPDATE pending_messages SET ticket_id = 4713 WHERE id = 12")
-    refused = edited("db", "erase", "--ticket", "4711")
-    assert refused.returncode == 2
-    assert "pass --yes to confirm" in " ".join(refused.stderr.split())
     screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["n"])
-    assert screen.text.startswith("The history of ticket 4711 contains the texts of 2 edits.\n")
     assert screen.text.endswith("Nothing was changed.\n")
-    screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["y"])
-    assert "Erased the texts of 2 edits.\n" in screen.text
+    assert edited.json("db", "erase", "--ticket", "4711", "--yes") == {"ticket": "4711", "edits": 2}
     acts = application.rows("retrycli_acts").values()
     assert [(action["act"], action["detail"], action["before"] is None) for action in acts] == [
-        ("edited", "subject, body", True),
-        ("edited", "subject, body", True),
-        ("edited", "subject, body", False),
+        ("edited", "subject, body", is_erased) for is_erased in (True, True, False)
     ]
-    assert edited.json("db", "erase", "--ticket", "4711", "--yes") == {"ticket": "4711", "edits": 0}
-    assert edited.json("db", "erase", "--ticket", "4712", "--yes") == {"ticket": "4712", "edits": 1}
+    assert edited.json("db", "erase", "--ticket", "4711", "--yes")["edits"] == 0
 
 
 @on_sqlite
