@@ -88,44 +88,6 @@ def attempts(application: Application) -> list[tuple[object, object, object]]:
     return [(row["message_id"], row["outcome"], row["status_code"]) for row in rows]
 
 
-def test_a_message_that_always_gets_a_500_is_eventually_escalated(application: Application) -> None:
-    application.add(1)
-    with api(BROKEN) as server:
-        passes = Passes(application.settings(server.url), wiring.utc_now())
-        while application.state(1) != "escalated" and len(server.tickets) < 25:
-            passes.wait(timedelta(hours=6)).run()
-    assert len(server.tickets) == 10
-    assert queue(application) == {1: ("escalated", "exhausted")}
-    assert {row["state"] for row in application.rows("retrycli_breakers").values()} == {"closed"}
-
-
-def test_the_only_message_of_an_outage_is_escalated_by_its_answers(application: Application) -> None:
-    """Five refused connections open the breaker. Then an API answers each probe with a 500."""
-    application.add(1)
-    with api(BROKEN) as server:
-        down = server.url
-    passes = Passes(application.settings(down), wiring.utc_now())
-    while not application.rows("retrycli_breakers") or len(attempts(application)) < 5:
-        passes.wait(timedelta(hours=6)).run()
-    assert application.row(1)["retry_count"] == 5
-    with api(BROKEN) as server:
-        passes.settings = application.settings(server.url)
-        application.execute("UPDATE retrycli_breakers SET destination = ?", server.url)
-        for _ in range(12):
-            passes.wait(timedelta(hours=6)).run()
-    assert queue(application) == {1: ("escalated", "exhausted")}
-    assert len(server.tickets) == 2 + 5, "two probes are free, and each one after them uses up a retry"
-
-
-def test_three_closed_tickets_stop_no_pass(cli: Cli, application: Application) -> None:
-    for message_id in range(1, 13):
-        application.add(message_id)
-    with api(lambda ticket: CLOSED if ticket < FIRST + 3 else TAKES) as server:
-        done = cli.having(application.variables(server.url))("run-once")
-    assert done.returncode == 0, done.stderr
-    assert queue(application) == dict.fromkeys((1, 2, 3), ("escalated", "permanent"))
-
-
 def test_a_long_night_with_one_answer_to_every_message_escalates_none(application: Application) -> None:
     """However many passes meet it: 30 requests for a message whose answers concern it would be the bound."""
     for message_id in range(1, 15):
@@ -142,65 +104,36 @@ def test_a_long_night_with_one_answer_to_every_message_escalates_none(applicatio
     assert queue(application) == {}
 
 
-def test_ten_closed_tickets_stop_no_pass_if_another_message_is_delivered(cli: Cli, application: Application) -> None:
-    for message_id in range(1, 26):
-        application.add(message_id, hours_ago=30 - message_id)
-    with api(lambda ticket: CLOSED if ticket < FIRST + 15 else TAKES) as server:
-        done = cli.having(application.variables(server.url))("run-once")
-    assert done.returncode == 0, done.stderr
-    assert queue(application) == dict.fromkeys(range(1, 16), ("escalated", "permanent"))
-    assert server.tickets[:11] == [*range(FIRST, FIRST + 10), FIRST + 24]
+STOPS = [
+    (MOVED, 69, "same_answer", "responds with HTTP 302 to every request"),
+    (MISSING, 69, "same_answer", "responds with HTTP 404 to every request"),
+    (CLOSED, 77, "credentials_refused", ": HTTP 403 to every request"),
+]
+"""Answers to every request, as of a server under maintenance, a wrong proxy, and an account without rights."""
 
 
-def check_stopped(cli: Cli, application: Application, answer: Answer, *, status: int, reason: str, said: str) -> None:
-    for message_id in range(1, 26):
-        application.add(message_id, hours_ago=30 - message_id)
-    with api(answer) as server:
-        command = cli.having(application.variables(server.url))
-        done = command("run-once")
-        assert done.returncode == status
-        assert said in done.stderr
-        assert len(server.tickets) == 13
-        assert len(set(server.tickets)) == 13
-        assert queue(application) == dict.fromkeys(range(1, 26), ("waiting", None))
-        assert {row["retry_count"] for row in application.rows().values()} == {0}
-        assert application.last_pass()["reason"] == reason
-        assert command.json("status")["state"] == "down"
-        server.says = lambda _: TAKES
-        assert command("run-once", "--probe").returncode == 0
-    assert queue(application) == {}
-
-
-def test_redirects_for_all_requests_escalate_nothing(cli: Cli, application: Application) -> None:
-    """During maintenance, a server may redirect every request."""
-    said = "responds with HTTP 302 to every request"
-    check_stopped(cli, application, MOVED, status=69, reason="same_answer", said=said)
-
-
-def test_a_404_for_all_requests_escalates_nothing(cli: Cli, application: Application) -> None:
-    """A misconfigured proxy answers 404 to everything."""
-    said = "responds with HTTP 404 to every request"
-    check_stopped(cli, application, MISSING, status=69, reason="same_answer", said=said)
-
-
-def test_a_403_for_all_requests_means_refused_credentials(cli: Cli, application: Application) -> None:
-    said = ": HTTP 403 to every request)"
-    check_stopped(cli, application, CLOSED, status=77, reason="credentials_refused", said=said)
-
-
-@pytest.mark.parametrize(("answer", "said"), [(MOVED, "responds with HTTP 302 to"), (CLOSED, ": HTTP 403 to")])
-def test_one_notification_reports_the_answer_to_all_requests(
-    cli: Cli, application: Application, answer: Answer, said: str
+@pytest.mark.parametrize(("answer", "status", "reason", "said"), STOPS)
+def test_one_answer_to_all_requests_escalates_nothing_and_is_notified_once(
+    cli: Cli, application: Application, answer: Answer, status: int, reason: str, said: str
 ) -> None:
     for message_id in range(1, 26):
-        application.add(message_id)
+        application.add(message_id, hours_ago=30 - message_id)
     with api(answer) as server, webhook() as hook:
         urls = {"RETRYCLI_NOTIFY__URLS": f"json://{hook.host}/x"}
         command = cli.having(application.variables(server.url) | urls)
-        first, second = command("run-once"), command("run-once")
-    assert [f"{said} every request" in text.stderr for text in (first, second)] == [True, False]
-    [request] = hook.requests
-    assert f"{said} every request" in request.json["message"]
+        first = command("run-once")
+        assert (first.returncode, application.last_pass()["reason"]) == (status, reason)
+        assert len(server.tickets) == len(set(server.tickets)) == 13
+        assert queue(application) == dict.fromkeys(range(1, 26), ("waiting", None))
+        assert {row["retry_count"] for row in application.rows().values()} == {0}
+        assert command.json("status")["state"] == "down"
+        second = command("run-once")
+        assert [said in done.stderr for done in (first, second)] == [True, False]
+        [request] = hook.requests
+        assert said in request.json["message"]
+        server.says = lambda _: TAKES
+        assert command("run-once", "--probe").returncode == 0
+    assert queue(application) == {}
 
 
 def test_answers_in_doubt_survive_the_death_of_their_pass(cli: Cli, application: Application) -> None:
@@ -223,40 +156,6 @@ def test_answers_in_doubt_survive_the_death_of_their_pass(cli: Cli, application:
     assert [row["unknown_count"] for row in application.rows("retrycli_queue").values()] == [0, 0, 0, 1]
 
 
-def open_breaker(application: Application, passes: Passes) -> None:
-    for message_id in range(1, 8):
-        application.add(message_id)
-    assert passes.run().reason == "breaker_open"
-    [breaker] = application.rows("retrycli_breakers").values()
-    assert breaker["state"] == "open"
-
-
-def test_a_manual_delivery_closes_the_breaker(cli: Cli, application: Application) -> None:
-    with api(BUSY) as server:
-        open_breaker(application, Passes(application.settings(server.url), wiring.utc_now()))
-        server.says = lambda _: TAKES
-        command = cli.having(application.variables(server.url))
-        assert command("run-once").returncode == 69
-        assert command("retry", "1").returncode == 0
-        assert application.rows("retrycli_breakers") == {}
-        done = command("run-once")
-    assert done.returncode == 0, done.stderr
-    assert set(queue(application)) == {2, 3, 4, 5}, "which wait for their second retry"
-
-
-def test_a_rest_that_a_manual_attempt_met_stops_passes(cli: Cli, application: Application) -> None:
-    application.add(1)
-    application.add(2)
-    with api(THROTTLES) as server:
-        command = cli.having(application.variables(server.url))
-        for seconds in ("3600", "1"):
-            server.retry_after[429] = seconds
-            assert command("retry", "1").returncode == 3
-        done = command("run-once")
-    assert (done.returncode, len(server.tickets)) == (0, 2), done.stderr
-    assert (application.last_pass()["result"], application.last_pass()["reason"]) == ("stopped", "throttled")
-
-
 def test_two_hours_of_429_count_as_an_outage(cli: Cli, application: Application) -> None:
     """No message uses up a retry, so nothing else would tell an operator that nothing arrives."""
     application.add(1)
@@ -277,9 +176,11 @@ def test_two_hours_of_429_count_as_an_outage(cli: Cli, application: Application)
 
 
 def test_run_once_probes_immediately_if_requested(cli: Cli, application: Application) -> None:
+    for message_id in range(1, 8):
+        application.add(message_id)
     with api(BUSY) as server:
-        open_breaker(application, Passes(application.settings(server.url), wiring.utc_now()))
         command = cli.having(application.variables(server.url))
+        assert command("run-once").returncode == 69
         assert command("run-once", "--probe").returncode == 69
         assert len(server.tickets) == 6
         server.says = lambda _: TAKES
@@ -287,12 +188,3 @@ def test_run_once_probes_immediately_if_requested(cli: Cli, application: Applica
         assert command("run-once", "--probe").returncode == 0
     assert set(queue(application)) == {1, 2, 3, 4, 5}
     assert application.rows("retrycli_breakers") == {}
-
-
-def test_a_pass_started_from_python_probes_immediately_if_requested(application: Application) -> None:
-    with api(BUSY) as server:
-        passes = Passes(application.settings(server.url), wiring.utc_now())
-        open_breaker(application, passes)
-        server.says = lambda _: TAKES
-        assert passes.run().reason == "breaker_open"
-        assert passes.run(probe=True).sent == 2
