@@ -48,8 +48,8 @@ def test_a_message_that_may_have_arrived_is_marked_sent_and_recorded(begin: Begi
         assert (act["by"], act["act"], act["detail"]) == ("anna", "marked_sent", "seen in ticket 4711")
 
 
-def test_a_marked_text_is_never_sent_again_by_a_pass(begin: Begin) -> None:
-    """The application sets the row to failed again, twice. Only a new text is sent, with a new key."""
+def test_a_marked_text_is_sent_again_only_by_an_operator_and_with_the_next_key(begin: Begin) -> None:
+    """The application sets the row to failed again, twice. Its new text is sent."""
     with begin(LOST, LOST, LOST, OK) as story:
         story.insert()
         story.ticks(3)
@@ -61,34 +61,13 @@ def test_a_marked_text_is_never_sent_again_by_a_pass(begin: Begin) -> None:
             assert len(story.api.requests) == 3
             story.operator(*MARK, "1")
             assert story.status() == "sent"
-        story.write(status="failed", body="b", last_error="HTTP 500")
-        story.tick()
-        assert story.status() == "sent"
-        assert story.api.bodies == ["a", "a", "a", "b"]
-        assert story.api.keys[3] not in story.api.keys[:3]
-
-
-def test_a_message_whose_text_was_delivered_is_closed(begin: Begin) -> None:
-    with begin() as story:
-        story.insert()
-        story.tick()
-        story.write(status="failed", last_error="HTTP 502")
-        story.tick()
-        story.check_already_delivered()
-        story.operator(*MARK, "1")
-        story.ticks(2)
-        assert (story.status(), story.api.bodies) == ("sent", ["a"])
-
-
-def test_an_operator_can_send_a_marked_text_with_the_next_key(begin: Begin) -> None:
-    with begin(LOST, LOST, LOST, OK) as story:
-        story.insert()
-        story.ticks(3)
-        story.operator(*MARK, "1")
         story.write(status="failed", last_error="HTTP 502")
         story.operator("retry", "1", "--yes")
-        assert story.status() == "sent"
-        assert len(set(story.api.keys)) == 2
+        assert (story.status(), len(set(story.api.keys))) == ("sent", 2)
+        story.write(status="failed", body="b", last_error="HTTP 500")
+        story.tick()
+        assert (story.status(), story.api.bodies) == ("sent", ["a"] * 4 + ["b"])
+        assert story.api.keys[4] not in story.api.keys[:4]
 
 
 def test_statistics_count_a_marked_delivery(at_work: Cli, application: Application) -> None:
@@ -149,26 +128,16 @@ def test_does_not_mark_a_message_that_is_being_sent(cli: Cli, application: Appli
     assert acts(application) == []
 
 
-def test_does_not_mark_a_text_that_was_never_sent(begin: Begin) -> None:
+def test_marks_a_new_text_only_after_a_pass_has_reported_it(begin: Begin) -> None:
     """The list says that the message may have arrived, but the application has written another text since."""
-    with begin(LOST, OK) as story:
-        story.insert()
-        story.tick()
-        story.write(body="b")
-        done = story.command(*MARK, "1")
-        assert (done.returncode, facts(done)) == (4, {"marked_sent": 0, "refused": 1, "left": 0})
-        assert "an earlier text may have arrived, but the text that is now in its row was not sent" in done.stderr
-        story.tick()
-        assert (story.status(), story.api.bodies) == ("sent", ["a", "b"])
-
-
-def test_marks_a_new_text_that_an_operator_was_told_about(begin: Begin) -> None:
     with begin(LOST) as story:
         story.insert()
         story.ticks(3)
         story.check_escalated("unknown")
         story.write(body="b")
-        assert story.command(*MARK, "1").returncode == 4
+        done = story.command(*MARK, "1")
+        assert (done.returncode, facts(done)) == (4, {"marked_sent": 0, "refused": 1, "left": 0})
+        assert "an earlier text may have arrived, but the text that is now in its row was not sent" in done.stderr
         story.operator("run-once")
         story.operator(*MARK, "1")
         assert story.status() == "sent"
