@@ -98,25 +98,19 @@ def test_a_pause_with_an_end_announces_messages_that_expire_before_it(
     assert int(found[1] if found else 0) == number, said
 
 
-def test_a_pass_with_nothing_to_send_gives_no_all_clear_and_no_second_warning(
+def test_an_outage_announces_messages_once_also_if_a_pass_has_nothing_to_send(
     cli: Cli, application: Application
 ) -> None:
-    """In an outage such a pass sends nothing, so it can't know whether the API is back."""
-    fill(application)
-    expiring = cli.having(application.variables(NOWHERE) | EXPIRY | {"RETRYCLI_BREAKER__FAILURES": "2"})
-    assert re.search(ANNOUNCED, expiring("run-once").stderr)
-    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2999-01-01' WHERE state = 'waiting'")
-    assert expiring("run-once").stderr == ""
-    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01' WHERE state = 'waiting'")
-    assert "expire" not in expiring("run-once").stderr
-
-
-def test_an_outage_announces_the_messages_that_would_expire(cli: Cli, application: Application) -> None:
+    """Such a pass sends nothing, so it can't know whether the API is back."""
     fill(application)
     expiring = cli.having(application.variables(NOWHERE) | EXPIRY | {"RETRYCLI_BREAKER__FAILURES": "2"})
     why = rf"{NOWHERE} has been down since .* UTC\. Next: `retrycli list-failed --state waiting`$"
     said = expiring("run-once").stderr
     assert re.search(ANNOUNCED + why, said, re.MULTILINE), said
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2999-01-01' WHERE state = 'waiting'")
+    assert expiring("run-once").stderr == ""
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01' WHERE state = 'waiting'")
+    assert "expire" not in expiring("run-once").stderr
 
 
 def test_an_outage_announces_only_messages_of_its_destination(
@@ -201,17 +195,12 @@ def fill_to_be_listed(application: Application, at_work: Cli) -> None:
 def test_lists_show_expiring_and_expired_messages(at_work: Cli, application: Application) -> None:
     expiring = at_work.having(EXPIRY)
     fill_to_be_listed(application, at_work)
-    explained = ("explain 1", "explain 2", "explain 6")
-    shown = expiring.show_all(
-        piped=("status --json", "list-failed --json --sort id", "list-failed --sort id --header", "status", *explained),
-        on_terminal=("list-failed --sort id", "status"),
-    )
-    listed = shown.json("list-failed --json --sort id")["messages"]
+    listed = expiring.json("list-failed", "--sort", "id")["messages"]
     assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", message["expires_at"]) for message in listed)
-    header, *lines = shown.piped["list-failed --sort id --header"].stdout.splitlines()
+    header, *lines = expiring("list-failed", "--sort", "id", "--header").stdout.splitlines()
     assert header.endswith("\tLast error\tExpires")
     assert [each.rpartition("\t")[2] for each in lines] == [message["expires_at"] for message in listed]
-    text = re.sub(" +\n", "\n", shown.screens["list-failed --sort id"].text)
+    text = re.sub(" +\n", "\n", expiring.on_terminal("list-failed", "--sort", "id").text)
     under = {line.split()[0]: rest for line, rest in re.findall(r"^(\d .*)\n((?:    .*\n)+)", text, re.MULTILINE)}
     assert under["1"].endswith("    expired; a pass will escalate it\n")
     assert under["2"].endswith("    expired; a pass will escalate it\n")
@@ -219,24 +208,13 @@ def test_lists_show_expiring_and_expired_messages(at_work: Cli, application: App
     assert "expire" not in under["4"] + under["6"]
     assert re.search(r"    expires in 1 day, before its next attempt\n$", under["5"]), under["5"]
     assert all(len(each) <= COLUMNS for each in text.splitlines())
-    assert shown.json("status --json")["messages"] == {
-        "waiting": 5,
-        "due": 2,
-        "sending": 0,
-        "escalated": 1,
-        "expired": 2,
-        "expired_due": 1,
-    }
-    assert (
-        "Expired\t2 of the waiting messages; a pass will escalate each of them when due\n"
-        in shown.piped["status"].stdout
-    )
-    assert (
-        "Expired 2 of the waiting messages; a pass will escalate each of them when due" in shown.screens["status"].words
-    )
-    assert "expired; a pass will escalate it" in shown.piped["explain 1"].stdout
-    assert "expired; a pass will escalate it" in shown.piped["explain 2"].stdout
-    assert "escalates it" not in shown.piped["explain 6"].stdout
+    numbers = expiring.json("status")["messages"]
+    assert [numbers[name] for name in ("waiting", "due", "escalated", "expired", "expired_due")] == [5, 2, 1, 2, 1]
+    words = "2 of the waiting messages; a pass will escalate each of them when due"
+    assert f"Expired\t{words}\n" in expiring("status").stdout
+    assert f"Expired {words}" in expiring.on_terminal("status").words
+    for number, expires in (("1", True), ("2", True), ("6", False)):
+        assert ("a pass will escalate it" in expiring("explain", number).stdout) is expires
 
 
 def test_status_announces_that_the_next_pass_escalates_expired_messages(at_work: Cli, application: Application) -> None:
