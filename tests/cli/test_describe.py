@@ -94,15 +94,9 @@ def test_a_table_is_described_with_columns_keys_and_values(cli: Cli, url: str) -
     ]
     assert (found["rows"], found["all_rows"], found["time"]) == (2, True, "made")
     lines = piped(cli, url, "outbox")
-    assert lines[0] == "table\toutbox\ttable\t2\tall 2 rows"
-    assert f"column\tcase_id\t{number}\ttrue\tunique with made\tcases.id" in lines
-    assert {"value\tsubject\t(not shown)\t2\t", f'value\tstate\t"FAILED"\t2\t{new}'} <= {*lines}
-    assert f"value\tattempts\tnull\t1\t{new}" in lines
-    screen = cli.on_terminal("table", "describe", "--url", url, "outbox")
-    assert "Newest made" in screen.text
-    *lines, last = screen.text.splitlines()
+    assert {"value\tsubject\t(not shown)\t2\t", f"value\tattempts\tnull\t1\t{new}"} <= {*lines}
+    *lines, _ = cli.on_terminal("table", "describe", "--url", url, "outbox").text.splitlines()
     assert max(cell_len(line) for line in lines if "/" not in line) <= COLUMNS  # a long path is not broken
-    assert last.startswith("Next: save these lines in retrycli.toml")
 
 
 def filled(text: str, application: Outgoing) -> str:
@@ -121,8 +115,6 @@ def test_a_skeleton_that_is_filled_in_passes_the_check(cli: Cli, url: str, name:
     text = cli.json("table", "describe", "--url", url, table)["settings"]
     section = tomllib.loads(text)["database"]
     assert section == {"url": section["url"], "table": table, "columns": {}, "status": {}}
-    lines = [line.partition("\t")[2] for line in piped(cli, url, table) if line.startswith("settings\t")]
-    assert "\n".join(lines) == text
     file = cli.cwd / "new.toml"
     file.write_text(text.replace("# failed", "failed"))
     assert cli("table", "check", "--config", file).returncode == 78, "a key without a value is refused"
@@ -217,11 +209,8 @@ def test_nothing_is_written(cli: Cli, url: str) -> None:
 
 
 ERRORS: list[tuple[str, int, str]] = [
-    ("--url {url} outbx", 78, "did you mean outbox?"),
-    ("--url {url} x", 78, "`retrycli table describe` lists tables"),
     ("--url {url} retrycli_queue", 78, "no table retrycli_queue"),
     ("--url mysql://desk@127.0.0.1/desk", 78, "--url: write sqlite:///FILE or"),
-    ("--url sqlite:///gone.db", 69, "check --url"),
     ("--url sqlite:///notes.txt", 69, "file is not a database: check --url"),
     ("", 69, "check database.url (RETRYCLI_DATABASE__URL)"),
     ("--url postgresql://anna:hush@127.0.0.1:{port}/desk", 69, "check the host and port in --url"),
@@ -236,7 +225,6 @@ def test_an_error_is_one_line(cli: Cli, url: str, line: str, code: int, text: st
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
     assert text in done.stderr
     assert "hush" not in done.stderr
-    assert not (cli.cwd / "gone.db").exists()
 
 
 @on_a_server
