@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ import pytest
 from retrycli.config.settings import RunSettings
 from retrycli.operations import run_pass, wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
-from tests.channels import webhook
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
 from tests.cli.command import Cli, Finished, end, side_by_side, wait_until
 from tests.conftest import on_both
@@ -108,21 +106,6 @@ def test_the_rate_limit_holds_across_two_hosts(two_hosts: list[Cli], application
     [(number, last)] = application.asked(since, opened)
     assert number > 20
     assert last - opened >= timedelta(seconds=(number - 4) / 20)
-
-
-@on_postgresql
-@pytest.mark.long
-def test_two_hosts_notify_once_about_the_same_finding(two_hosts: list[Cli], application: Application) -> None:
-    """Both passes escalate messages and end at about the same time. Each escalation must be reported once."""
-    application.add_due(1200)
-    with Scripted(REJECTS) as api, webhook() as hook:
-        env = {**application.variables(api.url), "RETRYCLI_NOTIFY__URLS": hook.slack_shaped}
-        assert [result.returncode for result in at_once(two_hosts, env)] == [0, 0]
-        assert two_hosts[0]("run-once", env=env).returncode == 0
-        told = [
-            int(match.replace(",", "")) for text in hook.texts for match in re.findall(r"([\d,]+) × HTTP 422", text)
-        ]
-    assert sum(told) == 1200
 
 
 # -- a pass whose claims have lapsed ---------------------------------------------------------------------------------
