@@ -25,37 +25,23 @@ def indexes(application: Application) -> list[object]:
     return [name["sql"] for name in found]
 
 
-def test_on_a_terminal_only_a_confirmed_change_is_made(at_work: Cli, application: Application) -> None:
-    at_work.on_terminal("db", "index", answers=["n"])
-    assert indexes(application) == []
-    at_work.on_terminal("db", "index", answers=["y"])
-    assert indexes(application) == [MAKE]
-    at_work.on_terminal("db", "index", "--drop", answers=["y"])
-    assert indexes(application) == []
-
-
-def test_off_a_terminal_it_shows_the_statement_and_does_nothing(at_work: Cli, application: Application) -> None:
-    done = at_work("db", "index")
-    assert (done.returncode, done.stdout) == (2, f"{MAKE};\n")
-    assert "pass --yes to confirm" in done.stderr
+def test_only_a_confirmed_change_is_made(at_work: Cli, application: Application) -> None:
+    assert at_work("db", "index").returncode == 2
     assert at_work("db", "index", "--json").stdout == ""
-    assert indexes(application) == []
-
-
-def test_yes_confirms_in_a_script(at_work: Cli, application: Application) -> None:
-    found = at_work.json("db", "index", "--yes")
-    assert found == {"index": "retrycli_failed", "before": "absent", "now": "there", "statements": [MAKE]}
-    assert indexes(application) == [MAKE]
-    assert at_work.json("db", "index")["statements"] == []
-    found = at_work.json("db", "index", "--drop", "--yes")
-    assert (found["before"], found["now"]) == ("there", "absent")
-
-
-def test_no_other_command_creates_the_index(at_work: Cli, application: Application) -> None:
-    application.fill()
+    at_work.on_terminal("db", "index", answers=["n"])
     for command in ("db upgrade", "run-once", "doctor", "list-failed"):
         at_work(*command.split())
     assert indexes(application) == []
+    at_work.on_terminal("db", "index", answers=["y"])
+    assert indexes(application) == [MAKE]
+    assert at_work.json("db", "index")["statements"] == []
+    at_work.on_terminal("db", "index", "--drop", answers=["y"])
+    assert indexes(application) == []
+    found = at_work.json("db", "index", "--yes")
+    assert found == {"index": "retrycli_failed", "before": "absent", "now": "there", "statements": [MAKE]}
+    assert indexes(application) == [MAKE]
+    found = at_work.json("db", "index", "--drop", "--yes")
+    assert (found["before"], found["now"], indexes(application)) == ("there", "absent", [])
 
 
 @pytest.fixture
