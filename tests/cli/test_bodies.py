@@ -35,17 +35,9 @@ REQUEUE = "requeue 3 --at 2h"
 DESCRIBE = "table describe pending_messages"
 """This command counts the values of each column, of texts by their first characters, and shows no customer's words."""
 ACTING = (
-    *(
-        "pause",
-        "resume",
-        "table accept --yes",
-        "db prune --older-than 1d --yes",
-        "db index --yes",
-        "db erase --ticket 4711 --yes",
-        REQUEUE,
-        "reject 4 --reason no",
-    ),
-    *("escalations ack --error recipient --yes", "escalations note 6 tea"),
+    *("pause", "resume", "table accept --yes", "db prune --older-than 1d --yes", "db index --yes"),
+    *("db erase --ticket 4711 --yes", REQUEUE, "reject 4 --reason no", "escalations ack --error recipient --yes"),
+    "escalations note 6 tea",
 )
 WITH_BODIES = ("show 1", "edit 1 --subject tea --yes", "mark-sent 5 --yes", "retry 2", "run-once --limit 1")
 """These commands show a body, compare it before a write, record its delivery, or send it."""

@@ -31,20 +31,15 @@ pytestmark = on_both
 
 def test_a_pass_returns_its_summary_and_reports_its_events(application: Application, sandbox: Sandbox) -> None:
     application.fill()
+    settings = application.settings(sandbox.url)
     told: list[Event] = []
-    summary = retrycli.run_once(application.settings(sandbox.url), limit=2, listen=told.append)
+    summary = retrycli.run_once(settings, limit=2, listen=told.append)
     assert isinstance(summary, retrycli.PassSummary)
     assert (summary.result, summary.sent, summary.reason) == (PassResult.COMPLETED, 2, "limit")
     assert [event.message_id for event in told if isinstance(event, MessageDelivered)] == [5, 6]
-
-
-def test_a_pass_can_run_in_a_thread_beside_an_event_loop(application: Application, sandbox: Sandbox) -> None:
-    application.fill()
-
-    async def apply() -> retrycli.PassSummary:
-        return await asyncio.to_thread(retrycli.run_once, application.settings(sandbox.url))
-
-    assert asyncio.run(apply()).sent == 3
+    status = retrycli.status(settings)
+    assert isinstance(status, retrycli.Status)
+    assert (status.state, status.running, status.messages["waiting"]) == ("ok", True, 2)
 
 
 def test_a_call_within_a_coroutine_is_refused_with_a_remedy(application: Application, sandbox: Sandbox) -> None:
@@ -53,7 +48,7 @@ def test_a_call_within_a_coroutine_is_refused_with_a_remedy(application: Applica
     settings = application.settings(sandbox.url)
     canary = retrycli.Canary(1)
 
-    async def apply() -> None:
+    async def apply() -> retrycli.PassSummary:
         for call in (
             lambda: retrycli.run_once(settings),
             lambda: retrycli.retry(settings, 5),
@@ -62,11 +57,12 @@ def test_a_call_within_a_coroutine_is_refused_with_a_remedy(application: Applica
             with pytest.raises(retrycli.RetrycliError, match=r"asyncio\.to_thread"):
                 call()
         assert retrycli.status(settings).state == "never_run"
+        assert (sandbox.received, application.rows("retrycli_queue")) == ((), {})
+        return await asyncio.to_thread(retrycli.run_once, settings)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        asyncio.run(apply())
-    assert (sandbox.received, application.rows("retrycli_queue")) == ((), {})
+        assert asyncio.run(apply()).sent == 3
 
 
 def test_passes_from_python_and_the_command_share_one_lock(cli: Cli, application: Application) -> None:
@@ -80,16 +76,6 @@ def test_passes_from_python_and_the_command_share_one_lock(cli: Cli, application
         assert end(process).returncode == 0
     assert (summary.result, summary.reason) == (PassResult.SKIPPED, "lock_held")
     assert f"pid {process.pid} on " in str(summary.detail)
-
-
-def test_status_returns_the_facts_of_the_command(application: Application, sandbox: Sandbox) -> None:
-    application.fill()
-    settings = application.settings(sandbox.url)
-    assert retrycli.status(settings).state == "never_run"
-    retrycli.run_once(settings)
-    status = retrycli.status(settings)
-    assert isinstance(status, retrycli.Status)
-    assert (status.state, status.running, status.messages["waiting"]) == ("ok", True, 1)
 
 
 def test_a_retry_returns_its_outcome_or_raises_a_retrycli_error(application: Application) -> None:
