@@ -83,16 +83,6 @@ def test_an_unreadable_crontab_is_reported(desk: Cli, crontab: Crontab) -> None:
     assert "you are not allowed" in desk.json("cron", "check", code=3)["unread"]
 
 
-def test_install_asks_and_accepts_no(desk: Cli, crontab: Crontab) -> None:
-    screen = desk.on_terminal("cron", "install", *OWN, answers=["n"])
-    assert f"+*/15 * * * * {line(desk)}" in screen.text.replace("\n", "")
-    assert screen.words.endswith("Nothing was changed.")
-    assert crontab.file.read_bytes() == OTHERS
-    screen = desk.on_terminal("cron", "install", *OWN, answers=["y"])
-    assert (screen.returncode, screen.words[-25:]) == (0, "Next: retrycli cron check")
-    assert crontab.file.read_bytes() != OTHERS
-
-
 def test_check_reports_the_schedule_and_its_problems(desk: Cli, crontab: Crontab) -> None:
     done = desk("cron", "check")
     assert (done.returncode, done.stdout) == (3, "")
@@ -157,14 +147,18 @@ def test_names_settings_that_come_from_the_environment(desk: Cli) -> None:
 # -- the log ---------------------------------------------------------------------------------------------------------
 
 
-def test_install_sets_a_log_file_and_keeps_the_other_settings(desk: Cli, application: Application) -> None:
+def test_install_sets_a_log_file_and_keeps_the_other_settings(
+    desk: Cli, application: Application, crontab: Crontab
+) -> None:
     file = desk.cwd / "retrycli.toml"
     file.write_text(f"# mine\n{file.read_text()}[logging]\n# file =\nformat = 'json'  # mine too\n")
     file.chmod(0o600)
     before = file.read_text()
     screen = desk.on_terminal("cron", "install", *OWN, answers=["n"])
     assert f'+file = "{application.path.parent}/retrycli.log"' in screen.text.replace("\n", "")
-    assert file.read_text() == before
+    assert f"+*/15 * * * * {line(desk)}" in screen.text.replace("\n", "")
+    assert screen.words.endswith("Nothing was changed.")
+    assert (file.read_text(), crontab.file.read_bytes()) == (before, OTHERS)
     assert desk("cron", "install", *OWN, "--yes").returncode == 0
     assert file.read_text() == before.replace("# file =", f'file = "{application.path.parent}/retrycli.log"')
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
