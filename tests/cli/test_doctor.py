@@ -54,6 +54,25 @@ def levels(cli: Cli, *arguments: str, code: int) -> dict[str, str]:
     return worst
 
 
+def of_the_api(cli: Cli) -> list[dict[str, str]]:
+    """Return what a failing ``doctor`` finds about the API."""
+    return [finding for finding in cli.json("doctor", code=3)["findings"] if finding["name"] == "api"]
+
+
+def configure(cli: Cli, url: str, more: str = "") -> None:
+    """Use another API, and secrets in the files ``password`` and ``token``."""
+    for name in ("password", "token", "retrycli.toml"):
+        (cli.cwd / name).touch()
+        (cli.cwd / name).chmod(0o600)
+    (cli.cwd / "password").write_text("s3cret")
+    (cli.cwd / "token").write_text("s3cret")
+    file = cli.cwd / "retrycli.toml"
+    file.write_text(f'{file.read_text().partition("[gateway]")[0]}[gateway]\nbase_url = "{url}"\n{more}\n')
+
+
+BEARER = 'auth = "bearer"\ntoken = "t1"'
+
+
 def test_a_healthy_setup_passes_without_sending_or_writing(
     desk: Cli, application: Application, sandbox: Sandbox
 ) -> None:
@@ -64,14 +83,6 @@ def test_a_healthy_setup_passes_without_sending_or_writing(
     assert application.dump() == before
     assert not sandbox.received
     assert [path for path in sorted(desk.cwd.rglob("*")) if path not in files] == []
-
-
-def test_a_table_without_update_times_is_a_warning(desk: Cli, application: Application) -> None:
-    application.execute("ALTER TABLE pending_messages DROP COLUMN updated_at")
-    found = levels(desk, code=0)
-    assert found.pop("table") == "warning"
-    assert set(found.values()) == {"ok"}
-    assert "pending_messages has no updated_at" in desk("doctor").stdout
 
 
 def test_names_the_preset_or_the_subject_that_matches_the_table(desk: Cli) -> None:
@@ -109,56 +120,34 @@ def test_an_unknown_variable_is_a_failed_check_and_not_an_error(desk: Cli) -> No
     assert levels(desk.having({"RETRYCLI_DATABSE__URL": "x"}), code=3) == {"settings": "failure"}
 
 
-def test_attempts_a_login_and_reports_a_refusal_as_a_failure(desk: Cli, cli: Cli) -> None:
-    file = cli.cwd / "retrycli.toml"
-    text = file.read_text().partition("[gateway]")[0]
-    (cli.cwd / "password").touch(0o600)
-    (cli.cwd / "password").write_text("s3cret")
+def test_attempts_a_login_and_reports_a_refusal_as_a_failure(desk: Cli) -> None:
     account = 'auth = "login"\nusername = "desk"\npassword_file = "password"\n'
-    with Scripted(FORBIDS) as api:
-        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n{account}')
-        assert levels(desk, code=3)["api"] == "failure"
-        assert set(api.paths) == {"/auth/login"}
-    with Scripted((200, {"access_token": "t1", **TAKES[1]})) as api:
-        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n{account}')
-        assert levels(desk, code=0)["api"] == "ok"
-        assert set(api.paths) == {"/auth/login"}
+    for answer, code, level in ((FORBIDS, 3, "failure"), ((200, {"access_token": "t1", **TAKES[1]}), 0, "ok")):
+        with Scripted(answer) as api:
+            configure(desk, api.url, account)
+            assert levels(desk, code=code)["api"] == level
+            assert set(api.paths) == {"/auth/login"}
 
 
 @pytest.mark.parametrize("status", [403, 404, 302])
-def test_a_check_of_the_preset_that_is_not_answered_as_it_should_is_a_failure(desk: Cli, cli: Cli, status: int) -> None:
+def test_a_check_of_the_preset_that_is_not_answered_as_it_should_is_a_failure(desk: Cli, status: int) -> None:
     """An account without permissions can log in, and sends nothing."""
-    file = cli.cwd / "retrycli.toml"
-    text = file.read_text().partition("[gateway]")[0]
     with Scripted((status, {})) as api:
-        (cli.cwd / "token").touch(0o600)
-        (cli.cwd / "token").write_text("s3cret")
-        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\npreset = "redmine"\ntoken_file = "token"\n')
-        [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api"]
+        configure(desk, api.url, 'preset = "redmine"\ntoken_file = "token"')
+        [found] = of_the_api(desk)
         assert (found["level"], api.paths) == ("failure", ["/users/current.json"])
     assert f"the preset's check got HTTP {status}" in found["found"]
     assert "permissions" in found["remedy"]
 
 
-def test_reports_the_age_of_due_messages(desk: Cli, application: Application) -> None:
-    application.add(1, created_at="2023-05-06 07:08:09")
-    [found] = [finding for finding in desk.json("doctor")["findings"] if "2023-05-06" in finding["found"]]
-    assert found["found"].startswith("the oldest waiting message dates from ")
-    assert found["level"] == "warning"
-    assert "schedule.expires_after_hours" in found["remedy"]
-
-
 def test_quotes_the_last_refusal_until_a_message_is_accepted(desk: Cli, application: Application) -> None:
     """Without a ``[check]`` in the preset, a GET request shows that the API responds, but verifies no token."""
     application.add_due(1)
-    file = desk.cwd / "retrycli.toml"
     with Scripted(FORBIDS, FORBIDS, TAKES) as api:
-        text = file.read_text().partition("[gateway]")[0]
-        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\nauth = "bearer"\ntoken = "t1"\n')
-        file.chmod(0o600)
+        configure(desk, api.url, BEARER)
         assert desk("run-once").returncode == 77
         api._answers = [(404, {})]
-        [found] = [finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "api"]
+        [found] = of_the_api(desk)
         assert found["level"] == "failure"
         assert f"{api.url} responds (HTTP 404" in found["found"]
         assert desk("status", "--check").returncode == 3
@@ -177,23 +166,18 @@ def test_quotes_the_last_refusal_until_a_message_is_accepted(desk: Cli, applicat
 def test_a_refusal_is_a_failure_even_if_no_credentials_are_set(desk: Cli, application: Application) -> None:
     """The API may require credentials that are not configured."""
     application.add_due(1)
-    file = desk.cwd / "retrycli.toml"
-    with Scripted(FORBIDS, FORBIDS) as api:
-        text = file.read_text().partition("[gateway]")[0]
-        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n')
+    with Scripted(FORBIDS) as api:
+        configure(desk, api.url)
         assert desk("run-once").returncode == 77
-        [found] = [finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "api"]
+        [found] = of_the_api(desk)
     assert "but none are set; it refused messages" in found["found"]
 
 
 def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, application: Application) -> None:
     """An API that reports an error in a message has accepted the credentials."""
     application.add_due(1)
-    file = desk.cwd / "retrycli.toml"
-    with Scripted(FORBIDS, FORBIDS, REJECTS) as api:
-        text = file.read_text().partition("[gateway]")[0]
-        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\nauth = "bearer"\ntoken = "t1"\n')
-        file.chmod(0o600)
+    with Scripted(FORBIDS) as api:
+        configure(desk, api.url, BEARER)
         assert desk("run-once").returncode == 77
         assert [refusal["destination"] for refusal in desk.json("status")["refusals"]] == [api.url]
         api._answers = [REJECTS]
@@ -206,15 +190,12 @@ def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, 
 def test_an_open_breaker_is_a_failure_though_the_api_answers(desk: Cli, application: Application) -> None:
     """An API may answer a GET request although it accepts no message."""
     application.add_due(6)
-    file = desk.cwd / "retrycli.toml"
     with Scripted(BUSY) as api:
-        text = file.read_text().partition("[gateway]")[0]
-        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n')
+        configure(desk, api.url)
         assert desk("run-once").returncode == 69
         api._answers = [TAKES]
-        there, found = (finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "api")
-    assert there["level"] == "ok"
-    assert found["level"] == "failure"
+        there, found = of_the_api(desk)
+    assert (there["level"], found["level"]) == ("ok", "failure")
     told = rf"no delivery to {api.url} has succeeded since \S+Z: 5 failures in a row; the next probe is at \S+Z"
     assert re.fullmatch(told, found["found"])
     assert found["remedy"] == "check the API; `retrycli run-once --probe` probes it now"
