@@ -156,12 +156,3 @@ def test_one_of_several_workers_makes_the_passes(application: Application, sandb
         said = running.end()
     assert said.count("Application shutdown complete") == 2
     assert len({row["pid"] for row in passes}) == 1
-
-
-def test_it_continues_after_a_pass_without_a_database(tmp_path: Path) -> None:
-    """Otherwise deliveries would stop for good, unnoticed."""
-    gone = {"RETRYCLI_DATABASE__URL": "sqlite:///gone.db", "TICKETING_API_BASE_URL": "http://127.0.0.1:9"}
-    with served(tmp_path, gone) as running:
-        running.read_until("Message retry pass failed: no database at ", times=2)
-        running.process.terminate()
-        assert "Application shutdown complete" in running.end()
