@@ -176,11 +176,27 @@ def test_a_missing_required_column_is_named(cli: Cli, untouched: Application) ->
     assert untouched.dump() == before
 
 
+def test_the_minimal_table_is_enough(cli: Cli, sandbox: Sandbox) -> None:
+    file = cli.cwd / "least.db"
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(
+            "CREATE TABLE mail (id INTEGER PRIMARY KEY, ticket_id, message_type, "
+            "subject, body, status, retry_count, last_error)"
+        )
+        connection.execute(
+            "INSERT INTO mail VALUES (1, 'T-1', 'customer', 'Hello', 'How are you?', 'failed', NULL, NULL)"
+        )
+    env = {"RETRYCLI_DATABASE__URL": f"sqlite:///{file}", "TICKETING_API_BASE_URL": sandbox.url}
+    assert cli.having({**env, "RETRYCLI_DATABASE__TABLE": "mail"}).json("run-once")["sent"] == 1
+    assert [request.ticket_id for request in sandbox.received] == ["T-1"]
+
+
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 BAD_ROWS: dict[int, tuple[dict[str, Any], str]] = {
     20: ({"body": None}, "body is missing"),
     21: ({"body": b"\x00\x01"}, "body must be text"),
+    23: ({"retry_count": -1}, "retry_count must not be negative: -1"),
     24: ({"retry_count": "three"}, "retry_count must be an integer: 'three'"),
     25: ({"cc_emails": "not a list"}, "cc_emails is not valid JSON"),
     27: ({"created_at": "yesterday"}, "created_at is not a valid date: 'yesterday'"),
@@ -232,6 +248,11 @@ def test_a_lock_that_cannot_be_created_is_reported_with_its_setting(cli: Cli, ap
 
 
 WRONG_SETTINGS: dict[tuple[str, str], str] = {
+    ("TICKETING_API_BASE_URL", "tickets.example.com"): (
+        "gateway.base_url (environment TICKETING_API_BASE_URL): the URL must have a supported scheme and a host, such "
+        "as https://tickets.example.com/api"
+    ),
+    ("RETRYCLI_SCHEDULE__MAX_RETRIES", "ten"): "schedule.max_retries (environment RETRYCLI_SCHEDULE__MAX_RETRIES): ",
     ("RETRYCLI_RUN__CONCURENCY", "8"): "run.concurency (environment RETRYCLI_RUN__CONCURENCY): no such setting",
     ("RETRYCLI_DATABASE__URL", "mysql://desk:secret@db/desk"): (
         "database.url (environment RETRYCLI_DATABASE__URL): write sqlite:///FILE or postgresql://USER@HOST/NAME; "
