@@ -88,6 +88,35 @@ def attempts(application: Application) -> list[tuple[object, object, object]]:
     return [(row["message_id"], row["outcome"], row["status_code"]) for row in rows]
 
 
+def test_a_message_that_always_gets_a_500_is_eventually_escalated(application: Application) -> None:
+    application.add(1)
+    with api(BROKEN) as server:
+        passes = Passes(application.settings(server.url), wiring.utc_now())
+        while application.state(1) != "escalated" and len(server.tickets) < 25:
+            passes.wait(timedelta(hours=6)).run()
+    assert len(server.tickets) == 10
+    assert queue(application) == {1: ("escalated", "exhausted")}
+    assert {row["state"] for row in application.rows("retrycli_breakers").values()} == {"closed"}
+
+
+def test_the_only_message_of_an_outage_is_escalated_by_its_answers(application: Application) -> None:
+    """Five refused connections open the breaker. Then an API answers each probe with a 500."""
+    application.add(1)
+    with api(BROKEN) as server:
+        down = server.url
+    passes = Passes(application.settings(down), wiring.utc_now())
+    while not application.rows("retrycli_breakers") or len(attempts(application)) < 5:
+        passes.wait(timedelta(hours=6)).run()
+    assert application.row(1)["retry_count"] == 5
+    with api(BROKEN) as server:
+        passes.settings = application.settings(server.url)
+        application.execute("UPDATE retrycli_breakers SET destination = ?", server.url)
+        for _ in range(12):
+            passes.wait(timedelta(hours=6)).run()
+    assert queue(application) == {1: ("escalated", "exhausted")}
+    assert len(server.tickets) == 2 + 5, "two probes are free, and each one after them uses up a retry"
+
+
 def test_a_long_night_with_one_answer_to_every_message_escalates_none(application: Application) -> None:
     """However many passes meet it: 30 requests for a message whose answers concern it would be the bound."""
     for message_id in range(1, 15):
