@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.transition import Claim
 from retrycli.operations.wiring import never_set_back, open_database
-from retrycli.store.claims import Claims
 from retrycli.store.passes import Ledger
 from tests.cli.api import BUSY, TAKES, Scripted
 from tests.cli.test_explain import MINUTE, NOON, TICK, Desk
@@ -103,21 +101,6 @@ def test_a_clock_that_is_set_back_during_a_pass_causes_no_second_request(at: Des
 
 
 @on_both
-def test_recovers_messages_of_a_pass_that_died_with_a_wrong_clock(at: Desk) -> None:
-    at.add(1)
-    ahead, lease = NOON + MONTH, timedelta(seconds=90)
-    at.run_at(NOON - TICK)
-    with open_database(at.settings) as database:
-        claims, claim = Claims(database), Claim("dead", ahead + lease)
-        Ledger(database).start_pass("dead", host="box", pid=1, now=ahead)
-        claims.claim_one(claim, 1, ahead)
-        claims.results.begin(claim, [1], made_by="pass", pass_id="dead", now=ahead, fit=lambda _: True)
-    assert tried(at, range(1, 5)) == {1: [], 2: [], 3: [], 4: [1]}
-    outcomes = at.application.asked("SELECT outcome FROM retrycli_attempts ORDER BY id")
-    assert outcomes == [("transient",), ("unknown",), ("transient",)]
-
-
-@on_both
 def test_an_outage_that_began_with_a_wrong_clock_ends_with_the_next_probe(at: Desk) -> None:
     at.have(breaker={"failures": 3})
     for message_id in range(1, 5):
@@ -127,16 +110,6 @@ def test_an_outage_that_began_with_a_wrong_clock_ends_with_the_next_probe(at: De
     assert attempted(at, range(1, 4)) == {2: [4], 3: [1, 2, 3]}
     with open_database(at.settings) as database:
         assert Ledger(database).breaker(at.api.url).state is BreakerState.CLOSED
-
-
-@on_both
-def test_a_failed_probe_with_a_wrong_clock_delays_the_next_one_by_half_an_hour(at: Desk) -> None:
-    at.have(breaker={"failures": 3})
-    for message_id in range(1, 4):
-        at.add(message_id)
-    assert tried(at, range(1)) == {0: [1, 2, 3]}
-    assert attempted(at, range(1, 2), ahead=MONTH) == {1: [1]}
-    assert attempted(at, range(2, 5)) == {4: [2]}
 
 
 @on_both
