@@ -282,19 +282,6 @@ def test_a_row_that_rolls_back_its_transaction_is_escalated_alone(begin: Begin, 
 
 
 @on_sqlite
-def test_a_row_with_a_constraint_that_rolls_back_is_escalated_alone(begin: Begin) -> None:
-    with begin() as story:
-        insert_all(story)
-        story.application.execute("CREATE TABLE once (id INTEGER UNIQUE ON CONFLICT ROLLBACK)")
-        story.application.execute(f"INSERT INTO once VALUES ({ONE})")
-        story.application.execute(
-            f"CREATE TRIGGER again AFTER UPDATE ON pending_messages WHEN NEW.id = {ONE} "
-            "BEGIN INSERT INTO once VALUES (NEW.id); END"
-        )
-        check_escalated_alone(story)
-
-
-@on_sqlite
 def test_only_rows_that_roll_back_their_transactions_are_escalated(begin: Begin) -> None:
     with begin() as story:
         insert_many(story)
