@@ -163,9 +163,11 @@ def test_reports_hostile_rows(cli: Cli) -> None:
 
 
 def test_a_time_of_any_year_is_utc_in_any_local_time_zone(cli: Cli) -> None:
-    """PostgreSQL returns a time and SQLite a text, and both are read as UTC. An invalid time is shown unchanged."""
-    made = {message["id"]: message["created_at"] for message in cli.json("list-failed")["messages"]}
-    assert (made[YEAR_1], made[YEAR_9999]) == ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
+    """PostgreSQL returns a time and SQLite a text, and both are read as UTC. An invalid value is null in a list."""
+    listed = {message["id"]: message for message in cli.json("list-failed")["messages"]}
+    times = [listed[number]["created_at"] for number in (YEAR_1, YEAR_9999, 36)]
+    assert times == ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", None]
+    assert listed[33]["max_retries"] is None
     assert cli.json("show", str(YEAR_9999))["message"]["created_at"] == "9999-12-31T23:59:59Z"
     assert cli.json("show", "36")["message"]["created_at"] == "infinity"
 
