@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -86,13 +85,6 @@ def test_a_retry_returns_its_outcome_or_raises_a_retrycli_error(application: App
         assert (outcome.kind, outcome.status_code) == (OutcomeKind.TRANSIENT, 503)
         with pytest.raises(retrycli.RetrycliError, match="message 1 is sent"):
             retrycli.retry(application.settings(api.url), 1)
-
-
-def test_settings_are_loaded_as_the_command_loads_them(tmp_path: Path) -> None:
-    file = tmp_path / "retrycli.toml"
-    file.write_text('[gateway]\nbase_url = "http://one"\n')
-    assert retrycli.load_settings(file).gateway.base_url == "http://one"
-    assert retrycli.load_settings(str(file)).gateway.base_url == "http://one"
 
 
 def test_importing_retrycli_loads_no_other_module() -> None:
