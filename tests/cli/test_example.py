@@ -50,18 +50,6 @@ def test_the_example_is_in_wal_mode_and_intact(shipped: Path) -> None:
     assert not Path(f"{FILE}-wal").exists()
 
 
-def test_the_example_covers_all_kinds_of_messages(shipped: Path) -> None:
-    with closing(sqlite3.connect(shipped)) as connection:
-        statuses = {status for (status,) in connection.execute("SELECT DISTINCT status FROM pending_messages")}
-        types = {kind for (kind,) in connection.execute("SELECT DISTINCT message_type FROM pending_messages")}
-        reasons = {reason for (reason,) in connection.execute("SELECT DISTINCT escalation_reason FROM retrycli_queue")}
-    assert statuses == {"pending", "approved", "rejected", "sent", "failed"}
-    assert types == {"customer", "supplier", "internal"}
-    assert reasons == {None, "exhausted", "permanent"}
-    assert one(shipped, "SELECT COUNT(*) FROM pending_messages WHERE status = 'failed' AND retry_count >= 8") == 3
-    assert one(shipped, "SELECT COUNT(*) FROM pragma_foreign_key_check") == 0
-
-
 def test_the_wheel_contains_the_example_where_the_demo_expects_it() -> None:
     """Building a wheel takes too long here, so this test checks hatchling's configuration."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
