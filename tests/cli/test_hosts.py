@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from retrycli.config.settings import RunSettings
 from retrycli.operations import run_pass, wiring
-from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Sandbox
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
 from tests.cli.command import Cli, Finished, end, side_by_side, wait_until
 from tests.conftest import on_both
@@ -150,22 +149,3 @@ def test_a_suspended_pass_changes_no_decision_of_another_host(
 
 DECIDED = ("pending_messages", "retrycli_queue", "retrycli_attempts", "retrycli_acts")
 COUNTS = ("sent", "rescheduled", "escalated", "unknown")
-
-
-@on_both
-def test_another_host_recovers_a_killed_pass_and_reuses_its_keys(
-    tmp_path: Path, cli: Cli, application: Application
-) -> None:
-    application.add(101)
-    with held_back() as (api, gate):
-        process = cli.having(application.variables(api.url)).start("run-once")
-        assert gate.reached.wait(60)
-        process.send_signal(signal.SIGKILL)
-        end(process)
-    [attempt] = application.rows("retrycli_attempts").values()
-    with Sandbox(Behaviour(), rng=Random(0)) as there:
-        results = [run_elsewhere(application, there, tmp_path / "lock", later) for later in (PROCESS_DIED, ALL_DUE)]
-        assert [(summary.unknown, summary.sent) for summary in results] == [(1, 0), (0, 1)]
-        assert [request.key for request in there.received] == [attempt["delivery_key"]]
-    outcomes = [each["outcome"] for each in application.rows("retrycli_attempts").values()]
-    assert outcomes == ["unknown", "delivered"]
