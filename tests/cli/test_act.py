@@ -141,20 +141,6 @@ def test_times_are_utc_in_a_time_zone_unknown_to_python(at_work: Cli, applicatio
     assert re.search(r"created \S+ \d\d:\d\d\+00:00", (abroad.cwd / "page.html").read_text(encoding="utf-8"))
 
 
-def test_filters_select_escalated_messages_that_meet_all_of_them(at_work: Cli, application: Application) -> None:
-    application.add(30, hours_ago=0)
-    escalate(application, 11, 12, message_type="supplier")
-    escalate(application, 13, last_error="HTTP 504", hours_ago=30)
-    cause = str(application.rows("retrycli_queue")[13]["fingerprint"])
-    for arguments, expected in {
-        ("--type", "supplier", "--type", "internal", "--error", "503"): [11, 12],
-        ("--reason", "permanent", "--reason", "exhausted", "--older-than", "1d"): [13],
-        ("--ticket", "4713", "--fingerprint", cause, "--fingerprint", "none"): [13],
-    }.items():
-        screen = at_work.on_terminal("requeue", *arguments, answers=["n"])
-        assert [int(message_id) for message_id in re.findall(r"^(\d\d)  47", screen.text, re.MULTILINE)] == expected
-
-
 @on_sqlite
 @pytest.mark.parametrize("command", ["requeue", "reject --reason double", "retry", "escalations ack"])
 def test_nothing_changes_if_nothing_matches_or_the_operator_declines(
@@ -370,7 +356,6 @@ def test_requeue_accepts_messages_that_retrycli_rejected(
         ("bob", "requeued"),
     ]
     assert retrycli.run_once(application.settings(sandbox.url)).sent == 2
-    assert [application.row(message_id)["status"] for message_id in (11, 12)] == ["sent", "sent"]
 
 
 def test_requeue_leaves_messages_that_the_application_rejected_alone(at_work: Cli, application: Application) -> None:
@@ -429,33 +414,7 @@ def test_requeue_ignores_an_unusable_gateway(at_work: Cli, application: Applicat
     assert at_work("requeue", "11", env={"RETRYCLI_GATEWAY__PRESET": "none-of-that-name"}).returncode == 0
 
 
-def test_reject_by_a_filter_includes_waiting_messages_unless_a_state_is_named(
-    at_work: Cli, application: Application
-) -> None:
-    application.add(12, hours_ago=0)
-    escalate(application, 11)
-    application.add(13, hours_ago=0)
-    reject = ("reject", "--type", "customer", "--reason", "double", "--yes")
-    assert facts(at_work(*reject, "--state", "escalated"))["rejected"] == 1
-    assert application.row(11)["status"] == "rejected"
-    assert facts(at_work(*reject))["rejected"] == 2
-
-
 # -- retry by a filter -----------------------------------------------------------------------------------------------
-
-
-def test_retry_attempts_all_messages_that_match_a_filter(
-    at_work: Cli, application: Application, sandbox: Sandbox
-) -> None:
-    application.add(12, hours_ago=0)
-    application.add(13, message_type="supplier", hours_ago=0)
-    escalate(application, 11)
-    told = at_work.json("retry", "--type", "customer", "--yes", "--by", "anna")
-    assert [(result["id"], result["outcome"]) for result in told["results"]] == [(11, "delivered"), (12, "delivered")]
-    assert (told["matched"], told["done"], told["left"]) == (2, 2, 0)
-    assert {attempt["made_by"] for attempt in application.rows("retrycli_attempts").values()} == {"anna"}
-    assert len(sandbox.received) == 2
-    assert application.state(13) == "waiting"
 
 
 def test_retry_by_a_filter_stops_when_the_api_is_down(cli: Cli, application: Application) -> None:

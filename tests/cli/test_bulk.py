@@ -33,6 +33,7 @@ NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 AT_NOON = Runtime(now=lambda: NOON)
 NOWHERE = "http://127.0.0.1:9"
 OF_CAUSE = Filter(fingerprint="c0ffee")
+ESCALATED = Filter(state=State.ESCALATED)
 TWO_HOURS = timedelta(hours=2)
 
 
@@ -266,6 +267,8 @@ def test_a_filter_reaches_only_messages_in_a_suitable_state(application: Applica
         wanted = Filter(state=states, message_type=retrycli.MessageType.CUSTOMER)
         for action in (BulkAction.REQUEUE, BulkAction.ACKNOWLEDGE):
             assert len(preview(settings, BulkRequest(action, wanted=wanted)).ids) == expected
-    assert len(preview(settings, BulkRequest(BulkAction.RETRY, wanted=Filter(error="503"))).ids) == 5
+    for action in (BulkAction.RETRY, BulkAction.REJECT, BulkAction.MARK_SENT):
+        found = [preview(settings, BulkRequest(action, wanted=wanted)) for wanted in (Filter(error="503"), ESCALATED)]
+        assert [len(each.ids) for each in found] == [5, 3]
     nothing = act(settings, BulkRequest(BulkAction.REQUEUE, wanted=Filter(state=State.WAITING), expected=0))
     assert (counts(nothing), nothing.next) == ((0, 0, 0, None), None)

@@ -10,7 +10,7 @@ import retrycli
 from tests.cli.api import held_back
 from tests.cli.command import end
 from tests.cli.story import LOST, OK, REFUSED
-from tests.cli.test_act import acts, escalate, facts
+from tests.cli.test_act import acts, facts
 from tests.cli.test_refused_rows import refuse
 from tests.conftest import on_both
 
@@ -164,22 +164,6 @@ def test_a_row_that_refuses_changes_is_named_and_not_sent_again(
 
 
 # -- choosing and confirming -------------------------------------------------------------------------------------------
-
-
-def test_filters_select_messages(at_work: Cli, application: Application) -> None:
-    escalate(application, 11)
-    application.add(12, message_type="supplier", last_error="HTTP 502")
-    application.add(13, message_type="supplier", last_error="HTTP 504")
-    chosen = ("--type", "supplier", "--error", "502")
-    assert facts(at_work(*MARK, *chosen)) == {"marked_sent": 1, "refused": 0, "left": 0}
-    assert facts(at_work(*MARK, "--reason", "exhausted"))["marked_sent"] == 1
-    assert at_work(*MARK, "--ticket", "4713", "--older-than", "1d").returncode == 4
-    assert {message_id: row["status"] for message_id, row in application.rows().items()} == {
-        11: "sent",
-        12: "sent",
-        13: "failed",
-    }
-    assert at_work(*MARK, "--type", "internal").returncode == 4
 
 
 def test_is_public_in_python(application: Application) -> None:
