@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 MONTH = timedelta(days=30)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-SLACK = timedelta(seconds=60)
 FAKETIME = shutil.which("faketime")
 
 

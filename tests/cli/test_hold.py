@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
 import shlex
 from datetime import datetime, timedelta
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 pytestmark = on_both
 
-USER = pwd.getpwuid(os.getuid()).pw_name
 CUSTOMER, SUPPLIER, INTERNAL = 5, 6, 7
 """The due messages that `Application.fill_due` adds, by type. Their tickets are 4705, 4706 and 4707."""
 WAIT = ("next_attempt_at", "delivery_key", "state", "unknown_count")
