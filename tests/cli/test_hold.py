@@ -185,6 +185,7 @@ def test_held_messages_can_be_filtered_and_acted_on(at_work: Cli, application: A
     assert listed("held", "escalated") == {SUPPLIER, INTERNAL, 8, 9}
     at_work("pause", "--destination", sandbox.url)
     assert listed("held") == waiting
+    assert {entry["id"] for entry in at_work.json("list-failed")["messages"] if entry["held"]} == waiting
     at_work("resume", "--destination", sandbox.url)
     assert at_work.json("reject", "--state", "held", "--reason", "too late", "--yes")["done"] == 3
     assert (listed("held"), listed("waiting")) == (set(), {10})
