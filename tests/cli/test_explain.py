@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -136,17 +136,21 @@ def not_seen_yet(desk: Desk) -> None:
     desk.add(1, failed_at=NOON + 14 * MINUTE)
 
 
-def escalation(desk: Desk) -> None:
-    desk.add(1)
-    desk.answers(REJECTS, TAKES)
+def answered(desk: Desk, status: int = 503, *, after: str | None = None, **columns: Any) -> None:  # noqa: ANN401  any value
+    """Let the pass at noon get this status for message 1, perhaps with a Retry-After, and later passes deliver it."""
+    desk.add(1, **columns)
+    if after is not None:
+        desk.api.retry_after[status] = after
+    desk.answers((status, {"messages": ["no"]}), TAKES)
     desk.run_at(NOON)
+
+
+wait = partial(answered, retry_count=1)
 
 
 def tries(desk: Desk) -> None:
     """Lower ``max_retries`` below the number of retries that the message has used."""
-    desk.add(1, retry_count=6)
-    desk.answers(OVERLOADED, TAKES)
-    desk.run_at(NOON)
+    answered(desk, retry_count=6)
     desk.have(schedule={"max_retries": 5})
 
 
@@ -155,10 +159,7 @@ def claim(desk: Desk) -> None:
 
     By 12:15 the claim has expired. The outcome is unknown, so the message waits for another half hour.
     """
-    desk.add(1)
-    desk.answers((429, {}), TAKES)
-    desk.api.retry_after[429] = "0"
-    desk.run_at(NOON)
+    answered(desk, 429, after="0")
     database = Database(desk.application.url)
     of_the_dead = Claims(database)
     held = Claim("the-dead", NOON + 13 * MINUTE)
@@ -167,53 +168,20 @@ def claim(desk: Desk) -> None:
     database.close()
 
 
-def wait(desk: Desk) -> None:
-    desk.add(1, retry_count=1)
-    desk.answers(OVERLOADED, TAKES)
-    desk.run_at(NOON)
-
-
-def retry_after(desk: Desk) -> None:
-    """Let the API request a wait of 50 minutes, which is longer than the backoff of 30."""
-    desk.add(1)
-    desk.api.retry_after[503] = "3000"
-    desk.answers(OVERLOADED, TAKES)
-    desk.run_at(NOON)
-
-
-def throttled(desk: Desk) -> None:
-    """Let the API request a wait of 50 minutes for all messages."""
-    desk.add(1)
-    desk.api.retry_after[429] = "3000"
-    desk.answers((429, {}), TAKES)
-    desk.run_at(NOON)
-
-
 def requeued(desk: Desk) -> None:
     """Requeue a message whose last retry was answered with a Retry-After of 50 minutes."""
-    desk.add(1, retry_count=9, failed_at=NOON - timedelta(hours=10))
-    desk.api.retry_after[503] = "3000"
-    desk.answers(OVERLOADED, TAKES)
-    desk.run_at(NOON)
+    answered(desk, after="3000", retry_count=9, failed_at=NOON - timedelta(hours=10))
     done = message_actions.requeue(desk.settings, [1], by="ada", runtime=Runtime(now=lambda: NOON))
     assert done.done == 1
 
 
 def tried_by_hand(desk: Desk) -> None:
     """Attempt a message manually while it waits for an hour; the answer has a Retry-After of two hours."""
-    desk.add(1, retry_count=1)
-    desk.api.retry_after[503] = "0"
+    answered(desk, after="0", retry_count=1)
     desk.answers(OVERLOADED)
-    desk.run_at(NOON)
     desk.api.retry_after[503] = "7200"
     retry.retry(desk.settings, 1, by="ada", runtime=Runtime(now=lambda: NOON))
     desk.answers(TAKES)
-
-
-def expiry(desk: Desk) -> None:
-    desk.add(1, retry_count=1, failed_at=NOON - timedelta(hours=3))
-    desk.answers(OVERLOADED, TAKES)
-    desk.run_at(NOON)
 
 
 def pause(desk: Desk, *, length: timedelta | None) -> None:
@@ -302,16 +270,16 @@ CASES = {
     "status": Case(lambda desk: desk.add(1, status="approved"), {"status"}, None),
     "data": Case(lambda desk: desk.add(1, body=None), {"data", "escalation"}, None),
     "a failure no pass has seen": Case(not_seen_yet, {"wait"}, 2),
-    "escalation": Case(escalation, {"escalation"}, None),
+    "escalation": Case(partial(answered, status=422), {"escalation"}, None),
     "tries": Case(tries, {"wait", "tries"}, None),
     "claim": Case(claim, {"claim"}, 3),
     "wait": Case(wait, {"wait"}, 4),
-    "retry after": Case(retry_after, {"wait", "retry_after"}, 4),
+    "retry after, longer than the backoff": Case(partial(answered, after="3000"), {"wait", "retry_after"}, 4),
     "breaker": Case(breaker, {"breaker"}, 2),
-    "a rest": Case(throttled, {"breaker"}, 4),
+    "a rest": Case(partial(answered, status=429, after="3000"), {"breaker"}, 4),
     "a Retry-After from before it was requeued": Case(requeued, set(), 1),
     "a Retry-After of an attempt by hand": Case(tried_by_hand, {"wait"}, 4),
-    "expiry": Case(expiry, {"wait"}, None, {"schedule": {"expires_after_hours": 3.5}}),
+    "expiry": Case(wait, {"wait"}, None, {"schedule": {"expires_after_hours": 3.5}}),
     "pause": Case(partial(pause, length=HOUR), {"wait", "pause"}, 4),
     "a pause without end": Case(partial(pause, length=None), {"wait", "pause"}, None),
     "hold": Case(lambda desk: hold(desk, HoldKind.MESSAGE, "1", length=HOUR), {"wait", "hold"}, 4),
