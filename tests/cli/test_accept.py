@@ -168,6 +168,7 @@ def test_on_a_terminal_it_shows_what_would_be_sent_and_asks(mapped: Cli, origina
 CHANGES = {
     "database.columns.created_at": THREE_LINES + 'created_at = "updated_at"\n',
     "database.where": '[database]\nwhere = "ticket_id > 4"\n',
+    "database.status.failed": '[database.status]\nfailed = "FAILED"\nsent = "sent"\n',
     "database.columns.last_error": THREE_LINES + "last_error = { own = true }\n",
     "database.columns.ticket_id": "",  # a host without the settings, which sends to ticket 5
 }
