@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -17,12 +14,11 @@ import pytest
 
 from retrycli.operations import run_pass, status, wiring
 from retrycli.operations.dry_run import preview
-from retrycli.operations.sandbox import Behaviour, Received, Sandbox
-from tests.cli.api import BAD_GATEWAY, BUSY, FORBIDS, REJECTS, TAKES, Meanwhile, Scripted, held_back
+from retrycli.operations.sandbox import Behaviour, Sandbox
+from tests.cli.api import BAD_GATEWAY, BUSY, FORBIDS, TAKES, Meanwhile, Scripted, held_back
 from tests.cli.application import DUE, OWN, Application, Row
-from tests.cli.command import MODULE, Cli, Finished, end, wait_until
+from tests.cli.command import Cli, Finished, end, wait_until
 from tests.conftest import on_both, on_sqlite
-from tests.store.conftest import Factory
 
 pytestmark = on_both
 
@@ -39,53 +35,26 @@ def changes(before: dict[object, Row], after: dict[object, Row]) -> dict[object,
 # -- one pass in which all goes well, told of nothing but database and API -------------------------------------------
 
 
-@dataclass(frozen=True)
-class Story:
-    """One pass over a database with messages in all five statuses."""
+def test_a_pass_delivers_due_messages_and_changes_nothing_else(
+    cli: Cli, untouched: Application, sandbox: Sandbox
+) -> None:
+    """Two environment variables are enough. Off a terminal, a successful pass prints nothing."""
 
-    application: Application
-    before: dict[object, Row]
-    others_before: object
-    done: Finished
-    received: tuple[Received, ...]
+    def others() -> object:
+        schema = [line for line in untouched.schema() if "retrycli_" not in line]
+        mode = untouched.execute("PRAGMA journal_mode") if untouched.is_sqlite else ()
+        return schema, untouched.rows("ticket_states"), mode
 
-    @property
-    def changed(self) -> dict[object, dict[str, object]]:
-        """Return the pass's changes in the application's table."""
-        return changes(self.before, self.application.rows())
-
-
-def others(application: Application) -> object:
-    """Return the application's schema, and its rows outside the message table."""
-    schema = [line for line in application.schema() if "retrycli_" not in line]
-    return schema, application.rows("ticket_states")
-
-
-@pytest.fixture(scope="module")
-def well(tmp_path_factory: pytest.TempPathFactory, engine: Factory) -> Iterator[Story]:
-    """Run one pass, with only environment variables as its settings, against an API that accepts everything."""
-    folder = tmp_path_factory.mktemp("well")
-    with engine(folder, None) as url, Sandbox(Behaviour(), rng=Random(0)) as sandbox:
-        application = Application(url).fill()
-        before, others_before = application.rows(), others(application)
-        done = Cli(folder, application.variables(sandbox.url))("run-once")
-        yield Story(application, before, others_before, done, sandbox.received)
-        application.lock.unlink(missing_ok=True)
-
-
-def test_a_pass_needs_only_two_environment_variables(well: Story) -> None:
-    assert well.done.returncode == 0
-    assert len(well.received) == len(DUE)
-
-
-def test_a_successful_pass_prints_nothing_off_a_terminal(well: Story) -> None:
-    assert (well.done.stdout, well.done.stderr) == ("", "")
-
-
-def test_a_message_arrives_unchanged_and_an_internal_one_as_a_note(well: Story) -> None:
-    [reply] = [request for request in well.received if request.ticket_id == "4705"]
-    assert reply.kind == "message"
-    assert reply.content == {
+    before, others_before = untouched.fill().rows(), others()
+    done = cli("run-once", env=untouched.variables(sandbox.url))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    received = {request.ticket_id: request for request in sandbox.received}
+    assert {ticket: request.kind for ticket, request in received.items()} == {
+        "4705": "message",
+        "4706": "message",
+        "4707": "note",
+    }
+    assert received["4705"].content == {
         "message_type": "customer",
         "recipient": "ana@example.com",
         "cc": ["lead@example.net"],
@@ -93,30 +62,14 @@ def test_a_message_arrives_unchanged_and_an_internal_one_as_a_note(well: Story) 
         "subject": "Re: Invoice",
         "body": 'A {brace}, a "quote" and 日本.',
     }
-    assert [request.ticket_id for request in well.received if request.kind == "note"] == ["4707"]
-
-
-def test_due_messages_are_sent_and_only_their_result_columns_change(well: Story) -> None:
-    assert well.changed.keys() == set(DUE)
-    for columns in well.changed.values():
-        assert columns.keys() == {"status", "sent_at", "last_error"}
-        assert columns["status"] == "sent"
-        assert columns["last_error"] is None
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}", str(columns["sent_at"]))
-
-
-def test_a_message_that_is_not_due_waits(well: Story) -> None:
-    assert well.application.state(8) == "waiting"
-
-
-def test_the_applications_other_tables_and_schema_stay_unchanged(well: Story) -> None:
-    assert others(well.application) == well.others_before
-    assert {*OWN, "retrycli_version"} == {table for table in well.application.tables() if "retrycli" in table}
-
-
-@on_sqlite
-def test_the_files_journal_mode_stays_unchanged(well: Story) -> None:
-    assert well.application.execute("PRAGMA journal_mode") == [{"journal_mode": "delete"}]
+    changed = changes(before, untouched.rows())
+    assert changed.keys() == set(DUE)
+    for columns in changed.values():
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}", str(columns.pop("sent_at")))
+        assert columns == {"status": "sent", "last_error": None}
+    assert untouched.state(8) == "waiting"
+    assert others() == others_before
+    assert {*OWN, "retrycli_version"} == {table for table in untouched.tables() if "retrycli" in table}
 
 
 # -- how it is set up ------------------------------------------------------------------------------------------------
@@ -136,24 +89,7 @@ def test_a_configuration_file_of_two_lines_works_from_any_directory(
     assert len(sandbox.received) == len(DUE)
 
 
-def test_module_and_script_find_a_configuration_file_in_the_directory(
-    cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
-) -> None:
-    application.add(101)
-    (tmp_path / "retrycli.toml").write_text(
-        f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "{sandbox.url}"'
-    )
-    assert replace(cli, program=MODULE).json("run-once")["sent"] == 1
-
-
 # -- what it says ----------------------------------------------------------------------------------------------------
-
-
-def test_an_idle_pass_is_silent_and_recorded(at_work: Cli, application: Application) -> None:
-    application.add(8, hours_ago=0)
-    done = at_work("run-once")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert application.last_pass()["result"] == "completed"
 
 
 def test_a_message_that_is_refused_waits_longer_with_one_retry_less(cli: Cli, application: Application) -> None:
@@ -178,16 +114,6 @@ def test_an_escalation_is_reported_on_stderr_with_its_metric(cli: Cli, applicati
     assert application.row(101)["last_error"] == (
         "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 503: too busy"
     )
-
-
-def test_a_message_that_is_permanently_refused_is_escalated_at_once(cli: Cli, application: Application) -> None:
-    application.add(101)
-    with Scripted(REJECTS) as api:
-        done = cli.having(application.variables(api.url))("run-once")
-    assert "Message 101 needs an operator (permanent); see `retrycli show 101`" in done.stderr
-    assert "no such recipient" not in done.stderr  # an answer may quote the customer
-    assert application.row(101)["status"] == "failed"
-    assert application.state(101) == "escalated"
 
 
 # -- --dry-run -------------------------------------------------------------------------------------------------------
@@ -221,42 +147,17 @@ def test_a_dry_run_writes_nothing_and_lists_due_messages(
 def test_a_dry_run_reports_the_age_of_the_oldest_message_and_a_next_step(
     at_work: Cli, application: Application
 ) -> None:
-    """The oldest message counts even if the list is too short to show it."""
+    """The oldest message counts even if the list, of at most 50 messages on a terminal, is too short to show it."""
     for message_id in range(101, 161):
         application.add(message_id, created_at="2026-01-02 03:04:05", updated_at=None)
     application.add(160 + 1, hours_ago=0, created_at="2023-05-06 07:08:09", updated_at="2026-01-03 03:04:05")
     screen = at_work.on_terminal("run-once", "--dry-run")
+    assert re.search(r"\n… and 11 more\nA pass would send 61 messages to \S+\.", screen.text)
+    assert len(at_work("run-once", "--dry-run").stdout.splitlines()) == 61
     assert re.search(r"The oldest message dates from 2023-05-06 07:08\+00:00, [\d,]+ days ago\.", screen.text)
     assert "If messages this old should not be sent, set schedule.expires_after_hours" in screen.words
     limited = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "100000"})
     assert "schedule.expires_after_hours" not in limited.on_terminal("run-once", "--dry-run").words
-
-
-def test_a_dry_run_lists_new_and_queued_messages_in_the_order_of_a_pass(
-    application: Application, sandbox: Sandbox
-) -> None:
-    """The preview also includes messages that no pass has enrolled, but does not enrol them."""
-    settings = application.settings(sandbox.url)
-    application.add(1, hours_ago=2)
-    application.add(2, hours_ago=5, retry_count=2)
-    application.add(3, hours_ago=1)
-    run_pass.run_once(
-        settings, runtime=replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)
-    )  # enrols messages, but sends none
-    application.add(4, hours_ago=4)
-    application.add(5, hours_ago=1.5)
-    application.add(6, hours_ago=0)
-    application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 3")
-    with preview(settings) as foreseen:
-        found = list(foreseen.messages)
-    assert foreseen.number == 4
-    assert [message.id for message in found] == [2, 4, 1, 5]
-    times = [message.next_attempt_at for message in found if message.next_attempt_at]
-    assert times == sorted(times)
-    assert len(times) == 4
-    assert application.state(4) is None
-    with preview(settings, limit=3) as limited:
-        assert (limited.number, [message.id for message in limited.messages]) == (3, [2, 4, 1])
 
 
 def test_status_dry_run_and_pass_agree_on_due_messages(application: Application, sandbox: Sandbox) -> None:
@@ -271,37 +172,37 @@ def test_status_dry_run_and_pass_agree_on_due_messages(application: Application,
         application.add(message_id, hours_ago=3, retry_count=10)
     run_pass.run_once(settings, runtime=earlier)
     assert [application.state(message_id) for message_id in (1, 4, 6)] == ["waiting", "waiting", "escalated"]
-    long_ago, just_now = (str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=hours)) for hours in (5, 0))
+    now = datetime.now(UTC).replace(tzinfo=None)
     change = "UPDATE pending_messages SET created_at = ?, updated_at = ? WHERE id = ?"
-    application.execute(change, long_ago, long_ago, 1)
-    application.execute(change, just_now, just_now, 4)
-    application.execute(change, long_ago, long_ago, 6)
-    application.execute("UPDATE pending_messages SET retry_count = 2, updated_at = ? WHERE id = 7", long_ago)
+    for message_id, hours in ((1, 5), (4, 0), (6, 6)):
+        application.execute(change, *[str(now - timedelta(hours=hours))] * 2, message_id)
+    application.execute(
+        "UPDATE pending_messages SET retry_count = 2, updated_at = ? WHERE id = 7", str(now - timedelta(hours=4))
+    )
     application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 5")
     application.execute("UPDATE pending_messages SET subject = 'Now another', retry_count = 0 WHERE id = 6")
-    application.add(9, hours_ago=3)
+    application.add(9, hours_ago=2)
     application.add(10, hours_ago=0)
     application.add(11, hours_ago=3, body=None)
     due = status.status(settings).messages["due"]
     with preview(settings) as found:
-        foreseen, number = {message.id for message in found.messages}, found.number
+        foreseen, number = [message.id for message in found.messages], found.number
+    with preview(settings, limit=3) as limited:
+        assert (limited.number, [message.id for message in limited.messages]) == (3, foreseen[:3])
+    assert application.state(9) is None, "a dry run enrols nothing"
     run_pass.run_once(settings)
-    tried = {attempt["message_id"] for attempt in application.execute("SELECT message_id FROM retrycli_attempts")}
-    assert foreseen == tried == {1, 6, 7, 9}
-    assert (due, number) == (4, 4)
+    tried = application.asked("SELECT message_id FROM retrycli_attempts ORDER BY id")
+    assert [(message_id,) for message_id in foreseen] == tried
+    assert (due, number, {*foreseen}) == (4, 4, {1, 6, 7, 9})
 
 
-def test_a_dry_run_explains_why_nothing_is_due(at_work: Cli, application: Application) -> None:
-    """A message that has just failed waits before its first retry."""
-    application.add(1, hours_ago=0)
-    screen = at_work.on_terminal("run-once", "--dry-run")
-    assert "A pass would send 0 messages. 1 message is not due yet." in screen.words
-    assert at_work.json("run-once", "--dry-run")["count"] == 0
-
-
-def test_a_dry_run_counts_an_escalated_message_once(at_work: Cli, application: Application) -> None:
-    application.add(1, retry_count=3)
-    at_work.having({"TICKETING_API_BASE_URL": "http://127.0.0.1:9"})("run-once")
+def test_a_dry_run_says_that_nothing_is_due_and_counts_an_escalated_message_once(
+    at_work: Cli, application: Application
+) -> None:
+    application.add(1, retry_count=3, hours_ago=0)
+    words = at_work.on_terminal("run-once", "--dry-run").words
+    assert "A pass would send 0 messages. 1 message is not due yet." in words
+    assert at_work("run-once").returncode == 0
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
     words = at_work.having({"RETRYCLI_SCHEDULE__MAX_RETRIES": "3"}).on_terminal("run-once", "--dry-run").words
     assert "1 message would be escalated, not sent" in words
@@ -319,10 +220,8 @@ def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
         8: {"hours_ago": 0, "retry_count": 2},
     }.items():
         application.add(message_id, **columns)
-    settings = application.settings(sandbox.url)
-    run_pass.run_once(
-        settings, runtime=replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)
-    )  # enrols messages, but sends none
+    runtime = replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)  # enrols messages, but sends none
+    run_pass.run_once(application.settings(sandbox.url), runtime=runtime)
     limits = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "72", "RETRYCLI_SCHEDULE__MAX_RETRIES": "3"}
     cli = at_work.having(limits)
     application.add(4, hours_ago=5)
@@ -333,16 +232,10 @@ def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
     assert {message["id"] for message in shown["would_send"]} == {1, 4}
     assert (shown["count"], shown["escalated"]) == (2, 5)
     assert cli.json("status")["messages"]["due"] == 2
-    screen = cli.on_terminal("run-once", "--dry-run")
-    assert "A pass would send 2 messages to " in screen.words
-    assert (
-        "5 messages would be escalated, not sent: exhausted ×2, expired ×2, invalid (body is missing) ×1."
-        in screen.words
-    )
-    assert (
-        "Not checked: whether a message has already arrived or has become invalid. A pass may escalate such messages."
-        in screen.words
-    )
+    words = cli.on_terminal("run-once", "--dry-run").words
+    assert "A pass would send 2 messages to " in words
+    told = "5 messages would be escalated, not sent: exhausted ×2, expired ×2, invalid (body is missing) ×1."
+    assert told in words
     done = cli.json("run-once")
     assert (done["sent"], done["escalated"]) == (2, 5)
 
@@ -407,13 +300,6 @@ def test_a_dry_run_blocks_no_writer(application: Application, sandbox: Sandbox) 
         assert [message.id for message in messages] == [6, 7], "what is on the same page was read before"
 
 
-def test_a_dry_run_on_a_terminal_shows_at_most_fifty_messages(at_work: Cli, application: Application) -> None:
-    application.add_due(52)
-    screen = at_work.on_terminal("run-once", "--dry-run")
-    assert re.search(r"\n… and 2 more\nA pass would send 52 messages to \S+\.\n", screen.text)
-    assert len(at_work("run-once", "--dry-run").stdout.splitlines()) == 52
-
-
 # -- trouble on the other side ---------------------------------------------------------------------------------------
 
 
@@ -434,47 +320,37 @@ def test_an_unavailable_api_ends_the_pass_with_69_and_costs_five_messages_one_re
     assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == {"waiting"}
 
 
+QUICK = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
+"""Settings under which each pass makes a probe."""
+
+
 def test_an_incident_is_reported_when_it_begins_and_ends_and_not_each_time(cli: Cli, application: Application) -> None:
-    """Passes in between report the incident only by their exit code. Short waits let each pass make a probe."""
+    """Passes in between report the incident only by their exit code. Cron mails what a manual pass has reported."""
     application.add_due(6)
-    quick = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
     with Sandbox(Behaviour(down=True), rng=Random(0)) as sandbox:
-        at_work = cli.having(application.variables(sandbox.url) | quick)
-        began, lasts = at_work("run-once"), at_work("run-once")
+        at_work = cli.having(application.variables(sandbox.url) | QUICK)
+        by_hand, by_cron = ("run-once", "--started-by", "person"), ("run-once", "--started-by", "cron")
+        began, mailed, lasts = at_work(*by_hand), at_work(*by_cron), at_work(*by_cron)
         sandbox.behaviour = Behaviour()
-        ended, usual = at_work("run-once"), at_work("run-once")
-    assert [text.returncode for text in (began, lasts, ended, usual)] == [69, 69, 0, 0]
-    assert "The ticketing API is down (" in began.stderr
-    assert lasts.stderr == ""
-    assert re.search(
-        r"The ticketing API accepts messages again \(it was down (at|from .* UTC to) .* UTC\)$", ended.stderr
-    )
-    assert usual.stderr == ""
+        ended, mailed_end, usual = at_work(*by_hand, "--limit", "2"), at_work(*by_cron), at_work(*by_cron)
+    assert [done.returncode for done in (began, mailed, lasts, ended, mailed_end, usual)] == [69, 69, 69, 0, 0, 0]
+    for done in (began, mailed):
+        assert "The ticketing API is down (" in done.stderr
+    for done in (ended, mailed_end):
+        assert re.search(
+            r"The ticketing API accepts messages again \(it was down (at|from .* UTC to) .* UTC\)$", done.stderr
+        )
+    assert lasts.stderr == usual.stderr == ""
 
 
 def test_an_incident_is_repeated_as_often_as_notify_remind_hours_says(cli: Cli, application: Application) -> None:
     application.add_due(6)
-    quick = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
-    at_work = cli.having(application.variables("http://127.0.0.1:9") | quick)
+    at_work = cli.having(application.variables("http://127.0.0.1:9") | QUICK)
     assert "The ticketing API is down (" in at_work("run-once").stderr
     earlier = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=2)
     application.execute("UPDATE retrycli_passes SET started_at = ?", earlier.isoformat(" "))
     assert "is down (" in at_work("run-once", env={"RETRYCLI_NOTIFY__REMIND_HOURS": "1"}).stderr
     assert "is down (" not in at_work("run-once").stderr
-
-
-def test_cron_mails_an_incident_that_a_manual_pass_has_already_reported(cli: Cli, application: Application) -> None:
-    application.add_due(6)
-    quick = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
-    with Sandbox(Behaviour(down=True), rng=Random(0)) as sandbox:
-        at_work = cli.having(application.variables(sandbox.url) | quick)
-        by_hand, by_cron = ("run-once", "--started-by", "person"), ("run-once", "--started-by", "cron")
-        for summary in (by_hand, by_cron):
-            assert "The ticketing API is down (" in at_work(*summary).stderr
-        sandbox.behaviour = Behaviour()
-        assert "accepts messages again" in at_work(*by_hand, "--limit", "2").stderr
-        assert "accepts messages again" in at_work(*by_cron).stderr
-        assert at_work(*by_cron).stderr == ""
 
 
 def test_an_incident_is_reported_though_another_pass_was_skipped_meanwhile(cli: Cli, application: Application) -> None:
@@ -564,18 +440,6 @@ def test_wait_lock_waits_for_the_first_pass_to_end(cli: Cli, application: Applic
         assert [end(first).returncode, end(second).returncode] == [0, 0]
     assert [row["result"] for row in application.rows("retrycli_passes").values()] == ["completed"] * 2
     assert len(sandbox.received) == 1
-
-
-def test_a_lock_file_of_a_dead_process_blocks_nothing(at_work: Cli, application: Application) -> None:
-    application.add(101)
-    application.lock.write_text(
-        json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": "2026-01-01T00:00:00+00:00"})
-    )
-    assert at_work.json("run-once")["sent"] == 1
-
-
-def test_the_lock_file_is_private_to_its_owner(well: Story) -> None:
-    assert stat.S_IMODE(well.application.lock.stat().st_mode) == 0o600
 
 
 CHANGED = """
