@@ -14,7 +14,7 @@ import pytest
 import retrycli
 from retrycli.operations.sandbox import Behaviour
 from retrycli.system.host import system_zone
-from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted, held_back
+from tests.cli.api import FORBIDS, TAKES, Scripted, held_back
 from tests.cli.command import COLUMNS, end, side_by_side
 from tests.cli.schedulers import Crontab
 from tests.conftest import on_both, on_sqlite
@@ -28,30 +28,6 @@ if TYPE_CHECKING:
 
 pytestmark = on_both
 
-EXPIRED_NONE = {"expired": 0, "expired_due": 0}
-
-KEYS = [
-    "state",
-    "running",
-    "retry_interval_minutes",
-    "max_retries",
-    "next_run",
-    "reason",
-    "last_pass",
-    "hosts",
-    "messages",
-    "refusals",
-    "disk",
-    "breaker",
-    "paused",
-    "holds",
-    "windows",
-    "lock",
-    "unaccepted",
-    "left_out",
-]
-UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-
 
 def made_a_pass(application: Application, sandbox: Sandbox, *, minutes_ago: int = 0) -> None:
     """Run a pass, and backdate it by this number of minutes."""
@@ -64,9 +40,8 @@ def test_before_the_first_pass_status_says_so_and_suggests_a_remedy(at_work: Cli
     """A failed message that is not in the queue yet counts as due, unless it has just failed and waits first."""
     application.fill()
     found = at_work.json("status", "--check", code=3)
-    assert list(found) == KEYS
     assert (found["state"], found["running"], found["last_pass"], found["next_run"]) == ("never_run", False, None, None)
-    assert found["messages"] == {"waiting": 4, "due": 3, "sending": 0, "escalated": 0} | EXPIRED_NONE
+    assert (found["messages"]["waiting"], found["messages"]["due"]) == (4, 3)
     assert "Next: `retrycli run-once`, and then `retrycli cron install`\n" in at_work.on_terminal("status").text
 
 
@@ -78,17 +53,9 @@ def test_after_a_first_pass_all_is_ok_and_the_next_run_is_the_next_quarter_hour(
     made_a_pass(application, sandbox)
     found = at_work.json("status", "--check")
     assert (found["state"], found["running"]) == ("ok", True)
-    assert (found["retry_interval_minutes"], found["max_retries"]) == (15, 10)
-    assert found["messages"] == {"waiting": 1, "due": 0, "sending": 0, "escalated": 1} | EXPIRED_NONE
-    assert (found["breaker"], found["paused"], found["lock"]) == ([], None, None)
+    assert [found["messages"][name] for name in ("waiting", "due", "sending", "escalated")] == [1, 0, 0, 1]
     last: dict[str, Any] = found["last_pass"]
-    assert (last["result"], last["sent"], last["pid"], last["host"]) == (
-        "completed",
-        3,
-        os.getpid(),
-        socket.gethostname(),
-    )
-    assert UTC_TIME.fullmatch(last["started_at"])
+    assert (last["sent"], last["pid"], last["host"]) == (3, os.getpid(), socket.gethostname())
     assert last["started_by"] == "library"
     began, runs = (datetime.fromisoformat(time) for time in (last["started_at"], found["next_run"]))
     assert timedelta() < runs - began <= timedelta(minutes=16)
@@ -99,43 +66,33 @@ def test_passes_are_late_when_the_last_one_began_47_minutes_ago(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     made_a_pass(application, sandbox, minutes_ago=47)
-    shown = at_work.show_all(piped=["status --json", "status --check"], on_terminal=["status"])
-    found = shown.json("status --json")
+    found = at_work.json("status", "--check", code=3)
     assert (found["state"], found["running"], found["next_run"]) == ("late", False, None)
-    assert shown.piped["status --check"].returncode == 3
-    screen = shown.screens["status"]
+    screen = at_work.on_terminal("status")
     assert screen.returncode == 0
     assert "the last one began 47 minutes ago: completed" in screen.words
     assert "State late: a pass should begin every 15 minutes; none since " in screen.words
     assert screen.text.endswith("Next: retrycli doctor\n")
 
 
-def test_an_open_breaker_is_shown_as_down_with_its_end(
+def test_an_open_breaker_is_shown_as_down_with_its_end_while_messages_wait_for_it(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    application.add_due(6)
+    """When nothing waits, no pass sends a probe, so nothing would ever show that the API works again."""
+    ids = application.add_due(6)
     sandbox.behaviour = Behaviour(down=True)
     made_a_pass(application, sandbox)
     found = at_work.json("status", "--check", code=3)
     assert (found["state"], found["running"]) == ("down", True)
     [breaker] = found["breaker"]
     assert (breaker["destination"], breaker["state"], breaker["failures"]) == (sandbox.url, "open", 5)
-    assert UTC_TIME.fullmatch(breaker["probe_at"])
     piped = at_work("status").stdout
     assert "State\tdown\nPasses\tthe last one began just now: stopped (breaker open)" in piped
-    probe = breaker["probe_at"]
-    assert f"Breaker open\t{sandbox.url}, next probe at {probe}, 5 failures in a row\n" in piped
-    at = datetime.fromisoformat(probe).astimezone().isoformat(" ", "minutes")
+    assert f"Breaker open\t{sandbox.url}, next probe at {breaker['probe_at']}, 5 failures in a row\n" in piped
+    at = datetime.fromisoformat(breaker["probe_at"]).astimezone().isoformat(" ", "minutes")
     assert f"next probe at {at}, 5 failures in a row" in at_work.on_terminal("status").words
-
-
-def test_an_open_breaker_does_not_last_when_nothing_waits(
-    at_work: Cli, application: Application, sandbox: Sandbox
-) -> None:
-    """No pass sends a probe then, so nothing would ever show that the API works again."""
-    ids = application.add_due(6)
-    sandbox.behaviour = Behaviour(down=True)
-    made_a_pass(application, sandbox)
+    moved = at_work.having({"TICKETING_API_BASE_URL": "http://127.0.0.1:9/moved"})
+    assert (moved.json("status", "--check")["state"], moved.json("status")["breaker"]) == ("ok", [])
     assert at_work("mark-sent", "--yes", *map(str, ids)).returncode == 0
     found = at_work.json("status", "--check")
     assert (found["state"], found["breaker"]) == ("ok", [])
@@ -160,44 +117,6 @@ def test_in_an_outage_the_next_probe_is_shown_as_the_next_attempt(
         "retry", "--state", "waiting", "--ticket", str(application.row(int(waits))["ticket_id"])
     )
     assert datetime.fromisoformat(breaker["probe_at"]).astimezone().isoformat(" ", "minutes") in asked.words
-
-
-def test_an_api_that_has_moved_is_not_down_at_its_old_address(
-    at_work: Cli, application: Application, sandbox: Sandbox
-) -> None:
-    application.add_due(6)
-    sandbox.behaviour = Behaviour(down=True)
-    made_a_pass(application, sandbox)
-    moved = at_work.having({"TICKETING_API_BASE_URL": "http://127.0.0.1:9/moved"})
-    found = moved.json("status", "--check")
-    assert (found["state"], found["breaker"]) == ("ok", [])
-
-
-def test_refused_credentials_are_not_ok(cli: Cli, application: Application) -> None:
-    """With refused credentials every pass ends early and sends nothing."""
-    application.add(101)
-    with Scripted(FORBIDS) as api:
-        retrycli.run_once(application.settings(api.url))
-        at_work = cli.having(application.variables(api.url))
-    assert at_work.json("status", "--check", code=3)["state"] == "down"
-    screen = at_work.on_terminal("status")
-    assert "stopped (credentials refused)" in screen.words
-    assert screen.text.endswith("Next: retrycli doctor\n")
-
-
-@on_sqlite
-def test_a_failed_pass_is_not_ok(at_work: Cli, application: Application) -> None:
-    """Later passes may fail too, so that nothing is sent although cron works."""
-    application.add(101)
-    application.execute("CREATE TRIGGER no BEFORE UPDATE ON pending_messages BEGIN SELECT RAISE(ABORT, 'no'); END")
-    assert at_work("run-once").returncode == 78
-    assert at_work.json("status", "--check", code=3)["state"] == "down"
-    screen = at_work.on_terminal("status")
-    assert "failed" in screen.words
-    assert screen.text.endswith("Next: retrycli doctor\n")
-    application.execute("DROP TRIGGER no")
-    assert at_work("run-once").returncode == 0
-    assert at_work.json("status", "--check")["state"] == "ok"
 
 
 def test_each_of_several_hosts_is_listed_with_its_lateness(
@@ -238,24 +157,6 @@ def test_a_rest_that_the_api_requested_ends_on_time(at_work: Cli, application: A
 
 
 def test_a_running_pass_is_shown_with_its_lock_and_its_messages(cli: Cli, application: Application) -> None:
-    application.add_due(2)
-    with held_back() as (sandbox, gate):
-        at_work = cli.having(application.variables(sandbox.url))
-        process = at_work.start("run-once")
-        assert gate.reached.wait(60)
-        found = at_work.json("status")
-        told, passes = at_work("status").stdout, at_work("passes").stdout
-        gate.opened.set()
-        assert end(process).returncode == 0
-    assert found["lock"]["pid"] == process.pid
-    assert found["messages"] == {"waiting": 0, "due": 0, "sending": 2, "escalated": 0} | EXPIRED_NONE
-    assert found["last_pass"]["result"] is None
-    assert "\nPasses\tthe last one began just now: running\n" in told, "what it has sent is counted at its end"
-    assert "\nSending\t2\nClaimed by\tthe running pass\n" in told
-    assert "\trunning" + 6 * "\t" in passes
-
-
-def test_a_due_message_may_be_sent_by_the_running_pass(cli: Cli, application: Application) -> None:
     """A skipped pass is normal while another one runs, so `status` shows that one."""
     application.add_due(2)
     with held_back() as (sandbox, gate):
@@ -265,15 +166,21 @@ def test_a_due_message_may_be_sent_by_the_running_pass(cli: Cli, application: Ap
         application.add(900, hours_ago=3)
         explained = at_work.on_terminal("explain", "900").words
         assert at_work("run-once").returncode == 75
-        meanwhile = at_work("status").stdout
+        found = at_work.json("status")
+        told, passes = at_work("status").stdout, at_work("passes").stdout
         gate.opened.set()
         assert end(process).returncode == 0
+    assert found["lock"]["pid"] == process.pid
+    assert found["messages"]["sending"] == 2
+    assert found["last_pass"]["result"] is None
+    assert "\nPasses\tthe last one began just now: running\n" in told, "what it has sent is counted at its end"
+    assert "\nSending\t2\nClaimed by\tthe running pass\n" in told
+    assert f"\nLock\tpid {process.pid} on " in told
+    assert "\trunning" + 6 * "\t" in passes
     assert "Next attempt in the pass that is running now, or at 20" in explained
-    assert "\nPasses\tthe last one began just now: running\n" in meanwhile
-    assert f"\nLock\tpid {process.pid} on " in meanwhile
     afterwards = at_work("status").stdout
     assert "\nPasses\tthe last one began just now: completed, 2 sent" in afterwards
-    assert "Cause" not in meanwhile + afterwards
+    assert "Cause" not in told + afterwards
 
 
 @pytest.mark.parametrize(
@@ -331,10 +238,6 @@ def test_a_pass_without_a_recorded_end_is_neither_running_nor_ok(cli: Cli, appli
         assert at_work.json("status", "--check")["state"] == "ok"
 
 
-def test_needs_no_base_url(cli: Cli, application: Application) -> None:
-    assert cli("status", env={"RETRYCLI_DATABASE__URL": application.url}).returncode == 0
-
-
 def test_status_changes_nothing(at_work: Cli, application: Application) -> None:
     application.fill()
     before = application.dump()
@@ -350,16 +253,13 @@ def test_status_and_passes_show_the_failure_of_the_last_pass_in_one_line(at_work
     assert done.returncode == 78
     [why] = (line.removeprefix("retrycli: ") for line in done.stderr.splitlines())
     assert "/proc/none/retrycli.lock" in why
-    shown = at_work.show_all(
-        piped=["status", "status --json", "passes", "passes --json"], on_terminal=["status", "passes"]
-    )
-    assert shown.json("status --json")["last_pass"]["detail"] == why
-    [found] = shown.json("passes --json")["passes"]
+    [found] = at_work.json("passes")["passes"]
     assert (found["result"], found["reason"], found["detail"]) == ("failed", "fault", why)
-    assert f"\nCause\t{why}\n" in shown.piped["status"].stdout
-    assert shown.piped["passes"].stdout.endswith(f"\tfault: {why}\tunknown\n")
-    assert f"{why} " in shown.screens["status"].words, "no word is broken in two"
-    for screen in shown.screens.values():
+    assert f"\nCause\t{why}\n" in at_work("status").stdout
+    assert at_work("passes").stdout.endswith(f"\tfault: {why}\tunknown\n")
+    screens = at_work.on_terminal("status"), at_work.on_terminal("passes")
+    assert f"{why} " in screens[0].words, "no word is broken in two"
+    for screen in screens:
         assert "/proc/none/retrycli.lock" in screen.text
         assert max(map(len, screen.text.splitlines())) <= COLUMNS
 
@@ -371,14 +271,9 @@ def test_too_many_escalated_messages_are_unhealthy(at_work: Cli, application: Ap
     made_a_pass(application, sandbox)
     few = at_work("status", "--check", "--max-escalated", "2")
     assert (few.returncode, few.stderr) == (0, "")
-    many = at_work("status", "--check", "--max-escalated", "1")
-    assert many.returncode == 3
-    assert many.stderr == "retrycli: 2 messages are escalated, more than 1; see `retrycli escalations`\n"
     assert at_work("status", "--check").returncode == 0
-    assert at_work.json("status", "--check", "--max-escalated", "0", code=3)["state"] == "ok"
-    alone = at_work("status", "--max-escalated", "1")
-    assert alone.returncode == 2
-    assert "--check" in alone.stderr
+    for limit in ("1", "0"):
+        assert at_work.json("status", "--check", "--max-escalated", limit, code=3)["state"] == "ok"
 
 
 UNCALLED, REMEDY = "nothing is known to start passes", "run `retrycli cron install`"
@@ -412,26 +307,23 @@ def test_a_refusal_lasts_until_a_message_is_delivered(cli: Cli, application: App
         desk = cli.having(application.variables(api.url))
         assert desk("run-once").returncode == 77
         assert "\nAPI " not in desk("status").stdout, "the pass itself says so"
+        screen = desk.on_terminal("status")
+        assert "stopped (credentials refused)" in screen.words
+        assert screen.text.endswith("Next: retrycli doctor\n")
         application.execute("UPDATE pending_messages SET status = 'rejected'")
         assert desk("run-once").returncode == 0
         [refusal] = desk.json("status", "--check")["refusals"]
         assert (refusal["destination"], refusal["was_idle"]) == (api.url, True)
-        told = (
-            rf"\nAPI {api.url}\trefused requests at {UTC_TIME.pattern}: .*401.*; "
-            "no request since then, because nothing was due\n"
-        )
+        told = rf"\nAPI {api.url}\trefused requests at \S+Z: .*401.*; no request since then, because nothing was due\n"
         assert re.search(told, desk("status").stdout)
         just_now = datetime.now(UTC).isoformat(sep=" ")
         application.add(2, hours_ago=0, created_at=just_now, updated_at=just_now)
         assert desk("run-once").returncode == 0
         assert desk.json("status", "--check", code=3)["state"] == "down"
-        assert desk("status", "--check").returncode == 3
         gates = {gate["name"]: gate for gate in desk.json("explain", "2")["gates"]}
         assert gates["last_pass"]["open"]
-        assert re.fullmatch(
-            r"the next pass .* the last pass that sent requests was refused: .*401.*; it .*",
-            gates["last_pass"]["figure"],
-        )
+        figure = r"the next pass .* the last pass that sent requests was refused: .*401.*; it .*"
+        assert re.fullmatch(figure, gates["last_pass"]["figure"])
         assert gates["last_pass"]["time"] == refusal["at"]
         api._answers = [TAKES]
         assert desk("retry", "2").returncode == 0
@@ -474,24 +366,3 @@ def test_the_next_run_ignores_the_operators_time_zone(
     abroad = (cli.having({**crontab.variables, "TZ": zone}) for zone in ("UTC", "XYZ-5:45", "ABC+9"))
     [told] = {text.json("status", "--config", file)["next_run"] for text in abroad}
     assert datetime.fromisoformat(told).astimezone(system_zone()).hour == 0
-
-
-@on_sqlite
-def test_a_refusal_names_the_destination_that_it_came_from(cli: Cli, application: Application) -> None:
-    """The other destination is overloaded in the same pass, but refuses nothing."""
-    application.add(1)
-    application.add(2, message_type="supplier")
-    with Scripted(FORBIDS) as api, Scripted(BUSY) as other:
-        own = {"RETRYCLI_GATEWAY__SUPPLIER__BASE_URL": other.url}
-        desk = cli.having({**application.variables(api.url), **own})
-        assert desk("run-once").returncode == 77
-        assert other.paths, "it was tried"
-        assert [refusal["destination"] for refusal in desk.json("status")["refusals"]] == [api.url]
-
-
-def test_a_terminal_breaks_no_word(at_work: Cli) -> None:
-    words = [f"migration-{width:05}" for width in range(20)]
-    assert at_work("pause", "--reason", " ".join(words)).returncode == 0
-    screen = at_work.on_terminal("status")
-    assert max(map(len, screen.text.splitlines())) <= COLUMNS
-    assert set(words) <= set(screen.text.split())
