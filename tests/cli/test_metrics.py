@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import re
 import stat
@@ -23,7 +22,7 @@ from retrycli.domain.passes import PassResult, PassSummary
 from retrycli.operations import metrics
 from retrycli.operations.run_pass import report_pass
 from retrycli.operations.sandbox import Behaviour, Sandbox
-from retrycli.operations.wiring import Runtime, lock_path, open_database
+from retrycli.operations.wiring import Runtime, open_database
 from retrycli.views import log_lines
 from tests.cli.api import FORBIDS, Scripted
 from tests.cli.test_bad_input import exclusively_locked, without_roots_powers
@@ -72,14 +71,19 @@ def clock_at(time: datetime) -> Runtime:
     return Runtime(now=lambda: time)
 
 
-def test_metrics_cover_passes_attempts_and_the_queue(at_work: Cli, application: Application) -> None:
+def test_metrics_cover_passes_attempts_and_the_queue(at_work: Cli, application: Application, folder: Path) -> None:
+    """The command changes nothing. Without the setting, no pass writes a file."""
+    found = read(at_work("metrics").stdout)
+    assert not any("start" in name or "success" in name for name in found)
+    assert found["retrycli_passes_total/completed"] == found["retrycli_attempts_total/delivered"] == 0
     application.fill()
     assert at_work("run-once").returncode == 0
     application.add(9, message_type="fax", hours_ago=5)
     application.add(10, hours_ago=0.5)
     assert at_work("run-once", "--limit", "1").returncode == 0
+    before = application.dump()
     done = at_work("metrics")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr, application.dump()) == (0, "", before)
     found = read(done.stdout)
     assert found["retrycli_passes_total/completed"] == 2
     assert found["retrycli_attempts_total/delivered"] == 4
@@ -87,44 +91,11 @@ def test_metrics_cover_passes_attempts_and_the_queue(at_work: Cli, application: 
         "retrycli_messages/waiting/customer": 1,
         "retrycli_messages/escalated/other": 1,
     }
-    assert (
-        0 <= found["retrycli_last_success_timestamp_seconds"] - found["retrycli_last_pass_start_timestamp_seconds"] < 60
-    )
+    started = found["retrycli_last_pass_start_timestamp_seconds"]
+    assert 0 <= found["retrycli_last_success_timestamp_seconds"] - started < 60
     assert found["retrycli_retry_interval_seconds"] == 900
-    [escalated] = [found["retrycli_oldest_escalated_age_seconds"]]
-    assert 0 <= escalated < 60
-
-
-def test_metrics_before_the_first_pass_are_zero_or_absent(at_work: Cli) -> None:
-    found = read(at_work("metrics").stdout)
-    assert not any("start" in name or "success" in name for name in found)
-    assert found["retrycli_passes_total/completed"] == found["retrycli_attempts_total/delivered"] == 0
-
-
-def test_metrics_change_nothing(at_work: Cli, application: Application) -> None:
-    application.fill()
-    assert at_work("run-once").returncode == 0
-    before = application.dump()
-    assert at_work("metrics").returncode == 0
-    assert application.dump() == before
-
-
-def test_on_a_terminal_metrics_end_with_the_next_step(at_work: Cli, measuring: Cli, folder: Path) -> None:
-    assert at_work.on_terminal("metrics").text.endswith(
-        "To have each pass write the metrics to a file, set metrics.path.\nNext: retrycli status\n"
-    )
-    assert measuring.on_terminal("metrics").words.endswith(
-        f"Each pass writes these metrics to {folder / NAME}. Next: retrycli status"
-    )
-
-
-def test_refuses_a_path_that_the_collector_would_not_read(at_work: Cli) -> None:
-    done = at_work("run-once", env={"RETRYCLI_METRICS__PATH": "/var/lib/metrics.txt"})
-    assert done.returncode == 78
-    assert done.stderr == (
-        "retrycli: metrics.path (environment RETRYCLI_METRICS__PATH): the name must end in .prom, because the "
-        "collector reads no other files; write FOLDER/retrycli.prom. `retrycli manual settings` lists every setting\n"
-    )
+    assert 0 <= found["retrycli_oldest_escalated_age_seconds"] < 60
+    assert list(folder.iterdir()) == []
 
 
 @pytest.fixture
@@ -155,32 +126,35 @@ def test_a_missing_prometheus_client_is_reported_with_a_remedy(
 def test_each_pass_writes_the_file_and_counters_increase(
     measuring: Cli, application: Application, folder: Path
 ) -> None:
+    """Everyone may read the file, under any umask. A pass that can't replace it leaves it as it was."""
+    private = measuring.under("/bin/sh", "-c", 'umask 077; exec "$@"', "sh")
     application.fill()
     seen = []
     for number in range(3):
         application.add(100 + number)
-        done = measuring("run-once")
+        done = private("run-once")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         seen.append(read((folder / NAME).read_text()))
     assert [sample["retrycli_passes_total/completed"] for sample in seen] == [1, 2, 3]
     assert [sample["retrycli_attempts_total/delivered"] for sample in seen] == [4, 5, 6]
     starts = [sample["retrycli_last_pass_start_timestamp_seconds"] for sample in seen]
     assert starts == sorted(set(starts))
-
-
-def test_the_file_is_readable_by_everyone_under_any_umask(measuring: Cli, folder: Path) -> None:
-    done = measuring.under("/bin/sh", "-c", 'umask 077; exec "$@"', "sh")("run-once")
-    assert (done.returncode, done.stderr) == (0, "")
     assert stat.S_IMODE((folder / NAME).stat().st_mode) == 0o644
+    before = (folder / NAME).read_text()
+    folder.chmod(0o500)
+    done = without_roots_powers(measuring)("run-once")
+    folder.chmod(0o700)
+    assert done.returncode == 0
+    assert re.search(rf"Permission denied; give user \d+ write permission on the folder {folder}, ", done.stderr)
+    assert (folder / NAME).read_text() == before
     assert [path.name for path in folder.iterdir()] == [NAME]
 
 
-def test_a_skipped_or_paused_pass_writes_the_file_too(
-    measuring: Cli, application: Application, sandbox: Sandbox, folder: Path
+def test_a_skipped_paused_or_stopped_pass_writes_the_file_too(
+    measuring: Cli, application: Application, folder: Path
 ) -> None:
     """Such a pass updates the last start, which alerts on late passes use, but not the last success."""
-    with lock_path(application.settings(sandbox.url)).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with application.held():
         assert measuring("run-once", "--wait-lock", "0").returncode == 75
     found = read((folder / NAME).read_text())
     assert found["retrycli_passes_total/skipped"] == 1
@@ -189,52 +163,14 @@ def test_a_skipped_or_paused_pass_writes_the_file_too(
     later = read((folder / NAME).read_text())
     assert (later["retrycli_passes_total/paused"], later["retrycli_paused"]) == (1, 1)
     assert later["retrycli_last_pass_start_timestamp_seconds"] > found["retrycli_last_pass_start_timestamp_seconds"]
-    assert "retrycli_last_success_timestamp_seconds" not in later
-
-
-def test_a_pass_stopped_by_the_breaker_writes_the_file_too(
-    measuring: Cli, application: Application, folder: Path
-) -> None:
+    assert measuring("resume").returncode == 0
     application.add_due(6)
     with Sandbox(Behaviour(down=True), rng=Random(0)) as down:
         assert measuring("run-once", env={"TICKETING_API_BASE_URL": down.url}).returncode == 69
         found = read((folder / NAME).read_text())
         assert found[f"retrycli_breaker_open/{down.url.removeprefix('http://')}"] == 1
-    assert found["retrycli_passes_total/stopped"] == 1
-    assert found["retrycli_attempts_total/transient"] == 5
-
-
-def test_writes_nothing_without_the_setting(at_work: Cli, folder: Path) -> None:
-    assert at_work("run-once").returncode == 0
-    assert list(folder.iterdir()) == []
-
-
-def test_an_interrupted_attempt_is_counted_when_its_outcome_is_known(
-    application: Application, sandbox: Sandbox, folder: Path
-) -> None:
-    """A pass dies with an attempt in flight, and a later pass records that the outcome is unknown."""
-    settings = settings_of(application, sandbox.url, folder)
-    application.add(101)
-    now = datetime.now(UTC)
-    retrycli.run_once(settings, runtime=clock_at(now - timedelta(hours=3)))
-    application.add(102)
-    retrycli.run_once(settings, runtime=clock_at(now - timedelta(hours=2)))
-    dead = now - timedelta(hours=1)
-    application.execute("UPDATE retrycli_attempts SET finished_at = NULL, outcome = NULL WHERE message_id = 102")
-    application.execute("UPDATE pending_messages SET status = 'failed' WHERE id = 102")
-    application.execute(
-        "INSERT INTO retrycli_queue (message_id, state, delivery_key, claimed_by, claim_expires_at, first_failed_at, "
-        "unknown_count, birth) SELECT id, 'sending', 'key', 'dead', ?, ?, 0, CAST(created_at AS TEXT) "
-        "FROM pending_messages WHERE id = 102",
-        f"{dead:%Y-%m-%d %H:%M:%S.%f}",
-        f"{dead:%Y-%m-%d %H:%M:%S.%f}",
-    )
-    before = read((folder / NAME).read_text())
-    retrycli.run_once(settings, runtime=clock_at(now))
-    after = read((folder / NAME).read_text())
-    assert before["retrycli_attempts_total/unknown"] == 0
-    assert after["retrycli_attempts_total/unknown"] == 1
-    assert after["retrycli_passes_total/completed"] == 3
+    assert (found["retrycli_passes_total/stopped"], found["retrycli_attempts_total/transient"]) == (1, 5)
+    assert "retrycli_last_success_timestamp_seconds" not in found
 
 
 @contextmanager
@@ -287,24 +223,6 @@ def test_an_unwritable_directory_is_reported_again_after_six_hours(
     assert said == [0, 6, 12]
 
 
-def test_another_users_directory_is_reported_with_the_user_who_must_write_there(measuring: Cli, folder: Path) -> None:
-    folder.chmod(0o500)
-    done = without_roots_powers(measuring)("run-once")
-    folder.chmod(0o700)
-    assert done.returncode == 0
-    assert re.search(rf"Permission denied; give user \d+ write permission on the folder {folder}, ", done.stderr)
-
-
-def test_a_file_that_cannot_be_replaced_is_kept(measuring: Cli, folder: Path) -> None:
-    assert measuring("run-once").returncode == 0
-    before = (folder / NAME).read_text()
-    folder.chmod(0o500)
-    assert without_roots_powers(measuring)("run-once").returncode == 0
-    folder.chmod(0o700)
-    assert (folder / NAME).read_text() == before
-    assert [path.name for path in folder.iterdir()] == [NAME]
-
-
 def test_a_database_that_disappears_at_the_end_does_not_fail_the_pass(
     application: Application, sandbox: Sandbox, folder: Path
 ) -> None:
@@ -319,17 +237,6 @@ def test_a_database_that_disappears_at_the_end_does_not_fail_the_pass(
 @pytest.fixture
 def settings(application: Application, sandbox: Sandbox, folder: Path) -> Settings:
     return settings_of(application, sandbox.url, folder)
-
-
-def test_each_pass_adds_to_permanent_totals(application: Application, settings: Settings) -> None:
-    """Totals do not depend on old rows, so passes need not read old rows again."""
-    now = datetime.now(UTC)
-    application.fill()
-    retrycli.run_once(settings, runtime=clock_at(now - timedelta(hours=1)))
-    retrycli.run_once(settings, runtime=clock_at(now))
-    application.execute("UPDATE retrycli_attempts SET outcome = 'permanent'")
-    found = metrics.measure(settings)["retrycli_attempts"]
-    assert (found["delivered"], found["permanent"]) == (3, 0)
 
 
 def test_a_message_is_due_when_the_next_pass_would_send_it(application: Application, settings: Settings) -> None:
@@ -362,33 +269,22 @@ def test_a_running_pass_counts_for_the_last_start_and_not_for_the_duration(
     assert after["retrycli_last_pass_duration_seconds"] == before["retrycli_last_pass_duration_seconds"] is not None
 
 
-def test_the_last_success_survives_pruning(application: Application, folder: Path) -> None:
-    """Credentials are refused for so long that the last successful pass is pruned; the metric must keep its time."""
+@pytest.mark.parametrize("has_success", [False, True])
+def test_the_first_start_and_the_last_success_survive_pruning(
+    application: Application, folder: Path, *, has_success: bool
+) -> None:
+    """Credentials are refused for longer than the retention, from the beginning or after a success."""
     begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
-    with Scripted(FORBIDS) as api:
-        settings = settings_of(application, api.url, folder).model_copy(update={"run": RunSettings(retention_days=1)})
-        retrycli.run_once(settings, runtime=clock_at(begun))
-        application.add(101, hours_ago=80)
-        for hours in range(6, 60, 6):
-            retrycli.run_once(settings, runtime=clock_at(begun + timedelta(hours=hours)))
-    assert {row["result"] for row in application.rows("retrycli_passes").values()} == {"stopped"}
-    assert metrics.measure(settings)["retrycli_last_success_timestamp_seconds"] == begun
-
-
-def test_without_a_completed_pass_the_first_start_is_kept(application: Application, folder: Path) -> None:
-    """The token is wrong from the beginning, so the first start must survive pruning without any success."""
-    begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
-    application.add(101, hours_ago=80)
     with Scripted(FORBIDS) as api:
         settings = settings_of(application, api.url, folder).model_copy(update={"run": RunSettings(retention_days=1)})
         for hours in range(0, 60, 6):
+            if hours == (6 if has_success else 0):
+                application.add(101, hours_ago=80)
             retrycli.run_once(settings, runtime=clock_at(begun + timedelta(hours=hours)))
-            found = metrics.measure(settings)
-            assert (
-                found["retrycli_first_pass_start_timestamp_seconds"],
-                found["retrycli_last_success_timestamp_seconds"],
-            ) == (begun, None)
-    assert len(application.rows("retrycli_passes")) < 10
+    assert {row["result"] for row in application.rows("retrycli_passes").values()} == {"stopped"}
+    found = metrics.measure(settings)
+    assert found["retrycli_first_pass_start_timestamp_seconds"] == begun
+    assert found["retrycli_last_success_timestamp_seconds"] == (begun if has_success else None)
 
 
 @pytest.mark.parametrize("down", ["suppliers", "customers"])
