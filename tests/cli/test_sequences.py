@@ -1,7 +1,4 @@
-"""Sequences of changes by applications, passes and operators that broke earlier rules for message identity.
-
-``P`` is a pass with nothing to do, which must not change the result.
-"""
+"""Sequences of changes by applications, passes and operators that broke earlier rules for message identity."""
 
 from __future__ import annotations
 
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = on_both
 
-P = pytest.mark.parametrize("p", [pytest.param(False, marks=pytest.mark.long), True], ids=["without P", "with P"])
 NO_DATE = ("created_at",)
 DATED = pytest.mark.parametrize("without", [(), NO_DATE], ids=["dated", "undated"])
 DAYS = timedelta(days=10)
@@ -50,37 +46,34 @@ def row_held(story: Story) -> Iterator[None]:
 # -- backups and moves -----------------------------------------------------------------------------------------------
 
 
-@P
-def test_insert_snapshot_refused_delivered_restore(begin: Begin, *, p: bool) -> None:
+def test_insert_snapshot_refused_delivered_restore(begin: Begin) -> None:
     """A pass does not send the message again after the restore of a backup from before its delivery."""
     with begin(REFUSED, OK) as story:
         story.insert()
         backup = story.snapshot()
         story.ticks(2)
         assert story.status() == "sent"
-        story.ticks(p)
+        story.tick()
         story.restore(backup)
         story.ticks(3)
         assert len(story.api.requests) == 2
         story.check_already_delivered()
 
 
-@P
-def test_insert_in_flight_edit_delivered_edit_back(begin: Begin, *, p: bool) -> None:
+def test_insert_in_flight_edit_delivered_edit_back(begin: Begin) -> None:
     with begin(OK) as story:
         story.insert(body="a")
         story.api.meanwhile[1] = lambda: story.write(body="b")
         story.tick()
-        story.ticks(p)
+        story.tick()
         story.write(body="a")
         story.ticks(3)
         assert story.api.bodies == ["a"]
         story.check_already_delivered()
 
 
-@P
 @DATED
-def test_insert_row_locked_delivered_unlocked_move(begin: Begin, without: tuple[str, ...], *, p: bool) -> None:
+def test_insert_row_locked_delivered_unlocked_move(begin: Begin, without: tuple[str, ...]) -> None:
     """The answer is kept although the row can't be written, so the moved row is not sent again."""
     with begin(OK, without=without) as story:
         story.insert()
@@ -89,7 +82,7 @@ def test_insert_row_locked_delivered_unlocked_move(begin: Begin, without: tuple[
         with row_held(story):
             story.tick(timedelta(0))
         assert story.outcomes() == ["delivered"]
-        story.ticks(p)
+        story.tick()
         story.write(ticket_id=OTHER_TICKET)
         story.ticks(3)
         assert sorted(story.api.bodies) == ["a", "another"]
@@ -99,8 +92,7 @@ def test_insert_row_locked_delivered_unlocked_move(begin: Begin, without: tuple[
 # -- texts that come and go ------------------------------------------------------------------------------------------
 
 
-@P
-def test_insert_no_answer_edit_delivered_edit_back_fail(begin: Begin, *, p: bool) -> None:
+def test_insert_no_answer_edit_delivered_edit_back_fail(begin: Begin) -> None:
     """The unanswered attempt of the first text still counts: the text keeps its key and its unknown outcome."""
     with begin(LOST, OK, LOST) as story:
         story.insert(body="a")
@@ -108,7 +100,7 @@ def test_insert_no_answer_edit_delivered_edit_back_fail(begin: Begin, *, p: bool
         story.write(body="b")
         story.tick()
         assert story.status() == "sent"
-        story.ticks(p)
+        story.tick()
         story.write(body="a", status="failed", last_error="HTTP 504")
         story.ticks(5)
         story.check_escalated("unknown")
@@ -117,15 +109,14 @@ def test_insert_no_answer_edit_delivered_edit_back_fail(begin: Begin, *, p: bool
         story.check_keys()
 
 
-@P
-def test_delivered_fail_requeue_delivered_fail_prune(begin: Begin, *, p: bool) -> None:
+def test_delivered_fail_requeue_delivered_fail_prune(begin: Begin) -> None:
     """No key is used for two deliveries, although the earlier attempts are pruned."""
     with begin(OK) as story:
         story.set("run", retention_days=RETENTION_DAYS)
         story.insert()
         story.tick()
         for number in range(2, 5):
-            story.ticks(p)
+            story.tick()
             story.write(status="failed", last_error=f"failed for the {number}. time")
             story.tick(DAYS)
             story.check_already_delivered()
@@ -134,31 +125,6 @@ def test_delivered_fail_requeue_delivered_fail_prune(begin: Begin, *, p: bool) -
             story.tick()
             assert (story.status(), len(story.api.requests)) == ("sent", number)
         story.check_keys()
-
-
-def test_a_delivered_text_is_recognised_after_pruning_of_its_other_attempts(begin: Begin) -> None:
-    with begin(REFUSED, REFUSED, OK) as story:
-        story.set("run", retention_days=RETENTION_DAYS)
-        story.insert()
-        story.ticks(3)
-        story.tick(DAYS)
-        story.tick(DAYS)
-        story.write(status="failed", last_error="HTTP 504")
-        story.ticks(2)
-        assert len(story.api.requests) == 3
-        story.check_already_delivered()
-
-
-def test_refused_prune_no_answer_no_answer(begin: Begin) -> None:
-    """The limit of unknown attempts applies, however old the first of them is."""
-    with begin(REFUSED, LOST) as story:
-        story.set("run", retention_days=RETENTION_DAYS)
-        story.insert()
-        story.tick()
-        for _ in range(6):
-            story.tick(DAYS)
-        assert [request.answer for request in story.api.requests] == [REFUSED] + [LOST] * (1 + UNKNOWN_LIMIT)
-        story.check_escalated("unknown")
 
 
 def test_unanswered_attempts_survive_withdrawal_and_pruning(begin: Begin) -> None:
@@ -207,48 +173,33 @@ def test_no_answer_move(begin: Begin, without: tuple[str, ...]) -> None:
         story.check_escalated("changed")
 
 
-AGAIN: dict[str, Callable[[Story], None]] = {
-    "a new error": lambda story: story.write(last_error="HTTP 502"),
-    "a new count": lambda story: story.write(retry_count=3),
-    "fails again": lambda story: fail_again(story, p=False),
-    "fails again, with P": lambda story: fail_again(story, p=True),
-    "moves back": lambda story: story.write(ticket_id=TICKET),
-    "moves on": lambda story: story.write(ticket_id=THIRD_TICKET),
-    "fails again on a third ticket": lambda story: fail_again(story, p=True, ticket_id=THIRD_TICKET),
-}
-"""Changes by the application to a message that was delivered for another ticket. None of them changes the text."""
-SOME = {"a new error", "fails again, with P", "moves back", "moves on"}
-"""One change of each kind; the long tests try the others."""
 THIRD_TICKET = 4713
 
 
-def fail_again(story: Story, *, p: bool, **columns: object) -> None:
-    """Make the application withdraw the message and fail it again."""
-    story.write(status="approved", **columns)
-    story.ticks(p)
+def fail_again(story: Story) -> None:
+    """Make the application withdraw the message, and fail it again after a pass."""
+    story.write(status="approved")
+    story.tick()
     story.write(status="failed", last_error="HTTP 502")
 
 
+AGAIN: dict[str, Callable[[Story], None]] = {
+    "a new error": lambda story: story.write(last_error="HTTP 502"),
+    "fails again": fail_again,
+    "moves back": lambda story: story.write(ticket_id=TICKET),
+    "moves on": lambda story: story.write(ticket_id=THIRD_TICKET),
+}
+"""Changes by the application to a message that was moved in flight. None of them changes the text."""
+
+
 @DATED
-@pytest.mark.parametrize(
-    "again",
-    [pytest.param(again, id=name, marks=() if name in SOME else pytest.mark.long) for name, again in AGAIN.items()],
-)
+@pytest.mark.parametrize("again", AGAIN.values(), ids=AGAIN)
 def test_a_message_moved_in_flight_and_delivered_stays_escalated(
     begin: Begin, without: tuple[str, ...], again: Callable[[Story], None]
 ) -> None:
     """Only an operator, or another text, ends the escalation."""
     with begin(OK, without=without) as story:
-        story.insert()
-        story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
-        story.tick()
-        story.check_escalated("changed")
-        story.ticks(2)
-        story.check_escalated("changed")
-        again(story)
-        story.ticks(3)
-        assert len(story.api.requests) == 1
-        story.check_escalated("changed")
+        check_moved_in_flight_stays_escalated(story, again)
         story.operator("requeue", "1")
         story.tick()
         assert story.status() == "sent"
@@ -256,19 +207,22 @@ def test_a_message_moved_in_flight_and_delivered_stays_escalated(
 
 
 @DATED
-@pytest.mark.parametrize("again", [AGAIN["a new error"], AGAIN["moves on"]], ids=["a new error", "moves on"])
-def test_insert_in_flight_move_no_answer_stays_escalated(
-    begin: Begin, without: tuple[str, ...], again: Callable[[Story], None]
-) -> None:
+def test_insert_in_flight_move_no_answer_stays_escalated(begin: Begin, without: tuple[str, ...]) -> None:
     with begin(LOST, OK, without=without) as story:
-        story.insert()
-        story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
-        story.ticks(2)
-        story.check_escalated("changed")
-        again(story)
-        story.ticks(3)
-        assert len(story.api.requests) == 1
-        story.check_escalated("changed")
+        check_moved_in_flight_stays_escalated(story, AGAIN["moves on"])
+
+
+def check_moved_in_flight_stays_escalated(story: Story, again: Callable[[Story], None]) -> None:
+    """Check that a message which moves to another ticket during its request is not sent again after a change."""
+    story.insert()
+    story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
+    story.tick()
+    story.ticks(2)
+    story.check_escalated("changed")
+    again(story)
+    story.ticks(3)
+    assert len(story.api.requests) == 1
+    story.check_escalated("changed")
 
 
 @DATED
@@ -293,13 +247,12 @@ def test_a_message_moved_in_flight_causes_one_notification(begin: Begin) -> None
         for number in range(4):
             story.tick()
             story.write(last_error=f"failed for the {number}. time")
-        fail_again(story, p=True)
+        fail_again(story)
         story.ticks(2)
         assert len([text for text in hook.texts if "1 × Changed" in text or "1 × Not sent" in text]) == 1
 
 
-@P
-def test_an_id_reused_for_the_same_text_after_an_operator_closed_it(begin: Begin, *, p: bool) -> None:
+def test_an_id_reused_for_the_same_text_after_an_operator_closed_it(begin: Begin) -> None:
     """The delivered text is marked as sent, so a new row is a new message, for any ticket and with its own key."""
     with begin(OK, without=NO_DATE) as story:
         story.insert()
@@ -307,7 +260,7 @@ def test_an_id_reused_for_the_same_text_after_an_operator_closed_it(begin: Begin
         story.tick()
         story.operator("mark-sent", "1", "--yes")
         for ticket in (THIRD_TICKET, TICKET):
-            story.ticks(p)
+            story.tick()
             story.replace(ticket_id=ticket)
             story.tick()
             assert story.status() == "sent"
@@ -345,13 +298,12 @@ def test_a_delivery_that_its_row_refused_is_recognised_when_the_row_moves(begin:
 # -- an application that retries by itself ---------------------------------------------------------------------------
 
 
-@P
-def test_permanent_approve_fail_with_a_new_error(begin: Begin, *, p: bool) -> None:
+def test_permanent_approve_fail_with_a_new_error(begin: Begin) -> None:
     with begin(PERMANENT, REFUSED, OK) as story:
         story.insert()
         story.tick()
         story.write(status="approved")
-        story.ticks(p)
+        story.tick()
         story.write(status="failed", last_error="HTTP 504")
         story.tick()
         assert (story.queued()["state"], story.application.row(1)["retry_count"]) == ("waiting", 1)
@@ -359,13 +311,12 @@ def test_permanent_approve_fail_with_a_new_error(begin: Begin, *, p: bool) -> No
         assert (story.status(), len(set(story.api.keys))) == ("sent", 1)
 
 
-@P
-def test_permanent_approve_edit_fail_without_update_times(begin: Begin, *, p: bool) -> None:
+def test_permanent_approve_edit_fail_without_update_times(begin: Begin) -> None:
     with begin(PERMANENT, REFUSED, OK, without=("updated_at",)) as story:
         story.insert(body="a")
         story.tick()
         story.write(status="approved")
-        story.ticks(p)
+        story.tick()
         story.write(body="b")
         story.write(status="failed")
         story.tick()
@@ -378,23 +329,19 @@ def test_permanent_approve_edit_fail_without_update_times(begin: Begin, *, p: bo
 WRITES = {"a new error": "last_error", "a count of 0": "retry_count"}
 
 
-@pytest.mark.parametrize(("max_retries", "ticks"), [(3, 40), pytest.param(10, 200, marks=pytest.mark.long)])
 @pytest.mark.parametrize("column", WRITES.values(), ids=WRITES)
-@pytest.mark.parametrize(
-    "answer", [REFUSED, pytest.param(PERMANENT, marks=pytest.mark.long)], ids=["refused", "permanent"]
-)
-def test_the_application_writes_at_every_tick(
-    begin: Begin, column: str, answer: Answer, max_retries: int, ticks: int
-) -> None:
+@pytest.mark.parametrize("answer", [REFUSED, PERMANENT], ids=["refused", "permanent"])
+def test_the_application_writes_at_every_tick(begin: Begin, column: str, answer: Answer) -> None:
     """The message finally stays escalated, whatever the application writes.
 
     A permanent error may turn into exhausted retries, which is a second reason and a second notification.
     """
+    max_retries = 3
     with begin(answer) as story, webhook() as hook:
         story.set("notify", urls=(SecretStr(hook.slack_shaped),))
         story.set("schedule", max_retries=max_retries)
         story.insert()
-        for number in range(ticks):
+        for number in range(40):
             story.tick(TICK)
             story.write(**{column: f"failed for the {number}. time" if column == "last_error" else 0})
         assert len(story.api.requests) <= 3 * max_retries
