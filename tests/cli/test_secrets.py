@@ -6,17 +6,14 @@ them.
 
 from __future__ import annotations
 
-import base64
 import json
 import shlex
 import signal
-import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import quote, quote_plus
-from urllib.request import urlopen
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import make_url
@@ -335,61 +332,3 @@ def test_another_programs_pydantic_plugin_does_not_see_the_settings(tmp_path: Pa
     assert (done.returncode, wanted.returncode) == (0, 0), done.stderr + wanted.stderr
     assert "a plugin has been asked" in wanted.stderr
     assert done.stderr == ""
-
-
-# -- the search itself -----------------------------------------------------------------------------------------------
-
-SECRET = "hush/gateway pass+word"
-FORMS = {
-    "as it is": SECRET,
-    "in a URL": quote(SECRET, safe=""),
-    "in a form": quote_plus(SECRET),
-    "in JSON": json.dumps({"password": SECRET}).replace("/", "\\/"),
-    "in HTML": "hush&#47;gateway pass&#x2b;word",
-    "in base64": base64.b64encode(f"anna:{SECRET}".encode()).decode(),
-    "in base64 for URLs": base64.urlsafe_b64encode(f"x?{SECRET}?".encode()).decode().rstrip("="),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_finds_a_mark_in_every_encoding(form: str) -> None:
-    assert leaks(f"2026 INFO said: {FORMS[form]}, and more") == {"password"}
-    assert leaks(f"2026 INFO said: {FORMS[form][:-12]}, and more") == set()
-
-
-LEAK = """
-import sys
-from retrycli.views import log_lines
-log_lines.configure("INFO", "json")
-{}
-"""
-
-
-def test_finds_a_mark_in_every_place(scene: Scene) -> None:
-    scene.add(21)
-    with ticketing_api(short_echo) as api:
-        scene.configure(api.url)
-        assert scene.cli("run-once").returncode == 0
-        assert scene.cli("escalations", "note", "21", "tea").returncode == 0
-    allowed = {place: marks & ADDRESSES for place, marks in leaking(scene.places()).items()}
-    assert leaking(scene.places()) == allowed
-    execute = scene.application.execute
-    execute("UPDATE pending_messages SET last_error = ?", f"HTTP 503: {SECRETS['gateway token']}")
-    execute("UPDATE retrycli_attempts SET error = ?", FORMS["in base64"])
-    execute("UPDATE retrycli_acts SET detail = ?", WORDS["body"])
-    execute("UPDATE retrycli_passes SET detail = ?", SECRETS["database password"])
-    for name, text in {"lock": SECRET, "retrycli.prom": SECRETS["ping URL"], "report.html": FORMS["in HTML"]}.items():
-        with (scene.cli.cwd / name).open("a") as file:
-            file.write(text)
-    urlopen(f"http://{scene.hook.host}/", data=WORDS["subject"].encode()).close()
-    python = replace(scene.cli, program=(sys.executable, "-c"))
-    done = {
-        "log": python(LEAK.format(f"log_lines.logger.warning({SECRET!r})")),
-        "stdout": python(LEAK.format(f"print({SECRET!r})")),
-        "stderr": python(LEAK.format(f"print({SECRET!r}, file=sys.stderr)")),
-    }
-    assert set(leaking(shown(done) | scene.places())) == {
-        *("the table's errors", "retrycli_attempts", "retrycli_acts", "retrycli_passes"),
-        "retrycli_queue",  # stores the addresses in the last error
-        *("lock", "retrycli.prom", "report.html", "notifications", "log", "stdout", "stderr"),
-    }
