@@ -18,7 +18,7 @@ import pytest
 import retrycli
 from retrycli.config.settings import ScheduleSettings
 from retrycli.domain.passes import StartedBy
-from retrycli.operations import pause, run_pass, wiring
+from retrycli.operations import run_pass, wiring
 from tests.cli.api import held_back
 from tests.cli.command import LONGEST, end, wait_until
 from tests.cli.steered import BY_THEN, TICK, Steered, next_tick, scheduler_of
@@ -29,7 +29,6 @@ from tests.environment import BARE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from retrycli.config.settings import Settings
     from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
 
@@ -46,12 +45,6 @@ def passes(application: Application) -> list[tuple[object, object]]:
 def threads() -> list[threading.Thread]:
     """Return the threads of all schedulers in this process."""
     return [thread for thread in threading.enumerate() if thread.name == "retrycli"]
-
-
-def started(at: datetime, application: Application, api: str, by: StartedBy) -> None:
-    """Run a pass at a fixed time."""
-    runtime = replace(wiring.DEFAULT_RUNTIME, now=lambda: at)
-    run_pass.run_once(application.settings(api), runtime=runtime, started_by=by)
 
 
 def test_a_pass_begins_after_each_tick_and_delivers_what_is_due(application: Application, sandbox: Sandbox) -> None:
@@ -109,26 +102,19 @@ def test_a_second_start_starts_no_second_thread_and_a_start_after_a_stop_works(a
     assert threads() == []
 
 
-def test_missed_ticks_are_not_made_up(application: Application) -> None:
-    """The machine was suspended: one pass, and then the ticks as before."""
-    tick = next_tick()
-    clock = Steered(tick - SECOND)
-    with scheduler_of(application.settings("http://127.0.0.1:9"), clock):
-        awake = tick + 12 * TICK + 7 * timedelta(minutes=1)
-        for at, made in ((awake, 1), (awake + SECOND, 1), (tick + 13 * TICK + BY_THEN, 2)):
-            clock.settle_at(at)
-            assert len(passes(application)) == made
-
-
-def test_the_clock_is_read_twice_a_minute_and_may_be_set_back(application: Application) -> None:
+def test_missed_ticks_are_not_made_up_and_the_clock_may_be_set_back(application: Application) -> None:
+    """The machine was suspended: one pass, and then the ticks as before. The clock is read twice a minute."""
     tick = next_tick()
     clock = Steered(tick - TICK / 2)
     with scheduler_of(application.settings("http://127.0.0.1:9"), clock) as scheduler:
         assert clock.waits == [30]
         clock.settle_at(tick - 2 * TICK - SECOND)
         assert scheduler.get_status()["next_run"] == tick - 2 * TICK
-        clock.settle_at(tick - 2 * TICK + BY_THEN)
-        assert len(passes(application)) == 1
+        awake = tick + 12 * TICK + 7 * timedelta(minutes=1)
+        back = tick - 2 * TICK + BY_THEN
+        for at, made in ((back, 1), (awake, 2), (awake + SECOND, 2), (tick + 13 * TICK + BY_THEN, 3)):
+            clock.settle_at(at)
+            assert len(passes(application)) == made
 
 
 # -- stopping --------------------------------------------------------------------------------------------------------
@@ -138,26 +124,21 @@ def test_a_stop_during_a_slow_request_records_its_answer_and_sends_nothing_more(
     first, second = application.add_due(2)
     tick = next_tick()
     clock = Steered(tick - SECOND)
-    with (
-        held_back() as (api, gate),
-        ThreadPoolExecutor(1) as pool,
-        scheduler_of(one_at_a_time(application.settings(api.url)), clock) as scheduler,
-    ):
-        clock.move(tick + BY_THEN)
-        assert gate.reached.wait(LONGEST)
-        assert scheduler.stop(timeout=0) is False
-        assert scheduler.get_status()["running"] is False
-        stopping = pool.submit(scheduler.stop)
-        assert application.state(first) == "sending"
-        gate.opened.set()
-        assert stopping.result(LONGEST) is True
+    with held_back() as (api, gate), ThreadPoolExecutor(1) as pool:
+        settings = application.settings(api.url)
+        one_at_a_time = settings.model_copy(update={"run": settings.run.model_copy(update={"concurrency": 1})})
+        with scheduler_of(one_at_a_time, clock) as scheduler:
+            clock.move(tick + BY_THEN)
+            assert gate.reached.wait(LONGEST)
+            assert scheduler.stop(timeout=0) is False
+            assert scheduler.get_status()["running"] is False
+            stopping = pool.submit(scheduler.stop)
+            assert application.state(first) == "sending"
+            gate.opened.set()
+            assert stopping.result(LONGEST) is True
     assert [row["status"] for row in application.rows().values()] == ["sent", "failed"]
     assert application.state(second) == "waiting"
     assert passes(application) == [("application", "interrupted")]
-
-
-def one_at_a_time(settings: Settings) -> Settings:
-    return settings.model_copy(update={"run": settings.run.model_copy(update={"concurrency": 1})})
 
 
 def test_a_scheduler_that_is_stopping_does_not_prevent_a_new_start(application: Application) -> None:
@@ -196,11 +177,7 @@ def test_a_failed_pass_is_logged_and_the_next_tick_tries_again(
     assert application.row(101)["status"] == "sent"
 
 
-class Stops(BaseException):
-    """An error that is no `Exception`, such as `SystemExit`."""
-
-
-@pytest.mark.parametrize("error", [ZeroDivisionError("Dear Ana"), Stops("Dear Ana"), SystemExit(3)])
+@pytest.mark.parametrize("error", [ZeroDivisionError("Dear Ana"), SystemExit(3)])
 def test_an_internal_error_is_logged_without_its_text_and_ends_nothing(
     application: Application, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
@@ -230,19 +207,6 @@ def test_an_internal_error_is_logged_without_its_text_and_ends_nothing(
         "Run `retrycli --debug run-once` to show the traceback"
     )
     assert [result for _, result in passes(application)] == ["failed", "completed"]
-
-
-def test_a_pause_is_obeyed(application: Application, sandbox: Sandbox) -> None:
-    application.add(101)
-    settings = application.settings(sandbox.url)
-    pause.pause(settings, by="anna", reason="the API moves")
-    tick = next_tick()
-    clock = Steered(tick - SECOND)
-    with scheduler_of(settings, clock) as scheduler:
-        clock.settle_at(tick + BY_THEN)
-        assert scheduler.get_status()["running"] is True
-    assert passes(application) == [("application", "paused")]
-    assert sandbox.received == ()
 
 
 UNDISTURBED = """
@@ -292,12 +256,10 @@ def test_the_host_application_is_not_disturbed(application: Application, sandbox
 @pytest.mark.parametrize(
     ("starter", "offset", "made"),
     [
-        (StartedBy.CRON, SECOND, 1),
         (StartedBy.TIMER, -SECOND, 1),
         (StartedBy.APPLICATION, 9 * SECOND, 1),
         (StartedBy.CRON, -2 * timedelta(minutes=1), 2),
         (StartedBy.PERSON, SECOND, 2),
-        (StartedBy.LIBRARY, SECOND, 2),
         (StartedBy.CRON, timedelta(days=30), 2),
     ],
 )
@@ -305,11 +267,12 @@ def test_a_tick_whose_pass_another_scheduler_has_begun_gets_no_second_pass(
     application: Application, starter: StartedBy, offset: timedelta, made: int
 ) -> None:
     """The other scheduler may be on another host. One pass was recorded while a clock was a month ahead."""
-    api = "http://127.0.0.1:9"
+    settings = application.settings("http://127.0.0.1:9")
     tick = next_tick()
     clock = Steered(tick - SECOND)
-    with scheduler_of(application.settings(api), clock):
-        started(tick + offset, application, api, starter)
+    with scheduler_of(settings, clock):
+        runtime = replace(wiring.DEFAULT_RUNTIME, now=lambda: tick + offset)
+        run_pass.run_once(settings, runtime=runtime, started_by=starter)
         clock.settle_at(tick + BY_THEN)
         assert len(passes(application)) == made
         clock.settle_at(tick + TICK + BY_THEN)
