@@ -96,6 +96,15 @@ def test_metrics_cover_passes_attempts_and_the_queue(at_work: Cli, application: 
     assert found["retrycli_retry_interval_seconds"] == 900
     assert 0 <= found["retrycli_oldest_escalated_age_seconds"] < 60
     assert list(folder.iterdir()) == []
+    assert "To have each pass write the metrics to a file, set metrics.path." in at_work.on_terminal("metrics").words
+    writing = at_work.having({"RETRYCLI_METRICS__PATH": str(folder / NAME)})
+    assert f"Each pass writes these metrics to {folder / NAME}. Next" in writing.on_terminal("metrics").words
+
+
+def test_refuses_a_path_that_the_collector_would_not_read(at_work: Cli) -> None:
+    done = at_work("run-once", env={"RETRYCLI_METRICS__PATH": "/var/lib/metrics.txt"})
+    told = "metrics.path (environment RETRYCLI_METRICS__PATH): the name must end in .prom"
+    assert (done.returncode, told in done.stderr) == (78, True)
 
 
 @pytest.fixture
