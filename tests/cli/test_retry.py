@@ -8,8 +8,7 @@ import pwd
 from typing import TYPE_CHECKING
 
 import retrycli
-from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
-from tests.cli.command import end
+from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
 from tests.cli.story import LOST, OK
 from tests.conftest import on_both
 
@@ -38,18 +37,32 @@ def test_a_waiting_message_is_sent_at_once_and_the_history_names_the_operator(
 
 
 def test_a_message_that_is_refused_keeps_its_state_and_retries(cli: Cli, application: Application) -> None:
-    """The history records the attempt. In the queue, only the text's digest and key are new."""
-    application.add(8, hours_ago=0, retry_count=3)
-    with Scripted(BUSY) as api:
-        retrycli.run_once(application.settings(api.url))
+    """The history records the attempt. In the queue, only the text's digest and key are new.
+
+    Several messages are attempted separately, and the worst result decides.
+    """
+    application.add(8, hours_ago=0, retry_count=9)
+    application.add(1, status="sent")
+    with Scripted(BUSY, TAKES, BUSY) as api:
+        settings = application.settings(api.url)
+        retrycli.run_once(settings)
         rows, [queued] = application.rows(), application.rows("retrycli_queue").values()
-        results = cli.having(application.variables(api.url)).json("retry", "8", "--by", "anna", code=3)["results"]
-    assert results == [{"id": 8, "outcome": "transient", "status_code": 503, "error": "HTTP 503: too busy"}]
-    [attempt] = application.rows("retrycli_attempts").values()
-    assert (attempt["made_by"], attempt["error"]) == ("anna", "HTTP 503: too busy")
-    read = {name: attempt[name] for name in ("digest", "delivery_key")}
-    assert None not in read.values()
-    assert (application.rows(), application.rows("retrycli_queue")) == (rows, {8: queued | read})
+        application.add(6)
+        done = cli.having(application.variables(api.url))("retry", "8", "1", "6", "--by", "anna", "--json")
+        assert done.returncode == 3
+        refused, other, sent = json.loads(done.stdout)["results"]
+        assert refused == {"id": 8, "outcome": "transient", "status_code": 503, "error": "HTTP 503: too busy"}
+        assert [(other["id"], other["outcome"]), (sent["id"], sent["outcome"])] == [(1, None), (6, "delivered")]
+        assert done.stderr == "retrycli: message 1 is sent, not failed: there is nothing to retry\n"
+        attempt, _ = application.rows("retrycli_attempts").values()
+        assert (attempt["made_by"], attempt["error"]) == ("anna", "HTTP 503: too busy")
+        read = {name: attempt[name] for name in ("digest", "delivery_key")}
+        assert None not in read.values()
+        rows[6] = application.row(6)
+        assert (application.rows(), application.rows("retrycli_queue")) == (rows, {8: queued | read})
+        application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
+        assert retrycli.run_once(settings).escalated == 1, "the pass's attempt is still the tenth"
+    assert application.row(8)["retry_count"] == 10
 
 
 def test_a_message_that_may_have_arrived_is_not_sent_again_without_a_question(begin: Begin) -> None:
@@ -94,21 +107,6 @@ def test_an_escalated_message_stays_escalated_until_it_is_accepted(cli: Cli, app
     assert "Message 9 sent.\n" in sent.text
 
 
-def test_several_messages_are_attempted_separately_and_the_worst_result_decides(
-    cli: Cli, application: Application
-) -> None:
-    application.fill()
-    with Scripted(BUSY, TAKES) as api:
-        done = cli.having(application.variables(api.url))("retry", "5", "1", "6", "--json")
-    assert done.returncode == 3
-    assert [(result["id"], result["outcome"]) for result in json.loads(done.stdout)["results"]] == [
-        (5, "transient"),
-        (1, None),
-        (6, "delivered"),
-    ]
-    assert done.stderr == "retrycli: message 1 is sent, not failed: there is nothing to retry\n"
-
-
 def test_many_attempts_use_one_login(cli: Cli, application: Application) -> None:
     """A ticketing system may lock an account that logs in hundreds of times in a minute."""
     for message_id in (101, 102, 103):
@@ -122,21 +120,6 @@ def test_many_attempts_use_one_login(cli: Cli, application: Application) -> None
     assert api.paths[0] == "/auth/login"
 
 
-def test_refuses_a_message_that_a_pass_is_sending(cli: Cli, application: Application) -> None:
-    """Otherwise the message would arrive twice."""
-    application.add(101)
-    with held_back() as (sandbox, gate):
-        at_work = cli.having(application.variables(sandbox.url))
-        process = at_work.start("run-once")
-        assert gate.reached.wait(60)
-        done = at_work("retry", "101")
-        gate.opened.set()
-        assert end(process).returncode == 0
-    assert done.returncode == 4
-    assert done.stderr.startswith("retrycli: message 101 is being sent now (")
-    assert len(sandbox.received) == 1
-
-
 def test_refuses_a_message_with_unusable_data_and_says_what_to_fix(at_work: Cli, application: Application) -> None:
     application.add(9, body=None)
     done = at_work("retry", "9")
@@ -145,14 +128,3 @@ def test_refuses_a_message_with_unusable_data_and_says_what_to_fix(at_work: Cli,
     assert application.state(9) == "escalated"
     application.execute("UPDATE pending_messages SET body = 'It is attached.' WHERE id = 9")
     assert at_work("retry", "9").returncode == 0
-
-
-def test_a_manual_attempt_uses_up_no_retry(cli: Cli, application: Application) -> None:
-    """The pass's attempt after a failed manual one is still the tenth, so the message is escalated."""
-    application.add(101, retry_count=9, hours_ago=5)
-    with Scripted(BUSY) as api:
-        settings = application.settings(api.url)
-        assert cli("retry", "101", env=application.variables(api.url)).returncode == 3
-        assert application.row(101)["retry_count"] == 9
-        assert retrycli.run_once(settings).escalated == 1
-    assert application.row(101)["retry_count"] == 10
