@@ -41,32 +41,24 @@ def trap(tmp_path: Path) -> Path:
     return made
 
 
-def test_root_in_another_users_directory_does_not_send_a_secret_to_their_server(cli: Cli, trap: Path) -> None:
+def test_root_in_another_users_directory_neither_sends_a_secret_nor_replaces_its_own_file(
+    cli: Cli, trap: Path, tmp_path: Path
+) -> None:
     with Scripted((200, {"access_token": "t1", **TAKES[1]})) as api:
         file = trap / "retrycli.toml"
         file.write_text(
             f'[gateway]\nbase_url = "{api.url}"\nauth = "login"\nusername = "eve"\npassword_file = "../secret"\n'
+            f'[report]\npath = "{tmp_path}/secret"\n'
         )
         os.chown(file, THEIRS, THEIRS)
         root = cli.having(cwd=trap)
-        doctor, status = root("doctor"), root("status")
-        named = root("run-once", "--config", "./retrycli.toml")
+        doctor, status, report = root("doctor"), root("status"), root("report", "--html", "page.html")
+        passed, named = root("run-once"), root("run-once", "--config", "./retrycli.toml")
         assert api.paths == []
-    assert (doctor.returncode, status.returncode, named.returncode) == (3, 78, 78)
+    assert [done.returncode for done in (doctor, status, report, passed, named)] == [3, 78, 78, 78, 78]
     for said in (status.stderr, doctor.stdout, named.stderr):
         assert f"belongs to {THEIRS}; run this as the user {THEIRS}" in said
-
-
-def test_root_in_another_users_directory_does_not_replace_its_own_file(cli: Cli, trap: Path, tmp_path: Path) -> None:
-    precious = tmp_path / "secret"
-    with Scripted(TAKES) as api:
-        file = trap / "retrycli.toml"
-        file.write_text(f'[gateway]\nbase_url = "{api.url}"\n[report]\npath = "{precious}"\n')
-        os.chown(file, THEIRS, THEIRS)
-        done = cli.having(cwd=trap)("report", "--html", "page.html")
-        passed = cli.having(cwd=trap)("run-once")
-    assert (done.returncode, passed.returncode) == (78, 78)
-    assert precious.read_text() == SECRET
+    assert (tmp_path / "secret").read_text() == SECRET
 
 
 def test_init_writes_no_password_into_another_users_directory(trap: Path) -> None:
@@ -117,7 +109,6 @@ def plant_journal(database: Path, named: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "status",
         "run-once",
         "doctor",
         "cron check",
@@ -167,44 +158,34 @@ def test_root_opens_no_database_that_another_user_may_choose_or_add_a_journal_to
     assert (f"belongs to {THEIRS}" if linked else "is writable by every user") in done.stderr
 
 
-def led_away(cli: Cli, trap: Path, tmp_path: Path, setting: str, **more: str) -> Cli:
-    """Return the command with a setting that names a file through another user's link to a private folder."""
+@pytest.mark.parametrize(
+    "setting", ["REPORT__PATH", "METRICS__PATH", "LOGGING__FILE", "RUN__LOCK_FILE", "GATEWAY__ATTACHMENTS_DIR"]
+)
+def test_no_file_is_used_in_a_folder_to_which_another_user_leads(
+    cli: Cli, trap: Path, tmp_path: Path, sandbox: Sandbox, setting: str
+) -> None:
+    """Otherwise the other user could replace files that only this user may change, or send any that it may read."""
     (tmp_path / "private").mkdir()
     (trap / "link").symlink_to(tmp_path / "private")
     os.chown(trap / "link", THEIRS, THEIRS, follow_symlinks=False)
     shutil.copyfile(EXAMPLE, tmp_path / "agent.db")
     settings = {
         "RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/agent.db",
-        "TICKETING_API_BASE_URL": "http://127.0.0.1:9",
+        "TICKETING_API_BASE_URL": sandbox.url,
         "RETRYCLI_RUN__LOCK_FILE": str(tmp_path / "lock"),
-        f"RETRYCLI_{setting}": str(trap / "link/file.prom"),
+        f"RETRYCLI_{setting}": str(trap / ("link" if setting.endswith("DIR") else "link/file.prom")),
     }
-    return cli.having(settings | more, cwd=tmp_path)
-
-
-@pytest.mark.parametrize("setting", ["REPORT__PATH", "METRICS__PATH", "LOGGING__FILE", "RUN__LOCK_FILE"])
-def test_no_file_is_written_through_a_folder_to_which_another_user_leads(
-    cli: Cli, trap: Path, tmp_path: Path, setting: str
-) -> None:
-    """Otherwise the other user could replace files that only this user may change."""
-    at_work = led_away(cli, trap, tmp_path, setting)
+    at_work = cli.having(settings, cwd=tmp_path)
     done = at_work("run-once")
     assert [*(tmp_path / "private").iterdir()] == []
     assert f"{trap}/link is a link that belongs to {THEIRS}" in done.stderr
     assert f"run this as the user {THEIRS}" in done.stderr
+    if setting.endswith("DIR"):
+        assert (done.returncode, sandbox.received) == (78, ())
+        return
     os.chown(trap / "link", 0, 0, follow_symlinks=False)
     at_work("run-once")
     assert [path.name for path in (tmp_path / "private").iterdir()] == ["file.prom"]
-
-
-def test_no_attachment_is_read_from_a_folder_to_which_another_user_leads(
-    cli: Cli, trap: Path, tmp_path: Path, sandbox: Sandbox
-) -> None:
-    """Otherwise a message could carry any file that this user may read."""
-    at_work = led_away(cli, trap, tmp_path, "GATEWAY__ATTACHMENTS_DIR", TICKETING_API_BASE_URL=sandbox.url)
-    done = at_work("run-once")
-    assert (done.returncode, sandbox.received) == (78, ())
-    assert f"gateway.attachments_dir: {trap}/link is a link that belongs to {THEIRS}" in done.stderr
 
 
 def test_the_suggested_command_shows_no_password(cli: Cli, trap: Path) -> None:
@@ -255,14 +236,6 @@ def system(tmp_path: Path, application: Application) -> Iterator[tuple[Path, Scr
         yield etc, api, mark
 
 
-def test_what_root_finds_in_the_system_folder_is_used_if_it_is_roots(
-    cli: Cli, system: tuple[Path, Scripted, Path]
-) -> None:
-    etc, api, mark = system
-    done = cli.having(NO_SETTINGS).under(*with_private_etc(etc))("run-once")
-    assert (done.returncode, len(api.paths), mark.exists()) == (0, 1, True), done.stderr
-
-
 @pytest.mark.parametrize(
     "name", ["", "retrycli.toml", "own.toml", "token", "urls", "code", "code/desk_sender.py", "code/desk_helper.py"]
 )
@@ -271,11 +244,15 @@ def test_root_uses_nothing_in_the_system_folder_that_another_user_can_change(
 ) -> None:
     """Neither the settings nor what they name: with it, the user of the passes could act as root."""
     etc, api, mark = system
+    root = cli.having(NO_SETTINGS).under(*with_private_etc(etc))
     os.chown(etc / "retrycli" / name, OURS, OURS)
-    done = cli.having(NO_SETTINGS).under(*with_private_etc(etc))("run-once")
+    done = root("run-once")
     assert (done.returncode, api.paths, mark.exists()) == (78, [], False)
     assert f"{Path('/etc/retrycli', name)} belongs to ticketing; run `sudo -u ticketing " in done.stderr
     assert done.stderr.endswith("retrycli run-once`\n")
+    os.chown(etc / "retrycli" / name, 0, 0)
+    done = root("run-once")
+    assert (done.returncode, len(api.paths), mark.exists()) == (0, 1, True), done.stderr
 
 
 def test_root_in_another_users_directory_opens_no_database_that_nobody_named(
