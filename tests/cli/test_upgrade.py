@@ -62,11 +62,12 @@ def test_a_pass_survives_an_upgrade_and_the_next_one_asks_for_the_newer_version(
         gate.opened.set()
         assert end(process).returncode == 0
         assert {row["status"] for row in application.rows().values()} == {"sent"}
-        refused = here("run-once")
-        assert refused.returncode == 78
-        assert (
-            f"are at version {NEXT}, but this program needs {schema.HEAD}; install a newer retrycli" in refused.stderr
-        )
+        told = f"are at version {NEXT}, but this program needs {schema.HEAD}; install a newer retrycli"
+        before = application.dump()
+        for line in ("run-once", "db upgrade"):
+            refused = here(*line.split())
+            assert (refused.returncode, told in refused.stderr) == (78, True)
+        assert application.dump() == before
 
 
 def test_a_queue_of_an_unreleased_version_is_refused(at_work: Cli, application: Application) -> None:
