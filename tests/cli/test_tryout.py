@@ -10,7 +10,6 @@ import sqlite3
 import stat
 import subprocess
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -23,7 +22,6 @@ from tests.environment import BARE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.cli.command import Finished
 
 pytestmark = pytest.mark.real
 
@@ -71,13 +69,10 @@ def test_the_sandbox_accepts_a_message_shows_it_and_stops_on_request(cli: Cli, n
     )
 
 
-def test_the_sandbox_can_simulate_an_outage(cli: Cli) -> None:
+def test_a_sandbox_that_simulates_an_outage_and_one_whose_port_is_in_use(cli: Cli) -> None:
     with started(cli, "--down") as (_, url), pytest.raises(HTTPError, match="503") as failure:
         asked(f"{url}/received")
     failure.value.close()
-
-
-def test_a_port_in_use_is_reported_with_a_remedy(cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = cli("sandbox", "--port", str(port))
@@ -85,26 +80,10 @@ def test_a_port_in_use_is_reported_with_a_remedy(cli: Cli) -> None:
     assert f"Invalid value for --port: can't listen on {port}: Address already in use" in done.stderr
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, Finished]:
-    """Run the demo with a known temporary folder, and a umask and settings that it must ignore."""
-    folder = tmp_path_factory.mktemp("demo")
+def test_the_demo_runs_the_real_commands_and_keeps_its_private_files(cli: Cli) -> None:
+    """It ignores the umask and the settings. Its suggestions work in its folder, so they need no options."""
     other = {"RETRYCLI_DATABASE__URL": "sqlite:////no/such.db", "TICKETING_API_BASE_URL": "http://192.0.2.1"}
-    cli = Cli(folder)
-    return cli, cli.having({"TMPDIR": str(folder), **other}).under(*OPEN_TO_ALL)("demo")
-
-
-def test_the_demos_files_are_private(demo: tuple[Cli, Finished]) -> None:
-    cli, _ = demo
-    [folder] = cli.cwd.iterdir()
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == dict.fromkeys(
-        ("retrycli.toml", "ticketing_agent.db", "ticketing_agent.db.retrycli.lock"), 0o600
-    )
-
-
-def test_the_demo_runs_the_real_commands_one_after_another(demo: tuple[Cli, Finished]) -> None:
-    _, done = demo
+    done = cli.having({"TMPDIR": str(cli.cwd), **other}).under(*OPEN_TO_ALL)("demo")
     assert done.returncode == 0, done.stderr
     begins = r"A simulated ticketing API is running at http://127\.0\.0\.1:\d+; it fails 30% of deliveries\.\n"
     assert re.match(begins + r"The example database is /\S+/ticketing_agent\.db\.\n\n\$ ", done.stdout)
@@ -112,31 +91,17 @@ def test_the_demo_runs_the_real_commands_one_after_another(demo: tuple[Cli, Fini
     assert shown == ["status", "run-once", "list-failed", "escalations", "passes"]
     assert "Message retry pass started" in done.stderr
     assert "METRIC: message_escalated" in done.stderr
-
-
-def test_the_demos_suggestions_are_short(demo: tuple[Cli, Finished]) -> None:
-    """The settings are in the demo's folder, so the suggestions need no options."""
-    _, done = demo
-    assert "retrycli show 11" in done.stdout
     assert not re.search(r"-m retrycli|--config", done.stdout + done.stderr)
-
-
-def test_the_demo_keeps_its_files_and_its_suggested_commands_work(demo: tuple[Cli, Finished]) -> None:
-    cli, done = demo
-    folder = Path(re.findall(r"^  cd (\S+)$", done.stdout, re.MULTILINE)[0])
-    assert folder.parent == cli.cwd
-    assert {path.name for path in folder.iterdir()} > {"retrycli.toml", "ticketing_agent.db"}
+    [folder] = cli.cwd.iterdir()
+    assert re.findall(r"^  cd (\S+)$", done.stdout, re.MULTILINE) == [str(folder)]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = ("retrycli.toml", "ticketing_agent.db", "ticketing_agent.db.retrycli.lock")
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == dict.fromkeys(files, 0o600)
+    with closing(sqlite3.connect(folder / "ticketing_agent.db")) as connection:
+        [counts] = connection.execute("SELECT sent, rescheduled, escalated FROM retrycli_passes")
+    assert counts == (5, 2, 1), "as in README"
+    assert "The API stored 5 messages, each once." in done.stdout
     typed = "\n".join(re.findall(r"^  (cd .+|export .+|\S+ show \d+)$", done.stdout, re.MULTILINE))
     shell = subprocess.run(["/bin/sh", "-e", "-c", typed], env=BARE, capture_output=True, text=True, check=False)
     assert (shell.returncode, shell.stderr) == (0, "")
     assert re.match(r"id\t\d+\nticket_id\t", shell.stdout)
-
-
-def test_the_demos_pass_delivers_reschedules_and_escalates(demo: tuple[Cli, Finished]) -> None:
-    cli, done = demo
-    with closing(sqlite3.connect(next(cli.cwd.glob("retrycli-demo-*/ticketing_agent.db")))) as connection:
-        [(sent, rescheduled, escalated)] = connection.execute(
-            "SELECT sent, rescheduled, escalated FROM retrycli_passes"
-        )
-    assert (sent, rescheduled, escalated) == (5, 2, 1), "as in README"
-    assert f"The API stored {sent} messages, each once." in done.stdout
