@@ -12,7 +12,7 @@ import pytest
 
 import retrycli
 from retrycli.operations.sandbox import Sandbox
-from tests.cli.command import COLUMNS, Cli
+from tests.cli.command import Cli
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
@@ -38,23 +38,13 @@ def test_a_pause_stops_deliveries_until_it_is_ended(at_work: Cli, application: A
 
 def test_a_pause_with_a_duration_ends_by_itself(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
     application.add(101)
-    screen = at_work.on_terminal("pause", "--for", "2h")
-    assert re.search(
-        r"Paused until [-0-9]{10} [0-9:+-]+\. Passes still run and are recorded, but send nothing\.\n", screen.text
-    )
+    assert at_work("pause", "--for", "2h").returncode == 0
     [pause] = application.rows("retrycli_pause").values()
     began, until = (datetime.fromisoformat(str(pause[name])) for name in ("since", "until"))
     assert until - began == timedelta(hours=2)
     over = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=1)
     application.execute("UPDATE retrycli_pause SET until = ?", f"{over:%Y-%m-%d %H:%M:%S.%f}")
     assert retrycli.run_once(application.settings(sandbox.url)).sent == 1
-
-
-def test_a_second_pause_replaces_the_first(at_work: Cli, application: Application) -> None:
-    for arguments in (["--for", "1m", "--reason", "short"], ["--reason", "long"]):
-        assert at_work("pause", *arguments).returncode == 0
-    [pause] = application.rows("retrycli_pause").values()
-    assert (pause["until"], pause["reason"]) == (None, "long")
 
 
 # -- who paused, and until when --------------------------------------------------------------------------------------
@@ -71,25 +61,20 @@ def test_the_history_has_each_pause_with_its_author_end_and_reason(at_work: Cli,
     assert re.fullmatch(r"until [-0-9]{10}T[0-9:]{8}Z: the API moves", paused["detail"])
     assert (resumed["by"], resumed["act"]) == ("bob", "resumed")
     assert resumed["detail"] == f"the pause by anna {paused['detail']}"
-    screen = at_work.on_terminal("passes")
-    assert re.search(r"bob +resumed +the pause by anna until", screen.text)
-    assert [re.split("  +", line)[2] for line in screen.text.splitlines() if line.startswith("20")] == [
-        "resumed",
-        "paused",
-        "paused",
-    ]
-    assert max(map(len, screen.text.splitlines())) <= COLUMNS
+    lines = [re.split("  +", line) for line in at_work.on_terminal("passes").text.splitlines() if line[:2] == "20"]
+    assert [line[2] for line in lines] == ["resumed", "paused", "paused"]
     assert at_work.json("status")["paused"] is None
 
 
-def test_a_second_pause_reports_the_end_it_replaces(at_work: Cli) -> None:
+def test_a_second_pause_reports_the_end_it_replaces(at_work: Cli, application: Application) -> None:
     """Otherwise the author of the first pause expects deliveries to resume at its end."""
     first = at_work("pause", "--for", "2h", "--reason", "the API moves", env={"SUDO_USER": "anna"})
     assert first.stderr == ""
     second = at_work("pause", "--reason", "it is moved", env={"SUDO_USER": "bob"})
-    assert re.fullmatch(
-        r"retrycli: this replaces the pause by anna until [-0-9]{10}T[0-9:]{8}Z: the API moves\n", second.stderr
-    )
+    told = r"retrycli: this replaces the pause by anna until [-0-9]{10}T[0-9:]{8}Z: the API moves\n"
+    assert re.fullmatch(told, second.stderr)
+    [pause] = application.rows("retrycli_pause").values()
+    assert (pause["until"], pause["reason"]) == (None, "it is moved")
     newest, _ = at_work.json("passes")["pauses"]
     assert newest["detail"].startswith("until resumed: it is moved (replaces the pause by anna until ")
     over = at_work("pause", "--for", "1s").stderr
