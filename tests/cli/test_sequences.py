@@ -298,34 +298,6 @@ def test_a_delivery_that_its_row_refused_is_recognised_when_the_row_moves(begin:
 # -- an application that retries by itself ---------------------------------------------------------------------------
 
 
-def test_permanent_approve_fail_with_a_new_error(begin: Begin) -> None:
-    with begin(PERMANENT, REFUSED, OK) as story:
-        story.insert()
-        story.tick()
-        story.write(status="approved")
-        story.tick()
-        story.write(status="failed", last_error="HTTP 504")
-        story.tick()
-        assert (story.queued()["state"], story.application.row(1)["retry_count"]) == ("waiting", 1)
-        story.tick()
-        assert (story.status(), len(set(story.api.keys))) == ("sent", 1)
-
-
-def test_permanent_approve_edit_fail_without_update_times(begin: Begin) -> None:
-    with begin(PERMANENT, REFUSED, OK, without=("updated_at",)) as story:
-        story.insert(body="a")
-        story.tick()
-        story.write(status="approved")
-        story.tick()
-        story.write(body="b")
-        story.write(status="failed")
-        story.tick()
-        assert (story.queued()["state"], story.application.row(1)["retry_count"]) == ("waiting", 1)
-        story.tick()
-        assert (story.status(), story.api.bodies) == ("sent", ["a", "b", "b"])
-        story.check_keys()
-
-
 WRITES = {"a new error": "last_error", "a count of 0": "retry_count"}
 
 
