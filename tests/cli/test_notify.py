@@ -153,17 +153,6 @@ def test_reports_a_refusal_and_its_end_but_reminds_of_it_only_after_a_request(
     assert titles == [f"the credentials are {state}" for state in states]
 
 
-def test_reports_messages_that_would_expire_during_a_pause(
-    at_work: Cli, application: Application, hook: Webhook
-) -> None:
-    application.add(1, hours_ago=7.5)
-    expiring = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "8"} | urls(hook.slack_shaped))
-    assert expiring("pause").returncode == 0
-    assert [expiring("run-once").returncode for _ in range(2)] == [0, 0]
-    [text] = hook.texts
-    assert "1 message will expire" in text
-
-
 def test_reports_a_gap_between_passes_when_they_resume(at_work: Cli, application: Application, hook: Webhook) -> None:
     at_work("run-once")
     application.execute("UPDATE retrycli_passes SET started_at = '2026-01-02 03:04:05.000000'")
@@ -210,17 +199,6 @@ def test_a_failed_notification_is_one_warning_and_is_sent_with_the_next_pass(
     assert "Notifications reach target 1 (mmost)" in heard.stderr
     assert len(hook.texts) == 3
     assert len(set(hook.texts)) == 1
-
-
-def test_one_failing_target_does_not_affect_the_other(at_work: Cli, application: Application, hook: Webhook) -> None:
-    application.add(1, cc_emails="no list")
-    told = at_work.having(urls(NOBODY, hook.slack_shaped))
-    assert "target 1 (json)" in told("run-once").stderr
-    assert told("run-once").stderr == ""
-    assert len(hook.texts) == 1
-    late = at_work.having(urls(f"json://{hook.host}/late", hook.slack_shaped))
-    late("run-once")
-    assert hook.paths == [f"/hooks/{TOKEN}", "/late"]
 
 
 def test_a_pass_without_apprise_runs_and_suggests_a_remedy(
