@@ -15,9 +15,9 @@ import pytest
 from retrycli.operations import run_pass, status, wiring
 from retrycli.operations.dry_run import preview
 from retrycli.operations.sandbox import Behaviour, Sandbox
-from tests.cli.api import BAD_GATEWAY, BUSY, FORBIDS, TAKES, Meanwhile, Scripted, held_back
+from tests.cli.api import BAD_GATEWAY, BUSY, TAKES, Meanwhile, Scripted, held_back
 from tests.cli.application import DUE, OWN, Application, Row
-from tests.cli.command import Cli, Finished, end, wait_until
+from tests.cli.command import Cli, Finished, end
 from tests.conftest import on_both, on_sqlite
 
 pytestmark = on_both
@@ -383,19 +383,6 @@ def test_recovered_time_is_reported_though_many_passes_were_skipped_meanwhile(
     assert "Message retry passes have enough time again (they ran out of time at " in done.stderr
 
 
-def test_refused_credentials_end_the_pass_with_77_and_cost_no_retry(cli: Cli, application: Application) -> None:
-    application.add_due(3)
-    before = application.rows()
-    with Scripted(FORBIDS) as api:
-        done = cli.having(application.variables(api.url))("run-once")
-        assert len(api.paths) == 1
-    assert done.returncode == 77
-    [line] = done.stderr.splitlines()
-    assert f"The ticketing API refuses the credentials ({api.url}: HTTP 401). This uses up no retries." in line
-    assert application.rows() == before
-    assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == {"waiting"}
-
-
 def test_a_missing_base_url_ends_with_78_and_names_the_setting(cli: Cli, application: Application) -> None:
     before = application.dump()
     done = cli("run-once", env={"RETRYCLI_DATABASE__URL": application.url})
@@ -426,20 +413,6 @@ def test_a_second_pass_ends_with_75_names_the_first_and_is_recorded(cli: Cli, ap
     listed = at_work("passes").stdout.splitlines()
     assert sorted(line.split("\t")[2] for line in listed) == ["completed", "skipped"]
     assert any(holder in line for line in listed)
-
-
-def test_wait_lock_waits_for_the_first_pass_to_end(cli: Cli, application: Application) -> None:
-    application.add(101)
-    with held_back() as (sandbox, gate):
-        at_work = cli.having(application.variables(sandbox.url))
-        first = at_work.start("run-once")
-        assert gate.reached.wait(60)
-        second = at_work.start("run-once", "--wait-lock", "60")
-        wait_until(lambda: len(application.rows("retrycli_passes")) == 2, second)
-        gate.opened.set()
-        assert [end(first).returncode, end(second).returncode] == [0, 0]
-    assert [row["result"] for row in application.rows("retrycli_passes").values()] == ["completed"] * 2
-    assert len(sandbox.received) == 1
 
 
 CHANGED = """
