@@ -96,15 +96,6 @@ def test_three_lines_of_settings_deliver_to_the_right_tickets(desk: Cli, origina
     assert {original.row(number)["status"] for number in (101, 102)} == {"sent"}
 
 
-@pytest.mark.databases("sqlite")
-def test_config_check_stays_short_for_the_default_table(cli: Cli, engine: Factory, tmp_path: Path) -> None:
-    with engine(tmp_path, None) as url:
-        made = Application(url, tables=TABLES.replace(" REFERENCES ticket_states (ticket_id)", "") + TICKETS)
-        made.add(101)
-        found = cli.having(made.variables("http://127.0.0.1:9")).json("config", "check")
-    assert {*found} == {"ok", "database", "table", "tables", "api", "preset", "lock"}
-
-
 @pytest.mark.parametrize(
     ("word", "last", "told"),
     [
