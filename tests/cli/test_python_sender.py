@@ -170,14 +170,6 @@ def test_unauthorized_stops_the_pass_and_its_text_is_not_logged(cli: Cli, desk: 
     assert [refusal["destination"] for refusal in cli.json("status")["refusals"]] == [PLACE]
 
 
-def test_a_pause_that_the_receiver_asks_for_stops_the_pass(cli: Cli, desk: Desk) -> None:
-    desk.write(SEND + "    raise retrycli.RetryAfter(3600)")
-    desk.application.add_due(3)
-    assert cli("run-once").returncode == cli("run-once").returncode == 0
-    assert len(desk.sent) == 1
-    assert f"Breaker resting {PLACE}" in cli.on_terminal("status", columns=200).words
-
-
 def test_failures_of_several_tickets_open_the_breaker_and_a_delivery_closes_it(cli: Cli, desk: Desk) -> None:
     desk.write(SEND + "    raise retrycli.Transient('the desk is down')")
     desk.application.add_due(9)
@@ -368,14 +360,3 @@ def test_a_schedule_that_fails_escalates_as_invalid_and_says_so_once(
     assert done.stderr.count(f"schedule.call: desk.messages:wait {said}; messages whose waits it decides") == 1
     assert "hush" not in done.stderr
     assert [each["reason"] for each in cli.json("escalations")["escalations"]] == ["invalid"] * 2
-
-
-def test_a_schedule_that_is_too_slow_escalates_nothing(cli: Cli, desk: Desk) -> None:
-    desk.write(FAILING + "def wait(attempt, outcome):\n    threading.Event().wait()", schedule=OWN_WAITS)
-    desk.application.add_due(2)
-    done = cli.real()("run-once")
-    assert done.returncode == 0
-    said = "schedule.call: desk.messages:wait did not return within 1 s; this pass does not call it again"
-    assert done.stderr.count(said) == 1
-    assert [row["retry_count"] for row in desk.application.rows().values()] == [1, 1]
-    assert cli.json("escalations")["escalations"] == []
