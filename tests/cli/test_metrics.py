@@ -217,21 +217,6 @@ def test_a_missing_directory_is_a_warning_with_a_remedy_and_the_pass_continues(
     assert read((folder / NAME).read_text())["retrycli_passes_total/completed"] == 4
 
 
-def test_an_unwritable_directory_is_reported_again_after_six_hours(
-    application: Application, sandbox: Sandbox, folder: Path
-) -> None:
-    folder.rmdir()
-    settings = settings_of(application, sandbox.url, folder)
-    begun = datetime.now(UTC) - timedelta(days=1)
-    said = []
-    for quarters in (*range(3), *range(22, 27), *range(46, 51)):
-        at = begun + timedelta(minutes=15 * quarters)
-        with logged() as lines:
-            retrycli.run_once(settings, runtime=clock_at(at))
-        said += [quarters / 4 for line in lines if line.startswith(WARNING)]
-    assert said == [0, 6, 12]
-
-
 def test_a_database_that_disappears_at_the_end_does_not_fail_the_pass(
     application: Application, sandbox: Sandbox, folder: Path
 ) -> None:
