@@ -32,17 +32,12 @@ INSTALL = "cron install"
 
 
 @pytest.fixture
-def crontab(tmp_path: Path) -> Crontab:
-    return Crontab(tmp_path)
-
-
-@pytest.fixture
-def desk(cli: Cli, application: Application, crontab: Crontab, tmp_path: Path) -> Iterator[Cli]:
+def desk(cli: Cli, application: Application, tmp_path: Path) -> Iterator[Cli]:
     """Provide the command with settings in a file, and a running cron without a line."""
     config = cli.cwd / "retrycli.toml"
     config.write_text(f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "{API}"\n')
     with a_cron(tmp_path):
-        yield cli.having(crontab.variables)
+        yield cli.having(Crontab(tmp_path).variables)
 
 
 @contextmanager
