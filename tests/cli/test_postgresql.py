@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -18,9 +17,9 @@ import pytest
 from sqlalchemy import make_url
 
 from tests import postgresql
-from tests.cli.api import Scripted, held_back
+from tests.cli.api import Scripted
 from tests.cli.application import Application
-from tests.cli.command import end, side_by_side, wait_until
+from tests.cli.command import side_by_side, wait_until
 from tests.environment import free_port
 from tests.users import mounted
 
@@ -103,7 +102,6 @@ FAKETIME = shutil.which("faketime")
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed")
-@pytest.mark.long_except("test_the_databases_clock_decides_what_is_due[postgresql-+20m]")
 @pytest.mark.parametrize("shift", ["+20m", "-20m"])
 def test_the_databases_clock_decides_what_is_due(at_work: Cli, application: Application, shift: str) -> None:
     """A host with a wrong clock sends nothing early or late, and its claims lapse at the right time."""
@@ -122,39 +120,15 @@ def test_the_databases_clock_decides_what_is_due(at_work: Cli, application: Appl
     assert abs(datetime.now(UTC) - begun) < timedelta(minutes=5)
 
 
-def test_a_row_that_the_application_locks_does_not_stop_others_from_being_recorded(
-    cli: Cli, application: Application
-) -> None:
-    """The delivery is written to the row as soon as it is unlocked, and nothing is sent twice."""
-    first, *others = application.add_due(5)
-
-    def statuses() -> set[object]:
-        return {application.row(message_id)["status"] for message_id in others}
-
-    with held_back() as (sandbox, gate):
-        at_work = cli.having(application.variables(sandbox.url))
-        process = at_work.start("run-once", "--json")
-        assert gate.reached.wait(60)
-        with application.in_transaction(f"SELECT 1 FROM pending_messages WHERE id = {first} FOR UPDATE"):
-            gate.opened.set()
-            wait_until(lambda: statuses() == {"sent"}, process)
-            assert application.row(first)["status"] == "failed"
-        assert json.loads(end(process).stdout)["sent"] == 5
-    assert application.row(first)["status"] == "sent"
-    assert [request.times for request in sandbox.received] == [1] * 5
-
-
 @pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed")
-@pytest.mark.long_except("test_operator_actions_use_the_databases_clock[postgresql-+3h]")
-@pytest.mark.parametrize("shift", ["+3h", "-3h"])
-def test_operator_actions_use_the_databases_clock(at_work: Cli, application: Application, shift: str) -> None:
+def test_operator_actions_use_the_databases_clock(at_work: Cli, application: Application) -> None:
     """With a wrong local clock, a pause has its intended duration, and a requeued message is due at once.
 
     The history has each action in order.
     """
     application.add(1)
     application.add(2)
-    wrong = at_work.under(str(FAKETIME), "-f", shift)
+    wrong = at_work.under(str(FAKETIME), "-f", "+3h")
     assert wrong("pause", "--for", "2h").returncode == 0
     assert at_work.json("run-once")["result"] == "paused"
     [pause] = application.rows("retrycli_pause").values()
@@ -188,13 +162,12 @@ def test_a_character_missing_from_the_encoding_costs_no_message(cli: Cli) -> Non
         application = Application(url)
         application.add(1, subject="Grüße")
         at_work = cli.having(application.variables(api.url))
-        done = at_work("run-once")
-        assert (done.returncode, done.stderr) == (0, "")
-        for retries in (1, 2, 3):
+        for retries in (1, 2):
+            done = at_work("run-once")
+            assert (done.returncode, done.stderr, len(api.paths)) == (0, "", retries)
             row = application.rows()[1]
             assert (row["retry_count"], row["last_error"]) == (retries, r"HTTP 503: überlastet: \u4e2d \u2026")
             application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
-            assert (at_work.json("run-once")["escalated"], len(api.paths)) == (0, retries + 1)
         edited = at_work("edit", "1", "--subject", "Grüße, 中", "--yes")
         assert edited.returncode == 4
         assert "the database's encoding can't represent these characters: 中; remove them" in edited.stderr
