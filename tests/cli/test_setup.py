@@ -16,7 +16,6 @@ from tests.cli.api import TAKES, Scripted
 from tests.cli.application import OWN, Application
 from tests.cli.command import COLUMNS, OPEN_TO_ALL
 from tests.conftest import on_both
-from tests.users import mounted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -219,10 +218,3 @@ def test_db_prune_keeps_the_deliveries_of_rows_that_the_settings_hide(cli: Cli, 
         assert known.json("run-once")["sent"] == 0
         states = application.asked("SELECT state FROM retrycli_queue")
         assert (len(api.paths), states) == (1, [("escalated",)])
-
-
-def test_settings_of_the_machine_do_not_affect_results(at_work: Cli, tmp_path: Path) -> None:
-    settings = tmp_path / "etc" / "retrycli" / "retrycli.toml"
-    settings.parent.mkdir(parents=True)
-    settings.write_text("nonsense")
-    assert at_work.under(*mounted(tmp_path / "etc", "/etc"))("config", "check").returncode == 0
