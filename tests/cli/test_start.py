@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.benchmarks import contenders
 from tests.benchmarks.contenders import NOWHERE, add_waiting
 from tests.benchmarks.processes import Call, Server, run
@@ -33,15 +35,24 @@ def test_help_loads_neither_the_database_nor_the_http_client() -> None:
 DELIVERY = {"httpx", "aiohttp", "httpx_aiohttp", "alembic", "rich", "tenacity", "apprise", "requests"}
 
 
-def test_an_idle_pass_and_other_commands_load_neither_delivery_nor_console(tmp_path: Path) -> None:
-    """The help of all commands imports all modules of `retrycli.cli`. The others show what the operations import."""
-    database = f"sqlite:///{tmp_path}/messages.db"
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """Provide the URL of a database with ten waiting messages and retrycli's tables, which Alembic creates."""
+    url = f"sqlite:///{tmp_path}/messages.db"
     ours = contenders.retrycli(8, add=add_waiting)
-    ours.add(database, 10)
-    run(ours.call(database, NOWHERE))  # creates the tables, for which it loads Alembic
-    packages = modules(ours.call(database, NOWHERE))
+    ours.add(url, 10)
+    run(ours.call(url, NOWHERE))
+    return url
+
+
+def test_an_idle_pass_loads_no_delivery_modules(database: str) -> None:
+    packages = modules(contenders.retrycli(8, add=add_waiting).call(database, NOWHERE))
     assert "sqlalchemy" in packages
-    assert packages.isdisjoint(DELIVERY | WEB)
+    assert packages.isdisjoint(DELIVERY | WEB | {"retrycli.web"})
+
+
+def test_no_other_command_loads_the_console(database: str) -> None:
+    """The help of all commands imports all modules of `retrycli.cli`. The others show what the operations import."""
     for words in (("--help",), ("status",), ("list-failed",), ("show", "1"), ("escalations",), ("stats",), ("passes",)):
         packages = modules(Call(("-m", "retrycli", *words), {"RETRYCLI_DATABASE__URL": database}))
         assert packages.isdisjoint(WEB | {"retrycli.web"}), words
