@@ -54,7 +54,7 @@ def test_a_report_is_readable_by_others_and_replaces_a_link(at_work: Cli, tmp_pa
     assert (tmp_path / "other").read_text() == "old"
     assert stat.S_IMODE(page.stat().st_mode) == 0o644
     assert heading(page.read_text(encoding="utf-8")).startswith("No pass has run yet")
-    device = at_work.forked()("report", "--html", "/dev/stdout")  # a pipe, which is written to and not replaced
+    device = at_work.real()("report", "--html", "/dev/stdout")  # a pipe, which is written to and not replaced
     assert (device.returncode, device.stderr, device.stdout.startswith(DOCTYPE)) == (0, "", True)
 
 
