@@ -218,7 +218,7 @@ class QueuedMessage(NamedTuple):
     partly: bool = False  # some were reached, and no operator has requeued the message since
     # The end of the newest attempt after which a look-up, if there is one, comes first; None if there is none.
     unsettled_since: datetime | None = None
-    in_doubt: bool = False  # such an attempt may have delivered the message, and did not just get a refusal
+    refused: bool = False  # all such attempts were refused, but the destination may have stored the message
     unsettled_at: frozenset[Place] = frozenset()  # the places of all such attempts, also at earlier texts
     birth: str = ""  # see `retrycli.domain.identity`
     digest: str = ""
@@ -233,6 +233,11 @@ class QueuedMessage(NamedTuple):
     other_unknowns: int = 0  # number of its other texts with an unknown outcome; see `History.other_unknowns`
     # The values of the columns that identify the message, as the database returned them.
     as_read: tuple[object, ...] = ()
+
+    @property
+    def in_doubt(self) -> bool:
+        """Return whether an earlier attempt may have delivered the message, and did not just get a refusal."""
+        return self.unsettled_since is not None and not self.refused
 
     @property
     def message_id(self) -> int:

@@ -14,7 +14,7 @@ from retrycli.domain.message import Message
 QUOTED = 16  # minimum number of consecutive characters shared with the message that count as a quotation
 SHORTEST = 4  # minimum number of characters of a secret's plain form that are masked
 # Maximum number of characters of a subject or body to compare with an error. It takes up to a tenth of a second.
-LOOKED_AT = 1024 * 1024
+LOOKED_AT = 256 * 1024
 ROUNDS = 6  # maximum number of times that a text may be escaped
 
 ESCAPED = re.compile(

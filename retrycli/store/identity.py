@@ -174,7 +174,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
         delivered_to=queued.delivered_to | history.delivered_to(birth, digest),
         partly=bool(history.delivered_to(birth, digest, after=history.allowed_up_to)),
         unsettled_since=history.unsettled_since(key),
-        in_doubt=history.in_doubt(key),
+        refused=not history.in_doubt(key),
         unsettled_at=history.unsettled_at({key, *(text.delivery_key for text in earlier)}),
         deliveries=deliveries,
         delivered_at=history.delivered_at(birth, digest),

@@ -18,7 +18,7 @@ from retrycli.domain.outcome import ERROR_LENGTH, Outcome, OutcomeKind, Presence
 from retrycli.domain.sender import OutgoingMessage
 from retrycli.gateway.python.gateway import THREADS, PythonGateway
 from tests.cli.command import wait_until
-from tests.gateway.deliveries import KEY, queued
+from tests.gateway.deliveries import KEY, NOON, queued
 from tests.gateway.senders import deliver, deliver_all, new, sender
 
 SHORT: dict[str, Any] = {"request_timeout_seconds": 0.2}
@@ -141,7 +141,7 @@ def test_everything_that_can_be_called_can_send(code: str, tmp_path: Path) -> No
 
 def test_a_function_receives_the_whole_message() -> None:
     message = queued(attachments='[{"path": "a.pdf"}]', priority=3)
-    message = message._replace(attempt_number=4, in_doubt=True)
+    message = message._replace(attempt_number=4, unsettled_since=NOON)
     found = OutgoingMessage.of(message)
     assert (found.id, found.ticket_id, found.message_type) == (7, 12345, MessageType.CUSTOMER)
     assert (found.subject, found.body) == ("Your delivery", "It is on its way.")

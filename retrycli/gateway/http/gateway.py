@@ -103,7 +103,7 @@ class HttpGateway(BaseGateway):
                 fields = self._builder.fields(queued)
                 if await self._lookups.look_up(fields):
                     return LookUp(Presence.ARRIVED)
-                if queued.unsettled_since is not None:
+                if queued.unsettled_since is not None and not queued.refused:
                     self._require_settled(queued.unsettled_since)
                 if await self._look_up_earlier(queued, fields):
                     return LookUp(Presence.UNKNOWN, f"not found, but {EARLIER}; check the ticket")
@@ -165,7 +165,8 @@ class HttpGateway(BaseGateway):
         if queued.unsettled_since is not None and self._preset.look_up:
             if await self._lookups.look_up(prepared.fields):
                 raise NotSent(Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True))
-            self._require_settled(queued.unsettled_since)
+            if not queued.refused:  # otherwise an operator who has removed the cause would have to wait
+                self._require_settled(queued.unsettled_since)
         if self._preset.look_up and await self._look_up_earlier(queued, prepared.fields):
             raise NotSent(Outcome(OutcomeKind.PERMANENT, error=EARLIER, found=True))
         if prepared.rule.preflight is not None:
@@ -183,7 +184,8 @@ class HttpGateway(BaseGateway):
                 its_fields["ticket_id"] = text.ticket
             if await self._lookups.look_up(its_fields):
                 return True
-            self._require_settled(text.tried_at)
+            if text.unsettled:
+                self._require_settled(text.tried_at)
         return False
 
     def _require_settled(self, tried_at: datetime) -> None:
