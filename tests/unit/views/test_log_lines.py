@@ -260,23 +260,23 @@ def test_an_id_from_another_system_is_quoted_in_a_command(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("ticket", "kind", "shown"),
+    ("ticket", "shown"),
     [
-        ("ABC-12/é", "customer", "ticket_id=ABC-12/é message_type=customer"),
-        ("1 retry_count=0", "customer", 'ticket_id="1 retry_count=0" message_type=customer'),
-        ('a"b', "customer", r'ticket_id="a\"b" message_type=customer'),
-        ("a\\ b", "customer", r'ticket_id="a\\ b" message_type=customer'),
-        ("a\u00a0b", "customer", r"ticket_id=a\xa0b message_type=customer"),
-        ("1\x1b2\n3", "customer", r"ticket_id=1\x1b2\n3 message_type=customer"),
-        ("4711", "Dear Ms Oyelaran", "ticket_id=4711 message_type=invalid"),  # the column may have a customer's words
+        ("ABC-12/é", "ABC-12/é"),
+        ("1 retry_count=0", '"1 retry_count=0"'),
+        ('a"b', r'"a\"b"'),
+        ("a\\ b", r'"a\\ b"'),
+        ("a\u00a0b", r"a\xa0b"),
+        ("1\x1b2\n3", r"1\x1b2\n3"),
     ],
 )
 def test_no_value_can_add_a_field_or_a_control_character_to_a_metric(
-    capsys: pytest.CaptureFixture[str], ticket: str, kind: str, shown: str
+    capsys: pytest.CaptureFixture[str], ticket: str, shown: str
 ) -> None:
     log_lines.configure("INFO", "text")
-    log_lines.log_event(MessageEscalated(7, ticket, kind, 3, EscalationReason.INVALID))
-    assert text_lines(capsys)[1][1] == f"METRIC: message_escalated {shown} retry_count=3"
+    log_lines.log_event(MessageEscalated(7, ticket, "customer", 3, EscalationReason.INVALID))
+    metric = f"METRIC: message_escalated ticket_id={shown} message_type=customer retry_count=3"
+    assert text_lines(capsys)[1][1] == metric
 
 
 def test_a_traceback_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
