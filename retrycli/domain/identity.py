@@ -314,16 +314,17 @@ class History(NamedTuple):
             if attempt.digest not in {None, digest} and attempt.is_of(birth) and same_content(attempt.digest, digest)
         )
 
-    def earlier_texts(self, birth: str, digest: str) -> tuple[EarlierText, ...]:
+    def earlier_texts(self, birth: str, digest: str, ticket: str) -> tuple[EarlierText, ...]:
         """Return the other texts of a message that may have arrived, also at only some recipients, since its last
-        delivery, and since an operator last requeued the message.
+        delivery, and since an operator last requeued the message. The same text in another ticket is one of them.
         """
         own = [attempt for attempt in self.attempts if attempt.is_of(birth)]
         since = max((attempt.number for attempt in own if attempt.delivered), default=0)
         found: dict[tuple[str, str | None], EarlierText] = {}
         for attempt in own:
             key, other = attempt.delivery_key, attempt.digest
-            if key is None or other is None or other == digest or attempt.number <= max(since, self.allowed_up_to):
+            is_same = other == digest and attempt.ticket in {None, ticket}
+            if key is None or other is None or is_same or attempt.number <= max(since, self.allowed_up_to):
                 continue
             partly = bool(attempt.delivered_to) and not same_content(other, digest)
             if attempt.wants_look_up or partly:

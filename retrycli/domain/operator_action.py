@@ -102,8 +102,9 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
         until = (standing.claim_expires_at or now).astimezone(UTC)
         if until <= now:
             return NotActionable(
-                f"message {message_id} was being sent by a pass or command that has ended; run this again. If that "
-                "does not help, accept the settings: `retrycli table accept`"
+                f"message {message_id} was claimed by a pass or command that has not renewed its claim. If a pass runs "
+                "or is suspended, end it; if the settings are not accepted, run `retrycli table accept`. Then run this "
+                "again"
             )
         return NotActionable(
             f"message {message_id} is being sent now (claimed by {standing.claimed_by}); "

@@ -248,7 +248,9 @@ def _claim_to_send(
 ) -> QueuedMessage:
     def may_send(queued: QueuedMessage) -> bool:
         is_unsettled = queued.in_doubt or any(text.unsettled for text in queued.earlier)
-        in_doubt = queued.with_others or (is_unsettled and not can_settle(deps, rules, queued))
+        in_doubt = (
+            queued.with_others or queued.elsewhere is not None or (is_unsettled and not can_settle(deps, rules, queued))
+        )
         in_doubt = in_doubt or any(text.partly for text in queued.earlier)
         is_repeated = queued.delivered_at is not None or would_repeat(rules, queued)
         return not (ask_first and (in_doubt or is_repeated))

@@ -17,7 +17,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import Message, QueuedMessage
 from retrycli.domain.outcome import ARRIVED, UNVERIFIED, LookUp, Outcome, OutcomeKind, one_line
 from retrycli.domain.transition import Overdue
-from retrycli.gateway.redaction import redact_secrets, without_quotations
+from retrycli.gateway.redaction import redact_secrets, safe_line, without_quotations
 
 logger = logging.getLogger("retrycli")
 
@@ -122,7 +122,7 @@ class BaseGateway(ABC):
         return outcome._replace(error=one_line(own + self._clean(outcome.error.removeprefix(own), message)))
 
     def _clean(self, error: str, message: Message) -> str:
-        return without_quotations(one_line(self.redact_secrets(error)), message)
+        return without_quotations(safe_line(error, self._secrets), message)
 
 
 async def guard(delivery: Awaitable[Outcome], message_id: int, progress: DeliveryProgress) -> Outcome:

@@ -8,23 +8,27 @@ import html
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import islice
 
 from retrycli.domain.message import Message
+from retrycli.domain.outcome import one_line
 
 QUOTED = 16  # minimum number of consecutive characters shared with the message that count as a quotation
 SHORTEST = 4  # minimum number of characters of a secret's plain form that are masked
-# Maximum number of characters of a subject or body to compare with an error. It takes up to a tenth of a second.
-LOOKED_AT = 256 * 1024
+# Maximum number of characters and of texts of a message to compare with an error. It takes up to a tenth of a second.
+LOOKED_AT, MOST_TEXTS = 256 * 1024, 500
+LONGEST_ERROR = 16 * 1024  # characters of an error to search for secrets; only its first 500 are kept
 ROUNDS = 6  # maximum number of times that a text may be escaped
 
 ESCAPED = re.compile(
     r"\\+u(?P<pair>d[89ab][\da-f]{2}\\+ud[c-f][\da-f]{2})"  # a surrogate pair in JSON
+    r"|\\+(?-i:U)(?P<long>000[\da-f]{5}|0010[\da-f]{4})"  # Python
     r"|\\+u(?P<code>[\da-f]{4})"
     r"|(?P<bytes>(?:\\+x[89a-f][\da-f])+|(?:%[89a-f][\da-f])+)"  # UTF-8, as Python or a URL writes it
     r"|(?:\\+x|%)(?P<ascii>[0-7][\da-f])"
     r"|\\+(?P<other>.?)"
-    r"|&(?P<entity>#\d{1,7}|#x[\da-f]{1,6}|[a-z][a-z\d]{1,30});",
-    re.IGNORECASE | re.DOTALL,
+    r"|&(?P<entity>#0{0,9}\d{1,7}|#x0{0,9}[\da-f]{1,6}|[a-z][a-z\d]{1,30});",
+    re.IGNORECASE | re.DOTALL | re.ASCII,  # without ASCII, \d is also a digit that `bytes.fromhex` rejects
 )
 CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 SPACES = re.compile(r"[\s+\0]+")  # a URL may write a space as +, and an error has no NUL
@@ -34,7 +38,10 @@ Places = list[tuple[int, int]]
 
 def without_quotations(error: str, message: Message) -> str:
     """Replace quotations of the message's subject, body or attachments in a one-line error with ``…``."""
-    texts = [text[:LOOKED_AT] for text in _texts(message)]
+    texts, left = [], LOOKED_AT
+    for text in islice(_texts(message), MOST_TEXTS):
+        texts.append(text[:left])
+        left -= len(texts[-1])
     shown, places = _with_places(error)
     quoted = _shared(error, "\0".join(SPACES.sub(" ", text) for text in texts))
     quoted += _in_original(_shared(shown, "\0".join(map(_plain, texts))), places)
@@ -61,6 +68,11 @@ def _texts(message: Message) -> Iterable[str]:
     attachments = message.fields["attachments"]
     for entry in attachments if isinstance(attachments, list) else ():
         yield from map(str, entry.values() if isinstance(entry, dict) else [entry])
+
+
+def safe_line(error: str, secrets: Sequence[str]) -> str:
+    """Return the start of an error on one line, with secrets masked. An answer may quote megabytes."""
+    return one_line(redact_secrets(error[:LONGEST_ERROR], secrets))
 
 
 def redact_secrets(text: str, secrets: Sequence[str]) -> str:
@@ -93,13 +105,17 @@ def _masked(text: str, places: Places, mask: str) -> str:
 
 def _decoded(escape: re.Match[str]) -> str:
     match escape.lastgroup:
-        case "code":
-            return chr(int(escape["code"], 16))
+        case "code" | "long":
+            return chr(int(escape[escape.lastgroup], 16))
         case "pair":
-            units = re.findall(r"[\da-f]{4}", escape["pair"], re.IGNORECASE)
+            units = re.findall(r"[0-9a-f]{4}", escape["pair"], re.IGNORECASE)
             return bytes.fromhex("".join(units)).decode("utf-16-be", "replace")
         case "bytes":
-            return bytes.fromhex(re.sub(r"\\+x|%", "", escape["bytes"], flags=re.IGNORECASE)).decode(errors="replace")
+            content = bytes.fromhex(re.sub(r"\\+x|%", "", escape["bytes"], flags=re.IGNORECASE))
+            try:
+                return content.decode()
+            except UnicodeDecodeError:
+                return content.decode("latin-1")
         case "ascii":
             return chr(int(escape["ascii"], 16))
         case "other":

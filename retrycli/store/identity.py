@@ -167,7 +167,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     )
     if history is NONE:
         return queued
-    earlier = history.earlier_texts(birth, digest)
+    earlier = history.earlier_texts(birth, digest, ticket)
     return queued._replace(
         unknown_count=max(queued.unknown_count, history.unknowns(key)),
         other_unknowns=history.other_unknowns(birth, digest),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,6 +38,22 @@ def test_what_a_killed_pass_had_claimed_can_be_rejected_and_edited(cli: Cli, app
         assert len(api.received) <= 1
         asked = command("retry", str(attempt["message_id"]))
         assert (asked.returncode, "may have arrived" in asked.stderr) == (4, True)
+
+
+def test_what_a_suspended_pass_has_claimed_is_left_to_it(cli: Cli, application: Application) -> None:
+    application.add(1)
+    with held_back() as (api, gate):
+        command = cli.having(application.variables(api.url))
+        suspended = command.start("run-once")
+        assert gate.reached.wait(LONGEST)
+        suspended.send_signal(signal.SIGSTOP)
+        application.execute("UPDATE retrycli_queue SET claim_expires_at = '2026-01-02 03:04:05.000000'")
+        refused = command("reject", "1", "--reason", "no", "--yes")
+        assert (refused.returncode, "or is suspended" in refused.stderr) == (4, True)
+        gate.opened.set()
+        suspended.send_signal(signal.SIGCONT)
+        end(suspended)
+    assert application.row(1)["status"] == "sent"
 
 
 @pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["usual", "unbuffered"])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.cli.story import OTHER_TICKET
+from tests.cli.story import OTHER_TICKET, TICKET
 from tests.cli.test_look_up import asking
 from tests.conftest import on_both
 from tests.gateway.mail_server import MailServer
@@ -129,6 +129,29 @@ def test_a_refusal_with_a_success_status_is_looked_up_before_another_attempt(beg
         assert story.command("retry", "1").returncode == 0
         assert story.outcomes() == ["refused", "delivered"]
         assert (len(fake.arrived), story.status()) == (1, "sent")
+
+
+def test_a_refused_message_is_looked_up_in_the_ticket_that_it_had(begin: Begin) -> None:
+    with begin() as story, Faulty([REFUSED_BUT_STORED]) as fake:
+        through(story, fake)
+        story.insert()
+        story.tick()
+        story.write(ticket_id=OTHER_TICKET)
+        assert [each["result"] for each in story.command.json("look-up", "1", code=3)["results"]] == ["unknown"]
+        story.tick()
+        story.check_escalated("changed")
+        assert len(fake.arrived) == 1
+
+
+def test_retry_asks_if_the_text_may_have_arrived_in_another_ticket(begin: Begin) -> None:
+    with begin() as story, Faulty([STORED]) as fake:
+        through(story, fake)
+        story.insert()
+        story.tick()
+        story.write(ticket_id=OTHER_TICKET)
+        asked = story.command("retry", "1")
+        assert (asked.returncode, f"Check ticket {TICKET}" in asked.stderr) == (4, True)
+        assert len(fake.arrived) == 1
 
 
 BEN = "ben@example.com"

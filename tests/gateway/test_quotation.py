@@ -88,6 +88,8 @@ WRITERS = (
     lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
     lambda text: "".join(f"\\u{ord(c):04X}" if c in "<>&+'/" else c for c in text),
     lambda text: repr(text.encode())[2:-1],
+    lambda text: text.encode("unicode_escape").decode(),
+    lambda text: text.encode("ascii", "backslashreplace").decode(),
     html.escape,
     lambda text: "".join(f"&#x{ord(c):X};" if c in "/+" else c for c in html.escape(text)),
     lambda text: quote(text, safe=""),
@@ -100,6 +102,19 @@ WRITERS = (
 def test_a_secret_is_masked_however_it_is_escaped(writers: list[Callable[[str], str]], secret: str) -> None:
     echoed = reduce(lambda text, write: write(text), writers, secret)
     assert redact_secrets(f"no user with [{echoed}] here", [secret]) == "no user with [***] here"
+
+
+@given(st.text("\\%xuUd&#;08aA\u0663\uff10", max_size=40))
+def test_any_text_can_be_cleaned(text: str) -> None:
+    """A customer's text or an answer that could not be cleaned would lose the outcome of its attempt."""
+    assert cleaned(text, body=text, subject=text) is not None
+    assert redact_secrets(text, [text, "abcdef"]) is not None
+
+
+def test_the_texts_of_one_message_are_compared_up_to_one_limit() -> None:
+    many = ["the first of all these files", *["x" * 1_000] * 1_000, "another name that nobody compares"]
+    assert cleaned(f"HTTP 422: {many[0]}", attachments=many) == "HTTP 422: …"
+    assert cleaned(f"HTTP 422: {many[-1]}", attachments=many) == f"HTTP 422: {many[-1]}"
 
 
 @given(before=st.text(), body=st.text(min_size=QUOTED), after=st.text())

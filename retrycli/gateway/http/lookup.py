@@ -13,7 +13,7 @@ import httpx
 
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.delivery import NotSent, TimeLimit
 from retrycli.gateway.http.client import ApiClient
 from retrycli.gateway.http.request import Request
@@ -30,7 +30,7 @@ from retrycli.gateway.presets.json_path import find, first_gap
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Get, Question, Step
 from retrycli.gateway.presets.template import Fields, fill_path
-from retrycli.gateway.redaction import redact_secrets
+from retrycli.gateway.redaction import safe_line
 
 CACHE_SIZE = 100  # maximum number of cached answers for preflights; together they hold at most `LOOK_UP_LIMIT`
 MAX_PAGES = 100  # maximum number of pages of results to read for one question
@@ -217,7 +217,7 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
     finally:
         await client.transport.aclose()
     if outcome.error is not None:
-        outcome = outcome._replace(error=one_line(redact_secrets(outcome.error, credentials.secrets)))
+        outcome = outcome._replace(error=safe_line(outcome.error, credentials.secrets))
     ahead_seconds = next((seconds for seconds in ahead if seconds is not None), None)
     return Probe(outcome, credentials.by_log_in or preset.check is not None, ahead_seconds)
 

@@ -48,4 +48,4 @@ def test_only_a_failed_message_that_is_not_being_sent_is_free() -> None:
     for state in (None, State.WAITING, State.ESCALATED):
         assert not_free(MessageStanding(7, "failed", state), "edit", NOON) is None
     error = not_free(MessageStanding(7, "failed", State.SENDING, "pass-1"), "edit", NOON)
-    assert "has ended; run this again" in str(error), "its claim has expired"
+    assert "has not renewed its claim" in str(error), "its claim has expired"
