@@ -248,7 +248,7 @@ def test_a_message_that_is_not_failed_or_being_sent_is_not_claimed(
             claims.claim_one(HAND, 2, NOON)
     for now, words in (
         (PASS.expires_at - timedelta.resolution, r"being sent now \(claimed by the-pass\)"),
-        (PASS.expires_at, "being sent by a pass"),
+        (PASS.expires_at, "has not renewed its claim"),
     ):
         with pytest.raises(NotActionable, match=words):
             claims.claim_one(HAND, 1, now)
