@@ -6,7 +6,7 @@ other characters. So texts are compared in a plain form, without any escapes.
 
 import html
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 
@@ -31,24 +31,26 @@ ESCAPED = re.compile(
     re.IGNORECASE | re.DOTALL | re.ASCII,  # without ASCII, \d is also a digit that `bytes.fromhex` rejects
 )
 CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
-SPACES = re.compile(r"[\s+\0]+")  # a URL may write a space as +, and an error has no NUL
+SPACES = re.compile(r"[\s\0]+")  # an error has no NUL
 
-Places = list[tuple[int, int]]
+Spans = list[tuple[int, int]]
 
 
 def without_quotations(error: str, message: Message) -> str:
-    """Replace quotations of the message's subject, body or attachments in a one-line error with ``…``."""
+    """Replace quotations of the message's subject, body or attachments in a one-line error with ``…``. If there are
+    any, return the error without escapes.
+    """
     texts, left = [], LOOKED_AT
     for text in islice(_texts(message), MOST_TEXTS):
         texts.append(text[:left])
         left -= len(texts[-1])
-    shown, places = _with_places(error)
-    quoted = _shared(error, "\0".join(SPACES.sub(" ", text) for text in texts))
-    quoted += _in_original(_shared(shown, "\0".join(map(_plain, texts))), places)
-    return _masked(error, quoted, "…")
+    shown = _plain(error)
+    if quoted := _shared(_with_spaces(shown), _with_spaces("\0".join(map(_plain, texts)))):
+        error = _masked(shown, quoted, "…")
+    return _masked(error, _shared(error, "\0".join(SPACES.sub(" ", text) for text in texts)), "…")
 
 
-def _shared(error: str, words: str) -> Places:
+def _shared(error: str, words: str) -> Spans:
     """Return where an error has at least `QUOTED` characters in a row that occur among the words."""
     found, at = [], 0
     while (end := at + QUOTED) <= len(error):
@@ -76,31 +78,29 @@ def safe_line(error: str, secrets: Sequence[str]) -> str:
 
 
 def redact_secrets(text: str, secrets: Sequence[str]) -> str:
-    """Mask secrets in a string, because the destination may have echoed them."""
-    found: Places = []
-    shown, places = _with_places(text)
+    """Mask secrets in a string, because the destination may have echoed them. If one of them is escaped, return the
+    string without escapes.
+    """
     for secret in filter(None, secrets):
-        found += _occurrences(secret, text)
-        if len(plain := _plain_secret(secret)) >= SHORTEST:
-            found += _in_original(_occurrences(plain, shown), places)
-    return _masked(text, found, "***")
+        text = text.replace(secret, "***")
+    shown = _plain(text)
+    flat, plain = _with_spaces(shown), {_with_spaces(_plain_secret(secret)) for secret in secrets}
+    escaped = [found.span() for each in plain if len(each) >= SHORTEST for found in re.finditer(re.escape(each), flat)]
+    return _masked(shown, sorted(escaped), "***") if escaped else text
 
 
-def _occurrences(words: str, text: str) -> Places:
-    return [found.span() for found in re.finditer(re.escape(words), text)]
-
-
-def _in_original(found: Places, places: Places) -> Places:
-    return [(places[start][0], places[end - 1][1]) for start, end in found]
-
-
-def _masked(text: str, places: Places, mask: str) -> str:
-    kept, done = [], 0
-    for start, end in sorted(places):
+def _masked(text: str, spans: Spans, mask: str) -> str:
+    kept, done = "", 0
+    for start, end in spans:
         if start >= done:
-            kept += [text[done:start], mask]
+            kept += text[done:start] + mask
         done = max(done, end)
-    return "".join([*kept, text[done:]])
+    return kept + text[done:]
+
+
+def _with_spaces(text: str) -> str:
+    """Return a text of the same length in which each plus is a space, as a form means it."""
+    return text.replace("+", " ")
 
 
 def _decoded(escape: re.Match[str]) -> str:
@@ -124,11 +124,6 @@ def _decoded(escape: re.Match[str]) -> str:
             return html.unescape(escape[0])
 
 
-@lru_cache(maxsize=32)
-def _plain_secret(secret: str) -> str:
-    return _plain(secret)
-
-
 def _plain(text: str) -> str:
     """Return a text without escapes, and with single spaces."""
     for _ in range(ROUNDS):
@@ -138,25 +133,4 @@ def _plain(text: str) -> str:
     return SPACES.sub(" ", text)
 
 
-def _with_places(text: str) -> tuple[str, Places]:
-    """Return a text in its plain form, and where each of its characters stands in the text: the start and the end."""
-    places = [(at, at + 1) for at in range(len(text))]
-    for _ in range(ROUNDS):
-        before = text
-        text, places = _replaced(ESCAPED, _decoded, text, places)
-        if text == before:
-            break
-    return _replaced(SPACES, lambda _: " ", text, places)
-
-
-def _replaced(
-    pattern: re.Pattern[str], new: Callable[[re.Match[str]], str], text: str, places: Places
-) -> tuple[str, Places]:
-    written, done = "", 0
-    kept: Places = []
-    for found in pattern.finditer(text):
-        start, end, text_now = found.start(), found.end(), new(found)
-        written += text[done:start] + text_now
-        kept += places[done:start] + [(places[start][0], places[end - 1][1])] * len(text_now)
-        done = end
-    return written + text[done:], kept + places[done:]
+_plain_secret = lru_cache(maxsize=32)(_plain)
