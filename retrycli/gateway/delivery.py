@@ -15,7 +15,8 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_be
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import Message, QueuedMessage
-from retrycli.domain.outcome import ARRIVED, UNVERIFIED, LookUp, Outcome, OutcomeKind, one_line
+from retrycli.domain.outcome import ARRIVED, ERROR_LENGTH, UNVERIFIED, LookUp, Outcome, OutcomeKind, one_line
+from retrycli.domain.sanitize import shortened
 from retrycli.domain.transition import Overdue
 from retrycli.gateway.redaction import redact_secrets, safe_line, without_quotations
 
@@ -26,6 +27,7 @@ Result = TypeVar("Result")
 
 WAIT_SECONDS = (0.1, 0.5)  # minimum and maximum wait before an immediate retry
 LATE_SECONDS = 0.05  # if a timer fires later than this, the process was suspended or its event loop was blocked
+OTHERS = "; earlier delivered to all other recipients"
 GRACE_SECONDS = 0.5  # maximum extra time after such a delay, to read answers that arrived during the delay
 
 
@@ -66,7 +68,13 @@ class BaseGateway(ABC):
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message, and return the outcome. ``request_timeout_seconds`` limits all steps together."""
         progress = DeliveryProgress()
-        return await guard(self._deliver_cleaned(queued, progress), queued.message_id, progress)
+        outcome = await guard(self._outcome(queued, progress), queued.message_id, progress)
+        try:
+            return self._cleaned(outcome, queued)
+        except Exception as error:  # noqa: BLE001  the outcome must not be lost with its text
+            text = f"an internal error: {_locate(error)}"
+            logger.error("The error of message %s caused %s", queued.message_id, text)  # noqa: TRY400  as in `guard`
+            return outcome._replace(error=None if outcome.error is None else text, external_id=None)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
         """Return why a message can't be sent; None if it can, or if this can't be checked at present. Send nothing."""
@@ -102,16 +110,13 @@ class BaseGateway(ABC):
         """Mask the gateway's credentials in a string."""
         return redact_secrets(text, self._secrets)
 
-    async def _deliver_cleaned(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
+    async def _outcome(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         try:
-            outcome = await self._deliver(queued, progress)
+            return await self._deliver(queued, progress)
         except NotSent as error:
-            outcome = progress.landed or error.outcome
-        if outcome.error is not None and queued.delivered_to and not outcome.delivered_to:
-            outcome = outcome._replace(error=f"{outcome.error}; earlier delivered to all other recipients")
-        return self._cleaned(outcome, queued.message)
+            return progress.landed or error.outcome
 
-    def _cleaned(self, outcome: Outcome, message: Message) -> Outcome:
+    def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
         """Return an outcome that is safe to store: no secrets, and a one-line error that does not quote the message."""
         if outcome.external_id is not None and self.redact_secrets(outcome.external_id) != outcome.external_id:
             outcome = outcome._replace(external_id=None)
@@ -119,10 +124,12 @@ class BaseGateway(ABC):
             return outcome
         # A message may contain these words, too, but they are not a quotation of it.
         own = next((start for start in (ARRIVED, UNVERIFIED) if outcome.error.startswith(start)), "")
-        return outcome._replace(error=one_line(own + self._clean(outcome.error.removeprefix(own), message)))
+        error = self._clean(outcome.error.removeprefix(own), queued.message)
+        others = OTHERS if queued.delivered_to and not outcome.delivered_to else ""
+        return outcome._replace(error=one_line(shortened(own + error, ERROR_LENGTH - len(others)) + others))
 
     def _clean(self, error: str, message: Message) -> str:
-        return without_quotations(safe_line(error, self._secrets), message)
+        return one_line(without_quotations(safe_line(error, self._secrets), message))
 
 
 async def guard(delivery: Awaitable[Outcome], message_id: int, progress: DeliveryProgress) -> Outcome:

@@ -5,29 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.client import KEPT_SESSIONS, Credentials
 from retrycli.gateway.http.response import LOOK_UP_LIMIT, Answer
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.template import fill_text
+from retrycli.gateway.redaction import safe_line
 from retrycli.gateway.smtp.mime import LARGE
 from retrycli.gateway.smtp.session import LONGEST_REPLY, SmtpReply
 from tests.gateway.deliveries import NOON, gateway_settings, open_gateway, preset_file, queued
 from tests.gateway.mail_server import MailServer
-from tests.gateway.mails import mail, mail_settings
+from tests.gateway.mails import mail, mail_settings, open_smtp, three
 from tests.gateway.ticketing.fake import Answered, Asked, Fake
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MEBIBYTE = 1024 * 1024
+BEN = "ben@example.com"
 ACCOUNT = {"auth": "login", "username": "agent", "password": "geheim"}
 
 
@@ -84,6 +86,37 @@ def test_the_cached_answers_to_preflights_have_one_limit_together(tmp_path: Path
 
     with Verbose() as system:
         assert 0 < asyncio.run(deliver_many(system.url)) <= LOOK_UP_LIMIT
+
+
+def test_an_outcome_is_kept_if_its_text_can_not_be_cleaned(caplog: pytest.LogCaptureFixture) -> None:
+    async def one(server: MailServer) -> Outcome:
+        async with open_smtp(mail_settings(server.url)) as gateway:
+            gateway._secrets = [cast("str", 5)]  # a defect
+            return await gateway.deliver(three())
+
+    with MailServer(RCPT={BEN: "550 5.1.1 no such user"}) as server:
+        outcome = asyncio.run(one(server))
+    assert (outcome.kind, outcome.status_code) == (OutcomeKind.PERMANENT, 550)
+    assert outcome.delivered_to == ("anna@example.com", "cy@example.com")
+    assert str(outcome.error).startswith("an internal error: TypeError at retrycli.gateway.redaction:")
+    assert "message 7" in caplog.text
+
+
+def test_a_long_error_still_says_that_others_have_the_mail() -> None:
+    with MailServer(RCPT={BEN: f"550 {'x' * 900}"}) as server:
+        outcome = mail(mail_settings(server.url), three("anna@example.com", "cy@example.com"))
+    assert str(outcome.error).endswith("…; earlier delivered to all other recipients")
+
+
+def test_only_the_start_of_a_long_error_is_searched() -> None:
+    long = "%252541" * (LOOK_UP_LIMIT // 7)
+    tracemalloc.start()
+    try:
+        assert safe_line(long, ["a secret"]).endswith("…")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MEBIBYTE
 
 
 def test_a_long_refusal_is_cut() -> None:

@@ -349,7 +349,7 @@ def understood(status: int, headers: list[tuple[bytes, bytes]], body: bytes, pre
     response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(body))
     answer = asyncio.run(Answer.read(response))
     outcome = outcome_of(answer, outcome_of_question(answer, preset, NOON), preset)
-    return GATEWAY._cleaned(outcome, queued().message)
+    return GATEWAY._cleaned(outcome, queued())
 
 
 def assert_is_one_outcome(outcome: Outcome) -> None:
