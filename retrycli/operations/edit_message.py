@@ -19,8 +19,8 @@ from retrycli.domain.operator_action import OperatorAction, stale
 from retrycli.domain.sanitize import storable
 from retrycli.engine import manual_attempt
 from retrycli.operations.ids import resolve_one
-from retrycli.operations.recovery import record_dead
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, make_dependencies, open_database, pass_rules
+from retrycli.operations.recovery import open_to_act
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, make_dependencies, pass_rules
 from retrycli.store.history import message_details
 from retrycli.store.operator_actions import Acts
 from retrycli.system.process import login_name
@@ -273,8 +273,7 @@ def read_draft(
         NotActionable: the message is not failed, or is being sent.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    with open_database(settings) as database:
-        record_dead(settings, database, runtime)
+    with open_to_act(settings, runtime) as database:
         number = resolve_one(database, message_id)
         Acts(database).check_editable(number, clock(database, runtime.now)())
         found = message_details(database, number, body=True)
@@ -310,8 +309,7 @@ def write_draft(
     changes = {} if wanted == before else wanted.changes(row)
     if not changes:
         return Edit(message_id, [], digest_of(row))
-    with open_database(settings) as database:
-        record_dead(settings, database, runtime)
+    with open_to_act(settings, runtime) as database:
         at, acts = clock(database, runtime.now)(), Acts(database)
         if not acts.check_editable(message_id, at):
             manual_attempt.enrol_message(

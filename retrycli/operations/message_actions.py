@@ -25,7 +25,7 @@ from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk import ACTIONS, MOST, BulkAction, BulkRequest, Canary, Progress
 from retrycli.operations.pause import with_holds, with_prospects
-from retrycli.operations.recovery import record_dead
+from retrycli.operations.recovery import open_to_act
 from retrycli.operations.retry import ActionResult, ManualAttempt, failure_streak, retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, open_database, utc_now
 from retrycli.store.database import Database
@@ -210,8 +210,7 @@ def note(
         NotActionable: the message is not escalated.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    with open_database(settings) as database:
-        record_dead(settings, database, runtime)
+    with open_to_act(settings, runtime) as database:
         ids = message_ids.resolve(database, [message_id])
         done = _perform(settings, database, ActionKind.NOTED, ids, by or login_name(), runtime, text)
     for error in done.refused.values():
@@ -231,8 +230,7 @@ def act_on(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database, a setting or the preset can't be used.
     """
-    with open_database(settings) as database:
-        record_dead(settings, database, runtime)
+    with open_to_act(settings, runtime) as database:
         wanted = message_ids.resolve(database, ids)
         begin = request.due or clock(database, runtime.now)()
         part = _Slice(settings, database, request, wanted, Progress(len(wanted), begin), by or login_name(), runtime)
@@ -364,8 +362,7 @@ def act(
     request.check()
     progress = None if after is None else Progress.parse(after, request.digest)
     watch = _Watch(seconds, runtime.stop_requested, elapsed)
-    with open_database(settings) as database:
-        record_dead(settings, database, runtime)
+    with open_to_act(settings, runtime) as database:
         ids = _ids(settings, database, request, progress)
         if progress is None:
             _expect(request, len(ids))

@@ -1,15 +1,29 @@
 """Record what processes that have died left of their messages, so that operators can act on these messages."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, LockUnusable
 from retrycli.domain.transition import Claim
 from retrycli.engine.enrolment import recover_all
-from retrycli.operations.wiring import Runtime, lock_path, make_dependencies, pass_rules
+from retrycli.operations.wiring import Runtime, lock_path, make_dependencies, open_database, pass_rules
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.system.pass_lock import PassLock
+
+
+@contextmanager
+def open_to_act(settings: Settings, runtime: Runtime) -> Iterator[Database]:
+    """Open the database for an operator's action, after `record_dead`.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    with open_database(settings) as database:
+        record_dead(settings, database, runtime)
+        yield database
 
 
 def record_dead(settings: Settings, database: Database, runtime: Runtime) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.api import held_back
 from tests.cli.command import LONGEST, end
-from tests.conftest import on_both
+from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
     from tests.cli.application import Application
@@ -40,6 +40,25 @@ def test_what_a_killed_pass_had_claimed_can_be_rejected_and_edited(cli: Cli, app
         assert (asked.returncode, "may have arrived" in asked.stderr) == (4, True)
 
 
+ACTIONS = (
+    "reject 1 --reason no --yes", "edit 1 --subject new --yes", "mark-sent 1 --yes", "retry 1 --yes", "requeue 1",
+    "escalations ack 1", "escalations note 1 tea", "reject --ticket 4701 --reason no --yes",
+)  # fmt: skip
+
+
+@on_sqlite
+@pytest.mark.parametrize("action", ACTIONS)
+def test_each_action_records_what_a_dead_pass_left(at_work: Cli, application: Application, action: str) -> None:
+    application.add(1, hours_ago=0)
+    application.add(2)
+    assert at_work("run-once").returncode == 0
+    dead = "UPDATE retrycli_queue SET state = 'sending', claimed_by = 'dead', claim_expires_at = '2026-01-02 03:04:05'"
+    application.execute(dead)
+    done = at_work(*action.split())
+    assert "Recovered 1 message" in done.stderr
+    assert "has not renewed" not in done.stderr
+
+
 def test_what_a_suspended_pass_has_claimed_is_left_to_it(cli: Cli, application: Application) -> None:
     application.add(1)
     with held_back() as (api, gate):
@@ -47,12 +66,14 @@ def test_what_a_suspended_pass_has_claimed_is_left_to_it(cli: Cli, application: 
         suspended = command.start("run-once")
         assert gate.reached.wait(LONGEST)
         suspended.send_signal(signal.SIGSTOP)
-        application.execute("UPDATE retrycli_queue SET claim_expires_at = '2026-01-02 03:04:05.000000'")
-        refused = command("reject", "1", "--reason", "no", "--yes")
+        try:
+            application.execute("UPDATE retrycli_queue SET claim_expires_at = '2026-01-02 03:04:05.000000'")
+            refused = command("reject", "1", "--reason", "no", "--yes")
+        finally:
+            gate.opened.set()
+            suspended.send_signal(signal.SIGCONT)
+            end(suspended)
         assert (refused.returncode, "or is suspended" in refused.stderr) == (4, True)
-        gate.opened.set()
-        suspended.send_signal(signal.SIGCONT)
-        end(suspended)
     assert application.row(1)["status"] == "sent"
 
 
