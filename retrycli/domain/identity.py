@@ -160,6 +160,10 @@ class PastAttempt(NamedTuple):
         """
         return self.unsettled or (not self.delivered and self.status_code in MAY_BE_STORED)
 
+    def reached_with_another(self, digest: str) -> bool:
+        """Return whether the attempt reached some recipients, with other content than that of a digest."""
+        return bool(self.delivered_to) and self.digest is not None and not same_content(self.digest, digest)
+
     def is_of(self, birth: str) -> bool:
         """Return whether the attempt belongs, or may belong, to the message with a given birth."""
         return self.birth == birth or (self.birth == OF_ANY_TICKET and birth.startswith(BY_TICKET))
@@ -319,24 +323,23 @@ class History(NamedTuple):
         delivery, and since an operator last requeued the message. The same text in another ticket is one of them.
         """
         own = [attempt for attempt in self.attempts if attempt.is_of(birth)]
-        since = max((attempt.number for attempt in own if attempt.delivered), default=0)
-        found: dict[tuple[str, str | None], EarlierText] = {}
+        since = max([self.allowed_up_to, *(attempt.number for attempt in own if attempt.delivered)])
+        tried: dict[tuple[str, str | None], list[PastAttempt]] = {}
         for attempt in own:
-            key, other = attempt.delivery_key, attempt.digest
-            is_same = other == digest and attempt.ticket in {None, ticket}
-            if key is None or other is None or is_same or attempt.number <= max(since, self.allowed_up_to):
+            key, is_same = attempt.delivery_key, attempt.digest == digest and attempt.ticket in {None, ticket}
+            if attempt.number <= since or key is None or attempt.digest is None or is_same:
                 continue
-            partly = bool(attempt.delivered_to) and not same_content(other, digest)
-            if attempt.wants_look_up or partly:
-                at, before = attempt.finished_at or attempt.started_at, found.get((key, attempt.ticket))
-                found[key, attempt.ticket] = EarlierText(
-                    key,
-                    attempt.ticket,
-                    at,
-                    unsettled=attempt.unsettled or (before is not None and before.unsettled),
-                    partly=partly or (before is not None and before.partly),
-                )
-        return tuple(found.values())
+            if attempt.wants_look_up or attempt.reached_with_another(digest):
+                tried.setdefault((key, attempt.ticket), []).append(attempt)
+        return tuple(
+            EarlierText(
+                *text,
+                attempts[-1].finished_at or attempts[-1].started_at,
+                unsettled=any(attempt.unsettled for attempt in attempts),
+                partly=any(attempt.reached_with_another(digest) for attempt in attempts),
+            )
+            for text, attempts in tried.items()
+        )
 
     def _deliveries(self, birth: str, digest: str) -> list[PastAttempt]:
         return [

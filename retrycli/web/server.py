@@ -73,7 +73,7 @@ class StrictConnection(h11.Connection):
 
 def _check(head: bytes) -> None:
     if FOLDED.search(head) or head.count(b"\n") >= MAX_LINES or LONG_SPACE in head.replace(b"\t", b" "):
-        raise h11.RemoteProtocolError("folded, long rows of spaces, or too many headers")
+        raise h11.RemoteProtocolError("folded lines, a long row of spaces, or too many headers")
 
 
 class DeadlineProtocol(H11Protocol):

@@ -173,7 +173,7 @@ def test_after_an_edit_a_look_up_does_not_deny_that_the_text_before_it_arrived(b
         [told] = desk.command.json("look-up", "1", code=3)["results"]
         assert (told["result"], told["error"]) == (
             "unknown",
-            "not found, but an earlier version of its text has arrived; check the ticket",
+            "not found, but an earlier version of it has arrived; check the ticket",
         )
 
 

@@ -99,7 +99,7 @@ def test_a_requeue_sends_a_second_version(begin: Begin) -> None:
         assert "`retrycli requeue 1` sends it again" in story.command.on_terminal("show", "1").words
         asked = story.command("retry", "1")
         assert asked.returncode == 3
-        assert "an earlier version of its text has arrived" in asked.stdout
+        assert "an earlier version of it has arrived" in asked.stdout
         story.operator("requeue", "1")
         story.tick()
         assert (fake.texts, story.status()) == (["a", "b"], "sent")
@@ -115,7 +115,7 @@ def test_a_look_up_searches_for_earlier_versions(begin: Begin, answer: str, resu
         story.write(body="b")
         found = story.command.json("look-up", "1", code=3 if result == "unknown" else 0)["results"]
         assert [each["result"] for each in found] == [result]
-        assert result == "absent" or "an earlier version of its text has arrived" in found[0]["error"]
+        assert result == "absent" or "an earlier version of it has arrived" in found[0]["error"]
         assert story.status() == "failed"
 
 

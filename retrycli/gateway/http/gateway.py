@@ -26,7 +26,7 @@ from retrycli.gateway.presets.template import fill_header, fill_path, fill_text,
 # Maximum bytes of an answer for each character of the message's body. An answer may contain the body three times, and
 # JSON may escape a character as six bytes.
 MAX_REPETITION = 20
-EARLIER = "an earlier version of its text has arrived"
+EARLIER = "an earlier version of it has arrived"
 NOT_AS_EXPECTED = "is not as intended; check it in the ticketing system immediately"
 
 # Exceptions for a value that is invalid in the path, header or body into which its template inserts it.
