@@ -29,14 +29,11 @@ from subprocess import CompletedProcess
 from retrycli.__main__ import GC_THRESHOLD
 from retrycli.cli import run
 from retrycli.domain import suggested
-from tests.size import ROOT
 
 logger = logging.getLogger("retrycli")
 
 STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
 """Python's standard streams, by file descriptor: name, mode, and the error handler in the C locale."""
-LASTING = (sys.prefix, sys.base_prefix, str(ROOT))
-"""Folders whose modules stay imported after a call."""
 READ_LATE = ("RETRYCLI_", "TICKETING_", "SUDO_", "XDG_")
 """Prefixes of variables that commands read at run time, like the names below. A call would ignore a variable that is
 read when Python starts or when a module is imported."""
@@ -161,7 +158,8 @@ def _state() -> Iterator[None]:
         suggested._Now.call = invocation
         sys.excepthook = excepthook
         for name in sys.modules.keys() - modules:  # senders of a test's application, which the next test writes anew
-            if not str(getattr(sys.modules[name], "__file__", None) or ROOT).startswith(LASTING):
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and not file.startswith(tuple(filter(os.path.isabs, path))):
                 del sys.modules[name]
         sys.path[:] = path
         vars(pydoc)["pager"] = pager  # pydoc caches the first pager that it finds
