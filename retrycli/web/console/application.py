@@ -28,7 +28,6 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -36,8 +35,11 @@ HEADERS = {
 }
 
 
+ENCRYPTED = {"Cross-Origin-Opener-Policy": "same-origin"}  # browsers ignore it over plain HTTP, and log an error
+
+
 class SecureHeaders:
-    """Add `HEADERS` to every response."""
+    """Add `HEADERS` to every response, and `ENCRYPTED` over HTTPS."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -47,7 +49,7 @@ class SecureHeaders:
 
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(HEADERS | (ENCRYPTED if scope["scheme"] == "https" else {}))
             await send(message)
 
         await self._app(scope, receive, send_secured)
