@@ -37,7 +37,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from retrycli.config.loader import load_settings
     from retrycli.config.settings import Settings
-    from retrycli.domain.errors import InvalidArgument, NoSuchMessage, NotActionable, RetrycliError, StaleEdit
+    from retrycli.domain.errors import (
+        InvalidArgument,
+        MayHaveArrived,
+        NoSuchMessage,
+        NotActionable,
+        RetrycliError,
+        StaleEdit,
+    )
     from retrycli.domain.listing import Filter, ListedMessage, ListedState, MessageDetails
     from retrycli.domain.message import EscalationReason, MessageType, State
     from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
@@ -72,6 +79,7 @@ __all__ = [
     "ListedState",
     "LookUp",
     "Match",
+    "MayHaveArrived",
     "MessageDetails",
     "MessageType",
     "NoSuchMessage",
@@ -119,7 +127,14 @@ __all__ = [
 _NAMES = {  # by the module that defines them
     "config.loader": ("load_settings",),
     "config.settings": ("Settings",),
-    "domain.errors": ("InvalidArgument", "NoSuchMessage", "NotActionable", "RetrycliError", "StaleEdit"),
+    "domain.errors": (
+        "InvalidArgument",
+        "MayHaveArrived",
+        "NoSuchMessage",
+        "NotActionable",
+        "RetrycliError",
+        "StaleEdit",
+    ),
     "domain.listing": ("Filter", "ListedMessage", "ListedState", "MessageDetails"),
     "domain.message": ("EscalationReason", "MessageType", "State"),
     "domain.outcome": ("LookUp", "Outcome", "OutcomeKind", "Presence"),

@@ -316,7 +316,7 @@ class Stage:
 async def attempt_by_hand(deps: Dependencies, rules: PassRules, message_id: int, *, by: str) -> Outcome:
     """Attempt one message now through a newly opened gateway."""
     async with deps.open_gateway() as gateway:
-        return await attempt_through(gateway, deps, rules, message_id, by=by)
+        return await attempt_through(gateway, deps, rules, message_id, by=by, send_again=True)
 
 
 def during(stage: Stage, message_id: int, happens: Callable[[], object], *, after: timedelta = SYNC_INTERVAL) -> Answer:

@@ -30,7 +30,7 @@ def retry(chosen: Chosen) -> None:
     give_up_after = None if chosen.message_ids else settings.breaker.failures
     done, received = run_interruptible(
         lambda here: operations.retry.retry_all(
-            settings, ids, by=chosen.by, give_up_after=give_up_after, ask_first=not chosen.yes, runtime=here
+            settings, ids, by=chosen.by, give_up_after=give_up_after, send_again=chosen.yes, runtime=here
         )
     )
     tried = done.tried
@@ -41,7 +41,7 @@ def retry(chosen: Chosen) -> None:
     question = f"Send {formatting.count(len(doubtful), 'message')} all the same?"
     if doubtful and received is None and can_ask(as_json=chosen.as_json) and agrees(question):
         again, received = run_interruptible(
-            lambda here: operations.retry.retry_all(settings, doubtful, by=chosen.by, runtime=here)
+            lambda here: operations.retry.retry_all(settings, doubtful, by=chosen.by, send_again=True, runtime=here)
         )
         _show_attempts(again, as_json=False)
         tried = [*(attempt for attempt in tried if attempt.message_id not in doubtful), *again.tried]

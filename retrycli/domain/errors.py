@@ -76,7 +76,15 @@ class NotActionable(RetrycliError):
 
 
 class MayHaveArrived(NotActionable):
-    """A message that an attempt by hand might send twice. It was not sent."""
+    """A message that an attempt by hand might send twice. It was not sent.
+
+    Attributes:
+        ticket: the ticket in which the message may be.
+    """
+
+    def __init__(self, text: str, ticket: str = "") -> None:
+        super().__init__(text)
+        self.ticket = ticket
 
 
 class Expired(NotActionable):

@@ -31,21 +31,21 @@ Result = TypeVar("Result")
 
 
 async def attempt_through(
-    gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str, ask_first: bool = False
+    gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str, send_again: bool = False
 ) -> Outcome:
     """Attempt one message now, for an operator, through an open gateway. The attempt uses up no retry.
 
     Raises:
         NoSuchMessage: the application's table has no such row.
-        MayHaveArrived: ``ask_first`` is set, and the text may have arrived and can't be looked up, or was delivered, at
-            least to some recipients. It was not sent.
+        MayHaveArrived: the text may have arrived and can't be looked up, or was delivered, at least to some recipients.
+            It was not sent, because ``send_again`` is not set.
         NotActionable: the message is not failed, or is already being sent.
         InvalidMessage: the message's data can't be turned into a request.
         ConfigurationError: the gateway's settings can't be used. The message was not sent.
     """
     now = deps.now()
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
-    queued = _claim_to_send(deps, rules, claim, message_id, by, now, ask_first=ask_first)
+    queued = _claim_to_send(deps, rules, claim, message_id, by, now, send_again=send_again)
     fault = None
     try:
         outcome = await gateway.deliver(queued)
@@ -244,7 +244,7 @@ def enrol_message(
 
 
 def _claim_to_send(
-    deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime, *, ask_first: bool
+    deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime, *, send_again: bool
 ) -> QueuedMessage:
     def may_send(queued: QueuedMessage) -> bool:
         is_unsettled = queued.in_doubt or any(text.unsettled for text in queued.earlier)
@@ -253,7 +253,7 @@ def _claim_to_send(
         )
         in_doubt = in_doubt or any(text.partly for text in queued.earlier)
         is_repeated = queued.delivered_at is not None or would_repeat(rules, queued)
-        return not (ask_first and (in_doubt or is_repeated))
+        return send_again or not (in_doubt or is_repeated)
 
     deps.require_accepted()
     queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", fit=may_send)
@@ -266,10 +266,12 @@ def _claim_to_send(
         raise unfit(queued.message_id, queued.problem)
     if not may_send(queued):
         deps.claims.release(claim, [message_id])
+        ticket = queued.elsewhere or queued.ticket_id
         raise MayHaveArrived(
             f"message {message_id} may have arrived, and would then be sent twice. Check ticket "
-            f"{queued.elsewhere or queued.ticket_id}: run {command('mark-sent', message_id)} if the message is there, "
-            f"or {command('retry', message_id, '--yes')}"
+            f"{ticket}: run {command('mark-sent', message_id)} if the message is there, "
+            f"or {command('retry', message_id, '--yes')}",
+            str(ticket),
         )
     return queued
 

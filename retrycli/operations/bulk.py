@@ -169,7 +169,9 @@ MAX_CANARIES = 1_000
 
 @dataclass(frozen=True)
 class BulkRequest:
-    """An action on many messages. Only ``requeue`` takes ``due``, ``spread`` and ``canary``."""
+    """An action on many messages. Only ``requeue`` takes ``due``, ``spread`` and ``canary``, and only ``retry``
+    ``send_again``.
+    """
 
     action: BulkAction
     ids: Sequence[int | str] = ()  # the messages, in the order in which they are reached; or
@@ -180,6 +182,7 @@ class BulkRequest:
     due: datetime | None = None  # when the first message is due; by default now
     spread: timedelta = timedelta(0)  # the period over which the messages become due
     canary: Canary | None = None
+    send_again: bool = False  # send also messages that may have arrived
 
     def check(self, *, to_act: bool = True) -> None:
         """Check the request. A preview (``to_act`` is False) needs no reason.
@@ -206,6 +209,7 @@ class BulkRequest:
             (not storable(reason), "the reason contains an invalid character; remove it"),
             (len(reason) > LONGEST_REASON, f"the reason is longer than {LONGEST_REASON:,} characters; shorten it"),
             (requeue_only and self.action is not BulkAction.REQUEUE, f"{self.action} takes no due, spread or canary"),
+            (self.send_again and self.action is not BulkAction.RETRY, f"{self.action} takes no send_again"),
             (self.due is not None and self.due.tzinfo is None, "due must have an offset from UTC"),
             (not timedelta(0) <= self.spread <= LONGEST, f"spread must be from 0 to {LONGEST.days} days"),
             (not 1 <= canary.number <= MAX_CANARIES, f"canary must be from 1 to {MAX_CANARIES:,}: {canary.number}"),

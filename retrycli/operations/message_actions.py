@@ -462,11 +462,14 @@ class _Slice:
             handled, last = self.progress.handled + number, self.ids[self.reached - 1]
             self.progress = replace(self.progress, handled=handled, last=last)
 
-    def _attempt(self, ids: Sequence[int], *, give_up_after: int | None = None, streak: int = 0) -> ActionResult:
+    def _attempt(
+        self, ids: Sequence[int], *, send_again: bool, give_up_after: int | None = None, streak: int = 0
+    ) -> ActionResult:
         return retry_all(
             self.settings,
             ids,
             by=self.by,
+            send_again=send_again,
             give_up_after=give_up_after,
             streak=streak,
             runtime=self.runtime,
@@ -476,7 +479,7 @@ class _Slice:
     def _retry(self) -> str | None:
         most = None if self.request.wanted is None else self.settings.breaker.failures
         before = self.progress.streak
-        made = self._attempt(self.ids, give_up_after=most, streak=before)
+        made = self._attempt(self.ids, send_again=self.request.send_again, give_up_after=most, streak=before)
         self._advance(len(made.tried))
         self.done, self.refused, self.tried = made.done, made.refused, made.tried
         self.progress = replace(self.progress, streak=min(failure_streak(made.tried, before), self.progress.handled))
@@ -493,7 +496,7 @@ class _Slice:
             coming = self.ids[self.reached : self.reached + missing]
             expired = _expired_among(self.settings, self.database, coming, self.runtime.now)
             fit = [message_id for message_id in coming if message_id not in expired]
-            made = self._attempt(fit).tried if fit else []
+            made = self._attempt(fit, send_again=True).tried if fit else []  # as the pass would
             unreached = next(iter(fit[len(made) :]), None)
             reached = coming if unreached is None else coming[: [*coming].index(unreached)]
             self._advance(len(reached))

@@ -72,7 +72,12 @@ class LookedUp:
 
 
 def retry(
-    settings: Settings, message_id: int | str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
+    settings: Settings,
+    message_id: int | str,
+    *,
+    send_again: bool = False,
+    by: str | None = None,
+    runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Outcome:
     """Attempt one message now, even if it is not due or is escalated.
 
@@ -82,6 +87,7 @@ def retry(
     Args:
         settings: from `retrycli.load_settings`, or created directly.
         message_id: the message's id in the application's table.
+        send_again: send also a message that may have arrived.
         by: the operator, for the history; by default the current user's login name.
         runtime: clock and randomness.
 
@@ -90,6 +96,7 @@ def retry(
 
     Raises:
         NoSuchMessage: the application's table has no such row.
+        MayHaveArrived: the message may have arrived and can't be looked up first. It was not sent.
         NotActionable: the message is not failed, or is being sent; or a stop was requested before the attempt.
         InvalidMessage: the message's data can't be turned into a request. No attempt was made, and the message is
             escalated.
@@ -97,7 +104,7 @@ def retry(
         ConfigurationError: a setting, the preset or the application's table is wrong.
         EventLoopRunning: this thread runs an event loop.
     """
-    tried = retry_all(settings, [message_id], by=by, runtime=runtime).tried
+    tried = retry_all(settings, [message_id], by=by, send_again=send_again, runtime=runtime).tried
     return _only([(attempt.outcome, attempt.error) for attempt in tried], f"message {message_id} was not attempted")
 
 
@@ -144,15 +151,15 @@ def retry_all(
     by: str | None = None,
     give_up_after: int | None = None,
     streak: int = 0,
-    ask_first: bool = False,
+    send_again: bool = False,
     runtime: Runtime = DEFAULT_RUNTIME,
     database: Database | None = None,
 ) -> ActionResult:
     """Attempt messages now, one after another, each as in `retry`. Count the delivered ones as done.
 
     Stop after ``give_up_after`` consecutive failures that the ticketing API has probably caused, including the
-    ``streak`` immediately before these attempts. With ``ask_first``, do not send a message that may have arrived,
-    unless it can be looked up first; its error is `MayHaveArrived`.
+    ``streak`` immediately before these attempts. Without ``send_again``, do not send a message that may have
+    arrived, unless it can be looked up first; its error is `MayHaveArrived`.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database, a setting or the preset can't be used.
@@ -168,7 +175,7 @@ def retry_all(
         wanted = resolve(opened, ids)
 
         def attempt(gateway: Gateway, message_id: int) -> Awaitable[Outcome]:
-            return attempt_through(gateway, deps, rules, message_id, by=operator, ask_first=ask_first)
+            return attempt_through(gateway, deps, rules, message_id, by=operator, send_again=send_again)
 
         tried = asyncio.run(_one_by_one(deps, wanted, attempt, ManualAttempt, is_down))
     reason = None if len(tried) == len(wanted) else "destination_down" if is_down(tried) else "signal"

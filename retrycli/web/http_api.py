@@ -88,6 +88,12 @@ class NoteBody(Body):
     note: Reason
 
 
+class RetryBody(Body):
+    """Whether a message may be sent twice."""
+
+    send_again: bool = Field(default=False, description="send the message also if it may have arrived")
+
+
 class OptionalNoteBody(Body):
     """How the operator knows that a message has arrived, for the history."""
 
@@ -268,9 +274,16 @@ class Endpoints:
         return answer(bodies.explanation(operations.explain.explain(self._settings, message_id)))
 
     @endpoint("POST", "/{message_id}/retry", Right.ACT, MISSING, CONFLICT)
-    def retry_message(self, message_id: str, user: CurrentUser) -> JsonAnswer[bodies.AttemptsBody]:
-        """Attempt a message now, even if it is waiting or escalated. This uses up no retry."""
-        done = operations.retry.retry_all(self._settings, [message_id], by=user.name)
+    def retry_message(
+        self,
+        message_id: str,
+        user: CurrentUser,
+        body: RetryBody = RetryBody(),  # noqa: B008  frozen
+    ) -> JsonAnswer[bodies.AttemptsBody]:
+        """Attempt a message now, even if it is waiting or escalated. This uses up no retry. A message that may have
+        arrived and can't be looked up is sent only with `send_again`.
+        """
+        done = operations.retry.retry_all(self._settings, [message_id], by=user.name, send_again=body.send_again)
         return answer(bodies.attempts(self._done(done)))
 
     @endpoint("POST", "/{message_id}/requeue", Right.ACT, MISSING, CONFLICT)

@@ -161,6 +161,7 @@ class BulkBody(Body):
     reason: Reason | None = Field(None, description="for reject (required) and mark_sent")
     canary: int | None = Field(None, ge=1, description="for requeue: attempt this many messages first")
     spread: Duration | None = Field(None, description="for requeue: the period over which messages become due")
+    send_again: bool = Field(default=False, description="for retry: send also messages that may have arrived")
     after: Line | None = Field(None, description="`next` of the previous call, to go on with the same body")
 
     @model_validator(mode="after")
@@ -182,4 +183,5 @@ class BulkBody(Body):
             reason=self.reason,
             spread=self.spread or timedelta(0),
             canary=None if self.canary is None else Canary(self.canary),
+            send_again=self.send_again,
         )

@@ -26,6 +26,7 @@ STATUSES: Mapping[type[errors.RetrycliError], tuple[HTTPStatus, str]] = {
     errors.NoSuchMessage: (HTTPStatus.NOT_FOUND, "no-such-message"),
     errors.StaleEdit: (HTTPStatus.PRECONDITION_FAILED, "stale-edit"),
     errors.CountChanged: (HTTPStatus.CONFLICT, "count-changed"),
+    errors.MayHaveArrived: (HTTPStatus.CONFLICT, "may-have-arrived"),
     errors.NotActionable: (HTTPStatus.CONFLICT, "not-actionable"),
     errors.InvalidMessage: (HTTPStatus.CONFLICT, "invalid-message"),
     errors.NotEdited: (HTTPStatus.UNPROCESSABLE_ENTITY, "not-edited"),

@@ -61,6 +61,7 @@ OTHERS_ASK: tuple[tuple[str, str, dict[str, str]], ...] = (
 )
 """Who asks each route for what it does not give: the user, the id in the path, and the fields."""
 CLOCK = re.compile(r"\b(\d\d? [A-Z][a-z]{2} |\d{4}-\d\d-\d\d )?\d\d:\d\d\b(?!:\d)|(?<=began )\d minutes ago|\b\d+ ms\b")
+SEEN = re.compile(r"\bseen=[0-9a-f]{16}\b")
 DAY = re.compile(r"^[A-Z][a-z]{2} \d{1,2} \|$", re.MULTILINE)
 CALL = re.compile(r"([A-Z]+) (/?[^ ]*)(?: (\{.*\}))?(?: (\S+))?")
 
@@ -120,7 +121,7 @@ class Stage:
 
     def plain(self, text: str) -> list[str]:
         """Return the lines of a text without what depends on the time or the machine."""
-        lines = DAY.sub("<day> |", CLOCK.sub("<time>", self.scene.plain(text))).splitlines()
+        lines = DAY.sub("<day> |", CLOCK.sub("<time>", SEEN.sub("seen", self.scene.plain(text)))).splitlines()
         return [line for number, line in enumerate(lines) if line != "<day> |" or line not in lines[:number]]
 
     def framed(self, page: HtmlPage) -> list[str]:

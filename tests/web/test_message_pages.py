@@ -117,7 +117,7 @@ def test_a_message_that_a_pass_is_sending_offers_nothing(desk: Desk) -> None:
     assert "An attempt is in progress." in during.words
     assert ("button", "disabled", None) in during.attributes
     assert [form.action for form in during.forms] == [f"{PAGES}/sign-out"]
-    assert (refused.status, "is being sent now" in refused.words) == (409, True)
+    assert (refused.status, "attempted after its page was shown, and is now sending" in refused.words) == (409, True)
 
 
 @on_sqlite

@@ -50,9 +50,10 @@ def test_a_session_and_its_actions_are_the_same_at_both_workers(workers: tuple[h
     page = second.get(f"{PAGES}/id/8")
     assert (page.status_code, "Sign out" in page.text) == (200, True)
     assert "Paused" not in page.text
-    assert first.post(f"{PAGES}/id/8/reject", data={"reason": "tea"}).status_code == HTTPStatus.SEE_OTHER
+    rejection = {"reason": "tea", "seen": page.text.partition('name="seen" value="')[2].partition('"')[0]}
+    assert first.post(f"{PAGES}/id/8/reject", data=rejection).status_code == HTTPStatus.SEE_OTHER
     assert "Rejected by anna: tea" in second.get(f"{PAGES}/id/8").text
-    assert second.post(f"{PAGES}/id/8/reject", data={"reason": "tea"}).status_code == HTTPStatus.CONFLICT
+    assert second.post(f"{PAGES}/id/8/reject", data=rejection).status_code == HTTPStatus.CONFLICT
     assert first.post(f"{PAGES}/pause", data={"for": "1h"}).status_code == HTTPStatus.SEE_OTHER
     assert "Paused" in first.get(f"{PAGES}/").text
     wait_until(lambda: "Paused" in second.get(f"{PAGES}/").text)  # each worker keeps the status for two seconds

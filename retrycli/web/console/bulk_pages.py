@@ -43,6 +43,7 @@ class BulkFields(create_model("Fixed", __base__=MessageFilter, **_FIXED)):  # ty
     canary: Annotated[int, Field(ge=1, le=MAX_CANARIES)] | None = None
     spread: Period | None = None
     reason_given: Annotated[Line, Field(max_length=LONGEST_REASON)] | None = Field(None, alias="because")
+    send_again: Literal["yes"] | None = None
 
     def request(self, now: datetime, expected: int | None = None) -> BulkRequest:
         """Return the request for the operation."""
@@ -54,6 +55,7 @@ class BulkFields(create_model("Fixed", __base__=MessageFilter, **_FIXED)):  # ty
             reason=self.reason_given,
             spread=timedelta(0) if self.spread is None else duration(self.spread),
             canary=None if self.canary is None else Canary(self.canary),
+            send_again=self.send_again is not None,
         )
 
     def times(self, now: datetime) -> Mapping[str, Any]:
@@ -75,7 +77,12 @@ class BulkFields(create_model("Fixed", __base__=MessageFilter, **_FIXED)):  # ty
 
     def options(self) -> dict[str, object]:
         """Return the fields that say how to act, for a form or an address."""
-        return {"canary": self.canary, "spread": self.spread, "because": self.reason_given}
+        return {
+            "canary": self.canary,
+            "spread": self.spread,
+            "because": self.reason_given,
+            "send_again": self.send_again,
+        }
 
 
 class BulkQuery(BulkFields):
@@ -176,7 +183,9 @@ class BulkPages(Pages):
         now = operations.wiring.utc_now()
         ticked = len({*query.ids})
         fixed = query.fixed(now)
-        found = self._found(fixed.model_copy(update={"reason_given": None, "canary": None, "spread": None}), now)
+        found = self._found(
+            fixed.model_copy(update=dict.fromkeys(("reason_given", "canary", "spread", "send_again"))), now
+        )
         if ticked:
             fixed = fixed.model_copy(update={"ids": [str(message_id) for message_id in found.ids]})
         return self._console.show(

@@ -5,13 +5,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
+from http import HTTPStatus
 from itertools import islice
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from starlette.responses import Response
 
 from retrycli import operations
-from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.errors import InvalidMessage, MayHaveArrived, NotActionable
+from retrycli.domain.identity import digest_of
 from retrycli.domain.listing import OF_TEXT, ActionRecord, AttemptRecord, MessageDetails, is_in_doubt
 from retrycli.domain.message import (
     BY_PASS,
@@ -31,7 +35,7 @@ from retrycli.web.console.context import Pages, Visit, is_outdated
 from retrycli.web.console.forms import Form
 from retrycli.web.console.passes import LENGTHS
 from retrycli.web.console.routes import NoFields, page
-from retrycli.web.inputs import Reason
+from retrycli.web.inputs import Line, Reason
 
 MOST_EVENTS = 200  # maximum number of events on a page, the newest first
 MOST_LINES = 400  # maximum number of changed lines that one event shows
@@ -126,6 +130,11 @@ FIRST: Mapping[str | None, str] = {
     EscalationReason.CHANGED: "mark-sent",
     EscalationReason.EXPIRED: "reject",
 }
+
+
+def _seen(found: MessageDetails) -> str:
+    """Return a digest of the message's text and of the number of its attempts."""
+    return sha256(f"{digest_of(found.row)} {len(found.attempts)}".encode()).hexdigest()[:16]
 
 
 class TextQuery(Form):
@@ -225,13 +234,25 @@ def _time(row: Mapping[str, Any], column: str) -> datetime | None:
     return None
 
 
-class RejectForm(Form):
+class ActForm(Form):
+    """What the page showed of the message, as `_seen` returns it."""
+
+    seen: Annotated[Line, Field(max_length=100)]
+
+
+class RetryForm(ActForm):
+    """Whether the message may be sent twice."""
+
+    send_again: Literal["yes"] | None = None
+
+
+class RejectForm(ActForm):
     """Why the message is given up."""
 
     reason: Reason
 
 
-class MarkSentForm(Form):
+class MarkSentForm(ActForm):
     """How the operator knows that the message has arrived."""
 
     note: Reason | None = None
@@ -262,6 +283,7 @@ class MessagePages(Pages):
             id=message_id,
             row=found.row,
             queue=found.queue,
+            seen=_seen(found),
             state=state_of(found),
             tries=tries(found, policies),
             times=[(name, at) for name in ("created_at", "updated_at", "sent_at") if (at := _time(found.row, name))],
@@ -285,10 +307,17 @@ class MessagePages(Pages):
             more_events=len(found.attempts) + len(found.acts) - len(events),
         )
 
-    @page("POST", "/id/{message_id}/retry", Right.ACT)
-    def retry(self, visit: Visit, _: NoFields) -> Response:
-        """Attempt a message now."""
-        outcome = operations.retry.retry(self._settings, visit.id, by=visit.by)
+    @page("POST", "/id/{message_id}/retry", Right.ACT, RetryForm)
+    def retry(self, visit: Visit, form: RetryForm) -> Response:
+        """Attempt a message now. Ask first if it may have arrived."""
+        self._check_seen(visit, form)
+        send_again = form.send_again is not None
+        try:
+            outcome = operations.retry.retry(self._settings, visit.id, send_again=send_again, by=visit.by)
+        except MayHaveArrived as error:
+            return self._console.show(
+                visit, "repeat.html", code=HTTPStatus.CONFLICT, id=visit.id, ticket=error.ticket, seen=form.seen
+            )
         return self._back(visit, f"Message {visit.id} {operations.words.attempted(outcome)}")
 
     @page("POST", "/id/{message_id}/look-up", Right.ACT)
@@ -297,21 +326,24 @@ class MessagePages(Pages):
         found = operations.retry.look_up(self._settings, visit.id, by=visit.by)
         return self._back(visit, operations.words.looked_up(visit.id, found))
 
-    @page("POST", "/id/{message_id}/requeue", Right.ACT)
-    def requeue(self, visit: Visit, _: NoFields) -> Response:
+    @page("POST", "/id/{message_id}/requeue", Right.ACT, ActForm)
+    def requeue(self, visit: Visit, form: ActForm) -> Response:
         """Return an escalated or rejected message to the queue."""
+        self._check_seen(visit, form)
         self._check(operations.message_actions.requeue(self._settings, [visit.id], by=visit.by))
         return self._back(visit, f"Requeued message {visit.id}. It is due now and has all its retries.")
 
     @page("POST", "/id/{message_id}/reject", Right.ACT, RejectForm)
     def reject(self, visit: Visit, form: RejectForm) -> Response:
         """Give up on a message."""
+        self._check_seen(visit, form)
         self._check(operations.message_actions.reject(self._settings, [visit.id], form.reason, by=visit.by))
         return self._back(visit, f"Rejected message {visit.id}. No pass will send it.")
 
     @page("POST", "/id/{message_id}/mark-sent", Right.ACT, MarkSentForm)
     def mark_sent(self, visit: Visit, form: MarkSentForm) -> Response:
         """Record that a message has arrived."""
+        self._check_seen(visit, form)
         self._check(operations.message_actions.mark_sent(self._settings, [visit.id], note=form.note, by=visit.by))
         return self._back(visit, f"Marked message {visit.id} as sent.")
 
@@ -326,6 +358,19 @@ class MessagePages(Pages):
         """Record that an operator is handling an escalated message."""
         self._check(operations.message_actions.acknowledge(self._settings, [visit.id], by=visit.by))
         return self._back(visit, f"Acknowledged message {visit.id}. It no longer counts as new.")
+
+    def _check_seen(self, visit: Visit, form: ActForm) -> None:
+        """Check that the user saw the present text and the last attempt.
+
+        Raises:
+            NotActionable: they are others now.
+        """
+        found = operations.listing.show(self._settings, visit.id)
+        if form.seen != _seen(found):
+            raise NotActionable(
+                f"message {visit.id} was edited or attempted after its page was shown, and is now {state_of(found)}. "
+                "Nothing was done: open the page again, and decide anew"
+            )
 
     def _check(self, done: ActionResult) -> None:
         for error in done.refused.values():
