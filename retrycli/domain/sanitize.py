@@ -56,9 +56,18 @@ def inert(text: str, longest: int) -> str:
     return shortened(shown.replace("://", ":／／").translate(LOOKALIKES), longest)
 
 
+# PostgreSQL's URL parameters include password, sslpassword, oauth_client_secret and scram_client_key. Its passfile and
+# sslkey are names of files.
+SECRET_PARAMETER = re.compile("pass(?!file)|pwd|secret|(?<!ssl)key|token", re.IGNORECASE)
+PARAMETER = re.compile(r"([?&][^?&=]*=)[^&]*")
+
+
 def masked_url(url: str) -> str:
     """Mask passwords and other secrets in a URL. Return any other string unchanged."""
     # Match up to the last @, not the first, because a password may contain an @ that was not percent-encoded.
     masked = re.sub(r"(://[^/:]*):.+@", rf"\1:{HIDDEN}@", url)
-    # PostgreSQL's URL parameters include password, sslpassword and oauth_client_secret.
-    return re.sub(r"([?&]\w*(?:password|secret)=)[^&]*", rf"\1{HIDDEN}", masked)
+    # Without an @, the host is missing, and what looks like its port may be a password.
+    masked = re.sub(r"(://[^/?:@\[]*):(?!\d*(?:[,/?]|$))[^/?@]*(?=[/?]|$)", rf"\1:{HIDDEN}", masked)
+    return PARAMETER.sub(
+        lambda found: found[0] if SECRET_PARAMETER.search(found[1]) is None else found[1] + HIDDEN, masked
+    )

@@ -34,6 +34,7 @@ from retrycli.domain.errors import (
     SchemaMismatch,
     Untrusted,
 )
+from retrycli.domain.sanitize import SECRET_PARAMETER
 from retrycli.store.connection import (
     BUSY_SECONDS,
     NO_RESULT,
@@ -61,7 +62,8 @@ TURN = text(f"LOCK TABLE {version.name} IN SHARE UPDATE EXCLUSIVE MODE")
 UUIDS_IN_SQLITE = "SELECT name FROM pragma_table_info(?) WHERE lower(type) IN ('uuid', 'guid', 'uniqueidentifier')"
 
 # The roles whose code this session may run: those that have its rights anyway, and the owner of the application's
-# table, unless it may have planted a table of this name. A superuser is a member of every role, which shows nothing.
+# table, unless it may have planted a table of this name. So is a group of which this role is a member, if nobody else
+# can act as the group. A superuser is a member of every role, which shows nothing.
 TRUST = """
 JOIN pg_catalog.pg_roles me ON me.rolname = CAST(CURRENT_USER AS name)
 JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
@@ -71,7 +73,12 @@ LEFT JOIN pg_catalog.pg_class m ON m.oid = CAST(pg_catalog.to_regclass(CAST(:tab
         WHERE other.relname = m.relname AND other.relowner <> m.relowner AND pg_catalog.pg_table_is_visible(m.oid)
         AND home.nspname = ANY (pg_catalog.current_schemas(false)))
 LEFT JOIN LATERAL (SELECT (o.rolsuper OR o.oid IN (me.oid, d.datdba, m.relowner) OR o.rolname = 'pg_database_owner'
-    OR NOT me.rolsuper AND pg_catalog.pg_has_role(me.oid, o.oid, 'MEMBER')) IS TRUE AS ed) trust ON TRUE
+    OR NOT me.rolsuper AND pg_catalog.pg_has_role(me.oid, o.oid, 'MEMBER') AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_roles r WHERE r.rolcanlogin AND pg_catalog.pg_has_role(r.oid, o.oid, 'MEMBER')
+        AND NOT pg_catalog.pg_has_role(r.oid, me.oid, 'MEMBER')
+        AND NOT pg_catalog.pg_has_role(r.oid, d.datdba, 'MEMBER')
+        AND (m.relowner IS NULL OR NOT pg_catalog.pg_has_role(r.oid, m.relowner, 'MEMBER')))
+    ) IS TRUE AS ed) trust ON TRUE
 """
 # Other roles that may create relations, functions and operators in a schema of the search path, or a schema that it
 # names. All statements would use them. No role stands for PUBLIC, if another role may connect; no schema stands for the
@@ -163,7 +170,7 @@ class Database:
         """Return the file's path, or the server's URL without passwords and secrets."""
         if self.is_sqlite:
             return self._url.database or ""
-        secrets = [name for name in self._url.query if name.endswith(("password", "secret"))]
+        secrets = [*filter(SECRET_PARAMETER.search, self._url.query)]
         return self._url.difference_update_query(secrets).render_as_string(hide_password=True)
 
     @property

@@ -302,3 +302,23 @@ def test_the_owner_of_the_applications_table_may_create_in_its_schema(untouched:
         untouched.execute(f'GRANT CREATE ON SCHEMA public TO "{role}"; ALTER TABLE pending_messages OWNER TO "{role}"')
         assert cli.having(untouched.variables("http://127.0.0.1:9"))("status").returncode == 0
         untouched.execute("ALTER TABLE pending_messages OWNER TO postgres")
+
+
+def test_a_group_is_trusted_only_if_nobody_else_can_act_as_it(untouched: Application, cli: Cli) -> None:
+    """What a member of the group plants in its name would run with the rights of retrycli's role."""
+    group = f"desk group {make_url(untouched.url).database}"
+    with lesser_role(untouched) as url, eve(untouched) as role:
+        user = make_url(url).username
+        untouched.execute(f'CREATE ROLE "{group}"')
+        untouched.execute(f'GRANT CREATE ON SCHEMA public TO "{group}"')
+        try:
+            command = cli.having({**untouched.variables("http://127.0.0.1:9"), "RETRYCLI_DATABASE__URL": url})
+            untouched.execute(f'GRANT "{group}" TO "{user}"')
+            assert command("run-once", "--dry-run").returncode == 0
+            untouched.execute(f'GRANT "{group}" TO "{role}"')
+            done = command("run-once", "--dry-run")
+            assert (done.returncode, f"the role {group} may create tables" in done.stderr) == (78, True), done
+            untouched.execute(f'GRANT "{user}" TO "{role}"')  # then it can act as retrycli's role anyway
+            assert command("run-once", "--dry-run").returncode == 0
+        finally:
+            untouched.execute(f'DROP OWNED BY "{group}"; DROP ROLE "{group}"')

@@ -637,7 +637,13 @@ def test_a_ping_url_loses_its_trailing_slash() -> None:
             "postgresql://db/desk?password=hush-hush&sslpassword=hush-hush&sslmode=require&oauth_client_secret=hush-hush",
             "postgresql://db/desk?password=********&sslpassword=********&sslmode=require&oauth_client_secret=********",
         ),
+        (
+            "postgresql://db/desk?Passwrd=hush-hush&scram_client_key=hush-hush&sslkey=/a",
+            "postgresql://db/desk?Passwrd=********&scram_client_key=********&sslkey=/a",
+        ),
+        ("postgresql://ana:hush-hush/desk", "postgresql://ana:********/desk"),
         *[(url, url) for url in ("sqlite:////var/lib/a@b/app.db", "postgresql://ana@db:5432/desk?passfile=x")],
+        *[(url, url) for url in ("postgresql://db:5432,[::1]:5433/desk", "postgresql://[::1]:5432/desk")],
     ],
 )
 def test_settings_are_shown_without_their_secrets(url: str, shown: str) -> None:
