@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Thread
@@ -129,7 +129,12 @@ class BaseGateway(ABC):
         return outcome._replace(error=one_line(shortened(own + error, ERROR_LENGTH - len(others)) + others))
 
     def _clean(self, error: str, message: Message) -> str:
-        return one_line(without_quotations(safe_line(error, self._secrets), message))
+        return one_line(without_quotations(safe_line(error, self._secrets), message, self._sent_texts(message)))
+
+    def _sent_texts(self, message: Message) -> Iterable[str]:
+        """Return the subject and the body in the form in which they are sent. By default, they are sent as they are."""
+        del message
+        return ()
 
 
 async def guard(delivery: Awaitable[Outcome], message_id: int, progress: DeliveryProgress) -> Outcome:

@@ -6,7 +6,7 @@ other characters. So texts are compared in a plain form, without any escapes.
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 
@@ -15,7 +15,8 @@ from retrycli.domain.outcome import one_line
 
 QUOTED = 16  # minimum number of consecutive characters shared with the message that count as a quotation
 SHORTEST = 4  # minimum number of characters of a secret's plain form that are masked
-# Maximum number of characters and of texts of a message to compare with an error. It takes up to a tenth of a second.
+# Maximum number of characters and of texts of a message, in each of two forms, to compare with an error. It takes up to
+# half a second.
 LOOKED_AT, MOST_TEXTS = 256 * 1024, 500
 LONGEST_ERROR = 16 * 1024  # characters of an error to search for secrets; only its first 500 are kept
 ROUNDS = 6  # maximum number of times that a text may be escaped
@@ -36,14 +37,11 @@ SPACES = re.compile(r"[\s\0]+")  # an error has no NUL
 Spans = list[tuple[int, int]]
 
 
-def without_quotations(error: str, message: Message) -> str:
+def without_quotations(error: str, message: Message, sent: Iterable[str] = ()) -> str:
     """Replace quotations of the message's subject, body or attachments in a one-line error with ``…``. If there are
-    any, return the error without escapes.
+    any, return the error without escapes. ``sent`` are the same texts in the form in which they were sent.
     """
-    texts, left = [], LOOKED_AT
-    for text in islice(_texts(message), MOST_TEXTS):
-        texts.append(text[:left])
-        left -= len(texts[-1])
+    texts = [*_bounded(_texts(message)), *_bounded(sent)]
     shown = _plain(error)
     if quoted := _shared(_with_spaces(shown), _with_spaces("\0".join(map(_plain, texts)))):
         error = _masked(shown, quoted, "…")
@@ -64,6 +62,13 @@ def _shared(error: str, words: str) -> Spans:
     return found
 
 
+def _bounded(texts: Iterable[str]) -> Iterator[str]:
+    left = LOOKED_AT
+    for text in islice(texts, MOST_TEXTS):
+        yield text[:left]
+        left -= min(len(text), left)
+
+
 def _texts(message: Message) -> Iterable[str]:
     for name in ("subject", "body"):
         yield str(message.fields[name] or "")
@@ -74,7 +79,12 @@ def _texts(message: Message) -> Iterable[str]:
 
 def safe_line(error: str, secrets: Sequence[str]) -> str:
     """Return the start of an error on one line, with secrets masked. An answer may quote megabytes."""
-    return one_line(redact_secrets(error[:LONGEST_ERROR], secrets))
+    shown = redact_secrets(error[:LONGEST_ERROR], secrets)
+    if len(error) > LONGEST_ERROR:  # the cut may have left only the start of a secret, which is not recognised
+        longest = max(map(len, secrets), default=0)
+        starts = (secret[:n] for n in range(longest, 0, -1) for secret in secrets if n < len(secret))
+        shown = shown.removesuffix(next(filter(shown.endswith, starts), ""))
+    return one_line(shown)
 
 
 def redact_secrets(text: str, secrets: Sequence[str]) -> str:

@@ -14,12 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.domain.outcome import one_line
-from retrycli.gateway.redaction import LOOKED_AT, QUOTED, redact_secrets, without_quotations
+from retrycli.gateway.redaction import LONGEST_ERROR, LOOKED_AT, QUOTED, redact_secrets, safe_line, without_quotations
 from tests.gateway.deliveries import deliver, gateway_settings, queued
 from tests.gateway.hostile import Hostile, answer
+from tests.gateway.mail_server import MailServer
+from tests.gateway.mails import mail, mail_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.gateway.hostile import Connection
 
 BODY = 'Dear Ms Oyelaran,\n\nyour "Rückgabe" is on its way.'
 
@@ -131,3 +135,44 @@ def test_an_answer_that_echoes_a_message_keeps_no_word_of_it(status: int) -> Non
     with Hostile(answer(status, json.dumps({"succeeded": False, "errors": [{"sent": BODY}]}).encode())) as server:
         outcome = deliver(gateway_settings(server.url), message)
     assert (outcome.error or "").endswith(': {"sent": "…"}')
+
+
+SECRET = "rt_live_0123456789"
+LINES = "Max {a} Muster\nHauptstr. 5\n3011 Bern\nTel 079 12 34\nPIN 4711-22\n{b} IBAN\n" * 3
+
+
+@pytest.mark.parametrize("preset", ["freshdesk", "helpdesk", "request-tracker", "zendesk"])
+def test_an_answer_that_echoes_a_request_keeps_no_word_of_it(preset: str) -> None:
+    """No line has sixteen characters, and most presets write them in another form."""
+
+    def echo(connection: Connection) -> None:
+        assert connection.asked is not None
+        answer(400, json.dumps(dict.fromkeys(("message", "detail"), connection.asked.body.decode())).encode())(
+            connection
+        )
+
+    with Hostile(echo) as server:
+        settings = gateway_settings(server.url, preset=preset, username="agent", password="secret", token="token")
+        error = deliver(settings, queued(body=LINES, cc_emails=None)).error or ""
+    assert (error.startswith("HTTP 400"), "…" in error) == (True, True), error
+    assert [line for line in LINES.split() if len(line) > 4 and line in error] == []
+
+
+@pytest.mark.parametrize("columns", [{"subject": "Kündigung von Anna Müller, Diagnose Krebs"}, {"body": LINES + "é"}])
+def test_a_mail_server_that_quotes_a_mail_keeps_no_word_of_it(columns: dict[str, str]) -> None:
+    message = queued(**columns)
+    with MailServer() as server:
+        mail(mail_settings(server.url), message)
+        [taken] = server.mails
+    head, _, body = taken.raw.decode().partition("\r\n\r\n")
+    quoted = " ".join((body if "body" in columns else head.partition("Subject: ")[2].partition("MIME")[0]).split())
+    with MailServer(end=f"550 5.6.0 refused: {quoted[:400]}") as server:
+        error = mail(mail_settings(server.url), message).error or ""
+    assert error.replace(" ", "").rstrip("…") == "theendofthemail:SMTP5505.6.0refused:"
+
+
+@pytest.mark.parametrize("left", range(len(SECRET) + 1))
+def test_no_start_of_a_secret_remains_where_a_long_error_is_cut(left: int) -> None:
+    """Spaces are removed after the cut, so the end of what was looked at may be shown."""
+    line = safe_line("HTTP 400:" + " " * (LONGEST_ERROR - 9 - left) + SECRET + " and so on", [SECRET])
+    assert line in {"HTTP 400:", "HTTP 400: ***"}

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -10,7 +11,7 @@ import httpx
 
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage, ticket_text
+from retrycli.domain.message import OPTIONAL_COLUMNS, Message, QueuedMessage, ticket_text
 from retrycli.domain.outcome import ARRIVED, UNVERIFIED, LookUp, Outcome, OutcomeKind, Presence
 from retrycli.gateway import attachments
 from retrycli.gateway.delivery import BaseGateway, DeliveryProgress, NotSent, TimeLimit, retry_unreachable
@@ -21,7 +22,8 @@ from retrycli.gateway.http.response import ANSWER_LIMIT, LOOK_UP_LIMIT, Answer, 
 from retrycli.gateway.http.transport import HEADERS, check_urls, open_transport
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Upload
-from retrycli.gateway.presets.template import fill_header, fill_path, fill_text, plain
+from retrycli.gateway.presets.template import fill_header, fill_path, fill_text, places, plain
+from retrycli.gateway.redaction import LOOKED_AT
 
 # Maximum bytes of an answer for each character of the message's body. An answer may contain the body three times, and
 # JSON may escape a character as six bytes.
@@ -116,6 +118,16 @@ class HttpGateway(BaseGateway):
         except UNBUILDABLE as problem:
             error = f"the look-up request can't be built: {problem}"
         return LookUp(Presence.UNKNOWN, self._clean(error, queued.message), wait)
+
+    def _sent_texts(self, message: Message) -> Iterator[str]:
+        rule = self._preset.messages.get(message.message_type)
+        if rule is None:
+            return
+        fields = {name: plain(message.fields[name])[:LOOKED_AT] for name in ("subject", "body")}
+        for place in places([rule.body, rule.headers, rule.query, rule.path]):
+            if place.name in fields and place.filters:
+                with suppress(InvalidMessage):  # then it was not sent
+                    yield plain(place.value(fields))
 
     async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         limit = self._settings.request_timeout_seconds

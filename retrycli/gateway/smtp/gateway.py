@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -13,7 +13,7 @@ from retrycli.config import secret_text
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.email_address import Address
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
-from retrycli.domain.message import QueuedMessage
+from retrycli.domain.message import Message, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
 from retrycli.gateway.delivery import (
@@ -25,7 +25,7 @@ from retrycli.gateway.delivery import (
     retry_unreachable,
 )
 from retrycli.gateway.presets.template import check_subject
-from retrycli.gateway.smtp.mime import Mail, compose
+from retrycli.gateway.smtp.mime import Mail, compose, encoded_texts
 from retrycli.gateway.smtp.session import SmtpSession
 from retrycli.gateway.tls import verifying
 from retrycli.system import process
@@ -85,6 +85,9 @@ class SmtpGateway(BaseGateway):
         if outcome.error is None:
             return outcome
         return outcome._replace(error=one_line(self.redact_secrets(outcome.error)))
+
+    def _sent_texts(self, message: Message) -> Iterable[str]:
+        return encoded_texts(message, self._settings.subject)
 
     async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         limit = self._settings.request_timeout_seconds

@@ -7,6 +7,7 @@ subject, such as ``=?utf-8?q?=0D=0ABcc:_…?=``, could then add a header.
 import base64
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.header import Header
@@ -208,6 +209,13 @@ def _subject(template: str, fields: Mapping[str, object]) -> str:
     if len(text) > LONGEST_SUBJECT:
         raise InvalidMessage(f"subject must have at most {LONGEST_SUBJECT} characters; it has {len(text)}")
     return text if text.isascii() and "=?" not in text and len(text) <= LINE else _encoded_words(text, "Subject")
+
+
+def encoded_texts(message: Message, subject: str) -> Iterator[str]:
+    """Yield the subject and the body of a message as its mail contains them. ``subject`` is the template."""
+    with suppress(InvalidMessage):
+        yield _subject(subject, message.fields)
+    yield _body(str(message.fields["body"])).decode("ascii", "replace").partition("\r\n\r\n")[2]
 
 
 def _thread_headers(fields: Mapping[str, object]) -> dict[str, str]:
