@@ -616,6 +616,15 @@ def test_freshdesk_look_up_reads_the_whole_conversation(freshdesk: Freshdesk, me
     assert (found.error, len(freshdesk.arrived)) == ("found by look-up", 1)
 
 
+def test_what_a_customer_writes_into_a_freshdesk_ticket_proves_no_delivery(freshdesk: Freshdesk) -> None:
+    """Who knows the row of an expected message can compute its key."""
+    system = playing("freshdesk")
+    theirs = f"Thanks. Ref. {unsettled(system).delivery_key}"
+    freshdesk._said.append({"id": 1, "ticket_id": 1, "body_text": theirs, "incoming": True})
+    sent = deliver(settings(system, freshdesk), unsettled(system))
+    assert (sent.kind, sent.error, len(freshdesk.arrived)) == (OutcomeKind.DELIVERED, None, 1)
+
+
 def test_freshdesk_forwards_only_the_message_and_a_forward_shown_to_the_customer_is_noticed(
     freshdesk: Freshdesk,
 ) -> None:

@@ -240,3 +240,11 @@ def test_freescout_rejects_an_unknown_user(freescout: Freescout) -> None:
 def test_freescout_requires_the_users_id(freescout: Freescout, username: str | None) -> None:
     with pytest.raises(ConfigurationError, match=r"gateway\.username"):
         sent(freescout, username=username)
+
+
+def test_what_a_customer_writes_into_a_freescout_conversation_proves_no_delivery(freescout: Freescout) -> None:
+    """Who knows the row of an expected message can compute its key."""
+    assert sent(freescout).error is None
+    freescout.threads[0]["type"] = "customer"
+    outcome = sent(freescout, MESSAGE._replace(unsettled_since=LONG_AGO))
+    assert (outcome.kind, outcome.error, len(freescout.arrived)) == (OutcomeKind.DELIVERED, None, 2)
