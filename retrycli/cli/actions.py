@@ -28,9 +28,10 @@ def retry(chosen: Chosen) -> None:
     """Attempt messages now, even if they are waiting or escalated. This uses up no retry."""
     settings, ids = chosen.select(operations.bulk.BulkAction.RETRY, plan=" now, one at a time")
     give_up_after = None if chosen.message_ids else settings.breaker.failures
+    send_again = chosen.yes and bool(chosen.message_ids)  # with a filter, it confirms the number of messages
     done, received = run_interruptible(
         lambda here: operations.retry.retry_all(
-            settings, ids, by=chosen.by, give_up_after=give_up_after, send_again=chosen.yes, runtime=here
+            settings, ids, by=chosen.by, give_up_after=give_up_after, send_again=send_again, runtime=here
         )
     )
     tried = done.tried
@@ -39,7 +40,7 @@ def retry(chosen: Chosen) -> None:
     _show_attempts(done, as_json=chosen.as_json)
     doubtful = [attempt.message_id for attempt in tried if isinstance(attempt.error, MayHaveArrived)]
     question = f"Send {formatting.count(len(doubtful), 'message')} all the same?"
-    if doubtful and received is None and can_ask(as_json=chosen.as_json) and agrees(question):
+    if doubtful and received is None and not chosen.yes and can_ask(as_json=chosen.as_json) and agrees(question):
         again, received = run_interruptible(
             lambda here: operations.retry.retry_all(settings, doubtful, by=chosen.by, send_again=True, runtime=here)
         )

@@ -82,6 +82,10 @@ def test_a_message_that_may_have_arrived_is_not_sent_again_without_a_question(be
         done = command("retry", "1")
         assert (done.returncode, done.stdout) == (4, "")
         assert "message 1 may have arrived, and would then be sent twice. Check ticket 4711: run" in done.stderr
+        done = command("retry", "--type", "customer", "--yes")  # which confirms only the number of messages
+        assert (done.returncode, "message 1 may have arrived" in done.stderr) == (4, True)
+        asked_by = command.on_terminal("retry", "--type", "customer", "--yes")
+        assert (asked_by.returncode, "all the same" in asked_by.words) == (4, False)
         attempts = story.application.rows("retrycli_attempts")
         asked = command.on_terminal("retry", "1", answers=["n"])
         assert asked.words.endswith("Send 1 message all the same? [y/N] n")
