@@ -76,6 +76,9 @@ def _check(head: bytes) -> None:
         raise h11.RemoteProtocolError("folded lines, a long row of spaces, or too many headers")
 
 
+SOCKET = "the socket"  # the name of a client without an address
+
+
 class DeadlineProtocol(H11Protocol):
     """An HTTP connection that is closed if a request is not complete `REQUEST_SECONDS` after it began, or if the client
     reads nothing of an answer for that long.
@@ -91,6 +94,7 @@ class DeadlineProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        self.client = self.client or (SOCKET, 0)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -250,8 +254,9 @@ def serve(settings: Settings, started: Callable[[str], None]) -> int | None:
         server_header=False,
         lifespan="off",
         timeout_graceful_shutdown=round(grace),
-        # Only a proxy can open the Unix socket. Over TCP, believe only a proxy on this machine.
-        forwarded_allow_ips="*" if settings.web.uds else None,
+        # Only a proxy can open the Unix socket. Over TCP, believe only a proxy on this machine. A proxy may append the
+        # client's address to what the client sent, so the last address counts, and not the first, as with "*".
+        forwarded_allow_ips=SOCKET if settings.web.uds else None,
     )
     # uvicorn stops in good order, and then raises the signal again for these handlers.
     received: list[int] = []

@@ -102,7 +102,7 @@ class TokenUsers:
         self._events[what] += 1
         if self._events[what] <= MOST_LINES:
             # Any process that may act as the proxy can send any text.
-            where = shortened(request.client.host, LONGEST_ADDRESS) if request.client else "the socket"
+            where = shortened(request.client.host, LONGEST_ADDRESS) if request.client else "an unknown address"
             logger.log(level, "%s, from %s", what, where)
 
     def cookie(self, token: Token) -> str:

@@ -158,6 +158,18 @@ def test_it_serves_over_a_unix_socket_that_others_can_not_open(served: Cli, tmp_
     assert not uds.exists()
 
 
+def test_the_address_in_the_log_is_the_one_that_the_proxy_has_appended(served: Cli, tmp_path: Path) -> None:
+    """A proxy may append it to what the client has sent."""
+    add_token(served)
+    uds, log = tmp_path / "desk.sock", tmp_path / "console.log"
+    with listening(served.having({"RETRYCLI_LOGGING__FILE": str(log)}), uds), over(uds) as client:
+        for addresses in ("6.6.6.6, 192.0.2.7", "192.0.2.8", ""):
+            credentials = {"Authorization": "Bearer x", **({"X-Forwarded-For": addresses} if addresses else {})}
+            assert client.get(STATUS, headers=credentials).status_code == 401
+    seen = [line.rpartition("from ")[2] for line in log.read_text().splitlines() if "Refused an invalid" in line]
+    assert seen == ["192.0.2.7", "192.0.2.8", "the socket"]
+
+
 def is_listening(uds: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(uds)) == 0
