@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, exc, insert, null, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, exc, insert, null, select, update
 
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
 from retrycli.domain.message import MessageType, Place, QueuedMessage, UnusableMessage, ticket_text
@@ -23,7 +23,7 @@ from retrycli.store.messages import read_rows, row_by_row, status_of
 from retrycli.store.own_values import keep_counts
 from retrycli.store.row_changes import note_refusals, write_messages
 from retrycli.store.schema import MAX_INT, attempts, queue
-from retrycli.store.transitions import HELD_BY_ID, HELD_IDS, let_go, move
+from retrycli.store.transitions import CLAIM_FREE, HELD_BY_ID, HELD_IDS, let_go, move
 
 HIDDEN = "its row can be read but not changed; check the row-level policies on {}"
 OPEN = row_by_row(attempts.c.finished_at.is_(None))
@@ -66,6 +66,21 @@ FINISH_ATTEMPTS = _update_open(*RESULT_COLUMNS)
 # outcome, but no `finished_at`. The process that later writes the row also sets `finished_at`.
 KEEP_OUTCOMES = _update_open(*(name for name in RESULT_COLUMNS if name != "finished_at"))
 
+# Records that an attempt delivered its message after all. Its pass or command was suspended for so long that another
+# has ended the attempt, with an unknown outcome.
+FINISH_LATE = BulkStatement(
+    lambda of: (
+        update(attempts)
+        .where(
+            attempts.c.message_id == of["message_id"],
+            attempts.c.number == of["number"],
+            row_by_row(attempts.c.outcome == OutcomeKind.UNKNOWN.value),
+        )
+        .values({name: of[name] for name in RESULT_COLUMNS})
+    ),
+    {name: attempts.c[name].type for name in ("message_id", "number", *RESULT_COLUMNS)},
+)
+
 # Corrects the outcome of an attempt whose ambiguous answer was recorded before its meaning was known.
 SETTLE = BulkStatement(
     lambda of: (
@@ -75,6 +90,8 @@ SETTLE = BulkStatement(
     ),
     {name: attempts.c[name].type for name in ("message_id", "number", "outcome")},
 )
+
+CLAIM_AGAIN = CLAIM_FREE.where(row_by_row(queue.c.delivery_key == bindparam("key")))
 
 WITHDRAW = (
     delete(attempts)
@@ -188,9 +205,10 @@ class Results(Queries):
         """
         by_id = {int(decision.message_id): decision for decision in decisions}
         with self._database.write() as connection:
-            found = connection.execute(self._locked, {"ids": list(by_id), "owner": claim.owner})
-            names = [*found.keys()][FIRST_IDENTIFYING:]
-            as_they_are = {row[0]: as_found(by_id[row[0]], names, row) for row in found.all()}
+            names, found = self._lock(connection, claim, by_id)
+            if len(found) < len(by_id) and _take_back(connection, claim, decisions, now):
+                names, found = self._lock(connection, claim, by_id)
+            as_they_are = {row[0]: as_found(by_id[row[0]], names, row) for row in found}
             unlockable, done = set[int](), set[int]()
             hidden: dict[int, str] = {}
             if len(as_they_are) < len(by_id):
@@ -224,6 +242,13 @@ class Results(Queries):
             let_go(self._database, connection, claim, as_they_are.keys() - ours.keys())
         lost = by_id.keys() - ours.keys() - unlockable - done
         return WriteResult(frozenset(lost), frozenset(locked), refused, changed)
+
+    def _lock(
+        self, connection: Connection, claim: Claim, ids: Collection[int]
+    ) -> tuple[Sequence[str], Sequence[Row[Any]]]:
+        """Lock the rows of claimed messages that are free. Return the identifying columns' names, and the rows."""
+        found = connection.execute(self._locked, {"ids": list(ids), "owner": claim.owner})
+        return [*found.keys()][FIRST_IDENTIFYING:], found.all()
 
     def _hidden(self, connection: Connection, claim: Claim, unlockable: Collection[int]) -> set[int]:
         """Return the ids of rows that a row-level policy hides from changes. Such a row can't be locked, although no
@@ -261,6 +286,31 @@ def _still_held(connection: Connection, claim: Claim, decisions: Sequence[Decisi
     ids = [int(decision.message_id) for decision in decisions]
     ours = set(connection.execute(HELD_IDS, {"ids": ids, "owner": claim.owner}).scalars())
     return [decision for decision in decisions if decision.message_id in ours]
+
+
+def _take_back(connection: Connection, claim: Claim, decisions: Sequence[Decision], now: datetime) -> bool:
+    """Record deliveries of messages that the claim has lost, because an unknown outcome is no longer true. Claim these
+    messages again if nobody is sending them and nobody has changed what is to be sent. Return whether there are any.
+    """
+    held = {decision.message_id for decision in _still_held(connection, claim, decisions)}
+    late = [
+        (decision, decision.message)
+        for decision in decisions
+        if decision.was_delivered and isinstance(decision.message, QueuedMessage) and decision.message_id not in held
+    ]
+    FINISH_LATE.execute(
+        connection,
+        [
+            {**result, "number": message.attempt_number}
+            for decision, message in late
+            for result in _results([decision], now, is_final=True)
+        ],
+    )
+    taken = 0
+    for _, message in late:
+        values = {"ids": [message.message_id], "owner": claim.owner, "until": claim.expires_at}
+        taken += connection.execute(CLAIM_AGAIN, {**values, "key": message.delivery_key}).rowcount
+    return taken > 0
 
 
 def start_attempts(

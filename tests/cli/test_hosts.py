@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,7 @@ from tests.cli.command import Cli, Finished, end, side_by_side, wait_until
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from retrycli.domain.passes import PassSummary
@@ -119,12 +120,13 @@ DECIDES: dict[str, tuple[Answer, set[object], set[object]]] = {
 
 @on_both
 @pytest.mark.parametrize("does", DECIDES)
-def test_a_suspended_pass_changes_no_decision_of_another_host(
+def test_a_suspended_pass_changes_no_decision_of_another_host_but_records_its_delivery(
     tmp_path: Path, cli: Cli, application: Application, does: str
 ) -> None:
     """A suspended pass resumes after its claims have expired and another host has attempted its messages.
 
-    It had one request in flight, and must not send the other messages that it had claimed.
+    It had one request in flight, and must not send the other messages that it had claimed. The request was successful,
+    so its message must not be sent again, and the unknown outcome is no longer true.
     """
     answer, in_table, in_queue = DECIDES[does]
     application.add_due(4)
@@ -137,14 +139,25 @@ def test_a_suspended_pass_changes_no_decision_of_another_host(
                 run_elsewhere(application, there, tmp_path / "other.lock", later)
         assert set(statuses(application)) == in_table
         assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == in_queue
-        decided = [application.rows(table) for table in DECIDED]
+        [ended] = application.asked("SELECT message_id FROM retrycli_attempts WHERE outcome = 'unknown'")[0]
+        decided = [others(application.rows(table), ended) for table in DECIDED]
         stopped.send_signal(signal.SIGCONT)
         gate.opened.set()
         done = end(stopped)
         assert len(api.received) == 1
     assert done.returncode == 0, done.stderr
-    assert {name: json.loads(done.stdout)[name] for name in COUNTS} == dict.fromkeys(COUNTS, 0)
-    assert [application.rows(table) for table in DECIDED] == decided
+    sent = int(does != "delivers")
+    assert {name: json.loads(done.stdout)[name] for name in COUNTS} == {**dict.fromkeys(COUNTS, 0), "sent": sent}
+    assert [others(application.rows(table), ended) for table in DECIDED] == decided
+    assert application.row(ended)["status"] == "sent"
+    assert ended not in application.rows("retrycli_queue")
+    outcomes = "SELECT outcome FROM retrycli_attempts WHERE message_id = ? ORDER BY number"
+    assert application.asked(outcomes, ended)[0] == ("delivered",)
+
+
+def others(rows: Mapping[Any, Mapping[str, Any]], message_id: int) -> list[Mapping[str, Any]]:
+    """Return the rows that do not concern a message."""
+    return [row for row in rows.values() if message_id not in {row.get("message_id"), row.get("id")}]
 
 
 DECIDED = ("pending_messages", "retrycli_queue", "retrycli_attempts", "retrycli_acts")
