@@ -26,7 +26,7 @@ DEFAULT_SHARE = "30%"
 @takes_messages
 def retry(chosen: Chosen) -> None:
     """Attempt messages now, even if they are waiting or escalated. This uses up no retry."""
-    settings, ids = chosen.select(operations.bulk.BulkAction.RETRY, plan=" now, one at a time")
+    settings, ids, _ = chosen.select(operations.bulk.BulkAction.RETRY, plan=" now, one at a time")
     give_up_after = None if chosen.message_ids else settings.breaker.failures
     send_again = chosen.yes and bool(chosen.message_ids)  # with a filter, it confirms the number of messages
     done, received = run_interruptible(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -50,8 +51,9 @@ class Chosen(NamedTuple):
 
     def select(
         self, action: operations.bulk.BulkAction, *, plan: str = "", asks: bool = False
-    ) -> tuple[Settings, Sequence[int | str]]:
-        """Find the messages, ask for confirmation, and return the settings and the ids.
+    ) -> tuple[Settings, Sequence[int | str], datetime | None]:
+        """Find the messages, ask for confirmation, and return the settings, the ids, and when the messages were shown,
+        if they were.
 
         The question ends with ``plan``. For messages chosen by id, ask only if the change can't be undone, or if it
         ``asks`` and the user can be asked.
@@ -72,7 +74,7 @@ class Chosen(NamedTuple):
         settings = load_settings(self.ctx, self.config)
         why = "this can't be undone" if ids else "a filter may match many messages"
         if ids and (yes or not (entry.is_final or (asks and can_ask(as_json=as_json)))):
-            return settings, list(dict.fromkeys(ids))
+            return settings, list(dict.fromkeys(ids)), None
         require_confirmation(why, yes=yes, as_json=as_json)
         request = operations.bulk.BulkRequest(action, ids=ids or (), wanted=None if ids else self.wanted)
         found = operations.message_actions.preview(settings, request)
@@ -84,7 +86,7 @@ class Chosen(NamedTuple):
             _show_match(settings, found)
             number = formatting.count(len(found.ids) - len(found.expired), "message")
             confirm(f"{entry.plan.format(number)}{plan}?", why, yes=yes, as_json=as_json)
-        return settings, found.ids
+        return settings, found.ids, found.as_of
 
     def perform(
         self,
@@ -100,7 +102,8 @@ class Chosen(NamedTuple):
             typer.Exit: always. The exit code shows whether a signal was received, too many canaries failed, or messages
                 were refused: any of those chosen by id, or all of those chosen by a filter.
         """
-        settings, ids = self.select(request.action, plan=plan, asks=asks)
+        settings, ids, as_of = self.select(request.action, plan=plan, asks=asks)
+        request = replace(request, as_of=as_of)
         done, received = run_interruptible(
             lambda here: operations.message_actions.act_on(settings, request, ids, by=self.by, runtime=here)
         )

@@ -138,6 +138,14 @@ def stale(message_id: int) -> StaleEdit:
     )
 
 
+def not_as_shown(message_id: int) -> NotActionable:
+    """Return the error for a message about which there is news since the operator decided."""
+    return NotActionable(
+        f"message {message_id} was attempted or changed, or failed anew, after it was shown. See "
+        f"{command('show', message_id)}, and decide anew"
+    )
+
+
 def other_text(message_id: int) -> NotActionable:
     """Return the error for a message that can't be marked as sent, because only an earlier text may have arrived."""
     return NotActionable(

@@ -183,6 +183,8 @@ class BulkRequest:
     spread: timedelta = timedelta(0)  # the period over which the messages become due
     canary: Canary | None = None
     send_again: bool = False  # send also messages that may have arrived
+    # When the messages were shown to the operator. Messages about which there is news since then are left unchanged.
+    as_of: datetime | None = None
 
     def check(self, *, to_act: bool = True) -> None:
         """Check the request. A preview (``to_act`` is False) needs no reason.

@@ -8,19 +8,20 @@ repeated: messages that it has already changed are skipped.
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from retrycli.config.settings import Settings
 from retrycli.domain.cursor import Cursor, MessageCursor
 from retrycli.domain.errors import ConfigurationError, CountChanged, InvalidArgument, RetrycliError
 from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage
-from retrycli.domain.operator_action import OperatorAction, not_written, other_text, unfit, would_expire
+from retrycli.domain.operator_action import OperatorAction, not_as_shown, not_written, other_text, unfit, would_expire
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk import ACTIONS, MOST, BulkAction, BulkRequest, Canary, Progress
@@ -47,11 +48,13 @@ class Match:
         ids: the ids, in an array, because a filter may match a million messages.
         first: details of the first messages, for a confirmation.
         expired: the messages that ``requeue`` would leave unchanged, because they have expired.
+        as_of: a time before the messages were read.
     """
 
     ids: Sequence[int]
     first: list[ListedMessage]
     expired: AbstractSet[int] = frozenset()
+    as_of: datetime | None = None
 
 
 def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
@@ -76,10 +79,11 @@ def preview(settings: Settings, request: BulkRequest, *, shown: int = SHOWN) -> 
     """
     request.check(to_act=False)
     with open_database(settings) as database:
+        as_of = clock(database, utc_now)()
         ids = _ids(settings, database, request, None)
         is_requeue = request.action is BulkAction.REQUEUE
         expired = _expired_among(settings, database, ids, utc_now) if is_requeue else frozenset()
-        return Match(ids, _first(settings, database, ids[:shown]), expired)
+        return Match(ids, _first(settings, database, ids[:shown]), expired, as_of)
 
 
 def _first(settings: Settings, database: Database, ids: Sequence[int]) -> list[ListedMessage]:
@@ -246,19 +250,24 @@ def _perform(
     runtime: Runtime,
     words: str | None = None,
     *,
+    as_of: datetime | None = None,
     due_at: Callable[[int], datetime] | None = None,
 ) -> ActionResult:
     """Apply an action, with the operator's words, to messages in batches. Between two batches, stop if that is
-    requested. Requeued messages become due when ``due_at`` says, by their position.
+    requested. Requeued messages become due when ``due_at`` says, by their position. For ``as_of`` see `BulkRequest`.
     """
     reached = 0
     refused: dict[int, RetrycliError] = {}
     acts, now = Acts(database), clock(database, runtime.now)
     at = now()
     while reached < len(ids) and not runtime.stop_requested():
+        coming = ids[reached : reached + BATCH]
+        news = acts.news(coming, as_of) if as_of else frozenset()
+        refused |= {message_id: not_as_shown(message_id) for message_id in news}
         batch = {
             message_id: _action(kind, by, at, words, due_at and due_at(position))
-            for position, message_id in enumerate(ids[reached : reached + BATCH], reached)
+            for position, message_id in enumerate(coming, reached)
+            if message_id not in news
         }
         messages = acts.read(batch) if kind is ActionKind.REQUEUED else []
         rejected = {message.id for message in messages if message.fields["status"] == MessageStatus.REJECTED}
@@ -275,7 +284,7 @@ def _perform(
         refused |= {message_id: other_text(message_id) for message_id in performed.rewritten}
         if performed.lost:
             refused |= acts.why_not(kind, performed.lost, now())
-        reached += len(batch)
+        reached += len(coming)
     left = len(ids) - reached
     return ActionResult(len(ids), reached - len(refused), refused, left=left, reason="signal" if left else None)
 
@@ -463,27 +472,48 @@ class _Slice:
             self.progress = replace(self.progress, handled=handled, last=last)
 
     def _attempt(
-        self, ids: Sequence[int], *, send_again: bool, give_up_after: int | None = None, streak: int = 0
+        self,
+        coming: Sequence[int],
+        left_out: Mapping[int, RetrycliError] = MappingProxyType({}),
+        *,
+        send_again: bool,
+        give_up_after: int | None = None,
+        streak: int = 0,
     ) -> ActionResult:
-        return retry_all(
-            self.settings,
-            ids,
-            by=self.by,
-            send_again=send_again,
-            give_up_after=give_up_after,
-            streak=streak,
-            runtime=self.runtime,
-            database=self.database,
-        )
+        """Attempt the next messages, except for those that are left out and those about which there is news."""
+        news = Acts(self.database).news(coming, self.request.as_of) if self.request.as_of else frozenset()
+        out = {**left_out, **{message_id: not_as_shown(message_id) for message_id in news}}
+        fit = [message_id for message_id in coming if message_id not in out]
+        made = ActionResult(0)
+        if fit:
+            made = retry_all(
+                self.settings,
+                fit,
+                by=self.by,
+                send_again=send_again,
+                give_up_after=give_up_after,
+                streak=streak,
+                runtime=self.runtime,
+                database=self.database,
+            )
+        unreached = next(iter(fit[len(made.tried) :]), None)
+        reached = coming if unreached is None else coming[: [*coming].index(unreached)]
+        self._advance(len(reached))
+        self.refused |= {message_id: out[message_id] for message_id in reached if message_id in out}
+        self.tried += made.tried
+        return made
 
     def _retry(self) -> str | None:
-        most = None if self.request.wanted is None else self.settings.breaker.failures
-        before = self.progress.streak
-        made = self._attempt(self.ids, send_again=self.request.send_again, give_up_after=most, streak=before)
-        self._advance(len(made.tried))
-        self.done, self.refused, self.tried = made.done, made.refused, made.tried
-        self.progress = replace(self.progress, streak=min(failure_streak(made.tried, before), self.progress.handled))
-        return made.reason
+        most, again = None if self.request.wanted is None else self.settings.breaker.failures, self.request.send_again
+        reason = None
+        while self.reached < len(self.ids) and reason is None:
+            coming, before = self.ids[self.reached : self.reached + BATCH], self.progress.streak
+            made = self._attempt(coming, send_again=again, give_up_after=most, streak=before)
+            self.done += made.done
+            self.refused |= made.refused
+            reason, streak = made.reason, min(failure_streak(made.tried, before), self.progress.handled)
+            self.progress = replace(self.progress, streak=streak)
+        return reason
 
     def _try_canaries(self) -> str | None:
         canary = self.request.canary
@@ -495,20 +525,14 @@ class _Slice:
                 break
             coming = self.ids[self.reached : self.reached + missing]
             expired = _expired_among(self.settings, self.database, coming, self.runtime.now)
-            fit = [message_id for message_id in coming if message_id not in expired]
-            made = self._attempt(fit, send_again=True).tried if fit else []  # as the pass would
-            unreached = next(iter(fit[len(made) :]), None)
-            reached = coming if unreached is None else coming[: [*coming].index(unreached)]
-            self._advance(len(reached))
-            self.refused |= {message_id: would_expire(message_id) for message_id in reached if message_id in expired}
-            self.tried += made
+            made = self._attempt(coming, {each: would_expire(each) for each in expired}, send_again=True)
             self.progress = replace(
                 self.progress,
-                delivered=self.progress.delivered + sum(attempt.delivered for attempt in made),
-                failed=self.progress.failed + sum(attempt.failed for attempt in made),
+                delivered=self.progress.delivered + sum(attempt.delivered for attempt in made.tried),
+                failed=self.progress.failed + sum(attempt.failed for attempt in made.tried),
             )
-            if unreached is not None:
-                return "signal"
+            if made.reason is not None:
+                return made.reason
         if canary is not None and canary.is_exceeded(self.progress.delivered, self.progress.failed):
             return "canary_failed"
         self.progress = replace(self.progress, spread_from=self.progress.handled)
@@ -521,7 +545,17 @@ class _Slice:
         self, kind: ActionKind, words: str | None = None, *, due_at: Callable[[int], datetime] | None = None
     ) -> str | None:
         rest = self.ids[self.reached :]
-        made = _perform(self.settings, self.database, kind, rest, self.by, self.runtime, words, due_at=due_at)
+        made = _perform(
+            self.settings,
+            self.database,
+            kind,
+            rest,
+            self.by,
+            self.runtime,
+            words,
+            as_of=self.request.as_of,
+            due_at=due_at,
+        )
         self._advance(len(rest) - made.left)
         self.done += made.done
         self.refused |= made.refused

@@ -10,7 +10,7 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import Any, assert_never
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, or_, select, union, update
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
 from retrycli.domain.identity import TEXT_COLUMNS, digest_of
@@ -291,6 +291,9 @@ TEXTS = select(queue.c.message_id, queue.c.digest, queue.c.ticket).where(id_in(q
 # Actions on failed messages that are not being sent, even if they are not in the queue yet.
 OF_ANY_FAILED = frozenset({ActionKind.REJECTED, ActionKind.MARKED_SENT})
 
+# Actions after which an operator may decide otherwise.
+CHANGES = (ActionKind.EDITED, ActionKind.REQUEUED, ActionKind.REJECTED, ActionKind.MARKED_SENT)
+
 # Actions of `Acts.perform` that change the application's rows. They skip locked rows.
 CHANGE_ROWS = OF_ANY_FAILED | {ActionKind.REQUEUED}
 
@@ -320,6 +323,20 @@ class Acts(Queries):
         """Return when messages first failed, by id. Leave out messages without an attempt that shows the time."""
         with self._database.read() as connection:
             return first_failures(self._database, connection, ids)
+
+    def news(self, ids: Collection[int], since: datetime) -> set[int]:
+        """Return the messages that were attempted or changed by an operator, or that failed for the first time, after
+        ``since``.
+        """
+        later = select(queue.c.message_id).where(id_in(queue.c.message_id), row_by_row(queue.c.first_failed_at > since))
+        made = select(attempts.c.message_id).where(
+            id_in(attempts.c.message_id), row_by_row(or_(attempts.c.started_at > since, attempts.c.finished_at > since))
+        )
+        done = select(acts.c.message_id).where(
+            id_in(acts.c.message_id), row_by_row(acts.c.at > since, acts.c.act.in_(CHANGES))
+        )
+        with self._database.read() as connection:
+            return set(connection.execute(union(later, made, done), {"ids": list(ids)}).scalars())
 
     def perform(
         self, kind: ActionKind, wanted: Mapping[int, OperatorAction], problems: Mapping[int, str] = MappingProxyType({})

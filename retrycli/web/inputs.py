@@ -162,6 +162,9 @@ class BulkBody(Body):
     canary: int | None = Field(None, ge=1, description="for requeue: attempt this many messages first")
     spread: Duration | None = Field(None, description="for requeue: the period over which messages become due")
     send_again: bool = Field(default=False, description="for retry: send also messages that may have arrived")
+    as_of: Annotated[Time, Field(strict=False)] | None = Field(
+        None, description="when you read the messages; those attempted, changed or failed anew since are left unchanged"
+    )
     after: Line | None = Field(None, description="`next` of the previous call, to go on with the same body")
 
     @model_validator(mode="after")
@@ -184,4 +187,5 @@ class BulkBody(Body):
             spread=self.spread or timedelta(0),
             canary=None if self.canary is None else Canary(self.canary),
             send_again=self.send_again,
+            as_of=self.as_of,
         )

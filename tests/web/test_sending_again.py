@@ -107,3 +107,35 @@ def test_a_canary_is_sent_as_a_pass_would_send_it(doubtful: Desk, api: Api) -> N
     request = BulkRequest(BulkAction.REQUEUE, ids=[9], canary=Canary(1))
     made = operations.message_actions.act(doubtful.settings, request)
     assert ([each.delivered for each in made.result.tried], len(api.requests)) == ([True], 3)
+
+
+@pytest.mark.parametrize("action", ["retry", "requeue", "reject", "mark_sent", "acknowledge"])
+@pytest.mark.parametrize("which", ["ticked", "matching"])
+@pytest.mark.parametrize("meanwhile", ["attempt", "edit", "another message"])
+def test_an_old_preview_leaves_what_has_changed_unchanged(
+    refused: Desk, api: Api, action: str, which: str, meanwhile: str
+) -> None:
+    refused.application.add(10, body="A second text.")
+    operations.run_pass.run_once(refused.settings)
+    browser, number = refused.browser("anna"), len(api.requests)
+    preview = browser.open(f"/bulk?action={action}&{'state=escalated' if which == 'matching' else 'id=9&id=10'}")
+    if meanwhile == "attempt":
+        retrycli.retry(refused.settings, 9, by="vera")
+    elif meanwhile == "edit":
+        operations.edit_message.edit(refused.settings, 9, body="Another text.", by="vera")
+    else:
+        refused.application.execute("DELETE FROM pending_messages WHERE id = 9")
+        refused.application.add(9, body="A third text.", created_at="2026-11-01 10:00:00", ticket_id=4712)
+        operations.run_pass.run_once(refused.settings)
+    seen = number + (meanwhile != "edit")
+    assert len(api.requests) == seen
+    before = refused.application.row(9), refused.application.rows("retrycli_queue")[9]
+    done = browser.submit(preview, "/bulk", **({"because": "tea"} if action in {"reject", "mark_sent"} else {}))
+    assert "message 9 was attempted or changed, or failed anew, after it was shown" in done.words
+    assert (refused.application.row(9), refused.application.rows("retrycli_queue")[9]) == before
+    assert refused.application.rows("retrycli_queue").get(10, {}).get("state") == {
+        "retry": "escalated",
+        "requeue": "waiting",
+        "acknowledge": "escalated",
+    }.get(action)
+    assert len(api.requests) == seen + (action == "retry")

@@ -44,6 +44,7 @@ class BulkFields(create_model("Fixed", __base__=MessageFilter, **_FIXED)):  # ty
     spread: Period | None = None
     reason_given: Annotated[Line, Field(max_length=LONGEST_REASON)] | None = Field(None, alias="because")
     send_again: Literal["yes"] | None = None
+    as_of: Time | None = None  # when the messages were shown
 
     def request(self, now: datetime, expected: int | None = None) -> BulkRequest:
         """Return the request for the operation."""
@@ -56,6 +57,7 @@ class BulkFields(create_model("Fixed", __base__=MessageFilter, **_FIXED)):  # ty
             spread=timedelta(0) if self.spread is None else duration(self.spread),
             canary=None if self.canary is None else Canary(self.canary),
             send_again=self.send_again is not None,
+            as_of=self.as_of,
         )
 
     def times(self, now: datetime) -> Mapping[str, Any]:
@@ -70,10 +72,11 @@ class BulkFields(create_model("Fixed", __base__=MessageFilter, **_FIXED)):  # ty
 
     def hidden(self) -> dict[str, object]:
         """Return the fields that name the action and its messages, for a form or an address."""
+        own = {"action": self.action, "as_of": self.as_of and self.as_of.isoformat()}
         if self.ids:
-            return {"action": self.action, "id": self.ids}
+            return {**own, "id": self.ids}
         fixed = {name: utc_text(time) for name in PERIODS if (time := getattr(self, name)) is not None}
-        return {**self.given(), **fixed, "action": self.action}
+        return {**self.given(), **fixed, **own}
 
     def options(self) -> dict[str, object]:
         """Return the fields that say how to act, for a form or an address."""
@@ -95,6 +98,7 @@ class BulkQuery(BulkFields):
 class BulkForm(BulkFields):
     """The confirmed action, and the progress of its earlier slices."""
 
+    as_of: Time
     expected: Annotated[int, Field(ge=0, le=10**9)] | None = None
     progress: Annotated[Line, Field(max_length=LONGEST_PROGRESS)] | None = None
 
@@ -163,7 +167,7 @@ class BulkPages(Pages):
             progress = self._console.seal(visit, PROGRESS, made.next, done, refused, made.result.left)
             return self._console.redirect(visit, visit.to("bulk", **form.hidden(), **form.options(), progress=progress))
         if made.result.left:
-            again = visit.to("bulk", **form.hidden(), **form.options())
+            again = visit.to("bulk", **{**form.hidden(), "as_of": None}, **form.options())
             return self._console.redirect(visit, again, notice)
         where = visit.to() if form.ids else visit.to(**form.given())
         return self._console.redirect(visit, where, notice)
@@ -186,6 +190,7 @@ class BulkPages(Pages):
         found = self._found(
             fixed.model_copy(update=dict.fromkeys(("reason_given", "canary", "spread", "send_again"))), now
         )
+        fixed = fixed.model_copy(update={"as_of": found.as_of})
         if ticked:
             fixed = fixed.model_copy(update={"ids": [str(message_id) for message_id in found.ids]})
         return self._console.show(
@@ -213,7 +218,7 @@ class BulkPages(Pages):
             return preview(shown=SHOWN)
         found = preview(shown=len(query.ids))
         suitable = {message.id: message for message in found.first if _suits(message, query.action)}
-        return Match([*suitable], [*suitable.values()][:SHOWN], found.expired & suitable.keys())
+        return Match([*suitable], [*suitable.values()][:SHOWN], found.expired & suitable.keys(), found.as_of)
 
 
 def _suits(message: ListedMessage, action: BulkAction) -> bool:

@@ -133,8 +133,9 @@ FIRST: Mapping[str | None, str] = {
 
 
 def _seen(found: MessageDetails) -> str:
-    """Return a digest of the message's text and of the number of its attempts."""
-    return sha256(f"{digest_of(found.row)} {len(found.attempts)}".encode()).hexdigest()[:16]
+    """Return a digest of the message's text, its first failure and the number of its attempts."""
+    began = None if found.queue is None else found.queue["first_failed_at"]  # another message may get the id
+    return sha256(f"{digest_of(found.row)} {began} {len(found.attempts)}".encode()).hexdigest()[:16]
 
 
 class TextQuery(Form):
