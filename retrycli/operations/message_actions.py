@@ -463,7 +463,8 @@ class _Slice:
         else:
             reason = self._change(kind, self.request.reason)
         left = len(self.ids) - self.reached
-        return ActionResult(self.progress.total, self.done, self.refused, self.tried, left, reason)
+        canaries = self.progress.delivered + self.progress.failed, self.progress.failed
+        return ActionResult(self.progress.total, self.done, self.refused, self.tried, left, reason, canaries)
 
     def _advance(self, number: int) -> None:
         if number:
@@ -521,7 +522,7 @@ class _Slice:
             return None
         while canary is not None and self.reached < len(self.ids):
             missing = canary.number - self.progress.delivered - self.progress.failed
-            if missing <= 0:
+            if missing <= 0 or canary.is_exceeded(canary.number - self.progress.failed, self.progress.failed):
                 break
             coming = self.ids[self.reached : self.reached + missing]
             expired = _expired_among(self.settings, self.database, coming, self.runtime.now)

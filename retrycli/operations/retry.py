@@ -50,6 +50,7 @@ class ActionResult:
     Attributes:
         refused: the errors of messages to which the action could not be applied, by id.
         left: the number of messages that were not reached; they are unchanged.
+        canaries: the numbers of canaries that all slices have attempted, and of those that failed.
         reason: why messages were not reached: ``canary_failed``, ``destination_down``, ``signal``, or ``time`` (see
             `retrycli.operations.message_actions.act`).
     """
@@ -60,6 +61,7 @@ class ActionResult:
     tried: list[ManualAttempt] = field(default_factory=list)
     left: int = 0
     reason: str | None = None
+    canaries: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,7 +175,7 @@ def looked_up(message_id: int | str, found: LookUp) -> str:
 
 def left_unchanged(done: ActionResult) -> str:
     """Return a sentence with the number of messages that an action left unchanged, and the reason."""
-    failed, tried = sum(attempt.failed for attempt in done.tried), len(done.tried)
+    tried, failed = done.canaries
     why = {
         "canary_failed": f"{failed} of {tried} canaries failed" if tried > 1 else "the canary failed",
         "destination_down": "the last attempts all failed, probably because of the ticketing API",

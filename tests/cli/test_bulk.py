@@ -13,6 +13,7 @@ import retrycli
 from retrycli.domain.errors import CountChanged, InvalidArgument
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import State
+from retrycli.operations import words
 from retrycli.operations.bodies import bulk as body
 from retrycli.operations.bulk import BulkAction, BulkRequest, Canary
 from retrycli.operations.message_actions import BATCH, BulkResult, act, preview
@@ -220,6 +221,16 @@ def test_retries_stop_once_the_api_is_down_also_across_slices(application: Appli
     assert (told["canaries"], told["results"]) == ([], [delivered])
     assert [attempt.message_id for done in chosen for attempt in done.result.tried] == [8, 7, 6, 5, 4, 3, 2]
     assert [counts(done)[2] for done in chosen] == [5, 3, 1, 0]
+
+
+def test_canaries_stop_as_soon_as_too_many_have_failed_in_all_slices(application: Application) -> None:
+    escalate_many(application, 20)
+    request = BulkRequest(BulkAction.REQUEUE, wanted=OF_CAUSE, canary=Canary(9))
+    with Scripted(REJECTS) as api:
+        *_, last = slices(application.settings(api.url), request, step=7)
+        assert len(api.paths) == 3, "more than 30% of nine"
+    assert counts(last) == (20, 0, 17, "canary_failed")
+    assert words.left_unchanged(last.result) == "17 messages were left unchanged: 3 of 3 canaries failed."
 
 
 def test_a_stopped_action_can_go_on(application: Application) -> None:
