@@ -78,12 +78,12 @@ def _ascii_domain(domain: str) -> str:
 
 
 def split_addresses(value: object, separator: str) -> list[str]:
-    """Return the addresses of a list, such as ``Max <max@example.org>, info@example.com``.
+    """Return the addresses of a list, such as ``Max <max@example.org>, info@example.com``. An empty list has none.
 
     A separator within quotes or a comment does not separate (RFC 5322, section 3.4).
 
     Raises:
-        InvalidMessage: the value is not text, is too long, or has no address.
+        InvalidMessage: the value is not text, is too long, or has text but no address.
     """
     if not isinstance(value, str):
         raise InvalidMessage("recipient_email must be text")
@@ -94,6 +94,6 @@ def split_addresses(value: object, separator: str) -> list[str]:
         found = [formataddr(pair, "utf-8") if pair[0] else pair[1] for pair in getaddresses([listed]) if any(pair)]
     except (UnicodeError, RecursionError):  # a name with an address that is not ASCII; hundreds of comments
         raise InvalidMessage("recipient_email has an address that can't be read") from None
-    if not found:
+    if not found and listed.replace(",", "").strip():
         raise InvalidMessage("recipient_email has no address")
     return found

@@ -164,8 +164,8 @@ class Message(NamedTuple):
         if separator and fields["recipient_email"] is not None:
             from retrycli.domain.email_address import split_addresses  # only tables with lists of addresses need it
 
-            recipient, *others = split_addresses(fields["recipient_email"], str(separator))
-            fields["recipient_email"] = recipient
+            found = split_addresses(fields["recipient_email"], str(separator))
+            fields["recipient_email"], others = (found[0] if found else None), found[1:]
             fields["cc_emails"] = [*others, *_json_list("cc_emails", fields.get("cc_emails"))]
         for name in LIST_COLUMNS:
             fields[name] = _json_list(name, fields.get(name))

@@ -58,3 +58,10 @@ def test_a_list_of_addresses_has_a_greatest_length() -> None:
     assert len(split_addresses("a@b.test, " * 3000, ",")) == 3000
     with pytest.raises(InvalidMessage, match="recipient_email has more than 32,000 characters"):
         split_addresses("a@b.test, " * 4000, ",")
+
+
+def test_an_empty_list_of_addresses_is_no_recipient() -> None:
+    """A column that is never null may be empty for notes, which have no recipient."""
+    assert [split_addresses(text, ";") for text in ("", " ", ";", " ;\n; ")] == [[]] * 4
+    with pytest.raises(InvalidMessage, match="recipient_email has no address"):
+        split_addresses("()", ";")

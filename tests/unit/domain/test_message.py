@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import (
+    ADDRESS_SEPARATOR,
     LIST_COLUMNS,
     REQUIRED_COLUMNS,
     Message,
@@ -247,3 +248,8 @@ def test_a_leap_second_becomes_the_next_second(value: str, microsecond: int) -> 
 def test_other_nonexistent_times_are_invalid(value: str) -> None:
     with pytest.raises(InvalidMessage, match="created_at is not a valid date"):
         utc_time("created_at", value)
+
+
+def test_an_empty_list_of_recipients_is_none() -> None:
+    message = Message.from_row(row(**{ADDRESS_SEPARATOR: ",", "recipient_email": " , "}))
+    assert (message.fields["recipient_email"], message.fields["cc_emails"]) == (None, [])
