@@ -110,6 +110,8 @@ async def look_up_through(
         return await record_arrival(deps, rules, claim, queued, outcome, by=by, began=now)
     if found.retry_after is not None:
         _rest(deps, rules.destination_of(queued.message.message_type), found.retry_after, since=now)
+    if found.result is Presence.ABSENT and (queued.partly or any(text.partly for text in queued.earlier)):
+        return LookUp(Presence.UNKNOWN, "not found here, but some recipients already have it by mail")
     if found.result is Presence.ABSENT and queued.elsewhere is not None:
         return LookUp(
             Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, so check that ticket"

@@ -112,7 +112,8 @@ RESOLVE = {
     "withdrawn": "look for {shown} in the ticketing system; in the application, set it to sent if it is there, else to "
     "rejected, or to failed and check again",
     "delivered": "`retrycli mark-sent {id}`; to send it again, `retrycli retry {id}`",
-    "partly delivered": "`retrycli retry {id}` sends it to the others; or `retrycli mark-sent {id}`",
+    "partly delivered": "through the same mail server, `retrycli retry {id}` sends it to the others; or `retrycli "
+    "mark-sent {id}`",
     "unsettled": f"run `retrycli look-up {{id}}`; if that finds nothing, {SEARCH}",
     "sending": "when the claim has expired (claim_expires_at in `retrycli show {id}`): `retrycli run-once`, which "
     "sends nothing during the pause; then check again from the top",

@@ -166,6 +166,15 @@ def test_a_message_not_found_in_another_system_may_have_arrived_in_the_first(beg
         desk.check_sent_nothing()
 
 
+def test_a_look_up_does_not_deny_that_some_recipients_have_the_mail(begin: Begin) -> None:
+    with lost(begin, Redmine()) as desk:
+        application = desk.story.application
+        application.execute("UPDATE retrycli_attempts SET outcome = 'transient', delivered_to = '[\"a@example.com\"]'")
+        [told] = desk.command.json("look-up", "1", code=3)["results"]
+        said = "not found here, but some recipients already have it by mail"
+        assert (told["result"], told["error"]) == ("unknown", said)
+
+
 def test_after_an_edit_a_look_up_does_not_deny_that_the_text_before_it_arrived(begin: Begin) -> None:
     with lost(begin, Redmine()) as desk:
         desk.arrive()
