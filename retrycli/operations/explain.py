@@ -21,6 +21,7 @@ from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import LockUnusable
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.outlook import MAX_CLOCK_SKEW, NO_SCHEDULER, Outlook, Ticks
 from retrycli.domain.passes import Hold, PassRecord, PassResult, StopReason, withheld
 from retrycli.domain.retry_policy import LATEST, later
@@ -100,7 +101,7 @@ class Gates:
         yield Gate("data", isinstance(message, Message), getattr(message, "problem", "can be sent"))
         queue = found.queue
         queued = self._queued(found)
-        yield self._escalation(queued, queue, at)
+        yield self._escalation(found, queued, queue, at)
         yield _claim(queue, has_ended=queue["claimed_by"] in ended)
         wait = self._wait(queue, at)
         yield wait
@@ -132,12 +133,17 @@ class Gates:
             self._loaded = found, queued if isinstance(queued, QueuedMessage) else None
         return self._loaded[1]
 
-    def _escalation(self, queued: QueuedMessage | None, queue: Mapping[str, Any], at: datetime) -> Gate:
+    def _escalation(
+        self, found: MessageDetails, queued: QueuedMessage | None, queue: Mapping[str, Any], at: datetime
+    ) -> Gate:
         """Evaluate whether the message is escalated, or a pass would escalate it instead of sending it. Expiry and used
         up retries have gates of their own.
         """
         if queue["state"] == State.ESCALATED:
             return Gate("escalation", open=False, figure=queue["escalation_reason"])
+        last = found.attempts[-1] if found.attempts else None
+        if last is not None and last.outcome == OutcomeKind.DELIVERED and last.finished_at is None:
+            return Gate("escalation", open=False, figure="none: it was delivered, and a pass will mark it as sent")
         if queued is not None:
             policy = self._rules.policies[queued.message.message_type]
             has_own_gate = policy.expired(queued, at) or not policy.has_retries_left(queued.message)

@@ -504,6 +504,18 @@ def test_does_not_suggest_retry_for_a_message_that_is_being_sent(waiting: Cli, a
     assert screen.text.splitlines()[-1] == "Next: `retrycli retry 8` attempts it now"
 
 
+def test_a_delivery_that_is_not_written_to_the_row_yet_will_be(waiting: Cli, application: Application) -> None:
+    """The application had locked the row, and then the pass was killed."""
+    soon = datetime.now(UTC).replace(tzinfo=None) + 5 * MINUTE
+    sending = "UPDATE retrycli_queue SET state = 'sending', claimed_by = 'a pass', claim_expires_at = ?"
+    application.execute(sending, str(soon))
+    made = "message_id, number, made_by, started_at, outcome, delivery_key, birth, digest"
+    kept = "8, 1, 'pass', '2026-01-02 03:04:05.000000', 'delivered', delivery_key, birth, digest"
+    application.execute(f"INSERT INTO retrycli_attempts ({made}) SELECT {kept} FROM retrycli_queue")
+    gates = waiting.json("explain", "8")["gates"]
+    assert gates[2]["figure"] == "none: it was delivered, and a pass will mark it as sent"
+
+
 def test_a_pass_that_has_ended_is_not_reported_as_sending(cli: Cli, application: Application) -> None:
     """A pass that is killed, or ends on a full disk, does not record its end, and its claim stays valid for a while."""
     application.add(8)
