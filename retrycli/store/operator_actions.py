@@ -325,10 +325,13 @@ class Acts(Queries):
             return first_failures(self._database, connection, ids)
 
     def news(self, ids: Collection[int], since: datetime) -> set[int]:
-        """Return the messages that were attempted or changed by an operator, or that failed for the first time, after
-        ``since``.
+        """Return the messages that were attempted, escalated or changed by an operator, or that failed for the first
+        time, after ``since``.
         """
-        later = select(queue.c.message_id).where(id_in(queue.c.message_id), row_by_row(queue.c.first_failed_at > since))
+        later = select(queue.c.message_id).where(
+            id_in(queue.c.message_id),
+            row_by_row(or_(queue.c.first_failed_at > since, queue.c.escalated_at > since)),
+        )
         made = select(attempts.c.message_id).where(
             id_in(attempts.c.message_id), row_by_row(or_(attempts.c.started_at > since, attempts.c.finished_at > since))
         )

@@ -111,7 +111,7 @@ def test_a_canary_is_sent_as_a_pass_would_send_it(doubtful: Desk, api: Api) -> N
 
 @pytest.mark.parametrize("action", ["retry", "requeue", "reject", "mark_sent", "acknowledge"])
 @pytest.mark.parametrize("which", ["ticked", "matching"])
-@pytest.mark.parametrize("meanwhile", ["attempt", "edit", "another message"])
+@pytest.mark.parametrize("meanwhile", ["attempt", "edit", "another message", "a spent message"])
 def test_an_old_preview_leaves_what_has_changed_unchanged(
     refused: Desk, api: Api, action: str, which: str, meanwhile: str
 ) -> None:
@@ -125,9 +125,10 @@ def test_an_old_preview_leaves_what_has_changed_unchanged(
         operations.edit_message.edit(refused.settings, 9, body="Another text.", by="vera")
     else:
         refused.application.execute("DELETE FROM pending_messages WHERE id = 9")
-        refused.application.add(9, body="A third text.", created_at="2026-11-01 10:00:00", ticket_id=4712)
+        spent = 10 if meanwhile == "a spent message" else 0
+        refused.application.add(9, body="A third text.", created_at="2026-11-01 10:00:00", retry_count=spent)
         operations.run_pass.run_once(refused.settings)
-    seen = number + (meanwhile != "edit")
+    seen = number + (meanwhile in {"attempt", "another message"})
     assert len(api.requests) == seen
     before = refused.application.row(9), refused.application.rows("retrycli_queue")[9]
     done = browser.submit(preview, "/bulk", **({"because": "tea"} if action in {"reject", "mark_sent"} else {}))
