@@ -11,7 +11,7 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from sqlalchemy import CHAR, Column, DateTime, String, Text
+from sqlalchemy import CHAR, Column, DateTime, String, Text, update
 from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.errors import NoSuchMessage, NotActionable
@@ -21,6 +21,7 @@ from retrycli.domain.message import EscalationReason, QueuedMessage, UnusableMes
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
 from retrycli.domain.transition import ActionKind, Claim, Decision, ExpiredClaim, IdRange, Transition, WriteResult
+from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -551,6 +552,36 @@ def test_a_lost_claim_leaves_a_message_to_its_owner(application: Application, da
     assert changed == {}
     assert queue_rows(database) == held
     assert [attempt_rows(database, number) for number in (1, 2, 3)] == history
+
+
+def test_a_delivery_ends_an_unknown_outcome_although_the_claim_is_lost(
+    application: Application, database: Database
+) -> None:
+    """The pass was suspended while another one took over its messages, and made them wait."""
+    application.add_all([{}] * 5)
+    claims, ids = Claims(database), [1, 2, 3, 4, 5]
+    enrol(database, ids)
+    claims.claim(PASS, NOON, len(ids))
+    sent = {message.message_id: message for message in begin(claims, ids)}
+    claims.take_over_expired(OTHER, PASS.expires_at, len(ids))
+    died = settled(0, Transition.released(LATER), PROCESS_DIED)
+    claims.results.record(OTHER, [died._replace(message_id=n, message=sent[n]) for n in ids], NOON)
+    claims.claim_one(HAND, 2, NOON)
+    application.change(3, body="Another text.")
+    with database.write() as connection:
+        connection.execute(update(schema.queue).where(schema.queue.c.message_id == 4).values(delivery_key="of another"))
+    delivered = Outcome(OutcomeKind.DELIVERED, 201, external_id="77")
+    late = [settled(number, Transition.delivered(), delivered)._replace(message=sent[number]) for number in ids[:4]]
+    late.append(settled(5, Transition.released(), DOWN)._replace(message=sent[5]))
+    assert claims.results.record(PASS, late, ANSWERED_AT).lost == {2, 4, 5}
+    told = [
+        [(row["outcome"], row["status_code"], row["external_id"]) for row in attempt_rows(database, n)] for n in ids
+    ]
+    assert told == [[("delivered", 201, "77")]] * 4 + [[("unknown", None, None)]]
+    assert [application.row(n)["status"] for n in ids] == ["sent", "failed", "failed", "failed", "failed"]
+    queued = queue_rows(database)
+    assert {n: queued[n]["state"] for n in queued} == {2: "sending", 3: "escalated", 4: "waiting", 5: "waiting"}
+    assert queued[2]["claimed_by"] == HAND.owner
 
 
 TAKEN_BACK = [
