@@ -22,6 +22,7 @@ from retrycli.domain.errors import ConfigurationError, CountChanged, InvalidArgu
 from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage
 from retrycli.domain.operator_action import OperatorAction, not_as_shown, not_written, other_text, unfit, would_expire
+from retrycli.domain.outlook import MAX_CLOCK_SKEW
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import ids as message_ids
 from retrycli.operations.bulk import ACTIONS, MOST, BulkAction, BulkRequest, Canary, Progress
@@ -262,7 +263,7 @@ def _perform(
     at = now()
     while reached < len(ids) and not runtime.stop_requested():
         coming = ids[reached : reached + BATCH]
-        news = acts.news(coming, as_of) if as_of else frozenset()
+        news = acts.news(coming, as_of, now() + MAX_CLOCK_SKEW) if as_of else frozenset()
         refused |= {message_id: not_as_shown(message_id) for message_id in news}
         batch = {
             message_id: _action(kind, by, at, words, due_at and due_at(position))
@@ -482,7 +483,8 @@ class _Slice:
         streak: int = 0,
     ) -> ActionResult:
         """Attempt the next messages, except for those that are left out and those about which there is news."""
-        news = Acts(self.database).news(coming, self.request.as_of) if self.request.as_of else frozenset()
+        until, as_of = clock(self.database, self.runtime.now)() + MAX_CLOCK_SKEW, self.request.as_of
+        news = Acts(self.database).news(coming, as_of, until) if as_of else frozenset()
         out = {**left_out, **{message_id: not_as_shown(message_id) for message_id in news}}
         fit = [message_id for message_id in coming if message_id not in out]
         made = ActionResult(0)

@@ -10,7 +10,20 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import Any, assert_never
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, or_, select, union, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    union,
+    update,
+)
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
 from retrycli.domain.identity import TEXT_COLUMNS, digest_of
@@ -324,19 +337,22 @@ class Acts(Queries):
         with self._database.read() as connection:
             return first_failures(self._database, connection, ids)
 
-    def news(self, ids: Collection[int], since: datetime) -> set[int]:
+    def news(self, ids: Collection[int], since: datetime, until: datetime) -> set[int]:
         """Return the messages that were attempted, escalated or changed by an operator, or that failed for the first
-        time, after ``since``.
+        time, after ``since``. Times after ``until`` are those of a wrong clock.
         """
+
+        def is_new(*times: ColumnElement[datetime]) -> ColumnElement[bool]:
+            return or_(*(and_(time > since, time <= until) for time in times))
+
         later = select(queue.c.message_id).where(
-            id_in(queue.c.message_id),
-            row_by_row(or_(queue.c.first_failed_at > since, queue.c.escalated_at > since)),
+            id_in(queue.c.message_id), row_by_row(is_new(queue.c.first_failed_at, queue.c.escalated_at))
         )
         made = select(attempts.c.message_id).where(
-            id_in(attempts.c.message_id), row_by_row(or_(attempts.c.started_at > since, attempts.c.finished_at > since))
+            id_in(attempts.c.message_id), row_by_row(is_new(attempts.c.started_at, attempts.c.finished_at))
         )
         done = select(acts.c.message_id).where(
-            id_in(acts.c.message_id), row_by_row(acts.c.at > since, acts.c.act.in_(CHANGES))
+            id_in(acts.c.message_id), row_by_row(is_new(acts.c.at), acts.c.act.in_(CHANGES))
         )
         with self._database.read() as connection:
             return set(connection.execute(union(later, made, done), {"ids": list(ids)}).scalars())
