@@ -55,6 +55,17 @@ def _birth(created_at: object, ticket: object) -> str:
     return f"ticket {ticket}" if created_at is None else time_of(created_at).isoformat()
 
 
+def is_still(known: tuple[str, object], row: Row) -> bool:
+    """Return whether a row has the birth of an earlier row, or got or lost its creation time and kept its ticket.
+
+    Args:
+        known: the birth and the ticket of the earlier row.
+        row: the row that has its id now.
+    """
+    (before, ticket), now = known, name_of(row).birth
+    return before == now or (before.startswith("ticket ") != now.startswith("ticket ") and ticket == row["ticket_id"])
+
+
 def _may_be_one(one: str, other: str) -> bool:
     """Return whether two births may belong to one message, which the application may have moved to another ticket."""
     return one == other or (one.startswith("ticket ") and other.startswith("ticket "))

@@ -16,7 +16,7 @@ from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.identity import UNSTABLE
 from retrycli.domain.message import Message
 from tests.fakes import START
-from tests.model.book import CHARGED, MAX_RETRIES, name_of
+from tests.model.book import CHARGED, MAX_RETRIES, is_still, name_of
 from tests.model.habit_laws import HabitLaws
 from tests.model.picture import Picture, time_of
 from tests.model.step import Step, has_been, is_put_right, is_the_same, told_truly
@@ -82,8 +82,8 @@ class Laws:
     """Messages whose rows the application had locked, so that a later step may write their results."""
     dead: set[str] = field(default_factory=set)
     """Passes whose claims may remain, because they were killed or the application had locked their rows."""
-    births: dict[str, str] = field(default_factory=dict)
-    """The births of messages, by delivery key."""
+    births: dict[str, tuple[str, object]] = field(default_factory=dict)
+    """The births of messages and their tickets when a pass last saw them, by delivery key."""
     latest: datetime = START
     """The latest time that the clock has shown."""
 
@@ -261,10 +261,12 @@ class Laws:
         if missed := after.failed - step.touched - after.queue.keys():
             yield f"a pass did not take in {missed}"
         for message_id in (after.failed - step.touched - step.written) & after.in_state("waiting", "escalated"):
-            birth, key = name_of(after.rows[message_id]).birth, after.queue[message_id]["delivery_key"]
+            row, key = after.rows[message_id], after.queue[message_id]["delivery_key"]
+            known = self.births.get(key)
             # A row whose birth was different at three passes in a row keeps its key while its text is the same.
-            if self.births.setdefault(key, birth) != birth and after.queue[message_id]["birth"] != UNSTABLE:
+            if known is not None and not is_still(known, row) and after.queue[message_id]["birth"] != UNSTABLE:
                 yield f"message {message_id} has the delivery key of the message that had its id before"
+            self.births[key] = name_of(row).birth, row["ticket_id"]
         lapsed = {
             message_id
             for message_id in after.in_state("sending")
