@@ -37,6 +37,7 @@ from tests.model.book import MAX_RETRIES, UNKNOWN_LIMIT
 from tests.model.death import Fate, Killed, mortal
 from tests.model.habits import own_triggers
 from tests.model.hold import Hold as RowLock
+from tests.model.picture import time_of
 from tests.model.server import Answer, ScriptedGateway, Sender, Server
 from tests.store.application import Application, is_sqlite, opened
 
@@ -144,7 +145,7 @@ class Place:
         self._passes = 0
         self.events: list[Event] = []
         """The events of all passes and manual attempts since the start of the current step."""
-        self._paused_until = self.clock.now - timedelta(days=1)
+        self._paused_at, self._paused_until = self.clock.now, self.clock.now - timedelta(days=1)
         with self.application._engine.begin() as connection:
             for table in OWN_TABLES:
                 connection.execute(text(f"DELETE FROM retrycli_{table}"))
@@ -156,12 +157,22 @@ class Place:
 
     @property
     def is_paused(self) -> bool:
-        """Return whether deliveries are paused now, according to the calls of `pause` and `resume`."""
+        """Return whether deliveries are paused now, according to the calls of `pause` and `resume`.
+
+        If a pass found that the pause began in the future, the pause lasts for its length from that pass on.
+        """
+        for row in self.application.asked("SELECT since FROM retrycli_pause"):
+            began_at = time_of(row["since"]) + timedelta.resolution
+            if began_at < self._paused_at:
+                if self._paused_until != LATEST:
+                    self._paused_until -= self._paused_at - began_at
+                self._paused_at = began_at
         return self.clock.now < self._paused_until
 
     def pause(self, length: timedelta | None) -> None:
         """Pause deliveries for a time, or until `resume` if the time is None."""
         pause.pause(self.settings, length=length, by=OPERATOR, now=self.clock)
+        self._paused_at = self.clock.now
         self._paused_until = LATEST if length is None else self.clock.now + length
 
     def resume(self) -> None:
