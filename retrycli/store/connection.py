@@ -72,11 +72,14 @@ def parsed(url: str) -> URL:
         ConfigurationError: the URL is invalid.
     """
     try:
-        return make_url(url)
+        found = make_url(url)
     except (exc.ArgumentError, ValueError):  # dropped, because the error's text may quote the password
         raise ConfigurationError(
             "database.url is not a valid database URL; check its port and its percent-encoding"
         ) from None
+    if found.password is not None and "@" in f"{found.host}{found.database}":  # errors would quote them
+        raise ConfigurationError("database.url: the password contains @; write %40 for it")
+    return found
 
 
 def make_engine(url: URL, patience: int) -> Engine:
