@@ -336,12 +336,15 @@ class Database:
         if not self.is_sqlite:
             connection.execute(TURN)
 
-    def take_turn_to_create(self, connection: Connection) -> None:
-        """Take the turn, even if retrycli's tables do not exist yet."""
-        if not self.is_sqlite:
-            connection.execute(select(func.pg_advisory_xact_lock(CREATION)))
-            if connection.execute(select(func.to_regclass(version.name))).scalar() is not None:
-                self.take_turn(connection)
+    def take_turn_to_create(self, connection: Connection) -> bool:
+        """Take the turn, even if retrycli's tables do not exist yet. Return whether they exist."""
+        if self.is_sqlite:
+            return inspect(connection).has_table(version.name)
+        connection.execute(select(func.pg_advisory_xact_lock(CREATION)))
+        exists = connection.execute(select(func.to_regclass(version.name))).scalar() is not None
+        if exists:
+            self.take_turn(connection)
+        return exists
 
     @contextmanager
     def rollback_at_end(self, *, writes: bool = True) -> Iterator[None]:

@@ -110,8 +110,6 @@ def ensure_version(database: Database, *, upgrade: bool) -> None:
     found = database.revision()
     if found == HEAD:
         return
-    if found is None and not database.is_sqlite:
-        _require_only_queue(database)
     if found is not None and not (upgrade and can_upgrade(found)):
         raise ConfigurationError(
             f"retrycli's tables in {database.place} are at version {found}, but this program needs {HEAD}; "
@@ -120,21 +118,20 @@ def ensure_version(database: Database, *, upgrade: bool) -> None:
     upgrade_tables(database)
 
 
-def _require_only_queue(database: Database) -> None:
+def _require_only_queue(database: Database, connection: Connection) -> None:
     """Check that no other schema has a queue for the application's table: two queues would send each message twice.
 
     Raises:
         ConfigurationError: another schema has one.
     """
-    with database.read() as connection:
-        here = _full_name(database, connection)
-        for schema in connection.execute(QUEUES_IN_POSTGRESQL, {"name": database.qualified_table}).scalars():
-            there = selection.to_metadata(MetaData(), schema=schema)
-            if connection.execute(select(there.c.table_name).where(there.c.table_name == here)).first() is not None:
-                raise ConfigurationError(
-                    f"the queue of {here} in {database.place} is in the schema {schema}, which is not in this role's "
-                    f"search_path; run as the role that passes use, or add the schema (ALTER ROLE … SET search_path)"
-                )
+    here = _full_name(database, connection)
+    for schema in connection.execute(QUEUES_IN_POSTGRESQL, {"name": database.qualified_table}).scalars():
+        there = selection.to_metadata(MetaData(), schema=schema)
+        if connection.execute(select(there.c.table_name).where(there.c.table_name == here)).first() is not None:
+            raise ConfigurationError(
+                f"the queue of {here} in {database.place} is in the schema {schema}, which is not in this role's "
+                f"search_path; run as the role that passes use, or add the schema (ALTER ROLE … SET search_path)"
+            )
 
 
 def can_upgrade(found: str) -> bool:
@@ -157,6 +154,9 @@ def remedy(found: str) -> str:
 def upgrade_tables(database: Database) -> None:
     """Create retrycli's own tables, or upgrade them to the newest version, in one transaction. If the queue belongs to
     no table yet, assign it to the application's table.
+
+    Raises:
+        ConfigurationError: another schema has the queue.
     """
     from alembic import command, config  # imported here because Alembic loads slowly
 
@@ -165,7 +165,9 @@ def upgrade_tables(database: Database) -> None:
     made.set_main_option("path_separator", "os")
     _ = database.table  # raises an error, before anything is created, if the application's table can't be used
     with UPGRADING, database.write() as connection:
-        database.take_turn_to_create(connection)
+        # Another process may create the tables until this one has its turn.
+        if not database.take_turn_to_create(connection) and not database.is_sqlite:
+            _require_only_queue(database, connection)
         made.attributes["connection"] = connection
         command.upgrade(made, "head")
         if _remembered(connection) is None:

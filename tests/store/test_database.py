@@ -494,6 +494,21 @@ def test_two_processes_can_create_the_tables_concurrently(engine: Factory, tmp_p
     assert answers == [[schema.HEAD, schema.HEAD]] * ROUNDS
 
 
+@in_every_mode
+def test_tables_that_another_process_creates_first_are_used(engine: Factory, tmp_path: Path) -> None:
+    class Overtaken(Database):
+        def revision(self) -> str | None:
+            found = super().revision()
+            if found is None:
+                with closing(Database(url)) as other:
+                    own_tables.ensure_tables(other, upgrade=True)
+            return found
+
+    with engine(tmp_path, None) as url, closing(Application(url)), closing(Overtaken(url)) as database:
+        own_tables.ensure_tables(database, upgrade=True)
+        assert database.revision() == schema.HEAD
+
+
 def line_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
