@@ -113,10 +113,10 @@ class MessageIdentity(NamedTuple):
 
     def difference(self, now: "MessageIdentity") -> Difference:
         """Return the difference between this identity and ``now``, the current identity of the row."""
-        if self == now:
-            return Difference.NONE
-        if self.birth == now.birth:
-            return Difference.MOVED if self.digest == now.digest else Difference.EDITED
+        if is_same_birth(self.birth, now.birth, before=self.ticket, ticket=now.ticket):
+            if self.digest != now.digest:
+                return Difference.EDITED
+            return Difference.NONE if self.ticket == now.ticket else Difference.MOVED
         moved = self.digest == now.digest and is_of_one_message(self.birth, now.birth)
         return Difference.MOVED if moved else Difference.ANOTHER
 
@@ -189,17 +189,19 @@ class History(NamedTuple):
     requeued_ticket: str | None = None
     allowed_up_to: int = 0
 
-    def of(self, birth: str, ticket: str) -> "History":
-        """Return the history with the birth that the message of a ticket has now: see `is_same_birth`."""
-        others = (
-            attempt.birth is not None and is_same_birth(attempt.birth, birth, before=attempt.ticket, ticket=ticket)
-            for attempt in self.attempts
-        )
+    def of(self, birth: str, ticket: str, key: str | None) -> "History":
+        """Return the history with the birth that the message of a ticket has now, in all attempts at the message: those
+        with the delivery ``key`` that it had until now, and those whose birth counts as this one (`is_same_birth`).
+        """
+
+        def is_its(attempt: PastAttempt) -> bool:
+            if attempt.birth is None or (attempt.birth == OF_ANY_TICKET and birth.startswith(BY_TICKET)):
+                return False  # the comparison of its birth needs no other value
+            is_same = is_same_birth(attempt.birth, birth, before=attempt.ticket, ticket=ticket)
+            return is_same or attempt.delivery_key == key
+
         return self._replace(
-            attempts=[
-                attempt._replace(birth=birth) if is_its and attempt.birth != OF_ANY_TICKET else attempt
-                for attempt, is_its in zip(self.attempts, others, strict=True)
-            ]
+            attempts=[attempt._replace(birth=birth) if is_its(attempt) else attempt for attempt in self.attempts]
         )
 
     def since_requeue(self, digest: str, ticket: str) -> "History":

@@ -143,7 +143,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     birth = created_at.isoformat(timespec="microseconds") if created_at else birth_of(as_utf8(birth))
     birth = UNSTABLE if own.birth == UNSTABLE else birth
     ticket = ticket_text(row["ticket_id"])
-    history = history if history is NONE else history.of(birth, ticket).since_requeue(digest, ticket)
+    history = history if history is NONE else history.of(birth, ticket, own.delivery_key).since_requeue(digest, ticket)
     deliveries = 0 if history is NONE else history.deliveries(birth, digest)
     kept = None if deliveries else _kept_key(own, birth, digest, history)
     key = kept or delivery_key(row["id"], birth, digest, deliveries)

@@ -607,6 +607,30 @@ def test_a_migration_of_dates_makes_no_message_new(begin: Begin, *, to_dates: bo
         assert "held" not in story.command("status").stdout
 
 
+def test_a_row_that_gets_its_date_during_its_delivery_is_marked_as_sent(begin: Begin) -> None:
+    with begin() as story:
+        story.insert(created_at=None)
+        story.api.meanwhile[1] = lambda: story.write(created_at=MADE)
+        story.ticks(2)
+        assert (story.status(), story.api.bodies) == ("sent", ["a"])
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["stays", "moves"])
+def test_a_delivery_is_known_after_its_row_got_a_date(begin: Begin, *, moves: bool) -> None:
+    """The ticket identified the row, and then its date does, also if the row moves to another ticket later."""
+    with begin() as story:
+        story.insert(created_at=None)
+        story.api.meanwhile[1] = lambda: story.write(created_at=MADE, body="b")
+        story.tick()
+        story.write(body="a")
+        if moves:
+            story.tick()
+            story.write(ticket_id=OTHER_TICKET)
+        story.ticks(2)
+        story.check_already_delivered()
+        assert story.api.bodies == ["a"]
+
+
 @TO_DATES
 def test_after_a_migration_of_dates_a_reused_id_is_another_message(begin: Begin, *, to_dates: bool) -> None:
     with begin(PERMANENT, OK, without=NO_DATE if to_dates else ()) as story:

@@ -55,15 +55,17 @@ def _birth(created_at: object, ticket: object) -> str:
     return f"ticket {ticket}" if created_at is None else time_of(created_at).isoformat()
 
 
-def is_still(known: tuple[str, object], row: Row) -> bool:
+def is_still(before: str, ticket: str, row: Row) -> bool:
     """Return whether a row has the birth of an earlier row, or got or lost its creation time and kept its ticket.
 
     Args:
-        known: the birth and the ticket of the earlier row.
+        before: the birth of the earlier row.
+        ticket: its ticket.
         row: the row that has its id now.
     """
-    (before, ticket), now = known, name_of(row).birth
-    return before == now or (before.startswith("ticket ") != now.startswith("ticket ") and ticket == row["ticket_id"])
+    now = name_of(row).birth
+    kept = before.startswith("ticket ") != now.startswith("ticket ") and ticket == str(row["ticket_id"])
+    return before == now or kept
 
 
 def _may_be_one(one: str, other: str) -> bool:
@@ -199,7 +201,11 @@ class Book:
         """Return whether a delivery of exactly a row's text is recorded."""
         name = name_of(row)
         recorded = (
-            request for request in self.requests if request.name == name and request.answer.outcome.kind == DELIVERED
+            request
+            for request in self.requests
+            if (request.name.message_id, request.name.text) == (name.message_id, name.text)
+            and is_still(request.name.birth, request.ticket, row)
+            and request.answer.outcome.kind == DELIVERED
         )
         return any(after.attempts[request.attempt]["outcome"] == DELIVERED for request in recorded)
 

@@ -82,7 +82,7 @@ class Laws:
     """Messages whose rows the application had locked, so that a later step may write their results."""
     dead: set[str] = field(default_factory=set)
     """Passes whose claims may remain, because they were killed or the application had locked their rows."""
-    births: dict[str, tuple[str, object]] = field(default_factory=dict)
+    births: dict[str, tuple[str, str]] = field(default_factory=dict)
     """The births of messages and their tickets when a pass last saw them, by delivery key."""
     latest: datetime = START
     """The latest time that the clock has shown."""
@@ -264,9 +264,9 @@ class Laws:
             row, key = after.rows[message_id], after.queue[message_id]["delivery_key"]
             known = self.births.get(key)
             # A row whose birth was different at three passes in a row keeps its key while its text is the same.
-            if known is not None and not is_still(known, row) and after.queue[message_id]["birth"] != UNSTABLE:
+            if known is not None and not is_still(*known, row) and after.queue[message_id]["birth"] != UNSTABLE:
                 yield f"message {message_id} has the delivery key of the message that had its id before"
-            self.births[key] = name_of(row).birth, row["ticket_id"]
+            self.births[key] = name_of(row).birth, str(row["ticket_id"])
         lapsed = {
             message_id
             for message_id in after.in_state("sending")

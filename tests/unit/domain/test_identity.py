@@ -101,7 +101,9 @@ WAS = MessageIdentity("2025", "1:a:b", "7")
         (WAS, WAS._replace(birth="2026"), Difference.ANOTHER),
         (MessageIdentity("ticket 7", "1:a:b", "7"), MessageIdentity("ticket 8", "1:a:b", "8"), Difference.MOVED),
         (MessageIdentity("ticket 7", "1:a:b", "7"), MessageIdentity("ticket 8", "1:c:b", "8"), Difference.ANOTHER),
-        (MessageIdentity("ticket 7", "1:a:b", "7"), MessageIdentity("2025", "1:a:b", "7"), Difference.ANOTHER),
+        (MessageIdentity("ticket 7", "1:a:b", "7"), WAS, Difference.NONE),
+        (MessageIdentity("ticket 7", "1:a:b", "7"), WAS._replace(digest="1:c:b"), Difference.EDITED),
+        (MessageIdentity("ticket 7", "1:a:b", "7"), WAS._replace(ticket="8"), Difference.ANOTHER),
     ],
 )
 def test_a_row_is_compared_with_its_earlier_state(
