@@ -267,10 +267,10 @@ class Stage:
         self.passes += 1
         self.clock.reads_left = 100_000
         me = PassIdentity(f"pass-{self.passes}", host="mill", pid=self.passes)
-        return await runner.run_pass(self._deps(script, takes), self.lock, rules, me)
+        return await runner.run_pass(self.dependencies(script, takes), self.lock, rules, me)
 
     def retry(self, message_id: int, script: Script = DELIVERED, *, by: str = "anna") -> Outcome:
-        deps = self._deps(script, timedelta(seconds=1))
+        deps = self.dependencies(script, timedelta(seconds=1))
         return asyncio.run(attempt_by_hand(deps, RULES, message_id, by=by))
 
     @property
@@ -288,7 +288,8 @@ class Stage:
         """Return the start time of each delivery of the last pass or `retry`."""
         return self.gateway.begun_at if self.gateway else []
 
-    def _deps(self, script: Script, takes: timedelta) -> Dependencies:
+    def dependencies(self, script: Script, takes: timedelta = timedelta(0)) -> Dependencies:
+        """Return what a pass or an attempt needs, with a gateway that follows a script."""
         self.gateway = None
 
         @asynccontextmanager

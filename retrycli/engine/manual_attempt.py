@@ -17,7 +17,7 @@ from retrycli.domain.errors import (
 )
 from retrycli.domain.message import BY_PASS, Message, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import unfit
-from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, not_sent
+from retrycli.domain.outcome import CLAIM_EXPIRED_BEFORE_SEND, LookUp, Outcome, OutcomeKind, Presence, not_sent
 from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.suggested import command
 from retrycli.domain.transition import Claim, Decision, IdRange, Overdue, Transition
@@ -48,7 +48,7 @@ async def attempt_through(
     queued = _claim_to_send(deps, rules, claim, message_id, by, now, send_again=send_again)
     fault = None
     try:
-        outcome = await gateway.deliver(queued)
+        outcome = await gateway.deliver(queued) if deps.now() < claim.expires_at else CLAIM_EXPIRED_BEFORE_SEND
     except ConfigurationError as error:
         outcome, fault = not_sent(error), error
     finished_at = deps.now()

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from threading import Thread
 from traceback import walk_tb
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import ParamSpec, Self, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_before_delay, wait_random
 
+from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import Message, QueuedMessage
 from retrycli.domain.outcome import ARRIVED, ERROR_LENGTH, UNVERIFIED, LookUp, Outcome, OutcomeKind, one_line
@@ -27,6 +29,7 @@ Result = TypeVar("Result")
 
 WAIT_SECONDS = (0.1, 0.5)  # minimum and maximum wait before an immediate retry
 LATE_SECONDS = 0.05  # if a timer fires later than this, the process was suspended or its event loop was blocked
+TOO_LATE = "not sent: the time limit had passed before the message was to be sent"
 OTHERS = "; earlier delivered to all other recipients"
 GRACE_SECONDS = 0.5  # maximum extra time after such a delay, to read answers that arrived during the delay
 
@@ -51,6 +54,18 @@ class DeliveryProgress:
     in_flight: bool = False  # the message may be in transit or may have arrived
     answered: bool = False  # the request has an outcome other than `UNREACHABLE`
     landed: Outcome | None = None  # the outcome, once the message is known to be delivered
+    is_late: Callable[[], bool] = bool  # returns whether the time limit has passed; without a limit, it never has
+
+    def begin(self) -> None:
+        """Record that the message is being sent.
+
+        Raises:
+            NotSent: the time limit has passed. The process may have been suspended for longer than its claim of the
+                message lasts, so another process may have sent, edited or rejected the message.
+        """
+        if self.is_late():
+            raise NotSent(Outcome(OutcomeKind.UNREACHABLE, error=TOO_LATE))
+        self.in_flight = True
 
 
 class BaseGateway(ABC):
@@ -58,6 +73,8 @@ class BaseGateway(ABC):
 
     overdue: Sequence[Overdue] = ()
     _secrets: Sequence[str]
+    _settings: GatewaySettings
+    _now: Callable[[], datetime]
 
     async def __aenter__(self) -> Self:
         return self
@@ -111,6 +128,8 @@ class BaseGateway(ABC):
         return redact_secrets(text, self._secrets)
 
     async def _outcome(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
+        ends_at = self._now() + timedelta(seconds=self._settings.request_timeout_seconds)
+        progress.is_late = lambda: self._now() > ends_at
         try:
             return await self._deliver(queued, progress)
         except NotSent as error:

@@ -88,4 +88,4 @@ def gateway_of(
         case "python":
             from retrycli.gateway.python.gateway import PythonGateway
 
-            return PythonGateway(settings, connections=connections, section=section)
+            return PythonGateway(settings, connections=connections, now=now, section=section)

@@ -10,7 +10,7 @@ from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.gateway.python.gateway import PythonGateway
-from tests.gateway.deliveries import queued
+from tests.gateway.deliveries import NOON, queued
 
 HEAD = """
 import asyncio, functools, os, sys, threading, time
@@ -37,7 +37,7 @@ def deliver_all(settings: GatewaySettings, *messages: QueuedMessage, connections
     """Deliver messages at the same time through one gateway."""
 
     async def all_of_them() -> list[Outcome]:
-        async with PythonGateway(settings, connections=connections) as gateway:
+        async with PythonGateway(settings, connections=connections, now=lambda: NOON) as gateway:
             return await asyncio.gather(*(gateway.deliver(message) for message in messages))
 
     return asyncio.run(all_of_them())

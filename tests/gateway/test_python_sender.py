@@ -16,6 +16,7 @@ import pytest
 from retrycli.domain.message import MessageType
 from retrycli.domain.outcome import ERROR_LENGTH, Outcome, OutcomeKind, Presence
 from retrycli.domain.sender import OutgoingMessage
+from retrycli.gateway.delivery import TOO_LATE
 from retrycli.gateway.python.gateway import THREADS, PythonGateway
 from tests.cli.command import wait_until
 from tests.gateway.deliveries import KEY, NOON, queued
@@ -178,14 +179,14 @@ def test_a_recipient_that_is_not_text_makes_a_row_invalid(changes: dict[str, obj
     assert outcome.kind is OutcomeKind.INVALID
 
     async def problem() -> str | None:
-        return await PythonGateway(settings, connections=1).problem(message)
+        return await PythonGateway(settings, connections=1, now=lambda: NOON).problem(message)
 
     assert asyncio.run(problem()) == outcome.error
 
 
 def test_it_has_no_look_up(tmp_path: Path) -> None:
     async def asked() -> Presence:
-        gateway = PythonGateway(sender(tmp_path, "def send(message): pass"), connections=1)
+        gateway = PythonGateway(sender(tmp_path, "def send(message): pass"), connections=1, now=lambda: NOON)
         return (await gateway.look_up(queued())).result
 
     assert asyncio.run(asked()) is Presence.UNKNOWN
@@ -255,7 +256,7 @@ def test_coroutines_share_an_event_loop_so_that_clients_can_be_kept(tmp_path: Pa
 def test_calls_run_at_the_same_time_and_never_more_than_allowed(tmp_path: Path, gate: threading.Event) -> None:
     async def held() -> tuple[int, list[Outcome]]:
         settings = sender(tmp_path, BLOCKING["sync"], request_timeout_seconds=60)
-        async with PythonGateway(settings, connections=4) as gateway:
+        async with PythonGateway(settings, connections=4, now=lambda: NOON) as gateway:
             calls = [asyncio.create_task(gateway.deliver(new())) for _ in range(12)]
             for _ in range(100):  # by then, each call that may begin has begun
                 await asyncio.sleep(0)
@@ -266,3 +267,18 @@ def test_calls_run_at_the_same_time_and_never_more_than_allowed(tmp_path: Path, 
     running, outcomes = asyncio.run(held())
     assert running == 4
     assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
+
+
+def test_no_call_begins_after_a_suspension_while_it_waits(tmp_path: Path, gate: threading.Event) -> None:
+    times = [NOON]
+
+    async def suspended(_seconds: float) -> None:
+        times.append(NOON + timedelta(hours=1))
+        gate.set()
+
+    async def both() -> list[Outcome]:
+        settings = sender(tmp_path, BLOCKING["sync"])
+        async with PythonGateway(settings, connections=1, now=lambda: times[-1], sleep=suspended) as gateway:
+            return await asyncio.gather(*(gateway.deliver(message) for message in (new(), new())))
+
+    assert [outcome.error for outcome in asyncio.run(both())] == [None, TOO_LATE]

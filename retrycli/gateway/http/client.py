@@ -96,7 +96,7 @@ class ApiClient:
     async def _send(self, request: Request, limit: int, progress: DeliveryProgress | None) -> ApiReply:
         sent = self._prepare(request)
         if progress is not None:
-            progress.in_flight = True
+            progress.begin()
         try:
             answer = await self.exchange(sent, limit)
             reply = ApiReply(outcome_of_question(answer, self.preset, self._now()), answer)

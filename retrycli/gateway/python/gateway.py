@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
+from datetime import datetime
 from threading import Lock, Thread
 
 from retrycli.config.gateway import GatewaySettings
@@ -238,11 +239,14 @@ class PythonGateway(BaseGateway):
         settings: GatewaySettings,
         *,
         connections: int,
+        now: Callable[[], datetime],
         section: str = "gateway",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._name = settings.call or ""
         self._sender = python_call.load(self._name, f"{section}.call", settings.modules_dir, ("message",))
+        self._settings = settings
+        self._now = now
         self._seconds = settings.request_timeout_seconds
         self._connections = connections
         self._sleep = sleep
@@ -270,8 +274,7 @@ class PythonGateway(BaseGateway):
                 return earlier.done.result()._replace(found=True)
         try:
             async with TimeLimit(self._seconds):
-                await self._start(call)
-                progress.in_flight = True
+                await self._start(call, progress)
                 return await asyncio.wrap_future(call.done)
         except TimeoutError:
             if not progress.in_flight:
@@ -280,11 +283,14 @@ class PythonGateway(BaseGateway):
             self.overdue.append(Overdue(queued.message_id, call.key, call.done))
             return Outcome(OutcomeKind.UNKNOWN, error=f"{self._name} did not return within {self._seconds:g} s")
 
-    async def _start(self, call: SenderCall) -> None:
+    async def _start(self, call: SenderCall, progress: DeliveryProgress) -> None:
+        progress.begin()
         while not THREADS.start(call, self._connections):
+            progress.in_flight = False
             if THREADS.are_stuck():
                 raise self._not_called()
             await self._sleep(WAIT_SECONDS)
+            progress.begin()
 
     def _not_called(self) -> NotSent:
         error = f"not sent: earlier calls of {self._name} have not returned ({self._connections})"

@@ -132,7 +132,7 @@ class SmtpGateway(BaseGateway):
         except OSError as error:
             said = process.shortage(error) or str(error)
             return Outcome(OutcomeKind.UNREACHABLE, error=f"connecting: {type(error).__name__}: {said}".rstrip(": "))
-        thread = asyncio.ensure_future(in_thread(session.deliver, mail))
+        thread = asyncio.ensure_future(in_thread(session.deliver, mail, progress.is_late))
         try:
             async with TimeLimit(deadline - asyncio.get_running_loop().time()):
                 return await asyncio.shield(thread)

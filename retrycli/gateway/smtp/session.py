@@ -9,7 +9,7 @@ import re
 import smtplib
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.email_address import Address
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.attachments import FileChanged
-from retrycli.gateway.delivery import NotSent
+from retrycli.gateway.delivery import TOO_LATE, NotSent
 from retrycli.gateway.smtp.mime import Mail
 
 # Maximum octets of a line, and maximum lines of a reply. The standard allows 512 octets (RFC 5321, section 4.5.3.1.5).
@@ -141,12 +141,14 @@ class SmtpSession:
         with suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
 
-    def deliver(self, mail: Mail | None) -> Outcome:
-        """Send a mail, and return the outcome. If the mail is None, end the session after the log-in."""
+    def deliver(self, mail: Mail | None, is_late: Callable[[], bool]) -> Outcome:
+        """Send a mail, and return the outcome. If the mail is None, end the session after the log-in. If ``is_late``
+        returns true before the final dot, the mail is not delivered.
+        """
         try:
             self._open()
             self._begun = True
-            outcome = Outcome(OutcomeKind.DELIVERED) if mail is None else self._send(mail)
+            outcome = Outcome(OutcomeKind.DELIVERED) if mail is None else self._send(mail, is_late)
             self._quit()
         except NotSent as stop:
             outcome = stop.outcome
@@ -231,7 +233,7 @@ class SmtpSession:
                 raise self._unauthorized(f"can't log in with any mechanism that the server offers: {ways}") from None
         self._require_success(reply, if_permanent=OutcomeKind.UNAUTHORIZED)
 
-    def _send(self, mail: Mail) -> Outcome:
+    def _send(self, mail: Mail, is_late: Callable[[], bool]) -> Outcome:
         utf8 = self._client.has_extn("smtputf8") and any(not address.local.isascii() for address in mail.envelope)
         self._send_sender(mail.sender, mail.size(utf8=utf8), utf8=utf8)
         accepted, refused = self._send_recipients(mail.envelope, utf8=utf8)
@@ -243,6 +245,8 @@ class SmtpSession:
         if reply.code != GO_AHEAD:
             raise self._refusal(reply)
         self._send_content(mail, utf8=utf8)
+        if is_late():
+            raise ValueError(TOO_LATE)  # like another failed session: no QUIT in the middle of the mail
         self.step = END
         self._client.send(b".\r\n")
         reply = SmtpReply.of(*self._client.getreply())

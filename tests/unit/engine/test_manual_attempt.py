@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable
 from retrycli.domain.message import EscalationReason, MessageType, QueuedMessage
-from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.outcome import CLAIM_EXPIRED_BEFORE_SEND, Outcome, OutcomeKind
 from retrycli.domain.passes import (
     BreakerClosed,
     HoldKind,
@@ -36,6 +37,7 @@ from tests.fakes import (
     UNAUTHORIZED,
     UNREAD,
     Stage,
+    attempt_by_hand,
 )
 
 LATER = START + timedelta(hours=3)
@@ -64,6 +66,16 @@ def test_a_message_is_sent_before_it_is_due(stage: Stage) -> None:
     ]
     assert stage.states() == {}
     assert stage.events.all == [MessageDelivered(1, 1001, MessageType.CUSTOMER, 4)]
+
+
+def test_a_message_is_not_sent_after_its_claim_has_expired(stage: Stage) -> None:
+    """The process was suspended after it had recorded the attempt."""
+    stage.add(1, due=LATER)
+    times = [START]
+    deps = stage.dependencies(DELIVERED)._replace(now=lambda: times.pop() if times else LATER)
+    outcome = asyncio.run(attempt_by_hand(deps, RULES, 1, by="anna"))
+    assert outcome == CLAIM_EXPIRED_BEFORE_SEND
+    assert (stage.order, stage.sent()) == ([], [])
 
 
 def test_the_attempt_is_committed_before_its_request_is_sent(stage: Stage) -> None:
