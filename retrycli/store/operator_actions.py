@@ -25,9 +25,9 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
+from retrycli.domain.errors import InvalidMessage, NotActionable, RetrycliError, again_if_lost
 from retrycli.domain.identity import TEXT_COLUMNS, digest_of
-from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
+from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage, utc_time
 from retrycli.domain.operator_action import OperatorAction, not_taken, refusal, stale
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.sanitize import as_utf8
@@ -56,6 +56,7 @@ from retrycli.store.messages import (
     queued_ids,
     row_by_row,
     rows_of,
+    updated_at_text,
     visible,
 )
 from retrycli.store.results import finish_attempts, start_attempts
@@ -322,6 +323,13 @@ class Performed:
     rewritten: AbstractSet[int]  # messages whose present text is not the one that may have arrived
 
 
+def _time_or_none(text: str | None) -> datetime | None:
+    try:
+        return utc_time("updated_at", text)
+    except InvalidMessage:
+        return None
+
+
 class Acts(Queries):
     """Perform operators' actions on failed messages."""
 
@@ -338,8 +346,8 @@ class Acts(Queries):
             return first_failures(self._database, connection, ids)
 
     def news(self, ids: Collection[int], since: datetime, until: datetime) -> set[int]:
-        """Return the messages that were attempted, escalated or changed by an operator, or that failed for the first
-        time, after ``since``. Times after ``until`` are those of a wrong clock.
+        """Return the messages that were attempted, escalated or changed by an operator, that failed for the first time,
+        or whose rows the application updated, after ``since``. Times after ``until`` are those of a wrong clock.
         """
 
         def is_new(*times: ColumnElement[datetime]) -> ColumnElement[bool]:
@@ -355,7 +363,22 @@ class Acts(Queries):
             id_in(acts.c.message_id), row_by_row(is_new(acts.c.at), acts.c.act.in_(CHANGES))
         )
         with self._database.read() as connection:
-            return set(connection.execute(union(later, made, done), {"ids": list(ids)}).scalars())
+            found = set(connection.execute(union(later, made, done), {"ids": list(ids)}).scalars())
+            return found | self._updated(connection, ids, since, until)
+
+    def _updated(self, connection: Connection, ids: Collection[int], since: datetime, until: datetime) -> set[int]:
+        m = self._database.messages
+        if "updated_at" not in m.c:
+            return set()
+        # A time without a fraction may be rounded down.
+        second = since.replace(microsecond=0)
+        found = connection.execute(select(m.c.id, updated_at_text(m)).where(id_in(m.c.id)), {"ids": list(ids)})
+        times = {message_id: _time_or_none(text) for message_id, text in found}
+        return {
+            message_id
+            for message_id, at in times.items()
+            if at is not None and at <= until and (at > since or (at.microsecond == 0 and at >= second))
+        }
 
     def perform(
         self, kind: ActionKind, wanted: Mapping[int, OperatorAction], problems: Mapping[int, str] = MappingProxyType({})

@@ -10,6 +10,7 @@ import retrycli
 from retrycli import operations
 from retrycli.domain.errors import MayHaveArrived
 from retrycli.operations.bulk import BulkAction, BulkRequest, Canary
+from retrycli.operations.wiring import utc_now
 from tests.cli.story import LOST, OK, Api
 from tests.conftest import on_sqlite
 from tests.web.conftest import API
@@ -111,7 +112,7 @@ def test_a_canary_is_sent_as_a_pass_would_send_it(doubtful: Desk, api: Api) -> N
 
 @pytest.mark.parametrize("action", ["retry", "requeue", "reject", "mark_sent", "acknowledge"])
 @pytest.mark.parametrize("which", ["ticked", "matching"])
-@pytest.mark.parametrize("meanwhile", ["attempt", "edit", "another message", "a spent message"])
+@pytest.mark.parametrize("meanwhile", ["attempt", "edit", "the application", "another message", "a spent message"])
 def test_an_old_preview_leaves_what_has_changed_unchanged(
     refused: Desk, api: Api, action: str, which: str, meanwhile: str
 ) -> None:
@@ -123,6 +124,9 @@ def test_an_old_preview_leaves_what_has_changed_unchanged(
         retrycli.retry(refused.settings, 9, by="vera")
     elif meanwhile == "edit":
         operations.edit_message.edit(refused.settings, 9, body="Another text.", by="vera")
+    elif meanwhile == "the application":
+        now = str(utc_now().replace(tzinfo=None))
+        refused.application.execute("UPDATE pending_messages SET body = 'x', updated_at = ? WHERE id = 9", now)
     else:
         refused.application.execute("DELETE FROM pending_messages WHERE id = 9")
         spent = 10 if meanwhile == "a spent message" else 0
