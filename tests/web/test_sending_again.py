@@ -46,7 +46,7 @@ def doubtful(refused: Desk, api: Api) -> Desk:
 @pytest.mark.parametrize(
     ("act", "fields"), [("retry", {}), ("requeue", {}), ("reject", {"reason": "tea"}), ("mark-sent", {})]
 )
-@pytest.mark.parametrize("meanwhile", ["attempt", "edit"])
+@pytest.mark.parametrize("meanwhile", ["attempt", "edit", "move"])
 def test_a_form_of_an_old_page_does_nothing(
     refused: Desk, api: Api, act: str, fields: dict[str, str], meanwhile: str
 ) -> None:
@@ -54,12 +54,14 @@ def test_a_form_of_an_old_page_does_nothing(
     old = browser.open("/id/9")
     if meanwhile == "attempt":
         retrycli.retry(refused.settings, 9, by="vera")
+    elif meanwhile == "move":
+        refused.application.execute("UPDATE pending_messages SET ticket_id = 9801 WHERE id = 9")
     else:
         operations.edit_message.edit(refused.settings, 9, body="Another text.", by="vera")
     number, before = len(api.requests), refused.application.dump()
     page = browser.submit(old, f"/id/9/{act}", **fields)
     assert page.status == 409
-    assert "was edited or attempted after its page was shown, and is now escalated. Nothing was done" in page.words
+    assert "was changed or attempted after its page was shown, and is now escalated. Nothing was done" in page.words
     assert (len(api.requests), refused.application.dump()) == (number, before)
     assert browser.submit(browser.open("/id/9"), f"/id/9/{act}", **fields).status == 200
 

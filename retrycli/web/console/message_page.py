@@ -133,9 +133,11 @@ FIRST: Mapping[str | None, str] = {
 
 
 def _seen(found: MessageDetails) -> str:
-    """Return a digest of the message's text, its first failure and the number of its attempts."""
+    """Return a digest of the message's text, its ticket, its first failure and the number of its attempts."""
     began = None if found.queue is None else found.queue["first_failed_at"]  # another message may get the id
-    return sha256(f"{digest_of(found.row)} {began} {len(found.attempts)}".encode()).hexdigest()[:16]
+    return sha256(
+        f"{digest_of(found.row)} {found.row['ticket_id']} {began} {len(found.attempts)}".encode()
+    ).hexdigest()[:16]
 
 
 class TextQuery(Form):
@@ -361,7 +363,7 @@ class MessagePages(Pages):
         return self._back(visit, f"Acknowledged message {visit.id}. It no longer counts as new.")
 
     def _check_seen(self, visit: Visit, form: ActForm) -> None:
-        """Check that the user saw the present text and the last attempt.
+        """Check that the user saw the present text and ticket, and the last attempt.
 
         Raises:
             NotActionable: they are others now.
@@ -369,7 +371,7 @@ class MessagePages(Pages):
         found = operations.listing.show(self._settings, visit.id)
         if form.seen != _seen(found):
             raise NotActionable(
-                f"message {visit.id} was edited or attempted after its page was shown, and is now {state_of(found)}. "
+                f"message {visit.id} was changed or attempted after its page was shown, and is now {state_of(found)}. "
                 "Nothing was done: open the page again, and decide anew"
             )
 
