@@ -139,6 +139,7 @@ CASES = (
     Case(
         "a success of a GiB", flood(b"a" * MIB, after=http(200, length=GIB)), UNKNOWN, 200, says=TOO_LONG, hungry=True
     ),
+    Case("blanks of a GiB", flood(b" " * MIB, after=http(200, length=GIB)), UNKNOWN, 200, says=TOO_LONG, hungry=True),
     Case("an error of a GiB", flood(b"a" * MIB, after=http(500, length=GIB)), TRANSIENT, 500, hungry=True),
     Case("a gzip bomb", bomb(wbits=31, coding="gzip"), UNKNOWN, 200, says=TOO_LONG, hungry=True),
     Case("a deflate bomb", bomb(wbits=15, coding="deflate"), UNKNOWN, 200, says=TOO_LONG, hungry=True),

@@ -69,10 +69,10 @@ class Answer(NamedTuple):
         Raises:
             ValueError: the content is not valid JSON, is nested too deeply, or was cut off.
         """
-        if not self.text.strip():
-            return None
         if not self.whole:
             raise ValueError("the response is too long")
+        if not self.text.strip():
+            return None
         try:
             return _parse(self.text)
         except RecursionError as error:
