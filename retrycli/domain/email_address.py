@@ -1,6 +1,7 @@
 """E-mail addresses: an addr-spec with an optional display name, without comments or groups."""
 
 import re
+import string
 from email.utils import formataddr, getaddresses
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ FORM = re.compile(
     (?P<end>>?)""",
     re.VERBOSE,
 )
+ASCII_LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}
 LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 DOMAIN = re.compile(rf"{LABEL}(?:\.{LABEL})*")
 # The maximum lengths of an address and of its local part, in octets (RFC 5321, sections 4.5.3.1.1 and 4.5.3.1.3).
@@ -38,8 +40,8 @@ class Address(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Return a key that ignores case: hardly any server treats a local part as case-sensitive."""
-        return self.addr_spec.casefold()
+        """Return the key of the mailbox; see `mailbox_key`."""
+        return mailbox_key(self.addr_spec)
 
     @classmethod
     def parse(cls, text: str) -> "Address":
@@ -61,6 +63,13 @@ class Address(NamedTuple):
         if len(found["local"].encode()) > LONGEST_LOCAL or len(found["local"].encode()) + len(domain) >= LONGEST:
             raise ValueError("the address is too long")
         return cls(found["local"], domain, name)
+
+
+def mailbox_key(addr_spec: str) -> str:
+    """Return an address in lower case, because hardly any server distinguishes the case of a local part. Letters other
+    than those of ASCII stay as they are, because a rule for their case may make two mailboxes the same (ß and ss).
+    """
+    return addr_spec.translate(ASCII_LOWER)
 
 
 def _ascii_domain(domain: str) -> str:

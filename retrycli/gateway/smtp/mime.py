@@ -16,7 +16,7 @@ from email.policy import SMTP
 from email.utils import format_datetime
 from urllib.parse import quote
 
-from retrycli.domain.email_address import CONTROL, Address
+from retrycli.domain.email_address import CONTROL, Address, mailbox_key
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.gateway.attachments import ANY_TYPE, Attachment, read_again
@@ -171,7 +171,7 @@ def _envelope(named: Sequence[Address], delivered_to: Collection[str]) -> tuple[
     envelope: dict[str, Address] = {}
     for address in named:
         envelope.setdefault(address.key, address)
-    delivered = {address.casefold() for address in delivered_to}
+    delivered = {*map(mailbox_key, delivered_to)}
     return tuple(address for key, address in envelope.items() if key not in delivered)
 
 

@@ -26,6 +26,16 @@ def test_accepts_an_address_with_or_without_a_name(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [("Ana@x", "aNA@X", True), ("strasse@x", "straße@x", False), ("kit@x", "\u212ait@x", False)],
+)
+def test_two_addresses_are_one_mailbox_if_only_the_case_of_ascii_letters_differs(
+    one: str, other: str, *, is_same: bool
+) -> None:
+    assert (Address.parse(one).key == Address.parse(other).key) is is_same
+
+
+@pytest.mark.parametrize(
     "text",
     [
         *("", "ana", "@example.com", "ana@", "ana@example..com", "ana@-example.com", "ana@[127.0.0.1]"),
