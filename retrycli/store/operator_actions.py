@@ -341,9 +341,13 @@ class Acts(Queries):
         return [message for message in map(message_of, rows) if isinstance(message, Message)]
 
     def first_failures(self, ids: Collection[int]) -> dict[int, datetime]:
-        """Return when messages first failed, by id. Leave out messages without an attempt that shows the time."""
+        """Return when messages first failed, by id. Leave out messages for which neither the queue nor an attempt shows
+        the time.
+        """
+        queued = select(queue.c.message_id, queue.c.first_failed_at).where(id_in(queue.c.message_id))
         with self._database.read() as connection:
-            return first_failures(self._database, connection, ids)
+            known = {row.message_id: row.first_failed_at for row in connection.execute(queued, {"ids": list(ids)})}
+            return first_failures(self._database, connection, ids) | known
 
     def news(self, ids: Collection[int], since: datetime, until: datetime) -> set[int]:
         """Return the messages that were attempted, escalated or changed by an operator, that failed for the first time,

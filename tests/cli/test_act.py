@@ -548,6 +548,17 @@ def test_requeue_skips_a_rejected_message_that_would_expire(at_work: Cli, applic
     assert application.state(11) == "waiting"
 
 
+def test_requeue_skips_a_message_that_expired_without_an_attempt_or_a_creation_time(
+    at_work: Cli, application: Application
+) -> None:
+    application.add(11, hours_ago=72, created_at=None)
+    at_work("run-once", env=OLD)
+    assert application.state(11) == "escalated"
+    named = at_work("requeue", "11", env=OLD)
+    assert (named.returncode, application.state(11)) == (4, "escalated")
+    assert "message 11 has expired, so a pass would escalate it" in named.stderr
+
+
 def test_a_requeued_rejected_message_keeps_the_time_of_its_first_failure(cli: Cli, application: Application) -> None:
     """A message's age counts from its first failure, and so does its expiry if the table has no creation time."""
     application.add(11, hours_ago=5)
