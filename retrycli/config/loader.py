@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from retrycli.config import PATH, SECRET, marked
-from retrycli.config.settings import DEFAULT_DATABASE, DatabaseSettings, Settings
+from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.system.trust import require_trust
 
@@ -59,9 +59,6 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         values.setdefault("database.url", (_resolve(file, "database.url", DatabaseSettings().url), "default"))
         if any(key.endswith(".call") for key in values):
             values.setdefault("gateway.modules_dir", (str(file.absolute().parent), "default"))
-    # Nobody has named the database in the working directory. SQLite deletes files that a journal beside it names.
-    if file is None and "database.url" not in values and os.access(".", os.X_OK):
-        require_trust(Path(DEFAULT_DATABASE), "database.url", may_be_missing=True)
     try:
         settings = Settings.model_validate(_nested(values)).read_from(file)
     except ValidationError as error:

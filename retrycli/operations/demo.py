@@ -23,7 +23,7 @@ from retrycli.operations import tokens
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.schedule.in_process import Scheduler
 from retrycli.operations.wiring import utc_now
-from retrycli.system.trust import create_private, write_private
+from retrycli.system.trust import copy_private, write_private
 
 EXAMPLE = "ticketing_agent.db.example"
 DATABASE, CONFIG = "ticketing_agent.db", "retrycli.toml"
@@ -166,7 +166,9 @@ def copy_example(file: Path, *, now: datetime) -> Path:
     Raises:
         OSError: the file exists, or can't be written.
     """
-    with os.fdopen(create_private(file), "wb") as copy, tempfile.TemporaryDirectory() as folder:
+    if file.exists():  # `copy_private` checks it again
+        raise FileExistsError(file)
+    with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, EXAMPLE)  # SQLite would also use a journal that another user had put beside `file`
         with resources.as_file(resources.files("retrycli") / EXAMPLE) as path:
             # In a source checkout the example is beside the package.
@@ -178,7 +180,7 @@ def copy_example(file: Path, *, now: datetime) -> Path:
                     (f"{(now - EXAMPLE_TIME).total_seconds():+f} seconds",),
                 )
             connection.commit()
-        copy.write(made.read_bytes())
+        copy_private(file, made.read_bytes())
     return file
 
 

@@ -116,7 +116,6 @@ def write_example(settings: Settings) -> None:
     except FileExistsError:
         raise ConfigurationError(f"{file} already exists; name a new file with --database-url") from None
     except (OSError, sqlite3.Error) as error:
-        file.unlink(missing_ok=True)  # otherwise the corrected command would fail because the file exists
         why = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(f"can't write {file}: {why}; check its folder and the space on its disk") from error
 

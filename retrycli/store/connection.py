@@ -239,7 +239,8 @@ def require_file(url: URL) -> None:
 
     Raises:
         ConfigurationError: the URL does not name a file.
-        Untrusted: root would open the file, but it, a link to it or a folder above it belongs to another user.
+        Untrusted: root would open the file, or its path is relative, but another user may change the file, a link to it
+            or a folder above it.
         DatabaseUnavailable: the file does not exist, or can't be accessed.
     """
     path = path_of(url)
@@ -254,7 +255,8 @@ def require_file(url: URL) -> None:
         ) from error
     if not is_there:
         raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")
-    if os.geteuid() == ROOT:  # SQLite deletes files that a journal beside the database names
+    # SQLite deletes files that a journal beside the database names. The working directory may be another user's.
+    if os.geteuid() == ROOT or not Path(path).is_absolute():
         require_trust(file, "database.url")
 
 

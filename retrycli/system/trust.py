@@ -247,6 +247,25 @@ def create_private(path: Path, flags: int = os.O_RDWR) -> int:
         os.close(folder)
 
 
+def copy_private(path: Path, content: bytes) -> None:
+    """Create a file as `create_private` does, with its content, or no file if it can't be written.
+
+    Raises:
+        Untrusted, FileExistsError, OSError: see `create_private`.
+    """
+    folder = open_folder(path.parent)
+    try:
+        made = _create_private(path.name, os.O_RDWR, folder)
+        try:
+            with os.fdopen(made, "wb") as file:
+                file.write(content)
+        except OSError:
+            os.unlink(path.name, dir_fd=folder)  # not by its path, which may lead to another folder by now
+            raise
+    finally:
+        os.close(folder)
+
+
 def _create_private(name: str, flags: int, folder: int) -> int:
     # An empty name is that of a folder, which is not a file.
     new = flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL

@@ -16,6 +16,7 @@ import pytest
 
 from retrycli.config.loader import Loaded, load
 from retrycli.domain.errors import ConfigurationError
+from retrycli.store.database import Database
 from retrycli.system.trust import find_weakness, require_trust, without_links, write_private
 from tests.users import OURS, SHARED, THEIRS, as_user, open_place
 
@@ -235,6 +236,13 @@ def test_settings_in_a_home_kept_by_sudo_are_not_read(place: Path) -> None:
         as_user(0, found)
 
 
+def test_a_database_in_another_users_working_directory_is_not_opened(place: Path) -> None:
+    """The check does not depend on when the settings were read: its owner may have locked the folder then."""
+    (own(place, THEIRS, mode=0o777) / "ticketing_agent.db").touch(0o666)
+    with chdir(place), pytest.raises(ConfigurationError, match=f"belongs to {THEIRS}"):
+        as_user(OURS, lambda: Database("sqlite:///ticketing_agent.db"))
+
+
 def test_a_refusal_names_the_directory_and_the_file(place: Path) -> None:
     a_file(own(place, THEIRS))
     assert refused(place, 0) == (
@@ -347,6 +355,7 @@ GROUPS: dict[str, tuple[str, str, int, str]] = {
 LOOK = """
 import sys
 from pathlib import Path
+from retrycli.store.database import Database
 from retrycli.system.trust import find_weakness
 print(find_weakness(Path(sys.argv[1]), {0, int(sys.argv[2])}))
 """
