@@ -23,6 +23,7 @@ from retrycli.domain.message import (
     EscalationReason,
     MessageStatus,
     State,
+    ticket_text,
     utc_time,
 )
 from retrycli.domain.outcome import OutcomeKind, may_have_arrived
@@ -135,9 +136,8 @@ FIRST: Mapping[str | None, str] = {
 def _seen(found: MessageDetails) -> str:
     """Return a digest of the message's text, its ticket, its first failure and the number of its attempts."""
     began = None if found.queue is None else found.queue["first_failed_at"]  # another message may get the id
-    return sha256(
-        f"{digest_of(found.row)} {found.row['ticket_id']} {began} {len(found.attempts)}".encode()
-    ).hexdigest()[:16]
+    shown = digest_of(found.row), ticket_text(found.row["ticket_id"]), began, len(found.attempts)
+    return sha256(repr(shown).encode()).hexdigest()[:16]
 
 
 class TextQuery(Form):
