@@ -323,7 +323,7 @@ def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], dat
     if (now := utc_now() + ahead) < EARLIEST:
         whose = "this machine" if database.is_sqlite else "the database server"
         raise ClockBehind(f"the clock of {whose} shows {utc_text(now)}, before this program was made; set it")
-    return never_set_back(lambda: utc_now() + ahead)
+    return never_set_back((lambda: utc_now() + ahead) if ahead else utc_now)
 
 
 def never_set_back(
