@@ -375,11 +375,12 @@ class History(NamedTuple):
 
 def is_same_birth(known: str, now: str, *, before: str | None, ticket: str) -> bool:
     """Return whether two births, in their canonical forms, are those of one message: they are equal, or one is a
-    creation time, the other a ticket, and the message still has the ticket that it had ``before``.
+    creation time, the other a ticket, and the message still has the ticket that it had ``before``, or the known one was
+    not stable.
 
     An application may add creation times to its table, or drop them.
     """
-    return known == now or (are_of_two_kinds(known, now) and before == ticket)
+    return known in {now, UNSTABLE} or (are_of_two_kinds(known, now) and before == ticket)
 
 
 def are_of_two_kinds(known: str, now: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, RowMapping, Select, bindparam, exists, func, or_, select, true, update
 
-from retrycli.domain.identity import MessageIdentity, birth_of, is_same_birth
+from retrycli.domain.identity import MessageIdentity, birth_of
 from retrycli.domain.message import QueuedMessage, State, UnusableMessage, ticket_text
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
 from retrycli.domain.transition import Claim, Decision, ExpiredClaim, Route, Transition
@@ -264,9 +264,7 @@ def _expired_claim(message: QueuedMessage | UnusableMessage, attempt: RowMapping
     outcome = _outcome_of(attempt)
     took = None if attempt["duration_ms"] is None else timedelta(milliseconds=attempt["duration_ms"])
     now = MessageIdentity(message.birth, message.digest, ticket_text(message.ticket_id))
-    birth = birth_of(attempt["birth"])
-    is_same = is_same_birth(birth, now.birth, before=attempt["ticket"], ticket=now.ticket)
-    before = MessageIdentity(now.birth if is_same else birth, attempt["digest"], attempt["ticket"])
+    before = MessageIdentity(birth_of(attempt["birth"]), attempt["digest"], attempt["ticket"])
     return ExpiredClaim(message, attempt["made_by"], outcome, before.difference(now), attempt["started_at"], took)
 
 

@@ -263,8 +263,9 @@ class Laws:
         for message_id in (after.failed - step.touched - step.written) & after.in_state("waiting", "escalated"):
             row, key = after.rows[message_id], after.queue[message_id]["delivery_key"]
             known = self.births.get(key)
-            # A row whose birth was different at three passes in a row keeps its key while its text is the same.
-            if known is not None and not is_still(*known, row) and after.queue[message_id]["birth"] != UNSTABLE:
+            # A row whose birth was different at three passes in a row keeps the key of its text.
+            births = {after.queue[message_id]["birth"], *after.births_under(key)}
+            if known is not None and not is_still(*known, row) and UNSTABLE not in births:
                 yield f"message {message_id} has the delivery key of the message that had its id before"
             self.births[key] = name_of(row).birth, str(row["ticket_id"])
         lapsed = {

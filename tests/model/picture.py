@@ -86,6 +86,10 @@ class Picture:
         """Return one message's attempts, oldest first."""
         return [row for row in self.attempts.values() if row["message_id"] == message_id]
 
+    def births_under(self, key: object) -> set[object]:
+        """Return the births of the attempts with a delivery key."""
+        return {row["birth"] for row in self.attempts.values() if row["delivery_key"] == key}
+
     def newest_text(self, message_id: int) -> str | None:
         """Return the delivery key of a message's newest attempt."""
         return next((row["delivery_key"] for row in reversed(self.attempts_of(message_id))), None)

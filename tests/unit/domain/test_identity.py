@@ -10,6 +10,7 @@ import pytest
 
 from retrycli.domain.identity import (
     OF_ANY_TICKET,
+    UNSTABLE,
     Difference,
     History,
     MessageIdentity,
@@ -102,6 +103,7 @@ WAS = MessageIdentity("2025", "1:a:b", "7")
         (MessageIdentity("ticket 7", "1:a:b", "7"), MessageIdentity("ticket 8", "1:a:b", "8"), Difference.MOVED),
         (MessageIdentity("ticket 7", "1:a:b", "7"), MessageIdentity("ticket 8", "1:c:b", "8"), Difference.ANOTHER),
         (MessageIdentity("ticket 7", "1:a:b", "7"), WAS, Difference.NONE),
+        (MessageIdentity(UNSTABLE, "1:a:b", "7"), WAS, Difference.NONE),
         (MessageIdentity("ticket 7", "1:a:b", "7"), WAS._replace(digest="1:c:b"), Difference.EDITED),
         (MessageIdentity("ticket 7", "1:a:b", "7"), WAS._replace(ticket="8"), Difference.ANOTHER),
     ],
@@ -125,6 +127,27 @@ def attempt(number: int, outcome: str = "unknown", **others: object) -> PastAtte
         "ticket": "7",
     }
     return PastAttempt(number, at, outcome=outcome, **{**usual, **others})
+
+
+@pytest.mark.parametrize(
+    ("birth", "key", "is_known"),
+    [
+        ("2025", None, True),
+        ("2024", None, False),
+        ("2024", "key", True),
+        ("ticket 7", None, True),
+        ("ticket 8", None, False),
+        (OF_ANY_TICKET, None, True),
+        (UNSTABLE, None, True),
+    ],
+)
+def test_the_attempts_at_a_message_have_its_birth_its_key_or_a_birth_that_is_not_compared(
+    birth: str, key: str | None, *, is_known: bool
+) -> None:
+    ticket = "8" if birth == "ticket 8" else "7"
+    history = History([attempt(1, "delivered", birth=birth, ticket=ticket)]).of("2025", "7", key)
+    assert (history.key_of("2025", "1:a:b") == "key") is is_known
+    assert history.deliveries("2025", "1:a:b") == is_known
 
 
 def test_pruned_deliveries_count() -> None:
