@@ -12,7 +12,7 @@ from retrycli.domain.outcome import not_sent
 from retrycli.domain.passes import Event, StopReason
 from retrycli.domain.transition import Attempt, Claim, Decision, Route, Withheld
 from retrycli.engine.destination import Destination
-from retrycli.engine.ports import SYNC_INTERVAL, Claims, Dependencies, Gateway, PassIdentity, PassRules
+from retrycli.engine.ports import CLAIM_MARGIN, SYNC_INTERVAL, Claims, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import record
 
 
@@ -129,8 +129,12 @@ class Supply:
         return bool(self._claimed or self._unblocked_tickets or not self._all_claimed)
 
     def renew(self, now: datetime) -> None:
-        """Renew the claims if at most two thirds of their lease is left."""
-        if self.claim.expires_at - now <= self._rules.lease * 2 / 3:
+        """Renew the claims if half of their margin has passed.
+
+        Then each request that starts before the next call must end before its claim does, even if the process is
+        suspended meanwhile.
+        """
+        if self.claim.expires_at - now <= self._rules.request_timeout + CLAIM_MARGIN / 2:
             self.claim = Claim(self.claim.owner, now + self._rules.lease)
             self._claims.renew(self.claim)
 

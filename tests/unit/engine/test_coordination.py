@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -238,6 +238,22 @@ def test_claims_far_from_lapsing_are_not_renewed(stage: Stage) -> None:
 
     stage.run(answer, ONE_BY_ONE)
     assert len(set(seen)) == 1
+
+
+def test_no_request_can_last_longer_than_its_claim(stage: Stage) -> None:
+    """The process may be suspended while it waits for an answer. Then nobody renews the claim."""
+    stage.add(*ALL_MESSAGES, due=START)
+    rules = ONE_BY_ONE._replace(request_timeout=timedelta(minutes=10))
+    left: list[timedelta] = []
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        expires_at = datetime.fromisoformat(claim_expires_at(stage, queued.message_id)).replace(tzinfo=UTC)
+        left.append(expires_at - stage.clock.now)
+        stage.clock.now += rules.lease / 7
+        return DELIVERED
+
+    assert stage.run(answer, rules).sent == len(ALL_MESSAGES)
+    assert min(left) >= rules.request_timeout
 
 
 def test_a_suspended_pass_sends_nothing_that_another_may_have_claimed(stage: Stage) -> None:
