@@ -15,6 +15,7 @@ from retrycli.domain.outcome import one_line
 
 QUOTED = 16  # minimum number of consecutive characters shared with the message that count as a quotation
 SHORTEST = 4  # minimum number of characters of a secret's plain form that are masked
+PART = 12  # minimum number of consecutive characters of a secret that are masked: quotations may be shortened
 # Maximum number of characters and of texts of a message, in each of two forms, to compare with an error. It takes up to
 # half a second.
 LOOKED_AT, MOST_TEXTS = 256 * 1024, 500
@@ -48,10 +49,10 @@ def without_quotations(error: str, message: Message, sent: Iterable[str] = ()) -
     return _masked(error, _shared(error, "\0".join(SPACES.sub(" ", text) for text in texts)), "…")
 
 
-def _shared(error: str, words: str) -> Spans:
-    """Return where an error has at least `QUOTED` characters in a row that occur among the words."""
+def _shared(error: str, words: str, least: int = QUOTED) -> Spans:
+    """Return where an error has at least so many characters in a row that occur among the words."""
     found, at = [], 0
-    while (end := at + QUOTED) <= len(error):
+    while (end := at + least) <= len(error):
         if error[at:end] not in words:
             at += 1
             continue
@@ -88,15 +89,16 @@ def safe_line(error: str, secrets: Sequence[str]) -> str:
 
 
 def redact_secrets(text: str, secrets: Sequence[str]) -> str:
-    """Mask secrets in a string, because the destination may have echoed them. If one of them is escaped, return the
-    string without escapes.
+    """Mask secrets in a string, and parts of them from `PART` characters, because the destination may have echoed them.
+    If anything is escaped or shortened, return the string without escapes.
     """
     for secret in filter(None, secrets):
         text = text.replace(secret, "***")
     shown = _plain(text)
     flat, plain = _with_spaces(shown), {_with_spaces(_plain_secret(secret)) for secret in secrets}
     escaped = [found.span() for each in plain if len(each) >= SHORTEST for found in re.finditer(re.escape(each), flat)]
-    return _masked(shown, sorted(escaped), "***") if escaped else text
+    spans = sorted([*escaped, *_shared(flat, "\0".join(plain), PART)])
+    return _masked(shown, spans, "***") if spans else text
 
 
 def _masked(text: str, spans: Spans, mask: str) -> str:

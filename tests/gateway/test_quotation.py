@@ -108,6 +108,14 @@ def test_a_secret_is_masked_however_it_is_escaped(writers: list[Callable[[str], 
     assert redact_secrets(f"no user with [{echoed}] here", [secret]) == "no user with [***] here"
 
 
+@pytest.mark.parametrize("part", [slice(-1), slice(12), slice(4, -1), slice(9, None)])
+def test_a_long_part_of_a_secret_is_masked(part: slice) -> None:
+    """A firewall may shorten the header that it quotes."""
+    secret = "rt_9f8e7d6c5b4a39281706"
+    assert redact_secrets(f'blocked by rule 9: "{secret[part]}..."', [secret]) == 'blocked by rule 9: "***..."'
+    assert redact_secrets(secret[:11], [secret]) == secret[:11]
+
+
 @given(st.text("\\%xuUd&#;08aA\u0663\uff10", max_size=40))
 def test_any_text_can_be_cleaned(text: str) -> None:
     """A customer's text or an answer that could not be cleaned would lose the outcome of its attempt."""
