@@ -48,8 +48,6 @@ HOUR = timedelta(hours=1)
 
 TICKET = 12345
 """The default ticket of a message."""
-OWN_COLUMNS = ("draft_of", "priority")
-"""Columns that only the application uses."""
 
 
 def naive(time: datetime) -> datetime:

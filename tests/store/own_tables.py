@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
+from retrycli.domain.message import EscalationReason, QueuedMessage, UnusableMessage
+from retrycli.domain.outcome import Outcome
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
 from retrycli.store import schema
 from retrycli.store.enrolment import Enrolment
@@ -16,6 +18,7 @@ from tests.store.application import HOUR, MINUTE, NOON, TICKET
 if TYPE_CHECKING:
     from sqlalchemy import Table
 
+    from retrycli.store.claims import Claims
     from retrycli.store.database import Database
 
 PASS = Claim("the-pass", NOON + 13 * MINUTE)
@@ -31,6 +34,34 @@ def entry(message_id: int, *, at: datetime = NOON, failed_at: datetime = FAILED_
 def enrol(database: Database, ids: Iterable[int], *, at: datetime = NOON, failed_at: datetime = FAILED_AT) -> None:
     """Enrol messages that are due at `at`."""
     Enrolment(database).enrol([entry(message_id, at=at, failed_at=failed_at) for message_id in ids], NOON - HOUR)
+
+
+def escalate(
+    database: Database,
+    message_id: int,
+    *,
+    at: datetime = NOON,
+    error: str = "HTTP 404",
+    outcome: Outcome | None = None,
+) -> None:
+    """Enrol a message as escalated."""
+    change = Transition.escalated(EscalationReason.PERMANENT, last_error=error)
+    Enrolment(database).enrol([(Decision(message_id, change, outcome), FAILED_AT, TICKET)], at)
+
+
+def begin(
+    claims: Claims,
+    ids: Sequence[int],
+    claim: Claim = PASS,
+    *,
+    at: datetime = NOON,
+    made_by: str = "pass",
+    fit: Callable[[QueuedMessage], bool] = lambda _: True,
+    probe: bool = False,
+) -> list[QueuedMessage | UnusableMessage]:
+    """Begin attempts at claimed messages."""
+    pass_id = claim.owner if made_by == "pass" else None
+    return claims.results.begin(claim, ids, made_by=made_by, pass_id=pass_id, now=at, fit=fit, probe=probe)
 
 
 def retire(enrolment: Enrolment, span: IdRange) -> int:

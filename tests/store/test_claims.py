@@ -31,7 +31,7 @@ from retrycli.store.operator_actions import Acts
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, is_sqlite, naive, opened
 from tests.store.conftest import Factory, application_with, in_every_mode, on_default_table
 from tests.store.heard import told_of
-from tests.store.own_tables import FAILED_AT, PASS, attempt_rows, enrol, queue_rows
+from tests.store.own_tables import FAILED_AT, PASS, attempt_rows, begin, enrol, escalate, queue_rows
 
 OTHER = Claim("another-pass", NOON + 40 * MINUTE)
 HAND = Claim("a-hand", NOON + MINUTE)
@@ -41,18 +41,6 @@ DELIVERED = Outcome(OutcomeKind.DELIVERED, 200)
 OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
 
 
-def begin(
-    claims: Claims,
-    ids: Sequence[int],
-    claim: Claim = PASS,
-    *,
-    fit: Callable[[QueuedMessage], bool] = lambda _: True,
-    made_by: str = "pass",
-) -> list[QueuedMessage | UnusableMessage]:
-    pass_id = claim.owner if made_by == "pass" else None
-    return claims.results.begin(claim, ids, made_by=made_by, pass_id=pass_id, now=NOON, fit=fit)
-
-
 def send(database: Database, ids: Sequence[int], claim: Claim = PASS) -> Claims:
     """Enrol, claim and begin messages, as if their requests were in flight."""
     claims = Claims(database)
@@ -60,12 +48,6 @@ def send(database: Database, ids: Sequence[int], claim: Claim = PASS) -> Claims:
     assert sorted(claims.claim(claim, NOON, len(ids))) == sorted(ids)
     assert len(begin(claims, ids, claim)) == len(ids)
     return claims
-
-
-def escalate(database: Database, message_id: int, *, at: datetime = NOON - HOUR) -> None:
-    """Enrol a message as escalated."""
-    settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
-    Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], at)
 
 
 def ids_of(messages: Sequence[QueuedMessage | UnusableMessage]) -> list[int]:
@@ -659,7 +641,7 @@ def test_an_escalated_message_is_escalated_again_after_a_manual_claim(
 ) -> None:
     """The claim is released, its attempt fails, or it lapses."""
     application.add()
-    escalate(database, 1)
+    escalate(database, 1, at=NOON - HOUR)
     before = queue_rows(database)[1]
     claims.claim_one(HAND, 1, NOON)
     claims.release(HAND, [1])
@@ -743,15 +725,6 @@ def test_a_lapsed_message_that_was_withdrawn_leaves_the_queue(
     assert [row["outcome"] for row in attempt_rows(database, other)] == ([None] if begun else [])
 
 
-def test_a_lapsed_message_that_became_invalid_is_taken_over_too(application: Application, database: Database) -> None:
-    application.add()
-    claims = send(database, [1])
-    application.change(1, body=None)
-    (lapsed,) = claims.take_over_expired(OTHER, PASS.expires_at, 10)
-    assert isinstance(lapsed.message, UnusableMessage)
-    assert lapsed.attempt_by == "pass"
-
-
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 @on_default_table
 def test_a_row_that_is_deleted_while_its_result_is_recorded_is_hidden_by_no_policy(
@@ -833,18 +806,18 @@ def as_text(time: datetime) -> str:
     [(DateTime(), naive), (DateTime(timezone=True), lambda at: at), (Text(), as_text)],
     ids=["naive", "aware", "text"],
 )
-@pytest.mark.parametrize("whole", [True, False])
 def test_sent_at_is_written_in_the_format_of_its_column(
-    engine: Factory, tmp_path: Path, sent_at: TypeEngine[Any], of: Callable[[datetime], object], *, whole: bool
+    engine: Factory, tmp_path: Path, sent_at: TypeEngine[Any], of: Callable[[datetime], object]
 ) -> None:
     """Text times need one format, with and without fractions of a second, so that they sort."""
-    at = ANSWERED_AT.replace(microsecond=0) if whole else ANSWERED_AT
+    times = {1: ANSWERED_AT, 2: ANSWERED_AT.replace(microsecond=0)}
     with application_with(engine, tmp_path, Column("sent_at", sent_at)) as made:
-        made.add()
+        made.add_all([{}, {}])
         with opened(made) as database:
-            claims = send(database, [1])
-            claims.results.record(PASS, [Decision(1, Transition.delivered(), DELIVERED, finished_at=at)], NOON)
-        assert made.row(1)["sent_at"] == (as_text(at) if is_sqlite(made.url) else of(at))
+            sent = [Decision(number, Transition.delivered(), DELIVERED, finished_at=at) for number, at in times.items()]
+            send(database, [1, 2]).results.record(PASS, sent, NOON)
+        found = {number: row["sent_at"] for number, row in made.rows().items()}
+        assert found == {number: as_text(at) if is_sqlite(made.url) else of(at) for number, at in times.items()}
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)

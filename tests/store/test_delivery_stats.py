@@ -17,7 +17,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.delivery_stats import MAX_TEXTS, Statistics, first_id
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.conftest import on_default_table
-from tests.store.own_tables import PASS, attempt_rows, enrol
+from tests.store.own_tables import PASS, attempt_rows, begin, enrol
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -159,7 +159,7 @@ def test_an_attempt_has_the_time_since_its_messages_first_failure(
     enrol(database, [2], failed_at=NOON + HOUR)
     claims = Claims(database)
     assert claims.claim(PASS, NOON, 9) == [1, 2]
-    claims.results.begin(PASS, [1, 2], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+    begin(claims, [1, 2])
     done = Outcome(OutcomeKind.DELIVERED, 200)
     claims.results.record(
         PASS, [Decision(message_id, Transition.delivered(), done, finished_at=NOON) for message_id in (1, 2)], NOON

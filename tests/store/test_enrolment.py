@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Text, select, update
 
 from retrycli.domain.errors import DatabaseBusy
 from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.message import EscalationReason, Message, MessageType, State, UnusableMessage
+from retrycli.domain.message import Message, MessageType, State
 from retrycli.domain.transition import ChangedMessage, Decision, IdRange, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
@@ -23,7 +23,7 @@ from tests.cli.story import impatient
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, naive, opened
 from tests.store.conftest import Factory, application_with, on_default_table
 from tests.store.heard import statements
-from tests.store.own_tables import FAILED_AT, PASS, enrol, entry, queue_rows, retire
+from tests.store.own_tables import FAILED_AT, PASS, begin, enrol, entry, escalate, queue_rows, retire
 from tests.store.test_claims import OTHER_STATUSES, take_back
 
 ALL = IdRange(None, None)
@@ -34,12 +34,6 @@ def fresh_ids(enrolment: Enrolment, span: IdRange = ALL, limit: int = 100) -> li
         message.id if isinstance(message, Message) else message.message_id
         for message in enrolment.newly_failed(span, limit)
     ]
-
-
-def unusable(enrolment: Enrolment) -> dict[int, str]:
-    """Return the problems of newly failed messages that are invalid, by id."""
-    found = enrolment.newly_failed(ALL, 100)
-    return {message.message_id: message.problem for message in found if isinstance(message, UnusableMessage)}
 
 
 def test_finds_only_failed_messages_until_they_are_enrolled(
@@ -54,8 +48,7 @@ def test_finds_only_failed_messages_until_they_are_enrolled(
 def put(database: Database, message_id: int, state: State) -> None:
     """Enrol a message, and bring it into a state."""
     if state is State.ESCALATED:
-        settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
-        Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON)
+        escalate(database, message_id)
         return
     enrol(database, [message_id])
     if state is State.SENDING:
@@ -265,35 +258,28 @@ def test_retires_more_messages_than_fit_in_one_transaction(
     assert len(queue_rows(database)) == RETIRED_AT_ONCE
 
 
-PLANS: list[tuple[Sequence[int], int | None, tuple[list[tuple[int | None, int | None]], int]]] = [
-    ([], START, ([(None, None)], START)),
-    ([1, 2, 3], 2, ([(None, None)], START)),
-    (range(1, 9), None, ([(START, 2), (2, 4), (4, 5), (5, None)], START)),
-    (range(1, 9), 3, ([(3, 5), (5, None)], START)),
-    (range(1, 9), 8, ([(5, None)], START)),
-    ([-40, -7, 0, 90, 91, 92], START, ([(START, -7), (0, None)], -7)),
-]
-"""The ids in the table, the end of the last sweep, and the expected spans and next start."""
-
-
-def test_a_plan_covers_the_three_newest_and_two_older_rows(application: Application, database: Database) -> None:
-    for ids, swept_to, expected in PLANS:
-        application.delete()
-        application.add_all([{"id": message_id} for message_id in ids])
-        spans, next_start = Enrolment(database, tail=3, sweep=2).plan_sweep(swept_to)
-        assert ([(span.after, span.upto) for span in spans], next_start) == expected, (ids, swept_to)
-
-
 def covers(span: IdRange, message_id: int) -> bool:
     above = span.after is None or message_id > span.after
     return above and (span.upto is None or message_id <= span.upto)
 
 
+def covered_by(spans: Sequence[IdRange], ids: Iterable[int]) -> set[int]:
+    return {message_id for message_id in ids if any(covers(span, message_id) for span in spans)}
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(ids=st.sets(st.integers(-50, 500), max_size=40), tail=st.integers(1, 8), sweep=st.integers(1, 8))
+@given(
+    ids=st.sets(st.integers(-50, 500), max_size=40),
+    tail=st.integers(1, 8),
+    sweep=st.integers(1, 8),
+    stale=st.integers(-51, 501),
+)
+@example(ids={-40, -7, 0, 90, 91, 92}, tail=3, sweep=2, stale=91)
+@example(ids=set(range(1, 9)), tail=3, sweep=2, stale=3)
 def test_every_id_is_covered_within_the_required_number_of_passes(
-    application: Application, database: Database, ids: set[int], tail: int, sweep: int
+    application: Application, database: Database, ids: set[int], tail: int, sweep: int, stale: int
 ) -> None:
+    """`stale` is where the last sweep ended, before rows were added and deleted."""
     application.delete()  # the rows of the previous example
     application.add_all([{"id": message_id} for message_id in ids])
     enrolment = Enrolment(database, tail=tail, sweep=sweep)
@@ -301,13 +287,17 @@ def test_every_id_is_covered_within_the_required_number_of_passes(
     swept_to, seen, passes = START, [], 0
     while passes == 0 or swept_to != START:
         spans, swept_to = enrolment.plan_sweep(swept_to)
-        covered = {message_id for message_id in ids if any(covers(span, message_id) for span in spans)}
+        covered = covered_by(spans, ids)
         assert newest <= covered
         assert len(covered - newest) <= sweep
         seen += spans
         passes += 1
     assert passes == max(1, -(-len(ids - newest) // sweep))
-    assert all(any(covers(span, message_id) for span in seen) for message_id in range(-51, 502))
+    assert covered_by(seen, range(-51, 502)) == set(range(-51, 502))
+    older = sorted(ids - newest)
+    spans, swept_to = enrolment.plan_sweep(stale)
+    assert covered_by(spans, ids) == newest | {*[message_id for message_id in older if message_id > stale][:sweep]}
+    assert swept_to == START or swept_to in older
     spans, swept_to = enrolment.plan_sweep(None)
     assert swept_to == START
     assert all(sum(covers(span, message_id) for span in spans) == 1 for message_id in range(-51, 502))
@@ -363,7 +353,7 @@ def test_an_attempted_message_is_compared_in_sql(application: Application, datab
     born = queue_rows(database)[1]["birth"]
     claims = Claims(database)
     assert claims.claim(PASS, NOON, 1) == [1]
-    [message] = claims.results.begin(PASS, [1], made_by="pass", pass_id="p", now=NOON, fit=lambda _: False)
+    [message] = begin(claims, [1], fit=lambda _: False)
     due = Transition.rescheduled(NOON, retry_count=1, unknown_count=0, last_error="HTTP 503")
     claims.results.record(PASS, [Decision(1, due, message=message)], NOON)
     assert queue_rows(database)[1]["birth"] == born

@@ -31,7 +31,7 @@ from retrycli.store.schema import queue
 from retrycli.store.summaries import MAX_GROUPS, QueueCounts, escalation_groups
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
 from tests.store.conftest import Factory
-from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows, retire
+from tests.store.own_tables import FAILED_AT, PASS, begin, enrol, escalate, queue_rows, retire
 
 HAND = Claim("a-hand", NOON + HOUR)
 
@@ -40,12 +40,6 @@ def shown(
     views: MessageQueries, wanted: Filter | None = None, *, sort: Sort = "next", limit: int | None = None
 ) -> list[int]:
     return [message.id for message in views.messages(wanted or Filter(), sort=sort, limit=limit)]
-
-
-def escalate(database: Database, message_id: int) -> None:
-    """Enrol a message as escalated."""
-    settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
-    Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON)
 
 
 @pytest.fixture
@@ -322,13 +316,9 @@ def test_counts_messages_by_state(in_every_state: Application, database: Databas
     assert QueueCounts(database).counts(NOON) == dict.fromkeys(("waiting", "due", "sending", "escalated"), 0)
 
 
-def escalate_by(database: Database, message_id: int, error: str, *, at: datetime = NOON, status: int = 422) -> None:
+def escalate_by(database: Database, message_id: int, error: str, *, at: datetime = NOON) -> None:
     """Enrol a message as escalated by an answer of the ticketing API."""
-    outcome = Outcome(OutcomeKind.PERMANENT, status, error)
-    settled = Decision(
-        message_id, Transition.escalated(EscalationReason.PERMANENT, last_error=error), outcome, None, None
-    )
-    Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], at)
+    escalate(database, message_id, at=at, error=error, outcome=Outcome(OutcomeKind.PERMANENT, 422, error))
 
 
 def test_groups_escalations_by_cause(application: Application, database: Database, views: MessageQueries) -> None:
@@ -408,11 +398,11 @@ def test_shows_a_message_with_its_body_and_history(
         OutcomeKind.TRANSIENT, 503, "HTTP 503", timedelta(seconds=90), delivered_to=("ana@x.test",), external_id="m-7"
     )
     claims.claim(PASS, NOON, 1)
-    [message] = claims.results.begin(PASS, [1], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+    [message] = begin(claims, [1])
     tried = Decision(1, Transition.released(), outcome, timedelta(seconds=2), NOON + MINUTE, message)
     claims.results.record(PASS, [tried], NOON + MINUTE)
     claims.claim_one(HAND, 1, NOON)
-    claims.results.begin(HAND, [1], made_by="ada", pass_id=None, now=NOON + HOUR, fit=lambda _: True)
+    begin(claims, [1], HAND, at=NOON + HOUR, made_by="ada")
     found = message_details(database, 1, body=True)
     assert found.row == application.row(1)
     assert found.row["body"] == "Where is it?"
@@ -470,7 +460,7 @@ def test_columns_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             rejected = OperatorAction.rejected("no", by="ada", at=NOON)
             assert acts.perform(ActionKind.REJECTED, {4: rejected}).lost == set()
             ids = claims.claim(PASS, NOON, 9)
-            claims.results.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
+            begin(claims, ids)
             sent = Decision(1, Transition.delivered(), finished_at=NOON)
             assert claims.results.record(PASS, [sent], NOON).lost == set()
         statuses = {message_id: str(row["status"]) for message_id, row in made.rows().items()}

@@ -28,7 +28,7 @@ from retrycli.store.passes import Ledger
 from retrycli.store.summaries import escalation_groups
 from tests.store.application import HOUR, MINUTE, NOON, Application, opened
 from tests.store.conftest import Factory, application_with, in_every_mode
-from tests.store.own_tables import PASS, enrol, queue_rows
+from tests.store.own_tables import PASS, begin, enrol, queue_rows
 from tests.store.test_claims import OTHER_STATUSES, side_by_side, two_sides
 
 LATER = NOON + HOUR
@@ -54,7 +54,7 @@ def escalate(database: Database, *ids: int, reason: EscalationReason = Escalatio
         enrol(database, [message_id])
     claims = Claims(database)
     assert sorted(claims.claim(PASS, NOON, len(ids))) == sorted(ids)
-    claims.results.begin(PASS, ids, made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+    begin(claims, ids)
     change = Transition.escalated(reason, last_error="May have arrived", retry_count=9, unknown_count=2)
     claims.results.record(PASS, [Decision(message_id, change) for message_id in ids], NOON)
 
@@ -274,8 +274,7 @@ def test_a_message_rejected_during_a_claim_is_either_sent_or_rejected(applicatio
                 return
             claims = Claims(sides[side])
             while found := claims.claim(PASS, NOON, 2):
-                loaded = claims.results.begin(PASS, found, made_by="pass", pass_id="p", now=NOON, fit=lambda _: True)
-                begun.extend(message.message_id for message in loaded)
+                begun.extend(message.message_id for message in begin(claims, found))
 
         side_by_side(reject_or_send)
     rejected = {message_id for message_id, row in application.rows().items() if row["status"] == "rejected"}
@@ -379,18 +378,9 @@ def review(database: Database) -> list[ChangedMessage]:
 def escalate_waiting(database: Database, message_id: int) -> None:
     claims = Claims(database)
     claims.claim_one(PASS, message_id, NOON)
-    [message] = claims.results.begin(PASS, [message_id], made_by="pass", pass_id="p", now=NOON, fit=lambda _: False)
-    claims.results.record(
-        PASS,
-        [
-            Decision(
-                message_id,
-                Transition.escalated(EscalationReason.EXPIRED, last_error="Expired: the message is too old to be sent"),
-                message=message,
-            )
-        ],
-        NOON,
-    )
+    [message] = begin(claims, [message_id], fit=lambda _: False)
+    expired = Transition.escalated(EscalationReason.EXPIRED, last_error="Expired: the message is too old to be sent")
+    claims.results.record(PASS, [Decision(message_id, expired, message=message)], NOON)
 
 
 def loaded(database: Database, message_id: int) -> QueuedMessage | UnusableMessage:

@@ -6,8 +6,10 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 
 import pytest
+from sqlalchemy import insert
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.incidents import Told, Topic
 from retrycli.domain.message import Place
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.passes import PassRecord, PassResult, PassSummary, Pause
@@ -16,11 +18,12 @@ from retrycli.store.claims import Claims
 from retrycli.store.counters import Totals, count_ended, prune, prune_all
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.passes import UNRECORDED, Ledger
+from retrycli.store.passes import UNRECORDED, Ledger, Targets
+from retrycli.store.schema import told
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.conftest import in_every_mode
 from tests.store.heard import statements
-from tests.store.own_tables import PASS, attempt_rows, enrol, pass_rows, queue_rows
+from tests.store.own_tables import PASS, attempt_rows, begin, enrol, pass_rows, queue_rows
 from tests.store.test_claims import side_by_side, two_sides
 
 ENDED_AT = NOON + 3 * MINUTE
@@ -179,7 +182,7 @@ def attempt(
     """Attempt a queued message; leave the attempt unfinished if `finished_at` is None."""
     claims = Claims(database)
     claims.claim_one(PASS, message_id, NOON)
-    claims.results.begin(PASS, [message_id], made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
+    begin(claims, [message_id])
     if finished_at is not None:
         claims.results.record(
             PASS, [Decision(message_id, Transition.released(), outcome, finished_at=finished_at)], NOON
@@ -238,29 +241,18 @@ def test_rows_that_must_be_kept_do_not_block_pruning(
     assert pass_rows(database).keys() == {"running", "running-too"}
 
 
-def test_the_history_of_a_queued_message_is_kept(application: Application, database: Database, ledger: Ledger) -> None:
-    """A message that may have been delivered is looked up before a retry. The look-up needs its old attempts."""
-    application.add_all([{}, {}])
-    enrol(database, [1, 2])
-    for message_id in (1, 1, 1, 2):
-        attempt(database, message_id, finished_at=NOON - HOUR)
-    take_back(application, database, 2)
-    assert count_ended(ledger._database, NOON)["attempts"] == 1
-    assert [prune(ledger._database, NOON, 9) for _ in range(2)] == [1, 0]
-    assert [len(attempt_rows(database, each)) for each in (1, 2)] == [3, 0]
-    take_back(application, database, 1)
-    assert prune(ledger._database, NOON, 9) == 3
-
-
 def test_each_call_reads_a_limited_number_of_attempts_and_the_next_one_continues(
     application: Application, database: Database, ledger: Ledger
 ) -> None:
-    """A step that finds only kept attempts must not be the last one."""
+    """A step that finds only kept attempts must not be the last one. The attempts at a queued message are kept, because
+    a message that may have been delivered is looked up before a retry, and the look-up needs its old attempts.
+    """
     application.add_all([{}, {}])
     enrol(database, [1, 2])
     for message_id in (1, 1, 1, 1, 1, 2):
         attempt(database, message_id)
     take_back(application, database, 2)
+    assert count_ended(ledger._database, NOON)["attempts"] == 1
     assert [prune(ledger._database, NOON, 2) for _ in range(4)] == [0, 0, 1, 0]
     assert [len(attempt_rows(database, number)) for number in (1, 2)] == [5, 0]
 
@@ -319,3 +311,44 @@ def test_concurrent_pruning_on_several_hosts_is_safe(application: Application) -
         side_by_side(forget)
         assert [row["outcome"] for row in attempt_rows(sides[0], 1)] == ["unknown"] * 10
         assert Totals(sides[0]).read().attempts == {"transient": 10, "unknown": 10}
+
+
+# -- which notifications each target has received ---------------------------------------------------------------------
+
+DOWN = Told(NOON, NOON + MINUTE, times=2)
+GAP = Told(NOON - HOUR, NOON, ended=True, times=0)
+
+
+@pytest.fixture
+def targets(database: Database) -> Targets:
+    return Targets(database)
+
+
+def test_each_target_remembers_its_own_topics(database: Database, targets: Targets) -> None:
+    """Changed topics are replaced, missing ones deleted, and those of a newer version ignored."""
+    before = {Topic.DOWN: DOWN, Topic.MISSED: GAP}
+    targets.remember("a", {}, before)
+    targets.remember("b", {}, {Topic.DOWN: GAP})
+    with database.write() as connection:
+        row = {"target": "a", "topic": "weather", "since": NOON, "told_at": NOON, "ended": False, "times": 1}
+        connection.execute(insert(told).values(row))
+    assert (targets.memory("a"), targets.memory("b"), targets.memory("c")) == (before, {Topic.DOWN: GAP}, {})
+    targets.remember("a", before, {Topic.DOWN: GAP})
+    assert targets.memory("a") == {Topic.DOWN: GAP}
+
+
+def test_unchanged_topics_keep_the_values_of_another_pass(targets: Targets) -> None:
+    before = {Topic.DOWN: DOWN}
+    targets.remember("a", {}, before)
+    targets.remember("a", before, {Topic.DOWN: GAP})
+    targets.remember("a", before, before | {Topic.SKIPPED: GAP})
+    assert targets.memory("a") == {Topic.DOWN: GAP, Topic.SKIPPED: GAP}
+
+
+def test_only_one_of_two_passes_notifies_until_it_has_died(targets: Targets) -> None:
+    assert targets.begin_telling(NOON, NOON + MINUTE)
+    assert targets.memory("everybody") == {}, "the mark is not a target"
+    assert not targets.begin_telling(NOON + MINUTE - timedelta.resolution, NOON + 2 * MINUTE)
+    assert targets.begin_telling(NOON + MINUTE, NOON + 2 * MINUTE)
+    targets.end_telling()
+    assert targets.begin_telling(NOON + MINUTE, NOON + 2 * MINUTE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import update
@@ -14,7 +13,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.schema import queue
 from tests.store.application import HOUR, MINUTE, NOON, Application
-from tests.store.own_tables import PASS, attempt_rows, enrol, queue_rows
+from tests.store.own_tables import PASS, attempt_rows, begin, enrol, queue_rows
 
 OPENED = NOON - HOUR
 OTHER = Claim("another-pass", NOON + 40 * MINUTE)
@@ -47,10 +46,6 @@ def probe(claims: Claims, at: datetime, *, answered: bool = True) -> list[int]:
 
 def settled(message_id: int) -> Decision:
     return Decision(message_id, Transition.released(), FORBIDDEN, timedelta(seconds=2), NOON)
-
-
-def begin(claims: Claims, ids: Sequence[int], *, at: datetime = NOON, probe: bool = False) -> None:
-    claims.results.begin(PASS, ids, made_by="pass", pass_id=PASS.owner, now=at, fit=lambda _: True, probe=probe)
 
 
 def test_every_message_is_a_probe_once_before_one_repeats(

@@ -7,19 +7,17 @@ import re
 import pytest
 from sqlalchemy import update
 
-from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.message import MessageType, State
 from retrycli.domain.passes import PassResult, PassSummary
-from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import Ledger
 from retrycli.store.schema import queue
 from retrycli.store.summaries import PassTimes, QueueCounts
-from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
+from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.conftest import on_default_table
 from tests.store.heard import statements
-from tests.store.own_tables import FAILED_AT, PASS, enrol
+from tests.store.own_tables import FAILED_AT, PASS, enrol, escalate
 
 
 @pytest.fixture
@@ -56,9 +54,7 @@ def test_escalated_messages_have_the_oldest_and_the_oldest_unacknowledged_age(
     application: Application, database: Database, measures: QueueCounts
 ) -> None:
     for hours in (3, 2, 1):
-        message_id = application.add()
-        settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
-        Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON - hours * HOUR)
+        escalate(database, application.add(), at=NOON - hours * HOUR)
     found = measures.in_queue()
     assert by_place(measures) == {("escalated", "supplier"): 3}
     assert (found.escalated_since, found.unacknowledged_since) == (NOON - 3 * HOUR, NOON - 3 * HOUR)

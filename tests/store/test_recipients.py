@@ -13,7 +13,7 @@ from retrycli.domain.transition import Claim, Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from tests.store.application import HOUR, MINUTE, NOON, Application
-from tests.store.own_tables import PASS, attempt_rows, enrol, queue_rows
+from tests.store.own_tables import PASS, attempt_rows, begin, enrol, queue_rows
 
 DOWN = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
 BROKEN = Outcome(OutcomeKind.TRANSIENT, 500, "HTTP 500")
@@ -25,18 +25,16 @@ HAND = Claim("a-hand", NOON + HOUR)
 
 def attempt(claims: Claims, *settled: Decision, claim: Claim = PASS, at: datetime = NOON) -> None:
     """Attempt some messages, and record the given results."""
-    begun = {
-        message.message_id: message
-        for message in begin(claims, [message.message_id for message in settled], claim, at=at)
-    }
+    ids = [message.message_id for message in settled]
+    begun = {message.message_id: message for message in claimed(claims, ids, claim, at=at)}
     known = [message._replace(message=begun.get(message.message_id)) for message in settled]
     claims.results.record(claim, known, at)
 
 
-def begin(claims: Claims, ids: Sequence[int], claim: Claim = PASS, *, at: datetime = NOON) -> list[QueuedMessage]:
+def claimed(claims: Claims, ids: Sequence[int], claim: Claim = PASS, *, at: datetime = NOON) -> list[QueuedMessage]:
+    """Claim messages and begin attempts at them."""
     claims.claim(claim, at, 10)
-    loaded = claims.results.begin(claim, ids, made_by="pass", pass_id=None, now=at, fit=lambda _: True)
-    return [message for message in loaded if isinstance(message, QueuedMessage)]
+    return [message for message in begin(claims, ids, claim, at=at) if isinstance(message, QueuedMessage)]
 
 
 def again(message_id: int, outcome: Outcome, *, finished_at: datetime | None = None) -> Decision:
@@ -51,7 +49,7 @@ def test_reached_recipients_accumulate_per_message(
     attempt(claims, again(1, BUSY), again(2, LOST), again(3, GONE))
     attempt(claims, again(1, GONE), again(2, LOST), again(3, GONE._replace(external_id="№ 7")))
     assert [row["external_id"] for row in attempt_rows(database, 3)] == [None, "№ 7"]
-    one, two, three = begin(claims, [1, 2, 3])
+    one, two, three = claimed(claims, [1, 2, 3])
     assert one.delivered_to == {"ana@x.test", "bo@x.test", "cy@x.test"}
     assert two.delivered_to == frozenset()
     assert three.delivered_to == {"bo@x.test"}
@@ -68,7 +66,7 @@ def test_the_recipients_of_an_escalated_message_are_known_to_a_manual_attempt(
     escalated = Transition.escalated(EscalationReason.PERMANENT, last_error="550 for one")
     attempt(claims, Decision(1, escalated, GONE))
     claims.claim_one(HAND, 1, NOON)
-    [queued] = begin(claims, [1], HAND)
+    [queued] = claimed(claims, [1], HAND)
     assert queued.delivered_to == {"bo@x.test"}
     claims.results.record(HAND, [again(1, BUSY)._replace(message=queued)], NOON)
     assert queue_rows(database)[1]["delivered_to"] == '["ana@x.test", "bo@x.test", "cy@x.test"]'
@@ -87,7 +85,7 @@ def test_a_manual_attempt_with_another_text_keeps_the_known_recipients(
     before = queue_rows(database)
     application.change(1, body="b")
     claims.claim_one(HAND, 1, NOON)
-    [queued] = begin(claims, [1], HAND)
+    [queued] = claimed(claims, [1], HAND)
     assert queued.unknown_count == 0
     assert queued.delivered_to == frozenset()
     released = Transition.released(unknown_count=unknown_count)
@@ -95,7 +93,7 @@ def test_a_manual_attempt_with_another_text_keeps_the_known_recipients(
     assert queue_rows(database) == before
     application.change(1, body="a")
     claims.claim_one(HAND, 1, NOON)
-    [queued] = begin(claims, [1], HAND)
+    [queued] = claimed(claims, [1], HAND)
     assert queued.unknown_count == 2
     assert queued.delivered_to == {"bo@x.test"}
 
@@ -109,7 +107,7 @@ def test_a_message_may_have_arrived_since_its_newest_unknown_attempt(
         ended = NOON + minute * MINUTE + timedelta(microseconds=7)
         outcomes = enumerate([one, two, DOWN, BROKEN], 1)
         attempt(claims, *(again(each, outcome, finished_at=ended) for each, outcome in outcomes))
-    first, second, third, fourth = begin(claims, [1, 2, 3, 4])
+    first, second, third, fourth = claimed(claims, [1, 2, 3, 4])
     assert first.unsettled_since == NOON + MINUTE + timedelta(microseconds=7)
     assert second.unsettled_since == NOON + timedelta(microseconds=7)
     assert third.unsettled_since is None

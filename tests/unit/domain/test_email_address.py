@@ -27,7 +27,7 @@ def test_accepts_an_address_with_or_without_a_name(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other", "is_same"),
-    [("Ana@x", "aNA@X", True), ("strasse@x", "straße@x", False), ("kit@x", "\u212ait@x", False)],
+    [("Ana <Ana@x>", "aNA@X", True), ("strasse@x", "straße@x", False), ("kit@x", "\u212ait@x", False)],
 )
 def test_two_addresses_are_one_mailbox_if_only_the_case_of_ascii_letters_differs(
     one: str, other: str, *, is_same: bool
@@ -58,10 +58,6 @@ def test_two_addresses_are_one_mailbox_if_only_the_case_of_ascii_letters_differs
 def test_rejects_invalid_addresses(text: str) -> None:
     with pytest.raises(ValueError, match=r"^the (address|domain) |^write an address such as"):
         Address.parse(text)
-
-
-def test_one_mailbox_has_one_key_in_every_spelling() -> None:
-    assert Address.parse("Ana <ANA@example.com>").key == Address.parse("ana@EXAMPLE.com").key
 
 
 def test_a_list_of_addresses_has_a_greatest_length() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.domain.outcome import (
@@ -99,7 +99,6 @@ DATE_LIKE = st.from_regex(
 )
 
 
-@settings(max_examples=200)
 @given(st.text(max_size=40) | st.text("0123456789 :,-+.JanFebGMT", max_size=40) | DATE_LIKE)
 def test_any_retry_after_is_within_bounds_or_ignored(header: str) -> None:
     wait = parse_retry_after(header, NOON)

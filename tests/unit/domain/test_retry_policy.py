@@ -369,21 +369,22 @@ def test_a_function_is_asked_only_about_a_failure_that_uses_up_a_retry() -> None
 
 
 @pytest.mark.parametrize(
-    ("backoff", "longest"),
+    ("backoff", "retries", "longest"),
     [
-        (Backoff(), timedelta(hours=4.8)),
-        (Backoff(BackoffKind.LINEAR), timedelta(minutes=150)),
-        (Backoff(BackoffKind.FIXED, spread=0), timedelta(minutes=15)),
-        (Backoff(BackoffKind.LIST, spread=0.5, waits=(timedelta(hours=8), timedelta(hours=2))), timedelta(hours=12)),
-        (Backoff(BackoffKind.PYTHON), timedelta(days=1)),
+        (Backoff(), 10, timedelta(hours=4.8)),
+        (Backoff(BackoffKind.LINEAR), 10, timedelta(minutes=150)),
+        (Backoff(BackoffKind.LINEAR), 1, timedelta(minutes=18)),  # jitter lengthens the only wait
+        (Backoff(BackoffKind.FIXED, spread=0), 10, timedelta(minutes=15)),
+        (
+            Backoff(BackoffKind.LIST, spread=0.5, waits=(timedelta(hours=8), timedelta(hours=2))),
+            10,
+            timedelta(hours=12),
+        ),
+        (Backoff(BackoffKind.PYTHON), 10, timedelta(days=1)),
     ],
 )
-def test_no_wait_is_longer_than_the_longest(backoff: Backoff, longest: timedelta) -> None:
-    assert backoff.longest(10) == longest
-
-
-def test_jitter_lengthens_the_only_wait_of_a_linear_schedule() -> None:
-    assert Backoff(BackoffKind.LINEAR).longest(1) == timedelta(minutes=18)
+def test_no_wait_is_longer_than_the_longest(backoff: Backoff, retries: int, longest: timedelta) -> None:
+    assert backoff.longest(retries) == longest
 
 
 # -- schedules of waits -------------------------------------------------------------------------------------------
