@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.benchmarks import contenders, cost, databases, engines, hosts, idle, keys, memory, startup, throughput
-from tests.benchmarks.processes import Call, Server, run, run_together
-from tests.benchmarks.tables import table
+from tests.benchmarks import contenders, cost, databases, engines, hosts, idle, keys, memory, throughput
+from tests.benchmarks.processes import Server, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,20 +73,6 @@ def test_compares_two_engines(postgresql: Databases) -> None:
     assert [row[3] for row in found if row[1] == "SQLite"] == ["1.00", "1.00"]
 
 
-def test_throughput_covers_all_contenders_at_the_same_concurrency() -> None:
-    names = {
-        concurrency: [who.name for who in throughput.contenders(9, concurrency)]
-        for concurrency in throughput.CONCURRENCIES
-    }
-    ours = ["retrycli", "retrycli, enrols them first", "bare loop"]
-    default = "post-office, 5 threads (default)"
-    assert names == {
-        1: [*ours, "post-office, 1 thread, one batch"],
-        8: [*ours, default, "post-office, 8 threads, one batch"],
-        64: [*ours, default, "post-office, 16 threads, one batch", "post-office, 64 threads, one batch"],
-    }
-
-
 @pytest.mark.long
 def test_cost_of_a_claim_is_reported_by_step_and_batch(those: Databases) -> None:
     found = rows(cost.report(those, [3], 6, rounds=1))
@@ -120,44 +105,3 @@ def test_idle_passes_send_nothing() -> None:
 def test_hosts_send_each_message_once_between_them(postgresql: Databases) -> None:
     [[hosts_, _, to_one, _]] = rows(hosts.report(postgresql, [2], 20, rounds=1))
     assert (hosts_, to_one) == ("2", "1.00")
-
-
-def test_a_duplicate_delivery_ends_the_benchmark() -> None:
-    post = "import sys, urllib.request as u; u.urlopen(sys.argv[1], data=sys.argv[2].encode())"
-    with Server(delay_ms=0) as server:
-        for body in ("one", "two", "two"):
-            run(Call(("-c", post, server.url, body)))
-        with pytest.raises(SystemExit, match="the server got 3 messages, 2 different, not 3"):
-            server.expect(3, of="somebody")
-
-
-def test_processes_started_together_end_independently() -> None:
-    nap = "import sys, time; time.sleep(float(sys.argv[1])); print(sys.argv[1])"
-    long, short = run_together([Call(("-c", nap, seconds)) for seconds in ("0.4", "0")])
-    assert (long.output, short.output) == ("0.4\n", "0\n")
-    assert long.seconds > short.seconds
-
-
-def test_a_failing_process_ends_the_benchmark_with_its_output() -> None:
-    with pytest.raises(SystemExit, match=r"ended with 3:\nthe reason"):
-        run(Call(("-c", "print('the reason'); raise SystemExit(3)")))
-
-
-def test_imports_are_added_up_by_package() -> None:
-    profile = (
-        "import time: self [us] | cumulative | imported package\n"
-        "import time:       100 |        100 |   json.decoder\n"
-        "import time:        20 |        120 | json\n"
-        "import time:         3 |          3 | zlib\n"
-    )
-    assert startup.imports(profile) == {"json": 120, "zlib": 3}
-
-
-def test_table_aligns_figures_to_the_right() -> None:
-    lines = table("Title", ["", "ms"], [["bare loop", "7"], ["retrycli", "1,234"]]).splitlines()
-    assert lines[2:] == [
-        "|           |    ms |",
-        "| --------- | ----: |",
-        "| bare loop |     7 |",
-        "| retrycli  | 1,234 |",
-    ]
