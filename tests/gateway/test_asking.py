@@ -105,20 +105,20 @@ MORE = 'more = { path = "next" }\n'
 class Says(Fake):
     """A fake system that gives every look-up the same answer, and accepts messages."""
 
-    def __init__(self, said: object) -> None:
+    def __init__(self, said: object, status: int = 200) -> None:
         super().__init__()
-        self._said = said
+        self._said, self._status = said, status
         self.posted = 0
 
     def answer(self, asked: Asked) -> Answered:
         self.posted += asked.method == "POST"
-        return Answered(201, {}) if asked.method == "POST" else Answered(200, self._said)
+        return Answered(201, {}) if asked.method == "POST" else Answered(self._status, self._said)
 
 
-def has_lookup(folder: Path, rule: str, said: object) -> tuple[Outcome, int]:
+def has_lookup(folder: Path, rule: str, said: object, status: int = 200) -> tuple[Outcome, int]:
     """Deliver a message that may have arrived; return the outcome, and how often the message is sent again."""
     message = queued()._replace(unsettled_since=NOON - timedelta(days=1))
-    with Says(said) as system:
+    with Says(said, status) as system:
         settings = gateway_settings(system.url, preset=preset_file(folder, LOOKED_FOR + rule))
         return deliver(settings, message), system.posted
 
@@ -165,6 +165,13 @@ def test_an_answer_that_lacks_a_path_does_not_prove_absence(
     outcome, posted = has_lookup(tmp_path, rule, said)
     said_so = f"look-up: HTTP 200, but the response has no {missing!r}, so it proves nothing"
     assert (outcome, posted) == (Outcome(OutcomeKind.REFUSED, 200, said_so, in_doubt=True), 0)
+
+
+def test_a_part_of_a_list_proves_absence_only_if_there_are_pages(tmp_path: Path) -> None:
+    outcome, posted = has_lookup(tmp_path, BY_TEXT, {"notes": []}, status=206)
+    assert (outcome.kind, outcome.in_doubt, posted) == (OutcomeKind.REFUSED, True, 0)
+    assert has_lookup(tmp_path, BY_TEXT + MORE, {"notes": [], "next": None}, status=206)[1] == 1
+    assert has_lookup(tmp_path, BY_TEXT, {"notes": [{"text": KEY}]}, status=206)[0].found
 
 
 @pytest.mark.parametrize("others", [[{"title": "other"}], ["other"], []])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 
 import httpx
 
@@ -154,7 +155,10 @@ class Lookups:
 
 
 def _check_complete(question: Question, answer: Answer, fields: Fields, what: str) -> None:
-    """Require every value that a question reads. If one is missing, the answer does not prove the message absent."""
+    """Require every value that a question reads, and the whole list. Otherwise the message is not proved absent."""
+    if answer.status == HTTPStatus.PARTIAL_CONTENT and question.more is None:  # RFC 9110, section 15.3.7
+        error = f"{what}: HTTP 206, a part of the list, and the look-up has no `more`, so it proves nothing"
+        raise NotSent(Outcome(OutcomeKind.REFUSED, answer.status, error, in_doubt=True))
     for condition in (question.holds, question.more):
         path = None if condition is None else condition.path
         if path is not None and (gap := first_gap(answer.json, path, fields)) is not None:
