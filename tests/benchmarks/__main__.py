@@ -20,18 +20,13 @@ Measurements:
 - The bare loop (`bare.py`) is the fastest simple loop that uses the libraries of retrycli: the difference is the cost
   of everything else that retrycli does. A retrycli pass begins with one request in flight, the loop with all.
 - post-office sends through httpx, with one client per thread. Its best row is the fastest of the rows shown.
-- Engines: retrycli and the bare loop on SQLite and on PostgreSQL, all in the same rounds.
 - Idle: the most frequent call of cron, with nothing to send.
 - Start-up: the packages that an idle retrycli pass imports, and the time of each without its own imports.
   `-X importtime` slows imports down, so only the shares count.
-- Report: `retrycli report` over a week with 0, 100,000 and 1,000,000 attempts.
-- Cost: claiming messages, beginning an attempt for each and recording it as delivered, each in its own transaction,
-  compared with sqlite3 or psycopg and exactly the statements that retrycli sends.
 - Memory: a pass with `--due` new messages and a queue of a thousand to a million messages. The server answers at once.
 - Console: each page and endpoint of the console, compared with the operations behind it, called in the same process in
   turns. The database has 100,000 failed messages and a million attempts. Times are CPU times on SQLite, and elapsed
   times on PostgreSQL.
-- Keys: throughput with UUIDs as keys, compared with integers, at 8 requests at once.
 - Hosts: concurrent passes on one PostgreSQL, with four times as many messages. Each pass has 8 requests in flight, and
   the server answers after 20 ms. The time is that of the slowest pass. On a machine with few cores, the passes slow
   each other down.
@@ -42,22 +37,9 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import (
-    contenders,
-    cost,
-    databases,
-    engines,
-    hosts,
-    idle,
-    keys,
-    memory,
-    report,
-    startup,
-    throughput,
-)
+from tests.benchmarks import contenders, databases, hosts, idle, memory, startup, throughput
 from tests.benchmarks.processes import Call, run
 
 if TYPE_CHECKING:
@@ -65,7 +47,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.databases import Databases
 
-SECTIONS = ("throughput", "engines", "idle", "startup", "report", "cost", "memory", "keys", "hosts", "console")
+SECTIONS = ("throughput", "idle", "startup", "memory", "hosts", "console")
 
 
 def options() -> argparse.Namespace:
@@ -88,13 +70,6 @@ def reports(chosen: argparse.Namespace) -> Iterator[str]:
     for engine in chosen.database or databases.ENGINES:
         with databases.ENGINES[engine]() as those:
             yield from reports_on(those, chosen)
-    if "engines" in (chosen.only or SECTIONS) and chosen.database is None:
-        with ExitStack() as stack:
-            all_ = [stack.enter_context(value()) for value in databases.ENGINES.values()]
-            for delay_ms in throughput.DELAYS_MS:
-                yield engines.report(all_, delay_ms, chosen.messages, chosen.rounds)
-    if "report" in (chosen.only or SECTIONS) and not _skipped("retrycli", chosen):
-        yield report.report(chosen.rounds)
 
 
 def reports_on(those: Databases, chosen: argparse.Namespace) -> Iterator[str]:
@@ -120,12 +95,8 @@ def reports_on(those: Databases, chosen: argparse.Namespace) -> Iterator[str]:
         return
     if "startup" in sections:
         yield startup.report(contenders.retrycli(idle.CONCURRENCY), those, chosen.rounds)
-    if "cost" in sections:
-        yield cost.report(those, cost.SIZES, chosen.messages, chosen.rounds)
     if "memory" in sections:
         yield memory.report(those, memory.LENGTHS, chosen.due, chosen.rounds)
-    if "keys" in sections:
-        yield keys.report(those, chosen.messages, chosen.rounds)
     if "console" in sections:
         with those.database() as url:
             run(Call(("-m", "tests.benchmarks.desk", url)))

@@ -38,16 +38,12 @@ def add_waiting(database: str, count: int) -> None:
     run(Call(("-m", APPLICATION, "add-waiting", database, str(count))))
 
 
-def add_queued(database: str, count: int, command: str = "add") -> None:
+def add_queued(database: str, count: int) -> None:
     """Add due messages, and enrol them with passes that have no time to send."""
-    run(Call(("-m", APPLICATION, command, database, str(count))))
+    add_due(database, count)
     call = _pass(database, NOWHERE, 1)
     for _ in range(1 + count // AT_ONCE):
         run(Call(call.arguments, {**call.environment, "RETRYCLI_RUN__DEADLINE_MINUTES": "0.000001"}))
-
-
-def count_sent(database: str) -> int:
-    return int(run(Call(("-m", APPLICATION, "count-sent", database))).output)
 
 
 def bare(concurrency: int) -> Contender:

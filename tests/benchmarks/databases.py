@@ -97,8 +97,8 @@ def sqlite() -> Iterator[Databases]:
 
 
 @contextmanager
-def postgresql(how: str = "for-keeps") -> Iterator[Databases]:
-    command = [sys.executable, "-m", "tests.benchmarks.postgresql", how]
+def postgresql() -> Iterator[Databases]:
+    command = [sys.executable, "-m", "tests.benchmarks.postgresql"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
         yield PostgresqlServer(process)

@@ -1,7 +1,6 @@
-"""Run a PostgreSQL server with its databases while standard input is open: `postgresql.py for-keeps`.
+"""Run a PostgreSQL server with its databases while standard input is open.
 
-With any other argument the server does not wait for the disk, which is enough for a test. It runs as a separate
-process because the measuring process must stay small: see `processes.run_together`.
+It runs as a separate process because the measuring process must stay small: see `processes.run_together`.
 
 Each input line has one output line: `new` and `copy URL` create a database, empty or like another, and print its URL.
 `settle URL` vacuums and analyzes, as autovacuum would have done before a pass. `drop URL` deletes a database.
@@ -41,12 +40,12 @@ def perform(engine: Engine, command: str, url: str = "") -> str:
                 sys.exit(__doc__)
 
 
-def main(how: str) -> None:
-    engine = create_engine(postgresql.server(for_keeps=how == "for-keeps"), isolation_level="AUTOCOMMIT")
+def main() -> None:
+    engine = create_engine(postgresql.server(for_keeps=True), isolation_level="AUTOCOMMIT")
     for line in sys.stdin:
         print(perform(engine, *line.split()), flush=True)
     engine.dispose()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -55,7 +55,7 @@ def report(
     rows: list[list[str]] = []
     for concurrency, those in taking_part.items():
         count = messages_for(concurrency, delay_ms, messages)
-        samples = measure({contender.name: (contender, databases) for contender in those}, delay_ms, count, rounds)
+        samples = measure(those, databases, delay_ms, count, rounds)
         rows += [[name, str(concurrency), *figures] for name, *figures in _rows(samples, count)]
     title = f"Throughput on {databases.name}: messages of 2 KB, answers after {delay_ms} ms, medians of {rounds} rounds"
     head = ["", "at once", "messages/s", "to bare loop", "to best post-office", "CPU ms each", "peak MiB"]
@@ -63,24 +63,25 @@ def report(
 
 
 def measure(
-    taking_part: Mapping[str, tuple[Contender, Databases]], delay_ms: int, messages: int, rounds: int
+    taking_part: Sequence[Contender], databases: Databases, delay_ms: int, messages: int, rounds: int
 ) -> dict[str, list[Sample]]:
-    """Measure each contender on its engine's databases; return the samples by name."""
+    """Measure each contender; return the samples by name."""
     samples: dict[str, list[Sample]] = defaultdict(list)
     with Server(delay_ms) as server, ExitStack() as stack:
-        templates = {name: stack.enter_context(where.database()) for name, (_, where) in taking_part.items()}
-        for name, (contender, where) in taking_part.items():
-            contender.add(templates[name], 0)
-            run(contender.call(templates[name], server.url))  # creates the contender's own tables
-            contender.add(templates[name], messages)
-            where.settle(templates[name])
+        templates = {each.name: stack.enter_context(databases.database()) for each in taking_part}
+        for contender in taking_part:
+            template = templates[contender.name]
+            contender.add(template, 0)
+            run(contender.call(template, server.url))  # creates the contender's own tables
+            contender.add(template, messages)
+            databases.settle(template)
         for number in range(rounds + 1):
-            for name, (contender, where) in taking_part.items():
-                with where.database(templates[name]) as database:
+            for contender in taking_part:
+                with databases.database(templates[contender.name]) as database:
                     sample = run(contender.call(database, server.url))
-                server.expect(messages, of=name)
+                server.expect(messages, of=contender.name)
                 if number > 0:  # the first round is the warm-up
-                    samples[name].append(sample)
+                    samples[contender.name].append(sample)
     return samples
 
 
