@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from retrycli.config.loader import CONFIG_VARIABLE, PREFIX, SECRETS, load
+from retrycli.config.loader import CONFIG_VARIABLE, PREFIX, SECRETS
 from retrycli.config.settings import Settings
 from retrycli.domain import cron_line
 from retrycli.domain.errors import LockHeld
@@ -39,7 +39,6 @@ NAMES = (
     "prometheus-rules.yml",
 )
 WITHOUT_COMMENTS = {"grafana-dashboard.json"}
-QUARTERS = "*/15 * * * *"
 ARGUMENTS = "-P -m retrycli --config /etc/retrycli/retrycli.toml run-once --started-by "
 CRONS, TIMERS = f"{ARGUMENTS}cron", f"{ARGUMENTS}timer".replace("run-once", "--log-level INFO run-once")
 
@@ -87,25 +86,18 @@ def test_cron_install_writes_the_recommended_line_that_the_manual_shows(crontab:
     assert (block if not system else "".join(f"+{each}\n" for each in block.splitlines())) in page
 
 
-def test_the_crontab_sets_mailto_and_path(crontab: str) -> None:
-    variables, _ = jobs(crontab)
-    assert variables == {"PATH": "/usr/local/bin:/usr/bin:/bin", "MAILTO": "operators@example.com"}
-
-
-def test_a_crontab_ends_with_a_newline(crontab: str) -> None:
+def test_the_crontab_sets_variables_and_ends_with_a_newline(crontab: str) -> None:
     """Cron ignores a last line without a newline."""
+    assert jobs(crontab)[0] == {"PATH": "/usr/local/bin:/usr/bin:/bin", "MAILTO": "operators@example.com"}
     assert (FILES / crontab).read_bytes().endswith(b"\n")
 
 
-def test_debians_crontab_accepts_the_crontab(tmp_path: Path) -> None:
+def test_debians_crontab_accepts_the_crontab() -> None:
     command = tool("crontab", "cron")
     if "dry" not in run(command, "-h").stderr:
         pytest.skip("this crontab has no dry run (-n): Debian's has one from 3.0pl1-160 on")
     good = run(command, "-n", FILES / "crontab")
     assert good.returncode == 0, good.stderr
-    broken = tmp_path / "crontab"
-    broken.write_text((FILES / "crontab").read_text().replace(QUARTERS, "*/15 * * *"))
-    assert run(command, "-n", broken).returncode != 0, "the check can't fail, so it shows nothing"
 
 
 @pytest.fixture
@@ -169,14 +161,9 @@ def test_a_pass_that_real_cron_starts_finds_its_settings_and_prints_nothing(mach
 
 
 def unit(name: str) -> dict[str, list[str]]:
-    """Return the settings of a unit in ``cron/``."""
-    return settings((FILES / name).read_text())
-
-
-def settings(text: str) -> dict[str, list[str]]:
-    """Return the settings in a unit's text, each with the list of its values."""
+    """Return the settings of a unit in ``cron/``, each with the list of its values."""
     found: dict[str, list[str]] = {}
-    for line in text.splitlines():
+    for line in (FILES / name).read_text().splitlines():
         if "=" in line and not line.startswith("#"):
             key, value = line.split("=", 1)
             found.setdefault(key, []).append(value)
@@ -202,13 +189,6 @@ def test_systemd_accepts_the_units(units: tuple[Path, Path, Path]) -> None:
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
 
-def test_systemd_would_report_a_misspelt_setting(units: tuple[Path, Path, Path]) -> None:
-    """If systemd-analyze ignored misspelt settings, the test above would prove nothing."""
-    service, *_ = units
-    service.write_text(service.read_text().replace("PrivateTmp=", "PrivateTemp="))
-    assert "PrivateTemp" in run(tool("systemd-analyze", "systemd"), "verify", service).stderr
-
-
 def test_systemd_rates_the_services_as_well_confined(units: tuple[Path, Path, Path]) -> None:
     for service in (unit for unit in units if unit.suffix == ".service"):
         rated = run(tool("systemd-analyze", "systemd"), "security", "--offline=true", "--threshold=20", service)
@@ -218,9 +198,7 @@ def test_systemd_rates_the_services_as_well_confined(units: tuple[Path, Path, Pa
 def test_the_server_is_confined_like_a_pass() -> None:
     server, one_pass = unit("retrycli-serve.service"), unit("retrycli.service")
     confinement = {key for key in one_pass if key.startswith(("Protect", "Private", "Restrict", "System", "Lock"))}
-    assert {key: server.get(key) for key in confinement - {"PrivateTmp"}} == {
-        key: one_pass[key] for key in confinement - {"PrivateTmp"}
-    }
+    assert [key for key in confinement if server.get(key) != one_pass[key]] == []
 
 
 def test_only_the_socket_of_the_server_belongs_to_the_proxys_group() -> None:
@@ -232,26 +210,15 @@ def test_only_the_socket_of_the_server_belongs_to_the_proxys_group() -> None:
     assert int(server["RuntimeDirectoryMode"][0], 8) & stat.S_ISGID, "the socket gets the group of its folder"
 
 
-def test_the_timer_fires_every_quarter_of_an_hour() -> None:
-    [when] = unit("retrycli.timer")["OnCalendar"]
-    analyze = tool("systemd-analyze", "systemd")
-    noon = "--base-time=2026-01-01 11:59:30 UTC"
-    answer = run(analyze, "calendar", "--iterations=5", noon, when, TZ="UTC")
-    assert answer.returncode == 0, answer.stderr
-    assert re.findall(r"2026-01-01 (\S+) UTC", answer.stdout) == [
-        "12:00:00",
-        "12:15:00",
-        "12:30:00",
-        "12:45:00",
-        "13:00:00",
-    ]
-
-
-def test_the_timer_is_exact_and_catches_up_after_downtime() -> None:
+def test_the_timer_fires_every_quarter_of_an_hour_and_catches_up_after_downtime() -> None:
     timer = unit("retrycli.timer")
-    assert timer["Persistent"] == ["true"]
-    assert timer["AccuracySec"] == ["1s"]
-    assert timer["RandomizedDelaySec"] == ["0"]
+    assert [timer[key] for key in ("Persistent", "AccuracySec", "RandomizedDelaySec")] == [["true"], ["1s"], ["0"]]
+    noon = "--base-time=2026-01-01 11:59:30 UTC"
+    analyze = tool("systemd-analyze", "systemd")
+    answer = run(analyze, "calendar", "--iterations=5", noon, *timer["OnCalendar"], TZ="UTC")
+    assert answer.returncode == 0, answer.stderr
+    fires = ["12:00:00", "12:15:00", "12:30:00", "12:45:00", "13:00:00"]
+    assert re.findall(r"2026-01-01 (\S+) UTC", answer.stdout) == fires
 
 
 def test_systemd_runs_the_same_command_as_the_same_user_as_cron() -> None:
@@ -259,10 +226,7 @@ def test_systemd_runs_the_same_command_as_the_same_user_as_cron() -> None:
     assert service["ExecStart"] == [f"{PROGRAM} {TIMERS}"]
     assert service["User"] == [jobs("retrycli.cron.d")[1][0].user]
     assert (service["Type"], service["UMask"], service["KillSignal"]) == (["oneshot"], ["0077"], ["SIGTERM"])
-
-
-def test_for_systemd_only_a_held_lock_and_a_requested_stop_are_not_failures() -> None:
-    assert unit("retrycli.service")["SuccessExitStatus"] == [f"{LockHeld.exit_code} 143"]
+    assert service["SuccessExitStatus"] == [f"{LockHeld.exit_code} 143"], "a held lock and a requested stop"
 
 
 def test_systemd_limits_the_duration_of_a_pass() -> None:
@@ -314,30 +278,20 @@ def test_kubernetes_limits_the_duration_of_a_pass_and_does_not_repeat_it(
     assert pod["restartPolicy"] == "Never"
 
 
-def test_all_pods_share_one_host_name(pod: dict[str, Any]) -> None:
-    """With separate host names, each earlier pod would look like a host with a dead cron."""
-    assert pod["hostname"] == "retrycli"
-
-
-def test_the_pod_has_only_the_rights_that_it_needs(pod: dict[str, Any]) -> None:
+def test_the_pod_is_confined_and_suits_retrycli(pod: dict[str, Any]) -> None:
     [container] = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-
-
-def test_the_pod_gets_no_variables_that_retrycli_would_refuse(pod: dict[str, Any]) -> None:
-    """Kubernetes would turn a Service named retrycli into variables such as RETRYCLI_SERVICE_HOST."""
+    rights = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    assert container["securityContext"] == rights
+    assert pod["hostname"] == "retrycli", "each earlier pod would look like a host with a dead cron"
+    # Kubernetes would turn a Service named retrycli into variables such as RETRYCLI_SERVICE_HOST, which are refused.
     assert pod["enableServiceLinks"] is False
 
 
-def test_the_pod_mounts_the_files_named_by_its_variables(pod: dict[str, Any]) -> None:
+def test_the_pod_mounts_the_files_of_its_variables_and_gets_its_secrets(pod: dict[str, Any]) -> None:
     [container] = pod["containers"]
-    values = {env["name"]: env.get("value", "") for env in container["env"]}
+    values = {env["name"]: env.get("value", env.get("valueFrom")) for env in container["env"]}
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert mounts.keys() == volumes.keys()
@@ -346,25 +300,7 @@ def test_the_pod_mounts_the_files_named_by_its_variables(pod: dict[str, Any]) ->
     assert volumes["secrets"]["secret"]["defaultMode"] == 0o440
     assert "emptyDir" in volumes["tmp"]
     assert values["RETRYCLI_RUN__LOCK_FILE"] == f"{mounts['tmp']}/retrycli.lock"
-
-
-def test_the_manifest_contains_no_secret(pod: dict[str, Any]) -> None:
-    [container] = pod["containers"]
-    [url] = [env for env in container["env"] if env["name"] == "RETRYCLI_DATABASE__URL"]
-    assert url["valueFrom"] == {"secretKeyRef": {"name": "retrycli", "key": "database-url"}}
-
-
-def test_retrycli_understands_the_pods_environment(pod: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("s3cret\n")
-    [container] = pod["containers"]
-    environment = {env["name"]: env.get("value", "postgresql://db/tickets") for env in container["env"]}
-    environment["RETRYCLI_GATEWAY__TOKEN_FILE"] = str(tmp_path / "token")
-    (tmp_path / "retrycli.toml").touch()  # an explicit file, so that this machine's is not read
-    settings = load(tmp_path / "retrycli.toml", environment).settings
-    assert settings.database.url.startswith("postgresql")
-    assert settings.gateway.token is not None
-    assert settings.gateway.token.get_secret_value() == "s3cret"
-    assert settings.run.lock_file == Path("/tmp/retrycli.lock")
+    assert values["RETRYCLI_DATABASE__URL"] == {"secretKeyRef": {"name": "retrycli", "key": "database-url"}}
 
 
 def test_the_pods_command_runs_a_pass_in_its_environment(pod: dict[str, Any], tmp_path: Path) -> None:
@@ -400,14 +336,6 @@ def rotation(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return run(logrotate, *options, "--state", tmp_path / "state", copy)
 
     return rotate
-
-
-def test_logrotate_accepts_its_file(
-    rotation: Callable[..., subprocess.CompletedProcess[str]],
-) -> None:
-    checked = rotation("--debug")
-    assert checked.returncode == 0, checked.stderr
-    assert "error" not in checked.stderr
 
 
 def test_logrotate_loses_no_line_of_a_running_pass(
