@@ -20,9 +20,10 @@ from retrycli.operations.wiring import utc_now
 from tests.crash import scene
 from tests.crash.forked import Wanted, forking
 from tests.crash.invariants import check_messages, check_nothing_is_lost, clear_up
-from tests.crash.points import AFTER_AN_ANSWER
+from tests.crash.killing import Killing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from retrycli.operations.sandbox import Answer
@@ -38,7 +39,13 @@ both_modes = pytest.mark.parametrize("mode", ["wal", pytest.param("delete", mark
 
 
 @pytest.fixture
-def stage(mode: str, api: Sandbox, tmp_path: Path) -> Scene:
+def api() -> Iterator[Killing]:
+    with Killing(timedelta(0)) as server:
+        yield server
+
+
+@pytest.fixture
+def stage(mode: str, api: Killing, tmp_path: Path) -> Scene:
     """Provide a database that no pass has seen yet."""
     return scene.set_up(tmp_path, api.url, failed=MESSAGES, journal_mode=mode)
 
@@ -57,10 +64,10 @@ def _restore(stage: Scene, backup: Path) -> None:
         source.backup(target)
 
 
-def _die_in_flight(stage: Scene) -> None:
+def _die_in_flight(stage: Scene, api: Killing) -> None:
     """Kill a pass after the API has accepted a message, but before the answer is recorded."""
     with forking(stage.folder) as run:
-        assert run(Wanted(str(stage.config), 0, point=AFTER_AN_ANSWER)).killed
+        assert api.kill_at(1, run, Wanted(str(stage.config), 0), accepts=True).killed
 
 
 class Locking(Sandbox):
@@ -88,7 +95,7 @@ class Locking(Sandbox):
 
 @both_modes
 def test_a_replacement_database_is_processed_from_the_start(
-    mode: str, stage: Scene, api: Sandbox, tmp_path: Path
+    mode: str, stage: Scene, api: Killing, tmp_path: Path
 ) -> None:
     stage.run_once_at(utc_now())
     folder = tmp_path / "other"
@@ -99,7 +106,7 @@ def test_a_replacement_database_is_processed_from_the_start(
     assert stage.rows("SELECT result, sent FROM retrycli_passes") == [("completed", 2)]
 
 
-def test_creates_no_tables_in_a_file_without_the_applications_table(api: Sandbox, tmp_path: Path) -> None:
+def test_creates_no_tables_in_a_file_without_the_applications_table(api: Killing, tmp_path: Path) -> None:
     stage = scene.set_up(tmp_path, api.url, failed=MESSAGES)
     stage.run_once_at(utc_now())
     stage.database.unlink()
@@ -110,7 +117,7 @@ def test_creates_no_tables_in_a_file_without_the_applications_table(api: Sandbox
 
 
 @both_modes
-def test_a_truncated_file_is_reported_in_words(mode: str, stage: Scene, api: Sandbox) -> None:
+def test_a_truncated_file_is_reported_in_words(mode: str, stage: Scene, api: Killing) -> None:
     stage.make_tables()
     stage.change("VACUUM")  # a missing page without content would not be noticed
     whole = stage.database.read_bytes()
@@ -130,7 +137,7 @@ def test_a_truncated_file_is_reported_in_words(mode: str, stage: Scene, api: San
 @both_modes
 @pytest.mark.parametrize("times", [("created_at", "updated_at"), ()])
 def test_messages_that_a_backup_marks_failed_are_sent_again_with_the_same_key(
-    mode: str, times: tuple[str, ...], stage: Scene, api: Sandbox
+    mode: str, times: tuple[str, ...], stage: Scene, api: Killing
 ) -> None:
     """The key depends only on the message, so the backup may even be older than retrycli's own tables.
 
@@ -147,9 +154,9 @@ def test_messages_that_a_backup_marks_failed_are_sent_again_with_the_same_key(
 
 @both_modes
 def test_a_backup_made_during_a_request_knows_that_the_message_may_have_arrived(
-    mode: str, stage: Scene, api: Sandbox
+    mode: str, stage: Scene, api: Killing
 ) -> None:
-    _die_in_flight(stage)
+    _die_in_flight(stage, api)
     [(sending,)] = stage.rows("SELECT message_id FROM retrycli_attempts WHERE finished_at IS NULL")
     backup = _back_up(stage)
     clear_up(stage, utc_now() + LATER)
@@ -164,8 +171,8 @@ def test_a_backup_made_during_a_request_knows_that_the_message_may_have_arrived(
 
 
 @pytest.mark.parametrize("mode", ["wal"])
-def test_the_shared_memory_of_a_write_ahead_log_is_recreated(mode: str, stage: Scene, api: Sandbox) -> None:
-    _die_in_flight(stage)
+def test_the_shared_memory_of_a_write_ahead_log_is_recreated(mode: str, stage: Scene, api: Killing) -> None:
+    _die_in_flight(stage, api)
     stage.database.with_name("agent.db-shm").unlink()
     check_nothing_is_lost(stage, api, MESSAGES)
     clear_up(stage, utc_now() + LATER)
@@ -173,9 +180,9 @@ def test_the_shared_memory_of_a_write_ahead_log_is_recreated(mode: str, stage: S
 
 
 @pytest.mark.parametrize("mode", ["wal"])
-def test_a_database_without_its_write_ahead_log_is_like_an_old_backup(mode: str, stage: Scene, api: Sandbox) -> None:
+def test_a_database_without_its_write_ahead_log_is_like_an_old_backup(mode: str, stage: Scene, api: Killing) -> None:
     """A delivered message is sent again with the same key, so that the API can recognise it."""
-    _die_in_flight(stage)
+    _die_in_flight(stage, api)
     for left in ("agent.db-wal", "agent.db-shm"):
         stage.database.with_name(left).unlink()
     assert not stage.has_tables()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli import load_settings
+from retrycli.domain.identity import REBIRTHS
 from retrycli.operations import wiring
 from tests.crash import scene
 from tests.crash.forked import Wanted, forking
@@ -33,9 +34,12 @@ if TYPE_CHECKING:
 
     from tests.crash.forked import Run
     from tests.crash.scene import Scene
+    from tests.store.conftest import Factory
 
 LANES = ("sqlite-wal", "sqlite", "postgresql")
 """The databases to test. Their lanes run in parallel."""
+LATER = timedelta(hours=1)
+"""The time after which the claims of a killed pass have expired and all waiting messages are due."""
 LATENCY = timedelta(milliseconds=10)
 CONCURRENCY = 8
 STEPS, WEIGHTS = (timedelta(seconds=30), timedelta(minutes=15), timedelta(hours=5)), (1, 4, 4)
@@ -146,3 +150,17 @@ def test_no_message_is_lost_or_stuck_however_often_a_pass_is_killed(
             f"flight; {lane.twice} messages arrived more than once, and {lane.escalated} were escalated"
         )
     assert {lane.name: len(lane.in_flight) for lane in lanes} == kills
+
+
+def test_a_row_whose_birth_changes_at_each_request_is_not_sent_forever_though_each_pass_is_killed(
+    engine: Factory, tmp_path: Path
+) -> None:
+    with engine(tmp_path, None) as url, Killing(timedelta(0)) as api, forking(tmp_path) as run:
+        stage = scene.set_up(tmp_path, api.url, failed=1, url=url, journal_mode=None)
+        for number in range(REBIRTHS + 2):
+            api.kill_at(1, run, Wanted(str(stage.config), number * LATER.total_seconds()), accepts=True)
+            wait_until_forgotten(stage)
+            stage.change(f"UPDATE pending_messages SET created_at = '2025-03-04 05:06:0{number}' WHERE id = 1")
+        assert stage.rows("SELECT escalation_reason FROM retrycli_queue") == [("invalid",)]
+        assert stage.rows("SELECT outcome FROM retrycli_attempts") == [("unknown",)] * REBIRTHS
+    assert sum(request.times for request in api.received) == REBIRTHS
