@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVarTuple
+from typing import TYPE_CHECKING, Protocol
 
 from retrycli import load_settings
 from retrycli.operations import wiring
@@ -27,8 +27,6 @@ from tests.crash.scene import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
-Rest = TypeVarTuple("Rest")
 
 IMPORTED_LATE = (
     "alembic.command",
