@@ -34,6 +34,7 @@ def preview(desk: Desk, **values: str) -> HtmlPage:
     return browser.submit(browser.open("/id/9/edit"), "/edit", press="Show the changes", **values)
 
 
+@on_sqlite
 @pytest.mark.parametrize("name", BODIES)
 def test_only_the_line_that_was_edited_changes(desk: Desk, name: str) -> None:
     body = BODIES[name]
