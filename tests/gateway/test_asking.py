@@ -156,6 +156,7 @@ def test_an_answer_with_all_the_paths_proves_absence(rule: str, said: object, tm
         (BY_KEY, {"notes": [{"id": 2, "meta": {}}]}, "ours"),
         (BY_KEY, {"notes": ["other"]}, "meta"),
         (BY_POSITION, [], "0"),
+        ('holds = { path = "[ref={delivery_key}].sent", equals = true }\n', [{"ref": KEY, "sent": None}], "sent"),
     ],
 )
 def test_an_answer_that_lacks_a_path_does_not_prove_absence(
@@ -167,9 +168,10 @@ def test_an_answer_that_lacks_a_path_does_not_prove_absence(
     assert (outcome, posted) == (Outcome(OutcomeKind.REFUSED, 200, said_so, in_doubt=True), 0)
 
 
-def test_a_part_of_a_list_proves_absence_only_if_there_are_pages(tmp_path: Path) -> None:
-    outcome, posted = has_lookup(tmp_path, BY_TEXT, {"notes": []}, status=206)
-    assert (outcome.kind, outcome.in_doubt, posted) == (OutcomeKind.REFUSED, True, 0)
+def test_a_part_of_a_list_proves_absence_only_if_there_are_pages_and_a_changed_list_never(tmp_path: Path) -> None:
+    for rule, status in ((BY_TEXT, 206), (BY_TEXT, 203), (BY_TEXT + MORE, 203)):
+        outcome, posted = has_lookup(tmp_path, rule, {"notes": [], "next": None}, status=status)
+        assert (outcome.kind, outcome.in_doubt, posted) == (OutcomeKind.REFUSED, True, 0)
     assert has_lookup(tmp_path, BY_TEXT + MORE, {"notes": [], "next": None}, status=206)[1] == 1
     assert has_lookup(tmp_path, BY_TEXT, {"notes": [{"text": KEY}]}, status=206)[0].found
 

@@ -156,14 +156,20 @@ class Lookups:
 
 def _check_complete(question: Question, answer: Answer, fields: Fields, what: str) -> None:
     """Require every value that a question reads, and the whole list. Otherwise the message is not proved absent."""
-    if answer.status == HTTPStatus.PARTIAL_CONTENT and question.more is None:  # RFC 9110, section 15.3.7
-        error = f"{what}: HTTP 206, a part of the list, and the look-up has no `more`, so it proves nothing"
-        raise NotSent(Outcome(OutcomeKind.REFUSED, answer.status, error, in_doubt=True))
+    gap = None
+    if answer.status == HTTPStatus.NON_AUTHORITATIVE_INFORMATION:  # RFC 9110, section 15.3.4
+        gap = "HTTP 203, a list that a proxy has changed,"
+    elif answer.status == HTTPStatus.PARTIAL_CONTENT and question.more is None:  # section 15.3.7
+        gap = "HTTP 206, a part of the list, and the look-up has no `more`,"
     for condition in (question.holds, question.more):
-        path = None if condition is None else condition.path
-        if path is not None and (gap := first_gap(answer.json, path, fields)) is not None:
-            error = f"{what}: HTTP {answer.status}, but the response has no {gap!r}, so it proves nothing"
-            raise NotSent(Outcome(OutcomeKind.REFUSED, answer.status, error, in_doubt=True))
+        if gap is None and condition is not None and condition.path is not None:
+            missing = first_gap(answer.json, condition.path, fields)
+            if missing is None and condition.equals is not None and None in find(answer.json, condition.path, fields):
+                missing = condition.path.rpartition(".")[2]  # null may mean that the value is unknown
+            gap = None if missing is None else f"HTTP {answer.status}, but the response has no {missing!r},"
+    if gap is not None:
+        error = f"{what}: {gap} so it proves nothing"
+        raise NotSent(Outcome(OutcomeKind.REFUSED, answer.status, error, in_doubt=True))
 
 
 def _unreadable(what: str, answer: Answer, error: ValueError) -> NotSent:
