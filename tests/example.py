@@ -87,8 +87,7 @@ def build(file: Path, *, now: datetime = EXAMPLE_TIME) -> None:
             "INSERT INTO ticket_states VALUES (?, 'open', 'support')", [(ticket,) for ticket in tickets]
         )
         connection.executemany(
-            f"INSERT INTO pending_messages VALUES ({', '.join('?' * 16)})",
-            [_row(message, now) for message in MESSAGES],
+            f"INSERT INTO pending_messages VALUES ({', '.join('?' * 16)})", [_row(message, now) for message in MESSAGES]
         )
         connection.commit()
     database = Database(f"sqlite:///{file}")

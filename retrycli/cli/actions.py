@@ -153,11 +153,7 @@ def reject(
 
 
 def look_up(
-    ctx: typer.Context,
-    message_ids: MessageIds = None,
-    by: By = None,
-    as_json: Json = False,
-    config: ConfigFile = None,
+    ctx: typer.Context, message_ids: MessageIds = None, by: By = None, as_json: Json = False, config: ConfigFile = None
 ) -> None:
     """Ask the ticketing system whether messages have arrived. No message is sent.
 

@@ -15,12 +15,7 @@ from retrycli.domain.listing import FILTER_FIELDS, Filter, FilterField
 
 MessageId = Annotated[str, typer.Argument(metavar="ID", help="The id of the message.")]
 MessageIds = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="ID…",
-        help="The ids of the messages.",
-        show_default=False,
-    ),
+    list[str] | None, typer.Argument(metavar="ID…", help="The ids of the messages.", show_default=False)
 ]
 
 After = Annotated[

@@ -19,11 +19,7 @@ from retrycli.views import formatting, terminal
 Messages = Annotated[
     list[str] | None,
     typer.Option(
-        "--message",
-        help="Only the message with this id.",
-        show_default=False,
-        metavar="ID",
-        parser=not_blank,
+        "--message", help="Only the message with this id.", show_default=False, metavar="ID", parser=not_blank
     ),
 ]
 Destinations = Annotated[
@@ -38,8 +34,7 @@ Destinations = Annotated[
 ]
 
 Tickets = Annotated[
-    list[str] | None,
-    typer.Option("--ticket", help=FILTER_FIELDS["ticket"].help, show_default=False, parser=not_blank),
+    list[str] | None, typer.Option("--ticket", help=FILTER_FIELDS["ticket"].help, show_default=False, parser=not_blank)
 ]
 Types = Annotated[
     list[MessageType] | None, typer.Option("--type", help=FILTER_FIELDS["message_type"].help, show_default=False)
@@ -63,8 +58,7 @@ def pause(
         ),
     ] = None,
     reason: Annotated[
-        str | None,
-        typer.Option(help="The reason, shown by `status` and `passes`.", show_default=False, parser=utf8),
+        str | None, typer.Option(help="The reason, shown by `status` and `passes`.", show_default=False, parser=utf8)
     ] = None,
     by: By = None,
     config: ConfigFile = None,

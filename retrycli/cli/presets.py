@@ -7,16 +7,7 @@ from typing import Annotated
 import typer
 
 from retrycli import operations
-from retrycli.cli.options import (
-    NOT_OK,
-    ConfigFile,
-    Json,
-    Yes,
-    confirm,
-    load_settings,
-    operator_name,
-    utf8,
-)
+from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load_settings, operator_name, utf8
 from retrycli.domain.message import MessageType
 from retrycli.domain.suggested import command
 from retrycli.system.process import login_name

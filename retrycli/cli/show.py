@@ -24,12 +24,7 @@ from retrycli.views import terminal
 LEFT_OUT = re.compile("message_id|ticket|seen_|birth|rebirths|digest")
 
 
-def show(
-    ctx: typer.Context,
-    message_id: MessageId,
-    as_json: Json = False,
-    config: ConfigFile = None,
-) -> None:
+def show(ctx: typer.Context, message_id: MessageId, as_json: Json = False, config: ConfigFile = None) -> None:
     """Show one message and its attempts."""
     settings = load_settings(ctx, config)
     found = operations.listing.show(settings, message_id, edits=None)
@@ -113,12 +108,7 @@ def _show_history(found: MessageDetails) -> None:
         terminal.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
 
 
-def explain(
-    ctx: typer.Context,
-    message_id: MessageId,
-    as_json: Json = False,
-    config: ConfigFile = None,
-) -> None:
+def explain(ctx: typer.Context, message_id: MessageId, as_json: Json = False, config: ConfigFile = None) -> None:
     """Show the next attempt of a message, and what delays it."""
     loaded = load(ctx, config)
     found = operations.explain.explain(loaded.settings, message_id, host=Host(run=(asker := Asker())))

@@ -73,8 +73,7 @@ def stats(
 def report(
     ctx: typer.Context,
     html: Annotated[
-        Path | None,
-        typer.Option(help="The file to write, or - for stdout.", show_default="report.path"),
+        Path | None, typer.Option(help="The file to write, or - for stdout.", show_default="report.path")
     ] = None,
     since: Since = None,
     config: ConfigFile = None,

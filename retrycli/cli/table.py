@@ -90,8 +90,7 @@ table = typer.Typer(help="Describe the application's table.", no_args_is_help=Tr
 def table_describe(
     ctx: typer.Context,
     name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="Describe this table or view.", show_default=False, parser=utf8),
+        str | None, typer.Argument(metavar="NAME", help="Describe this table or view.", show_default=False, parser=utf8)
     ] = None,
     url: Annotated[
         str | None,
@@ -232,12 +231,7 @@ def _assign_queue(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, 
                 as_json=as_json,
             )
             assign()
-    return {
-        "before": before.remembered,
-        "table": before.configured,
-        "messages": before.messages,
-        "found": before.found,
-    }
+    return {"before": before.remembered, "table": before.configured, "messages": before.messages, "found": before.found}
 
 
 def _show_next_pass(found: operations.table.Selected, foreseen: operations.table.NextPass) -> None:

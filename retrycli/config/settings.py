@@ -68,10 +68,7 @@ class ScheduleSettings(SettingsModel):
     factor: float = Field(2.0, ge=1, le=100, description="exponential: the factor between one wait and the next")
     cap_minutes: Minutes = Field(240.0, description="exponential: the longest wait, before jitter")
     jitter: float = Field(
-        0.2,
-        ge=0,
-        le=1,
-        description="random variation of waits of an hour or more, as a fraction of the wait",
+        0.2, ge=0, le=1, description="random variation of waits of an hour or more, as a fraction of the wait"
     )
     waits_minutes: Waits = Field((), description="list: the waits; the last one repeats")
     call: FunctionName | None = Field(
@@ -84,8 +81,7 @@ class ScheduleSettings(SettingsModel):
         description="a pass also sends messages that become due within this time after it starts",
     )
     expires_after_hours: Hours | None = Field(
-        None,
-        description="messages older than this are escalated; if deliveries are stalled, retrycli warns first",
+        None, description="messages older than this are escalated; if deliveries are stalled, retrycli warns first"
     )
     windows: Windows = Field(
         (), description='when passes may deliver, such as ["Mon-Fri 08:00-18:00", "Sat 09:00-12:00"]; by default always'

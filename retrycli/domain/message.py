@@ -106,25 +106,8 @@ class EscalationReason(StrEnum):
     CHANGED = "changed"
 
 
-REQUIRED_COLUMNS = (
-    "id",
-    "ticket_id",
-    "message_type",
-    "subject",
-    "body",
-    "status",
-    "retry_count",
-    "last_error",
-)
-OPTIONAL_COLUMNS = (
-    "created_at",
-    "updated_at",
-    "sent_at",
-    "recipient_email",
-    "cc_emails",
-    "bcc_emails",
-    "attachments",
-)
+REQUIRED_COLUMNS = ("id", "ticket_id", "message_type", "subject", "body", "status", "retry_count", "last_error")
+OPTIONAL_COLUMNS = ("created_at", "updated_at", "sent_at", "recipient_email", "cc_emails", "bcc_emails", "attachments")
 # The name that the history stores for attempts by passes. For other attempts it stores the operator's name.
 BY_PASS = "pass"  # noqa: S105  not a password
 LONGEST_NAME = 255  # maximum length of an operator's name in the history

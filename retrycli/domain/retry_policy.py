@@ -254,8 +254,7 @@ class RetryPolicy(NamedTuple):
             return self._escalate_exhausted(queued.message)
         if queued.unknown_count > self.unknown_limit and not has_lookup:
             return Transition.escalated(
-                EscalationReason.UNKNOWN,
-                last_error=f"May have arrived (unknown outcomes: {queued.unknown_count})",
+                EscalationReason.UNKNOWN, last_error=f"May have arrived (unknown outcomes: {queued.unknown_count})"
             )
         return None
 
@@ -323,10 +322,7 @@ def _spent(
 ) -> Transition:
     """Return the escalation of a message whose last attempt used up a retry."""
     escalated = Transition.escalated(
-        reason,
-        last_error=last_error,
-        retry_count=queued.message.retry_count + 1,
-        unknown_count=queued.unknown_count,
+        reason, last_error=last_error, retry_count=queued.message.retry_count + 1, unknown_count=queued.unknown_count
     )
     return escalated._replace(problem=problem)
 

@@ -12,10 +12,7 @@ from retrycli.domain.errors import again_if_lost
 from retrycli.domain.identity import Difference
 from retrycli.domain.message import BY_PASS, EscalationReason, Message, UnusableMessage
 from retrycli.domain.outcome import PROCESS_DIED, Outcome
-from retrycli.domain.passes import (
-    ClaimsExpired,
-    Event,
-)
+from retrycli.domain.passes import ClaimsExpired, Event
 from retrycli.domain.retry_policy import first_failure
 from retrycli.domain.transition import ChangedMessage, Claim, Decision, ExpiredClaim, Transition, TransitionKind
 from retrycli.engine.ports import Dependencies, PassRules

@@ -53,12 +53,7 @@ async def attempt_through(
         outcome, fault = not_sent(error), error
     finished_at = deps.now()
     decision = Decision(
-        message_id,
-        Transition.after_attempt_by_hand(queued, outcome),
-        outcome,
-        finished_at - now,
-        finished_at,
-        queued,
+        message_id, Transition.after_attempt_by_hand(queued, outcome), outcome, finished_at - now, finished_at, queued
     )
     for event in await _record_patiently(deps, claim, decision):
         deps.emit(event)
@@ -297,13 +292,7 @@ def _claim_and_load(
             raise unfit(message.message_id, message.problem)
     was_escalated = deps.claims.claim_one(claim, message_id, now, verb)
     loaded = deps.claims.results.begin(
-        claim,
-        [message_id],
-        made_by=by,
-        pass_id=None,
-        now=now,
-        fit=fit,
-        place_of=lambda of: place_of(deps, rules, of),
+        claim, [message_id], made_by=by, pass_id=None, now=now, fit=fit, place_of=lambda of: place_of(deps, rules, of)
     )
     if not loaded:
         raise NotActionable(f"message {message_id} was modified concurrently; see {command('show', message_id)}")

@@ -142,24 +142,12 @@ class Claims(Protocol):
         """Examine at most `limit` due messages of a route, and claim those that `turns` selects."""
 
     def claim_probe(
-        self,
-        claim: Claim,
-        due_by: datetime,
-        since: datetime,
-        route: Route,
-        *,
-        per_ticket_order: bool,
+        self, claim: Claim, due_by: datetime, since: datetime, route: Route, *, per_ticket_order: bool
     ) -> list[int]:
         """Claim one due message as a probe. Prefer messages that have not been probes since the given time."""
 
     def claim_elsewhere(
-        self,
-        claim: Claim,
-        due_by: datetime,
-        tickets: Collection[str],
-        route: Route,
-        *,
-        per_ticket_order: bool,
+        self, claim: Claim, due_by: datetime, tickets: Collection[str], route: Route, *, per_ticket_order: bool
     ) -> list[int]:
         """Claim one due message of a ticket that is not among ``tickets``: the message that came due last."""
 

@@ -185,11 +185,7 @@ def _locate(error: Exception) -> str:
 
 
 async def retry_unreachable(
-    attempt: Callable[[], Awaitable[Outcome]],
-    *,
-    retries: int,
-    within: float,
-    sleep: Callable[[float], Awaitable[None]],
+    attempt: Callable[[], Awaitable[Outcome]], *, retries: int, within: float, sleep: Callable[[float], Awaitable[None]]
 ) -> Outcome:
     """Make an attempt. Repeat it while the outcome is `UNREACHABLE`, which proves that the message was not sent. The
     last retry begins at most ``within`` seconds from now. Return the outcome of the last attempt.

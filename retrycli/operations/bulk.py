@@ -60,12 +60,7 @@ ACTIONS: Mapping[BulkAction, ActionEntry] = {
     ),
     BulkAction.RETRY: ActionEntry(None, result="retried", label="retry now", plan="Retry {}", done="Sent {}."),
     BulkAction.REJECT: ActionEntry(
-        ActionKind.REJECTED,
-        result="rejected",
-        label="reject",
-        plan="Reject {}",
-        done="Rejected {}.",
-        takes_reason=True,
+        ActionKind.REJECTED, result="rejected", label="reject", plan="Reject {}", done="Rejected {}.", takes_reason=True
     ),
     BulkAction.ACKNOWLEDGE: ActionEntry(
         ActionKind.ACKNOWLEDGED,

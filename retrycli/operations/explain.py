@@ -325,11 +325,7 @@ class Explanation:
 
 
 def explain(
-    settings: Settings,
-    message_id: int | str,
-    *,
-    host: Host | None = None,
-    runtime: Runtime = DEFAULT_RUNTIME,
+    settings: Settings, message_id: int | str, *, host: Host | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> Explanation:
     """Explain why a message waits, and predict its next attempt. Nothing is written.
 
@@ -470,13 +466,7 @@ class _Explainer:
         return None
 
     def _tick_of_turn(
-        self,
-        found: MessageDetails,
-        grid: Ticks,
-        number: int,
-        opens: int,
-        most: int,
-        windows: DeliveryWindows | None,
+        self, found: MessageDetails, grid: Ticks, number: int, opens: int, most: int, windows: DeliveryWindows | None
     ) -> int | None:
         """Return the tick of the pass that attempts a message, if each begins ``most`` attempts, in ``windows``."""
         message_id, route = found.row["id"], self._gates.route(grid[opens])

@@ -186,10 +186,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
     if failure is None:
         return
     turn: Turn | None = Turn.BEGAN  # if the database can't record the warning, warn every time
-    with (
-        suppress(RetrycliError),
-        closing(connect(settings)) as database,
-    ):
+    with suppress(RetrycliError), closing(connect(settings)) as database:
         turn = Targets(database).follow(PING, Topic.UNHEARD, Incident(at), at, settings.notify.remind)
     if turn is not None:
         logger.warning("The dead-man switch (notify.ping_url) could not be notified of this pass: %s", failure)

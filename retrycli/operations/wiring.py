@@ -140,10 +140,7 @@ def ready_to_send(
     _refuse_running_loop()
     bounded = _with_affordable_concurrency(settings)
     rules = pass_rules(bounded, limit=limit, probe=probe)
-    with (
-        nullcontext(database) if database else open_database(bounded) as opened,
-        closing(log_lines.EventLog()) as log,
-    ):
+    with nullcontext(database) if database else open_database(bounded) as opened, closing(log_lines.EventLog()) as log:
 
         def emit(event: Event) -> None:
             log(event)
@@ -244,10 +241,7 @@ def _home() -> Path:
 
 
 def make_dependencies(
-    settings: Settings,
-    database: Database,
-    runtime: Runtime,
-    emit: Callable[[Event], None] = log_lines.log_event,
+    settings: Settings, database: Database, runtime: Runtime, emit: Callable[[Event], None] = log_lines.log_event
 ) -> Dependencies:
     """Return the engine's dependencies: the database, the configured gateways, the clock and the randomness."""
     now = clock(database, runtime.now)

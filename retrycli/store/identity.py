@@ -296,10 +296,7 @@ def identity_values(decision: Decision) -> dict[str, Any]:
     # If the row changed during the attempt, the recipients of this attempt did not get the current text.
     changed = decision.transition.reason is EscalationReason.CHANGED
     now = decision.outcome.delivered_to if decision.outcome and not changed else ()
-    return values | {
-        "delivered_to": as_list(message.delivered_to.union(now)),
-        "unknown_count": message.unknown_count,
-    }
+    return values | {"delivered_to": as_list(message.delivered_to.union(now)), "unknown_count": message.unknown_count}
 
 
 def as_list(addresses: Collection[str]) -> str | None:

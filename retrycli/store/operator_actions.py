@@ -112,8 +112,7 @@ def change_queue(
             return written
         case ActionKind.ACKNOWLEDGED:
             connection.execute(
-                ACKNOWLEDGE,
-                [{"of_id": message_id, "name": act.by, "at": act.at} for message_id, act in able.items()],
+                ACKNOWLEDGE, [{"of_id": message_id, "name": act.by, "at": act.at} for message_id, act in able.items()]
             )
         case ActionKind.NOTED:
             connection.execute(NOTE, [{"of_id": message_id, "text": act.note} for message_id, act in able.items()])

@@ -132,13 +132,7 @@ class Results(Queries):
             fit_messages = [message for message in loaded if isinstance(message, QueuedMessage) and fit(message)]
             keep_counts(self._database.table, connection, fit_messages)  # a stored one may be that of another text
             start_attempts(
-                connection,
-                fit_messages,
-                pass_id=pass_id,
-                made_by=made_by,
-                place_of=place_of,
-                probe=probe,
-                now=now,
+                connection, fit_messages, pass_id=pass_id, made_by=made_by, place_of=place_of, probe=probe, now=now
             )
             return loaded
 

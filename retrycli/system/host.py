@@ -41,12 +41,7 @@ def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS)
     """Run a program. If it can't be run or times out, return `NOT_THERE` or `TIMED_OUT` as its exit status."""
     try:
         return subprocess.run(  # noqa: S603  retrycli chooses the programs, and passes arguments as a list
-            command,
-            input=given,
-            capture_output=True,
-            check=False,
-            timeout=seconds,
-            env={**os.environ, "LC_ALL": "C"},
+            command, input=given, capture_output=True, check=False, timeout=seconds, env={**os.environ, "LC_ALL": "C"}
         )
     except OSError as error:
         return subprocess.CompletedProcess(command, NOT_THERE, b"", (error.strerror or "can't be run").encode())

@@ -187,10 +187,7 @@ def _escalation(event: MessageEscalated) -> list[str]:
     if event.reason is EscalationReason.EXHAUSTED and event.problem is None:
         return [f"Message {message} reached max retries", metric]
     why = f"{event.reason}: {event.problem}" if event.problem else event.reason
-    return [
-        f"Message {message} needs an operator ({why}); see {suggested.command('show', message)}",
-        metric,
-    ]
+    return [f"Message {message} needs an operator ({why}); see {suggested.command('show', message)}", metric]
 
 
 def _logfmt(value: object) -> str:

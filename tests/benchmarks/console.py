@@ -156,7 +156,7 @@ def page_cases(settings: Settings, status: RecentStatus) -> Mapping[str, Sequenc
             Case(
                 "/bulk?action=requeue&state=escalated&reason=permanent",
                 shown(lambda: operations.message_actions.preview(settings, requeued, shown=5)),
-            ),
+            )
         ],
         "/escalations": [Case("/escalations", shown(single))],
         "/passes": [Case("/passes", shown(lambda: operations.status.passes(settings, limit=50)))],

@@ -173,10 +173,7 @@ def test_failing_canaries_leave_the_rest_unchanged(cli: Cli, application: Applic
         assert len(api.paths) == 3
         screen = at_work.on_terminal(*requeue, answers=["y"])
     assert (application.rows(), application.rows("retrycli_queue")) == before
-    assert (done.returncode, facts(done)) == (
-        3,
-        {"tried": 3, "delivered": 0, "requeued": 0, "refused": 0, "left": 97},
-    )
+    assert (done.returncode, facts(done)) == (3, {"tried": 3, "delivered": 0, "requeued": 0, "refused": 0, "left": 97})
     attempts = application.rows("retrycli_attempts").values()
     assert [(attempt["message_id"], attempt["made_by"], attempt["outcome"]) for attempt in attempts] == [
         (message_id, "anna", "permanent") for message_id in (1, 2, 3) * 2

@@ -159,10 +159,7 @@ def test_of_hosts_a_minute_apart_one_attempts_a_message_per_tick(at: Desk, caplo
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-CHANGES = {
-    "it begins": datetime(2025, 3, 30, 1, tzinfo=UTC),
-    "it ends": datetime(2025, 10, 26, 1, tzinfo=UTC),
-}
+CHANGES = {"it begins": datetime(2025, 3, 30, 1, tzinfo=UTC), "it ends": datetime(2025, 10, 26, 1, tzinfo=UTC)}
 THROUGH_THE_CHANGE = """
 import sys
 from datetime import datetime

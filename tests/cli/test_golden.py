@@ -227,7 +227,7 @@ SCENARIOS: dict[str, Sequence[Run]] = {
     "cron print": [*once(shlex.join(["cron", "print", *OWN]))],
     "cron install": [*asked(shlex.join(["cron", "install", *OWN]), mapped="")],
     "cron check": [  # not on a terminal, because the width of a column depends on the user's name
-        *once("cron check", before=(shlex.join(["cron", "install", *OWN, "--yes"]),), ways="piped json"),
+        *once("cron check", before=(shlex.join(["cron", "install", *OWN, "--yes"]),), ways="piped json")
     ],
     "cron remove": [
         *asked("cron remove --user", before=(shlex.join(["cron", "install", *OWN, "--yes"]),), mapped=""),
@@ -265,10 +265,7 @@ SCENARIOS: dict[str, Sequence[Run]] = {
         Run("db move-check"),
         *once("db move-check", before=("pause --ticket 4711", "pause"), ways="piped"),
     ],
-    "db index": [
-        *asked("db index", mapped=""),
-        *asked("db index --drop", before=("db index --yes",), mapped=""),
-    ],
+    "db index": [*asked("db index", mapped=""), *asked("db index --drop", before=("db index --yes",), mapped="")],
     "sandbox": [*wrong("sandbox --fail 130%", "sandbox --latency fast")],
     "demo": [*wrong("demo --serve --table", "demo --port 80")],
     "manual": [*seen("manual"), *wrong("manual setings", "manual redmine", "manual zz")],

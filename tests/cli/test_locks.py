@@ -123,10 +123,7 @@ def test_no_answer_is_lost_while_the_application_holds_a_lock_for_long(begin: Be
 @on_sqlite
 @pytest.mark.parametrize(
     ("journal", "use", "statement"),
-    [
-        ("delete", Reader, "SELECT * FROM pending_messages"),
-        ("wal", Holder, "UPDATE ticket_states SET state = 'busy'"),
-    ],
+    [("delete", Reader, "SELECT * FROM pending_messages"), ("wal", Holder, "UPDATE ticket_states SET state = 'busy'")],
 )
 def test_no_answer_is_lost_while_the_application_uses_the_file(
     begin: Begin, journal: str, use: type[Holder], statement: str

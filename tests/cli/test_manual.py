@@ -61,10 +61,7 @@ def test_a_page_has_styles_only_if_less_shows_them(shown: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("topic", "hint"),
-    [
-        ("", "`retrycli manual` lists the topics"),
-        ("../manual/settings", "'../manual/settings' is not a topic; "),
-    ],
+    [("", "`retrycli manual` lists the topics"), ("../manual/settings", "'../manual/settings' is not a topic; ")],
 )
 def test_an_unknown_topic_is_wrong_usage_with_suggestions(cli: Cli, topic: str, hint: str) -> None:
     done = cli("manual", topic)

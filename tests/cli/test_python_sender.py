@@ -338,10 +338,7 @@ def test_none_escalates_and_says_who_decided(cli: Cli, desk: Desk) -> None:
 
 @pytest.mark.parametrize(
     ("body", "said"),
-    [
-        ("raise KeyError('hush-hush')", "raised KeyError"),
-        ("return timedelta(-1)", "returned a negative wait"),
-    ],
+    [("raise KeyError('hush-hush')", "raised KeyError"), ("return timedelta(-1)", "returned a negative wait")],
 )
 def test_a_schedule_that_fails_escalates_as_invalid_and_says_so_once(
     cli: Cli, desk: Desk, body: str, said: str

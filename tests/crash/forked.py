@@ -28,11 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-IMPORTED_LATE = (
-    "alembic.command",
-    "retrycli.gateway.http.gateway",
-    "sqlalchemy.dialects.postgresql.psycopg",
-)
+IMPORTED_LATE = ("alembic.command", "retrycli.gateway.http.gateway", "sqlalchemy.dialects.postgresql.psycopg")
 """Modules that a pass imports on demand. They are imported before the fork."""
 
 

@@ -186,11 +186,7 @@ class Fleet:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("messages", "kills"),
-    [
-        (200, 4),
-        pytest.param(2_000, 16, marks=pytest.mark.long),
-        pytest.param(20_000, 100, marks=pytest.mark.long),
-    ],
+    [(200, 4), pytest.param(2_000, 16, marks=pytest.mark.long), pytest.param(20_000, 100, marks=pytest.mark.long)],
     ids=["200", "2000", "20000"],
 )
 def test_hosts_killed_at_random_lose_no_message_and_never_send_one_concurrently(

@@ -44,10 +44,7 @@ CASES = [
 ]
 LEFT_OUT = {"freescout"}
 """Systems that silently drop an empty file."""
-REFUSED = {
-    "helpdesk": "The submitted file is empty.",
-    "request-tracker": "FileContent is a required field",
-}
+REFUSED = {"helpdesk": "The submitted file is empty.", "request-tracker": "FileContent is a required field"}
 """Systems that refuse a message with an empty file, with their errors."""
 NAME = "export.txt"
 
@@ -75,10 +72,7 @@ def sender(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sender]:
     preset, message_type = request.param
     kind, account = ACCOUNTS[preset]
     message = queued(
-        ticket_id=TICKETS.get(preset, 1),
-        message_type=message_type,
-        cc_emails=None,
-        attachments=json.dumps([NAME]),
+        ticket_id=TICKETS.get(preset, 1), message_type=message_type, cc_emails=None, attachments=json.dumps([NAME])
     )
     with ExitStack() as until_the_end:
         fake = until_the_end.enter_context(kind())

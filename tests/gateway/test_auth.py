@@ -31,18 +31,7 @@ from tests.gateway.deliveries import (
     preset_file,
     queued,
 )
-from tests.gateway.hostile import (
-    SUCCEEDED,
-    Behaviour,
-    Connection,
-    Hostile,
-    Received,
-    answer,
-    close,
-    http,
-    raw,
-    silence,
-)
+from tests.gateway.hostile import SUCCEEDED, Behaviour, Connection, Hostile, Received, answer, close, http, raw, silence
 
 LOG_IN = "/auth/login"
 ACCOUNT = {"auth": "login", "username": "agent", "password": "geheim"}

@@ -25,14 +25,7 @@ from retrycli.gateway.presets.loader import line_of
 from retrycli.gateway.presets.model import Condition
 from retrycli.gateway.presets.template import fill, fill_path, fill_text, plain_text
 from tests.cpu import cpu_seconds
-from tests.gateway.deliveries import (
-    KEY,
-    NOON,
-    deliver,
-    gateway_settings,
-    preset_file,
-    queued,
-)
+from tests.gateway.deliveries import KEY, NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.hostile import Behaviour, Hostile, answer, at_the_limit, close, silence
 from tests.unit.test_fuzz import law
 

@@ -134,13 +134,7 @@ def test_a_success_that_reports_a_failure(body: object, error: str) -> None:
         b"[" * 60_000,
         b"9" * 60_000,
     ],
-    ids=[
-        "html",
-        "cut JSON",
-        "no UTF-8",
-        "deeply nested",
-        "an endless number",
-    ],
+    ids=["html", "cut JSON", "no UTF-8", "deeply nested", "an endless number"],
 )
 def test_a_success_that_cannot_be_interpreted(body: bytes) -> None:
     outcome = outcome_of(answer(200, body))

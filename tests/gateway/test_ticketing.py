@@ -467,8 +467,7 @@ def test_zammad_mails_plain_text_with_its_subject(zammad: Zammad) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "mark"),
-    [("zammad", KEY), ("zendesk", KEY), ("jira-service-management", {"key": KEY})],
+    ("preset", "mark"), [("zammad", KEY), ("zendesk", KEY), ("jira-service-management", {"key": KEY})]
 )
 def test_the_key_is_stored_hidden_from_customers(preset: str, mark: object) -> None:
     with playing(preset).fake() as fake:

@@ -10,11 +10,7 @@ import pytest
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from tests.gateway.deliveries import deliver, deliver_in_turn, deliver_together, gateway_settings, queued
-from tests.gateway.hostile import (
-    SUCCEEDED,
-    Hostile,
-    answer,
-)
+from tests.gateway.hostile import SUCCEEDED, Hostile, answer
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 

@@ -172,10 +172,7 @@ class Life(Steps):
         self.restore(self.begin("restore_backup"), self.backup)
 
     @precondition(lambda self: self.insists and self.laws.before.failed)
-    @rule(
-        answer=st.sampled_from([Answer.REFUSED, Answer.NOT_FOUND, Answer.TAKEN_AND_LOST]),
-        how=st.sampled_from(WAYS),
-    )
+    @rule(answer=st.sampled_from([Answer.REFUSED, Answer.NOT_FOUND, Answer.TAKEN_AND_LOST]), how=st.sampled_from(WAYS))
     def write_at_every_tick(self, answer: Answer, how: str) -> None:
         """Write to every failed message as the application, before each of many passes."""
         for number in range(TICKS):

@@ -166,19 +166,10 @@ CAP = Outgoing(
       CASE n % 3 WHEN 0 THEN 'Succeeded' WHEN 1 THEN 'Scheduled' ELSE 'Failed' END FROM numbers""",
     sent="Succeeded",
 )
-APPLICATIONS = {
-    "post-office": POST_OFFICE,
-    "odoo": ODOO,
-    "frappe": FRAPPE,
-    "cap": CAP,
-}
+APPLICATIONS = {"post-office": POST_OFFICE, "odoo": ODOO, "frappe": FRAPPE, "cap": CAP}
 
 # Parts of statements that SQLite does not know.
-IN_SQLITE = {
-    r"\bcap\.": "",
-    r"CREATE SCHEMA cap": "SELECT 1",
-    r"\b(big)?serial\b": "integer",
-}
+IN_SQLITE = {r"\bcap\.": "", r"CREATE SCHEMA cap": "SELECT 1", r"\b(big)?serial\b": "integer"}
 
 
 def execute(url: str, statements: str) -> None:

@@ -37,12 +37,7 @@ def enrol(database: Database, ids: Iterable[int], *, at: datetime = NOON, failed
 
 
 def escalate(
-    database: Database,
-    message_id: int,
-    *,
-    at: datetime = NOON,
-    error: str = "HTTP 404",
-    outcome: Outcome | None = None,
+    database: Database, message_id: int, *, at: datetime = NOON, error: str = "HTTP 404", outcome: Outcome | None = None
 ) -> None:
     """Enrol a message as escalated."""
     change = Transition.escalated(EscalationReason.PERMANENT, last_error=error)

@@ -256,11 +256,7 @@ def test_an_outage_lasts_until_a_pass_succeeds(database: Database, statistics: S
     found = statistics.figures(NOON, NOON + DAY).outages
     assert [
         ((outage.began_at - NOON) / HOUR, outage.ended_at and (outage.ended_at - NOON) / HOUR) for outage in found
-    ] == [
-        (1, 7),
-        (9, 10),
-        (11, None),
-    ]
+    ] == [(1, 7), (9, 10), (11, None)]
     cut = statistics.figures(NOON + 1.5 * HOUR, NOON + 7 * HOUR).outages
     assert cut[0] == Outage(NOON + 2 * HOUR, NOON + 7 * HOUR), "it had begun before the time"
 

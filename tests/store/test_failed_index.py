@@ -55,11 +55,7 @@ def test_creates_and_drops_the_index_on_request(database: Database, index: Faile
     assert index.state() is IndexState.ABSENT
 
 
-KINDS = [
-    ("pending_messages", strict_table),
-    ("Pending Messages", bare_table),
-    ("{schema}.Order", bare_table),
-]
+KINDS = [("pending_messages", strict_table), ("Pending Messages", bare_table), ("{schema}.Order", bare_table)]
 
 
 @pytest.mark.parametrize(("table", "kind"), KINDS)

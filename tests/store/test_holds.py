@@ -236,9 +236,7 @@ def test_a_hold_does_not_cover_a_later_message_with_the_same_id(
     assert ledger.pause_and_holds(NOON)[1] == ()
 
 
-def test_a_hold_stays_if_the_application_writes_times_in_another_format(
-    loose_application: Application,
-) -> None:
+def test_a_hold_stays_if_the_application_writes_times_in_another_format(loose_application: Application) -> None:
     loose_application.sql("ALTER TABLE pending_messages ADD COLUMN created_at TEXT")
     loose_application.add()
     loose_application.sql("UPDATE pending_messages SET created_at = '2025-03-03T09:00:00Z'")

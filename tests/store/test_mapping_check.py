@@ -112,10 +112,7 @@ def test_an_expression_that_writes_is_named_and_writes_nothing_even_in_an_empty_
 @pytest.mark.parametrize("sql", [NUMBER, NUMBER[1:-1]])
 def test_an_expression_that_returns_several_rows_is_named(mails: Open, sql: str) -> None:
     database = mails(
-        *TICKETS,
-        "INSERT INTO tickets VALUES (5, 'DESK-4706')",
-        row(1, "'Failed'"),
-        columns={"ticket_id": {"sql": sql}},
+        *TICKETS, "INSERT INTO tickets VALUES (5, 'DESK-4706')", row(1, "'Failed'"), columns={"ticket_id": {"sql": sql}}
     )
     with pytest.raises(SchemaMismatch, match=r"^database\.columns\.ticket_id .* it returns several rows for one"):
         check_values(database)
@@ -138,10 +135,7 @@ def test_sqlite_chooses_no_ticket_among_several(mails: Open) -> None:
 
 @pytest.mark.parametrize(
     ("source", "recipient", "copies"),
-    [
-        ({"from": "sent_to", "split": ";"}, "a@b.example", ["c@d.example"]),
-        ("sent_to", "a@b.example; c@d.example", []),
-    ],
+    [({"from": "sent_to", "split": ";"}, "a@b.example", ["c@d.example"]), ("sent_to", "a@b.example; c@d.example", [])],
 )
 def test_only_a_column_that_is_split_has_several_addresses(
     mails: Open, source: object, recipient: str, copies: list[str]
@@ -390,12 +384,7 @@ def test_statuses_that_only_older_rows_have_are_compared_by_the_database_too(mai
 
 
 def test_counts_failed_rows_that_the_condition_leaves_out(mails: Open) -> None:
-    made = [
-        row(1, "'Failed'", subject="'a'"),
-        row(2, "'Failed'", subject="'b'"),
-        row(3, "'Failed'"),
-        row(4, "'Sent'"),
-    ]
+    made = [row(1, "'Failed'", subject="'a'"), row(2, "'Failed'", subject="'b'"), row(3, "'Failed'"), row(4, "'Sent'")]
     assert count_left_out(mails(*made, where="subject = 'a'")) == 2  # null does not meet it either
 
 

@@ -172,10 +172,7 @@ def test_a_note_replaces_the_previous_one_and_the_history_keeps_both(
     perform(acts, ActionKind.NOTED, [1])
     acts.perform(ActionKind.NOTED, {1: OperatorAction.noted("they wrote", by="bert", at=LATER)})
     assert queue_rows(database) == {1: before[1] | {"note": "they wrote"}}
-    assert history(database) == [
-        (1, NOON, "ada", "noted", "phoned them"),
-        (1, LATER, "bert", "noted", "they wrote"),
-    ]
+    assert history(database) == [(1, NOON, "ada", "noted", "phoned them"), (1, LATER, "bert", "noted", "they wrote")]
 
 
 @EVERY

@@ -20,8 +20,7 @@ from tests.cli.command import LONGEST
 from tests.environment import BARE
 
 needs_post_office = pytest.mark.skipif(
-    find_spec("post_office") is None,
-    reason="django-post-office is not installed; the extra `test` has it",
+    find_spec("post_office") is None, reason="django-post-office is not installed; the extra `test` has it"
 )
 
 SETTINGS = """

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.long_except(
-        "test_messages_whose_answers_were_lost_are_found_and_exist_once[504]",
-    ),
+    pytest.mark.long_except("test_messages_whose_answers_were_lost_are_found_and_exist_once[504]"),
 ]
 
 TYPES = ("customer", "supplier", "internal")

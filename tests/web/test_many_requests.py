@@ -35,10 +35,7 @@ FEW, MANY = 1_000, 10_000
 AT_ONCE = 4
 MOST_GROWTH = 1.1
 VALUES = {"{message_id}": "8", "{name}": "console.css"}
-QUERIES = {
-    "/bulk": "?action=reject&state=waiting",
-    "/scheduler/stats": "?since=24h&by=ticket",
-}
+QUERIES = {"/bulk": "?action=reject&state=waiting", "/scheduler/stats": "?since=24h&by=ticket"}
 
 
 @dataclass(frozen=True)

@@ -187,10 +187,7 @@ class Credentials:
         return headers
 
     async def log_in(
-        self,
-        used: str | None,
-        exchange: Callable[[httpx.Request], Awaitable[Answer]],
-        now: Callable[[], datetime],
+        self, used: str | None, exchange: Callable[[httpx.Request], Awaitable[Answer]], now: Callable[[], datetime]
     ) -> Outcome | None:
         """Log in, and store the new token. Do nothing if another request has already replaced the refused token
         ``used``.

@@ -249,10 +249,7 @@ class HttpGateway(BaseGateway):
                 return outcome
         except NotSent as error:
             return outcome._replace(error=f"{UNVERIFIED}{error}")
-        return outcome._replace(
-            kind=OutcomeKind.PERMANENT,
-            error=f"{ARRIVED}the copy read back {NOT_AS_EXPECTED}",
-        )
+        return outcome._replace(kind=OutcomeKind.PERMANENT, error=f"{ARRIVED}the copy read back {NOT_AS_EXPECTED}")
 
 
 def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> Outcome:
@@ -266,6 +263,5 @@ def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outc
         said = f"HTTP {answer.status}, but the delivery can't be confirmed from the response: {error}"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, said)
     return outcome._replace(
-        kind=OutcomeKind.PERMANENT,
-        error=f"{ARRIVED}according to the response it {NOT_AS_EXPECTED}",
+        kind=OutcomeKind.PERMANENT, error=f"{ARRIVED}according to the response it {NOT_AS_EXPECTED}"
     )

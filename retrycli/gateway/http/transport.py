@@ -183,10 +183,7 @@ def open_transport(
 
     def session() -> aiohttp.ClientSession:
         connector = _Connector(
-            limit=connections,
-            ssl=context,
-            elapsed=elapsed,
-            socket_factory=partial(_open_socket, requests=connections),
+            limit=connections, ssl=context, elapsed=elapsed, socket_factory=partial(_open_socket, requests=connections)
         )
         made = aiohttp.ClientSession(
             connector=connector,
@@ -260,10 +257,7 @@ def describe_error(error: BaseException) -> str:
 
 
 LOOPBACK = "127.0.0.1"
-REMEDIES = {
-    "base_url": "Write the host as a name or a complete IP address.",
-    "login_path": "Write a valid path.",
-}
+REMEDIES = {"base_url": "Write the host as a name or a complete IP address.", "login_path": "Write a valid path."}
 
 
 class _Accepted(Exception):

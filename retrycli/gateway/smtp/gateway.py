@@ -16,14 +16,7 @@ from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import Message, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
-from retrycli.gateway.delivery import (
-    BaseGateway,
-    DeliveryProgress,
-    TimeLimit,
-    in_thread,
-    invalid,
-    retry_unreachable,
-)
+from retrycli.gateway.delivery import BaseGateway, DeliveryProgress, TimeLimit, in_thread, invalid, retry_unreachable
 from retrycli.gateway.presets.template import check_subject
 from retrycli.gateway.smtp.mime import Mail, compose, encoded_texts
 from retrycli.gateway.smtp.session import SmtpSession
@@ -106,12 +99,7 @@ class SmtpGateway(BaseGateway):
         files = await attachments.find(queued.message, self._folder, self._settings.attachments_limit_bytes)
         try:
             return compose(
-                queued,
-                files,
-                sender=self._sender,
-                fixed=self._fixed,
-                subject=self._settings.subject,
-                now=self._now(),
+                queued, files, sender=self._sender, fixed=self._fixed, subject=self._settings.subject, now=self._now()
             )
         except InvalidMessage as error:
             raise invalid(str(error)) from error

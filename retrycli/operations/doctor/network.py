@@ -63,11 +63,7 @@ def _outages(context: Context, database: Database) -> Iterator[Finding]:
     used: dict[str | None, str] = {
         section.destination: section.kind for section in context.settings.gateway.all.values()
     }
-    names = {
-        "http": ("api", "API"),
-        "smtp": ("smtp", "server"),
-        "python": ("function", "function, and what it calls"),
-    }
+    names = {"http": ("api", "API"), "smtp": ("smtp", "server"), "python": ("function", "function, and what it calls")}
     for breaker in Ledger(database).standing_breakers(used, context.now()):
         if breaker.needs_operator(context.now()) and breaker.opened_at is not None and breaker.probe_at is not None:
             name, what = names[used[breaker.destination]]

@@ -17,15 +17,7 @@ from retrycli import operations
 from retrycli.domain.errors import InvalidMessage, MayHaveArrived, NotActionable
 from retrycli.domain.identity import digest_of
 from retrycli.domain.listing import OF_TEXT, ActionRecord, AttemptRecord, MessageDetails, is_in_doubt
-from retrycli.domain.message import (
-    BY_PASS,
-    LIST_COLUMNS,
-    EscalationReason,
-    MessageStatus,
-    State,
-    ticket_text,
-    utc_time,
-)
+from retrycli.domain.message import BY_PASS, LIST_COLUMNS, EscalationReason, MessageStatus, State, ticket_text, utc_time
 from retrycli.domain.outcome import OutcomeKind, may_have_arrived
 from retrycli.domain.passes import HoldKind
 from retrycli.domain.transition import ActionKind

@@ -705,11 +705,7 @@ BY_PYTHON = '[gateway]\nkind = "python"\ncall = "desk.messages:send"\n'
     [
         ("http", "[gateway]\n", {"call": "'a:b'", "sender": "'a@b'", "recipient": "'a@b'", "subject": "'x'"}),
         ("http", "[gateway]\n", {"starttls": "false"}),
-        (
-            "smtp",
-            BY_MAIL,
-            {"call": "'a:b'", "preset": "'x.toml'", "auth": "'none'", "token": "'x'", "verify": "true"},
-        ),
+        ("smtp", BY_MAIL, {"call": "'a:b'", "preset": "'x.toml'", "auth": "'none'", "token": "'x'", "verify": "true"}),
         ("python", BY_PYTHON, {"base_url": "'https://a.b'", "preset": "'zammad'", "token": "'x'", "sender": "'a@b'"}),
         ("python", BY_PYTHON, {"username": "'me'", "password": "'pw'", "login_path": "'/in'"}),
     ],

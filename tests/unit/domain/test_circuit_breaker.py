@@ -168,9 +168,7 @@ def test_a_rest_that_ended_long_ago_is_over() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(OutcomeKind), st.sampled_from("1234")), max_size=30))
-def test_it_is_open_exactly_during_five_relevant_consecutive_failures(
-    course: list[tuple[OutcomeKind, str]],
-) -> None:
+def test_it_is_open_exactly_during_five_relevant_consecutive_failures(course: list[tuple[OutcomeKind, str]]) -> None:
     row: list[tuple[OutcomeKind, str]] = []
     breaker, down = CLOSED, False
     for kind, ticket in course:

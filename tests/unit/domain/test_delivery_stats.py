@@ -87,8 +87,7 @@ def test_a_quantile_is_the_wait_within_which_that_share_was_delivered(
 
 
 @pytest.mark.parametrize(
-    ("passes", "expected"),
-    [("", []), ("udduud", [(1, 3), (5, None)]), ("dudu", [(0, 1), (2, 3)])],
+    ("passes", "expected"), [("", []), ("udduud", [(1, 3), (5, None)]), ("dudu", [(0, 1), (2, 3)])]
 )
 def test_an_outage_lasts_from_its_first_pass_to_the_first_that_succeeds(
     passes: str, expected: list[tuple[int, int | None]]

@@ -28,8 +28,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, length: timedelta) -> None
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "15", "m", "-5m", "+5m", "1h30m", "5 minutes", "1e3s", "1.h", ".5h", "5M", "1_0s", "٣s", "5m\n5"],
+    "text", ["", "15", "m", "-5m", "+5m", "1h30m", "5 minutes", "1e3s", "1.h", ".5h", "5M", "1_0s", "٣s", "5m\n5"]
 )
 def test_an_invalid_duration_is_named_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="write a number and a unit, such as 200ms, 2s, 15m, 2h or 7d") as caught:

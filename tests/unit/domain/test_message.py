@@ -170,9 +170,7 @@ ROWS = st.fixed_dictionaries(
 
 @settings(max_examples=150)
 @given(ROWS)
-def test_any_row_is_a_message_or_named_as_invalid_in_one_printable_line(
-    bad_row: dict[str, object],
-) -> None:
+def test_any_row_is_a_message_or_named_as_invalid_in_one_printable_line(bad_row: dict[str, object]) -> None:
     try:
         message = Message.from_row(bad_row)
     except InvalidMessage as error:

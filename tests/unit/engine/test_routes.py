@@ -61,7 +61,7 @@ THREE = RULES._replace(
         MAIL,
         Route("https://notes.example.com", only=frozenset({MessageType.INTERNAL})),
         Route(REST.destination, but=frozenset({MessageType.SUPPLIER, MessageType.INTERNAL})),
-    ),
+    )
 )
 
 

@@ -27,12 +27,7 @@ def within(*texts: str, rules: PassRules = RULES, types: tuple[MessageType, ...]
 
 @pytest.mark.parametrize(
     ("text", "is_open"),
-    [
-        ("Mon 12:00-13:00", True),
-        ("Mon 11:00-12:00", False),
-        ("Mon 12:01-13:00", False),
-        ("Sun 13:00-12:30", True),
-    ],
+    [("Mon 12:00-13:00", True), ("Mon 11:00-12:00", False), ("Mon 12:01-13:00", False), ("Sun 13:00-12:30", True)],
 )
 def test_messages_are_sent_if_a_window_is_open_at_the_start_of_the_pass(
     stage: Stage, text: str, *, is_open: bool

@@ -498,11 +498,7 @@ NOBODY = (FAILURE, "nothing is known to start passes")
 PASSES: dict[str, tuple[list[float], tuple[Level, str], tuple[Level, str]]] = {
     "no pass": ([], NOBODY, (Level.WARNING, "no pass has run yet")),
     "one pass": ([29], ELSEWHERE, (OK, "the last one began 29 min ago; there should be one every 15 min")),
-    "one old pass": (
-        [35],
-        NOBODY,
-        (FAILURE, "a pass should begin every 15 minutes; none since 2026-03-02T11:25:00Z"),
-    ),
+    "one old pass": ([35], NOBODY, (FAILURE, "a pass should begin every 15 minutes; none since 2026-03-02T11:25:00Z")),
     "one is missing": (
         [20.1, 35, 50, 65],
         ELSEWHERE,

@@ -350,8 +350,7 @@ def test_a_client_that_disconnects_causes_no_output(capfd: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [("0.3", 0.3), ("0", 0.0), ("0%", 0.0), ("1", 1.0), ("100%", 1.0), (" 2.5 % ", 0.025)],
+    ("text", "value"), [("0.3", 0.3), ("0", 0.0), ("0%", 0.0), ("1", 1.0), ("100%", 1.0), (" 2.5 % ", 0.025)]
 )
 def test_a_share_is_a_percentage_or_a_number(text: str, value: float) -> None:
     assert share(text) == value

@@ -125,10 +125,7 @@ def test_repeated_signals_leave_no_text_behind(tmp_path: Path, number: int) -> N
     """When a terminal is closed, the kernel and the shell may both send a signal, the second during the clean-up."""
     for _ in range(3):
         with subprocess.Popen(
-            [sys.executable, "-c", EDIT],
-            env={"TMPDIR": str(tmp_path)},
-            stdout=subprocess.PIPE,
-            start_new_session=True,
+            [sys.executable, "-c", EDIT], env={"TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, start_new_session=True
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"open\n"

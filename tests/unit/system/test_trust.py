@@ -197,11 +197,7 @@ REFUSED: dict[str, tuple[int, Callable[[Path], object], str]] = {
         f"place is writable by the group {SHARED}",
     ),
     "the group of another user": (0, lambda place: a_file(place, gid=THEIRS, mode=0o660), f"the group {THEIRS}"),
-    "a link to another user's folder": (
-        0,
-        lambda place: linked(place, target_of=THEIRS),
-        f"other belongs to {THEIRS}",
-    ),
+    "a link to another user's folder": (0, lambda place: linked(place, target_of=THEIRS), f"other belongs to {THEIRS}"),
     "another user's link": (0, lambda place: linked(place, link_of=THEIRS), f"retrycli.toml belongs to {THEIRS}"),
     "a link in another user's folder": (
         0,

@@ -82,32 +82,20 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
         MessageReleased(*ABOUT, 4, None, None),
         [("INFO", "Message 7 not sent (no attempt was started), no retry used up")],
     ),
-    (
-        escalated(EscalationReason.EXHAUSTED),
-        [("WARNING", "Message 7 reached max retries"), METRIC],
-    ),
+    (escalated(EscalationReason.EXHAUSTED), [("WARNING", "Message 7 reached max retries"), METRIC]),
     (
         escalated(EscalationReason.PERMANENT),
-        [
-            ("WARNING", "Message 7 needs an operator (permanent); see `retrycli show 7`"),
-            METRIC,
-        ],
+        [("WARNING", "Message 7 needs an operator (permanent); see `retrycli show 7`"), METRIC],
     ),
     (
         escalated(EscalationReason.INVALID, "body is missing"),
-        [
-            ("WARNING", "Message 7 needs an operator (invalid: body is missing); see `retrycli show 7`"),
-            METRIC,
-        ],
+        [("WARNING", "Message 7 needs an operator (invalid: body is missing); see `retrycli show 7`"), METRIC],
     ),
     (
         MessageMovedOn(7, OutcomeKind.DELIVERED),
         [("WARNING", "The result of message 7 was not written: its row was modified, or its claim was lost")],
     ),
-    (
-        ResultKept(7),
-        [("WARNING", "The row of message 7 is locked; a later pass will write the result")],
-    ),
+    (ResultKept(7), [("WARNING", "The row of message 7 is locked; a later pass will write the result")]),
     (
         BreakerOpened("https://tickets.example.com", failures=5, probe_at=NOON),
         [("INFO", "https://tickets.example.com is down: 5 failures in a row, next probe at 2025-03-03T12:00:00Z")],

@@ -248,8 +248,7 @@ def test_the_headline_explains_why_nothing_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("highest", "top"),
-    [(0, 1), (10, 10), (11, 12), (13, 15), (99, 100), (101, 120), (1_000_001, 1_200_000)],
+    ("highest", "top"), [(0, 1), (10, 10), (11, 12), (13, 15), (99, 100), (101, 120), (1_000_001, 1_200_000)]
 )
 def test_the_scale_ends_at_a_round_number(highest: int, top: int) -> None:
     assert charts.scale({NOON: {"delivered": highest}}) == top
