@@ -202,7 +202,7 @@ class Endpoints:
     def openapi_document(self, request: Request) -> JsonAnswer[dict[str, object]]:
         """Return this document."""
         root: str = request.scope.get("root_path", "")
-        prefix = request.url.path.removeprefix(root).removesuffix("/openapi.json")
+        prefix = request.url.path.removeprefix(root).removesuffix(f"{self._router.prefix}/openapi.json")
         document = get_openapi(
             title="retrycli",
             version=version("retrycli"),
@@ -340,8 +340,8 @@ class Endpoints:
         return done
 
 
-def make_api(settings: Settings, access: Access, status: RecentStatus) -> APIRouter:
-    """Return a router with all endpoints."""
-    router = APIRouter(route_class=route_class(access))
+def make_api(settings: Settings, access: Access, status: RecentStatus, *, prefix: str = "") -> APIRouter:
+    """Return a router with all endpoints, below a path unless the application that includes it chooses one."""
+    router = APIRouter(prefix=prefix, route_class=route_class(access))
     add_endpoints(router, Endpoints(settings, status, router))
     return router

@@ -181,7 +181,9 @@ def application(settings: Settings) -> ASGIApp:
     access = Access.of(settings, users)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     status = RecentStatus(settings)
-    app.include_router(make_api(settings, access, status), prefix=API)
+    app.router.routes += make_api(
+        settings, access, status, prefix=API
+    ).routes  # `include_router` makes each route again
     app.router.routes.append(_Mount(PAGES, make_pages(settings, access, status, users)))
     app.add_exception_handler(HTTPException, _not_found)
 
