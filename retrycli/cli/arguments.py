@@ -2,15 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
 from retrycli.cli.options import utf8
-from retrycli.domain.duration import LONGEST, duration
+from retrycli.domain.duration import time_near, utc_text
 from retrycli.domain.listing import FILTER_FIELDS, Filter, FilterField
 
 MessageId = Annotated[str, typer.Argument(metavar="ID", help="The id of the message.")]
@@ -31,25 +30,20 @@ def moment(text: str) -> datetime:
         ValueError: the text is not a time, or the time is in the past or too far in the future.
     """
     now = _local(datetime.now(UTC))
-    with suppress(ValueError):
-        return now + duration(text)
-    try:
-        if ":" in text and len(text) <= len("08:00:00"):
-            given = datetime.combine(now, time.fromisoformat(text))
-            given += timedelta(days=_local(given) <= now)
-        else:
-            given = datetime.fromisoformat(text)
-    except ValueError:
-        forms = "a duration from now (2h), a time of day (08:00), or a date and time (2026-01-02 08:00)"
-        raise ValueError(f"{text!r} is not a valid time; write {forms}") from None
-    away = given.replace(tzinfo=None) - now.replace(tzinfo=None)
-    # Compare roughly first, because a local time can't be computed near the ends of the calendar.
-    if abs(away) <= 2 * LONGEST and now <= (found := _local(given)) <= now + LONGEST:
-        return found
-    raise ValueError(
-        f"{text!r} is "
-        + ("in the past; give a later time" if away < LONGEST / 2 else "too far in the future; give an earlier time")
-    )
+    found = time_near(text, now, _local)
+    if found < now:
+        raise ValueError(f"{text!r} is in the past; give a later time")
+    return found
+
+
+def past_moment(text: str) -> datetime:
+    """Parse a time that is usually past: a duration ago, a time of day, or a date and time. A time without an offset is
+    local.
+
+    Raises:
+        ValueError: the text is not a time, or the time is too far away.
+    """
+    return time_near(text, _local(datetime.now(UTC)), _local, past=True)
 
 
 def _local(time: datetime) -> datetime:
@@ -70,20 +64,11 @@ def not_blank(text: str) -> str:
     return utf8(text)
 
 
-def ago(text: str) -> datetime:
-    """Parse a duration, and return the current time minus the duration.
-
-    Raises:
-        ValueError: the text is not a duration.
-    """
-    return datetime.now(UTC) - duration(text)
-
-
 def _option(condition: FilterField) -> Any:  # noqa: ANN401  the type of a parameter
     name, about = f"--{condition.name.replace('_', '-')}", condition.help
-    if condition.is_period:
+    if condition.is_time:
         return Annotated[
-            datetime | None, typer.Option(name, help=about, show_default=False, metavar="<duration>", parser=ago)
+            datetime | None, typer.Option(name, help=about, show_default=False, metavar="<time>", parser=past_moment)
         ]
     parser = not_blank if condition.kind is str else None
     return Annotated[list[condition.kind] | None, typer.Option(name, help=about, show_default=False, parser=parser)]  # type: ignore[name-defined]  # made here
@@ -101,7 +86,7 @@ def as_options(wanted: Filter) -> list[str]:
         value = getattr(wanted, field)
         values = [] if value is None else [value] if isinstance(value, str | datetime) else value
         for each in values:
-            text = f"{(datetime.now(UTC) - each).total_seconds():.0f}s" if isinstance(each, datetime) else str(each)
+            text = utc_text(each) if isinstance(each, datetime) else str(each)
             words += [f"--{condition.name.replace('_', '-')}", text]
     return words
 

@@ -1,14 +1,14 @@
 """The ``db`` commands, which maintain retrycli's own tables."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from retrycli import operations
-from retrycli.cli.arguments import ago
 from retrycli.cli.findings import show_findings
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load_settings, utf8
+from retrycli.domain.duration import duration
 from retrycli.domain.sanitize import printable
 from retrycli.views import formatting, terminal
 
@@ -44,7 +44,7 @@ def db_prune(
             help="Delete records older than this, such as 90d.",
             show_default=False,
             metavar="<duration>",
-            parser=ago,
+            parser=lambda text: datetime.now(UTC) - duration(text),
         ),
     ],
     yes: Yes = False,

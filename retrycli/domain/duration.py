@@ -1,7 +1,9 @@
 """Durations as text, such as ``200ms``, ``2s``, ``15m``, ``2h`` or ``7d``, and times in a zone."""
 
 import re
-from datetime import UTC, datetime, timedelta, tzinfo
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, time, timedelta, tzinfo
 
 from retrycli.domain.sanitize import shortened
 
@@ -41,6 +43,39 @@ def duration(text: str) -> timedelta:
     if number > LONGEST / unit:
         raise ValueError(f"{shortened(text, SHOWN)!r} is too long; the maximum is {LONGEST.days}d")
     return number * unit
+
+
+def time_near(text: str, now: datetime, zoned: Callable[[datetime], datetime], *, past: bool = False) -> datetime:
+    """Parse a time: a duration from now or ago, the next or the last time of day, or a date and time.
+
+    Args:
+        text: such as ``2h``, ``08:00`` or ``2026-01-02 08:00``, possibly with an offset.
+        now: the current time, in the zone of times without an offset.
+        zoned: returns a time in that zone; a naive time is one of the zone.
+        past: whether a duration or a time of day is past.
+
+    Raises:
+        ValueError: the text is not a time, or the time is further away than about `LONGEST`.
+    """
+    with suppress(ValueError):
+        return now - duration(text) if past else now + duration(text)
+    try:
+        if ":" in text and len(text) <= len("08:00:00"):
+            given = datetime.combine(now, time.fromisoformat(text))
+            given += timedelta(days=-(zoned(given) > now) if past else zoned(given) <= now)
+        else:
+            given = datetime.fromisoformat(text)
+    except ValueError:
+        forms = f"a duration {'ago' if past else 'from now'} (2h), a time of day (08:00), or a date and time"
+        shown = shortened(text, SHOWN)
+        raise ValueError(f"{shown!r} is not a valid time; write {forms} (2026-01-02 08:00)") from None
+    away = given.replace(tzinfo=None) - now.replace(tzinfo=None)
+    # Checked first, because a local time can't be computed near the ends of the calendar.
+    if abs(away) > LONGEST + timedelta(days=2):
+        too_late = away > timedelta(0)
+        where = "too far in the future; give an earlier" if too_late else "too far in the past; give a later"
+        raise ValueError(f"{shortened(text, SHOWN)!r} is {where} time")
+    return zoned(given)
 
 
 def in_words(length: timedelta) -> str:

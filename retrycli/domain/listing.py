@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum, Flag, StrEnum, auto
 from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
@@ -24,12 +24,15 @@ LISTED_ERROR = 2_000  # characters of an error in a list; an application may sto
 
 
 class ListedState(StrEnum):
-    """The states that a filter selects: those of the queue, and that of the waiting messages under a hold."""
+    """The states that a filter selects: those of the queue, that of the waiting messages under a hold, and that of the
+    messages whose tickets an operator must check before they are sent again.
+    """
 
     WAITING = State.WAITING
     SENDING = State.SENDING
     ESCALATED = State.ESCALATED
     HELD = "held"
+    MAY_HAVE_ARRIVED = "may_have_arrived"
 
 
 # Reasons of escalations that concern a message's text.
@@ -49,8 +52,8 @@ class FilterField:
 
     Attributes:
         name: the option is ``--NAME``.
-        kind: the type of its values. A `timedelta` counts back from now, and the console and the commands take one. The
-            HTTP API, whose requests may be repeated, takes a time instead, by the name of the field of `Filter`.
+        kind: the type of its values. For a `datetime` the console and the commands also take a duration ago or a time
+            of day. The HTTP API, whose requests may be repeated, does not.
         help: the help of the option.
         label: the label of its field in the console; without one, only links have it.
         about: the description in the OpenAPI document, if the name does not say enough.
@@ -65,9 +68,9 @@ class FilterField:
     most: int = MOST_VALUES
 
     @property
-    def is_period(self) -> bool:
-        """Return whether the value is a period that counts back from now."""
-        return self.kind is timedelta
+    def is_time(self) -> bool:
+        """Return whether the value is a time."""
+        return self.kind is datetime
 
     @property
     def choices(self) -> Sequence[str]:
@@ -108,13 +111,45 @@ class Filter:
             about="why a message was escalated",
         ),
     ] = None
+    recipient: Annotated[
+        Either[str],
+        FilterField(
+            "recipient",
+            str,
+            "Only messages whose recipient contains this string.",
+            "Recipient",
+            about="part of the recipient, ignoring case",
+            most=MOST_TEXTS,
+        ),
+    ] = None
+    subject: Annotated[
+        Either[str],
+        FilterField(
+            "subject",
+            str,
+            "Only messages whose subject contains this string.",
+            "Subject contains",
+            about="part of the subject, ignoring case",
+            most=MOST_TEXTS,
+        ),
+    ] = None
+    failed_after: Annotated[
+        datetime | None,
+        FilterField(
+            "failed_after",
+            datetime,
+            "Only messages that first failed at this time or later: 2h (ago), 02:00, or 2026-01-02 08:00.",
+            "Failed after",
+            about="the first failure was at this time or later",
+        ),
+    ] = None
     failed_before: Annotated[
         datetime | None,
         FilterField(
-            "older_than",
-            timedelta,
-            "Only messages that first failed at least this long ago, such as 30m, 2h or 7d.",
-            "Failed at least … ago",
+            "failed_before",
+            datetime,
+            "Only messages that first failed before this time.",
+            "Failed before",
             about="the first failure was before this time",
         ),
     ] = None
@@ -146,7 +181,7 @@ class Filter:
             InvalidArgument: a condition has too many values, or a text is too long, contains NUL or is not valid UTF-8.
         """
         for name, condition in FILTER_FIELDS.items():
-            if condition.is_period:
+            if condition.is_time:
                 continue
             given: Either[str] = getattr(self, name)
             values = [given] if isinstance(given, str) else given or ()
@@ -175,8 +210,8 @@ def _marks(declared: type, kind: type[Mark]) -> Mapping[str, Mark]:
 
 FILTER_FIELDS: Mapping[str, FilterField] = _marks(Filter, FilterField)
 """The conditions that an operator gives, by field of `Filter`."""
-PERIODS: Mapping[str, str] = {name: each.name for name, each in FILTER_FIELDS.items() if each.is_period}
-"""The names of the conditions that count back from now, by field of `Filter`."""
+TIMES = tuple(name for name, each in FILTER_FIELDS.items() if each.is_time)
+"""The fields of `Filter` that are times."""
 
 
 class View(Flag):

@@ -19,6 +19,7 @@ from sqlalchemy import (
     FromClause,
     Row,
     Select,
+    Text,
     and_,
     bindparam,
     case,
@@ -48,7 +49,7 @@ from retrycli.domain.listing import (
     number_of,
     time_of,
 )
-from retrycli.domain.message import KEY, MessageId, MessageStatus, State
+from retrycli.domain.message import KEY, EscalationReason, MessageId, MessageStatus, State
 from retrycli.domain.transition import Route, Withheld
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database, Queries
@@ -313,6 +314,9 @@ class MessageQueries(Queries):
         waits = func.coalesce(queue.c.state, State.WAITING.value) == State.WAITING.value  # also if it is not queued yet
         if state == ListedState.HELD:
             return waits & ~and_(true(), *self._in(held_by and Route("", withheld=held_by)))
+        if state == ListedState.MAY_HAVE_ARRIVED:  # as `retrycli.domain.listing.is_in_doubt`
+            reason = func.coalesce(queue.c.escalation_reason, "")
+            return or_(reason == EscalationReason.UNKNOWN.value, UNSETTLED & (reason != EscalationReason.CHANGED.value))
         return waits if state == State.WAITING else queue.c.state == state.value
 
     def _optional(self, name: str) -> ColumnElement[Any]:
@@ -334,18 +338,21 @@ class MessageQueries(Queries):
         joined = select(*columns).join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
         return joined.where(has_status(m.c, MessageStatus.FAILED))
 
-    def _error_contains(self, text: str) -> ColumnElement[bool]:
-        """Return the condition that what a list shows of an error contains a text. LIKE would take quadratic time."""
-        shown = func.substr(self._database.messages.c.last_error, 1, LISTED_ERROR)
+    def _contains(self, value: ColumnElement[Any], text: str) -> ColumnElement[bool]:
+        """Return the condition that a value contains a text, ignoring case. LIKE would take quadratic time."""
         position = func.instr if self._database.is_sqlite else func.strpos
-        return position(func.lower(shown), func.lower(text)) > 0
+        return position(func.lower(cast(value, Text)), func.lower(text)) > 0
 
     def _conditions(self, wanted: Filter) -> Iterator[ColumnElement[bool]]:
         m = self._database.messages.c
         yield from _any_of(wanted.state, lambda state: self._is_in(state, wanted.held_by))
         yield from _any_of(wanted.message_type, lambda message_type: is_of_type(m.message_type, message_type))
         yield from _any_of(wanted.ticket, lambda ticket: ticket_of(m) == ticket)
-        yield from _any_of(wanted.error, self._error_contains)
+        yield from _any_of(wanted.error, lambda text: self._contains(func.substr(m.last_error, 1, LISTED_ERROR), text))
+        yield from _any_of(wanted.recipient, lambda text: self._contains(self._optional("recipient_email"), text))
+        yield from _any_of(wanted.subject, lambda text: self._contains(m.subject, text))
+        if wanted.failed_after is not None:
+            yield queue.c.first_failed_at >= wanted.failed_after
         if wanted.failed_before is not None:
             yield queue.c.first_failed_at < wanted.failed_before
         if wanted.due_by is not None:
@@ -371,7 +378,8 @@ def _any_of(wanted: Either[Value], condition: Callable[[Value], ColumnElement[bo
 def _only_states(wanted: Filter) -> Collection[State]:
     """Return the states that a filter matches; an empty collection if it has other conditions."""
     has_others = any(getattr(wanted, each.name) for each in fields(wanted) if each.name != "state")
-    return () if has_others else [State(state) for state in wanted.states or State]
+    states = [State(state) for state in wanted.states or State if state in {*State}]
+    return () if has_others or len(states) < len(wanted.states) else states
 
 
 def _listed(row: Row[Any]) -> ListedMessage:

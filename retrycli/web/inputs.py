@@ -124,7 +124,7 @@ class PageQuery(Input):
 def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `FILTER_FIELDS`
     fields: dict[str, Any] = {}
     for name, each in FILTER_FIELDS.items():
-        if each.is_period:
+        if each.is_time:
             fields[name] = Time | None, Field(None, description=each.about)
         else:
             kind: Any = Ticket if name == "ticket" else Line if each.kind is str else each.kind

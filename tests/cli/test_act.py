@@ -566,6 +566,6 @@ def test_a_requeued_rejected_message_keeps_the_time_of_its_first_failure(cli: Cl
         assert at_work("reject", "11", "--reason", "by mistake", "--yes").returncode == 0
         assert at_work("requeue", "11").returncode == 0
         after = at_work.json("show", "11")["queue"]["first_failed_at"]
-        listed = at_work.json("list-failed", "--older-than", "4h")["messages"]
+        listed = at_work.json("list-failed", "--failed-before", "4h")["messages"]
     assert abs(datetime.fromisoformat(after) - datetime.fromisoformat(before)) <= timedelta(seconds=1)
     assert [message["id"] for message in listed] == [11]

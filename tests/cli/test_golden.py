@@ -92,7 +92,7 @@ SCENARIOS: dict[str, Sequence[Run]] = {
         *seen("list-failed --state waiting --type customer --sort id --limit 1"),
         Run("list-failed --header --reason invalid", ways="piped", mapped=""),
         *seen("list-failed --error nothing"),
-        *wrong("list-failed --sort size", "list-failed --ticket ''", "list-failed --older-than 7"),
+        *wrong("list-failed --sort size", "list-failed --ticket ''", "list-failed --failed-before 7"),
         *wrong("list-failed --after x", "list-failed --limit 2147483649"),
     ],
     "retry": [

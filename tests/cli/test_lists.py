@@ -28,7 +28,8 @@ LONG = "HTTP 503: " + " ".join(f"word{number}" for number in range(60))
 
 FILTERS = {
     "--state waiting --ticket 4711 --error word7": [11],
-    "--state escalated --older-than 7h": [13],
+    "--state escalated --failed-before 7h": [13],
+    "--failed-after 90m --sort id": [11, 12, 14],
     "--type supplier --error '100% OF'": [12],
     "--error 100_": [],
     "--state waiting --state escalated --type customer --sort id": [11, 14, 15, 16],

@@ -184,7 +184,10 @@ def test_advises_to_investigate_a_message_that_may_have_arrived_before_resending
     with begin(LOST) as story:
         for message_id in (1, 2):
             story.insert(message_id)
+        story.insert(3, body=None)
         story.ticks(3)
+        doubtful = ("list-failed", "--state", "may_have_arrived", "--sort", "id")
+        assert [each["id"] for each in story.command.json(*doubtful)["messages"]] == [1, 2]
         shown = story.command.on_terminal("show", "1").words
         assert "Next: check the ticket, then `retrycli mark-sent 1` if the message arrived" in shown
         assert "Next: check the ticket, then" in story.command.on_terminal("explain", "1").words

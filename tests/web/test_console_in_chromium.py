@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -247,6 +248,29 @@ def test_times_are_in_the_browsers_zone_and_without_scripts_in_utc(
                 assert {text[-6:] for _, text in shown} == {offset if scripts else "+00:00"}
                 for instant, text in shown:
                     assert datetime.fromisoformat(text) == datetime.fromisoformat(instant).replace(second=0)
+    finally:
+        browser.run_scripts(enabled=True)
+        browser.move_to("")
+
+
+def test_a_time_in_a_filter_is_in_the_browsers_zone(browser: Chromium, desk: tuple[str, str]) -> None:
+    """`failed between 02:00 and 05:30` means the night of the person who asks."""
+    browser.resize(1280)
+    browser.move_to("Asia/Kolkata")
+    try:
+        for scripts, offset in ((True, "+05:30"), (False, "")):
+            browser.run_scripts(enabled=True)
+            person = signed_in(browser, desk)
+            browser.run_scripts(enabled=scripts)
+            person.open("/messages/")
+            person.tab_to("More filters")
+            browser.press("Enter")
+            person.fill("Failed after", "2026-01-02 02:00")
+            person.fill("Failed before", "2h")
+            person.go("Filter")
+            given = parse_qs(urlsplit(str(browser.find("location.href"))).query)
+            assert given["failed_after"] == ["2026-01-02 02:00" + offset]
+            assert given["failed_before"] == ["2h"]
     finally:
         browser.run_scripts(enabled=True)
         browser.move_to("")

@@ -44,7 +44,7 @@ def test_an_id_that_no_database_can_hold_has_no_page(desk: Desk) -> None:
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59"])
 def test_a_time_outside_the_calendar_is_refused(desk: Desk, time: str) -> None:
     answer = desk.operator.get(f"{PAGES}/bulk?action=retry&failed_before={time}")
-    assert (answer.status_code, "must be a time from year 1 to 9999" in answer.text) == (422, True)
+    assert (answer.status_code, "is too far in the " in answer.text) == (422, True)
 
 
 @pytest.fixture

@@ -1,18 +1,17 @@
 """The pages for an action on many messages: what it would touch, then the action, slice by slice."""
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, create_model
+from pydantic import Field
 from starlette.responses import Response
 
 from retrycli import operations
-from retrycli.domain.duration import duration, utc_text
+from retrycli.domain.duration import duration
 from retrycli.domain.errors import CountChanged, InvalidArgument, cause_of
-from retrycli.domain.listing import PERIODS, ListedMessage
+from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import State
 from retrycli.domain.user import Right
 from retrycli.operations.bulk import ACTIONS, LONGEST_REASON, MAX_CANARIES, BulkAction, BulkRequest, Canary
@@ -31,11 +30,7 @@ SPREADS = {"": "at once", "15m": "over 15 minutes", "1h": "over 1 hour", "2h": "
 PROGRESS = "progress"
 
 
-# The times that periods mean, counted from the time of the first page.
-_FIXED: Any = dict.fromkeys(PERIODS, (Time | None, None))
-
-
-class BulkFields(create_model("Fixed", __base__=MessageFilter, **_FIXED)):  # type: ignore[misc]  # a base made at run time
+class BulkFields(MessageFilter):
     """The action, and its messages: their ids, or a filter."""
 
     action: BulkAction
@@ -60,23 +55,12 @@ class BulkFields(create_model("Fixed", __base__=MessageFilter, **_FIXED)):  # ty
             as_of=self.as_of,
         )
 
-    def times(self, now: datetime) -> Mapping[str, Any]:
-        """Return the times that the periods mean: those that the first page has fixed, if any."""
-        return {name: getattr(self, name) or time for name, time in super().times(now).items()}
-
-    def fixed(self, now: datetime) -> Self:
-        """Return a copy with fixed times instead of periods, so that later requests select the same messages."""
-        times = {name: time and time.replace(microsecond=0) for name, time in self.times(now).items()}
-        fixed: Self = self.model_copy(update=dict.fromkeys(PERIODS.values()) | times)
-        return fixed
-
     def hidden(self) -> dict[str, object]:
         """Return the fields that name the action and its messages, for a form or an address."""
         own = {"action": self.action, "as_of": self.as_of and self.as_of.isoformat()}
         if self.ids:
             return {**own, "id": self.ids}
-        fixed = {name: utc_text(time) for name in PERIODS if (time := getattr(self, name)) is not None}
-        return {**self.given(), **fixed, **own}
+        return {**self.given(), **own}
 
     def options(self) -> dict[str, object]:
         """Return the fields that say how to act, for a form or an address."""

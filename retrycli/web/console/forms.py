@@ -5,9 +5,10 @@ UTF-8 are errors.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any, ClassVar, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_origin
 from urllib.parse import parse_qsl
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -16,8 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from retrycli.domain.cursor import Sort
-from retrycli.domain.duration import duration
-from retrycli.domain.listing import FILTER_FIELDS, LONGEST_VALUE, PERIODS, Filter
+from retrycli.domain.duration import duration, in_zone, time_near, utc_text
+from retrycli.domain.listing import FILTER_FIELDS, LONGEST_VALUE, TIMES, Filter
+from retrycli.operations.wiring import utc_now
 from retrycli.web.inputs import Line
 from retrycli.web.problems import MOST_FAULTS
 
@@ -155,17 +157,25 @@ def _period(text: str) -> str:
     return text
 
 
+def _past(text: str, now: datetime) -> datetime:
+    """Return a time that is usually past. Without an offset it is in UTC, as in a page whose script does not run."""
+    return time_near(text, now, partial(in_zone, zone=UTC), past=True)
+
+
+def _time(text: str) -> str:
+    _past(text, utc_now())
+    return text
+
+
 Words = Annotated[Line, Field(max_length=LONGEST_VALUE)]
 Period = Annotated[Line, AfterValidator(_period)]
+Past = Annotated[Line, AfterValidator(_time)]
 
 
 def _conditions() -> Any:  # noqa: ANN401  a model whose fields are those of `FILTER_FIELDS`
-    kinds: Mapping[type, Any] = {str: Words, timedelta: Period}
+    kinds: Mapping[type, Any] = {str: Words, datetime: Past}
     fields: Any = {
-        each.name if each.is_period else name: (
-            kinds.get(each.kind, each.kind) | None,
-            Field(None, alias=None if each.name == name or each.is_period else each.name),
-        )
+        name: (kinds.get(each.kind, each.kind) | None, Field(None, alias=None if each.name == name else each.name))
         for name, each in FILTER_FIELDS.items()
     }
     return create_model("Conditions", __base__=Form, **fields)
@@ -176,13 +186,14 @@ class MessageFilter(_conditions()):  # type: ignore[misc]  # a base that is made
 
     def wanted(self, now: datetime) -> Filter:
         """Return the filter for the operations."""
-        values = {name: getattr(self, name) for name in FILTER_FIELDS if name not in PERIODS}
-        return Filter(**values, **self.times(now))
+        values = {name: getattr(self, name) for name in FILTER_FIELDS}
+        return Filter(**values | {name: _past(text, now) for name in TIMES if (text := values[name]) is not None})
 
-    def times(self, now: datetime) -> Mapping[str, Any]:
-        """Return the times that the periods mean, by field of `Filter`; None without the period."""
-        periods = {name: getattr(self, period) for name, period in PERIODS.items()}
-        return {name: None if period is None else now - duration(period) for name, period in periods.items()}
+    def fixed(self, now: datetime) -> Self:
+        """Return a copy with times for durations and times of day, so that later requests select the same messages."""
+        given = {name: text for name in TIMES if (text := getattr(self, name)) is not None}
+        fixed: Self = self.model_copy(update={name: utc_text(_past(text, now)) for name, text in given.items()})
+        return fixed
 
     def given(self) -> dict[str, str]:
         """Return the fields that are given, for the address of a page and for hidden fields of a form."""

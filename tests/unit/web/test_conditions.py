@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from retrycli.domain.listing import FILTER_FIELDS, PERIODS, Filter
+from retrycli.domain.listing import FILTER_FIELDS, TIMES, Filter
 from retrycli.web.console.bulk_pages import BulkFields
 from retrycli.web.console.forms import MessageFilter
 from retrycli.web.inputs import Selection
@@ -18,14 +18,14 @@ FIXED = NOW - timedelta(hours=2)
 
 def value(name: str) -> Any:  # noqa: ANN401  the types differ
     """Return a value of a condition in a form."""
-    return "2h" if name in PERIODS else next(iter(FILTER_FIELDS[name].choices), "x")
+    return "2h" if name in TIMES else next(iter(FILTER_FIELDS[name].choices), "x")
 
 
 @pytest.mark.parametrize("name", FILTER_FIELDS)
 def test_a_condition_in_a_form_reaches_the_filter(name: str) -> None:
     """Otherwise an action on everything that matches would reach messages that nobody chose."""
     given = {FILTER_FIELDS[name].name: value(name)}
-    wanted: dict[str, Any] = {name: FIXED if name in PERIODS else value(name)}
+    wanted: dict[str, Any] = {name: FIXED if name in TIMES else value(name)}
     expected = Filter(**wanted)
     assert MessageFilter.model_validate(given).wanted(NOW) == expected
     first = BulkFields.model_validate({**given, "action": "retry"})
@@ -36,7 +36,7 @@ def test_a_condition_in_a_form_reaches_the_filter(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILTER_FIELDS)
 def test_a_condition_in_a_request_reaches_the_filter(name: str) -> None:
-    given = {name: "2026-01-02T11:00:00+01:00"} if name in PERIODS else {FILTER_FIELDS[name].name: [value(name)]}
-    wanted: dict[str, Any] = {name: FIXED if name in PERIODS else [value(name)]}
+    given = {name: "2026-01-02T11:00:00+01:00"} if name in TIMES else {FILTER_FIELDS[name].name: [value(name)]}
+    wanted: dict[str, Any] = {name: FIXED if name in TIMES else [value(name)]}
     expected = Filter(**wanted)
     assert Selection.model_validate(given).filter == expected

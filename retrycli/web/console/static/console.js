@@ -28,12 +28,12 @@
     return Math.max(changed.length, 1);
   };
   const two = (number) => String(Math.trunc(Math.abs(number))).padStart(2, "0");
-  const tellZone = (within) => all("time", within).forEach((time) => { // in the browser's zone instead of UTC
-    const at = new Date(time.dateTime);
+  const inZone = (at) => { // in the browser's zone instead of UTC
     const east = -at.getTimezoneOffset(); // minutes
     const local = new Date(at.getTime() + east * 60000).toISOString().slice(0, 16).replace("T", " ");
-    time.textContent = `${local}${east < 0 ? "-" : "+"}${two(east / 60)}:${two(east % 60)}`;
-  });
+    return `${local}${east < 0 ? "-" : "+"}${two(east / 60)}:${two(east % 60)}`;
+  };
+  const tellZone = (within) => all("time", within).forEach((time) => { time.textContent = inZone(new Date(time.dateTime)); });
   const swap = (region, html) => {
     const ticked = all("input[type=checkbox]:checked", region).map((box) => box.value);
     const row = document.activeElement.closest("[data-key]")?.dataset.key;
@@ -82,6 +82,19 @@
     waiting.forEach((html, name) => swap(all("[data-live]").find((region) => region.dataset.live === name), html));
     tellWaiting();
   });
+
+  // -- fields with a time: without an offset, it is in the browser's zone --
+
+  const withZone = (text) => {
+    const [, day, hour] = /^(\d{4}-\d\d-\d\d)?[ T]?(\d\d:\d\d)?$/.exec(text.trim()) ?? [];
+    if (!day && !hour) return text;
+    const at = new Date(`${day ?? inZone(new Date()).slice(0, 10)}T${hour ?? "00:00"}`);
+    if (!day && at > new Date()) at.setDate(at.getDate() - 1);
+    return Number.isNaN(at.getTime()) ? text : inZone(at);
+  };
+  document.addEventListener("formdata", (event) => all("input[data-time]", event.target).forEach((field) => {
+    if (event.formData.has(field.name)) event.formData.set(field.name, withZone(field.value));
+  }));
 
   // -- ticked messages; a form that was sent is not sent again --
 
