@@ -26,7 +26,7 @@ FIRST = ("run-once --dry-run", "run-once")
 LOOKS = (
     "status",
     "list-failed",
-    "list-failed --type customer --ticket 4711 --error 502 --older-than 1s",
+    "list-failed --type customer --ticket 4711 --error 502 --failed-before 1s",
     "escalations",
     "show 5",
     "explain 5",
