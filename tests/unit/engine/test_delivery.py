@@ -215,6 +215,14 @@ def test_findings_about_a_destination_are_saved_once_though_a_transaction_fails(
     assert stage.ledger.breaker(RULES.destination).failures == opened.failures == 5
 
 
+def test_answers_that_are_kept_during_a_lock_count_once(stage: Stage) -> None:
+    """Three failures would open the breaker if each lock counted them again."""
+    stage.add(1, 2, 3)
+    hold(stage).busy = times(3, "record")
+    assert stage.run(DOWN).reason is None
+    assert stage.ledger.breaker(RULES.destination).failures == 3
+
+
 def test_a_failed_transaction_loses_no_failure_to_another_hosts_breaker(stage: Stage) -> None:
     """The other host has saved four failures. This pass's failure is added to them and opens the breaker."""
     stage.add(1, 2, 3)

@@ -710,16 +710,27 @@ def test_a_manual_attempt_that_died_is_unknown_and_uses_up_no_retry(stage: Stage
     assert (summary.released, summary.unknown) == (1, 1)
 
 
-def test_an_unknown_attempt_counts_also_if_the_row_became_invalid(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("change", "by", "expected", "said"),
+    [
+        ("body = NULL", "pass", ("changed", 3), "may have arrived"),
+        ("created_at = 'soon'", "pass", ("invalid", 4), "Can't be sent: created_at"),
+        ("created_at = 'soon'", "anna", ("invalid", 3), "Can't be sent: created_at"),
+    ],
+)
+def test_an_unknown_attempt_counts_also_if_the_row_became_invalid(
+    stage: Stage, change: str, by: str, expected: tuple[str, int], said: str
+) -> None:
     stage.add(1, retry_count=3)
-    die(stage)
-    stage.sql("UPDATE pending_messages SET body = NULL")
+    with pytest.raises(Broken):
+        stage.run(break_down) if by == "pass" else stage.retry(1, break_down)
+    stage.sql(f"UPDATE pending_messages SET {change}")
     stage.clock.now = START + AFTER_THE_CLAIM
     summary = stage.run()
-    assert stage.attempts(1) == [("pass", "unknown")]
+    assert stage.attempts(1) == [(by, "unknown")]
     reason, tries, error = stage.escalation(1)
-    assert (reason, tries) == ("changed", 3)
-    assert "may have arrived" in error
+    assert (reason, tries) == expected
+    assert said in error
     assert summary.escalated == 1
 
 
