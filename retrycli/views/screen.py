@@ -27,7 +27,7 @@ from retrycli.domain.sanitize import printable
 
 GAP = 2  # spaces between columns
 MIN_TEXT_WIDTH = 30  # minimum width of a text column; on narrower terminals, texts are printed on separate lines
-INDENT = (0, 0, 0, 4)
+INDENT = 4  # of a text on a line of its own
 
 
 def show_table(headers: Sequence[str], cells: Sequence[Sequence[str]], *, texts: int) -> None:
@@ -58,7 +58,7 @@ def _stacked(headers: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequ
         style = "" if number else "bold"
         padded = [set_cell_size(cell, width) for cell, width in zip(row, widths, strict=False)]
         yield Text((" " * GAP).join(padded).rstrip(), style)
-        yield from (Padding(Text(cell, style), INDENT) for cell in row[len(widths) :] if cell)
+        yield from (Padding.indent(Text(cell, style), INDENT) for cell in row[len(widths) :] if cell)
 
 
 def wrapped(text: str, width: int) -> list[str]:
