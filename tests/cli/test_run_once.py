@@ -261,6 +261,13 @@ def test_a_dry_run_lists_only_a_probe_for_a_destination_that_is_down(cli: Cli, a
         told = f"{api.url} is down: one message would be sent as a probe; after its delivery, 2 more would follow."
         assert told in screen.words
         assert at_work("run-once").returncode == 69
+        application.execute("UPDATE retrycli_breakers SET probe_at = opened_at")
+        application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01' WHERE state = 'waiting'")
+        for number, more in (2, "; after its delivery, 1 more would follow"), (1, ""):
+            newest = f"SELECT id FROM pending_messages ORDER BY id DESC LIMIT {number}"
+            application.execute(f"DELETE FROM pending_messages WHERE id NOT IN ({newest})")
+            screen = at_work.on_terminal("run-once", "--dry-run")
+            assert f"{api.url} is down: one message would be sent as a probe{more}. " in screen.words
     assert len(application.rows("retrycli_attempts")) == 6
 
 

@@ -14,7 +14,7 @@ import pytest
 import retrycli
 from retrycli.operations.sandbox import Behaviour
 from retrycli.system.host import system_zone
-from tests.cli.api import FORBIDS, TAKES, Scripted, held_back
+from tests.cli.api import BAD_GATEWAY, FORBIDS, TAKES, Scripted, held_back
 from tests.cli.command import COLUMNS, end, side_by_side
 from tests.cli.schedulers import Crontab
 from tests.conftest import on_both, on_sqlite
@@ -325,8 +325,11 @@ def test_a_refusal_lasts_until_a_message_is_delivered(cli: Cli, application: App
         figure = r"the next pass .* the last pass that sent requests was refused: .*401.*; it .*"
         assert re.fullmatch(figure, gates["last_pass"]["figure"])
         assert gates["last_pass"]["time"] == refusal["at"]
-        api._answers = [TAKES]
-        assert desk("retry", "2").returncode == 0
+        api._answers = [BAD_GATEWAY, TAKES]
+        application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01'")
+        desk("run-once")
+        assert [each["was_idle"] for each in desk.json("status")["refusals"]] == [False]
+        assert desk("retry", "2", "--yes").returncode == 0
     found = desk.json("status", "--check")
     assert (found["state"], found["refusals"]) == ("ok", [])
 

@@ -45,7 +45,15 @@ def test_missing_passes_are_hatched_from_when_they_were_due() -> None:
     assert found.missed == 4
     [hatched] = [box for box in drawn(found) if box.get("fill") == "url(#missed)"]
     assert (hatched["x"], hatched["width"]) == ("93.75%", "4.17%")
+    assert {box["width"] for box in drawn(found) if "class" in box} == {"0.89%"}, "a gap of 15 % follows each pass"
     assert 'fill="url(#missed)"' in sample("missed")
+
+
+@pytest.mark.parametrize(("delay", "width"), [(23, "1.36%"), (24, "0.89%")])
+def test_a_late_pass_prolongs_the_mark_before_it_unless_a_pass_is_missing(delay: int, width: str) -> None:
+    found = recent(15 + delay, 15, first=15 + delay)
+    assert [box["width"] for box in drawn(found) if "class" in box] == [width, "0.89%"]
+    assert found.missed == (width == "0.89%")
 
 
 def test_missing_passes_are_counted_from_the_first_one_up_to_now() -> None:
@@ -69,4 +77,5 @@ def test_an_outage_is_hatched_differently_and_one_that_has_just_begun_is_visible
 
 @pytest.mark.parametrize("result", [*MARKS, None, "a newer result"])
 def test_every_result_has_a_mark(result: str | None) -> None:
-    assert drawn(recent(15, first=15, result=result))
+    boxes = drawn(recent(15, first=15, result=result))
+    assert {box["class"] for box in boxes} == {f"p-{result or 'running'}"}
