@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import stat
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -288,6 +290,22 @@ def test_erased_values_are_removed_from_the_file(at_desk: Cli, application: Appl
     assert any(b"Winterreise" in path.read_bytes() for path in there)
     assert at_desk.json("db", "erase", "--ticket", "4711", "--yes")["edits"] == 1
     assert not any(b"Winterreise" in path.read_bytes() for path in files if path.exists())
+
+
+@on_sqlite
+def test_erased_values_that_remain_in_the_log_are_reported(at_desk: Cli, application: Application) -> None:
+    """A reader keeps the write-ahead log."""
+    application.execute("PRAGMA journal_mode = WAL")
+    application.add(11, hours_ago=0, ticket_id=4711)
+    assert at_desk("edit", "11", "--subject", "Winterreise", "--yes").returncode == 0
+    hasty = at_desk.having({"RETRYCLI_DATABASE__URL": f"{application.url}?timeout=0"})
+    with closing(sqlite3.connect(application.path)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT * FROM pending_messages").fetchall()
+        done = hasty("db", "erase", "--ticket", "4711", "--yes")
+    told = "the erased texts remain in the write-ahead log, which another process is using; run this again when it has"
+    assert (done.returncode, told in done.stderr) == (69, True), done
+    assert hasty.json("db", "erase", "--ticket", "4711", "--yes")["edits"] == 0
 
 
 def test_reports_an_editor_that_sudo_did_not_pass_on(at_desk: Cli, application: Application) -> None:

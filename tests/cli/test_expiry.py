@@ -16,6 +16,7 @@ from retrycli.operations.wiring import utc_now
 from retrycli.store import own_tables
 from retrycli.store.database import Database
 from retrycli.views.log_lines import configure, logger
+from tests.cli.api import FORBIDS, Scripted
 from tests.cli.command import COLUMNS
 from tests.cli.test_bad_input import exclusively_locked
 from tests.conftest import on_both, on_sqlite
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from retrycli.operations.sandbox import Sandbox
+    from retrycli.operations.sandbox import Answer, Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
 
@@ -32,6 +33,7 @@ pytestmark = on_both
 
 NOWHERE = "http://127.0.0.1:9"
 """No server listens on this port."""
+THROTTLES: Answer = (429, {})
 EXPIRY = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "8"}
 ANNOUNCED = r"WARNING 2 messages will expire by .* UTC \(the first at .* UTC\) unless deliveries resume\. Cause: "
 
@@ -124,6 +126,26 @@ def test_an_outage_announces_only_messages_of_its_destination(
     elsewhere = {"RETRYCLI_GATEWAY__INTERNAL__BASE_URL": sandbox.url, "RETRYCLI_BREAKER__FAILURES": "2"}
     said = cli("run-once", env=env | EXPIRY | elsewhere).stderr
     assert "1 message will expire at " in said, said
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (FORBIDS, r"the credentials have been refused since 2026-01-02 03:04 UTC\."),
+        (THROTTLES, r"the ticketing API asked retrycli to wait: "),
+    ],
+)
+def test_a_refusal_that_lasts_announces_the_messages_that_would_expire(
+    cli: Cli, application: Application, answer: Answer, why: str
+) -> None:
+    fill(application)
+    with Scripted(*[answer] * 20) as api:
+        at_work = cli.having(application.variables(api.url))
+        at_work("run-once")
+        application.execute("UPDATE retrycli_passes SET started_at = '2026-01-02 03:04:05'")
+        application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01' WHERE state = 'waiting'")
+        said = at_work("run-once", env=EXPIRY).stderr
+    assert re.search(ANNOUNCED + why, said), said
 
 
 @pytest.mark.parametrize("env", [{}, {"RETRYCLI_SCHEDULE__TYPES__SUPPLIER__EXPIRES_AFTER_HOURS": "8"}])

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,7 @@ from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.system.host import Finished, Host
 from retrycli.system.pass_lock import Holder, PassLock
+from tests.gateway.mail_server import MailServer
 from tests.users import OURS, SHARED, THEIRS, as_user, need_root, open_place
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -320,6 +322,42 @@ def test_sqlite_on_a_network_file_system_is_a_failure(desk: Desk) -> None:
     mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/ {desk.root} nfs4 rw 0 0\n")
     levels = [(finding.level, finding.found.partition(" /")[0]) for finding in machine.file_system(desk.case())]
     assert levels == [(Level.FAILURE, "the database"), (Level.FAILURE, "the lock")]
+
+
+OPENLY = {"STARTTLS": "false"}
+LOGIN = OPENLY | {"USERNAME": "desk", "PASSWORD": "s3cret"}
+
+
+@pytest.mark.parametrize(
+    ("host", "settings", "answers", "expected"),
+    [
+        ("127.0.0.2", OPENLY, {}, ["ok smtp: … responds"]),
+        ("127.0.0.1", LOGIN, {}, ["ok smtp: … responds and accepts the login"]),
+        (
+            "127.0.0.2",
+            LOGIN,
+            {},
+            ["ok smtp: … responds and accepts the login", "warning smtp: the password is sent to … unencrypted"],
+        ),
+        ("127.0.0.1", LOGIN, {"AUTH": "535 no"}, ["failure smtp: … rejects the login: AUTH: SMTP 535 no"]),
+        ("127.0.0.1", OPENLY, {"greeting": "421 busy"}, ["warning smtp: … has a problem: greeting: SMTP 421 busy"]),
+        (
+            "127.0.0.1",
+            {},
+            {},
+            ["failure smtp: can't connect securely or log in to …: STARTTLS: the server does not offer STARTTLS"],
+        ),
+    ],
+)
+def test_a_mail_server_is_asked_without_sending_a_mail(
+    desk: Desk, host: str, settings: dict[str, str], answers: dict[str, Any], expected: list[str]
+) -> None:
+    with MailServer(extensions=["AUTH PLAIN"], host=host, **answers) as server:
+        its = {"KIND": "smtp", "BASE_URL": server.url, "SENDER": "desk@example.com"} | settings
+        case = desk.case(environment={f"RETRYCLI_GATEWAY__{name}": value for name, value in its.items()})
+        said = [f"{each.level} {each.name}: {each.found.replace(server.url, '…')}" for each in network.api(case, None)]
+    assert [each.partition("; ")[0].partition(", so")[0] for each in said] == expected
+    assert server.mails == []
 
 
 @pytest.fixture
