@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import make_url
 
+from retrycli.domain.errors import Untrusted
+from retrycli.store.database import Database
 from tests import traps
 from tests.cli.api import BAD_GATEWAY, REJECTS, TAKES, Scripted
 from tests.cli.application import Application
@@ -255,6 +257,8 @@ def test_nothing_is_read_if_another_role_may_plant_what_the_statements_use(
             said = " ".join((done.stdout + done.stderr).split())
             assert f"the role {role} may create tables and functions that retrycli would use" in said
             assert MAY_PLANT[right].format(role=role, database=database) in said
+        with closing(Database(application.url)) as opened, pytest.raises(Untrusted), opened.rollback_at_end():
+            pass
         application.execute(f'DROP OWNED BY "{role}"')
         assert command("status").returncode == 0
 

@@ -292,6 +292,7 @@ def test_failed_messages_among_many_are_found_by_the_first_pass_and_later_ones(o
     with Scripted(TAKES) as api:
         command = outbox.with_api(api)
         first = add_old() + [outbox.add() for _ in range(20)]
+        assert {message["id"] for message in listed(command)} == set(first)
         assert command("run-once").returncode == 0
         rows = outbox.rows()
         assert str(rows[first[0]]["delivered"]) < str(rows[first[2]]["delivered"]), "the order of their ticket"
