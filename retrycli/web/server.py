@@ -179,7 +179,7 @@ def application(settings: Settings) -> ASGIApp:
         )
     users = TokenUsers(settings)
     access = Access.of(settings, users)
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
     status = RecentStatus(settings)
     app.router.routes += make_api(
         settings, access, status, prefix=API

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -33,6 +34,8 @@ from tests.web.conftest import API, PAGES
 from tests.web.test_access import ORIGINS, session
 
 if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
     from retrycli.config.settings import Settings
     from tests.web.conftest import Client, Desk
 
@@ -199,6 +202,16 @@ def test_an_address_of_no_page_says_so_in_words(desk: Desk) -> None:
         assert (answer.status_code, "<h1>" in answer.text) == (status, True), path
         assert status != 405 or answer.headers["allow"]
         assert stranger(method, PAGES + path).status_code == (303 if method == "GET" else 401), path
+
+
+def test_an_address_with_a_slash_too_many_is_not_redirected(desk: Desk) -> None:
+    """Starlette would name the server's own host, behind which a proxy may be. Some servers give no encoded path."""
+
+    async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+        await desk.app({name: value for name, value in scope.items() if name != "raw_path"}, receive, send)
+
+    for path in ("/livez/", f"{PAGES}/stats/"):
+        assert replace(desk.operator, app=plain).get(path).status_code == 404
 
 
 # -- signing in ---------------------------------------------------------------------------------------------------
