@@ -15,7 +15,7 @@ from retrycli.domain.message import Message, UnusableMessage
 from retrycli.domain.table_mapping import parse_mapping
 from retrycli.store.catalogue import TableFacts, required_privileges
 from retrycli.store.database import Database
-from retrycli.store.mapping_check import check_expressions, check_statuses, check_values, count_left_out
+from retrycli.store.mapping_check import check_expressions, check_statuses, check_values, count_left_out, unreadable
 from retrycli.store.messages import message_of, rows_of
 from retrycli.store.table_sample import ROWS
 from retrycli.store.write_check import check_writable
@@ -181,6 +181,7 @@ def test_an_expression_that_fails_for_a_value_is_named_without_the_value(mails: 
     for check in (check_expressions, check_values):
         with pytest.raises(SchemaMismatch, match=f"^{refused('columns.ticket_id', why)}$"):
             check(database)
+    assert unreadable(database) == (1, {why: 1})
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -192,6 +193,7 @@ def test_a_locked_database_is_no_error_of_an_expression(mails: Open) -> None:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(DatabaseUnavailable, match="database is locked"):
             check_expressions(database)
+        assert unreadable(database) == (0, {})
     check_expressions(database)
     database.close()
 

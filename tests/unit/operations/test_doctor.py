@@ -415,6 +415,14 @@ def test_the_dead_man_switch_is_contacted_and_not_pinged(desk: Desk, listener: i
     assert found.found == "the dead-man switch can't be reached: Connection refused"
 
 
+@pytest.mark.parametrize(("scheme", "port"), [("https", 443), ("http", 80)])
+def test_the_dead_man_switch_is_contacted_at_the_usual_port(desk: Desk, scheme: str, port: int) -> None:
+    need_root()  # to listen there
+    host = f"127.0.{os.getpid() % 255}.3"  # another run of this test may use the port of another address
+    with socket.create_server((host, port)):
+        only(network.ping(desk.case(more=f'[notify]\nping_url = "{scheme}://{host}/"\n')), Level.OK, "ping")
+
+
 @pytest.mark.parametrize(("section", "name"), [("metrics", "retrycli.prom"), ("report", "report.html")])
 def test_each_output_of_a_pass_needs_a_directory(desk: Desk, section: str, name: str) -> None:
     assert list(machine.outputs(desk.case())) == []

@@ -52,6 +52,14 @@ def test_a_module_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert refusal("desk_gone:send", None).startswith("gateway.call: no module desk_gone in the packages of ")
     (tmp_path / "desk_here").mkdir()
     assert "no module desk_here.messages in" in refusal("desk_here.messages:send", tmp_path)
+    assert "no module desk_gone in" in refusal("desk_gone:send", tmp_path / "none")
+
+
+def test_a_folder_that_other_users_may_change_is_refused(tmp_path: Path) -> None:
+    """A module there would be refused too, but without the setting's name."""
+    (folder := tmp_path / "open").mkdir()
+    folder.chmod(0o777)
+    assert refusal("desk_gone:send", folder).startswith("gateway.modules_dir: ")
 
 
 @pytest.mark.parametrize(
