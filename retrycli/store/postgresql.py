@@ -36,7 +36,6 @@ from sqlalchemy import (
     and_,
     any_,
     cast,
-    exc,
     func,
     not_,
     select,
@@ -174,8 +173,6 @@ def _as_coalesced(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
 
 
 def _as_comparisons(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
-    if binary.modifiers.get("symmetric"):
-        raise exc.CompileError("BETWEEN SYMMETRIC is not supported")
     low, high = binary.right.get_children()
     both = Grouping(and_(binary.left >= low, binary.left <= high))
     return not_(both) if binary.operator is operators.not_between_op else both
