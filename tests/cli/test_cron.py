@@ -65,7 +65,10 @@ def test_print_shows_what_install_writes_and_remove_removes(desk: Cli, crontab: 
     assert desk.json("cron", "print", *OWN)["files"][0]["text"] == done.stdout
     crontab.file.write_text(done.stdout)
     assert desk("cron", "check").returncode == 0
-    assert desk.json("cron", "remove", "--user", "--yes")["changed"] is True
+    removed = desk.json("cron", "remove", "--user", "--yes")
+    assert removed["changed"] is True
+    _, _, *lines = "\n".join(removed["diff"]).split("\n")
+    assert lines == [f"@@ -1,{done.stdout.count(chr(10))} +0,0 @@", *(f"-{each}" for each in done.stdout.splitlines())]
     assert not crontab.file.exists()
     assert desk.json("cron", "remove", "--user", "--yes") == {"changed": False, "diff": []}
     crontab.file.write_bytes(OTHERS)

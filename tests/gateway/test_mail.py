@@ -10,6 +10,7 @@ from email import message_from_bytes
 from email.header import decode_header, make_header
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -248,6 +249,7 @@ def test_a_file_arrives_under_its_name(name: str, tmp_path: Path) -> None:
         assert part.get_content_type() == "application/pdf"
         assert part.get_content() == content
     assert len(list(taken.parsed.iter_attachments())) == 2
+    assert taken.raw.count(b" filename*") <= 2 * (1 + len(quote(name)) // 40), "as few pieces as necessary"
     assert max(map(len, taken.raw.split(b"\r\n"))) <= 78
 
 

@@ -264,3 +264,4 @@ def test_each_schema_that_the_document_names_is_there(desk: Desk) -> None:
     text = json.dumps(document)
     for name in re.findall(r'"#/components/schemas/(\w+)"', text):
         assert name in document["components"]["schemas"]
+    assert desk.stranger.get("/openapi.json").status_code == 404, "it is not shown to everybody"
