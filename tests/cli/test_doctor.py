@@ -14,6 +14,7 @@ from tests.cli.command import COLUMNS, Cli
 from tests.cli.schedulers import Crontab, a_cron
 from tests.cli.test_cron import OWN
 from tests.environment import NO_FILE, needs_no_file
+from tests.gateway.mail_server import MailServer
 from tests.users import need_own_program
 
 if TYPE_CHECKING:
@@ -171,6 +172,17 @@ def test_a_refusal_is_a_failure_even_if_no_credentials_are_set(desk: Cli, applic
         assert desk("run-once").returncode == 77
         [found] = of_the_api(desk)
     assert "but none are set; it refused messages" in found["found"]
+
+
+def test_a_mail_server_that_refuses_each_mail_is_a_failure_though_it_responds(
+    desk: Cli, application: Application
+) -> None:
+    application.add_due(1)
+    with MailServer(MAIL="530 5.7.0 authenticate first") as server:
+        configure(desk, server.url, 'kind = "smtp"\nsender = "desk@example.com"\nstarttls = false\n')
+        assert desk("run-once").returncode == 77
+        [said] = [each["found"] for each in desk.json("doctor", code=3)["findings"] if each["name"] == "smtp"]
+        assert said.startswith(f"{server.url} responds, but it refused messages of the pass")
 
 
 def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, application: Application) -> None:

@@ -91,12 +91,18 @@ def test_a_list_column_is_read_as_a_list(value: object, expected: list[object]) 
         assert Message.from_row(row(**{column: value})).fields[column] == expected
 
 
+NESTED: list[object] = []
+for _ in range(100_000):
+    NESTED = [NESTED]
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
         *((text, "is not valid JSON") for text in ("a@example.com", "[" * 100_000, f"[{'1' * 10_000}]", "[NaN]")),
         *((other, "must be a JSON list") for other in ('{"a": 1}', "7", 7, b"[]", {"a": 1})),
         *((text, "is not valid UTF-8") for text in ('["\\ud800@x"]', ["\ud800@x"], '[{"\\ud800": 1}]')),
+        pytest.param(NESTED, "is nested too deeply", id="nested"),
     ],
     ids=lambda value: repr(value)[:30],
 )
