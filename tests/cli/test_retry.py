@@ -79,6 +79,9 @@ def test_a_message_that_may_have_arrived_is_not_sent_again_without_a_question(be
         )
         for name in ("show", "explain"):
             assert f"Next: {step}" in command.on_terminal(name, "1").words
+        assert command("pause", "--message", "1").returncode == 0
+        assert f"Next: {step}" in command.on_terminal("explain", "1").words, "also while it is held"
+        assert command("resume", "--message", "1").returncode == 0
         done = command("retry", "1")
         assert (done.returncode, done.stdout) == (4, "")
         assert "message 1 may have arrived, and would then be sent twice. Check ticket 4711: run" in done.stderr
