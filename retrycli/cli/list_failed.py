@@ -57,22 +57,26 @@ def list_failed(
 def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
     """Show a table of messages, with a column for their expiry if a policy sets an expiry time.
 
-    If the output is piped, the column contains the expiry times. On a terminal, the column says which messages have
-    expired or expire soon. Without such messages, there is no column.
+    If the output is piped, the columns contain the times of creation and expiry. On a terminal, they say how old each
+    message is, and which have expired or expire soon; without such messages, there is no column.
     """
     cells: dict[str, Callable[[ListedMessage], formatting.Cell]] = {
         "ticket_id": lambda message: str(message.ticket_id),
         "state": _raw_state,
         "retry_count": lambda message: message.tries,
     }
-    expire = any(policy.expires_after for policy in settings.policies.values())
+    shown = columns_of(View.TABLE)
     if terminal.on_terminal():
         now = operations.wiring.utc_now()
         cells["state"] = operations.words.listed_state
+        cells["created_at"] = lambda message: formatting.age(message.created_at, now)
         cells["expires_at"] = lambda message: operations.expiry.in_words(message, now) or ""
+        cells["subject"] = operations.words.listed_text
         messages = list(messages)
-        expire = any(map(cells["expires_at"], messages))
-    shown = [name for name in columns_of(View.TABLE) if expire or name != "expires_at"]
+        shown = [name for name in shown if name not in {"created_at", "recipient"}]
+        shown.insert(shown.index("attempt_from"), "created_at")
+        if not any(map(cells["expires_at"], messages)):
+            shown.remove("expires_at")
     show = [cells.get(name, attrgetter(name)) for name in shown]
     terminal.show_table(
         [COLUMNS[name].heading for name in shown],

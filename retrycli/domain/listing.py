@@ -20,6 +20,7 @@ Either: TypeAlias = Value | Collection[Value] | None  # one value, several alter
 MOST_VALUES = 100  # of one condition
 MOST_TEXTS = 10  # to look for in the last error; each is looked for in every row
 LONGEST_VALUE = 1_000  # characters
+LISTED_TEXT = 200  # characters of a subject, or of the recipients, in a list
 LISTED_ERROR = 2_000  # characters of an error in a list; an application may store whole pages as an error
 
 
@@ -247,8 +248,8 @@ def number_of(value: object) -> int | None:
     return 0 if value is None else value if isinstance(value, int) else None
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+def _words(value: object) -> str | None:
+    return None if value is None else shortened(str(value), LISTED_TEXT)
 
 
 def _error(value: object) -> str | None:
@@ -309,7 +310,6 @@ class ListedMessage:
         bool, ListedColumn(View.LIST, Origin.EXPRESSION, read=bool, about="an attempt may have delivered it")
     ] = False
     max_retries: Annotated[int | None, ListedColumn(View.LIST, Origin.CALCULATED)] = None  # None if its type is unknown
-    created_at: Annotated[datetime | None, ListedColumn(View.LIST, Origin.ROW, is_optional=True, read=time_of)] = None
     # None if it never expires, or if its age is unknown
     expires_at: Annotated[
         datetime | None, ListedColumn(View.LIST | View.TABLE, Origin.CALCULATED, heading="Expires")
@@ -324,8 +324,21 @@ class ListedMessage:
     note: Annotated[str | None, ListedColumn(View.ESCALATIONS, Origin.QUEUE)] = None
     claimed_by: Annotated[str | None, ListedColumn(View.NONE, Origin.QUEUE)] = None
     first_failed_at: Annotated[datetime | None, ListedColumn(View.NONE, Origin.QUEUE)] = None
+    created_at: Annotated[
+        datetime | None, ListedColumn(View.LIST | View.TABLE, Origin.ROW, is_optional=True, read=time_of, heading="Age")
+    ] = None
     recipient: Annotated[
-        str | None, ListedColumn(View.NONE, Origin.ROW, "recipient_email", is_optional=True, read=_text)
+        str | None, ListedColumn(View.JSON | View.TABLE, Origin.EXPRESSION, read=_words, heading="To")
+    ] = None
+    subject: Annotated[
+        str | None,
+        ListedColumn(
+            View.JSON | View.TABLE,
+            Origin.EXPRESSION,
+            read=_words,
+            heading="Subject",
+            about=f"its first {LISTED_TEXT} characters",
+        ),
     ] = None
 
     @property

@@ -146,6 +146,11 @@ def listed_state(message: ListedMessage) -> str:
     return "may have arrived" if message.may_have_arrived and message.state is State.WAITING else message.state
 
 
+def listed_text(message: ListedMessage) -> str:
+    """Return the recipient and the subject of a message, for a list that people read."""
+    return ": ".join(filter(None, (message.recipient, message.subject)))
+
+
 # These checks would require reading complete messages.
 NOT_FORESEEN = (
     "Not checked: whether a message has already arrived or has become invalid.",

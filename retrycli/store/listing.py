@@ -39,6 +39,7 @@ from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.listing import (
     COLUMNS,
     LISTED_ERROR,
+    LISTED_TEXT,
     Either,
     Filter,
     ListedColumn,
@@ -143,6 +144,8 @@ FETCH_SIZE = 10_000  # number of rows to fetch at a time; otherwise psycopg woul
 EXPRESSIONS: Mapping[str, Callable[[Any], ColumnElement[Any]]] = {
     "last_error": lambda m: func.substr(m.last_error, 1, LISTED_ERROR + 1),
     "may_have_arrived": lambda _: UNSETTLED,
+    "recipient": lambda m: func.substr(m.recipient_email, 1, LISTED_TEXT + 1) if "recipient_email" in m else null(),
+    "subject": lambda m: func.substr(m.subject, 1, LISTED_TEXT + 1),
 }
 # The listed values that the database has.
 READ = {name: column for name, column in COLUMNS.items() if column.origin is not Origin.CALCULATED}

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, tzinfo
 from functools import cache
 from math import isfinite
 
-from retrycli.domain.duration import in_zone, utc_text
+from retrycli.domain.duration import in_words, in_zone, utc_text
 from retrycli.domain.sanitize import printable
 
 Cell = str | int | float | bool | datetime | None
@@ -36,6 +36,11 @@ def ago(time: datetime, now: datetime) -> str:
     """Format how long ago a time was, in one unit."""
     length = _in_one_unit(now - time)
     return f"{length} ago" if length else "just now"
+
+
+def age(since: datetime | None, now: datetime) -> str | None:
+    """Format how long a time was ago, in the largest unit: ``9 h``."""
+    return None if since is None else " ".join(in_words(now - since).split()[:2])
 
 
 def ahead(time: datetime, now: datetime) -> str:

@@ -164,7 +164,7 @@ class Endpoints:
         found = operations.status.passes(self._settings, after=query.after, limit=query.limit)
         return answer(bodies.passes(found))
 
-    @endpoint("GET", "/scheduler/escalations", Right.READ, INVALID)
+    @endpoint("GET", "/scheduler/escalations", Right.READ_TEXT, INVALID)
     def list_escalations(self, query: Annotated[PageQuery, Query()]) -> JsonAnswer[bodies.EscalationPageBody]:
         """List the causes of all escalations, and the escalated messages, one page at a time."""
         escalated = Filter(state=State.ESCALATED)
@@ -217,7 +217,7 @@ class Endpoints:
         document["security"] = [{"token": []}]
         return answer(document, has_version=False)
 
-    @endpoint("GET", "", Right.READ, INVALID)
+    @endpoint("GET", "", Right.READ_TEXT, INVALID)
     def list_messages(self, query: Annotated[MessageQuery, Query()]) -> JsonAnswer[bodies.MessagePageBody]:
         """List failed messages, one page at a time."""
         found = operations.listing.page(

@@ -71,9 +71,9 @@ def test_json_escapes_hostile_characters(evil: Shown, command: str) -> None:
     assert command != "show 1 --json" or evil.json(command)["message"]["subject"] == EVIL
 
 
-def test_piped_a_message_is_one_line_of_seven_columns(evil: Shown) -> None:
+def test_piped_a_message_is_one_line_of_eleven_columns(evil: Shown) -> None:
     lines = evil.piped["list-failed"].stdout.splitlines()
-    assert [len(line.split("\t")) for line in lines] == [7, 7, 7]
+    assert [len(line.split("\t")) for line in lines] == [11, 11, 11]
     assert lines[0].split("\t")[1] == SHOWN
 
 

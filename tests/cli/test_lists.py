@@ -67,16 +67,17 @@ def test_list_failed_filters_and_sorts(queue: Cli) -> None:
 
 def test_on_a_wide_terminal_a_message_is_one_line(queue: Cli) -> None:
     screen = queue.on_terminal("list-failed", "--type", "supplier", columns=140)
-    assert re.search(rf"12 +4712 +supplier +waiting +5/10 +{LOCAL_TIME} +HTTP 504 \(100% of it\)", screen.text)
+    texts = r"HTTP 504 \(100% of it\) +ana@example.com: Re: Invoice"
+    assert re.search(rf"12 +4712 +supplier +waiting +5/10 +\d+ \w+ +{LOCAL_TIME} +{texts}", screen.text)
 
 
 @on_sqlite
 def test_on_a_narrow_terminal_an_empty_error_needs_no_line(at_work: Cli, application: Application) -> None:
     for message_id in (101, 102, 103):
         application.add(message_id, ticket_id="a-ticket-with-quite-a-long-id", last_error="")
-    _, error, *lines = at_work.on_terminal("list-failed").text.splitlines()
-    assert error.strip() == "Last error"
-    assert [line.split()[0] for line in lines[:3]] == ["101", "102", "103"]
+    _, error, subject, *lines = at_work.on_terminal("list-failed").text.splitlines()
+    assert (error.strip(), subject.strip()) == ("Last error", "Subject")
+    assert [line.split()[0] for line in lines[:6:2]] == ["101", "102", "103"]
 
 
 def test_a_page_names_the_command_for_the_next_one(queue: Cli) -> None:

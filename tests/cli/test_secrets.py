@@ -100,8 +100,8 @@ MAY_SHOW = {
     "retrycli_acts": {"subject"},  # keeps the texts that an edit replaced
     "retrycli_attempts": ADDRESSES,
     "retrycli_queue": ADDRESSES,  # keeps the last error, to notice a new error from the application
-    "list-failed": ADDRESSES,  # shows the last error
-    "escalations": ADDRESSES,
+    "list-failed": ADDRESSES | {"subject"},  # shows the recipient, the subject and the last error
+    "escalations": ADDRESSES | {"subject"},
     "retry": ADDRESSES,
 }
 """The marks that a command may show or a place may store; all other marks are leaks."""

@@ -72,6 +72,7 @@ def test_a_listed_message_has_all_its_facts(in_every_state: Application, views: 
         escalated_at=None,
         claimed_by=None,
         recipient="orders@example.com",
+        subject="Your delivery",
     )
     assert found[1] == new
     states = {message_id: message.state for message_id, message in found.items()}

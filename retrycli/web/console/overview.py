@@ -10,6 +10,7 @@ from retrycli.domain.listing import COLUMNS, FILTER_FIELDS, Filter, FilterField,
 from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.user import Right
 from retrycli.operations.bulk import ACTIONS
+from retrycli.views.formatting import age
 from retrycli.web.console.context import Pages, Visit, is_outdated
 from retrycli.web.console.forms import ListQuery
 from retrycli.web.console.routes import NoFields, page
@@ -24,6 +25,7 @@ FILTER_FORM: Mapping[str, Sequence[FilterField]] = {
 }
 ALL_CAUSES = 100  # maximum number of causes on the page of escalations, the largest first
 SINGLE_ROWS = 100  # maximum number of single messages on that page
+BESIDE = ("expires_at", "recipient")  # in the cells of the next attempt and of the subject
 SORTED_BY = {"next": "next attempt", "id": "id", "tries": "most retries", "age": "oldest"}
 HINTS: Mapping[str, str] = {
     EscalationReason.EXHAUSTED: "When the cause is fixed, requeue them with a canary.",
@@ -39,7 +41,7 @@ HINTS: Mapping[str, str] = {
 class OverviewPages(Pages):
     """The first page, and the escalated messages by cause."""
 
-    @page("GET", "/", Right.READ, ListQuery)
+    @page("GET", "/", Right.READ_TEXT, ListQuery)
     def overview(self, visit: Visit, query: ListQuery) -> Response:
         """Show the counts, the causes of escalations, and a page of the failed messages."""
         settings, now = self._settings, operations.wiring.utc_now()
@@ -61,16 +63,17 @@ class OverviewPages(Pages):
             more_groups=max(len(groups) - MOST_CAUSES, 0),
             filters=FILTER_FORM,
             actions={action: entry.label for action, entry in ACTIONS.items()},
-            # The next attempt shows the expiry.
-            columns=[(name, COLUMNS[name].heading) for name in columns_of(View.TABLE) if name != "expires_at"],
+            columns=[(name, COLUMNS[name].heading) for name in columns_of(View.TABLE) if name not in BESIDE],
             expiry=lambda message: operations.expiry.in_words(message, now),
+            age=lambda message: age(message.created_at, now),
+            text=operations.words.listed_text,
             is_outdated=lambda message: is_outdated(
                 message.state, message.last_error, message.retry_count, message.max_retries
             ),
             result_of_pass=operations.words.result_of_pass,
         )
 
-    @page("GET", "/escalations", Right.READ)
+    @page("GET", "/escalations", Right.READ_TEXT)
     def escalations(self, visit: Visit, _: NoFields) -> Response:
         """List the causes that several messages share, and then the other messages."""
         groups = operations.listing.escalations(self._settings)
