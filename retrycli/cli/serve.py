@@ -85,7 +85,7 @@ def run_console(settings: Settings, given: Mapping[str, object], *more: str) -> 
 def add_token(
     ctx: typer.Context,
     name: UserName,
-    role: Annotated[Role, typer.Option(help="Viewers read; operators also act.")],
+    role: Annotated[Role, typer.Option(help="Viewers read; operators also act; Prometheus only gets metrics.")],
     config: ConfigFile = None,
 ) -> None:
     """Create a token for a user, and print it once."""

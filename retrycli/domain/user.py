@@ -9,13 +9,14 @@ class Right(StrEnum):
 
     READ = "read"  # lists, counts, passes, statistics
     READ_TEXT = "read text"  # the text of messages: what customers wrote
+    METRICS = "metrics"  # numbers for Prometheus
     ACT = "act"  # retry, requeue, reject, note, acknowledge, look up, mark as sent
     EDIT = "edit"
     BULK = "bulk"  # act on all messages that a filter matches
     PAUSE = "pause"
 
 
-READING = frozenset({Right.READ, Right.READ_TEXT})
+READING = frozenset({Right.READ, Right.READ_TEXT, Right.METRICS})
 
 
 class Role(StrEnum):
@@ -23,11 +24,18 @@ class Role(StrEnum):
 
     VIEWER = "viewer"
     OPERATOR = "operator"
+    METRICS = "metrics"  # of Prometheus, which needs nothing else
 
     @property
     def rights(self) -> frozenset[Right]:
         """Return the rights of this role."""
-        return frozenset(Right) if self is Role.OPERATOR else READING
+        match self:
+            case Role.METRICS:
+                return frozenset({Right.METRICS})
+            case Role.VIEWER:
+                return READING
+            case Role.OPERATOR:
+                return frozenset(Right)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from http import HTTPStatus
@@ -26,7 +26,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.user import Right
 from retrycli.system.trust import require_chosen_group, require_trust
+from retrycli.views.prometheus import text
 from retrycli.web.access import Access
 from retrycli.web.console.application import make_pages
 from retrycli.web.endpoints import problem_of
@@ -201,12 +203,31 @@ def application(settings: Settings) -> ASGIApp:
             return PlainTextResponse("ok\n")
         return PlainTextResponse("the database can't be used\n", HTTPStatus.SERVICE_UNAVAILABLE)
 
+    app.get("/metrics", include_in_schema=False)(_metrics(settings, access))
+
     @app.get(PAGES, include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def start(request: Request) -> Response:
         return RedirectResponse(f"{request.scope.get('root_path', '')}{PAGES}/", HTTPStatus.SEE_OTHER)
 
     return UnderRootPath(app, settings.web.root_path)
+
+
+def _metrics(settings: Settings, access: Access) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    measures, measuring = Recent(partial(operations.metrics.measure, settings)), asyncio.Lock()
+
+    async def metrics(request: Request) -> Response:
+        user = None
+        try:
+            user = await access.check(request, Right.METRICS)
+            async with measuring:
+                found = await run_in_threadpool(lambda: text(measures.read()))
+        except Exception as error:  # noqa: BLE001  every error becomes a problem document
+            return problem_of(error, user)
+        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "Cache-Control": "no-store"}
+        return Response(found, headers=headers)
+
+    return metrics
 
 
 def _not_found(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.requests import Request
 
 import retrycli
@@ -94,6 +95,21 @@ def test_each_endpoint_needs_the_declared_right(desk: Desk) -> None:
         expected = None if right in {Right.READ, Right.READ_TEXT} else 403
         assert is_denied(desk.viewer, method, path) == expected, path
         assert (method == "GET") == (expected is None), f"{method} {path} needs only the right to {right}"
+
+
+def test_metrics_need_a_right_of_their_own(desk: Desk) -> None:
+    """Prometheus can get metrics with a token that opens nothing else."""
+    token = operations.tokens.add(desk.settings, "prometheus", Role.METRICS)
+    prometheus = desk.client(None, Authorization=f"Bearer {token}")
+    for client in (prometheus, desk.viewer, desk.operator):
+        found = client.get("/metrics")
+        assert found.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert "retrycli_due_messages" in {each.name for each in text_string_to_metric_families(found.text)}
+    assert is_denied(desk.stranger, "GET", "/metrics") == 401
+    assert is_denied(desk.client("vera", Host="evil.example"), "GET", "/metrics") == 421
+    for method, path, _ in requests(desk.settings):
+        assert is_denied(prometheus, method, path) == 403, path
+    assert "your role, metrics, may only get metrics" in prometheus.get(API).text
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,9 @@ OTHERS_ASK: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("anna", "999", {}),
 )
 """Who asks each route for what it does not give: the user, the id in the path, and the fields."""
-CLOCK = re.compile(r"\b(\d\d? [A-Z][a-z]{2} |\d{4}-\d\d-\d\d )?\d\d:\d\d\b(?!:\d)|(?<=began )\d minutes ago|\b\d+ ms\b")
+CLOCK = re.compile(
+    r"\b(\d\d? [A-Z][a-z]{2} |\d{4}-\d\d-\d\d )?\d\d:\d\d\b(?!:\d)|(?<=began )\d minutes ago|\b[\d,]+ ms\b"
+)
 SEEN = re.compile(r"\bseen=[0-9a-f]{16}\b")
 DAY = re.compile(r"^[A-Z][a-z]{2} \d{1,2} \|$", re.MULTILINE)
 CALL = re.compile(r"([A-Z]+) (/?[^ ]*)(?: (\{.*\}))?(?: (\S+))?")
@@ -292,7 +294,9 @@ def test_the_openapi_document_is_as_recorded(pytestconfig: pytest.Config, stages
 
 
 def test_the_server_answers_as_recorded(pytestconfig: pytest.Config, stages: Stages) -> None:
-    gets = [("GET", path) for path in ("/livez", "/readyz", "/", PAGES, "/nowhere", f"{API}/scheduler/pause")]
+    gets = [
+        ("GET", path) for path in ("/livez", "/readyz", "/metrics", "/", PAGES, "/nowhere", f"{API}/scheduler/pause")
+    ]
     lines = []
     for method, path in [*gets, ("DELETE", f"{API}/scheduler/status")]:
         answer = stages.unchanged().client("stranger")(method, path)
