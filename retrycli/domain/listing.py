@@ -248,14 +248,6 @@ def number_of(value: object) -> int | None:
     return 0 if value is None else value if isinstance(value, int) else None
 
 
-def _words(value: object) -> str | None:
-    return None if value is None else shortened(str(value), LISTED_TEXT)
-
-
-def _error(value: object) -> str | None:
-    return None if value is None else shortened(str(value), LISTED_ERROR)
-
-
 @dataclass(frozen=True, slots=True)
 class ListedColumn:
     """A value of a message in lists: where it is read, and which lists show it.
@@ -268,6 +260,7 @@ class ListedColumn:
         name: its column, if it is not the field's name.
         is_optional: the application's table may lack the column.
         read: converts the database's value.
+        longest: the number of characters that lists show of a text; None for all of them.
         heading: the heading in the table.
         about: the description in the OpenAPI document, if the name does not say enough.
     """
@@ -277,8 +270,20 @@ class ListedColumn:
     name: str | None = None
     is_optional: bool = False
     read: Callable[[Any], Any] = lambda value: value
+    longest: int | None = None
     heading: str = ""
     about: str | None = None
+
+    def value(self, found: Any) -> Any:  # noqa: ANN401  as the column's type
+        """Return what lists show of the database's value."""
+        if self.longest is None or found is None:
+            return self.read(found)
+        return shortened(str(found), self.longest)
+
+    @property
+    def description(self) -> str | None:
+        """Return the description in the OpenAPI document."""
+        return self.about or (None if self.longest is None else f"its first {self.longest:,} characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +309,7 @@ class ListedMessage:
         datetime | None, ListedColumn(View.TABLE, Origin.QUEUE, "next_attempt_at", heading="Next attempt")
     ] = None
     last_error: Annotated[
-        str | None, ListedColumn(View.JSON | View.TABLE, Origin.EXPRESSION, read=_error, heading="Last error")
+        str | None, ListedColumn(View.JSON | View.TABLE, Origin.ROW, longest=LISTED_ERROR, heading="Last error")
     ] = None
     may_have_arrived: Annotated[
         bool, ListedColumn(View.LIST, Origin.EXPRESSION, read=bool, about="an attempt may have delivered it")
@@ -328,17 +333,13 @@ class ListedMessage:
         datetime | None, ListedColumn(View.LIST | View.TABLE, Origin.ROW, is_optional=True, read=time_of, heading="Age")
     ] = None
     recipient: Annotated[
-        str | None, ListedColumn(View.JSON | View.TABLE, Origin.EXPRESSION, read=_words, heading="To")
-    ] = None
-    subject: Annotated[
         str | None,
         ListedColumn(
-            View.JSON | View.TABLE,
-            Origin.EXPRESSION,
-            read=_words,
-            heading="Subject",
-            about=f"its first {LISTED_TEXT} characters",
+            View.JSON | View.TABLE, Origin.ROW, "recipient_email", is_optional=True, longest=LISTED_TEXT, heading="To"
         ),
+    ] = None
+    subject: Annotated[
+        str | None, ListedColumn(View.JSON | View.TABLE, Origin.ROW, longest=LISTED_TEXT, heading="Subject")
     ] = None
 
     @property

@@ -61,7 +61,7 @@ def _fields(kind: type[Fields], found: object, **others: object) -> Fields:
 def _kind(name: str, view: View, doc: str) -> Any:  # noqa: ANN401  a type
     """Return the type of the JSON objects of a list, with the fields that the list shows."""
     hints: dict[str, Any] = get_type_hints(ListedMessage) | {"id": Id, "state": str}
-    about = {each: COLUMNS[each].about for each in columns_of(view)}
+    about = {each: COLUMNS[each].description for each in columns_of(view)}
     fields = {each: Annotated[hints[each], Field(description=text)] for each, text in about.items()}
     make: Any = TypedDict  # mypy accepts only fields that are written out
     kind = make(name, fields)

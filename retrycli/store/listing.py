@@ -39,7 +39,6 @@ from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.listing import (
     COLUMNS,
     LISTED_ERROR,
-    LISTED_TEXT,
     Either,
     Filter,
     ListedColumn,
@@ -141,12 +140,7 @@ PAGE = 500  # number of messages to read in one transaction
 FETCH_SIZE = 10_000  # number of rows to fetch at a time; otherwise psycopg would hold all rows in memory
 
 # Expressions of listed values that are more than a column.
-EXPRESSIONS: Mapping[str, Callable[[Any], ColumnElement[Any]]] = {
-    "last_error": lambda m: func.substr(m.last_error, 1, LISTED_ERROR + 1),
-    "may_have_arrived": lambda _: UNSETTLED,
-    "recipient": lambda m: func.substr(m.recipient_email, 1, LISTED_TEXT + 1) if "recipient_email" in m else null(),
-    "subject": lambda m: func.substr(m.subject, 1, LISTED_TEXT + 1),
-}
+EXPRESSIONS: Mapping[str, ColumnElement[Any]] = {"may_have_arrived": UNSETTLED}
 # The listed values that the database has.
 READ = {name: column for name, column in COLUMNS.items() if column.origin is not Origin.CALCULATED}
 # The ids of a page. They are bound at execution, so that all pages share one statement.
@@ -331,10 +325,12 @@ class MessageQueries(Queries):
         match column.origin:
             case Origin.QUEUE:
                 return queue.c[source]
+            case Origin.ROW if column.is_optional and source not in m:
+                return literal(None)
             case Origin.ROW:
-                return self._optional(source) if column.is_optional else m[source]
+                return m[source] if column.longest is None else func.substr(m[source], 1, column.longest + 1)
             case _:
-                return EXPRESSIONS[name](m)
+                return EXPRESSIONS[name]
 
     def _joined(self, *columns: ColumnElement[Any]) -> Select[Any]:
         m = self._database.messages
@@ -386,6 +382,6 @@ def _only_states(wanted: Filter) -> Collection[State]:
 
 
 def _listed(row: Row[Any]) -> ListedMessage:
-    values = {name: column.read(getattr(row, name)) for name, column in READ.items()}
+    values = {name: column.value(getattr(row, name)) for name, column in READ.items()}
     key = row[-1]
     return ListedMessage(**values if key is None else values | {"id": MessageId(row.id, key)})
