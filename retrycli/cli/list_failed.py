@@ -55,10 +55,10 @@ def list_failed(
 
 
 def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
-    """Show a table of messages, with a column for their expiry if a policy sets an expiry time.
+    """Show a table of messages.
 
-    If the output is piped, the columns contain the times of creation and expiry. On a terminal, they say how old each
-    message is, and which have expired or expire soon; without such messages, there is no column.
+    If the output is piped, it has all columns, with times of creation and expiry. On a terminal, it has the age of each
+    message, and a column that says which messages have expired or expire soon, if there are any.
     """
     cells: dict[str, Callable[[ListedMessage], formatting.Cell]] = {
         "ticket_id": lambda message: str(message.ticket_id),
@@ -66,6 +66,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
         "retry_count": lambda message: message.tries,
     }
     shown = columns_of(View.TABLE)
+    headings = {name: COLUMNS[name].heading for name in shown}
     if terminal.on_terminal():
         now = operations.wiring.utc_now()
         cells["state"] = operations.words.listed_state
@@ -77,9 +78,11 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
         shown.insert(shown.index("attempt_from"), "created_at")
         if not any(map(cells["expires_at"], messages)):
             shown.remove("expires_at")
+    else:
+        headings["created_at"] = "Created"
     show = [cells.get(name, attrgetter(name)) for name in shown]
     terminal.show_table(
-        [COLUMNS[name].heading for name in shown],
+        [headings[name] for name in shown],
         ([cell(message) for cell in show] for message in messages),
         texts=len(shown) - shown.index("last_error"),
         named=named,
