@@ -93,6 +93,17 @@ FOCUSED = """(() => {
 STICKING_OUT = """[...document.querySelectorAll("body *")]
     .filter((it) => it.getBoundingClientRect().right > innerWidth).map((it) => it.outerHTML.slice(0, 120))"""
 
+LINES = """(() => {
+    const tops = new Set();
+    for (const cell of document.querySelectorAll(".rows tbody tr:first-child > :not(.tick)")) {
+        const text = document.createRange();
+        text.selectNodeContents(cell);
+        for (const box of cell.offsetHeight ? text.getClientRects() : []) tops.add(Math.round(box.top / 20));
+    }
+    return tops.size;
+})()"""
+"""The number of lines of the first message of a list, on a phone."""
+
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
@@ -168,6 +179,8 @@ def test_the_story_of_a_person_with_a_keyboard(
     try:
         person = signed_in(browser, crowded)
         assert "Needs you" in person.words
+        if width == 375:
+            assert browser.find(LINES) == 3
         person.go("9")
         assert "The ticketing system does not accept it as it is." in person.words
         person.go("Edit")
