@@ -7,8 +7,8 @@ from enum import StrEnum
 class Right(StrEnum):
     """A permission that a page or a request of the HTTP API requires."""
 
-    READ = "read"  # lists, counts, passes, statistics
-    READ_TEXT = "read text"  # the text of messages: what customers wrote
+    READ = "read"  # counts, passes, statistics
+    READ_TEXT = "read text"  # the text of messages, also in lists: what customers wrote
     METRICS = "metrics"  # numbers for Prometheus
     ACT = "act"  # retry, requeue, reject, note, acknowledge, look up, mark as sent
     EDIT = "edit"

@@ -54,6 +54,8 @@ METRICS = {
 }
 COUNTERS = {"retrycli_passes", "retrycli_attempts"}
 
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of what `text` returns
+
 
 def text(measured: Mapping[str, Values]) -> str:
     """Return measured values, given by the names in `METRICS`, in Prometheus' text format.

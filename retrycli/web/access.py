@@ -75,8 +75,7 @@ class Access:
             why = "sign in, or send a valid token: `Authorization: Bearer TOKEN`"
             raise AccessDenied(HTTPStatus.UNAUTHORIZED, why, CHALLENGE)
         if not user.may(right, read_only=self.read_only):
-            only = "get metrics" if user.role is Role.METRICS else "read"
-            why = f"your role, {user.role}, may only {only}; ask somebody with the role {Role.OPERATOR}"
+            why = f"your role, {user.role}, may not do this; ask somebody with the role {Role.OPERATOR}"
             everybody = "this server is read-only: nothing can be changed here (web.read_only)"
             raise AccessDenied(HTTPStatus.FORBIDDEN, everybody if user.may(right) else why)
         pool = Pool.PAUSE if right is Right.PAUSE else Pool.CHANGE

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from http import HTTPStatus
@@ -19,7 +19,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Mount
+from starlette.routing import Match, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -28,10 +28,10 @@ from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.user import Right
 from retrycli.system.trust import require_chosen_group, require_trust
-from retrycli.views.prometheus import text
+from retrycli.views import prometheus
 from retrycli.web.access import Access
 from retrycli.web.console.application import make_pages
-from retrycli.web.endpoints import problem_of
+from retrycli.web.endpoints import endpoint, problem_of, route_class
 from retrycli.web.http_api import make_api
 from retrycli.web.sign_in import TokenUsers
 from retrycli.web.status import Recent, RecentStatus
@@ -203,7 +203,7 @@ def application(settings: Settings) -> ASGIApp:
             return PlainTextResponse("ok\n")
         return PlainTextResponse("the database can't be used\n", HTTPStatus.SERVICE_UNAVAILABLE)
 
-    app.get("/metrics", include_in_schema=False)(_metrics(settings, access))
+    app.router.routes.append(_metrics(settings, access))
 
     @app.get(PAGES, include_in_schema=False)
     @app.get("/", include_in_schema=False)
@@ -213,21 +213,14 @@ def application(settings: Settings) -> ASGIApp:
     return UnderRootPath(app, settings.web.root_path)
 
 
-def _metrics(settings: Settings, access: Access) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    measures, measuring = Recent(partial(operations.metrics.measure, settings)), asyncio.Lock()
+def _metrics(settings: Settings, access: Access) -> Route:
+    measures = Recent(partial(operations.metrics.measure, settings))
 
-    async def metrics(request: Request) -> Response:
-        user = None
-        try:
-            user = await access.check(request, Right.METRICS)
-            async with measuring:
-                found = await run_in_threadpool(lambda: text(measures.read()))
-        except Exception as error:  # noqa: BLE001  every error becomes a problem document
-            return problem_of(error, user)
-        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "Cache-Control": "no-store"}
-        return Response(found, headers=headers)
+    @endpoint("GET", "/metrics", Right.METRICS)
+    def metrics() -> Response:
+        return Response(prometheus.text(measures.read()), media_type=prometheus.MEDIA_TYPE)
 
-    return metrics
+    return route_class(access)("/metrics", metrics, response_model=None)
 
 
 def _not_found(request: Request, error: Exception) -> Response:

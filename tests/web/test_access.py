@@ -109,7 +109,7 @@ def test_metrics_need_a_right_of_their_own(desk: Desk) -> None:
     assert is_denied(desk.client("vera", Host="evil.example"), "GET", "/metrics") == 421
     for method, path, _ in requests(desk.settings):
         assert is_denied(prometheus, method, path) == 403, path
-    assert "your role, metrics, may only get metrics" in prometheus.get(API).text
+    assert "your role, metrics, may not do this" in prometheus.get(API).text
 
 
 @pytest.mark.parametrize(
