@@ -187,7 +187,7 @@ WORDING = {
 
 def _load_command(name: str) -> Any:  # noqa: ANN401  typer does not export click's types
     found = getattr(import_module(f"{__name__}.{HOMES[name]}"), name.replace("-", "_"))
-    group = typer.Typer(rich_markup_mode=None)
+    group = typer.Typer(add_completion=False, rich_markup_mode=None)
     if isinstance(found, typer.Typer):
         group.add_typer(found, name=name)
     else:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -142,6 +141,8 @@ def _is_file(path: Path) -> bool:
 def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
     try:
         require_trust(file)
+        import tomllib  # the environment may hold all settings
+
         values = list(_flat(tomllib.loads(file.read_text(encoding="utf-8-sig"))))
     except UnicodeDecodeError:
         raise ConfigurationError(f"{file} is not valid UTF-8; save it as UTF-8") from None

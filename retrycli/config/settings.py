@@ -429,16 +429,16 @@ class CalledFunction(NamedTuple):
 class Settings(SettingsModel):
     """All settings. Create them with `retrycli.load_settings`, or directly in your own application."""
 
-    database: DatabaseSettings = DatabaseSettings()
-    schedule: ScheduleSettings = ScheduleSettings()
-    gateway: RoutedGatewaySettings = RoutedGatewaySettings()
-    run: RunSettings = RunSettings()
-    breaker: BreakerSettings = BreakerSettings()
-    report: ReportSettings = ReportSettings()
-    logging: LoggingSettings = LoggingSettings()
-    notify: NotifySettings = NotifySettings()
-    metrics: MetricsSettings = MetricsSettings()
-    web: WebSettings = WebSettings()
+    database: DatabaseSettings = Field({}, validate_default=True)
+    schedule: ScheduleSettings = Field({}, validate_default=True)
+    gateway: RoutedGatewaySettings = Field({}, validate_default=True)
+    run: RunSettings = Field({}, validate_default=True)
+    breaker: BreakerSettings = Field({}, validate_default=True)
+    report: ReportSettings = Field({}, validate_default=True)
+    logging: LoggingSettings = Field({}, validate_default=True)
+    notify: NotifySettings = Field({}, validate_default=True)
+    metrics: MetricsSettings = Field({}, validate_default=True)
+    web: WebSettings = Field({}, validate_default=True)
 
     _file: Path | None = PrivateAttr(None)
 
