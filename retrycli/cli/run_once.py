@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import FrameType
 from typing import Annotated
 
@@ -82,7 +82,7 @@ def run_once(
         log_lines.file_failure(error)
         raise
     if as_json:
-        terminal.show_json(asdict(summary))
+        terminal.show_json(summary._asdict())
     elif sys.stdout.isatty():
         _show(summary)
     raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)

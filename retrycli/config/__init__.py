@@ -5,10 +5,9 @@ This module has the base class of all sections, and the types and checks that se
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, NamedTuple, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -62,15 +61,13 @@ def matching(pattern: str, error: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Mark:
+class Mark(NamedTuple):
     """What is special about a setting. It stands in the annotation of its field; see `marked`."""
 
     meaning: str
 
 
-@dataclass(frozen=True, slots=True)
-class Only:
+class Only(NamedTuple):
     """The kinds of gateway that use a setting, if others do not."""
 
     kinds: frozenset[str]

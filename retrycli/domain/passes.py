@@ -61,8 +61,7 @@ class StopReason(StrEnum):
     DIED = "died"
 
 
-@dataclass(frozen=True, slots=True)
-class PassSummary:
+class PassSummary(NamedTuple):
     """The result of one pass; ``retrycli run-once --json`` shows these fields."""
 
     pass_id: str
@@ -347,8 +346,7 @@ class HoldKind(StrEnum):
     DESTINATION = "destination"
 
 
-@dataclass(frozen=True, slots=True)
-class HoldTarget:
+class HoldTarget(NamedTuple):
     """A part of the queue: the message with an id, or the messages of a ticket, of a type, or to a destination.
 
     ``text`` is the id, the ticket, the message type, or the base URL of the destination.
@@ -366,8 +364,7 @@ class HoldTarget:
         return f"--{self.kind} {shlex.quote(self.text)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """A hold. No pass claims the messages that it covers. If ``until`` is None, it lasts until an operator ends it."""
 
     kind: HoldKind

@@ -164,11 +164,11 @@ def _checked(settings: Settings, database: Database, part: HoldTarget) -> HoldTa
 def _canonical(database: Database, part: HoldTarget) -> HoldTarget:
     match part.kind:
         case HoldKind.MESSAGE:
-            return replace(part, text=next(map(str, numbers_of(database, [part.text]).values()), part.text))
+            return part._replace(text=next(map(str, numbers_of(database, [part.text]).values()), part.text))
         case HoldKind.TICKET:
-            return replace(part, text=ticket_text(part.text))
+            return part._replace(text=ticket_text(part.text))
         case HoldKind.DESTINATION:
-            return replace(part, text=part.text.rstrip("/"))
+            return part._replace(text=part.text.rstrip("/"))
         case HoldKind.TYPE:
             return part
 

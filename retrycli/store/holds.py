@@ -1,7 +1,6 @@
 """Store and read holds, and count the messages that they cover."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Row, bindparam, case, delete, func, insert, select
@@ -83,7 +82,7 @@ class Holds(Queries):
             self._database.take_turn(connection)
             connection.execute(THIS_HOLD, gone)
             if begun:
-                connection.execute(insert(holds), [asdict(hold) for hold in begun])
+                connection.execute(insert(holds), [hold._asdict() for hold in begun])
             if entries:
                 connection.execute(insert(acts), entries)
 

@@ -13,24 +13,21 @@ from tests.benchmarks.processes import run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.benchmarks.contenders import Contender
-
-ROUNDS = 15
+ROUNDS = 30
+NOISE = 1.1  # samples of 30 rounds of one commit gave 0.95 to 1.05 on a noisy machine
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("peer", "most"), [(contenders.post_office("nothing queued"), 1.47), (contenders.bare_command(), 1.0)]
-)
-def test_an_idle_pass_takes_at_most_1_47_times_as_long_as_post_office_and_as_long_as_a_bare_command(
-    tmp_path: Path, peer: Contender, most: float
-) -> None:
+def test_an_idle_pass_takes_about_as_long_as_a_bare_command(tmp_path: Path) -> None:
     """The programs take turns and are compared by CPU time, so that the machine's load affects both alike.
 
+    post-office's command is not in this test, because it loads other libraries. On one machine, the bare command alone
+    takes 1.53 times as long as post-office's. `python -m tests.benchmarks --only idle` compares them.
+
     The sum of all rounds is more stable than the best round, which may have run on a briefly faster core. In 200
-    rounds, sums of 15 differed by 1.4 %, the best of 10 by up to 20 %.
+    rounds on a quiet machine, sums of 15 differed by 1.4 %, the best of 10 by up to 20 %.
     """
-    taking_part = [contenders.retrycli(8, add=add_waiting), peer]
+    taking_part = [contenders.retrycli(8, add=add_waiting), contenders.bare_command()]
     spent: list[list[float]] = [[], []]
     places = [f"sqlite:///{tmp_path}/{number}.db" for number in range(len(taking_part))]
     for contender, database in zip(taking_part, places, strict=True):
@@ -40,4 +37,4 @@ def test_an_idle_pass_takes_at_most_1_47_times_as_long_as_post_office_and_as_lon
         for own, contender, database in zip(spent, taking_part, places, strict=True):
             own.append(run(contender.call(database, NOWHERE)).cpu_seconds)
     ours, theirs = map(sum, spent)
-    assert ours <= most * theirs
+    assert ours <= NOISE * theirs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -245,7 +244,7 @@ def test_a_pause_and_a_hold_that_began_with_the_wrong_clock_last_as_long_as_they
     """The ends of others stay, because an operator chose them."""
     ledger.set_pause(Pause(AHEAD, AHEAD + HOUR, "anna", None))
     ticket = Hold(HoldKind.TICKET, "17", AHEAD, AHEAD + 2 * HOUR, "anna", None)
-    earlier = replace(ticket, target="18", since=NOON)
+    earlier = ticket._replace(target="18", since=NOON)
     Holds(wrong).begin([ticket, earlier], {})
     repair(wrong)
     assert ledger.pause(NOW) == Pause(JUST_BEFORE, NOW + HOUR, "anna", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import pytest
@@ -61,7 +61,7 @@ HOLDS = {
 
 def hold_of(kind: HoldKind, application: Application) -> Hold:
     hold = HOLDS[kind]
-    return replace(hold, target=str(application.id_of(HELD))) if kind is HoldKind.MESSAGE else hold
+    return hold._replace(target=str(application.id_of(HELD))) if kind is HoldKind.MESSAGE else hold
 
 
 @pytest.fixture
@@ -162,13 +162,13 @@ def test_a_held_first_message_of_a_ticket_holds_back_the_later_ones(
 def test_a_pause_and_holds_are_read_together_and_end_at_their_times(ledger: Ledger, holds: Holds) -> None:
     """The oldest hold comes first. A hold replaces an earlier one of the same part only."""
     first = a_hold(HoldKind.TICKET, "17", until=NOON + 2 * HOUR)
-    newer = replace(a_hold(HoldKind.TYPE, "internal"), since=NOON + HOUR)
+    newer = a_hold(HoldKind.TYPE, "internal")._replace(since=NOON + HOUR)
     holds.begin([newer, first], {})
     paused = Pause(NOON, NOON + HOUR, "bob", None)
     ledger.set_pause(paused)
     assert ledger.pause_and_holds(NOON) == (paused, (first, newer))
     assert ledger.pause_and_holds(NOON + HOUR) == (None, (first, newer))
-    again = replace(first, until=NOON + 3 * HOUR, by="bob")
+    again = first._replace(until=NOON + 3 * HOUR, by="bob")
     holds.begin([again], {first.part: first})
     holds.begin([], {})
     assert ledger.pause_and_holds(NOON + 3 * HOUR - MOMENT) == (None, (again, newer))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -67,7 +66,7 @@ def escalated(reason: EscalationReason) -> MessageEscalated:
 def test_each_event_is_counted_as_what_it_says(event: Event, counted: list[str]) -> None:
     tally = Tally()
     for times in (0, 1, 2):
-        summary = asdict(tally.summary("pass", PassResult.COMPLETED, timedelta(0)))
+        summary = tally.summary("pass", PassResult.COMPLETED, timedelta(0))._asdict()
         assert {name: summary[name] for name in COUNTS} == dict.fromkeys(COUNTS, 0) | dict.fromkeys(counted, times)
         tally.count(event)
 

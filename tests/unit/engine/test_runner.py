@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -830,7 +829,7 @@ def test_a_summary_agrees_with_the_database(stage: Stage) -> None:
     for emitted in stage.events.all:
         tally.count(emitted)
     told = tally.summary("pass-1", summary.result, timedelta(seconds=20))
-    assert told == replace(summary, reason=None, detail=None)
+    assert told == summary._replace(reason=None, detail=None)
 
 
 def test_history_beyond_its_retention_is_pruned_and_the_rest_kept(stage: Stage) -> None:
